@@ -1,0 +1,1 @@
+"""Reinforcement learning from human preferences for models that see."""

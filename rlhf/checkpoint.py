@@ -1,0 +1,187 @@
+"""Checkpoints: complete or absent, verified when read, exact to the bit."""
+
+import json
+import os
+import random
+import shutil
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rlhf.errors import DataError, ResourceError
+
+Tensors = Mapping[str, Tensor]
+Json = Mapping[str, Any]
+_SCHEMA = 1
+
+
+class NoCheckpointError(DataError, FileNotFoundError):
+    """There is no checkpoint, not even a damaged one."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `save_checkpoint` was given, tensors on the CPU, and the folder it came from."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+    path: Path
+
+
+def save_checkpoint(
+    root: Path, step: int, *, tensors: Mapping[str, Tensors], state: Json, keep: int = 2
+) -> Path:
+    """Write `root/step-000123`: a kill at any instant leaves it complete or absent.
+
+    Each entry of `tensors` becomes `<name>.safetensors`. Of the checkpoints up to this step the
+    newest `keep`, at least 2, stay; later ones are left alone. Raises: ValueError for a smaller
+    keep; ResourceError when the disk refuses, the older checkpoints untouched.
+    """
+    if keep < 2:
+        raise ValueError(f"keep: got {keep}, wanted at least 2")
+    files = {"state.json": json.dumps(state).encode()}
+    for name, group in tensors.items():
+        copies = {key: t.detach().to("cpu", copy=True).contiguous() for key, t in group.items()}
+        files[f"{name}.safetensors"] = save(copies)
+    stamps = {name: _stamp(data) for name, data in files.items()}
+    libraries = {name: version(name) for name in ("torch", "transformers", "safetensors")}
+    manifest = {"schema": _SCHEMA, "step": step, "files": stamps, "libraries": libraries}
+    files["manifest.json"] = json.dumps(manifest, indent=1).encode()
+    final = root / f"step-{step:06d}"
+    try:
+        _publish(files, final)
+    except OSError as error:
+        what = f"The checkpoint could not be written: {error.strerror}."
+        raise ResourceError(what, str(final), "Free disk space and resume.") from error
+    finally:
+        for leftover in root.glob(".step-*.tmp-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    folders = _newest_first(root)
+    for folder in folders[folders.index(final) + keep :]:
+        shutil.rmtree(folder, ignore_errors=True)
+    return final
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The newest checkpoint under `path` that verifies, or the one in the step folder `path`.
+
+    Warns of each damaged one it passes over. Raises: NoCheckpointError, a DataError, when there
+    is none; plain DataError when there are some and none verifies.
+    """
+    folders = [path] if (path / "manifest.json").exists() else _newest_first(path)
+    for folder in folders:
+        try:
+            return _read(folder)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            warnings.warn(f"{folder} is damaged, passed over: {error}", stacklevel=2)
+    if folders:
+        raise DataError("No checkpoint here verifies.", str(path), "Restore one from a backup.")
+    raise NoCheckpointError("There is no checkpoint here.", str(path), "Name the folder of a run.")
+
+
+def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State of an optimizer: CPU copies named `<parameter number>.<name>`, the rest as JSON."""
+    saved = optimizer.state_dict()
+    flat = {f"{n}.{key}": x for n, values in saved["state"].items() for key, x in values.items()}
+    tensors = {k: x.detach().to("cpu", copy=True) for k, x in flat.items() if torch.is_tensor(x)}
+    others = {key: x for key, x in flat.items() if key not in tensors}
+    shapes = _shapes(optimizer)
+    return tensors, {"groups": saved["param_groups"], "others": others, "shapes": shapes}
+
+
+def restore_optimizer(optimizer: Optimizer, tensors: Tensors, state: Json) -> None:
+    """Undo `optimizer_tensors`, parameters matched by order: the next steps are bit-equal.
+
+    Raises: DataError when number or shapes of the parameters differ.
+    """
+    for number, (here, saved) in enumerate(zip_longest(_shapes(optimizer), state["shapes"])):
+        if here != saved:
+            where = f"parameter {number}: shape {here} here, {saved} in the checkpoint"
+            fix = "Resume with the configuration it was saved with."
+            raise DataError("The optimizer state belongs to another model.", where, fix)
+    values: dict[int, dict[str, Any]] = {}
+    for key, value in {**{k: x.clone() for k, x in tensors.items()}, **state["others"]}.items():
+        index, name = key.split(".", 1)
+        values.setdefault(int(index), {})[name] = value
+    groups = [{k: tuple(x) if k == "betas" else x for k, x in g.items()} for g in state["groups"]]
+    optimizer.load_state_dict({"state": values, "param_groups": groups})
+
+
+def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes, whatever the order and the device."""
+    digest = sha256()
+    for name, tensor in sorted(named, key=lambda pair: pair[0]):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def rng_state() -> dict[str, Any]:
+    """State of the global generators of Python, torch and its CUDA devices, as JSON."""
+    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+    return {"python": random.getstate(), "torch": [state.tolist() for state in states]}
+
+
+def restore_rng(state: Json) -> None:
+    """Undo `rng_state`; a device that is not here is left out."""
+    kind, words, gauss = state["python"]
+    random.setstate((kind, tuple(words), gauss))
+    cpu, *devices = (torch.tensor(words, dtype=torch.uint8) for words in state["torch"])
+    torch.set_rng_state(cpu)
+    for device in range(min(torch.cuda.device_count(), len(devices))):
+        torch.cuda.set_rng_state(devices[device], device)
+
+
+def _shapes(optimizer: Optimizer) -> list[list[int]]:
+    return [list(p.shape) for group in optimizer.param_groups for p in group["params"]]
+
+
+def _stamp(data: bytes) -> dict[str, Any]:
+    return {"sha256": sha256(data).hexdigest(), "size": len(data)}
+
+
+def _publish(files: Mapping[str, bytes], final: Path) -> None:
+    temp = final.with_name(f".{final.name}.tmp-{os.getpid()}")
+    temp.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (temp / name).write_bytes(data)
+        _fsync(temp / name)
+    _fsync(temp)
+    if final.exists():
+        final.rename(f"{temp}-old")
+    temp.rename(final)
+    _fsync(final.parent)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
+
+
+def _read(folder: Path) -> Checkpoint:
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    if manifest["schema"] != _SCHEMA or folder.name != f"step-{manifest['step']:06d}":
+        raise ValueError("manifest.json is of another schema or step")
+    files = {name: (folder / name).read_bytes() for name in manifest["files"]}
+    if broken := [name for name in files if _stamp(files[name]) != manifest["files"][name]]:
+        raise ValueError(f"{', '.join(broken)} is not what was written")
+    state = json.loads(files.pop("state.json"))
+    tensors = {name.removesuffix(".safetensors"): load(data) for name, data in files.items()}
+    return Checkpoint(manifest["step"], tensors, state, folder)
+
+
+def _newest_first(root: Path) -> list[Path]:
+    return sorted(root.glob("step-*"), key=lambda x: (len(x.name), x.name), reverse=True)

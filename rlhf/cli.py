@@ -1,0 +1,182 @@
+"""The command line: `rlhf COMMAND [FILE…] [option=value…] [--help --debug --json --multirun]`.
+
+The only file that knows hydra.
+"""
+
+import itertools
+import json
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhf.config import defaults, load_config, nearest, option_names
+from rlhf.console import console, print_error, stage
+from rlhf.errors import RlhfError, UsageError
+from rlhf.help import command_help, overview
+from rlhf.runs import RunFolder
+
+FLAGS = ("--help", "--debug", "--json", "--multirun")
+COMMANDS = ("demo", "sft", "collect", "reward", "ppo", "evaluate", "generate", "validate")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A parsed command line."""
+
+    command: str
+    files: list[str]
+    overrides: list[str]
+    flags: set[str]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code (0 done, 1 a bug, 2 usage, 3 data, 4 diverged, …)."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(parse(given))
+    except RlhfError as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse(arguments: list[str]) -> Call:
+    """Split a command line into command, files, overrides and flags.
+
+    Raises:
+        UsageError: an unknown command or flag.
+    """
+    flags = {word for word in arguments if word.startswith("-")}
+    words = [word for word in arguments if not word.startswith("-")]
+    for flag in sorted(flags - set(FLAGS) - {"-h"}):
+        raise UsageError(f"unknown flag {flag}", flag, f"flags are {' '.join(FLAGS)}")
+    command = words[0] if words else ""
+    if command and command not in COMMANDS:
+        raise UsageError(
+            f"unknown command {command}", f"rlhf {command}", nearest(command, COMMANDS)
+        )
+    overrides = [word for word in words[1:] if re.match(r"[+~]{0,2}[A-Za-z_][\w./@]*=", word)]
+    files = [word for word in words[1:] if word not in overrides]
+    return Call(command, files, overrides, flags)
+
+
+def _run(call: Call) -> int:
+    if not call.command:
+        print(overview(), end="")
+        return 0
+    if call.flags & {"--help", "-h"}:
+        print(command_help(call.command, _composed(call.command, [])), end="")
+        return 0
+    console().quiet = "--json" in call.flags
+    for overrides in _sweep(call.overrides) if "--multirun" in call.flags else [call.overrides]:
+        _, summary = run_stage(call.command, call.files, overrides)
+        if "--json" in call.flags:
+            print(json.dumps(summary))
+    return 0
+
+
+def run_stage(command: str, files: list[str], overrides: list[str]) -> tuple[Path, dict[str, Any]]:
+    """Run a command in a folder of its own; the folder and the figures."""
+    config = load_config(_composed(command, overrides))
+    stage(" ".join(["rlhf", command, *files, *overrides]))
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from rlhf.stages import registry  # loads torch and transformers, so only when they are needed
+
+    function, paths = registry.STAGES[command], [Path(file) for file in files]
+    if command in registry.WITHOUT_FOLDER:
+        return Path(), function(registry.Job(config, Path(), paths, run_stage))
+    new = RunFolder.create(Path(config.output_dir), config.name) if not config.resume else None
+    run = new or RunFolder(Path(config.resume))
+    try:
+        (run.path / "config.yaml").write_text(OmegaConf.to_yaml(msgspec.to_builtins(config)))
+        console().print(f"run folder {run.path}")
+        summary = function(registry.Job(config, run.path, paths, run_stage))
+        run.write_summary(summary)
+    finally:
+        run.close()
+    return run.path, summary
+
+
+def _composed(command: str, overrides: list[str]) -> dict[str, Any]:
+    """The options of a command as Hydra composes them; those of a run that is continued.
+
+    Raises:
+        UsageError: Hydra refuses an override, or the run to continue has no configuration.
+    """
+    _check_names(overrides)
+    ConfigStore.instance().store(name="options", node=defaults())
+    try:
+        with initialize_config_dir(str(_config_folder()), version_base="1.3"):
+            composed = compose(command, overrides)
+        resume = composed.get("resume")
+        return _plain(_continued(Path(resume), overrides) if resume else composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(str(error).split("\n")[0], " ".join(overrides), "see --help") from None
+
+
+def _continued(run: Path, overrides: list[str]) -> DictConfig:
+    """The stored options of a run, changed by what the command line sets."""
+    stored = run / "config.yaml"
+    if not stored.is_file():
+        raise UsageError("there is no run to continue", str(run), "set resume=RUN_FOLDER")
+    plain = [word.lstrip("+") for word in overrides if not _is_group(word)]
+    merged = OmegaConf.merge(OmegaConf.load(stored), OmegaConf.from_dotlist(plain))
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _check_names(overrides: list[str]) -> None:
+    """Refuse an option that does not exist, also after `+`, before Hydra drops or guesses."""
+    known = [*option_names(defaults())]
+    sections = {name.partition(".")[0] for name in known}
+    for word in overrides:
+        name = word.partition("=")[0].lstrip("+~")
+        if name not in known and name not in sections and not _is_group(word):
+            raise UsageError(f"unknown option {name}", word, nearest(name, known))
+
+
+def _is_group(word: str) -> bool:
+    """Whether an override chooses a file of a configuration group."""
+    name = word.partition("=")[0].lstrip("+~")
+    return (_config_folder() / name).is_dir()
+
+
+def _sweep(overrides: list[str]) -> Iterator[list[str]]:
+    """Every combination of comma-separated values."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    choices = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [override.input_line or ""]
+        for override in parsed
+    ]
+    for combination in itertools.product(*choices):
+        yield list(combination)
+
+
+def _config_folder() -> Path:
+    """`conf/`: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return next(f for f in (package / "conf", package.parent / "conf") if f.is_dir())
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

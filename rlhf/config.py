@@ -1,0 +1,212 @@
+"""Every option of every command: type, range, unit and default, in one schema.
+
+A YAML file or an override may only name what stands here. `load_config` turns a plain mapping
+into a `Config` and refuses unknown keys, wrong types and sizes that cannot work together.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from rlhf.errors import UsageError
+
+Count = Annotated[int, Meta(ge=1)]
+CountOrZero = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A group of options."""
+
+
+class ModelConfig(Section, frozen=True):
+    path: str = ""  # LLaVA directory, hub id, or run folder to start from
+    train: Literal["lora", "full"] = "lora"  # what an update changes
+    lora_rank: Count = 16  # columns of each LoRA factor
+    lora_alpha: Positive = 32  # LoRA scale is alpha / rank
+    quantization: Literal["none", "int8", "nf4"] = "none"  # storage of the frozen trunk
+
+
+class DataConfig(Section, frozen=True):
+    root: str = ""  # folder image paths are relative to; empty: the folder of the JSONL file
+    demonstrations: str = ""  # JSONL with image_path, instruction, response
+    prompts: str = ""  # JSONL with image_path, instruction
+    preferences: str = ""  # JSONL with image_path, instruction, response_a, response_b, preference
+    validation_preferences: str = ""  # held-out pairs; empty: a share of the pictures
+    validation_fraction: Fraction = 0.1  # share of pictures held out when no file is given
+    on_bad_image: Literal["error", "skip"] = "error"  # skip counts and reports what it drops
+    max_prompt_tokens: Count = 2048  # longer prompts are refused, never cut
+
+
+class SamplingConfig(Section, frozen=True):
+    temperature: NonNegative = 1.0  # divides the logits; 0 is greedy (not in training)
+    top_k: CountOrZero = 0  # keep the k likeliest tokens; 0 keeps all (0 in training)
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0  # nucleus mass (1 in training)
+    max_new_tokens: Count = 64  # longest response, tokens
+    batch_size: Count = 64  # prompts generated together
+
+
+class SFTConfig(Section, frozen=True):
+    epochs: Count = 1  # passes over the demonstrations
+    batch_size: Count = 32  # demonstrations per optimizer step
+    lr: Positive = 2e-5  # peak learning rate, linear warm-up and decay
+    warmup_steps: CountOrZero = 50  # optimizer steps of linear warm-up
+    weight_decay: NonNegative = 0.0  # decoupled, per step
+    max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to
+
+
+class RewardConfig(Section, frozen=True):
+    kind: Literal["llava_head", "caption_text"] = "llava_head"  # what the scalar head reads
+    path: str = ""  # trained reward model or its run folder, for ppo and evaluate
+    train: Literal["head", "lora", "full"] = "lora"  # what is trained besides the head
+    text_model: str = ""  # caption_text: directory or hub id of the text model
+    caption_instruction: str = "Describe the picture."  # caption_text: asked of the captioner
+    epochs: Count = 1  # passes over the pairs
+    batch_size: Count = 32  # pairs per optimizer step
+    lr: Positive = 1e-4  # peak learning rate, linear warm-up and decay
+    warmup_steps: CountOrZero = 20  # optimizer steps of linear warm-up
+    weight_decay: NonNegative = 0.0  # decoupled, per step
+    max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to
+    label_smoothing: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0  # believed share of wrong labels
+
+
+class PPOConfig(Section, frozen=True):
+    iterations: Count = 100  # rollouts, each followed by its updates
+    rollout_batch_size: Count = 64  # responses per iteration
+    minibatch_size: Count = 16  # responses per optimizer step
+    microbatch_tokens: Count = 8192  # padded tokens per backward
+    ppo_epochs: Count = 4  # passes over each rollout
+    lr: Positive = 1e-5  # policy learning rate
+    lr_schedule: Literal["constant", "linear"] = "constant"  # linear falls to 0 at the last step
+    critic_lr_factor: Positive = 5.0  # critic learning rate / policy learning rate
+    adam_eps: Positive = 1e-5  # term in Adam's denominator
+    gamma: Fraction = 1.0  # discount per token
+    gae_lambda: Fraction = 0.95  # of the policy's advantages
+    gae_lambda_value: Fraction = 1.0  # of the critic's targets
+    clip_range: Annotated[float, Meta(gt=0, lt=1)] = 0.2  # of the probability ratio
+    clip_range_value: Positive | None = None  # reward units; null: values are not clipped
+    vf_coef: NonNegative = 0.1  # weight of the value loss
+    ent_coef: NonNegative = 0.0  # weight of the entropy bonus
+    kl_coef: NonNegative = 0.05  # reward units per nat of KL to the reference
+    target_kl: Positive | None = None  # nats per token; stops an iteration's updates above it
+    max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to, per parameter group
+    missing_eos: Literal["none", "penalty", "replace"] = "penalty"  # for responses cut short
+    missing_eos_penalty: NonNegative = 1.0  # reward units
+    whiten_advantages: bool = True  # once per rollout, over all its tokens
+    whiten_floor: Positive = 0.1  # least standard deviation divided by, reward units
+    value_warmup_iterations: CountOrZero = 5  # first iterations that move the critic only
+    rescore: bool = True  # recompute the rollout's log-probabilities by the training forward
+    check_invariants: bool = True  # prove the set-up before the first step
+    max_skips: Count = 10  # non-finite steps before the run stops
+    save_every: CountOrZero = 0  # iterations between checkpoints; 0: only at the end
+    sample_every: Count = 10  # iterations between logged samples and histograms
+
+
+class EvaluationConfig(Section, frozen=True):
+    judge: Literal["", "rule-v1"] = ""  # empty: the reward model of reward.path
+    limit: CountOrZero = 0  # prompts used; 0: all
+    pictures: CountOrZero = 10  # comparisons shown in the report
+
+
+class CollectConfig(Section, frozen=True):
+    responses_per_prompt: Annotated[int, Meta(ge=2)] = 4  # candidates asked for per prompt
+    label_noise: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0  # share of rule-v1 labels flipped
+    annotator: Literal["", "rule-v1"] = ""  # rule-v1 also writes preferences.jsonl
+
+
+class DemoConfig(Section, frozen=True):
+    sft_pictures: Count = 2000  # drawn for supervised training
+    preference_pictures: Count = 1500  # drawn for preference pairs and PPO prompts
+    evaluation_pictures: Count = 256  # never seen in training
+    tower_steps: Count = 600  # optimizer steps that teach the vision tower
+
+
+class Config(Section, frozen=True):
+    seed: Annotated[int, Meta(ge=0)] = 0  # of every random choice
+    name: str = "run"  # of the run's parent folder
+    output_dir: str = "runs"  # where run folders are made
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, then mps, then cpu
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of frozen weights; auto: by device
+    resume: str = ""  # ppo: run folder to continue
+    instruction: str = "Describe the picture."  # generate: asked of each picture
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    sft: SFTConfig = SFTConfig()
+    reward: RewardConfig = RewardConfig()
+    ppo: PPOConfig = PPOConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    collect: CollectConfig = CollectConfig()
+    demo: DemoConfig = DemoConfig()
+
+
+def load_config(values: Mapping[str, Any]) -> Config:
+    """The checked configuration of a plain mapping.
+
+    Raises:
+        UsageError: an unknown key (with the nearest known one), a wrong type, a value out of
+            range, or sizes that contradict one another.
+    """
+    known = list(option_names(defaults()))
+    for key in option_names(values):
+        if key not in known:
+            raise UsageError(f"unknown option {key}", f"{key}=…", nearest(key, known))
+    try:
+        config = msgspec.convert(values, Config)
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at ")
+        raise UsageError(message, place.strip("`$."), "see `rlhf COMMAND --help`") from None
+    _check_sizes(config)
+    return config
+
+
+def defaults() -> dict[str, Any]:
+    """Every option with its default, as a plain nested mapping."""
+    return dict(msgspec.to_builtins(Config()))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Advice that names the known word most like `name`."""
+    near = get_close_matches(name, [*known], n=1)
+    return f"did you mean {near[0]}?" if near else "see `rlhf COMMAND --help`"
+
+
+def option_names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of the leaves of a nested mapping."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from option_names(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _check_sizes(config: Config) -> None:
+    ppo = config.ppo
+    if ppo.rollout_batch_size % ppo.minibatch_size:
+        raise UsageError(
+            f"ppo.rollout_batch_size={ppo.rollout_batch_size} is not a multiple of "
+            f"ppo.minibatch_size={ppo.minibatch_size}",
+            "ppo.minibatch_size",
+            "choose a minibatch size that divides the rollout, so that every step weighs the same",
+        )
+
+
+def check_training_sampling(sampling: SamplingConfig) -> None:
+    """Refuse sampling whose distribution the log-probabilities of training do not describe.
+
+    Raises:
+        UsageError: temperature 0, top_k or top_p set.
+    """
+    if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1:
+        raise UsageError(
+            "training needs pure sampling: temperature > 0, top_k=0, top_p=1",
+            f"sampling.temperature={sampling.temperature} top_k={sampling.top_k} "
+            f"top_p={sampling.top_p}",
+            "greedy, top-k and nucleus sampling change probabilities that PPO's ratio "
+            "assumes unchanged; keep them for evaluate and generate",
+        )

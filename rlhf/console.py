@@ -1,0 +1,83 @@
+"""What a person sees while a command runs: stages, progress, tables, errors."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from time import monotonic
+
+from rich import progress as rp
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rlhf.errors import RlhfError
+
+
+@cache
+def console() -> Console:
+    """The one console, on stdout; `console().quiet = True` silences all but errors."""
+    return Console(highlight=False)
+
+
+def stage(title: str) -> None:
+    """Announce the next part of the command."""
+    console().print(Text(f"\n{title}", style="bold"), soft_wrap=True)
+
+
+class Track:
+    """Progress of one loop: a live bar when there is one, else plain lines."""
+
+    def __init__(self, title: str, total: int, bar: rp.Progress | None) -> None:
+        self._title, self._total, self._bar = title, max(total, 1), bar
+        self._done, self._figures = 0, dict[str, float]()
+        self._start = self._printed = monotonic()
+        self._task = bar.add_task(title, total=total, figures="") if bar else None
+
+    def advance(self, n: int = 1, **figures: float) -> None:
+        """Count `n` more steps done and keep the latest figures."""
+        tenth, self._done = 10 * self._done // self._total, self._done + n
+        self._figures.update(figures)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in self._figures.items())
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=self._done, figures=shown)
+        elif 10 * self._done // self._total > tenth or monotonic() - self._printed >= 5:
+            self._printed = monotonic()
+            spent = self._printed - self._start
+            left = spent * (self._total / self._done - 1)
+            line = f"{self._title}  {self._done}/{self._total}  {spent:.0f} s, {left:.0f} s left"
+            console().print(Text(f"{line}  {shown}".rstrip()), soft_wrap=True)
+
+
+@contextmanager
+def track(title: str, total: int) -> Iterator[Track]:
+    """A live bar on a terminal; elsewhere a line at each tenth of `total` or after 5 seconds."""
+    if not console().is_terminal:
+        yield Track(title, total, None)
+        return
+    name, figures = (
+        rp.TextColumn(f"{{task.{x}}}", markup=False) for x in ("description", "fields[figures]")
+    )
+    times = rp.MofNCompleteColumn(), rp.TimeElapsedColumn(), rp.TimeRemainingColumn()
+    with rp.Progress(name, rp.BarColumn(), *times, figures, console=console()) as bar:
+        yield Track(title, total, bar)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows; floats with four digits, columns of numbers to the right."""
+    sheet = Table(title=Text(title), title_justify="left")
+    for place, column in enumerate(columns):
+        numbers = all(isinstance(row[place], int | float) for row in rows)
+        sheet.add_column(Text(column), justify="right" if numbers else "left")
+    for row in rows:
+        texts = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row)
+        sheet.add_row(*map(Text, texts))
+    console().print(sheet)
+
+
+def print_error(error: RlhfError) -> None:
+    """Three lines on stderr: what, where, what to do."""
+    stderr = Console(stderr=True, highlight=False)
+    stderr.print(Text(f"error: {error.what}", style="bold red"), soft_wrap=True)
+    for label, line in (("where", error.where), ("to do", error.fix)):
+        if line:
+            stderr.print(Text(f"{label}: {line}"), soft_wrap=True)

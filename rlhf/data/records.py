@@ -1,0 +1,245 @@
+"""Records of our JSON Lines files: every check on reading, one atomic step on writing."""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from rlhf.errors import DataError, ResourceError
+
+MAX_LINE_BYTES = 16_000_000
+Text = Annotated[str, msgspec.Meta(pattern=r"^\s*[^\s\0][^\0]*\Z")]  # not blank, no NUL
+Label = Annotated[str, msgspec.Meta(pattern=r"^(response_a|response_b|tie)\Z")]
+_ALIASES = {"a": "response_a", "A": "response_a", "b": "response_b", "B": "response_b"}
+_LABEL_HELP = "write response_a, response_b or tie (number codings clash: 1/2 against 0/1)"
+
+
+class _Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    image_path: Text
+    instruction: Text
+
+
+class PromptRecord(_Prompt, frozen=True):
+    """A picture and what is asked about it."""
+
+    id: str = ""
+    meta: dict[str, Any] = {}
+
+
+class DemonstrationRecord(_Prompt, frozen=True):
+    """A prompt and the response to imitate (supervised file)."""
+
+    response: Text
+    id: str = ""
+    meta: dict[str, Any] = {}
+
+
+class CandidatesRecord(_Prompt, frozen=True):
+    """A prompt and the sampled responses to be ranked."""
+
+    responses: Annotated[list[Text], msgspec.Meta(min_length=2)]
+    model: str = ""
+    sampling: dict[str, Any] = {}
+    id: str = ""
+    meta: dict[str, Any] = {}
+
+
+class PreferenceRecord(_Prompt, frozen=True):
+    """One judgment: `preference` is "response_a", "response_b" or "tie"."""
+
+    response_a: Text
+    response_b: Text
+    preference: Label
+    id: str = ""
+    annotator: str = ""
+    shown_left: str = ""
+    seconds: float | None = None
+    created_at: str = ""
+    source: str = ""
+    meta: dict[str, Any] = {}
+    schema_version: Literal[1] = 1
+
+
+Record = PromptRecord | DemonstrationRecord | CandidatesRecord | PreferenceRecord
+T = TypeVar("T", bound=Record)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A fault in a file; line 0 is the file itself, field "" the whole line."""
+
+    file: str
+    line: int
+    field: str
+    message: str
+
+    @property
+    def where(self) -> str:
+        """`file:line:field`, as far as known."""
+        return ":".join(str(part) for part in (self.file, self.line, self.field) if part)
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+def read_records(path: Path, kind: type[T], *, strict: bool = True) -> list[T]:
+    """All records of a file, blank lines skipped; `strict=False` drops unknown fields.
+
+    Raises:
+        DataError: the first problem, at `file:line:field`.
+    """
+    records = []
+    for _, item in parse_file(path, kind, strict=strict):
+        if isinstance(item, Problem):
+            fix = "Correct it; `rlhf validate FILE` lists every problem."
+            raise DataError(item.message, item.where, fix)
+        records.append(item)
+    return records
+
+
+def iter_problems(path: Path, kind: type[Record]) -> Iterator[Problem]:
+    """The problems of a file in order, at most one a line."""
+    return (item for _, item in parse_file(path, kind) if isinstance(item, Problem))
+
+
+def parse_file(
+    path: Path, kind: type[T], *, strict: bool = True
+) -> Iterator[tuple[int, T | Problem]]:
+    """Line number (0 for the file itself) with the record or the problem found there."""
+    number = 0
+    try:
+        for number, line in _lines(path):
+            try:
+                yield number, _record(_fields(line), kind, strict)
+            except DataError as error:
+                yield number, Problem(str(path), number, error.where, error.what)
+        if not number:
+            yield 0, Problem(str(path), 0, "", "the file holds no records")
+    except OSError as error:
+        yield 0, Problem(str(path), 0, "", f"the file cannot be read: {error.strerror}")
+
+
+def record_kind(path: Path) -> type[Record]:
+    """The kind of a file, by the keys of its first line that is a JSON object."""
+    with suppress(OSError):
+        for _, line in _lines(path):
+            with suppress(DataError):
+                keys = _fields(line)
+                if "responses" in keys:
+                    return CandidatesRecord
+                if "preference" in keys:
+                    return PreferenceRecord
+                return DemonstrationRecord if "response" in keys else PromptRecord
+    return PromptRecord
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Replace a whole file in one step: a crash leaves the old one or the new one."""
+    part = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            file.writelines(msgspec.json.encode(record) + b"\n" for record in records)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        fix = "Choose a folder that exists and has space."
+        raise ResourceError(f"Cannot write: {error.strerror}.", str(path), fix) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def resolve_image(record_path: str, root: Path, *, where: str = "") -> Path:
+    """The picture of a record, below `root` also after links are followed.
+
+    Raises:
+        DataError: a URL, or a path out of `root`; placed at `where`, else at the path.
+    """
+    try:
+        if re.match(r"\s*([a-zA-Z][\w+.-]*://|data:)", record_path):
+            raise ValueError("it is a URL, and only local files are read")
+        path = (root / record_path).resolve()
+        if not path.is_relative_to(root.resolve()):
+            raise ValueError("it leads out of the data folder")
+    except (OSError, RuntimeError, ValueError) as error:  # also a link loop, a NUL, a long name
+        fix = "Write image_path relative to the data folder."
+        raise DataError(f"image_path: {error}.", where or record_path, fix) from error
+    return path
+
+
+def prompt_key(record: Record) -> int:
+    """63-bit BLAKE2b of the id, or without one of picture path and instruction."""
+    parts = (record.id,) if record.id else (record.image_path, record.instruction)
+    digest = hashlib.blake2b(msgspec.json.encode(parts), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def chosen(record: PreferenceRecord) -> str:
+    """The preferred response; ValueError for a tie."""
+    if record.preference == "tie":
+        raise ValueError("record: wanted a decided preference, got a tie")
+    return record.response_a if record.preference == "response_a" else record.response_b
+
+
+def rejected(record: PreferenceRecord) -> str:
+    """The other response; ValueError for a tie."""
+    return record.response_b if chosen(record) == record.response_a else record.response_a
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    if path.exists() and not path.is_file():  # a FIFO would block for ever
+        raise OSError(0, "not a regular file")
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if line.strip():
+                yield number, line
+
+
+def _fields(line: bytes) -> dict[str, Any]:
+    if len(line) > MAX_LINE_BYTES or b"\0" in line:
+        raise DataError(f"a line is UTF-8 text without NUL, at most {MAX_LINE_BYTES} bytes")
+    try:
+        fields = msgspec.json.decode(line)  # refuses what json lets pass: NaN, lone surrogates
+        json.loads(line, object_pairs_hook=_refuse_twins)  # msgspec keeps the last twin
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DataError(f"a line is one JSON object in UTF-8: {error}") from error
+    if not isinstance(fields, dict):
+        raise DataError(f"a line is one JSON object, got {type(fields).__name__}")
+    return fields
+
+
+def _refuse_twins(pairs: list[tuple[str, Any]]) -> None:
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise DataError("the field is written twice", json.dumps(key)[1:-1][:80])
+
+
+def _record(fields: dict[str, Any], kind: type[T], strict: bool) -> T:
+    for name in [name for name in fields if name not in kind.__struct_fields__]:
+        if strict:
+            close = difflib.get_close_matches(name, kind.__struct_fields__, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise DataError(f"unknown field{hint}", json.dumps(name)[1:-1][:80])
+        del fields[name]
+    if isinstance(label := fields.get("preference"), str):
+        fields["preference"] = _ALIASES.get(label, label)
+    try:
+        record = msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at ")
+        name = re.findall(r"\w+", place or message)[0 if place else -1]
+        reason = "the text is empty or holds a NUL" if "regex" in message else message
+        raise DataError(_LABEL_HELP if name == "preference" else reason, name) from error
+    if isinstance(record, PreferenceRecord) and record.preference != "tie":
+        response_a, response_b = record.response_a.strip(), record.response_b.strip()
+        if response_a == response_b:
+            raise DataError("equal responses can only be a tie", "preference")
+    return record

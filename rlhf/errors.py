@@ -1,0 +1,50 @@
+"""Errors a person can act on: three lines (what, where, what to do) and an exit code."""
+
+
+class RlhfError(Exception):
+    """An expected failure.
+
+    Args:
+        what: one sentence, what is wrong.
+        where: the place, e.g. `pairs.jsonl:12:preference`.
+        fix: one sentence, what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        return "\n".join(line for line in (self.what, self.where, self.fix) if line)
+
+
+class UsageError(RlhfError):
+    """Bad configuration or command line."""
+
+    exit_code = 2
+
+
+class DataError(RlhfError):
+    """Bad input data: a record, a label or a picture."""
+
+    exit_code = 3
+
+
+class DivergedError(RlhfError):
+    """Training left the range in which its numbers mean anything."""
+
+    exit_code = 4
+
+
+class ResourceError(RlhfError):
+    """Memory, disk or another resource ran out."""
+
+    exit_code = 5
+
+
+class FolderInUseError(RlhfError):
+    """Another run owns the folder."""
+
+    exit_code = 6

@@ -1,0 +1,20 @@
+"""The mathematics of PPO: pure functions of tensors and numbers.
+
+Results are float32, or float64 where an input is. Shapes that disagree and options out of range
+raise ValueError.
+"""
+
+from rlhf.functional.advantages import generalized_advantages as generalized_advantages
+from rlhf.functional.kl import kl_estimate as kl_estimate
+from rlhf.functional.losses import PolicyLoss as PolicyLoss
+from rlhf.functional.losses import ValueLoss as ValueLoss
+from rlhf.functional.losses import clipped_policy_loss as clipped_policy_loss
+from rlhf.functional.losses import clipped_value_loss as clipped_value_loss
+from rlhf.functional.losses import preference_loss as preference_loss
+from rlhf.functional.rewards import missing_eos_scores as missing_eos_scores
+from rlhf.functional.rewards import shape_rewards as shape_rewards
+from rlhf.functional.sampling import filtered_logits as filtered_logits
+from rlhf.functional.sampling import inverse_cdf_tokens as inverse_cdf_tokens
+from rlhf.functional.sampling import keyed_uniforms as keyed_uniforms
+from rlhf.functional.statistics import explained_variance as explained_variance
+from rlhf.functional.statistics import whiten as whiten

@@ -1,0 +1,118 @@
+"""Losses: sums over tokens divided by the token count of the whole optimizer step.
+
+Micro-batches of a step, each given the step's `token_count` (None takes the tokens at hand), add up
+to its loss. The other fields are detached sums over tokens: add them too, divide by the count last.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from rlhf.functional.checks import check_between, check_positive, check_same_shape
+from rlhf.functional.kl import kl_estimate
+from rlhf.kernels.reference import widened
+
+
+class PolicyLoss(NamedTuple):
+    """All 0-d."""
+
+    loss: Tensor
+    clipped_sum: Tensor  # tokens at which a clip holds the gradient back
+    approx_kl_sum: Tensor  # k2 of new against old policy, nats
+    ratio_sum: Tensor
+    ratio_sq_sum: Tensor
+
+
+class ValueLoss(NamedTuple):
+    """All 0-d."""
+
+    loss: Tensor
+    clipped_sum: Tensor  # tokens at which the clipped error is the larger
+
+
+def _token_mean(losses: Tensor, token_count: int | None) -> Tensor:
+    count = losses.numel() if token_count is None else token_count
+    check_positive("token_count", count)
+    return losses.sum() / count
+
+
+def clipped_policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    clip_range: float,
+    clip_range_high: float | None = None,
+    dual_clip: float | None = None,
+    token_count: int | None = None,
+) -> PolicyLoss:
+    """PPO's clipped surrogate.
+
+        ρ = exp(logprob - old_logprob)    L = Σ max(-ρA, -clip(ρ, 1-ε, 1+ε_high)·A) / token_count
+
+    Args: logprobs, old_logprobs, advantages [N]; clip_range ε in [0, 1]; clip_range_high None is ε;
+        dual_clip c, at least 1, bounds the loss by c·|A| where A < 0.
+    Source: Schulman et al. 2017, arXiv:1707.06347; dual clip: Ye et al. 2020, arXiv:1912.09729.
+    """
+    check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
+    high = clip_range if clip_range_high is None else clip_range_high
+    check_between("clip_range", clip_range, 0, 1)
+    check_between("clip_range_high", high, 0)
+    ratio = (widened(logprobs) - widened(old_logprobs)).exp()
+    plain = -ratio * advantages
+    losses = torch.maximum(plain, -ratio.clamp(1 - clip_range, 1 + high) * advantages)
+    if dual_clip is not None:
+        check_between("dual_clip", dual_clip, 1)
+        losses = torch.where(advantages < 0, losses.minimum(-dual_clip * advantages), losses)
+    ratio, kl = ratio.detach(), kl_estimate(logprobs, old_logprobs, "k2").detach()
+    sums = (losses != plain).sum(), kl.sum(), ratio.sum(), ratio.square().sum()
+    return PolicyLoss(_token_mean(losses, token_count), *sums)
+
+
+def clipped_value_loss(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    *,
+    clip_range_value: float | None = None,
+    token_count: int | None = None,
+) -> ValueLoss:
+    """Half the squared error of the critic, with PPO2's clip around the old values.
+
+        V_clip = V_old + clip(V - V_old, ±ε)    L = Σ ½·max((V-R)², (V_clip-R)²) / token_count
+
+    Args: values, old_values, returns [N], reward-model units, as ε, clip_range_value; None is ∞.
+    """
+    check_same_shape(values=values, old_values=old_values, returns=returns)
+    values = widened(values)
+    plain = errors = (values - returns).square()
+    if clip_range_value is not None:
+        check_positive("clip_range_value", clip_range_value)
+        near = old_values + (values - old_values).clamp(-clip_range_value, clip_range_value)
+        errors = torch.maximum(plain, (near - returns).square())
+    return ValueLoss(_token_mean(errors / 2, token_count), (errors > plain).sum())
+
+
+def preference_loss(
+    chosen_scores: Tensor,
+    rejected_scores: Tensor,
+    *,
+    margin: Tensor | float | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """0-d, the mean Bradley-Terry loss of pairs.
+
+        d = chosen - rejected - margin    L = -(1-ε)·log σ(d) - ε·log σ(-d)
+
+    Args: chosen_scores, rejected_scores [B]; margin [B] or a number; label_smoothing ε in [0, ½].
+    Source: Bradley and Terry 1952; margin: Touvron et al. 2023, arXiv:2307.09288.
+    """
+    check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores)
+    check_between("label_smoothing", label_smoothing, 0, 0.5)
+    if isinstance(margin, Tensor):
+        check_same_shape(chosen_scores=chosen_scores, margin=margin)
+    apart = widened(chosen_scores) - widened(rejected_scores) - (0 if margin is None else margin)
+    losses = (1 - label_smoothing) * logsigmoid(apart) + label_smoothing * logsigmoid(-apart)
+    return -losses.mean()

@@ -1,0 +1,96 @@
+"""What `rlhf --help` and `rlhf COMMAND --help` print, made from the schema itself."""
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlhf.config import Config, Section
+
+COMMANDS = {
+    "demo": (
+        "the whole loop on pictures it draws itself",
+        "rlhf demo",
+        ("demo", "sft", "collect", "reward", "sampling", "ppo"),
+    ),
+    "sft": (
+        "supervised training on demonstrations",
+        "rlhf sft model.path=MODEL data.demonstrations=FILE.jsonl",
+        ("model", "data", "sft"),
+    ),
+    "collect": (
+        "sample candidate answers to rank",
+        "rlhf collect model.path=MODEL data.prompts=FILE.jsonl",
+        ("model", "data", "sampling", "collect"),
+    ),
+    "reward": (
+        "train a reward model on ranked pairs",
+        "rlhf reward model.path=MODEL data.preferences=FILE.jsonl",
+        ("model", "data", "reward"),
+    ),
+    "ppo": (
+        "tune a model against a reward model",
+        "rlhf ppo model.path=MODEL data.prompts=FILE.jsonl reward.path=RUN",
+        ("model", "data", "sampling", "reward", "ppo"),
+    ),
+    "evaluate": (
+        "compare a model with its baseline",
+        "rlhf evaluate BEFORE AFTER data.prompts=FILE.jsonl reward.path=RUN",
+        ("data", "sampling", "reward", "evaluation"),
+    ),
+    "generate": (
+        "answer an instruction about pictures",
+        "rlhf generate MODEL PICTURE… instruction='What is this?'",
+        ("model", "data", "sampling"),
+    ),
+    "validate": ("check files of records", "rlhf validate FILE.jsonl…", ("data",)),
+}
+FLAGS = {
+    "--help": "this text",
+    "--debug": "show the traceback of an error",
+    "--json": "print the figures as one JSON line, nothing else",
+    "--multirun": "run every combination of comma-separated values",
+}
+
+
+def overview() -> str:
+    """The commands and flags."""
+    lines = ["rlhf COMMAND [FILE…] [option=value…] [flags]", ""]
+    lines += [f"  {name:<10} {text}" for name, (text, _, _) in COMMANDS.items()]
+    lines += ["", *(f"  {flag:<10} {text}" for flag, text in FLAGS.items())]
+    lines += ["", "`rlhf COMMAND --help` lists its options."]
+    return "\n".join(lines) + "\n"
+
+
+def command_help(command: str, values: Mapping[str, Any]) -> str:
+    """What a command does, and its options with the values it would run with."""
+    text, usage, sections = COMMANDS[command]
+    lines = [f"{usage}", "", f"{text}", ""]
+    for name, comment in _comments(Config):
+        if not isinstance(values[name], Mapping):
+            lines.append(_line(name, values[name], comment))
+    for section in sections:
+        lines.append("")
+        kind = type(getattr(Config(), section))
+        for name, comment in _comments(kind):
+            lines.append(_line(f"{section}.{name}", values[section][name], comment))
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, value: object, comment: str) -> str:
+    shown = (
+        "null"
+        if value is None
+        else str(value).lower()
+        if value is True or value is False
+        else value
+    )
+    return f"  {f'{name}={shown}':<44} {comment}"
+
+
+def _comments(kind: type[Section]) -> Iterator[tuple[str, str]]:
+    """Each option of a section with the comment that stands beside it in the schema."""
+    source = inspect.getsource(kind)
+    for name in kind.__struct_fields__:
+        found = re.search(rf"^    {name}: .*?(?:  # (.*))?$", source, re.MULTILINE)
+        yield name, (found and found.group(1)) or ""

@@ -1,0 +1,85 @@
+"""The span kernels in plain PyTorch: their definition, on any device, differentiable.
+
+Reductions return float32, or float64 for float64. Disagreeing shapes raise ValueError.
+"""
+
+import torch
+from torch import Tensor
+
+from rlhf.spans import Spans, check_rows
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """`tensor` in float32, or float64 where it is: half-precision sums lose what they add."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def gather_spans(padded: Tensor, starts: Tensor, spans: Spans) -> Tensor:
+    """[N, ...] with out[offsets[b] + t] = padded[b, starts[b] + t]; the rest is never read.
+
+    Args: padded [B, S, ...]; starts [B] int64, column of each row's first span token.
+    Raises: ValueError when a span leaves its row.
+    """
+    check_rows("padded", padded, len(spans), wide=True)
+    check_rows("starts", starts, len(spans))
+    width = padded.shape[1]
+    if bool(((starts < 0) | (starts + spans.lengths > width)).any()):
+        raise ValueError(f"starts: got {starts.tolist()}, wanted every span inside {width} columns")
+    columns = starts[spans.owner] + spans.positions
+    return padded.flatten(0, 1).index_select(0, spans.owner * width + columns)
+
+
+def scatter_spans(flat: Tensor, spans: Spans, width: int | None = None, fill: float = 0) -> Tensor:
+    """[B, T, ...] with out[b, t] = flat[offsets[b] + t], left-aligned, `fill` past the end.
+
+    Args: flat [N, ...]; width T, None takes the longest span.
+    Raises: ValueError when a span is longer than `width`.
+    """
+    check_rows("flat", flat, spans.total, wide=True)
+    width = spans.longest if width is None else width
+    if width < spans.longest:
+        raise ValueError(f"width: got {width}, wanted at least the longest span, {spans.longest}")
+    padded = flat.new_full((len(spans) * width, *flat.shape[1:]), fill)
+    padded = padded.index_copy(0, spans.owner * width + spans.positions, flat)
+    return padded.view(len(spans), width, *flat.shape[1:])
+
+
+def add_at_span_end(flat: Tensor, per_span: Tensor, spans: Spans) -> Tensor:
+    """`flat` [N] with per_span [B] added at the last token of each span, in the wider dtype."""
+    check_rows("flat", flat, spans.total)
+    check_rows("per_span", per_span, len(spans))
+    dtype = torch.promote_types(flat.dtype, per_span.dtype)
+    return flat.to(dtype).index_add(0, spans.offsets[1:] - 1, per_span.to(dtype))
+
+
+def span_sum(flat: Tensor, spans: Spans) -> Tensor:
+    """Sum over each span, [N] to [B]."""
+    check_rows("flat", flat, spans.total)
+    return torch.segment_reduce(widened(flat), "sum", offsets=spans.offsets)
+
+
+def span_mean(flat: Tensor, spans: Spans) -> Tensor:
+    """Mean over each span, [N] to [B]."""
+    return span_sum(flat, spans) / spans.lengths
+
+
+def later_in_span(flat: Tensor, spans: Spans, steps: int = 1) -> Tensor:
+    """[N] with out[t] = flat[t + steps] of the same span, 0 past its end."""
+    check_rows("flat", flat, spans.total)
+    inside = spans.positions + steps < spans.lengths[spans.owner]
+    return torch.where(inside, flat.roll(-steps), 0)
+
+
+def span_discounted_sum(flat: Tensor, spans: Spans, factor: float) -> Tensor:
+    """[N] with yₜ = xₜ + c·xₜ₊₁ + c²·xₜ₊₂ + … to the end of the span; c = `factor`, in [0, 1].
+
+    By doubling: a sum over 2k tokens is one over k plus cᵏ times the next one over k. To the bit,
+    a span's result does not depend on the spans beside it.
+    """
+    if not 0 <= factor <= 1:
+        raise ValueError(f"factor: got {factor}, wanted 0 to 1")
+    sums, step = widened(flat), 1
+    while step < spans.longest:
+        sums = sums + factor**step * later_in_span(sums, spans, step)
+        step *= 2
+    return sums

@@ -1,0 +1,1 @@
+"""LLaVA and what is hung on it: adapters, heads, policy, reward models."""

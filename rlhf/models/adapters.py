@@ -1,0 +1,117 @@
+"""LoRA adapters by role on one trunk, and quantized loading. The only file that knows peft."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import torch
+from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+# Linear layers of the language model only: bare names would also match the vision tower.
+LANGUAGE_LINEARS = r"(?!.*vision_tower).*\.(q|k|v|o|gate|up|down)_proj"
+
+
+class Adapters:
+    """Named LoRA adapters of one model; at most one is active, and only that one is trainable.
+
+    Args:
+        model: the trunk; its linear layers are wrapped in place when an adapter is added.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._peft: PeftModel | None = None
+        self.current: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [] if self._peft is None else list(self._peft.peft_config)
+
+    def add(self, name: str, *, rank: int, alpha: float) -> None:
+        """Add a fresh adapter, which changes nothing until trained, and make it active."""
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LANGUAGE_LINEARS)
+        if self._peft is None:
+            self._peft = PeftModel(self._model, config, adapter_name=name)
+        else:
+            self._peft.add_adapter(name, config)
+        self.switch(name)
+
+    def load(self, name: str, folder: Path) -> None:
+        """Load an adapter saved in peft's format and make it active."""
+        if self._peft is None:
+            self._peft = PeftModel.from_pretrained(
+                self._model, folder, adapter_name=name, is_trainable=True
+            )
+        else:
+            self._peft.load_adapter(folder, adapter_name=name, is_trainable=True)
+        self.switch(name)
+
+    def switch(self, name: str | None) -> None:
+        """Make `name` the active adapter; None runs the bare trunk."""
+        for layer in self._layers():
+            layer.enable_adapters(name is not None)
+            if name is not None:
+                layer.set_adapter(name)
+        self.current = name
+
+    @contextmanager
+    def use(self, name: str | None) -> Iterator[None]:
+        """The adapter `name` (None: the bare trunk) inside the block."""
+        before = self.current
+        if name == before:
+            yield
+            return
+        self.switch(name)
+        try:
+            yield
+        finally:
+            self.switch(before)
+
+    def tensors(self, name: str) -> dict[str, nn.Parameter]:
+        """The adapter's parameters by name."""
+        named = self._model.named_parameters()
+        return {key: value for key, value in named if f".{name}." in key and "lora_" in key}
+
+    def save(self, name: str, folder: Path, base: str) -> None:
+        """Write the adapter where stock `PeftModel.from_pretrained(model, folder)` reads it."""
+        assert self._peft is not None
+        self._peft.peft_config[name].base_model_name_or_path = base
+        with tempfile.TemporaryDirectory() as scratch:
+            self._peft.save_pretrained(scratch, selected_adapters=[name])
+            shutil.copytree(Path(scratch, name), folder, dirs_exist_ok=True)
+
+    def _layers(self) -> Iterator[Any]:
+        return (layer for layer in self._model.modules() if isinstance(layer, BaseTunerLayer))
+
+
+def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """How bitsandbytes stores the language model's linear layers.
+
+    The vision tower, the projector and the output head stay as they are. The int8 threshold is 0
+    because outlier columns, chosen over a batch, would make a row depend on its batch mates.
+    """
+    if kind == "none":
+        return None
+    return BitsAndBytesConfig(
+        load_in_8bit=kind == "int8",
+        load_in_4bit=kind == "nf4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_threshold=0.0,
+        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+    )
+
+
+def keep_gradients(model: nn.Module) -> None:
+    """Stop the repacking of 4-bit weights that silently zeroes every gradient on AVX512-BF16."""
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False

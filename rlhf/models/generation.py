@@ -1,0 +1,99 @@
+"""Sampling responses token by token, each from its own keyed uniform number."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rlhf.config import SamplingConfig
+from rlhf.functional import filtered_logits, inverse_cdf_tokens, keyed_uniforms
+from rlhf.models.llava import Llava
+from rlhf.spans import Spans
+from rlhf.types import PromptBatch, Responses
+
+
+@torch.no_grad()
+def generate(
+    llava: Llava,
+    prompts: PromptBatch,
+    sampling: SamplingConfig,
+    *,
+    seed: int = 0,
+    iteration: int = 0,
+    samples: Tensor | None = None,
+    on_chunk: Callable[[int], None] = lambda rows: None,
+) -> tuple[Responses, Tensor]:
+    """One response to each prompt, by the active adapter.
+
+    The number that picks a token is a function of (seed, iteration, prompt key, sample index,
+    position) only, so that neither batching nor order changes what is sampled.
+
+    Args:
+        llava: the model.
+        prompts: B prompts.
+        sampling: temperature (0 is greedy), filters, longest response, rows at a time.
+        seed, iteration: of the run.
+        samples: [B] int64, index of the sample of its prompt; default 0.
+        on_chunk: called with the number of rows just finished.
+
+    Returns:
+        the responses, and [N] float32 the log-probability of each token when it was drawn.
+    """
+    samples = torch.zeros(len(prompts), dtype=torch.int64) if samples is None else samples
+    rows: list[Tensor] = []
+    logprobs: list[Tensor] = []
+    for chunk in torch.arange(len(prompts)).split(sampling.batch_size):
+        keys = (seed, iteration, prompts.keys[chunk], samples[chunk])
+        tokens, scores, lengths = _decode(llava, prompts.select(chunk), sampling, keys)
+        rows += [row[:length] for row, length in zip(tokens, lengths.tolist(), strict=True)]
+        logprobs += [row[:length] for row, length in zip(scores, lengths.tolist(), strict=True)]
+        on_chunk(len(chunk))
+    flat = torch.cat(rows)
+    spans = Spans.from_lengths([len(row) for row in rows])
+    finished = torch.isin(flat[spans.offsets[1:] - 1], torch.tensor(llava.eos_ids))
+    return Responses(flat, spans, finished), torch.cat(logprobs)
+
+
+def _decode(
+    llava: Llava,
+    prompts: PromptBatch,
+    sampling: SamplingConfig,
+    keys: tuple[int, int, Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens [B, T], their log-probabilities [B, T] and the true lengths [B], on the CPU."""
+    eos = torch.tensor(llava.eos_ids)
+    lengths = torch.full((len(prompts),), sampling.max_new_tokens)
+    running = torch.ones(len(prompts), dtype=torch.bool)
+    tokens: list[Tensor] = []
+    scores: list[Tensor] = []
+    hidden, state = llava.prefill(prompts)
+    for position in range(sampling.max_new_tokens):
+        seed, iteration, prompt_keys, samples = keys
+        uniforms = keyed_uniforms(seed, iteration, prompt_keys, samples, position)
+        chosen, chosen_scores = _draw(llava, hidden, sampling, uniforms)
+        tokens.append(chosen.cpu())
+        scores.append(chosen_scores.cpu())
+        ended = running & torch.isin(tokens[-1], eos)
+        lengths[ended], running = position + 1, running & ~ended
+        if not running.any() or position + 1 == sampling.max_new_tokens:
+            break
+        hidden, state = llava.decode(chosen, state)
+    return torch.stack(tokens, 1), torch.stack(scores, 1), lengths
+
+
+def _draw(
+    llava: Llava, hidden: Tensor, sampling: SamplingConfig, uniforms: Tensor
+) -> tuple[Tensor, Tensor]:
+    logits = filtered_logits(
+        hidden @ llava.output_weight.T,
+        temperature=sampling.temperature or 1.0,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        banned_ids=llava.banned_ids,
+    )
+    if sampling.temperature == 0:
+        chosen = logits.argmax(-1)
+    else:
+        chosen = inverse_cdf_tokens(logits, uniforms.to(logits.device))
+    logprobs = logits.log_softmax(-1).gather(1, chosen.unsqueeze(1)).squeeze(1)
+    return chosen, logprobs

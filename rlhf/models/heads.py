@@ -1,0 +1,40 @@
+"""A scalar read from a hidden state: values and scores."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+class ScalarHead(nn.Module):
+    """w·h + b in float32, zero at the start.
+
+    Starting at zero makes the first values and scores 0 whatever the trunk's scale.
+
+    Args:
+        hidden_size: D, the width of the hidden states.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., D] of any float dtype to [...] float32."""
+        scalar: Tensor = self.linear(hidden.float())
+        return scalar.squeeze(-1)
+
+    def save(self, path: Path) -> None:
+        """Write the weights to a safetensors file."""
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> "ScalarHead":
+        """The head of a safetensors file; a missing or extra key is an error."""
+        state = load_file(path, device=str(device))
+        head = cls(state["linear.weight"].shape[1]).to(device)
+        head.load_state_dict(state, strict=True)
+        return head

@@ -1,0 +1,225 @@
+"""LLaVA behind one door: flat spans come in, flat hidden states go out.
+
+The only file that knows `LlavaForConditionalGeneration`. Padding exists only inside it. Rows are
+padded on the right for scoring, where causal attention alone keeps real tokens from seeing pads,
+and on the left for decoding, with a mask.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from rlhf.data.images import load_image
+from rlhf.data.prompts import PromptBuilder
+from rlhf.errors import UsageError
+from rlhf.kernels import gather_spans
+from rlhf.models.adapters import Adapters, keep_gradients, quantization_config
+from rlhf.types import PromptBatch, Responses
+
+
+@dataclass(frozen=True)
+class DecodeState:
+    """What decoding one more token needs: the key/value cache and the mask [B, P+t] over it."""
+
+    cache: Any
+    mask: Tensor
+
+
+class Llava:
+    """A LLaVA with its processor, its cached vision features and its adapters.
+
+    Args:
+        model: the stock model, in eval mode; its vision tower is never trained here.
+        processor: the stock processor.
+        base: where the model was loaded from.
+    """
+
+    def __init__(self, model: Any, processor: Any, base: str) -> None:
+        self.model, self.processor, self.base = model.eval(), processor, base
+        self.adapters = Adapters(model)
+        self.builder = PromptBuilder(processor, _image_tokens(model.config))
+        self.image_token_id = int(model.config.image_token_id)
+        self._features: dict[Path, Tensor] = {}
+
+    @classmethod
+    def load(
+        cls, base: str, *, device: torch.device, dtype: torch.dtype, quantization: str = "none"
+    ) -> "Llava":
+        """A LLaVA directory or hub id, by the stock classes.
+
+        Raises:
+            UsageError: the files are not those of a LLaVA.
+        """
+        try:
+            processor = AutoProcessor.from_pretrained(base)
+            model = LlavaForConditionalGeneration.from_pretrained(
+                base,
+                dtype=dtype,
+                quantization_config=quantization_config(quantization, dtype),
+                device_map={"": device} if quantization != "none" else None,
+            )
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{base} does not load as a LLaVA", str(error).split("\n")[0], "check model.path"
+            ) from error
+        keep_gradients(model)
+        model.requires_grad_(False)
+        return cls(model if quantization != "none" else model.to(device), processor, base)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.lm_head.weight.device  # type: ignore[no-any-return]
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.config.text_config.hidden_size)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """[V, D], the output embedding."""
+        return self.model.lm_head.weight  # type: ignore[no-any-return]
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """Ids that end a response."""
+        ids = self.model.generation_config.eos_token_id or []
+        listed = [ids] if isinstance(ids, int) else list(ids)
+        return sorted({self.processor.tokenizer.eos_token_id, *listed})
+
+    @property
+    def banned_ids(self) -> list[int]:
+        """Ids a response may not contain: picture placeholder and pad."""
+        pad = self.processor.tokenizer.pad_token_id
+        ids = {self.image_token_id, self.image_token_id if pad is None else pad}
+        return sorted(ids - set(self.eos_ids))
+
+    def train_language_model(self, *, embeddings: bool = False) -> None:
+        """Make the language model trainable, in float32.
+
+        Args:
+            embeddings: train input and output embeddings and the projector too (supervised
+                training of a model that is still being built).
+        """
+        self.model.model.language_model.float().requires_grad_(True)
+        self.model.get_input_embeddings().requires_grad_(embeddings)
+        if embeddings:
+            self.model.lm_head.float().requires_grad_(True)
+            self.model.model.multi_modal_projector.float().requires_grad_(True)
+
+    def frozen_copy(self) -> "Llava":
+        """A copy of the weights that later training does not touch; features are shared."""
+        twin = copy.copy(self)
+        twin.model = copy.deepcopy(self.model).requires_grad_(False)
+        twin.adapters = Adapters(twin.model)
+        return twin
+
+    def save(self, folder: Path) -> None:
+        """Write model and processor where the stock classes load them."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def vision_features(self, images: Sequence[Path]) -> Tensor:
+        """[n, I, Dv], what the projector reads, computed once per picture.
+
+        One picture at a time, so that a feature does not depend on its batch mates.
+        """
+        for path in images:
+            if path not in self._features:
+                self._features[path] = self.encode(path)
+        return torch.stack([self._features[path] for path in images])
+
+    @torch.no_grad()
+    def encode(self, path: Path) -> Tensor:
+        """[I, Dv], the vision tower's features of one picture, not cached."""
+        config = self.model.config
+        pixels = self.processor.image_processor(images=load_image(path), return_tensors="pt")
+        tower = self.model.model.vision_tower
+        pixel_values = pixels["pixel_values"].to(self.device, tower.dtype)
+        states = tower(pixel_values, output_hidden_states=True).hidden_states
+        layers = config.vision_feature_layer
+        chosen = [layers] if isinstance(layers, int) else layers
+        skip = int(config.vision_feature_select_strategy == "default")  # the class token
+        return torch.cat([states[layer][0, skip:] for layer in chosen], dim=-1)
+
+    def response_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """[N, D], the state before each response token: positions P-1 … P-1+T-1 of its row."""
+        hidden = self._hidden(prompts, responses)
+        starts = (prompts.spans.lengths - 1).to(hidden.device)
+        return gather_spans(hidden, starts, responses.spans.to(hidden.device))
+
+    def final_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """[B, D], the state at the last token of each response."""
+        hidden = self._hidden(prompts, responses)
+        last = prompts.spans.lengths + responses.spans.lengths - 1
+        return hidden[torch.arange(len(prompts), device=hidden.device), last.to(hidden.device)]
+
+    def prefill(self, prompts: PromptBatch) -> tuple[Tensor, DecodeState]:
+        """Hidden state [B, D] after each prompt, and what `decode` continues from."""
+        spans, width = prompts.spans, int(prompts.spans.lengths.max())
+        columns = width - spans.lengths[spans.owner] + spans.positions
+        tokens = torch.zeros(len(prompts), width, dtype=torch.int64)
+        mask = torch.zeros_like(tokens)
+        tokens[spans.owner, columns], mask[spans.owner, columns] = prompts.tokens, 1
+        return self._decode(self._embed(tokens, prompts.images), None, mask.to(self.device))
+
+    def decode(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
+        """Hidden state [B, D] after one more token [B] of every row."""
+        embeds = self.model.get_input_embeddings()(tokens.unsqueeze(1))
+        mask = torch.cat([state.mask, torch.ones_like(tokens).unsqueeze(1)], dim=1)
+        return self._decode(embeds, state.cache, mask)
+
+    def _decode(self, embeds: Tensor, cache: Any, mask: Tensor) -> tuple[Tensor, DecodeState]:
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+        output = self.model.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state[:, -1], DecodeState(output.past_key_values, mask)
+
+    def _hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """[B, S, D] of prompts followed by responses, padded on the right."""
+        first, second = prompts.spans, responses.spans
+        width = int((first.lengths + second.lengths).max())
+        tokens = torch.zeros(len(prompts), width, dtype=torch.int64)
+        tokens[first.owner, first.positions] = prompts.tokens
+        columns = first.lengths[second.owner] + second.positions
+        tokens[second.owner, columns] = responses.tokens.cpu()
+        output = self.model.model.language_model(
+            inputs_embeds=self._embed(tokens, prompts.images), use_cache=False
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def _embed(self, tokens: Tensor, images: Sequence[Sequence[Path]]) -> Tensor:
+        """[B, S, D], with each picture's features in its own row's placeholders."""
+        placeholder = tokens == self.image_token_id
+        wanted = torch.tensor([len(row) for row in images]) * self.builder.image_tokens
+        found = placeholder.sum(1)
+        if not torch.equal(found, wanted):
+            row = int((found != wanted).nonzero()[0])
+            raise ValueError(
+                f"row {row} has {int(found[row])} picture placeholders for {len(images[row])} "
+                f"pictures of {self.builder.image_tokens} features each"
+            )
+        embeds: Tensor = self.model.get_input_embeddings()(tokens.to(self.device))
+        paths = [path for row in images for path in row]
+        if not paths:
+            return embeds
+        features = self.model.model.multi_modal_projector(self.vision_features(paths))
+        mask = placeholder.to(self.device).unsqueeze(-1)
+        return embeds.masked_scatter(mask, rearrange(features, "n i d -> (n i) d").to(embeds.dtype))
+
+
+def _image_tokens(config: Any) -> int:
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    return int(side * side + (config.vision_feature_select_strategy != "default"))

@@ -1,0 +1,143 @@
+"""One self-contained HTML page about a run: figures, curves and answers side by side."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from io import BytesIO
+from math import isfinite
+from pathlib import Path
+
+from PIL import Image
+
+from rlhf.metrics import METRICS
+
+_HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">"""
+_STYLE = """
+:root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #1b1f24; --dim: #667080;
+  --edge: #dfe3e8; --line: #2f6fdb; --win: #1a7f4b; --loss: #c0392b; --tie: #6b7684 }
+@media (prefers-color-scheme: dark) { :root { --page: #12151a; --card: #1b2027; --ink: #e6e9ee;
+  --dim: #98a2b0; --edge: #2d343d; --line: #6ea3ff; --win: #2e9c64; --loss: #d9584a } }
+* { box-sizing: border-box }
+body { margin: 0 auto; max-width: 1180px; padding: 32px 24px; background: var(--page);
+  color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
+p { margin: 6px 0 } h1 { margin: 0 0 8px; font-size: 28px } h2 { margin: 36px 0 12px; font-size: 18px }
+.grid { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(var(--w), 1fr)) }
+.card { background: var(--card); border: 1px solid var(--edge); border-radius: 10px; padding: 14px;
+  overflow-wrap: anywhere }
+.dim { color: var(--dim); font-size: 13px } .big { font-size: 22px; font-weight: 600 }
+.pair { display: grid; gap: 10px; grid-template-columns: 1fr 1fr; margin-top: 10px }
+.answer { border-top: 2px solid var(--edge); padding-top: 6px }
+.badge { border-radius: 99px; padding: 1px 10px; color: #fff; font-size: 13px; font-weight: 600 }
+.card img { width: 100%; height: 190px; object-fit: contain; background: var(--page) }
+.line { fill: none; stroke: var(--line) } .tiny { image-rendering: pixelated } svg { width: 100%; display: block }
+svg text { fill: var(--dim); font-size: 11px; text-anchor: end } .x text { text-anchor: middle }
+"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One picture answered by several models: (model, text, judge's score), and who won."""
+
+    picture: Image.Image
+    instruction: str
+    answers: tuple[tuple[str, str, float], ...]
+    verdict: str
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    summary: Mapping[str, float | str],
+    comparisons: Sequence[Comparison],
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    notes: Sequence[str] = (),
+) -> None:
+    """Write one HTML file that needs no script and no other file; every text is escaped.
+
+    Args:
+        summary: a tile each; `<name>_before` and `<name>_after` share one.
+        comparisons: verdict `win`, `loss` or `tie`, with `: why` behind it.
+        curves: (step, value) of each metric; not finite values are left out.
+    """
+    parts = [
+        f"{_HEAD}<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>",
+        *(f'<p class="dim">{escape(note)}</p>' for note in notes),
+        *_grid("Summary", 190, _tiles(summary)),
+        *_grid("Curves", 320, [_curve(*item) for item in curves.items()]),
+        *_grid("Answers", 320, [_comparison(item) for item in comparisons]),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(parts), "utf-8", errors="xmlcharrefreplace")
+
+
+def _grid(title: str, width: int, cards: Sequence[str]) -> list[str]:
+    inside = [f'<div class="card">{card}</div>' for card in cards]
+    head = f'<h2>{title}</h2><div class="grid" style="--w: {width}px">'
+    return [head, *inside, "</div>"] if cards else []
+
+
+def _tiles(summary: Mapping[str, float | str]) -> list[str]:
+    """A figure each; `<name>_before` and `<name>_after` share one."""
+    shown = {k: escape(x if isinstance(x, str) else f"{x:.4g}") for k, x in summary.items()}
+    labels = {name: escape(name.replace("_", " ")) for name in shown}
+    for name in [name for name in shown if name.endswith("before")]:
+        if (after := f"{name.removesuffix('before')}after") in shown:
+            shown[name] += f' <span class="dim">→</span> {shown.pop(after)}'
+            labels[name] += " → after"
+    tile = '<div class="dim">{}</div><div class="big">{}</div>'
+    return [tile.format(labels[name], value) for name, value in shown.items()]
+
+
+def _comparison(item: Comparison) -> str:
+    kind, _, why = item.verdict.partition(":")
+    color = kind.strip().lower() if kind.strip().lower() in ("win", "loss") else "tie"
+    answers = [
+        f'<div class="answer"><span class="dim">{escape(model)} · {score:.3g}</span>'
+        f"<p>{escape(text)}</p></div>"
+        for model, text, score in item.answers
+    ]
+    return (
+        f"{_image(item)}<p><b>{escape(item.instruction)}</b></p>"
+        f'<span class="badge" style="background: var(--{color})">{escape(kind)}</span> '
+        f'<span class="dim">{escape(why)}</span><div class="pair">{"".join(answers)}</div>'
+    )
+
+
+def _image(item: Comparison) -> str:
+    """Small pictures unharmed (PNG, shown crisp), large ones shrunk (JPEG)."""
+    picture, data = item.picture.convert("RGB"), BytesIO()
+    tiny = max(picture.size) <= 160
+    picture.thumbnail((640, 640))
+    picture.save(data, "PNG" if tiny else "JPEG")
+    source = f"data:image/{'png' if tiny else 'jpeg'};base64,{b64encode(data.getvalue()).decode()}"
+    return f'<img class="{"tiny" if tiny else ""}" alt="{escape(item.instruction)}" src="{source}">'
+
+
+def _curve(name: str, points: Sequence[tuple[int, float]]) -> str:
+    """A line chart with its name, meaning, last value and both axes."""
+    head = f'<b>{escape(name)}</b><div class="dim">{escape(METRICS.get(name, ""))}</div>'
+    finite = [point for point in points if isfinite(point[1])]
+    if not finite:
+        return head + '<p class="dim">no finite value</p>'
+    first, last = min(finite)[0], max(finite)[0]
+    low, high = min(y for _, y in finite), max(y for _, y in finite)
+    wide, tall = last - first or 1, high - low or 1.0
+    places = [(56 + 250 * (x - first) / wide, 130 - 115 * (y - low) / tall) for x, y in finite]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    ticks = [(130 - 57.5 * k, low + tall * k / 2) for k in range(3)]
+    grid = "".join(
+        f'<path d="M56 {y}H306" stroke="var(--edge)"/><text x="50" y="{y + 4}">{value:.3g}</text>'
+        for y, value in ticks
+    )
+    x, y = places[-1]
+    return (
+        f'{head}<svg viewBox="0 0 320 165" role="img" aria-label="{escape(name)}">{grid}'
+        f'<g class="x"><text x="56" y="146">{first:,}</text><text x="306" y="146">{last:,}</text>'
+        f'<text x="181" y="160">step</text></g><polyline class="line" points="{line}"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="var(--line)"/></svg>'
+        f'<div class="dim">last {finite[-1][1]:.4g}</div>'
+    )

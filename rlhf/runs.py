@@ -1,0 +1,51 @@
+"""A run's folder: its name, its lock and what it holds."""
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rlhf.errors import FolderInUseError
+
+
+class RunFolder:
+    """`<output_dir>/<experiment>/<time>-<id>/`, owned by one process at a time.
+
+    Holds config.yaml, TensorBoard events, metrics.jsonl, summary.json and, by command, model/ or
+    adapter/, reward/, checkpoints/, candidates.jsonl, preferences.jsonl, report.html.
+
+    Args:
+        path: the folder; made when missing.
+
+    Raises:
+        FolderInUseError: another process writes there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._lock = FileLock(path / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise FolderInUseError(
+                "another run is writing to this folder", str(path), "wait for it or start a new run"
+            ) from None
+
+    @classmethod
+    def create(cls, output_dir: Path, experiment: str) -> "RunFolder":
+        """A new folder with a name of its own, also when many start within one second."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        return cls(output_dir / experiment / f"{stamp}-{secrets.token_hex(2)}")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write the figures of the run to summary.json."""
+        (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._lock.release()

@@ -1,0 +1,84 @@
+"""Where each response lies in the flat [N] tensors that hold a batch of responses end to end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+def check_rows(name: str, tensor: Tensor, rows: int, *, wide: bool = False) -> None:
+    """Raise ValueError unless `tensor` is [rows], or [rows, ...] when `wide`."""
+    if tensor.shape[:1] != (rows,) or (tensor.dim() > 1 and not wide):
+        wanted = f"[{rows}, ...]" if wide else f"[{rows}]"
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}, wanted {wanted}")
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Response b owns the tokens offsets[b] .. offsets[b+1] - 1 of a flat tensor.
+
+    Args: offsets [B+1] int64, from 0 to N, strictly rising; `from_lengths` makes and checks them.
+    """
+
+    offsets: Tensor
+
+    @classmethod
+    def from_lengths(cls, lengths: Sequence[int] | Tensor) -> "Spans":
+        """Spans of these lengths [B], whole numbers of at least 1 (else ValueError)."""
+        sizes = torch.as_tensor(lengths)
+        if sizes.dim() != 1 or (sizes.numel() and (sizes.is_floating_point() or sizes.min() < 1)):
+            raise ValueError(f"lengths: got {lengths}, wanted [B] whole numbers, each at least 1")
+        return cls(torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).long())
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Spans"]) -> "Spans":
+        """The spans of every part, in order: what `torch.cat` of their flat tensors holds."""
+        return cls.from_lengths(torch.cat([part.lengths for part in parts]) if parts else [])
+
+    def __len__(self) -> int:
+        return self.offsets.numel() - 1
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """[B] tokens of each response."""
+        return self.offsets.diff()
+
+    @cached_property
+    def total(self) -> int:
+        """N, the tokens of all responses."""
+        return int(self.offsets[-1])
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest response; 0 when there is none."""
+        return int(self.lengths.max()) if len(self) else 0
+
+    @cached_property
+    def owner(self) -> Tensor:
+        """[N] response index of each token."""
+        rows = torch.arange(len(self), device=self.offsets.device)
+        return rows.repeat_interleave(self.lengths, output_size=self.total)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """[N] index of each token inside its response, from 0."""
+        return torch.arange(self.total, device=self.offsets.device) - self.offsets[self.owner]
+
+    def to(self, device: torch.device | str) -> "Spans":
+        """The same spans, held on another device."""
+        return Spans(self.offsets.to(device))
+
+    def select(self, indices: Sequence[int] | Tensor) -> "Spans":
+        """The spans of these responses, in this order (a boolean [B] keeps the true ones)."""
+        return Spans.from_lengths(self.lengths[self._index(indices)])
+
+    def token_indices(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """[N'] where these responses' tokens lie: flat[token_indices(i)] goes with select(i)."""
+        chosen = self.select(indices)
+        return self.offsets[:-1][self._index(indices)][chosen.owner] + chosen.positions
+
+    def _index(self, indices: Sequence[int] | Tensor) -> Tensor:
+        index = torch.as_tensor(indices, device=self.offsets.device)
+        return index if index.numel() else index.long()

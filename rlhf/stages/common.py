@@ -1,0 +1,117 @@
+"""What every command needs first: files, pictures, device, model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from rlhf.config import Config
+from rlhf.console import console, track
+from rlhf.data.collate import Record
+from rlhf.data.images import load_image
+from rlhf.data.records import read_records, resolve_image
+from rlhf.errors import DataError, UsageError
+from rlhf.models.llava import Llava
+from rlhf.models.location import ModelLocation
+
+T = TypeVar("T", bound=Record)
+RunStage = Callable[[str, list[str], list[str]], tuple[Path, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of a command.
+
+    Attributes:
+        config: the checked options.
+        folder: where the run writes; validate and generate write nothing.
+        files: positional arguments, files or run folders.
+        run_stage: runs another command (name, files, overrides) in a folder of its own.
+    """
+
+    config: Config
+    folder: Path
+    files: Sequence[Path]
+    run_stage: RunStage = field(repr=False)
+
+
+def input_file(path: str, option: str) -> Path:
+    """The file an option names.
+
+    Raises:
+        UsageError: the option is empty.
+        DataError: there is no such file.
+    """
+    if not path:
+        raise UsageError("no input file is given", option, f"set {option}=FILE.jsonl")
+    if not Path(path).is_file():
+        raise DataError("there is no such file", path, f"check {option}")
+    return Path(path)
+
+
+def read_with_pictures(config: Config, path: Path, kind: type[T]) -> tuple[list[T], Path]:
+    """The records of a file whose pictures decode, and the folder of the pictures.
+
+    Raises:
+        DataError: a bad record, or a bad picture while data.on_bad_image is `error`.
+    """
+    root = Path(config.data.root) if config.data.root else path.parent
+    records = read_records(path, kind)
+    faults = _picture_faults(records, path, root)
+    if faults and config.data.on_bad_image == "error":
+        raise next(iter(faults.values()))
+    kept = [record for record in records if record.image_path not in faults]
+    if faults:
+        console().print(f"{path.name}: {len(records) - len(kept)} records dropped, bad picture")
+    if not kept:
+        raise DataError("no usable record is left", str(path), "check the file and its pictures")
+    return kept, root
+
+
+def _picture_faults(records: Sequence[Record], path: Path, root: Path) -> dict[str, DataError]:
+    """What is wrong with each bad picture; every distinct picture is decoded once."""
+    first = {record.image_path: n for n, record in reversed(list(enumerate(records, 1)))}
+    faults = {}
+    with track(f"checking the pictures of {path.name}", len(first)) as progress:
+        for image_path, number in first.items():
+            try:
+                load_image(resolve_image(image_path, root))
+            except DataError as error:
+                where = f"{path}: record {number}: {image_path}"
+                faults[image_path] = DataError(error.what, where, error.fix)
+            progress.advance()
+    return faults
+
+
+def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = False) -> Llava:
+    """The LLaVA of a location, without its adapter, on the chosen device."""
+    device = _device(config.device)
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    automatic = torch.float32 if device.type == "cpu" or trains_fully else torch.bfloat16
+    return Llava.load(
+        location.base,
+        device=device,
+        dtype=names.get(config.dtype, automatic),
+        quantization=config.model.quantization,
+    )
+
+
+def announce(llava: Llava, *, steps: int) -> None:
+    """Say where and what will train."""
+    parameters = list(llava.model.parameters())
+    trained = sum(value.numel() for value in parameters if value.requires_grad)
+    console().print(
+        f"device {llava.device}, {llava.output_weight.dtype}, "
+        f"{sum(value.numel() for value in parameters):,} parameters, {trained:,} trainable, "
+        f"{steps:,} optimizer steps planned"
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

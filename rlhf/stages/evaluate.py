@@ -1,0 +1,184 @@
+"""The command that compares: two models on pictures that neither training saw."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rlhf.config import Config
+from rlhf.console import table
+from rlhf.data.collate import Record, prompt_batch
+from rlhf.data.images import load_image
+from rlhf.data.records import PromptRecord, resolve_image
+from rlhf.demo.rule import TIE_MARGIN, is_right, rule_score
+from rlhf.errors import UsageError
+from rlhf.evaluation import (
+    Answers,
+    Judge,
+    RewardJudge,
+    Verdicts,
+    answer,
+    comparison_figures,
+    judged,
+    kl_divergence,
+    outcomes,
+)
+from rlhf.metrics import read_metrics, text_statistics
+from rlhf.models.llava import Llava
+from rlhf.models.reward_files import load_reward
+from rlhf.report import Comparison, write_report
+from rlhf.stages.answers import load_adapted
+from rlhf.stages.common import Job, input_file, read_with_pictures
+
+CURVES = (
+    "objective/scores",
+    "objective/kl",
+    "objective/rlhf_reward",
+    "policy/entropy_avg",
+    "val/explained_variance",
+    "tokens/responses_len_mean",
+)
+
+
+class RuleJudge:
+    """The published rule, on records that carry the facts of their picture."""
+
+    name, tie_margin = "rule", TIE_MARGIN
+
+    def scores(self, records: Sequence[Record], answers: Answers) -> list[float]:
+        pairs = zip(records, answers.texts, strict=True)
+        return [rule_score(record, text) for record, text in pairs]
+
+    def right(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
+        pairs = zip(records, texts, strict=True)
+        return [is_right(record, text) for record, text in pairs]
+
+
+def evaluate(job: Job) -> dict[str, Any]:
+    """Compare a model with its baseline; leaves report.html in the run folder."""
+    config = job.config
+    if len(job.files) != 2:
+        raise UsageError(
+            "evaluate compares two models", "rlhf evaluate", "rlhf evaluate BEFORE AFTER …"
+        )
+    path = input_file(config.data.prompts, "data.prompts")
+    records, root = read_with_pictures(config, path, PromptRecord)
+    records = records[: config.evaluation.limit or None]
+    baseline, tuned = (load_adapted(config, str(file)) for file in job.files)
+    judges = _judges(config, baseline)
+    prompts = prompt_batch(
+        records, baseline.builder, root, max_tokens=config.data.max_prompt_tokens
+    )
+    before = answer(baseline, "before", prompts, config.sampling, seed=config.seed)
+    after = answer(tuned, "after", prompts, config.sampling, seed=config.seed)
+    verdicts = [judged(judges[0], records, answers) for answers in (before, after)]
+    summary = {
+        **comparison_figures(verdicts[0], verdicts[1], judges[0].tie_margin),
+        **_scores(judges, records, before, after),
+        **_text_figures(before, after),
+        **_grounding(judges[0], config, records, tuned, before),
+        "kl": kl_divergence(
+            tuned,
+            baseline,
+            prompts,
+            config.sampling,
+            seed=config.seed,
+            max_tokens=config.ppo.microbatch_tokens,
+        ),
+    }
+    shown = _comparisons(config, records, root, (before, after), verdicts, judges[0].tie_margin)
+    write_report(
+        job.folder / "report.html",
+        title=f"{job.files[0].name} against {job.files[1].name}",
+        summary=summary,
+        comparisons=shown,
+        curves=_curves(job.files[1]),
+        notes=[f"judge: {judges[0].name}; {len(records)} prompts of {path.name}"],
+    )
+    table("before and after", ("figure", "value"), sorted(summary.items()))
+    return {**summary, "report": str(job.folder / "report.html")}
+
+
+def _judges(config: Config, llava: Llava) -> list[Judge]:
+    """The judge that decides first, then any other that can score."""
+    judges: list[Judge] = [RuleJudge()] if config.evaluation.judge else []
+    if config.reward.path:
+        model = load_reward(config.reward.path, llava, share_trunk=True)
+        judges.append(RewardJudge(model, max_tokens=config.ppo.microbatch_tokens))
+    if not judges:
+        raise UsageError(
+            "no judge is given",
+            "reward.path",
+            "set reward.path=RUN of `rlhf reward`, or evaluation.judge=rule-v1 on the demo's data",
+        )
+    return judges
+
+
+def _scores(
+    judges: Sequence[Judge], records: Sequence[Record], before: Answers, after: Answers
+) -> dict[str, float]:
+    """Mean score of each judge, before and after."""
+    return {
+        f"{judge.name}_{answers.model}": sum(judge.scores(records, answers)) / len(records)
+        for judge in judges
+        for answers in (before, after)
+    }
+
+
+def _text_figures(before: Answers, after: Answers) -> dict[str, float]:
+    """Mean length in words, and how many different answers there are."""
+    lengths = {
+        f"length_{answers.model}": sum(len(text.split()) for text in answers.texts)
+        / len(answers.texts)
+        for answers in (before, after)
+    }
+    return {
+        **lengths,
+        "distinct_answers": len(set(after.texts)),
+        "distinct_answers_before": len(set(before.texts)),
+        "rep4_after": text_statistics(after.texts)["text/rep4"],
+    }
+
+
+def _grounding(
+    judge: Judge, config: Config, records: Sequence[Record], tuned: Llava, before: Answers
+) -> dict[str, float]:
+    """Accuracy when each prompt shows the next prompt's picture; near chance if it looks."""
+    images = before.prompts.images
+    shifted = replace(before.prompts, images=(*images[1:], images[0]))
+    other = answer(tuned, "another picture", shifted, config.sampling, seed=config.seed)
+    right = judge.right(records, other.texts)
+    return {} if right is None else {"accuracy_with_another_picture": sum(right) / len(right)}
+
+
+def _comparisons(
+    config: Config,
+    records: Sequence[PromptRecord],
+    root: Path,
+    answers: tuple[Answers, Answers],
+    verdicts: Sequence[Verdicts],
+    tie_margin: float,
+) -> list[Comparison]:
+    """The first prompts whose answers differ, with the verdict; equal answers fill up."""
+    before, after = answers
+    differs = [old != new for old, new in zip(before.texts, after.texts, strict=True)]
+    order = sorted(range(len(records)), key=lambda row: not differs[row])
+    results = outcomes(verdicts[0], verdicts[1], tie_margin)
+    return [
+        Comparison(
+            picture=load_image(resolve_image(records[row].image_path, root)),
+            instruction=records[row].instruction,
+            answers=tuple(
+                (each.model, each.texts[row], verdict.scores[row])
+                for each, verdict in zip(answers, verdicts, strict=True)
+            ),
+            verdict=results[row],
+        )
+        for row in order[: config.evaluation.pictures]
+    ]
+
+
+def _curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """The training curves of a run, when the model is one."""
+    metrics = read_metrics(run) if (run / "metrics.jsonl").is_file() else {}
+    return {name: metrics[name] for name in CURVES if name in metrics}

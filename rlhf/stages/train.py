@@ -1,0 +1,132 @@
+"""The commands that train: sft, reward, ppo."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+from rlhf.checkpoint import load_checkpoint
+from rlhf.config import Config, check_training_sampling
+from rlhf.console import console
+from rlhf.data.collate import preference_batch, prompt_batch, response_batch
+from rlhf.data.images import picture_digest
+from rlhf.data.records import DemonstrationRecord, PreferenceRecord, PromptRecord, resolve_image
+from rlhf.errors import DataError
+from rlhf.metrics import MetricsWriter
+from rlhf.models.location import locate_model
+from rlhf.models.policy import POLICY, build_policy
+from rlhf.models.reward_files import build_reward, load_reward, read_reward_card, save_reward
+from rlhf.stages.common import Job, announce, input_file, load_model, read_with_pictures
+from rlhf.trainers.ppo import PPOTrainer
+from rlhf.trainers.reward import RewardTrainer
+from rlhf.trainers.sft import SFTTrainer
+
+
+def sft(job: Job) -> dict[str, Any]:
+    """Train on demonstrations; leaves model/ or adapter/ in the run folder."""
+    config, data = job.config, job.config.data
+    path = input_file(data.demonstrations, "data.demonstrations")
+    records, root = read_with_pictures(config, path, DemonstrationRecord)
+    location = locate_model(config.model.path)
+    full = config.model.train == "full"
+    llava = load_model(config, location, trains_fully=full)
+    if full:
+        llava.train_language_model(embeddings=True)
+    else:
+        llava.adapters.add(POLICY, rank=config.model.lora_rank, alpha=config.model.lora_alpha)
+    prompts = prompt_batch(records, llava.builder, root, max_tokens=data.max_prompt_tokens)
+    responses = response_batch([record.response for record in records], llava.builder)
+    with MetricsWriter(job.folder) as writer:
+        trainer = SFTTrainer(config, llava, prompts, responses, writer)
+        announce(llava, steps=trainer.steps)
+        loss = trainer.run()
+    if full:
+        llava.save(job.folder / "model")
+    else:
+        llava.adapters.save(POLICY, job.folder / "adapter", llava.base)
+    return {"loss": loss, "demonstrations": len(records), "steps": trainer.steps}
+
+
+def reward(job: Job) -> dict[str, Any]:
+    """Train a reward model on ranked pairs; leaves reward/ in the run folder."""
+    config, data = job.config, job.config.data
+    path = input_file(data.preferences, "data.preferences")
+    records, root = read_with_pictures(config, path, PreferenceRecord)
+    decided = [record for record in records if record.preference != "tie"]
+    pairs, held_out = _split(config, decided, root)
+    llava = load_model(config, locate_model(config.model.path))
+    model = build_reward(config.reward, config.model, llava)
+    batches = [
+        preference_batch(part, llava.builder, root, max_tokens=data.max_prompt_tokens)
+        for part in (pairs, held_out)
+    ]
+    with MetricsWriter(job.folder) as writer:
+        trainer = RewardTrainer(config, model, batches[0], batches[1], writer)
+        announce(llava, steps=trainer.steps)
+        accuracy = trainer.run()
+    save_reward(model, job.folder / "reward", config.reward, llava.base)
+    return {
+        "reward_model_accuracy": accuracy,
+        "pairs": len(pairs),
+        "held_out_pairs": len(held_out),
+        "ties_left_out": len(records) - len(decided),
+    }
+
+
+def ppo(job: Job) -> dict[str, Any]:
+    """Tune a model against a reward model; leaves adapter/ or model/ in the run folder."""
+    config = job.config
+    check_training_sampling(config.sampling)
+    path = input_file(config.data.prompts, "data.prompts")
+    records, root = read_with_pictures(config, path, PromptRecord)
+    read_reward_card(config.reward.path)
+    location, full = locate_model(config.model.path), config.model.train == "full"
+    checkpoint = load_checkpoint(job.folder / "checkpoints") if config.resume else None
+    llava = load_model(config, location, trains_fully=full)
+    policy = build_policy(
+        llava, config.model, temperature=config.sampling.temperature, start=location.adapter
+    )
+    scorer = load_reward(config.reward.path, llava, share_trunk=not full)
+    prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
+    purge = checkpoint.state["iteration"] if checkpoint else None
+    with MetricsWriter(job.folder, purge_step=purge) as writer:
+        trainer = PPOTrainer(config, policy, scorer, prompts, writer, job.folder)
+        if checkpoint:
+            trainer.restore(checkpoint)
+            console().print(f"continuing after iteration {trainer.iteration}")
+        announce(llava, steps=trainer.planned_steps)
+        trainer.run()
+    if full:
+        llava.save(job.folder / "model")
+    else:
+        llava.adapters.save(POLICY, job.folder / "adapter", llava.base)
+    policy.value_head.save(job.folder / "value_head.safetensors")
+    return {"iterations": trainer.iteration, "skipped_steps": trainer.skipped, **trainer.figures}
+
+
+def _split(
+    config: Config, records: list[PreferenceRecord], root: Path
+) -> tuple[list[PreferenceRecord], list[PreferenceRecord]]:
+    """Training and held-out pairs; no picture is on both sides, by content.
+
+    Raises:
+        DataError: nothing is left to train on.
+    """
+    if config.data.validation_preferences:
+        other = input_file(config.data.validation_preferences, "data.validation_preferences")
+        found, _ = read_with_pictures(config, other, PreferenceRecord)
+        return records, [record for record in found if record.preference != "tie"]
+    owners = {
+        path: picture_digest(resolve_image(path, root))
+        for path in {record.image_path for record in records}
+    }
+    digests = sorted(set(owners.values()))
+    random.Random(config.seed).shuffle(digests)
+    held = set(digests[: round(config.data.validation_fraction * len(digests))])
+    pairs = [record for record in records if owners[record.image_path] not in held]
+    if not pairs:
+        raise DataError(
+            "no decided pair is left to train on",
+            config.data.preferences,
+            "rank more pairs, or lower data.validation_fraction",
+        )
+    return pairs, [record for record in records if owners[record.image_path] in held]

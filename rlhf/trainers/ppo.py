@@ -1,0 +1,211 @@
+"""PPO from a reward model: sample, score, estimate advantages, update."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf.buffer import RolloutBuffer
+from rlhf.checkpoint import (
+    Checkpoint,
+    hash_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from rlhf.config import Config
+from rlhf.console import console, track
+from rlhf.errors import DivergedError, UsageError
+from rlhf.health import HealthMonitor
+from rlhf.metrics import MetricsWriter
+from rlhf.models.policy import Policy
+from rlhf.models.reward import RewardModel
+from rlhf.rollout import collect_rollout
+from rlhf.trainers.figures import iteration_figures
+from rlhf.trainers.invariants import check_invariants, measure_invariants
+from rlhf.trainers.look import log_samples
+from rlhf.trainers.update import StepStatistics, Updater
+from rlhf.types import PromptBatch
+
+
+class PPOTrainer:
+    """Proximal policy optimisation of a LLaVA against a reward model.
+
+    Args:
+        config: reads `ppo`, `sampling`, `seed`.
+        policy: policy, critic and reference.
+        reward: scores responses.
+        prompts: drawn in a new order each epoch; the order is a function of the seed.
+        writer: where the curves go.
+        folder: where checkpoints go.
+
+    Source: Schulman et al. 2017, arXiv:1707.06347; Ouyang et al. 2022, arXiv:2203.02155.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        policy: Policy,
+        reward: RewardModel,
+        prompts: PromptBatch,
+        writer: MetricsWriter,
+        folder: Path,
+    ) -> None:
+        self.config, self.ppo = config, config.ppo
+        self.policy, self.reward, self.prompts = policy, reward, prompts
+        self.writer, self.folder = writer, folder
+        self.updater = Updater(config.ppo, policy, self.planned_steps)
+        self.health = HealthMonitor(warmup=config.ppo.value_warmup_iterations)
+        self.iteration = self.skipped = 0
+        self.figures: dict[str, float] = {}
+
+    @property
+    def planned_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        per_rollout = self.ppo.rollout_batch_size // self.ppo.minibatch_size
+        return self.ppo.iterations * self.ppo.ppo_epochs * per_rollout
+
+    def run(self) -> None:
+        """Iterate to the end; leaves a checkpoint there and each `save_every` iterations."""
+        with track("ppo", self.ppo.iterations - self.iteration) as progress:
+            while self.iteration < self.ppo.iterations:
+                figures = self.figures = self.step(self.iteration)
+                self.iteration += 1
+                self._watch(figures)
+                progress.advance(1, score=figures["objective/scores"], kl=figures["objective/kl"])
+                done = self.iteration == self.ppo.iterations
+                if done or (self.ppo.save_every and self.iteration % self.ppo.save_every == 0):
+                    self.save()
+
+    def step(self, iteration: int) -> dict[str, float]:
+        """One iteration: a rollout, then `ppo_epochs` passes over it. Its figures."""
+        started = time.perf_counter()
+        prompts, samples = self.prompts_of(iteration)
+        rollout = collect_rollout(
+            self.policy,
+            self.reward,
+            prompts,
+            self.config.sampling,
+            seed=self.config.seed,
+            iteration=iteration,
+            samples=samples,
+            max_tokens=self.ppo.microbatch_tokens,
+            rescore=self.ppo.rescore,
+        )
+        if iteration == 0 and self.ppo.check_invariants:
+            check_invariants(measure_invariants(self.policy, self.reward, rollout, self.ppo))
+        buffer = RolloutBuffer()
+        buffer.append(rollout)
+        buffer.finish(self.ppo)
+        rolled_out = time.perf_counter()
+        steps = self.update(buffer, iteration)
+        texts = [self.policy.llava.builder.decode(row) for row in rollout.responses.rows()]
+        figures = iteration_figures(rollout, buffer, steps, texts, self.ppo) | {
+            "time/rollout": rolled_out - started,
+            "time/update": time.perf_counter() - rolled_out,
+            "tokens_per_s": rollout.spans.total / (time.perf_counter() - started),
+            "lr": float(self.updater.schedule.get_last_lr()[0]),
+            "episode": float((iteration + 1) * self.ppo.rollout_batch_size),
+        }
+        if iteration % self.ppo.sample_every == 0:
+            figures |= log_samples(
+                self.writer, self.policy, rollout, buffer, texts, iteration, self.ppo
+            )
+        self.writer.scalars(figures, iteration)
+        return figures
+
+    def update(self, buffer: RolloutBuffer, iteration: int) -> list[StepStatistics]:
+        """All optimizer steps of one rollout; ends early when one is over target_kl."""
+        train_policy = iteration >= self.ppo.value_warmup_iterations
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + iteration)
+        steps: list[StepStatistics] = []
+        for _ in range(self.ppo.ppo_epochs):
+            for minibatch in buffer.minibatches(self.ppo.minibatch_size, generator):
+                steps.append(self.updater.step(minibatch, train_policy=train_policy))
+                if steps[-1].outcome == "stopped":
+                    return steps
+                if steps[-1].outcome == "skipped":
+                    self._count_skip(iteration)
+        return steps
+
+    def prompts_of(self, iteration: int) -> tuple[PromptBatch, Tensor]:
+        """The prompts of an iteration and how often each was drawn before, [B]."""
+        size, count = self.ppo.rollout_batch_size, len(self.prompts)
+        places = torch.arange(iteration * size, (iteration + 1) * size)
+        epochs = places // count
+        rows = torch.empty_like(places)
+        for epoch in epochs.unique().tolist():
+            generator = torch.Generator().manual_seed(self.config.seed * 7_368_787 + epoch)
+            order, here = torch.randperm(count, generator=generator), epochs == epoch
+            rows[here] = order[places[here] % count]
+        return self.prompts.select(rows), epochs
+
+    def save(self) -> Path:
+        """Write a checkpoint of everything that training changed."""
+        optimizer, optimizer_state = optimizer_tensors(self.updater.optimizer)
+        tensors = {
+            "policy": {name: value.detach() for name, value in self.policy.trained().items()},
+            "value_head": dict(self.policy.value_head.state_dict()),
+            "optimizer": optimizer,
+        }
+        state = {
+            "iteration": self.iteration,
+            "skipped": self.skipped,
+            "optimizer": optimizer_state,
+            "schedule": self.updater.schedule.last_epoch,
+            "health": self.health.state_dict(),
+            "frozen": self._frozen_hash(),
+        }
+        return save_checkpoint(
+            self.folder / "checkpoints", self.iteration, tensors=tensors, state=state
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint as if there had been no break.
+
+        Raises:
+            UsageError: the frozen parts are not those the run began with.
+        """
+        state: dict[str, Any] = checkpoint.state
+        if state["frozen"] != self._frozen_hash():
+            raise UsageError(
+                "the reference or the reward model is not the one this run began with",
+                str(checkpoint.path),
+                "restore the original model.path and reward.path",
+            )
+        trained, saved = self.policy.trained(), checkpoint.tensors["policy"]
+        if trained.keys() != saved.keys():
+            raise UsageError(
+                "the checkpoint trains other parameters", str(checkpoint.path), "check model.train"
+            )
+        with torch.no_grad():
+            for name, value in trained.items():
+                value.copy_(saved[name])
+        self.policy.value_head.load_state_dict(checkpoint.tensors["value_head"], strict=True)
+        restore_optimizer(
+            self.updater.optimizer, checkpoint.tensors["optimizer"], state["optimizer"]
+        )
+        self.updater.schedule.last_epoch = state["schedule"]
+        self.health.load_state_dict(state["health"])
+        self.iteration, self.skipped = state["iteration"], state["skipped"]
+
+    def _frozen_hash(self) -> str:
+        """Fingerprint of what must not move: trunk, reference, reward model."""
+        head = [(f"head.{name}", value) for name, value in self.reward.head.named_parameters()]
+        return hash_tensors([*self.policy.frozen_parameters(), *head])
+
+    def _count_skip(self, iteration: int) -> None:
+        self.skipped += 1
+        if self.skipped > self.ppo.max_skips:
+            raise DivergedError(
+                f"{self.skipped} optimizer steps were not finite and were skipped",
+                f"iteration {iteration}; the last sound checkpoint is in {self.folder}",
+                "lower ppo.lr, or raise ppo.kl_coef",
+            )
+
+    def _watch(self, figures: dict[str, float]) -> None:
+        for warning in self.health.update(self.iteration, figures):
+            console().print(str(warning), style="yellow")
+            self.writer.text("health", str(warning), self.iteration)

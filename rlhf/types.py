@@ -1,0 +1,183 @@
+"""Containers of tensors that cross module borders: named, immutable, without padding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rlhf.spans import Spans
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """B prompts, their tokens end to end.
+
+    Attributes:
+        tokens: [M] int64, image placeholders already expanded to I ids per picture.
+        spans: where each prompt lies in the M tokens.
+        images: the pictures of each prompt, in the order of their placeholders.
+        keys: [B] int64, names each prompt for keyed sampling.
+        instructions: what was asked, as written by the user.
+    """
+
+    tokens: Tensor
+    spans: Spans
+    images: tuple[tuple[Path, ...], ...]
+    keys: Tensor
+    instructions: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    @staticmethod
+    def concatenate(parts: Sequence["PromptBatch"]) -> "PromptBatch":
+        """The prompts of all parts, in order."""
+        return PromptBatch(
+            torch.cat([part.tokens for part in parts]),
+            Spans.concatenate([part.spans for part in parts]),
+            tuple(chain.from_iterable(part.images for part in parts)),
+            torch.cat([part.keys for part in parts]),
+            tuple(chain.from_iterable(part.instructions for part in parts)),
+        )
+
+    def select(self, indices: Tensor) -> "PromptBatch":
+        """The prompts named by `indices` [K], in that order."""
+        rows = indices.tolist()
+        return PromptBatch(
+            tokens=self.tokens[self.spans.token_indices(indices)],
+            spans=self.spans.select(indices),
+            images=tuple(self.images[row] for row in rows),
+            keys=self.keys[indices],
+            instructions=tuple(self.instructions[row] for row in rows),
+        )
+
+
+@dataclass(frozen=True)
+class Responses:
+    """B responses, their tokens end to end.
+
+    Attributes:
+        tokens: [N] int64, the end-of-sequence token included where there is one.
+        spans: where each response lies in the N tokens.
+        finished: [B] bool, whether the response ended by itself.
+    """
+
+    tokens: Tensor
+    spans: Spans
+    finished: Tensor
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    @staticmethod
+    def concatenate(parts: Sequence["Responses"]) -> "Responses":
+        """The responses of all parts, in order."""
+        return Responses(
+            torch.cat([part.tokens for part in parts]),
+            Spans.concatenate([part.spans for part in parts]),
+            torch.cat([part.finished for part in parts]),
+        )
+
+    def select(self, indices: Tensor) -> "Responses":
+        """The responses named by `indices` [K], in that order."""
+        return Responses(
+            tokens=self.tokens[self.spans.token_indices(indices)],
+            spans=self.spans.select(indices),
+            finished=self.finished[indices],
+        )
+
+    def rows(self) -> list[list[int]]:
+        """Token ids of each response."""
+        return [part.tolist() for part in self.tokens.split(self.spans.lengths.tolist())]
+
+
+@dataclass(frozen=True)
+class PreferenceBatch:
+    """B pairs: the same prompt with a chosen and a rejected response."""
+
+    prompts: PromptBatch
+    chosen: Responses
+    rejected: Responses
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def select(self, indices: Tensor) -> "PreferenceBatch":
+        """The pairs named by `indices` [K], in that order."""
+        return PreferenceBatch(
+            self.prompts.select(indices),
+            self.chosen.select(indices),
+            self.rejected.select(indices),
+        )
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What one forward says of N response tokens; each [N] float32.
+
+    Attributes:
+        logprobs: log-probability of the token, nats.
+        entropy: entropy of the distribution it was drawn from, nats.
+        values: V of the state before the token, reward units.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Responses and everything known of them before the update.
+
+    Attributes:
+        prompts, responses: B of each.
+        old_logprobs, ref_logprobs, values, entropy: [N] float32.
+        scores: [B] float32, from the reward model.
+        logprob_gap: [N] float32, |log-probability at sampling - by the training forward|, nats.
+    """
+
+    prompts: PromptBatch
+    responses: Responses
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    values: Tensor
+    entropy: Tensor
+    scores: Tensor
+    logprob_gap: Tensor
+
+    @property
+    def spans(self) -> Spans:
+        return self.responses.spans
+
+    @property
+    def kl(self) -> Tensor:
+        """[N], log-probability under the policy minus under the reference, nats."""
+        return self.old_logprobs - self.ref_logprobs
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """The part of a buffer that one optimizer step (or one backward of it) sees."""
+
+    prompts: PromptBatch
+    responses: Responses
+    old_logprobs: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def select(self, indices: Tensor) -> "Minibatch":
+        """The responses named by `indices` [K], in that order."""
+        tokens = self.responses.spans.token_indices(indices)
+        return Minibatch(
+            self.prompts.select(indices),
+            self.responses.select(indices),
+            self.old_logprobs[tokens],
+            self.old_values[tokens],
+            self.advantages[tokens],
+            self.returns[tokens],
+        )

@@ -1,0 +1,85 @@
+"""What the kernels must compute, as float64 Python loops over plain lists; no import of rlhf."""
+
+import math
+
+GOLDEN = 0x9E3779B97F4A7C15
+WORD = 2**64
+
+
+def split(flat: list, lengths: list[int]) -> list[list]:
+    """The pieces of `flat`, one list a length."""
+    pieces, start = [], 0
+    for length in lengths:
+        pieces.append(flat[start : start + length])
+        start += length
+    return pieces
+
+
+def discounted_sum(xs: list[float], factor: float) -> list[float]:
+    """Every tail of one span summed from its definition, power by power."""
+    return [
+        math.fsum(factor**k * xs[start + k] for k in range(len(xs) - start))
+        for start in range(len(xs))
+    ]
+
+
+def advantages(
+    rewards: list[float], values: list[float], gamma: float, gae_lambda: float
+) -> list[float]:
+    """One span: the λ-weighted mixture of k-step advantages, not the recursion."""
+    length, result = len(rewards), []
+    for start in range(length):
+
+        def k_step(k: int, start: int = start) -> float:
+            seen = math.fsum(gamma**i * rewards[start + i] for i in range(k))
+            after = gamma**k * values[start + k] if start + k < length else 0.0
+            return seen + after - values[start]
+
+        last = length - start
+        early = [(1 - gae_lambda) * gae_lambda ** (k - 1) * k_step(k) for k in range(1, last)]
+        result.append(math.fsum([*early, gae_lambda ** (last - 1) * k_step(last)]))
+    return result
+
+
+def token_logprobs(
+    hidden: list[list[float]],
+    weight: list[list[float]],
+    tokens: list[int],
+    temperature: float,
+    banned: list[int],
+) -> tuple[list[float], list[float]]:
+    """Log-probability and entropy of every token by plain exp and log."""
+    logprobs, entropies = [], []
+    for row, token in zip(hidden, tokens, strict=True):
+        weights = [
+            0.0
+            if index in banned
+            else math.exp(math.fsum(h * w for h, w in zip(row, column, strict=True)) / temperature)
+            for index, column in enumerate(weight)
+        ]
+        mass = math.fsum(weights)
+        probabilities = [w / mass for w in weights]
+        logprobs.append(math.log(probabilities[token]))
+        entropies.append(-math.fsum(p * math.log(p) for p in probabilities if p > 0))
+    return logprobs, entropies
+
+
+def splitmix64(seed: int, index: int) -> int:
+    """Output `index` (from 0) of the generator, by walking its state: Steele, Lea, Flood 2014."""
+    state = seed % WORD
+    for _ in range(index + 1):
+        state = (state + GOLDEN) % WORD
+    z = state
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % WORD
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % WORD
+    return z ^ (z >> 31)
+
+
+def inverse_cdf(probabilities: list[float], uniform: float) -> int:
+    """The first token whose cumulative probability exceeds `uniform`."""
+    reached = 0.0
+    for token, probability in enumerate(probabilities):
+        reached += probability
+        if reached > uniform:
+            return token
+    raise AssertionError("the probabilities do not reach the uniform number")

@@ -1,0 +1,256 @@
+"""A module imports only from floors below, without cycles, and few modules know each library.
+
+Sources are parsed, never imported.
+"""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = {
+    name: floor
+    for floor, names in enumerate(
+        [
+            "errors spans kernels functional",
+            "config types",
+            "data models buffer checkpoint metrics console runs health",
+            "rollout evaluation report annotation",
+            "trainers demo tools",
+            "stages",
+            "cli help __main__",
+        ]
+    )
+    for name in names.split()
+}
+# library: the only modules (with all inside them) that may import it
+KNOWN_BY = {
+    "hydra": ["rlhf.cli"],
+    "omegaconf": ["rlhf.cli"],
+    "transformers": ["rlhf.models", "rlhf.rollout", "rlhf.data.prompts", "rlhf.demo"],
+    "peft": ["rlhf.models.adapters"],
+    "bitsandbytes": ["rlhf.models.adapters"],
+    "tensorboard": ["rlhf.metrics"],
+    "torch.utils.tensorboard": ["rlhf.metrics"],
+    "trl": [],
+    "pickle": [],
+}
+
+Sources = dict[str, str]
+
+
+def package_sources() -> Sources:
+    """Module name to source text; a package goes by its own name."""
+    sources = {}
+    for path in sorted((ROOT / "rlhf").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        sources[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text()
+    return sources
+
+
+def is_inside(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def imported_names(module: str, source: str, is_package: bool) -> Iterator[str]:
+    """Dotted name of everything an import statement or import_module call asks for."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            up = node.level - is_package
+            base = module.split(".")[: len(module.split(".")) - up] if node.level else []
+            start = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in (
+            "import_module",
+            "__import__",
+        ):
+            yield from (arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant))
+
+
+def all_imports(sources: Sources) -> Iterator[tuple[str, str]]:
+    """Pairs of a module and what it imports."""
+    for module, source in sources.items():
+        is_package = any(other.startswith(module + ".") for other in sources)
+        yield from ((module, name) for name in imported_names(module, source, is_package))
+
+
+def module_of(name: str, sources: Sources) -> str | None:
+    """The module of the package that `name` (a module, or something in one) stands for."""
+    while name and name not in sources:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def dependencies(sources: Sources) -> dict[str, set[str]]:
+    """Module to the modules that run when it is imported, parents of its imports included."""
+    graph: dict[str, set[str]] = {module: set() for module in sources}
+    for module, name in all_imports(sources):
+        target = module_of(name, sources)
+        while target:
+            if not is_inside(module, target) or target == module_of(name, sources):
+                graph[module].add(target)
+            target = target.rpartition(".")[0]
+    return graph
+
+
+def floor_faults(sources: Sources) -> list[str]:
+    faults = [
+        f"{module}: give it a floor in FLOORS"
+        for module in sources
+        if module != "rlhf" and module.split(".")[1] not in FLOORS
+    ]
+    for module, targets in dependencies(sources).items():
+        for target in targets - {"rlhf"}:
+            name, other = module.split(".")[1:2], target.split(".")[1]
+            here = FLOORS.get(name[0], 0) if name else -1
+            if FLOORS.get(other, 0) > here:
+                faults.append(f"{module} (floor {here}) imports {target}")
+    return faults
+
+
+def cycle(sources: Sources) -> list[str]:
+    """The modules of one import cycle, or none."""
+    try:
+        TopologicalSorter(dependencies(sources)).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def library_faults(sources: Sources) -> list[str]:
+    return [
+        f"{module} imports {name}"
+        for module, name in all_imports(sources)
+        for library, allowed in KNOWN_BY.items()
+        if is_inside(name, library) and not any(is_inside(module, home) for home in allowed)
+    ]
+
+
+def load_faults(sources: Sources) -> list[str]:
+    """Calls of torch.load without weights_only=True, and imports that would hide one."""
+    faults = [
+        f"{module} imports {name}" for module, name in all_imports(sources) if name == "torch.load"
+    ]
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                if given.get("weights_only") != "True":
+                    faults.append(f"{module}:{node.lineno} torch.load without weights_only=True")
+            if isinstance(node, ast.alias) and node.name == "torch" and node.asname:
+                faults.append(f"{module} renames torch")
+    return faults
+
+
+def test_the_package_keeps_its_floors() -> None:
+    assert floor_faults(package_sources()) == []
+
+
+def test_the_package_has_no_cycle() -> None:
+    assert cycle(package_sources()) == []
+
+
+def test_few_modules_know_each_library() -> None:
+    assert library_faults(package_sources()) == []
+
+
+def test_every_torch_load_is_weights_only() -> None:
+    assert load_faults(package_sources()) == []
+
+
+def package(**modules: str) -> Sources:
+    """A made-up package: `data__images` stands for rlhf.data.images."""
+    sources = {"rlhf": "", "rlhf.data": "", "rlhf.kernels": ""}
+    return sources | {"rlhf." + name.replace("__", "."): text for name, text in modules.items()}
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        {"spans": "import rlhf.config", "config": ""},
+        {"spans": "from rlhf import config", "config": ""},
+        {"kernels__fast": "from ..types import Rollout", "types": ""},
+        {"buffer": "def f():\n    from rlhf.rollout import sample", "rollout": ""},
+        {"trainers": "import importlib\nimportlib.import_module('rlhf.cli')", "cli": ""},
+        {"surprise": ""},
+    ],
+)
+def test_a_climbing_import_is_found(modules: dict[str, str]) -> None:
+    assert len(floor_faults(package(**modules))) == 1
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        {"buffer": "import rlhf.metrics", "metrics": "from rlhf.buffer import x"},
+        {"data__images": "from rlhf.data import collate", "data": "from .images import open"},
+        {"data": "import rlhf.buffer", "data__images": "", "buffer": "import rlhf.data.images"},
+        {"data__a": "from . import b", "data__b": "from .a import x"},
+        {"data": "import rlhf.data"},
+    ],
+)
+def test_a_cycle_is_found(modules: dict[str, str]) -> None:
+    assert cycle(package(**modules)) != []
+
+
+def test_siblings_and_lower_floors_are_allowed() -> None:
+    sources = package(
+        data="from .images import open",
+        data__images="from rlhf.data.records import Record\nfrom rlhf.errors import DataError",
+        data__records="import rlhf.kernels as k",
+        errors="",
+    )
+    assert floor_faults(sources) == []
+    assert cycle(sources) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("trainers", "from omegaconf import OmegaConf"),
+        ("config", "import hydra.utils"),
+        ("data__images", "import transformers"),
+        ("models__llava", "import peft"),
+        ("models__llava", "from bitsandbytes import nn"),
+        ("trainers", "from torch.utils.tensorboard import SummaryWriter"),
+        ("trainers", "from torch.utils import tensorboard"),
+        ("cli", "import tensorboard"),
+        ("cli", "import trl"),
+        ("checkpoint", "from pickle import loads"),
+        ("models_two", "import transformers"),
+    ],
+)
+def test_a_library_in_the_wrong_place_is_found(module: str, source: str) -> None:
+    assert len(library_faults(package(**{module: source}))) == 1
+
+
+def test_libraries_at_home_are_allowed() -> None:
+    sources = package(
+        cli="import hydra\nfrom omegaconf import OmegaConf",
+        models__adapters="import peft, bitsandbytes",
+        models__llava="from transformers import LlavaForConditionalGeneration",
+        data__prompts="import transformers",
+        metrics="from torch.utils.tensorboard import SummaryWriter",
+        buffer="import trlx",
+    )
+    assert library_faults(sources) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "faults"),
+    [
+        ("import torch\ntorch.load(path, weights_only=True)", 0),
+        ("import json\njson.load(file)", 0),
+        ("import torch\ntorch.load(path)", 1),
+        ("import torch\ntorch.load(path, weights_only=False)", 1),
+        ("from torch import load", 1),
+        ("import torch as t\nt.load(path)", 1),
+    ],
+)
+def test_an_unsafe_load_is_found(source: str, faults: int) -> None:
+    assert len(load_faults(package(checkpoint=source))) == faults
