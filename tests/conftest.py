@@ -1,7 +1,12 @@
-"""One thread and one seed for every test."""
+"""One thread and one seed for every test, and a tiny model they share."""
+
+from pathlib import Path
 
 import pytest
 import torch
+
+from rlhf.demo.scenes import write_pictures
+from rlhf.demo.tiny import build_tiny_llava
 
 torch.set_num_threads(1)
 
@@ -9,3 +14,13 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with model/ (an untrained tiny LLaVA) and pictures/00000.png … 00007.png."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_pictures(folder / "pictures", 8, "tests")
+    texts = ["What colour is the circle? red", "There are two shapes in this picture."]
+    build_tiny_llava(folder / "model", texts, seed=0, hidden=32, layers=2)
+    return folder

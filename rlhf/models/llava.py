@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from einops import rearrange
 from torch import Tensor
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -57,6 +58,7 @@ class Llava:
         Raises:
             UsageError: the files are not those of a LLaVA.
         """
+        transformers.utils.logging.disable_progress_bar()  # it breaks our own progress lines
         try:
             processor = AutoProcessor.from_pretrained(base)
             model = LlavaForConditionalGeneration.from_pretrained(

@@ -31,7 +31,7 @@ def validate(job: Job) -> dict[str, Any]:
     for label, *values in report.as_table():
         console().print(f"{label}: {', '.join(map(str, values))}")
     for problem in (report.errors + report.warnings)[:20]:
-        console().print(str(problem))
+        console().print(str(problem), markup=False)
     if not report.ok:
         raise DataError(
             f"{len(report.errors)} unusable rows",

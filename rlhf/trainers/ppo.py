@@ -207,5 +207,5 @@ class PPOTrainer:
 
     def _watch(self, figures: dict[str, float]) -> None:
         for warning in self.health.update(self.iteration, figures):
-            console().print(str(warning), style="yellow")
+            console().print(str(warning), style="yellow", markup=False)
             self.writer.text("health", str(warning), self.iteration)

@@ -341,7 +341,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 @settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(line=mutated(), kind=st.sampled_from([PromptRecord, PreferenceRecord, CandidatesRecord]))
 def test_only_data_errors_escape(tmp_path: Path, line: bytes, kind: type) -> None:
