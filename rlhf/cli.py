@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,8 @@ def run_stage(command: str, files: list[str], overrides: list[str]) -> tuple[Pat
     """Run a command in a folder of its own; the folder and the figures."""
     config = load_config(_composed(command, overrides))
     stage(" ".join(["rlhf", command, *files, *overrides]))
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import what it lacks
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     from rlhf.stages import registry  # loads torch and transformers, so only when they are needed
 
     function, paths = registry.STAGES[command], [Path(file) for file in files]

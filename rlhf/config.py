@@ -120,10 +120,10 @@ class CollectConfig(Section, frozen=True):
 
 
 class DemoConfig(Section, frozen=True):
-    sft_pictures: Count = 2000  # drawn for supervised training
+    sft_pictures: Count = 4000  # drawn for supervised training
     preference_pictures: Count = 1500  # drawn for preference pairs and PPO prompts
     evaluation_pictures: Count = 256  # never seen in training
-    tower_steps: Count = 600  # optimizer steps that teach the vision tower
+    tower_steps: Count = 500  # optimizer steps that teach the vision tower
 
 
 class Config(Section, frozen=True):

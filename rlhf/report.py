@@ -23,7 +23,7 @@ _STYLE = """
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 1180px; padding: 32px 24px; background: var(--page);
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
-p { margin: 6px 0 } h1 { margin: 0 0 8px; font-size: 28px } h2 { margin: 36px 0 12px; font-size: 18px }
+h1 { margin: 0 0 8px } h2 { margin: 36px 0 12px; font-size: 18px } p { margin: 6px 0 }
 .grid { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(var(--w), 1fr)) }
 .card { background: var(--card); border: 1px solid var(--edge); border-radius: 10px; padding: 14px;
   overflow-wrap: anywhere }
@@ -32,7 +32,8 @@ p { margin: 6px 0 } h1 { margin: 0 0 8px; font-size: 28px } h2 { margin: 36px 0 
 .answer { border-top: 2px solid var(--edge); padding-top: 6px }
 .badge { border-radius: 99px; padding: 1px 10px; color: #fff; font-size: 13px; font-weight: 600 }
 .card img { width: 100%; height: 190px; object-fit: contain; background: var(--page) }
-.line { fill: none; stroke: var(--line) } .tiny { image-rendering: pixelated } svg { width: 100%; display: block }
+.tiny { image-rendering: pixelated } .line { fill: none; stroke: var(--line) }
+svg { width: 100%; display: block }
 svg text { fill: var(--dim); font-size: 11px; text-anchor: end } .x text { text-anchor: middle }
 """
 

@@ -129,6 +129,15 @@ def test_inverse_cdf_literal() -> None:
     assert inverse_cdf_tokens(logits, uniforms).tolist() == [0, 0, 1, 1, 2]
 
 
+def test_inverse_cdf_keeps_float64_precision() -> None:
+    """Equal odds: a hair under or over the border of two tokens decides between them."""
+    hair = 1e-12
+    thirds = inverse_cdf_tokens(torch.zeros(2, 3), exact([2 / 3 - hair, 2 / 3 + hair]))
+    assert thirds.tolist() == [1, 2]
+    halves = inverse_cdf_tokens(torch.zeros(2, 2), exact([1 / 2 - hair, 1 / 2 + hair]))
+    assert halves.tolist() == [0, 1]
+
+
 @quick
 @given(st.integers(2, 3000), st.floats(0, 1 - 1e-9), st.integers(0, 99))
 def test_inverse_cdf_agrees_with_a_loop(vocabulary: int, uniform: float, seed: int) -> None:

@@ -92,7 +92,10 @@ def test_first_tokens_are_as_frequent_as_their_probability(llava: Llava, tiny: P
         temperature=0.7,
         banned_ids=llava.banned_ids,
     )
-    expected, counts = logprobs.exp().double() * draws, responses.tokens.bincount(minlength=vocabulary)
+    expected, counts = (
+        logprobs.exp().double() * draws,
+        responses.tokens.bincount(minlength=vocabulary),
+    )
     common = expected >= 5
     observed = counts[allowed]
     assert int(counts[llava.banned_ids].sum()) == 0
@@ -111,9 +114,7 @@ def test_finished_means_ended_by_itself(llava: Llava, tiny: Path) -> None:
         assert not any(token in llava.eos_ids for token in row[:-1])
 
 
-def test_the_end_belongs_to_the_response_when_it_is_also_the_pad(
-    llava: Llava, tiny: Path
-) -> None:
+def test_the_end_belongs_to_the_response_when_it_is_also_the_pad(llava: Llava, tiny: Path) -> None:
     llava.processor.tokenizer.pad_token = llava.processor.tokenizer.eos_token
     responses, drawn = generate(
         llava, small.prompts_of(llava, tiny, 8), SamplingConfig(max_new_tokens=150), seed=1

@@ -244,6 +244,12 @@ def test_token_logprobs_gradients(chunk: int | None, banned: list[int] | None) -
     assert torch.autograd.gradcheck(both, (hidden, weight))
     for output in range(2):
         assert torch.autograd.gradcheck(lambda h, w, o=output: both(h, w)[o], (hidden, weight))
+
+    def together(h: Tensor, w: Tensor) -> Tensor:
+        logprobs, entropy = both(h, w)
+        return 2 * logprobs - 3 * entropy
+
+    assert torch.autograd.gradcheck(together, (hidden, weight))
     frozen = weight.detach()
     assert torch.autograd.gradcheck(lambda h: both(h, frozen), hidden)
     still = hidden.detach()

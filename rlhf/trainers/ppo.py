@@ -106,7 +106,7 @@ class PPOTrainer:
             "time/rollout": rolled_out - started,
             "time/update": time.perf_counter() - rolled_out,
             "tokens_per_s": rollout.spans.total / (time.perf_counter() - started),
-            "lr": float(self.updater.schedule.get_last_lr()[0]),
+            "lr": self.updater.lr,
             "episode": float((iteration + 1) * self.ppo.rollout_batch_size),
         }
         if iteration % self.ppo.sample_every == 0:
@@ -154,7 +154,7 @@ class PPOTrainer:
             "iteration": self.iteration,
             "skipped": self.skipped,
             "optimizer": optimizer_state,
-            "schedule": self.updater.schedule.last_epoch,
+            "steps_done": self.updater.steps_done,
             "health": self.health.state_dict(),
             "frozen": self._frozen_hash(),
         }
@@ -187,7 +187,7 @@ class PPOTrainer:
         restore_optimizer(
             self.updater.optimizer, checkpoint.tensors["optimizer"], state["optimizer"]
         )
-        self.updater.schedule.last_epoch = state["schedule"]
+        self.updater.steps_done = state["steps_done"]
         self.health.load_state_dict(state["health"])
         self.iteration, self.skipped = state["iteration"], state["skipped"]
 

@@ -69,25 +69,23 @@ class RewardTrainer:
         loss = preference_loss(chosen, rejected, label_smoothing=self.config.reward.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()
-        norm = clip_gradients(self.parameters, self.config.reward.max_grad_norm)
-        if not finite(float(loss), norm):
+        norm, value = clip_gradients(self.parameters, self.config.reward.max_grad_norm), loss.item()
+        if not finite(value, norm):
             raise DivergedError(
-                f"the loss is {float(loss)}, the gradient norm {norm}",
-                f"step {step}",
-                "lower reward.lr",
+                f"the loss is {value}, the gradient norm {norm}", f"step {step}", "lower reward.lr"
             )
         accuracy = float((chosen > rejected).float().mean())
         figures = {
-            "reward/loss": float(loss),
+            "reward/loss": value,
             "reward/accuracy": accuracy,
-            "reward/margin": float((chosen - rejected).mean()),
+            "reward/margin": float((chosen - rejected).detach().mean()),
             "optim/grad_norm": norm,
             "lr": float(self.schedule.get_last_lr()[0]),
         }
         self.optimizer.step()
         self.schedule.step()
         self.writer.scalars(figures, step)
-        return float(loss), accuracy
+        return value, accuracy
 
     def finish(self) -> float:
         """Set mean and standard deviation of the scores; accuracy on the held-out pairs."""

@@ -71,15 +71,13 @@ class SFTTrainer:
         loss = -logprobs.mean()
         self.optimizer.zero_grad()
         loss.backward()
-        norm = clip_gradients(self.parameters, self.config.sft.max_grad_norm)
-        if not finite(float(loss), norm):
+        norm, value = clip_gradients(self.parameters, self.config.sft.max_grad_norm), loss.item()
+        if not finite(value, norm):
             raise DivergedError(
-                f"the loss is {float(loss)}, the gradient norm {norm}",
-                f"step {step}",
-                "lower sft.lr",
+                f"the loss is {value}, the gradient norm {norm}", f"step {step}", "lower sft.lr"
             )
         lr = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
         self.schedule.step()
-        self.writer.scalars({"sft/loss": float(loss), "optim/grad_norm": norm, "lr": lr}, step)
-        return float(loss)
+        self.writer.scalars({"sft/loss": value, "optim/grad_norm": norm, "lr": lr}, step)
+        return value

@@ -1,12 +1,10 @@
 """One optimizer step of PPO: micro-batches, clipping, and the refusal of non-finite steps."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from rlhf.config import PPOConfig
 from rlhf.data.collate import microbatches
@@ -59,33 +57,37 @@ class Updater:
     Args:
         config: the PPO options.
         policy: its trained parameters and value head move.
-        steps: planned optimizer steps, for the schedule.
+        steps: planned optimizer steps, over which a linear schedule falls to 0.
     """
 
     def __init__(self, config: PPOConfig, policy: Policy, steps: int) -> None:
         self.config, self.policy = config, policy
         self.policy_parameters = list(policy.trained().values())
         self.critic_parameters = list(policy.value_head.parameters())
-        groups: list[dict[str, Any]] = [
-            {"params": self.policy_parameters, "lr": config.lr},
-            {"params": self.critic_parameters, "lr": config.lr * config.critic_lr_factor},
-        ]
-        self.optimizer = AdamW(groups, eps=config.adam_eps, weight_decay=0.0)
-        falls = config.lr_schedule == "linear"
-        self.schedule = LambdaLR(
-            self.optimizer, lambda step: max(0.0, 1 - step / steps) if falls else 1.0
-        )
+        self.steps, self.steps_done = steps, 0
+        groups = [{"params": self.policy_parameters}, {"params": self.critic_parameters}]
+        self.optimizer = AdamW(groups, lr=self.lr, eps=config.adam_eps, weight_decay=0.0)
+
+    @property
+    def lr(self) -> float:
+        """The policy's learning rate at the next step."""
+        if self.config.lr_schedule == "constant":
+            return self.config.lr
+        return self.config.lr * max(0.0, 1 - self.steps_done / self.steps)
 
     def step(self, minibatch: Minibatch, *, train_policy: bool) -> StepStatistics:
         """One optimizer step on `minibatch`; with `train_policy` False only the critic moves."""
         self.optimizer.zero_grad(set_to_none=True)
+        factors = (1.0, self.config.critic_lr_factor)
+        for group, factor in zip(self.optimizer.param_groups, factors, strict=True):
+            group["lr"] = self.lr * factor
         sums, ratio_gap = self._accumulate(minibatch, train_policy)
         policy_norm = clip_gradients(self.policy_parameters, self.config.max_grad_norm)
         critic_norm = clip_gradients(self.critic_parameters, self.config.max_grad_norm)
         outcome = self._outcome(sums, policy_norm, critic_norm)
         if outcome == "taken":
             self.optimizer.step()
-        self.schedule.step()
+        self.steps_done += 1
         means = dict(zip(MEANS, sums.tolist(), strict=True))
         return StepStatistics(
             **means,

@@ -1,0 +1,204 @@
+"""The whole trainer on a tiny model: what is planned happens, what is frozen stays, breaks mend."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import small
+import torch
+from torch import Tensor
+
+from rlhf.checkpoint import load_checkpoint
+from rlhf.config import Config, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.errors import DivergedError, UsageError
+from rlhf.kernels import span_mean
+from rlhf.metrics import MetricsWriter, read_metrics
+from rlhf.models.heads import ScalarHead
+from rlhf.models.policy import build_policy
+from rlhf.models.reward import LlavaReward
+from rlhf.trainers.invariants import check_invariants, measure_invariants
+from rlhf.trainers.ppo import PPOTrainer
+from rlhf.types import PromptBatch, Responses
+
+PPO = PPOConfig(
+    iterations=4,
+    rollout_batch_size=8,
+    minibatch_size=4,
+    ppo_epochs=2,
+    lr=1e-3,
+    value_warmup_iterations=1,
+    sample_every=2,
+)
+
+
+class LikesADirection(LlavaReward):
+    """The mean, over the tokens, of their output embeddings along one direction, standardised."""
+
+    def raw_scores(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        weight = self.llava.output_weight.detach()
+        worth = weight @ weight[100]
+        liked = ((worth - worth.mean()) / worth.std())[responses.tokens]
+        return span_mean(liked, responses.spans) + 1e-3 * super().raw_scores(prompts, responses)
+
+
+def trainer(tiny: Path, folder: Path, ppo: PPOConfig = PPO, seed: int = 0) -> PPOTrainer:
+    config = Config(seed=seed, ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
+    llava = small.load(tiny)
+    torch.manual_seed(0)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
+    head = ScalarHead(llava.hidden_size)
+    torch.nn.init.normal_(head.linear.weight)
+    reward = LikesADirection(llava, head, llava.builder)
+    prompts = small.prompts_of(llava, tiny, 8)
+    return PPOTrainer(config, policy, reward, prompts, MetricsWriter(folder), folder)
+
+
+def test_every_planned_step_is_taken_and_only_the_policy_and_critic_move(
+    tiny: Path, tmp_path: Path
+) -> None:
+    run = trainer(tiny, tmp_path)
+    taken: list[str] = []
+    step = run.updater.step
+
+    def counted(*args, **kwargs):  # type: ignore[no-untyped-def]
+        taken.append("step")
+        return step(*args, **kwargs)
+
+    run.updater.step = counted  # type: ignore[method-assign]
+    frozen = run._frozen_hash()
+    start = {name: value.clone() for name, value in run.policy.trained().items()}
+    run.run()
+    assert len(taken) == run.planned_steps == 4 * 2 * 2
+    assert run._frozen_hash() == frozen
+    assert any(not torch.equal(start[k], v) for k, v in run.policy.trained().items())
+
+
+def test_the_first_figures_are_those_of_a_policy_that_has_not_moved(
+    tiny: Path, tmp_path: Path
+) -> None:
+    trainer(tiny, tmp_path).run()
+    metrics = read_metrics(tmp_path)
+    assert metrics["objective/kl"][0][1] == pytest.approx(0, abs=1e-5)
+    assert all(gap < 1e-5 for _, gap in metrics["val/first_step_ratio_gap"])
+    assert all(gap < 1e-4 for _, gap in metrics["rollout/logp_gap_abs_max"])
+    assert [step for step, _ in metrics["vision/grounding_gap"]] == [0, 2]
+    assert metrics["episode"][-1][1] == 32
+
+
+def test_a_continued_run_equals_an_uninterrupted_one(tiny: Path, tmp_path: Path) -> None:
+    whole = trainer(tiny, tmp_path / "whole")
+    whole.run()
+    half = trainer(tiny, tmp_path / "half", msgspec.structs.replace(PPO, iterations=2))
+    half.run()
+    rest = trainer(tiny, tmp_path / "half")
+    rest.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))
+    assert rest.iteration == 2
+    rest.run()
+    for name, value in whole.policy.trained().items():
+        assert torch.equal(rest.policy.trained()[name], value), name
+    one, two = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "half")
+    assert one["objective/scores"] == two["objective/scores"]
+
+
+def test_another_reward_model_is_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, msgspec.structs.replace(PPO, iterations=1))
+    run.run()
+    other = trainer(tiny, tmp_path)
+    torch.nn.init.normal_(other.reward.head.linear.weight)
+    with pytest.raises(UsageError, match="not the one this run began with"):
+        other.restore(load_checkpoint(tmp_path / "checkpoints"))
+
+
+def test_each_epoch_draws_every_prompt_once_in_a_new_order(tiny: Path, tmp_path: Path) -> None:
+    ppo = msgspec.structs.replace(PPO, rollout_batch_size=4, minibatch_size=4)
+    run = trainer(tiny, tmp_path, ppo)
+    halves = [run.prompts_of(iteration) for iteration in range(4)]
+    first = torch.cat([halves[0][0].keys, halves[1][0].keys])
+    second = torch.cat([halves[2][0].keys, halves[3][0].keys])
+    assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(run.prompts.keys.tolist())
+    assert first.tolist() != second.tolist()
+    assert [samples.tolist() for _, samples in halves] == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
+
+
+def test_learning_rate_zero_leaves_every_ratio_at_one(tiny: Path, tmp_path: Path) -> None:
+    ppo = msgspec.structs.replace(PPO, lr=1e-30)
+    run = trainer(tiny, tmp_path, ppo)
+    run.run()
+    metrics = read_metrics(tmp_path)
+    assert max(value for _, value in metrics["policy/approxkl_avg"]) < 1e-10
+    assert max(value for _, value in metrics["policy/clipfrac_avg"]) == 0
+    assert max(abs(value - 1) for _, value in metrics["val/ratio"]) < 1e-5
+
+
+def test_too_many_steps_that_are_not_finite_stop_the_run(tiny: Path, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, msgspec.structs.replace(PPO, max_skips=2))
+    run.reward.std = float("nan")
+    run.ppo = msgspec.structs.replace(run.ppo, check_invariants=False)
+    start = {name: value.clone() for name, value in run.policy.trained().items()}
+    with pytest.raises(DivergedError, match="3 optimizer steps"):
+        run.run()
+    assert all(torch.equal(start[k], v) for k, v in run.policy.trained().items())
+
+
+def broken(tiny: Path, tmp_path: Path, name: str) -> PPOTrainer:
+    run = trainer(tiny, tmp_path)
+    policy = run.policy
+    if name == "against the reference":
+        with torch.no_grad():
+            for value in policy.trained().values():
+                value.add_(0.1)
+    elif name == "another picture":
+        run.reward.head.linear.weight.data.zero_()
+    elif name == "frozen parameters":
+        policy.llava.model.lm_head.requires_grad_(True)
+    elif name == "by the cache":
+        path = run.prompts.images[0][0]
+        for image in run.prompts.images:
+            policy.llava._features[image[0]] = policy.llava.encode(path) + 1
+    return run
+
+
+@pytest.mark.parametrize(
+    "name", ["against the reference", "another picture", "frozen parameters", "by the cache"]
+)
+def test_a_broken_set_up_is_refused_by_name(tiny: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        broken(tiny, tmp_path, name).run()
+
+
+def test_a_ratio_away_from_one_is_refused(tiny: Path, tmp_path: Path) -> None:
+    from rlhf.rollout import collect_rollout
+
+    run = trainer(tiny, tmp_path)
+    prompts, samples = run.prompts_of(0)
+    rollout = collect_rollout(
+        run.policy,
+        run.reward,
+        prompts,
+        run.config.sampling,
+        seed=0,
+        iteration=0,
+        samples=samples,
+        max_tokens=9999,
+    )
+    found = measure_invariants(run.policy, run.reward, rollout, run.ppo)
+    assert all(invariant.holds for invariant in found)
+    assert len(found) == 7
+    shifted = replace(rollout, old_logprobs=rollout.old_logprobs + 0.01)
+    with pytest.raises(UsageError, match="ratio - 1"):
+        check_invariants(measure_invariants(run.policy, run.reward, shifted, run.ppo))
+
+
+def test_it_learns_what_is_rewarded(tiny: Path, tmp_path: Path) -> None:
+    """Scores are in standard deviations of a random token's worth, so they begin near 0.
+
+    The model's output embeddings are so small that no hidden state can bring more than about 0.6.
+    """
+    ppo = msgspec.structs.replace(
+        PPO, iterations=20, rollout_batch_size=32, minibatch_size=16, missing_eos="none"
+    )
+    trainer(tiny, tmp_path, ppo).run()
+    scores = [value for _, value in read_metrics(tmp_path)["objective/scores"]]
+    assert abs(scores[0]) < 0.2
+    assert sum(scores[-5:]) / 5 > 0.4

@@ -1,0 +1,145 @@
+"""One optimizer step: the split does not matter, bad numbers do not pass, every step is taken."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import small
+import torch
+
+from rlhf.config import ModelConfig, PPOConfig
+from rlhf.models.llava import Llava
+from rlhf.models.policy import Policy, build_policy
+from rlhf.trainers.update import Updater
+from rlhf.types import Minibatch
+
+
+@pytest.fixture
+def policy(tiny: Path) -> Policy:
+    """In float64, so that only wrong arithmetic can tell two splits apart."""
+    llava: Llava = small.load(tiny)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
+    llava.model.double()
+    llava._features = {path: value.double() for path, value in llava._features.items()}
+    return policy
+
+
+def minibatch(policy: Policy, tiny: Path) -> Minibatch:
+    prompts = small.prompts_of(policy.llava, tiny)
+    responses = small.responses_of(policy.llava)
+    with torch.no_grad():
+        old = policy.score(prompts, responses).logprobs
+    count = responses.spans.total
+    return Minibatch(
+        prompts=prompts,
+        responses=responses,
+        old_logprobs=old + 0.05 * torch.randn(count),
+        old_values=torch.zeros(count),
+        advantages=torch.randn(count),
+        returns=torch.randn(count),
+    )
+
+
+def gradients(policy: Policy, batch: Minibatch, microbatch_tokens: int) -> list[torch.Tensor]:
+    config = PPOConfig(lr=1e-12, max_grad_norm=1e9, microbatch_tokens=microbatch_tokens)
+    updater = Updater(config, policy, steps=1)
+    updater.step(batch, train_policy=True)
+    parameters = [*policy.trained().values(), *policy.value_head.parameters()]
+    return [value.grad.clone() for value in parameters if value.grad is not None]
+
+
+def test_the_split_into_microbatches_does_not_change_the_gradient(
+    policy: Policy, tiny: Path
+) -> None:
+    batch = minibatch(policy, tiny)
+    whole = gradients(policy, batch, 100_000)
+    assert max(float(value.abs().max()) for value in whole) > 1e-4
+    for budget in (1, 90):
+        for one, two in zip(whole, gradients(policy, batch, budget), strict=True):
+            torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-6)
+
+
+def test_a_mean_of_means_would_be_a_different_gradient(policy: Policy, tiny: Path) -> None:
+    """The control: averaging each response on its own weighs a one-token answer like a long one."""
+    batch = minibatch(policy, tiny)
+    whole = gradients(policy, batch, 100_000)
+    rows = [gradients(policy, batch.select(torch.tensor([row])), 1) for row in range(4)]
+    means = [torch.stack(parts).mean(0) for parts in zip(*rows, strict=True)]
+    gap = sum(float((a - b).norm()) for a, b in zip(whole, means, strict=True))
+    assert gap / sum(float(value.norm()) for value in whole) > 0.05
+
+
+def test_at_the_old_weights_the_ratio_is_one_and_nothing_is_clipped(
+    policy: Policy, tiny: Path
+) -> None:
+    batch = minibatch(policy, tiny)
+    with torch.no_grad():
+        old = policy.score(batch.prompts, batch.responses).logprobs
+    same = replace(batch, old_logprobs=old)
+    updater = Updater(PPOConfig(lr=1e-30), policy, steps=1)
+    for _ in range(3):
+        statistics = updater.step(same, train_policy=True)
+        assert statistics.ratio_gap < 1e-5
+        assert statistics.ratio == pytest.approx(1, abs=1e-6)
+        assert statistics.approx_kl == pytest.approx(0, abs=1e-8)
+        assert statistics.clipfrac == 0
+
+
+def test_warm_up_moves_the_critic_only(policy: Policy, tiny: Path) -> None:
+    batch = minibatch(policy, tiny)
+    before = {name: value.clone() for name, value in policy.trained().items()}
+    updater = Updater(PPOConfig(lr=1e-3), policy, steps=1)
+    updater.step(batch, train_policy=False)
+    assert all(torch.equal(before[name], value) for name, value in policy.trained().items())
+    assert float(policy.value_head.linear.weight.abs().max()) > 0
+    updater.step(batch, train_policy=True)
+    assert any(not torch.equal(before[name], value) for name, value in policy.trained().items())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["advantages", "returns", "old_logprobs"])
+def test_a_step_that_is_not_finite_leaves_the_weights_alone(
+    policy: Policy, tiny: Path, bad: float, where: str
+) -> None:
+    batch = minibatch(policy, tiny)
+    poisoned = getattr(batch, where).clone()
+    poisoned[2] = bad
+    before = [value.clone() for value in policy.trained().values()]
+    updater = Updater(PPOConfig(lr=1e-3), policy, steps=2)
+    statistics = updater.step(replace(batch, **{where: poisoned}), train_policy=True)
+    assert statistics.outcome == "skipped"
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.trained().values(), strict=True))
+    assert updater.step(batch, train_policy=True).outcome == "taken"
+
+
+def test_over_target_kl_the_step_is_not_taken(policy: Policy, tiny: Path) -> None:
+    batch = minibatch(policy, tiny)
+    before = [value.clone() for value in policy.trained().values()]
+    updater = Updater(PPOConfig(lr=1e-3, target_kl=1e-9), policy, steps=1)
+    assert updater.step(batch, train_policy=True).outcome == "stopped"
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.trained().values(), strict=True))
+
+
+def test_the_gradient_is_clipped_per_group_and_its_norm_reported_unclipped(
+    policy: Policy, tiny: Path
+) -> None:
+    batch = minibatch(policy, tiny)
+    updater = Updater(PPOConfig(lr=1e-12, max_grad_norm=1e-3), policy, steps=1)
+    statistics = updater.step(batch, train_policy=True)
+    assert statistics.grad_norm_policy > 1e-3 and statistics.grad_norm_critic > 1e-3
+    left = [value.grad for value in policy.trained().values() if value.grad is not None]
+    norm = torch.stack([value.norm() for value in left]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_learning_rates_of_policy_and_critic(policy: Policy, tiny: Path) -> None:
+    config = PPOConfig(lr=1e-4, critic_lr_factor=5, lr_schedule="linear")
+    updater, batch = Updater(config, policy, steps=4), minibatch(policy, tiny)
+    seen = []
+    for _ in range(4):
+        updater.step(batch, train_policy=True)
+        seen.append([group["lr"] for group in updater.optimizer.param_groups])
+    falling = [(1e-4, 5e-4), (7.5e-5, 3.75e-4), (5e-5, 2.5e-4), (2.5e-5, 1.25e-4)]
+    assert [value for pair in seen for value in pair] == pytest.approx(
+        [value for pair in falling for value in pair]
+    )
