@@ -76,7 +76,7 @@ def _base(job: Job) -> tuple[Path, Path]:
             return data, model
     stage("drawing pictures of coloured shapes, asking questions about them")
     demo, seed = config.demo, config.seed
-    write_split(data, "sft", demo.sft_pictures, per_picture=2, seed=seed, demonstrate=True)
+    write_split(data, "sft", demo.sft_pictures, per_picture=4, seed=seed, demonstrate=True)
     write_split(data, "preference", demo.preference_pictures, per_picture=2, seed=seed)
     write_split(data, "evaluation", demo.evaluation_pictures, per_picture=2, seed=seed)
     stage("building a tiny LLaVA and teaching its vision tower to see")

@@ -1,0 +1,75 @@
+"""The schema: every option is read, checked and documented; every YAML file obeys it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import SamplingConfig, check_training_sampling, defaults, load_config, option_names
+from rlhf.errors import UsageError
+from rlhf.help import COMMANDS, command_help
+
+ROOT = Path(__file__).parents[1]
+
+
+def changed(name: str, value: object) -> dict[str, object]:
+    values = defaults()
+    *sections, last = name.split(".")
+    inner = values
+    for section in sections:
+        inner = inner[section]
+    inner[last] = value
+    return values
+
+
+def test_the_defaults_are_a_valid_configuration() -> None:
+    assert load_config(defaults()).ppo.clip_range == 0.2
+
+
+@pytest.mark.parametrize("name", sorted(option_names(defaults())))
+def test_every_option_is_read_somewhere(name: str) -> None:
+    leaf = name.rpartition(".")[2]
+    sources = [p.read_text() for p in (ROOT / "rlhf").rglob("*.py") if p.name != "config.py"]
+    checks = (ROOT / "rlhf/config.py").read_text().partition("def load_config")[2]
+    assert any(re.search(rf"\.{leaf}\b", text) for text in [*sources, checks]), name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_option_of_its_sections_with_a_comment(command: str) -> None:
+    text = command_help(command, defaults())
+    for section in COMMANDS[command][2]:
+        for option in defaults()[section]:
+            line = next(line for line in text.splitlines() if f"  {section}.{option}=" in line)
+            assert len(line.partition("=")[2].split()) > 1, line
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ppo.clip_range", 1.5, "ppo.clip_range"),
+        ("ppo.lr", "fast", "ppo.lr"),
+        ("ppo.gamma", -0.1, "ppo.gamma"),
+        ("ppo.iterations", 0, "ppo.iterations"),
+        ("ppo.minibatch_size", 48, "not a multiple"),
+        ("model.train", "everything", "model.train"),
+        ("reward.label_smoothing", 0.5, "label_smoothing"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(name: str, value: object, message: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        load_config(changed(name, value))
+    assert message in str(refusal.value)
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
+    with pytest.raises(UsageError, match=r"ppo\.kl_coeff") as refusal:
+        load_config(changed("ppo.kl_coeff", 0.1))
+    assert refusal.value.fix == "did you mean ppo.kl_coef?"
+
+
+@pytest.mark.parametrize("option", ["temperature=0", "top_k=5", "top_p=0.9"])
+def test_training_refuses_sampling_that_bends_the_distribution(option: str) -> None:
+    name, _, value = option.partition("=")
+    with pytest.raises(UsageError, match="pure sampling"):
+        check_training_sampling(SamplingConfig(**{name: type(1.0)(value)}))  # type: ignore[arg-type]
+    check_training_sampling(SamplingConfig(temperature=0.7))
