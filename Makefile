@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: demo test check format tensorboard clean
 
 demo: $(STAMP)
-	$(BIN)/rlhf demo experiment=demo
+	$(BIN)/rlhf demo
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
@@ -126,22 +125,6 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def rng_state() -> dict[str, Any]:
-    """State of the global generators of Python, torch and its CUDA devices, as JSON."""
-    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
-    return {"python": random.getstate(), "torch": [state.tolist() for state in states]}
-
-
-def restore_rng(state: Json) -> None:
-    """Undo `rng_state`; a device that is not here is left out."""
-    kind, words, gauss = state["python"]
-    random.setstate((kind, tuple(words), gauss))
-    cpu, *devices = (torch.tensor(words, dtype=torch.uint8) for words in state["torch"])
-    torch.set_rng_state(cpu)
-    for device in range(min(torch.cuda.device_count(), len(devices))):
-        torch.cuda.set_rng_state(devices[device], device)
 
 
 def _shapes(optimizer: Optimizer) -> list[list[int]]:

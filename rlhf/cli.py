@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.config import defaults, load_config, nearest, option_names
+from rlhf.config import defaults, leaves, load_config, nearest
 from rlhf.console import console, print_error, stage
 from rlhf.errors import RlhfError, UsageError
 from rlhf.help import command_help, overview
@@ -102,13 +102,13 @@ def run_stage(command: str, files: list[str], overrides: list[str]) -> tuple[Pat
 
     function, paths = registry.STAGES[command], [Path(file) for file in files]
     if command in registry.WITHOUT_FOLDER:
-        return Path(), function(registry.Job(config, Path(), paths, run_stage))
+        return Path(), function(registry.Job(config, Path(), paths, overrides, run_stage))
     new = RunFolder.create(Path(config.output_dir), config.name) if not config.resume else None
     run = new or RunFolder(Path(config.resume))
     try:
         (run.path / "config.yaml").write_text(OmegaConf.to_yaml(msgspec.to_builtins(config)))
         console().print(f"run folder {run.path}")
-        summary = function(registry.Job(config, run.path, paths, run_stage))
+        summary = function(registry.Job(config, run.path, paths, overrides, run_stage))
         run.write_summary(summary)
     finally:
         run.close()
@@ -125,7 +125,7 @@ def _composed(command: str, overrides: list[str]) -> dict[str, Any]:
     ConfigStore.instance().store(name="options", node=defaults())
     try:
         with initialize_config_dir(str(_config_folder()), version_base="1.3"):
-            composed = compose(command, overrides)
+            composed = compose(command, [_quoted(word) for word in overrides])
         resume = composed.get("resume")
         return _plain(_continued(Path(resume), overrides) if resume else composed)
     except (HydraException, OmegaConfBaseException) as error:
@@ -145,12 +145,22 @@ def _continued(run: Path, overrides: list[str]) -> DictConfig:
 
 def _check_names(overrides: list[str]) -> None:
     """Refuse an option that does not exist, also after `+`, before Hydra drops or guesses."""
-    known = [*option_names(defaults())]
+    known = [name for name, _ in leaves(defaults())]
     sections = {name.partition(".")[0] for name in known}
     for word in overrides:
         name = word.partition("=")[0].lstrip("+~")
         if name not in known and name not in sections and not _is_group(word):
             raise UsageError(f"unknown option {name}", word, nearest(name, known))
+
+
+def _quoted(word: str) -> str:
+    """The override with a text value in quotes, so that no sign in it means anything to Hydra."""
+    name, _, value = word.partition("=")
+    texts = {key for key, default in leaves(defaults()) if isinstance(default, str)}
+    if name.lstrip("+") not in texts or value[:1] in ("'", '"'):
+        return word
+    escaped = value.replace("'", "\\'")
+    return f"{name}='{escaped}'"
 
 
 def _is_group(word: str) -> bool:

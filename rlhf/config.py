@@ -152,8 +152,8 @@ def load_config(values: Mapping[str, Any]) -> Config:
         UsageError: an unknown key (with the nearest known one), a wrong type, a value out of
             range, or sizes that contradict one another.
     """
-    known = list(option_names(defaults()))
-    for key in option_names(values):
+    known = [name for name, _ in leaves(defaults())]
+    for key, _ in leaves(values):
         if key not in known:
             raise UsageError(f"unknown option {key}", f"{key}=…", nearest(key, known))
     try:
@@ -176,13 +176,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else "see `rlhf COMMAND --help`"
 
 
-def option_names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of the leaves of a nested mapping."""
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of the leaves of a nested mapping."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from option_names(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
 
 
 def _check_sizes(config: Config) -> None:

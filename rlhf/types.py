@@ -181,3 +181,14 @@ class Minibatch:
             self.advantages[tokens],
             self.returns[tokens],
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its numbers by name, to be kept when they turn out not to be finite."""
+        return {
+            "tokens": self.responses.tokens,
+            "offsets": self.responses.spans.offsets,
+            "old_logprobs": self.old_logprobs,
+            "old_values": self.old_values,
+            "advantages": self.advantages,
+            "returns": self.returns,
+        }

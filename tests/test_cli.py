@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rlhf.cli import _sweep, main, parse
+from rlhf.cli import _composed, _config_folder, _sweep, main, parse
+from rlhf.config import load_config
 from rlhf.errors import UsageError
 from rlhf.help import COMMANDS
 
@@ -31,6 +32,31 @@ def test_a_sweep_is_every_combination() -> None:
     found = list(_sweep(["seed=1,2", "ppo.lr=0.1,0.2", "name=x"]))
     assert len(found) == 4
     assert found[1] == ["seed=1", "ppo.lr=0.2", "name=x"]
+
+
+TEXTS = ["What is <image> </s>?", "it's, a = [b] {c}: $d", "a\\b", "'quoted'", "", "null", "3"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_reaches_its_option_as_typed(text: str) -> None:
+    composed = _composed("generate", [f"instruction={text}", "ppo.lr=0.5"])
+    assert composed["instruction"] == text.strip("'")
+    assert composed["ppo"]["lr"] == 0.5
+
+
+EXPERIMENTS = sorted(path.stem for path in (_config_folder() / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_experiment_composes_with_every_command(command: str, experiment: str) -> None:
+    load_config(_composed(command, [f"experiment={experiment}"]))
+
+
+def test_every_group_file_composes() -> None:
+    for group in ("model", "data", "reward", "ppo"):
+        for path in (_config_folder() / group).glob("*.yaml"):
+            load_config(_composed("ppo", [f"{group}={path.stem}"]))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -65,7 +91,11 @@ REFUSED = {
     "no file given": (["reward", MODEL], 2, "data.preferences"),
     "missing file": (["reward", MODEL, "data.preferences=no.jsonl"], 3, "no.jsonl"),
     "bad JSON": (["reward", MODEL, "data.preferences=bad.jsonl"], 3, "bad.jsonl:2"),
-    "wrong label": (["reward", MODEL, "data.preferences=label.jsonl"], 3, "label.jsonl:1:preference"),
+    "wrong label": (
+        ["reward", MODEL, "data.preferences=label.jsonl"],
+        3,
+        "label.jsonl:1:preference",
+    ),
     "missing picture": (["reward", MODEL, "data.preferences=lost.jsonl"], 3, "lost.png"),
     "broken picture": (["reward", MODEL, "data.preferences=broken.jsonl"], 3, "broken.png"),
     "outside picture": (["reward", MODEL, "data.preferences=outside.jsonl"], 3, "../a.png"),

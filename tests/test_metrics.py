@@ -3,6 +3,7 @@ import json
 import re
 import zlib
 from math import isnan, nan
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,5 +128,12 @@ def test_text_statistics_names_its_argument():
 
 def test_every_metric_has_a_one_line_meaning():
     assert all(meaning and "\n" not in meaning for meaning in METRICS.values())
-    wanted = "objective/kl val/explained_variance sft/loss reward/validation_accuracy time/score"
+    wanted = "objective/kl val/explained_variance sft/loss reward/validation_accuracy time/update"
     assert set(wanted.split()) <= METRICS.keys()
+
+
+def test_every_metric_is_written_somewhere() -> None:
+    sources = Path(__file__).parents[1] / "rlhf"
+    text = "".join(path.read_text() for path in sources.rglob("*.py") if path.name != "metrics.py")
+    produced = {*text_statistics(["a"])}
+    assert [name for name in METRICS if f'"{name}"' not in text and name not in produced] == []

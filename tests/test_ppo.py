@@ -7,6 +7,7 @@ import msgspec
 import pytest
 import small
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rlhf.checkpoint import load_checkpoint
@@ -138,6 +139,7 @@ def test_too_many_steps_that_are_not_finite_stop_the_run(tiny: Path, tmp_path: P
     start = {name: value.clone() for name, value in run.policy.trained().items()}
     with pytest.raises(DivergedError, match="3 optimizer steps"):
         run.run()
+    assert load_file(tmp_path / "diverged.safetensors")["returns"].isnan().any()
     assert all(torch.equal(start[k], v) for k, v in run.policy.trained().items())
 
 

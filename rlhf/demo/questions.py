@@ -27,7 +27,9 @@ _STYLES = {
     "listing": "It could be {answer} or {wrong}.",
 }
 # The usual style differs by kind, so that the likeliest answer is not always of one style.
-_USUAL = dict(zip(_KINDS, ("listing", "hedging", "listing", "terse", "wordy", "wordy"), strict=True))
+_USUAL = dict(
+    zip(_KINDS, ("listing", "hedging", "listing", "terse", "wordy", "wordy"), strict=True)
+)
 _USUAL_SHARE = 0.3  # of the demonstrations; the others take any style
 _COUNTS = ("one", "two", "three")
 

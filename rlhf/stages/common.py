@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import torch
 
 from rlhf.config import Config
@@ -13,6 +14,7 @@ from rlhf.data.collate import Record
 from rlhf.data.images import load_image
 from rlhf.data.records import read_records, resolve_image
 from rlhf.errors import DataError, UsageError
+from rlhf.metrics import MetricsWriter
 from rlhf.models.llava import Llava
 from rlhf.models.location import ModelLocation
 
@@ -28,12 +30,14 @@ class Job:
         config: the checked options.
         folder: where the run writes; validate and generate write nothing.
         files: positional arguments, files or run folders.
+        overrides: the options as given on the command line.
         run_stage: runs another command (name, files, overrides) in a folder of its own.
     """
 
     config: Config
     folder: Path
     files: Sequence[Path]
+    overrides: Sequence[str]
     run_stage: RunStage = field(repr=False)
 
 
@@ -96,6 +100,14 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
         dtype=names.get(config.dtype, automatic),
         quantization=config.model.quantization,
     )
+
+
+def metrics_writer(job: Job, purge_step: int | None = None) -> MetricsWriter:
+    """The writer of the run's curves; the resolved options are its first text."""
+    writer = MetricsWriter(job.folder, purge_step)
+    options = msgspec.json.format(msgspec.json.encode(job.config), indent=2).decode()
+    writer.text("config", f"```json\n{options}\n```", 0)
+    return writer
 
 
 def announce(llava: Llava, *, steps: int) -> None:

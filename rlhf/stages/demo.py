@@ -58,8 +58,9 @@ def demo(job: Job) -> dict[str, Any]:
 
 
 def _common(job: Job) -> list[str]:
-    """Overrides of every stage."""
-    return ["experiment=demo", f"seed={job.config.seed}", f"output_dir={job.config.output_dir}"]
+    """Overrides of every stage: the demo's experiment, and what its caller set."""
+    chosen = any(word.startswith("experiment=") for word in job.overrides)
+    return [*([] if chosen else ["experiment=demo"]), *job.overrides]
 
 
 def _base(job: Job) -> tuple[Path, Path]:

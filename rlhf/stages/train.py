@@ -11,11 +11,17 @@ from rlhf.data.collate import preference_batch, prompt_batch, response_batch
 from rlhf.data.images import picture_digest
 from rlhf.data.records import DemonstrationRecord, PreferenceRecord, PromptRecord, resolve_image
 from rlhf.errors import DataError
-from rlhf.metrics import MetricsWriter
 from rlhf.models.location import locate_model
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.reward_files import build_reward, load_reward, read_reward_card, save_reward
-from rlhf.stages.common import Job, announce, input_file, load_model, read_with_pictures
+from rlhf.stages.common import (
+    Job,
+    announce,
+    input_file,
+    load_model,
+    metrics_writer,
+    read_with_pictures,
+)
 from rlhf.trainers.ppo import PPOTrainer
 from rlhf.trainers.reward import RewardTrainer
 from rlhf.trainers.sft import SFTTrainer
@@ -35,7 +41,7 @@ def sft(job: Job) -> dict[str, Any]:
         llava.adapters.add(POLICY, rank=config.model.lora_rank, alpha=config.model.lora_alpha)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=data.max_prompt_tokens)
     responses = response_batch([record.response for record in records], llava.builder)
-    with MetricsWriter(job.folder) as writer:
+    with metrics_writer(job) as writer:
         trainer = SFTTrainer(config, llava, prompts, responses, writer)
         announce(llava, steps=trainer.steps)
         loss = trainer.run()
@@ -59,7 +65,7 @@ def reward(job: Job) -> dict[str, Any]:
         preference_batch(part, llava.builder, root, max_tokens=data.max_prompt_tokens)
         for part in (pairs, held_out)
     ]
-    with MetricsWriter(job.folder) as writer:
+    with metrics_writer(job) as writer:
         trainer = RewardTrainer(config, model, batches[0], batches[1], writer)
         announce(llava, steps=trainer.steps)
         accuracy = trainer.run()
@@ -88,7 +94,7 @@ def ppo(job: Job) -> dict[str, Any]:
     scorer = load_reward(config.reward.path, llava, share_trunk=not full)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
     purge = checkpoint.state["iteration"] if checkpoint else None
-    with MetricsWriter(job.folder, purge_step=purge) as writer:
+    with metrics_writer(job, purge) as writer:
         trainer = PPOTrainer(config, policy, scorer, prompts, writer, job.folder)
         if checkpoint:
             trainer.restore(checkpoint)

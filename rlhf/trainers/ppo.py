@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rlhf.buffer import RolloutBuffer
@@ -27,7 +28,7 @@ from rlhf.trainers.figures import iteration_figures
 from rlhf.trainers.invariants import check_invariants, measure_invariants
 from rlhf.trainers.look import log_samples
 from rlhf.trainers.update import StepStatistics, Updater
-from rlhf.types import PromptBatch
+from rlhf.types import Minibatch, PromptBatch
 
 
 class PPOTrainer:
@@ -127,7 +128,7 @@ class PPOTrainer:
                 if steps[-1].outcome == "stopped":
                     return steps
                 if steps[-1].outcome == "skipped":
-                    self._count_skip(iteration)
+                    self._count_skip(iteration, minibatch)
         return steps
 
     def prompts_of(self, iteration: int) -> tuple[PromptBatch, Tensor]:
@@ -196,12 +197,14 @@ class PPOTrainer:
         head = [(f"head.{name}", value) for name, value in self.reward.head.named_parameters()]
         return hash_tensors([*self.policy.frozen_parameters(), *head])
 
-    def _count_skip(self, iteration: int) -> None:
+    def _count_skip(self, iteration: int, minibatch: Minibatch) -> None:
         self.skipped += 1
         if self.skipped > self.ppo.max_skips:
+            path = self.folder / "diverged.safetensors"
+            save_file(minibatch.tensors(), path)
             raise DivergedError(
                 f"{self.skipped} optimizer steps were not finite and were skipped",
-                f"iteration {iteration}; the last sound checkpoint is in {self.folder}",
+                f"iteration {iteration}; the batch is in {path}",
                 "lower ppo.lr, or raise ppo.kl_coef",
             )
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import small
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +35,9 @@ def test_a_response_continues_the_prompt_as_the_template_writes_it(llava: Llava)
     assert builder.decode(builder.response_ids("a red star")) == "a red star"
 
 
-@pytest.mark.parametrize("typed", ["<image>", "</s>", "<pad>", "<image><image>", "a </s> b <image>"])
+@pytest.mark.parametrize(
+    "typed", ["<image>", "</s>", "<pad>", "<image><image>", "a </s> b <image>"]
+)
 def test_special_tokens_typed_by_a_user_become_text(llava: Llava, typed: str) -> None:
     specials = set(llava.processor.tokenizer.all_special_ids) | {llava.image_token_id}
     ids = llava.builder.prompt_ids(f"What is {typed}?")
@@ -45,7 +48,21 @@ def test_special_tokens_typed_by_a_user_become_text(llava: Llava, typed: str) ->
     assert llava.builder.decode(answer) == f"It is {typed}."
 
 
-PIECES = ["<image>", "</s>", "<pad>", "<ima", "ge>", "<", "/s>", "@@", "instruction", " ", "\n", "é", "图"]
+PIECES = [
+    "<image>",
+    "</s>",
+    "<pad>",
+    "<ima",
+    "ge>",
+    "<",
+    "/s>",
+    "@@",
+    "instruction",
+    " ",
+    "\n",
+    "é",
+    "图",
+]
 
 
 @settings(max_examples=300, deadline=None)
@@ -88,8 +105,6 @@ def test_pictures_outside_the_root_are_refused(llava: Llava, tiny: Path) -> None
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 300))
 def test_microbatches_hold_every_row_once_within_the_budget(lengths: list[int], most: int) -> None:
-    import torch
-
     groups = microbatches(torch.tensor(lengths), most)
     assert sorted(row for group in groups for row in group.tolist()) == list(range(len(lengths)))
     for group in groups:
