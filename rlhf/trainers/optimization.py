@@ -1,34 +1,61 @@
 """What every training loop does with gradients and batches."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import AdamW
+
+from rlhf.config import RewardConfig, SFTConfig
+from rlhf.errors import DivergedError
 
 
-def warmup_linear(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """Learning rate that rises linearly for `warmup_steps`, then falls linearly to 5 %."""
+class Descent:
+    """AdamW with clipped gradients; the learning rate rises linearly, then falls to 5 %.
 
-    def factor(step: int) -> float:
-        rise = (step + 1) / max(1, warmup_steps)
-        fall = (total_steps - step) / max(1, total_steps - warmup_steps)
+    Args:
+        parameters: those that require a gradient move.
+        options: lr, warmup_steps, weight_decay, max_grad_norm.
+        steps: planned optimizer steps.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], options: SFTConfig | RewardConfig, steps: int
+    ) -> None:
+        self.options, self.steps, self.done = options, steps, 0
+        self.parameters = [value for value in parameters if value.requires_grad]
+        self.optimizer = AdamW(self.parameters, lr=options.lr, weight_decay=options.weight_decay)
+
+    def step(self, loss: Tensor) -> dict[str, float]:
+        """Move against the gradient of `loss`; the gradient's norm and the rate used.
+
+        Raises:
+            DivergedError: the loss or its gradient is not finite; the weights are untouched.
+        """
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = clip_gradients(self.parameters, self.options.max_grad_norm)
+        if not finite(loss.item(), norm):
+            raise DivergedError(
+                f"the loss is {loss.item()}, the gradient norm {norm}",
+                f"optimizer step {self.done}",
+                "lower the learning rate",
+            )
+        rate = self.options.lr * self._factor()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.done += 1
+        return {"optim/grad_norm": norm, "lr": rate}
+
+    def _factor(self) -> float:
+        rise = (self.done + 1) / max(1, self.options.warmup_steps)
+        fall = (self.steps - self.done) / max(1, self.steps - self.options.warmup_steps)
         return min(rise, max(0.05, min(1.0, fall)))
 
-    return LambdaLR(optimizer, factor)
 
-
-def adamw(
-    parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float, eps: float = 1e-8
-) -> AdamW:
-    """AdamW over the parameters that train."""
-    trained = [value for value in parameters if value.requires_grad]
-    return AdamW(trained, lr=lr, weight_decay=weight_decay, eps=eps)
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
     """L2 norm of the gradient before it was scaled down to at most `max_norm`; 0 without one."""
     with_gradient = [value for value in parameters if value.grad is not None]
     return float(nn.utils.clip_grad_norm_(with_gradient, max_norm)) if with_gradient else 0.0

@@ -4,18 +4,10 @@ from torch import Tensor
 
 from rlhf.config import Config
 from rlhf.console import track
-from rlhf.errors import DivergedError
 from rlhf.functional import preference_loss
 from rlhf.metrics import MetricsWriter
 from rlhf.models.reward import RewardModel, score
-from rlhf.trainers.optimization import (
-    adamw,
-    clip_gradients,
-    finite,
-    shuffled_batches,
-    steps_of,
-    warmup_linear,
-)
+from rlhf.trainers.optimization import Descent, shuffled_batches, steps_of
 from rlhf.types import PreferenceBatch, PromptBatch, Responses
 
 
@@ -41,9 +33,8 @@ class RewardTrainer:
         self.pairs, self.validation = pairs, validation
         reward = config.reward
         self.steps = steps_of(len(pairs), reward.batch_size, reward.epochs)
-        self.parameters = [*model.network().parameters(), *model.head.parameters()]
-        self.optimizer = adamw(self.parameters, lr=reward.lr, weight_decay=reward.weight_decay)
-        self.schedule = warmup_linear(self.optimizer, reward.warmup_steps, self.steps)
+        parameters = [*model.network().parameters(), *model.head.parameters()]
+        self.descent = Descent(parameters, reward, self.steps)
 
     def run(self) -> float:
         """Train, then fix the scale of the scores; accuracy on the held-out pairs."""
@@ -60,32 +51,17 @@ class RewardTrainer:
         return accuracy
 
     def step(self, step: int, rows: Tensor) -> tuple[float, float]:
-        """One optimizer step on the pairs `rows`; its loss and accuracy.
-
-        Raises:
-            DivergedError: the loss or its gradient is not finite; the weights are untouched.
-        """
+        """One optimizer step on the pairs `rows`; its loss and accuracy."""
         chosen, rejected = self.model.raw_scores(*_stacked(self.pairs.select(rows))).chunk(2)
         loss = preference_loss(chosen, rejected, label_smoothing=self.config.reward.label_smoothing)
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm, value = clip_gradients(self.parameters, self.config.reward.max_grad_norm), loss.item()
-        if not finite(value, norm):
-            raise DivergedError(
-                f"the loss is {value}, the gradient norm {norm}", f"step {step}", "lower reward.lr"
-            )
         accuracy = float((chosen > rejected).float().mean())
         figures = {
-            "reward/loss": value,
+            "reward/loss": loss.item(),
             "reward/accuracy": accuracy,
-            "reward/margin": float((chosen - rejected).detach().mean()),
-            "optim/grad_norm": norm,
-            "lr": float(self.schedule.get_last_lr()[0]),
+            "reward/margin": (chosen - rejected).mean().item(),
         }
-        self.optimizer.step()
-        self.schedule.step()
-        self.writer.scalars(figures, step)
-        return value, accuracy
+        self.writer.scalars({**self.descent.step(loss), **figures}, step)
+        return loss.item(), accuracy
 
     def finish(self) -> float:
         """Set mean and standard deviation of the scores; accuracy on the held-out pairs."""

@@ -1,0 +1,77 @@
+"""The demo over seeds: does PPO make the model better, not just shorter, whatever the seed?
+
+    python benchmarks/demo_seeds.py 0 1 2 3 4 5          runs the demo with each seed, minutes each
+    python benchmarks/demo_seeds.py --from runs/seeds    reads the summaries of finished runs
+
+Prints a table and writes benchmarks/results/demo_seeds.json.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results" / "demo_seeds.json"
+COLUMNS = {
+    "win_rate": "win rate",
+    "wins_by_correctness": "won by being right",
+    "losses_by_correctness": "lost",
+    "accuracy_before": "accuracy before",
+    "accuracy_after": "after",
+    "kl": "KL, nats",
+    "length_before": "words before",
+    "length_after": "after",
+    "reward_model_accuracy": "reward model",
+    "distinct_answers": "different answers",
+}
+
+
+def run(seed: int, folder: Path) -> None:
+    """One demo in a folder of its own."""
+    words = ("demo", f"seed={seed}", f"output_dir={folder / str(seed)}")
+    subprocess.run([sys.executable, "-m", "rlhf", *words], check=True)
+
+
+def passes(summary: dict[str, Any]) -> bool:
+    """The bar of the demo: wins, wins by being right, stays near, does not collapse."""
+    return bool(
+        summary["win_rate"] >= 0.75
+        and summary["wins_by_correctness"] > summary["losses_by_correctness"]
+        and summary["accuracy_after"] >= summary["accuracy_before"] + 0.03
+        and summary["kl"] <= 10
+    )
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """The figures as Markdown, a row for each seed."""
+    lines = [f"| seed | {' | '.join(COLUMNS.values())} | bar |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for seed, summary in rows.items():
+        cells = [f"{summary[name]:.3g}" for name in COLUMNS]
+        lines.append(f"| {seed} | {' | '.join(cells)} | {'yes' if passes(summary) else 'no'} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seeds", nargs="*", type=int)
+    parser.add_argument("--from", dest="folder", type=Path, default=Path("runs/seeds"))
+    arguments = parser.parse_args()
+    for seed in arguments.seeds:
+        run(seed, arguments.folder)
+    found = sorted(arguments.folder.glob("*/demo/summary.json"))
+    rows = {path.parents[1].name: json.loads(path.read_text()) for path in found}
+    for summary in rows.values():
+        summary.pop("report", None)
+    device = f"{platform.machine()} CPU, torch {torch.__version__}"
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"device": device, "seeds": rows}, indent=2) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
