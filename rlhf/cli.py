@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.config import defaults, leaves, load_config, nearest
-from rlhf.console import console, print_error, stage
+from rlhf.console import console, print_error, stage, table
 from rlhf.errors import RlhfError, UsageError
 from rlhf.help import command_help, overview
 from rlhf.runs import RunFolder
@@ -110,9 +110,16 @@ def run_stage(command: str, files: list[str], overrides: list[str]) -> tuple[Pat
         console().print(f"run folder {run.path}")
         summary = function(registry.Job(config, run.path, paths, overrides, run_stage))
         run.write_summary(summary)
+        _show(summary)
     finally:
         run.close()
     return run.path, summary
+
+
+def _show(summary: dict[str, Any]) -> None:
+    """The single figures of a run."""
+    rows = [(name, value) for name, value in summary.items() if not isinstance(value, list | dict)]
+    table("figures (also in summary.json)", ("figure", "value"), rows)
 
 
 def _composed(command: str, overrides: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,5 +48,7 @@ class RunFolder:
         (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder; one in which nothing was done is removed."""
         self._lock.release()
+        if {item.name for item in self.path.iterdir()} <= {"config.yaml", ".lock"}:
+            shutil.rmtree(self.path)

@@ -28,8 +28,8 @@ def validate(job: Job) -> dict[str, Any]:
         raise UsageError("no file is given", "rlhf validate", "rlhf validate FILE.jsonl …")
     root = Path(job.config.data.root) if job.config.data.root else None
     report = validate_files(job.files, root=root)
-    for label, *values in report.as_table():
-        console().print(f"{label}: {', '.join(map(str, values))}")
+    (label, *names), *rows = report.as_table()
+    table("records", (label, *names), rows)
     for problem in (report.errors + report.warnings)[:20]:
         console().print(str(problem), markup=False)
     if not report.ok:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config import Config
-from rlhf.console import table
 from rlhf.data.collate import Record, prompt_batch
 from rlhf.data.images import load_image
 from rlhf.data.records import PromptRecord, resolve_image
@@ -95,7 +94,6 @@ def evaluate(job: Job) -> dict[str, Any]:
         curves=_curves(job.files[1]),
         notes=[f"judge: {judges[0].name}; {len(records)} prompts of {path.name}"],
     )
-    table("before and after", ("figure", "value"), sorted(summary.items()))
     return {**summary, "report": str(job.folder / "report.html")}
 
 

@@ -26,6 +26,17 @@ from rlhf.trainers.ppo import PPOTrainer
 from rlhf.trainers.reward import RewardTrainer
 from rlhf.trainers.sft import SFTTrainer
 
+# Figures of the last iteration that the summary repeats; metrics.jsonl has all of them.
+SHOWN = (
+    "objective/scores",
+    "objective/rlhf_reward",
+    "objective/kl",
+    "tokens/responses_len_mean",
+    "tokens/eos_rate",
+    "val/explained_variance",
+    "policy/entropy_avg",
+)
+
 
 def sft(job: Job) -> dict[str, Any]:
     """Train on demonstrations; leaves model/ or adapter/ in the run folder."""
@@ -59,6 +70,8 @@ def reward(job: Job) -> dict[str, Any]:
     records, root = read_with_pictures(config, path, PreferenceRecord)
     decided = [record for record in records if record.preference != "tie"]
     pairs, held_out = _split(config, decided, root)
+    if not held_out:
+        console().print("no pair is held out: the accuracy will be that of the training pairs")
     llava = load_model(config, locate_model(config.model.path))
     model = build_reward(config.reward, config.model, llava)
     batches = [
@@ -106,7 +119,8 @@ def ppo(job: Job) -> dict[str, Any]:
     else:
         llava.adapters.save(POLICY, job.folder / "adapter", llava.base)
     policy.value_head.save(job.folder / "value_head.safetensors")
-    return {"iterations": trainer.iteration, "skipped_steps": trainer.skipped, **trainer.figures}
+    last = {name: trainer.figures[name] for name in SHOWN if name in trainer.figures}
+    return {"iterations": trainer.iteration, "skipped_steps": trainer.skipped, **last}
 
 
 def _split(

@@ -28,7 +28,7 @@ from rlhf.trainers.figures import iteration_figures
 from rlhf.trainers.invariants import check_invariants, measure_invariants
 from rlhf.trainers.look import log_samples
 from rlhf.trainers.update import StepStatistics, Updater
-from rlhf.types import Minibatch, PromptBatch
+from rlhf.types import Minibatch, PromptBatch, Rollout
 
 
 class PPOTrainer:
@@ -96,7 +96,7 @@ class PPOTrainer:
             rescore=self.ppo.rescore,
         )
         if iteration == 0 and self.ppo.check_invariants:
-            check_invariants(measure_invariants(self.policy, self.reward, rollout, self.ppo))
+            self._prove(rollout)
         buffer = RolloutBuffer()
         buffer.append(rollout)
         buffer.finish(self.ppo)
@@ -196,6 +196,13 @@ class PPOTrainer:
         """Fingerprint of what must not move: trunk, reference, reward model."""
         head = [(f"head.{name}", value) for name, value in self.reward.head.named_parameters()]
         return hash_tensors([*self.policy.frozen_parameters(), *head])
+
+    def _prove(self, rollout: Rollout) -> None:
+        """Print what must hold before the first step; refuse to take it when something does not."""
+        invariants = measure_invariants(self.policy, self.reward, rollout, self.ppo)
+        for found in invariants:
+            console().print(f"{found.name}: {found.value:.2g} (at most {found.limit:.2g})")
+        check_invariants(invariants)
 
     def _count_skip(self, iteration: int, minibatch: Minibatch) -> None:
         self.skipped += 1
