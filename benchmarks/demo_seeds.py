@@ -8,6 +8,7 @@ Prints a table and writes benchmarks/results/demo_seeds.json.
 
 import argparse
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -23,6 +24,7 @@ COLUMNS = {
     "losses_by_correctness": "lost",
     "accuracy_before": "accuracy before",
     "accuracy_after": "after",
+    "blind_accuracy_before": "with another picture",
     "kl": "KL, nats",
     "length_before": "words before",
     "length_after": "after",
@@ -51,7 +53,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     """The figures as Markdown, a row for each seed."""
     lines = [f"| seed | {' | '.join(COLUMNS.values())} | bar |", "|---" * (len(COLUMNS) + 2) + "|"]
     for seed, summary in rows.items():
-        cells = [f"{summary[name]:.3g}" for name in COLUMNS]
+        cells = [f"{summary.get(name, math.nan):.3g}" for name in COLUMNS]
         lines.append(f"| {seed} | {' | '.join(cells)} | {'yes' if passes(summary) else 'no'} |")
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """Containers of tensors that cross module borders: named, immutable, without padding."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -53,6 +53,25 @@ class PromptBatch:
             keys=self.keys[indices],
             instructions=tuple(self.instructions[row] for row in rows),
         )
+
+    def with_other_pictures(self) -> "PromptBatch":
+        """Each prompt with the pictures of the next prompt whose pictures differ, if there is one.
+
+        What still comes out right then was not seen.
+        """
+        count = len(self.images)
+        others = [
+            next(
+                (
+                    self.images[(row + step) % count]
+                    for step in range(1, count)
+                    if self.images[(row + step) % count] != own
+                ),
+                own,
+            )
+            for row, own in enumerate(self.images)
+        ]
+        return replace(self, images=tuple(others))
 
 
 @dataclass(frozen=True)

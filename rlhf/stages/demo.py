@@ -19,6 +19,7 @@ from rlhf.stages.common import Job, load_model
 
 SHOWN = (
     ("accuracy of the answers", "accuracy_before", "accuracy_after"),
+    ("accuracy with another picture", "blind_accuracy_before", "blind_accuracy_after"),
     ("score by the rule", "rule_before", "rule_after"),
     ("score by the reward model", "reward_before", "reward_after"),
     ("words per answer", "length_before", "length_after"),

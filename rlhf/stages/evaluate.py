@@ -1,7 +1,6 @@
 """The command that compares: two models on pictures that neither training saw."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,8 @@ def evaluate(job: Job) -> dict[str, Any]:
         **comparison_figures(verdicts[0], verdicts[1], judges[0].tie_margin),
         **_scores(judges, records, before, after),
         **_text_figures(before, after),
-        **_grounding(judges[0], config, records, tuned, before),
+        **_blind(judges[0], config, records, baseline, before),
+        **_blind(judges[0], config, records, tuned, after),
         "kl": kl_divergence(
             tuned,
             baseline,
@@ -88,11 +88,15 @@ def evaluate(job: Job) -> dict[str, Any]:
     shown = _comparisons(config, records, root, (before, after), verdicts, judges[0].tie_margin)
     write_report(
         job.folder / "report.html",
-        title=f"{job.files[0].name} against {job.files[1].name}",
+        title=f"{config.name}: before and after",
         summary=summary,
         comparisons=shown,
         curves=_curves(job.files[1]),
-        notes=[f"judge: {judges[0].name}; {len(records)} prompts of {path.name}"],
+        notes=[
+            f"before: {job.files[0]}",
+            f"after: {job.files[1]}",
+            f"judge: {judges[0].name}; {len(records)} prompts of {path.name}",
+        ],
     )
     return {**summary, "report": str(job.folder / "report.html")}
 
@@ -138,15 +142,15 @@ def _text_figures(before: Answers, after: Answers) -> dict[str, float]:
     }
 
 
-def _grounding(
-    judge: Judge, config: Config, records: Sequence[Record], tuned: Llava, before: Answers
+def _blind(
+    judge: Judge, config: Config, records: Sequence[Record], llava: Llava, own: Answers
 ) -> dict[str, float]:
-    """Accuracy when each prompt shows the next prompt's picture; near chance if it looks."""
-    images = before.prompts.images
-    shifted = replace(before.prompts, images=(*images[1:], images[0]))
-    other = answer(tuned, "another picture", shifted, config.sampling, seed=config.seed)
+    """Accuracy when each prompt shows another picture; near chance if the model looks."""
+    prompts = own.prompts.with_other_pictures()
+    name = f"{own.model}, another picture"
+    other = answer(llava, name, prompts, config.sampling, seed=config.seed)
     right = judge.right(records, other.texts)
-    return {} if right is None else {"accuracy_with_another_picture": sum(right) / len(right)}
+    return {} if right is None else {f"blind_accuracy_{own.model}": sum(right) / len(right)}
 
 
 def _comparisons(

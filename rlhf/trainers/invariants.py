@@ -1,7 +1,7 @@
 """What must hold before the first step of PPO, and a refusal to start when it does not."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -105,10 +105,10 @@ def _pictures(
         0,
         "cached features must be the tower's own",
     )
-    shifted = replace(prompts, images=(*prompts.images[1:], prompts.images[0]))
-    if len(set(prompts.images)) > 1:
+    others = prompts.with_other_pictures()
+    if others.images != prompts.images:
         own, other = (
-            score(reward, batch, responses, max_tokens=max_tokens) for batch in (prompts, shifted)
+            score(reward, batch, responses, max_tokens=max_tokens) for batch in (prompts, others)
         )
         yield Invariant(
             "rewards that another picture leaves unchanged (1: all of them)",

@@ -1,7 +1,5 @@
 """What a person looks at while PPO runs: distributions, and pictures with their answers."""
 
-from dataclasses import replace
-
 import torch
 
 from rlhf.buffer import RolloutBuffer
@@ -30,11 +28,11 @@ def log_samples(
         with another row's. Near 0 the answers do not depend on the picture.
     """
     prompts, responses = rollout.prompts, rollout.responses
-    shifted = replace(prompts, images=(*prompts.images[1:], prompts.images[0]))
+    others = prompts.with_other_pictures()
     with torch.no_grad():
         now, other = (
             in_pieces(policy.score, batch, responses, config.microbatch_tokens).logprobs
-            for batch in (prompts, shifted)
+            for batch in (prompts, others)
         )
     writer.histograms(
         {

@@ -1,0 +1,33 @@
+"""Batches: selecting keeps rows whole, other pictures are really others."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import small
+import torch
+
+from rlhf.models.llava import Llava
+from rlhf.types import PromptBatch, Responses
+
+
+def test_selecting_and_concatenating_keep_rows_whole(tiny: Path) -> None:
+    llava: Llava = small.load(tiny)
+    prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
+    order = torch.tensor([3, 1])
+    twice = Responses.concatenate([responses.select(order), responses])
+    assert twice.rows() == [responses.rows()[i] for i in (3, 1, 0, 1, 2, 3)]
+    both = PromptBatch.concatenate([prompts.select(order), prompts])
+    assert [both.instructions[i] for i in (0, 1, 2)] == [prompts.instructions[i] for i in (3, 1, 0)]
+    assert both.images[0] == prompts.images[3]
+    assert both.keys.tolist()[:2] == [prompts.keys.tolist()[i] for i in (3, 1)]
+    first = both.tokens[: both.spans.lengths[0]]
+    assert torch.equal(first, prompts.tokens[prompts.spans.token_indices(torch.tensor([3]))])
+
+
+def test_other_pictures_are_never_the_own_one_when_there_is_another(tiny: Path) -> None:
+    prompts = small.prompts_of(small.load(tiny), tiny)
+    a, b, c = ((Path(name),) for name in "abc")
+    batch = replace(prompts, images=(a, a, b, c))
+    assert batch.with_other_pictures().images == (b, b, c, a)
+    same = replace(prompts, images=(a, a, a, a))
+    assert same.with_other_pictures().images == (a, a, a, a)
