@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.config import defaults, leaves, load_config, nearest
-from rlhf.console import console, print_error, stage, table
+from rlhf.console import console, print_error, say, stage, table
 from rlhf.errors import RlhfError, UsageError
 from rlhf.help import command_help, overview
 from rlhf.runs import RunFolder
@@ -107,7 +107,7 @@ def run_stage(command: str, files: list[str], overrides: list[str]) -> tuple[Pat
     run = new or RunFolder(Path(config.resume))
     try:
         (run.path / "config.yaml").write_text(OmegaConf.to_yaml(msgspec.to_builtins(config)))
-        console().print(f"run folder {run.path}")
+        say(f"run folder {run.path}")
         summary = function(registry.Job(config, run.path, paths, overrides, run_stage))
         run.write_summary(summary)
         _show(summary)

@@ -21,7 +21,12 @@ def console() -> Console:
 
 def stage(title: str) -> None:
     """Announce the next part of the command."""
-    console().print(Text(f"\n{title}", style="bold"), soft_wrap=True)
+    say(f"\n{title}", "bold")
+
+
+def say(text: str, style: str = "") -> None:
+    """Print one text as it is, however long and whatever signs are in it."""
+    console().print(Text(text, style=style), soft_wrap=True)
 
 
 class Track:

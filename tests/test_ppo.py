@@ -170,20 +170,8 @@ def test_a_broken_set_up_is_refused_by_name(tiny: Path, tmp_path: Path, name: st
 
 
 def test_a_ratio_away_from_one_is_refused(tiny: Path, tmp_path: Path) -> None:
-    from rlhf.rollout import collect_rollout
-
     run = trainer(tiny, tmp_path)
-    prompts, samples = run.prompts_of(0)
-    rollout = collect_rollout(
-        run.policy,
-        run.reward,
-        prompts,
-        run.config.sampling,
-        seed=0,
-        iteration=0,
-        samples=samples,
-        max_tokens=9999,
-    )
+    rollout = run.rollout(0)
     found = measure_invariants(run.policy, run.reward, rollout, run.ppo)
     assert all(invariant.holds for invariant in found)
     assert len(found) == 7

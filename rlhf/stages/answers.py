@@ -7,7 +7,7 @@ import msgspec
 import torch
 
 from rlhf.config import Config
-from rlhf.console import console, table, track
+from rlhf.console import say, table, track
 from rlhf.data.collate import prompt_batch
 from rlhf.data.images import load_image
 from rlhf.data.records import CandidatesRecord, PromptRecord, write_records
@@ -31,7 +31,7 @@ def validate(job: Job) -> dict[str, Any]:
     (label, *names), *rows = report.as_table()
     table("records", (label, *names), rows)
     for problem in (report.errors + report.warnings)[:20]:
-        console().print(str(problem), markup=False)
+        say(str(problem))
     if not report.ok:
         raise DataError(
             f"{len(report.errors)} unusable rows",

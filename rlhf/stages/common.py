@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from rlhf.config import Config
-from rlhf.console import console, track
+from rlhf.console import say, track
 from rlhf.data.collate import Record
 from rlhf.data.images import load_image
 from rlhf.data.records import read_records, resolve_image
@@ -68,7 +68,7 @@ def read_with_pictures(config: Config, path: Path, kind: type[T]) -> tuple[list[
         raise next(iter(faults.values()))
     kept = [record for record in records if record.image_path not in faults]
     if faults:
-        console().print(f"{path.name}: {len(records) - len(kept)} records dropped, bad picture")
+        say(f"{path.name}: {len(records) - len(kept)} records dropped, bad picture")
     if not kept:
         raise DataError("no usable record is left", str(path), "check the file and its pictures")
     return kept, root
@@ -114,7 +114,7 @@ def announce(llava: Llava, *, steps: int) -> None:
     """Say where and what will train."""
     parameters = list(llava.model.parameters())
     trained = sum(value.numel() for value in parameters if value.requires_grad)
-    console().print(
+    say(
         f"device {llava.device}, {llava.output_weight.dtype}, "
         f"{sum(value.numel() for value in parameters):,} parameters, {trained:,} trainable, "
         f"{steps:,} optimizer steps planned"

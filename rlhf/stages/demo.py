@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from rlhf.console import console, stage, table, track
+from rlhf.console import say, stage, table, track
 from rlhf.data.records import DemonstrationRecord, read_records
 from rlhf.demo.questions import write_split
 from rlhf.demo.scenes import sample_scene
@@ -74,7 +74,7 @@ def _base(job: Job) -> tuple[Path, Path]:
     if note.is_file():
         model = Path(json.loads(note.read_text())["run"])
         if (model / "model" / "config.json").is_file():
-            console().print(f"using the model built before, {model}")
+            say(f"using the model built before, {model}")
             return data, model
     stage("drawing pictures of coloured shapes, asking questions about them")
     demo, seed = config.demo, config.seed
@@ -116,18 +116,18 @@ def _build(job: Job, data: Path, folder: Path) -> None:
             seed=seed,
             on_step=lambda done, total, loss: progress.advance(1, loss=loss),
         )
-    console().print(f"the tower names {accuracy:.1%} of the quarters of a picture")
+    say(f"the tower names {accuracy:.1%} of the quarters of a picture")
     llava.save(folder)
 
 
 def _show(summary: dict[str, Any], compared: Path, tuned: Path) -> None:
     rows = [(label, summary[before], summary[after]) for label, before, after in SHOWN]
     table("before and after PPO, on pictures neither saw", ("", "before", "after"), rows)
-    console().print(
+    say(
         f"win rate {summary['win_rate']:.1%}: {summary['wins_by_correctness']:.0f} won and "
         f"{summary['losses_by_correctness']:.0f} lost by being right, "
         f"{summary['wins_by_style']:.0f} won and {summary['losses_by_style']:.0f} lost by style; "
         f"KL {summary['kl']:.2f} nats; reward model {summary['reward_model_accuracy']:.1%}; "
         f"{summary['seconds']:.0f} s"
     )
-    console().print(f"report: {compared / 'report.html'}\ncurves: tensorboard --logdir {tuned}")
+    say(f"report: {compared / 'report.html'}\ncurves: tensorboard --logdir {tuned}")

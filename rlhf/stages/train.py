@@ -6,7 +6,7 @@ from typing import Any
 
 from rlhf.checkpoint import load_checkpoint
 from rlhf.config import Config, check_training_sampling
-from rlhf.console import console
+from rlhf.console import say
 from rlhf.data.collate import preference_batch, prompt_batch, response_batch
 from rlhf.data.images import picture_digest
 from rlhf.data.records import DemonstrationRecord, PreferenceRecord, PromptRecord, resolve_image
@@ -71,7 +71,7 @@ def reward(job: Job) -> dict[str, Any]:
     decided = [record for record in records if record.preference != "tie"]
     pairs, held_out = _split(config, decided, root)
     if not held_out:
-        console().print("no pair is held out: the accuracy will be that of the training pairs")
+        say("no pair is held out: the accuracy will be that of the training pairs")
     llava = load_model(config, locate_model(config.model.path))
     model = build_reward(config.reward, config.model, llava)
     batches = [
@@ -111,7 +111,7 @@ def ppo(job: Job) -> dict[str, Any]:
         trainer = PPOTrainer(config, policy, scorer, prompts, writer, job.folder)
         if checkpoint:
             trainer.restore(checkpoint)
-            console().print(f"continuing after iteration {trainer.iteration}")
+            say(f"continuing after iteration {trainer.iteration}")
         announce(llava, steps=trainer.planned_steps)
         trainer.run()
     if full:

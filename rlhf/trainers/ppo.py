@@ -17,7 +17,7 @@ from rlhf.checkpoint import (
     save_checkpoint,
 )
 from rlhf.config import Config
-from rlhf.console import console, track
+from rlhf.console import say, track
 from rlhf.errors import DivergedError, UsageError
 from rlhf.health import HealthMonitor
 from rlhf.metrics import MetricsWriter
@@ -83,18 +83,7 @@ class PPOTrainer:
     def step(self, iteration: int) -> dict[str, float]:
         """One iteration: a rollout, then `ppo_epochs` passes over it. Its figures."""
         started = time.perf_counter()
-        prompts, samples = self.prompts_of(iteration)
-        rollout = collect_rollout(
-            self.policy,
-            self.reward,
-            prompts,
-            self.config.sampling,
-            seed=self.config.seed,
-            iteration=iteration,
-            samples=samples,
-            max_tokens=self.ppo.microbatch_tokens,
-            rescore=self.ppo.rescore,
-        )
+        rollout = self.rollout(iteration)
         if iteration == 0 and self.ppo.check_invariants:
             self._prove(rollout)
         buffer = RolloutBuffer()
@@ -116,6 +105,21 @@ class PPOTrainer:
             )
         self.writer.scalars(figures, iteration)
         return figures
+
+    def rollout(self, iteration: int) -> Rollout:
+        """The iteration's prompts, answered and scored."""
+        prompts, samples = self.prompts_of(iteration)
+        return collect_rollout(
+            self.policy,
+            self.reward,
+            prompts,
+            self.config.sampling,
+            seed=self.config.seed,
+            iteration=iteration,
+            samples=samples,
+            max_tokens=self.ppo.microbatch_tokens,
+            rescore=self.ppo.rescore,
+        )
 
     def update(self, buffer: RolloutBuffer, iteration: int) -> list[StepStatistics]:
         """All optimizer steps of one rollout; ends early when one is over target_kl."""
@@ -201,7 +205,7 @@ class PPOTrainer:
         """Print what must hold before the first step; refuse to take it when something does not."""
         invariants = measure_invariants(self.policy, self.reward, rollout, self.ppo)
         for found in invariants:
-            console().print(f"{found.name}: {found.value:.2g} (at most {found.limit:.2g})")
+            say(f"{found.name}: {found.value:.2g} (at most {found.limit:.2g})")
         check_invariants(invariants)
 
     def _count_skip(self, iteration: int, minibatch: Minibatch) -> None:
@@ -217,5 +221,5 @@ class PPOTrainer:
 
     def _watch(self, figures: dict[str, float]) -> None:
         for warning in self.health.update(self.iteration, figures):
-            console().print(str(warning), style="yellow", markup=False)
+            say(str(warning), "yellow")
             self.writer.text("health", str(warning), self.iteration)
