@@ -58,6 +58,7 @@ def test_a_cut_response_pays_the_penalty_and_a_finished_one_does_not() -> None:
     buffer.append(rollout(finished=(True, False)))
     buffer.finish(PLAIN)
     torch.testing.assert_close(buffer.scores, torch.tensor([3.0, -2.0]))
+    torch.testing.assert_close(buffer.rewards, torch.tensor([2.95, 0.1, 0.0, -2.1]))
 
 
 def test_whitening_is_over_all_tokens_of_all_rollouts() -> None:

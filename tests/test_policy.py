@@ -7,7 +7,8 @@ import pytest
 import small
 import torch
 
-from rlhf.config import ModelConfig
+from rlhf.config import ModelConfig, SamplingConfig
+from rlhf.models.generation import generate
 from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, Policy, build_policy, in_pieces
 
@@ -110,3 +111,28 @@ def test_frozen_parameters_are_all_that_is_not_trained(llava: Llava) -> None:
     assert not any("lora_" in name for name in frozen)
     total = sum(1 for _ in llava.model.parameters())
     assert len(frozen) + len(policy.trained()) == total
+
+
+def test_log_probabilities_are_those_of_the_sampled_temperature(llava: Llava, tiny: Path) -> None:
+    prompts = small.prompts_of(llava, tiny)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=0.5)
+    sampling = SamplingConfig(temperature=0.5, max_new_tokens=6)
+    responses, drawn = generate(llava, prompts, sampling)
+    with torch.no_grad():
+        for scores in (
+            policy.score(prompts, responses),
+            policy.reference_score(prompts, responses),
+        ):
+            torch.testing.assert_close(scores.logprobs, drawn, atol=1e-4, rtol=0)
+
+
+def test_full_training_of_a_bfloat16_trunk_is_in_float32_for_policy_and_reference(
+    tiny: Path,
+) -> None:
+    llava = Llava.load(str(tiny / "model"), device=torch.device("cpu"), dtype=torch.bfloat16)
+    prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
+    policy = build_policy(llava, ModelConfig(train="full"), temperature=1.0)
+    assert {value.dtype for value in policy.trained().values()} == {torch.float32}
+    with torch.no_grad():
+        own = policy.score(prompts, responses).logprobs
+    assert torch.equal(policy.reference_score(prompts, responses).logprobs, own)

@@ -16,7 +16,7 @@ from rlhf.errors import DivergedError, UsageError
 from rlhf.kernels import span_mean
 from rlhf.metrics import MetricsWriter, read_metrics
 from rlhf.models.heads import ScalarHead
-from rlhf.models.policy import build_policy
+from rlhf.models.policy import build_policy, in_pieces
 from rlhf.models.reward import LlavaReward
 from rlhf.trainers.invariants import check_invariants, measure_invariants
 from rlhf.trainers.ppo import PPOTrainer
@@ -87,12 +87,35 @@ def test_the_first_figures_are_those_of_a_policy_that_has_not_moved(
     assert metrics["episode"][-1][1] == 32
 
 
+def test_the_first_iterations_move_the_critic_only(tiny: Path, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, msgspec.structs.replace(PPO, iterations=1))
+    start = {name: value.clone() for name, value in run.policy.trained().items()}
+    run.run()
+    assert all(torch.equal(start[k], v) for k, v in run.policy.trained().items())
+    assert float(run.policy.value_head.linear.weight.detach().abs().max()) > 0
+
+
+@pytest.mark.parametrize("rescore", [True, False])
+def test_old_logprobs_are_those_of_the_training_forward_if_rescored(
+    tiny: Path, tmp_path: Path, rescore: bool
+) -> None:
+    run = trainer(tiny, tmp_path, msgspec.structs.replace(PPO, rescore=rescore))
+    found = run.rollout(0)
+    with torch.no_grad():
+        scored = in_pieces(run.policy.score, found.prompts, found.responses, 8192).logprobs
+    gap = (scored - found.old_logprobs).abs()
+    assert float(found.logprob_gap.max()) > 0
+    assert torch.equal(gap, torch.zeros_like(gap) if rescore else found.logprob_gap)
+
+
 def test_a_continued_run_equals_an_uninterrupted_one(tiny: Path, tmp_path: Path) -> None:
-    whole = trainer(tiny, tmp_path / "whole")
+    falling = msgspec.structs.replace(PPO, lr_schedule="linear")
+    whole = trainer(tiny, tmp_path / "whole", falling)
     whole.run()
-    half = trainer(tiny, tmp_path / "half", msgspec.structs.replace(PPO, iterations=2))
+    half = trainer(tiny, tmp_path / "half", falling)
+    half.ppo = msgspec.structs.replace(falling, iterations=2)  # stops halfway
     half.run()
-    rest = trainer(tiny, tmp_path / "half")
+    rest = trainer(tiny, tmp_path / "half", falling)
     rest.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))
     assert rest.iteration == 2
     rest.run()

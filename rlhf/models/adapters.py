@@ -14,6 +14,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import BitsAndBytesConfig
 
+from rlhf.errors import UsageError
+
 # Linear layers of the language model only: bare names would also match the vision tower.
 LANGUAGE_LINEARS = r"(?!.*vision_tower).*\.(q|k|v|o|gate|up|down)_proj"
 
@@ -34,13 +36,30 @@ class Adapters:
     def names(self) -> list[str]:
         return [] if self._peft is None else list(self._peft.peft_config)
 
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers that carry adapters."""
+        named = self._model.named_modules()
+        return [name for name, layer in named if isinstance(layer, BaseTunerLayer)]
+
     def add(self, name: str, *, rank: int, alpha: float) -> None:
-        """Add a fresh adapter, which changes nothing until trained, and make it active."""
+        """Add a fresh adapter, which changes nothing until trained, and make it active.
+
+        Raises:
+            UsageError: the model has no layer of the names that LoRA is put on.
+        """
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LANGUAGE_LINEARS)
-        if self._peft is None:
-            self._peft = PeftModel(self._model, config, adapter_name=name)
-        else:
-            self._peft.add_adapter(name, config)
+        try:
+            if self._peft is None:
+                self._peft = PeftModel(self._model, config, adapter_name=name)
+            else:
+                self._peft.add_adapter(name, config)
+        except ValueError as error:
+            raise UsageError(
+                f"LoRA finds no layer in {type(self._model).__name__}",
+                str(error).split("\n")[0],
+                "train it in full, or only the head",
+            ) from error
         self.switch(name)
 
     def load(self, name: str, folder: Path) -> None:

@@ -100,9 +100,8 @@ def build_policy(
                 "model.train=full",
                 "use model.train=lora, or a model.path with merged weights",
             )
-        reference = llava.frozen_copy()
         llava.train_language_model()
-        return Policy(llava, reference, temperature=temperature)
+        return Policy(llava, llava.frozen_copy(), temperature=temperature)
     if start is None:
         llava.adapters.add(POLICY, rank=config.lora_rank, alpha=config.lora_alpha)
     else:

@@ -119,6 +119,10 @@ def announce(llava: Llava, *, steps: int) -> None:
         f"{sum(value.numel() for value in parameters):,} parameters, {trained:,} trainable, "
         f"{steps:,} optimizer steps planned"
     )
+    if llava.adapters.names:
+        kinds = sorted({name.rpartition(".")[2] for name in llava.adapters.layers})
+        roles = ", ".join(llava.adapters.names)
+        say(f"LoRA ({roles}) on {len(llava.adapters.layers)} layers: {', '.join(kinds)}")
 
 
 def _device(name: str) -> torch.device:
