@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -49,6 +50,7 @@ def build_tiny_llava(
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(_config(tokenizer, hidden, layers))
         nn.init.normal_(model.model.vision_tower.embeddings.position_embedding.weight, std=0.5)
+    transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder)
     LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SIDE),

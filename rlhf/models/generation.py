@@ -91,6 +91,8 @@ def _draw(
         top_p=sampling.top_p,
         banned_ids=llava.banned_ids,
     )
+    if logits.device.type == "mps":  # has no float64, which the inverse CDF sums in
+        logits = logits.cpu()
     if sampling.temperature == 0:
         chosen = logits.argmax(-1)
     else:

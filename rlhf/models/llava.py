@@ -128,14 +128,14 @@ class Llava:
         self.processor.save_pretrained(folder)
 
     def vision_features(self, images: Sequence[Path]) -> Tensor:
-        """[n, I, Dv], what the projector reads, computed once per picture.
+        """[n, I, Dv], what the projector reads, computed once per picture and kept on the CPU.
 
         One picture at a time, so that a feature does not depend on its batch mates.
         """
         for path in images:
             if path not in self._features:
-                self._features[path] = self.encode(path)
-        return torch.stack([self._features[path] for path in images])
+                self._features[path] = self.encode(path).cpu()
+        return torch.stack([self._features[path] for path in images]).to(self.device)
 
     @torch.no_grad()
     def encode(self, path: Path) -> Tensor:
@@ -173,8 +173,9 @@ class Llava:
 
     def decode(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
         """Hidden state [B, D] after one more token [B] of every row."""
-        embeds = self.model.get_input_embeddings()(tokens.unsqueeze(1))
-        mask = torch.cat([state.mask, torch.ones_like(tokens).unsqueeze(1)], dim=1)
+        column = tokens.to(self.device).unsqueeze(1)
+        embeds = self.model.get_input_embeddings()(column)
+        mask = torch.cat([state.mask, torch.ones_like(column)], dim=1)
         return self._decode(embeds, state.cache, mask)
 
     def _decode(self, embeds: Tensor, cache: Any, mask: Tensor) -> tuple[Tensor, DecodeState]:
