@@ -10,6 +10,7 @@ from PIL import Image
 
 from rlhf.cli import _composed, _config_folder, _sweep, main, parse
 from rlhf.config import load_config
+from rlhf.console import console
 from rlhf.errors import UsageError
 from rlhf.help import COMMANDS
 
@@ -140,6 +141,11 @@ def test_validate_counts_and_exits(folder: Path, capsys: pytest.CaptureFixture[s
     assert main(["validate", "bad.jsonl"]) == 3
     captured = capsys.readouterr()
     assert "bad.jsonl:2" in captured.out and "bad.jsonl:3:preference" in captured.out
+
+
+def test_json_silences_one_call_only(folder: Path) -> None:
+    assert main(["validate", "good.jsonl", "--json"]) == 0
+    assert not console().quiet
 
 
 def test_python_m_rlhf_is_rlhf() -> None:
