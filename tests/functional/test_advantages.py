@@ -1,0 +1,116 @@
+"""Advantages and statistics: literals, other formulas of the same thing, scipy."""
+
+import oracles
+import pytest
+import torch
+from doubles import EXACT, doubles, exact, quick, ragged, unit
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.signal import lfilter
+
+from rlhf.functional import (
+    explained_variance,
+    generalized_advantages,
+    whiten,
+)
+from rlhf.spans import Spans
+
+
+def test_advantages_literal() -> None:
+    spans = Spans.from_lengths([2, 1])
+    rewards, values = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 1.0, 2.0])
+    got, returns = generalized_advantages(rewards, values, spans, gamma=0.5, gae_lambda=0.5)
+    assert got.tolist() == [1.25, 1.0, 1.0]
+    assert returns.tolist() == [1.75, 2.0, 3.0]
+
+
+@quick
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), unit, unit)
+def test_advantages_are_the_mixture_of_k_step_ones(
+    lengths: list[int], gamma: float, gae_lambda: float
+) -> None:
+    spans = Spans.from_lengths(lengths)
+    rewards, values = doubles(spans.total), doubles(spans.total)
+    pairs = zip(
+        oracles.split(rewards.tolist(), lengths),
+        oracles.split(values.tolist(), lengths),
+        strict=True,
+    )
+    expected = exact([a for r, v in pairs for a in oracles.advantages(r, v, gamma, gae_lambda)])
+    got, returns = generalized_advantages(
+        rewards, values, spans, gamma=gamma, gae_lambda=gae_lambda
+    )
+    torch.testing.assert_close(got, expected, **EXACT)
+    torch.testing.assert_close(returns - values, expected, **EXACT)
+
+
+@quick
+@given(ragged, unit, unit)
+def test_advantages_agree_with_scipy(lengths: list[int], gamma: float, gae_lambda: float) -> None:
+    spans = Spans.from_lengths(lengths)
+    rewards, values = doubles(spans.total), doubles(spans.total)
+    got, _ = generalized_advantages(rewards, values, spans, gamma=gamma, gae_lambda=gae_lambda)
+    for b in range(len(spans)):
+        where = spans.token_indices([b])
+        r, v = rewards[where].numpy(), values[where].numpy()
+        errors = r - v
+        errors[:-1] += gamma * v[1:]
+        expected = lfilter([1], [1, -gamma * gae_lambda], errors[::-1])[::-1]
+        torch.testing.assert_close(got[where], torch.from_numpy(expected.copy()), **EXACT)
+
+
+def test_advantage_identities() -> None:
+    spans = Spans.from_lengths([3, 1, 2])
+    rewards, values = doubles(6), doubles(6, grad=True)
+    _, returns = generalized_advantages(rewards, values, spans, gamma=1.0, gae_lambda=1.0)
+    tails = [
+        sum(piece[i:])
+        for piece in oracles.split(rewards.tolist(), [3, 1, 2])
+        for i in range(len(piece))
+    ]
+    torch.testing.assert_close(returns, exact(tails), **EXACT)
+    assert not returns.requires_grad
+    half, _ = generalized_advantages(
+        rewards.bfloat16(), values.bfloat16(), spans, gamma=1.0, gae_lambda=0.9
+    )
+    assert half.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"gamma": 1.1}, "gamma: got 1.1"), ({"gae_lambda": -0.1}, "gae_lambda: got -0.1")],
+)
+def test_advantages_refuse(options: dict, message: str) -> None:
+    spans, zeros = Spans.from_lengths([2]), torch.zeros(2)
+    with pytest.raises(ValueError, match=message):
+        generalized_advantages(zeros, zeros, spans, **{"gamma": 1.0, "gae_lambda": 1.0} | options)
+    for rewards, values in ((zeros[:1], zeros), (zeros, zeros[:, None])):
+        with pytest.raises(ValueError, match="(rewards|values): got shape"):
+            generalized_advantages(rewards, values, spans, gamma=1.0, gae_lambda=1.0)
+
+
+def test_whiten_literals() -> None:
+    values = torch.tensor([2.0, 6.0])
+    assert whiten(values).tolist() == [-1.0, 1.0]
+    assert whiten(values, shift_mean=False).tolist() == [3.0, 5.0]
+    assert whiten(values, floor=4.0).tolist() == [-0.5, 0.5]
+    assert whiten(values, floor=1.0).tolist() == [-1.0, 1.0]
+    assert whiten(torch.tensor([7.0])).tolist() == [0.0]
+    assert whiten(torch.tensor([7.0]), shift_mean=False).tolist() == [7.0]
+    assert whiten(torch.full((1001,), 5.3)).tolist() == [0.0] * 1001
+    assert whiten(values.bfloat16()).dtype == torch.float32
+    with pytest.raises(ValueError, match="floor: got 0"):
+        whiten(values, floor=0.0)
+
+
+def test_explained_variance_literals() -> None:
+    returns = torch.tensor([1.0, 3.0])
+    assert explained_variance(returns, returns).item() == 1.0
+    assert explained_variance(returns + 5, returns).item() == 1.0
+    assert explained_variance(torch.tensor([2.0, 2.0]), returns).item() == 0.0
+    assert explained_variance(torch.tensor([3.0, 1.0]), returns).item() == -3.0
+    assert explained_variance(returns, torch.tensor([0.1, 0.1])).item() == 0.0
+    constant = torch.full((3,), 0.1, dtype=torch.float64)
+    assert explained_variance(doubles(3), constant).item() == 0.0
+    with pytest.raises(ValueError, match="returns"):
+        explained_variance(returns, returns[:1])

@@ -1,0 +1,164 @@
+"""Losses: literals, limits, and the sum over micro-batches."""
+
+import math
+
+import pytest
+import torch
+from doubles import EXACT, doubles, exact
+from torch import Tensor
+
+from rlhf.functional import (
+    clipped_policy_loss,
+    clipped_value_loss,
+    preference_loss,
+)
+from rlhf.spans import Spans
+
+
+def test_policy_loss_literal() -> None:
+    """Ratios 2 and ½ with A = 1 and -1 at ε = 0.2: -1.2 and -0.5, then 2 and 0.8."""
+    ratios, advantages = exact([2.0, 0.5, 2.0, 0.5]), exact([1.0, 1.0, -1.0, -1.0])
+    logprobs = ratios.log().requires_grad_()
+    got = clipped_policy_loss(logprobs, torch.zeros_like(ratios), advantages, clip_range=0.2)
+    assert got.loss.item() == pytest.approx((-1.2 - 0.5 + 2 + 0.8) / 4, abs=1e-12)
+    assert got.clipped_sum.item() == 2
+    assert got.approx_kl_sum.item() == pytest.approx(2 * math.log(2) ** 2, abs=1e-12)
+    assert got.ratio_sum.item() == pytest.approx(5, abs=1e-12)
+    assert got.ratio_sq_sum.item() == pytest.approx(8.5, abs=1e-12)
+    assert not any(field.requires_grad for field in got[1:])
+    got.loss.backward()
+    torch.testing.assert_close(logprobs.grad, exact([0, -0.5, 2, 0]) / 4, **EXACT)
+
+
+def test_clip_higher_and_dual_clip_literals() -> None:
+    zero = torch.zeros(1, dtype=torch.float64)
+
+    def loss(ratio: float, advantage: float, **options: float) -> tuple[float, int, float]:
+        logprobs = exact([ratio]).log().requires_grad_()
+        got = clipped_policy_loss(logprobs, zero, exact([advantage]), clip_range=0.2, **options)
+        got.loss.backward()
+        assert logprobs.grad is not None
+        return round(got.loss.item(), 9), int(got.clipped_sum), round(logprobs.grad.item(), 9)
+
+    assert loss(2.0, 1.0, clip_range_high=0.5) == (-1.5, 1, 0)
+    assert loss(1.4, 1.0, clip_range_high=0.5) == (-1.4, 0, -1.4)
+    assert loss(0.5, -1.0, clip_range_high=0.5) == (0.8, 1, 0)
+    assert loss(10.0, -1.0) == (10.0, 0, 10.0)
+    assert loss(10.0, -1.0, dual_clip=3.0) == (3.0, 1, 0)
+    assert loss(2.0, -1.0, dual_clip=3.0) == (2.0, 0, 2.0)
+    assert loss(0.1, 2.0, dual_clip=3.0) == (-0.2, 0, -0.2)
+
+
+def test_an_unchanged_policy() -> None:
+    """Ratio 1 everywhere: nothing clipped, no KL, and the gradient is the policy gradient's."""
+    advantages, logprobs = doubles(9), doubles(9, grad=True)
+    got = clipped_policy_loss(logprobs, logprobs.detach(), advantages, clip_range=0.2)
+    assert [field.item() for field in got[1:]] == [0, 0, 9, 9]
+    got.loss.backward()
+    torch.testing.assert_close(logprobs.grad, -advantages / 9, **EXACT)
+
+
+def test_value_loss_literals() -> None:
+    """PPO2's larger error: 2² over 1² keeps its gradient, 1² under 2² has none."""
+    values = exact([2.0, 2.0]).requires_grad_()
+    old_values, returns = exact([0.0, 0.0]), exact([0.0, 3.0])
+    plain = clipped_value_loss(values, old_values, returns)
+    assert plain.loss.item() == (2 + 0.5) / 2
+    assert plain.clipped_sum.item() == 0
+    clipped = clipped_value_loss(values, old_values, returns, clip_range_value=1.0)
+    assert clipped.loss.item() == (2 + 2) / 2
+    assert clipped.clipped_sum.item() == 1
+    clipped.loss.backward()
+    assert values.grad is not None
+    assert (values.grad * 2).tolist() == [2.0, 0.0]
+
+
+@pytest.mark.parametrize("lengths", [[1, 2, 40, 7, 3, 90], [5, 64, 1, 1, 33, 2]])
+def test_micro_batches_add_up_to_the_whole_step(lengths: list[int]) -> None:
+    spans = Spans.from_lengths(lengths)
+    old, advantages, returns = (doubles(spans.total) for _ in range(3))
+    start = old + doubles(spans.total) / 4
+    share = torch.linspace(-2, 2, spans.total, dtype=torch.float64)
+
+    def gradient(size: int, token_count: int | None) -> tuple[float, Tensor, Tensor]:
+        """One shared parameter moves every token, as in a network."""
+        weight = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        total, sums = 0.0, torch.zeros(5, dtype=torch.float64)
+        batches = range(0, len(lengths), size)
+        for first in batches:
+            at = spans.token_indices(list(range(first, min(first + size, len(lengths)))))
+            now = start[at] + weight[0] * share[at] + weight[1]
+            policy = clipped_policy_loss(
+                now, old[at], advantages[at], clip_range=0.2, token_count=token_count
+            )
+            value = clipped_value_loss(
+                now, old[at], returns[at], clip_range_value=0.3, token_count=token_count
+            )
+            loss = policy.loss + value.loss
+            loss = loss if token_count else loss / len(batches)
+            loss.backward()
+            total += loss.item()
+            sums += torch.stack([*policy[1:], value.clipped_sum])
+        assert weight.grad is not None
+        return total, weight.grad, sums
+
+    whole = gradient(len(lengths), None)
+    for size in (1, 2, 3, len(lengths)):
+        for ours, theirs in zip(gradient(size, spans.total), whole, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    means = gradient(1, None)[1]
+    assert float((means - whole[1]).norm() / whole[1].norm()) > 0.05
+
+
+def test_losses_are_float32_for_half_inputs() -> None:
+    half = torch.zeros(3).bfloat16()
+    assert clipped_policy_loss(half, half, half, clip_range=0.2).loss.dtype == torch.float32
+    assert clipped_value_loss(half, half, half).loss.dtype == torch.float32
+    assert preference_loss(half, half).dtype == torch.float32
+
+
+def test_losses_refuse() -> None:
+    x, none = torch.zeros(3), torch.zeros(0)
+    for options, name in (
+        ({"clip_range": -0.1}, "clip_range"),
+        ({"clip_range": 0.2, "clip_range_high": -1.0}, "clip_range_high"),
+        ({"clip_range": 0.2, "dual_clip": 0.5}, "dual_clip"),
+        ({"clip_range": 0.2, "token_count": 0}, "token_count"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}: got"):
+            clipped_policy_loss(x, x, x, **options)
+    with pytest.raises(ValueError, match="advantages"):
+        clipped_policy_loss(x, x, x[:, None], clip_range=0.2)
+    with pytest.raises(ValueError, match="token_count: got 0"):
+        clipped_policy_loss(none, none, none, clip_range=0.2)
+    assert clipped_policy_loss(none, none, none, clip_range=0.2, token_count=4).loss.item() == 0
+    with pytest.raises(ValueError, match="clip_range_value: got 0"):
+        clipped_value_loss(x, x, x, clip_range_value=0.0)
+    with pytest.raises(ValueError, match="returns"):
+        clipped_value_loss(x, x, x[:2])
+
+
+def test_preference_literals() -> None:
+    """Scores apart by log 3: the chosen answer has probability 3/4."""
+    chosen, rejected = exact([math.log(3), 1.0]), exact([0.0, 1.0])
+    assert preference_loss(chosen, rejected).item() == pytest.approx(
+        (math.log(4 / 3) + math.log(2)) / 2, abs=1e-12
+    )
+    margin = exact([math.log(3), 0.0])
+    assert preference_loss(chosen, rejected, margin=margin).item() == pytest.approx(
+        math.log(2), abs=1e-12
+    )
+    smoothed = preference_loss(chosen[:1], rejected[:1], label_smoothing=0.1).item()
+    assert smoothed == pytest.approx(0.9 * math.log(4 / 3) + 0.1 * math.log(4), abs=1e-12)
+    assert preference_loss(exact([-1000.0]), exact([0.0])).item() == 1000
+    assert preference_loss(chosen, rejected, margin=0.5) > preference_loss(chosen, rejected)
+
+
+def test_preference_refuses() -> None:
+    x = torch.zeros(3)
+    with pytest.raises(ValueError, match="rejected_scores"):
+        preference_loss(x, x[:1])
+    with pytest.raises(ValueError, match="margin"):
+        preference_loss(x, x, margin=x[:, None])
+    with pytest.raises(ValueError, match="label_smoothing: got 0.6"):
+        preference_loss(x, x, label_smoothing=0.6)
