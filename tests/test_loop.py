@@ -77,6 +77,19 @@ def test_a_run_is_continued_by_its_folder(demo: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("loop")
+def test_two_runs_with_one_seed_give_the_same_curves(demo: Path) -> None:
+    model = only(demo, "runs/demo/*/model").parent
+    pairs = only(demo, "runs/demo/*/preferences.jsonl")
+    data = only(demo, "runs/demo/base-*/data")
+    words = (f"model.path={model}", f"data.preferences={pairs}", f"data.root={data}", *SMALL)
+    for _ in range(2):
+        rlhf(demo, "reward", "experiment=demo", "name=twice", *words)
+    one, two = sorted(demo.glob("runs/twice/*/metrics.jsonl"))
+    assert one.read_text() == two.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("loop")
 def test_the_loop_with_a_text_reward_model_and_full_training(demo: Path) -> None:
     """The tiny model describes the pictures, a small text model reads and scores."""
     model = only(demo, "runs/demo/*/model").parent

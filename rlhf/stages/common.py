@@ -90,7 +90,11 @@ def _picture_faults(records: Sequence[Record], path: Path, root: Path) -> dict[s
 
 
 def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = False) -> Llava:
-    """The LLaVA of a location, without its adapter, on the chosen device."""
+    """The LLaVA of a location, without its adapter, on the chosen device.
+
+    Seeds torch's global generator, from which peft draws the first factor of a fresh LoRA.
+    """
+    torch.manual_seed(config.seed)
     device = _device(config.device)
     names = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     automatic = torch.float32 if device.type == "cpu" or trains_fully else torch.bfloat16
