@@ -26,11 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf.config import defaults, leaves, load_config, nearest
 from rlhf.console import console, print_error, say, stage, table
 from rlhf.errors import RlhfError, UsageError
-from rlhf.help import command_help, overview
+from rlhf.help import COMMANDS, FLAGS, command_help, overview
 from rlhf.runs import RunFolder
-
-FLAGS = ("--help", "--debug", "--json", "--multirun")
-COMMANDS = ("demo", "sft", "collect", "reward", "ppo", "evaluate", "generate", "validate")
 
 
 @dataclass(frozen=True)
