@@ -1,18 +1,23 @@
 """One iteration's responses, from scores to shuffled minibatches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from rlhf.config import PPOConfig
 from rlhf.functional import (
+    ScoreScaler,
     generalized_advantages,
+    grpo_advantages,
     kl_estimate,
+    length_adaptive_lambda,
     missing_eos_scores,
+    rloo_advantages,
     shape_rewards,
     whiten,
 )
+from rlhf.kernels import span_sum
 from rlhf.types import Minibatch, PromptBatch, Responses, Rollout
 
 
@@ -29,47 +34,80 @@ class RolloutBuffer:
         """Add a rollout; its B responses follow those already here."""
         self._rollouts.append(rollout)
 
-    def finish(self, config: PPOConfig) -> None:
+    def finish(self, config: PPOConfig, scaler: ScoreScaler | None = None) -> None:
         """Rewards, advantages and value targets of every token.
 
         rₜ = -kl_coef·(log π - log π_ref), plus the score at the last token of the response.
+
+        Args: config, the PPO options; scaler, brings the scores to unit scale first.
         """
         parts = self._rollouts
         self.prompts = PromptBatch.concatenate([part.prompts for part in parts])
         self.responses = Responses.concatenate([part.responses for part in parts])
         self.old_logprobs = torch.cat([part.old_logprobs for part in parts])
+        self.ref_logprobs = torch.cat([part.ref_logprobs for part in parts])
         self.values = torch.cat([part.values for part in parts])
-        ref_logprobs = torch.cat([part.ref_logprobs for part in parts])
+        self.ref_hidden = _joined([part.ref_hidden for part in parts])
+        self.final_values = _joined([part.final_values for part in parts])
         scores = torch.cat([part.scores for part in parts])
-        spans = self.responses.spans
         self.scores = missing_eos_scores(
-            scores,
+            scaler.scale(scores) if scaler else scores,
             self.responses.finished,
             mode=config.missing_eos,
             penalty=config.missing_eos_penalty,
         )
-        self.kl = kl_estimate(self.old_logprobs, ref_logprobs, kind="k1")
-        self.rewards = shape_rewards(self.scores, self.kl, spans, kl_coef=config.kl_coef)
-        self.advantages = self._estimate(config.gamma, config.gae_lambda)[0]
-        self.returns = self._estimate(config.gamma, config.gae_lambda_value)[1]
-        if config.whiten_advantages:
-            self.advantages = whiten(self.advantages, floor=config.whiten_floor)
+        self.kl = kl_estimate(self.old_logprobs, self.ref_logprobs, kind="k1")
+        kl_coef = config.kl_coef if config.kl_placement == "reward" else 0.0
+        self.rewards = shape_rewards(self.scores, self.kl, self.responses.spans, kl_coef=kl_coef)
+        self.advantages, self.returns = self._estimates(config)
 
     def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Minibatch]:
         """Every response once, in a fresh random order, `size` responses at a time."""
         whole = Minibatch(
-            self.prompts,
-            self.responses,
-            self.old_logprobs,
-            self.values,
-            self.advantages,
-            self.returns,
+            prompts=self.prompts,
+            responses=self.responses,
+            old_logprobs=self.old_logprobs,
+            old_values=self.values,
+            ref_logprobs=self.ref_logprobs,
+            advantages=self.advantages,
+            returns=self.returns,
+            ref_hidden=self.ref_hidden,
         )
         order = torch.randperm(len(self.responses), generator=generator)
         for rows in order.split(size):
             yield whole.select(rows)
 
-    def _estimate(self, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
+    def _estimates(self, config: PPOConfig) -> tuple[Tensor, Tensor]:
+        """Advantages, and returns for the critic, by the estimator chosen."""
+        returns = self._generalized(config.gamma, config.gae_lambda_value)[1]
+        if config.advantage != "gae":
+            return self._group_relative(config), returns
+        lengths, alpha = self.responses.spans.lengths, config.gae_lambda_alpha
+        gae_lambda = length_adaptive_lambda(lengths, alpha) if alpha else config.gae_lambda
+        advantages = self._generalized(config.gamma, gae_lambda)[0]
+        if config.whiten_advantages:
+            advantages = whiten(advantages, floor=config.whiten_floor)
+        return advantages, returns
+
+    def _generalized(self, gamma: float, gae_lambda: float | Tensor) -> tuple[Tensor, Tensor]:
         return generalized_advantages(
-            self.rewards, self.values, self.responses.spans, gamma=gamma, gae_lambda=gae_lambda
+            self.rewards,
+            self.values,
+            self.responses.spans,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            final_values=self.final_values,
         )
+
+    def _group_relative(self, config: PPOConfig) -> Tensor:
+        """[N] the response's advantage at each of its tokens; a group is a prompt."""
+        spans, groups = self.responses.spans, self.prompts.keys
+        totals = span_sum(self.rewards, spans)
+        if config.advantage == "rloo":
+            return rloo_advantages(totals, groups)[spans.owner]
+        return grpo_advantages(totals, groups, eps=config.grpo_eps)[spans.owner]
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if found else None

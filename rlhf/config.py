@@ -80,24 +80,37 @@ class PPOConfig(Section, frozen=True):
     rollout_batch_size: Count = 64  # responses per iteration
     minibatch_size: Count = 16  # responses per optimizer step
     microbatch_tokens: Count = 8192  # padded tokens per backward
+    samples_per_prompt: Count = 1  # responses to each prompt of an iteration
     ppo_epochs: Count = 4  # passes over each rollout
     lr: Positive = 1e-5  # policy learning rate
     lr_schedule: Literal["constant", "linear"] = "constant"  # linear falls to 0 at the last step
     critic_lr_factor: Positive = 5.0  # critic learning rate / policy learning rate
     adam_eps: Positive = 1e-5  # term in Adam's denominator
+    advantage: Literal["gae", "rloo", "grpo"] = "gae"  # rloo and grpo train no critic
+    grpo_eps: Positive = 1e-4  # grpo: added to a group's standard deviation, reward units
     gamma: Fraction = 1.0  # discount per token
     gae_lambda: Fraction = 0.95  # of the policy's advantages
     gae_lambda_value: Fraction = 1.0  # of the critic's targets
+    gae_lambda_alpha: Positive | None = None  # policy's λ is 1 - 1/(alpha·length), at least 0
     clip_range: Annotated[float, Meta(gt=0, lt=1)] = 0.2  # of the probability ratio
+    clip_range_high: NonNegative | None = None  # upper clip of the ratio; null: clip_range
+    dual_clip: Annotated[float, Meta(ge=1)] | None = None  # loss at most this times |advantage|
     clip_range_value: Positive | None = None  # reward units; null: values are not clipped
     vf_coef: NonNegative = 0.1  # weight of the value loss
     ent_coef: NonNegative = 0.0  # weight of the entropy bonus
     kl_coef: NonNegative = 0.05  # reward units per nat of KL to the reference
+    kl_placement: Literal["reward", "loss"] = "reward"  # where the KL penalty stands
+    kl_estimator: Literal["", "k1", "k2", "k3", "abs", "clamp", "exact"] = ""  # empty: a sound one
+    kl_goal: Positive | None = None  # nats a response that kl_coef is steered to; null: fixed
+    kl_horizon: Positive = 10_000  # responses over which kl_coef moves by the error
     target_kl: Positive | None = None  # nats per token; stops an iteration's updates above it
     max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to, per parameter group
-    missing_eos: Literal["none", "penalty", "replace"] = "penalty"  # for responses cut short
+    missing_eos: Literal["none", "penalty", "replace", "bootstrap"] = "penalty"  # if cut short
     missing_eos_penalty: NonNegative = 1.0  # reward units
-    whiten_advantages: bool = True  # once per rollout, over all its tokens
+    scale_scores: bool = False  # divide scores by their running standard deviation
+    clip_scores: Positive | None = None  # scale_scores: largest size of a scaled score
+    whiten_advantages: bool = True  # gae: once per rollout, over all its tokens
+    whiten_minibatches: bool = False  # over the tokens of each optimizer step as well
     whiten_floor: Positive = 0.1  # least standard deviation divided by, reward units
     value_warmup_iterations: CountOrZero = 5  # first iterations that move the critic only
     rescore: bool = True  # recompute the rollout's log-probabilities by the training forward
@@ -194,6 +207,35 @@ def _check_sizes(config: Config) -> None:
             "ppo.minibatch_size",
             "choose a minibatch size that divides the rollout, so that every step weighs the same",
         )
+    if ppo.rollout_batch_size % ppo.samples_per_prompt:
+        raise UsageError(
+            f"ppo.rollout_batch_size={ppo.rollout_batch_size} is not a multiple of "
+            f"ppo.samples_per_prompt={ppo.samples_per_prompt}",
+            "ppo.samples_per_prompt",
+            "choose a number of samples that divides the rollout",
+        )
+    if ppo.advantage != "gae":
+        _check_without_critic(ppo)
+
+
+def _check_without_critic(ppo: PPOConfig) -> None:
+    if ppo.samples_per_prompt == 1:
+        raise UsageError(
+            f"ppo.advantage={ppo.advantage} compares the responses to one prompt",
+            "ppo.samples_per_prompt=1",
+            "set ppo.samples_per_prompt to 2 or more",
+        )
+    if ppo.missing_eos == "bootstrap":
+        raise UsageError(
+            f"ppo.advantage={ppo.advantage} has no critic to bootstrap from",
+            "ppo.missing_eos=bootstrap",
+            "set ppo.missing_eos=penalty, or ppo.advantage=gae",
+        )
+
+
+def kl_choice(ppo: PPOConfig) -> tuple[str, str]:
+    """Where the KL penalty stands and which estimator it is."""
+    return ppo.kl_placement, ppo.kl_estimator or {"reward": "k1", "loss": "k2"}[ppo.kl_placement]
 
 
 def check_training_sampling(sampling: SamplingConfig) -> None:

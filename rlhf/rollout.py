@@ -1,13 +1,16 @@
 """Sample responses and score them: everything PPO needs to know before an update."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from rlhf.config import SamplingConfig
+from rlhf.config import PPOConfig, SamplingConfig, kl_choice
+from rlhf.data.collate import microbatches
 from rlhf.models.generation import generate
 from rlhf.models.policy import Policy, in_pieces
 from rlhf.models.reward import RewardModel, score
-from rlhf.types import PromptBatch, Rollout
+from rlhf.types import PromptBatch, Responses, Rollout
 
 
 @torch.no_grad()
@@ -20,8 +23,7 @@ def collect_rollout(
     seed: int,
     iteration: int,
     samples: Tensor,
-    max_tokens: int,
-    rescore: bool = True,
+    config: PPOConfig,
 ) -> Rollout:
     """One response to each prompt with its log-probabilities, values and score.
 
@@ -30,22 +32,39 @@ def collect_rollout(
         prompts: B prompts.
         sampling: the one distribution of generation and of every log-probability.
         seed, iteration, samples: keys of the sampling, see `generate`.
-        max_tokens: padded tokens of one forward.
-        rescore: old log-probabilities come from the training forward, so that the first ratio
-            is 1; otherwise from generation.
+        config: reads microbatch_tokens; rescore: old log-probabilities come from the training
+            forward, so that the first ratio is 1; missing_eos and the KL options for what else
+            the update will need.
     """
+    max_tokens = config.microbatch_tokens
     responses, drawn = generate(
         policy.llava, prompts, sampling, seed=seed, iteration=iteration, samples=samples
     )
     scored = in_pieces(policy.score, prompts, responses, max_tokens)
-    referenced = in_pieces(policy.reference_score, prompts, responses, max_tokens)
+    reference = partial(policy.reference_score, keep_hidden=kl_choice(config)[1] == "exact")
+    referenced = in_pieces(reference, prompts, responses, max_tokens)
+    bootstraps = config.missing_eos == "bootstrap"
     return Rollout(
         prompts=prompts,
         responses=responses,
-        old_logprobs=scored.logprobs if rescore else drawn,
+        old_logprobs=scored.logprobs if config.rescore else drawn,
         ref_logprobs=referenced.logprobs,
         values=scored.values,
         entropy=scored.entropy,
         scores=score(reward, prompts, responses, max_tokens=max_tokens),
         logprob_gap=(scored.logprobs - drawn).abs(),
+        final_values=_final_values(policy, prompts, responses, max_tokens) if bootstraps else None,
+        ref_hidden=referenced.hidden,
     )
+
+
+def _final_values(
+    policy: Policy, prompts: PromptBatch, responses: Responses, max_tokens: int
+) -> Tensor:
+    """[B] V after the last token of cut responses; 0 of finished ones, whose episode is over."""
+    values, cut = torch.zeros(len(responses)), (~responses.finished).nonzero().squeeze(1)
+    lengths = prompts.spans.lengths + responses.spans.lengths
+    for rows in microbatches(lengths[cut], max_tokens):
+        chosen = cut[rows]
+        values[chosen] = policy.final_values(prompts.select(chosen), responses.select(chosen)).cpu()
+    return values

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,11 +142,15 @@ class TokenScores:
         logprobs: log-probability of the token, nats.
         entropy: entropy of the distribution it was drawn from, nats.
         values: V of the state before the token, reward units.
+        hidden: [N, D], the state before the token, where it was asked for.
+        kl: exact KL(policy ‖ reference) at the token's state, nats, where it was asked for.
     """
 
     logprobs: Tensor
     entropy: Tensor
     values: Tensor
+    hidden: Tensor | None = None
+    kl: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,9 @@ class Rollout:
         old_logprobs, ref_logprobs, values, entropy: [N] float32.
         scores: [B] float32, from the reward model.
         logprob_gap: [N] float32, |log-probability at sampling - by the training forward|, nats.
+        final_values: [B] float32, V after the last token of a cut response, 0 of a finished one;
+            None unless cut responses are bootstrapped.
+        ref_hidden: [N, D], the reference's states; None unless the exact KL is in the loss.
     """
 
     prompts: PromptBatch
@@ -167,15 +175,12 @@ class Rollout:
     entropy: Tensor
     scores: Tensor
     logprob_gap: Tensor
+    final_values: Tensor | None = None
+    ref_hidden: Tensor | None = None
 
     @property
     def spans(self) -> Spans:
         return self.responses.spans
-
-    @property
-    def kl(self) -> Tensor:
-        """[N], log-probability under the policy minus under the reference, nats."""
-        return self.old_logprobs - self.ref_logprobs
 
 
 @dataclass(frozen=True)
@@ -186,28 +191,33 @@ class Minibatch:
     responses: Responses
     old_logprobs: Tensor
     old_values: Tensor
+    ref_logprobs: Tensor
     advantages: Tensor
     returns: Tensor
+    ref_hidden: Tensor | None = None
 
     def select(self, indices: Tensor) -> "Minibatch":
         """The responses named by `indices` [K], in that order."""
         tokens = self.responses.spans.token_indices(indices)
-        return Minibatch(
-            self.prompts.select(indices),
-            self.responses.select(indices),
-            self.old_logprobs[tokens],
-            self.old_values[tokens],
-            self.advantages[tokens],
-            self.returns[tokens],
+        chosen = {name: value[tokens] for name, value in self._per_token().items()}
+        return replace(
+            self,
+            prompts=self.prompts.select(indices),
+            responses=self.responses.select(indices),
+            **chosen,
         )
+
+    def to(self, device: torch.device) -> "Minibatch":
+        """The same with its numbers on another device; prompts and responses stay."""
+        moved = {name: value.to(device) for name, value in self._per_token().items()}
+        return replace(self, **moved)
 
     def tensors(self) -> dict[str, Tensor]:
         """Its numbers by name, to be kept when they turn out not to be finite."""
-        return {
-            "tokens": self.responses.tokens,
-            "offsets": self.responses.spans.offsets,
-            "old_logprobs": self.old_logprobs,
-            "old_values": self.old_values,
-            "advantages": self.advantages,
-            "returns": self.returns,
-        }
+        tokens, offsets = self.responses.tokens, self.responses.spans.offsets
+        return {"tokens": tokens, "offsets": offsets, **self._per_token()}
+
+    def _per_token(self) -> dict[str, Any]:
+        """Its numbers by name, each [N] or [N, D]."""
+        values = vars(self).items()
+        return {name: value for name, value in values if isinstance(value, Tensor)}

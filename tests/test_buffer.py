@@ -1,11 +1,15 @@
 """From scores to advantages, on numbers small enough to work by hand."""
 
+import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
+from msgspec.structs import replace
 
 from rlhf.buffer import RolloutBuffer
 from rlhf.config import PPOConfig
+from rlhf.functional import ScoreScaler
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch, Responses, Rollout
 
@@ -69,6 +73,69 @@ def test_whitening_is_over_all_tokens_of_all_rollouts() -> None:
     assert len(buffer.advantages) == 8
     assert abs(float(buffer.advantages.mean())) < 1e-6
     assert abs(float(buffer.advantages.std(correction=0)) - 1) < 1e-6
+
+
+def finished_buffer(config: PPOConfig, *rollouts: Rollout, scaler: ScoreScaler | None = None):  # noqa: ANN201
+    buffer = RolloutBuffer()
+    for part in rollouts:
+        buffer.append(part)
+    buffer.finish(config, scaler)
+    return buffer
+
+
+def test_with_the_kl_in_the_loss_the_reward_is_the_score_alone() -> None:
+    plain = replace(PLAIN, kl_placement="loss")
+    buffer = finished_buffer(plain, rollout())
+    assert buffer.rewards.tolist() == [3.0, 0.0, 0.0, -1.0]
+    assert buffer.kl.tolist() == [0.5, -1.0, 0.0, 1.0]
+    (batch,) = buffer.minibatches(2, torch.Generator().manual_seed(0))
+    assert sorted(batch.ref_logprobs.tolist()) == [-1.5, -1.5, -1.0, -1.0]
+
+
+def test_a_cut_response_is_bootstrapped_and_pays_no_penalty() -> None:
+    plain = replace(PLAIN, missing_eos="bootstrap")
+    cut = dataclasses.replace(
+        rollout(finished=(True, False)), final_values=torch.tensor([0.0, 4.0])
+    )
+    buffer = finished_buffer(plain, cut)
+    assert buffer.scores.tolist() == [3.0, -1.0]
+    # As above with 4 more at the end: the last δ is 0.9, and A = δ + A'/2 backwards.
+    torch.testing.assert_close(buffer.advantages, torch.tensor([2.45, 0.325, 2.45, 0.9]))
+    torch.testing.assert_close(buffer.returns, torch.tensor([2.95, 3.0, 2.9, 2.9]))
+
+
+@pytest.mark.parametrize(
+    ("advantage", "first"),
+    [("rloo", 3.95), ("grpo", 3.95 / (3.95 / 2**0.5 + 1e-4) / 2)],
+)
+def test_group_relative_advantages_are_the_responses_own_at_each_token(
+    advantage: str, first: float
+) -> None:
+    # Totals, KL included: 2.95 and -1.0, both answers to one prompt.
+    plain = replace(PLAIN, advantage=advantage, whiten_advantages=True)
+    twins = rollout()
+    twins = dataclasses.replace(
+        twins, prompts=dataclasses.replace(twins.prompts, keys=torch.tensor([7, 7]))
+    )
+    got = finished_buffer(plain, twins).advantages
+    torch.testing.assert_close(got, torch.tensor([first, -first, -first, -first]))
+    assert not finished_buffer(plain, rollout()).advantages.any()  # two prompts, two groups of one
+
+
+def test_scores_are_scaled_before_the_penalty() -> None:
+    scaler = ScoreScaler(clip=1.0)
+    buffer = finished_buffer(PLAIN, rollout(finished=(True, False)), scaler=scaler)
+    assert buffer.scores.tolist() == [1.0, -1.5]  # 3 and -1 over their std 2, clipped, then -1
+    assert scaler.count == 2
+
+
+def test_lambda_by_length() -> None:
+    """α = ½: λ is 0 for one token, 1/3 for three."""
+    plain = replace(PLAIN, gae_lambda_alpha=0.5)
+    got = finished_buffer(plain, rollout()).advantages
+    # δ = 2.45 | -0.9, 2, -3.1
+    expected = torch.tensor([2.45, -0.9 + (2 - 3.1 / 3) / 3, 2 - 3.1 / 3, -3.1])
+    torch.testing.assert_close(got, expected)
 
 
 def test_minibatches_hold_every_response_once_and_keep_its_tokens_together() -> None:

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.config import SamplingConfig, check_training_sampling, defaults, leaves, load_config
+from rlhf.config import (
+    PPOConfig,
+    SamplingConfig,
+    check_training_sampling,
+    defaults,
+    kl_choice,
+    leaves,
+    load_config,
+)
 from rlhf.errors import UsageError
 from rlhf.help import COMMANDS, command_help
 
@@ -51,6 +59,10 @@ def test_help_names_every_option_of_its_sections_with_a_comment(command: str) ->
         ("ppo.gamma", -0.1, "ppo.gamma"),
         ("ppo.iterations", 0, "ppo.iterations"),
         ("ppo.minibatch_size", 48, "not a multiple"),
+        ("ppo.samples_per_prompt", 3, "not a multiple"),
+        ("ppo.advantage", "rloo", "compares the responses to one prompt"),
+        ("ppo.dual_clip", 0.5, "ppo.dual_clip"),
+        ("ppo.kl_estimator", "k4", "ppo.kl_estimator"),
         ("model.train", "everything", "model.train"),
         ("reward.label_smoothing", 0.5, "label_smoothing"),
     ],
@@ -59,6 +71,21 @@ def test_values_out_of_range_are_refused_by_name(name: str, value: object, messa
     with pytest.raises(UsageError) as refusal:
         load_config(changed(name, value))
     assert message in str(refusal.value)
+
+
+def test_without_a_critic_nothing_is_bootstrapped() -> None:
+    values = changed("ppo.advantage", "grpo")
+    values["ppo"] |= {"samples_per_prompt": 4}  # type: ignore[operator]
+    assert load_config(values).ppo.advantage == "grpo"
+    values["ppo"] |= {"missing_eos": "bootstrap"}  # type: ignore[operator]
+    with pytest.raises(UsageError, match="no critic to bootstrap from"):
+        load_config(values)
+
+
+def test_the_estimator_of_the_kl_follows_its_place() -> None:
+    assert kl_choice(PPOConfig()) == ("reward", "k1")
+    assert kl_choice(PPOConfig(kl_placement="loss")) == ("loss", "k2")
+    assert kl_choice(PPOConfig(kl_placement="loss", kl_estimator="exact")) == ("loss", "exact")
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:

@@ -35,6 +35,7 @@ KNOWN_BY = {
     "bitsandbytes": ["rlhf.models.adapters"],
     "tensorboard": ["rlhf.metrics"],
     "torch.utils.tensorboard": ["rlhf.metrics"],
+    "triton": ["rlhf.kernels"],
     "trl": [],
     "pickle": [],
 }

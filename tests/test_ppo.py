@@ -145,6 +145,88 @@ def test_each_epoch_draws_every_prompt_once_in_a_new_order(tiny: Path, tmp_path:
     assert [samples.tolist() for _, samples in halves] == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
 
 
+def test_samples_of_a_prompt_come_together_and_are_counted(tiny: Path, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, msgspec.structs.replace(PPO, samples_per_prompt=2))
+    drawn = [run.prompts_of(iteration) for iteration in range(4)]
+    for prompts, _ in drawn:
+        assert prompts.keys[0::2].tolist() == prompts.keys[1::2].tolist()
+    assert [samples.tolist() for _, samples in drawn] == [[0, 1] * 4] * 2 + [[2, 3] * 4] * 2
+    pairs = [
+        (key, sample)
+        for prompts, samples in drawn
+        for key, sample in zip(prompts.keys.tolist(), samples.tolist(), strict=True)
+    ]
+    assert len(set(pairs)) == 32
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+def test_it_learns_without_a_critic(tiny: Path, tmp_path: Path, advantage: str) -> None:
+    ppo = msgspec.structs.replace(
+        PPO,
+        advantage=advantage,
+        samples_per_prompt=4,
+        iterations=12,
+        rollout_batch_size=32,
+        minibatch_size=16,
+        missing_eos="none",
+    )
+    run = trainer(tiny, tmp_path, ppo)
+    run.run()
+    scores = [value for _, value in read_metrics(tmp_path)["objective/scores"]]
+    assert sum(scores[-3:]) / 3 > scores[0] + 0.2
+    assert "val/explained_variance" not in read_metrics(tmp_path)
+    assert not run.policy.value_head.linear.weight.detach().any()
+
+
+@pytest.mark.parametrize("estimator", ["", "exact"])
+def test_the_kl_in_the_loss_reaches_the_update(tiny: Path, tmp_path: Path, estimator: str) -> None:
+    ppo = msgspec.structs.replace(
+        PPO, kl_placement="loss", kl_estimator=estimator, kl_coef=0.5, value_warmup_iterations=0
+    )
+    trainer(tiny, tmp_path, ppo).run()
+    penalties = [value for _, value in read_metrics(tmp_path)["loss/kl_avg"]]
+    assert penalties[0] < penalties[-1] and penalties[-1] > 1e-4
+
+
+def test_cut_responses_continue_with_the_critics_value(tiny: Path, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, msgspec.structs.replace(PPO, missing_eos="bootstrap"))
+    torch.nn.init.normal_(run.policy.value_head.linear.weight)
+    found = run.rollout(0)
+    finished = found.responses.finished
+    assert found.final_values is not None
+    assert not found.final_values[finished].any() and not finished.all()
+    with torch.no_grad():
+        states = run.policy.llava.final_hidden(found.prompts, found.responses)
+    expected = run.policy.value_head(states).detach()
+    torch.testing.assert_close(
+        found.final_values[~finished], expected[~finished], rtol=1e-5, atol=1e-5
+    )
+    assert trainer(tiny, tmp_path).rollout(0).final_values is None
+
+
+def test_a_steered_kl_coefficient_and_the_scale_of_scores_survive_a_break(
+    tiny: Path, tmp_path: Path
+) -> None:
+    steered = msgspec.structs.replace(PPO, kl_goal=1e-6, kl_horizon=80, scale_scores=True)
+    whole = trainer(tiny, tmp_path / "whole", steered)
+    whole.run()
+    half = trainer(tiny, tmp_path / "half", steered)
+    half.ppo = msgspec.structs.replace(steered, iterations=2)
+    half.run()
+    rest = trainer(tiny, tmp_path / "half", steered)
+    rest.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))
+    rest.run()
+    one, two = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "half")
+    for name in ("objective/kl_coef", "objective/score_scale", "objective/scores", "objective/kl"):
+        assert one[name] == two[name], name
+    kl_coefs = [value for _, value in one["objective/kl_coef"]]
+    # KL is 0 in the first two iterations: the policy has not moved. Then it is over its goal.
+    expected = [0.05, 0.05 * 0.98, 0.05 * 0.98**2, 0.05 * 0.98**2 * 1.02]
+    assert kl_coefs == pytest.approx(expected)
+    for name, value in whole.policy.trained().items():
+        assert torch.equal(rest.policy.trained()[name], value), name
+
+
 def test_learning_rate_zero_leaves_every_ratio_at_one(tiny: Path, tmp_path: Path) -> None:
     ppo = msgspec.structs.replace(PPO, lr=1e-30)
     run = trainer(tiny, tmp_path, ppo)

@@ -35,6 +35,7 @@ def minibatch(policy: Policy, tiny: Path) -> Minibatch:
         responses=responses,
         old_logprobs=old + 0.05 * torch.randn(count),
         old_values=torch.zeros(count),
+        ref_logprobs=old,
         advantages=torch.randn(count),
         returns=torch.randn(count),
     )
@@ -143,3 +144,82 @@ def test_learning_rates_of_policy_and_critic(policy: Policy, tiny: Path) -> None
     assert [value for pair in seen for value in pair] == pytest.approx(
         [value for pair in falling for value in pair]
     )
+
+
+def exact_kl(policy: Policy, batch: Minibatch) -> torch.Tensor:
+    """Mean KL(policy ‖ reference) over the tokens, from whole distributions."""
+    llava = policy.llava
+    with torch.no_grad():
+        log_p = log_distributions(llava, batch)
+        with policy.reference_role():
+            log_q = log_distributions(llava, batch)
+    return (log_p.exp() * (log_p - log_q).nan_to_num(0)).sum(1).mean()
+
+
+def log_distributions(llava: Llava, batch: Minibatch) -> torch.Tensor:
+    logits = llava.response_hidden(batch.prompts, batch.responses) @ llava.output_weight.T
+    logits[:, llava.banned_ids] = -torch.inf
+    return logits.log_softmax(1)
+
+
+@pytest.mark.parametrize("estimator", ["k2", "exact"])
+def test_the_kl_in_the_loss_pulls_back_to_the_reference(
+    policy: Policy, tiny: Path, estimator: str
+) -> None:
+    batch = minibatch(policy, tiny)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for value in policy.trained().values():
+            value.add_(0.3 * torch.randn_like(value))
+        old = policy.score(batch.prompts, batch.responses).logprobs
+        reference = policy.reference_score(batch.prompts, batch.responses, keep_hidden=True)
+    hidden = reference.hidden if estimator == "exact" else None
+    batch = replace(batch, old_logprobs=old, ref_hidden=hidden, advantages=torch.zeros(len(old)))
+    start = exact_kl(policy, batch)
+    config = PPOConfig(lr=3e-3, kl_placement="loss", kl_coef=1.0)
+    updater = Updater(config, policy, steps=20)
+    first = updater.step(batch, train_policy=True)
+    if estimator == "exact":
+        assert first.kl_loss == pytest.approx(float(start), rel=1e-4)
+    else:
+        k2 = (batch.ref_logprobs - old).square().mean() / 2
+        assert first.kl_loss == pytest.approx(float(k2), rel=1e-4)
+    for _ in range(18):
+        updater.step(batch, train_policy=True)
+    last = updater.step(batch, train_policy=True)
+    assert last.kl_loss < 0.5 * first.kl_loss
+    if estimator == "exact":
+        assert float(exact_kl(policy, batch)) < 0.5 * float(start)
+
+
+def test_the_kl_coefficient_of_the_loss_is_the_updaters(policy: Policy, tiny: Path) -> None:
+    batch = minibatch(policy, tiny)
+    flat = torch.zeros_like(batch.advantages)
+    batch = replace(batch, advantages=flat, ref_logprobs=batch.old_logprobs - 1)
+    norms = []
+    for kl_coef in (0.0, 1.0, 2.0):
+        updater = Updater(PPOConfig(lr=1e-12, kl_placement="loss"), policy, steps=1)
+        updater.kl_coef = kl_coef
+        norms.append(updater.step(batch, train_policy=True).grad_norm_policy)
+    assert norms[0] < 1e-12
+    assert norms[2] == pytest.approx(2 * norms[1], rel=1e-6)
+
+
+def test_minibatches_are_whitened_on_request(policy: Policy, tiny: Path) -> None:
+    """Whitened, their mean and scale make no difference to the gradient."""
+    batch = minibatch(policy, tiny)
+    shifted = replace(batch, advantages=5 * batch.advantages + 3)
+
+    def norm(batch: Minibatch, whiten: bool) -> float:
+        config = PPOConfig(lr=1e-12, whiten_minibatches=whiten, whiten_floor=1e-6)
+        return Updater(config, policy, steps=1).step(batch, train_policy=True).grad_norm_policy
+
+    assert norm(batch, True) == pytest.approx(norm(shifted, True), rel=1e-5)
+    assert norm(batch, False) != pytest.approx(norm(shifted, False), rel=1e-1)
+
+
+def test_without_a_critic_its_head_receives_no_gradient(policy: Policy, tiny: Path) -> None:
+    updater = Updater(PPOConfig(lr=1e-3, advantage="rloo"), policy, steps=1)
+    statistics = updater.step(minibatch(policy, tiny), train_policy=True)
+    assert statistics.grad_norm_critic == 0 and statistics.grad_norm_policy > 0
+    assert not policy.value_head.linear.weight.detach().any()

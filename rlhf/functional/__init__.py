@@ -5,14 +5,21 @@ raise ValueError.
 """
 
 from rlhf.functional.advantages import generalized_advantages as generalized_advantages
+from rlhf.functional.advantages import length_adaptive_lambda as length_adaptive_lambda
+from rlhf.functional.groups import grpo_advantages as grpo_advantages
+from rlhf.functional.groups import rloo_advantages as rloo_advantages
+from rlhf.functional.kl import check_kl_choice as check_kl_choice
 from rlhf.functional.kl import kl_estimate as kl_estimate
 from rlhf.functional.losses import PolicyLoss as PolicyLoss
 from rlhf.functional.losses import ValueLoss as ValueLoss
 from rlhf.functional.losses import clipped_policy_loss as clipped_policy_loss
 from rlhf.functional.losses import clipped_value_loss as clipped_value_loss
+from rlhf.functional.losses import kl_penalty_loss as kl_penalty_loss
 from rlhf.functional.losses import preference_loss as preference_loss
 from rlhf.functional.rewards import missing_eos_scores as missing_eos_scores
 from rlhf.functional.rewards import shape_rewards as shape_rewards
+from rlhf.functional.running import AdaptiveKLController as AdaptiveKLController
+from rlhf.functional.running import ScoreScaler as ScoreScaler
 from rlhf.functional.sampling import filtered_logits as filtered_logits
 from rlhf.functional.sampling import inverse_cdf_tokens as inverse_cdf_tokens
 from rlhf.functional.sampling import keyed_uniforms as keyed_uniforms

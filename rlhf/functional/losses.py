@@ -38,6 +38,14 @@ def _token_mean(losses: Tensor, token_count: int | None) -> Tensor:
     return losses.sum() / count
 
 
+def _clip_bounds(clip_range: float, clip_range_high: float | None) -> tuple[float, float]:
+    """Between which the ratio stays."""
+    high = clip_range if clip_range_high is None else clip_range_high
+    check_between("clip_range", clip_range, 0, 1)
+    check_between("clip_range_high", high, 0)
+    return 1 - clip_range, 1 + high
+
+
 def clipped_policy_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -57,12 +65,10 @@ def clipped_policy_loss(
     Source: Schulman et al. 2017, arXiv:1707.06347; dual clip: Ye et al. 2020, arXiv:1912.09729.
     """
     check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
-    high = clip_range if clip_range_high is None else clip_range_high
-    check_between("clip_range", clip_range, 0, 1)
-    check_between("clip_range_high", high, 0)
+    bounds = _clip_bounds(clip_range, clip_range_high)
     ratio = (widened(logprobs) - widened(old_logprobs)).exp()
     plain = -ratio * advantages
-    losses = torch.maximum(plain, -ratio.clamp(1 - clip_range, 1 + high) * advantages)
+    losses = torch.maximum(plain, -ratio.clamp(*bounds) * advantages)
     if dual_clip is not None:
         check_between("dual_clip", dual_clip, 1)
         losses = torch.where(advantages < 0, losses.minimum(-dual_clip * advantages), losses)
@@ -93,6 +99,30 @@ def clipped_value_loss(
         near = old_values + (values - old_values).clamp(-clip_range_value, clip_range_value)
         errors = torch.maximum(plain, (near - returns).square())
     return ValueLoss(_token_mean(errors / 2, token_count), (errors > plain).sum())
+
+
+def kl_penalty_loss(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    old_logprobs: Tensor,
+    *,
+    clip_range: float,
+    clip_range_high: float | None = None,
+    token_count: int | None = None,
+) -> Tensor:
+    """0-d, k2 in the loss: on policy, its gradient is that of KL(policy ‖ reference).
+
+        ρ = exp(logprob - old_logprob)    L = Σ sg(clip(ρ, 1-ε, 1+ε_high))·½(logprob - ref)² / count
+
+    The detached ratio sg(·) keeps the gradient that of the policy after it has moved.
+
+    Args: logprobs, ref_logprobs, old_logprobs [N]; ε, clip_range; clip_range_high None is ε.
+    Source: Tang and Munos 2025, arXiv:2506.09477.
+    """
+    check_same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs, old_logprobs=old_logprobs)
+    ratio = (widened(logprobs) - widened(old_logprobs)).exp().detach()
+    near = ratio.clamp(*_clip_bounds(clip_range, clip_range_high))
+    return _token_mean(near * kl_estimate(logprobs, ref_logprobs, "k2"), token_count)
 
 
 def preference_loss(

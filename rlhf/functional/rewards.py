@@ -24,12 +24,14 @@ def missing_eos_scores(scores: Tensor, finished: Tensor, *, mode: str, penalty: 
     """[B] scores, changed where a response was cut before its EOS.
 
     Args: scores [B]; finished [B] bool, from the generator's finish reason; penalty, at least 0,
-        is subtracted by mode "penalty", its negative is the score by "replace"; "none" keeps all.
+        is subtracted by mode "penalty", its negative is the score by "replace"; "none" keeps all,
+        and "bootstrap": the value of the state that was cut short stands in for what is missing.
     """
     check_same_shape(scores=scores, finished=finished)
     check_between("penalty", penalty, 0)
     scores = widened(scores)
     cut = {"none": scores, "penalty": scores - penalty, "replace": scores.new_tensor(-penalty)}
+    cut["bootstrap"] = scores
     if mode not in cut:
         raise ValueError(f"mode: got {mode!r}, wanted one of {', '.join(cut)}")
     return torch.where(finished, scores, cut[mode])

@@ -14,17 +14,44 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def check_gather(padded: Tensor, starts: Tensor, spans: Spans) -> None:
+    """Raise ValueError unless shapes agree and every span lies inside its row."""
+    check_rows("padded", padded, len(spans), wide=True)
+    check_rows("starts", starts, len(spans))
+    width = padded.shape[1]
+    if bool(((starts < 0) | (starts + spans.lengths > width)).any()):
+        raise ValueError(f"starts: got {starts.tolist()}, wanted every span inside {width} columns")
+
+
+def checked_width(flat: Tensor, spans: Spans, width: int | None) -> int:
+    """Columns for `flat` [N, ...]: `width`, or the longest span; ValueError when that is longer."""
+    check_rows("flat", flat, spans.total, wide=True)
+    width = spans.longest if width is None else width
+    if width < spans.longest:
+        raise ValueError(f"width: got {width}, wanted at least the longest span, {spans.longest}")
+    return width
+
+
+def checked_factor(factor: float | Tensor, spans: Spans) -> float | Tensor:
+    """`factor` without its gradient, a tensor in float64; ValueError unless it is in [0, 1]."""
+    if isinstance(factor, Tensor):
+        check_rows("factor", factor, len(spans))
+        factor = factor.detach().double()
+        if bool(((factor >= 0) & (factor <= 1)).all()):
+            return factor
+    elif 0 <= factor <= 1:
+        return factor
+    raise ValueError(f"factor: got {factor}, wanted 0 to 1")
+
+
 def gather_spans(padded: Tensor, starts: Tensor, spans: Spans) -> Tensor:
     """[N, ...] with out[offsets[b] + t] = padded[b, starts[b] + t]; the rest is never read.
 
     Args: padded [B, S, ...]; starts [B] int64, column of each row's first span token.
     Raises: ValueError when a span leaves its row.
     """
-    check_rows("padded", padded, len(spans), wide=True)
-    check_rows("starts", starts, len(spans))
+    check_gather(padded, starts, spans)
     width = padded.shape[1]
-    if bool(((starts < 0) | (starts + spans.lengths > width)).any()):
-        raise ValueError(f"starts: got {starts.tolist()}, wanted every span inside {width} columns")
     columns = starts[spans.owner] + spans.positions
     return padded.flatten(0, 1).index_select(0, spans.owner * width + columns)
 
@@ -35,10 +62,7 @@ def scatter_spans(flat: Tensor, spans: Spans, width: int | None = None, fill: fl
     Args: flat [N, ...]; width T, None takes the longest span.
     Raises: ValueError when a span is longer than `width`.
     """
-    check_rows("flat", flat, spans.total, wide=True)
-    width = spans.longest if width is None else width
-    if width < spans.longest:
-        raise ValueError(f"width: got {width}, wanted at least the longest span, {spans.longest}")
+    width = checked_width(flat, spans, width)
     padded = flat.new_full((len(spans) * width, *flat.shape[1:]), fill)
     padded = padded.index_copy(0, spans.owner * width + spans.positions, flat)
     return padded.view(len(spans), width, *flat.shape[1:])
@@ -70,16 +94,22 @@ def later_in_span(flat: Tensor, spans: Spans, steps: int = 1) -> Tensor:
     return torch.where(inside, flat.roll(-steps), 0)
 
 
-def span_discounted_sum(flat: Tensor, spans: Spans, factor: float) -> Tensor:
-    """[N] with yₜ = xₜ + c·xₜ₊₁ + c²·xₜ₊₂ + … to the end of the span; c = `factor`, in [0, 1].
+def span_discounted_sum(flat: Tensor, spans: Spans, factor: float | Tensor) -> Tensor:
+    """[N] with yₜ = xₜ + c·xₜ₊₁ + c²·xₜ₊₂ + … to the end of the span; c = `factor`.
 
     By doubling: a sum over 2k tokens is one over k plus cᵏ times the next one over k. To the bit,
     a span's result does not depend on the spans beside it.
+
+    Args: flat [N]; factor in [0, 1], a number or [B], one a span; no gradient reaches it.
     """
-    if not 0 <= factor <= 1:
-        raise ValueError(f"factor: got {factor}, wanted 0 to 1")
+    check_rows("flat", flat, spans.total)
+    factor = checked_factor(factor, spans)
     sums, step = widened(flat), 1
+    left = spans.lengths[spans.owner] - spans.positions
     while step < spans.longest:
-        sums = sums + factor**step * later_in_span(sums, spans, step)
+        power = factor**step
+        if isinstance(power, Tensor):
+            power = power.to(sums.dtype)[spans.owner]
+        sums = sums + power * torch.where(left > step, sums.roll(-step), 0)
         step *= 2
     return sums

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf.config import ModelConfig
 from rlhf.data.collate import microbatches
@@ -34,15 +35,43 @@ class Policy:
         self.llava, self.reference, self.temperature = llava, reference, temperature
         self.value_head = ScalarHead(llava.hidden_size).to(llava.device)
 
-    def score(self, prompts: PromptBatch, responses: Responses) -> TokenScores:
-        """Log-probability, entropy and value of every response token (autograd)."""
-        return self._scores(self.llava, prompts, responses)
+    def score(
+        self, prompts: PromptBatch, responses: Responses, ref_hidden: Tensor | None = None
+    ) -> TokenScores:
+        """Log-probability, entropy and value of every response token (autograd).
+
+        Given the reference's states `ref_hidden` [N, D], the exact KL to it as well.
+        """
+        scores = self._scores(self.llava, prompts, responses)
+        if ref_hidden is None:
+            return replace(scores, hidden=None)
+        from rlhf.kernels import token_kl
+
+        assert scores.hidden is not None
+        kl = token_kl(
+            scores.hidden,
+            ref_hidden,
+            self.llava.output_weight,
+            ref_weight=self.reference.output_weight,
+            temperature=self.temperature,
+            banned_ids=self.llava.banned_ids,
+        )
+        return replace(scores, hidden=None, kl=kl)
 
     @torch.no_grad()
-    def reference_score(self, prompts: PromptBatch, responses: Responses) -> TokenScores:
+    def reference_score(
+        self, prompts: PromptBatch, responses: Responses, *, keep_hidden: bool = False
+    ) -> TokenScores:
         """The same under the frozen reference (no autograd); its values mean nothing."""
         with self.reference_role():
-            return self._scores(self.reference, prompts, responses)
+            scores = self._scores(self.reference, prompts, responses)
+        return scores if keep_hidden else replace(scores, hidden=None)
+
+    @torch.no_grad()
+    def final_values(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """[B] float32, V of the state after the last token of each response (no autograd)."""
+        values: Tensor = self.value_head(self.llava.final_hidden(prompts, responses))
+        return values
 
     def reference_role(self) -> AbstractContextManager[None]:
         """Inside the block `reference` runs as the model that training started from."""
@@ -78,7 +107,7 @@ class Policy:
             temperature=self.temperature,
             banned_ids=llava.banned_ids,
         )
-        return TokenScores(logprobs, entropy, self.value_head(hidden.detach()))
+        return TokenScores(logprobs, entropy, self.value_head(hidden.detach()), hidden)
 
 
 def build_policy(
@@ -129,8 +158,6 @@ def in_pieces(
     groups = microbatches(prompts.spans.lengths + responses.spans.lengths, max_tokens)
     parts = [function(prompts.select(rows), responses.select(rows)) for rows in groups]
     places = responses.spans.token_indices(torch.cat(groups)).argsort()
-    return TokenScores(
-        logprobs=torch.cat([part.logprobs.cpu() for part in parts])[places],
-        entropy=torch.cat([part.entropy.cpu() for part in parts])[places],
-        values=torch.cat([part.values.cpu() for part in parts])[places],
-    )
+    names = [name for name, value in vars(parts[0]).items() if value is not None]
+    joined = {name: torch.cat([getattr(part, name).cpu() for part in parts]) for name in names}
+    return TokenScores(**{name: value[places] for name, value in joined.items()})

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.checkpoint import load_checkpoint
-from rlhf.config import Config, check_training_sampling
+from rlhf.config import Config, PPOConfig, check_training_sampling, kl_choice
 from rlhf.console import say
 from rlhf.data.collate import preference_batch, prompt_batch, response_batch
 from rlhf.data.images import picture_digest
 from rlhf.data.records import DemonstrationRecord, PreferenceRecord, PromptRecord, resolve_image
-from rlhf.errors import DataError
+from rlhf.errors import DataError, UsageError
+from rlhf.functional import check_kl_choice
 from rlhf.models.location import locate_model
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.reward_files import build_reward, load_reward, read_reward_card, save_reward
@@ -95,6 +96,7 @@ def ppo(job: Job) -> dict[str, Any]:
     """Tune a model against a reward model; leaves adapter/ or model/ in the run folder."""
     config = job.config
     check_training_sampling(config.sampling)
+    _check_kl(config.ppo)
     path = input_file(config.data.prompts, "data.prompts")
     records, root = read_with_pictures(config, path, PromptRecord)
     read_reward_card(config.reward.path)
@@ -121,6 +123,19 @@ def ppo(job: Job) -> dict[str, Any]:
     policy.value_head.save(job.folder / "value_head.safetensors")
     last = {name: trainer.figures[name] for name in SHOWN if name in trainer.figures}
     return {"iterations": trainer.iteration, "skipped_steps": trainer.skipped, **last}
+
+
+def _check_kl(ppo: PPOConfig) -> None:
+    """Refuse a KL penalty that pulls elsewhere than to the reference."""
+    placement, kind = kl_choice(ppo)
+    try:
+        check_kl_choice(placement, kind)
+    except ValueError as error:
+        raise UsageError(
+            f"this KL penalty does not lead to the optimum: {error}",
+            f"ppo.kl_placement={placement} ppo.kl_estimator={kind}",
+            "leave ppo.kl_estimator empty for the sound one",
+        ) from None
 
 
 def _split(

@@ -24,11 +24,9 @@ def iteration_figures(
     """Every scalar of an iteration, over real tokens only (see `rlhf.metrics.METRICS`)."""
     return {
         **_objective(rollout, buffer, config),
+        **(_critic(buffer, steps) if config.advantage == "gae" else {}),
         **_steps(steps),
         **_answers(rollout, texts),
-        "ppo/returns/mean": float(buffer.returns.mean()),
-        "ppo/returns/var": float(buffer.returns.var(correction=0)),
-        "val/explained_variance": float(explained_variance(buffer.values, buffer.returns)),
         "mem/peak_gb": peak_memory_gb(),
     }
 
@@ -57,26 +55,35 @@ def _objective(rollout: Rollout, buffer: RolloutBuffer, config: PPOConfig) -> di
 
 def _steps(steps: list[StepStatistics]) -> dict[str, float]:
     """Means over the optimizer steps of the iteration."""
-
-    def mean(name: str) -> float:
-        return float(torch.tensor([getattr(step, name) for step in steps]).nanmean())
-
     ratios = torch.tensor([step.ratio for step in steps])
     return {
-        "policy/approxkl_avg": mean("approx_kl"),
-        "ppo/policy/approxkl": mean("approx_kl"),
-        "policy/clipfrac_avg": mean("clipfrac"),
-        "policy/entropy_avg": mean("entropy"),
-        "loss/policy_avg": mean("policy_loss"),
-        "loss/value_avg": mean("value_loss"),
-        "val/clipfrac_avg": mean("value_clipfrac"),
-        "val/ratio": mean("ratio"),
+        "policy/approxkl_avg": _mean(steps, "approx_kl"),
+        "ppo/policy/approxkl": _mean(steps, "approx_kl"),
+        "policy/clipfrac_avg": _mean(steps, "clipfrac"),
+        "policy/entropy_avg": _mean(steps, "entropy"),
+        "loss/policy_avg": _mean(steps, "policy_loss"),
+        "loss/kl_avg": _mean(steps, "kl_loss"),
+        "val/ratio": _mean(steps, "ratio"),
         "val/ratio_var": float(ratios.var(correction=0)),
         "val/first_step_ratio_gap": steps[0].ratio_gap,
-        "optim/grad_norm_policy": mean("grad_norm_policy"),
-        "optim/grad_norm_critic": mean("grad_norm_critic"),
+        "optim/grad_norm_policy": _mean(steps, "grad_norm_policy"),
         "optim/skipped_steps": float(sum(step.outcome == "skipped" for step in steps)),
     }
+
+
+def _critic(buffer: RolloutBuffer, steps: list[StepStatistics]) -> dict[str, float]:
+    return {
+        "ppo/returns/mean": float(buffer.returns.mean()),
+        "ppo/returns/var": float(buffer.returns.var(correction=0)),
+        "val/explained_variance": float(explained_variance(buffer.values, buffer.returns)),
+        "loss/value_avg": _mean(steps, "value_loss"),
+        "val/clipfrac_avg": _mean(steps, "value_clipfrac"),
+        "optim/grad_norm_critic": _mean(steps, "grad_norm_critic"),
+    }
+
+
+def _mean(steps: list[StepStatistics], name: str) -> float:
+    return float(torch.tensor([getattr(step, name) for step in steps]).nanmean())
 
 
 def _answers(rollout: Rollout, texts: list[str]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,9 +17,10 @@ from rlhf.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from rlhf.config import Config
+from rlhf.config import Config, PPOConfig
 from rlhf.console import say, track
 from rlhf.errors import DivergedError, UsageError
+from rlhf.functional import AdaptiveKLController, ScoreScaler
 from rlhf.health import HealthMonitor
 from rlhf.metrics import MetricsWriter
 from rlhf.models.policy import Policy
@@ -58,7 +60,9 @@ class PPOTrainer:
         self.policy, self.reward, self.prompts = policy, reward, prompts
         self.writer, self.folder = writer, folder
         self.updater = Updater(config.ppo, policy, self.planned_steps)
-        self.health = HealthMonitor(warmup=config.ppo.value_warmup_iterations)
+        self.health = HealthMonitor(warmup=self.warmup)
+        self.scaler = ScoreScaler(self.ppo.clip_scores) if self.ppo.scale_scores else None
+        self.controller = _controller(self.ppo)
         self.iteration = self.skipped = 0
         self.figures: dict[str, float] = {}
 
@@ -67,6 +71,16 @@ class PPOTrainer:
         """Optimizer steps of the whole run."""
         per_rollout = self.ppo.rollout_batch_size // self.ppo.minibatch_size
         return self.ppo.iterations * self.ppo.ppo_epochs * per_rollout
+
+    @property
+    def warmup(self) -> int:
+        """First iterations that move the critic only; without a critic there are none."""
+        return self.ppo.value_warmup_iterations if self.ppo.advantage == "gae" else 0
+
+    @property
+    def kl_coef(self) -> float:
+        """The weight of the KL penalty in this iteration, reward units a nat."""
+        return self.updater.kl_coef
 
     def run(self) -> None:
         """Iterate to the end; leaves a checkpoint there and each `save_every` iterations."""
@@ -86,19 +100,25 @@ class PPOTrainer:
         rollout = self.rollout(iteration)
         if iteration == 0 and self.ppo.check_invariants:
             self._prove(rollout)
+        options = replace(self.ppo, kl_coef=self.kl_coef)
         buffer = RolloutBuffer()
         buffer.append(rollout)
-        buffer.finish(self.ppo)
+        buffer.finish(options, self.scaler)
         rolled_out = time.perf_counter()
         steps = self.update(buffer, iteration)
         texts = [self.policy.llava.builder.decode(row) for row in rollout.responses.rows()]
-        figures = iteration_figures(rollout, buffer, steps, texts, self.ppo) | {
+        figures = iteration_figures(rollout, buffer, steps, texts, options) | {
             "time/rollout": rolled_out - started,
             "time/update": time.perf_counter() - rolled_out,
             "tokens_per_s": rollout.spans.total / (time.perf_counter() - started),
             "lr": self.updater.lr,
             "episode": float((iteration + 1) * self.ppo.rollout_batch_size),
         }
+        if self.scaler:
+            figures["objective/score_scale"] = self.scaler.std
+        if self.controller:
+            kl = figures["objective/kl"]
+            self.updater.kl_coef = self.controller.update(kl, len(rollout.responses))
         if iteration % self.ppo.sample_every == 0:
             figures |= log_samples(
                 self.writer, self.policy, rollout, buffer, texts, iteration, self.ppo
@@ -117,13 +137,12 @@ class PPOTrainer:
             seed=self.config.seed,
             iteration=iteration,
             samples=samples,
-            max_tokens=self.ppo.microbatch_tokens,
-            rescore=self.ppo.rescore,
+            config=self.ppo,
         )
 
     def update(self, buffer: RolloutBuffer, iteration: int) -> list[StepStatistics]:
         """All optimizer steps of one rollout; ends early when one is over target_kl."""
-        train_policy = iteration >= self.ppo.value_warmup_iterations
+        train_policy = iteration >= self.warmup
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + iteration)
         steps: list[StepStatistics] = []
         for _ in range(self.ppo.ppo_epochs):
@@ -136,8 +155,12 @@ class PPOTrainer:
         return steps
 
     def prompts_of(self, iteration: int) -> tuple[PromptBatch, Tensor]:
-        """The prompts of an iteration and how often each was drawn before, [B]."""
-        size, count = self.ppo.rollout_batch_size, len(self.prompts)
+        """An iteration's prompts, and which sample of its prompt each row is, [B].
+
+        Each prompt comes `samples_per_prompt` times in a row.
+        """
+        each, count = self.ppo.samples_per_prompt, len(self.prompts)
+        size = self.ppo.rollout_batch_size // each
         places = torch.arange(iteration * size, (iteration + 1) * size)
         epochs = places // count
         rows = torch.empty_like(places)
@@ -145,7 +168,8 @@ class PPOTrainer:
             generator = torch.Generator().manual_seed(self.config.seed * 7_368_787 + epoch)
             order, here = torch.randperm(count, generator=generator), epochs == epoch
             rows[here] = order[places[here] % count]
-        return self.prompts.select(rows), epochs
+        samples = epochs.repeat_interleave(each) * each + torch.arange(each).repeat(size)
+        return self.prompts.select(rows.repeat_interleave(each)), samples
 
     def save(self) -> Path:
         """Write a checkpoint of everything that training changed."""
@@ -161,6 +185,8 @@ class PPOTrainer:
             "optimizer": optimizer_state,
             "steps_done": self.updater.steps_done,
             "health": self.health.state_dict(),
+            "kl_coef": self.kl_coef,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
             "frozen": self._frozen_hash(),
         }
         return save_checkpoint(
@@ -194,6 +220,11 @@ class PPOTrainer:
         )
         self.updater.steps_done = state["steps_done"]
         self.health.load_state_dict(state["health"])
+        self.updater.kl_coef = state["kl_coef"]
+        if self.controller:
+            self.controller.load_state_dict({"kl_coef": state["kl_coef"]})
+        if self.scaler:
+            self.scaler.load_state_dict(state["scaler"])
         self.iteration, self.skipped = state["iteration"], state["skipped"]
 
     def _frozen_hash(self) -> str:
@@ -223,3 +254,9 @@ class PPOTrainer:
         for warning in self.health.update(self.iteration, figures):
             say(str(warning), "yellow")
             self.writer.text("health", str(warning), self.iteration)
+
+
+def _controller(ppo: PPOConfig) -> AdaptiveKLController | None:
+    if ppo.kl_goal is None:
+        return None
+    return AdaptiveKLController(ppo.kl_coef, target=ppo.kl_goal, horizon=ppo.kl_horizon)

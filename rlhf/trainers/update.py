@@ -1,17 +1,23 @@
 """One optimizer step of PPO: micro-batches, clipping, and the refusal of non-finite steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from rlhf.config import PPOConfig
+from rlhf.config import PPOConfig, kl_choice
 from rlhf.data.collate import microbatches
-from rlhf.functional import clipped_policy_loss, clipped_value_loss
+from rlhf.functional import (
+    check_kl_choice,
+    clipped_policy_loss,
+    clipped_value_loss,
+    kl_penalty_loss,
+    whiten,
+)
 from rlhf.models.policy import Policy
 from rlhf.trainers.optimization import clip_gradients, finite
-from rlhf.types import Minibatch
+from rlhf.types import Minibatch, TokenScores
 
 MEANS = (
     "policy_loss",
@@ -21,6 +27,7 @@ MEANS = (
     "value_clipfrac",
     "ratio",
     "entropy",
+    "kl_loss",
 )
 
 
@@ -29,6 +36,7 @@ class StepStatistics:
     """Figures of one optimizer step, means over its tokens.
 
     Attributes:
+        kl_loss: KL penalty in the loss before its coefficient, nats; 0 when it is in the reward.
         ratio_gap: largest |ratio - 1|.
         grad_norm_policy, grad_norm_critic: before clipping.
         outcome: `taken`, `skipped` (not finite) or `stopped` (over target_kl); only a taken step
@@ -42,6 +50,7 @@ class StepStatistics:
     value_clipfrac: float
     ratio: float
     entropy: float
+    kl_loss: float
     ratio_gap: float
     grad_norm_policy: float
     grad_norm_critic: float
@@ -58,10 +67,14 @@ class Updater:
         config: the PPO options.
         policy: its trained parameters and value head move.
         steps: planned optimizer steps, over which a linear schedule falls to 0.
+
+    Attributes:
+        kl_coef: weight of the KL penalty in the loss, reward units a nat.
     """
 
     def __init__(self, config: PPOConfig, policy: Policy, steps: int) -> None:
-        self.config, self.policy = config, policy
+        check_kl_choice(*kl_choice(config))
+        self.config, self.policy, self.kl_coef = config, policy, config.kl_coef
         self.policy_parameters = list(policy.trained().values())
         self.critic_parameters = list(policy.value_head.parameters())
         self.steps, self.steps_done = steps, 0
@@ -77,6 +90,9 @@ class Updater:
 
     def step(self, minibatch: Minibatch, *, train_policy: bool) -> StepStatistics:
         """One optimizer step on `minibatch`; with `train_policy` False only the critic moves."""
+        if self.config.whiten_minibatches:
+            white = whiten(minibatch.advantages, floor=self.config.whiten_floor)
+            minibatch = replace(minibatch, advantages=white)
         self.optimizer.zero_grad(set_to_none=True)
         factors = (1.0, self.config.critic_lr_factor)
         for group, factor in zip(self.optimizer.param_groups, factors, strict=True):
@@ -112,31 +128,52 @@ class Updater:
         self, batch: Minibatch, count: int, train_policy: bool
     ) -> tuple[Tensor, Tensor, float]:
         """Share of the step's loss that `batch` carries, its statistics (MEANS), its ratio gap."""
-        config, scores = self.config, self.policy.score(batch.prompts, batch.responses)
-        device = scores.logprobs.device
-        old_logprobs = batch.old_logprobs.to(device)
+        config = self.config
+        scores = self.policy.score(batch.prompts, batch.responses, batch.ref_hidden)
+        batch = batch.to(scores.logprobs.device)
         actor = clipped_policy_loss(
             scores.logprobs,
-            old_logprobs,
-            batch.advantages.to(device),
+            batch.old_logprobs,
+            batch.advantages,
             clip_range=config.clip_range,
+            clip_range_high=config.clip_range_high,
+            dual_clip=config.dual_clip,
             token_count=count,
         )
         critic = clipped_value_loss(
             scores.values,
-            batch.old_values.to(device),
-            batch.returns.to(device),
+            batch.old_values,
+            batch.returns,
             clip_range_value=config.clip_range_value,
             token_count=count,
         )
+        kl_loss = self._kl_loss(scores, batch, count)
         entropy = scores.entropy.sum() / count
-        loss = config.vf_coef * critic.loss
+        loss = torch.zeros_like(entropy)
+        if config.advantage == "gae":
+            loss = loss + config.vf_coef * critic.loss
         if train_policy:
-            loss = loss + actor.loss - config.ent_coef * entropy
+            loss = loss + actor.loss + self.kl_coef * kl_loss - config.ent_coef * entropy
         counted = [actor.approx_kl_sum, actor.clipped_sum, critic.clipped_sum, actor.ratio_sum]
-        means = [actor.loss, critic.loss, *(value / count for value in counted), entropy]
-        gap = (scores.logprobs.detach() - old_logprobs).exp().sub(1).abs().max()
+        shares = [value / count for value in counted]
+        means = [actor.loss, critic.loss, *shares, entropy, kl_loss]
+        gap = (scores.logprobs.detach() - batch.old_logprobs).exp().sub(1).abs().max()
         return loss, torch.stack([value.detach().float() for value in means]), float(gap)
+
+    def _kl_loss(self, scores: TokenScores, batch: Minibatch, count: int) -> Tensor:
+        """The KL to the reference where its place is the loss, else 0."""
+        if self.config.kl_placement == "reward":
+            return scores.logprobs.new_zeros(())
+        if scores.kl is not None:
+            return scores.kl.sum() / count
+        return kl_penalty_loss(
+            scores.logprobs,
+            batch.ref_logprobs,
+            batch.old_logprobs,
+            clip_range=self.config.clip_range,
+            clip_range_high=self.config.clip_range_high,
+            token_count=count,
+        )
 
     def _outcome(self, sums: Tensor, *norms: float) -> str:
         if not finite(*sums.tolist(), *norms):

@@ -11,6 +11,7 @@ from scipy.signal import lfilter
 from rlhf.functional import (
     explained_variance,
     generalized_advantages,
+    length_adaptive_lambda,
     whiten,
 )
 from rlhf.spans import Spans
@@ -74,6 +75,51 @@ def test_advantage_identities() -> None:
         rewards.bfloat16(), values.bfloat16(), spans, gamma=1.0, gae_lambda=0.9
     )
     assert half.dtype == torch.float32
+
+
+def test_a_cut_response_continues_with_its_final_value() -> None:
+    """The same as one more token that is worth its value: V = 4 after a cut, γ = λ = ½."""
+    spans, rewards = Spans.from_lengths([2, 1]), exact([1.0, 2.0, 3.0])
+    values = exact([0.5, 1.0, 2.0])
+    got, returns = generalized_advantages(
+        rewards, values, spans, gamma=0.5, gae_lambda=0.5, final_values=exact([4.0, 0.0])
+    )
+    # δ = 1 + ½·1 - ½ = 1, 2 + ½·4 - 1 = 3 | 3 - 2 = 1
+    assert got.tolist() == [1.75, 3.0, 1.0]
+    assert returns.tolist() == [2.25, 4.0, 3.0]
+    with pytest.raises(ValueError, match=r"per_span: got shape \[1\]"):
+        generalized_advantages(
+            rewards, values, spans, gamma=1.0, gae_lambda=1.0, final_values=exact([1.0])
+        )
+
+
+@quick
+@given(ragged, unit)
+def test_each_response_may_have_its_own_lambda(lengths: list[int], gamma: float) -> None:
+    spans = Spans.from_lengths(lengths)
+    rewards, values, lambdas = doubles(spans.total), doubles(spans.total), torch.rand(len(lengths))
+    got, _ = generalized_advantages(rewards, values, spans, gamma=gamma, gae_lambda=lambdas)
+    for b, gae_lambda in enumerate(lambdas.tolist()):
+        where, own = spans.token_indices([b]), spans.select([b])
+        alone, _ = generalized_advantages(
+            rewards[where], values[where], own, gamma=gamma, gae_lambda=gae_lambda
+        )
+        torch.testing.assert_close(got[where], alone, rtol=1e-6, atol=1e-6)
+
+
+def test_length_adaptive_lambda_literals() -> None:
+    """At α = 0.05: 1 - 20 / length, never under 0."""
+    got = length_adaptive_lambda(torch.tensor([1, 19, 20, 40, 200]), 0.05)
+    torch.testing.assert_close(got, exact([0, 0, 0, 0.5, 0.9]), **EXACT)
+    with pytest.raises(ValueError, match="alpha: got 0"):
+        length_adaptive_lambda(torch.tensor([1]), 0.0)
+
+
+@pytest.mark.parametrize("bad", [[0.5], [0.5, 1.5], [-0.1, 0.5], [float("nan"), 0.5]])
+def test_lambdas_out_of_range_are_refused(bad: list[float]) -> None:
+    spans, zeros = Spans.from_lengths([1, 1]), torch.zeros(2)
+    with pytest.raises(ValueError, match="gae_lambda: got"):
+        generalized_advantages(zeros, zeros, spans, gamma=1.0, gae_lambda=torch.tensor(bad))
 
 
 @pytest.mark.parametrize(

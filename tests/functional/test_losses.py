@@ -10,6 +10,7 @@ from torch import Tensor
 from rlhf.functional import (
     clipped_policy_loss,
     clipped_value_loss,
+    kl_penalty_loss,
     preference_loss,
 )
 from rlhf.spans import Spans
@@ -56,6 +57,41 @@ def test_an_unchanged_policy() -> None:
     assert [field.item() for field in got[1:]] == [0, 0, 9, 9]
     got.loss.backward()
     torch.testing.assert_close(logprobs.grad, -advantages / 9, **EXACT)
+
+
+def test_kl_penalty_literal() -> None:
+    """Ratios 1, 2 and ¼ to the old policy, held to 1, 1.2 and 0.8; log-ratio 2 to the reference."""
+    old = exact([1.0, 2.0, 0.25]).log() * -1
+    logprobs, reference = exact([0.0, 0.0, 0.0]).requires_grad_(), exact([-2.0, -2.0, -2.0])
+    loss = kl_penalty_loss(logprobs, reference, old, clip_range=0.2)
+    assert loss.item() == pytest.approx((2 + 2 * 1.2 + 2 * 0.8) / 3, abs=1e-12)
+    loss.backward()
+    torch.testing.assert_close(logprobs.grad, exact([2, 2.4, 1.6]) / 3, **EXACT)
+    higher = kl_penalty_loss(
+        logprobs, reference, old, clip_range=0.2, clip_range_high=0.5, token_count=6
+    )
+    assert higher.item() == pytest.approx((2 + 2 * 1.5 + 2 * 0.8) / 6, abs=1e-12)
+    with pytest.raises(ValueError, match="clip_range: got 2"):
+        kl_penalty_loss(logprobs, reference, old, clip_range=2.0)
+    with pytest.raises(ValueError, match="ref_logprobs"):
+        kl_penalty_loss(logprobs, reference[:1], old, clip_range=0.2)
+
+
+def test_kl_penalty_has_the_gradient_of_the_kl() -> None:
+    """In the mean over the policy, on it and (by the ratio) a little off it."""
+    logits, old_logits = doubles(5, grad=True), doubles(5) / 20
+    old_logits += logits.detach()
+    reference = doubles(5).log_softmax(0)
+    log_p, old = logits.log_softmax(0), old_logits.log_softmax(0)
+    (expected,) = torch.autograd.grad((log_p.exp() * (log_p - reference)).sum(), logits)
+    log_p = logits.log_softmax(0)
+    terms = [
+        kl_penalty_loss(log_p[a : a + 1], reference[a : a + 1], old[a : a + 1], clip_range=0.9)
+        for a in range(5)
+    ]
+    mean = (torch.stack(terms) * old.exp()).sum()
+    (got,) = torch.autograd.grad(mean, logits)
+    torch.testing.assert_close(got, expected, **EXACT)
 
 
 def test_value_loss_literals() -> None:

@@ -7,6 +7,7 @@ import torch
 from doubles import EXACT, exact
 
 from rlhf.functional import (
+    check_kl_choice,
     kl_estimate,
     missing_eos_scores,
     shape_rewards,
@@ -36,6 +37,18 @@ def test_k1_and_k3_have_the_kl_for_their_mean() -> None:
         assert mean == pytest.approx(divergence, abs=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3", "abs", "clamp", "exact", "k4"])
+@pytest.mark.parametrize("placement", ["reward", "loss", "nowhere"])
+def test_only_the_sound_kl_penalties_are_accepted(placement: str, kind: str) -> None:
+    if (placement, kind) in {("reward", "k1"), ("loss", "k2"), ("loss", "exact")}:
+        check_kl_choice(placement, kind)
+        return
+    known = placement != "nowhere" and kind != "k4"
+    why = r"off the optimum|gradient|drift" if known else "no such choice"
+    with pytest.raises(ValueError, match=f"{kind} in the {placement}: .*({why}).*; wanted k1 in"):
+        check_kl_choice(placement, kind)
+
+
 def test_shape_rewards_literal() -> None:
     spans = Spans.from_lengths([2, 1])
     kl = torch.tensor([1.0, -2.0, 4.0])
@@ -52,7 +65,12 @@ def test_shape_rewards_literal() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "expected"),
-    [("none", [3.0, 4.0]), ("penalty", [3.0, 2.5]), ("replace", [3.0, -1.5])],
+    [
+        ("none", [3.0, 4.0]),
+        ("penalty", [3.0, 2.5]),
+        ("replace", [3.0, -1.5]),
+        ("bootstrap", [3.0, 4.0]),
+    ],
 )
 def test_missing_eos_literals(mode: str, expected: list[float]) -> None:
     scores, finished = torch.tensor([3.0, 4.0]), torch.tensor([True, False])
@@ -62,8 +80,8 @@ def test_missing_eos_literals(mode: str, expected: list[float]) -> None:
 
 def test_missing_eos_refuses() -> None:
     scores, finished = torch.zeros(2), torch.tensor([True, False])
-    with pytest.raises(ValueError, match="mode: got 'bootstrap'"):
-        missing_eos_scores(scores, finished, mode="bootstrap", penalty=1.0)
+    with pytest.raises(ValueError, match="mode: got 'drop'"):
+        missing_eos_scores(scores, finished, mode="drop", penalty=1.0)
     with pytest.raises(ValueError, match="penalty: got -1"):
         missing_eos_scores(scores, finished, mode="penalty", penalty=-1.0)
     with pytest.raises(ValueError, match="finished"):
