@@ -85,7 +85,8 @@ class RolloutBuffer:
         lengths, alpha = self.responses.spans.lengths, config.gae_lambda_alpha
         gae_lambda = length_adaptive_lambda(lengths, alpha) if alpha else config.gae_lambda
         advantages = self._generalized(config.gamma, gae_lambda)[0]
-        if config.whiten_advantages:
+        # Beside a KL in the loss, dividing the advantages alone would change what kl_coef means.
+        if config.whiten_advantages and config.kl_placement == "reward":
             advantages = whiten(advantages, floor=config.whiten_floor)
         return advantages, returns
 

@@ -109,7 +109,7 @@ class PPOConfig(Section, frozen=True):
     missing_eos_penalty: NonNegative = 1.0  # reward units
     scale_scores: bool = False  # divide scores by their running standard deviation
     clip_scores: Positive | None = None  # scale_scores: largest size of a scaled score
-    whiten_advantages: bool = True  # gae: once per rollout, over all its tokens
+    whiten_advantages: bool = True  # gae, KL in the reward: over all tokens of a rollout
     whiten_minibatches: bool = False  # over the tokens of each optimizer step as well
     whiten_floor: Positive = 0.1  # least standard deviation divided by, reward units
     value_warmup_iterations: CountOrZero = 5  # first iterations that move the critic only
@@ -216,6 +216,12 @@ def _check_sizes(config: Config) -> None:
         )
     if ppo.advantage != "gae":
         _check_without_critic(ppo)
+    if ppo.whiten_minibatches and ppo.kl_placement == "loss":
+        raise UsageError(
+            "whitened advantages beside a KL in the loss change what ppo.kl_coef means",
+            "ppo.whiten_minibatches=true ppo.kl_placement=loss",
+            "set ppo.whiten_minibatches=false",
+        )
 
 
 def _check_without_critic(ppo: PPOConfig) -> None:

@@ -87,6 +87,8 @@ def test_with_the_kl_in_the_loss_the_reward_is_the_score_alone() -> None:
     plain = replace(PLAIN, kl_placement="loss")
     buffer = finished_buffer(plain, rollout())
     assert buffer.rewards.tolist() == [3.0, 0.0, 0.0, -1.0]
+    white = finished_buffer(replace(plain, whiten_advantages=True), rollout())
+    assert torch.equal(white.advantages, buffer.advantages)  # kl_coef keeps its meaning
     assert buffer.kl.tolist() == [0.5, -1.0, 0.0, 1.0]
     (batch,) = buffer.minibatches(2, torch.Generator().manual_seed(0))
     assert sorted(batch.ref_logprobs.tolist()) == [-1.5, -1.5, -1.0, -1.0]

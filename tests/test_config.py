@@ -82,6 +82,14 @@ def test_without_a_critic_nothing_is_bootstrapped() -> None:
         load_config(values)
 
 
+def test_whitened_minibatches_and_a_kl_in_the_loss_exclude_each_other() -> None:
+    values = changed("ppo.whiten_minibatches", True)
+    assert load_config(values).ppo.whiten_minibatches
+    values["ppo"] |= {"kl_placement": "loss"}  # type: ignore[operator]
+    with pytest.raises(UsageError, match="what ppo.kl_coef means"):
+        load_config(values)
+
+
 def test_the_estimator_of_the_kl_follows_its_place() -> None:
     assert kl_choice(PPOConfig()) == ("reward", "k1")
     assert kl_choice(PPOConfig(kl_placement="loss")) == ("loss", "k2")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlhf.config import ModelConfig
 from rlhf.data.collate import microbatches
 from rlhf.errors import UsageError
-from rlhf.kernels import token_logprobs
+from rlhf.kernels import token_kl, token_logprobs
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
 from rlhf.types import PromptBatch, Responses, TokenScores
@@ -45,8 +45,6 @@ class Policy:
         scores = self._scores(self.llava, prompts, responses)
         if ref_hidden is None:
             return replace(scores, hidden=None)
-        from rlhf.kernels import token_kl
-
         assert scores.hidden is not None
         kl = token_kl(
             scores.hidden,
