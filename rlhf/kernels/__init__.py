@@ -1,9 +1,50 @@
-"""Span kernels: between padded and flat tensors, and sums inside each span."""
+"""Span kernels: between padded and flat tensors, and sums inside each span.
 
+Each is the PyTorch reference, or its Triton counterpart where the first tensor lies on a GPU.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from importlib import import_module
+from importlib.util import find_spec
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from rlhf.kernels import reference as _reference
 from rlhf.kernels.reference import add_at_span_end as add_at_span_end
-from rlhf.kernels.reference import gather_spans as gather_spans
-from rlhf.kernels.reference import scatter_spans as scatter_spans
-from rlhf.kernels.reference import span_discounted_sum as span_discounted_sum
-from rlhf.kernels.reference import span_mean as span_mean
-from rlhf.kernels.reference import span_sum as span_sum
-from rlhf.kernels.token_logprobs import token_logprobs as token_logprobs
+from rlhf.kernels.reference import later_in_span as later_in_span
+from rlhf.kernels.token_kl import token_kl as token_kl
+from rlhf.kernels.token_logprobs import token_logprobs as _token_logprobs
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _wants_triton(tensor: Tensor) -> bool:
+    """Whether `tensor` lies on a GPU that Triton can use; float64 is for the definition itself."""
+    return tensor.is_cuda and tensor.dtype != torch.float64 and find_spec("triton") is not None
+
+
+def _by_device(reference: Callable[_P, _R], module: str) -> Callable[_P, _R]:
+    """`reference`, or its namesake in `module`, by the first tensor among the arguments."""
+
+    @wraps(reference)
+    def chosen(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        first = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+        if first is None or not _wants_triton(first):
+            return reference(*args, **kwargs)
+        kernel: Callable[_P, _R] = getattr(import_module(module), reference.__name__)
+        with torch.cuda.device_of(first):  # Triton launches on the current device
+            return kernel(*args, **kwargs)
+
+    return chosen
+
+
+gather_spans = _by_device(_reference.gather_spans, "rlhf.kernels.triton_spans")
+scatter_spans = _by_device(_reference.scatter_spans, "rlhf.kernels.triton_spans")
+span_discounted_sum = _by_device(_reference.span_discounted_sum, "rlhf.kernels.triton_spans")
+span_mean = _by_device(_reference.span_mean, "rlhf.kernels.triton_spans")
+span_sum = _by_device(_reference.span_sum, "rlhf.kernels.triton_spans")
+token_logprobs = _by_device(_token_logprobs, "rlhf.kernels.triton_logprobs")

@@ -1,63 +1,128 @@
 """Log-probability and entropy of given tokens, without the [N, V] logits."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_LOGITS = 2**23  # logits held at once by default: 32 MiB in float32
+from rlhf.spans import check_rows
+
+# Held at once by default: 2²² logits (16 MiB in float32, most of a cache), but never fewer than 128
+# tokens, since each chunk reads the whole weight.
+CHUNK_LOGITS, CHUNK_TOKENS = 2**22, 128
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
+class Options(NamedTuple):
+    """How the logits are made: divided by temperature, a chunk of tokens at a time, in dtype."""
+
+    temperature: float
+    chunks: list[slice]
+    dtype: torch.dtype
+
+
+def checked_options(
+    hidden: Tensor,
+    weight: Tensor,
+    temperature: float,
+    banned_ids: Sequence[int] | None,
+    chunk_tokens: int | None,
+) -> tuple[Tensor, Options]:
+    """The banned ids [K] int64, each once, and the options of hidden [N, D] and weight [V, D].
+
+    Raises: ValueError for shapes that disagree, an id or option out of range, all ids banned.
+    """
+    if (hidden.dim(), hidden.shape[1:]) != (2, weight.shape[1:]):
+        shapes = [list(hidden.shape), list(weight.shape)]
+        raise ValueError(f"hidden, weight: got {shapes}, wanted [N, D], [V, D]")
+    ids, vocabulary = sorted({*(banned_ids or ())}), len(weight)
+    if len(ids) >= vocabulary or (ids and not 0 <= ids[0] <= ids[-1] < vocabulary):
+        raise ValueError(f"banned_ids: got {ids}, wanted some of the {vocabulary} ids, not all")
+    size = max(CHUNK_TOKENS, CHUNK_LOGITS // vocabulary) if chunk_tokens is None else chunk_tokens
+    if not (temperature > 0 and size > 0):
+        raise ValueError(f"got {temperature=}, {chunk_tokens=}, wanted both above 0")
+    chunks = [slice(start, start + size) for start in range(0, len(hidden), size)]
+    dtype = torch.promote_types(torch.promote_types(hidden.dtype, weight.dtype), torch.float32)
+    banned = torch.tensor(ids, dtype=torch.int64, device=hidden.device)
+    return banned, Options(float(temperature), chunks, dtype)
+
+
+def checked_arguments(
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    temperature: float,
+    banned_ids: Sequence[int] | None,
+    chunk_tokens: int | None,
+) -> tuple[Tensor, Options]:
+    """`checked_options`, with tokens [N] checked too: none banned, none outside the vocabulary."""
+    check_rows("tokens", tokens, len(hidden))
+    banned, options = checked_options(hidden, weight, temperature, banned_ids, chunk_tokens)
+    outside = ((tokens < 0) | (tokens >= len(weight))).any()
+    if bool(outside | torch.isin(tokens, banned).any()):
+        raise ValueError(f"tokens: got a banned id, or one outside the {len(weight)} ids")
+    return banned, options
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left · right, in their own precision."""
     with torch.autocast(left.device.type, enabled=False):  # it would round the logits to bf16
-        return left.to(right.dtype) @ right
+        return left @ right
 
 
-def _log_softmax(hidden: Tensor, weight: Tensor, banned: Tensor, temperature: float) -> Tensor:
-    """[C, V] of one chunk, -inf at the banned ids, in the dtype of `weight`."""
-    logits = _product(hidden, weight.T).div_(temperature)
-    return logits.index_fill_(1, banned, -torch.inf).log_softmax(1)
+def chunk_logits(scaled: Tensor, weight: Tensor, banned: Tensor) -> Tensor:
+    """[C, V] of hidden over temperature [C, D], -inf at the banned ids."""
+    return product(scaled, weight.T).index_fill_(1, banned, -torch.inf)
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, banned: Tensor, options: Any
+        ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, banned: Tensor, options: Options
     ) -> tuple[Tensor, Tensor]:
-        temperature, chunks, dtype = ctx.options = options
-        logprobs, wide = hidden.new_empty(len(tokens), dtype=dtype), weight.to(dtype)
+        # A wide copy of a half weight for the whole call: made in each chunk it would cost time.
+        wide, scaled = weight.to(options.dtype), hidden.to(options.dtype) / options.temperature
+        logprobs = scaled.new_empty(len(tokens))
         entropy = torch.empty_like(logprobs)
-        for chunk in chunks:
-            log_p = _log_softmax(hidden[chunk], wide, banned, temperature)
+        # A frozen weight spares the logprobs' backward the logits: Σ p·w, kept here, is enough.
+        mean = torch.empty_like(scaled) if ctx.needs_input_grad[:2] == (True, False) else None
+        for chunk in options.chunks:
+            log_p = chunk_logits(scaled[chunk], wide, banned).log_softmax(1)
             logprobs[chunk] = log_p.gather(1, tokens[chunk, None]).squeeze(1)
             p = log_p.exp()
+            if mean is not None:
+                mean[chunk] = product(p, wide)
             entropy[chunk] = -p.mul_(log_p.index_fill_(1, banned, 0)).sum(1)  # no 0 · -inf
-        ctx.save_for_backward(hidden, weight, tokens, banned, entropy)
+        ctx.save_for_backward(hidden, weight, tokens, banned, logprobs, entropy, mean)
+        ctx.options = options
         ctx.set_materialize_grads(False)  # an entropy that is only logged costs no backward
         return logprobs, entropy
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, up_logprobs: Tensor | None, up_entropy: Tensor | None) -> Any:
-        hidden, weight, tokens, banned, entropy = ctx.saved_tensors
-        temperature, chunks, dtype = ctx.options
-        wide = weight.to(dtype)
+        hidden, weight, tokens, banned, logprobs, entropy, mean = ctx.saved_tensors
+        options: Options = ctx.options
+        up = torch.zeros_like(entropy) if up_logprobs is None else up_logprobs
+        if mean is not None and up_entropy is None:
+            slope = (weight[tokens] - mean) * (up[:, None] / options.temperature)
+            return slope.to(hidden.dtype), None, None, None, None
+        wide, scaled = weight.to(options.dtype), hidden.to(options.dtype) / options.temperature
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(wide) if ctx.needs_input_grad[1] else None
-        up = torch.zeros_like(entropy) if up_logprobs is None else up_logprobs
-        for chunk in chunks:
-            log_p = _log_softmax(hidden[chunk], wide, banned, temperature)
+        for chunk in options.chunks:
+            logits, chosen = chunk_logits(scaled[chunk], wide, banned), tokens[chunk, None]
+            log_p = logits.sub_(logits.gather(1, chosen) - logprobs[chunk, None])
             p, pull = log_p.exp(), up[chunk, None]
             # ∂ logprob / ∂ logit = onehot - p,  ∂ entropy / ∂ logit = -p (log p + entropy)
             if up_entropy is not None:
                 surprise = log_p.index_fill_(1, banned, 0).add_(entropy[chunk, None])
                 pull = surprise.mul_(up_entropy[chunk, None]).add_(pull)
-            grad = p.mul_(-pull).scatter_add_(1, tokens[chunk, None], up[chunk, None])
-            grad_hidden[chunk] = _product(grad.div_(temperature), wide)
+            grad = p.mul_(pull).neg_().scatter_add_(1, chosen, up[chunk, None])
+            grad_hidden[chunk] = product(grad, wide) / options.temperature
             if grad_weight is not None:
-                grad_weight.addmm_(grad.T, hidden[chunk].to(dtype))
+                grad_weight.addmm_(grad.T, scaled[chunk])
         return grad_hidden, grad_weight, None, None, None
 
 
@@ -76,20 +141,10 @@ def token_logprobs(
         logprob = log p[token]        entropy = -Σ p log p
 
     Args: hidden [N, D]; weight [V, D], output embedding; tokens [N] int64; temperature above 0;
-        chunk_tokens whose logits are held at once, in backward too; None holds about 2²³ logits.
+        chunk_tokens whose logits are held at once, in backward too; None chooses.
     Raises: ValueError for shapes that disagree, a banned token, an id or option out of range.
     """
-    if (hidden.shape[:1], hidden.shape[1:]) != (tokens.shape, weight.shape[1:]):
-        shapes = [list(tensor.shape) for tensor in (hidden, weight, tokens)]
-        raise ValueError(f"hidden, weight, tokens: got {shapes}, wanted [N, D], [V, D], [N]")
-    banned = torch.tensor(sorted({*(banned_ids or ())}), dtype=torch.int64, device=hidden.device)
-    ids = torch.cat([tokens, banned])
-    if bool(((ids < 0) | (ids >= len(weight))).any() | torch.isin(tokens, banned).any()):
-        raise ValueError(f"tokens: got a banned id, or one outside the {len(weight)} ids")
-    size = max(1, CHUNK_LOGITS // len(weight)) if chunk_tokens is None else chunk_tokens
-    if not (temperature > 0 and size > 0):
-        raise ValueError(f"got {temperature=}, {chunk_tokens=}, wanted both above 0")
-    chunks = [slice(start, start + size) for start in range(0, len(tokens), size)]
-    dtype = torch.promote_types(torch.promote_types(hidden.dtype, weight.dtype), torch.float32)
-    options = (float(temperature), chunks, dtype)
+    banned, options = checked_arguments(
+        hidden, weight, tokens, temperature, banned_ids, chunk_tokens
+    )
     return _TokenLogprobs.apply(hidden, weight, tokens, banned, options)  # type: ignore[no-any-return, no-untyped-call]

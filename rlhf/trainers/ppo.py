@@ -106,24 +106,31 @@ class PPOTrainer:
         buffer.finish(options, self.scaler)
         rolled_out = time.perf_counter()
         steps = self.update(buffer, iteration)
+        updated = time.perf_counter()
         texts = [self.policy.llava.builder.decode(row) for row in rollout.responses.rows()]
         figures = iteration_figures(rollout, buffer, steps, texts, options) | {
             "time/rollout": rolled_out - started,
-            "time/update": time.perf_counter() - rolled_out,
-            "tokens_per_s": rollout.spans.total / (time.perf_counter() - started),
-            "lr": self.updater.lr,
+            "time/update": updated - rolled_out,
+            "tokens_per_s": rollout.spans.total / (updated - started),
             "episode": float((iteration + 1) * self.ppo.rollout_batch_size),
+            **self._follow(buffer),
         }
-        if self.scaler:
-            figures["objective/score_scale"] = self.scaler.std
-        if self.controller:
-            kl = figures["objective/kl"]
-            self.updater.kl_coef = self.controller.update(kl, len(rollout.responses))
         if iteration % self.ppo.sample_every == 0:
             figures |= log_samples(
                 self.writer, self.policy, rollout, buffer, texts, iteration, self.ppo
             )
         self.writer.scalars(figures, iteration)
+        return figures
+
+    def _follow(self, buffer: RolloutBuffer) -> dict[str, float]:
+        """Let what follows the run take in this iteration; its figures."""
+        figures = {"lr": self.updater.lr}
+        if self.scaler:
+            figures["objective/score_scale"] = self.scaler.std
+        if self.controller:
+            responses = len(buffer.responses)
+            kl = float(buffer.kl.sum()) / responses
+            self.updater.kl_coef = self.controller.update(kl, responses)
         return figures
 
     def rollout(self, iteration: int) -> Rollout:

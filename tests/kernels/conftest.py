@@ -1,0 +1,34 @@
+"""Triton kernels run compiled on a GPU, and where there is none interpreted on the CPU."""
+
+import importlib
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from types import ModuleType
+
+import pytest
+import torch
+
+if find_spec("triton") and not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
+    # torch may have imported Triton already: its own functions must be interpreted too.
+    for name in ("triton.language.standard", "triton.language"):
+        importlib.reload(importlib.import_module(name))
+
+
+@pytest.fixture
+def device() -> Iterator[str]:
+    """Where Triton runs; tensors are made there by default."""
+    pytest.importorskip("triton")
+    name = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device(name):
+        yield name
+
+
+@pytest.fixture(params=["reference", "triton_spans"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Each module that holds the span kernels; the blocks of Triton's are small, hence several."""
+    if request.param == "triton_spans":
+        request.getfixturevalue("device")
+        monkeypatch.setattr("rlhf.kernels.triton_spans.BLOCK", 16)
+    return importlib.import_module(f"rlhf.kernels.{request.param}")

@@ -1,0 +1,164 @@
+"""Historical bugs of prompts, of sampling and of the reward model."""
+
+from bugs import Bug
+
+ALIGNMENT = "tests/test_alignment.py::"
+GENERATION = "tests/test_generation.py::"
+POLICY = "tests/test_policy.py::"
+REWARD = "tests/test_reward.py::"
+
+BUGS = (
+    Bug(
+        "what a user types becomes a special token",
+        ("NiuTrans: retokenized by string replacement",),
+        "data/prompts.py",
+        (
+            (
+                "split_special_tokens=True)\n        ids = list",
+                "split_special_tokens=False)\n        ids = list",
+            ),
+        ),
+        "tests/data/test_prompts.py::test_special_tokens_typed_by_a_user_become_text",
+    ),
+    Bug(
+        "a long prompt is cut through its picture",
+        ("EasyR1 #76",),
+        "data/collate.py",
+        (
+            (
+                "rows = [builder.prompt_ids(record.instruction) for record in records]",
+                "rows = [builder.prompt_ids(x.instruction)[-max_tokens:] for x in records]",
+            ),
+        ),
+        "tests/data/test_prompts.py::test_long_prompts_are_refused_not_cut",
+    ),
+    Bug(
+        "pictures are taken by their place in the batch",
+        ("trl #4488",),
+        "types.py",
+        (("images=tuple(self.images[row] for row in rows)", "images=self.images[: len(rows)]"),),
+        "tests/test_types.py::test_selecting_and_concatenating_keep_rows_whole",
+    ),
+    Bug(
+        "an empty response is accepted, and its score lands elsewhere",
+        ("verl #5613", "verl #6310"),
+        "spans.py",
+        (("sizes.min() < 1)", "sizes.min() < 0)"),),
+        "tests/test_spans.py::test_refused_lengths",
+    ),
+    Bug(
+        "the end is sampled too late",
+        ("trl #2069",),
+        "models/generation.py",
+        (("banned_ids=llava.banned_ids,", "banned_ids=[*llava.banned_ids, *llava.eos_ids],"),),
+        GENERATION + "test_the_drawn_logprobs_are_those_of_the_training_forward",
+    ),
+    Bug(
+        "sampling allows ids that scoring bans",
+        ("EasyR1 #110", "verl #5817"),
+        "models/generation.py",
+        (("banned_ids=llava.banned_ids,", "banned_ids=(),"),),
+        GENERATION + "test_the_drawn_logprobs_are_those_of_the_training_forward",
+    ),
+    Bug(
+        "the response ends one token too late",
+        ("DeepSpeedExamples #672",),
+        "models/generation.py",
+        (("lengths[ended], running = position + 1,", "lengths[ended], running = position + 2,"),),
+        ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
+    ),
+    Bug(
+        "what follows the end counts",
+        ("verl #3805", "trl #6121", "trl #2022"),
+        "models/generation.py",
+        (
+            (
+                "lengths[ended], running = position + 1, running & ~ended",
+                "running = running & ~ended",
+            ),
+        ),
+        ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
+    ),
+    Bug(
+        "a response that ends in the last slot counts as cut",
+        ("torchtune: end in the last slot", "AReaL #1637"),
+        "models/generation.py",
+        (
+            (
+                "torch.isin(flat[spans.offsets[1:] - 1], torch.tensor(llava.eos_ids))",
+                "spans.lengths < sampling.max_new_tokens",
+            ),
+        ),
+        ALIGNMENT + "test_a_response_that_ends_in_the_last_slot_is_finished",
+    ),
+    Bug(
+        "a pad that is also the end hides the end",
+        ("trl #5303", "transformers #25790"),
+        "models/generation.py",
+        (
+            (
+                "rows += [row[:length] for row, length in zip(tokens",
+                "pad = llava.processor.tokenizer.pad_token_id\n"
+                "        rows += [row[:length][row[:length] != pad] for row, length in zip(tokens",
+            ),
+        ),
+        GENERATION + "test_the_end_belongs_to_the_response_when_it_is_also_the_pad",
+    ),
+    Bug(
+        "a slice from minus zero takes the wrong tokens",
+        ("align-anything: slice from -0",),
+        "models/generation.py",
+        (
+            (
+                "rows += [row[:length] for row, length in zip(tokens",
+                "rows += [row[: length - len(row)] for row, length in zip(tokens",
+            ),
+        ),
+        ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
+    ),
+    Bug(
+        "the text model's score is read at a pad",
+        ("trl #2778",),
+        "models/reward.py",
+        (("len(row) - 1 for row in ids", "tokens.shape[1] - 1 for row in ids"),),
+        REWARD + "test_a_row_alone_and_in_a_batch_score_the_same[caption_text]",
+    ),
+    Bug(
+        "sampled tokens are decoded and encoded again before they are scored",
+        ("trl #1540",),
+        "models/reward.py",
+        (("if self.source is not builder:", "if True:"),),
+        ALIGNMENT + "test_the_reward_model_reads_the_sampled_tokens",
+    ),
+    Bug(
+        "a fresh head replaces the saved one",
+        ("OpenRLHF #209", "OpenRLHF #1342", "trl #1650", "trl #2957", "miles #3080"),
+        "models/reward_files.py",
+        (
+            (
+                'head = ScalarHead.load(folder / "head.safetensors", policy.device)',
+                "head = ScalarHead(trunk.hidden_size).to(policy.device)",
+            ),
+        ),
+        REWARD + "test_full_training_saves_its_own_trunk",
+    ),
+    Bug(
+        "values in half precision",
+        ("RL4VLM: value head in float16", "verl #498"),
+        "models/heads.py",
+        (
+            (
+                "self.linear(hidden.float())",
+                "nn.functional.linear(hidden.bfloat16(), self.linear.weight.bfloat16())",
+            ),
+        ),
+        ALIGNMENT + "test_heads_compute_in_float32",
+    ),
+    Bug(
+        "the head starts with noise",
+        ("verl #498",),
+        "models/heads.py",
+        (("nn.init.zeros_(self.linear.weight)", "nn.init.normal_(self.linear.weight)"),),
+        POLICY + "test_the_critic_sees_the_picture_and_does_not_move_the_trunk",
+    ),
+)

@@ -1,0 +1,233 @@
+"""Historical bugs of padding, pictures, adapters and the three roles of one model."""
+
+from bugs import Bug
+
+ALIGNMENT = "tests/test_alignment.py::"
+GENERATION = "tests/test_generation.py::"
+LLAVA = "tests/test_llava.py::"
+POLICY = "tests/test_policy.py::"
+REWARD = "tests/test_reward.py::"
+
+BUGS = (
+    Bug(
+        "values are those of one state earlier",
+        ("trl #44", "trl #137"),
+        "models/policy.py",
+        (("self.value_head(hidden.detach())", "self.value_head(hidden.detach().roll(1, 0))"),),
+        ALIGNMENT + "test_a_token_changes_the_value_after_it_and_none_before",
+    ),
+    Bug(
+        "values are those of the state after the token",
+        ("trl #137",),
+        "models/policy.py",
+        (("self.value_head(hidden.detach())", "self.value_head(hidden.detach().roll(-1, 0))"),),
+        ALIGNMENT + "test_a_token_changes_the_value_after_it_and_none_before",
+    ),
+    Bug(
+        "the critic does not see the picture",
+        ("AReaL: is_critic ignored for vision models", "measured: text-only critic"),
+        "models/policy.py",
+        (
+            (
+                "self.value_head(hidden.detach())",
+                "self.value_head(llava.model.get_input_embeddings()(responses.tokens).detach())",
+            ),
+        ),
+        POLICY + "test_the_critic_sees_the_picture_and_does_not_move_the_trunk",
+    ),
+    Bug(
+        "values come back in the order of the micro-batches",
+        ("verl #431",),
+        "models/policy.py",
+        (
+            (
+                "**{name: value[places] for",
+                '**{name: value if name == "values" else value[places] for',
+            ),
+        ),
+        ALIGNMENT + "test_pieces_keep_values_and_entropies_in_order",
+    ),
+    Bug(
+        "log-probabilities ignore the temperature",
+        ("OpenRLHF #853", "OpenRLHF #857"),
+        "models/policy.py",
+        (
+            (
+                "responses.tokens.to(hidden.device),\n            temperature=self.temperature,",
+                "responses.tokens.to(hidden.device),\n            temperature=1.0,",
+            ),
+        ),
+        POLICY + "test_log_probabilities_are_those_of_the_sampled_temperature",
+    ),
+    Bug(
+        "the temperature is missing in the reference alone",
+        ("measured: temperature missing in one scorer",),
+        "models/policy.py",
+        (
+            (
+                "scores = self._scores(self.reference, prompts, responses)",
+                "twin = Policy(self.llava, self.reference, temperature=1.0)\n"
+                "            scores = twin._scores(self.reference, prompts, responses)",
+            ),
+        ),
+        POLICY + "test_log_probabilities_are_those_of_the_sampled_temperature",
+    ),
+    Bug(
+        "the entropy ignores the temperature",
+        ("OpenRLHF #1319",),
+        "models/policy.py",
+        (
+            (
+                "return TokenScores(logprobs, entropy, self",
+                "entropy = token_logprobs(\n"
+                "            hidden,\n"
+                "            llava.output_weight,\n"
+                "            responses.tokens,\n"
+                "            banned_ids=llava.banned_ids,\n"
+                "        )[1]\n"
+                "        return TokenScores(logprobs, entropy, self",
+            ),
+        ),
+        ALIGNMENT + "test_the_entropy_is_that_of_the_sampled_distribution",
+    ),
+    Bug(
+        "scoring allows ids that sampling bans",
+        ("EasyR1 #110",),
+        "models/policy.py",
+        (
+            (
+                "banned_ids=llava.banned_ids,",
+                "banned_ids=None,",
+            ),
+        ),
+        POLICY + "test_log_probabilities_are_those_of_the_sampled_temperature",
+    ),
+    Bug(
+        "the reference of an adapter is the bare trunk",
+        ("trl #495", "trl #1340"),
+        "models/policy.py",
+        (("        llava.adapters.load(REFERENCE, start)\n", ""),),
+        POLICY + "test_a_starting_adapter_is_the_reference_not_the_bare_trunk",
+    ),
+    Bug(
+        "the policy's adapter stays active in the reference",
+        ("peft #493",),
+        "models/policy.py",
+        (
+            (
+                "REFERENCE if REFERENCE in adapters.names else None",
+                "REFERENCE if REFERENCE in adapters.names else adapters.current",
+            ),
+        ),
+        POLICY + "test_reference_is_the_starting_model_and_stays[lora]",
+    ),
+    Bug(
+        "dropout stays on in the adapter",
+        ("trl #454", "trlx #107", "measured: dropout left on"),
+        "models/adapters.py",
+        (("lora_alpha=alpha, target", "lora_alpha=alpha, lora_dropout=0.1, target"),),
+        POLICY + "test_two_forwards_are_bit_equal_with_trainable_adapters",
+    ),
+    Bug(
+        "dropout stays on in the model",
+        ("trl #454", "trl #1540"),
+        "models/llava.py",
+        (("model.eval(), processor", "model.train(), processor"),),
+        ALIGNMENT + "test_the_models_own_dropout_is_off",
+    ),
+    Bug(
+        "LoRA lands in the vision tower too",
+        ("measured: LoRA by bare names",),
+        "models/adapters.py",
+        (("(?!.*vision_tower).*", ".*"),),
+        LLAVA + "test_adapters_touch_the_language_model_only_and_are_float32",
+    ),
+    Bug(
+        "positions count the pads",
+        ("trl #469", "trl #6800", "OpenRLHF #217", "trlx #508"),
+        "models/llava.py",
+        (("(mask.cumsum(1) - 1).clamp(min=0)", "torch.ones_like(mask).cumsum(1).sub(1)"),),
+        ALIGNMENT + "test_positions_count_a_rows_own_tokens_from_0",
+    ),
+    Bug(
+        "prompts are padded on the side that is read",
+        ("trl #262", "LlamaFactory #2382"),
+        "models/llava.py",
+        (
+            (
+                "columns = width - spans.lengths[spans.owner] + spans.positions",
+                "columns = spans.positions",
+            ),
+        ),
+        GENERATION + "test_the_drawn_logprobs_are_those_of_the_training_forward",
+    ),
+    Bug(
+        "the response is cut out where another row's begins",
+        ("trl #1718",),
+        "models/llava.py",
+        (
+            (
+                "starts = (prompts.spans.lengths - 1)",
+                "starts = (0 * prompts.spans.lengths + prompts.spans.lengths.min() - 1)",
+            ),
+        ),
+        LLAVA + "test_response_states_equal_the_stock_forward_under_left_padding[0]",
+    ),
+    Bug(
+        "the score is read in the last column, a pad",
+        ("trl #2778", "align-anything: score read at -1"),
+        "models/llava.py",
+        (
+            (
+                "hidden[torch.arange(len(prompts), device=hidden.device), last.to(hidden.device)]",
+                "hidden[:, -1]",
+            ),
+        ),
+        LLAVA + "test_final_state_is_that_of_the_last_response_token",
+    ),
+    Bug(
+        "the score is a mean over pads as well",
+        ("LightRFT: attention pooling without a mask",),
+        "models/llava.py",
+        (
+            (
+                "hidden[torch.arange(len(prompts), device=hidden.device), last.to(hidden.device)]",
+                "hidden.mean(1)",
+            ),
+        ),
+        REWARD + "test_a_row_alone_and_in_a_batch_score_the_same[llava_head]",
+    ),
+    Bug(
+        "only the tokenizer's end is looked for",
+        ("trl #5338", "trl #6805"),
+        "models/llava.py",
+        (
+            (
+                "sorted({self.processor.tokenizer.eos_token_id, *listed})",
+                "[self.processor.tokenizer.eos_token_id]",
+            ),
+        ),
+        ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
+    ),
+    Bug(
+        "the policy may sample the picture placeholder",
+        ("verl #7038", "NoisyRollout #3", "measured: sampled image token"),
+        "models/llava.py",
+        (("ids = {self.image_token_id, self", "ids = {pad, self"),),
+        LLAVA + "test_banned_ids_are_the_placeholder_and_the_pad_but_never_the_end",
+    ),
+    Bug(
+        "placeholders are counted over the batch",
+        ("measured: pictures counted over the batch",),
+        "models/llava.py",
+        (("if not torch.equal(found, wanted):", "if found.sum() != wanted.sum():"),),
+        LLAVA + "test_pictures_are_counted_row_by_row",
+    ),
+    Bug(
+        "pictures are dropped without a word",
+        ("LlamaFactory: pictures dropped in PPO",),
+        "models/llava.py",
+        (("paths = [path for row in images for path in row]", "paths: list[Path] = []"),),
+        LLAVA + "test_another_picture_changes_the_states",
+    ),
+)

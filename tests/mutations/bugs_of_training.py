@@ -1,0 +1,169 @@
+"""Historical bugs of the rollout, the optimizer step, the curves and the resume."""
+
+from bugs import Bug
+
+PPO = "tests/test_ppo.py::"
+UPDATE = "tests/test_update.py::"
+STEP = "tests/test_step.py::"
+
+BUGS = (
+    Bug(
+        "old log-probabilities are the generator's",
+        ("trl #454", "trlx #508"),
+        "rollout.py",
+        (("scored.logprobs if config.rescore else drawn", "drawn"),),
+        PPO + "test_old_logprobs_are_those_of_the_training_forward_if_rescored[True]",
+    ),
+    Bug(
+        "old log-probabilities are computed anew each epoch",
+        ("NiuTrans: old log-probabilities of the current actor",),
+        "trainers/update.py",
+        (
+            (
+                "            batch.old_logprobs,\n            batch.advantages,",
+                "            scores.logprobs.detach(),\n            batch.advantages,",
+            ),
+        ),
+        UPDATE + "test_over_target_kl_the_step_is_not_taken",
+    ),
+    Bug(
+        "gradients are thrown away between micro-batches",
+        ("trl #583", "trl #321"),
+        "trainers/update.py",
+        (
+            (
+                "            loss.backward()\n",
+                "            self.optimizer.zero_grad()\n            loss.backward()\n",
+            ),
+        ),
+        UPDATE + "test_the_split_into_microbatches_does_not_change_the_gradient",
+    ),
+    Bug(
+        "one optimizer step where several were planned",
+        ("trl #5645",),
+        "trainers/ppo.py",
+        (("buffer.minibatches(self.ppo.minibatch_size,", "buffer.minibatches(10**9,"),),
+        PPO + "test_every_planned_step_is_taken_and_only_the_policy_and_critic_move",
+    ),
+    Bug(
+        "the value loss is averaged over the micro-batch",
+        ("verl #6957",),
+        "trainers/update.py",
+        (
+            (
+                "clip_range_value=config.clip_range_value,\n            token_count=count,",
+                "clip_range_value=config.clip_range_value,",
+            ),
+        ),
+        UPDATE + "test_the_split_into_microbatches_does_not_change_the_gradient",
+    ),
+    Bug(
+        "the loss is a sum over the tokens",
+        ("measured: sum instead of mean",),
+        "trainers/update.py",
+        (("            loss.backward()\n", "            (loss * count).backward()\n"),),
+        STEP + "test_the_gradient_is_that_of_the_mean_over_tokens",
+    ),
+    Bug(
+        "the entropy is divided by the padded size",
+        ("trl #6121", "trl #2022"),
+        "trainers/update.py",
+        (
+            (
+                "entropy = scores.entropy.sum() / count",
+                "spans = batch.responses.spans\n"
+                "        entropy = scores.entropy.sum() / (len(spans) * spans.longest)",
+            ),
+        ),
+        STEP + "test_the_entropy_is_the_mean_over_tokens",
+    ),
+    Bug(
+        "a token of probability one is taken for a pad",
+        ("align-anything: mask from log-probabilities",),
+        "trainers/update.py",
+        (
+            (
+                "count = minibatch.responses.spans.total",
+                "count = int((minibatch.old_logprobs != 0).sum())",
+            ),
+        ),
+        STEP + "test_a_token_of_probability_one_counts",
+    ),
+    Bug(
+        "the step is taken before target_kl is looked at",
+        ("measured: target_kl after the step",),
+        "trainers/update.py",
+        (('if outcome == "taken":', 'if outcome != "skipped":'),),
+        UPDATE + "test_over_target_kl_the_step_is_not_taken",
+    ),
+    Bug(
+        "a step that is not finite is taken",
+        ("verl #498",),
+        "trainers/update.py",
+        (('            return "skipped"', '            return "taken"'),),
+        UPDATE + "test_a_step_that_is_not_finite_leaves_the_weights_alone[advantages-nan]",
+    ),
+    Bug(
+        "the critic's warm-up moves the policy",
+        ("verl #498",),
+        "trainers/ppo.py",
+        (("train_policy = iteration >= self.warmup", "train_policy = True"),),
+        PPO + "test_the_first_iterations_move_the_critic_only",
+    ),
+    Bug(
+        "the logged KL is not the one that is paid",
+        ("trl #1161", "trl #1180"),
+        "trainers/figures.py",
+        (("span_sum(buffer.kl, ", "span_sum(buffer.kl.abs(), "),),
+        "tests/test_figures.py::test_the_logged_kl_is_the_one_that_was_paid",
+    ),
+    Bug(
+        "the value head is fresh after a resume",
+        ("trl #3293", "OpenRLHF #209"),
+        "trainers/ppo.py",
+        (
+            (
+                '        self.policy.value_head.load_state_dict(checkpoint.tensors["value_head"], '
+                "strict=True)\n",
+                "",
+            ),
+        ),
+        "tests/test_resume.py::test_every_part_of_the_training_state_is_restored",
+    ),
+    Bug(
+        "the schedule begins again after a resume",
+        ("trl: global_step is 0 on every start", "LLaVA-RLHF: partial resume"),
+        "trainers/ppo.py",
+        (('        self.updater.steps_done = state["steps_done"]\n', ""),),
+        "tests/test_resume.py::test_every_part_of_the_training_state_is_restored",
+    ),
+    Bug(
+        "an unknown option is ignored",
+        ("align-anything: unknown options read as None",),
+        "config.py",
+        (
+            ("kw_only=True, forbid_unknown_fields=True", "kw_only=True"),
+            ("        if key not in known:", "        if key is None:"),
+        ),
+        "tests/test_config.py::test_an_unknown_key_is_refused_with_the_nearest_known_one",
+    ),
+    Bug(
+        "sampling is cut in a way the log-probabilities do not know",
+        ("trl #2358", "LlamaFactory: generation defaults"),
+        "config.py",
+        (("if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1:", "if False:"),),
+        "tests/test_config.py::test_training_refuses_sampling_that_bends_the_distribution",
+    ),
+    Bug(
+        "the optimizer is fresh after a resume",
+        ("LLaVA-RLHF: partial resume", "align-anything: weights only"),
+        "trainers/ppo.py",
+        (
+            (
+                "        restore_optimizer(\n",
+                "        optimizer_tensors(self.updater.optimizer) or (\n",
+            ),
+        ),
+        "tests/test_resume.py::test_every_part_of_the_training_state_is_restored",
+    ),
+)
