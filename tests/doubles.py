@@ -1,9 +1,10 @@
-"""Float64 tensors, and the settings of property tests."""
+"""Float64 tensors, the settings of property tests, and how large a tensor got."""
 
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ragged = st.lists(st.integers(1, 512), min_size=1, max_size=6)
 unit = st.floats(0, 1)
@@ -17,3 +18,16 @@ def doubles(*shape: int, grad: bool = False) -> Tensor:
 
 def exact(numbers: list[float]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float64)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements any operation returned."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return result

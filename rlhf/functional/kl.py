@@ -44,7 +44,11 @@ _HARM: dict[tuple[str, str], tuple[str, float | None]] = {
 
 
 def check_kl_choice(placement: str, kind: str) -> None:
-    """Raise ValueError unless this estimator pulls to π_ref·exp(r/β)/Z from this place.
+    """Raise ValueError unless this estimator, in this place, leads to a known optimum.
+
+    From the reward it is π_ref·exp(score/β)/Z over whole responses. From the loss a token pays for
+    its own KL and not for that of the tokens it leads to: for one token that is the same, for more
+    it is π(a) ∝ π_ref(a)·exp(Q(a)/β) at each state, with Q the score to be expected.
 
     Args: placement "reward" or "loss"; kind "k1", "k2", "k3", "abs", "clamp" or "exact".
     """

@@ -64,7 +64,7 @@ def scatter_spans(flat: Tensor, spans: Spans, width: int | None = None, fill: fl
     """
     width = checked_width(flat, spans, width)
     padded = flat.new_full((len(spans) * width, *flat.shape[1:]), fill)
-    padded = padded.index_copy(0, spans.owner * width + spans.positions, flat)
+    padded.index_copy_(0, spans.owner * width + spans.positions, flat)  # fresh: in place
     return padded.view(len(spans), width, *flat.shape[1:])
 
 

@@ -15,8 +15,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlhf.kernels.token_logprobs import CHUNK_LOGITS, Options, checked_arguments
+from rlhf.kernels.token_logprobs import Options, checked_arguments
 
+CHUNK_LOGITS = 2**23  # held at once: 32 MiB in float32
 CHUNK_TOKENS = 1024  # enough for the products to be bound by arithmetic, not by reading `weight`
 ALIGN = 128  # a tile is a multiple of these columns: matrix units want aligned rows
 BLOCK = 4096  # columns a program holds at once

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from doubles import EXACT, doubles, exact
-from test_token_logprobs import LargestTensor
+from doubles import EXACT, LargestTensor, doubles, exact
 from torch import Tensor
 
 from rlhf.kernels import token_logprobs

@@ -5,9 +5,8 @@ import math
 import oracles
 import pytest
 import torch
-from doubles import EXACT, doubles, exact
+from doubles import EXACT, LargestTensor, doubles, exact
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlhf.kernels import token_logprobs
 
@@ -123,19 +122,6 @@ def test_a_frozen_weight_leaves_the_gradient_as_it_is(entropy_weight: int) -> No
         results.append(torch.autograd.grad(loss, leaf, up)[0])
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], **EXACT)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements any operation returned."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
-        result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, Tensor):
-                self.largest = max(self.largest, tensor.numel())
-        return result
 
 
 @pytest.mark.parametrize("trainable", [False, True])

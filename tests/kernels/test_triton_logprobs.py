@@ -6,8 +6,7 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from doubles import doubles
-from test_token_logprobs import LargestTensor
+from doubles import LargestTensor, doubles
 from torch import Tensor
 
 from rlhf.kernels.token_logprobs import token_logprobs as expected_logprobs
