@@ -85,8 +85,8 @@ def microbatches(lengths: Tensor, max_tokens: int) -> list[Tensor]:
         max_tokens: padded tokens of one group.
     """
     groups: list[list[int]] = []
-    for row in torch.argsort(lengths, stable=True).tolist():
-        width = int(lengths[row])
+    widths, order = lengths.sort(stable=True)
+    for row, width in zip(order.tolist(), widths.tolist(), strict=True):
         if groups and (len(groups[-1]) + 1) * width <= max_tokens:
             groups[-1].append(row)
         else:

@@ -1,0 +1,163 @@
+"""Problems whose best policy is known, the mistakes that miss it, and how far each run ends."""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+from msgspec.structs import replace
+from tabular import EOS, Answer, TabularPolicy, learn
+from torch import Tensor
+
+from rlhf.config import PPOConfig
+from rlhf.spans import Spans
+
+PPO = PPOConfig(
+    iterations=100,
+    rollout_batch_size=256,
+    minibatch_size=256,
+    microbatch_tokens=100_000,
+    ppo_epochs=2,
+    lr=0.15,
+    lr_schedule="linear",
+    critic_lr_factor=2.0,
+    vf_coef=1.0,
+    value_warmup_iterations=0,
+)
+# With the KL in the loss the advantages keep the noise of the scores, at the optimum too, where
+# those above are 0: more samples, one pass over them.
+NOISY: dict[str, Any] = {
+    "kl_placement": "loss",
+    "iterations": 150,
+    "rollout_batch_size": 1024,
+    "minibatch_size": 1024,
+    "ppo_epochs": 1,
+    "adam_eps": 1e-2,
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Answers that end at EOS or at the longest length.
+
+    Attributes: reference [V], probabilities after every prefix; longest T, tokens;
+        scores of every answer; kl_coef, reward per nat.
+    """
+
+    reference: tuple[float, ...]
+    longest: int
+    scores: dict[Answer, float]
+    kl_coef: float = 0.25
+
+    def optimum(self, *, sees_later_kl: bool = True) -> dict[Answer, float]:
+        """Probability of every answer under the best policy, by soft dynamic programming.
+
+            π(a) ∝ π_ref(a)·exp(Q(a)/β)        V = β·log Σ π_ref(a)·exp(Q(a)/β)
+
+        A penalty in the loss charges a token for its own KL, not for that of the tokens it leads
+        to (`sees_later_kl` False): then V = Σ π(a)·Q(a), what the answer is expected to score.
+        """
+
+        def walk(prefix: Answer) -> tuple[float, dict[Answer, float]]:
+            """V after `prefix`, and the probabilities of the answers from there."""
+            if prefix in self.scores:
+                return self.scores[prefix], {prefix: 1.0}
+            later = [walk((*prefix, token)) for token in range(len(self.reference))]
+            weights = [
+                p * math.exp(value / self.kl_coef)
+                for p, (value, _) in zip(self.reference, later, strict=True)
+            ]
+            mass = math.fsum(weights)
+            value = self.kl_coef * math.log(mass)
+            if not sees_later_kl:
+                value = math.fsum(w / mass * q for w, (q, _) in zip(weights, later, strict=True))
+            found = {
+                answer: w / mass * p
+                for w, (_, ends) in zip(weights, later, strict=True)
+                for answer, p in ends.items()
+            }
+            return value, found
+
+        return walk(())[1]
+
+    def distance(self, policy: TabularPolicy, *, sees_later_kl: bool = True) -> float:
+        """Total variation, over whole answers, between `policy` and the optimum."""
+        table = policy.logits.detach().double().softmax(-1).tolist()
+
+        def probability(answer: Answer) -> float:
+            prefix, product = 0, 1.0
+            for token in answer:
+                product *= table[prefix][token]
+                prefix = prefix * len(self.reference) + token + 1
+            return product
+
+        best = self.optimum(sees_later_kl=sees_later_kl).items()
+        return math.fsum(abs(probability(answer) - p) for answer, p in best) / 2
+
+
+def answers(vocabulary: int, longest: int, prefix: Answer = ()) -> Iterator[Answer]:
+    """Every answer that begins with `prefix`."""
+    if prefix and (prefix[-1] == EOS or len(prefix) == longest):
+        yield prefix
+        return
+    for token in range(vocabulary):
+        yield from answers(vocabulary, longest, (*prefix, token))
+
+
+ARMS = (0.0, 0.25, 0.5, 1.0, 1.25)
+BANDIT = Problem((0.5, 0.3, 0.15, 0.04, 0.01), 1, {(arm,): r for arm, r in enumerate(ARMS)})
+
+
+def sequences(seed: int) -> Problem:
+    """V = 4, T = 3: 40 answers whose scores are uniform in ±1."""
+    drawn = random.Random(seed)
+    scores = {answer: drawn.uniform(-1, 1) for answer in answers(4, 3)}
+    return Problem((0.2, 0.35, 0.15, 0.3), 3, scores, kl_coef=0.2)
+
+
+def trained(problem: Problem, seed: int, **options: Any) -> TabularPolicy:
+    """What PPO with these options makes of the reference."""
+    policy = TabularPolicy(problem.reference, problem.longest)
+    config = replace(PPO, **{"kl_coef": problem.kl_coef, **options})
+    learn(policy, problem.scores, config, seed)
+    return policy
+
+
+def distance(problem: Problem, seed: int, **options: Any) -> float:
+    """Total variation from the optimum at which PPO with these options ends."""
+    return problem.distance(trained(problem, seed, **options))
+
+
+def reward_kl(estimate: Callable[[Tensor], Tensor]) -> AbstractContextManager[Any]:
+    """Inside the block the reward is charged `estimate` of the log-ratio to the reference."""
+    return patch("rlhf.buffer.kl_estimate", lambda now, ref, **_: estimate(now - ref))
+
+
+def loss_kl(estimate: Callable[[Tensor], Tensor]) -> AbstractContextManager[Any]:
+    """Inside the block the penalty in the loss is the plain mean of `estimate`."""
+
+    def penalty(now: Tensor, ref: Tensor, old: Tensor, *, token_count: int, **_: Any) -> Tensor:
+        return estimate(now - ref).sum() / token_count
+
+    return patch("rlhf.trainers.update.kl_penalty_loss", penalty)
+
+
+def early_score() -> AbstractContextManager[Any]:
+    """Inside the block the score lands one token before the last, where there is one."""
+
+    def add_early(flat: Tensor, per_span: Tensor, spans: Spans) -> Tensor:
+        return flat.index_add(0, (spans.offsets[1:] - 2).maximum(spans.offsets[:-1]), per_span)
+
+    return patch("rlhf.functional.rewards.add_at_span_end", add_early)
+
+
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "k1": lambda d: d,
+    "k2": lambda d: d.square() / 2,
+    "k3": lambda d: (-d).expm1() + d,
+    "|k1|": lambda d: d.abs(),
+    "max(k1, 0)": lambda d: d.clamp(min=0),
+}

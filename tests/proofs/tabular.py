@@ -1,0 +1,128 @@
+"""PPO without a network: tables of logits and values; the buffer, kernels and updater are real."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rlhf.buffer import RolloutBuffer
+from rlhf.config import PPOConfig, kl_choice
+from rlhf.functional import inverse_cdf_tokens, keyed_uniforms
+from rlhf.kernels import gather_spans, token_kl, token_logprobs
+from rlhf.spans import Spans
+from rlhf.trainers.update import Updater
+from rlhf.types import PromptBatch, Responses, Rollout, TokenScores
+
+EOS = 0
+Answer = tuple[int, ...]
+
+
+class TabularPolicy:
+    """A row of logits and a value for every prefix; what `Updater` needs of a policy.
+
+    Prefixes are the nodes of a tree, numbered as in a heap: 0 is the empty one, token a after
+    prefix s makes prefix s·V + a + 1. A row of logits is a hidden state whose output embedding is
+    the identity, so that the kernels of the real policy compute its log-probabilities.
+
+    Args: reference [V], probabilities after every prefix, from which the policy starts;
+        longest T, tokens of the longest answer.
+    """
+
+    def __init__(self, reference: Sequence[float], longest: int) -> None:
+        self.vocabulary, self.longest = len(reference), longest
+        prefixes = sum(self.vocabulary**depth for depth in range(longest))
+        self.reference = torch.tensor(reference).log().repeat(prefixes, 1)
+        self.identity = torch.eye(self.vocabulary)
+        self.logits = nn.Parameter(self.reference.clone())
+        self.value_head = nn.Embedding.from_pretrained(torch.zeros(prefixes, 1), freeze=False)
+
+    def double(self) -> "TabularPolicy":
+        """The same in float64."""
+        self.reference, self.identity = self.reference.double(), self.identity.double()
+        self.logits = nn.Parameter(self.logits.detach().double())
+        self.value_head.double()
+        return self
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {"logits": self.logits}
+
+    def prefixes(self, responses: Responses) -> Tensor:
+        """[N], the prefix before each token."""
+        prefix = torch.zeros_like(responses.tokens)
+        for _ in range(responses.spans.longest - 1):
+            longer = prefix.roll(1) * self.vocabulary + responses.tokens.roll(1) + 1
+            prefix = longer.where(responses.spans.positions > 0, 0)
+        return prefix
+
+    def score(
+        self, prompts: PromptBatch, responses: Responses, ref_hidden: Tensor | None = None
+    ) -> TokenScores:
+        prefixes = self.prefixes(responses)
+        hidden = self.logits[prefixes]
+        logprobs, entropy = token_logprobs(hidden, self.identity, responses.tokens)
+        values = self.value_head(prefixes).squeeze(1)
+        kl = None if ref_hidden is None else token_kl(hidden, ref_hidden, self.identity)
+        return TokenScores(logprobs, entropy, values, kl=kl)
+
+    @torch.no_grad()
+    def rollout(
+        self, scores: Mapping[Answer, float], config: PPOConfig, *, seed: int, iteration: int
+    ) -> Rollout:
+        """Answers drawn by key, `samples_per_prompt` to each prompt, with their scores."""
+        rows = torch.arange(config.rollout_batch_size)
+        keys, samples = rows // config.samples_per_prompt, rows % config.samples_per_prompt
+        prompts, responses = prompts_of(keys), self._answers(keys, samples, seed, iteration)
+        now, ref_hidden = self.score(prompts, responses), self.reference[self.prefixes(responses)]
+        return Rollout(
+            prompts=prompts,
+            responses=responses,
+            old_logprobs=now.logprobs,
+            ref_logprobs=token_logprobs(ref_hidden, self.identity, responses.tokens)[0],
+            values=now.values,
+            entropy=now.entropy,
+            scores=torch.tensor([scores[tuple(row)] for row in responses.rows()]),
+            logprob_gap=torch.zeros_like(now.logprobs),
+            ref_hidden=ref_hidden if kl_choice(config)[1] == "exact" else None,
+        )
+
+    def _answers(self, keys: Tensor, samples: Tensor, seed: int, iteration: int) -> Responses:
+        prefix, tokens = torch.zeros_like(keys), []
+        for position in range(self.longest):
+            uniforms = keyed_uniforms(seed, iteration, keys, samples, position)
+            tokens.append(inverse_cdf_tokens(self.logits[prefix], uniforms))
+            prefix = (prefix * self.vocabulary + tokens[-1] + 1) % len(self.logits)
+        return responses_of(torch.stack(tokens, 1))
+
+
+def prompts_of(keys: Tensor) -> PromptBatch:
+    """A prompt of one token for every key."""
+    count = len(keys)
+    spans = Spans.from_lengths([1] * count)
+    return PromptBatch(
+        torch.zeros(count, dtype=torch.int64), spans, ((),) * count, keys, ("",) * count
+    )
+
+
+def responses_of(tokens: Tensor) -> Responses:
+    """Rows [B, T], each to its first EOS; the longest ones need none to be finished."""
+    ends = tokens == EOS
+    lengths = torch.where(ends.any(1), ends.long().argmax(1) + 1, tokens.shape[1])
+    spans = Spans.from_lengths(lengths)
+    flat = gather_spans(tokens, torch.zeros_like(lengths), spans)
+    return Responses(flat, spans, torch.ones(len(tokens), dtype=torch.bool))
+
+
+def learn(
+    policy: TabularPolicy, scores: Mapping[Answer, float], config: PPOConfig, seed: int
+) -> None:
+    """Every iteration of PPO, as the trainer runs them."""
+    minibatches = config.rollout_batch_size // config.minibatch_size
+    updater = Updater(config, policy, config.iterations * config.ppo_epochs * minibatches)
+    for iteration in range(config.iterations):
+        buffer, generator = RolloutBuffer(), torch.Generator().manual_seed(iteration)
+        buffer.append(policy.rollout(scores, config, seed=seed, iteration=iteration))
+        buffer.finish(config)
+        train_policy = iteration >= config.value_warmup_iterations
+        for _ in range(config.ppo_epochs):
+            for minibatch in buffer.minibatches(config.minibatch_size, generator):
+                updater.step(minibatch, train_policy=train_policy)

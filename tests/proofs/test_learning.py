@@ -1,0 +1,68 @@
+"""What training must end in: the critic at the expected score, answers of the length asked for."""
+
+import math
+
+import pytest
+import torch
+from msgspec.structs import replace
+from problems import PPO, Problem, answers, sequences, trained
+from tabular import Answer, TabularPolicy, prompts_of, responses_of
+
+from rlhf.buffer import RolloutBuffer
+from rlhf.trainers.update import Updater
+from rlhf.types import Rollout
+
+EVEN = (0.25, 0.25, 0.25, 0.25)
+
+
+def every_answer(policy: TabularPolicy, problem: Problem) -> Rollout:
+    """Each answer as often as it is likely under EVEN: 64 rows, no sampling noise."""
+    rows = torch.cartesian_prod(*[torch.arange(4)] * 3)
+    prompts, responses = prompts_of(torch.arange(len(rows))), responses_of(rows)
+    with torch.no_grad():
+        now = policy.score(prompts, responses)
+    return Rollout(
+        prompts=prompts,
+        responses=responses,
+        old_logprobs=now.logprobs,
+        ref_logprobs=now.logprobs,
+        values=now.values,
+        entropy=now.entropy,
+        scores=torch.tensor([problem.scores[tuple(row)] for row in responses.rows()]),
+        logprob_gap=torch.zeros_like(now.logprobs),
+    )
+
+
+@pytest.mark.parametrize("gae_lambda_value", [1.0, 0.9])
+def test_the_critic_ends_at_the_expected_score(gae_lambda_value: float) -> None:
+    """For every prefix that an answer passes through, from the mean over what may follow."""
+    problem, policy = sequences(0), TabularPolicy(EVEN, 3)
+    config = replace(PPO, gae_lambda_value=gae_lambda_value, lr=0.05, iterations=150)
+    updater = Updater(config, policy, config.iterations)
+    for _ in range(config.iterations):
+        buffer = RolloutBuffer()
+        buffer.append(every_answer(policy, problem))
+        buffer.finish(config)
+        for minibatch in buffer.minibatches(64, torch.Generator()):
+            updater.step(minibatch, train_policy=False)
+    values = policy.value_head.weight.flatten().tolist()
+
+    def expected(prefix: Answer, place: int) -> float:
+        if prefix in problem.scores:
+            return problem.scores[prefix]
+        mean = math.fsum(expected((*prefix, a), place * 4 + a + 1) for a in range(4)) / 4
+        assert values[place] == pytest.approx(mean, abs=1e-3)
+        return mean
+
+    expected((), 0)
+    assert torch.equal(policy.logits, policy.reference)
+
+
+def test_the_length_that_is_rewarded_is_learned() -> None:
+    """-|length - 5| from coin flips: at first one answer in 32 has 5 tokens."""
+    scores = {answer: -abs(len(answer) - 5.0) for answer in answers(2, 8)}
+    problem = Problem((0.5, 0.5), 8, scores, kl_coef=0.1)
+    assert problem.distance(TabularPolicy((0.5, 0.5), 8)) > 0.9
+    policy = trained(problem, 0)
+    assert problem.optimum()[1, 1, 1, 1, 0] > 0.95
+    assert problem.distance(policy) < 0.01

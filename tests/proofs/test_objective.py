@@ -1,0 +1,173 @@
+"""One optimizer step: its loss and gradient against a float64 loop, however it is split."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from tabular import TabularPolicy, prompts_of, responses_of
+from torch import Tensor
+
+from rlhf.config import PPOConfig
+from rlhf.kernels import token_logprobs
+from rlhf.trainers.update import Updater
+from rlhf.types import Minibatch
+
+PLACES = [("reward", "k1"), ("loss", "k2"), ("loss", "exact")]
+ROWS = [[1, 2, 3], [0, 0, 0], [2, 0, 0], [3, 1, 0], [1, 1, 1], [0, 0, 0], [2, 3, 2]]
+
+
+def options(place: str, kind: str) -> PPOConfig:
+    """Every term of the objective, each large enough to be seen."""
+    return PPOConfig(
+        kl_placement=place,
+        kl_estimator=kind,
+        kl_coef=0.3,
+        vf_coef=0.7,
+        ent_coef=0.2,
+        clip_range=0.2,
+        clip_range_value=0.25,
+        max_grad_norm=1e9,
+        lr=1e-30,
+    )
+
+
+@pytest.fixture
+def policy() -> TabularPolicy:
+    policy = TabularPolicy((0.1, 0.4, 0.3, 0.2), 3).double()
+    torch.nn.init.normal_(policy.logits)
+    torch.nn.init.normal_(policy.value_head.weight)
+    return policy
+
+
+def minibatch(policy: TabularPolicy, kind: str) -> Minibatch:
+    """Ratios and values on both sides of their clips."""
+    responses = responses_of(torch.tensor(ROWS))
+    prompts = prompts_of(torch.arange(len(ROWS)))
+    prefixes, count = policy.prefixes(responses), responses.spans.total
+    ref_hidden = policy.reference[prefixes]
+    with torch.no_grad():
+        now = policy.score(prompts, responses)
+    return Minibatch(
+        prompts=prompts,
+        responses=responses,
+        old_logprobs=now.logprobs + 0.3 * torch.randn(count, dtype=torch.float64),
+        old_values=now.values + 0.5 * torch.randn(count, dtype=torch.float64),
+        ref_logprobs=token_logprobs(ref_hidden, policy.identity, responses.tokens)[0],
+        advantages=torch.randn(count, dtype=torch.float64),
+        returns=torch.randn(count, dtype=torch.float64),
+        ref_hidden=ref_hidden if kind == "exact" else None,
+    )
+
+
+def gradients(policy: TabularPolicy, batch: Minibatch, config: PPOConfig) -> Tensor:
+    """[P] of the logits, then of the values, as one real step leaves them."""
+    outcome = Updater(config, policy, steps=1).step(batch, train_policy=True).outcome
+    assert outcome == "taken"
+    found = [policy.logits.grad, policy.value_head.weight.grad]
+    return torch.cat([value.flatten() for value in found if value is not None])
+
+
+def rows_of(size: int) -> Any:
+    """Inside the block a micro-batch is `size` responses."""
+    return patch(
+        "rlhf.trainers.update.microbatches",
+        lambda lengths, _: torch.arange(len(lengths)).split(size),
+    )
+
+
+@pytest.mark.parametrize(("place", "kind"), PLACES)
+def test_the_split_does_not_change_the_gradient(
+    policy: TabularPolicy, place: str, kind: str
+) -> None:
+    batch, config = minibatch(policy, kind), options(place, kind)
+    whole = gradients(policy, batch, config)
+    assert float(whole.norm()) > 0.1
+    for size in (1, 2, 3, len(ROWS)):
+        with rows_of(size):
+            found = gradients(policy, batch, config)
+        torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-10)
+
+
+def test_a_mean_of_means_is_another_gradient(policy: TabularPolicy) -> None:
+    batch, config, losses = minibatch(policy, "k2"), options("loss", "k2"), Updater._losses
+    whole = gradients(policy, batch, config)
+
+    def own_mean(self: Updater, part: Minibatch, count: int, train_policy: bool) -> Any:
+        return losses(self, part, len(ROWS) * part.responses.spans.total, train_policy)
+
+    with rows_of(1), patch.object(Updater, "_losses", own_mean):
+        means = gradients(policy, batch, config)
+    assert float((means - whole).norm() / whole.norm()) > 0.05
+
+
+class Oracle:
+    """The objective of a step as a loop over tokens, from plain tables of logits and values."""
+
+    def __init__(self, policy: TabularPolicy, batch: Minibatch, config: PPOConfig) -> None:
+        self.config, self.states = config, policy.prefixes(batch.responses).tolist()
+        self.tokens, self.reference = batch.responses.tokens.tolist(), policy.reference[0].tolist()
+        self.old, self.advantages = batch.old_logprobs.tolist(), batch.advantages.tolist()
+        self.old_values, self.returns = batch.old_values.tolist(), batch.returns.tolist()
+        # k2's weight is not differentiated: it stays that of the policy at hand.
+        self.weights = [self._ratio(policy.logits.tolist(), i) for i in range(len(self.tokens))]
+
+    def __call__(self, logits: list[list[float]], values: list[float]) -> float:
+        count = len(self.tokens)
+        return math.fsum(self._token(logits, values, i) for i in range(count)) / count
+
+    def _token(self, logits: list[list[float]], values: list[float], i: int) -> float:
+        config, advantage, ratio = self.config, self.advantages[i], self._ratio(logits, i)
+        p, q = softmax(logits[self.states[i]]), softmax(self.reference)
+        gain = min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
+        moved = min(max(values[self.states[i]] - self.old_values[i], -0.25), 0.25)
+        guesses = values[self.states[i]], self.old_values[i] + moved
+        error = max((guess - self.returns[i]) ** 2 for guess in guesses) / 2
+        entropy = -math.fsum(x * math.log(x) for x in p)
+        loss = -gain + config.vf_coef * error - config.ent_coef * entropy
+        if config.kl_placement == "reward":
+            return loss
+        log_ratio = math.log(p[self.tokens[i]] / q[self.tokens[i]])
+        kl = min(max(self.weights[i], 0.8), 1.2) * log_ratio**2 / 2
+        if config.kl_estimator == "exact":
+            kl = math.fsum(x * math.log(x / y) for x, y in zip(p, q, strict=True))
+        return loss + config.kl_coef * kl
+
+    def _ratio(self, logits: list[list[float]], i: int) -> float:
+        return softmax(logits[self.states[i]])[self.tokens[i]] / math.exp(self.old[i])
+
+
+def softmax(logits: list[float]) -> list[float]:
+    weights = [math.exp(x) for x in logits]
+    return [w / math.fsum(weights) for w in weights]
+
+
+def differences(function: Callable[[list[float]], float], at: list[float]) -> list[float]:
+    """Central differences of `function` in every argument."""
+    step, found = 1e-5, []
+    for i in range(len(at)):
+        up, down = ([*at[:i], at[i] + side, *at[i + 1 :]] for side in (step, -step))
+        found.append((function(up) - function(down)) / (2 * step))
+    return found
+
+
+@pytest.mark.parametrize(("place", "kind"), PLACES)
+def test_the_gradient_is_that_of_a_float64_loop(
+    policy: TabularPolicy, place: str, kind: str
+) -> None:
+    batch, config = minibatch(policy, kind), options(place, kind)
+    oracle, vocabulary = Oracle(policy, batch, config), policy.vocabulary
+    logits, values = policy.logits.flatten().tolist(), policy.value_head.weight.flatten().tolist()
+
+    def objective(numbers: list[float]) -> float:
+        table = numbers[: len(logits)]
+        rows = [table[i : i + vocabulary] for i in range(0, len(table), vocabulary)]
+        return oracle(rows, numbers[len(logits) :])
+
+    updater, count = Updater(config, policy, steps=1), batch.responses.spans.total
+    loss = updater._losses(batch, count, True)[0]
+    assert loss.item() == pytest.approx(objective(logits + values), abs=1e-12)
+    expected = torch.tensor(differences(objective, logits + values), dtype=torch.float64)
+    torch.testing.assert_close(gradients(policy, batch, config), expected, rtol=1e-6, atol=1e-8)

@@ -1,0 +1,43 @@
+"""Answers of up to three tokens: PPO ends at the optimum that soft dynamic programming finds."""
+
+import math
+
+import pytest
+from problems import NOISY, distance, early_score, sequences, trained
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_dynamic_programming_finds_the_tilted_reference(seed: int) -> None:
+    """The optimum has a second form, over whole answers: π_ref(y)·exp(score(y)/β)/Z."""
+    problem = sequences(seed)
+    weights = {
+        answer: math.prod(problem.reference[token] for token in answer)
+        * math.exp(score / problem.kl_coef)
+        for answer, score in problem.scores.items()
+    }
+    best = problem.optimum()
+    for answer, weight in weights.items():
+        assert best[answer] == pytest.approx(weight / math.fsum(weights.values()), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_ppo_reaches_the_optimum(seed: int) -> None:
+    assert distance(sequences(seed), seed) < 0.005
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_score_one_token_early_misses_it(seed: int) -> None:
+    with early_score():
+        assert distance(sequences(seed), seed) >= 0.3
+
+
+def test_rloo_reaches_the_optimum_without_a_critic() -> None:
+    assert distance(sequences(0), 0, advantage="rloo", samples_per_prompt=4) < 0.005
+
+
+def test_a_kl_in_the_loss_charges_a_token_for_its_own_kl_only() -> None:
+    """It solves another problem, known as exactly: 0.17 from the optimum of the one above."""
+    problem = sequences(0)
+    reached = trained(problem, 0, gae_lambda=1.0, **NOISY | {"adam_eps": 1e-5})
+    assert problem.distance(reached, sees_later_kl=False) < 0.02
+    assert problem.distance(reached) > 0.1
