@@ -7,7 +7,8 @@ import torch
 from rlhf.data.collate import prompt_batch, response_batch
 from rlhf.data.records import PromptRecord
 from rlhf.models.llava import Llava
-from rlhf.types import PromptBatch, Responses
+from rlhf.models.policy import Policy
+from rlhf.types import Minibatch, PromptBatch, Responses
 
 INSTRUCTIONS = (
     "What colour is the circle?",
@@ -35,3 +36,19 @@ def responses_of(llava: Llava, count: int = 4) -> Responses:
     """`count` responses of different lengths; the second is the end-of-sequence token alone."""
     texts = ["red", "", "There are two shapes in this picture.", "a blue star"]
     return response_batch([texts[row % 4] for row in range(count)], llava.builder)
+
+
+def minibatch_of(policy: Policy, folder: Path) -> Minibatch:
+    """The responses above, by a policy that has not moved, with random advantages and returns."""
+    prompts, responses = prompts_of(policy.llava, folder), responses_of(policy.llava)
+    with torch.no_grad():
+        logprobs = policy.score(prompts, responses).logprobs
+    return Minibatch(
+        prompts=prompts,
+        responses=responses,
+        old_logprobs=logprobs,
+        old_values=torch.zeros(len(logprobs)),
+        ref_logprobs=logprobs,
+        advantages=torch.randn(len(logprobs)),
+        returns=torch.randn(len(logprobs)),
+    )

@@ -20,20 +20,7 @@ def policy(tiny: Path) -> Policy:
 
 @pytest.fixture
 def batch(policy: Policy, tiny: Path) -> Minibatch:
-    """Old log-probabilities are those of now; responses of 4 different lengths."""
-    prompts, responses = small.prompts_of(policy.llava, tiny), small.responses_of(policy.llava)
-    with torch.no_grad():
-        old = policy.score(prompts, responses).logprobs
-    count = responses.spans.total
-    return Minibatch(
-        prompts=prompts,
-        responses=responses,
-        old_logprobs=old,
-        old_values=torch.zeros(count),
-        ref_logprobs=old,
-        advantages=torch.randn(count),
-        returns=torch.randn(count),
-    )
+    return small.minibatch_of(policy, tiny)
 
 
 def stepped(policy: Policy, batch: Minibatch, **options: float) -> tuple[dict, dict]:

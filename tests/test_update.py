@@ -25,20 +25,10 @@ def policy(tiny: Path) -> Policy:
 
 
 def minibatch(policy: Policy, tiny: Path) -> Minibatch:
-    prompts = small.prompts_of(policy.llava, tiny)
-    responses = small.responses_of(policy.llava)
-    with torch.no_grad():
-        old = policy.score(prompts, responses).logprobs
-    count = responses.spans.total
-    return Minibatch(
-        prompts=prompts,
-        responses=responses,
-        old_logprobs=old + 0.05 * torch.randn(count),
-        old_values=torch.zeros(count),
-        ref_logprobs=old,
-        advantages=torch.randn(count),
-        returns=torch.randn(count),
-    )
+    """The old policy is a little away from the present one."""
+    batch = small.minibatch_of(policy, tiny)
+    noise = 0.05 * torch.randn_like(batch.advantages)
+    return replace(batch, old_logprobs=batch.old_logprobs + noise)
 
 
 def gradients(policy: Policy, batch: Minibatch, microbatch_tokens: int) -> list[torch.Tensor]:
