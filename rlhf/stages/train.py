@@ -136,6 +136,8 @@ def _check_kl(ppo: PPOConfig) -> None:
             f"ppo.kl_placement={placement} ppo.kl_estimator={kind}",
             "leave ppo.kl_estimator empty for the sound one",
         ) from None
+    if ppo.advantage == "grpo" and placement == "loss":
+        say("grpo divides scores by their spread but not the KL: kl_coef is no reward per nat here")
 
 
 def _split(

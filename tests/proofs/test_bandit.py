@@ -45,3 +45,9 @@ def test_whitening_needs_a_floor() -> None:
 @pytest.mark.parametrize("estimator", ["rloo", "grpo"])
 def test_advantages_without_a_critic_reach_it(estimator: str) -> None:
     assert distance(BANDIT, 0, advantage=estimator, samples_per_prompt=4) < 0.005
+
+
+def test_grpo_beside_a_kl_in_the_loss_is_another_trade() -> None:
+    """Scores are divided by their spread and the KL is not: kl_coef is no price in reward."""
+    options = {"advantage": "grpo", "samples_per_prompt": 4, "kl_placement": "loss"}
+    assert distance(BANDIT, 0, **options) > 0.1
