@@ -6,6 +6,7 @@ into a `Config` and refuses unknown keys, wrong types and sizes that cannot work
 
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,6 +19,9 @@ CountOrZero = Annotated[int, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+
+KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # where a steered ppo.kl_coef stays
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,9 +170,11 @@ def load_config(values: Mapping[str, Any]) -> Config:
             range, or sizes that contradict one another.
     """
     known = [name for name, _ in leaves(defaults())]
-    for key, _ in leaves(values):
+    for key, value in leaves(values):
         if key not in known:
             raise UsageError(f"unknown option {key}", f"{key}=…", nearest(key, known))
+        if isinstance(value, float) and not isfinite(value):
+            raise UsageError("this number is not finite", f"{key}={value}", "give a finite one")
     try:
         config = msgspec.convert(values, Config)
     except msgspec.ValidationError as error:
@@ -216,6 +222,18 @@ def _check_sizes(config: Config) -> None:
         )
     if ppo.advantage != "gae":
         _check_without_critic(ppo)
+    if ppo.kl_goal is not None and not KL_COEF_LOWEST <= ppo.kl_coef <= KL_COEF_HIGHEST:
+        raise UsageError(
+            f"a steered KL coefficient begins between {KL_COEF_LOWEST} and {KL_COEF_HIGHEST}",
+            f"ppo.kl_goal={ppo.kl_goal} ppo.kl_coef={ppo.kl_coef}",
+            "change ppo.kl_coef, or leave ppo.kl_goal empty",
+        )
+    if ppo.clip_scores is not None and not ppo.scale_scores:
+        raise UsageError(
+            "only scaled scores are clipped",
+            f"ppo.clip_scores={ppo.clip_scores} ppo.scale_scores=false",
+            "set ppo.scale_scores=true, or leave ppo.clip_scores empty",
+        )
     if ppo.whiten_minibatches and ppo.kl_placement == "loss":
         raise UsageError(
             "whitened advantages beside a KL in the loss change what ppo.kl_coef means",
@@ -230,6 +248,12 @@ def _check_without_critic(ppo: PPOConfig) -> None:
             f"ppo.advantage={ppo.advantage} compares the responses to one prompt",
             "ppo.samples_per_prompt=1",
             "set ppo.samples_per_prompt to 2 or more",
+        )
+    if ppo.gae_lambda_alpha is not None:
+        raise UsageError(
+            f"ppo.advantage={ppo.advantage} has no λ",
+            f"ppo.gae_lambda_alpha={ppo.gae_lambda_alpha}",
+            "leave ppo.gae_lambda_alpha empty, or set ppo.advantage=gae",
         )
     if ppo.missing_eos == "bootstrap":
         raise UsageError(

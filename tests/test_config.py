@@ -90,6 +90,25 @@ def test_whitened_minibatches_and_a_kl_in_the_loss_exclude_each_other() -> None:
         load_config(values)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kl_goal": 6.0, "kl_coef": 0.0}, "begins between 0.0001 and 10.0"),
+        ({"clip_scores": 3.0}, "only scaled scores are clipped"),
+        ({"advantage": "rloo", "samples_per_prompt": 4, "gae_lambda_alpha": 0.05}, "has no λ"),
+        ({"kl_coef": float("inf")}, "not finite"),
+        ({"lr": float("nan")}, "not finite"),
+    ],
+)
+def test_options_that_would_do_nothing_or_harm_are_refused(
+    options: dict[str, object], message: str
+) -> None:
+    values = defaults()
+    values["ppo"] |= options
+    with pytest.raises(UsageError, match=message):
+        load_config(values)
+
+
 def test_the_estimator_of_the_kl_follows_its_place() -> None:
     assert kl_choice(PPOConfig()) == ("reward", "k1")
     assert kl_choice(PPOConfig(kl_placement="loss")) == ("loss", "k2")

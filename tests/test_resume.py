@@ -14,10 +14,17 @@ from rlhf.trainers.ppo import PPOTrainer
 @pytest.fixture
 def saved_and_restored(tiny: Path, tmp_path: Path) -> tuple[PPOTrainer, PPOTrainer]:
     once = msgspec.structs.replace(
-        PPO, iterations=1, value_warmup_iterations=0, lr_schedule="linear"
+        PPO,
+        iterations=1,
+        value_warmup_iterations=0,
+        lr_schedule="linear",
+        scale_scores=True,
+        kl_goal=6.0,
     )
     saved = trainer(tiny, tmp_path, once)
     saved.run()
+    saved.skipped = 3
+    saved.save()
     restored = trainer(tiny, tmp_path, once)
     restored.restore(load_checkpoint(tmp_path / "checkpoints"))
     return saved, restored
@@ -29,6 +36,11 @@ def test_every_part_of_the_training_state_is_restored(
     saved, restored = saved_and_restored
     assert saved.iteration == restored.iteration == 1
     assert saved.updater.steps_done == restored.updater.steps_done == 4
+    assert restored.skipped == 3
+    assert restored.health.state_dict() == saved.health.state_dict()
+    assert saved.scaler and restored.scaler
+    assert restored.scaler.state_dict() == saved.scaler.state_dict()
+    assert restored.kl_coef == saved.kl_coef < PPO.kl_coef
     heads = [run.policy.value_head.linear.weight for run in (saved, restored)]
     assert torch.equal(*heads) and float(heads[0].detach().abs().max()) > 0
     trained = [run.policy.trained() for run in (saved, restored)]
@@ -36,3 +48,12 @@ def test_every_part_of_the_training_state_is_restored(
     moments = [optimizer_tensors(run.updater.optimizer)[0] for run in (saved, restored)]
     assert moments[0].keys() == moments[1].keys() and moments[0]
     assert all(torch.equal(value, moments[1][name]) for name, value in moments[0].items())
+
+
+def test_options_given_at_a_resume_count(tiny: Path, tmp_path: Path) -> None:
+    trainer(tiny, tmp_path, msgspec.structs.replace(PPO, iterations=1)).run()
+    changed = msgspec.structs.replace(PPO, kl_coef=0.2, scale_scores=True)
+    restored = trainer(tiny, tmp_path, changed)
+    restored.restore(load_checkpoint(tmp_path / "checkpoints"))
+    assert restored.kl_coef == 0.2
+    assert restored.scaler and restored.scaler.count == 0

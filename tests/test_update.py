@@ -1,5 +1,6 @@
 """One optimizer step: the split does not matter, bad numbers do not pass, every step is taken."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import small
 import torch
 
 from rlhf.config import ModelConfig, PPOConfig
+from rlhf.kernels.token_logprobs import chunk_logits
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, build_policy
 from rlhf.trainers.update import Updater
@@ -163,10 +165,10 @@ def test_the_kl_in_the_loss_pulls_back_to_the_reference(
             value.add_(0.3 * torch.randn_like(value))
         old = policy.score(batch.prompts, batch.responses).logprobs
         reference = policy.reference_score(batch.prompts, batch.responses, keep_hidden=True)
-    hidden = reference.hidden if estimator == "exact" else None
-    batch = replace(batch, old_logprobs=old, ref_hidden=hidden, advantages=torch.zeros(len(old)))
+    hidden, flat = reference.hidden, torch.zeros(len(old))
+    batch = replace(batch, old_logprobs=old, ref_hidden=hidden, advantages=flat)
     start = exact_kl(policy, batch)
-    config = PPOConfig(lr=3e-3, kl_placement="loss", kl_coef=1.0)
+    config = PPOConfig(lr=3e-3, kl_placement="loss", kl_estimator=estimator, kl_coef=1.0)
     updater = Updater(config, policy, steps=20)
     first = updater.step(batch, train_policy=True)
     if estimator == "exact":
@@ -213,3 +215,26 @@ def test_without_a_critic_its_head_receives_no_gradient(policy: Policy, tiny: Pa
     statistics = updater.step(minibatch(policy, tiny), train_policy=True)
     assert statistics.grad_norm_critic == 0 and statistics.grad_norm_policy > 0
     assert not policy.value_head.linear.weight.detach().any()
+
+
+def test_the_exact_kl_wants_the_states_of_the_reference(policy: Policy, tiny: Path) -> None:
+    config = PPOConfig(kl_placement="loss", kl_estimator="exact")
+    with pytest.raises(ValueError, match="ref_hidden: got None"):
+        Updater(config, policy, steps=1).step(minibatch(policy, tiny), train_policy=True)
+
+
+@pytest.mark.parametrize(("ent_coef", "passes"), [(0.0, 1), (0.1, 2)])
+def test_an_entropy_that_is_only_logged_costs_no_second_pass_over_the_vocabulary(
+    policy: Policy, tiny: Path, monkeypatch: pytest.MonkeyPatch, ent_coef: float, passes: int
+) -> None:
+    made = []
+
+    def counted(*args: torch.Tensor) -> torch.Tensor:
+        made.append(args)
+        return chunk_logits(*args)
+
+    batch = minibatch(policy, tiny)
+    module = sys.modules[chunk_logits.__module__]  # its name is also a function's
+    monkeypatch.setattr(module, "chunk_logits", counted)
+    Updater(PPOConfig(ent_coef=ent_coef), policy, steps=1).step(batch, train_policy=True)
+    assert len(made) == passes

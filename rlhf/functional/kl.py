@@ -30,7 +30,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
 SOUND = {"reward": ("k1",), "loss": ("k2", "exact")}
 # Why every other choice is wrong, and the total variation at which it ends from the known optimum
 # of the five-armed bandit in tests/proofs: 0.75 without any penalty, under 0.01 with a sound one.
-_HARM: dict[tuple[str, str], tuple[str, float | None]] = {
+HARM: dict[tuple[str, str], tuple[str, float | None]] = {
     ("reward", "k2"): ("it charges falling below the reference like rising above it", 0.31),
     ("reward", "k3"): ("its mean is the KL, but its gradient is another's", 0.40),
     ("reward", "abs"): ("|k1| charges the tokens that lower the KL as well", 0.21),
@@ -54,7 +54,7 @@ def check_kl_choice(placement: str, kind: str) -> None:
     """
     if kind in SOUND.get(placement, ()):
         return
-    why, distance = _HARM.get((placement, kind), ("no such choice", None))
+    why, distance = HARM.get((placement, kind), ("no such choice", None))
     if distance is not None:
         why += f", and a bandit ends {distance} (total variation) off its optimum"
     sound = " or ".join(f"{k} in the {place}" for place, kinds in SOUND.items() for k in kinds)

@@ -38,6 +38,11 @@ def _token_mean(losses: Tensor, token_count: int | None) -> Tensor:
     return losses.sum() / count
 
 
+def _ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """exp(logprob - old_logprob), at most e⁴⁰: its square is finite, and a clip's gradient 0."""
+    return (widened(logprobs) - widened(old_logprobs)).clamp(max=40).exp()
+
+
 def _clip_bounds(clip_range: float, clip_range_high: float | None) -> tuple[float, float]:
     """Between which the ratio stays."""
     high = clip_range if clip_range_high is None else clip_range_high
@@ -66,12 +71,13 @@ def clipped_policy_loss(
     """
     check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
     bounds = _clip_bounds(clip_range, clip_range_high)
-    ratio = (widened(logprobs) - widened(old_logprobs)).exp()
+    ratio = _ratio(logprobs, old_logprobs)
     plain = -ratio * advantages
     losses = torch.maximum(plain, -ratio.clamp(*bounds) * advantages)
     if dual_clip is not None:
         check_between("dual_clip", dual_clip, 1)
-        losses = torch.where(advantages < 0, losses.minimum(-dual_clip * advantages), losses)
+        bound = -dual_clip * advantages
+        losses = torch.where((advantages < 0) & (losses > bound), bound, losses)
     ratio, kl = ratio.detach(), kl_estimate(logprobs, old_logprobs, "k2").detach()
     sums = (losses != plain).sum(), kl.sum(), ratio.sum(), ratio.square().sum()
     return PolicyLoss(_token_mean(losses, token_count), *sums)
@@ -120,7 +126,7 @@ def kl_penalty_loss(
     Source: Tang and Munos 2025, arXiv:2506.09477.
     """
     check_same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs, old_logprobs=old_logprobs)
-    ratio = (widened(logprobs) - widened(old_logprobs)).exp().detach()
+    ratio = _ratio(logprobs, old_logprobs).detach()
     near = ratio.clamp(*_clip_bounds(clip_range, clip_range_high))
     return _token_mean(near * kl_estimate(logprobs, ref_logprobs, "k2"), token_count)
 
@@ -141,7 +147,8 @@ def preference_loss(
     """
     check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores)
     check_between("label_smoothing", label_smoothing, 0, 0.5)
-    if isinstance(margin, Tensor):
+    check_positive("pairs", len(chosen_scores))
+    if isinstance(margin, Tensor) and margin.dim():
         check_same_shape(chosen_scores=chosen_scores, margin=margin)
     apart = widened(chosen_scores) - widened(rejected_scores) - (0 if margin is None else margin)
     losses = (1 - label_smoothing) * logsigmoid(apart) + label_smoothing * logsigmoid(-apart)

@@ -29,6 +29,8 @@ def missing_eos_scores(scores: Tensor, finished: Tensor, *, mode: str, penalty: 
     """
     check_same_shape(scores=scores, finished=finished)
     check_between("penalty", penalty, 0)
+    if finished.dtype != torch.bool:
+        raise ValueError(f"finished: got {finished.dtype}, wanted bool")
     scores = widened(scores)
     cut = {"none": scores, "penalty": scores - penalty, "replace": scores.new_tensor(-penalty)}
     cut["bootstrap"] = scores

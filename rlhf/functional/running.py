@@ -10,8 +10,6 @@ from torch import Tensor
 from rlhf.functional.checks import check_between, check_positive
 from rlhf.kernels.reference import widened
 
-LOWEST, HIGHEST = 1e-4, 10.0  # reward units per nat, where the KL coefficient stays
-
 
 class AdaptiveKLController:
     """A KL coefficient that steers the KL of a response to a target.
@@ -29,8 +27,8 @@ class AdaptiveKLController:
         *,
         target: float = 6.0,
         horizon: float = 10_000,
-        lowest: float = LOWEST,
-        highest: float = HIGHEST,
+        lowest: float = 1e-4,
+        highest: float = 10.0,
     ) -> None:
         check_positive("target", target)
         check_positive("horizon", horizon)

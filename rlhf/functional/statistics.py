@@ -13,6 +13,8 @@ def whiten(values: Tensor, *, floor: float = 1e-8, shift_mean: bool = True) -> T
     Args: values [N]; floor, in their units: a smaller std is noise, not to be blown up to 1.
     """
     check_positive("floor", floor)
+    if not values.numel():
+        return widened(values)
     exact = values.double()  # in float32 the rounding of the mean is such noise
     mean, std = exact.mean(), exact.std(correction=0)
     white = (exact - mean) / std.clamp(min=floor)
@@ -22,6 +24,8 @@ def whiten(values: Tensor, *, floor: float = 1e-8, shift_mean: bool = True) -> T
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
     """0-d, 1 - Var(returns - values) / Var(returns): 1 is perfect; 0 if returns do not vary."""
     check_same_shape(values=values, returns=returns)
+    if not returns.numel():
+        return widened(values).new_zeros(())
     exact = returns.double()
     unexplained = (exact - values.double()).var(correction=0) / exact.var(correction=0)
     constant = (returns == returns[:1]).all()

@@ -1,6 +1,7 @@
 """Span kernels: between padded and flat tensors, and sums inside each span.
 
-Each is the PyTorch reference, or its Triton counterpart where the first tensor lies on a GPU.
+Each is the PyTorch reference, or its Triton counterpart (where it has one) if the first tensor lies
+on a GPU.
 """
 
 from collections.abc import Callable

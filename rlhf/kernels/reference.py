@@ -18,6 +18,9 @@ def check_gather(padded: Tensor, starts: Tensor, spans: Spans) -> None:
     """Raise ValueError unless shapes agree and every span lies inside its row."""
     check_rows("padded", padded, len(spans), wide=True)
     check_rows("starts", starts, len(spans))
+    if padded.dim() < 2 or starts.is_floating_point():
+        shape, dtype = list(padded.shape), starts.dtype
+        raise ValueError(f"padded, starts: got {shape}, {dtype}, wanted [B, S, ...], whole numbers")
     width = padded.shape[1]
     if bool(((starts < 0) | (starts + spans.lengths > width)).any()):
         raise ValueError(f"starts: got {starts.tolist()}, wanted every span inside {width} columns")
@@ -69,10 +72,10 @@ def scatter_spans(flat: Tensor, spans: Spans, width: int | None = None, fill: fl
 
 
 def add_at_span_end(flat: Tensor, per_span: Tensor, spans: Spans) -> Tensor:
-    """`flat` [N] with per_span [B] added at the last token of each span, in the wider dtype."""
+    """`flat` [N] with per_span [B] added at the last token of each span."""
     check_rows("flat", flat, spans.total)
     check_rows("per_span", per_span, len(spans))
-    dtype = torch.promote_types(flat.dtype, per_span.dtype)
+    dtype = torch.promote_types(widened(flat).dtype, per_span.dtype)
     return flat.to(dtype).index_add(0, spans.offsets[1:] - 1, per_span.to(dtype))
 
 

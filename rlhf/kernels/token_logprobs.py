@@ -1,6 +1,7 @@
 """Log-probability and entropy of given tokens, without the [N, V] logits."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -36,12 +37,13 @@ def checked_options(
     if (hidden.dim(), hidden.shape[1:]) != (2, weight.shape[1:]):
         shapes = [list(hidden.shape), list(weight.shape)]
         raise ValueError(f"hidden, weight: got {shapes}, wanted [N, D], [V, D]")
-    ids, vocabulary = sorted({*(banned_ids or ())}), len(weight)
+    listed = [] if banned_ids is None else [int(i) for i in banned_ids]
+    ids, vocabulary = sorted({*listed}), len(weight)
     if len(ids) >= vocabulary or (ids and not 0 <= ids[0] <= ids[-1] < vocabulary):
         raise ValueError(f"banned_ids: got {ids}, wanted some of the {vocabulary} ids, not all")
     size = max(CHUNK_TOKENS, CHUNK_LOGITS // vocabulary) if chunk_tokens is None else chunk_tokens
-    if not (temperature > 0 and size > 0):
-        raise ValueError(f"got {temperature=}, {chunk_tokens=}, wanted both above 0")
+    if not (0 < temperature < inf and size > 0):
+        raise ValueError(f"got {temperature=}, {chunk_tokens=}, wanted both above 0 and finite")
     chunks = [slice(start, start + size) for start in range(0, len(hidden), size)]
     dtype = torch.promote_types(torch.promote_types(hidden.dtype, weight.dtype), torch.float32)
     banned = torch.tensor(ids, dtype=torch.int64, device=hidden.device)
@@ -58,6 +60,8 @@ def checked_arguments(
 ) -> tuple[Tensor, Options]:
     """`checked_options`, with tokens [N] checked too: none banned, none outside the vocabulary."""
     check_rows("tokens", tokens, len(hidden))
+    if tokens.is_floating_point():
+        raise ValueError(f"tokens: got {tokens.dtype}, wanted int64 ids")
     banned, options = checked_options(hidden, weight, temperature, banned_ids, chunk_tokens)
     outside = ((tokens < 0) | (tokens >= len(weight))).any()
     if bool(outside | torch.isin(tokens, banned).any()):

@@ -48,7 +48,7 @@ class Policy:
         assert scores.hidden is not None
         kl = token_kl(
             scores.hidden,
-            ref_hidden,
+            ref_hidden.to(scores.hidden.device),
             self.llava.output_weight,
             ref_weight=self.reference.output_weight,
             temperature=self.temperature,

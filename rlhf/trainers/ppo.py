@@ -17,7 +17,7 @@ from rlhf.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from rlhf.config import Config, PPOConfig
+from rlhf.config import KL_COEF_HIGHEST, KL_COEF_LOWEST, Config, PPOConfig
 from rlhf.console import say, track
 from rlhf.errors import DivergedError, UsageError
 from rlhf.functional import AdaptiveKLController, ScoreScaler
@@ -192,7 +192,7 @@ class PPOTrainer:
             "optimizer": optimizer_state,
             "steps_done": self.updater.steps_done,
             "health": self.health.state_dict(),
-            "kl_coef": self.kl_coef,
+            "controller": self.controller.state_dict() if self.controller else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "frozen": self._frozen_hash(),
         }
@@ -227,10 +227,10 @@ class PPOTrainer:
         )
         self.updater.steps_done = state["steps_done"]
         self.health.load_state_dict(state["health"])
-        self.updater.kl_coef = state["kl_coef"]
-        if self.controller:
-            self.controller.load_state_dict({"kl_coef": state["kl_coef"]})
-        if self.scaler:
+        if self.controller and state.get("controller"):
+            self.controller.load_state_dict(state["controller"])
+            self.updater.kl_coef = self.controller.kl_coef
+        if self.scaler and state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
         self.iteration, self.skipped = state["iteration"], state["skipped"]
 
@@ -266,4 +266,10 @@ class PPOTrainer:
 def _controller(ppo: PPOConfig) -> AdaptiveKLController | None:
     if ppo.kl_goal is None:
         return None
-    return AdaptiveKLController(ppo.kl_coef, target=ppo.kl_goal, horizon=ppo.kl_horizon)
+    return AdaptiveKLController(
+        ppo.kl_coef,
+        target=ppo.kl_goal,
+        horizon=ppo.kl_horizon,
+        lowest=KL_COEF_LOWEST,
+        highest=KL_COEF_HIGHEST,
+    )

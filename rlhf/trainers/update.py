@@ -153,7 +153,9 @@ class Updater:
         if config.advantage == "gae":
             loss = loss + config.vf_coef * critic.loss
         if train_policy:
-            loss = loss + actor.loss + self.kl_coef * kl_loss - config.ent_coef * entropy
+            loss = loss + actor.loss + self.kl_coef * kl_loss
+        if train_policy and config.ent_coef:  # an entropy that is only logged costs no backward
+            loss = loss - config.ent_coef * entropy
         counted = [actor.approx_kl_sum, actor.clipped_sum, critic.clipped_sum, actor.ratio_sum]
         shares = [value / count for value in counted]
         means = [actor.loss, critic.loss, *shares, entropy, kl_loss]
@@ -162,9 +164,12 @@ class Updater:
 
     def _kl_loss(self, scores: TokenScores, batch: Minibatch, count: int) -> Tensor:
         """The KL to the reference where its place is the loss, else 0."""
-        if self.config.kl_placement == "reward":
+        placement, estimator = kl_choice(self.config)
+        if placement == "reward":
             return scores.logprobs.new_zeros(())
-        if scores.kl is not None:
+        if estimator == "exact":
+            if scores.kl is None:
+                raise ValueError("ref_hidden: got None, wanted the reference's states")
             return scores.kl.sum() / count
         return kl_penalty_loss(
             scores.logprobs,

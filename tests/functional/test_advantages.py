@@ -144,6 +144,8 @@ def test_whiten_literals() -> None:
     assert whiten(torch.tensor([7.0])).tolist() == [0.0]
     assert whiten(torch.tensor([7.0]), shift_mean=False).tolist() == [7.0]
     assert whiten(torch.full((1001,), 5.3)).tolist() == [0.0] * 1001
+    assert whiten(torch.zeros(0).bfloat16()).dtype == torch.float32
+    assert whiten(torch.zeros(0)).shape == (0,)
     assert whiten(values.bfloat16()).dtype == torch.float32
     with pytest.raises(ValueError, match="floor: got 0"):
         whiten(values, floor=0.0)
@@ -152,6 +154,7 @@ def test_whiten_literals() -> None:
 def test_explained_variance_literals() -> None:
     returns = torch.tensor([1.0, 3.0])
     assert explained_variance(returns, returns).item() == 1.0
+    assert explained_variance(returns[:0], returns[:0]).item() == 0.0
     assert explained_variance(returns + 5, returns).item() == 1.0
     assert explained_variance(torch.tensor([2.0, 2.0]), returns).item() == 0.0
     assert explained_variance(torch.tensor([3.0, 1.0]), returns).item() == -3.0

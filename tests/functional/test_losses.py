@@ -48,6 +48,18 @@ def test_clip_higher_and_dual_clip_literals() -> None:
     assert loss(10.0, -1.0, dual_clip=3.0) == (3.0, 1, 0)
     assert loss(2.0, -1.0, dual_clip=3.0) == (2.0, 0, 2.0)
     assert loss(0.1, 2.0, dual_clip=3.0) == (-0.2, 0, -0.2)
+    assert loss(1.0, -1.0, dual_clip=1.0) == (1.0, 0, 1.0)  # at the bound, not above it
+
+
+@pytest.mark.parametrize("advantage", [1.0, 0.0])
+def test_a_ratio_that_overflows_is_clipped_like_any_other(advantage: float) -> None:
+    logprobs = torch.tensor([200.0, 0.0], requires_grad=True)
+    advantages = torch.tensor([advantage, 1.0])
+    got = clipped_policy_loss(logprobs, torch.zeros(2), advantages, clip_range=0.2)
+    assert got.loss.item() == pytest.approx(-(1.2 * advantage + 1) / 2)
+    got.loss.backward()
+    assert logprobs.grad is not None and logprobs.grad.tolist() == [0.0, -0.5]
+    assert got.ratio_sq_sum.isfinite()
 
 
 def test_an_unchanged_policy() -> None:
@@ -184,6 +196,10 @@ def test_preference_literals() -> None:
     assert preference_loss(chosen, rejected, margin=margin).item() == pytest.approx(
         math.log(2), abs=1e-12
     )
+    number = preference_loss(chosen, rejected, margin=torch.tensor(1.0)).item()
+    assert number == preference_loss(chosen, rejected, margin=1.0).item()
+    with pytest.raises(ValueError, match="pairs: got 0"):
+        preference_loss(chosen[:0], rejected[:0])
     smoothed = preference_loss(chosen[:1], rejected[:1], label_smoothing=0.1).item()
     assert smoothed == pytest.approx(0.9 * math.log(4 / 3) + 0.1 * math.log(4), abs=1e-12)
     assert preference_loss(exact([-1000.0]), exact([0.0])).item() == 1000

@@ -84,5 +84,7 @@ def test_missing_eos_refuses() -> None:
         missing_eos_scores(scores, finished, mode="drop", penalty=1.0)
     with pytest.raises(ValueError, match="penalty: got -1"):
         missing_eos_scores(scores, finished, mode="penalty", penalty=-1.0)
+    with pytest.raises(ValueError, match="finished: got torch.int64"):
+        missing_eos_scores(scores, finished.long(), mode="none", penalty=1.0)
     with pytest.raises(ValueError, match="finished"):
         missing_eos_scores(scores, finished[:1], mode="none", penalty=1.0)

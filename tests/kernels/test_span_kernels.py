@@ -96,6 +96,9 @@ def test_wrong_sizes_are_refused(kernels: ModuleType) -> None:
         kernels.scatter_spans(torch.zeros(6), spans, width=2)
     with pytest.raises(ValueError, match=r"flat: got shape \[5\], wanted \[6, ...\]"):
         kernels.scatter_spans(torch.zeros(5), spans)
+    for padded, starts in ((torch.zeros(3), [0, 0, 0]), (torch.zeros(3, 4), [0.0, 0.0, 0.0])):
+        with pytest.raises(ValueError, match=r"padded, starts: got \[3"):
+            kernels.gather_spans(padded, torch.tensor(starts), spans)
     with pytest.raises(ValueError, match=r"padded: got shape \[2, 4\], wanted \[3, ...\]"):
         kernels.gather_spans(torch.zeros(2, 4), torch.zeros(3, dtype=torch.int64), spans)
     for kernel in (kernels.span_sum, kernels.span_mean, later_in_span):
@@ -178,6 +181,8 @@ def test_half_precision_accumulates_in_float32(kernels: ModuleType, dtype: torch
     assert kernels.span_mean(ones, spans).tolist() == [1, 1]
     assert kernels.span_sum(ones, spans).dtype == torch.float32
     assert add_at_span_end(ones, torch.tensor([3000.0, 0.0]), spans)[3000] == 3001
+    ends = torch.tensor([256.0, 0.0], dtype=dtype)
+    assert add_at_span_end(ones[:3], ends, Spans.from_lengths([2, 1]))[1] == 257  # no bfloat16
     sums = kernels.span_discounted_sum(ones, spans, 1.0)
     assert sums[[0, 3001]].tolist() == [3001, 2]
     assert sums.dtype == torch.float32

@@ -18,10 +18,13 @@ from rlhf.kernels import triton_logprobs, triton_spans
 
 def compile(kernel, *types, **constants):
     names = kernel.arg_names
-    signature = dict(zip(names, types)) | dict.fromkeys(constants, "constexpr")
-    assert list(signature) == names, names
+    plain = [name for name in names if name not in constants]
+    given = dict(zip(plain, types, strict=True)) | dict.fromkeys(constants, "constexpr")
+    signature = {name: given[name] for name in names}
     values = {(names.index(name),): value for name, value in constants.items()}
-    triton.compile(ASTSource(kernel, signature, values), target=GPUTarget("cuda", 80, 32))
+    for capability in (80, 90):
+        target = GPUTarget("cuda", capability, 32)
+        triton.compile(ASTSource(kernel, signature, values), target=target)
 
 spans, block = ("*i64", "*i64"), dict(BLOCK=triton_spans.BLOCK)
 compile(triton_spans._copy_runs, "*i16", "*i16", "*i64", *spans, "i32", "i32", **block)
@@ -31,6 +34,9 @@ for flat, step in (("*bf16", -1), ("*fp32", 1)):
 for kernel in (triton_logprobs._fold, triton_logprobs._differentiate):
     where = ("i32", "i32", "*i64", "*i8", "fp32")
     compile(kernel, "*fp32", *where, *["*fp32"] * 4, BLOCK=triton_logprobs.BLOCK)
+    # A whole number that is 1 is compiled in: one column, one element a token, one block a span.
+    compile(kernel, "*fp32", *where[1:], *["*fp32"] * 4, BLOCK=triton_logprobs.BLOCK, width=1)
+compile(triton_spans._copy_runs, "*i32", "*i32", "*i64", *spans, **block, inner=1, blocks=1)
 """
 
 

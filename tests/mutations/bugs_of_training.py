@@ -59,7 +59,7 @@ BUGS = (
     ),
     Bug(
         "the loss is a sum over the tokens",
-        ("measured: sum instead of mean",),
+        ("another trainer: a sum without its mask",),
         "trainers/update.py",
         (("            loss.backward()\n", "            (loss * count).backward()\n"),),
         STEP + "test_the_gradient_is_that_of_the_mean_over_tokens",

@@ -53,9 +53,9 @@ def lines() -> dict[str, list[float]]:
         "sequences, grpo": distances(words, **GRPO),
         "sequences, score one token early": distances(words, early_score()),
     }
-    for kind in ("k2", "k3", "|k1|", "max(k1, 0)"):
+    for kind in ("k2", "k3", "abs", "clamp"):
         found[f"bandit, {kind} in the reward"] = distances(bandit, reward_kl(WRONG[kind]))
-    for kind in ("k1", "k3", "|k1|", "max(k1, 0)"):
+    for kind in ("k1", "k3", "abs", "clamp"):
         block = loss_kl(WRONG[kind])
         found[f"bandit, {kind} in the loss"] = distances(bandit, block, kl_placement="loss")
     late = [trained(words[i], i, **NOISY | {"adam_eps": 1e-5, "gae_lambda": 1.0}) for i in SEEDS]

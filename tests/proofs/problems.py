@@ -158,6 +158,6 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
     "k1": lambda d: d,
     "k2": lambda d: d.square() / 2,
     "k3": lambda d: (-d).expm1() + d,
-    "|k1|": lambda d: d.abs(),
-    "max(k1, 0)": lambda d: d.clamp(min=0),
+    "abs": lambda d: d.abs(),
+    "clamp": lambda d: d.clamp(min=0),
 }
