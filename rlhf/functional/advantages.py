@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rlhf.functional.checks import check_between, check_positive
 from rlhf.kernels import add_at_span_end, span_discounted_sum
-from rlhf.kernels.reference import later_in_span, widened
+from rlhf.kernels.reference import checked_factor, later_in_span, widened
 from rlhf.spans import Spans, check_rows
 
 
@@ -33,11 +33,12 @@ def generalized_advantages(
     check_rows("rewards", rewards, spans.total)
     check_rows("values", values, spans.total)
     check_between("gamma", gamma, 0, 1)
+    gae_lambda = checked_factor(gae_lambda, spans, "gae_lambda")
     values = widened(values)
     if final_values is not None:
         rewards = add_at_span_end(rewards, gamma * widened(final_values), spans)
     deltas = rewards + gamma * later_in_span(values, spans) - values
-    advantages = span_discounted_sum(deltas, spans, gamma * _checked_lambda(gae_lambda, spans))
+    advantages = span_discounted_sum(deltas, spans, gamma * gae_lambda)
     return advantages, advantages + values
 
 
@@ -53,13 +54,3 @@ def length_adaptive_lambda(lengths: Tensor, alpha: float) -> Tensor:
     """
     check_positive("alpha", alpha)
     return (1 - 1 / (alpha * lengths.double())).clamp(min=0)
-
-
-def _checked_lambda(gae_lambda: float | Tensor, spans: Spans) -> float | Tensor:
-    if isinstance(gae_lambda, Tensor):
-        check_rows("gae_lambda", gae_lambda, len(spans))
-        if not bool(((gae_lambda >= 0) & (gae_lambda <= 1)).all()):
-            raise ValueError(f"gae_lambda: got {gae_lambda.tolist()}, wanted 0 to 1")
-    else:
-        check_between("gae_lambda", gae_lambda, 0, 1)
-    return gae_lambda

@@ -35,16 +35,16 @@ def checked_width(flat: Tensor, spans: Spans, width: int | None) -> int:
     return width
 
 
-def checked_factor(factor: float | Tensor, spans: Spans) -> float | Tensor:
+def checked_factor(factor: float | Tensor, spans: Spans, name: str = "factor") -> float | Tensor:
     """`factor` without its gradient, a tensor in float64; ValueError unless it is in [0, 1]."""
     if isinstance(factor, Tensor):
-        check_rows("factor", factor, len(spans))
+        check_rows(name, factor, len(spans))
         factor = factor.detach().double()
         if bool(((factor >= 0) & (factor <= 1)).all()):
             return factor
     elif 0 <= factor <= 1:
         return factor
-    raise ValueError(f"factor: got {factor}, wanted 0 to 1")
+    raise ValueError(f"{name}: got {factor}, wanted 0 to 1")
 
 
 def gather_spans(padded: Tensor, starts: Tensor, spans: Spans) -> Tensor:
