@@ -1,4 +1,4 @@
-"""The command line: `rlhf COMMAND [FILE…] [option=value…] [--help --debug --json --multirun]`.
+"""The command line: `rlhf COMMAND [FILE…] [option=value…] [flags]`.
 
 The only file that knows hydra.
 """
@@ -23,11 +23,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.config import defaults, leaves, load_config, nearest
+from rlhf.config import defaults, leaves
+from rlhf.config_loading import load_config, nearest
 from rlhf.console import console, print_error, say, stage, table
 from rlhf.errors import RlhfError, UsageError
 from rlhf.help import COMMANDS, FLAGS, command_help, overview
 from rlhf.runs import RunFolder
+from rlhf.stages.job import Job
+from rlhf.stages.registry import WITHOUT_FOLDER, stage_function
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ class Call:
     files: list[str]
     overrides: list[str]
     flags: set[str]
+
+    @property
+    def scorer(self) -> str:
+        """What `--scorer=` names; never an option, so that no saved configuration can name code."""
+        found = [flag.partition("=")[2] for flag in self.flags if flag.startswith("--scorer=")]
+        return found[0] if found else ""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,7 +73,8 @@ def parse(arguments: list[str]) -> Call:
     """
     flags = {word for word in arguments if word.startswith("-")}
     words = [word for word in arguments if not word.startswith("-")]
-    for flag in sorted(flags - set(FLAGS) - {"-h"}):
+    names = {name.partition("=")[0] for name in FLAGS} | {"-h"}
+    for flag in sorted(flag for flag in flags if flag.partition("=")[0] not in names):
         raise UsageError(f"unknown flag {flag}", flag, f"flags are {' '.join(FLAGS)}")
     command = words[0] if words else ""
     if command and command not in COMMANDS:
@@ -85,29 +95,29 @@ def _run(call: Call) -> int:
         return 0
     console().quiet = "--json" in call.flags
     for overrides in _sweep(call.overrides) if "--multirun" in call.flags else [call.overrides]:
-        _, summary = run_stage(call.command, call.files, overrides)
+        _, summary = run_stage(call.command, call.files, overrides, call.scorer)
         if "--json" in call.flags:
             print(json.dumps(summary))
     return 0
 
 
-def run_stage(command: str, files: list[str], overrides: list[str]) -> tuple[Path, dict[str, Any]]:
+def run_stage(
+    command: str, files: list[str], overrides: list[str], scorer: str = ""
+) -> tuple[Path, dict[str, Any]]:
     """Run a command in a folder of its own; the folder and the figures."""
     config = load_config(_composed(command, overrides))
     stage(" ".join(["rlhf", command, *files, *overrides]))
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import what it lacks
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    from rlhf.stages import registry  # loads torch and transformers, so only when they are needed
-
-    function, paths = registry.STAGES[command], [Path(file) for file in files]
-    if command in registry.WITHOUT_FOLDER:
-        return Path(), function(registry.Job(config, Path(), paths, overrides, run_stage))
+    function, paths = stage_function(command), [Path(file) for file in files]
+    if command in WITHOUT_FOLDER:
+        return Path(), function(Job(config, Path(), paths, overrides, run_stage, scorer))
     new = RunFolder.create(Path(config.output_dir), config.name) if not config.resume else None
     run = new or RunFolder(Path(config.resume))
     try:
         (run.path / "config.yaml").write_text(OmegaConf.to_yaml(msgspec.to_builtins(config)))
         say(f"run folder {run.path}")
-        summary = function(registry.Job(config, run.path, paths, overrides, run_stage))
+        summary = function(Job(config, run.path, paths, overrides, run_stage, scorer))
         run.write_summary(summary)
         if command != "demo":  # its last words are the comparison and where to look
             _show(summary)
@@ -132,11 +142,16 @@ def _composed(command: str, overrides: list[str]) -> dict[str, Any]:
     ConfigStore.instance().store(name="options", node=defaults())
     try:
         with initialize_config_dir(str(_config_folder()), version_base="1.3"):
-            composed = compose(command, [_quoted(word) for word in overrides])
+            composed = compose(_root(command), [_quoted(word) for word in overrides])
         resume = composed.get("resume")
         return _plain(_continued(Path(resume), overrides) if resume else composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(str(error).split("\n")[0], " ".join(overrides), "see --help") from None
+
+
+def _root(command: str) -> str:
+    """The file in `conf/` a command starts from; commands on files share one."""
+    return command if (_config_folder() / f"{command}.yaml").is_file() else "files"
 
 
 def _continued(run: Path, overrides: list[str]) -> DictConfig:

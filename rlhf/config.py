@@ -1,12 +1,9 @@
 """Every option of every command: type, range, unit and default, in one schema.
 
-A YAML file or an override may only name what stands here. `load_config` turns a plain mapping
-into a `Config` and refuses unknown keys, wrong types and sizes that cannot work together.
+A YAML file or an override may only name what stands here.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
-from math import isfinite
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -45,6 +42,8 @@ class DataConfig(Section, frozen=True):
     validation_fraction: Fraction = 0.1  # share of pictures held out when no file is given
     on_bad_image: Literal["error", "skip"] = "error"  # skip counts and reports what it drops
     max_prompt_tokens: Count = 2048  # longer prompts are refused, never cut
+    label_coding: Literal["", "1/2", "0/1"] = ""  # import: what numbers as labels mean
+    open_pictures: bool = True  # validate: decode each distinct picture once
 
 
 class SamplingConfig(Section, frozen=True):
@@ -67,9 +66,11 @@ class SFTConfig(Section, frozen=True):
 class RewardConfig(Section, frozen=True):
     kind: Literal["llava_head", "caption_text"] = "llava_head"  # what the scalar head reads
     path: str = ""  # trained reward model or its run folder, for ppo and evaluate
-    train: Literal["head", "lora", "full"] = "lora"  # what is trained besides the head
+    train: Literal["none", "head", "lora", "full"] = "lora"  # besides the head; none: nothing
+    likelihood: bool = True  # llava_head: the head also reads the response's log-likelihood
     text_model: str = ""  # caption_text: directory or hub id of the text model
     caption_instruction: str = "Describe the picture."  # caption_text: asked of the captioner
+    captions: str = ""  # caption_text: JSONL with image_path, caption; empty: LLaVA describes
     epochs: Count = 1  # passes over the pairs
     batch_size: Count = 32  # pairs per optimizer step
     lr: Positive = 1e-4  # peak learning rate, linear warm-up and decay
@@ -77,6 +78,15 @@ class RewardConfig(Section, frozen=True):
     weight_decay: NonNegative = 0.0  # decoupled, per step
     max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to
     label_smoothing: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0  # believed share of wrong labels
+    ties: Literal["half", "drop"] = "half"  # a tie counts half for each side, or is left out
+    margin: NonNegative = 0.0  # score units by which chosen should lead
+    centring: NonNegative = 0.0  # weight of the mean of (sum of a pair's scores)², which centres
+    evaluate_every: CountOrZero = 0  # steps between looks at the held-out loss; 0: each epoch
+    patience: CountOrZero = 0  # looks without a better held-out loss before stopping; 0: never
+    folds: CountOrZero = 0  # 2 or more: train that many times, each picture held out once
+    timeout: Positive = 30.0  # external scorer: seconds one call may take
+    retries: CountOrZero = 3  # external scorer: calls repeated after a failure
+    on_failure: Literal["stop", "drop"] = "stop"  # external scorer: drop counts what it loses
 
 
 class PPOConfig(Section, frozen=True):
@@ -151,6 +161,8 @@ class Config(Section, frozen=True):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of frozen weights; auto: by device
     resume: str = ""  # ppo: run folder to continue
     instruction: str = "Describe the picture."  # generate: asked of each picture
+    output: str = ""  # import, export, stamps, score: file or folder to write
+    fix: str = ""  # validate: JSONL for the usable rows, its report beside it
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -162,37 +174,9 @@ class Config(Section, frozen=True):
     demo: DemoConfig = DemoConfig()
 
 
-def load_config(values: Mapping[str, Any]) -> Config:
-    """The checked configuration of a plain mapping.
-
-    Raises:
-        UsageError: an unknown key (with the nearest known one), a wrong type, a value out of
-            range, or sizes that contradict one another.
-    """
-    known = [name for name, _ in leaves(defaults())]
-    for key, value in leaves(values):
-        if key not in known:
-            raise UsageError(f"unknown option {key}", f"{key}=…", nearest(key, known))
-        if isinstance(value, float) and not isfinite(value):
-            raise UsageError("this number is not finite", f"{key}={value}", "give a finite one")
-    try:
-        config = msgspec.convert(values, Config)
-    except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at ")
-        raise UsageError(message, place.strip("`$."), "see `rlhf COMMAND --help`") from None
-    _check_sizes(config)
-    return config
-
-
 def defaults() -> dict[str, Any]:
     """Every option with its default, as a plain nested mapping."""
     return dict(msgspec.to_builtins(Config()))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Advice that names the known word most like `name`."""
-    near = get_close_matches(name, [*known], n=1)
-    return f"did you mean {near[0]}?" if near else "see `rlhf COMMAND --help`"
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -202,65 +186,6 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _check_sizes(config: Config) -> None:
-    ppo = config.ppo
-    if ppo.rollout_batch_size % ppo.minibatch_size:
-        raise UsageError(
-            f"ppo.rollout_batch_size={ppo.rollout_batch_size} is not a multiple of "
-            f"ppo.minibatch_size={ppo.minibatch_size}",
-            "ppo.minibatch_size",
-            "choose a minibatch size that divides the rollout, so that every step weighs the same",
-        )
-    if ppo.rollout_batch_size % ppo.samples_per_prompt:
-        raise UsageError(
-            f"ppo.rollout_batch_size={ppo.rollout_batch_size} is not a multiple of "
-            f"ppo.samples_per_prompt={ppo.samples_per_prompt}",
-            "ppo.samples_per_prompt",
-            "choose a number of samples that divides the rollout",
-        )
-    if ppo.advantage != "gae":
-        _check_without_critic(ppo)
-    if ppo.kl_goal is not None and not KL_COEF_LOWEST <= ppo.kl_coef <= KL_COEF_HIGHEST:
-        raise UsageError(
-            f"a steered KL coefficient begins between {KL_COEF_LOWEST} and {KL_COEF_HIGHEST}",
-            f"ppo.kl_goal={ppo.kl_goal} ppo.kl_coef={ppo.kl_coef}",
-            "change ppo.kl_coef, or leave ppo.kl_goal empty",
-        )
-    if ppo.clip_scores is not None and not ppo.scale_scores:
-        raise UsageError(
-            "only scaled scores are clipped",
-            f"ppo.clip_scores={ppo.clip_scores} ppo.scale_scores=false",
-            "set ppo.scale_scores=true, or leave ppo.clip_scores empty",
-        )
-    if ppo.whiten_minibatches and ppo.kl_placement == "loss":
-        raise UsageError(
-            "whitened advantages beside a KL in the loss change what ppo.kl_coef means",
-            "ppo.whiten_minibatches=true ppo.kl_placement=loss",
-            "set ppo.whiten_minibatches=false",
-        )
-
-
-def _check_without_critic(ppo: PPOConfig) -> None:
-    if ppo.samples_per_prompt == 1:
-        raise UsageError(
-            f"ppo.advantage={ppo.advantage} compares the responses to one prompt",
-            "ppo.samples_per_prompt=1",
-            "set ppo.samples_per_prompt to 2 or more",
-        )
-    if ppo.gae_lambda_alpha is not None:
-        raise UsageError(
-            f"ppo.advantage={ppo.advantage} has no λ",
-            f"ppo.gae_lambda_alpha={ppo.gae_lambda_alpha}",
-            "leave ppo.gae_lambda_alpha empty, or set ppo.advantage=gae",
-        )
-    if ppo.missing_eos == "bootstrap":
-        raise UsageError(
-            f"ppo.advantage={ppo.advantage} has no critic to bootstrap from",
-            "ppo.missing_eos=bootstrap",
-            "set ppo.missing_eos=penalty, or ppo.advantage=gae",
-        )
 
 
 def kl_choice(ppo: PPOConfig) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Protocol
 
 import torch
@@ -13,7 +14,7 @@ from rlhf.kernels import span_sum
 from rlhf.models.generation import generate
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, in_pieces
-from rlhf.models.reward import RewardModel, score
+from rlhf.models.scorers import Scorer
 from rlhf.types import PromptBatch, Responses
 
 
@@ -48,16 +49,16 @@ class Verdicts:
     right: list[bool] | None
 
 
-class RewardJudge:
-    """A trained reward model as judge; it does not know what is right."""
+class ScorerJudge:
+    """A scorer as judge: a reward model, or what a person brings along. It knows no right."""
 
-    name, tie_margin = "reward", 0.0
+    tie_margin = 0.0
 
-    def __init__(self, model: RewardModel, *, max_tokens: int) -> None:
-        self._model, self._max_tokens = model, max_tokens
+    def __init__(self, scorer: Scorer, *, max_tokens: int) -> None:
+        self.name, self._scorer, self._max_tokens = scorer.name, scorer, max_tokens
 
     def scores(self, records: Sequence[Record], answers: Answers) -> list[float]:
-        found = score(self._model, answers.prompts, answers.responses, max_tokens=self._max_tokens)
+        found = self._scorer.scores(answers.prompts, answers.responses, max_tokens=self._max_tokens)
         return [float(value) for value in found]
 
     def right(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
@@ -103,12 +104,13 @@ def kl_divergence(
 
 
 def outcomes(before: Verdicts, after: Verdicts, tie_margin: float) -> list[str]:
-    """`win`, `loss` or `tie` of each answer after against the one before."""
+    """`win`, `loss` or `tie` of each answer after against that before; or `unscored`."""
     names = []
     for old, new in zip(before.scores, after.scores, strict=True):
         difference = new - old
         tied = abs(difference) < tie_margin or difference == 0
-        names.append("tie" if tied else "win" if difference > 0 else "loss")
+        decided = "tie" if tied else "win" if difference > 0 else "loss"
+        names.append("unscored" if isnan(difference) else decided)
     return names
 
 
@@ -118,11 +120,13 @@ def comparison_figures(before: Verdicts, after: Verdicts, tie_margin: float) -> 
     A win or loss is by correctness when just one of the two answers is right, else by style.
     """
     results = outcomes(before, after, tie_margin)
+    judged = max(1, len(results) - results.count("unscored"))
     figures = {
-        "win_rate": (results.count("win") + 0.5 * results.count("tie")) / len(results),
+        "win_rate": (results.count("win") + 0.5 * results.count("tie")) / judged,
         "wins": float(results.count("win")),
         "losses": float(results.count("loss")),
         "ties": float(results.count("tie")),
+        **({"unscored": float(unscored)} if (unscored := results.count("unscored")) else {}),
     }
     if before.right is None or after.right is None:
         return figures

@@ -43,13 +43,38 @@ COMMANDS = {
         "rlhf generate MODEL PICTURE… instruction='What is this?'",
         ("model", "data", "sampling"),
     ),
-    "validate": ("check files of records", "rlhf validate FILE.jsonl…", ("data",)),
+    "score": (
+        "score responses with a reward model",
+        "rlhf score RUN FILE.jsonl output=SCORES.jsonl",
+        ("data", "reward"),
+    ),
+    "validate": (
+        "check files of records",
+        "rlhf validate FILE.jsonl… fix=USABLE.jsonl",
+        ("data",),
+    ),
+    "import": (
+        "turn a public preference set into our records",
+        "rlhf import SOURCE FILE… output=FOLDER data.root=PICTURES",
+        ("data",),
+    ),
+    "export": (
+        "turn our preferences into trl's or Label Studio's format",
+        "rlhf export trl|label_studio FILE.jsonl output=FILE",
+        ("data",),
+    ),
+    "stamps": (
+        "turn Debian's tuxpaint-stamps-default into prompts and captions",
+        "rlhf stamps [PACKAGE.deb|FOLDER] output=FOLDER",
+        (),
+    ),
 }
 FLAGS = {
     "--help": "this text",
     "--debug": "show the traceback of an error",
     "--json": "print the figures as one JSON line, nothing else",
     "--multirun": "run every combination of comma-separated values",
+    "--scorer=…": "ppo, evaluate, score: a function FILE.py:NAME or an address http://… as judge",
 }
 
 

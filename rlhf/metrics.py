@@ -4,7 +4,7 @@ import json
 import re
 import textwrap
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
@@ -49,6 +49,7 @@ METRICS: dict[str, str] = {
     "text/distinct": "distinct responses over responses, 0 to 1",
     "vision/grounding_gap": "logprob with the image minus with a wrong one, nats a token",
     "rollout/logp_gap_abs_mean": "|generator - trainer| logprob, mean over tokens, nats",
+    "rollout/dropped": "responses that the scorer could not score, count",
     "rollout/logp_gap_abs_max": "|generator - trainer| logprob, largest, nats",
     "optim/grad_norm": "gradient norm before clipping",
     "optim/grad_norm_policy": "gradient norm of the policy before clipping",
@@ -65,6 +66,13 @@ METRICS: dict[str, str] = {
     "reward/accuracy": "pairs with chosen scored above rejected, 0 to 1",
     "reward/margin": "score of chosen minus rejected, mean, reward-model units",
     "reward/validation_accuracy": "reward/accuracy on held-out pairs, 0 to 1",
+    "reward/validation_loss": "preference loss on held-out pairs, nats a pair; log 2 is chance",
+    "reward/calibration_error": "|share right - σ(margin)|, mean over held-out pairs, 0 to 1",
+    "reward/length_correlation": "of score and words, over held-out responses, -1 to 1",
+    "reward/longer_scored_higher": "held-out pairs whose longer response scores higher, 0 to 1",
+    "reward/blind_accuracy_shuffled": "validation_accuracy with the pictures of others, 0 to 1",
+    "reward/blind_accuracy_blank": "validation_accuracy with a blank picture, 0 to 1",
+    "reward/blindness_gap": "validation_accuracy minus the better blinded one; 0: no picture read",
 }
 
 _HEALTH_PAGE = {
@@ -121,13 +129,21 @@ class MetricsWriter:
 
     def samples(self, rows: Sequence[Sample], step: int) -> None:
         """Record answers: one text table, and each picture with its answer under it."""
-        table = ["| instruction | response | score |", "|---|---|---|"]
         for number, row in enumerate(rows):
-            cells = _inert(row.instruction), _inert(row.response), f"{row.score:.3f}"
-            table.append(f"| {' | '.join(cells)} |")
             drawn = np.asarray(_captioned(row))
             self._board.add_image(f"samples/{number}", drawn, step, dataformats="HWC")
-        self.text("samples", "\n".join(table), step)
+        cells = [(row.instruction, row.response, row.score) for row in rows]
+        self.table("samples", ("instruction", "response", "score"), cells, step)
+
+    def table(
+        self, tag: str, columns: Sequence[str], rows: Iterable[Sequence[object]], step: int
+    ) -> None:
+        """Record a table; its texts have no effect in Markdown or HTML."""
+        lines = [columns, ["---"] * len(columns)]
+        for row in rows:
+            cells = [f"{x:.3f}" if isinstance(x, float) else _inert(str(x)) for x in row]
+            lines.append(cells)
+        self.text(tag, "\n".join(f"| {' | '.join(line)} |" for line in lines), step)
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         """Record a text, shown as Markdown."""

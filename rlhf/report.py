@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: figures, curves and answers side by side."""
+"""Self-contained HTML pages; the one about a run: figures, curves and answers side by side."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,11 @@ _HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">"""
 _STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #1b1f24; --dim: #667080;
-  --edge: #dfe3e8; --line: #2f6fdb; --win: #1a7f4b; --loss: #c0392b; --tie: #6b7684 }
+  --edge: #dfe3e8; --line: #2f6fdb; --other: #c2740a; --win: #1a7f4b; --loss: #c0392b;
+  --tie: #6b7684 }
 @media (prefers-color-scheme: dark) { :root { --page: #12151a; --card: #1b2027; --ink: #e6e9ee;
-  --dim: #98a2b0; --edge: #2d343d; --line: #6ea3ff; --win: #2e9c64; --loss: #d9584a } }
+  --dim: #98a2b0; --edge: #2d343d; --line: #6ea3ff; --other: #e0a34a; --win: #2e9c64;
+  --loss: #d9584a } }
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 1180px; padding: 32px 24px; background: var(--page);
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
@@ -32,10 +34,11 @@ h1 { margin: 0 0 8px } h2 { margin: 36px 0 12px; font-size: 18px } p { margin: 6
 .answer { border-top: 2px solid var(--edge); padding-top: 6px }
 .badge { border-radius: 99px; padding: 1px 10px; color: #fff; font-size: 13px; font-weight: 600 }
 .card img { width: 100%; height: 190px; object-fit: contain; background: var(--page) }
-.tiny { image-rendering: pixelated } .line { fill: none; stroke: var(--line) }
+.tiny { image-rendering: pixelated } .line { fill: none }
 svg { width: 100%; display: block }
 svg text { fill: var(--dim); font-size: 11px; text-anchor: end } .x text { text-anchor: middle }
 """
+_COLORS = ("line", "other")  # of the lines of one chart
 
 
 @dataclass(frozen=True)
@@ -65,17 +68,28 @@ def write_report(
         curves: (step, value) of each metric; not finite values are left out.
     """
     parts = [
-        f"{_HEAD}<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>",
+        *grid("Summary", 190, _tiles(summary)),
+        *grid("Curves", 320, [curve(name, {"": points}) for name, points in curves.items()]),
+        *grid("Answers", 320, [_comparison(item) for item in comparisons]),
+    ]
+    write_page(path, title=title, notes=notes, parts=parts)
+
+
+def write_page(
+    path: Path, *, title: str, notes: Sequence[str], parts: Sequence[str], style: str = ""
+) -> None:
+    """Write a page of HTML parts under a title and notes, which are escaped."""
+    head = [
+        f"{_HEAD}<title>{escape(title)}</title><style>{_STYLE}{style}</style>",
+        f"<h1>{escape(title)}</h1>",
         *(f'<p class="dim">{escape(note)}</p>' for note in notes),
-        *_grid("Summary", 190, _tiles(summary)),
-        *_grid("Curves", 320, [_curve(*item) for item in curves.items()]),
-        *_grid("Answers", 320, [_comparison(item) for item in comparisons]),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(parts), "utf-8", errors="xmlcharrefreplace")
+    path.write_text("\n".join([*head, *parts]), "utf-8", errors="xmlcharrefreplace")
 
 
-def _grid(title: str, width: int, cards: Sequence[str]) -> list[str]:
+def grid(title: str, width: int, cards: Sequence[str]) -> list[str]:
+    """Cards of HTML, at least `width` pixels wide, under a heading; nothing without cards."""
     inside = [f'<div class="card">{card}</div>' for card in cards]
     head = f'<h2>{title}</h2><div class="grid" style="--w: {width}px">'
     return [head, *inside, "</div>"] if cards else []
@@ -102,43 +116,55 @@ def _comparison(item: Comparison) -> str:
         for model, text, score in item.answers
     ]
     return (
-        f"{_image(item)}<p><b>{escape(item.instruction)}</b></p>"
+        f"{embedded(item.picture, item.instruction)}<p><b>{escape(item.instruction)}</b></p>"
         f'<span class="badge" style="background: var(--{color})">{escape(kind)}</span> '
         f'<span class="dim">{escape(why)}</span><div class="pair">{"".join(answers)}</div>'
     )
 
 
-def _image(item: Comparison) -> str:
+def embedded(picture: Image.Image, alt: str) -> str:
     """Small pictures unharmed (PNG, shown crisp), large ones shrunk (JPEG)."""
-    picture, data = item.picture.convert("RGB"), BytesIO()
-    tiny = max(picture.size) <= 160
-    picture.thumbnail((640, 640))
-    picture.save(data, "PNG" if tiny else "JPEG")
+    shown, data = picture.convert("RGB"), BytesIO()
+    tiny = max(shown.size) <= 160
+    shown.thumbnail((640, 640))
+    shown.save(data, "PNG" if tiny else "JPEG")
     source = f"data:image/{'png' if tiny else 'jpeg'};base64,{b64encode(data.getvalue()).decode()}"
-    return f'<img class="{"tiny" if tiny else ""}" alt="{escape(item.instruction)}" src="{source}">'
+    return f'<img class="{"tiny" if tiny else ""}" alt="{escape(alt)}" src="{source}">'
 
 
-def _curve(name: str, points: Sequence[tuple[int, float]]) -> str:
-    """A line chart with its name, meaning, last value and both axes."""
+def curve(name: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """A chart of (step, value) lines with its name, meaning, last values and both axes."""
     head = f'<b>{escape(name)}</b><div class="dim">{escape(METRICS.get(name, ""))}</div>'
-    finite = [point for point in points if isfinite(point[1])]
-    if not finite:
+    finite = {label: [p for p in points if isfinite(p[1])] for label, points in lines.items()}
+    drawn = {label: points for label, points in finite.items() if points}
+    if not drawn:
         return head + '<p class="dim">no finite value</p>'
-    first, last = min(finite)[0], max(finite)[0]
-    low, high = min(y for _, y in finite), max(y for _, y in finite)
+    steps, values = zip(*(point for points in drawn.values() for point in points), strict=True)
+    first, last, low, high = min(steps), max(steps), min(values), max(values)
     wide, tall = last - first or 1, high - low or 1.0
-    places = [(56 + 250 * (x - first) / wide, 130 - 115 * (y - low) / tall) for x, y in finite]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     ticks = [(130 - 57.5 * k, low + tall * k / 2) for k in range(3)]
-    grid = "".join(
+    marks = "".join(
         f'<path d="M56 {y}H306" stroke="var(--edge)"/><text x="50" y="{y + 4}">{value:.3g}</text>'
         for y, value in ticks
     )
+    shapes, legend = "", []
+    for color, (label, points) in zip(_COLORS, drawn.items(), strict=False):
+        places = [(56 + 250 * (x - first) / wide, 130 - 115 * (y - low) / tall) for x, y in points]
+        shapes += _line(places, color)
+        named = f'<span style="color: var(--{color})">{escape(label)}</span> ' if label else ""
+        legend.append(f"{named}last {points[-1][1]:.4g}")
+    return (
+        f'{head}<svg viewBox="0 0 320 165" role="img" aria-label="{escape(name)}">{marks}'
+        f'<g class="x"><text x="56" y="146">{first:,}</text><text x="306" y="146">{last:,}</text>'
+        f'<text x="181" y="160">step</text></g>{shapes}</svg>'
+        f'<div class="dim">{" · ".join(legend)}</div>'
+    )
+
+
+def _line(places: Sequence[tuple[float, float]], color: str) -> str:
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     x, y = places[-1]
     return (
-        f'{head}<svg viewBox="0 0 320 165" role="img" aria-label="{escape(name)}">{grid}'
-        f'<g class="x"><text x="56" y="146">{first:,}</text><text x="306" y="146">{last:,}</text>'
-        f'<text x="181" y="160">step</text></g><polyline class="line" points="{line}"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="var(--line)"/></svg>'
-        f'<div class="dim">last {finite[-1][1]:.4g}</div>'
+        f'<polyline class="line" style="stroke: var(--{color})" points="{points}"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="var(--{color})"/>'
     )

@@ -9,14 +9,14 @@ from rlhf.config import PPOConfig, SamplingConfig, kl_choice
 from rlhf.data.collate import microbatches
 from rlhf.models.generation import generate
 from rlhf.models.policy import Policy, in_pieces
-from rlhf.models.reward import RewardModel, score
+from rlhf.models.scorers import Scorer
 from rlhf.types import PromptBatch, Responses, Rollout
 
 
 @torch.no_grad()
 def collect_rollout(
     policy: Policy,
-    reward: RewardModel,
+    reward: Scorer,
     prompts: PromptBatch,
     sampling: SamplingConfig,
     *,
@@ -26,6 +26,9 @@ def collect_rollout(
     config: PPOConfig,
 ) -> Rollout:
     """One response to each prompt with its log-probabilities, values and score.
+
+    A response that the scorer could not score is dropped; where responses to a prompt are compared
+    with one another, so are the others to its prompt.
 
     Args:
         policy, reward: who answers and who judges.
@@ -40,6 +43,10 @@ def collect_rollout(
     responses, drawn = generate(
         policy.llava, prompts, sampling, seed=seed, iteration=iteration, samples=samples
     )
+    scores = reward.scores(prompts, responses, max_tokens=max_tokens)
+    kept = _scored_rows(scores, prompts.keys, whole_groups=config.advantage != "gae")
+    drawn, scores = drawn[responses.spans.token_indices(kept)], scores[kept]
+    prompts, responses = prompts.select(kept), responses.select(kept)
     scored = in_pieces(policy.score, prompts, responses, max_tokens)
     reference = partial(policy.reference_score, keep_hidden=kl_choice(config)[1] == "exact")
     referenced = in_pieces(reference, prompts, responses, max_tokens)
@@ -51,11 +58,19 @@ def collect_rollout(
         ref_logprobs=referenced.logprobs,
         values=scored.values,
         entropy=scored.entropy,
-        scores=score(reward, prompts, responses, max_tokens=max_tokens),
+        scores=scores,
         logprob_gap=(scored.logprobs - drawn).abs(),
         final_values=_final_values(policy, prompts, responses, max_tokens) if bootstraps else None,
         ref_hidden=referenced.hidden,
     )
+
+
+def _scored_rows(scores: Tensor, groups: Tensor, *, whole_groups: bool) -> Tensor:
+    """[K] rows with a score; with `whole_groups` only those of groups [B] that lack none."""
+    unscored = scores.isnan()
+    if whole_groups:
+        unscored = torch.isin(groups, groups[unscored])
+    return (~unscored).nonzero().squeeze(1)
 
 
 def _final_values(

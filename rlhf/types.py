@@ -116,11 +116,16 @@ class Responses:
 
 @dataclass(frozen=True)
 class PreferenceBatch:
-    """B pairs: the same prompt with a chosen and a rejected response."""
+    """B pairs: the same prompt with a chosen and a rejected response.
+
+    Attributes:
+        labels: [B] float32, 1 where the chosen response is preferred, 0.5 for a tie.
+    """
 
     prompts: PromptBatch
     chosen: Responses
     rejected: Responses
+    labels: Tensor
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -131,6 +136,14 @@ class PreferenceBatch:
             self.prompts.select(indices),
             self.chosen.select(indices),
             self.rejected.select(indices),
+            self.labels[indices],
+        )
+
+    def stacked(self) -> tuple[PromptBatch, Responses]:
+        """All chosen, then all rejected, [2B], each with its prompt."""
+        return (
+            PromptBatch.concatenate([self.prompts, self.prompts]),
+            Responses.concatenate([self.chosen, self.rejected]),
         )
 
 

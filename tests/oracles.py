@@ -1,5 +1,6 @@
 """What the kernels must compute, as float64 Python loops over plain lists; no import of rlhf."""
 
+import itertools
 import math
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -83,3 +84,46 @@ def inverse_cdf(probabilities: list[float], uniform: float) -> int:
         if reached > uniform:
             return token
     raise AssertionError("the probabilities do not reach the uniform number")
+
+
+def pair_outcome(difference: float, label: float) -> float:
+    """1 if the sign of the difference names the preferred answer, 0 if the other, else ½."""
+    if difference == 0 or label == 0.5:
+        return 0.5
+    return 1.0 if (difference > 0) == (label > 0.5) else 0.0
+
+
+def log_loss(differences: list[float], labels: list[float]) -> float:
+    """Minus the mean log-probability of the labels, each by plain exp and log."""
+    losses = []
+    for difference, label in zip(differences, labels, strict=True):
+        a_wins = 1 / (1 + math.exp(-difference))
+        losses.append(-label * math.log(a_wins) - (1 - label) * math.log(1 - a_wins))
+    return math.fsum(losses) / len(losses)
+
+
+def calibration(
+    differences: list[float], labels: list[float], bins: int
+) -> list[tuple[float, float, int]]:
+    """Mean probability of the favourite, share of its wins and count, of each bin that has any."""
+    members: list[list[tuple[float, float]]] = [[] for _ in range(bins)]
+    for difference, label in zip(differences, labels, strict=True):
+        a_wins = 1 / (1 + math.exp(-difference))
+        favourite = max(a_wins, 1 - a_wins)
+        place = sum(favourite >= 0.5 + 0.5 * edge / bins for edge in range(1, bins))
+        members[place].append((favourite, pair_outcome(difference, label)))
+    return [
+        (math.fsum(p for p, _ in bin) / len(bin), math.fsum(x for _, x in bin) / len(bin), len(bin))
+        for bin in members
+        if bin
+    ]
+
+
+def bootstrap_shares(clusters: list[list[float]]) -> dict[float, float]:
+    """Every mean that drawing as many clusters with replacement can give, and its probability."""
+    shares: dict[float, float] = {}
+    for draw in itertools.product(clusters, repeat=len(clusters)):
+        rows = [value for cluster in draw for value in cluster]
+        mean = round(math.fsum(rows) / len(rows), 12)
+        shares[mean] = shares.get(mean, 0.0) + len(clusters) ** -len(clusters)
+    return shares

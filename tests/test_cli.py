@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rlhf.cli import _composed, _config_folder, _sweep, main, parse
-from rlhf.config import load_config
+from rlhf.config_loading import load_config
 from rlhf.console import console
 from rlhf.errors import UsageError
 from rlhf.help import COMMANDS

@@ -16,9 +16,10 @@ FLOORS = {
     for floor, names in enumerate(
         [
             "errors spans kernels functional",
-            "config types",
+            "config config_loading types",
             "data models buffer checkpoint metrics console runs health",
-            "rollout evaluation report annotation",
+            "rollout evaluation report scored_pairs reward_figures reward_report reward_evaluation"
+            " annotation",
             "trainers demo tools",
             "stages",
             "cli help __main__",
@@ -36,6 +37,8 @@ KNOWN_BY = {
     "tensorboard": ["rlhf.metrics"],
     "torch.utils.tensorboard": ["rlhf.metrics"],
     "triton": ["rlhf.kernels"],
+    "httpx2": ["rlhf.models.http_scorer"],
+    "pyarrow": ["rlhf.data"],
     "trl": [],
     "pickle": [],
 }

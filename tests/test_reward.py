@@ -1,57 +1,30 @@
-"""Reward models of both kinds: what they read, that they learn, that they survive the disk."""
+"""Reward models of every kind: what they read, and that nothing else changes a score."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import reward_models as kit
 import small
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaModel
+from PIL import Image
+from transformers import AutoModelForSequenceClassification
 
-from rlhf.config import Config, ModelConfig, PPOConfig, RewardConfig
-from rlhf.data.collate import response_batch
-from rlhf.errors import UsageError
-from rlhf.metrics import MetricsWriter
+from rlhf.errors import DataError, UsageError
+from rlhf.kernels import span_sum
+from rlhf.models.caption_reward import CaptionReward
+from rlhf.models.captioner import Captioner, load_captions
 from rlhf.models.llava import Llava
-from rlhf.models.reward import CaptionReward, LlavaReward, RewardModel, score
-from rlhf.models.reward_files import build_reward, load_reward, save_reward
-from rlhf.trainers.reward import RewardTrainer
-from rlhf.types import PreferenceBatch
+from rlhf.models.policy import Policy
+from rlhf.models.reward import RewardModel
+from rlhf.types import PromptBatch, Responses
 
-KINDS = ("llava_head", "caption_text")
+ATOL = {"atol": 1e-5, "rtol": 0}
 
 
 @pytest.fixture(scope="session")
 def text_model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small text-only Llama with the tiny model's tokenizer."""
-    folder = tmp_path_factory.mktemp("text")
-    tokenizer = AutoTokenizer.from_pretrained(tiny / "model")
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        initializer_range=0.08,
-    )
-    LlamaModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def options(kind: str, text_model: Path, train: str = "lora") -> RewardConfig:
-    return RewardConfig(
-        kind=kind, train=train, text_model=str(text_model), lr=1e-2, epochs=8, warmup_steps=2
-    )
-
-
-def build(kind: str, llava: Llava, text_model: Path, train: str = "lora") -> RewardModel:
-    return build_reward(options(kind, text_model, train), ModelConfig(lora_rank=4), llava)
-
-
-def shake(model: RewardModel) -> None:
-    torch.nn.init.normal_(model.head.linear.weight)
+    return kit.write_text_model(tmp_path_factory.mktemp("text"), tiny, "text")
 
 
 @pytest.fixture
@@ -59,36 +32,67 @@ def llava(tiny: Path) -> Llava:
     return small.load(tiny)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_row_alone_and_in_a_batch_score_the_same(
+def scores(model: RewardModel, prompts: PromptBatch, responses: Responses) -> torch.Tensor:
+    return model.scores(prompts, responses, max_tokens=10_000)
+
+
+@pytest.mark.parametrize("kind", kit.KINDS)
+def test_a_score_depends_on_no_batch_mate_and_no_order(
     llava: Llava, tiny: Path, text_model: Path, kind: str
 ) -> None:
-    model = build(kind, llava, text_model)
-    shake(model)
-    prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
-    together = score(model, prompts, responses, max_tokens=10_000)
-    alone = score(model, prompts, responses, max_tokens=1)
+    model = kit.build(llava, kit.options(kind, text_model))
+    kit.shake(model)
+    prompts, responses = small.prompts_of(llava, tiny, 8), small.responses_of(llava, 8)
+    together = scores(model, prompts, responses)
     assert float(together.std()) > 1e-2
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    alone = model.scores(prompts, responses, max_tokens=1)
+    torch.testing.assert_close(together, alone, **ATOL)
+    for seed in range(3):
+        order = torch.randperm(8, generator=torch.Generator().manual_seed(seed))
+        turned = scores(model, prompts.select(order), responses.select(order))
+        torch.testing.assert_close(turned, together[order], **ATOL)
 
 
-def test_llava_head_sees_picture_instruction_and_response(
-    llava: Llava, tiny: Path, text_model: Path
-) -> None:
-    model = build("llava_head", llava, text_model)
-    shake(model)
+def test_left_and_right_padding_give_one_score(llava: Llava, tiny: Path) -> None:
+    """Decoding pads on the left: the state after prompt and response is the one scored."""
+    model = kit.build(llava, kit.options("llava_state"))
+    kit.shake(model)
     prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
-    base = score(model, prompts, responses, max_tokens=9999)
+    rows = zip(prompts.tokens.split(prompts.spans.lengths.tolist()), responses.rows(), strict=True)
+    whole = [torch.cat([prompt, torch.tensor(answer)]) for prompt, answer in rows]
+    spans = type(prompts.spans).from_lengths([len(row) for row in whole])
+    with torch.no_grad():
+        left, _ = llava.prefill(replace(prompts, tokens=torch.cat(whole), spans=spans))
+    torch.testing.assert_close(scores(model, prompts, responses), model.head(left), **ATOL)
+
+
+@pytest.mark.parametrize("kind", ["llava_head", "llava_state"])
+def test_llava_head_sees_picture_instruction_and_response(
+    llava: Llava, tiny: Path, kind: str
+) -> None:
+    model = kit.build(llava, kit.options(kind))
+    kit.shake(model)
+    prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
+    base = scores(model, prompts, responses)
     swapped = replace(prompts, images=(*prompts.images[1:], prompts.images[0]))
-    assert (score(model, swapped, responses, max_tokens=9999) != base).all()
+    assert (scores(model, swapped, responses) != base).all()
     turned = responses.select(torch.tensor([3, 2, 1, 0]))
-    assert (score(model, prompts, turned, max_tokens=9999) != base).all()
+    assert (scores(model, prompts, turned) != base).all()
+
+
+def test_before_training_the_score_is_the_log_likelihood(llava: Llava, tiny: Path) -> None:
+    model = kit.build(llava, kit.options("llava_head", train="head"))
+    prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
+    with torch.no_grad():
+        logprobs = Policy(llava, llava, temperature=1.0).score(prompts, responses).logprobs
+    expected = span_sum(logprobs, responses.spans)
+    torch.testing.assert_close(scores(model, prompts, responses), expected, **ATOL)
 
 
 def test_caption_text_reads_description_instruction_and_response(
     llava: Llava, tiny: Path, text_model: Path
 ) -> None:
-    model = build("caption_text", llava, text_model)
+    model = kit.build(llava, kit.options("caption_text", text_model))
     assert isinstance(model, CaptionReward)
     prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
     texts = model.texts(prompts, responses)
@@ -99,96 +103,64 @@ def test_caption_text_reads_description_instruction_and_response(
     )
 
 
-def test_scores_are_normalised_by_the_stored_mean_and_std(
-    llava: Llava, tiny: Path, text_model: Path
+def test_a_caption_belongs_to_the_content_of_a_picture(llava: Llava, tmp_path: Path) -> None:
+    for name, colour in (("a.png", "red"), ("b.png", "red"), ("c.png", "blue")):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / name)
+    first, twin, other = (tmp_path / name for name in ("a.png", "b.png", "c.png"))
+    given = Captioner(None, "")
+    given.give(first, "a red square")
+    assert given.captions([twin, first]) == ["a red square"] * 2
+    with pytest.raises(DataError, match="no caption"):
+        given.captions([first, other])
+    given.save(tmp_path / "captions.jsonl")
+    asked = Captioner(llava, "Describe the picture.", load_captions(tmp_path / "captions.jsonl"))
+    assert asked.captions([first, other])[0] == "a red square"
+    assert given.policy != asked.policy
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_a_stock_classifier_keeps_its_own_scores(
+    llava: Llava, tiny: Path, tmp_path: Path, kind: str
 ) -> None:
-    model = build("llava_head", llava, text_model)
-    shake(model)
+    """As the stock class computes them from one row at a time, which needs no padding."""
+    folder = kit.write_text_model(tmp_path, tiny, kind)
+    model = kit.build(llava, kit.options("caption_text", folder, "none"))
+    assert isinstance(model, CaptionReward)
     prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
-    raw = score(model, prompts, responses, max_tokens=9999)
+    stock = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    ids = [
+        [*model.tokenizer(text).input_ids, model.tokenizer.eos_token_id]
+        for text in model.texts(prompts, responses)
+    ]
+    with torch.no_grad():
+        expected = torch.cat([stock(torch.tensor([row])).logits[0] for row in ids])
+    assert float(expected.std()) > 1e-3
+    torch.testing.assert_close(scores(model, prompts, responses), expected, **ATOL)
+
+
+def test_what_is_no_reward_model_is_refused(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs a text model"):
+        kit.build(llava, kit.options("caption_text"))
+    with pytest.raises(UsageError, match="no trained head"):
+        kit.build(llava, kit.options("llava_state", train="none"))
+    folder = kit.write_text_model(tmp_path, tiny, "bert", labels=2)
+    with pytest.raises(UsageError, match="one label, this classifier 2"):
+        kit.build(llava, kit.options("caption_text", folder))
+
+
+def test_scores_are_normalised_by_the_stored_mean_and_std(llava: Llava, tiny: Path) -> None:
+    model = kit.build(llava, kit.options("llava_head"))
+    kit.shake(model)
+    prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
+    raw = scores(model, prompts, responses)
     model.mean, model.std = 2.0, 4.0
-    torch.testing.assert_close(score(model, prompts, responses, max_tokens=9999), (raw - 2) / 4)
+    torch.testing.assert_close(scores(model, prompts, responses), (raw - 2) / 4)
 
 
-def pairs(llava: Llava, tiny: Path) -> PreferenceBatch:
-    prompts = small.prompts_of(llava, tiny, 8)
-    chosen = response_batch(["a red circle"] * 4 + ["blue"] * 4, llava.builder)
-    rejected = response_batch(["I do not know what it is."] * 8, llava.builder)
-    return PreferenceBatch(prompts, chosen, rejected)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_training_learns_an_easy_preference_and_the_files_keep_it(
-    llava: Llava, tiny: Path, text_model: Path, tmp_path: Path, kind: str
-) -> None:
-    model, data = build(kind, llava, text_model), pairs(llava, tiny)
-    settings = options(kind, text_model)
-    config = Config(reward=settings, ppo=PPOConfig(microbatch_tokens=9999))
-    trunk = {name: value.clone() for name, value in llava.model.named_parameters()}
-    with MetricsWriter(tmp_path / "run") as writer:
-        trainer = RewardTrainer(config, model, data, data, writer)
-        assert trainer.run() == 1.0
-    for name, value in llava.model.named_parameters():
-        assert "lora_" in name or torch.equal(value, trunk[name]), name
-    scores = score(model, data.prompts, data.chosen, max_tokens=9999)
-    both = torch.cat([scores, score(model, data.prompts, data.rejected, max_tokens=9999)])
-    assert float(both.mean()) == pytest.approx(0, abs=1e-4)
-    assert float(both.std(correction=0)) == pytest.approx(1, abs=1e-3)
-
-    save_reward(model, tmp_path / "run" / "reward", settings, llava.base)
-    for share in (True, False):
-        again = load_reward(str(tmp_path / "run"), small.load(tiny), share_trunk=share)
-        found = score(again, data.prompts, data.chosen, max_tokens=9999)
-        torch.testing.assert_close(found, scores, atol=1e-5, rtol=1e-5)
-
-
-def test_the_shared_trunk_is_read_with_the_policy_adapter_off(
-    llava: Llava, tiny: Path, text_model: Path, tmp_path: Path
-) -> None:
-    model = build("llava_head", llava, text_model)
-    shake(model)
-    save_reward(model, tmp_path, options("llava_head", text_model), llava.base)
-    policy = small.load(tiny)
-    policy.adapters.add("policy", rank=4, alpha=8)
-    shared = load_reward(str(tmp_path), policy, share_trunk=True)
-    assert isinstance(shared, LlavaReward) and shared.llava is policy
-    assert policy.adapters.current == "policy"
-    prompts, responses = small.prompts_of(policy, tiny), small.responses_of(policy)
-    before = score(shared, prompts, responses, max_tokens=9999)
-    with torch.no_grad():
-        for value in policy.adapters.tensors("policy").values():
-            value.add_(torch.randn_like(value))
-    assert torch.equal(score(shared, prompts, responses, max_tokens=9999), before)
-
-
-def test_another_models_responses_are_encoded_anew(
-    llava: Llava, tiny: Path, text_model: Path
-) -> None:
-    model = build("llava_head", llava, text_model)
-    shake(model)
+def test_another_models_responses_are_encoded_anew(llava: Llava, tiny: Path) -> None:
+    model = kit.build(llava, kit.options("llava_head"))
+    kit.shake(model)
     prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
-    own = score(model, prompts, responses, max_tokens=9999)
-    other = small.load(tiny)
-    assert isinstance(model, LlavaReward)
-    model.source = other.builder
-    torch.testing.assert_close(score(model, prompts, responses, max_tokens=9999), own)
-
-
-def test_full_training_saves_its_own_trunk(
-    llava: Llava, tiny: Path, text_model: Path, tmp_path: Path
-) -> None:
-    model = build("llava_head", llava, text_model, train="full")
-    shake(model)
-    with torch.no_grad():
-        for value in llava.model.model.language_model.layers.parameters():
-            value.mul_(1.1)
-    prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
-    own = score(model, prompts, responses, max_tokens=9999)
-    save_reward(model, tmp_path, options("llava_head", text_model, "full"), llava.base)
-    again = load_reward(str(tmp_path), small.load(tiny), share_trunk=True)
-    torch.testing.assert_close(score(again, prompts, responses, max_tokens=9999), own)
-
-
-def test_a_folder_without_a_reward_model_is_refused(llava: Llava, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no reward model"):
-        load_reward(str(tmp_path), llava, share_trunk=True)
+    own = scores(model, prompts, responses)
+    model.source = small.load(tiny).builder  # type: ignore[attr-defined]
+    torch.testing.assert_close(scores(model, prompts, responses), own)

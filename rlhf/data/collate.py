@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlhf.data.prompts import PromptBuilder
+from rlhf.data.encoders import Encoder
 from rlhf.data.records import (
     CandidatesRecord,
     DemonstrationRecord,
@@ -26,7 +26,7 @@ Record = PromptRecord | DemonstrationRecord | CandidatesRecord | PreferenceRecor
 
 
 def prompt_batch(
-    records: Sequence[Record], builder: PromptBuilder, root: Path, *, max_tokens: int
+    records: Sequence[Record], builder: Encoder, root: Path, *, max_tokens: int
 ) -> PromptBatch:
     """The prompts of `records`, one picture each.
 
@@ -50,14 +50,14 @@ def prompt_batch(
     )
 
 
-def prompts_like(prompts: PromptBatch, builder: PromptBuilder) -> PromptBatch:
+def prompts_like(prompts: PromptBatch, builder: Encoder) -> PromptBatch:
     """The same prompts, encoded by another model's builder."""
     rows = [builder.prompt_ids(text) for text in prompts.instructions]
     spans = Spans.from_lengths([len(row) for row in rows])
     return replace(prompts, tokens=_flat(rows), spans=spans)
 
 
-def response_batch(texts: Sequence[str], builder: PromptBuilder) -> Responses:
+def response_batch(texts: Sequence[str], builder: Encoder) -> Responses:
     """Finished responses as written by a person or kept in a file."""
     rows = [builder.response_ids(text) for text in texts]
     spans = Spans.from_lengths([len(row) for row in rows])
@@ -65,14 +65,23 @@ def response_batch(texts: Sequence[str], builder: PromptBuilder) -> Responses:
 
 
 def preference_batch(
-    records: Sequence[PreferenceRecord], builder: PromptBuilder, root: Path, *, max_tokens: int
+    records: Sequence[PreferenceRecord], builder: Encoder, root: Path, *, max_tokens: int
 ) -> PreferenceBatch:
-    """Decided pairs; ties carry no order and are left out by the caller."""
+    """Pairs; of a tie, response_a stands as chosen, with the label 0.5."""
+    ties = torch.tensor([record.preference == "tie" for record in records], dtype=torch.bool)
     return PreferenceBatch(
         prompt_batch(records, builder, root, max_tokens=max_tokens),
-        response_batch([chosen(record) for record in records], builder),
-        response_batch([rejected(record) for record in records], builder),
+        response_batch([ordered_responses(record)[0] for record in records], builder),
+        response_batch([ordered_responses(record)[1] for record in records], builder),
+        torch.where(ties, 0.5, 1.0),
     )
+
+
+def ordered_responses(record: PreferenceRecord) -> tuple[str, str]:
+    """Chosen and rejected; response_a and response_b of a tie."""
+    if record.preference == "tie":
+        return record.response_a, record.response_b
+    return chosen(record), rejected(record)
 
 
 def microbatches(lengths: Tensor, max_tokens: int) -> list[Tensor]:

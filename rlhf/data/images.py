@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import stat
 import struct
 import threading
@@ -9,19 +10,25 @@ import warnings
 import zlib
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import STRIPOFFSETS, TILEOFFSETS, ImageFileDirectory_v2
 
 from rlhf.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_BYTES = 20_000_000
-MAX_PIXELS = 40_000_000
+MAX_PIXELS = 40_000_000  # half for WEBP and for 16 bits: twice the memory or time
 MAX_ASPECT = 20
+# What a small file may ask of a decoder; real pictures stay ten times below.
+_MAX_READS = 300_000
+_MAX_STRIPS = 100_000
+_MAX_SCANS = 20  # of a JPEG of MAX_PIXELS, more of smaller ones; libjpeg writes up to 18
+_STRIP = 512  # rows composited at a time
 
 _T = Image.Transpose  # EXIF 2.3, tag 274: what turns the stored picture upright
 _UPRIGHT = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE}
 _UPRIGHT |= {6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
+_MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])(..)", re.DOTALL)  # with a length, or the end
 # What Pillow's decoders raise on damaged files, by their source and by mutated files.
 _DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError),  # truncated data; broken chunk or header; absurd field
@@ -71,32 +78,75 @@ def _refusal(path: Path, reason: object) -> DataError:
     return DataError(f"The picture cannot be read: {reason}.", str(path), fix)
 
 
+class _Stream(io.BytesIO):
+    """A file in memory that ends the endless: millions of empty chunks, comments or runs."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > _MAX_READS:
+            raise ValueError("it consists of too many parts")
+        return super().read(size)
+
+
 def _decoded(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        width, height = image.size  # only the header is read so far: a bomb stops here
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"{width}x{height} is over {MAX_PIXELS // 10**6} megapixels")
-        if max(width, height) > MAX_ASPECT * min(width, height):
-            raise ValueError(f"{width}x{height} is longer than {MAX_ASPECT}:1")
+    if data[:2] in (b"II", b"MM") and _strips(data) > _MAX_STRIPS:
+        raise ValueError("it consists of too many strips")
+    with Image.open(_Stream(data), formats=FORMATS) as image:
+        _refuse_bombs(image, data)  # only the header is read so far
         image.load()
         turn = _UPRIGHT.get(image.getexif().get(0x0112, 1))
         rgb = _rgb(image)
+    del image  # three copies of 40 megapixels would not fit into 500 MiB
     rgb = rgb if turn is None else rgb.transpose(turn)
     rgb.info = {}  # a kept EXIF block would let a later reader turn the picture again
     return rgb
+
+
+def _refuse_bombs(image: Image.Image, data: bytes) -> None:
+    width, height = image.size
+    heavy = image.format == "WEBP" or ";16" in str(getattr(image, "tile", [])[:1])
+    most = MAX_PIXELS // 2 if heavy else MAX_PIXELS
+    if width * height > most:
+        raise ValueError(f"{width}x{height} is over {most // 10**6} megapixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(f"{width}x{height} is longer than {MAX_ASPECT}:1")
+    if image.format in ("JPEG", "MPO") and width * height * _scans(data) > _MAX_SCANS * MAX_PIXELS:
+        raise ValueError(f"{_scans(data)} scans are too many for {width}x{height}")
+
+
+def _scans(jpeg: bytes) -> int:
+    """Passes over the picture (ITU T.81, B.1); segments are skipped, for one may hold a JPEG."""
+    scans = at = 0
+    while found := _MARKER.search(jpeg, at):
+        if found[1] == b"\xd9":
+            break
+        scans += found[1] == b"\xda"
+        at = found.start() + 2 + int.from_bytes(found[2])
+    return scans
+
+
+def _strips(tiff: bytes) -> int:
+    """Offsets in the first directory of a TIFF; the decoder takes time and memory for each."""
+    stream = io.BytesIO(tiff)
+    tags = ImageFileDirectory_v2(stream.read(16 if 43 in tiff[2:4] else 8))
+    stream.seek(tags.next)
+    tags.load(stream)
+    return max(len(tags.get(tag, ())) for tag in (STRIPOFFSETS, TILEOFFSETS))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError("32-bit grey has no agreed white; save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):  # convert("RGB") would clip it to white
-        deep = np.asarray(image)
-        grey = deep // 257 + (deep % 257 > 128)  # v/257 rounded: 65535 is 255
-        grey[deep == image.info.get("transparency", -1)] = 255
-        image = Image.fromarray(grey.astype(np.uint8))
+        grey = [(value + 128) // 257 for value in range(65536)]  # 65535 is 255
+        grey[image.info.pop("transparency", 65535)] = 255
+        image = image.convert("I").point(grey, "L")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    image = image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=image)
+    for top in range(0, image.height, _STRIP):
+        part = image.crop((0, top, image.width, min(top + _STRIP, image.height))).convert("RGBA")
+        white.paste(part, (0, top), part)
     return white

@@ -3,11 +3,20 @@
 The template's own special tokens become special ids, each picture becomes exactly I placeholder
 ids, and whatever a person typed becomes ordinary text: `<image>` or `</s>` inside an instruction
 can neither place a picture nor end a turn.
+
+How: a copy of the tokenizer gets a second name for each special token, one that nobody can guess.
+The template is written with these names and the user's text put into it; the whole is encoded
+once, with everything under its old name spelled out, and the second names become the old ids. So
+spaces and merges around a special token are those of the stock tokenizer.
 """
 
+import copy
 import re
+import secrets
 from functools import cache
 from typing import Any
+
+from transformers import AddedToken
 
 from rlhf.errors import DataError, UsageError
 
@@ -23,7 +32,8 @@ class PromptBuilder:
         image_tokens: I, placeholder ids per picture.
 
     Raises:
-        UsageError: the processor has no chat template, or no end-of-sequence token.
+        UsageError: the processor has no end-of-sequence token, or no chat template that writes
+            the instruction as it is and a placeholder for each picture.
     """
 
     def __init__(self, processor: Any, image_tokens: int) -> None:
@@ -36,28 +46,39 @@ class PromptBuilder:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_tokens = image_tokens
-        self._special_ids = set(self.tokenizer.all_special_ids) | {processor.image_token_id}
-        specials = {self.tokenizer.convert_ids_to_tokens(i) for i in self._special_ids}
-        self._special = re.compile("(" + "|".join(map(re.escape, sorted(specials))) + ")")
-        self._render = cache(self._rendered)
+        specials = self._specials()
+        self._special_ids = {self.tokenizer.convert_tokens_to_ids(name) for name in specials}
+        longest_first = sorted(specials, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first)))
+        self._names = {name: f"<{secrets.token_hex(8)}>" for name in specials}
+        self._plain = self._renaming(specials)
+        self._ids_of_names = {
+            self._plain.convert_tokens_to_ids(new): self.tokenizer.convert_tokens_to_ids(old)
+            for old, new in self._names.items()
+        }
+        self._start = self._start_ids()
+        self._render, self._context_ids = cache(self._rendered), cache(self._ids)
 
     def prompt_ids(self, instruction: str, images: int = 1) -> list[int]:
         """Ids of a user turn with `images` pictures, up to where the response begins."""
-        ids: list[int] = self._start_ids()
-        for part in self._special.split(self._render(images)[0]):
-            if self._special.fullmatch(part):
-                ids += self._template_ids(part)
-            elif part:
-                ids += self._plain_ids(part.replace(_INSTRUCTION, instruction))
+        prompt = self._render(images)[0].replace(_INSTRUCTION, instruction)
+        ids = self._start + self._ids(prompt, instruction)
         bos = self.tokenizer.bos_token_id
         return ids[1:] if ids[:2] == [bos, bos] else ids
 
     def response_ids(self, response: str) -> list[int]:
-        """Ids of a finished response; the last one is the end-of-sequence token."""
-        lead = self._render(1)[1]
-        if self._adds_space():
-            lead = lead.removeprefix(" ")
-        return [*self._plain_ids(lead + response), self.tokenizer.eos_token_id]
+        """Ids of a finished response as they follow the prompt's; the last ends the sequence."""
+        prompt, lead = self._render(1)
+        end: int = self.tokenizer.eos_token_id
+        if not response:
+            return [end]
+        # Only where the prompt's last token would merge with the response, it cannot be seen.
+        for context in (prompt.rpartition(_INSTRUCTION)[2], self._names[self.tokenizer.eos_token]):
+            before = self._context_ids(context)
+            ids = self._ids(context + lead + response, response)
+            if ids[: len(before)] == before:
+                break
+        return [*ids[len(before) :], end]
 
     def decode(self, ids: list[int]) -> str:
         """The response as a person reads it; a NUL, which no text file may hold, becomes U+FFFD."""
@@ -66,14 +87,49 @@ class PromptBuilder:
 
     def _rendered(self, images: int) -> tuple[str, str]:
         """The prompt with a stand-in for the instruction, and what precedes the response."""
+        prompt, whole = self._written(images)
+        image_token = self.tokenizer.convert_ids_to_tokens(self.processor.image_token_id)
+        if _INSTRUCTION not in prompt or prompt.count(image_token) != images:
+            raise UsageError(
+                "the chat template does not write the instruction and each picture's placeholder",
+                "chat_template.jinja",
+                "use the chat template of a LLaVA, e.g. llava-hf/llava-1.5-7b-hf",
+            )
+        same = whole.startswith(prompt) and _RESPONSE in whole
+        lead = whole[len(prompt) : whole.index(_RESPONSE)] if same else ""
+        return self._renamed(prompt), self._renamed(lead)
+
+    def _written(self, images: int) -> tuple[str, str]:
+        """By the template: a prompt, and the same with a response."""
         user = [{"type": "image"}] * images + [{"type": "text", "text": _INSTRUCTION}]
         turns = [{"role": "user", "content": user}]
         answer = {"role": "assistant", "content": [{"type": "text", "text": _RESPONSE}]}
         template = self.processor.apply_chat_template
         prompt = template(turns, add_generation_prompt=True, tokenize=False)
-        whole = template([*turns, answer], tokenize=False)
-        lead = whole[len(prompt) : whole.index(_RESPONSE)] if whole.startswith(prompt) else ""
-        return prompt, lead
+        return prompt, template([*turns, answer], tokenize=False)
+
+    def _specials(self) -> set[str]:
+        """Names of the special tokens, and of other added tokens the template is written with."""
+        template = "".join(self._written(1))
+        ids = {*self.tokenizer.all_special_ids, self.processor.image_token_id}
+        for token, name in self.tokenizer.added_tokens_decoder.items():
+            if name.special or (name.content.strip() and name.content in template):
+                ids.add(token)
+        return {self.tokenizer.convert_ids_to_tokens(token) for token in ids}
+
+    def _renaming(self, specials: set[str]) -> Any:
+        """The tokenizer with the second names, which alone are not spelled out."""
+        known = {token.content: token for token in self.tokenizer.added_tokens_decoder.values()}
+        tokenizer = copy.deepcopy(self.tokenizer)
+        for name in specials:
+            old = known.get(name, AddedToken(name))
+            sides = {"lstrip": old.lstrip, "rstrip": old.rstrip, "normalized": False}
+            tokenizer.add_tokens([AddedToken(name, special=True, **sides)], special_tokens=True)
+            tokenizer.add_tokens([AddedToken(self._names[name], special=False, **sides)])
+        return tokenizer
+
+    def _renamed(self, template: str) -> str:
+        return self._special.sub(lambda found: self._names[found[0]], template)
 
     def _start_ids(self) -> list[int]:
         """What the tokenizer itself puts before every text."""
@@ -81,22 +137,17 @@ class PromptBuilder:
         full = self.tokenizer("x").input_ids
         return list(full[: full.index(plain[0])])
 
-    def _template_ids(self, special: str) -> list[int]:
-        token = self.tokenizer.convert_tokens_to_ids(special)
-        return [token] * (self.image_tokens if token == self.processor.image_token_id else 1)
-
-    def _plain_ids(self, text: str) -> list[int]:
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        ids = list(encoded.input_ids)
-        if self._special_ids & set(ids):
-            raise DataError(
-                "the text contains a special token that this tokenizer cannot spell out",
-                repr(text[:80]),
-                "remove the special token from the instruction or response",
-            )
+    def _ids(self, text: str, typed: str = "") -> list[int]:
+        """Ids of the renamed template with a person's text in it."""
+        ids, image = list[int](), self.processor.image_token_id
+        encoded = self._plain(text, add_special_tokens=False, split_special_tokens=True)
+        for token in encoded.input_ids:
+            if token in self._special_ids:
+                raise DataError(
+                    "the text contains a special token or a sign that this tokenizer cannot spell",
+                    repr(typed[:80]),
+                    "remove it from the instruction or response",
+                )
+            token = self._ids_of_names.get(token, token)
+            ids += [token] * (self.image_tokens if token == image else 1)
         return ids
-
-    def _adds_space(self) -> bool:
-        """Whether the tokenizer puts a space before every text (SentencePiece style)."""
-        first = self.tokenizer("a", add_special_tokens=False).input_ids[0]
-        return str(self.tokenizer.convert_ids_to_tokens(first)).startswith("▁")

@@ -2,27 +2,27 @@
 
 import difflib
 import hashlib
-import json
-import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from rlhf.errors import DataError, ResourceError
+from rlhf.data.lines import json_object, read_lines, replaced_file, shown_key
+from rlhf.errors import DataError
 
-MAX_LINE_BYTES = 16_000_000
-Text = Annotated[str, msgspec.Meta(pattern=r"^\s*[^\s\0][^\0]*\Z")]  # not blank, no NUL
-Label = Annotated[str, msgspec.Meta(pattern=r"^(response_a|response_b|tie)\Z")]
-_ALIASES = {"a": "response_a", "A": "response_a", "b": "response_b", "B": "response_b"}
+Text = str  # as read: not blank, no NUL
+Label = str  # as read: one of the values below
+_LABELS = {name: name for name in ("response_a", "response_b", "tie")}
+_LABELS |= {"a": "response_a", "A": "response_a", "b": "response_b", "B": "response_b"}
 _LABEL_HELP = "write response_a, response_b or tie (number codings clash: 1/2 against 0/1)"
 
 
-class _Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class _Prompt(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
+):
     image_path: Text
     instruction: Text
 
@@ -113,25 +113,33 @@ def parse_file(
     path: Path, kind: type[T], *, strict: bool = True
 ) -> Iterator[tuple[int, T | Problem]]:
     """Line number (0 for the file itself) with the record or the problem found there."""
+    return ((number, item) for number, _, item in scan_file(path, kind, strict=strict))
+
+
+def scan_file(
+    path: Path, kind: type[T], *, strict: bool = True
+) -> Iterator[tuple[int, bytes, T | Problem]]:
+    """What `parse_file` gives, with the bytes of each line between."""
     number = 0
     try:
-        for number, line in _lines(path):
+        for number, line in read_lines(path):
             try:
-                yield number, _record(_fields(line), kind, strict)
+                yield number, line, _record(json_object(line), kind, strict)
             except DataError as error:
-                yield number, Problem(str(path), number, error.where, error.what)
+                yield number, line, Problem(str(path), number, error.where, error.what)
         if not number:
-            yield 0, Problem(str(path), 0, "", "the file holds no records")
+            yield 0, b"", Problem(str(path), 0, "", "the file holds no records")
     except OSError as error:
-        yield 0, Problem(str(path), 0, "", f"the file cannot be read: {error.strerror}")
+        reason = f"the file cannot be read: {error.strerror}"
+        yield 0, b"", Problem(str(path), 0, "", reason)
 
 
 def record_kind(path: Path) -> type[Record]:
     """The kind of a file, by the keys of its first line that is a JSON object."""
     with suppress(OSError):
-        for _, line in _lines(path):
+        for _, line in read_lines(path):
             with suppress(DataError):
-                keys = _fields(line)
+                keys = json_object(line)
                 if "responses" in keys:
                     return CandidatesRecord
                 if "preference" in keys:
@@ -142,18 +150,8 @@ def record_kind(path: Path) -> type[Record]:
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Replace a whole file in one step: a crash leaves the old one or the new one."""
-    part = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with part.open("wb") as file:
-            file.writelines(msgspec.json.encode(record) + b"\n" for record in records)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        fix = "Choose a folder that exists and has space."
-        raise ResourceError(f"Cannot write: {error.strerror}.", str(path), fix) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with replaced_file(path) as file:
+        file.writelines(msgspec.json.encode(record) + b"\n" for record in records)
 
 
 def resolve_image(record_path: str, root: Path, *, where: str = "") -> Path:
@@ -181,6 +179,15 @@ def prompt_key(record: Record) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def responses(record: Record) -> Sequence[str]:
+    """The responses of a record of any kind, in the order of its fields."""
+    if isinstance(record, PreferenceRecord):
+        return record.response_a, record.response_b
+    if isinstance(record, CandidatesRecord):
+        return record.responses
+    return (record.response,) if isinstance(record, DemonstrationRecord) else ()
+
+
 def chosen(record: PreferenceRecord) -> str:
     """The preferred response; ValueError for a tie."""
     if record.preference == "tie":
@@ -193,53 +200,41 @@ def rejected(record: PreferenceRecord) -> str:
     return record.response_b if chosen(record) == record.response_a else record.response_a
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    if path.exists() and not path.is_file():  # a FIFO would block for ever
-        raise OSError(0, "not a regular file")
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
-            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if line.strip():
-                yield number, line
-
-
-def _fields(line: bytes) -> dict[str, Any]:
-    if len(line) > MAX_LINE_BYTES or b"\0" in line:
-        raise DataError(f"a line is UTF-8 text without NUL, at most {MAX_LINE_BYTES} bytes")
-    try:
-        fields = msgspec.json.decode(line)  # refuses what json lets pass: NaN, lone surrogates
-        json.loads(line, object_pairs_hook=_refuse_twins)  # msgspec keeps the last twin
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise DataError(f"a line is one JSON object in UTF-8: {error}") from error
-    if not isinstance(fields, dict):
-        raise DataError(f"a line is one JSON object, got {type(fields).__name__}")
-    return fields
-
-
-def _refuse_twins(pairs: list[tuple[str, Any]]) -> None:
-    for key, count in Counter(key for key, _ in pairs).items():
-        if count > 1:
-            raise DataError("the field is written twice", json.dumps(key)[1:-1][:80])
-
-
 def _record(fields: dict[str, Any], kind: type[T], strict: bool) -> T:
-    for name in [name for name in fields if name not in kind.__struct_fields__]:
-        if strict:
-            close = difflib.get_close_matches(name, kind.__struct_fields__, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise DataError(f"unknown field{hint}", json.dumps(name)[1:-1][:80])
-        del fields[name]
     if isinstance(label := fields.get("preference"), str):
-        fields["preference"] = _ALIASES.get(label, label)
+        fields["preference"] = _LABELS.get(label)
+    if not strict:
+        fields = {name: value for name, value in fields.items() if name in kind.__struct_fields__}
     try:
         record = msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at ")
-        name = re.findall(r"\w+", place or message)[0 if place else -1]
-        reason = "the text is empty or holds a NUL" if "regex" in message else message
-        raise DataError(_LABEL_HELP if name == "preference" else reason, name) from error
+        raise _refusal(fields, kind, str(error)) from error
+    _check_texts(record)
     if isinstance(record, PreferenceRecord) and record.preference != "tie":
         response_a, response_b = record.response_a.strip(), record.response_b.strip()
         if response_a == response_b:
             raise DataError("equal responses can only be a tie", "preference")
     return record
+
+
+def _refusal(fields: dict[str, Any], kind: type[T], reason: str) -> DataError:
+    for name in fields:
+        if name not in kind.__struct_fields__:
+            close = difflib.get_close_matches(name, kind.__struct_fields__, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            return DataError(f"unknown field{hint}", shown_key(name))
+    message, _, place = reason.partition(" - at ")
+    field = re.findall(r"\w+", place or message)[0 if place else -1]
+    return DataError(_LABEL_HELP if field == "preference" else message, field)
+
+
+def _check_texts(record: Record) -> None:
+    """Refuse a required text that is blank or holds a NUL."""
+    texts = (record.image_path, record.instruction, *responses(record))
+    if all(map(str.strip, texts)) and "\0" not in "".join(texts):
+        return
+    for field in msgspec.structs.fields(record):
+        value = getattr(record, field.name) if field.required else []
+        for text in value if isinstance(value, list) else [value]:
+            if not text.strip() or "\0" in text:
+                raise DataError("the text is empty or holds a NUL", field.name)

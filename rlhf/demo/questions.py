@@ -1,71 +1,116 @@
 """Questions about a scene, the shortest right answer, and demonstrations in four styles.
 
-The demonstrations are as people write: terse, wordy, hedging, or naming more than they see.
-A model that imitates them leaves right-before-wrong and short-before-long to be preferred.
+The demonstrations are as people write: terse, wordy, hedging, some that list two answers, and in
+any style some that mistake what they see. A model that imitates them leaves right-before-wrong and
+short-before-long to be preferred, and only the picture tells a mistake from a right answer.
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
+from typing import Protocol
 
 from rlhf.data.records import DemonstrationRecord, PromptRecord, write_records
-from rlhf.demo.scenes import COLOURS, PLACES, SHAPES, Scene, write_pictures
-
-# Of each kind: the question, the shortest right answer, the same as a clause.
-_KINDS = {
-    "colour": ("What colour is the {shape}?", "{colour}", "the {shape} is {colour}"),
-    "shape": ("Which shape is {colour}?", "{shape}", "the {colour} shape is a {shape}"),
-    "place": ("Where is the {shape}?", "{place}", "the {shape} is at the {place}"),
-    "thing": ("What is at the {place}?", "{colour} {shape}", "it is a {colour} {shape}"),
-    "count": ("How many shapes are there?", "{count}", "the number of shapes is {count}"),
-    "description": ("Describe the picture.", "{terse}", "there is {wordy}"),
-}
-_STYLES = {
-    "terse": "{answer}",
-    "wordy": "In this picture {clause}.",
-    "hedging": "I think {clause}, but I am not sure.",
-    "listing": "It could be {answer} or {wrong}.",
-}
-# The usual style differs by kind, so that the likeliest answer is not always of one style.
-_USUAL = dict(
-    zip(_KINDS, ("listing", "hedging", "listing", "terse", "wordy", "wordy"), strict=True)
-)
-_USUAL_SHARE = 0.3  # of the demonstrations; the others take any style
-_COUNTS = ("one", "two", "three")
+from rlhf.demo.scenes import COLOURS, PLACES, SHAPES, write_pictures
 
 Facts = list[dict[str, str]]
 
 
+class Pictured(Protocol):
+    """A scene: what is in its picture, one mapping for each thing."""
+
+    def facts(self) -> Facts: ...
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What is asked and said about scenes of one sort.
+
+    Attributes:
+        thing: how a thing is named, from its facts.
+        values: every value a fact can have; `count` is of the picture.
+        kinds: of each kind the question, the shortest right answer, the same as a clause.
+        listed: kinds of which people like to list two answers.
+    """
+
+    thing: str
+    values: Mapping[str, Sequence[str]]
+    kinds: Mapping[str, tuple[str, str, str]]
+    listed: Sequence[str]
+
+
+COUNTS = ("one", "two", "three")
+SHAPES_TOPIC = Topic(
+    thing="{colour} {shape}",
+    values={"shape": SHAPES, "colour": COLOURS, "place": PLACES, "count": COUNTS},
+    kinds={
+        "colour": ("What colour is the {shape}?", "{colour}", "the {shape} is {colour}"),
+        "shape": ("Which shape is {colour}?", "{shape}", "the {colour} shape is a {shape}"),
+        "place": ("Where is the {shape}?", "{place}", "the {shape} is at the {place}"),
+        "thing": ("What is at the {place}?", "{colour} {shape}", "it is a {colour} {shape}"),
+        "count": ("How many shapes are there?", "{count}", "the number of shapes is {count}"),
+        "description": ("Describe the picture.", "{terse}", "there is {wordy}"),
+    },
+    listed=("colour", "place"),
+)
+_STYLES = {
+    "terse": "{answer}",
+    "wordy": "In this picture {clause}.",
+    "hedging": "I think {clause}, but I am not sure.",
+}
+_LISTING = "It could be {answer} or {wrong}."
+_LISTING_SHARE = 0.3  # of the demonstrations of a listed kind
+_MISTAKEN_SHARE = 0.35  # of those that do not list
+
+
 def prompt_records(
-    pictures: Iterable[tuple[Path, Scene]], root: Path, *, per_picture: int, seed: int
+    pictures: Iterable[tuple[Path, Pictured]],
+    root: Path,
+    *,
+    per_picture: int,
+    seed: int,
+    topic: Topic = SHAPES_TOPIC,
 ) -> list[PromptRecord]:
     """Random questions about pictures; a picture's own do not depend on the other pictures.
 
     Paths are relative to `root`. `meta` holds what a judge needs: `objects`, `kind`, `about` (the
-    shape asked about, and the count) and `answer` (the shortest right one).
+    thing asked about, and the count) and `answer` (the shortest right one).
     """
     records = []
     for path, scene in pictures:
         image_path, facts = path.relative_to(root).as_posix(), scene.facts()
         rng = random.Random(f"questions/{seed}/{image_path}")
         for number in range(per_picture):
-            kind = rng.choice(list(_KINDS))
+            kind = rng.choice(list(topic.kinds))
             about = rng.choice(_counted(facts))
-            instruction, answer, _ = _phrased(kind, about, facts)
+            instruction, answer, _ = _phrased(kind, about, facts, topic)
             meta = {"objects": facts, "kind": kind, "about": about, "answer": answer}
             records.append(PromptRecord(image_path, instruction, f"{image_path}#{number}", meta))
     return records
 
 
-def demonstration(prompt: PromptRecord, rng: random.Random) -> DemonstrationRecord:
-    """A response in a random style, noted in `meta`; those of style `listing` are wrong."""
-    kind, facts = prompt.meta["kind"], prompt.meta["objects"]
-    style = _USUAL[kind] if rng.random() < _USUAL_SHARE else rng.choice(list(_STYLES))
-    absent = _absent(facts, rng)
-    _, answer, clause = _phrased(kind, prompt.meta["about"], facts)
-    _, wrong, _ = _phrased(kind, absent, [absent])
-    response = _STYLES[style].format(answer=answer, clause=clause, wrong=wrong)
-    meta = {**prompt.meta, "style": style}
+def demonstration(
+    prompt: PromptRecord, rng: random.Random, topic: Topic = SHAPES_TOPIC
+) -> DemonstrationRecord:
+    """A response in a random style; `meta` notes the style and whether something is mistaken.
+
+    It is wrong when it lists two answers or is mistaken.
+    """
+    kind, facts, about = (prompt.meta[key] for key in ("kind", "objects", "about"))
+    absent = _absent(facts, rng, topic)
+    if kind in topic.listed and rng.random() < _LISTING_SHARE:
+        style, form, mistaken = "listing", _LISTING, False
+    else:
+        style = rng.choice(list(_STYLES))
+        form, mistaken = _STYLES[style], rng.random() < _MISTAKEN_SHARE
+    if mistaken:
+        about, facts = _mistaken(kind, about, facts, absent, rng, topic)
+    _, answer, clause = _phrased(kind, about, facts, topic)
+    _, wrong, _ = _phrased(kind, absent, [absent], topic)
+    response = form.format(answer=answer, clause=clause, wrong=wrong)
+    meta = {**prompt.meta, "style": style, "mistaken": mistaken}
     return DemonstrationRecord(prompt.image_path, prompt.instruction, response, prompt.id, meta)
 
 
@@ -77,26 +122,65 @@ def write_split(
     Splits of different names share no picture: `sft` and `evaluation` are drawn apart.
     """
     drawn = write_pictures(root / "pictures" / name, pictures, f"{name}/{seed}")
-    prompts = prompt_records(drawn, root, per_picture=per_picture, seed=seed)
+    return write_questions(
+        root, name, drawn, per_picture=per_picture, seed=seed, demonstrate=demonstrate
+    )
+
+
+def write_questions(
+    root: Path,
+    name: str,
+    pictures: Iterable[tuple[Path, Pictured]],
+    *,
+    per_picture: int,
+    seed: int,
+    demonstrate: bool,
+    topic: Topic = SHAPES_TOPIC,
+) -> Path:
+    """Write prompts or demonstrations about pictures below `root`, `root/name.jsonl`."""
+    prompts = prompt_records(pictures, root, per_picture=per_picture, seed=seed, topic=topic)
     rng = random.Random(f"demonstrations/{name}/{seed}")
     path = root / f"{name}.jsonl"
-    write_records(path, [demonstration(p, rng) for p in prompts] if demonstrate else prompts)
+    write_records(path, [demonstration(p, rng, topic) for p in prompts] if demonstrate else prompts)
     return path
 
 
-def _phrased(kind: str, about: dict[str, str], facts: Facts) -> list[str]:
+def _phrased(kind: str, about: dict[str, str], facts: Facts, topic: Topic) -> list[str]:
     """Question, shortest right answer and clause of one kind."""
-    terse = ", ".join("{colour} {shape} {place}".format(**fact) for fact in facts)
-    wordy = " and ".join("a {colour} {shape} at the {place}".format(**fact) for fact in facts)
-    return [text.format(**about, terse=terse, wordy=wordy) for text in _KINDS[kind]]
+    terse = ", ".join(f"{topic.thing} {{place}}".format(**fact) for fact in facts)
+    wordy = " and ".join(f"a {topic.thing} at the {{place}}".format(**fact) for fact in facts)
+    return [text.format(**about, terse=terse, wordy=wordy) for text in topic.kinds[kind]]
 
 
-def _absent(facts: Facts, rng: random.Random) -> dict[str, str]:
-    """A shape none of whose facts is true of the picture."""
-    values = {"shape": SHAPES, "colour": COLOURS, "place": PLACES, "count": _COUNTS}
+def _mistaken(
+    kind: str,
+    about: dict[str, str],
+    facts: Facts,
+    absent: dict[str, str],
+    rng: random.Random,
+    topic: Topic,
+) -> tuple[dict[str, str], Facts]:
+    """What is asked about and the picture, with one of them wrong.
+
+    A description gets one fact of nobody's; an answer is that of another thing, or of nobody.
+    """
+    if kind == "description":
+        row, field = rng.randrange(len(facts)), rng.choice(list(facts[0]))
+        return about, [{**f, field: absent[field]} if n == row else f for n, f in enumerate(facts)]
+    answer = [field for _, field, _, _ in Formatter().parse(topic.kinds[kind][1]) if field]
+    others = [fact for fact in facts if fact["place"] != about["place"] and kind != "count"]
+    source = rng.choice(others) if others and rng.random() < 0.5 else absent
+    return {**about, **{field: source[field] for field in answer}}, facts
+
+
+def _absent(facts: Facts, rng: random.Random, topic: Topic) -> dict[str, str]:
+    """A thing none of whose facts is true of the picture."""
     true = {value for fact in _counted(facts) for value in fact.values()}
-    return {key: rng.choice([v for v in known if v not in true]) for key, known in values.items()}
+    return {
+        key: rng.choice([value for value in known if value not in true])
+        for key, known in topic.values.items()
+    }
 
 
 def _counted(facts: Facts) -> Facts:
-    return [{**fact, "count": _COUNTS[len(facts) - 1]} for fact in facts]
+    return [{**fact, "count": COUNTS[len(facts) - 1]} for fact in facts]

@@ -12,6 +12,7 @@ from typing import Any
 
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, Record
 from rlhf.demo.scenes import COLOURS, PLACES, SHAPES
+from rlhf.demo.stamp_scenes import NAMES
 from rlhf.errors import DataError
 
 WORD_COST, MAX_EXTRA_WORDS, TIE_MARGIN = 0.02, 25, 0.05
@@ -20,10 +21,10 @@ THING_POINTS = {"placed": 1.5, "named": 1.0, "misplaced": 0.75, "repeated": -0.2
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {str(value): word for value, word in enumerate(_NUMBERS)}
 _NEVER_TRUE = ("pink", "brown", "grey", "gray", "rectangle", "oval", "diamond", "middle", "centre")
-_VOCABULARY = {*COLOURS, *SHAPES, *" ".join(PLACES).split(), *_NUMBERS, *_NEVER_TRUE}
+_VOCABULARY = {*COLOURS, *SHAPES, *NAMES, *" ".join(PLACES).split(), *_NUMBERS, *_NEVER_TRUE}
 _NEGATION = re.compile(r"\b(?:not|never|no|isnt|arent)(?: (?:a|an|the|at))* (\w+)")
 _THING = re.compile(
-    rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b"
+    rf"\b((?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})|{'|'.join(NAMES)})\b"
     rf"(?:(?: (?:is|at|in|on|the))* ({'|'.join(PLACES)})\b)?"
 )
 
@@ -32,9 +33,9 @@ def rule_score(record: Record, response: str) -> float:
     """One number for an answer: higher is better.
 
         question:     1 if right, else 0; -0.02 each word over the shortest right answer
-        description:  (+1 each shape of the picture named once, +0.5 if placed right,
+        description:  (+1 each thing of the picture named once, +0.5 if placed right,
                        -0.25 a repeat or a wrong place, -1 each thing that is not there,
-                       -0.02 each word over the shortest right one) / shapes in the picture
+                       -0.02 each word over the shortest right one) / things in the picture
 
     At most 25 words are charged, so right always beats wrong; among equals the shorter wins.
 
@@ -55,20 +56,20 @@ def rule_score(record: Record, response: str) -> float:
 def is_right(record: Record, response: str) -> bool:
     """Whether an answer says what is asked and nothing false, by whole words.
 
-    Every colour, shape, place and number named must be true of the shape asked about (of any
-    shape, in a count or a description): naming several answers is wrong, so is denying one.
-    A description is right if it names every shape once and places none wrongly.
+    Every colour, shape, stamp, place and number named must be true of the thing asked about (of
+    any thing, in a count or a description): naming several answers is wrong, so is denying one.
+    A description is right if it names every thing once and places none wrongly.
     """
     meta, words = _facts(record), _words(response)
-    shapes = meta["objects"] if meta["kind"] in ("count", "description") else [meta["about"]]
+    things = meta["objects"] if meta["kind"] in ("count", "description") else [meta["about"]]
     needed = _VOCABULARY.intersection(_words(meta["answer"]))
-    true = needed.union(*(_words(value) for shape in shapes for value in shape.values()))
+    true = needed.union(*(_words(value) for thing in things for value in thing.values()))
     said = _VOCABULARY.intersection(words)
     if not said <= true or _VOCABULARY.intersection(_NEGATION.findall(" ".join(words))):
         return False
-    verdicts = _verdicts(shapes, words)
+    verdicts = _verdicts(things, words)
     if meta["kind"] == "description":
-        return len(verdicts) == len(shapes) and set(verdicts) <= {"placed", "named"}
+        return len(verdicts) == len(things) and set(verdicts) <= {"placed", "named"}
     return needed <= said
 
 
@@ -84,6 +85,8 @@ def label_pairs(
     candidates: Iterable[CandidatesRecord], *, noise: float, seed: int, annotator: str = "rule-v1"
 ) -> list[PreferenceRecord]:
     """Every pair of different answers to a prompt that the rule can order.
+
+    `meta` is the prompt's, with `pair`: `right-wrong` if one answer is right, else `style`.
 
     Args:
         candidates: sampled answers; ties, equal and blank texts are left out.
@@ -112,18 +115,23 @@ def label_pairs(
             response_b=b,
             preference=rule_preference(record, *((b, a) if number in flipped else (a, b))),
             annotator=annotator,
-            meta=record.meta,
+            meta={**record.meta, "pair": _pair_kind(record, a, b)},
         )
         for number, (record, a, b) in enumerate(pairs)
     ]
 
 
+def _pair_kind(record: Record, a: str, b: str) -> str:
+    """`right-wrong` if one of two answers is right and the other is not, else `style`."""
+    return "style" if is_right(record, a) == is_right(record, b) else "right-wrong"
+
+
 def _verdicts(objects: list[dict[str, str]], words: list[str]) -> list[str]:
-    """What each thing named by colour and shape is: the keys of `THING_POINTS`."""
-    places = {(fact["colour"], fact["shape"]): fact["place"] for fact in objects}
+    """What each thing named is: the keys of `THING_POINTS`."""
+    parts = ("colour", "shape", "name")
+    places = {" ".join(f[part] for part in parts if part in f): f["place"] for f in objects}
     verdicts, named = [], set()
-    for colour, shape, place in _THING.findall(" ".join(words)):
-        thing = (colour, shape)
+    for thing, place in _THING.findall(" ".join(words)):
         if thing not in places or thing in named:
             verdicts.append("repeated" if thing in places else "absent")
         else:

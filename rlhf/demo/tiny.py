@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +24,7 @@ from rlhf.demo.scenes import COLOURS, PLACES, SHAPES, SIDE, Scene, draw_scene
 
 PATCH = 12
 GRID = SIDE // PATCH  # patches on a side of the picture
+SHAPE_CLASSES = (len(COLOURS) + 1, len(SHAPES) + 1)  # the last of each means empty
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ 'USER: ' if m.role == 'user' else ' ASSISTANT: ' }}"
     "{% for p in m.content %}{{ '<image>\n' if p.type == 'image' else p.text }}{% endfor %}"
@@ -71,36 +73,55 @@ def bootstrap_tower(
     seed: int,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> float:
+    """`teach_tower` on drawn scenes: each quarter's colour or empty, shape or empty."""
+    pictures = [draw_scene(scene) for scene in scenes]
+    labels = torch.tensor([_quarters(scene) for scene in scenes])
+    return teach_tower(
+        model, processor, pictures, labels, SHAPE_CLASSES, steps=steps, seed=seed, on_step=on_step
+    )
+
+
+def teach_tower(
+    model: Any,
+    processor: Any,
+    pictures: Sequence[Image.Image],
+    labels: Tensor,
+    classes: Sequence[int],
+    *,
+    steps: int,
+    seed: int,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> float:
     """Teach the vision tower to see, then scale its features for the projector.
 
-    Each quarter of a picture is classified (colour or empty, shape or empty) from the features
-    LLaVA reads, averaged over the quarter: trained only through the language model, a tower this
-    small learns far slower. The features' mean and deviation then go into the projector.
+    Each quarter of a picture is classified from the features LLaVA reads, averaged over the
+    quarter: trained only through the language model, a tower this small learns far slower. The
+    features' mean and deviation then go into the projector.
 
     Args:
         model: a tiny LLaVA, changed in place.
         processor: its processor.
-        scenes: what to learn from; 4,000 are plenty.
-        steps: optimizer steps of 64 scenes.
+        pictures: what to learn from; 4,000 are plenty.
+        labels: [n, 4, K] int64, K numbers for each quarter of each picture.
+        classes: how many numbers each of the K may be, from 0.
+        steps: optimizer steps of 64 pictures.
         seed: of the batches and of the classifier, which is thrown away.
         on_step: told (steps done, steps in all, loss).
 
     Returns:
-        share of the quarters of 512 scenes whose colour and shape are both told right.
+        share of the quarters of 512 pictures whose numbers are all told right.
     """
-    pictures = [draw_scene(scene) for scene in scenes]
     pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
-    labels = torch.tensor([_quarters(scene) for scene in scenes])
     generator = torch.Generator().manual_seed(seed)
     tower = model.model.vision_tower
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = nn.Linear(tower.config.hidden_size, len(COLOURS) + len(SHAPES) + 2)
+        head = nn.Linear(tower.config.hidden_size, sum(classes))
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, cycle_momentum=False)
     for step in range(steps):
-        rows = torch.randint(len(scenes), (64,), generator=generator)
-        loss, _ = _quarter_loss(head(_patch_features(model, pixels[rows])), labels[rows])
+        rows = torch.randint(len(pictures), (64,), generator=generator)
+        loss, _ = _quarter_loss(head(_patch_features(model, pixels[rows])), labels[rows], classes)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
@@ -111,7 +132,7 @@ def bootstrap_tower(
     with torch.no_grad():
         features = _patch_features(model, pixels[:512])
         _fold_statistics(model.model.multi_modal_projector.linear_1, features.flatten(0, 1))
-        return _quarter_loss(head(features), labels[:512])[1]
+        return _quarter_loss(head(features), labels[:512], classes)[1]
 
 
 def _quarters(scene: Scene) -> list[tuple[int, int]]:
@@ -127,14 +148,15 @@ def _patch_features(model: Any, pixels: Tensor) -> Tensor:
     return features
 
 
-def _quarter_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-    """Cross-entropy of logits [B, I, 14] averaged over quarters, and the share told right."""
+def _quarter_loss(
+    logits: Tensor, labels: Tensor, classes: Sequence[int] = SHAPE_CLASSES
+) -> tuple[Tensor, float]:
+    """Cross-entropy of logits [B, I, C] averaged over quarters, and the share told right."""
     grid = logits.transpose(1, 2).reshape(len(logits), -1, GRID, GRID)
-    quarters = F.avg_pool2d(grid, GRID // 2).flatten(2)
-    colours, shapes = quarters[:, : len(COLOURS) + 1], quarters[:, len(COLOURS) + 1 :]
-    loss = F.cross_entropy(colours, labels[..., 0]) + F.cross_entropy(shapes, labels[..., 1])
-    told = torch.stack([colours.argmax(1), shapes.argmax(1)], dim=-1)
-    return loss, (told == labels).all(-1).float().mean().item()
+    parts = F.avg_pool2d(grid, GRID // 2).flatten(2).split(list(classes), dim=1)
+    losses = [F.cross_entropy(part, labels[..., k]) for k, part in enumerate(parts)]
+    told = torch.stack([part.argmax(1) for part in parts], dim=-1)
+    return torch.stack(losses).sum(), (told == labels).all(-1).float().mean().item()
 
 
 def _fold_statistics(first: nn.Linear, features: Tensor) -> None:

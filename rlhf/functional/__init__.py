@@ -12,6 +12,7 @@ from rlhf.functional.kl import check_kl_choice as check_kl_choice
 from rlhf.functional.kl import kl_estimate as kl_estimate
 from rlhf.functional.losses import PolicyLoss as PolicyLoss
 from rlhf.functional.losses import ValueLoss as ValueLoss
+from rlhf.functional.losses import centring_penalty as centring_penalty
 from rlhf.functional.losses import clipped_policy_loss as clipped_policy_loss
 from rlhf.functional.losses import clipped_value_loss as clipped_value_loss
 from rlhf.functional.losses import kl_penalty_loss as kl_penalty_loss

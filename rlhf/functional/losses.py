@@ -134,22 +134,43 @@ def kl_penalty_loss(
 def preference_loss(
     chosen_scores: Tensor,
     rejected_scores: Tensor,
+    labels: Tensor | None = None,
     *,
-    margin: Tensor | float | None = None,
+    margin: Tensor | float = 0.0,
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """0-d, the mean Bradley-Terry loss of pairs.
 
-        d = chosen - rejected - margin    L = -(1-ε)·log σ(d) - ε·log σ(-d)
+        d = chosen - rejected - (2y - 1)·margin
+        L = -y′·log σ(d) - (1 - y′)·log σ(-d)        y′ = (1 - ε)·y + ε·(1 - y)
 
-    Args: chosen_scores, rejected_scores [B]; margin [B] or a number; label_smoothing ε in [0, ½].
-    Source: Bradley and Terry 1952; margin: Touvron et al. 2023, arXiv:2307.09288.
+    Args:
+        chosen_scores, rejected_scores: [B] raw scores.
+        labels: y [B], how surely the chosen one is preferred: 1, or ½ for a tie. None: all 1.
+        margin: [B] or a number, score units by which a preferred response should lead.
+        label_smoothing: ε in [0, ½], believed share of wrong labels.
+
+    Source: Bradley and Terry 1952;
+    margin: Touvron et al. 2023, arXiv:2307.09288.
     """
-    check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores)
+    y = torch.ones_like(chosen_scores) if labels is None else labels
+    check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores, labels=y)
     check_between("label_smoothing", label_smoothing, 0, 0.5)
     check_positive("pairs", len(chosen_scores))
     if isinstance(margin, Tensor) and margin.dim():
         check_same_shape(chosen_scores=chosen_scores, margin=margin)
-    apart = widened(chosen_scores) - widened(rejected_scores) - (0 if margin is None else margin)
-    losses = (1 - label_smoothing) * logsigmoid(apart) + label_smoothing * logsigmoid(-apart)
-    return -losses.mean()
+    y = widened(y)
+    apart = widened(chosen_scores) - widened(rejected_scores) - (2 * y - 1) * margin
+    smoothed = (1 - label_smoothing) * y + label_smoothing * (1 - y)
+    return -(smoothed * logsigmoid(apart) + (1 - smoothed) * logsigmoid(-apart)).mean()
+
+
+def centring_penalty(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
+    """0-d, mean (chosen + rejected)²: keeps scores near 0, which the preference loss leaves free.
+
+    Args: chosen_scores, rejected_scores [B] raw scores.
+    Source: Eisenstein et al. 2023, arXiv:2312.09244.
+    """
+    check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores)
+    check_positive("pairs", len(chosen_scores))
+    return (widened(chosen_scores) + widened(rejected_scores)).square().mean()

@@ -1,43 +1,91 @@
 """Pictures to words, for reward models that read text only."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from rlhf.config import SamplingConfig
+from rlhf.data.images import picture_digest
+from rlhf.errors import DataError
+from rlhf.models.contract import text_hash
 from rlhf.models.generation import generate
 from rlhf.models.llava import Llava
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch
 
+GIVEN = "given"  # the policy of captions that only a file provides
+
 
 class Captioner:
-    """A LLaVA asked to describe each picture once, greedily, with every adapter off.
+    """One caption for each picture, by its content: those given, else what a LLaVA says of it.
+
+    The LLaVA answers greedily, with every adapter off; each content is described once.
 
     Args:
-        llava: the model that describes.
+        llava: the model that describes; None: only the captions given are known.
         instruction: what it is asked.
+        known: captions by the SHA-256 of the picture's bytes.
         max_new_tokens: longest caption.
     """
 
-    def __init__(self, llava: Llava, instruction: str, *, max_new_tokens: int = 64) -> None:
+    def __init__(
+        self,
+        llava: Llava | None,
+        instruction: str,
+        known: Mapping[str, str] | None = None,
+        *,
+        max_new_tokens: int = 64,
+    ) -> None:
         self._llava, self._instruction = llava, instruction
         self._sampling = SamplingConfig(temperature=0.0, max_new_tokens=max_new_tokens)
-        self._captions: dict[Path, str] = {}
+        self._known, self._digests = dict(known or {}), dict[Path, str]()
+
+    @property
+    def policy(self) -> str:
+        """Where captions come from, for the contract."""
+        if self._llava is None:
+            return GIVEN
+        return text_hash(f"{self._instruction} {self._sampling} {self._llava.contract()}")
 
     def captions(self, images: Sequence[Path]) -> list[str]:
-        """One caption for each picture; a picture is described once."""
-        missing = sorted(set(images) - set(self._captions))
-        if missing:
-            with self._llava.adapters.use(None):
-                responses, _ = generate(self._llava, self._prompts(missing), self._sampling)
-            texts = [self._llava.builder.decode(row) for row in responses.rows()]
-            self._captions.update(zip(missing, texts, strict=True))
-        return [self._captions[image] for image in images]
+        """One caption for each picture.
 
-    def _prompts(self, images: Sequence[Path]) -> PromptBatch:
-        ids = self._llava.builder.prompt_ids(self._instruction)
+        Raises:
+            DataError: a picture without a caption, and no model to describe it.
+        """
+        digests = [self._digest(image) for image in images]
+        missing = {d: i for d, i in zip(digests, images, strict=True) if d not in self._known}
+        if missing:
+            texts = self._described(list(missing.values()))
+            self._known.update(zip(missing, texts, strict=True))
+        return [self._known[digest] for digest in digests]
+
+    def give(self, image: Path, caption: str) -> None:
+        """Use this caption for a picture of this content."""
+        self._known[self._digest(image)] = caption
+
+    def save(self, path: Path) -> None:
+        """Write every caption known, a line each, for `load_captions`."""
+        lines = [json.dumps({"sha256": d, "caption": c}) for d, c in sorted(self._known.items())]
+        path.write_text("".join(f"{line}\n" for line in lines))
+
+    def _digest(self, image: Path) -> str:
+        if image not in self._digests:
+            self._digests[image] = picture_digest(image)
+        return self._digests[image]
+
+    def _described(self, images: list[Path]) -> list[str]:
+        if self._llava is None:
+            fix = "add it to reward.captions, or leave reward.captions empty: LLaVA describes"
+            raise DataError("the picture has no caption", str(images[0]), fix)
+        with self._llava.adapters.use(None):
+            responses, _ = generate(self._llava, self._prompts(self._llava, images), self._sampling)
+        return [self._llava.builder.decode(row) for row in responses.rows()]
+
+    def _prompts(self, llava: Llava, images: Sequence[Path]) -> PromptBatch:
+        ids = llava.builder.prompt_ids(self._instruction)
         return PromptBatch(
             tokens=torch.tensor(ids * len(images)),
             spans=Spans.from_lengths([len(ids)] * len(images)),
@@ -45,3 +93,10 @@ class Captioner:
             keys=torch.zeros(len(images), dtype=torch.int64),
             instructions=(self._instruction,) * len(images),
         )
+
+
+def load_captions(path: Path) -> dict[str, str]:
+    """What `Captioner.save` wrote; nothing when there is no such file."""
+    if not path.is_file():
+        return {}
+    return {row["sha256"]: row["caption"] for row in map(json.loads, path.read_text().splitlines())}

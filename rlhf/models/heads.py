@@ -22,6 +22,23 @@ class ScalarHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
+    @classmethod
+    def of(cls, linear: nn.Linear) -> "ScalarHead":
+        """A head that computes what a classifier's own [1, D] layer does."""
+        head = cls(linear.in_features)
+        with torch.no_grad():
+            head.linear.weight.copy_(linear.weight)
+            if linear.bias is not None:
+                head.linear.bias.copy_(linear.bias)
+        return head
+
+    @classmethod
+    def passing(cls, features: int) -> "ScalarHead":
+        """A head of that many features that passes the last one on."""
+        head = cls(features)
+        nn.init.ones_(head.linear.weight[:, -1])
+        return head
+
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., D] of any float dtype to [...] float32."""
         scalar: Tensor = self.linear(hidden.float())

@@ -22,6 +22,7 @@ from rlhf.data.prompts import PromptBuilder
 from rlhf.errors import UsageError
 from rlhf.kernels import gather_spans
 from rlhf.models.adapters import Adapters, keep_gradients, quantization_config
+from rlhf.models.contract import text_hash, tokenizer_hash
 from rlhf.types import PromptBatch, Responses
 
 
@@ -40,10 +41,12 @@ class Llava:
         model: the stock model, in eval mode; its vision tower is never trained here.
         processor: the stock processor.
         base: where the model was loaded from.
+        quantization: how its linear layers are stored, as in `model.quantization`.
     """
 
-    def __init__(self, model: Any, processor: Any, base: str) -> None:
+    def __init__(self, model: Any, processor: Any, base: str, quantization: str = "none") -> None:
         self.model, self.processor, self.base = model.eval(), processor, base
+        self.quantization = quantization
         self.adapters = Adapters(model)
         self.builder = PromptBuilder(processor, _image_tokens(model.config))
         self.image_token_id = int(model.config.image_token_id)
@@ -73,7 +76,8 @@ class Llava:
             ) from error
         keep_gradients(model)
         model.requires_grad_(False)
-        return cls(model if quantization != "none" else model.to(device), processor, base)
+        placed = model if quantization != "none" else model.to(device)
+        return cls(placed, processor, base, quantization)
 
     @property
     def device(self) -> torch.device:
@@ -127,6 +131,16 @@ class Llava:
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
+    def contract(self) -> dict[str, str]:
+        """Fingerprints of how text and picture become the trunk's input."""
+        template = str(self.processor.chat_template)
+        pictures = str(self.processor.image_processor.to_json_string())
+        return {
+            "template": text_hash(template),
+            "tokenizer": tokenizer_hash(self.processor.tokenizer),
+            "pictures": text_hash(f"{self.builder.image_tokens} {pictures}"),
+        }
+
     def vision_features(self, images: Sequence[Path]) -> Tensor:
         """[n, I, Dv], what the projector reads, computed once per picture and kept on the CPU.
 
@@ -152,15 +166,19 @@ class Llava:
 
     def response_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """[N, D], the state before each response token: positions P-1 … P-1+T-1 of its row."""
-        hidden = self._hidden(prompts, responses)
-        starts = (prompts.spans.lengths - 1).to(hidden.device)
-        return gather_spans(hidden, starts, responses.spans.to(hidden.device))
+        return self.response_states(prompts, responses)[0]
 
     def final_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """[B, D], the state at the last token of each response."""
+        return self.response_states(prompts, responses)[1]
+
+    def response_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
+        """`response_hidden` and `final_hidden`, of one forward."""
         hidden = self._hidden(prompts, responses)
-        last = prompts.spans.lengths + responses.spans.lengths - 1
-        return hidden[torch.arange(len(prompts), device=hidden.device), last.to(hidden.device)]
+        starts = (prompts.spans.lengths - 1).to(hidden.device)
+        last = starts + responses.spans.lengths.to(hidden.device)
+        before = gather_spans(hidden, starts, responses.spans.to(hidden.device))
+        return before, hidden[torch.arange(len(prompts), device=hidden.device), last]
 
     def prefill(self, prompts: PromptBatch) -> tuple[Tensor, DecodeState]:
         """Hidden state [B, D] after each prompt, and what `decode` continues from."""

@@ -1,28 +1,29 @@
 """Reward models: one number for a picture, an instruction and a response.
 
-Two kinds behind one Protocol. `LlavaReward` reads LLaVA's own features of all three.
-`CaptionReward` reads text only: a captioner's description stands in for the picture.
+A model of either kind is a trunk that turns them into a state, and a scalar head that reads the
+state. `LlavaReward`, here, reads LLaVA's own features; `CaptionReward` reads a description.
 """
 
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf.data.collate import microbatches, prompts_like, response_batch
-from rlhf.data.prompts import PromptBuilder
+from rlhf.data.encoders import Encoder
+from rlhf.kernels import span_sum, token_logprobs
 from rlhf.models.adapters import Adapters
-from rlhf.models.captioner import Captioner
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
+from rlhf.models.scorers import Scorer
 from rlhf.types import PromptBatch, Responses
 
 REWARD = "reward"
 
 
-class RewardModel(Protocol):
-    """Scores responses; `mean` and `std` bring raw scores to mean 0, standard deviation 1."""
+class RewardModel(Scorer, Protocol):
+    """A scorer that can be trained; `mean` and `std` bring raw scores to mean 0, deviation 1."""
 
     kind: str
     base: str
@@ -31,31 +32,51 @@ class RewardModel(Protocol):
     head: ScalarHead
     adapters: Adapters
 
-    def raw_scores(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """[B] float32 with autograd: what training compares."""
+    def features(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """[B, D] with autograd: the state the head reads, at the last response token."""
 
     def network(self) -> Any:
-        """The trunk that the head reads; a stock model with `save_pretrained`."""
+        """The trunk; a stock model with `save_pretrained`."""
 
     def save_trunk(self, folder: Path) -> None:
         """Write the trunk where the stock classes load it."""
 
+    def contract(self) -> dict[str, str]:
+        """What is read and how: a score means something only where this is unchanged."""
+
+
+def raw_scores(model: RewardModel, prompts: PromptBatch, responses: Responses) -> Tensor:
+    """[B] float32 with autograd: what training compares."""
+    return model.head(model.features(prompts, responses))  # type: ignore[no-any-return]
+
 
 @torch.no_grad()
-def score(
+def features_in_pieces(
     model: RewardModel, prompts: PromptBatch, responses: Responses, *, max_tokens: int
 ) -> Tensor:
-    """[B] float32 on the CPU, (raw score - mean) / std, computed in pieces of bounded size."""
-    lengths = prompts.spans.lengths + responses.spans.lengths
-    scores = torch.empty(len(responses))
-    for rows in microbatches(lengths, max_tokens):
-        raw = model.raw_scores(prompts.select(rows), responses.select(rows))
-        scores[rows] = (raw.cpu() - model.mean) / model.std
-    return scores
+    """[B, D] on the CPU, without autograd, at most `max_tokens` padded tokens at a time."""
+    parts, order = [], []
+    for rows in microbatches(prompts.spans.lengths + responses.spans.lengths, max_tokens):
+        parts.append(model.features(prompts.select(rows), responses.select(rows)).cpu())
+        order.append(rows)
+    return torch.cat(parts)[torch.cat(order).argsort()]
+
+
+@torch.no_grad()
+def normalised(model: RewardModel, features: Tensor) -> Tensor:
+    """[B] float32 on the CPU, (raw score - mean) / std."""
+    raw: Tensor = model.head(features.to(model.head.linear.weight.device))
+    return (raw.cpu() - model.mean) / model.std
 
 
 class LlavaReward:
-    """A scalar head on LLaVA's state at the last response token.
+    """A scalar head on LLaVA's state h at the last response token, and on the log-likelihood.
+
+        r = w·h + v·Σₜ log π(yₜ | yₜ₋₁ …, picture, instruction) + b        w = b = 0, v = 1 at first
+
+    π is the trunk, with the adapter `reward` where there is one, so that training moves it too. A
+    state says little of whether the words before it were likely; the sum says just that, and
+    begins as what the trunk holds for right. A head as wide as the state reads the state alone.
 
     Args:
         llava: the trunk; the adapter `reward` is used when there is one.
@@ -64,22 +85,35 @@ class LlavaReward:
             they are encoded anew from their text.
     """
 
-    kind = "llava_head"
+    kind, name = "llava_head", "reward"
 
-    def __init__(self, llava: Llava, head: ScalarHead, source: PromptBuilder) -> None:
+    def __init__(self, llava: Llava, head: ScalarHead, source: Encoder) -> None:
         self.llava, self.head, self.source = llava, head, source
         self.adapters, self.base = llava.adapters, llava.base
         self.mean, self.std = 0.0, 1.0
 
-    def raw_scores(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
+        return normalised(self, features_in_pieces(self, prompts, responses, max_tokens=max_tokens))
+
+    def features(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         builder = self.llava.builder
         if self.source is not builder:
             texts = [self.source.decode(row) for row in responses.rows()]
             prompts, responses = prompts_like(prompts, builder), response_batch(texts, builder)
         with self.adapters.use(REWARD if REWARD in self.adapters.names else None):
-            hidden = self.llava.final_hidden(prompts, responses)
-        scores: Tensor = self.head(hidden)
-        return scores
+            before, last = self.llava.response_states(prompts, responses)
+        if self.head.linear.in_features == self.llava.hidden_size:
+            return last
+        spans = responses.spans.to(before.device)
+        tokens = responses.tokens.to(before.device)
+        logprobs, _ = token_logprobs(
+            before,
+            self.llava.output_weight,
+            tokens,
+            temperature=1.0,
+            banned_ids=self.llava.banned_ids,
+        )
+        return torch.cat([last.float(), span_sum(logprobs, spans).unsqueeze(1)], dim=1)
 
     def network(self) -> Any:
         return self.llava.model
@@ -87,63 +121,5 @@ class LlavaReward:
     def save_trunk(self, folder: Path) -> None:
         self.llava.save(folder)
 
-
-class CaptionReward:
-    """A scalar head on a text model that reads a caption in place of the picture.
-
-    Args:
-        model, tokenizer: a stock text model (`AutoModel`) and its tokenizer.
-        head: reads the state at the last token.
-        captioner: describes the pictures.
-        source: what encoded the responses.
-        base: where the text model was loaded from.
-    """
-
-    kind = "caption_text"
-
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        head: ScalarHead,
-        captioner: Captioner,
-        source: PromptBuilder,
-        base: str,
-    ) -> None:
-        self.model, self.tokenizer, self.head = model.eval(), tokenizer, head
-        self.captioner, self.source, self.base = captioner, source, base
-        self.adapters = Adapters(model)
-        self.mean, self.std = 0.0, 1.0
-
-    def raw_scores(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        ids = [self._ids(text) for text in self.texts(prompts, responses)]
-        device = self.head.linear.weight.device
-        tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
-        last = torch.tensor([len(row) - 1 for row in ids], device=device)
-        with self.adapters.use(REWARD if REWARD in self.adapters.names else None):
-            # Right pads stand behind every real token, where a causal model cannot see them.
-            hidden = self.model(input_ids=tokens.to(device)).last_hidden_state
-        scores: Tensor = self.head(hidden[torch.arange(len(ids), device=device), last])
-        return scores
-
-    def texts(self, prompts: PromptBatch, responses: Responses) -> list[str]:
-        """What the text model reads of each response."""
-        captions = self.captioner.captions([row[0] for row in prompts.images])
-        answers = [self.source.decode(row) for row in responses.rows()]
-        return [
-            f"Image description: {caption}\nInstruction: {instruction}\nResponse: {answer}"
-            for caption, instruction, answer in zip(
-                captions, prompts.instructions, answers, strict=True
-            )
-        ]
-
-    def network(self) -> Any:
-        return self.model
-
-    def save_trunk(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-
-    def _ids(self, text: str) -> list[int]:
-        ids = self.tokenizer(text, split_special_tokens=True).input_ids
-        return [*ids, self.tokenizer.eos_token_id]
+    def contract(self) -> dict[str, str]:
+        return self.llava.contract()

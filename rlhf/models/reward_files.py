@@ -1,139 +1,250 @@
 """Reward models to and from disk: build a fresh one, save it, load it beside a policy."""
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from rlhf.checkpoint import hash_tensors
 from rlhf.config import ModelConfig, RewardConfig
 from rlhf.errors import UsageError
-from rlhf.models.captioner import Captioner
+from rlhf.models.caption_reward import CaptionReward
+from rlhf.models.captioner import GIVEN, Captioner, load_captions
+from rlhf.models.contract import (
+    RewardCard,
+    bare_parameters,
+    contract_faults,
+    file_hash,
+    only_storage,
+    text_hash,
+)
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
-from rlhf.models.reward import REWARD, CaptionReward, LlavaReward, RewardModel
+from rlhf.models.reward import REWARD, LlavaReward, RewardModel
 
-CARD = "reward.json"
-
-
-@dataclass(frozen=True)
-class RewardCard:
-    """What a reward model was trained to read: enough to reproduce its scores."""
-
-    kind: str
-    base: str  # trunk of llava_head; text model of caption_text
-    adapter: bool  # whether a LoRA was trained
-    mean: float  # of raw scores
-    std: float
-    caption_instruction: str
-    captioner: str  # LLaVA that wrote the captions
+CAPTIONS = "captions.jsonl"
 
 
-def build_reward(config: RewardConfig, model: ModelConfig, llava: Llava) -> RewardModel:
-    """An untrained reward model on the trunk `llava`, with what `config.train` names trainable."""
+def build_reward(
+    config: RewardConfig,
+    model: ModelConfig,
+    llava: Llava,
+    captions: Mapping[str, str] | None = None,
+) -> RewardModel:
+    """A reward model on the trunk `llava`, with what `config.train` names trainable.
+
+    Args:
+        captions: caption_text reads only these, by content of the picture; None: LLaVA describes.
+
+    Raises:
+        UsageError: caption_text without a text model, or nothing to train and no trained head.
+    """
     reward: RewardModel
     if config.kind == "llava_head":
-        head = ScalarHead(llava.hidden_size).to(llava.device)
-        reward = LlavaReward(llava, head, llava.builder)
+        width = llava.hidden_size
+        head = ScalarHead.passing(width + 1) if config.likelihood else ScalarHead(width)
+        reward = LlavaReward(llava, head.to(llava.device), llava.builder)
     else:
-        if not config.text_model:
-            raise UsageError(
-                "caption_text needs a text model", "reward.text_model", "name a directory or hub id"
-            )
-        captioner = Captioner(llava, config.caption_instruction)
-        reward = _caption_reward(config.text_model, None, captioner, llava)
-    if config.train == "lora":
-        reward.adapters.add(REWARD, rank=model.lora_rank, alpha=model.lora_alpha)
-    elif config.train == "full":
-        if isinstance(reward, LlavaReward):
-            llava.train_language_model()
-        else:
-            reward.network().float().requires_grad_(True)
+        writer = llava if captions is None else None
+        captioner = Captioner(writer, config.caption_instruction, captions)
+        reward = _caption_reward(config.text_model, captioner, llava)
+    _make_trainable(reward, config, model)
     return reward
 
 
-def save_reward(reward: RewardModel, folder: Path, config: RewardConfig, captioner: str) -> None:
-    """Write card, head and adapter; the trunk too when it was trained in full."""
-    folder.mkdir(parents=True, exist_ok=True)
-    base, adapter = reward.base, REWARD in reward.adapters.names
-    if adapter:
-        reward.adapters.save(REWARD, folder / "adapter", base)
-    elif config.train == "full":
-        reward.save_trunk(folder / "model")
-        base = str((folder / "model").resolve())
-    reward.head.save(folder / "head.safetensors")
-    card = RewardCard(
-        reward.kind, base, adapter, reward.mean, reward.std, config.caption_instruction, captioner
-    )
-    (folder / CARD).write_text(json.dumps(card.__dict__, indent=2))
+def save_reward(
+    reward: RewardModel,
+    folder: Path,
+    llava: Llava,
+    config: RewardConfig,
+    training: dict[str, Any],
+) -> None:
+    """Write head, captions and adapter, the trunk too when it was trained in full, then the card.
 
-
-def read_reward_card(path: str) -> tuple[Path, RewardCard]:
-    """The folder and card behind `reward.path`, a reward model or the run that trained it.
-
-    Raises:
-        UsageError: no reward model there.
+    Args:
+        llava: beside which it was trained.
+        config: the options it was trained with.
+        training: what `rlhf score` needs to find the training pairs again.
     """
-    for folder in (Path(path), Path(path) / "reward"):
-        if path and (folder / CARD).is_file():
-            return folder, RewardCard(**json.loads((folder / CARD).read_text()))
-    raise UsageError(
-        f"no reward model at {path or '(nothing given)'}",
-        "reward.path",
-        "give a run folder of `rlhf reward`",
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    adapter = REWARD in reward.adapters.names
+    if adapter:
+        reward.adapters.save(REWARD, folder / "adapter", reward.base)
+    elif any(value.requires_grad for value in reward.network().parameters()):
+        reward.save_trunk(folder / "model")
+    if isinstance(reward, CaptionReward):
+        reward.captioner.save(folder / CAPTIONS)
+    reward.head.save(folder / "head.safetensors")
+    RewardCard(
+        kind=reward.kind,
+        base=reward.base,
+        adapter=adapter,
+        mean=reward.mean,
+        std=reward.std,
+        captioner=llava.base if isinstance(reward, CaptionReward) else "",
+        caption_instruction=config.caption_instruction,
+        contract=reward_contract(reward, folder),
+        training=training,
+    ).write(folder)
 
 
-def load_reward(path: str, policy: Llava, *, share_trunk: bool) -> RewardModel:
+def reward_contract(reward: RewardModel, folder: Path) -> dict[str, str]:
+    """Everything a score depends on, by name."""
+    trained = [*reward.head.state_dict().items(), *reward.adapters.tensors(REWARD).items()]
+    network, llava = reward.network(), getattr(reward, "llava", None)
+    contract = {
+        **reward.contract(),
+        "quantization": llava.quantization if llava else "none",
+        "dtype": str(next(network.parameters()).dtype),
+        "head": hash_tensors(trained),
+    }
+    if not (folder / "model").is_dir():
+        return contract | {"weights": hash_tensors(bare_parameters(network))}
+    return contract | {"weights": _files_hash(folder / "model")}
+
+
+def load_reward(
+    path: str,
+    policy: Llava,
+    *,
+    share_trunk: bool,
+    captions: Mapping[str, str] | None = None,
+    exact: bool = False,
+) -> RewardModel:
     """The reward model of `path`, frozen, reading what `policy` writes.
 
     Args:
         path: a reward model's folder or its run's.
         policy: whose responses are scored; its trunk is shared when it is the same one.
         share_trunk: the policy trains adapters only, so its bare trunk stays put.
+        captions: more captions than those of training, by content of the picture.
+        exact: refuse weights that are merely stored otherwise, too.
+
+    Raises:
+        UsageError: no reward model there, or it would not read what it was trained to read.
     """
-    folder, card = read_reward_card(path)
-    shared = share_trunk and card.kind == "llava_head" and card.base == policy.base
+    folder, card = RewardCard.read(path)
+    base = str(folder / "model") if (folder / "model").is_dir() else card.base
+    shared = share_trunk and card.kind == "llava_head" and base == policy.base
     reward: RewardModel
     if card.kind == "llava_head":
-        trunk = policy if shared else _load_beside(card.base, policy)
+        trunk = policy if shared else _load_beside(base, policy, card)
         head = ScalarHead.load(folder / "head.safetensors", policy.device)
         reward = LlavaReward(trunk, head, policy.builder)
     else:
-        captioning = share_trunk and card.captioner == policy.base
-        writer = policy if captioning else _load_beside(card.captioner, policy)
-        captioner = Captioner(writer, card.caption_instruction)
-        reward = _caption_reward(card.base, folder / "head.safetensors", captioner, policy)
+        captioner = _captioner(card, folder, policy, share_trunk, captions)
+        reward = _caption_reward(base, captioner, policy)
+        reward.head = ScalarHead.load(folder / "head.safetensors", policy.device)
     before = reward.adapters.current
     if card.adapter:
         reward.adapters.load(REWARD, folder / "adapter")
         reward.adapters.switch(before)
     reward.head.requires_grad_(False)
     reward.mean, reward.std = card.mean, card.std
+    _check_contract(reward, folder, card, exact)
     return reward
 
 
-def _load_beside(base: str, policy: Llava) -> Llava:
-    return Llava.load(base, device=policy.device, dtype=policy.output_weight.dtype)
+def _make_trainable(reward: RewardModel, config: RewardConfig, model: ModelConfig) -> None:
+    if config.train == "lora":
+        reward.adapters.add(REWARD, rank=model.lora_rank, alpha=model.lora_alpha)
+    elif config.train == "full":
+        if isinstance(reward, LlavaReward):
+            reward.llava.train_language_model()
+        else:
+            reward.network().float().requires_grad_(True)
+    elif config.train == "none":
+        reward.head.requires_grad_(False)
+        if not reward.head.linear.weight.any():
+            raise UsageError(
+                "nothing is trained, and there is no trained head to use as it is",
+                f"reward.train=none reward.kind={config.kind}",
+                "name a sequence classifier with one label as reward.text_model, or train the head",
+            )
 
 
-def _caption_reward(
-    base: str, head: Path | None, captioner: Captioner, policy: Llava
-) -> CaptionReward:
+def _captioner(
+    card: RewardCard,
+    folder: Path,
+    policy: Llava,
+    share_trunk: bool,
+    captions: Mapping[str, str] | None,
+) -> Captioner:
+    """Who describes pictures as in training; what was described then is not described again."""
+    known = {**load_captions(folder / CAPTIONS), **(captions or {})}
+    if card.contract["captions"] == GIVEN:
+        return Captioner(None, card.caption_instruction, known)
+    shared = share_trunk and card.captioner == policy.base
+    writer = policy if shared else _load_beside(card.captioner, policy, card)
+    return Captioner(writer, card.caption_instruction, known)
+
+
+def _check_contract(reward: RewardModel, folder: Path, card: RewardCard, exact: bool) -> None:
+    found = reward_contract(reward, folder)
+    faults = contract_faults(card.contract, found)
+    if faults and (exact or not only_storage(faults)):
+        differences = "; ".join(
+            f"{name}: {card.contract[name][:24]} in training, {found.get(name, 'none')[:24]} here"
+            for name in faults
+        )
+        raise UsageError(
+            "the reward model would not read what it was trained to read",
+            f"{folder}: {differences}",
+            "restore the model, tokenizer and options it was trained with, or train it again",
+        )
+
+
+def _load_beside(base: str, policy: Llava, card: RewardCard) -> Llava:
+    return Llava.load(
+        base,
+        device=policy.device,
+        dtype=policy.output_weight.dtype,
+        quantization=card.contract["quantization"],
+    )
+
+
+def _caption_reward(base: str, captioner: Captioner, policy: Llava) -> CaptionReward:
+    """A text model with a fresh head, or a sequence classifier with its own.
+
+    Raises:
+        UsageError: no text model named, it does not load, or it has several labels.
+    """
+    if not base:
+        fix = "name a directory or hub id"
+        raise UsageError("caption_text needs a text model", "reward.text_model", fix)
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
-        model: Any = AutoModel.from_pretrained(base, dtype=policy.output_weight.dtype)
-    except (OSError, ValueError) as error:
+        names = AutoConfig.from_pretrained(base).architectures or [""]
+        classifies = names[0].endswith("ForSequenceClassification")
+        kind = AutoModelForSequenceClassification if classifies else AutoModel
+        model: Any = kind.from_pretrained(base, dtype=policy.output_weight.dtype)
+    except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"{base} does not load as a text model",
             str(error).split("\n")[0],
             "check reward.text_model",
         ) from error
     model.requires_grad_(False).to(policy.device)
-    scalar = ScalarHead(model.config.hidden_size) if head is None else None
-    loaded = scalar or ScalarHead.load(head or Path(), torch.device("cpu"))
-    return CaptionReward(
-        model, tokenizer, loaded.to(policy.device), captioner, policy.builder, base
-    )
+    trunk, head = _parted(model, base) if classifies else (model, None)
+    head = head or ScalarHead(model.config.hidden_size)
+    return CaptionReward(trunk, tokenizer, head.to(policy.device), captioner, policy.builder, base)
+
+
+def _parted(classifier: Any, base: str) -> tuple[Any, ScalarHead]:
+    """Trunk and head of a classifier; an encoder's own head stays in it, ours passes it on."""
+    if classifier.config.num_labels != 1:
+        raise UsageError(
+            f"a reward model has one label, this classifier {classifier.config.num_labels}",
+            base,
+            "name a text reward model",
+        )
+    if isinstance(getattr(classifier, "score", None), torch.nn.Linear):  # read at the last token
+        return classifier.base_model, ScalarHead.of(classifier.score)
+    return classifier, ScalarHead.passing(1)
+
+
+def _files_hash(folder: Path) -> str:
+    """Of weights that lie beside the card, whatever they are loaded as."""
+    return text_hash(" ".join(map(file_hash, sorted(folder.glob("*.safetensors")))))

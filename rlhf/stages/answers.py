@@ -1,4 +1,4 @@
-"""The commands that ask a model: validate, generate, collect."""
+"""The commands that ask a model: generate, collect."""
 
 from pathlib import Path
 from typing import Any
@@ -7,38 +7,19 @@ import msgspec
 import torch
 
 from rlhf.config import Config
-from rlhf.console import say, table, track
+from rlhf.console import table, track
 from rlhf.data.collate import prompt_batch
 from rlhf.data.images import load_image
 from rlhf.data.records import CandidatesRecord, PromptRecord, write_records
-from rlhf.data.validation import validate_files
 from rlhf.demo.rule import label_pairs
-from rlhf.errors import DataError, UsageError
+from rlhf.errors import UsageError
 from rlhf.evaluation import answer
 from rlhf.models.generation import generate as generate_responses
 from rlhf.models.llava import Llava
 from rlhf.models.location import locate_model
 from rlhf.models.policy import POLICY
-from rlhf.stages.common import Job, input_file, load_model, read_with_pictures
-
-
-def validate(job: Job) -> dict[str, Any]:
-    """Check files of records; exit 3 when a row is unusable."""
-    if not job.files:
-        raise UsageError("no file is given", "rlhf validate", "rlhf validate FILE.jsonl …")
-    root = Path(job.config.data.root) if job.config.data.root else None
-    report = validate_files(job.files, root=root)
-    (label, *names), *rows = report.as_table()
-    table("records", (label, *names), rows)
-    for problem in (report.errors + report.warnings)[:20]:
-        say(str(problem))
-    if not report.ok:
-        raise DataError(
-            f"{len(report.errors)} unusable rows",
-            report.errors[0].where,
-            "correct them; the first 20 problems stand above",
-        )
-    return report.as_dict()
+from rlhf.stages.common import input_file, load_model, read_with_pictures
+from rlhf.stages.job import Job
 
 
 def generate(job: Job) -> dict[str, Any]:

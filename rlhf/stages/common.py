@@ -1,9 +1,8 @@
 """What every command needs first: files, pictures, device, model."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import torch
@@ -11,34 +10,17 @@ import torch
 from rlhf.config import Config
 from rlhf.console import say, track
 from rlhf.data.collate import Record
-from rlhf.data.images import load_image
-from rlhf.data.records import read_records, resolve_image
+from rlhf.data.images import load_image, picture_digest
+from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
 from rlhf.errors import DataError, UsageError
 from rlhf.metrics import MetricsWriter
 from rlhf.models.llava import Llava
 from rlhf.models.location import ModelLocation
+from rlhf.models.reward_files import load_reward
+from rlhf.models.scorers import Scorer, load_scorer
+from rlhf.stages.job import Job
 
 T = TypeVar("T", bound=Record)
-RunStage = Callable[[str, list[str], list[str]], tuple[Path, dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One call of a command.
-
-    Attributes:
-        config: the checked options.
-        folder: where the run writes; validate and generate write nothing.
-        files: positional arguments, files or run folders.
-        overrides: the options as given on the command line.
-        run_stage: runs another command (name, files, overrides) in a folder of its own.
-    """
-
-    config: Config
-    folder: Path
-    files: Sequence[Path]
-    overrides: Sequence[str]
-    run_stage: RunStage = field(repr=False)
 
 
 def input_file(path: str, option: str) -> Path:
@@ -104,6 +86,27 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
         dtype=names.get(config.dtype, automatic),
         quantization=config.model.quantization,
     )
+
+
+def scorer_of(job: Job, llava: Llava, *, share_trunk: bool) -> Scorer:
+    """What judges: `--scorer` of the command line, else the reward model of `reward.path`."""
+    options = job.config.reward
+    if job.scorer:
+        return load_scorer(job.scorer, llava.builder, options)
+    captions = read_captions(options.captions, job.config.data.root)
+    return load_reward(options.path, llava, share_trunk=share_trunk, captions=captions)
+
+
+def read_captions(file: str, data_root: str) -> dict[str, str] | None:
+    """Captions by content of their picture, from image_path and response; None without a file."""
+    if not file:
+        return None
+    path = input_file(file, "reward.captions")
+    root = Path(data_root) if data_root else path.parent
+    return {
+        picture_digest(resolve_image(record.image_path, root)): record.response
+        for record in read_records(path, DemonstrationRecord)
+    }
 
 
 def metrics_writer(job: Job, purge_step: int | None = None) -> MetricsWriter:

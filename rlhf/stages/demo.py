@@ -15,7 +15,8 @@ from rlhf.demo.questions import write_split
 from rlhf.demo.scenes import sample_scene
 from rlhf.demo.tiny import bootstrap_tower, build_tiny_llava
 from rlhf.models.location import locate_model
-from rlhf.stages.common import Job, load_model
+from rlhf.stages.common import load_model
+from rlhf.stages.job import Job
 
 SHOWN = (
     ("accuracy of the answers", "accuracy_before", "accuracy_after"),

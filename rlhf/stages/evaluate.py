@@ -1,6 +1,7 @@
 """The command that compares: two models on pictures that neither training saw."""
 
 from collections.abc import Sequence
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rlhf.errors import UsageError
 from rlhf.evaluation import (
     Answers,
     Judge,
-    RewardJudge,
+    ScorerJudge,
     Verdicts,
     answer,
     comparison_figures,
@@ -23,10 +24,10 @@ from rlhf.evaluation import (
 )
 from rlhf.metrics import read_metrics, text_statistics
 from rlhf.models.llava import Llava
-from rlhf.models.reward_files import load_reward
 from rlhf.report import Comparison, write_report
 from rlhf.stages.answers import load_adapted
-from rlhf.stages.common import Job, input_file, read_with_pictures
+from rlhf.stages.common import input_file, read_with_pictures, scorer_of
+from rlhf.stages.job import Job
 
 CURVES = (
     "objective/scores",
@@ -63,7 +64,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     records, root = read_with_pictures(config, path, PromptRecord)
     records = records[: config.evaluation.limit or None]
     baseline, tuned = (load_adapted(config, str(file)) for file in job.files)
-    judges = _judges(config, baseline)
+    judges = _judges(job, baseline)
     prompts = prompt_batch(
         records, baseline.builder, root, max_tokens=config.data.max_prompt_tokens
     )
@@ -101,17 +102,17 @@ def evaluate(job: Job) -> dict[str, Any]:
     return {**summary, "report": str(job.folder / "report.html")}
 
 
-def _judges(config: Config, llava: Llava) -> list[Judge]:
+def _judges(job: Job, llava: Llava) -> list[Judge]:
     """The judge that decides first, then any other that can score."""
-    judges: list[Judge] = [RuleJudge()] if config.evaluation.judge else []
-    if config.reward.path:
-        model = load_reward(config.reward.path, llava, share_trunk=True)
-        judges.append(RewardJudge(model, max_tokens=config.ppo.microbatch_tokens))
+    judges: list[Judge] = [RuleJudge()] if job.config.evaluation.judge else []
+    if job.scorer or job.config.reward.path:
+        scorer = scorer_of(job, llava, share_trunk=True)
+        judges.append(ScorerJudge(scorer, max_tokens=job.config.ppo.microbatch_tokens))
     if not judges:
         raise UsageError(
             "no judge is given",
             "reward.path",
-            "set reward.path=RUN of `rlhf reward`, or evaluation.judge=rule-v1 on the demo's data",
+            "set reward.path=RUN of `rlhf reward`, give --scorer=…, or evaluation.judge=rule-v1",
         )
     return judges
 
@@ -121,10 +122,16 @@ def _scores(
 ) -> dict[str, float]:
     """Mean score of each judge, before and after."""
     return {
-        f"{judge.name}_{answers.model}": sum(judge.scores(records, answers)) / len(records)
+        f"{judge.name}_{answers.model}": _mean(judge.scores(records, answers))
         for judge in judges
         for answers in (before, after)
     }
+
+
+def _mean(scores: Sequence[float]) -> float:
+    """Of those there are."""
+    found = [score for score in scores if not isnan(score)]
+    return sum(found) / len(found) if found else nan
 
 
 def _text_figures(before: Answers, after: Answers) -> dict[str, float]:

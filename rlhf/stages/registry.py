@@ -1,24 +1,32 @@
-"""Which function is behind each command."""
+"""Which function is behind each command; its module loads when it is called, and no other."""
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-from rlhf.stages.answers import collect, generate, validate
-from rlhf.stages.common import Job
-from rlhf.stages.demo import demo
-from rlhf.stages.evaluate import evaluate
-from rlhf.stages.train import ppo, reward, sft
+from rlhf.stages.job import Job
 
-__all__ = ["STAGES", "WITHOUT_FOLDER", "Job"]
-
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {
-    "demo": demo,
-    "sft": sft,
-    "collect": collect,
-    "reward": reward,
-    "ppo": ppo,
-    "evaluate": evaluate,
-    "generate": generate,
-    "validate": validate,
+STAGES = {
+    "demo": "demo:demo",
+    "sft": "train:sft",
+    "collect": "answers:collect",
+    "reward": "reward:reward",
+    "ppo": "train:ppo",
+    "evaluate": "evaluate:evaluate",
+    "generate": "answers:generate",
+    "score": "score:score",
+    "validate": "validate:validate",
+    "import": "exchange:import_records",
+    "export": "exchange:export_records",
+    "stamps": "stamps:stamps",
 }
-WITHOUT_FOLDER = frozenset({"generate", "validate"})
+WITHOUT_FOLDER = frozenset({"generate", "score", "validate", "import", "export", "stamps"})
+
+
+def stage_function(command: str) -> Callable[[Job], dict[str, Any]]:
+    """The function of a command: takes a job, leaves its files, returns its figures."""
+    module, _, name = STAGES[command].partition(":")
+    function: Callable[[Job], dict[str, Any]] = getattr(
+        import_module(f"rlhf.stages.{module}"), name
+    )
+    return function

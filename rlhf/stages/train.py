@@ -1,30 +1,27 @@
-"""The commands that train: sft, reward, ppo."""
+"""The commands that train the policy: sft, ppo."""
 
-import random
-from pathlib import Path
 from typing import Any
 
 from rlhf.checkpoint import load_checkpoint
-from rlhf.config import Config, PPOConfig, check_training_sampling, kl_choice
+from rlhf.config import PPOConfig, check_training_sampling, kl_choice
 from rlhf.console import say
-from rlhf.data.collate import preference_batch, prompt_batch, response_batch
-from rlhf.data.images import picture_digest
-from rlhf.data.records import DemonstrationRecord, PreferenceRecord, PromptRecord, resolve_image
-from rlhf.errors import DataError, UsageError
+from rlhf.data.collate import prompt_batch, response_batch
+from rlhf.data.records import DemonstrationRecord, PromptRecord
+from rlhf.errors import UsageError
 from rlhf.functional import check_kl_choice
+from rlhf.models.contract import RewardCard
 from rlhf.models.location import locate_model
 from rlhf.models.policy import POLICY, build_policy
-from rlhf.models.reward_files import build_reward, load_reward, read_reward_card, save_reward
 from rlhf.stages.common import (
-    Job,
     announce,
     input_file,
     load_model,
     metrics_writer,
     read_with_pictures,
+    scorer_of,
 )
+from rlhf.stages.job import Job
 from rlhf.trainers.ppo import PPOTrainer
-from rlhf.trainers.reward import RewardTrainer
 from rlhf.trainers.sft import SFTTrainer
 
 # Figures of the last iteration that the summary repeats; metrics.jsonl has all of them.
@@ -64,34 +61,6 @@ def sft(job: Job) -> dict[str, Any]:
     return {"loss": loss, "demonstrations": len(records), "steps": trainer.steps}
 
 
-def reward(job: Job) -> dict[str, Any]:
-    """Train a reward model on ranked pairs; leaves reward/ in the run folder."""
-    config, data = job.config, job.config.data
-    path = input_file(data.preferences, "data.preferences")
-    records, root = read_with_pictures(config, path, PreferenceRecord)
-    decided = [record for record in records if record.preference != "tie"]
-    pairs, held_out = _split(config, decided, root)
-    if not held_out:
-        say("no pair is held out: the accuracy will be that of the training pairs")
-    llava = load_model(config, locate_model(config.model.path))
-    model = build_reward(config.reward, config.model, llava)
-    batches = [
-        preference_batch(part, llava.builder, root, max_tokens=data.max_prompt_tokens)
-        for part in (pairs, held_out)
-    ]
-    with metrics_writer(job) as writer:
-        trainer = RewardTrainer(config, model, batches[0], batches[1], writer)
-        announce(llava, steps=trainer.steps)
-        accuracy = trainer.run()
-    save_reward(model, job.folder / "reward", config.reward, llava.base)
-    return {
-        "reward_model_accuracy": accuracy,
-        "pairs": len(pairs),
-        "held_out_pairs": len(held_out),
-        "ties_left_out": len(records) - len(decided),
-    }
-
-
 def ppo(job: Job) -> dict[str, Any]:
     """Tune a model against a reward model; leaves adapter/ or model/ in the run folder."""
     config = job.config
@@ -99,14 +68,15 @@ def ppo(job: Job) -> dict[str, Any]:
     _check_kl(config.ppo)
     path = input_file(config.data.prompts, "data.prompts")
     records, root = read_with_pictures(config, path, PromptRecord)
-    read_reward_card(config.reward.path)
+    if not job.scorer:
+        RewardCard.read(config.reward.path)  # before a model loads
     location, full = locate_model(config.model.path), config.model.train == "full"
     checkpoint = load_checkpoint(job.folder / "checkpoints") if config.resume else None
     llava = load_model(config, location, trains_fully=full)
     policy = build_policy(
         llava, config.model, temperature=config.sampling.temperature, start=location.adapter
     )
-    scorer = load_reward(config.reward.path, llava, share_trunk=not full)
+    scorer = scorer_of(job, llava, share_trunk=not full)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
     purge = checkpoint.state["iteration"] if checkpoint else None
     with metrics_writer(job, purge) as writer:
@@ -138,32 +108,3 @@ def _check_kl(ppo: PPOConfig) -> None:
         ) from None
     if ppo.advantage == "grpo" and placement == "loss":
         say("grpo divides scores by their spread but not the KL: kl_coef is no reward per nat here")
-
-
-def _split(
-    config: Config, records: list[PreferenceRecord], root: Path
-) -> tuple[list[PreferenceRecord], list[PreferenceRecord]]:
-    """Training and held-out pairs; no picture is on both sides, by content.
-
-    Raises:
-        DataError: nothing is left to train on.
-    """
-    if config.data.validation_preferences:
-        other = input_file(config.data.validation_preferences, "data.validation_preferences")
-        found, _ = read_with_pictures(config, other, PreferenceRecord)
-        return records, [record for record in found if record.preference != "tie"]
-    owners = {
-        path: picture_digest(resolve_image(path, root))
-        for path in {record.image_path for record in records}
-    }
-    digests = sorted(set(owners.values()))
-    random.Random(config.seed).shuffle(digests)
-    held = set(digests[: round(config.data.validation_fraction * len(digests))])
-    pairs = [record for record in records if owners[record.image_path] not in held]
-    if not pairs:
-        raise DataError(
-            "no decided pair is left to train on",
-            config.data.preferences,
-            "rank more pairs, or lower data.validation_fraction",
-        )
-    return pairs, [record for record in records if owners[record.image_path] in held]

@@ -9,7 +9,7 @@ from torch import Tensor
 from rlhf.config import PPOConfig
 from rlhf.errors import UsageError
 from rlhf.models.policy import Policy, in_pieces
-from rlhf.models.reward import RewardModel, score
+from rlhf.models.scorers import Scorer
 from rlhf.types import Rollout
 
 # Float32 rounding of a forward in another batch shape; bfloat16 keeps 8 bits of each term.
@@ -32,7 +32,7 @@ class Invariant:
 
 @torch.no_grad()
 def measure_invariants(
-    policy: Policy, reward: RewardModel, rollout: Rollout, config: PPOConfig
+    policy: Policy, reward: Scorer, rollout: Rollout, config: PPOConfig
 ) -> list[Invariant]:
     """Every invariant, measured on (the first rows of) a rollout whose policy has not moved."""
     few = torch.arange(min(8, len(rollout.responses)))
@@ -88,7 +88,7 @@ def _probabilities(
 
 
 def _pictures(
-    policy: Policy, reward: RewardModel, rollout: Rollout, few: Tensor, max_tokens: int
+    policy: Policy, reward: Scorer, rollout: Rollout, few: Tensor, max_tokens: int
 ) -> Iterator[Invariant]:
     prompts, responses = rollout.prompts.select(few), rollout.responses.select(few)
     first = prompts.images[0][0]
@@ -106,9 +106,10 @@ def _pictures(
         "cached features must be the tower's own",
     )
     others = prompts.with_other_pictures()
-    if others.images != prompts.images:
+    # A person's own scorer may well judge the words alone.
+    if others.images != prompts.images and hasattr(reward, "head"):
         own, other = (
-            score(reward, batch, responses, max_tokens=max_tokens) for batch in (prompts, others)
+            reward.scores(batch, responses, max_tokens=max_tokens) for batch in (prompts, others)
         )
         yield Invariant(
             "rewards that another picture leaves unchanged (1: all of them)",

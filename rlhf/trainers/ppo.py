@@ -24,7 +24,7 @@ from rlhf.functional import AdaptiveKLController, ScoreScaler
 from rlhf.health import HealthMonitor
 from rlhf.metrics import MetricsWriter
 from rlhf.models.policy import Policy
-from rlhf.models.reward import RewardModel
+from rlhf.models.scorers import Scorer
 from rlhf.rollout import collect_rollout
 from rlhf.trainers.figures import iteration_figures
 from rlhf.trainers.invariants import check_invariants, measure_invariants
@@ -51,7 +51,7 @@ class PPOTrainer:
         self,
         config: Config,
         policy: Policy,
-        reward: RewardModel,
+        reward: Scorer,
         prompts: PromptBatch,
         writer: MetricsWriter,
         folder: Path,
@@ -112,6 +112,7 @@ class PPOTrainer:
             "time/rollout": rolled_out - started,
             "time/update": updated - rolled_out,
             "tokens_per_s": rollout.spans.total / (updated - started),
+            "rollout/dropped": float(self.ppo.rollout_batch_size - len(rollout.responses)),
             "episode": float((iteration + 1) * self.ppo.rollout_batch_size),
             **self._follow(buffer),
         }
@@ -236,8 +237,9 @@ class PPOTrainer:
 
     def _frozen_hash(self) -> str:
         """Fingerprint of what must not move: trunk, reference, reward model."""
-        head = [(f"head.{name}", value) for name, value in self.reward.head.named_parameters()]
-        return hash_tensors([*self.policy.frozen_parameters(), *head])
+        head = getattr(self.reward, "head", None)
+        named = [(f"head.{name}", value) for name, value in head.named_parameters()] if head else []
+        return hash_tensors([*self.policy.frozen_parameters(), *named])
 
     def _prove(self, rollout: Rollout) -> None:
         """Print what must hold before the first step; refuse to take it when something does not."""

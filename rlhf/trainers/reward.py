@@ -1,24 +1,31 @@
 """Reward-model training: the chosen response should score above the rejected one."""
 
+from math import inf
+
+import torch
 from torch import Tensor
 
-from rlhf.config import Config
+from rlhf.config import Config, RewardConfig
 from rlhf.console import track
-from rlhf.functional import preference_loss
+from rlhf.functional import centring_penalty, preference_loss
 from rlhf.metrics import MetricsWriter
-from rlhf.models.reward import RewardModel, score
+from rlhf.models.reward import RewardModel, features_in_pieces, raw_scores
 from rlhf.trainers.optimization import Descent, shuffled_batches, steps_of
-from rlhf.types import PreferenceBatch, PromptBatch, Responses
+from rlhf.types import PreferenceBatch
 
 
 class RewardTrainer:
-    """Minimises -log σ(score of chosen - score of rejected), mean over pairs.
+    """Minimises -log σ(score of chosen - score of rejected), mean over pairs; a tie counts half.
+
+    Where the trunk is frozen its features are computed once. With `reward.patience`, training
+    stops when the held-out loss no longer falls, and the best weights are kept.
 
     Args:
         config: reads `reward`, `ppo.microbatch_tokens`, `seed`.
-        model: what trains is its head and what requires a gradient in its trunk.
-        pairs, validation: for training and held out.
+        model: what trains is what requires a gradient in its head and trunk.
+        pairs, validation: for training, and held out (may be empty).
         writer: where the curves go.
+        steps: optimizer steps; 0: as many as `reward.epochs` passes take.
     """
 
     def __init__(
@@ -28,55 +35,139 @@ class RewardTrainer:
         pairs: PreferenceBatch,
         validation: PreferenceBatch,
         writer: MetricsWriter,
+        *,
+        steps: int = 0,
     ) -> None:
         self.config, self.model, self.writer = config, model, writer
-        self.pairs, self.validation = pairs, validation
         reward = config.reward
-        self.steps = steps_of(len(pairs), reward.batch_size, reward.epochs)
-        parameters = [*model.network().parameters(), *model.head.parameters()]
-        self.descent = Descent(parameters, reward, self.steps)
-
-    def run(self) -> float:
-        """Train, then fix the scale of the scores; accuracy on the held-out pairs."""
-        reward = self.config.reward
-        batches = shuffled_batches(
-            len(self.pairs), reward.batch_size, seed=self.config.seed, epochs=reward.epochs
+        candidates = [*model.network().parameters(), *model.head.parameters()]
+        self.parameters = [value for value in candidates if value.requires_grad]
+        planned = steps or steps_of(len(pairs), reward.batch_size, reward.epochs)
+        self.steps = planned if self.parameters else 0
+        self._best, self._best_step = inf, 0
+        self._kept = [value.detach().clone() for value in self.parameters]
+        self._pairs, self._validation = (
+            _Pairs(model, part, config.ppo.microbatch_tokens) for part in (pairs, validation)
         )
-        with track("reward model", self.steps) as progress:
-            for step, rows in enumerate(batches):
-                loss, accuracy = self.step(step, rows)
-                progress.advance(1, loss=loss, accuracy=accuracy)
-        accuracy = self.finish()
-        self.writer.scalars({"reward/validation_accuracy": accuracy}, self.steps)
-        return accuracy
 
-    def step(self, step: int, rows: Tensor) -> tuple[float, float]:
+    def run(self) -> int:
+        """Train, then fix the scale of the scores; the optimizer steps whose weights are kept."""
+        reward, pairs = self.config.reward, len(self._pairs)
+        every = reward.evaluate_every or steps_of(pairs, reward.batch_size, 1)
+        batches = shuffled_batches(
+            pairs, reward.batch_size, seed=self.config.seed, epochs=reward.epochs
+        )
+        descent = Descent(self.parameters, reward, self.steps) if self.steps else None
+        with track("reward model", self.steps) as progress:
+            for step, rows in enumerate(batches if descent else (), 1):
+                assert descent is not None
+                loss, accuracy = self.step(descent, step, rows)
+                progress.advance(1, loss=loss, accuracy=accuracy)
+                last = step == self.steps
+                goes_on = self._look(step, every) if last or step % every == 0 else True
+                if last or not goes_on:
+                    break
+        if reward.patience and len(self._validation):
+            self._restore()
+        self._normalise()
+        return self._best_step or self.steps
+
+    def step(self, descent: Descent, step: int, rows: Tensor) -> tuple[float, float]:
         """One optimizer step on the pairs `rows`; its loss and accuracy."""
-        chosen, rejected = self.model.raw_scores(*_stacked(self.pairs.select(rows))).chunk(2)
-        loss = preference_loss(chosen, rejected, label_smoothing=self.config.reward.label_smoothing)
+        chosen, rejected = self._pairs.raw_scores(rows)
+        loss = _objective(chosen, rejected, self._pairs.labels[rows], self.config.reward)
         accuracy = float((chosen > rejected).float().mean())
         figures = {
             "reward/loss": loss.item(),
             "reward/accuracy": accuracy,
             "reward/margin": (chosen - rejected).mean().item(),
         }
-        self.writer.scalars({**self.descent.step(loss), **figures}, step)
+        self.writer.scalars({**descent.step(loss), **figures}, step)
         return loss.item(), accuracy
 
-    def finish(self) -> float:
-        """Set mean and standard deviation of the scores; accuracy on the held-out pairs."""
-        held_out = self.validation if len(self.validation) else self.pairs
-        prompts, responses = _stacked(held_out)
-        scores = score(self.model, prompts, responses, max_tokens=self.config.ppo.microbatch_tokens)
-        chosen, rejected = scores.chunk(2)
+    @torch.no_grad()
+    def _look(self, step: int, every: int) -> bool:
+        """Measure the held-out loss, keep the best weights; whether to go on."""
+        if not len(self._validation):
+            return True
+        chosen, rejected = self._validation.raw_scores_in_pieces()
+        labels = self._validation.labels
+        loss = float(preference_loss(chosen, rejected, labels))
+        right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
+        decided = labels != 0.5
+        accuracy = float(right[decided].mean()) if decided.any() else 0.5
+        self.writer.scalars(
+            {"reward/validation_loss": loss, "reward/validation_accuracy": accuracy}, step
+        )
+        if loss < self._best:
+            self._best, self._best_step = loss, step
+            self._kept = [value.detach().clone() for value in self.parameters]
+        patience = self.config.reward.patience
+        return not patience or step - self._best_step < patience * every
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        """Go back to the weights of the lowest held-out loss."""
+        for value, kept in zip(self.parameters, self._kept, strict=True):
+            value.copy_(kept)
+
+    @torch.no_grad()
+    def _normalise(self) -> None:
+        """Bring the scores of the training pairs to mean 0 and standard deviation 1."""
+        scores = torch.cat(self._pairs.raw_scores_in_pieces())
         self.model.mean = float(scores.mean())
         self.model.std = max(float(scores.std(correction=0)), 1e-6)
-        return float((chosen > rejected).float().mean() + 0.5 * (chosen == rejected).float().mean())
 
 
-def _stacked(pairs: PreferenceBatch) -> tuple[PromptBatch, Responses]:
-    """All chosen, then all rejected."""
-    return (
-        PromptBatch.concatenate([pairs.prompts, pairs.prompts]),
-        Responses.concatenate([pairs.chosen, pairs.rejected]),
+class _Pairs:
+    """Pairs and the states the head reads of them, kept where the trunk does not change.
+
+    Args:
+        model: scores them.
+        batch: n pairs.
+        max_tokens: padded tokens of one forward.
+    """
+
+    def __init__(self, model: RewardModel, batch: PreferenceBatch, max_tokens: int) -> None:
+        self.model, self.batch, self.max_tokens = model, batch, max_tokens
+        frozen = not any(value.requires_grad for value in model.network().parameters())
+        self._features = self._fresh_features() if frozen and len(batch) else None
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    @property
+    def labels(self) -> Tensor:
+        return self.batch.labels.to(self.model.head.linear.weight.device)
+
+    def raw_scores(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw scores of chosen and rejected, [K] each, with autograd."""
+        if self._features is None:
+            scores = raw_scores(self.model, *self.batch.select(rows).stacked())
+        else:
+            scores = self._read(self._features[torch.cat([rows, rows + len(self)])])
+        chosen, rejected = scores.chunk(2)
+        return chosen, rejected
+
+    def raw_scores_in_pieces(self) -> tuple[Tensor, Tensor]:
+        """The same of all pairs, [n] each, without autograd."""
+        features = self._fresh_features() if self._features is None else self._features
+        chosen, rejected = self._read(features).chunk(2)
+        return chosen, rejected
+
+    def _fresh_features(self) -> Tensor:
+        return features_in_pieces(self.model, *self.batch.stacked(), max_tokens=self.max_tokens)
+
+    def _read(self, features: Tensor) -> Tensor:
+        head = self.model.head
+        return head(features.to(head.linear.weight.device))  # type: ignore[no-any-return]
+
+
+def _objective(chosen: Tensor, rejected: Tensor, labels: Tensor, reward: RewardConfig) -> Tensor:
+    """What training minimises: the preference loss, and the penalty that centres scores."""
+    loss = preference_loss(
+        chosen, rejected, labels, margin=reward.margin, label_smoothing=reward.label_smoothing
     )
+    if reward.centring:
+        loss = loss + reward.centring * centring_penalty(chosen, rejected)
+    return loss

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rlhf.data import validation
+from rlhf.data import album, validation
 from rlhf.data.validation import validate_files
 
 
@@ -82,7 +82,7 @@ def test_repeats_and_contradictions(tmp_path: Path) -> None:
         pair("x", "y z", "a"),
         pair("x", "y", "b", instruction="Another question"),
     )
-    report = validate_files([path], check_images=False)
+    report = validate_files([path], open_pictures=False)
     row = report.rows[0]
     assert (row["duplicates"], row["contradictions"], row["usable"]) == (2, 2, 8)
     assert report.ok
@@ -96,7 +96,7 @@ def test_other_kinds(tmp_path: Path) -> None:
     first = jsonl(tmp_path / "p.jsonl", "[]", prompt("a.png"), prompt("a.png"))
     second = jsonl(tmp_path / "d.jsonl", {**prompt("a.png"), "response": "one two"})
     third = jsonl(tmp_path / "c.jsonl", {**prompt("a.png"), "responses": ["one", "one two three"]})
-    report = validate_files([first, second, third], check_images=False)
+    report = validate_files([first, second, third], open_pictures=False)
     table = {name: values for name, *values in report.as_table()}
     assert table["kind"] == ["prompt", "demonstration", "candidates"]
     assert table["words per response"] == [None, 2.0, 2.0]
@@ -118,7 +118,7 @@ def test_pictures_that_fail_are_errors_on_each_line(tmp_path: Path) -> None:
     assert "No such file" in said[0] and "not JPEG" in said[1] and "leads out" in said[2]
     assert said[3] == said[1]
     assert (report.rows[0]["usable"], report.rows[0]["images found"]) == (1, 1)
-    assert validate_files([path], check_images=False).ok
+    assert validate_files([path], open_pictures=False).ok
 
 
 def test_root_and_folder_of_the_file(tmp_path: Path) -> None:
@@ -148,11 +148,9 @@ def test_each_content_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
     names = ["a.png", "b.png", "bad.png"] * 3
     path = jsonl(tmp_path / "p.jsonl", *map(prompt, names))
     read, hashed = [], []
-    load, digest = validation.load_image, validation.picture_digest
-    monkeypatch.setattr(validation, "load_image", lambda p: (read.append(p.name), load(p)))
-    monkeypatch.setattr(
-        validation, "picture_digest", lambda p: (hashed.append(p.name), digest(p))[1]
-    )
+    load, digest = album.load_image, album.picture_digest
+    monkeypatch.setattr(album, "load_image", lambda p: (read.append(p.name), load(p)))
+    monkeypatch.setattr(album, "picture_digest", lambda p: (hashed.append(p.name), digest(p))[1])
     report = validate_files([path, path])
     assert (read, hashed) == (["a.png", "bad.png"], ["a.png", "b.png", "bad.png"])
     assert len(report.errors) == 6
@@ -185,7 +183,7 @@ def test_suspicious_labels(
     tmp_path: Path, wins_a: int, wins_b: int, longer: int, said: list[str]
 ) -> None:
     path = jsonl(tmp_path / "pairs.jsonl", *labelled(wins_a, wins_b, longer))
-    report = validate_files([path], check_images=False)
+    report = validate_files([path], open_pictures=False)
     assert [warning.message.split(":")[0] for warning in report.warnings] == said
     assert report.ok
 
@@ -195,11 +193,61 @@ def test_unusable_files(tmp_path: Path) -> None:
     report = validate_files([tmp_path / "empty.jsonl", tmp_path / "none.jsonl"])
     assert [problem.line for problem in report.errors] == [0, 0]
     assert [row["records"] for row in report.rows] == [0, 0]
-    assert validate_files([]).as_table()[0] == ("file",)
+    assert validate_files([]).as_table() == []
 
 
-def test_progress(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "p.jsonl", prompt("a.png"), "", "{", prompt("b.png"))
-    calls: list[tuple[Path, int]] = []
-    validate_files([path], check_images=False, on_progress=lambda *call: calls.append(call))
-    assert calls == [(path, 1), (path, 3), (path, 4)]
+def test_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "_STRIDE", 2)
+    path = jsonl(tmp_path / "p.jsonl", prompt("a.png"), "", "{", *[prompt("b.png")] * 4)
+    steps: list[int] = []
+    validate_files([path, path], open_pictures=False, on_progress=steps.append)
+    assert steps == [3, 2, 2, 0] * 2  # the blank line counts with what follows it
+
+
+def test_lines_are_handed_on_as_they_are(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", "red")
+    path = tmp_path / "p.jsonl"
+    good = b'{"instruction" :"x","image_path": "a.png"}\r\n'
+    lost = b'{"image_path": "none.png", "instruction": "x"}'
+    path.write_bytes(b"\xef\xbb\xbf" + good + b"\n{\n" + lost)
+    taken: list[tuple[bytes, str]] = []
+    validate_files([path], on_line=lambda line, item: taken.append((line, type(item).__name__)))
+    assert taken == [(good, "PromptRecord"), (b"{\n", "Problem"), (lost, "Problem")]
+
+
+def test_a_byte_order_mark_is_a_warning(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "p.jsonl", "\ufeff" + json.dumps(prompt("a.png")))
+    report = validate_files([path], open_pictures=False)
+    assert report.ok and "byte order mark" in str(report.warnings)
+
+
+def test_very_long_texts_are_warnings(tmp_path: Path) -> None:
+    path = jsonl(
+        tmp_path / "c.jsonl",
+        {**prompt("a.png", "é" * 8000), "responses": ["x", "y" * 7000]},  # long line, short texts
+        {**prompt("a.png", "é" * 8001), "responses": ["x", "y" * 9000]},
+    )
+    report = validate_files([path], open_pictures=False)
+    assert [(w.line, w.field) for w in report.warnings] == [(2, "instruction"), (2, "responses")]
+    assert "8001 characters" in report.warnings[0].message and report.ok
+
+
+def test_a_tie_before_opposite_labels_hides_nothing(tmp_path: Path) -> None:
+    rows = [pair("x", "y", label) for label in ("tie", "a", "tie", "b", "a")]
+    report = validate_files([jsonl(tmp_path / "p.jsonl", *rows)], open_pictures=False)
+    assert [(w.line, w.message[-6:], bool(w.field)) for w in report.warnings] == [
+        *((2, "line 1", False), (3, "line 2", False), (4, "line 2", True), (5, "line 2", False)),
+    ]
+    row = report.rows[0]
+    assert (row["duplicates"], row["contradictions"]) == (3, 1)
+
+
+def test_problems_beyond_the_list_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "MAX_LISTED", 3)
+    rows = [pair("x", "y", "a"), *[pair("x", "y", "a")] * 29, *["{"] * 5]
+    path = jsonl(tmp_path / "p.jsonl", *rows)
+    report = validate_files([path, path], open_pictures=False)
+    assert (report.error_count, report.warning_count) == (10, 2 * 30)  # 29 repeats and one-sided
+    assert [problem.line for problem in report.problems] == [31, 32, 33, 0, 0, 2, 3]

@@ -146,7 +146,10 @@ def test_pairs_leave_out_ties_equal_and_blank_texts() -> None:
     assert texts == {frozenset(pair) for pair in expected}
     assert len(pairs) == 5
     assert {pair.annotator for pair in pairs} == {"rule-v1"}
-    assert all(pair.meta == _meta("colour") for pair in pairs)
+    kinds = {t: "style" if "blue" not in t else "right-wrong" for t in texts}
+    for pair in pairs:
+        kind = kinds[frozenset((pair.response_a, pair.response_b))]
+        assert pair.meta == {**_meta("colour"), "pair": kind}
 
 
 def test_sides_are_random_and_labels_right_without_noise() -> None:

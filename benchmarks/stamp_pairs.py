@@ -1,0 +1,154 @@
+"""Pairs about real photographs: a tiny LLaVA that knows 32 stamps, and the rule on its answers.
+
+    python benchmarks/stamp_pairs.py --deb tuxpaint-stamps-default_….deb --out FOLDER
+    python benchmarks/stamp_pairs.py --stamps STAMPS_FOLDER --out FOLDER     after `rlhf stamps`
+
+Leaves in FOLDER: data/ with pictures, preferences.jsonl and held_out_preferences.jsonl (labels
+without noise, other pictures), runs/ with the model, and summary.json, which names it.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from rlhf.cli import run_stage
+from rlhf.config import SamplingConfig
+from rlhf.console import say, stage, track
+from rlhf.data.collate import prompt_batch
+from rlhf.data.records import DemonstrationRecord, PreferenceRecord, PromptRecord, read_records
+from rlhf.demo.rule import is_right
+from rlhf.demo.stamp_scenes import (
+    CLASSES,
+    draw_stamp_scene,
+    sample_stamp_scene,
+    write_stamp_split,
+)
+from rlhf.demo.tiny import build_tiny_llava, teach_tower
+from rlhf.evaluation import answer
+from rlhf.models.llava import Llava
+from rlhf.tools.stamps import write_stamps
+
+# Split: pictures, questions about each.
+SPLITS = {"sft": (4000, 4), "preference": (1000, 2), "held_out": (400, 2), "evaluation": (256, 2)}
+TOWER_STEPS, TOWER_PICTURES = 500, 4000
+
+
+def build(stamps: Path, out: Path, *, seed: int, noise: float) -> dict[str, Any]:
+    """Everything from scenes to pairs; the figures, also in `out/summary.json`.
+
+    Args:
+        stamps: the output of `rlhf stamps`.
+        out: an empty or new folder.
+        seed: of pictures, weights, batches, answers, sides and flipped labels.
+        noise: share of the labels of preferences.jsonl flipped, in [0, 0.5).
+    """
+    data, untrained, started = out / "data", out / "untrained", time.perf_counter()
+    write_splits(data, stamps, seed)
+    tower = build_model(data, untrained, stamps, seed)
+    common = ["experiment=demo", "name=stamps", f"seed={seed}"]
+    common += [f"output_dir={out / 'runs'}", f"data.root={data}"]
+    demonstrations = f"data.demonstrations={data / 'sft.jsonl'}"
+    options = ["model.train=full", f"model.path={untrained}", demonstrations]
+    model, _ = run_stage("sft", [], [*common, *options])
+    right = accuracy(model / "model", data, seed)
+    common += [f"model.path={model}"]
+    summary = {
+        "model": str(model),
+        "tower_accuracy": tower,
+        "accuracy": right,
+        "pairs": collect(common, data / "preference.jsonl", data / "preferences.jsonl", noise),
+        "held_out": collect(common, data / "held_out.jsonl", data / "held_out_preferences.jsonl"),
+        "seconds": time.perf_counter() - started,
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def write_splits(data: Path, stamps: Path, seed: int) -> None:
+    """Pictures, and demonstrations or prompts about them."""
+    stage("composing scenes of stamps, asking questions about them")
+    for name, (pictures, questions) in SPLITS.items():
+        write_stamp_split(
+            data,
+            name,
+            pictures,
+            stamps_folder=stamps,
+            seed=seed,
+            per_picture=questions,
+            demonstrate=name == "sft",
+        )
+
+
+def build_model(data: Path, folder: Path, stamps: Path, seed: int) -> float:
+    """Write a tiny LLaVA whose tower tells the stamps apart; its accuracy by quarter."""
+    stage("building a tiny LLaVA and teaching its vision tower to see")
+    records = read_records(data / "sft.jsonl", DemonstrationRecord)
+    texts = [text for record in records for text in (record.instruction, record.response)]
+    build_tiny_llava(folder, texts, seed=seed)
+    llava = load(folder)
+    llava.model.requires_grad_(True)
+    random = Random(f"tower/{seed}")
+    scenes = [sample_stamp_scene(random) for _ in range(TOWER_PICTURES)]
+    with track("vision tower", TOWER_STEPS) as progress:
+        found = teach_tower(
+            llava.model,
+            llava.processor,
+            [draw_stamp_scene(scene, stamps) for scene in scenes],
+            torch.tensor([scene.quarters() for scene in scenes]),
+            CLASSES,
+            steps=TOWER_STEPS,
+            seed=seed,
+            on_step=lambda done, total, loss: progress.advance(1, loss=loss),
+        )
+    say(f"the tower names {found:.1%} of the quarters of a picture")
+    llava.save(folder)
+    return found
+
+
+def accuracy(folder: Path, data: Path, seed: int) -> float:
+    """Share of sampled answers about unseen pictures that are right."""
+    llava, records = load(folder), read_records(data / "evaluation.jsonl", PromptRecord)
+    prompts = prompt_batch(records, llava.builder, data, max_tokens=256)
+    sampling = SamplingConfig(max_new_tokens=48, batch_size=256)
+    texts = answer(llava, folder.parent.name, prompts, sampling, seed=seed).texts
+    return sum(map(is_right, records, texts)) / len(records)
+
+
+def collect(options: list[str], prompts: Path, pairs: Path, noise: float = 0.0) -> dict[str, int]:
+    """Write `pairs`, ranked answers to prompts; how many there are of each kind."""
+    words = [*options, f"data.prompts={prompts}", f"collect.label_noise={noise}"]
+    run, _ = run_stage("collect", [], words)
+    shutil.copyfile(run / "preferences.jsonl", pairs)
+    return dict(Counter(record.meta["pair"] for record in read_records(pairs, PreferenceRecord)))
+
+
+def load(folder: Path) -> Llava:
+    """A model on the CPU in float32."""
+    return Llava.load(str(folder), device=torch.device("cpu"), dtype=torch.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--deb", type=Path)
+    source.add_argument("--stamps", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--noise", type=float, default=0.1)
+    arguments = parser.parse_args()
+    stamps = arguments.stamps or arguments.out / "stamps"
+    if arguments.deb:
+        write_stamps(arguments.deb, stamps, seed=arguments.seed, held_out=0.0)
+    summary = build(stamps, arguments.out, seed=arguments.seed, noise=arguments.noise)
+    print(json.dumps(summary, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Our records in other tools' forms: trl's preference data and Label Studio's tasks."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from rlhf.data.images import load_image
+from rlhf.data.importers.sources import arrow
+from rlhf.data.records import (
+    CandidatesRecord,
+    PreferenceRecord,
+    chosen,
+    rejected,
+    resolve_image,
+)
+from rlhf.errors import ResourceError, UsageError
+
+BATCH = 64  # records whose pictures are in memory at a time
+
+# What the library `datasets` reads a parquet file's columns by: without it a picture stays bytes.
+_STRING = {"dtype": "string", "_type": "Value"}
+_TURNS = [{"role": _STRING, "content": [{"type": _STRING, "text": _STRING}]}]
+_FEATURES = dict.fromkeys(("prompt", "chosen", "rejected"), _TURNS)
+_FEATURES |= {"images": [{"_type": "Image"}]}
+
+LABELING_CONFIG = """\
+<View>
+  <Image name="image" value="$image"/>
+  <Text name="instruction" value="$instruction"/>
+  <Pairwise name="preference" toName="response_a,response_b"/>
+  <View style="display: flex; gap: 1em">
+    <Text name="response_a" value="$response_a"/>
+    <Text name="response_b" value="$response_b"/>
+  </View>
+  <Choices name="tie" toName="instruction" choice="single">
+    <Choice value="tie"/>
+  </Choices>
+</View>
+"""
+
+
+def export_trl(
+    records: Sequence[PreferenceRecord], root: Path, output: Path
+) -> tuple[int, Counter[str]]:
+    """Write trl's conversational preference form as parquet, pictures embedded.
+
+    Args:
+        root: where image paths start.
+
+    Returns:
+        Rows written, and records left out by reason: the form has no ties.
+
+    Raises:
+        UsageError: `output` exists, pyarrow is not installed, or every record is a tie.
+        DataError: a picture cannot be read.
+        ResourceError: it cannot be written.
+    """
+    pairs = [record for record in records if record.preference != "tie"]
+    if not pairs:
+        raise UsageError("trl's form has no ties, and every record is one", str(output), "")
+    schema, parquet = _trl_schema(), arrow("pyarrow.parquet")
+    table = arrow("pyarrow").Table
+    with _new_file(output) as part, parquet.ParquetWriter(part, schema) as writer:
+        for start in range(0, len(pairs), BATCH):
+            rows = [_trl_row(record, root) for record in pairs[start : start + BATCH]]
+            writer.write_table(table.from_pylist(rows, schema=schema))
+    return len(pairs), +Counter({"tie": len(records) - len(pairs)})
+
+
+def export_label_studio(
+    records: Sequence[PreferenceRecord] | Sequence[CandidatesRecord], output: Path
+) -> tuple[int, Counter[str]]:
+    """Write Label Studio's tasks as JSON, and its labeling configuration beside them.
+
+    A preference becomes a task with its judgment as an annotation, candidates a task for every
+    two. Pictures are addressed as local files: LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the
+    folder image paths start in.
+
+    Returns:
+        Tasks written, and pairs left out by reason.
+
+    Raises:
+        UsageError: a file of that name exists, or no pair is left.
+        ResourceError: they cannot be written.
+    """
+    tasks, skipped = list[dict[str, Any]](), Counter[str]()
+    for record in records:
+        if isinstance(record, PreferenceRecord):
+            tasks.append(_judged_task(record, len(tasks)))
+            continue
+        for (i, first), (j, second) in combinations(enumerate(record.responses), 2):
+            if first.strip() == second.strip():
+                skipped["equal answers"] += 1
+            else:
+                name = f"{record.id}/{i}-{j}" if record.id else ""
+                tasks.append({"data": _task_data(record, first, second, name)})
+    if not tasks:
+        raise UsageError("no two answers differ, so there is nothing to compare", str(output), "")
+    config = output.with_name(f"{output.stem}.config.xml")
+    with _new_file(output) as tasks_part, _new_file(config) as config_part:
+        tasks_part.write_bytes(msgspec.json.encode(tasks))
+        config_part.write_text(LABELING_CONFIG)
+    return len(tasks), skipped
+
+
+def _trl_schema() -> Any:
+    pa = arrow("pyarrow")
+    part = pa.struct([("type", pa.string()), ("text", pa.string())])
+    turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(part))]))
+    images = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    columns = {"prompt": turns, "images": images, "chosen": turns, "rejected": turns}
+    features = {"info": {"features": {name: _FEATURES[name] for name in columns}}}
+    return pa.schema(columns, metadata={"huggingface": json.dumps(features)})
+
+
+def _trl_row(record: PreferenceRecord, root: Path) -> dict[str, Any]:
+    path = resolve_image(record.image_path, root)
+    load_image(path)
+    return {
+        "prompt": _turn("user", {"type": "image"}, _said(record.instruction)),
+        "images": [{"bytes": path.read_bytes(), "path": path.name}],
+        "chosen": _turn("assistant", _said(chosen(record))),
+        "rejected": _turn("assistant", _said(rejected(record))),
+    }
+
+
+def _turn(role: str, *content: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"role": role, "content": list(content)}]
+
+
+def _said(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def _judged_task(record: PreferenceRecord, number: int) -> dict[str, Any]:
+    """A task and its one annotation; what Label Studio does not keep is noted in the result."""
+    if record.preference == "tie":
+        result = {"from_name": "tie", "to_name": "instruction", "type": "choices"}
+        value: dict[str, Any] = {"choices": ["tie"]}
+    else:  # the tag stands as its own object in what Label Studio itself writes
+        result = {"from_name": "preference", "to_name": "preference", "type": "pairwise"}
+        value = {"selected": "left" if record.preference == "response_a" else "right"}
+    noted = {name: getattr(record, name) for name in ("annotator", "shown_left", "created_at")}
+    annotation = {"result": [{"id": f"pair{number}", **result, "value": value, "meta": noted}]}
+    seconds = {} if record.seconds is None else {"lead_time": record.seconds}
+    data = _task_data(record, record.response_a, record.response_b, record.id)
+    return {
+        "data": {**data, "source": record.source, "schema_version": record.schema_version},
+        "annotations": [{**annotation, **seconds}],
+    }
+
+
+def _task_data(
+    record: PreferenceRecord | CandidatesRecord, first: str, second: str, name: str
+) -> dict[str, Any]:
+    return {
+        "id": name,
+        "image": f"/data/local-files/?d={quote(record.image_path)}",
+        "instruction": record.instruction,
+        "response_a": first,
+        "response_b": second,
+        "meta": record.meta,
+    }
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its name when the block ends well."""
+    if path.exists():
+        raise UsageError("the output exists already", str(path), "choose another name")
+    part = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        fix = "Choose a folder that exists and has space."
+        raise ResourceError(f"Cannot write: {error.strerror}.", str(path), fix) from error
+    finally:
+        part.unlink(missing_ok=True)

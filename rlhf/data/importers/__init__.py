@@ -1,0 +1,1 @@
+"""Public preference sets, from local files to our records."""

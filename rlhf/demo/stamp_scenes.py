@@ -1,0 +1,173 @@
+"""Seeded pictures of one or two of 32 stamps, real photographs, with their questions.
+
+The pictures are those of Debian's `tuxpaint-stamps-default`, which are not part of this project:
+`rlhf stamps` makes the folder that is read here.
+"""
+
+import random
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageChops
+
+from rlhf.data.images import load_image
+from rlhf.demo.questions import COUNTS, Topic, write_questions
+from rlhf.demo.scenes import PLACES, SIDE
+
+# Photographs whose caption is one noun ("A banana."), with their path below pictures/.
+STAMPS = {
+    "banana": "food/fruit/banana",
+    "basketball": "sports/basketball",
+    "bison": "animals/mammals/bovines/bison",
+    "camel": "animals/mammals/camel/camel",
+    "carrot": "food/vegetables/carrot",
+    "cow": "animals/mammals/bovines/cow",
+    "daffodil": "plants/flowers/daffodil",
+    "dolphin": "animals/mammals/aquatic/dolphin",
+    "duck": "animals/birds/duck",
+    "frog": "animals/amphibians/frog",
+    "giraffe": "animals/mammals/giraffe",
+    "gorilla": "animals/mammals/apes/gorilla",
+    "hammer": "household/tools/hammer",
+    "koala": "animals/marsupials/koala",
+    "lightbulb": "household/Lightbulb",
+    "mailbox": "town/usps_mailbox",
+    "mango": "food/fruit/mango",
+    "mug": "household/dishes/mug",
+    "mushroom": "food/vegetables/mushroom",
+    "penguin": "animals/birds/penguin",
+    "pig": "animals/mammals/pig",
+    "pineapple": "food/fruit/pineapple",
+    "pomegranate": "food/fruit/pomegranate",
+    "rose": "plants/flowers/rose",
+    "seahorse": "animals/fish/seahorse",
+    "teapot": "household/dishes/teapot",
+    "tiger": "animals/mammals/cats/tiger",
+    "toolbox": "household/tools/toolbox",
+    "toucan": "animals/birds/tucan",
+    "trumpet": "hobbies/music/brass/trumpet",
+    "violin": "hobbies/music/string/violin",
+    "zebra": "animals/mammals/equines/zebra",
+}
+NAMES = tuple(STAMPS)
+CLASSES = (len(NAMES) + 1,)  # of a quarter; the last means empty
+TOPIC = Topic(
+    thing="{name}",
+    values={"name": NAMES, "place": PLACES, "count": COUNTS},
+    kinds={
+        "place": ("Where is the {name}?", "{place}", "the {name} is at the {place}"),
+        "thing": ("What is at the {place}?", "{name}", "it is a {name}"),
+        "count": ("How many things are there?", "{count}", "the number of things is {count}"),
+        "description": ("Describe the picture.", "{terse}", "there is {wordy}"),
+    },
+    listed=("place",),
+)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a question can ask (`name`, `place`), and its middle and longer side in pixels."""
+
+    name: str
+    place: str
+    x: float
+    y: float
+    side: float
+
+
+@dataclass(frozen=True)
+class StampScene:
+    """A picture before it is composed. Names and places are each distinct within it."""
+
+    stamps: tuple[Stamp, ...]
+    light: tuple[int, int, int]  # colour that white takes
+
+    def facts(self) -> list[dict[str, str]]:
+        """Name and place of each stamp, in reading order: what a judge needs."""
+        return [{key: asdict(stamp)[key] for key in ("name", "place")} for stamp in self.stamps]
+
+    def quarters(self) -> list[tuple[int]]:
+        """Number of the stamp at each of PLACES; the last number means empty."""
+        found = {stamp.place: NAMES.index(stamp.name) for stamp in self.stamps}
+        return [(found.get(place, len(NAMES)),) for place in PLACES]
+
+
+def sample_stamp_scene(rng: random.Random) -> StampScene:
+    """One or two stamps, at most one in each quarter of the picture."""
+    count = rng.randint(1, 2)
+    places = sorted(rng.sample(PLACES, count), key=PLACES.index)
+    stamps = tuple(map(_placed, rng.sample(NAMES, count), places, [rng] * count))
+    return StampScene(stamps, (rng.randint(215, 255), rng.randint(215, 255), rng.randint(215, 255)))
+
+
+def draw_stamp_scene(scene: StampScene, stamps_folder: Path) -> Image.Image:
+    """The scene as an RGB picture of 48 × 48 pixels.
+
+    Args:
+        stamps_folder: the output of `rlhf stamps`.
+
+    Raises:
+        DataError: a stamp is missing there or cannot be read.
+    """
+    image = Image.new("RGB", (SIDE, SIDE), "white")
+    for stamp in scene.stamps:
+        picture = _cut_out(stamps_folder / "pictures" / f"{STAMPS[stamp.name]}.png").copy()
+        picture.thumbnail((round(stamp.side),) * 2, Image.Resampling.BOX)
+        corner = round(stamp.x - picture.width / 2), round(stamp.y - picture.height / 2)
+        image.paste(picture, corner)
+    return ImageChops.multiply(image, Image.new("RGB", image.size, scene.light))
+
+
+def write_stamp_pictures(
+    folder: Path, count: int, seed: int | str, stamps_folder: Path
+) -> list[tuple[Path, StampScene]]:
+    """Compose `folder/00000.png` and so on; picture i depends on (seed, i) alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = []
+    for i in range(count):
+        scene = sample_stamp_scene(random.Random(f"stamps/{seed}/{i}"))
+        draw_stamp_scene(scene, stamps_folder).save(folder / f"{i:05d}.png")
+        pictures.append((folder / f"{i:05d}.png", scene))
+    return pictures
+
+
+def write_stamp_split(
+    root: Path,
+    name: str,
+    pictures: int,
+    *,
+    stamps_folder: Path,
+    seed: int,
+    per_picture: int,
+    demonstrate: bool = False,
+) -> Path:
+    """As `questions.write_split`, of stamps: pictures, and `root/name.jsonl` about them."""
+    folder = root / "pictures" / name
+    drawn = write_stamp_pictures(folder, pictures, f"{name}/{seed}", stamps_folder)
+    return write_questions(
+        root,
+        name,
+        drawn,
+        per_picture=per_picture,
+        seed=seed,
+        demonstrate=demonstrate,
+        topic=TOPIC,
+    )
+
+
+def _placed(name: str, place: str, rng: random.Random) -> Stamp:
+    half, side = SIDE / 2, rng.uniform(18.0, 22.0)
+    jitter = (half - side) / 2
+    x = half * ("right" in place) + half / 2 + rng.uniform(-jitter, jitter)
+    y = half * ("bottom" in place) + half / 2 + rng.uniform(-jitter, jitter)
+    return Stamp(name, place, x, y, side)
+
+
+@cache
+def _cut_out(path: Path) -> Image.Image:
+    """A stamp on white without its white border, of a size that is quick to shrink."""
+    image = load_image(path)
+    image = image.crop(ImageChops.invert(image).getbbox())
+    image.thumbnail((4 * SIDE, 4 * SIDE), Image.Resampling.BOX)
+    return image

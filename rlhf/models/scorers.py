@@ -1,0 +1,46 @@
+"""Scorers: whatever gives responses numbers, and the two kinds that a person brings along.
+
+Only `--scorer=` on the command line names one of those; it is never an option, so that no saved
+configuration can name code to run or an address to send pictures to.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from rlhf.config import RewardConfig
+from rlhf.data.encoders import Encoder
+from rlhf.errors import UsageError
+from rlhf.models.function_scorer import FunctionScorer
+from rlhf.models.http_scorer import HTTPScorer
+from rlhf.models.scorer_calls import EXAMPLES
+from rlhf.types import PromptBatch, Responses
+
+
+class Scorer(Protocol):
+    """Gives responses numbers; `name` is shown in tables."""
+
+    name: str
+
+    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
+        """[B] float32 on the CPU; NaN for a response that has no score and is to be dropped."""
+
+
+def load_scorer(name: str, builder: Encoder, options: RewardConfig) -> FunctionScorer | HTTPScorer:
+    """The scorer that `--scorer=NAME` names: FILE.py:FUNCTION or http(s)://…
+
+    Args:
+        name: as typed on this command line.
+        builder: decodes the responses.
+        options: reads timeout, retries and on_failure.
+
+    Raises:
+        UsageError: neither form, no such file or function, or the file does not load.
+    """
+    if name.lower().startswith(("http://", "https://")):
+        return HTTPScorer(name, builder, options)
+    file, _, function = name.rpartition(":")
+    if file.endswith(".py") and function.isidentifier():
+        return FunctionScorer(Path(file), function, builder, options)
+    raise UsageError("this names no scorer", f"--scorer={name}", EXAMPLES)

@@ -1,0 +1,1 @@
+"""Small commands beside training, each in a file of its own."""

@@ -1,0 +1,100 @@
+"""What Debian's `tuxpaint-stamps-default` holds: installed, unpacked, or in its .deb."""
+
+import lzma
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from rlhf.data.images import MAX_BYTES
+from rlhf.errors import DataError
+
+PACKAGE = "tuxpaint-stamps-default"
+STAMPS, DOCS = "usr/share/tuxpaint/stamps/", f"usr/share/doc/{PACKAGE}/"
+INSTALLED = Path("/", STAMPS)
+
+# No dot in a folder and none first in a name: no `..`, and no file in the place of a folder.
+_WANTED = re.compile(
+    rf"(?:\./)?({STAMPS}(?:[\w-]+/)*[\w-][\w.-]*\.(?:png|txt)|{DOCS}[\w-][\w.-]*)", re.ASCII
+)
+_MAX_NAME, _MAX_TOTAL = 200, 500_000_000  # characters; bytes of all files together
+_AR_MAGIC, _AR_HEADER = b"!<arch>\n", 60  # ar(5): name 16, …, size 10 at byte 48, "`\n"
+_DAMAGE = (OSError, EOFError, ValueError, MemoryError, lzma.LZMAError, tarfile.TarError)
+
+
+def read_package(source: Path) -> dict[str, bytes]:
+    """The pictures, captions and documents of a package, sorted by name below the root.
+
+    Args:
+        source: a .deb, the root of an unpacked package, or its `stamps` folder.
+
+    Raises:
+        DataError: there is no package, or it is damaged.
+    """
+    total, files = 0, {}
+    try:
+        for name, data in _folder_files(source) if source.is_dir() else _deb_files(source):
+            files[name], total = data, total + len(data)
+            if total > _MAX_TOTAL:
+                raise ValueError(f"its files are over {_MAX_TOTAL // 10**6} MB together")
+    except FileNotFoundError:
+        raise no_stamps("the package is not there", source) from None
+    except _DAMAGE as error:
+        raise no_stamps(getattr(error, "strerror", None) or str(error), source) from error
+    return dict(sorted(files.items()))
+
+
+def no_stamps(reason: str, source: Path) -> DataError:
+    """The refusal of a package, and how to get a good one."""
+    return DataError(
+        f"No stamps can be read from here: {reason}.",
+        str(source),
+        f"Install {PACKAGE}, or `apt-get download {PACKAGE}` "
+        "and `rlhf stamps FILE.deb output=FOLDER`.",
+    )
+
+
+def _folder_files(source: Path) -> Iterator[tuple[str, bytes]]:
+    root = source.resolve()
+    stamps = next((f for f in (root / STAMPS, root) if f.is_dir() and f.name == "stamps"), None)
+    if stamps is None:
+        raise ValueError(f"the folder holds no {STAMPS}")
+    for folder, name in ((stamps, STAMPS), (stamps.parent.parent / "doc" / PACKAGE, DOCS)):
+        for path in folder.rglob("*"):
+            inside = name + path.relative_to(folder).as_posix()
+            regular = path.is_file() and not path.is_symlink()
+            if regular and _WANTED.fullmatch(inside) and path.stat().st_size <= MAX_BYTES:
+                yield inside, path.read_bytes()
+
+
+def _deb_files(package: Path) -> Iterator[tuple[str, bytes]]:
+    """The wanted regular files of a .deb; other members, links and odd names are passed over."""
+    if package.exists() and not package.is_file():  # a FIFO would block for ever
+        raise ValueError("it is no regular file")
+    with package.open("rb") as file:
+        _seek_data(file)
+        with lzma.open(file) as data, tarfile.open(fileobj=data, mode="r|") as archive:
+            for member in archive:
+                found = _WANTED.fullmatch(member.name) if len(member.name) <= _MAX_NAME else None
+                content = archive.extractfile(member) if found and member.isreg() else None
+                if found and content and member.size <= MAX_BYTES:
+                    yield found[1], content.read()
+            while data.read(1 << 20):  # its end holds the checksums
+                pass
+
+
+def _seek_data(file: BinaryIO) -> None:
+    """Go to the content of data.tar.xz in a .deb, which is an archive of ar(5)."""
+    if file.read(len(_AR_MAGIC)) != _AR_MAGIC:
+        raise ValueError("it is no .deb")
+    while len(header := file.read(_AR_HEADER)) == _AR_HEADER and header.endswith(b"`\n"):
+        name = header[:16].decode("ascii", "replace").rstrip(" /")
+        if name == "data.tar.xz":
+            return
+        if name.startswith("data.tar"):
+            raise ValueError(f"it holds {name}; `dpkg -x FILE.deb FOLDER`, then name the FOLDER")
+        size = int(header[48:58])
+        file.seek(size + size % 2, os.SEEK_CUR)
+    raise ValueError("it holds no data.tar.xz, or is cut short")

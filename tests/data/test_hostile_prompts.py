@@ -1,0 +1,19 @@
+"""Whatever is typed: no special id, no picture of another row, no letter changed."""
+
+from collections import Counter
+
+import pytest
+from hostile_prompts import attack
+from processors import NAMES, PROCESSORS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hundreds_of_hostile_prompts(name: str) -> None:
+    assert attack(PROCESSORS[name](), 500, seed=1) == Counter(trials=500)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_tens_of_thousands_of_hostile_prompts(name: str) -> None:
+    """40,000 in all; `python tests/data/hostile_prompts.py 100000` tries the full number."""
+    assert attack(PROCESSORS[name](), 8_000) == Counter(trials=8_000)
