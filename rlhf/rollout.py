@@ -27,8 +27,8 @@ def collect_rollout(
 ) -> Rollout:
     """One response to each prompt with its log-probabilities, values and score.
 
-    A response that the scorer could not score is dropped; where responses to a prompt are compared
-    with one another, so are the others to its prompt.
+    A response that a person's scorer could not score is dropped; where the responses to a prompt
+    are compared with one another, so are the others to its prompt.
 
     Args:
         policy, reward: who answers and who judges.
@@ -44,9 +44,10 @@ def collect_rollout(
         policy.llava, prompts, sampling, seed=seed, iteration=iteration, samples=samples
     )
     scores = reward.scores(prompts, responses, max_tokens=max_tokens)
-    kept = _scored_rows(scores, prompts.keys, whole_groups=config.advantage != "gae")
-    drawn, scores = drawn[responses.spans.token_indices(kept)], scores[kept]
-    prompts, responses = prompts.select(kept), responses.select(kept)
+    if reward.may_drop:
+        kept = _scored_rows(scores, prompts.keys, whole_groups=config.advantage != "gae")
+        drawn, scores = drawn[responses.spans.token_indices(kept)], scores[kept]
+        prompts, responses = prompts.select(kept), responses.select(kept)
     scored = in_pieces(policy.score, prompts, responses, max_tokens)
     reference = partial(policy.reference_score, keep_hidden=kl_choice(config)[1] == "exact")
     referenced = in_pieces(reference, prompts, responses, max_tokens)

@@ -15,7 +15,7 @@ from rlhf.models.generation import generate
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, build_policy, in_pieces
-from rlhf.models.reward import LlavaReward
+from rlhf.models.reward import LlavaReward, raw_scores
 from rlhf.spans import Spans
 from rlhf.types import Responses
 
@@ -131,7 +131,7 @@ def test_the_reward_model_reads_the_sampled_tokens(llava: Llava, tiny: Path) -> 
     head = ScalarHead(llava.hidden_size)
     torch.nn.init.normal_(head.linear.weight)
     with torch.no_grad():
-        found = LlavaReward(llava, head, llava.builder).raw_scores(prompts, spelled)
+        found = raw_scores(LlavaReward(llava, head, llava.builder), prompts, spelled)
         assert torch.equal(found, head(llava.final_hidden(prompts, spelled)))
 
 

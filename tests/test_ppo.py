@@ -36,11 +36,12 @@ PPO = PPOConfig(
 class LikesADirection(LlavaReward):
     """The mean, over the tokens, of their output embeddings along one direction, standardised."""
 
-    def raw_scores(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
         weight = self.llava.output_weight.detach()
         worth = weight @ weight[100]
         liked = ((worth - worth.mean()) / worth.std())[responses.tokens]
-        return span_mean(liked, responses.spans) + 1e-3 * super().raw_scores(prompts, responses)
+        own = super().scores(prompts, responses, max_tokens=max_tokens)
+        return span_mean(liked, responses.spans) + 1e-3 * own
 
 
 def trainer(tiny: Path, folder: Path, ppo: PPOConfig = PPO, seed: int = 0) -> PPOTrainer:

@@ -87,7 +87,7 @@ def test_frozen_features_are_computed_once(
         model = kit.build(small.load(tiny), reward)
         train(model, reward, pairs, pairs.select(torch.arange(0)), tmp_path / what)
         counts[what] = len(calls)
-    assert counts == {"head": 1, "lora": 8 * 2 + 1}
+    assert counts == {"head": 1, "lora": 1 + 8 * 2 + 1}  # the start, the steps, the scale
 
 
 def test_training_by_cached_features_is_training(llava: Llava, tiny: Path, tmp_path: Path) -> None:
@@ -130,9 +130,10 @@ def test_the_best_weights_by_held_out_loss_are_kept(
 
 
 def test_ties_count_half_margin_and_centring_reach_the_loss(
-    llava: Llava, tiny: Path, tmp_path: Path
+    llava: Llava, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One look at the loss of a head that passes on the log-likelihoods."""
+    monkeypatch.setattr(RewardTrainer, "_start_likelihood", lambda trainer: None)
     pairs = kit.pairs_of(llava, tiny, [1.0] * 4 + [0.5] * 4)
     losses = {}
     for name, more in {
@@ -168,3 +169,19 @@ def test_the_curves_hold_training_and_held_out_loss(
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in lines if "reward/loss" in row] == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in lines if "reward/validation_loss" in row] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("train_what", ["head", "lora"])
+def test_the_likelihood_starts_with_differences_of_about_2(
+    llava: Llava, tiny: Path, tmp_path: Path, train_what: str
+) -> None:
+    """The rate is next to nothing, so that nothing else moves."""
+    reward = kit.options("llava_head", train=train_what, epochs=1, lr=1e-12, batch_size=8)
+    pairs = kit.pairs_of(llava, tiny)
+    model = kit.build(llava, reward)
+    plain = both_scores(model, pairs)
+    train(model, reward, pairs, pairs, tmp_path)
+    weight = model.head.linear.weight[0].detach()
+    assert float(weight[:-1].abs().max()) < 1e-9
+    chosen, rejected = (float(weight[-1]) * plain).chunk(2)
+    assert float((chosen - rejected).square().mean()) == pytest.approx(4, rel=1e-4)

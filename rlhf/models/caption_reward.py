@@ -29,7 +29,8 @@ class CaptionReward:
         base: where the text model was loaded from.
     """
 
-    kind, name = "caption_text", "reward"
+    kind, name, may_drop = "caption_text", "reward", False
+    reads_likelihood = False
 
     def __init__(
         self,

@@ -35,6 +35,8 @@ class FunctionScorer:
         UsageError: no such file or function, or the file does not load.
     """
 
+    may_drop = True
+
     def __init__(self, file: Path, function: str, builder: Encoder, options: RewardConfig) -> None:
         self.name = f"function {file.name}:{function}"
         self._file = file.resolve()

@@ -37,6 +37,8 @@ class HTTPScorer:
         UsageError: not an address.
     """
 
+    may_drop = True
+
     def __init__(
         self,
         address: str,

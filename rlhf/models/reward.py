@@ -32,6 +32,10 @@ class RewardModel(Scorer, Protocol):
     head: ScalarHead
     adapters: Adapters
 
+    @property
+    def reads_likelihood(self) -> bool:
+        """Whether the last feature is the response's log-likelihood."""
+
     def features(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """[B, D] with autograd: the state the head reads, at the last response token."""
 
@@ -72,11 +76,12 @@ def normalised(model: RewardModel, features: Tensor) -> Tensor:
 class LlavaReward:
     """A scalar head on LLaVA's state h at the last response token, and on the log-likelihood.
 
-        r = w·h + v·Σₜ log π(yₜ | yₜ₋₁ …, picture, instruction) + b        w = b = 0, v = 1 at first
+        r = w·h + v·Σₜ log π(yₜ | yₜ₋₁ …, picture, instruction) + b        at first w = b = 0
 
     π is the trunk, with the adapter `reward` where there is one, so that training moves it too. A
     state says little of whether the words before it were likely; the sum says just that, and
     begins as what the trunk holds for right. A head as wide as the state reads the state alone.
+    Training starts with the v that spreads the differences of its pairs by 2.
 
     Args:
         llava: the trunk; the adapter `reward` is used when there is one.
@@ -85,12 +90,16 @@ class LlavaReward:
             they are encoded anew from their text.
     """
 
-    kind, name = "llava_head", "reward"
+    kind, name, may_drop = "llava_head", "reward", False
 
     def __init__(self, llava: Llava, head: ScalarHead, source: Encoder) -> None:
         self.llava, self.head, self.source = llava, head, source
         self.adapters, self.base = llava.adapters, llava.base
         self.mean, self.std = 0.0, 1.0
+
+    @property
+    def reads_likelihood(self) -> bool:
+        return self.head.linear.in_features > self.llava.hidden_size
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
         return normalised(self, features_in_pieces(self, prompts, responses, max_tokens=max_tokens))
@@ -102,7 +111,7 @@ class LlavaReward:
             prompts, responses = prompts_like(prompts, builder), response_batch(texts, builder)
         with self.adapters.use(REWARD if REWARD in self.adapters.names else None):
             before, last = self.llava.response_states(prompts, responses)
-        if self.head.linear.in_features == self.llava.hidden_size:
+        if not self.reads_likelihood:
             return last
         spans = responses.spans.to(before.device)
         tokens = responses.tokens.to(before.device)

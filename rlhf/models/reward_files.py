@@ -128,15 +128,15 @@ def load_reward(
     folder, card = RewardCard.read(path)
     base = str(folder / "model") if (folder / "model").is_dir() else card.base
     shared = share_trunk and card.kind == "llava_head" and base == policy.base
+    head = ScalarHead.load(folder / "head.safetensors", policy.device)
     reward: RewardModel
     if card.kind == "llava_head":
         trunk = policy if shared else _load_beside(base, policy, card)
-        head = ScalarHead.load(folder / "head.safetensors", policy.device)
         reward = LlavaReward(trunk, head, policy.builder)
     else:
         captioner = _captioner(card, folder, policy, share_trunk, captions)
         reward = _caption_reward(base, captioner, policy)
-        reward.head = ScalarHead.load(folder / "head.safetensors", policy.device)
+        reward.head = head
     before = reward.adapters.current
     if card.adapter:
         reward.adapters.load(REWARD, folder / "adapter")

@@ -19,12 +19,18 @@ from rlhf.types import PromptBatch, Responses
 
 
 class Scorer(Protocol):
-    """Gives responses numbers; `name` is shown in tables."""
+    """Gives responses numbers.
+
+    Attributes:
+        name: shown in tables.
+        may_drop: whether NaN means that a response has no score; a model's NaN is a fault.
+    """
 
     name: str
+    may_drop: bool
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        """[B] float32 on the CPU; NaN for a response that has no score and is to be dropped."""
+        """[B] float32 on the CPU."""
 
 
 def load_scorer(name: str, builder: Encoder, options: RewardConfig) -> FunctionScorer | HTTPScorer:

@@ -13,6 +13,8 @@ from rlhf.models.reward import RewardModel, features_in_pieces, raw_scores
 from rlhf.trainers.optimization import Descent, shuffled_batches, steps_of
 from rlhf.types import PreferenceBatch
 
+STARTING_PAIRS, STARTING_SPREAD = 512, 2.0  # pairs; deviation of their differences, raw scores
+
 
 class RewardTrainer:
     """Minimises -log σ(score of chosen - score of rejected), mean over pairs; a tie counts half.
@@ -53,6 +55,7 @@ class RewardTrainer:
     def run(self) -> int:
         """Train, then fix the scale of the scores; the optimizer steps whose weights are kept."""
         reward, pairs = self.config.reward, len(self._pairs)
+        self._start_likelihood()
         every = reward.evaluate_every or steps_of(pairs, reward.batch_size, 1)
         batches = shuffled_batches(
             pairs, reward.batch_size, seed=self.config.seed, epochs=reward.epochs
@@ -84,6 +87,20 @@ class RewardTrainer:
         }
         self.writer.scalars({**descent.step(loss), **figures}, step)
         return loss.item(), accuracy
+
+    @torch.no_grad()
+    def _start_likelihood(self) -> None:
+        """Weigh the log-likelihood so that the scores of a pair differ by about 2.
+
+        A weight of 1 would suit short answers only: sums over long ones differ by tens of nats.
+        """
+        if not self.steps or not self.model.reads_likelihood:
+            return
+        order = torch.Generator().manual_seed(self.config.seed)
+        rows = torch.randperm(len(self._pairs), generator=order)[:STARTING_PAIRS]
+        chosen, rejected = self._pairs.features(rows)[:, -1].chunk(2)
+        spread = float((chosen - rejected).square().mean().sqrt())
+        self.model.head.linear.weight[:, -1] = STARTING_SPREAD / max(spread, 1e-6)
 
     @torch.no_grad()
     def _look(self, step: int, every: int) -> bool:
@@ -131,7 +148,9 @@ class _Pairs:
     def __init__(self, model: RewardModel, batch: PreferenceBatch, max_tokens: int) -> None:
         self.model, self.batch, self.max_tokens = model, batch, max_tokens
         frozen = not any(value.requires_grad for value in model.network().parameters())
-        self._features = self._fresh_features() if frozen and len(batch) else None
+        self._features: Tensor | None = None
+        if frozen and len(batch):
+            self._features = self.features(torch.arange(len(batch)))
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -140,23 +159,26 @@ class _Pairs:
     def labels(self) -> Tensor:
         return self.batch.labels.to(self.model.head.linear.weight.device)
 
+    def features(self, rows: Tensor) -> Tensor:
+        """[2K, D] of chosen, then of rejected, without autograd."""
+        if self._features is not None:
+            return self._features[torch.cat([rows, rows + len(self)])]
+        pairs = self.batch.select(rows).stacked()
+        return features_in_pieces(self.model, *pairs, max_tokens=self.max_tokens)
+
     def raw_scores(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Raw scores of chosen and rejected, [K] each, with autograd."""
         if self._features is None:
             scores = raw_scores(self.model, *self.batch.select(rows).stacked())
         else:
-            scores = self._read(self._features[torch.cat([rows, rows + len(self)])])
+            scores = self._read(self.features(rows))
         chosen, rejected = scores.chunk(2)
         return chosen, rejected
 
     def raw_scores_in_pieces(self) -> tuple[Tensor, Tensor]:
         """The same of all pairs, [n] each, without autograd."""
-        features = self._fresh_features() if self._features is None else self._features
-        chosen, rejected = self._read(features).chunk(2)
+        chosen, rejected = self._read(self.features(torch.arange(len(self)))).chunk(2)
         return chosen, rejected
-
-    def _fresh_features(self) -> Tensor:
-        return features_in_pieces(self.model, *self.batch.stacked(), max_tokens=self.max_tokens)
 
     def _read(self, features: Tensor) -> Tensor:
         head = self.model.head

@@ -63,6 +63,7 @@ CALLS: dict[str, tuple[Callable[..., Any], list[int]]] = {
         [TOKENS] * 3,
     ),
     "preference_loss": (functional.preference_loss, [RESPONSES, RESPONSES]),
+    "centring_penalty": (functional.centring_penalty, [RESPONSES, RESPONSES]),
     "ScoreScaler": (lambda scores: functional.ScoreScaler(clip=1.0).scale(scores), [RESPONSES]),
     "span_discounted_sum": (lambda x: kernels.span_discounted_sum(x, SPANS, 0.5), [TOKENS]),
     "add_at_span_end": (

@@ -8,6 +8,7 @@ from doubles import EXACT, doubles, exact
 from torch import Tensor
 
 from rlhf.functional import (
+    centring_penalty,
     clipped_policy_loss,
     clipped_value_loss,
     kl_penalty_loss,
@@ -204,6 +205,29 @@ def test_preference_literals() -> None:
     assert smoothed == pytest.approx(0.9 * math.log(4 / 3) + 0.1 * math.log(4), abs=1e-12)
     assert preference_loss(exact([-1000.0]), exact([0.0])).item() == 1000
     assert preference_loss(chosen, rejected, margin=0.5) > preference_loss(chosen, rejected)
+
+
+def test_a_tie_counts_half_each_way_and_has_no_margin() -> None:
+    """Scores apart by log 3: -½·log ¾ - ½·log ¼."""
+    chosen, rejected = exact([math.log(3), 1.0]), exact([0.0, 1.0])
+    labels = exact([0.5, 1.0])
+    half = (math.log(4 / 3) + math.log(4)) / 2
+    found = preference_loss(chosen, rejected, labels).item()
+    assert found == pytest.approx((half + math.log(2)) / 2, abs=1e-12)
+    tie = preference_loss(chosen[:1], rejected[:1], labels[:1], margin=7.0).item()
+    assert tie == pytest.approx(half, abs=1e-12)
+    smoothed = preference_loss(chosen[:1], rejected[:1], labels[:1], label_smoothing=0.2).item()
+    assert smoothed == pytest.approx(half, abs=1e-12)
+
+
+def test_the_centring_penalty_is_the_mean_square_of_the_sums() -> None:
+    chosen, rejected = exact([1.0, -2.0]).requires_grad_(), exact([3.0, 2.0])
+    penalty = centring_penalty(chosen, rejected)
+    assert penalty.item() == (16 + 0) / 2
+    penalty.backward()
+    assert chosen.grad is not None and chosen.grad.tolist() == [4.0, 0.0]  # 2·(c + r)/n
+    with pytest.raises(ValueError, match="rejected_scores"):
+        centring_penalty(chosen, rejected[:1])
 
 
 def test_preference_refuses() -> None:

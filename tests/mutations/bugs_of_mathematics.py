@@ -193,7 +193,7 @@ BUGS = (
     Bug(
         "one response to a prompt is compared with itself",
         ("OpenRLHF #1250",),
-        "config.py",
+        "config_loading.py",
         (("if ppo.samples_per_prompt == 1:", "if False:"),),
         "tests/test_config.py::test_values_out_of_range_are_refused_by_name",
     ),

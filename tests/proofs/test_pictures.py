@@ -43,7 +43,7 @@ PPO = PPOConfig(
 class LikesTheColour(LlavaReward):
     """1 if the number of the only token, modulo 4, is that of the prompt's colour, else 0."""
 
-    def raw_scores(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
         return (responses.tokens % len(COLOURS) == prompts.keys % len(COLOURS)).float()
 
 
