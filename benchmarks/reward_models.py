@@ -39,7 +39,7 @@ from rlhf.trainers.reward import RewardTrainer
 
 RESULTS = Path(__file__).parent / "results" / "reward_models.json"
 SIZES, SEEDS = (150, 600, 1200, 2400), (0, 1, 2)
-HELD_OUT_PICTURES, NOISE, MAX_TOKENS = 250, 0.1, 16_384
+HELD_OUT_PICTURES, NOISE, MAX_TOKENS = 150, 0.1, 16_384
 WAYS: dict[str, dict[str, Any]] = {
     "llava_head": {"train": "head", "lr": 3e-2},
     "llava_head, state alone": {"train": "head", "lr": 3e-2, "likelihood": False},
@@ -48,7 +48,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "caption_text": {"kind": "caption_text", "train": "full", "lr": 1e-3},
 }
 EPOCHS = {"head": 30, "lora": 4, "full": 8}
-KINDS = ("right-wrong", "style")
+KINDS = ("right-wrong", "style", "degree")
 
 
 def split(candidates: Path, seed: int) -> tuple[list[PreferenceRecord], list[PreferenceRecord]]:
@@ -64,8 +64,10 @@ def split(candidates: Path, seed: int) -> tuple[list[PreferenceRecord], list[Pre
     return pairs, label_pairs(held, noise=0.0, seed=seed)
 
 
-def train(way: str, candidates: Path, model: str, root: Path, size: int, seed: int) -> Judged:
-    """One reward model, trained and judged."""
+def train(
+    way: str, candidates: Path, model: str, root: Path, size: int, seed: int
+) -> tuple[Judged, float]:
+    """One reward model, trained and judged; the seconds of the training, captions included."""
     pairs, held_out = split(candidates, seed)
     llava = Llava.load(model, device=torch.device("cpu"), dtype=torch.float32)
     torch.manual_seed(seed)
@@ -85,10 +87,12 @@ def train(way: str, candidates: Path, model: str, root: Path, size: int, seed: i
     )
     config = Config(seed=seed, reward=reward, ppo=PPOConfig(microbatch_tokens=MAX_TOKENS))
     scorer = build_reward(reward, ModelConfig(), llava)
+    started = time.perf_counter()
     with MetricsWriter(folder) as writer:
         RewardTrainer(config, scorer, batches[0], batches[1].select(torch.arange(0)), writer).run()
+    seconds = time.perf_counter() - started
     blank = write_blank(folder / "blank.png")
-    return judge(scorer, held_out, batches[1], blank, max_tokens=MAX_TOKENS)
+    return judge(scorer, held_out, batches[1], blank, max_tokens=MAX_TOKENS), seconds
 
 
 def write_text_model(folder: Path, llava: str) -> str:
@@ -104,12 +108,10 @@ def write_text_model(folder: Path, llava: str) -> str:
 
 
 def measure(way: str, *task: Any) -> dict[str, float]:
-    """The figures of one training; seconds and memory are those of this process."""
+    """The figures of one training; memory is the most that this process held."""
     torch.set_num_threads(1)
     console().quiet = True
-    started = time.perf_counter()
-    judged = train(way, *task)
-    seconds = time.perf_counter() - started
+    judged, seconds = train(way, *task)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     figures = reward_figures(judged.own)
     found = {"accuracy": figures.accuracy.value, "seconds": seconds, "peak_mb": peak}
@@ -128,11 +130,11 @@ def measured_apart(*task: Any) -> dict[str, float]:
 def table(results: dict[str, Any]) -> str:
     """Medians over the seeds as Markdown."""
     names = ("accuracy", *KINDS, "gap", "seconds", "peak_mb")
-    lines = [f"| data | pairs | reward model | {' | '.join(names)} |", "|---" * 9 + "|"]
+    lines = [f"| data | pairs | reward model | {' | '.join(names)} |", "|---" * 10 + "|"]
     for key, runs in results.items():
         middle = [median(run[name] for run in runs.values()) for name in names]
-        cells = [f"{100 * x:.1f} %" for x in middle[:3]]
-        cells += [f"{100 * middle[3]:+.1f}", f"{middle[4]:.0f}", f"{middle[5]:.0f}"]
+        cells = [f"{100 * x:.1f} %" for x in middle[:4]]
+        cells += [f"{100 * middle[4]:+.1f}", f"{middle[5]:.0f}", f"{middle[6]:.0f}"]
         lines.append(f"| {' | '.join([*key.split('/'), *cells])} |")
     return "\n".join(lines)
 

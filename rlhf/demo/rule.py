@@ -44,13 +44,19 @@ def rule_score(record: Record, response: str) -> float:
 
     Source: this project's `rule-v1`.
     """
-    meta, words = _facts(record), _words(response)
-    extra = len(words) - len(_words(meta["answer"]))
+    meta = _facts(record)
+    extra = len(_words(response)) - len(_words(meta["answer"]))
     cost = WORD_COST * min(max(extra, 0), MAX_EXTRA_WORDS)
+    shared = len(meta["objects"]) if meta["kind"] == "description" else 1
+    return (_points(record, response) - cost) / shared
+
+
+def _points(record: Record, response: str) -> float:
+    """What the answer says of the picture is worth, whatever the words."""
+    meta = _facts(record)
     if meta["kind"] != "description":
-        return is_right(record, response) - cost
-    points = sum(THING_POINTS[verdict] for verdict in _verdicts(meta["objects"], words))
-    return (points - cost) / len(meta["objects"])
+        return float(is_right(record, response))
+    return sum(THING_POINTS[verdict] for verdict in _verdicts(meta["objects"], _words(response)))
 
 
 def is_right(record: Record, response: str) -> bool:
@@ -86,7 +92,9 @@ def label_pairs(
 ) -> list[PreferenceRecord]:
     """Every pair of different answers to a prompt that the rule can order.
 
-    `meta` is the prompt's, with `pair`: `right-wrong` if one answer is right, else `style`.
+    `meta` is the prompt's, with `pair`: `right-wrong` if one answer is right and one wrong,
+    `degree` if one description is better than another though neither or both are right, else
+    `style`: the answers differ in words alone.
 
     Args:
         candidates: sampled answers; ties, equal and blank texts are left out.
@@ -122,8 +130,10 @@ def label_pairs(
 
 
 def _pair_kind(record: Record, a: str, b: str) -> str:
-    """`right-wrong` if one of two answers is right and the other is not, else `style`."""
-    return "style" if is_right(record, a) == is_right(record, b) else "right-wrong"
+    """What sets two answers apart: `right-wrong`, `degree` or `style`."""
+    if is_right(record, a) != is_right(record, b):
+        return "right-wrong"
+    return "style" if _points(record, a) == _points(record, b) else "degree"
 
 
 def _verdicts(objects: list[dict[str, str]], words: list[str]) -> list[str]:

@@ -4,6 +4,7 @@
 0 where b is, ½ for a tie. A pair that is not a tie is decided.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -89,7 +90,8 @@ def margin_histogram(
 
         margin = score of the preferred answer - score of the other
 
-    The edges are symmetric, up to the largest |margin| (1 if there is none), and 0 is one of them.
+    The edges are symmetric, up to the 99th percentile of |margin| (1 if there is none), and 0 is
+    one of them; the outermost bins hold what lies beyond, so that one outlier hides nothing.
 
     Args: bins, an even number.
     """
@@ -98,7 +100,8 @@ def margin_histogram(
         raise ValueError(f"bins: got {bins}, wanted an even number above 0")
     margins = widened(differences) * (widened(labels) - 0.5).sign()
     margins = margins[margins != 0]
-    reach = margins.abs().max() if len(margins) else margins.new_ones(())
+    sizes = margins.abs().sort().values
+    reach = sizes[math.ceil(0.99 * (len(sizes) - 1))] if len(sizes) else margins.new_ones(())
     edges = reach * torch.arange(-bins // 2, bins // 2 + 1, device=margins.device) / (bins // 2)
     return edges, torch.bucketize(margins, edges[1:-1], right=True).bincount(minlength=bins)
 

@@ -152,6 +152,31 @@ def test_pairs_leave_out_ties_equal_and_blank_texts() -> None:
         assert pair.meta == {**_meta("colour"), "pair": kind}
 
 
+def test_a_better_of_two_wrong_descriptions_is_a_matter_of_degree() -> None:
+    """One thing wrong of two, both wrong, and both wrong in more words."""
+    objects = [
+        {"shape": "circle", "colour": "red", "place": "top left"},
+        {"shape": "star", "colour": "blue", "place": "top right"},
+    ]
+    meta = {"objects": objects, "kind": "description", "about": objects[0]}
+    meta["answer"] = "red circle top left, blue star top right"
+    half = "red circle top left, green star top right"
+    none, wordy = (
+        "green circle top left, green star top right",
+        ("I think there is a green circle at the top left and a green star at the top right."),
+    )
+    record = CandidatesRecord("a.png", "Describe the picture.", [half, none, wordy], meta=meta)
+    kinds = {
+        frozenset((pair.response_a, pair.response_b)): pair.meta["pair"]
+        for pair in label_pairs([record], noise=0.0, seed=0)
+    }
+    assert kinds == {
+        frozenset((half, none)): "degree",
+        frozenset((half, wordy)): "degree",
+        frozenset((none, wordy)): "style",
+    }
+
+
 def test_sides_are_random_and_labels_right_without_noise() -> None:
     pairs = label_pairs(_candidates(100), noise=0.0, seed=0)
     sides = Counter(pair.preference for pair in pairs)

@@ -123,6 +123,12 @@ def test_margin_histogram_literal() -> None:
     assert edges.tolist() == [-1, 0, 1] and counts.tolist() == [0, 0]
 
 
+def test_an_outlier_does_not_stretch_the_histogram() -> None:
+    differences = torch.cat([torch.linspace(-1, 1, 200), torch.tensor([1000.0])])
+    edges, counts = margin_histogram(differences, torch.ones(201), bins=2)
+    assert edges[-1] < 1.001 and counts.tolist() == [100, 101]
+
+
 def test_length_bands_literal() -> None:
     own, other = (
         torch.tensor([1, 2, 3, 4, 4, 5, 6, 8, 0, 0, 3]),
