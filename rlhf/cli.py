@@ -4,7 +4,6 @@ The only file that knows hydra.
 """
 
 import itertools
-import json
 import logging
 import re
 import sys
@@ -28,9 +27,12 @@ from rlhf.config_loading import load_config, nearest
 from rlhf.console import console, print_error, say, stage, table
 from rlhf.errors import RlhfError, UsageError
 from rlhf.help import COMMANDS, FLAGS, command_help, overview
-from rlhf.runs import RunFolder
+from rlhf.runs import RunFolder, json_text
 from rlhf.stages.job import Job
 from rlhf.stages.registry import WITHOUT_FOLDER, stage_function
+
+WITHOUT_FILES = frozenset({"demo", "sft", "collect", "reward", "ppo"})
+WITH_SCORER = frozenset({"ppo", "evaluate", "score"})
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,13 @@ def parse(arguments: list[str]) -> Call:
     """Split a command line into command, files, overrides and flags.
 
     Raises:
-        UsageError: an unknown command or flag.
+        UsageError: an unknown command or flag, or one that the command does not take.
     """
-    flags = {word for word in arguments if word.startswith("-")}
+    flags = [word for word in arguments if word.startswith("-")]
     words = [word for word in arguments if not word.startswith("-")]
-    names = {name.partition("=")[0] for name in FLAGS} | {"-h"}
-    for flag in sorted(flag for flag in flags if flag.partition("=")[0] not in names):
-        raise UsageError(f"unknown flag {flag}", flag, f"flags are {' '.join(FLAGS)}")
+    for flag in flags:
+        if flag not in {*FLAGS, "-h"} and flag.partition("=")[0] != "--scorer":
+            raise UsageError(f"unknown flag {flag}", flag, f"flags are {' '.join(FLAGS)}")
     command = words[0] if words else ""
     if command and command not in COMMANDS:
         raise UsageError(
@@ -83,7 +85,23 @@ def parse(arguments: list[str]) -> Call:
         )
     overrides = [word for word in words[1:] if re.match(r"[+~]{0,2}[A-Za-z_][\w./@]*=", word)]
     files = [word for word in words[1:] if word not in overrides]
-    return Call(command, files, overrides, flags)
+    _check_scorer(command, [flag for flag in flags if flag.startswith("--scorer")])
+    if files and command in WITHOUT_FILES:
+        where, fix = f"rlhf {command} {files[0]}", "write options as name=value"
+        raise UsageError(f"{command} takes options only, not the word {files[0]}", where, fix)
+    return Call(command, files, overrides, set(flags))
+
+
+def _check_scorer(command: str, flags: list[str]) -> None:
+    """Refuse a scorer that is not named in the one word, or that the command would not ask."""
+    where, fix = " ".join(["rlhf", command, *flags]), "write --scorer=FILE.py:NAME once"
+    if flags and command not in WITH_SCORER:
+        fix = f"--scorer=FILE.py:NAME is for {', '.join(sorted(WITH_SCORER))}"
+        raise UsageError(f"{command} asks no scorer", where, fix)
+    if len(flags) > 1:
+        raise UsageError("more than one scorer is given", where, fix)
+    if flags and not flags[0].partition("=")[2]:
+        raise UsageError("no scorer is named", where, fix)
 
 
 def _run(call: Call) -> int:
@@ -97,7 +115,7 @@ def _run(call: Call) -> int:
     for overrides in _sweep(call.overrides) if "--multirun" in call.flags else [call.overrides]:
         _, summary = run_stage(call.command, call.files, overrides, call.scorer)
         if "--json" in call.flags:
-            print(json.dumps(summary))
+            print(json_text(summary))
     return 0
 
 

@@ -55,6 +55,7 @@ def _check_sizes(config: Config) -> None:
             "ppo.samples_per_prompt",
             "choose a number of samples that divides the rollout",
         )
+    _check_folds(config)
     if ppo.advantage != "gae":
         _check_without_critic(ppo)
     if ppo.kl_goal is not None and not KL_COEF_LOWEST <= ppo.kl_coef <= KL_COEF_HIGHEST:
@@ -74,6 +75,19 @@ def _check_sizes(config: Config) -> None:
             "whitened advantages beside a KL in the loss change what ppo.kl_coef means",
             "ppo.whiten_minibatches=true ppo.kl_placement=loss",
             "set ppo.whiten_minibatches=false",
+        )
+
+
+def _check_folds(config: Config) -> None:
+    folds, other = config.reward.folds, config.data.validation_preferences
+    if folds == 1:
+        fix = "set reward.folds to 2 or more, or to 0 for one training"
+        raise UsageError("one fold leaves nothing to train on", "reward.folds=1", fix)
+    if folds and other:
+        raise UsageError(
+            "folds hold out parts of the preferences, not another file",
+            f"reward.folds={folds} data.validation_preferences={other}",
+            "leave one of them empty",
         )
 
 

@@ -26,7 +26,7 @@ from rlhf.scored_pairs import ScoredPairs as ScoredPairs
 
 CHANCE_LOSS = log(2)  # nats a pair, of scores that say nothing
 FEWEST_PICTURES = 20  # of decided pairs: an interval from fewer is not to be trusted
-WIDEST_GAP = 0.2  # an interval this wide that holds 0 says nothing
+SMALLEST_GAP = 0.05  # that matters: an interval below it, and holding 0, says no picture is read
 LOOKS, IGNORES = "looks at the picture", "ignores the picture"
 CANNOT_TELL = "cannot tell: too few pairs"
 FIGURE_COLUMNS = ("figure", "value", "95 % interval", "pairs")
@@ -173,7 +173,7 @@ def blindness(
 
     Pictures are resampled once for all three, so the interval is that of a paired difference.
     The verdict is CANNOT_TELL with fewer than 20 pictures; LOOKS if the interval lies above 0;
-    CANNOT_TELL if it is wider than 0.2; else IGNORES.
+    IGNORES if it lies below 0.05; else CANNOT_TELL.
 
     Args: the same pairs scored with their own picture, with another's and with a blank one.
     Raises: ValueError, they are not the same pairs.
@@ -257,4 +257,4 @@ def _verdict(low: float, high: float, pictures: int) -> str:
         return CANNOT_TELL
     if low > 0:
         return LOOKS
-    return CANNOT_TELL if high - low > WIDEST_GAP else IGNORES
+    return IGNORES if high < SMALLEST_GAP else CANNOT_TELL

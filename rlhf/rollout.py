@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rlhf.config import PPOConfig, SamplingConfig, kl_choice
 from rlhf.data.collate import microbatches
+from rlhf.errors import ResourceError
 from rlhf.models.generation import generate
 from rlhf.models.policy import Policy, in_pieces
 from rlhf.models.scorers import Scorer
@@ -46,6 +47,12 @@ def collect_rollout(
     scores = reward.scores(prompts, responses, max_tokens=max_tokens)
     if reward.may_drop:
         kept = _scored_rows(scores, prompts.keys, whole_groups=config.advantage != "gae")
+        if not len(kept):
+            raise ResourceError(
+                "every response of an iteration, or one to each prompt, lacks a score",
+                reward.name,
+                "mend the scorer, or raise reward.retries",
+            )
         drawn, scores = drawn[responses.spans.token_indices(kept)], scores[kept]
         prompts, responses = prompts.select(kept), responses.select(kept)
     scored = in_pieces(policy.score, prompts, responses, max_tokens)

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,23 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the figures of the run to summary.json."""
-        (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (self.path / "summary.json").write_text(json_text(summary, indent=2) + "\n")
 
     def close(self) -> None:
         """Let go of the folder; one in which nothing was done is removed."""
         self._lock.release()
         if {item.name for item in self.path.iterdir()} <= {"config.yaml", ".lock"}:
             shutil.rmtree(self.path)
+
+
+def json_text(figures: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """Figures as JSON, which has no NaN and no infinity: null where there is no number."""
+    return json.dumps(_finite(figures), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -82,6 +82,16 @@ def test_without_a_critic_nothing_is_bootstrapped() -> None:
         load_config(values)
 
 
+def test_folds_hold_out_parts_of_one_file() -> None:
+    with pytest.raises(UsageError, match="nothing to train on"):
+        load_config(changed("reward.folds", 1))
+    values = changed("reward.folds", 5)
+    assert load_config(values).reward.folds == 5
+    values["data"] |= {"validation_preferences": "other.jsonl"}  # type: ignore[operator]
+    with pytest.raises(UsageError, match="not another file"):
+        load_config(values)
+
+
 def test_whitened_minibatches_and_a_kl_in_the_loss_exclude_each_other() -> None:
     values = changed("ppo.whiten_minibatches", True)
     assert load_config(values).ppo.whiten_minibatches

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import reward_models as kit
@@ -10,13 +11,17 @@ import torch
 from PIL import Image
 from transformers import AutoModelForSequenceClassification
 
+from rlhf.data.collate import prompts_like
+from rlhf.data.encoders import TextBytes
+from rlhf.data.prompts import PromptBuilder
 from rlhf.errors import DataError, UsageError
 from rlhf.kernels import span_sum
 from rlhf.models.caption_reward import CaptionReward
 from rlhf.models.captioner import Captioner, load_captions
+from rlhf.models.contract import same_encoding
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy
-from rlhf.models.reward import RewardModel
+from rlhf.models.reward import LlavaReward, RewardModel
 from rlhf.types import PromptBatch, Responses
 
 ATOL = {"atol": 1e-5, "rtol": 0}
@@ -162,5 +167,44 @@ def test_another_models_responses_are_encoded_anew(llava: Llava, tiny: Path) -> 
     kit.shake(model)
     prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
     own = scores(model, prompts, responses)
-    model.source = small.load(tiny).builder  # type: ignore[attr-defined]
-    torch.testing.assert_close(scores(model, prompts, responses), own)
+    other = small.load(tiny)
+    other.processor.chat_template = other.processor.chat_template.replace("USER: ", "Human says ")
+    source = PromptBuilder(other.processor, other.builder.image_tokens)
+    assert not same_encoding(source, llava.builder)
+    assert same_encoding(small.load(tiny).builder, llava.builder)
+    assert not same_encoding(TextBytes(), llava.builder)
+    reading = LlavaReward(llava, model.head, source)
+    foreign = prompts_like(prompts, source)
+    assert not torch.equal(foreign.tokens, prompts.tokens)
+    torch.testing.assert_close(scores(reading, foreign, responses), own)
+
+
+def test_a_text_too_long_for_the_text_model_is_refused(
+    llava: Llava, tiny: Path, tmp_path: Path
+) -> None:
+    folder = kit.write_text_model(tmp_path, tiny, "bert")
+    model = kit.build(llava, kit.options("caption_text", folder, "none"))
+    model.network().config.max_position_embeddings = 8
+    with pytest.raises(DataError, match="the text model reads 8"):
+        scores(model, small.prompts_of(llava, tiny), small.responses_of(llava))
+
+
+def test_the_end_stands_once(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+    model = kit.build(
+        llava, kit.options("caption_text", kit.write_text_model(tmp_path, tiny, "text"))
+    )
+    assert isinstance(model, CaptionReward)
+    end = model.tokenizer.eos_token_id
+    assert model._ids("red")[-1] == end and model._ids("red").count(end) == 1
+    ids = model._ids("red")
+
+    class Ending:
+        """A tokenizer that ends each text by itself."""
+
+        eos_token_id, model_max_length = end, 10**9
+
+        def __call__(self, text: str, **options: object) -> SimpleNamespace:
+            return SimpleNamespace(input_ids=ids)
+
+    model.tokenizer = Ending()
+    assert model._ids("red") == ids

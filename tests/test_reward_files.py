@@ -13,8 +13,10 @@ import torch
 
 from rlhf.config import ModelConfig
 from rlhf.errors import DataError, UsageError
+from rlhf.kernels import span_sum
 from rlhf.models.contract import CARD, RewardCard, contract_faults, only_storage
 from rlhf.models.llava import Llava
+from rlhf.models.policy import Policy
 from rlhf.models.reward import LlavaReward
 from rlhf.models.reward_files import build_reward, load_reward
 
@@ -205,6 +207,14 @@ def test_faults_of_a_contract() -> None:
     assert other == ["dtype"] and only_storage(other)
     more = contract_faults(stored, {"weights": "b", "dtype": "bfloat16"})
     assert more == ["dtype", "template"] and not only_storage(more)
+    rounded = {"dtype": "float32", "weights": "a", "weights_rounded": "r", "quantization": "none"}
+    swapped = {**rounded, "dtype": "bfloat16", "weights": "b", "weights_rounded": "other"}
+    assert contract_faults(rounded, swapped) == ["dtype", "weights_rounded"]
+    packed = {**swapped, "quantization": "nf4"}
+    assert contract_faults(rounded, packed) == ["dtype", "quantization"]
+    captioned = {f"captioner_{name}": value for name, value in rounded.items()}
+    named = contract_faults(captioned, {**captioned, "captioner_weights": "b"})
+    assert named == ["captioner_weights"] and not only_storage(named)
 
 
 def test_a_folder_without_a_reward_model_is_refused(llava: Llava, tmp_path: Path) -> None:
@@ -213,3 +223,58 @@ def test_a_folder_without_a_reward_model_is_refused(llava: Llava, tmp_path: Path
     (tmp_path / CARD).write_text(json.dumps({"kind": "llava_head", "std": 1.0}))
     with pytest.raises(UsageError, match="another version"):
         RewardCard.read(str(tmp_path))
+
+
+def test_code_in_a_models_folder_is_never_run(llava: Llava, tmp_path: Path) -> None:
+    """Whatever a card names: stock classes only, and nobody is asked."""
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    config = {
+        "model_type": "evil",
+        "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    with pytest.raises(UsageError, match="does not load as a text model"):
+        kit.build(llava, kit.options("caption_text", folder))
+    with pytest.raises(UsageError, match="does not load as a LLaVA"):
+        Llava.load(str(folder), device=torch.device("cpu"), dtype=torch.float32)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_captioner_is_named_and_refused(
+    tiny: Path, text_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny / "model", tmp_path / "model")
+    folder = saved(small.load(tmp_path), tmp_path / "reward", "caption_text", text_model)
+    change_model(tmp_path)
+    with pytest.raises(UsageError, match="would not read") as caught:
+        load_reward(str(folder), small.load(tmp_path), share_trunk=True)
+    assert " captioner_weights: " in caught.value.where
+
+
+@pytest.mark.parametrize("train", ["head", "lora"])
+def test_a_reward_model_begins_from_the_supervised_adapter(
+    llava: Llava, tiny: Path, tmp_path: Path, train: str
+) -> None:
+    """Its log-likelihoods are those of the model that answers, not of its base."""
+    llava.adapters.add("policy", rank=4, alpha=8)
+    with torch.no_grad():
+        for value in llava.adapters.tensors("policy").values():
+            value.add_(0.05 * torch.randn_like(value))
+    llava.adapters.save("policy", tmp_path / "adapter", llava.base)
+    prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
+    logprobs = Policy(llava, llava, temperature=1.0).score(prompts, responses).logprobs
+    reward = kit.options("llava_head", train=train)
+    fresh = small.load(tiny)
+    model = build_reward(reward, ModelConfig(), fresh, start=tmp_path / "adapter")
+    found = model.scores(prompts, responses, max_tokens=9999)
+    torch.testing.assert_close(found, span_sum(logprobs, responses.spans).detach())
+    learns = {value.requires_grad for value in fresh.adapters.tensors("reward").values()}
+    assert learns == {train == "lora"}
+    kit.save(model, tmp_path / "reward", fresh, reward)
+    again = load_reward(str(tmp_path / "reward"), small.load(tiny), share_trunk=True, exact=True)
+    assert torch.equal(again.scores(prompts, responses, max_tokens=9999), found)
+    full = kit.options("llava_head", train="full")
+    with pytest.raises(UsageError, match="cannot begin from an adapter"):
+        build_reward(full, ModelConfig(), small.load(tiny), start=tmp_path / "adapter")

@@ -110,6 +110,14 @@ def test_training_by_cached_features_is_training(llava: Llava, tiny: Path, tmp_p
     torch.testing.assert_close(model.head.linear.weight, weight, atol=1e-6, rtol=1e-4)
 
 
+def run_without_patience(
+    llava: Llava, pairs: PreferenceBatch, held_out: PreferenceBatch, folder: Path
+) -> int:
+    """The last weights are kept, and so the steps are all of them."""
+    reward = kit.options("llava_head", train="head", epochs=50, lr=0.1, batch_size=8)
+    return train(kit.build(llava, reward), reward, pairs, held_out, folder)
+
+
 def test_the_best_weights_by_held_out_loss_are_kept(
     llava: Llava, tiny: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +130,7 @@ def test_the_best_weights_by_held_out_loss_are_kept(
     assert train(model, reward, pairs, opposite, tmp_path / "stopped") == 1
     losses = read_metrics(tmp_path / "stopped")["reward/validation_loss"]
     assert [step for step, _ in losses] == [1, 2, 3, 4]  # three looks without a better one
+    assert run_without_patience(llava, pairs, opposite, tmp_path / "on") == 50
     once = kit.build(llava, reward)
     train(once, reward, pairs, pairs.select(torch.arange(0)), tmp_path / "once", steps=1)
     kept, first = model.head.linear.weight, once.head.linear.weight

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlhf.buffer import RolloutBuffer
 from rlhf.config import ModelConfig, PPOConfig, SamplingConfig
+from rlhf.errors import ResourceError
 from rlhf.models.policy import build_policy
 from rlhf.rollout import collect_rollout
 from rlhf.types import PromptBatch, Responses, Rollout
@@ -80,3 +81,10 @@ def test_a_group_loses_all_its_responses_with_one(tiny: Path, advantage: str) ->
     buffer.append(rollout)
     buffer.finish(config)
     assert torch.isfinite(buffer.advantages).all()
+
+
+def test_an_iteration_that_loses_every_group_stops_the_run(tiny: Path) -> None:
+    config = msgspec.structs.replace(CONFIG, advantage="rloo", samples_per_prompt=2)
+    with pytest.raises(ResourceError, match="lacks a score") as caught:
+        rollout_of(tiny, Forgetful(0, 2, 4, 6), config)
+    assert caught.value.where == "forgetful" and caught.value.exit_code == 5

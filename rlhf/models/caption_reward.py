@@ -1,5 +1,6 @@
 """A reward model that reads text only: a description stands in for the picture."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.data.encoders import Encoder
+from rlhf.errors import DataError
 from rlhf.models.adapters import Adapters
 from rlhf.models.captioner import Captioner
 from rlhf.models.contract import tokenizer_hash
@@ -84,6 +86,23 @@ class CaptionReward:
         }
 
     def _ids(self, text: str) -> list[int]:
+        """Ids that end as the tokenizer ends a text, once. Raises: DataError, too long."""
         ids = list(self.tokenizer(text, split_special_tokens=True).input_ids)
         end = self.tokenizer.eos_token_id
-        return ids if end is None else [*ids, end]
+        if end is not None and ids[-1:] != [end]:
+            ids.append(end)
+        longest = min(self.tokenizer.model_max_length, self._positions)
+        if len(ids) > longest:
+            raise DataError(
+                f"the text has {len(ids)} tokens, the text model reads {longest}",
+                repr(text[:80]),
+                "use another reward.text_model, or shorter captions and responses",
+            )
+        return ids
+
+    @property
+    def _positions(self) -> int:
+        """Most tokens of a row; RoBERTa's positions begin behind that of the pad."""
+        positions = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        offset = "roberta" in str(self.model.config.model_type)
+        return int(positions) - (2 if offset else 0)

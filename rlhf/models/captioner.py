@@ -8,6 +8,7 @@ import torch
 
 from rlhf.config import SamplingConfig
 from rlhf.data.images import picture_digest
+from rlhf.data.lines import replaced_file
 from rlhf.errors import DataError
 from rlhf.models.contract import text_hash
 from rlhf.models.generation import generate
@@ -38,16 +39,16 @@ class Captioner:
         *,
         max_new_tokens: int = 64,
     ) -> None:
-        self._llava, self._instruction = llava, instruction
+        self.llava, self._instruction = llava, instruction
         self._sampling = SamplingConfig(temperature=0.0, max_new_tokens=max_new_tokens)
         self._known, self._digests = dict(known or {}), dict[Path, str]()
 
     @property
     def policy(self) -> str:
         """Where captions come from, for the contract."""
-        if self._llava is None:
+        if self.llava is None:
             return GIVEN
-        return text_hash(f"{self._instruction} {self._sampling} {self._llava.contract()}")
+        return text_hash(f"{self._instruction} {self._sampling} {self.llava.contract()}")
 
     def captions(self, images: Sequence[Path]) -> list[str]:
         """One caption for each picture.
@@ -68,8 +69,9 @@ class Captioner:
 
     def save(self, path: Path) -> None:
         """Write every caption known, a line each, for `load_captions`."""
-        lines = [json.dumps({"sha256": d, "caption": c}) for d, c in sorted(self._known.items())]
-        path.write_text("".join(f"{line}\n" for line in lines))
+        with replaced_file(path) as file:
+            for digest, caption in sorted(self._known.items()):
+                file.write(json.dumps({"sha256": digest, "caption": caption}).encode() + b"\n")
 
     def _digest(self, image: Path) -> str:
         if image not in self._digests:
@@ -77,12 +79,12 @@ class Captioner:
         return self._digests[image]
 
     def _described(self, images: list[Path]) -> list[str]:
-        if self._llava is None:
+        if self.llava is None:
             fix = "add it to reward.captions, or leave reward.captions empty: LLaVA describes"
             raise DataError("the picture has no caption", str(images[0]), fix)
-        with self._llava.adapters.use(None):
-            responses, _ = generate(self._llava, self._prompts(self._llava, images), self._sampling)
-        return [self._llava.builder.decode(row) for row in responses.rows()]
+        with self.llava.adapters.use(None):
+            responses, _ = generate(self.llava, self._prompts(self.llava, images), self._sampling)
+        return [self.llava.builder.decode(row) for row in responses.rows()]
 
     def _prompts(self, llava: Llava, images: Sequence[Path]) -> PromptBatch:
         ids = llava.builder.prompt_ids(self._instruction)

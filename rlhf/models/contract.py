@@ -7,12 +7,16 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from rlhf.checkpoint import hash_tensors
+from rlhf.data.lines import replaced_file
 from rlhf.errors import UsageError
 
 CARD = "reward.json"
-_STORAGE = ("quantization", "dtype")  # of the weights: another one rounds otherwise
+_STORAGE = ("quantization", "dtype")  # of weights: another one rounds otherwise
+_DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,17 @@ class RewardCard:
     training: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        (folder / CARD).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        with replaced_file(folder / CARD) as file:
+            file.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
+
+    def trunk(self, folder: Path) -> str:
+        """Where the trunk lies: beside the card when it was trained in full."""
+        own = folder / "model"
+        return str(own.resolve()) if own.is_dir() else self.base
+
+    def dtype(self, otherwise: torch.dtype, part: str = "") -> torch.dtype:
+        """Of the trunk's weights in training, if they had one; `part` may be `captioner_`."""
+        return _DTYPES.get(self.contract.get(f"{part}dtype", ""), otherwise)
 
     @classmethod
     def read(cls, path: str) -> tuple[Path, "RewardCard"]:
@@ -66,15 +80,22 @@ class RewardCard:
 
 
 def contract_faults(stored: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """Names whose values differ; weights stored otherwise are not compared."""
+    """Names whose values differ.
+
+    Weights of another dtype are compared as rounded to bfloat16, of another quantization not.
+    """
     faults = [name for name in stored if stored[name] != found.get(name)]
-    stored_otherwise = any(name in faults for name in _STORAGE)
-    return [name for name in faults if not (stored_otherwise and name.endswith("weights"))]
+    for part in ("", "captioner_"):
+        moot = {f"{part}weights"} if f"{part}dtype" in faults else set()
+        if f"{part}quantization" in faults:
+            moot = {f"{part}weights", f"{part}weights_rounded"}
+        faults = [name for name in faults if name not in moot]
+    return faults
 
 
 def only_storage(faults: list[str]) -> bool:
     """Whether the weights are merely stored otherwise, so that scores are close, not equal."""
-    return set(faults) <= set(_STORAGE)
+    return {name.removeprefix("captioner_") for name in faults} <= set(_STORAGE)
 
 
 def text_hash(text: str) -> str:
@@ -92,6 +113,34 @@ def tokenizer_hash(tokenizer: Any) -> str:
     """SHA-256 of all a tokenizer does, in hex."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return text_hash(backend.to_str() if backend else str(sorted(tokenizer.get_vocab().items())))
+
+
+def same_encoding(one: Any, other: Any) -> bool:
+    """Whether two encoders of LLaVAs give every text the same ids."""
+    if one is other:
+        return True
+    if not (hasattr(one, "processor") and hasattr(other, "processor")):
+        return False
+    told = [
+        (tokenizer_hash(x.tokenizer), x.processor.chat_template, x.image_tokens)
+        for x in (one, other)
+    ]
+    return told[0] == told[1]
+
+
+def stored_weights(model: nn.Module, quantization: str) -> dict[str, str]:
+    """How a trunk's weights are stored, and their hashes without adapters."""
+    dtypes = sorted({str(value.dtype) for _, value in bare_parameters(model)})
+    rounded = (
+        (name, value.to(torch.bfloat16) if value.is_floating_point() else value)
+        for name, value in bare_parameters(model)
+    )
+    return {
+        "quantization": quantization,
+        "dtype": " ".join(dtypes),
+        "weights": hash_tensors(bare_parameters(model)),
+        "weights_rounded": hash_tensors(rounded),
+    }
 
 
 def bare_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

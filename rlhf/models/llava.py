@@ -63,7 +63,7 @@ class Llava:
         """
         transformers.utils.logging.disable_progress_bar()  # it breaks our own progress lines
         try:
-            processor = AutoProcessor.from_pretrained(base)
+            processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
             model = LlavaForConditionalGeneration.from_pretrained(
                 base,
                 dtype=dtype,

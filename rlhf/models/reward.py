@@ -14,6 +14,7 @@ from rlhf.data.collate import microbatches, prompts_like, response_batch
 from rlhf.data.encoders import Encoder
 from rlhf.kernels import span_sum, token_logprobs
 from rlhf.models.adapters import Adapters
+from rlhf.models.contract import same_encoding
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
 from rlhf.models.scorers import Scorer
@@ -86,14 +87,15 @@ class LlavaReward:
     Args:
         llava: the trunk; the adapter `reward` is used when there is one.
         head: reads the state.
-        source: what encoded the prompts and responses. If it is not the trunk's own builder,
-            they are encoded anew from their text.
+        source: what encoded the prompts and responses. If the trunk's own builder would give
+            other ids, they are encoded anew from their text.
     """
 
     kind, name, may_drop = "llava_head", "reward", False
 
     def __init__(self, llava: Llava, head: ScalarHead, source: Encoder) -> None:
         self.llava, self.head, self.source = llava, head, source
+        self._encodes_anew = not same_encoding(source, llava.builder)
         self.adapters, self.base = llava.adapters, llava.base
         self.mean, self.std = 0.0, 1.0
 
@@ -105,8 +107,8 @@ class LlavaReward:
         return normalised(self, features_in_pieces(self, prompts, responses, max_tokens=max_tokens))
 
     def features(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        builder = self.llava.builder
-        if self.source is not builder:
+        if self._encodes_anew:
+            builder = self.llava.builder
             texts = [self.source.decode(row) for row in responses.rows()]
             prompts, responses = prompts_like(prompts, builder), response_batch(texts, builder)
         with self.adapters.use(REWARD if REWARD in self.adapters.names else None):

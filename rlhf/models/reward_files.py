@@ -9,15 +9,16 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from rlhf.checkpoint import hash_tensors
 from rlhf.config import ModelConfig, RewardConfig
+from rlhf.console import say
 from rlhf.errors import UsageError
 from rlhf.models.caption_reward import CaptionReward
 from rlhf.models.captioner import GIVEN, Captioner, load_captions
 from rlhf.models.contract import (
     RewardCard,
-    bare_parameters,
     contract_faults,
     file_hash,
     only_storage,
+    stored_weights,
     text_hash,
 )
 from rlhf.models.heads import ScalarHead
@@ -32,11 +33,13 @@ def build_reward(
     model: ModelConfig,
     llava: Llava,
     captions: Mapping[str, str] | None = None,
+    start: Path | None = None,
 ) -> RewardModel:
     """A reward model on the trunk `llava`, with what `config.train` names trainable.
 
     Args:
         captions: caption_text reads only these, by content of the picture; None: LLaVA describes.
+        start: an adapter on the trunk, of supervised training; llava_head begins from it.
 
     Raises:
         UsageError: caption_text without a text model, or nothing to train and no trained head.
@@ -49,8 +52,9 @@ def build_reward(
     else:
         writer = llava if captions is None else None
         captioner = Captioner(writer, config.caption_instruction, captions)
-        reward = _caption_reward(config.text_model, captioner, llava)
-    _make_trainable(reward, config, model)
+        dtype = llava.output_weight.dtype
+        reward = _caption_reward(config.text_model, captioner, llava, dtype)
+    _make_trainable(reward, config, model, start)
     return reward
 
 
@@ -93,16 +97,20 @@ def save_reward(
 def reward_contract(reward: RewardModel, folder: Path) -> dict[str, str]:
     """Everything a score depends on, by name."""
     trained = [*reward.head.state_dict().items(), *reward.adapters.tensors(REWARD).items()]
-    network, llava = reward.network(), getattr(reward, "llava", None)
-    contract = {
-        **reward.contract(),
-        "quantization": llava.quantization if llava else "none",
-        "dtype": str(next(network.parameters()).dtype),
-        "head": hash_tensors(trained),
-    }
-    if not (folder / "model").is_dir():
-        return contract | {"weights": hash_tensors(bare_parameters(network))}
-    return contract | {"weights": _files_hash(folder / "model")}
+    contract = reward.contract() | {"head": hash_tensors(trained)}
+    contract |= stored_weights(reward.network(), quantization_of(reward))
+    if (folder / "model").is_dir():  # exact, whatever they are loaded as
+        contract["weights"] = contract["weights_rounded"] = _files_hash(folder / "model")
+    writer = reward.captioner.llava if isinstance(reward, CaptionReward) else None
+    if writer is not None:
+        found = stored_weights(writer.model, writer.quantization)
+        contract |= {f"captioner_{name}": value for name, value in found.items()}
+    return contract
+
+
+def quantization_of(reward: RewardModel) -> str:
+    """How the trunk is stored; a text model is never quantized here."""
+    return reward.llava.quantization if isinstance(reward, LlavaReward) else "none"
 
 
 def load_reward(
@@ -126,7 +134,7 @@ def load_reward(
         UsageError: no reward model there, or it would not read what it was trained to read.
     """
     folder, card = RewardCard.read(path)
-    base = str(folder / "model") if (folder / "model").is_dir() else card.base
+    base = card.trunk(folder)
     shared = share_trunk and card.kind == "llava_head" and base == policy.base
     head = ScalarHead.load(folder / "head.safetensors", policy.device)
     reward: RewardModel
@@ -135,7 +143,7 @@ def load_reward(
         reward = LlavaReward(trunk, head, policy.builder)
     else:
         captioner = _captioner(card, folder, policy, share_trunk, captions)
-        reward = _caption_reward(base, captioner, policy)
+        reward = _caption_reward(base, captioner, policy, card.dtype(policy.output_weight.dtype))
         reward.head = head
     before = reward.adapters.current
     if card.adapter:
@@ -147,8 +155,21 @@ def load_reward(
     return reward
 
 
-def _make_trainable(reward: RewardModel, config: RewardConfig, model: ModelConfig) -> None:
-    if config.train == "lora":
+def _make_trainable(
+    reward: RewardModel, config: RewardConfig, model: ModelConfig, start: Path | None
+) -> None:
+    begins = start is not None and isinstance(reward, LlavaReward)
+    if begins and config.train == "full":
+        raise UsageError(
+            "full training cannot begin from an adapter",
+            "reward.train=full",
+            "use reward.train=lora or head, or a model.path with merged weights",
+        )
+    if start is not None and begins:
+        reward.adapters.load(REWARD, start)
+        for value in reward.adapters.tensors(REWARD).values():
+            value.requires_grad_(config.train == "lora")
+    elif config.train == "lora":
         reward.adapters.add(REWARD, rank=model.lora_rank, alpha=model.lora_alpha)
     elif config.train == "full":
         if isinstance(reward, LlavaReward):
@@ -184,7 +205,9 @@ def _captioner(
 def _check_contract(reward: RewardModel, folder: Path, card: RewardCard, exact: bool) -> None:
     found = reward_contract(reward, folder)
     faults = contract_faults(card.contract, found)
-    if faults and (exact or not only_storage(faults)):
+    if faults and only_storage(faults) and not exact:
+        say(f"the reward model's weights are stored otherwise than in training ({faults[0]})")
+    elif faults:
         differences = "; ".join(
             f"{name}: {card.contract[name][:24]} in training, {found.get(name, 'none')[:24]} here"
             for name in faults
@@ -197,15 +220,19 @@ def _check_contract(reward: RewardModel, folder: Path, card: RewardCard, exact: 
 
 
 def _load_beside(base: str, policy: Llava, card: RewardCard) -> Llava:
+    """A LLaVA of the card as it was stored in training, on the policy's device."""
+    part = "captioner_" if base == card.captioner else ""
     return Llava.load(
         base,
         device=policy.device,
-        dtype=policy.output_weight.dtype,
-        quantization=card.contract["quantization"],
+        dtype=card.dtype(policy.output_weight.dtype, part),
+        quantization=card.contract.get(f"{part}quantization", "none"),
     )
 
 
-def _caption_reward(base: str, captioner: Captioner, policy: Llava) -> CaptionReward:
+def _caption_reward(
+    base: str, captioner: Captioner, policy: Llava, dtype: torch.dtype
+) -> CaptionReward:
     """A text model with a fresh head, or a sequence classifier with its own.
 
     Raises:
@@ -215,11 +242,12 @@ def _caption_reward(base: str, captioner: Captioner, policy: Llava) -> CaptionRe
         fix = "name a directory or hub id"
         raise UsageError("caption_text needs a text model", "reward.text_model", fix)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        names = AutoConfig.from_pretrained(base).architectures or [""]
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        names = config.architectures or [""]
         classifies = names[0].endswith("ForSequenceClassification")
         kind = AutoModelForSequenceClassification if classifies else AutoModel
-        model: Any = kind.from_pretrained(base, dtype=policy.output_weight.dtype)
+        model: Any = kind.from_pretrained(base, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"{base} does not load as a text model",

@@ -73,7 +73,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     verdicts = [judged(judges[0], records, answers) for answers in (before, after)]
     summary = {
         **comparison_figures(verdicts[0], verdicts[1], judges[0].tie_margin),
-        **_scores(judges, records, before, after),
+        **_scores(judges, records, (before, after), verdicts),
         **_text_figures(before, after),
         **_blind(judges[0], config, records, baseline, before),
         **_blind(judges[0], config, records, tuned, after),
@@ -118,13 +118,18 @@ def _judges(job: Job, llava: Llava) -> list[Judge]:
 
 
 def _scores(
-    judges: Sequence[Judge], records: Sequence[Record], before: Answers, after: Answers
+    judges: Sequence[Judge],
+    records: Sequence[Record],
+    both: tuple[Answers, Answers],
+    verdicts: Sequence[Verdicts],
 ) -> dict[str, float]:
-    """Mean score of each judge, before and after."""
+    """Mean score of each judge, before and after; the first one has given its scores already."""
+    first = [verdict.scores for verdict in verdicts]
+    scores = [first, *([judge.scores(records, x) for x in both] for judge in judges[1:])]
     return {
-        f"{judge.name}_{answers.model}": _mean(judge.scores(records, answers))
-        for judge in judges
-        for answers in (before, after)
+        f"{judge.name}_{answers.model}": _mean(found)
+        for judge, pair in zip(judges, scores, strict=True)
+        for answers, found in zip(both, pair, strict=True)
     }
 
 

@@ -84,9 +84,13 @@ class _Study:
 
     def __init__(self, job: Job) -> None:
         self.job, self.config = job, job.config
-        self.llava = load_model(self.config, locate_model(self.config.model.path))
-        captions = read_captions(self.config.reward.captions, self.config.data.root)
-        self.model = build_reward(self.config.reward, self.config.model, self.llava, captions)
+        options, location = self.config.reward, locate_model(self.config.model.path)
+        full = options.train == "full"
+        self.llava = load_model(self.config, location, trains_fully=full)
+        captions = read_captions(options.captions, self.config.data.root)
+        self.model = build_reward(
+            options, self.config.model, self.llava, captions, start=location.adapter
+        )
         self.blank = write_blank(job.folder / "blank.png")
         if captions is not None and isinstance(self.model, CaptionReward):
             self.model.captioner.give(self.blank, "")
@@ -104,7 +108,9 @@ class _Study:
         batches = self._batch(pairs, split.root), self._batch(split.held_out, split.held_out_root)
         with metrics_writer(replace(self.job, folder=folder)) as writer:
             trainer = RewardTrainer(self.config, self.model, *batches, writer, steps=steps)
+            trained = sum(value.numel() for value in trainer.parameters)
             announce(self.llava, steps=trainer.steps)
+            say(f"{trained:,} parameters of the reward model train")
             return trainer.run()
 
     def cross_validate(self, whole: Split) -> tuple[Judged, list[RewardFigures], int]:
@@ -162,7 +168,7 @@ def _reported(
     figures = reward_figures(judged.own, seed=job.config.seed)
     blind = blindness(judged.own, judged.shuffled, judged.blank, seed=job.config.seed)
     rows = [*figure_rows(figures), *blindness_rows(blind)]
-    table("held-out pairs", FIGURE_COLUMNS, rows)
+    table("judged pairs", FIGURE_COLUMNS, rows)
     say(f"blindness test, with and without the pictures: {blind.verdict}")
     every = {"figures": figures.as_dict(), "blindness": blind.as_dict()}
     summary = {

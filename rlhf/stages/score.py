@@ -1,21 +1,24 @@
 """The command that scores responses: with a reward model, or with a scorer a person brings."""
 
 import json
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from msgspec import structs
+from torch import Tensor
 
-from rlhf.config import Config
 from rlhf.console import say, table
 from rlhf.data.collate import Record, preference_batch, prompt_batch, response_batch
 from rlhf.data.encoders import Encoder, TextBytes
 from rlhf.data.lines import replaced_file
 from rlhf.data.records import PreferenceRecord, PromptRecord, record_kind, responses
-from rlhf.errors import UsageError
+from rlhf.errors import ResourceError, UsageError
 from rlhf.models.contract import RewardCard, file_hash
 from rlhf.models.location import ModelLocation
 from rlhf.models.reward_files import load_reward
@@ -23,117 +26,200 @@ from rlhf.models.scorers import Scorer, load_scorer
 from rlhf.reward_evaluation import scored_pairs
 from rlhf.reward_figures import FIGURE_COLUMNS, figure_rows, reward_figures
 from rlhf.scored_pairs import ScoredPairs
-from rlhf.stages.common import load_model, read_captions, read_with_pictures
+from rlhf.stages.common import input_file, load_model, read_captions, read_with_pictures
 from rlhf.stages.job import Job
 from rlhf.stages.splits import split_pairs
+from rlhf.types import PromptBatch, Responses
 
-Scored = list[tuple[Record, list[float]]]  # each record with one score a response
+SHOWN = 20  # answers
+TRAINING_FACTS = {"file", "validation_fraction", "seed", "max_tokens", "accuracy"}
+
+Scores = list[list[float]]  # one a response of each record, NaN where there is none
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """What scores.
+
+    Attributes:
+        encoder: encodes text for it.
+        longest: tokens of a prompt at most.
+        max_tokens: padded tokens of one group.
+        card: of a reward model.
+    """
+
+    scorer: Scorer
+    encoder: Encoder
+    longest: int
+    max_tokens: int
+    card: RewardCard | None = None
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A scorer of scores that are there already: [B] float32."""
+
+    known: Tensor
+    name: str = "known"
+    may_drop: bool = False
+
+    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
+        return self.known
 
 
 def score(job: Job) -> dict[str, Any]:
     """Score the responses of a file; accuracy where it holds preferences."""
-    scorer, encoder, card, path = _opened(job)
-    kind = record_kind(path)
+    path = _checked_file(job)
+    kind, summary = record_kind(path), dict[str, Any]()
     if kind is PromptRecord:
         fix = "give preferences, candidates or demonstrations"
         raise UsageError("the file has no responses to score", str(path), fix)
-    summary: dict[str, Any] = {}
+    records: Sequence[Record]
     if kind is PreferenceRecord:
-        scored, summary = _scored_preferences(job, scorer, encoder, card, path)
+        records, scores, summary = _scored_preferences(job, path)
     else:
         records, root = read_with_pictures(job.config, path, kind)
-        scored = _scored(job.config, scorer, encoder, records, root)
-    summary["records"] = len(scored)
-    found = [x for _, scores in scored for x in scores if not isnan(x)]
+        scores = _scored(_opened(job), records, root)
+        if not job.config.output:
+            _show(records, scores)
+    found = [x for own in scores for x in own if not isnan(x)]
+    summary["records"] = len(records)
     summary["mean_score"] = sum(found) / len(found) if found else None
-    summary["unscored"] = sum(len(scores) for _, scores in scored) - len(found)
+    summary["unscored"] = sum(map(len, scores)) - len(found)
     if job.config.output:
-        _write(Path(job.config.output), scored)
+        _write(Path(job.config.output), records, scores)
     return summary
 
 
-def _opened(job: Job) -> tuple[Scorer, Encoder, RewardCard | None, Path]:
-    """The scorer, what encodes text for it, its card if it has one, and the file to score."""
+def _checked_file(job: Job) -> Path:
+    """The file to score, once it is there and the output can be written, before a model loads."""
     wanted = 1 if job.scorer else 2
     if len(job.files) != wanted:
         usage = "rlhf score RUN FILE.jsonl, or rlhf score FILE.jsonl --scorer=FILE.py:NAME"
         raise UsageError(f"this takes {wanted} words, got {len(job.files)}", "rlhf score", usage)
-    config = job.config
+    path = input_file(str(job.files[-1]), "its name")
+    if job.config.output:
+        _check_output(Path(job.config.output), path)
+    return path
+
+
+def _check_output(output: Path, path: Path) -> None:
+    """Refuse an output that would destroy the input or cannot be written."""
+    where = f"output={output}"
+    if not output.parent.is_dir():
+        raise ResourceError("the folder of the output is not there", where, "make it first")
+    if output.exists() and not output.is_file():
+        raise ResourceError("the output is no regular file", where, "choose a new name")
+    if output.exists() and output.samefile(path):
+        raise UsageError("the input would be overwritten", where, "choose a new name")
+
+
+def _opened(job: Job) -> _Judge:
+    config, max_tokens = job.config, job.config.ppo.microbatch_tokens
     if job.scorer:
-        encoder = TextBytes()
-        return load_scorer(job.scorer, encoder, config.reward), encoder, None, job.files[0]
-    card = RewardCard.read(str(job.files[0]))[1]
-    model = structs.replace(config.model, quantization=card.contract["quantization"])
+        encoder = TextBytes()  # no model reads these prompts: no number of tokens is too many
+        scorer = load_scorer(job.scorer, encoder, config.reward)
+        return _Judge(scorer, encoder, sys.maxsize, max_tokens)
+    path = str(job.files[0])
+    card = RewardCard.read(path)[1]
+    quantization = card.contract.get("quantization", config.model.quantization)
+    model = structs.replace(config.model, quantization=quantization)
     location = ModelLocation(card.captioner or card.base)
     llava = load_model(structs.replace(config, model=model), location)
     captions = read_captions(config.reward.captions, config.data.root)
-    path = str(job.files[0])
     reward = load_reward(path, llava, share_trunk=True, captions=captions, exact=True)
-    return reward, llava.builder, card, job.files[1]
+    return _Judge(reward, llava.builder, config.data.max_prompt_tokens, max_tokens, card)
 
 
-def _scored(
-    config: Config, scorer: Scorer, encoder: Encoder, records: Sequence[Record], root: Path
-) -> Scored:
+def _scored(judge: _Judge, records: Sequence[Record], root: Path) -> Scores:
     texts = [responses(record) for record in records]
     owners = [record for record, own in zip(records, texts, strict=True) for _ in own]
-    longest = config.data.max_prompt_tokens
-    prompts = prompt_batch(owners, encoder, root, max_tokens=longest)
-    answers = response_batch([text for own in texts for text in own], encoder)
-    scores = scorer.scores(prompts, answers, max_tokens=config.ppo.microbatch_tokens)
-    parts = scores.split([len(own) for own in texts])
-    return [(record, part.tolist()) for record, part in zip(records, parts, strict=True)]
+    prompts = prompt_batch(owners, judge.encoder, root, max_tokens=judge.longest)
+    answers = response_batch([text for own in texts for text in own], judge.encoder)
+    scores = judge.scorer.scores(prompts, answers, max_tokens=judge.max_tokens)
+    return [part.tolist() for part in scores.split([len(own) for own in texts])]
 
 
 def _scored_preferences(
-    job: Job,
-    scorer: Scorer,
-    encoder: Encoder,
-    card: RewardCard | None,
-    path: Path,
-) -> tuple[Scored, dict[str, Any]]:
-    """Both responses of each pair, and the figures; training pairs must score as in training."""
+    job: Job, path: Path
+) -> tuple[list[PreferenceRecord], Scores, dict[str, Any]]:
+    """The pairs, their scores, and the figures; training pairs must score as in training."""
     records, root = read_with_pictures(job.config, path, PreferenceRecord)
-    training = card.training if card else {}
-    known = bool(training) and training["file"] == file_hash(path)
-    max_tokens = training["max_tokens"] if known else job.config.ppo.microbatch_tokens
-    split = split_pairs(
-        records,
-        root,
-        fraction=training["validation_fraction"] if known else 0.0,
-        seed=training["seed"] if known else 0,
-    )
-    scored: dict[int, list[float]] = {}
-    summary: dict[str, Any] = {}
-    pairs = []
-    for name, part in (("training", split.training), ("held_out", split.held_out)):
-        if not part:
-            continue
-        batch = preference_batch(part, encoder, root, max_tokens=job.config.data.max_prompt_tokens)
-        own = scored_pairs(scorer, part, batch, max_tokens=max_tokens)
-        pairs.append(own)
-        scored |= _by_record(part, own, getattr(scorer, "std", 1.0))
-        if known:
-            summary[f"{name}_accuracy"] = float(own.credit.nanmean())
-    if known:
+    judge = _opened(job)
+    training = _training_facts(judge.card, path)
+    if judge.card is None:
+        scores, parts = _scored_outside(judge, records, root)
+    else:
+        scores, parts = _scored_by_split(judge, records, root, training)
+    summary = dict[str, Any]()
+    if training:
+        summary = {f"{name}_accuracy": float(x.credit.nanmean()) for name, x in parts.items()}
         _check_reproduced(summary["training_accuracy"], training, path)
-    figures = reward_figures(ScoredPairs.joined(pairs), seed=job.config.seed)
+    summary["unscored_pairs"] = sum(any(map(isnan, own)) for own in scores)
+    if not parts:
+        say("no pair has two scores: there are no figures")
+        return records, scores, summary
+    figures = reward_figures(ScoredPairs.joined(list(parts.values())), seed=job.config.seed)
     table("pairs", FIGURE_COLUMNS, figure_rows(figures))
-    summary |= {"accuracy": figures.accuracy.value, **figures.scalars()}
-    return [(record, scored[id(record)]) for record in records], summary
+    return records, scores, summary | {"accuracy": figures.accuracy.value, **figures.scalars()}
+
+
+def _training_facts(card: RewardCard | None, path: Path) -> dict[str, Any]:
+    """What the card tells of its training, when that was on this file; else nothing."""
+    training = card.training if card else {}
+    complete = isinstance(training, dict) and training.keys() >= TRAINING_FACTS
+    return training if complete and training["file"] == file_hash(path) else {}
+
+
+def _scored_by_split(
+    judge: _Judge,
+    records: Sequence[PreferenceRecord],
+    root: Path,
+    training: dict[str, Any],
+) -> tuple[Scores, dict[str, ScoredPairs]]:
+    """By a reward model, in the parts and groups in which its training scored them."""
+    fraction, seed = training.get("validation_fraction", 0.0), training.get("seed", 0)
+    split = split_pairs(records, root, fraction=fraction, seed=seed)
+    max_tokens = training.get("max_tokens", judge.max_tokens)
+    scored: dict[int, list[float]] = {}
+    parts = {}
+    for name, part in (("training", split.training), ("held_out", split.held_out)):
+        if part:
+            batch = preference_batch(part, judge.encoder, root, max_tokens=judge.longest)
+            parts[name] = scored_pairs(judge.scorer, part, batch, max_tokens=max_tokens)
+            scored |= _by_record(part, parts[name], getattr(judge.scorer, "std", 1.0))
+    return [scored[id(record)] for record in records], parts
 
 
 def _by_record(
     records: Sequence[PreferenceRecord], pairs: ScoredPairs, std: float
 ) -> dict[int, list[float]]:
     """Normalised scores of response_a and response_b, by the record's identity."""
-    rows = zip(
-        records, (pairs.scores_a / std).tolist(), (pairs.scores_b / std).tolist(), strict=True
-    )
+    rows = torch.stack([pairs.scores_a, pairs.scores_b], dim=1) / std
     return {
-        id(record): [second, first] if record.preference == "response_b" else [first, second]
-        for record, first, second in rows
+        id(record): _swapped(record, own)
+        for record, own in zip(records, rows.tolist(), strict=True)
     }
+
+
+def _scored_outside(
+    judge: _Judge, records: Sequence[PreferenceRecord], root: Path
+) -> tuple[Scores, dict[str, ScoredPairs]]:
+    """By a scorer that may leave answers without a score: such pairs are in no figure."""
+    scores = _scored(judge, records, root)
+    both = zip(records, scores, strict=True)
+    found = [(record, own) for record, own in both if not any(map(isnan, own))]
+    if not found:
+        return scores, {}
+    kept = [record for record, _ in found]
+    batch = preference_batch(kept, judge.encoder, root, max_tokens=judge.longest)
+    known = _Known(torch.tensor([_swapped(*row) for row in found]).T.flatten())
+    return scores, {"given": scored_pairs(known, kept, batch, max_tokens=judge.max_tokens)}
+
+
+def _swapped(record: PreferenceRecord, scores: list[float]) -> list[float]:
+    """Scores of a and b as those of chosen and rejected, and back."""
+    return scores[::-1] if record.preference == "response_b" else scores
 
 
 def _check_reproduced(accuracy: float, training: dict[str, Any], path: Path) -> None:
@@ -146,13 +232,22 @@ def _check_reproduced(accuracy: float, training: dict[str, Any], path: Path) -> 
         )
 
 
-def _write(path: Path, scored: Scored) -> None:
+def _show(records: Sequence[Record], scores: Scores) -> None:
+    """Print the first answers with their scores."""
+    rows = [
+        (record.image_path, record.instruction, text, "–" if isnan(x) else x)
+        for record, own in zip(records, scores, strict=True)
+        for text, x in zip(responses(record), own, strict=True)
+    ]
+    table("scores", ("picture", "instruction", "answer", "score"), rows[:SHOWN])
+    if len(rows) > SHOWN:
+        say(f"… and {len(rows) - SHOWN} more; output=SCORES.jsonl keeps them all")
+
+
+def _write(path: Path, records: Sequence[Record], scores: Scores) -> None:
     """Each record as it was, with `scores` (null where there is none), in the order written."""
     with replaced_file(path) as file:
-        for record, scores in scored:
-            row = {**msgspec.to_builtins(record), "scores": [_number(x) for x in scores]}
+        for record, own in zip(records, scores, strict=True):
+            numbers = [None if isnan(x) else x for x in own]
+            row = {**msgspec.to_builtins(record), "scores": numbers}
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-
-
-def _number(score: float) -> float | None:
-    return None if isnan(score) else score

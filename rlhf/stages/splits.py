@@ -1,4 +1,4 @@
-"""Training and held-out pairs: no picture is on both sides, by content."""
+"""Training and held-out pairs: no picture is on both sides, by content, unless files say so."""
 
 import random
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.config import Config
+from rlhf.console import say
 from rlhf.data.images import picture_digest
 from rlhf.data.records import PreferenceRecord, resolve_image
 from rlhf.errors import DataError
@@ -33,6 +34,9 @@ def split_of(config: Config, records: list[PreferenceRecord], root: Path) -> Spl
         other = input_file(data.validation_preferences, "data.validation_preferences")
         held_out, held_out_root = read_with_pictures(config, other, PreferenceRecord)
         split = Split(records, held_out, root, held_out_root)
+        shared = {*_pictures(records, root)} & {*_pictures(held_out, held_out_root)}
+        if shared:
+            say(f"{len(shared)} pictures of {other.name} are also trained on: its figures flatter")
     else:
         split = split_pairs(records, root, fraction=data.validation_fraction, seed=config.seed)
     if all(record.preference == "tie" for record in split.training):

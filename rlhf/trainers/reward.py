@@ -70,10 +70,11 @@ class RewardTrainer:
                 goes_on = self._look(step, every) if last or step % every == 0 else True
                 if last or not goes_on:
                     break
-        if reward.patience and len(self._validation):
+        restores = bool(reward.patience and len(self._validation))
+        if restores:
             self._restore()
         self._normalise()
-        return self._best_step or self.steps
+        return self._best_step if restores else self.steps
 
     def step(self, descent: Descent, step: int, rows: Tensor) -> tuple[float, float]:
         """One optimizer step on the pairs `rows`; its loss and accuracy."""

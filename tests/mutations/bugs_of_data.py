@@ -125,7 +125,7 @@ BUGS = (
         "sampled tokens are decoded and encoded again before they are scored",
         ("trl #1540",),
         "models/reward.py",
-        (("if self.source is not builder:", "if True:"),),
+        (("if self._encodes_anew:", "if True:"),),
         ALIGNMENT + "test_the_reward_model_reads_the_sampled_tokens",
     ),
     Bug(
