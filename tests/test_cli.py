@@ -1,6 +1,7 @@
 """The command line: one grammar, clear refusals, documented exit codes, before a model loads."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ def test_words_are_files_overrides_or_flags() -> None:
     assert call.command == "evaluate"
     assert call.files == ["runs/a", "b.c/d"]
     assert call.overrides == ["ppo.lr=0.1", "+seed=3", "reward=x"]
-    assert call.flags == {"--json"}
+    assert call.flags == {"--json"} and call.scorer == ""
+    assert parse(["score", "a.jsonl", "--scorer=b.py:f"]).scorer == "b.py:f"
 
 
 @pytest.mark.parametrize("words", [["pppo"], ["ppo", "--verbose"]])
@@ -113,6 +115,16 @@ REFUSED = {
     "nothing to continue": (["ppo", "resume=runs/none"], 2, "runs/none"),
     "one model to compare": (["evaluate", "one"], 2, "evaluate"),
     "nothing to validate": (["validate"], 2, "FILE"),
+    "scorer in two words": (["score", "good.jsonl", "--scorer", "x"], 2, "--scorer=FILE.py:NAME"),
+    "scorer without a name": (["ppo", "--scorer="], 2, "--scorer=FILE.py:NAME"),
+    "two scorers": (["score", "a", "--scorer=a.py:f", "--scorer=b.py:f"], 2, "more than one"),
+    "one scorer twice": (["score", "a", "--scorer=a.py:f", "--scorer=a.py:f"], 2, "more than one"),
+    "scorer nobody asks": (["reward", "--scorer=a.py:f"], 2, "--scorer=FILE.py:NAME is for"),
+    "flag with a value": (["validate", "good.jsonl", "--debug=1"], 2, "unknown flag --debug=1"),
+    **{
+        f"a word for {command}": ([command, "seed=x", "spare"], 2, "not the word spare")
+        for command in ("demo", "sft", "collect", "reward", "ppo")
+    },
 }
 
 
@@ -141,6 +153,21 @@ def test_validate_counts_and_exits(folder: Path, capsys: pytest.CaptureFixture[s
     assert main(["validate", "bad.jsonl"]) == 3
     captured = capsys.readouterr()
     assert "bad.jsonl:2" in captured.out and "bad.jsonl:3:preference" in captured.out
+
+
+def test_json_has_null_for_what_is_no_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    figures = {"a": math.nan, "b": [{"c": math.inf}, (-math.inf, 1.5)], "d": "NaN", "e": 7}
+    monkeypatch.setattr("rlhf.cli.stage_function", lambda command: lambda job: figures)
+    wanted = {"a": None, "b": [{"c": None}, [None, 1.5]], "d": "NaN", "e": 7}
+    for command in ("validate", "sft"):  # without and with a run folder
+        assert main([command, f"output_dir={tmp_path}", "--json"]) == 0
+        out = capsys.readouterr().out
+        assert json.loads(out) == wanted and out.count("NaN") == 1
+    [summary] = tmp_path.rglob("summary.json")
+    assert json.loads(summary.read_text()) == wanted
+    assert summary.read_text().count("NaN") == 1
 
 
 def test_json_silences_one_call_only(folder: Path) -> None:

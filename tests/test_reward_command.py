@@ -104,6 +104,18 @@ def test_score_reproduces_the_training_accuracy(
     assert "does not score its training pairs as it did" in said
 
 
+@pytest.mark.parametrize("damage", [{"accuracy": 1.0}, []])
+def test_a_card_that_does_not_tell_of_its_training_still_scores(
+    tiny: Path, data: Path, capsys: pytest.CaptureFixture[str], damage: object
+) -> None:
+    folder = run_folder(trained(capsys, tiny, "reward.epochs=1"))
+    card = json.loads((folder / "reward" / "reward.json").read_text())
+    (folder / "reward" / "reward.json").write_text(json.dumps(card | {"training": damage}))
+    found = run(capsys, "score", str(folder), "pairs.jsonl", f"data.root={tiny}")
+    assert found["records"] == 24 and 0 <= found["accuracy"] <= 1
+    assert "training_accuracy" not in found
+
+
 def test_a_damaged_head_is_not_scored_with(
     tiny: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,7 +55,7 @@ class _Judge:
     card: RewardCard | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Known:
     """A scorer of scores that are there already: [B] float32."""
 
