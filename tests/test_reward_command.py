@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -188,3 +189,22 @@ def test_a_captions_file_stands_in_for_the_describing(
     assert kept.count("number") == 8
     again = run(capsys, "score", str(folder), "pairs.jsonl", f"data.root={tiny}")
     assert again["training_accuracy"] == figures["training_accuracy"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_trunk_trained_in_full_scores_as_in_training(
+    tiny: Path, data: Path, capsys: pytest.CaptureFixture[str], dtype: str
+) -> None:
+    """Also answers with blanks around them, which decoding would strip; loaded once, as stored."""
+    padded = [
+        msgspec.structs.replace(r, response_a=f" {r.response_a}\n", response_b=f"\n{r.response_b} ")
+        for r in pairs(16)
+    ]
+    write_records(data / "pairs.jsonl", padded)
+    words = ("reward.train=full", "reward.lr=1e-3", "reward.epochs=2", f"dtype={dtype}")
+    figures = trained(capsys, tiny, *words)
+    folder = run_folder(figures)
+    found = run(capsys, "score", str(folder), "pairs.jsonl", f"data.root={tiny}")
+    assert found["training_accuracy"] == figures["training_accuracy"]
+    if dtype == "float32":
+        assert found["mean_score"] == pytest.approx(0, abs=0.5)

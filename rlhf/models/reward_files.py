@@ -173,6 +173,7 @@ def _make_trainable(
         reward.adapters.add(REWARD, rank=model.lora_rank, alpha=model.lora_alpha)
     elif config.train == "full":
         if isinstance(reward, LlavaReward):
+            reward.llava.model.float()  # of one dtype, so that it is read again as it was trained
             reward.llava.train_language_model()
         else:
             reward.network().float().requires_grad_(True)

@@ -15,6 +15,7 @@ from rlhf.demo.questions import write_split
 from rlhf.demo.scenes import sample_scene
 from rlhf.demo.tiny import bootstrap_tower, build_tiny_llava
 from rlhf.models.location import locate_model
+from rlhf.runs import json_text
 from rlhf.stages.common import load_model
 from rlhf.stages.job import Job
 
@@ -54,7 +55,7 @@ def demo(job: Job) -> dict[str, Any]:
     accuracy = trained["reward_model_accuracy"]
     seconds = time.perf_counter() - started
     summary = {**figures, "reward_model_accuracy": accuracy, "seconds": seconds}
-    (data.parents[1] / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (data.parents[1] / "summary.json").write_text(json_text(summary, indent=2) + "\n")
     _show(summary, compared, tuned)
     return summary
 

@@ -121,11 +121,16 @@ def _opened(job: Job) -> _Judge:
         scorer = load_scorer(job.scorer, encoder, config.reward)
         return _Judge(scorer, encoder, sys.maxsize, max_tokens)
     path = str(job.files[0])
-    card = RewardCard.read(path)[1]
-    quantization = card.contract.get("quantization", config.model.quantization)
-    model = structs.replace(config.model, quantization=quantization)
-    location = ModelLocation(card.captioner or card.base)
-    llava = load_model(structs.replace(config, model=model), location)
+    folder, card = RewardCard.read(path)
+    part = "captioner_" if card.captioner else ""
+    stored = card.contract.get(f"{part}quantization", config.model.quantization)
+    dtype = card.contract.get(f"{part}dtype", "").removeprefix("torch.")
+    config = structs.replace(
+        config,
+        model=structs.replace(config.model, quantization=stored),
+        dtype=dtype if dtype in ("float32", "bfloat16") else config.dtype,
+    )
+    llava = load_model(config, ModelLocation(card.captioner or card.trunk(folder)))
     captions = read_captions(config.reward.captions, config.data.root)
     reward = load_reward(path, llava, share_trunk=True, captions=captions, exact=True)
     return _Judge(reward, llava.builder, config.data.max_prompt_tokens, max_tokens, card)
