@@ -68,11 +68,12 @@ def preference_batch(
     records: Sequence[PreferenceRecord], builder: Encoder, root: Path, *, max_tokens: int
 ) -> PreferenceBatch:
     """Pairs; of a tie, response_a stands as chosen, with the label 0.5."""
+    texts = [ordered_responses(record) for record in records]
     ties = torch.tensor([record.preference == "tie" for record in records], dtype=torch.bool)
     return PreferenceBatch(
         prompt_batch(records, builder, root, max_tokens=max_tokens),
-        response_batch([ordered_responses(record)[0] for record in records], builder),
-        response_batch([ordered_responses(record)[1] for record in records], builder),
+        response_batch([first for first, _ in texts], builder),
+        response_batch([second for _, second in texts], builder),
         torch.where(ties, 0.5, 1.0),
     )
 

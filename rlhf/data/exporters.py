@@ -1,19 +1,19 @@
 """Our records in other tools' forms: trl's preference data and Label Studio's tasks."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import msgspec
 
 from rlhf.data.images import load_image
 from rlhf.data.importers.sources import arrow
+from rlhf.data.lines import replaced_file
 from rlhf.data.records import (
     CandidatesRecord,
     PreferenceRecord,
@@ -21,7 +21,7 @@ from rlhf.data.records import (
     rejected,
     resolve_image,
 )
-from rlhf.errors import ResourceError, UsageError
+from rlhf.errors import UsageError
 
 BATCH = 64  # records whose pictures are in memory at a time
 
@@ -106,8 +106,8 @@ def export_label_studio(
         raise UsageError("no two answers differ, so there is nothing to compare", str(output), "")
     config = output.with_name(f"{output.stem}.config.xml")
     with _new_file(output) as tasks_part, _new_file(config) as config_part:
-        tasks_part.write_bytes(msgspec.json.encode(tasks))
-        config_part.write_text(LABELING_CONFIG)
+        tasks_part.write(msgspec.json.encode(tasks))
+        config_part.write(LABELING_CONFIG.encode())
     return len(tasks), skipped
 
 
@@ -172,18 +172,9 @@ def _task_data(
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its name when the block ends well."""
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the name `path` when the block ends well; nobody's file is replaced."""
     if path.exists():
         raise UsageError("the output exists already", str(path), "choose another name")
-    part = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        fix = "Choose a folder that exists and has space."
-        raise ResourceError(f"Cannot write: {error.strerror}.", str(path), fix) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with replaced_file(path) as file:
+        yield file

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from rlhf.functional.checks import check_between, check_positive, check_same_shape
+from rlhf.functional.losses import preference_loss
 from rlhf.kernels.reference import widened
 from rlhf.spans import check_rows
 
@@ -50,8 +50,7 @@ def log_loss(differences: Tensor, labels: Tensor) -> Tensor:
     Source: Bradley and Terry 1952.
     """
     _check_pairs(differences, labels)
-    d, y = widened(differences), widened(labels)
-    return -(y * logsigmoid(d) + (1 - y) * logsigmoid(-d)).mean()
+    return preference_loss(differences, torch.zeros_like(differences), labels)
 
 
 def calibration_curve(differences: Tensor, labels: Tensor, *, bins: int = 10) -> CalibrationCurve:

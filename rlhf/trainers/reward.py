@@ -8,6 +8,7 @@ from torch import Tensor
 from rlhf.config import Config, RewardConfig
 from rlhf.console import track
 from rlhf.functional import centring_penalty, preference_loss
+from rlhf.functional.preferences import pair_accuracy
 from rlhf.metrics import MetricsWriter
 from rlhf.models.reward import RewardModel, features_in_pieces, raw_scores
 from rlhf.trainers.optimization import Descent, shuffled_batches, steps_of
@@ -47,7 +48,8 @@ class RewardTrainer:
         planned = steps or steps_of(len(pairs), reward.batch_size, reward.epochs)
         self.steps = planned if self.parameters else 0
         self._best, self._best_step = inf, 0
-        self._kept = [value.detach().clone() for value in self.parameters]
+        # Copies of the weights, only where training goes back to the best ones.
+        self._kept = [x.detach().clone() for x in self.parameters] if reward.patience else []
         self._pairs, self._validation = (
             _Pairs(model, part, config.ppo.microbatch_tokens) for part in (pairs, validation)
         )
@@ -110,17 +112,17 @@ class RewardTrainer:
             return True
         chosen, rejected = self._validation.raw_scores_in_pieces()
         labels = self._validation.labels
+        patience = self.config.reward.patience
         loss = float(preference_loss(chosen, rejected, labels))
-        right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-        decided = labels != 0.5
-        accuracy = float(right[decided].mean()) if decided.any() else 0.5
+        decided = bool((labels != 0.5).any())
+        accuracy = float(pair_accuracy(chosen - rejected, labels)) if decided else 0.5
         self.writer.scalars(
             {"reward/validation_loss": loss, "reward/validation_accuracy": accuracy}, step
         )
         if loss < self._best:
             self._best, self._best_step = loss, step
-            self._kept = [value.detach().clone() for value in self.parameters]
-        patience = self.config.reward.patience
+            if patience:
+                self._kept = [value.detach().clone() for value in self.parameters]
         return not patience or step - self._best_step < patience * every
 
     @torch.no_grad()
