@@ -13,7 +13,7 @@ from rlhf.data.lines import starts_with_bom
 from rlhf.data.records import PreferenceRecord, Problem, Record, responses
 
 MAX_SIDE_SHARE = 0.9  # of the decided pairs won by one side: above, the labels are one-sided
-MAX_LONGER_SHARE = 0.8  # won by the longer response: above, length is what is learnt
+MAX_LONGER_SHARE = 0.8  # won by the response of more characters: above, length is learnt
 MIN_PAIRS = 20  # fewer pairs reach such shares by chance
 MAX_CHARACTERS = 8_000  # of a text: some 2,000 tokens, what a prompt may have by default
 
@@ -28,7 +28,7 @@ class Tally:
     def __init__(self, path: Path, kind: type[Record]) -> None:
         self._path, self._kind = path, kind
         self._rows, self._labels = 0, {"response_a": 0, "response_b": 0, "tie": 0}
-        self._instruction_words, self._response_words, self._responses = 0, 0, 0
+        self._asked, self._answered, self._responses = 0, 0, 0  # characters, characters, number
         self._longer, self._shorter = 0, 0  # which response won
         self._duplicates, self._contradictions = 0, 0
         self._lines, self._texts, self._winners = array("q"), array("q"), bytearray()
@@ -41,26 +41,26 @@ class Tally:
         if isinstance(item, Problem):
             return
         texts = responses(item)
-        words = [len(text.split()) for text in texts]
-        self._instruction_words += len(item.instruction.split())
-        self._response_words += sum(words)
-        self._responses += len(words)
+        lengths = list(map(len, texts))
+        self._asked += len(item.instruction)
+        self._answered += sum(lengths)
+        self._responses += len(lengths)
         self._lines.append(number)
         self._texts.append(hash((item.image_path, item.instruction, *sorted(texts))))
-        self._winners.append(self._judge(item, words) if isinstance(item, PreferenceRecord) else 0)
+        self._winners.append(self._judge(item, lengths) if isinstance(item, PreferenceRecord) else 0)
         if item.id:
             self._named.append(number)
             self._names.append(hash(item.id))
         if size > MAX_CHARACTERS:
             self._long += self._long_texts(item, number)
 
-    def _judge(self, record: PreferenceRecord, words: list[int]) -> int:
+    def _judge(self, record: PreferenceRecord, lengths: list[int]) -> int:
         """The winner, whatever the sides: 1 or 2 by the order of the texts, 0 for a tie."""
         self._labels[record.preference] += 1
         if record.preference == "tie":
             return 0
         wins_a = record.preference == "response_a"
-        lead = words[0] - words[1] if wins_a else words[1] - words[0]
+        lead = lengths[0] - lengths[1] if wins_a else lengths[1] - lengths[0]
         self._longer += lead > 0
         self._shorter += lead < 0
         return 1 if wins_a == (record.response_a < record.response_b) else 2
@@ -88,8 +88,8 @@ class Tally:
             **self._labels,
             "duplicates": self._duplicates,
             "contradictions": self._contradictions,
-            "words per instruction": _share(self._instruction_words, usable),
-            "words per response": _share(self._response_words, self._responses),
+            "characters per instruction": _share(self._asked, usable),
+            "characters per response": _share(self._answered, self._responses),
             "share won by a": _share(self._labels["response_a"], decided),
             "share won by longer": _share(self._longer, self._longer + self._shorter),
         }

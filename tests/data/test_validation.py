@@ -57,8 +57,8 @@ def test_counts_of_a_preference_file(tmp_path: Path) -> None:
         "tie": [1],
         "duplicates": [0],
         "contradictions": [0],
-        "words per instruction": [3.0],
-        "words per response": [2.1],  # 2+3 + 2+1 + 4+2 + 2+2 + 1+2 = 21 words, 10 responses
+        "characters per instruction": [11.0],
+        "characters per response": [5.9],  # (5+9 + 7+3 + 18+7 + 3+3 + 1+3) / 10 responses
         "share won by a": [0.75],
         "share won by longer": [0.667],
         "images found": [5],
@@ -99,7 +99,7 @@ def test_other_kinds(tmp_path: Path) -> None:
     report = validate_files([first, second, third], open_pictures=False)
     table = {name: values for name, *values in report.as_table()}
     assert table["kind"] == ["prompt", "demonstration", "candidates"]
-    assert table["words per response"] == [None, 2.0, 2.0]
+    assert table["characters per response"] == [None, 7.0, 8.0]
     assert table["share won by a"] == [None] * 3
     assert table["duplicates"] == [1, 0, 0]
     assert [(p.file, p.line) for p in report.errors] == [(str(first), 1)]
