@@ -30,11 +30,11 @@ from rlhf.console import console
 from rlhf.data.collate import preference_batch
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, read_records
 from rlhf.demo.rule import label_pairs
+from rlhf.judging.evaluation import Judged, judge, write_blank
+from rlhf.judging.figures import blindness, reward_figures
 from rlhf.metrics import MetricsWriter
 from rlhf.models.llava import Llava
 from rlhf.models.reward_files import build_reward
-from rlhf.reward_evaluation import Judged, judge, write_blank
-from rlhf.reward_figures import blindness, reward_figures
 from rlhf.trainers.reward import RewardTrainer
 
 RESULTS = Path(__file__).parent / "results" / "reward_models.json"

@@ -16,6 +16,12 @@ def fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def low_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the untrained tiny model every token is unlikely: some are floored, not all."""
+    monkeypatch.setattr("rlhf.models.reward.LEAST_LOGPROB", -6.0)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with model/ (an untrained tiny LLaVA) and pictures/00000.png … 00007.png."""

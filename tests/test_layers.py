@@ -18,8 +18,7 @@ FLOORS = {
             "errors spans kernels functional",
             "config config_loading types",
             "data models buffer checkpoint metrics console runs health",
-            "rollout evaluation report scored_pairs reward_figures reward_report reward_evaluation"
-            " annotation",
+            "rollout evaluation report judging annotation",
             "trainers demo tools",
             "stages",
             "cli help __main__",

@@ -105,7 +105,7 @@ def test_score_reproduces_the_training_accuracy(
     assert "does not score its training pairs as it did" in said
 
 
-@pytest.mark.parametrize("damage", [{"accuracy": 1.0}, []])
+@pytest.mark.parametrize("damage", [{"accuracy": 1.0}, {}])
 def test_a_card_that_does_not_tell_of_its_training_still_scores(
     tiny: Path, data: Path, capsys: pytest.CaptureFixture[str], damage: object
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.reward_figures import (
+from rlhf.judging.figures import (
     CANNOT_TELL,
     FIGURE_COLUMNS,
     IGNORES,
@@ -19,7 +19,7 @@ from rlhf.reward_figures import (
     figure_rows,
     reward_figures,
 )
-from rlhf.scored_pairs import ScoredPairs, confident_rows
+from rlhf.judging.pairs import ScoredPairs, confident_rows
 
 
 def scored(differences, labels=None, pictures=None, kinds=None, lengths=None) -> ScoredPairs:  # noqa: ANN001

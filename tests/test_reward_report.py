@@ -9,8 +9,8 @@ from PIL import Image
 from test_report import NASTY, Page
 from test_reward_figures import SIX, scored, with_accuracy
 
-from rlhf.reward_figures import blindness, reward_figures
-from rlhf.reward_report import JudgedPair, write_reward_report
+from rlhf.judging.figures import blindness, reward_figures
+from rlhf.judging.report import JudgedPair, write_reward_report
 
 LOOKING = blindness(with_accuracy(0.9), with_accuracy(0.5), with_accuracy(0.6))
 BLIND = blindness(*[with_accuracy(0.9)] * 3)

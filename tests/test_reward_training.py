@@ -15,6 +15,8 @@ from rlhf.models.reward import RewardModel
 from rlhf.trainers.reward import RewardTrainer
 from rlhf.types import PreferenceBatch
 
+pytestmark = pytest.mark.usefixtures("low_floor")
+
 
 @pytest.fixture(scope="session")
 def text_model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

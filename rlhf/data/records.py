@@ -104,11 +104,6 @@ def read_records(path: Path, kind: type[T], *, strict: bool = True) -> list[T]:
     return records
 
 
-def iter_problems(path: Path, kind: type[Record]) -> Iterator[Problem]:
-    """The problems of a file in order, at most one a line."""
-    return (item for _, item in parse_file(path, kind) if isinstance(item, Problem))
-
-
 def parse_file(
     path: Path, kind: type[T], *, strict: bool = True
 ) -> Iterator[tuple[int, T | Problem]]:

@@ -47,7 +47,9 @@ class Tally:
         self._responses += len(lengths)
         self._lines.append(number)
         self._texts.append(hash((item.image_path, item.instruction, *sorted(texts))))
-        self._winners.append(self._judge(item, lengths) if isinstance(item, PreferenceRecord) else 0)
+        self._winners.append(
+            self._judge(item, lengths) if isinstance(item, PreferenceRecord) else 0
+        )
         if item.id:
             self._named.append(number)
             self._names.append(hash(item.id))

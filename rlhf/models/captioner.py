@@ -1,9 +1,9 @@
 """Pictures to words, for reward models that read text only."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import torch
 
 from rlhf.config import SamplingConfig
@@ -17,6 +17,11 @@ from rlhf.spans import Spans
 from rlhf.types import PromptBatch
 
 GIVEN = "given"  # the policy of captions that only a file provides
+
+
+class _Captioned(msgspec.Struct):
+    sha256: str  # of the picture's file
+    caption: str
 
 
 class Captioner:
@@ -71,7 +76,7 @@ class Captioner:
         """Write every caption known, a line each, for `load_captions`."""
         with replaced_file(path) as file:
             for digest, caption in sorted(self._known.items()):
-                file.write(json.dumps({"sha256": digest, "caption": caption}).encode() + b"\n")
+                file.write(msgspec.json.encode(_Captioned(digest, caption)) + b"\n")
 
     def _digest(self, image: Path) -> str:
         if image not in self._digests:
@@ -98,7 +103,15 @@ class Captioner:
 
 
 def load_captions(path: Path) -> dict[str, str]:
-    """What `Captioner.save` wrote; nothing when there is no such file."""
-    if not path.is_file():
-        return {}
-    return {row["sha256"]: row["caption"] for row in map(json.loads, path.read_text().splitlines())}
+    """What `Captioner.save` wrote; nothing when there is no such file.
+
+    Raises:
+        DataError: a line of it is damaged.
+    """
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    try:
+        rows = [msgspec.json.decode(line, type=_Captioned) for line in lines]
+    except msgspec.MsgspecError as error:
+        fix = "train the reward model again with `rlhf reward`"
+        raise DataError("a line is no caption of a picture", str(path), fix) from error
+    return {row.sha256: row.caption for row in rows}

@@ -7,6 +7,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -68,8 +69,8 @@ class RewardCard:
         for folder in (Path(path), Path(path) / "reward"):
             if path and (folder / CARD).is_file():
                 try:
-                    return folder, cls(**json.loads((folder / CARD).read_text()))
-                except (TypeError, ValueError) as error:
+                    return folder, msgspec.json.decode((folder / CARD).read_bytes(), type=cls)
+                except msgspec.MsgspecError as error:
                     where, fix = str(folder / CARD), "train it again with `rlhf reward`"
                     raise UsageError("the card is of another version", where, fix) from error
         raise UsageError(

@@ -21,6 +21,7 @@ from rlhf.models.scorers import Scorer
 from rlhf.types import PromptBatch, Responses
 
 REWARD = "reward"
+LEAST_LOGPROB = -3.0  # nats: below, a token is as good as impossible
 
 
 class RewardModel(Scorer, Protocol):
@@ -77,12 +78,13 @@ def normalised(model: RewardModel, features: Tensor) -> Tensor:
 class LlavaReward:
     """A scalar head on LLaVA's state h at the last response token, and on the log-likelihood.
 
-        r = w·h + v·Σₜ log π(yₜ | yₜ₋₁ …, picture, instruction) + b        at first w = b = 0
+        r = w·h + v·Σₜ max(log π(yₜ | yₜ₋₁ …, picture, instruction), -3) + b    at first w = b = 0
 
     π is the trunk, with the adapter `reward` where there is one, so that training moves it too. A
     state says little of whether the words before it were likely; the sum says just that, and
-    begins as what the trunk holds for right. A head as wide as the state reads the state alone.
-    Training starts with the v that spreads the differences of its pairs by 2.
+    begins as what the trunk holds for right. The floor keeps one word that the trunk never
+    says from outweighing all others. A head as wide as the state reads the state alone. Training
+    starts with the v that spreads the differences of its pairs by 2.
 
     Args:
         llava: the trunk; the adapter `reward` is used when there is one.
@@ -124,7 +126,8 @@ class LlavaReward:
             temperature=1.0,
             banned_ids=self.llava.banned_ids,
         )
-        return torch.cat([last.float(), span_sum(logprobs, spans).unsqueeze(1)], dim=1)
+        likelihood = span_sum(logprobs.clamp(min=LEAST_LOGPROB), spans)
+        return torch.cat([last.float(), likelihood.unsqueeze(1)], dim=1)
 
     def network(self) -> Any:
         return self.llava.model

@@ -12,13 +12,8 @@ import torch
 from rlhf.console import say, stage, table
 from rlhf.data.collate import preference_batch
 from rlhf.data.records import PreferenceRecord
-from rlhf.metrics import MetricsWriter, read_metrics
-from rlhf.models.caption_reward import CaptionReward
-from rlhf.models.contract import file_hash
-from rlhf.models.location import locate_model
-from rlhf.models.reward_files import build_reward, save_reward
-from rlhf.reward_evaluation import Judged, judge, scored_pairs, surest_pairs, write_blank
-from rlhf.reward_figures import (
+from rlhf.judging.evaluation import Judged, judge, scored_pairs, surest_pairs, write_blank
+from rlhf.judging.figures import (
     CALIBRATION_COLUMNS,
     FIGURE_COLUMNS,
     RewardFigures,
@@ -29,7 +24,12 @@ from rlhf.reward_figures import (
     figure_rows,
     reward_figures,
 )
-from rlhf.reward_report import write_reward_report
+from rlhf.judging.report import write_reward_report
+from rlhf.metrics import MetricsWriter, read_metrics
+from rlhf.models.caption_reward import CaptionReward
+from rlhf.models.contract import file_hash
+from rlhf.models.location import locate_model
+from rlhf.models.reward_files import build_reward, save_reward
 from rlhf.stages.common import (
     announce,
     input_file,
@@ -96,13 +96,13 @@ class _Study:
             self.model.captioner.give(self.blank, "")
         parameters = [*self.model.network().parameters(), *self.model.head.parameters()]
         self._trained = [value for value in parameters if value.requires_grad]
-        self._start = [value.detach().clone() for value in self._trained]
+        # Copies of the weights, only where training begins more than once.
+        self._start = [value.detach().clone() for value in self._trained] if options.folds else []
 
     def train(self, split: Split, folder: Path, *, steps: int = 0) -> int:
         """Train from the start; the optimizer steps whose weights are kept."""
-        with torch.no_grad():
-            for value, start in zip(self._trained, self._start, strict=True):
-                value.copy_(start)
+        if self._start:
+            self._restart()
         drops = self.config.reward.ties == "drop"
         pairs = [r for r in split.training if not drops or r.preference != "tie"]
         batches = self._batch(pairs, split.root), self._batch(split.held_out, split.held_out_root)
@@ -112,6 +112,11 @@ class _Study:
             announce(self.llava, steps=trainer.steps)
             say(f"{trained:,} parameters of the reward model train")
             return trainer.run()
+
+    @torch.no_grad()
+    def _restart(self) -> None:
+        for value, start in zip(self._trained, self._start, strict=True):
+            value.copy_(start)
 
     def cross_validate(self, whole: Split) -> tuple[Judged, list[RewardFigures], int]:
         """Every pair judged by a model that did not see it, the figures of each fold, and the

@@ -19,13 +19,13 @@ from rlhf.data.encoders import Encoder, TextBytes
 from rlhf.data.lines import replaced_file
 from rlhf.data.records import PreferenceRecord, PromptRecord, record_kind, responses
 from rlhf.errors import ResourceError, UsageError
+from rlhf.judging.evaluation import scored_pairs
+from rlhf.judging.figures import FIGURE_COLUMNS, figure_rows, reward_figures
+from rlhf.judging.pairs import ScoredPairs
 from rlhf.models.contract import RewardCard, file_hash
 from rlhf.models.location import ModelLocation
 from rlhf.models.reward_files import load_reward
 from rlhf.models.scorers import Scorer, load_scorer
-from rlhf.reward_evaluation import scored_pairs
-from rlhf.reward_figures import FIGURE_COLUMNS, figure_rows, reward_figures
-from rlhf.scored_pairs import ScoredPairs
 from rlhf.stages.common import input_file, load_model, read_captions, read_with_pictures
 from rlhf.stages.job import Job
 from rlhf.stages.splits import split_pairs
@@ -172,7 +172,7 @@ def _scored_preferences(
 def _training_facts(card: RewardCard | None, path: Path) -> dict[str, Any]:
     """What the card tells of its training, when that was on this file; else nothing."""
     training = card.training if card else {}
-    complete = isinstance(training, dict) and training.keys() >= TRAINING_FACTS
+    complete = training.keys() >= TRAINING_FACTS
     return training if complete and training["file"] == file_hash(path) else {}
 
 

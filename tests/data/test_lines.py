@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.data import lines
 from rlhf.data.lines import count_lines, json_object, read_lines, replaced_file, starts_with_bom
-from rlhf.data.records import PromptRecord, iter_problems, read_records, write_records
+from rlhf.data.records import Problem, PromptRecord, parse_file, read_records, write_records
 from rlhf.errors import DataError, ResourceError
 
 PROMPT = b'{"image_path": "a.png", "instruction": "What is it?"}'
@@ -20,6 +20,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "file.jsonl"
 
 
+def problems_of(path: Path) -> list[Problem]:
+    return [item for _, item in parse_file(path, PromptRecord) if isinstance(item, Problem)]
+
+
 def test_bom_blank_lines_crlf_and_missing_last_newline(path: Path) -> None:
     path.write_bytes(BOM + PROMPT + b"\r\n\r\n  \n" + PROMPT)
     assert list(read_lines(path)) == [(1, PROMPT + b"\r\n"), (4, PROMPT)]
@@ -29,7 +33,7 @@ def test_bom_blank_lines_crlf_and_missing_last_newline(path: Path) -> None:
 
 def test_a_bom_elsewhere_is_no_json(path: Path) -> None:
     path.write_bytes(PROMPT + b"\n" + BOM + PROMPT + b"\n")
-    assert [problem.line for problem in iter_problems(path, PromptRecord)] == [2]
+    assert [problem.line for problem in problems_of(path)] == [2]
     assert not starts_with_bom(path)
 
 
@@ -47,7 +51,7 @@ def test_a_long_line_is_one_line(path: Path, monkeypatch: pytest.MonkeyPatch, si
     read = list(read_lines(path))
     assert [number for number, _ in read if number != 2] == [1, 3]
     assert all(len(line) <= 101 for _, line in read)
-    problems = list(iter_problems(path, PromptRecord))
+    problems = problems_of(path)
     wanted = [(2, "a line is at most 100 bytes")] if size > 100 else []
     assert [(problem.line, problem.message) for problem in problems] == wanted
 
@@ -57,7 +61,7 @@ def test_an_endless_line_takes_bounded_memory(path: Path, monkeypatch: pytest.Mo
     with path.open("wb") as file:
         file.truncate(20_000_000)  # a hole: zeros without end
     tracemalloc.start()
-    problems = list(iter_problems(path, PromptRecord))
+    problems = problems_of(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert [problem.line for problem in problems] == [1]

@@ -13,7 +13,7 @@ from rlhf.data.records import (
     Problem,
     PromptRecord,
     chosen,
-    iter_problems,
+    parse_file,
     prompt_key,
     read_records,
     record_kind,
@@ -197,7 +197,7 @@ def test_whole_file_faults(tmp_path: Path) -> None:
 
 def test_every_problem_is_listed_and_good_lines_go_on(tmp_path: Path) -> None:
     path = write(tmp_path, b"{", PROMPT, b"[]", b'{"image_path": "a"}', PROMPT)
-    problems = list(iter_problems(path, PromptRecord))
+    problems = [p for _, p in parse_file(path, PromptRecord) if isinstance(p, Problem)]
     assert [(p.line, p.field) for p in problems] == [(1, ""), (3, ""), (4, "instruction")]
     assert str(problems[2]) == f"{path}:4:instruction: {problems[2].message}"
     assert str(Problem("f.jsonl", 0, "", "gone")) == "f.jsonl: gone"

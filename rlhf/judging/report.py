@@ -8,8 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from rlhf.report import curve, embedded, grid, write_page
-from rlhf.reward_figures import (
+from rlhf.judging.figures import (
     CANNOT_TELL,
     CHANCE_LOSS,
     LOOKS,
@@ -17,7 +16,8 @@ from rlhf.reward_figures import (
     RewardFigures,
     accuracy_spread,
 )
-from rlhf.scored_pairs import Accuracy
+from rlhf.judging.pairs import Accuracy
+from rlhf.report import curve, embedded, grid, write_page
 
 _STYLE = """
 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 9px 12px;

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from rlhf.data.collate import ordered_responses
-from rlhf.data.images import load_image
+from rlhf.data.images import load_image, picture_digest
 from rlhf.data.records import PreferenceRecord, resolve_image
+from rlhf.judging.pairs import ScoredPairs, confident_rows
+from rlhf.judging.report import JudgedPair
 from rlhf.models.scorers import Scorer
-from rlhf.reward_report import JudgedPair
-from rlhf.scored_pairs import ScoredPairs, confident_rows
 from rlhf.types import PreferenceBatch
 
 BLANK_SIDE, BLANK_GREY = 64, 128  # pixels; between black and white
@@ -83,14 +83,16 @@ def scored_pairs(
     chosen, rejected = scores.chunk(2)
     words = [[len(text.split()) for text in ordered_responses(record)] for record in records]
     lengths = torch.tensor(words, dtype=torch.int64)
-    numbers = {images: n for n, images in enumerate(dict.fromkeys(pairs.prompts.images))}
+    digests = {path: picture_digest(path) for row in pairs.prompts.images for path in row}
+    contents = [tuple(digests[path] for path in row) for row in pairs.prompts.images]
+    numbers = {content: number for number, content in enumerate(dict.fromkeys(contents))}
     return ScoredPairs(
         scores_a=chosen,
         scores_b=rejected,
         labels=pairs.labels,
         lengths_a=lengths[:, 0],
         lengths_b=lengths[:, 1],
-        pictures=torch.tensor([numbers[images] for images in pairs.prompts.images]),
+        pictures=torch.tensor([numbers[content] for content in contents]),
         kinds=tuple(str(record.meta.get("pair", "")) for record in records),
     )
 

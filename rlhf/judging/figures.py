@@ -21,8 +21,7 @@ from rlhf.functional.preferences import (
     percentile_interval,
     spearman,
 )
-from rlhf.scored_pairs import Accuracy, accuracies, resampled_accuracies
-from rlhf.scored_pairs import ScoredPairs as ScoredPairs
+from rlhf.judging.pairs import Accuracy, ScoredPairs, accuracies, resampled_accuracies
 
 CHANCE_LOSS = log(2)  # nats a pair, of scores that say nothing
 FEWEST_PICTURES = 20  # of decided pairs: an interval from fewer is not to be trusted

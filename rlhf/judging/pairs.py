@@ -21,7 +21,7 @@ class ScoredPairs:
         scores_a, scores_b: [n] float32, finite, reward-model units.
         labels: [n] float32, 1 where a is preferred, 0 where b is, 0.5 for a tie.
         lengths_a, lengths_b: [n] int64, words.
-        pictures: [n] int64, equal for pairs of the same picture.
+        pictures: [n] int64, equal where the picture is the same, by content.
         kinds: the kind of each pair, or "".
 
     Raises:
