@@ -21,6 +21,9 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # where a steered ppo.kl_coef stays
 
 
+CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
+
+
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A group of options."""
 
@@ -98,6 +101,8 @@ class PPOConfig(Section, frozen=True):
     ppo_epochs: Count = 4  # passes over each rollout
     lr: Positive = 1e-5  # policy learning rate
     lr_schedule: Literal["constant", "linear"] = "constant"  # linear falls to 0 at the last step
+    critic: CriticKind = "shared_detached"  # what the values are read from, and what they train
+    critic_start: Literal["model", "reward"] = "model"  # adapter, separate: the LoRA begun from
     critic_lr_factor: Positive = 5.0  # critic learning rate / policy learning rate
     adam_eps: Positive = 1e-5  # term in Adam's denominator
     advantage: Literal["gae", "rloo", "grpo"] = "gae"  # rloo and grpo train no critic

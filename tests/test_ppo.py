@@ -48,7 +48,7 @@ def trainer(tiny: Path, folder: Path, ppo: PPOConfig = PPO, seed: int = 0) -> PP
     config = Config(seed=seed, ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
     llava = small.load(tiny)
     torch.manual_seed(0)
-    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=ppo.critic)
     head = ScalarHead(llava.hidden_size)
     torch.nn.init.normal_(head.linear.weight)
     reward = LikesADirection(llava, head, llava.builder)

@@ -21,7 +21,7 @@ LANGUAGE_LINEARS = r"(?!.*vision_tower).*\.(q|k|v|o|gate|up|down)_proj"
 
 
 class Adapters:
-    """Named LoRA adapters of one model; at most one is active, and only that one is trainable.
+    """Named LoRA adapters of one model. At most one is active; which ones train never changes.
 
     Args:
         model: the trunk; its linear layers are wrapped in place when an adapter is added.
@@ -30,6 +30,7 @@ class Adapters:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._peft: PeftModel | None = None
+        self._trains: dict[str, bool] = {}
         self.current: str | None = None
 
     @property
@@ -43,7 +44,7 @@ class Adapters:
         return [name for name, layer in named if isinstance(layer, BaseTunerLayer)]
 
     def add(self, name: str, *, rank: int, alpha: float) -> None:
-        """Add a fresh adapter, which changes nothing until trained, and make it active.
+        """Add a fresh adapter, which changes nothing until trained; it trains, and is active.
 
         Raises:
             UsageError: the model has no layer of the names that LoRA is put on.
@@ -60,16 +61,18 @@ class Adapters:
                 str(error).split("\n")[0],
                 "train it in full, or only the head",
             ) from error
+        self._trains[name] = True
         self.switch(name)
 
-    def load(self, name: str, folder: Path) -> None:
-        """Load an adapter saved in peft's format and make it active."""
+    def load(self, name: str, folder: Path, *, trains: bool) -> None:
+        """Load an adapter saved in peft's format and make it active; does it train from here?"""
         if self._peft is None:
             self._peft = PeftModel.from_pretrained(
                 self._model, folder, adapter_name=name, is_trainable=True
             )
         else:
             self._peft.load_adapter(folder, adapter_name=name, is_trainable=True)
+        self._trains[name] = trains
         self.switch(name)
 
     def switch(self, name: str | None) -> None:
@@ -78,6 +81,8 @@ class Adapters:
             layer.enable_adapters(name is not None)
             if name is not None:
                 layer.set_adapter(name)
+        for key, value in self._factors():  # peft lets only the active one train
+            value.requires_grad_(self._trains[_owner(key)])
         self.current = name
 
     @contextmanager
@@ -95,8 +100,7 @@ class Adapters:
 
     def tensors(self, name: str) -> dict[str, nn.Parameter]:
         """The adapter's parameters by name."""
-        named = self._model.named_parameters()
-        return {key: value for key, value in named if f".{name}." in key and "lora_" in key}
+        return {key: value for key, value in self._factors() if _owner(key) == name}
 
     def save(self, name: str, folder: Path, base: str) -> None:
         """Write the adapter where stock `PeftModel.from_pretrained(model, folder)` reads it."""
@@ -108,6 +112,14 @@ class Adapters:
 
     def _layers(self) -> Iterator[Any]:
         return (layer for layer in self._model.modules() if isinstance(layer, BaseTunerLayer))
+
+    def _factors(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((key, v) for key, v in self._model.named_parameters() if ".lora_" in key)
+
+
+def _owner(key: str) -> str:
+    """The adapter's name in `….lora_A.NAME.weight`."""
+    return key.rsplit(".", 2)[1]
 
 
 def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rlhf.config import ModelConfig
+from rlhf.config import CriticKind, ModelConfig
 from rlhf.data.collate import microbatches
 from rlhf.errors import UsageError
 from rlhf.kernels import token_kl, token_logprobs
+from rlhf.models.critic import Critic, build_critic, full_critic
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
 from rlhf.types import PromptBatch, Responses, TokenScores
@@ -22,18 +23,22 @@ POLICY, REFERENCE = "policy", "reference"
 class Policy:
     """Log-probabilities, entropy and values of response tokens, and the reference's.
 
-    The critic is a head on the policy's hidden states; its gradient does not reach the trunk. It
-    reads the same states as the policy, so it sees the picture.
-
     Args:
         llava: the trunk, with the adapter `policy` if LoRA is trained.
         reference: the frozen starting model; `llava` itself when adapters tell them apart.
         temperature: of sampling; all log-probabilities are of the distribution sampled from.
+        critic: gives the values; by default a head on the policy's states, which it leaves alone.
     """
 
-    def __init__(self, llava: Llava, reference: Llava, *, temperature: float) -> None:
+    def __init__(
+        self, llava: Llava, reference: Llava, *, temperature: float, critic: Critic | None = None
+    ) -> None:
         self.llava, self.reference, self.temperature = llava, reference, temperature
-        self.value_head = ScalarHead(llava.hidden_size).to(llava.device)
+        self.critic = critic or Critic("shared_detached", llava)
+
+    @property
+    def value_head(self) -> ScalarHead:
+        return self.critic.head
 
     def score(
         self, prompts: PromptBatch, responses: Responses, ref_hidden: Tensor | None = None
@@ -43,9 +48,10 @@ class Policy:
         Given the reference's states `ref_hidden` [N, D], the exact KL to it as well.
         """
         scores = self._scores(self.llava, prompts, responses)
-        if ref_hidden is None:
-            return replace(scores, hidden=None)
         assert scores.hidden is not None
+        values = self.critic.values(scores.hidden, prompts, responses)
+        if ref_hidden is None:
+            return replace(scores, values=values, hidden=None)
         kl = token_kl(
             scores.hidden,
             ref_hidden.to(scores.hidden.device),
@@ -54,13 +60,13 @@ class Policy:
             temperature=self.temperature,
             banned_ids=self.llava.banned_ids,
         )
-        return replace(scores, hidden=None, kl=kl)
+        return replace(scores, values=values, hidden=None, kl=kl)
 
     @torch.no_grad()
     def reference_score(
         self, prompts: PromptBatch, responses: Responses, *, keep_hidden: bool = False
     ) -> TokenScores:
-        """The same under the frozen reference (no autograd); its values mean nothing."""
+        """The same under the frozen reference (no autograd), without values."""
         with self.reference_role():
             scores = self._scores(self.reference, prompts, responses)
         return scores if keep_hidden else replace(scores, hidden=None)
@@ -68,8 +74,7 @@ class Policy:
     @torch.no_grad()
     def final_values(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """[B] float32, V of the state after the last token of each response (no autograd)."""
-        values: Tensor = self.value_head(self.llava.final_hidden(prompts, responses))
-        return values
+        return self.critic.final_values(prompts, responses)
 
     def reference_role(self) -> AbstractContextManager[None]:
         """Inside the block `reference` runs as the model that training started from."""
@@ -77,24 +82,34 @@ class Policy:
         return adapters.use(REFERENCE if REFERENCE in adapters.names else None)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The policy's own trainable parameters by name; the value head is not among them."""
+        """The policy's own trainable parameters by name; none of the critic's is among them."""
         if POLICY in self.llava.adapters.names:
             return self.llava.adapters.tensors(POLICY)
         named = self.llava.model.named_parameters()
         return {name: value for name, value in named if value.requires_grad}
 
+    def critic_trained(self) -> dict[str, nn.Parameter]:
+        """The critic's own trainable parameters by name."""
+        return self.critic.trained()
+
     def frozen_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Everything that must not move: trunk, reference and foreign adapters, by name."""
-        trained = {id(value) for value in self.trained().values()}
-        models = {"policy": self.llava.model, "reference": self.reference.model}
-        if self.reference is self.llava:
-            del models["reference"]
+        """Everything that must not move: trunks, reference and foreign adapters, by name."""
+        trained = {id(x) for own in (self.trained(), self.critic_trained()) for x in own.values()}
         return [
             (f"{part}.{name}", value)
-            for part, model in models.items()
+            for part, model in self.trunks().items()
             for name, value in model.named_parameters()
             if id(value) not in trained
         ]
+
+    def trunks(self) -> dict[str, nn.Module]:
+        """The models in memory by the first role that needs each."""
+        roles = {"policy": self.llava, "reference": self.reference, "critic": self.critic.llava}
+        found: dict[str, nn.Module] = {}
+        for role, llava in roles.items():
+            if all(llava.model is not model for model in found.values()):
+                found[role] = llava.model
+        return found
 
     def _scores(self, llava: Llava, prompts: PromptBatch, responses: Responses) -> TokenScores:
         hidden = llava.response_hidden(prompts, responses)
@@ -105,13 +120,19 @@ class Policy:
             temperature=self.temperature,
             banned_ids=llava.banned_ids,
         )
-        return TokenScores(logprobs, entropy, self.value_head(hidden.detach()), hidden)
+        return TokenScores(logprobs, entropy, torch.zeros_like(logprobs.detach()), hidden)
 
 
 def build_policy(
-    llava: Llava, config: ModelConfig, *, temperature: float, start: Path | None = None
+    llava: Llava,
+    config: ModelConfig,
+    *,
+    temperature: float,
+    start: Path | None = None,
+    critic: CriticKind = "shared_detached",
+    critic_start: Path | None = None,
 ) -> Policy:
-    """The policy of a run and its frozen reference. Trainable parameters are float32.
+    """The policy of a run, its critic and its frozen reference. What trains is float32.
 
     Args:
         llava: the trunk.
@@ -119,6 +140,11 @@ def build_policy(
         temperature: of sampling.
         start: an adapter to begin from. The reference is a frozen second copy of it; without one
             the adapter is fresh and the reference is the bare trunk.
+        critic: what the values are read from, see `Critic`.
+        critic_start: the adapter that the critic's own begins from; None: `start`.
+
+    Raises:
+        UsageError: full training with an adapter of any role.
     """
     if config.train == "full":
         if start is not None:
@@ -127,14 +153,25 @@ def build_policy(
                 "model.train=full",
                 "use model.train=lora, or a model.path with merged weights",
             )
+        if critic == "adapter" or critic_start is not None:
+            raise UsageError(
+                "the adapter of a critic needs a trunk that stays",
+                "model.train=full",
+                "use ppo.critic=shared_detached, shared or separate, or model.train=lora",
+            )
         llava.train_language_model()
-        return Policy(llava, llava.frozen_copy(), temperature=temperature)
+        reference = llava.frozen_copy()
+        own = full_critic(critic, llava)
+        return Policy(llava, reference, temperature=temperature, critic=own)
+    own = build_critic(
+        critic, llava, rank=config.lora_rank, alpha=config.lora_alpha, start=critic_start or start
+    )
     if start is None:
         llava.adapters.add(POLICY, rank=config.lora_rank, alpha=config.lora_alpha)
     else:
-        llava.adapters.load(REFERENCE, start)
-        llava.adapters.load(POLICY, start)
-    return Policy(llava, llava, temperature=temperature)
+        llava.adapters.load(REFERENCE, start, trains=False)
+        llava.adapters.load(POLICY, start, trains=True)
+    return Policy(llava, llava, temperature=temperature, critic=own)
 
 
 def in_pieces(

@@ -147,7 +147,7 @@ def load_reward(
         reward.head = head
     before = reward.adapters.current
     if card.adapter:
-        reward.adapters.load(REWARD, folder / "adapter")
+        reward.adapters.load(REWARD, folder / "adapter", trains=False)
         reward.adapters.switch(before)
     reward.head.requires_grad_(False)
     reward.mean, reward.std = card.mean, card.std
@@ -166,9 +166,7 @@ def _make_trainable(
             "use reward.train=lora or head, or a model.path with merged weights",
         )
     if start is not None and begins:
-        reward.adapters.load(REWARD, start)
-        for value in reward.adapters.tensors(REWARD).values():
-            value.requires_grad_(config.train == "lora")
+        reward.adapters.load(REWARD, start, trains=config.train == "lora")
     elif config.train == "lora":
         reward.adapters.add(REWARD, rank=model.lora_rank, alpha=model.lora_alpha)
     elif config.train == "full":

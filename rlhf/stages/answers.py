@@ -88,7 +88,7 @@ def load_adapted(config: Config, path: str) -> Llava:
     location = locate_model(path)
     llava = load_model(config, location)
     if location.adapter is not None:
-        llava.adapters.load(POLICY, location.adapter)
+        llava.adapters.load(POLICY, location.adapter, trains=False)
     return llava
 
 

@@ -1,9 +1,10 @@
 """The commands that train the policy: sft, ppo."""
 
+from pathlib import Path
 from typing import Any
 
 from rlhf.checkpoint import load_checkpoint
-from rlhf.config import PPOConfig, check_training_sampling, kl_choice
+from rlhf.config import Config, PPOConfig, check_training_sampling, kl_choice
 from rlhf.console import say
 from rlhf.data.collate import prompt_batch, response_batch
 from rlhf.data.records import DemonstrationRecord, PromptRecord
@@ -74,7 +75,12 @@ def ppo(job: Job) -> dict[str, Any]:
     checkpoint = load_checkpoint(job.folder / "checkpoints") if config.resume else None
     llava = load_model(config, location, trains_fully=full)
     policy = build_policy(
-        llava, config.model, temperature=config.sampling.temperature, start=location.adapter
+        llava,
+        config.model,
+        temperature=config.sampling.temperature,
+        start=location.adapter,
+        critic=config.ppo.critic,
+        critic_start=_critic_start(config),
     )
     scorer = scorer_of(job, llava, share_trunk=not full)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
@@ -90,9 +96,27 @@ def ppo(job: Job) -> dict[str, Any]:
         llava.save(job.folder / "model")
     else:
         llava.adapters.save(POLICY, job.folder / "adapter", llava.base)
-    policy.value_head.save(job.folder / "value_head.safetensors")
+    policy.critic.save(job.folder)
     last = {name: trainer.figures[name] for name in SHOWN if name in trainer.figures}
     return {"iterations": trainer.iteration, "skipped_steps": trainer.skipped, **last}
+
+
+def _critic_start(config: Config) -> Path | None:
+    """The reward model's adapter, where the critic begins from it.
+
+    Raises:
+        UsageError: the reward model has none, or the critic has no adapter to begin with.
+    """
+    if config.ppo.critic_start == "model":
+        return None
+    folder, card = RewardCard.read(config.reward.path)
+    if card.kind != "llava_head" or not card.adapter or config.ppo.critic.startswith("shared"):
+        raise UsageError(
+            "the critic cannot begin from the reward model",
+            f"ppo.critic_start=reward ppo.critic={config.ppo.critic}",
+            "train the reward model with reward.train=lora, and use ppo.critic=adapter or separate",
+        )
+    return folder / "adapter"
 
 
 def _check_kl(ppo: PPOConfig) -> None:

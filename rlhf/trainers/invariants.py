@@ -120,18 +120,12 @@ def _pictures(
 
 
 def _gradients(policy: Policy) -> Invariant:
-    trained = {id(value) for value in policy.trained().values()}
-    strays = [
-        name
-        for model in {policy.llava.model, policy.reference.model}
-        for name, value in model.named_parameters()
-        if value.requires_grad and id(value) not in trained
-    ]
+    strays = [name for name, value in policy.frozen_parameters() if value.requires_grad]
     return Invariant(
         "frozen parameters that would receive a gradient",
         len(strays),
         0,
-        f"only the policy may move, not {', '.join(strays[:3])}",
+        f"only policy and critic may move, not {', '.join(strays[:3])}",
     )
 
 

@@ -1,6 +1,7 @@
 """PPO from a reward model: sample, score, estimate advantages, update."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ class PPOTrainer:
         optimizer, optimizer_state = optimizer_tensors(self.updater.optimizer)
         tensors = {
             "policy": {name: value.detach() for name, value in self.policy.trained().items()},
-            "value_head": dict(self.policy.value_head.state_dict()),
+            "critic": {k: value.detach() for k, value in self.policy.critic_trained().items()},
             "optimizer": optimizer,
         }
         state = {
@@ -214,15 +215,8 @@ class PPOTrainer:
                 str(checkpoint.path),
                 "restore the original model.path and reward.path",
             )
-        trained, saved = self.policy.trained(), checkpoint.tensors["policy"]
-        if trained.keys() != saved.keys():
-            raise UsageError(
-                "the checkpoint trains other parameters", str(checkpoint.path), "check model.train"
-            )
-        with torch.no_grad():
-            for name, value in trained.items():
-                value.copy_(saved[name])
-        self.policy.value_head.load_state_dict(checkpoint.tensors["value_head"], strict=True)
+        _copy_back(self.policy.trained(), checkpoint, "policy")
+        _copy_back(self.policy.critic_trained(), checkpoint, "critic")
         restore_optimizer(
             self.updater.optimizer, checkpoint.tensors["optimizer"], state["optimizer"]
         )
@@ -263,6 +257,17 @@ class PPOTrainer:
         for warning in self.health.update(self.iteration, figures):
             say(str(warning), "yellow")
             self.writer.text("health", str(warning), self.iteration)
+
+
+@torch.no_grad()
+def _copy_back(trained: Mapping[str, Tensor], checkpoint: Checkpoint, part: str) -> None:
+    """Give parameters the values they had."""
+    saved = checkpoint.tensors[part]
+    if trained.keys() != saved.keys():
+        fix = "check model.train and ppo.critic"
+        raise UsageError("the checkpoint trains other parameters", str(checkpoint.path), fix)
+    for name, value in trained.items():
+        value.copy_(saved[name])
 
 
 def _controller(ppo: PPOConfig) -> AdaptiveKLController | None:

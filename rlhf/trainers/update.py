@@ -76,7 +76,7 @@ class Updater:
         check_kl_choice(*kl_choice(config))
         self.config, self.policy, self.kl_coef = config, policy, config.kl_coef
         self.policy_parameters = list(policy.trained().values())
-        self.critic_parameters = list(policy.value_head.parameters())
+        self.critic_parameters = list(policy.critic_trained().values())
         self.steps, self.steps_done = steps, 0
         groups = [{"params": self.policy_parameters}, {"params": self.critic_parameters}]
         self.optimizer = AdamW(groups, lr=self.lr, eps=config.adam_eps, weight_decay=0.0)
@@ -98,6 +98,9 @@ class Updater:
         for group, factor in zip(self.optimizer.param_groups, factors, strict=True):
             group["lr"] = self.lr * factor
         sums, ratio_gap = self._accumulate(minibatch, train_policy)
+        if not train_policy:  # the value loss of a shared critic reaches the policy's weights
+            for value in self.policy_parameters:
+                value.grad = None
         policy_norm = clip_gradients(self.policy_parameters, self.config.max_grad_norm)
         critic_norm = clip_gradients(self.critic_parameters, self.config.max_grad_norm)
         outcome = self._outcome(sums, policy_norm, critic_norm)

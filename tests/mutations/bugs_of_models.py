@@ -12,25 +12,25 @@ BUGS = (
     Bug(
         "values are those of one state earlier",
         ("trl #44", "trl #137"),
-        "models/policy.py",
-        (("self.value_head(hidden.detach())", "self.value_head(hidden.detach().roll(1, 0))"),),
+        "models/critic.py",
+        (("hidden = hidden.detach()\n", "hidden = hidden.detach().roll(1, 0)\n"),),
         ALIGNMENT + "test_a_token_changes_the_value_after_it_and_none_before",
     ),
     Bug(
         "values are those of the state after the token",
         ("trl #137",),
-        "models/policy.py",
-        (("self.value_head(hidden.detach())", "self.value_head(hidden.detach().roll(-1, 0))"),),
+        "models/critic.py",
+        (("hidden = hidden.detach()\n", "hidden = hidden.detach().roll(-1, 0)\n"),),
         ALIGNMENT + "test_a_token_changes_the_value_after_it_and_none_before",
     ),
     Bug(
         "the critic does not see the picture",
         ("AReaL: is_critic ignored for vision models", "measured: text-only critic"),
-        "models/policy.py",
+        "models/critic.py",
         (
             (
-                "self.value_head(hidden.detach())",
-                "self.value_head(llava.model.get_input_embeddings()(responses.tokens).detach())",
+                "hidden = hidden.detach()\n",
+                "hidden = self.llava.model.get_input_embeddings()(responses.tokens).detach()\n",
             ),
         ),
         POLICY + "test_the_critic_sees_the_picture_and_does_not_move_the_trunk",
@@ -78,14 +78,14 @@ BUGS = (
         "models/policy.py",
         (
             (
-                "return TokenScores(logprobs, entropy, self",
+                "return TokenScores(logprobs, entropy, torch",
                 "entropy = token_logprobs(\n"
                 "            hidden,\n"
                 "            llava.output_weight,\n"
                 "            responses.tokens,\n"
                 "            banned_ids=llava.banned_ids,\n"
                 "        )[1]\n"
-                "        return TokenScores(logprobs, entropy, self",
+                "        return TokenScores(logprobs, entropy, torch",
             ),
         ),
         ALIGNMENT + "test_the_entropy_is_that_of_the_sampled_distribution",
@@ -106,7 +106,7 @@ BUGS = (
         "the reference of an adapter is the bare trunk",
         ("trl #495", "trl #1340"),
         "models/policy.py",
-        (("        llava.adapters.load(REFERENCE, start)\n", ""),),
+        (("        llava.adapters.load(REFERENCE, start, trains=False)\n", ""),),
         POLICY + "test_a_starting_adapter_is_the_reference_not_the_bare_trunk",
     ),
     Bug(

@@ -121,13 +121,7 @@ BUGS = (
         "the value head is fresh after a resume",
         ("trl #3293", "OpenRLHF #209"),
         "trainers/ppo.py",
-        (
-            (
-                '        self.policy.value_head.load_state_dict(checkpoint.tensors["value_head"], '
-                "strict=True)\n",
-                "",
-            ),
-        ),
+        (('        _copy_back(self.policy.critic_trained(), checkpoint, "critic")\n', ""),),
         "tests/test_resume.py::test_every_part_of_the_training_state_is_restored",
     ),
     Bug(

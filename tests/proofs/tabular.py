@@ -46,6 +46,9 @@ class TabularPolicy:
     def trained(self) -> dict[str, nn.Parameter]:
         return {"logits": self.logits}
 
+    def critic_trained(self) -> dict[str, nn.Parameter]:
+        return dict(self.value_head.named_parameters())
+
     def prefixes(self, responses: Responses) -> Tensor:
         """[N], the prefix before each token."""
         prefix = torch.zeros_like(responses.tokens)
