@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -92,7 +92,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State of an optimizer: CPU copies named `<parameter number>.<name>`, the rest as JSON."""
     saved = optimizer.state_dict()
-    flat = {f"{n}.{key}": x for n, values in saved["state"].items() for key, x in values.items()}
+    flat = dict(_leaves(saved["state"]))
     tensors = {k: x.detach().to("cpu", copy=True) for k, x in flat.items() if torch.is_tensor(x)}
     others = {key: x for key, x in flat.items() if key not in tensors}
     shapes = _shapes(optimizer)
@@ -109,10 +109,13 @@ def restore_optimizer(optimizer: Optimizer, tensors: Tensors, state: Json) -> No
             where = f"parameter {number}: shape {here} here, {saved} in the checkpoint"
             fix = "Resume with the configuration it was saved with."
             raise DataError("The optimizer state belongs to another model.", where, fix)
-    values: dict[int, dict[str, Any]] = {}
+    values: dict[Any, Any] = {}
     for key, value in {**{k: x.clone() for k, x in tensors.items()}, **state["others"]}.items():
-        index, name = key.split(".", 1)
-        values.setdefault(int(index), {})[name] = value
+        index, *path, name = key.split(".")
+        place = values.setdefault(int(index), {})
+        for step in path:
+            place = place.setdefault(step, {})
+        place[name] = value
     groups = [{k: tuple(x) if k == "betas" else x for k, x in g.items()} for g in state["groups"]]
     optimizer.load_state_dict({"state": values, "param_groups": groups})
 
@@ -125,6 +128,15 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _leaves(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys with what stands there; 8-bit optimizers nest their state."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _shapes(optimizer: Optimizer) -> list[list[int]]:

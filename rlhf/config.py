@@ -21,6 +21,7 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # where a steered ppo.kl_coef stays
 
 
+OptimizerKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
 
 
@@ -34,6 +35,7 @@ class ModelConfig(Section, frozen=True):
     lora_rank: Count = 16  # columns of each LoRA factor
     lora_alpha: Positive = 32  # LoRA scale is alpha / rank
     quantization: Literal["none", "int8", "nf4"] = "none"  # storage of the frozen trunk
+    gradient_checkpointing: bool = False  # recompute layers in the backward: memory for time
 
 
 class DataConfig(Section, frozen=True):
@@ -60,6 +62,7 @@ class SamplingConfig(Section, frozen=True):
 class SFTConfig(Section, frozen=True):
     epochs: Count = 1  # passes over the demonstrations
     batch_size: Count = 32  # demonstrations per optimizer step
+    optimizer: OptimizerKind = "adamw"  # 8 bits: a quarter of the memory
     lr: Positive = 2e-5  # peak learning rate, linear warm-up and decay
     warmup_steps: CountOrZero = 50  # optimizer steps of linear warm-up
     weight_decay: NonNegative = 0.0  # decoupled, per step
@@ -76,6 +79,7 @@ class RewardConfig(Section, frozen=True):
     captions: str = ""  # caption_text: JSONL whose response is the caption; empty: LLaVA describes
     epochs: Count = 1  # passes over the pairs
     batch_size: Count = 32  # pairs per optimizer step
+    optimizer: OptimizerKind = "adamw"  # 8 bits: a quarter of the memory
     lr: Positive = 1e-4  # peak learning rate, linear warm-up and decay
     warmup_steps: CountOrZero = 20  # optimizer steps of linear warm-up
     weight_decay: NonNegative = 0.0  # decoupled, per step
@@ -99,6 +103,7 @@ class PPOConfig(Section, frozen=True):
     microbatch_tokens: Count = 8192  # padded tokens per backward
     samples_per_prompt: Count = 1  # responses to each prompt of an iteration
     ppo_epochs: Count = 4  # passes over each rollout
+    optimizer: OptimizerKind = "adamw"  # 8 bits: a quarter of the memory
     lr: Positive = 1e-5  # policy learning rate
     lr_schedule: Literal["constant", "linear"] = "constant"  # linear falls to 0 at the last step
     critic: CriticKind = "shared_detached"  # what the values are read from, and what they train

@@ -32,7 +32,7 @@ KNOWN_BY = {
     "omegaconf": ["rlhf.cli"],
     "transformers": ["rlhf.models", "rlhf.rollout", "rlhf.data.prompts", "rlhf.demo"],
     "peft": ["rlhf.models.adapters"],
-    "bitsandbytes": ["rlhf.models.adapters"],
+    "bitsandbytes": ["rlhf.models.adapters", "rlhf.models.bits", "rlhf.models.optimizers"],
     "tensorboard": ["rlhf.metrics"],
     "torch.utils.tensorboard": ["rlhf.metrics"],
     "triton": ["rlhf.kernels"],

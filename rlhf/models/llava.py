@@ -6,8 +6,10 @@ and on the left for decoding, with a mask.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 import transformers
 from einops import rearrange
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from rlhf.data.images import load_image
@@ -51,6 +54,7 @@ class Llava:
         self.builder = PromptBuilder(processor, _image_tokens(model.config))
         self.image_token_id = int(model.config.image_token_id)
         self._features: dict[Path, Tensor] = {}
+        self.checkpoints_layers = False  # in forwards with autograd: recompute in the backward
 
     @classmethod
     def load(
@@ -215,9 +219,9 @@ class Llava:
         tokens[first.owner, first.positions] = prompts.tokens
         columns = first.lengths[second.owner] + second.positions
         tokens[second.owner, columns] = responses.tokens.cpu()
-        output = self.model.model.language_model(
-            inputs_embeds=self._embed(tokens, prompts.images), use_cache=False
-        )
+        embeds = self._embed(tokens, prompts.images)
+        with checkpointed_layers(self) if self.checkpoints_layers else nullcontext():
+            output = self.model.model.language_model(inputs_embeds=embeds, use_cache=False)
         hidden: Tensor = output.last_hidden_state
         return hidden
 
@@ -239,6 +243,31 @@ class Llava:
         features = self.model.model.multi_modal_projector(self.vision_features(paths))
         mask = placeholder.to(self.device).unsqueeze(-1)
         return embeds.masked_scatter(mask, rearrange(features, "n i d -> (n i) d").to(embeds.dtype))
+
+
+@contextmanager
+def checkpointed_layers(llava: Llava) -> Iterator[None]:
+    """Inside the block a decoder layer keeps its input only, and runs again in the backward.
+
+    It runs again under the adapter of its first time: by then another role may be active. What
+    transformers switches on with its training mode stays off otherwise (there is no dropout).
+    """
+    adapters = llava.adapters
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), adapters.use(adapters.current)
+
+    layers = llava.model.model.language_model.layers if torch.is_grad_enabled() else []
+    for layer in layers:
+        layer._gradient_checkpointing_func = partial(
+            checkpoint, use_reentrant=False, context_fn=contexts
+        )
+        layer.gradient_checkpointing = layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = False
 
 
 def _image_tokens(config: Any) -> int:

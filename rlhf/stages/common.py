@@ -80,12 +80,14 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
     device = _device(config.device)
     names = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     automatic = torch.float32 if device.type == "cpu" or trains_fully else torch.bfloat16
-    return Llava.load(
+    llava = Llava.load(
         location.base,
         device=device,
         dtype=names.get(config.dtype, automatic),
         quantization=config.model.quantization,
     )
+    llava.checkpoints_layers = config.model.gradient_checkpointing
+    return llava
 
 
 def scorer_of(job: Job, llava: Llava, *, share_trunk: bool) -> Scorer:

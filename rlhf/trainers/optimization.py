@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
 
 from rlhf.config import RewardConfig, SFTConfig
 from rlhf.errors import DivergedError
+from rlhf.models.optimizers import adamw
 
 
 class Descent:
@@ -16,7 +16,7 @@ class Descent:
 
     Args:
         parameters: those that require a gradient move.
-        options: lr, warmup_steps, weight_decay, max_grad_norm.
+        options: optimizer, lr, warmup_steps, weight_decay, max_grad_norm.
         steps: planned optimizer steps.
     """
 
@@ -25,7 +25,9 @@ class Descent:
     ) -> None:
         self.options, self.steps, self.done = options, steps, 0
         self.parameters = [value for value in parameters if value.requires_grad]
-        self.optimizer = AdamW(self.parameters, lr=options.lr, weight_decay=options.weight_decay)
+        self.optimizer = adamw(
+            options.optimizer, self.parameters, lr=options.lr, weight_decay=options.weight_decay
+        )
 
     def step(self, loss: Tensor) -> dict[str, float]:
         """Move against the gradient of `loss`; the gradient's norm and the rate used.

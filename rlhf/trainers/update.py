@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
 
 from rlhf.config import PPOConfig, kl_choice
 from rlhf.data.collate import microbatches
@@ -15,6 +14,7 @@ from rlhf.functional import (
     kl_penalty_loss,
     whiten,
 )
+from rlhf.models.optimizers import adamw
 from rlhf.models.policy import Policy
 from rlhf.trainers.optimization import clip_gradients, finite
 from rlhf.types import Minibatch, TokenScores
@@ -79,7 +79,7 @@ class Updater:
         self.critic_parameters = list(policy.critic_trained().values())
         self.steps, self.steps_done = steps, 0
         groups = [{"params": self.policy_parameters}, {"params": self.critic_parameters}]
-        self.optimizer = AdamW(groups, lr=self.lr, eps=config.adam_eps, weight_decay=0.0)
+        self.optimizer = adamw(config.optimizer, groups, lr=self.lr, eps=config.adam_eps)
 
     @property
     def lr(self) -> float:
