@@ -31,7 +31,7 @@ from rlhf.runs import RunFolder, json_text
 from rlhf.stages.job import Job
 from rlhf.stages.registry import WITHOUT_FOLDER, stage_function
 
-WITHOUT_FILES = frozenset({"demo", "sft", "collect", "reward", "ppo"})
+WITHOUT_FILES = frozenset({"demo", "sft", "collect", "reward", "ppo", "doctor"})
 WITH_SCORER = frozenset({"ppo", "evaluate", "score"})
 
 
@@ -60,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         if "--debug" in given:
             traceback.print_exc()
         print_error(error)
+        if "--json" in given and (figures := getattr(error, "figures", None)):
+            print(json_text(figures))
         return error.exit_code
     except KeyboardInterrupt:
         return 130

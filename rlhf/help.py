@@ -68,6 +68,11 @@ COMMANDS = {
         "rlhf stamps [PACKAGE.deb|FOLDER] output=FOLDER",
         (),
     ),
+    "doctor": (
+        "what is installed, what works, and how to mend what does not",
+        "rlhf doctor device=cuda model.quantization=nf4",
+        ("model",),
+    ),
 }
 FLAGS = {
     "--help": "this text",

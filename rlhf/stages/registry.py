@@ -19,8 +19,11 @@ STAGES = {
     "import": "exchange:import_records",
     "export": "exchange:export_records",
     "stamps": "stamps:stamps",
+    "doctor": "doctor:doctor",
 }
-WITHOUT_FOLDER = frozenset({"generate", "score", "validate", "import", "export", "stamps"})
+WITHOUT_FOLDER = frozenset(
+    {"generate", "score", "validate", "import", "export", "stamps", "doctor"}
+)
 
 
 def stage_function(command: str) -> Callable[[Job], dict[str, Any]]:

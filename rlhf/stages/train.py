@@ -22,6 +22,7 @@ from rlhf.stages.common import (
     scorer_of,
 )
 from rlhf.stages.job import Job
+from rlhf.tools.doctor import check_quick
 from rlhf.trainers.ppo import PPOTrainer
 from rlhf.trainers.sft import SFTTrainer
 
@@ -65,6 +66,7 @@ def sft(job: Job) -> dict[str, Any]:
 def ppo(job: Job) -> dict[str, Any]:
     """Tune a model against a reward model; leaves adapter/ or model/ in the run folder."""
     config = job.config
+    check_quick(config)
     check_training_sampling(config.sampling)
     _check_kl(config.ppo)
     path = input_file(config.data.prompts, "data.prompts")

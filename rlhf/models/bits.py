@@ -1,0 +1,82 @@
+"""Small probes of bitsandbytes: which native library it loaded, and whether its layers compute."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import bitsandbytes
+import torch
+from bitsandbytes import cextension
+from torch import Tensor, nn
+
+from rlhf.models.adapters import keep_gradients, quantization_config
+
+
+@dataclass(frozen=True)
+class NativeLibrary:
+    """What bitsandbytes computes with.
+
+    Attributes:
+        name: file of the loaded library, e.g. `libbitsandbytes_cuda126.so`; empty if none loaded.
+        fault: why none loaded.
+        shipped: CUDA versions there are libraries for, e.g. `12.6`.
+        override: value of BNB_CUDA_VERSION, which names a library by hand.
+    """
+
+    name: str
+    fault: str
+    shipped: tuple[str, ...]
+    override: str
+
+
+def native_library() -> NativeLibrary:
+    """The library that the import of bitsandbytes loaded, which is not tried again."""
+    parts = vars(cextension.lib)  # any attribute that it lacks would turn into a function
+    loaded = parts.get("_lib")
+    return NativeLibrary(
+        name=Path(loaded._name).name if loaded else "",
+        fault=str(parts.get("error_msg", "")).split("\n")[0],
+        shipped=tuple(cextension.get_available_cuda_binary_versions()),
+        override=os.environ.get("BNB_CUDA_VERSION", ""),
+    )
+
+
+def quantized_linear(weight: Tensor, kind: str) -> nn.Module:
+    """A frozen linear layer in eval mode with `weight` stored as `model.quantization` would be.
+
+    Args:
+        weight: [out, in], in the dtype of the computation, on the device.
+        kind: int8 or nf4.
+    """
+    options = quantization_config(kind, weight.dtype)
+    assert options is not None
+    columns, rows = weight.shape[1], weight.shape[0]
+    with torch.random.fork_rng(devices=[]):  # its constructor draws weights that are not used
+        if kind == "nf4":
+            layer = bitsandbytes.nn.Linear4bit(
+                columns,
+                rows,
+                bias=False,
+                compute_dtype=options.bnb_4bit_compute_dtype,
+                compress_statistics=options.bnb_4bit_use_double_quant,
+                quant_type=options.bnb_4bit_quant_type,
+            )
+        else:
+            layer = bitsandbytes.nn.Linear8bitLt(
+                columns, rows, bias=False, has_fp16_weights=False, threshold=0.0
+            )
+    layer.load_state_dict({"weight": weight.cpu()})
+    placed: nn.Module = layer.to(weight.device).requires_grad_(False).eval()
+    keep_gradients(placed)
+    return placed
+
+
+def adamw_8bit_step(device: torch.device, lr: float) -> Tensor:
+    """[4096], zeros after one step of 8-bit AdamW on a gradient of ones: -lr each."""
+    values = torch.zeros(4096, device=device, requires_grad=True)  # fewer would be kept in 32 bits
+    values.grad = torch.ones_like(values)
+    optimizer = bitsandbytes.optim.AdamW8bit([values], lr=lr, weight_decay=0.0)
+    optimizer.step()
+    if optimizer.state[values]["state1"].dtype != torch.uint8:
+        raise RuntimeError("8-bit AdamW keeps its state in more than 8 bits")
+    return values.detach()

@@ -1,0 +1,91 @@
+"""What graphics cards offer: memory, arithmetic and bandwidth."""
+
+from dataclasses import dataclass
+
+import torch
+
+from rlhf.errors import UsageError
+
+GIB = 2**30
+USABLE = 15 / 16  # of a card's nominal memory: error correction keeps a sixteenth of GDDR memory
+
+
+@dataclass(frozen=True)
+class Card:
+    """A graphics card.
+
+    Attributes:
+        name: as it is asked for.
+        gib: memory that a program can use, GiB.
+        half, single: dense multiplications and additions, 10¹² a second, in bfloat16 on matrix
+            units and in float32 without them (torch's default); 0: not known.
+        bandwidth: of the memory, 10¹² bytes a second; 0: not known.
+    """
+
+    name: str
+    gib: float
+    half: float
+    single: float
+    bandwidth: float
+
+
+# name: nominal GB, bfloat16, float32, bandwidth
+_PUBLISHED = {
+    "T4": (16, 65, 8.1, 0.320),  # float16: it has no bfloat16 units
+    "RTX 4060 Ti": (16, 44.1, 22.1, 0.288),
+    "RTX 3090": (24, 71, 35.6, 0.936),
+    "RTX 4090": (24, 165.2, 82.6, 1.008),
+    "L4": (24, 121, 30.3, 0.300),
+    "A10": (24, 125, 31.2, 0.600),
+    "A40": (48, 149.7, 37.4, 0.696),
+    "L40S": (48, 362, 91.6, 0.864),
+    "A100 40": (40, 312, 19.5, 1.555),
+    "A100 80": (80, 312, 19.5, 2.039),
+    "H100": (80, 989.5, 66.9, 3.35),
+    "H200": (141, 989.5, 66.9, 4.8),
+}
+CARDS = {
+    name: Card(name, nominal * USABLE, *speeds) for name, (nominal, *speeds) in _PUBLISHED.items()
+}
+"""By name, smallest first.
+
+Source: NVIDIA's data sheets of T4, L4, A10, A40, L40S, A100 (SXM), H100 (SXM) and H200 (SXM), its
+GA102 and Ada GPU architecture white papers; of two figures the one without sparsity, and for RTX
+cards the one that sums in float32.
+"""
+
+
+def find_card(name: str) -> Card:
+    """The card of that name, in any case and with or without the maker's name.
+
+    Raises:
+        UsageError: it is not in the table.
+    """
+    wanted = _plain(name)
+    for known, card in CARDS.items():
+        if _plain(known) == wanted:
+            return card
+    raise UsageError(f"no card named {name}", "plan.card", f"choose one of {', '.join(CARDS)}")
+
+
+def this_machine() -> Card | None:
+    """The first card of this machine with its real memory; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_properties(0)
+    gib = found.total_memory / GIB
+    words = _plain(found.name).split()
+    alike = [
+        card
+        for card in CARDS.values()
+        if set(_plain(card.name).split()[:1]) <= set(words)
+        or _plain(card.name) in _plain(found.name)
+    ]
+    if not alike:
+        return Card(found.name, gib, 0, 0, 0)
+    known = min(alike, key=lambda card: abs(card.gib - gib))
+    return Card(found.name, gib, known.half, known.single, known.bandwidth)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("-", " ").removeprefix("nvidia ").split())
