@@ -172,6 +172,7 @@ class Config(Section, frozen=True):
     resume: str = ""  # ppo: run folder to continue
     instruction: str = "Describe the picture."  # generate: asked of each picture
     output: str = ""  # import, export, stamps, score: file or folder to write
+    merge: bool = False  # export: add a run's adapter to the weights it was trained on
     fix: str = ""  # validate: JSONL for the usable rows, its report beside it
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

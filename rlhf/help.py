@@ -59,8 +59,8 @@ COMMANDS = {
         ("data",),
     ),
     "export": (
-        "turn our preferences into trl's or Label Studio's format",
-        "rlhf export trl|label_studio FILE.jsonl output=FILE",
+        "turn preferences into trl's or Label Studio's format, or a run into a plain LLaVA",
+        "rlhf export trl|label_studio FILE.jsonl output=FILE (or RUN merge=true)",
         ("data",),
     ),
     "stamps": (

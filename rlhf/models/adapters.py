@@ -110,6 +110,16 @@ class Adapters:
             self._peft.save_pretrained(scratch, selected_adapters=[name])
             shutil.copytree(Path(scratch, name), folder, dirs_exist_ok=True)
 
+    def merge(self, name: str) -> None:
+        """Add the adapter `name` to the weights and take all adapters off.
+
+        W + alpha / rank · B A in the dtype of W.
+        """
+        assert self._peft is not None
+        self._peft.merge_and_unload(adapter_names=[name])
+        self._peft, self.current = None, None
+        self._trains.clear()
+
     def _layers(self) -> Iterator[Any]:
         return (layer for layer in self._model.modules() if isinstance(layer, BaseTunerLayer))
 

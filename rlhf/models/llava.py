@@ -18,7 +18,7 @@ import transformers
 from einops import rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
 
 from rlhf.data.images import load_image
 from rlhf.data.prompts import PromptBuilder
@@ -86,6 +86,11 @@ class Llava:
     @property
     def device(self) -> torch.device:
         return self.model.lm_head.weight.device  # type: ignore[no-any-return]
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """Of the weights in the files it was loaded from; float32 if they do not tell."""
+        return AutoConfig.from_pretrained(self.base).dtype or torch.float32
 
     @property
     def hidden_size(self) -> int:

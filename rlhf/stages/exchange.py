@@ -11,6 +11,7 @@ from rlhf.data.records import CandidatesRecord, PreferenceRecord, record_kind
 from rlhf.errors import UsageError
 from rlhf.stages.common import read_with_pictures
 from rlhf.stages.job import Job
+from rlhf.stages.merge import merge
 
 
 def import_records(job: Job) -> dict[str, Any]:
@@ -39,11 +40,14 @@ def import_records(job: Job) -> dict[str, Any]:
 
 
 def export_records(job: Job) -> dict[str, Any]:
-    """Write preferences (label_studio: or candidates) in another tool's form."""
+    """Write preferences (label_studio: or candidates) in another tool's form, or a merged run."""
+    if job.config.merge:
+        return merge(job)
     form, *files = [str(path) for path in job.files] or [""]
     if form not in ("trl", "label_studio") or len(files) != 1:
         usage = "rlhf export trl|label_studio FILE.jsonl output=FILE"
-        raise UsageError("a form and one file are needed", "rlhf export", usage)
+        fix = f"{usage}, or rlhf export RUN merge=true"
+        raise UsageError("a form and one file are needed", "rlhf export", fix)
     path, output = Path(files[0]), _output(job, "FILE")
     if form == "trl":
         pairs, root = read_with_pictures(job.config, path, PreferenceRecord)

@@ -29,6 +29,7 @@ from rlhf.metrics import MetricsWriter, read_metrics
 from rlhf.models.caption_reward import CaptionReward
 from rlhf.models.contract import file_hash
 from rlhf.models.location import locate_model
+from rlhf.models.model_card import write_model_card
 from rlhf.models.reward_files import build_reward, save_reward
 from rlhf.stages.common import (
     announce,
@@ -156,6 +157,10 @@ class _Study:
     def save(self, facts: dict[str, Any]) -> None:
         folder = self.job.folder / "reward"
         save_reward(self.model, folder, self.llava, self.config.reward, facts)
+        if (folder / "adapter").is_dir():
+            figures = {"pairs": facts["pairs"], "training accuracy": facts["accuracy"]}
+            card = folder / "adapter"
+            write_model_card(card, self.model.base, command="reward", figures=figures)
 
     @property
     def _max_tokens(self) -> int:

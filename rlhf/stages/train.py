@@ -11,7 +11,9 @@ from rlhf.data.records import DemonstrationRecord, PromptRecord
 from rlhf.errors import UsageError
 from rlhf.functional import check_kl_choice
 from rlhf.models.contract import RewardCard
+from rlhf.models.llava import Llava
 from rlhf.models.location import locate_model
+from rlhf.models.model_card import write_model_card
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.stages.common import (
     announce,
@@ -56,11 +58,9 @@ def sft(job: Job) -> dict[str, Any]:
         trainer = SFTTrainer(config, llava, prompts, responses, writer)
         announce(llava, steps=trainer.steps)
         loss = trainer.run()
-    if full:
-        llava.save(job.folder / "model")
-    else:
-        llava.adapters.save(POLICY, job.folder / "adapter", llava.base)
-    return {"loss": loss, "demonstrations": len(records), "steps": trainer.steps}
+    figures = {"loss": loss, "demonstrations": len(records), "steps": trainer.steps}
+    _save(job, "sft", llava, figures)
+    return figures
 
 
 def ppo(job: Job) -> dict[str, Any]:
@@ -94,13 +94,22 @@ def ppo(job: Job) -> dict[str, Any]:
             say(f"continuing after iteration {trainer.iteration}")
         announce(llava, steps=trainer.planned_steps)
         trainer.run()
-    if full:
-        llava.save(job.folder / "model")
-    else:
-        llava.adapters.save(POLICY, job.folder / "adapter", llava.base)
-    policy.critic.save(job.folder)
     last = {name: trainer.figures[name] for name in SHOWN if name in trainer.figures}
-    return {"iterations": trainer.iteration, "skipped_steps": trainer.skipped, **last}
+    figures = {"iterations": trainer.iteration, "skipped_steps": trainer.skipped, **last}
+    _save(job, "ppo", llava, figures)
+    policy.critic.save(job.folder)
+    return figures
+
+
+def _save(job: Job, command: str, llava: Llava, figures: dict[str, Any]) -> None:
+    """Leave what was trained, model/ or adapter/, with its card."""
+    full = job.config.model.train == "full"
+    folder = job.folder / ("model" if full else "adapter")
+    if full:
+        llava.save(folder)
+    else:
+        llava.adapters.save(POLICY, folder, llava.base)
+    write_model_card(folder, llava.base, command=command, figures=figures)
 
 
 def _critic_start(config: Config) -> Path | None:
