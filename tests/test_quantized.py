@@ -1,28 +1,35 @@
 """bitsandbytes on the trunk: only the language model is packed, and gradients survive a rollout."""
 
 from pathlib import Path
+from typing import get_args
 
 import bitsandbytes
 import pytest
 import small
 import torch
 
-from rlhf.config import ModelConfig, SamplingConfig
+from rlhf.checkpoint import hash_tensors
+from rlhf.config import Config, CriticKind, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.metrics import MetricsWriter
 from rlhf.models.generation import generate
+from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
-from rlhf.models.policy import build_policy
+from rlhf.models.policy import POLICY, build_policy
+from rlhf.models.reward import LlavaReward
+from rlhf.trainers.ppo import PPOTrainer
 
 PACKED = {"nf4": bitsandbytes.nn.Linear4bit, "int8": bitsandbytes.nn.Linear8bitLt}
 
 
+def loaded(tiny: Path, kind: str) -> Llava:
+    return Llava.load(
+        str(tiny / "model"), device=torch.device("cpu"), dtype=torch.float32, quantization=kind
+    )
+
+
 @pytest.mark.parametrize("kind", PACKED)
 def test_gradients_are_alive_after_a_rollout(tiny: Path, kind: str) -> None:
-    llava = Llava.load(
-        str(tiny / "model"),
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        quantization=kind,
-    )
+    llava = loaded(tiny, kind)
     packed = [n for n, m in llava.model.named_modules() if isinstance(m, PACKED[kind])]
     assert len(packed) == 2 * 7
     assert all("language_model" in name for name in packed)
@@ -32,3 +39,41 @@ def test_gradients_are_alive_after_a_rollout(tiny: Path, kind: str) -> None:
     policy.score(prompts, responses).logprobs.sum().backward()
     norms = [v.grad.norm() for n, v in policy.trained().items() if "lora_B" in n]
     assert norms and all(float(norm) > 0 for norm in norms)
+
+
+@pytest.mark.parametrize("critic", get_args(CriticKind))
+@pytest.mark.parametrize("kind", ["none", *PACKED])
+def test_the_loop_keeps_its_invariants_under_every_storage_and_critic(
+    tiny: Path, tmp_path: Path, kind: str, critic: CriticKind
+) -> None:
+    """Rollout, reward, update, checkpoint, adapter: the run refuses to start if one fails."""
+    llava = loaded(tiny, kind)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=critic)
+    head = ScalarHead(llava.hidden_size)
+    torch.nn.init.normal_(head.linear.weight)
+    ppo = PPOConfig(
+        iterations=2,
+        rollout_batch_size=4,
+        minibatch_size=4,
+        ppo_epochs=1,
+        value_warmup_iterations=0,
+        lr=1e-2,
+        critic=critic,
+        microbatch_tokens=120,
+    )
+    config = Config(ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
+    reward = LlavaReward(llava, head, llava.builder)
+    writer = MetricsWriter(tmp_path)
+    run = PPOTrainer(config, policy, reward, small.prompts_of(llava, tiny), writer, tmp_path)
+    frozen = hash_tensors(policy.frozen_parameters())
+    start = hash_tensors(policy.trained().items())
+    run.run()
+    assert hash_tensors(policy.frozen_parameters()) == frozen
+    assert hash_tensors(policy.trained().items()) != start
+    llava.adapters.save(POLICY, tmp_path / "adapter", llava.base)
+    again = loaded(tiny, kind)
+    again.adapters.load(POLICY, tmp_path / "adapter", trains=False)
+    prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
+    with torch.no_grad():
+        ours = llava.response_hidden(prompts, responses)
+        assert torch.equal(again.response_hidden(prompts, responses), ours)
