@@ -32,7 +32,7 @@ KNOWN_BY = {
     "omegaconf": ["rlhf.cli"],
     "transformers": ["rlhf.models", "rlhf.rollout", "rlhf.data.prompts", "rlhf.demo"],
     "peft": ["rlhf.models.adapters"],
-    "bitsandbytes": ["rlhf.models.adapters", "rlhf.models.bits", "rlhf.models.optimizers"],
+    "bitsandbytes": ["rlhf.models.bits", "rlhf.models.optimizers"],
     "tensorboard": ["rlhf.metrics"],
     "torch.utils.tensorboard": ["rlhf.metrics"],
     "triton": ["rlhf.kernels"],
@@ -235,7 +235,8 @@ def test_a_library_in_the_wrong_place_is_found(module: str, source: str) -> None
 def test_libraries_at_home_are_allowed() -> None:
     sources = package(
         cli="import hydra\nfrom omegaconf import OmegaConf",
-        models__adapters="import peft, bitsandbytes",
+        models__adapters="import peft",
+        models__bits="import bitsandbytes",
         models__llava="from transformers import LlavaForConditionalGeneration",
         data__prompts="import transformers",
         metrics="from torch.utils.tensorboard import SummaryWriter",

@@ -1,4 +1,4 @@
-"""LoRA adapters by role on one trunk, and quantized loading. The only file that knows peft."""
+"""LoRA adapters by role on one trunk. The only file that knows peft."""
 
 import shutil
 import tempfile
@@ -7,12 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes
-import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers import BitsAndBytesConfig
 
 from rlhf.errors import UsageError
 
@@ -130,29 +127,3 @@ class Adapters:
 def _owner(key: str) -> str:
     """The adapter's name in `….lora_A.NAME.weight`."""
     return key.rsplit(".", 2)[1]
-
-
-def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """How bitsandbytes stores the language model's linear layers.
-
-    The vision tower, the projector and the output head stay as they are. The int8 threshold is 0
-    because outlier columns, chosen over a batch, would make a row depend on its batch mates.
-    """
-    if kind == "none":
-        return None
-    return BitsAndBytesConfig(
-        load_in_8bit=kind == "int8",
-        load_in_4bit=kind == "nf4",
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_threshold=0.0,
-        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
-    )
-
-
-def keep_gradients(model: nn.Module) -> None:
-    """Stop the repacking of 4-bit weights that silently zeroes every gradient on AVX512-BF16."""
-    for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False

@@ -1,4 +1,4 @@
-"""Small probes of bitsandbytes: which native library it loaded, and whether its layers compute."""
+"""Weights in 8 and 4 bits: how bitsandbytes stores them, and whether it computes here."""
 
 import os
 from dataclasses import dataclass
@@ -8,8 +8,40 @@ import bitsandbytes
 import torch
 from bitsandbytes import cextension
 from torch import Tensor, nn
+from transformers import BitsAndBytesConfig
 
-from rlhf.models.adapters import keep_gradients, quantization_config
+_PACKED = {bitsandbytes.nn.Linear4bit: "nf4", bitsandbytes.nn.Linear8bitLt: "int8"}
+
+
+def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """How bitsandbytes stores the language model's linear layers.
+
+    The vision tower, the projector and the output head stay as they are. The int8 threshold is 0
+    because outlier columns, chosen over a batch, would make a row depend on its batch mates.
+    """
+    if kind == "none":
+        return None
+    return BitsAndBytesConfig(
+        load_in_8bit=kind == "int8",
+        load_in_4bit=kind == "nf4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_threshold=0.0,
+        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+    )
+
+
+def keep_gradients(model: nn.Module) -> None:
+    """Stop the repacking of 4-bit weights that silently zeroes every gradient on AVX512-BF16."""
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def packed_kind(module: nn.Module) -> str:
+    """How a layer's weight is packed, nf4 or int8; empty if it is not."""
+    return _PACKED.get(type(module), "")
 
 
 @dataclass(frozen=True)

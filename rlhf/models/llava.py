@@ -24,7 +24,8 @@ from rlhf.data.images import load_image
 from rlhf.data.prompts import PromptBuilder
 from rlhf.errors import UsageError
 from rlhf.kernels import gather_spans
-from rlhf.models.adapters import Adapters, keep_gradients, quantization_config
+from rlhf.models.adapters import Adapters
+from rlhf.models.bits import keep_gradients, quantization_config
 from rlhf.models.contract import text_hash, tokenizer_hash
 from rlhf.types import PromptBatch, Responses
 

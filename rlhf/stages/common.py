@@ -8,7 +8,7 @@ import msgspec
 import torch
 
 from rlhf.config import Config
-from rlhf.console import say, track
+from rlhf.console import say, table, track
 from rlhf.data.collate import Record
 from rlhf.data.images import load_image, picture_digest
 from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
@@ -16,6 +16,7 @@ from rlhf.errors import DataError, UsageError
 from rlhf.metrics import MetricsWriter
 from rlhf.models.llava import Llava
 from rlhf.models.location import ModelLocation
+from rlhf.models.parts import parts_of
 from rlhf.models.reward_files import load_reward
 from rlhf.models.scorers import Scorer, load_scorer
 from rlhf.stages.job import Job
@@ -120,14 +121,10 @@ def metrics_writer(job: Job, purge_step: int | None = None) -> MetricsWriter:
 
 
 def announce(llava: Llava, *, steps: int) -> None:
-    """Say where and what will train."""
-    parameters = list(llava.model.parameters())
-    trained = sum(value.numel() for value in parameters if value.requires_grad)
-    say(
-        f"device {llava.device}, {llava.output_weight.dtype}, "
-        f"{sum(value.numel() for value in parameters):,} parameters, {trained:,} trainable, "
-        f"{steps:,} optimizer steps planned"
-    )
+    """Say what the model consists of, how it is stored, what trains and where."""
+    rows = [(part.name, part.stored, part.count, part.trained) for part in parts_of(llava)]
+    table("the model", ("part", "stored as", "parameters", "of them train"), rows)
+    say(f"device {llava.device}, {steps:,} optimizer steps planned")
     if llava.adapters.names:
         kinds = sorted({name.rpartition(".")[2] for name in llava.adapters.layers})
         roles = ", ".join(llava.adapters.names)
