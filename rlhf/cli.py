@@ -31,7 +31,7 @@ from rlhf.runs import RunFolder, json_text
 from rlhf.stages.job import Job
 from rlhf.stages.registry import WITHOUT_FOLDER, stage_function
 
-WITHOUT_FILES = frozenset({"demo", "sft", "collect", "reward", "ppo", "doctor"})
+WITHOUT_FILES = frozenset({"demo", "sft", "collect", "reward", "ppo", "doctor", "plan"})
 WITH_SCORER = frozenset({"ppo", "evaluate", "score"})
 
 

@@ -35,7 +35,7 @@ class ModelConfig(Section, frozen=True):
     lora_rank: Count = 16  # columns of each LoRA factor
     lora_alpha: Positive = 32  # LoRA scale is alpha / rank
     quantization: Literal["none", "int8", "nf4"] = "none"  # storage of the frozen trunk
-    gradient_checkpointing: bool = False  # recompute layers in the backward: memory for time
+    gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: if the GPU is small
 
 
 class DataConfig(Section, frozen=True):
@@ -163,6 +163,11 @@ class DemoConfig(Section, frozen=True):
     tower_steps: Count = 500  # optimizer steps that teach the vision tower
 
 
+class PlanConfig(Section, frozen=True):
+    card: str = ""  # such as "RTX 4090"; empty: this machine's, or all that are known
+    prompt_tokens: Count = 64  # of a prompt, beside those of its picture
+
+
 class Config(Section, frozen=True):
     seed: Annotated[int, Meta(ge=0)] = 0  # of every random choice
     name: str = "run"  # of the run's parent folder
@@ -183,6 +188,7 @@ class Config(Section, frozen=True):
     evaluation: EvaluationConfig = EvaluationConfig()
     collect: CollectConfig = CollectConfig()
     demo: DemoConfig = DemoConfig()
+    plan: PlanConfig = PlanConfig()
 
 
 def defaults() -> dict[str, Any]:

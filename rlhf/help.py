@@ -73,6 +73,11 @@ COMMANDS = {
         "rlhf doctor device=cuda model.quantization=nf4",
         ("model",),
     ),
+    "plan": (
+        "whether a PPO run fits a card, and how long an iteration takes at best",
+        "rlhf plan model.path=MODEL plan.card=NAME [options of rlhf ppo]",
+        ("plan", "model", "sampling", "reward", "ppo"),
+    ),
 }
 FLAGS = {
     "--help": "this text",

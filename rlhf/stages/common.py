@@ -20,6 +20,7 @@ from rlhf.models.parts import parts_of
 from rlhf.models.reward_files import load_reward
 from rlhf.models.scorers import Scorer, load_scorer
 from rlhf.stages.job import Job
+from rlhf.stages.plan import checkpoints_layers
 
 T = TypeVar("T", bound=Record)
 
@@ -87,7 +88,7 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
         dtype=names.get(config.dtype, automatic),
         quantization=config.model.quantization,
     )
-    llava.checkpoints_layers = config.model.gradient_checkpointing
+    llava.checkpoints_layers = checkpoints_layers(config, location)
     return llava
 
 

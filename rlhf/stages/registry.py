@@ -20,9 +20,10 @@ STAGES = {
     "export": "exchange:export_records",
     "stamps": "stamps:stamps",
     "doctor": "doctor:doctor",
+    "plan": "plan:plan",
 }
 WITHOUT_FOLDER = frozenset(
-    {"generate", "score", "validate", "import", "export", "stamps", "doctor"}
+    {"generate", "score", "validate", "import", "export", "stamps", "doctor", "plan"}
 )
 
 

@@ -1,6 +1,6 @@
 """What graphics cards offer: memory, arithmetic and bandwidth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -39,8 +39,8 @@ _PUBLISHED = {
     "A10": (24, 125, 31.2, 0.600),
     "A40": (48, 149.7, 37.4, 0.696),
     "L40S": (48, 362, 91.6, 0.864),
-    "A100 40": (40, 312, 19.5, 1.555),
-    "A100 80": (80, 312, 19.5, 2.039),
+    "A100 40GB": (40, 312, 19.5, 1.555),
+    "A100 80GB": (80, 312, 19.5, 2.039),
     "H100": (80, 989.5, 66.9, 3.35),
     "H200": (141, 989.5, 66.9, 4.8),
 }
@@ -69,22 +69,19 @@ def find_card(name: str) -> Card:
 
 
 def this_machine() -> Card | None:
-    """The first card of this machine with its real memory; None without one."""
+    """The first card of this machine, with its real memory; None without one."""
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_properties(0)
-    gib = found.total_memory / GIB
-    words = _plain(found.name).split()
-    alike = [
-        card
-        for card in CARDS.values()
-        if set(_plain(card.name).split()[:1]) <= set(words)
-        or _plain(card.name) in _plain(found.name)
-    ]
-    if not alike:
-        return Card(found.name, gib, 0, 0, 0)
-    known = min(alike, key=lambda card: abs(card.gib - gib))
-    return Card(found.name, gib, known.half, known.single, known.bandwidth)
+    return card_of(found.name, found.total_memory / GIB)
+
+
+def card_of(name: str, gib: float) -> Card:
+    """A card by the name its driver gives it; its speeds are those of its like in the table."""
+    words = {*_plain(name).split()}
+    unknown = Card(name, gib, 0, 0, 0)
+    like = next((x for x in CARDS.values() if {*_plain(x.name).split()} <= words), unknown)
+    return replace(like, name=name, gib=gib)
 
 
 def _plain(name: str) -> str:

@@ -1,0 +1,172 @@
+"""Memory of one PPO iteration, from sizes alone."""
+
+from dataclasses import dataclass
+
+from rlhf.models.shape import ModelShape
+from rlhf.tools.setup import Setup
+from rlhf.tools.transients import (
+    activations,
+    backward_workspace,
+    forward_workspace,
+    head_logits,
+    kv_cache,
+    sampling_logits,
+    widest_weight,
+)
+
+CONTEXT = 2**29  # CUDA's own and the libraries' kernels on the card
+NF4_BITS = 4.127  # 4, and per 64 weights a scale of 8 bits, and per 256 scales one of 32
+
+Parts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the card.
+
+    Attributes:
+        resident: there all the time.
+        phases: of rollout, scoring and update, what comes on top at the worst moment.
+        features: on the CPU, cached features of one picture.
+        activations: of an update's micro-batch without and with gradient checkpointing.
+    """
+
+    resident: Parts
+    phases: dict[str, Parts]
+    features: int
+    activations: tuple[int, int]
+
+    def peaks(self) -> Parts:
+        """The most of each phase."""
+        always = sum(self.resident.values())
+        return {name: always + sum(parts.values()) for name, parts in self.phases.items()}
+
+    @property
+    def peak(self) -> int:
+        return max(self.peaks().values())
+
+
+def memory(shape: ModelShape, setup: Setup) -> Memory:
+    """What lies on the card in each phase.
+
+    Adapters, gradients and the optimizer's state stay through all phases. A moment is what is alive
+    at once: the workspace of the layer that runs, the weight it unpacks, or the head's logits.
+    """
+    return Memory(
+        resident=resident(shape, setup),
+        phases={
+            "rollout": _rollout(shape, setup),
+            "scoring": _scoring(shape, setup),
+            "update": _update(shape, setup),
+        },
+        features=shape.image_tokens * shape.feature_width * (2 if setup.dtype != "float32" else 4),
+        activations=(
+            activations(shape, setup, checkpointing=False),
+            activations(shape, setup, checkpointing=True),
+        ),
+    )
+
+
+def _rollout(shape: ModelShape, setup: Setup) -> Parts:
+    """All prompts of a batch at once, or the last token of its responses."""
+    rows, prompt = setup.generated_together, setup.prompt_tokens
+    cached = prompt if setup.lora_scope == "response" else 0  # they lie in the prefix cache
+    prefill = {
+        "KV cache": kv_cache(shape, setup, rows, prompt - cached),
+        "workspace of a layer": rows * prompt * forward_workspace(shape, setup),
+    }
+    decode = {
+        "KV cache": kv_cache(shape, setup, rows, setup.row - cached),
+        "KV concatenation": kv_cache(shape, setup, rows, setup.row) // (2 * shape.layers),
+        "logits": sampling_logits(shape, rows),
+    }
+    return _worst(prefill | _unpacked(shape, setup), decode | _unpacked(shape, setup))
+
+
+def _scoring(shape: ModelShape, setup: Setup) -> Parts:
+    """A micro-batch without gradient: a layer, or the head."""
+    rows = setup.rows(setup.rollout_batch_size)
+    layer = {"workspace of a layer": rows * setup.run_tokens * forward_workspace(shape, setup)}
+    logits = {"logits": head_logits(shape, setup, rows * setup.max_new_tokens)}
+    return _worst(layer | _unpacked(shape, setup), logits)
+
+
+def _update(shape: ModelShape, setup: Setup) -> Parts:
+    """A micro-batch with gradient: the head, or a layer's backward; or the optimizer's step."""
+    rows = setup.rows(setup.minibatch_size)
+    kept = {"activations": activations(shape, setup)}
+    layer = {"workspace of a layer": rows * setup.run_tokens * backward_workspace(shape, setup)}
+    logits = {"logits": head_logits(shape, setup, rows * setup.max_new_tokens)}
+    step = {"optimizer's workspace": step_workspace(shape, setup)}
+    return _worst(kept | layer | _unpacked(shape, setup), kept | logits, step)
+
+
+def _unpacked(shape: ModelShape, setup: Setup) -> Parts:
+    packed = setup.quantization != "none"
+    return {"dequantized weight": widest_weight(shape, setup)} if packed else {}
+
+
+def _worst(*moments: Parts) -> Parts:
+    return max(moments, key=lambda parts: sum(parts.values()))
+
+
+def resident(shape: ModelShape, setup: Setup) -> Parts:
+    """What stays: weights by part, adapters by role, gradients, optimizer, CUDA itself."""
+    adapter = 4 * lora_parameters(shape, setup.lora_rank)  # peft keeps them in float32
+    lora, trainable = setup.train == "lora", trainable_parameters(shape, setup)
+    state = 8 if setup.optimizer == "adamw" else 2  # bytes a parameter, of both moments
+    parts = trunk(shape, setup)
+    whole = sum(parts.values())
+    parts |= {
+        "second trunk: reference": 0 if lora else whole,
+        "second trunk: reward": whole if setup.reward == "trunk" else 0,
+        "second trunk: critic": whole if setup.critic == "separate" else 0,
+        "adapter: policy": adapter if lora else 0,
+        "adapter: critic": adapter if lora and setup.critic in ("adapter", "separate") else 0,
+        "adapter: reference": adapter if lora and setup.starts_from_adapter else 0,
+        "adapter: reward": adapter if lora and setup.reward == "adapter" else 0,
+        "gradients": 4 * trainable,
+        "optimizer": state * trainable,
+        "prefix cache": _prefix_cache(shape, setup),
+        "CUDA": CONTEXT,
+    }
+    return {name: size for name, size in parts.items() if size}
+
+
+def trunk(shape: ModelShape, setup: Setup) -> Parts:
+    """The model's weights by part; only the language model's linear layers are packed."""
+    plain, language = (2 if setup.dtype == "bfloat16" else 4), setup.width
+    bits = {"none": 8 * language, "int8": 8, "nf4": NF4_BITS}[setup.quantization]
+    return {
+        "vision tower": plain * shape.tower,
+        "projector": plain * shape.projector,
+        "language model": round(bits / 8 * shape.linears) + language * shape.others,
+        "embeddings": language * shape.embeddings,
+        "head": plain * shape.head,
+    }
+
+
+def lora_parameters(shape: ModelShape, rank: int) -> int:
+    """Of one adapter: `rank` columns and rows on each linear layer of the language model."""
+    return rank * shape.lora_width
+
+
+def trainable_parameters(shape: ModelShape, setup: Setup) -> int:
+    """Policy and critic; with `separate` the critic trains as much as the policy."""
+    lora = setup.train == "lora"
+    policy = lora_parameters(shape, setup.lora_rank) if lora else shape.language
+    doubled = setup.critic == "separate" or (setup.critic == "adapter" and lora)
+    critic = policy if doubled else 0
+    return policy + critic + shape.hidden + 1
+
+
+def _prefix_cache(shape: ModelShape, setup: Setup) -> int:
+    """With `response`, the prompts' keys and values serve the whole iteration."""
+    if setup.lora_scope == "all":
+        return 0
+    return kv_cache(shape, setup, setup.rollout_batch_size, setup.prompt_tokens)
+
+
+def step_workspace(shape: ModelShape, setup: Setup) -> int:
+    """torch's AdamW takes the roots of all second moments at once; the 8-bit one goes in place."""
+    return 4 * trainable_parameters(shape, setup) if setup.optimizer == "adamw" else 0

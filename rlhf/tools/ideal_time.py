@@ -1,0 +1,93 @@
+"""Ideal time of one PPO iteration: arithmetic at the card's peak, decoding at its bandwidth."""
+
+from rlhf.models.shape import ModelShape
+from rlhf.tools.cards import Card
+from rlhf.tools.cost_model import trunk
+from rlhf.tools.setup import Setup
+from rlhf.tools.transients import kv_cache
+
+TERA = 1e12
+
+
+def seconds(shape: ModelShape, setup: Setup, card: Card) -> dict[str, float]:
+    """Seconds by phase that the card's peak allows; real ones are about twice that.
+
+    With P, R, S = P + R tokens, B responses, K epochs:
+
+        forward = S·lin + att(S)        of a whole row, or R·lin + att(S) - att(P) after a cached
+        lin = 2·weights                 att(n) = 2·A·L·n², causal
+        update = K·B·(1 + b)·(forward + R·head)     b = 1 with LoRA (the trunk needs no gradient of
+                 its weights), 2 in full; gradient checkpointing runs forward once more
+        a decoded token = the larger of (weights + cache passes · cache) / bandwidth and products /
+                 peak, for each batch of rows
+
+    The whole prompt runs again in the policy's, the reference's and the reward's pass and in each
+    update; a picture's features are computed once. LoRA's own products (2-3 %), unpacking, norms
+    and the optimizer are left out.
+    """
+    peak = TERA * (card.single if setup.width == 4 else card.half)
+    rows, responses = setup.rollout_batch_size, setup.max_new_tokens
+    scored = forward(shape, setup) + responses * head(shape)
+    critic = setup.critic in ("adapter", "separate")
+    backward = 1 if setup.train == "lora" else 2
+    again = forward(shape, setup) if setup.gradient_checkpointing else 0
+    step = (1 + backward) * scored + again
+    prompt = setup.prompt_tokens * linear(shape) + attention(shape, setup.prompt_tokens)
+    work = {
+        "vision": rows * vision(shape),
+        "prefill": rows * (prompt + head(shape)),
+        "decode": 0,
+        "policy": rows * scored * (2 if critic else 1),
+        "reference": rows * scored,
+        "reward": rows * scored if setup.reward != "none" else 0,
+        "update": setup.ppo_epochs * rows * step * (2 if critic else 1),
+    }
+    times = {name: amount / peak for name, amount in work.items()}
+    return times | {"decode": decode(shape, setup, card, peak)}
+
+
+def decode(shape: ModelShape, setup: Setup, card: Card, peak: float) -> float:
+    """Seconds for the tokens after the first, of all rows."""
+    parts = trunk(shape, setup)
+    weights = parts["language model"] + (parts["head"] or parts["embeddings"])
+    batches, left = divmod(setup.rollout_batch_size, setup.generated_together)
+    total = 0.0
+    for rows, count in ((setup.generated_together, batches), (left, 1 if left else 0)):
+        for tokens in range(setup.prompt_tokens + 1, setup.row):
+            moved = weights + setup.cache_passes * kv_cache(shape, setup, rows, tokens)
+            products = rows * (linear(shape) + head(shape) + 4 * _mixed(shape) * tokens)
+            total += count * max(moved / (TERA * card.bandwidth), products / peak)
+    return total
+
+
+def linear(shape: ModelShape) -> int:
+    """Operations of the linear layers on one token."""
+    return 2 * shape.linears
+
+
+def attention(shape: ModelShape, tokens: int) -> int:
+    """Operations of causal attention over so many tokens, all layers."""
+    return 2 * _mixed(shape) * tokens**2
+
+
+def head(shape: ModelShape) -> int:
+    """Operations of the output embedding on one token."""
+    return 2 * shape.hidden * shape.vocabulary
+
+
+def vision(shape: ModelShape) -> int:
+    """Operations on one picture: tower, whose attention looks both ways, and projector."""
+    tokens = shape.image_tokens + 1
+    looks = 4 * shape.tower_width * shape.tower_layers * tokens**2
+    return 2 * shape.tower * tokens + looks + 2 * shape.projector * shape.image_tokens
+
+
+def forward(shape: ModelShape, setup: Setup) -> int:
+    """Operations of one row's pass through the trunk, without the head."""
+    whole = attention(shape, setup.row)
+    seen = attention(shape, setup.prompt_tokens) if setup.lora_scope == "response" else 0
+    return setup.run_tokens * linear(shape) + whole - seen
+
+
+def _mixed(shape: ModelShape) -> int:
+    return shape.heads * shape.head_dim * shape.layers

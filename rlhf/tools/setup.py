@@ -1,0 +1,63 @@
+"""What of a run's options decides its memory and time."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What of a run's options decides memory and time; names as in the configuration.
+
+    Attributes:
+        prompt_tokens: P, the picture's tokens among them.
+        max_new_tokens: R.
+        sampling_batch_size: rows generated together.
+        reward: `adapter` on the policy's trunk, a `trunk` of its own, or `none` on the card.
+        starts_from_adapter: the reference is a frozen second copy of the adapter.
+        triton: the head's chunks are Triton's.
+        cache_passes: times a decoded token moves the whole cache: transformers' DynamicCache reads
+            and writes it to append, then attention reads it.
+    """
+
+    prompt_tokens: int
+    max_new_tokens: int
+    rollout_batch_size: int
+    minibatch_size: int
+    microbatch_tokens: int
+    sampling_batch_size: int
+    ppo_epochs: int = 4
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    train: Literal["lora", "full"] = "lora"
+    lora_rank: int = 16
+    lora_scope: Literal["all", "response"] = "all"
+    critic: Literal["shared_detached", "shared", "adapter", "separate"] = "shared_detached"
+    gradient_checkpointing: bool = False
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    starts_from_adapter: bool = False
+    reward: Literal["adapter", "trunk", "none"] = "adapter"
+    triton: bool = True
+    cache_passes: int = 3
+
+    @property
+    def row(self) -> int:
+        """S, tokens of a prompt and its response."""
+        return self.prompt_tokens + self.max_new_tokens
+
+    @property
+    def run_tokens(self) -> int:
+        """Tokens of a row that run through the trunk in scoring and updates."""
+        return self.max_new_tokens if self.lora_scope == "response" else self.row
+
+    @property
+    def width(self) -> int:
+        """Bytes of an activation: full training makes the language model float32."""
+        return 4 if self.train == "full" or self.dtype == "float32" else 2
+
+    @property
+    def generated_together(self) -> int:
+        return min(self.sampling_batch_size, self.rollout_batch_size)
+
+    def rows(self, most: int) -> int:
+        """Rows of a micro-batch of at most `most` rows; one row at the least."""
+        return min(most, max(1, self.microbatch_tokens // self.row))

@@ -1,0 +1,114 @@
+"""Bytes that come and go during an iteration.
+
+They follow from what the code keeps; where a library decides, the note says what it does. A token
+is a padded token: of a micro-batch's rows times its longest row.
+"""
+
+from rlhf.kernels.token_logprobs import CHUNK_LOGITS, CHUNK_TOKENS
+from rlhf.models.shape import ModelShape
+from rlhf.tools.setup import Setup
+
+TILE_LOGITS = 2**23  # of a chunk in Triton, whose module needs Triton to be read
+LORA_LAYERS = 7  # linear layers with LoRA in one layer of the language model
+
+
+def kv_cache(shape: ModelShape, setup: Setup, rows: int, tokens: int) -> int:
+    """Keys and values of every layer. Appending holds one layer's keys twice for a moment."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * setup.width * rows * tokens
+
+
+def layer_activations(shape: ModelShape, setup: Setup) -> int:
+    """Bytes that a token leaves for the backward pass in one layer.
+
+    With H the width, I the MLP's, A = heads · head_dim, K = kv_heads · head_dim, b bytes a number:
+
+        both             attention its query, key, value, output: b(2A + 2K), 4 a head for its
+                         row sums; the MLP its gate, activation and input of the product: 3bI
+        full (float32)   each norm its input, its result before and after its weight: 6·4H;
+                         the input of the last MLP layer: 4I
+        LoRA, float32    each norm its input and result: 4·4H, the MLP as above: 4I
+        LoRA, half       each norm a float32 copy of its input: 2·4H; peft a float32 copy of the
+                         input of each of the seven layers: 4(5H + A + I)
+        LoRA             7·4·rank, what the first factors give
+        int8, half       bitsandbytes the input of each layer besides: b(2H + I)
+
+    A frozen layer keeps no input; rotary embeddings and a norm's row figures are left out.
+    """
+    h, i, b = shape.hidden, shape.intermediate, setup.width
+    a, k = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    both = b * (2 * a + 2 * k) + 4 * shape.heads + 3 * b * i
+    if setup.train == "full":
+        return both + 4 * (6 * h + i)
+    lora = LORA_LAYERS * 4 * setup.lora_rank
+    if b == 4:
+        return both + lora + 4 * (4 * h + i)
+    inputs = b * (2 * h + i) if setup.quantization == "int8" else 0
+    return both + lora + 4 * (2 * h + 5 * h + a + i) + inputs
+
+
+def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None = None) -> int:
+    """Bytes kept between forward and backward of an update's micro-batch.
+
+    Checkpointing keeps each layer's input, what the last norm leaves and, while a layer runs again,
+    what that one leaves. Without, the last norm adds what the first layer's, whose input needs no
+    gradient, spares.
+    With a critic of its own trunk or adapter both passes are alive at once. With `response`, each
+    layer also keeps the keys and values of the prompt beside those of the response.
+    """
+    again = setup.gradient_checkpointing if checkpointing is None else checkpointing
+    rows = setup.rows(setup.minibatch_size)
+    tokens, layer = rows * setup.run_tokens, layer_activations(shape, setup)
+    passes = 2 if setup.critic in ("adapter", "separate") else 1
+    if again:
+        last = (8 if setup.train == "full" else 4) * shape.hidden
+        inputs = setup.width * shape.hidden * shape.layers
+        return tokens * (passes * (inputs + last) + layer)
+    prefix = 0
+    if setup.lora_scope == "response":
+        prefix = kv_cache(shape, setup, rows, setup.prompt_tokens)
+    return passes * (tokens * layer * shape.layers + prefix)
+
+
+def forward_workspace(shape: ModelShape, setup: Setup) -> int:
+    """Bytes a token needs at a layer's widest moment of a pass without gradient.
+
+    Under LoRA that is the MLP's second layer: activation of the gate and result, b bytes a number,
+    and two float32 results of the adapter; without, activation, second layer and product. The same
+    again for the states.
+    """
+    h, i, b = shape.hidden, shape.intermediate, setup.width
+    return 3 * b * i + 4 * b * h if setup.train == "full" else (2 * b + 8) * (i + h)
+
+
+def backward_workspace(shape: ModelShape, setup: Setup) -> int:
+    """Bytes a token needs on top of `activations` at the widest moment of the backward pass.
+
+    Two gradients of the MLP's width, as a layer frees what it kept on the way; in half precision
+    peft's float32 gradients of the states besides, two and a half of them.
+    """
+    states = 10 * shape.hidden if setup.width == 2 else 0
+    return 2 * setup.width * shape.intermediate + states
+
+
+def head_logits(shape: ModelShape, setup: Setup, tokens: int) -> int:
+    """Bytes of `token_logprobs` over that many response tokens.
+
+    Triton: a tile of logits, and the float32 gradient of the states. Torch: three chunks [C, V] and
+    three float32 copies of the states; and a float32 copy of a half output embedding.
+    """
+    states = 4 * tokens * shape.hidden
+    if setup.triton:
+        return 4 * TILE_LOGITS + states
+    chunk = min(tokens, max(CHUNK_TOKENS, CHUNK_LOGITS // shape.vocabulary))
+    wide = 4 * shape.vocabulary * shape.hidden if setup.dtype == "bfloat16" else 0
+    return 3 * 4 * chunk * shape.vocabulary + 3 * states + wide
+
+
+def sampling_logits(shape: ModelShape, rows: int) -> int:
+    """Logits in float32, their probabilities, and the same and their running sum in float64."""
+    return rows * shape.vocabulary * (4 + 4 + 8 + 8)
+
+
+def widest_weight(shape: ModelShape, setup: Setup) -> int:
+    """The widest packed weight, unpacked for one product."""
+    return setup.width * shape.hidden * max(shape.intermediate, shape.heads * shape.head_dim)

@@ -1,0 +1,272 @@
+"""The cost model against what real models hold, and against figures worked by hand."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import pytest
+import small
+import torch
+from planned import SETUP, load, wide_model
+from torch import Tensor
+from transformers import LlavaConfig, MistralConfig, Qwen2Config
+
+from rlhf.config import ModelConfig
+from rlhf.models.policy import POLICY, build_policy
+from rlhf.models.shape import ModelShape, read_shape, shape_of
+from rlhf.tools.cards import Card
+from rlhf.tools.cost_model import (
+    lora_parameters,
+    memory,
+    resident,
+    step_workspace,
+    trainable_parameters,
+    trunk,
+)
+from rlhf.tools.ideal_time import forward, head, linear, seconds, vision
+from rlhf.tools.transients import (
+    TILE_LOGITS,
+    activations,
+    head_logits,
+    kv_cache,
+    layer_activations,
+    sampling_logits,
+)
+
+
+@pytest.fixture(scope="module")
+def seven() -> ModelShape:
+    return read_shape("llava-hf/llava-1.5-7b-hf")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wider and deeper model than `tiny`, with its pictures."""
+    return wide_model(tmp_path_factory.mktemp("wide"))
+
+
+def size(values: Iterable[Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in values)
+
+
+def test_the_parts_of_the_7b_are_the_published_ones(seven: ModelShape) -> None:
+    layer = 4 * 4096**2 + 3 * 4096 * 11008
+    assert seven.linears == 32 * layer == 6_476_005_376
+    assert seven.others == (2 * 32 + 1) * 4096
+    assert seven.embeddings == seven.head == 32064 * 4096
+    assert seven.linears + seven.others + seven.embeddings + seven.head == 6_738_939_904
+    assert seven.projector == 1024 * 4096 + 4096 + 4096**2 + 4096
+    assert seven.tower == 303_507_456
+    assert (seven.image_tokens, seven.feature_width) == (576, 1024)
+    assert lora_parameters(seven, 64) == 159_907_840
+
+
+def test_the_13b_is_known_too() -> None:
+    assert read_shape("llava-hf/llava-1.5-13b-hf").linears == 40 * (4 * 5120**2 + 3 * 5120 * 13824)
+
+
+@pytest.mark.parametrize(("folder", "dtype"), [("tiny", "float32"), ("wide", "bfloat16")])
+def test_the_weights_are_those_of_a_loaded_model(
+    folder: str, dtype: str, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(folder)
+    llava, shape = load(path, dtype), read_shape(str(path / "model"))
+    inner = llava.model.model
+    found = {
+        "vision tower": size(inner.vision_tower.parameters()),
+        "projector": size(inner.multi_modal_projector.parameters()),
+        "head": size([llava.output_weight]),
+        "embeddings": size([inner.language_model.embed_tokens.weight]),
+    }
+    language = size(inner.language_model.parameters()) - found["embeddings"]
+    assert trunk(shape, replace(SETUP, dtype=dtype)) == found | {"language model": language}
+    assert shape.image_tokens == llava.builder.image_tokens
+    llava.adapters.add(POLICY, rank=4, alpha=8)
+    assert lora_parameters(shape, 4) * 4 == size(llava.adapters.tensors(POLICY).values())
+
+
+def test_quantized_layers_have_the_bytes_that_bitsandbytes_gives_them(wide: Path) -> None:
+    shape = read_shape(str(wide / "model"))
+    norms = 2 * shape.others
+    for kind, layer in (
+        ("nf4", bitsandbytes.nn.Linear4bit),
+        ("int8", bitsandbytes.nn.Linear8bitLt),
+    ):
+        modules = load(wide, "bfloat16", kind).model.modules()
+        packed = size(module.weight for module in modules if isinstance(module, layer))
+        planned = trunk(shape, replace(SETUP, quantization=kind))["language model"] - norms
+        assert packed <= planned <= packed * 1.032  # nf4's scales: 0.127 bits a weight
+
+
+def test_full_training_trains_the_language_model_without_its_embeddings(tiny: Path) -> None:
+    llava, shape = load(tiny, "float32"), read_shape(str(tiny / "model"))
+    policy = build_policy(llava, ModelConfig(train="full"), temperature=1.0)
+    moved = sum(value.numel() for value in policy.trained().values())
+    head = sum(value.numel() for value in policy.value_head.parameters())
+    setup = replace(SETUP, train="full", dtype="float32", reward="trunk")
+    assert trainable_parameters(shape, setup) == moved + head
+    parts = resident(shape, setup)
+    whole = size(llava.model.parameters())
+    assert parts["second trunk: reference"] == parts["second trunk: reward"] == whole
+
+
+@pytest.mark.parametrize("folder", ["tiny", "wide"])
+def test_the_cache_is_that_of_a_real_rollout(folder: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(folder)
+    llava, shape = load(path, "float32"), read_shape(str(path / "model"))
+    prompts = small.prompts_of(llava, path)
+    with torch.no_grad():
+        _, state = llava.decode(torch.ones(4, dtype=torch.int64), llava.prefill(prompts)[1])
+    tokens = int(prompts.spans.lengths.max()) + 1
+    found = size(part for layer in state.cache.layers for part in (layer.keys, layer.values))
+    assert kv_cache(shape, replace(SETUP, dtype="float32"), 4, tokens) == found
+
+
+def test_grouped_queries_shrink_the_cache_and_ties_the_head() -> None:
+    mistral = shape_of(LlavaConfig(text_config=MistralConfig(), image_token_index=5))
+    assert kv_cache(mistral, SETUP, 1, 1) == 2 * 32 * 8 * 128 * 2
+    assert mistral.linears == 32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+    assert mistral.head == 32000 * 4096
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 50}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    text = Qwen2Config(**sizes, **heads)
+    qwen = shape_of(LlavaConfig(text_config=text, image_token_index=5, tie_word_embeddings=True))
+    assert qwen.head == 0
+    assert qwen.linears == 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)
+    assert qwen.others == 2 * (2 * 64 + 64 + 32 + 32) + 64  # norms, and biases of q, k, v
+
+
+def test_the_activations_of_the_7b_by_hand(seven: ModelShape) -> None:
+    half = 2 * 4 * 4096 + 4 * 32 + 3 * 2 * 11008  # attention; the MLP's three
+    copies = 4 * (2 * 4096 + 6 * 4096 + 11008)  # two norms; q k v o gate up, and down
+    assert layer_activations(seven, SETUP) == half + copies + 7 * 4 * 64
+    rows = 8192 // 768
+    assert activations(seven, SETUP) == rows * 768 * 32 * (half + copies + 7 * 4 * 64)
+    again = activations(seven, SETUP, checkpointing=True)
+    assert again == rows * 768 * (32 * 4096 * 2 + 4 * 4096 + half + copies + 7 * 4 * 64)
+    own_critic = replace(SETUP, critic="adapter")
+    assert activations(seven, own_critic) == 2 * activations(seven, SETUP)
+
+
+def test_a_micro_batch_holds_whole_rows_and_at_least_one() -> None:
+    assert SETUP.rows(16) == 10
+    assert SETUP.rows(8) == 8
+    assert replace(SETUP, microbatch_tokens=100).rows(16) == 1
+    assert replace(SETUP, rollout_batch_size=8).generated_together == 8
+
+
+def test_tiles_are_those_of_the_triton_kernel() -> None:
+    assert pytest.importorskip("rlhf.kernels.triton_logprobs").CHUNK_LOGITS == TILE_LOGITS
+
+
+def test_logits_of_a_chunk_by_hand(seven: ModelShape) -> None:
+    assert head_logits(seven, SETUP, 128) == 32 * 2**20 + 4 * 128 * 4096
+    torch_only = head_logits(seven, replace(SETUP, triton=False), 1280)
+    assert torch_only == 3 * 4 * 130 * 32064 + 3 * 4 * 1280 * 4096 + 4 * 32064 * 4096
+    assert sampling_logits(seven, 2) == 2 * 32064 * 24
+
+
+def test_the_7b_on_one_card_by_hand(seven: ModelShape) -> None:
+    assert kv_cache(seven, SETUP, 1, 1) == 512 * 2**10
+    found = memory(seven, SETUP)
+    adapter = 4 * 159_907_840
+    assert found.resident["adapter: policy"] == found.resident["adapter: reward"] == adapter
+    assert found.resident["gradients"] == 4 * (159_907_840 + 4097)
+    assert found.resident["optimizer"] == 8 * (159_907_840 + 4097)
+    assert found.features == 576 * 1024 * 2
+    assert found.peak == max(found.peaks().values()) == found.peaks()["update"]
+    rollout = found.phases["rollout"]
+    assert rollout["KV cache"] == 64 * 640 * 512 * 2**10  # the prefill, with all rows at once
+    assert rollout["workspace of a layer"] == 64 * 640 * 12 * (11008 + 4096)
+    decoding = memory(seven, replace(SETUP, prompt_tokens=10)).phases["rollout"]
+    assert decoding["KV cache"] == 64 * 138 * 512 * 2**10
+    assert decoding["KV concatenation"] == 64 * 138 * 4096 * 2
+    in_update = found.phases["update"]
+    assert in_update["workspace of a layer"] == 7680 * (4 * 11008 + 10 * 4096)
+
+
+def test_what_each_option_adds(seven: ModelShape) -> None:
+    def of(**options: Any) -> dict[str, int]:
+        return resident(seven, replace(SETUP, **options))
+
+    adapter = of()["adapter: policy"]
+    assert of(starts_from_adapter=True)["adapter: reference"] == adapter
+    assert of(critic="adapter")["adapter: critic"] == adapter
+    assert of(critic="adapter")["gradients"] == 4 * (2 * 159_907_840 + 4097)
+    assert of(critic="separate")["second trunk: critic"] == sum(trunk(seven, SETUP).values())
+    assert of(optimizer="adamw_8bit")["optimizer"] == 2 * (159_907_840 + 4097)
+    assert of(lora_scope="response")["prefix cache"] == 64 * 640 * 512 * 2**10
+    assert "adapter: reward" not in of(reward="none")
+    full = of(train="full", dtype="float32", reward="none")
+    assert "adapter: policy" not in full
+    assert full["gradients"] == 4 * (6_476_005_376 + 65 * 4096 + 4097)
+    assert step_workspace(seven, replace(SETUP, optimizer="adamw_8bit")) == 0
+    assert step_workspace(seven, SETUP) == 4 * (159_907_840 + 4097)
+
+
+def test_only_response_tokens_run_in_the_response_scope(seven: ModelShape) -> None:
+    setup = replace(SETUP, lora_scope="response")
+    prefix = 10 * 640 * 512 * 2**10
+    assert activations(seven, setup) == 10 * 128 * 32 * layer_activations(seven, setup) + prefix
+    assert forward(seven, setup) == pytest.approx(1.71e12, rel=0.005)
+
+
+def test_the_time_of_the_7b_by_hand(seven: ModelShape) -> None:
+    """The published sums: 7.1 PF at 790 TF/s are 8.9 s, and decoding 1.1 s at 4.3 TB/s."""
+    assert linear(seven) == pytest.approx(12.95e9, rel=0.001)
+    assert forward(seven, SETUP) == pytest.approx(10.10e12, rel=0.001)
+    assert head(seven) == 2 * 4096 * 32064
+    assert vision(seven) == pytest.approx(0.405e12, rel=0.01)
+    card = Card("measured H200", 139, 790, 60, 4.3)
+    found = seconds(seven, replace(SETUP, cache_passes=1), card)
+    assert found["prefill"] == pytest.approx(64 * 8.40 / 790, rel=0.005)
+    assert found["reference"] == found["reward"] == found["policy"]
+    assert found["reference"] == pytest.approx(64 * (10.10 + 0.034) / 790, rel=0.005)
+    assert found["update"] == pytest.approx(4 * 64 * 2 * (10.10 + 0.034) / 790, rel=0.005)
+    assert found["decode"] == pytest.approx(1.09, rel=0.01)
+    assert sum(found.values()) - found["policy"] == pytest.approx(10.0, rel=0.02)
+    copying = seconds(seven, SETUP, card)["decode"]  # reads and writes the cache to append
+    assert copying - found["decode"] == pytest.approx(2 * 64 * 2**19 * 127 * 704 / 4.3e12)
+
+
+def test_what_costs_time(seven: ModelShape) -> None:
+    card = Card("some", 80, 300, 20, 2)
+
+    def of(**options: Any) -> dict[str, float]:
+        return seconds(seven, replace(SETUP, **options), card)
+
+    row = 4 * 64 * forward(seven, SETUP) / 300e12
+    assert of(gradient_checkpointing=True)["update"] - of()["update"] == pytest.approx(row)
+    assert of(critic="adapter")["update"] == 2 * of()["update"]
+    assert of(train="full")["update"] == pytest.approx(1.5 * of()["update"] * 300 / 20)
+    assert of(reward="none")["reward"] == 0
+    assert of(sampling_batch_size=16)["decode"] > of(sampling_batch_size=48)["decode"]
+    assert of(sampling_batch_size=48)["decode"] > of()["decode"]
+    slow = replace(card, half=0.001)  # bound by arithmetic: rows cost, not batches
+    one, four = (
+        seconds(seven, replace(SETUP, sampling_batch_size=n), slow)["decode"] for n in (64, 16)
+    )
+    assert one == pytest.approx(four)
+
+
+def test_a_packed_weight_is_unpacked_for_its_product(seven: ModelShape) -> None:
+    phases = memory(seven, replace(SETUP, quantization="nf4")).phases
+    assert phases["rollout"]["dequantized weight"] == 2 * 4096 * 11008
+    assert all("dequantized weight" not in parts for parts in memory(seven, SETUP).phases.values())
+
+
+def test_the_head_of_scoring_sees_responses_only() -> None:
+    text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 2**20}
+    shape = shape_of(LlavaConfig(text_config=text, image_token_index=5))
+    setup = replace(SETUP, prompt_tokens=1, triton=False, microbatch_tokens=258)
+    rows, chunk = 2, 128
+    logits = 3 * 4 * chunk * 2**20 + 3 * 4 * rows * 128 * 64 + 4 * 2**20 * 64
+    assert memory(shape, setup).phases["scoring"] == {"logits": logits}
+
+
+def test_the_prefix_cache_is_not_held_twice(seven: ModelShape) -> None:
+    found = memory(seven, replace(SETUP, lora_scope="response", sampling_batch_size=1))
+    assert found.resident["prefix cache"] == 64 * 640 * 512 * 2**10
+    assert found.phases["rollout"]["KV cache"] <= 128 * 512 * 2**10
