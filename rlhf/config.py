@@ -22,6 +22,7 @@ KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # where a steered ppo.kl_coef stay
 
 
 OptimizerKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+LoraScope = Literal["all", "response"]
 CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
 
 
@@ -34,6 +35,7 @@ class ModelConfig(Section, frozen=True):
     train: Literal["lora", "full"] = "lora"  # what an update changes
     lora_rank: Count = 16  # columns of each LoRA factor
     lora_alpha: Positive = 32  # LoRA scale is alpha / rank
+    lora_scope: LoraScope = "all"  # response: prompt and picture run without LoRA
     quantization: Literal["none", "int8", "nf4"] = "none"  # storage of the frozen trunk
     gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: if the GPU is small
 

@@ -55,6 +55,12 @@ class PromptBatch:
             instructions=tuple(self.instructions[row] for row in rows),
         )
 
+    def without_last(self, count: int) -> "PromptBatch":
+        """The prompts without their last `count` tokens, of which each has more."""
+        kept = self.spans.positions < (self.spans.lengths - count)[self.spans.owner]
+        spans = Spans.from_lengths(self.spans.lengths - count)
+        return replace(self, tokens=self.tokens[kept], spans=spans)
+
     def with_other_pictures(self) -> "PromptBatch":
         """Each prompt with the pictures of the next prompt whose pictures differ, if there is one.
 

@@ -14,6 +14,7 @@ import copy
 import re
 import secrets
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 from transformers import AddedToken
@@ -79,6 +80,12 @@ class PromptBuilder:
             if ids[: len(before)] == before:
                 break
         return [*ids[len(before) :], end]
+
+    def invocation_ids(self) -> list[int]:
+        """What ends every prompt: the template's own words after the instruction."""
+        prompts = [self.prompt_ids(text)[::-1] for text in ("a", "Who?", "1.")]
+        same = takewhile(lambda ids: len({*ids}) == 1, zip(*prompts, strict=False))
+        return [ids[0] for ids in same][::-1]
 
     def decode(self, ids: list[int]) -> str:
         """The response as a person reads it; a NUL, which no text file may hold, becomes U+FFFD."""

@@ -2,15 +2,17 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
 from torch import nn
 
+from rlhf.config import LoraScope, ModelConfig
 from rlhf.errors import UsageError
 
 # Linear layers of the language model only: bare names would also match the vision tower.
@@ -20,14 +22,22 @@ LANGUAGE_LINEARS = r"(?!.*vision_tower).*\.(q|k|v|o|gate|up|down)_proj"
 class Adapters:
     """Named LoRA adapters of one model. At most one is active; which ones train never changes.
 
+    An adapter of scope `response` is meant for the tokens from the invocation on, the ids that end
+    every prompt; to run what stands before them without it is up to the caller. It is saved as
+    peft's activated LoRA.
+
     Args:
         model: the trunk; its linear layers are wrapped in place when an adapter is added.
+        invocation: the ids that end every prompt; without any there is no scope `response`.
+
+    Source: Greenewald et al. 2025, arXiv:2504.12397.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, invocation: Sequence[int] = ()) -> None:
+        self._model, self.invocation = model, list(invocation)
         self._peft: PeftModel | None = None
         self._trains: dict[str, bool] = {}
+        self._scopes: dict[str, LoraScope] = {}
         self.current: str | None = None
 
     @property
@@ -40,13 +50,47 @@ class Adapters:
         named = self._model.named_modules()
         return [name for name, layer in named if isinstance(layer, BaseTunerLayer)]
 
-    def add(self, name: str, *, rank: int, alpha: float) -> None:
+    @property
+    def scope(self) -> LoraScope:
+        """Of the active adapter; with none active, of all adapters if they agree."""
+        known = set(self._scopes.values()) if self.current is None else {self._scopes[self.current]}
+        return "response" if known == {"response"} else "all"
+
+    def add(self, name: str, *, rank: int, alpha: float, scope: LoraScope = "all") -> None:
         """Add a fresh adapter, which changes nothing until trained; it trains, and is active.
 
         Raises:
-            UsageError: the model has no layer of the names that LoRA is put on.
+            UsageError: the model has no layer of the names that LoRA is put on, or no invocation.
         """
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LANGUAGE_LINEARS)
+        self._insert(name, config, scope, trains=True)
+
+    def load(self, name: str, folder: Path, *, trains: bool) -> None:
+        """Load an adapter saved in peft's format and make it active; does it train from here?
+
+        Raises:
+            UsageError: its weights or its invocation are not for this model.
+        """
+        config = LoraConfig.from_pretrained(str(folder))
+        invocation, config.alora_invocation_tokens = config.alora_invocation_tokens, None
+        if invocation and list(invocation) != self.invocation:
+            raise UsageError(
+                "the adapter waits for other ids than those that end this model's prompts",
+                f"{folder}: {invocation} there, {self.invocation} here",
+                "use the tokenizer and chat template it was trained with",
+            )
+        self._insert(name, config, "response" if invocation else "all", trains=trains)
+        weights = load_file(folder / "adapter_model.safetensors")
+        loaded = set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+        missing = [key for key in loaded.missing_keys if f".{name}." in key and ".lora_" in key]
+        if wrong := [*missing, *loaded.unexpected_keys]:
+            where, fix = f"{folder}: {wrong[0]}", "load it on the model it was trained on"
+            raise UsageError("the adapter is of another model", where, fix)
+
+    def _insert(self, name: str, config: LoraConfig, scope: LoraScope, *, trains: bool) -> None:
+        if scope == "response" and not self.invocation:
+            fix = "use model.lora_scope=all"
+            raise UsageError("nothing tells this model where a response begins", name, fix)
         try:
             if self._peft is None:
                 self._peft = PeftModel(self._model, config, adapter_name=name)
@@ -58,18 +102,7 @@ class Adapters:
                 str(error).split("\n")[0],
                 "train it in full, or only the head",
             ) from error
-        self._trains[name] = True
-        self.switch(name)
-
-    def load(self, name: str, folder: Path, *, trains: bool) -> None:
-        """Load an adapter saved in peft's format and make it active; does it train from here?"""
-        if self._peft is None:
-            self._peft = PeftModel.from_pretrained(
-                self._model, folder, adapter_name=name, is_trainable=True
-            )
-        else:
-            self._peft.load_adapter(folder, adapter_name=name, is_trainable=True)
-        self._trains[name] = trains
+        self._trains[name], self._scopes[name] = trains, scope
         self.switch(name)
 
     def switch(self, name: str | None) -> None:
@@ -102,26 +135,43 @@ class Adapters:
     def save(self, name: str, folder: Path, base: str) -> None:
         """Write the adapter where stock `PeftModel.from_pretrained(model, folder)` reads it."""
         assert self._peft is not None
-        self._peft.peft_config[name].base_model_name_or_path = base
+        config = self._peft.peft_config[name]
+        config.base_model_name_or_path = base
+        if self._scopes[name] == "response":  # peft is silent without this task, and does nothing
+            config.task_type, config.alora_invocation_tokens = "CAUSAL_LM", self.invocation
         with tempfile.TemporaryDirectory() as scratch:
             self._peft.save_pretrained(scratch, selected_adapters=[name])
             shutil.copytree(Path(scratch, name), folder, dirs_exist_ok=True)
+        config.task_type = config.alora_invocation_tokens = None
 
     def merge(self, name: str) -> None:
         """Add the adapter `name` to the weights and take all adapters off.
 
         W + alpha / rank · B A in the dtype of W.
+
+        Raises:
+            UsageError: it is of scope `response`, and weights serve every token.
         """
         assert self._peft is not None
+        if self._scopes[name] == "response":
+            fix = "load it with peft as it is, or train with model.lora_scope=all"
+            raise UsageError("an adapter of responses alone cannot be merged", name, fix)
         self._peft.merge_and_unload(adapter_names=[name])
         self._peft, self.current = None, None
         self._trains.clear()
+        self._scopes.clear()
 
     def _layers(self) -> Iterator[Any]:
         return (layer for layer in self._model.modules() if isinstance(layer, BaseTunerLayer))
 
     def _factors(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((key, v) for key, v in self._model.named_parameters() if ".lora_" in key)
+
+
+def add_adapter(adapters: Adapters, name: str, config: ModelConfig) -> None:
+    """Add a fresh adapter of the rank, scale and scope that the options name."""
+    rank, alpha, scope = config.lora_rank, config.lora_alpha, config.lora_scope
+    adapters.add(name, rank=rank, alpha=alpha, scope=scope)
 
 
 def _owner(key: str) -> str:

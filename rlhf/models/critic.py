@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from rlhf.config import CriticKind
+from rlhf.config import CriticKind, ModelConfig
+from rlhf.models.adapters import add_adapter
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
 from rlhf.types import PromptBatch, Responses
@@ -73,22 +74,20 @@ class Critic:
             self.llava.save(folder / "critic")
 
 
-def build_critic(
-    kind: CriticKind, llava: Llava, *, rank: int, alpha: float, start: Path | None
-) -> Critic:
+def build_critic(kind: CriticKind, llava: Llava, config: ModelConfig, start: Path | None) -> Critic:
     """A critic that expects 0 everywhere.
 
     Args:
         kind: see `Critic`.
         llava: the policy's trunk, before the policy's own adapter is on it.
-        rank, alpha: of the LoRA, where `adapter` or `separate` begin from none.
+        config: of the LoRA, where `adapter` or `separate` begin from none.
         start: an adapter that these two begin from.
     """
     if kind == "separate":
         llava = llava.frozen_copy()
     if kind in ("adapter", "separate"):
         if start is None:
-            llava.adapters.add(CRITIC, rank=rank, alpha=alpha)
+            add_adapter(llava.adapters, CRITIC, config)
         else:
             llava.adapters.load(CRITIC, start, trains=True)
     return Critic(kind, llava)

@@ -6,10 +6,8 @@ and on the left for decoding, with a mask.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import torch
 import transformers
 from einops import rearrange
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
 
 from rlhf.data.images import load_image
@@ -26,6 +23,7 @@ from rlhf.errors import UsageError
 from rlhf.kernels import gather_spans
 from rlhf.models.adapters import Adapters
 from rlhf.models.bits import keep_gradients, quantization_config
+from rlhf.models.checkpointing import recomputed_layers
 from rlhf.models.contract import text_hash, tokenizer_hash
 from rlhf.types import PromptBatch, Responses
 
@@ -51,8 +49,8 @@ class Llava:
     def __init__(self, model: Any, processor: Any, base: str, quantization: str = "none") -> None:
         self.model, self.processor, self.base = model.eval(), processor, base
         self.quantization = quantization
-        self.adapters = Adapters(model)
         self.builder = PromptBuilder(processor, _image_tokens(model.config))
+        self.adapters = Adapters(model, self.builder.invocation_ids())
         self.image_token_id = int(model.config.image_token_id)
         self._features: dict[Path, Tensor] = {}
         self.checkpoints_layers = False  # in forwards with autograd: recompute in the backward
@@ -133,7 +131,7 @@ class Llava:
         """A copy of the weights that later training does not touch; features are shared."""
         twin = copy.copy(self)
         twin.model = copy.deepcopy(self.model).requires_grad_(False)
-        twin.adapters = Adapters(twin.model)
+        twin.adapters = Adapters(twin.model, self.adapters.invocation)
         return twin
 
     def save(self, folder: Path) -> None:
@@ -184,14 +182,37 @@ class Llava:
 
     def response_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
         """`response_hidden` and `final_hidden`, of one forward."""
-        hidden = self._hidden(prompts, responses)
-        starts = (prompts.spans.lengths - 1).to(hidden.device)
+        hidden, starts = self._hidden(prompts, responses)
         last = starts + responses.spans.lengths.to(hidden.device)
         before = gather_spans(hidden, starts, responses.spans.to(hidden.device))
         return before, hidden[torch.arange(len(prompts), device=hidden.device), last]
 
     def prefill(self, prompts: PromptBatch) -> tuple[Tensor, DecodeState]:
         """Hidden state [B, D] after each prompt, and what `decode` continues from."""
+        if self.adapters.scope == "all":
+            return self._prefill(prompts)
+        embeds = self._words(self._invocation(len(prompts)))
+        return self._decode(embeds, *self._prefix(prompts))
+
+    def _prefix(self, prompts: PromptBatch) -> tuple[Any, Tensor]:
+        """Cache and mask of the prompts without their invocation, by the bare trunk.
+
+        Raises:
+            ValueError: a prompt does not end with the invocation.
+        """
+        length = len(self.adapters.invocation)
+        ends = prompts.spans.offsets[1:, None] + torch.arange(-length, 0)
+        if not (prompts.tokens[ends] == self._invocation(len(prompts))).all():
+            raise ValueError(f"prompts: wanted each to end with {self.adapters.invocation}")
+        with self.adapters.use(None), torch.no_grad():
+            _, state = self._prefill(prompts.without_last(length))
+        return state.cache, state.mask
+
+    def _invocation(self, rows: int) -> Tensor:
+        return torch.tensor(self.adapters.invocation).expand(rows, -1)
+
+    def _prefill(self, prompts: PromptBatch) -> tuple[Tensor, DecodeState]:
+        """The same by the active adapter alone."""
         spans, width = prompts.spans, int(prompts.spans.lengths.max())
         columns = width - spans.lengths[spans.owner] + spans.positions
         tokens = torch.zeros(len(prompts), width, dtype=torch.int64)
@@ -201,12 +222,18 @@ class Llava:
 
     def decode(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
         """Hidden state [B, D] after one more token [B] of every row."""
-        column = tokens.to(self.device).unsqueeze(1)
-        embeds = self.model.get_input_embeddings()(column)
-        mask = torch.cat([state.mask, torch.ones_like(column)], dim=1)
-        return self._decode(embeds, state.cache, mask)
+        embeds = self._words(tokens.unsqueeze(1))
+        return self._decode(embeds, state.cache, state.mask)
 
     def _decode(self, embeds: Tensor, cache: Any, mask: Tensor) -> tuple[Tensor, DecodeState]:
+        """State [B, D] after the last of `embeds` [B, S, D], which follow what is in the cache."""
+        hidden, state = self._continue(embeds, cache, mask)
+        return hidden[:, -1], state
+
+    def _continue(self, embeds: Tensor, cache: Any, mask: Tensor) -> tuple[Tensor, DecodeState]:
+        """States [B, S, D]; `mask` is of what is in the cache, or of all when it is empty."""
+        if cache is not None:
+            mask = torch.cat([mask, mask.new_ones(embeds.shape[:2])], dim=1)
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
         output = self.model.model.language_model(
             inputs_embeds=embeds,
@@ -215,10 +242,12 @@ class Llava:
             past_key_values=cache,
             use_cache=True,
         )
-        return output.last_hidden_state[:, -1], DecodeState(output.past_key_values, mask)
+        return output.last_hidden_state, DecodeState(output.past_key_values, mask)
 
-    def _hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """[B, S, D] of prompts followed by responses, padded on the right."""
+    def _hidden(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
+        """States [B, S, D], padded on the right, and where the one before the response is, [B]."""
+        if self.adapters.scope == "response":
+            return self._late_hidden(prompts, responses)
         first, second = prompts.spans, responses.spans
         width = int((first.lengths + second.lengths).max())
         tokens = torch.zeros(len(prompts), width, dtype=torch.int64)
@@ -226,10 +255,23 @@ class Llava:
         columns = first.lengths[second.owner] + second.positions
         tokens[second.owner, columns] = responses.tokens.cpu()
         embeds = self._embed(tokens, prompts.images)
-        with checkpointed_layers(self) if self.checkpoints_layers else nullcontext():
+        with recomputed_layers(self.model, self.adapters, self.checkpoints_layers):
             output = self.model.model.language_model(inputs_embeds=embeds, use_cache=False)
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        return output.last_hidden_state, (first.lengths - 1).to(self.device)
+
+    def _late_hidden(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
+        """The same, of invocation and response only: the adapter starts there."""
+        spans, head = responses.spans, self._invocation(len(prompts))
+        tokens = torch.zeros(len(prompts), head.shape[1] + spans.longest, dtype=torch.int64)
+        tokens[:, : head.shape[1]] = head
+        tokens[spans.owner, head.shape[1] + spans.positions] = responses.tokens.cpu()
+        hidden, _ = self._continue(self._words(tokens), *self._prefix(prompts))
+        return hidden, torch.full((len(prompts),), head.shape[1] - 1, device=self.device)
+
+    def _words(self, tokens: Tensor) -> Tensor:
+        """[B, S, D] of tokens among which is no picture."""
+        embeds: Tensor = self.model.get_input_embeddings()(tokens.to(self.device))
+        return embeds
 
     def _embed(self, tokens: Tensor, images: Sequence[Sequence[Path]]) -> Tensor:
         """[B, S, D], with each picture's features in its own row's placeholders."""
@@ -242,38 +284,13 @@ class Llava:
                 f"row {row} has {int(found[row])} picture placeholders for {len(images[row])} "
                 f"pictures of {self.builder.image_tokens} features each"
             )
-        embeds: Tensor = self.model.get_input_embeddings()(tokens.to(self.device))
+        embeds = self._words(tokens)
         paths = [path for row in images for path in row]
         if not paths:
             return embeds
         features = self.model.model.multi_modal_projector(self.vision_features(paths))
         mask = placeholder.to(self.device).unsqueeze(-1)
         return embeds.masked_scatter(mask, rearrange(features, "n i d -> (n i) d").to(embeds.dtype))
-
-
-@contextmanager
-def checkpointed_layers(llava: Llava) -> Iterator[None]:
-    """Inside the block a decoder layer keeps its input only, and runs again in the backward.
-
-    It runs again under the adapter of its first time: by then another role may be active. What
-    transformers switches on with its training mode stays off otherwise (there is no dropout).
-    """
-    adapters = llava.adapters
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), adapters.use(adapters.current)
-
-    layers = llava.model.model.language_model.layers if torch.is_grad_enabled() else []
-    for layer in layers:
-        layer._gradient_checkpointing_func = partial(
-            checkpoint, use_reentrant=False, context_fn=contexts
-        )
-        layer.gradient_checkpointing = layer.training = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.gradient_checkpointing = layer.training = False
 
 
 def _image_tokens(config: Any) -> int:

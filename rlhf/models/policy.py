@@ -12,6 +12,7 @@ from rlhf.config import CriticKind, ModelConfig
 from rlhf.data.collate import microbatches
 from rlhf.errors import UsageError
 from rlhf.kernels import token_kl, token_logprobs
+from rlhf.models.adapters import add_adapter
 from rlhf.models.critic import Critic, build_critic, full_critic
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
@@ -163,11 +164,9 @@ def build_policy(
         reference = llava.frozen_copy()
         own = full_critic(critic, llava)
         return Policy(llava, reference, temperature=temperature, critic=own)
-    own = build_critic(
-        critic, llava, rank=config.lora_rank, alpha=config.lora_alpha, start=critic_start or start
-    )
+    own = build_critic(critic, llava, config, critic_start or start)
     if start is None:
-        llava.adapters.add(POLICY, rank=config.lora_rank, alpha=config.lora_alpha)
+        add_adapter(llava.adapters, POLICY, config)
     else:
         llava.adapters.load(REFERENCE, start, trains=False)
         llava.adapters.load(POLICY, start, trains=True)

@@ -11,6 +11,7 @@ from rlhf.checkpoint import hash_tensors
 from rlhf.config import ModelConfig, RewardConfig
 from rlhf.console import say
 from rlhf.errors import UsageError
+from rlhf.models.adapters import add_adapter
 from rlhf.models.caption_reward import CaptionReward
 from rlhf.models.captioner import GIVEN, Captioner, load_captions
 from rlhf.models.contract import (
@@ -168,7 +169,7 @@ def _make_trainable(
     if start is not None and begins:
         reward.adapters.load(REWARD, start, trains=config.train == "lora")
     elif config.train == "lora":
-        reward.adapters.add(REWARD, rank=model.lora_rank, alpha=model.lora_alpha)
+        add_adapter(reward.adapters, REWARD, model)
     elif config.train == "full":
         if isinstance(reward, LlavaReward):
             reward.llava.model.float()  # of one dtype, so that it is read again as it was trained

@@ -62,6 +62,7 @@ def setup_of(config: Config, shape: ModelShape, *, starts_from_adapter: bool) ->
         quantization=model.quantization,
         train=model.train,
         lora_rank=model.lora_rank,
+        lora_scope=model.lora_scope,
         critic=ppo.critic,
         gradient_checkpointing=model.gradient_checkpointing is True,
         optimizer=ppo.optimizer,

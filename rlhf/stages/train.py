@@ -10,6 +10,7 @@ from rlhf.data.collate import prompt_batch, response_batch
 from rlhf.data.records import DemonstrationRecord, PromptRecord
 from rlhf.errors import UsageError
 from rlhf.functional import check_kl_choice
+from rlhf.models.adapters import add_adapter
 from rlhf.models.contract import RewardCard
 from rlhf.models.llava import Llava
 from rlhf.models.location import locate_model
@@ -51,7 +52,7 @@ def sft(job: Job) -> dict[str, Any]:
     if full:
         llava.train_language_model(embeddings=True)
     else:
-        llava.adapters.add(POLICY, rank=config.model.lora_rank, alpha=config.model.lora_alpha)
+        add_adapter(llava.adapters, POLICY, config.model)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=data.max_prompt_tokens)
     responses = response_batch([record.response for record in records], llava.builder)
     with metrics_writer(job) as writer:

@@ -167,8 +167,8 @@ BUGS = (
         "models/llava.py",
         (
             (
-                "starts = (prompts.spans.lengths - 1)",
-                "starts = (0 * prompts.spans.lengths + prompts.spans.lengths.min() - 1)",
+                "(first.lengths - 1).to(self.device)",
+                "(0 * first.lengths + first.lengths.min() - 1).to(self.device)",
             ),
         ),
         LLAVA + "test_response_states_equal_the_stock_forward_under_left_padding[0]",
