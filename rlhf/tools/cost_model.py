@@ -70,13 +70,12 @@ def memory(shape: ModelShape, setup: Setup) -> Memory:
 def _rollout(shape: ModelShape, setup: Setup) -> Parts:
     """All prompts of a batch at once, or the last token of its responses."""
     rows, prompt = setup.generated_together, setup.prompt_tokens
-    cached = prompt if setup.lora_scope == "response" else 0  # they lie in the prefix cache
     prefill = {
-        "KV cache": kv_cache(shape, setup, rows, prompt - cached),
+        "KV cache": kv_cache(shape, setup, rows, prompt),
         "workspace of a layer": rows * prompt * forward_workspace(shape, setup),
     }
     decode = {
-        "KV cache": kv_cache(shape, setup, rows, setup.row - cached),
+        "KV cache": kv_cache(shape, setup, rows, setup.row),
         "KV concatenation": kv_cache(shape, setup, rows, setup.row) // (2 * shape.layers),
         "logits": sampling_logits(shape, rows),
     }
@@ -87,8 +86,19 @@ def _scoring(shape: ModelShape, setup: Setup) -> Parts:
     """A micro-batch without gradient: a layer, or the head."""
     rows = setup.rows(setup.rollout_batch_size)
     layer = {"workspace of a layer": rows * setup.run_tokens * forward_workspace(shape, setup)}
+    if setup.lora_scope == "response":
+        layer["KV cache"] = kv_cache(shape, setup, rows, setup.row)
     logits = {"logits": head_logits(shape, setup, rows * setup.max_new_tokens)}
-    return _worst(layer | _unpacked(shape, setup), logits)
+    return _worst(_prefix(shape, setup, rows), layer | _unpacked(shape, setup), logits)
+
+
+def _prefix(shape: ModelShape, setup: Setup, rows: int) -> Parts:
+    """The pass over the prompts that comes first where LoRA is on responses alone."""
+    if setup.lora_scope == "all":
+        return {}
+    cache = kv_cache(shape, setup, rows, setup.prompt_tokens)
+    workspace = rows * setup.prompt_tokens * forward_workspace(shape, setup)
+    return {"KV cache": cache, "workspace of a layer": workspace} | _unpacked(shape, setup)
 
 
 def _update(shape: ModelShape, setup: Setup) -> Parts:
@@ -98,7 +108,8 @@ def _update(shape: ModelShape, setup: Setup) -> Parts:
     layer = {"workspace of a layer": rows * setup.run_tokens * backward_workspace(shape, setup)}
     logits = {"logits": head_logits(shape, setup, rows * setup.max_new_tokens)}
     step = {"optimizer's workspace": step_workspace(shape, setup)}
-    return _worst(kept | layer | _unpacked(shape, setup), kept | logits, step)
+    prefix = _prefix(shape, setup, rows)
+    return _worst(prefix, kept | layer | _unpacked(shape, setup), kept | logits, step)
 
 
 def _unpacked(shape: ModelShape, setup: Setup) -> Parts:
@@ -127,7 +138,6 @@ def resident(shape: ModelShape, setup: Setup) -> Parts:
         "adapter: reward": adapter if lora and setup.reward == "adapter" else 0,
         "gradients": 4 * trainable,
         "optimizer": state * trainable,
-        "prefix cache": _prefix_cache(shape, setup),
         "CUDA": CONTEXT,
     }
     return {name: size for name, size in parts.items() if size}
@@ -158,13 +168,6 @@ def trainable_parameters(shape: ModelShape, setup: Setup) -> int:
     doubled = setup.critic == "separate" or (setup.critic == "adapter" and lora)
     critic = policy if doubled else 0
     return policy + critic + shape.hidden + 1
-
-
-def _prefix_cache(shape: ModelShape, setup: Setup) -> int:
-    """With `response`, the prompts' keys and values serve the whole iteration."""
-    if setup.lora_scope == "all":
-        return 0
-    return kv_cache(shape, setup, setup.rollout_batch_size, setup.prompt_tokens)
 
 
 def step_workspace(shape: ModelShape, setup: Setup) -> int:

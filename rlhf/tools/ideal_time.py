@@ -14,10 +14,10 @@ def seconds(shape: ModelShape, setup: Setup, card: Card) -> dict[str, float]:
 
     With P, R, S = P + R tokens, B responses, K epochs:
 
-        forward = S·lin + att(S)        of a whole row, or R·lin + att(S) - att(P) after a cached
-        lin = 2·weights                 att(n) = 2·A·L·n², causal
-        update = K·B·(1 + b)·(forward + R·head)     b = 1 with LoRA (the trunk needs no gradient of
-                 its weights), 2 in full; gradient checkpointing runs forward once more
+        forward = S·lin + att(S)        lin = 2·weights         att(n) = 2·A·L·n², causal
+        update = K·B·(forward + R·head + b·(late + R·head))     b = 1 with LoRA (the trunk needs no
+                 gradient of its weights), 2 in full; checkpointing runs forward once more
+        late = forward, or R·lin + att(S) - att(P) where LoRA is on responses alone
         a decoded token = the larger of (weights + cache passes · cache) / bandwidth and products /
                  peak, for each batch of rows
 
@@ -30,8 +30,8 @@ def seconds(shape: ModelShape, setup: Setup, card: Card) -> dict[str, float]:
     scored = forward(shape, setup) + responses * head(shape)
     critic = setup.critic in ("adapter", "separate")
     backward = 1 if setup.train == "lora" else 2
-    again = forward(shape, setup) if setup.gradient_checkpointing else 0
-    step = (1 + backward) * scored + again
+    again = forward(shape, setup) if setup.recomputes else 0
+    step = scored + backward * (late(shape, setup) + responses * head(shape)) + again
     prompt = setup.prompt_tokens * linear(shape) + attention(shape, setup.prompt_tokens)
     work = {
         "vision": rows * vision(shape),
@@ -84,9 +84,15 @@ def vision(shape: ModelShape) -> int:
 
 def forward(shape: ModelShape, setup: Setup) -> int:
     """Operations of one row's pass through the trunk, without the head."""
-    whole = attention(shape, setup.row)
-    seen = attention(shape, setup.prompt_tokens) if setup.lora_scope == "response" else 0
-    return setup.run_tokens * linear(shape) + whole - seen
+    return setup.row * linear(shape) + attention(shape, setup.row)
+
+
+def late(shape: ModelShape, setup: Setup) -> int:
+    """Those of them that carry gradients."""
+    if setup.lora_scope == "all":
+        return forward(shape, setup)
+    seen = attention(shape, setup.prompt_tokens)
+    return setup.max_new_tokens * linear(shape) + attention(shape, setup.row) - seen
 
 
 def _mixed(shape: ModelShape) -> int:

@@ -46,8 +46,13 @@ class Setup:
 
     @property
     def run_tokens(self) -> int:
-        """Tokens of a row that run through the trunk in scoring and updates."""
+        """Tokens of a row that run through trunk and adapter, with a gradient in updates."""
         return self.max_new_tokens if self.lora_scope == "response" else self.row
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether layers run again in the backward; those of responses alone do not."""
+        return self.gradient_checkpointing and self.lora_scope == "all"
 
     @property
     def width(self) -> int:

@@ -55,7 +55,8 @@ def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None =
     With a critic of its own trunk or adapter both passes are alive at once. With `response`, each
     layer also keeps the keys and values of the prompt beside those of the response.
     """
-    again = setup.gradient_checkpointing if checkpointing is None else checkpointing
+    wanted = setup.gradient_checkpointing if checkpointing is None else checkpointing
+    again = wanted and setup.lora_scope == "all"
     rows = setup.rows(setup.minibatch_size)
     tokens, layer = rows * setup.run_tokens, layer_activations(shape, setup)
     passes = 2 if setup.critic in ("adapter", "separate") else 1
