@@ -212,6 +212,18 @@ def kl_choice(ppo: PPOConfig) -> tuple[str, str]:
     return ppo.kl_placement, ppo.kl_estimator or {"reward": "k1", "loss": "k2"}[ppo.kl_placement]
 
 
+def weights_dtype(config: Config, device: str, *, trains_fully: bool) -> str:
+    """Of frozen weights, as asked for; else float32 on a CPU and in full training, else half.
+
+    Args:
+        device: its kind: cpu, cuda or mps.
+        trains_fully: all layers train, which is done in float32.
+    """
+    if config.dtype != "auto":
+        return config.dtype
+    return "float32" if device == "cpu" or trains_fully else "bfloat16"
+
+
 def check_training_sampling(sampling: SamplingConfig) -> None:
     """Refuse sampling whose distribution the log-probabilities of training do not describe.
 

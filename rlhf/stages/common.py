@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 import torch
 
-from rlhf.config import Config
+from rlhf.config import Config, weights_dtype
 from rlhf.console import say, table, track
 from rlhf.data.collate import Record
 from rlhf.data.images import load_image, picture_digest
@@ -80,12 +80,11 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
     """
     torch.manual_seed(config.seed)
     device = _device(config.device)
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    automatic = torch.float32 if device.type == "cpu" or trains_fully else torch.bfloat16
+    dtype = weights_dtype(config, device.type, trains_fully=trains_fully)
     llava = Llava.load(
         location.base,
         device=device,
-        dtype=names.get(config.dtype, automatic),
+        dtype=getattr(torch, dtype),
         quantization=config.model.quantization,
     )
     llava.checkpoints_layers = checkpoints_layers(config, location)

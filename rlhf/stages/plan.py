@@ -4,7 +4,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from rlhf.config import Config
+from rlhf.config import Config, weights_dtype
 from rlhf.console import say, stage, table
 from rlhf.models.contract import RewardCard
 from rlhf.models.location import ModelLocation, locate_model
@@ -58,7 +58,7 @@ def setup_of(config: Config, shape: ModelShape, *, starts_from_adapter: bool) ->
         microbatch_tokens=ppo.microbatch_tokens,
         sampling_batch_size=config.sampling.batch_size,
         ppo_epochs=ppo.ppo_epochs,
-        dtype=_dtype(config),
+        dtype=weights_dtype(config, "cuda", trains_fully=full),  # type: ignore[arg-type]
         quantization=model.quantization,
         train=model.train,
         lora_rank=model.lora_rank,
@@ -82,12 +82,6 @@ def checkpoints_layers(config: Config, location: ModelLocation) -> bool:
     shape = read_shape(location.base)
     setup = setup_of(config, shape, starts_from_adapter=location.adapter is not None)
     return _automatic(shape, setup, card.gib).gradient_checkpointing
-
-
-def _dtype(config: Config) -> Any:
-    """The dtype a run has on a card: half, but for full training."""
-    automatic = "float32" if config.model.train == "full" else "bfloat16"
-    return automatic if config.dtype == "auto" else config.dtype
 
 
 def _reward(config: Config) -> Any:

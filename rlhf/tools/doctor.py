@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from rlhf.config import Config
+from rlhf.config import Config, weights_dtype
 from rlhf.errors import ResourceError
 from rlhf.tools.doctor_checks import Check, check, run_checks, try_linear
 from rlhf.tools.doctor_diagnosis import Finding, diagnose, mending
@@ -103,9 +103,7 @@ def chosen_device(config: Config, facts: Facts) -> str:
 
 def chosen_dtype(config: Config, device: str) -> str:
     """The dtype of the frozen weights: as asked for, or by device and what trains."""
-    if config.dtype != "auto":
-        return config.dtype
-    return "float32" if device == "cpu" or config.model.train == "full" else "bfloat16"
+    return weights_dtype(config, device, trains_fully=config.model.train == "full")
 
 
 def examination(config: Config, facts: Facts, checks: Sequence[Check]) -> Examination:
