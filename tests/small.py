@@ -4,10 +4,15 @@ from pathlib import Path
 
 import torch
 
+from rlhf.config import Config, PPOConfig, SamplingConfig
 from rlhf.data.collate import prompt_batch, response_batch
 from rlhf.data.records import PromptRecord
+from rlhf.metrics import MetricsWriter
+from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy
+from rlhf.models.reward import LlavaReward
+from rlhf.trainers.ppo import PPOTrainer
 from rlhf.types import Minibatch, PromptBatch, Responses
 
 INSTRUCTIONS = (
@@ -52,3 +57,22 @@ def minibatch_of(policy: Policy, folder: Path) -> Minibatch:
         advantages=torch.randn(len(logprobs)),
         returns=torch.randn(len(logprobs)),
     )
+
+
+def two_iterations(policy: Policy, prompts: PromptBatch, folder: Path) -> PPOTrainer:
+    """A run that changes the policy at once, its reward a random head on the policy's trunk."""
+    head = ScalarHead(policy.llava.hidden_size)
+    torch.nn.init.normal_(head.linear.weight)
+    ppo = PPOConfig(
+        iterations=2,
+        rollout_batch_size=4,
+        minibatch_size=4,
+        ppo_epochs=1,
+        value_warmup_iterations=0,
+        lr=1e-2,
+        critic=policy.critic.kind,
+        microbatch_tokens=120,
+    )
+    config = Config(ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
+    reward = LlavaReward(policy.llava, head, policy.llava.builder)
+    return PPOTrainer(config, policy, reward, prompts, MetricsWriter(folder), folder)

@@ -9,14 +9,10 @@ import small
 import torch
 
 from rlhf.checkpoint import hash_tensors
-from rlhf.config import Config, CriticKind, ModelConfig, PPOConfig, SamplingConfig
-from rlhf.metrics import MetricsWriter
+from rlhf.config import CriticKind, ModelConfig, SamplingConfig
 from rlhf.models.generation import generate
-from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, build_policy
-from rlhf.models.reward import LlavaReward
-from rlhf.trainers.ppo import PPOTrainer
 
 PACKED = {"nf4": bitsandbytes.nn.Linear4bit, "int8": bitsandbytes.nn.Linear8bitLt}
 
@@ -49,22 +45,7 @@ def test_the_loop_keeps_its_invariants_under_every_storage_and_critic(
     """Rollout, reward, update, checkpoint, adapter: the run refuses to start if one fails."""
     llava = loaded(tiny, kind)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=critic)
-    head = ScalarHead(llava.hidden_size)
-    torch.nn.init.normal_(head.linear.weight)
-    ppo = PPOConfig(
-        iterations=2,
-        rollout_batch_size=4,
-        minibatch_size=4,
-        ppo_epochs=1,
-        value_warmup_iterations=0,
-        lr=1e-2,
-        critic=critic,
-        microbatch_tokens=120,
-    )
-    config = Config(ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
-    reward = LlavaReward(llava, head, llava.builder)
-    writer = MetricsWriter(tmp_path)
-    run = PPOTrainer(config, policy, reward, small.prompts_of(llava, tiny), writer, tmp_path)
+    run = small.two_iterations(policy, small.prompts_of(llava, tiny), tmp_path)
     frozen = hash_tensors(policy.frozen_parameters())
     start = hash_tensors(policy.trained().items())
     run.run()

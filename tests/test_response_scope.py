@@ -11,17 +11,13 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from rlhf.config import Config, CriticKind, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.config import CriticKind, ModelConfig, SamplingConfig
 from rlhf.data.images import load_image
 from rlhf.errors import UsageError
 from rlhf.kernels import token_logprobs
-from rlhf.metrics import MetricsWriter
 from rlhf.models.generation import generate
-from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, build_policy
-from rlhf.models.reward import LlavaReward
-from rlhf.trainers.ppo import PPOTrainer
 from rlhf.types import Responses
 
 ATOL = {"atol": 1e-5, "rtol": 1e-5}
@@ -164,20 +160,7 @@ def test_the_loop_keeps_its_invariants(tiny: Path, tmp_path: Path, critic: Criti
     llava = small.load(tiny)
     config = ModelConfig(lora_rank=4, lora_scope="response")
     policy = build_policy(llava, config, temperature=1.0, critic=critic)
-    head = ScalarHead(llava.hidden_size)
-    torch.nn.init.normal_(head.linear.weight)
-    ppo = PPOConfig(
-        iterations=2,
-        rollout_batch_size=4,
-        minibatch_size=4,
-        value_warmup_iterations=0,
-        lr=1e-2,
-        critic=critic,
-        microbatch_tokens=120,
-    )
-    options = Config(ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
-    reward, prompts = LlavaReward(llava, head, llava.builder), small.prompts_of(llava, tiny)
-    run = PPOTrainer(options, policy, reward, prompts, MetricsWriter(tmp_path), tmp_path)
+    run = small.two_iterations(policy, small.prompts_of(llava, tiny), tmp_path)
     before = {name: value.detach().clone() for name, value in policy.trained().items()}
     run.run()
     assert any(not torch.equal(value, before[name]) for name, value in policy.trained().items())
