@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from rlhf.data.collate import ordered_responses
 from rlhf.data.images import load_image, picture_digest
@@ -51,17 +52,12 @@ def judge(
     others = replace(pairs, prompts=pairs.prompts.with_other_pictures())
     images = tuple((blank,) * len(row) for row in pairs.prompts.images)
     nothing = replace(pairs, prompts=replace(pairs.prompts, images=images))
-    own, shuffled, blanked = (
-        scored_pairs(scorer, records, part, max_tokens=max_tokens)
-        for part in (pairs, others, nothing)
+    own = scored_pairs(scorer, records, pairs, max_tokens=max_tokens)
+    shuffled, blanked = (
+        scored_pairs(scorer, records, part, max_tokens=max_tokens, pictures=own.pictures)
+        for part in (others, nothing)
     )
-    own_pictures = own.pictures
-    return Judged(
-        list(records),
-        own,
-        replace(shuffled, pictures=own_pictures),
-        replace(blanked, pictures=own_pictures),
-    )
+    return Judged(list(records), own, shuffled, blanked)
 
 
 def scored_pairs(
@@ -70,12 +66,14 @@ def scored_pairs(
     pairs: PreferenceBatch,
     *,
     max_tokens: int,
+    pictures: Tensor | None = None,
 ) -> ScoredPairs:
     """The pairs with their scores, on the scale the model was trained on; chosen stands as a.
 
     Args:
         records: n pairs as written.
         pairs: the same, encoded.
+        pictures: [n] int64, what tells pictures apart; None: the content of their own files.
     """
     # σ(difference) is a probability only before scores are divided by their deviation.
     scale = getattr(scorer, "std", 1.0)
@@ -83,18 +81,24 @@ def scored_pairs(
     chosen, rejected = scores.chunk(2)
     words = [[len(text.split()) for text in ordered_responses(record)] for record in records]
     lengths = torch.tensor(words, dtype=torch.int64)
-    digests = {path: picture_digest(path) for row in pairs.prompts.images for path in row}
-    contents = [tuple(digests[path] for path in row) for row in pairs.prompts.images]
-    numbers = {content: number for number, content in enumerate(dict.fromkeys(contents))}
     return ScoredPairs(
         scores_a=chosen,
         scores_b=rejected,
         labels=pairs.labels,
         lengths_a=lengths[:, 0],
         lengths_b=lengths[:, 1],
-        pictures=torch.tensor([numbers[content] for content in contents]),
+        pictures=picture_numbers(pairs) if pictures is None else pictures,
         kinds=tuple(str(record.meta.get("pair", "")) for record in records),
     )
+
+
+def picture_numbers(pairs: PreferenceBatch) -> Tensor:
+    """[n] int64, equal where the pictures of two pairs are equal by content."""
+    images = pairs.prompts.images
+    digests = {path: picture_digest(path) for row in images for path in row}
+    contents = [tuple(digests[path] for path in row) for row in images]
+    numbers = {content: number for number, content in enumerate(dict.fromkeys(contents))}
+    return torch.tensor([numbers[content] for content in contents])
 
 
 def write_blank(path: Path) -> Path:

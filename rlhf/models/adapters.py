@@ -37,6 +37,8 @@ class Adapters:
         self._model, self.invocation = model, list(invocation)
         self._peft: PeftModel | None = None
         self._trains: dict[str, bool] = {}
+        self._tuned: list[Any] = []  # layers, and below their factors by adapter: roles change
+        self._factors: dict[str, dict[str, nn.Parameter]] = {}  # often, and the model is large
         self._scopes: dict[str, LoraScope] = {}
         self.current: str | None = None
 
@@ -103,16 +105,23 @@ class Adapters:
                 "train it in full, or only the head",
             ) from error
         self._trains[name], self._scopes[name] = trains, scope
+        self._tuned = [x for x in self._model.modules() if isinstance(x, BaseTunerLayer)]
+        self._factors[name] = {
+            key: value
+            for key, value in self._model.named_parameters()
+            if ".lora_" in key and key.rsplit(".", 2)[1] == name  # ….lora_A.NAME.weight
+        }
         self.switch(name)
 
     def switch(self, name: str | None) -> None:
         """Make `name` the active adapter; None runs the bare trunk."""
-        for layer in self._layers():
+        for layer in self._tuned:
             layer.enable_adapters(name is not None)
             if name is not None:
                 layer.set_adapter(name)
-        for key, value in self._factors():  # peft lets only the active one train
-            value.requires_grad_(self._trains[_owner(key)])
+        for owner, factors in self._factors.items():  # peft lets only the active one train
+            for value in factors.values():
+                value.requires_grad_(self._trains[owner])
         self.current = name
 
     @contextmanager
@@ -130,7 +139,7 @@ class Adapters:
 
     def tensors(self, name: str) -> dict[str, nn.Parameter]:
         """The adapter's parameters by name."""
-        return {key: value for key, value in self._factors() if _owner(key) == name}
+        return dict(self._factors.get(name, {}))
 
     def save(self, name: str, folder: Path, base: str) -> None:
         """Write the adapter where stock `PeftModel.from_pretrained(model, folder)` reads it."""
@@ -158,22 +167,11 @@ class Adapters:
             raise UsageError("an adapter of responses alone cannot be merged", name, fix)
         self._peft.merge_and_unload(adapter_names=[name])
         self._peft, self.current = None, None
-        self._trains.clear()
-        self._scopes.clear()
-
-    def _layers(self) -> Iterator[Any]:
-        return (layer for layer in self._model.modules() if isinstance(layer, BaseTunerLayer))
-
-    def _factors(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((key, v) for key, v in self._model.named_parameters() if ".lora_" in key)
+        for known in (self._trains, self._scopes, self._factors, self._tuned):
+            known.clear()
 
 
 def add_adapter(adapters: Adapters, name: str, config: ModelConfig) -> None:
     """Add a fresh adapter of the rank, scale and scope that the options name."""
     rank, alpha, scope = config.lora_rank, config.lora_alpha, config.lora_scope
     adapters.add(name, rank=rank, alpha=alpha, scope=scope)
-
-
-def _owner(key: str) -> str:
-    """The adapter's name in `….lora_A.NAME.weight`."""
-    return key.rsplit(".", 2)[1]

@@ -25,6 +25,7 @@ from rlhf.models.adapters import Adapters
 from rlhf.models.bits import keep_gradients, quantization_config
 from rlhf.models.checkpointing import recomputed_layers
 from rlhf.models.contract import text_hash, tokenizer_hash
+from rlhf.models.shape import image_tokens
 from rlhf.types import PromptBatch, Responses
 
 
@@ -49,7 +50,7 @@ class Llava:
     def __init__(self, model: Any, processor: Any, base: str, quantization: str = "none") -> None:
         self.model, self.processor, self.base = model.eval(), processor, base
         self.quantization = quantization
-        self.builder = PromptBuilder(processor, _image_tokens(model.config))
+        self.builder = PromptBuilder(processor, image_tokens(model.config))
         self.adapters = Adapters(model, self.builder.invocation_ids())
         self.image_token_id = int(model.config.image_token_id)
         self._features: dict[Path, Tensor] = {}
@@ -291,8 +292,3 @@ class Llava:
         features = self.model.model.multi_modal_projector(self.vision_features(paths))
         mask = placeholder.to(self.device).unsqueeze(-1)
         return embeds.masked_scatter(mask, rearrange(features, "n i d -> (n i) d").to(embeds.dtype))
-
-
-def _image_tokens(config: Any) -> int:
-    side = config.vision_config.image_size // config.vision_config.patch_size
-    return int(side * side + (config.vision_feature_select_strategy != "default"))

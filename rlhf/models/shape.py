@@ -117,7 +117,7 @@ def shape_of(config: Any) -> ModelShape:
         lora_width=sum(map(sum, linears)),
         tower_layers=vision.num_hidden_layers,
         tower_width=vision.hidden_size,
-        image_tokens=_image_tokens(config),
+        image_tokens=image_tokens(config),
         feature_width=inner.multi_modal_projector.linear_1.in_features,
     )
 
@@ -126,6 +126,7 @@ def _count(part: nn.Module) -> int:
     return sum(value.numel() for value in part.parameters())
 
 
-def _image_tokens(config: Any) -> int:
+def image_tokens(config: Any) -> int:
+    """Tokens of one picture, by a LlavaConfig."""
     side = config.vision_config.image_size // config.vision_config.patch_size
     return int(side * side + (config.vision_feature_select_strategy != "default"))

@@ -81,12 +81,17 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
     torch.manual_seed(config.seed)
     device = _device(config.device)
     dtype = weights_dtype(config, device.type, trains_fully=trains_fully)
-    llava = Llava.load(
+    return Llava.load(
         location.base,
         device=device,
         dtype=getattr(torch, dtype),
         quantization=config.model.quantization,
     )
+
+
+def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> Llava:
+    """The same to be trained, in full or not: its layers may run again in the backward."""
+    llava = load_model(config, location, trains_fully=fully)
     llava.checkpoints_layers = checkpoints_layers(config, location)
     return llava
 

@@ -34,7 +34,7 @@ from rlhf.models.reward_files import build_reward, save_reward
 from rlhf.stages.common import (
     announce,
     input_file,
-    load_model,
+    load_trainable,
     metrics_writer,
     read_captions,
     read_with_pictures,
@@ -87,7 +87,7 @@ class _Study:
         self.job, self.config = job, job.config
         options, location = self.config.reward, locate_model(self.config.model.path)
         full = options.train == "full"
-        self.llava = load_model(self.config, location, trains_fully=full)
+        self.llava = load_trainable(self.config, location, fully=full)
         captions = read_captions(options.captions, self.config.data.root)
         self.model = build_reward(
             options, self.config.model, self.llava, captions, start=location.adapter

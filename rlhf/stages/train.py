@@ -19,7 +19,7 @@ from rlhf.models.policy import POLICY, build_policy
 from rlhf.stages.common import (
     announce,
     input_file,
-    load_model,
+    load_trainable,
     metrics_writer,
     read_with_pictures,
     scorer_of,
@@ -48,7 +48,7 @@ def sft(job: Job) -> dict[str, Any]:
     records, root = read_with_pictures(config, path, DemonstrationRecord)
     location = locate_model(config.model.path)
     full = config.model.train == "full"
-    llava = load_model(config, location, trains_fully=full)
+    llava = load_trainable(config, location, fully=full)
     if full:
         llava.train_language_model(embeddings=True)
     else:
@@ -76,7 +76,7 @@ def ppo(job: Job) -> dict[str, Any]:
         RewardCard.read(config.reward.path)  # before a model loads
     location, full = locate_model(config.model.path), config.model.train == "full"
     checkpoint = load_checkpoint(job.folder / "checkpoints") if config.resume else None
-    llava = load_model(config, location, trains_fully=full)
+    llava = load_trainable(config, location, fully=full)
     policy = build_policy(
         llava,
         config.model,
