@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rlhf.config import leaves
 from rlhf.errors import DataError, ResourceError
 
 Tensors = Mapping[str, Tensor]
@@ -92,7 +93,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State of an optimizer: CPU copies named `<parameter number>.<name>`, the rest as JSON."""
     saved = optimizer.state_dict()
-    flat = dict(_leaves(saved["state"]))
+    nested = leaves(saved["state"])  # 8-bit optimizers nest their state
+    flat = {key: value for key, value in nested if not isinstance(value, Mapping)}
     tensors = {k: x.detach().to("cpu", copy=True) for k, x in flat.items() if torch.is_tensor(x)}
     others = {key: x for key, x in flat.items() if key not in tensors}
     shapes = _shapes(optimizer)
@@ -128,15 +130,6 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _leaves(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys with what stands there; 8-bit optimizers nest their state."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _shapes(optimizer: Optimizer) -> list[list[int]]:
