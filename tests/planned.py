@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import torch
-
 from rlhf.demo.scenes import write_pictures
 from rlhf.demo.tiny import build_tiny_llava
-from rlhf.models.llava import Llava
 from rlhf.tools.setup import Setup
 
 SETUP = Setup(
@@ -26,9 +23,3 @@ def wide_model(folder: Path) -> Path:
     texts = ["What colour is the circle? red", "There are two shapes in this picture."]
     build_tiny_llava(folder / "model", texts, seed=0, hidden=96, layers=3)
     return folder
-
-
-def load(folder: Path, dtype: str, quantization: str = "none") -> Llava:
-    """The model of a folder on the CPU."""
-    kind, cpu = getattr(torch, dtype), torch.device("cpu")
-    return Llava.load(str(folder / "model"), device=cpu, dtype=kind, quantization=quantization)

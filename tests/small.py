@@ -23,9 +23,10 @@ INSTRUCTIONS = (
 )
 
 
-def load(folder: Path) -> Llava:
-    """A fresh copy of the model of the `tiny` fixture."""
-    return Llava.load(str(folder / "model"), device=torch.device("cpu"), dtype=torch.float32)
+def load(folder: Path, dtype: str = "float32", quantization: str = "none") -> Llava:
+    """A fresh copy of the model in a folder such as that of the `tiny` fixture, on the CPU."""
+    kind, cpu = getattr(torch, dtype), torch.device("cpu")
+    return Llava.load(str(folder / "model"), device=cpu, dtype=kind, quantization=quantization)
 
 
 def prompts_of(llava: Llava, folder: Path, count: int = 4) -> PromptBatch:

@@ -9,7 +9,7 @@ import bitsandbytes
 import pytest
 import small
 import torch
-from planned import SETUP, load, wide_model
+from planned import SETUP, wide_model
 from torch import Tensor
 from transformers import LlavaConfig, MistralConfig, Qwen2Config
 
@@ -72,7 +72,7 @@ def test_the_weights_are_those_of_a_loaded_model(
     folder: str, dtype: str, request: pytest.FixtureRequest
 ) -> None:
     path = request.getfixturevalue(folder)
-    llava, shape = load(path, dtype), read_shape(str(path / "model"))
+    llava, shape = small.load(path, dtype), read_shape(str(path / "model"))
     inner = llava.model.model
     found = {
         "vision tower": size(inner.vision_tower.parameters()),
@@ -94,14 +94,14 @@ def test_quantized_layers_have_the_bytes_that_bitsandbytes_gives_them(wide: Path
         ("nf4", bitsandbytes.nn.Linear4bit),
         ("int8", bitsandbytes.nn.Linear8bitLt),
     ):
-        modules = load(wide, "bfloat16", kind).model.modules()
+        modules = small.load(wide, "bfloat16", kind).model.modules()
         packed = size(module.weight for module in modules if isinstance(module, layer))
         planned = trunk(shape, replace(SETUP, quantization=kind))["language model"] - norms
         assert packed <= planned <= packed * 1.032  # nf4's scales: 0.127 bits a weight
 
 
 def test_full_training_trains_the_language_model_without_its_embeddings(tiny: Path) -> None:
-    llava, shape = load(tiny, "float32"), read_shape(str(tiny / "model"))
+    llava, shape = small.load(tiny, "float32"), read_shape(str(tiny / "model"))
     policy = build_policy(llava, ModelConfig(train="full"), temperature=1.0)
     moved = sum(value.numel() for value in policy.trained().values())
     head = sum(value.numel() for value in policy.value_head.parameters())
@@ -115,7 +115,7 @@ def test_full_training_trains_the_language_model_without_its_embeddings(tiny: Pa
 @pytest.mark.parametrize("folder", ["tiny", "wide"])
 def test_the_cache_is_that_of_a_real_rollout(folder: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(folder)
-    llava, shape = load(path, "float32"), read_shape(str(path / "model"))
+    llava, shape = small.load(path, "float32"), read_shape(str(path / "model"))
     prompts = small.prompts_of(llava, path)
     with torch.no_grad():
         _, state = llava.decode(torch.ones(4, dtype=torch.int64), llava.prefill(prompts)[1])

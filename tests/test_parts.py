@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import small
-from test_quantized import loaded
 
 from rlhf.models.parts import Part, parts_of
 
@@ -14,7 +13,7 @@ def test_every_number_is_counted_once_and_only_the_language_model_is_packed(
     tiny: Path, kind: str
 ) -> None:
     whole = small.load(tiny).model
-    llava = loaded(tiny, kind)
+    llava = small.load(tiny, quantization=kind)
     llava.adapters.add("policy", rank=4, alpha=8)
     parts = {(part.name, part.stored): part for part in parts_of(llava)}
     factors = sum(value.numel() for value in llava.adapters.tensors("policy").values())

@@ -11,21 +11,14 @@ import torch
 from rlhf.checkpoint import hash_tensors
 from rlhf.config import CriticKind, ModelConfig, SamplingConfig
 from rlhf.models.generation import generate
-from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, build_policy
 
 PACKED = {"nf4": bitsandbytes.nn.Linear4bit, "int8": bitsandbytes.nn.Linear8bitLt}
 
 
-def loaded(tiny: Path, kind: str) -> Llava:
-    return Llava.load(
-        str(tiny / "model"), device=torch.device("cpu"), dtype=torch.float32, quantization=kind
-    )
-
-
 @pytest.mark.parametrize("kind", PACKED)
 def test_gradients_are_alive_after_a_rollout(tiny: Path, kind: str) -> None:
-    llava = loaded(tiny, kind)
+    llava = small.load(tiny, quantization=kind)
     packed = [n for n, m in llava.model.named_modules() if isinstance(m, PACKED[kind])]
     assert len(packed) == 2 * 7
     assert all("language_model" in name for name in packed)
@@ -43,7 +36,7 @@ def test_the_loop_keeps_its_invariants_under_every_storage_and_critic(
     tiny: Path, tmp_path: Path, kind: str, critic: CriticKind
 ) -> None:
     """Rollout, reward, update, checkpoint, adapter: the run refuses to start if one fails."""
-    llava = loaded(tiny, kind)
+    llava = small.load(tiny, quantization=kind)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=critic)
     run = small.two_iterations(policy, small.prompts_of(llava, tiny), tmp_path)
     frozen = hash_tensors(policy.frozen_parameters())
@@ -52,7 +45,7 @@ def test_the_loop_keeps_its_invariants_under_every_storage_and_critic(
     assert hash_tensors(policy.frozen_parameters()) == frozen
     assert hash_tensors(policy.trained().items()) != start
     llava.adapters.save(POLICY, tmp_path / "adapter", llava.base)
-    again = loaded(tiny, kind)
+    again = small.load(tiny, quantization=kind)
     again.adapters.load(POLICY, tmp_path / "adapter", trains=False)
     prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import small
 import torch
-from planned import SETUP, load, wide_model
+from planned import SETUP, wide_model
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -79,7 +79,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(path: Path, train: Any, dtype: Any, again: bool) -> Pass:
-    llava = load(path, dtype)
+    llava = small.load(path, dtype)
     build_policy(llava, ModelConfig(train=train, lora_rank=4), temperature=1.0)
     llava.checkpoints_layers = again
     prompts, responses = small.prompts_of(llava, path), small.responses_of(llava)
