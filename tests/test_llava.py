@@ -79,9 +79,9 @@ def test_a_row_does_not_depend_on_its_batch_mates(llava: Llava, tiny: Path) -> N
 
 def test_cached_features_equal_fresh_ones_to_the_bit(llava: Llava, tiny: Path) -> None:
     paths = [tiny / f"pictures/{row:05d}.png" for row in range(3)]
-    first = llava.vision_features(paths)
-    assert torch.equal(first, llava.vision_features(paths))
-    assert torch.equal(first, torch.stack([llava.encode(path) for path in paths]))
+    first = llava.vision.features(paths)
+    assert torch.equal(first, llava.vision.features(paths))
+    assert torch.equal(first, torch.stack([llava.vision.encode(path) for path in paths]))
 
 
 def test_features_are_those_the_stock_projector_reads(llava: Llava, tiny: Path) -> None:
@@ -91,7 +91,7 @@ def test_features_are_those_the_stock_projector_reads(llava: Llava, tiny: Path) 
     pixels = llava.processor.image_processor(load_image(path), return_tensors="pt").pixel_values
     with torch.no_grad():
         stock = llava.model.get_image_features(pixel_values=pixels).pooler_output[0]
-        ours = llava.model.model.multi_modal_projector(llava.encode(path))
+        ours = llava.model.model.multi_modal_projector(llava.vision.encode(path))
     torch.testing.assert_close(ours, stock)
 
 

@@ -83,7 +83,7 @@ def prepared(path: Path, train: Any, dtype: Any, again: bool) -> Pass:
     build_policy(llava, ModelConfig(train=train, lora_rank=4), temperature=1.0)
     llava.checkpoints_layers = again
     prompts, responses = small.prompts_of(llava, path), small.responses_of(llava)
-    llava.vision_features([picture for row in prompts.images for picture in row])
+    llava.vision.features([picture for row in prompts.images for picture in row])
     longest = int((prompts.spans.lengths + responses.spans.lengths).max())
     setup = replace(
         SETUP,

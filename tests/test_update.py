@@ -22,7 +22,7 @@ def policy(tiny: Path) -> Policy:
     llava: Llava = small.load(tiny)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     llava.model.double()
-    llava._features = {path: value.double() for path, value in llava._features.items()}
+    llava.vision.cache = {path: value.double() for path, value in llava.vision.cache.items()}
     return policy
 
 

@@ -13,11 +13,9 @@ from typing import Any
 
 import torch
 import transformers
-from einops import rearrange
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
 
-from rlhf.data.images import load_image
 from rlhf.data.prompts import PromptBuilder
 from rlhf.errors import UsageError
 from rlhf.kernels import gather_spans
@@ -26,6 +24,7 @@ from rlhf.models.bits import keep_gradients, quantization_config
 from rlhf.models.checkpointing import recomputed_layers
 from rlhf.models.contract import text_hash, tokenizer_hash
 from rlhf.models.shape import image_tokens
+from rlhf.models.vision import Vision
 from rlhf.types import PromptBatch, Responses
 
 
@@ -53,7 +52,7 @@ class Llava:
         self.builder = PromptBuilder(processor, image_tokens(model.config))
         self.adapters = Adapters(model, self.builder.invocation_ids())
         self.image_token_id = int(model.config.image_token_id)
-        self._features: dict[Path, Tensor] = {}
+        self.vision = Vision(model, processor.image_processor)
         self.checkpoints_layers = False  # in forwards with autograd: recompute in the backward
 
     @classmethod
@@ -133,6 +132,7 @@ class Llava:
         twin = copy.copy(self)
         twin.model = copy.deepcopy(self.model).requires_grad_(False)
         twin.adapters = Adapters(twin.model, self.adapters.invocation)
+        twin.vision = Vision(twin.model, self.processor.image_processor, self.vision.cache)
         return twin
 
     def save(self, folder: Path) -> None:
@@ -149,29 +149,6 @@ class Llava:
             "tokenizer": tokenizer_hash(self.processor.tokenizer),
             "pictures": text_hash(f"{self.builder.image_tokens} {pictures}"),
         }
-
-    def vision_features(self, images: Sequence[Path]) -> Tensor:
-        """[n, I, Dv], what the projector reads, computed once per picture and kept on the CPU.
-
-        One picture at a time, so that a feature does not depend on its batch mates.
-        """
-        for path in images:
-            if path not in self._features:
-                self._features[path] = self.encode(path).cpu()
-        return torch.stack([self._features[path] for path in images]).to(self.device)
-
-    @torch.no_grad()
-    def encode(self, path: Path) -> Tensor:
-        """[I, Dv], the vision tower's features of one picture, not cached."""
-        config = self.model.config
-        pixels = self.processor.image_processor(images=load_image(path), return_tensors="pt")
-        tower = self.model.model.vision_tower
-        pixel_values = pixels["pixel_values"].to(self.device, tower.dtype)
-        states = tower(pixel_values, output_hidden_states=True).hidden_states
-        layers = config.vision_feature_layer
-        chosen = [layers] if isinstance(layers, int) else layers
-        skip = int(config.vision_feature_select_strategy == "default")  # the class token
-        return torch.cat([states[layer][0, skip:] for layer in chosen], dim=-1)
 
     def response_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """[N, D], the state before each response token: positions P-1 … P-1+T-1 of its row."""
@@ -289,6 +266,5 @@ class Llava:
         paths = [path for row in images for path in row]
         if not paths:
             return embeds
-        features = self.model.model.multi_modal_projector(self.vision_features(paths))
         mask = placeholder.to(self.device).unsqueeze(-1)
-        return embeds.masked_scatter(mask, rearrange(features, "n i d -> (n i) d").to(embeds.dtype))
+        return embeds.masked_scatter(mask, self.vision.embeddings(paths).to(embeds.dtype))

@@ -92,7 +92,7 @@ def _pictures(
 ) -> Iterator[Invariant]:
     prompts, responses = rollout.prompts.select(few), rollout.responses.select(few)
     first = prompts.images[0][0]
-    features = policy.llava.vision_features([first])
+    features = policy.llava.vision.features([first])
     yield Invariant(
         "picture placeholders minus picture features",
         abs(policy.llava.builder.image_tokens - features.shape[1]),
@@ -101,7 +101,7 @@ def _pictures(
     )
     yield Invariant(
         "largest change of a picture feature by the cache",
-        _largest(policy.llava.encode(first) - features[0]),
+        _largest(policy.llava.vision.encode(first) - features[0]),
         0,
         "cached features must be the tower's own",
     )
