@@ -38,6 +38,8 @@ class ModelConfig(Section, frozen=True):
     lora_scope: LoraScope = "all"  # response: prompt and picture run without LoRA
     quantization: Literal["none", "int8", "nf4"] = "none"  # storage of the frozen trunk
     gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: if the GPU is small
+    prefill_tokens: Count = 8192  # padded tokens of prompts read at once
+    prefix_cache: NonNegative = 4.0  # lora_scope=response: GiB of prompts kept for all passes
 
 
 class DataConfig(Section, frozen=True):

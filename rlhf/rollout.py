@@ -31,6 +31,8 @@ def collect_rollout(
     A response that a person's scorer could not score is dropped; where the responses to a prompt
     are compared with one another, so are the others to its prompt.
 
+    With LoRA on responses alone the prompts are read once, here, for the update as well.
+
     Args:
         policy, reward: who answers and who judges.
         prompts: B prompts.
@@ -41,6 +43,8 @@ def collect_rollout(
             the update will need.
     """
     max_tokens = config.microbatch_tokens
+    for llava in (policy.llava, getattr(reward, "llava", policy.llava)):
+        llava.prefixes.clear()  # those of the last iteration's prompts
     responses, drawn = generate(
         policy.llava, prompts, sampling, seed=seed, iteration=iteration, samples=samples
     )

@@ -78,7 +78,7 @@ def test_positions_count_a_rows_own_tokens_from_0(llava: Llava, tiny: Path) -> N
 
     llava.model.model.language_model.register_forward_pre_hook(look, with_kwargs=True)
     prompts = small.prompts_of(llava, tiny)
-    hidden, state = llava.prefill(prompts)
+    hidden, state = llava.prefill(prompts, 64)
     llava.decode(torch.full((4,), 40), state)
     lengths = prompts.spans.lengths.tolist()
     assert len(set(lengths)) > 1

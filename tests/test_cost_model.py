@@ -118,7 +118,7 @@ def test_the_cache_is_that_of_a_real_rollout(folder: str, request: pytest.Fixtur
     llava, shape = small.load(path, "float32"), read_shape(str(path / "model"))
     prompts = small.prompts_of(llava, path)
     with torch.no_grad():
-        _, state = llava.decode(torch.ones(4, dtype=torch.int64), llava.prefill(prompts)[1])
+        _, state = llava.decode(torch.ones(4, dtype=torch.int64), llava.prefill(prompts, 1)[1])
     tokens = int(prompts.spans.lengths.max()) + 1
     found = size(part for layer in state.cache.layers for part in (layer.keys, layer.values))
     assert kv_cache(shape, replace(SETUP, dtype="float32"), 4, tokens) == found

@@ -15,7 +15,7 @@ from test_ppo import PPO, trainer
 from transformers import LlavaForConditionalGeneration
 
 from rlhf.checkpoint import hash_tensors, load_checkpoint
-from rlhf.config import CriticKind, ModelConfig
+from rlhf.config import CriticKind, LoraScope, ModelConfig
 from rlhf.errors import UsageError
 from rlhf.models.critic import CRITIC
 from rlhf.models.llava import Llava
@@ -26,9 +26,15 @@ KINDS_OF_FULL: tuple[CriticKind, ...] = ("shared_detached", "shared", "separate"
 CASES = [*(("lora", kind) for kind in KINDS), *(("full", kind) for kind in KINDS_OF_FULL)]
 
 
-def built(tiny: Path, kind: CriticKind, train: str = "lora", start: Path | None = None) -> Policy:
+def built(
+    tiny: Path,
+    kind: CriticKind,
+    train: str = "lora",
+    start: Path | None = None,
+    scope: LoraScope = "all",
+) -> Policy:
     """A policy whose critic expects something."""
-    config = ModelConfig(train=train, lora_rank=4)
+    config = ModelConfig(train=train, lora_rank=4, lora_scope=scope)
     policy = build_policy(small.load(tiny), config, temperature=1.0, critic=kind, start=start)
     torch.nn.init.normal_(policy.value_head.linear.weight)
     return policy

@@ -82,7 +82,7 @@ def test_first_tokens_are_as_frequent_as_their_probability(llava: Llava, tiny: P
     sampling = SamplingConfig(temperature=0.7, max_new_tokens=1, batch_size=draws)
     responses, _ = generate(llava, prompts, sampling, samples=torch.arange(draws))
     with torch.no_grad():
-        hidden, _ = llava.prefill(one)
+        hidden, _ = llava.prefill(one, 0)
     vocabulary = llava.output_weight.shape[0]
     allowed = torch.tensor([i for i in range(vocabulary) if i not in llava.banned_ids])
     logprobs, _ = token_logprobs(

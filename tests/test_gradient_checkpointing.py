@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 import small
 import torch
-from test_critic import CASES, built, shake
+from test_critic import CASES, KINDS, built, shake
 from torch import Tensor
 
-from rlhf.config import CriticKind, SamplingConfig
+from rlhf.config import CriticKind, LoraScope, SamplingConfig
 from rlhf.models.generation import generate
 
 
 def gradients(
-    tiny: Path, train: str, kind: CriticKind, checkpointed: bool
+    tiny: Path, train: str, scope: LoraScope, kind: CriticKind, checkpointed: bool
 ) -> tuple[list[Tensor | None], int]:
     """Gradients of log-probabilities and values, and the numbers kept for the backward."""
-    policy, kept = built(tiny, kind, train), 0
+    policy, kept = built(tiny, kind, train, scope=scope), 0
     shake(policy.trained() | policy.critic_trained())
     for llava in (policy.llava, policy.critic.llava):
         llava.checkpoints_layers = checkpointed
@@ -35,13 +35,18 @@ def gradients(
     return [value.grad for value in moved], kept
 
 
-@pytest.mark.parametrize(("train", "kind"), CASES)
-def test_gradients_are_the_same_and_less_is_kept(tiny: Path, train: str, kind: CriticKind) -> None:
+@pytest.mark.parametrize(
+    ("train", "scope", "kind"),
+    [*((train, "all", kind) for train, kind in CASES), *(("lora", "response", x) for x in KINDS)],
+)
+def test_gradients_are_the_same_and_less_is_kept(
+    tiny: Path, train: str, scope: LoraScope, kind: CriticKind
+) -> None:
     """Of two adapters on one trunk each layer runs again under the one of its first time."""
     torch.manual_seed(0)
-    plain, all_kept = gradients(tiny, train, kind, False)
+    plain, all_kept = gradients(tiny, train, scope, kind, False)
     torch.manual_seed(0)
-    again, few_kept = gradients(tiny, train, kind, True)
+    again, few_kept = gradients(tiny, train, scope, kind, True)
     for one, two in zip(plain, again, strict=True):
         assert (one is None) == (two is None)
         assert one is None or two is None or torch.equal(one, two)

@@ -68,7 +68,7 @@ def test_left_and_right_padding_give_one_score(llava: Llava, tiny: Path) -> None
     whole = [torch.cat([prompt, torch.tensor(answer)]) for prompt, answer in rows]
     spans = type(prompts.spans).from_lengths([len(row) for row in whole])
     with torch.no_grad():
-        left, _ = llava.prefill(replace(prompts, tokens=torch.cat(whole), spans=spans))
+        left, _ = llava.prefill(replace(prompts, tokens=torch.cat(whole), spans=spans), 0)
     torch.testing.assert_close(scores(model, prompts, responses), model.head(left), **ATOL)
 
 

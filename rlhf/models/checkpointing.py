@@ -16,8 +16,8 @@ def recomputed_layers(model: Any, adapters: Adapters, wanted: bool) -> Iterator[
     """Inside the block a decoder layer keeps its input only, if `wanted`, and runs again in the
     backward.
 
-    It runs again under the adapter of its first time: by then another role may be active. What
-    transformers switches on with its training mode stays off otherwise (there is no dropout).
+    It runs again under the adapter of its first time: by then another role may be active. The
+    layers' own switch is not used: it works in training mode only and takes the cache away.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -25,12 +25,9 @@ def recomputed_layers(model: Any, adapters: Adapters, wanted: bool) -> Iterator[
 
     layers = model.model.language_model.layers if wanted and torch.is_grad_enabled() else []
     for layer in layers:
-        layer._gradient_checkpointing_func = partial(
-            checkpoint, use_reentrant=False, context_fn=contexts
-        )
-        layer.gradient_checkpointing = layer.training = True
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, context_fn=contexts)
     try:
         yield
     finally:
         for layer in layers:
-            layer.gradient_checkpointing = layer.training = False
+            del layer.forward

@@ -66,7 +66,7 @@ def _decode(
     running = torch.ones(len(prompts), dtype=torch.bool)
     tokens: list[Tensor] = []
     scores: list[Tensor] = []
-    hidden, state = llava.prefill(prompts)
+    hidden, state = llava.prefill(prompts, sampling.max_new_tokens)
     for position in range(sampling.max_new_tokens):
         seed, iteration, prompt_keys, samples = keys
         uniforms = keyed_uniforms(seed, iteration, prompt_keys, samples, position)

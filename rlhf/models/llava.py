@@ -15,12 +15,15 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
+from transformers.cache_utils import Cache
 
+from rlhf.data.collate import microbatches
 from rlhf.data.prompts import PromptBuilder
 from rlhf.errors import UsageError
 from rlhf.kernels import gather_spans
 from rlhf.models.adapters import Adapters
 from rlhf.models.bits import keep_gradients, quantization_config
+from rlhf.models.cache import Prefixes, PromptCache
 from rlhf.models.checkpointing import recomputed_layers
 from rlhf.models.contract import text_hash, tokenizer_hash
 from rlhf.models.shape import image_tokens
@@ -30,9 +33,9 @@ from rlhf.types import PromptBatch, Responses
 
 @dataclass(frozen=True)
 class DecodeState:
-    """What decoding one more token needs: the key/value cache and the mask [B, P+t] over it."""
+    """What decoding one more token needs: the keys and values and the mask [B, P+t] over them."""
 
-    cache: Any
+    cache: PromptCache
     mask: Tensor
 
 
@@ -53,6 +56,8 @@ class Llava:
         self.adapters = Adapters(model, self.builder.invocation_ids())
         self.image_token_id = int(model.config.image_token_id)
         self.vision = Vision(model, processor.image_processor)
+        self.prefixes = Prefixes()  # of adapters that start after the prompt
+        self.prefill_tokens = 8192  # padded tokens of prompts read at once
         self.checkpoints_layers = False  # in forwards with autograd: recompute in the backward
 
     @classmethod
@@ -165,15 +170,23 @@ class Llava:
         before = gather_spans(hidden, starts, responses.spans.to(hidden.device))
         return before, hidden[torch.arange(len(prompts), device=hidden.device), last]
 
-    def prefill(self, prompts: PromptBatch) -> tuple[Tensor, DecodeState]:
-        """Hidden state [B, D] after each prompt, and what `decode` continues from."""
-        if self.adapters.scope == "all":
-            return self._prefill(prompts)
-        embeds = self._words(self._invocation(len(prompts)))
-        return self._decode(embeds, *self._prefix(prompts))
+    @torch.no_grad()
+    def prefill(self, prompts: PromptBatch, room: int) -> tuple[Tensor, DecodeState]:
+        """Hidden state [B, D] after each prompt, and what `decode` continues from.
 
-    def _prefix(self, prompts: PromptBatch) -> tuple[Any, Tensor]:
-        """Cache and mask of the prompts without their invocation, by the bare trunk.
+        Args:
+            prompts: B prompts.
+            room: tokens of the longest response, for which memory is taken at once.
+        """
+        if self.adapters.scope == "response":
+            embeds = self._words(self._invocation(len(prompts)))
+            return self._decode(embeds, self._prefix(prompts, embeds.shape[1] + room))
+        cache, mask = self._empty_cache(prompts, room)
+        return self._read(prompts, torch.arange(len(prompts)), cache), DecodeState(cache, mask)
+
+    @torch.no_grad()
+    def _prefix(self, prompts: PromptBatch, room: int = 0) -> DecodeState:
+        """The prompts without their invocation, as read by the bare trunk.
 
         Raises:
             ValueError: a prompt does not end with the invocation.
@@ -182,36 +195,51 @@ class Llava:
         ends = prompts.spans.offsets[1:, None] + torch.arange(-length, 0)
         if not (prompts.tokens[ends] == self._invocation(len(prompts))).all():
             raise ValueError(f"prompts: wanted each to end with {self.adapters.invocation}")
-        with self.adapters.use(None), torch.no_grad():
-            _, state = self._prefill(prompts.without_last(length))
-        return state.cache, state.mask
+        prompts = prompts.without_last(length)
+        cache, mask = self._empty_cache(prompts, room)
+        with self.adapters.use(None):
+            self.prefixes.fill(cache, prompts, lambda rows: self._read(prompts, rows, cache))
+        return DecodeState(cache, mask)
 
     def _invocation(self, rows: int) -> Tensor:
         return torch.tensor(self.adapters.invocation).expand(rows, -1)
 
-    def _prefill(self, prompts: PromptBatch) -> tuple[Tensor, DecodeState]:
-        """The same by the active adapter alone."""
-        spans, width = prompts.spans, int(prompts.spans.lengths.max())
+    def _empty_cache(self, prompts: PromptBatch, room: int) -> tuple[PromptCache, Tensor]:
+        """For these prompts and `room` tokens after them; the mask [B, P] tells them from pads."""
+        lengths = prompts.spans.lengths
+        layers, width = len(self.model.model.language_model.layers), int(lengths.max())
+        mask = torch.arange(width) >= (width - lengths).unsqueeze(1)
+        cache = PromptCache(layers, len(prompts), width, room)
+        return cache, mask.long().to(self.device)
+
+    def _read(self, prompts: PromptBatch, rows: Tensor, cache: PromptCache) -> Tensor:
+        """States [b, D] after the prompts of `rows` [b], rising, which go into `cache`."""
+        groups = microbatches(prompts.spans.lengths[rows], self.prefill_tokens)
+        states = [self._read_piece(prompts.select(rows[g]), cache.piece(rows[g])) for g in groups]
+        return torch.cat(states)[torch.cat(groups).argsort()]
+
+    def _read_piece(self, prompts: PromptBatch, cache: Cache) -> Tensor:
+        """States [b, D] after these prompts, by the active adapter; their keys go into `cache`."""
+        spans, width = prompts.spans, prompts.spans.longest
         columns = width - spans.lengths[spans.owner] + spans.positions
         tokens = torch.zeros(len(prompts), width, dtype=torch.int64)
         mask = torch.zeros_like(tokens)
         tokens[spans.owner, columns], mask[spans.owner, columns] = prompts.tokens, 1
-        return self._decode(self._embed(tokens, prompts.images), None, mask.to(self.device))
+        embeds = self._embed(tokens, prompts.images)
+        return self._continue(embeds, cache, mask.to(self.device))[:, -1]
 
     def decode(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
         """Hidden state [B, D] after one more token [B] of every row."""
-        embeds = self._words(tokens.unsqueeze(1))
-        return self._decode(embeds, state.cache, state.mask)
+        return self._decode(self._words(tokens.unsqueeze(1)), state)
 
-    def _decode(self, embeds: Tensor, cache: Any, mask: Tensor) -> tuple[Tensor, DecodeState]:
+    def _decode(self, embeds: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
         """State [B, D] after the last of `embeds` [B, S, D], which follow what is in the cache."""
-        hidden, state = self._continue(embeds, cache, mask)
-        return hidden[:, -1], state
+        mask = torch.cat([state.mask, state.mask.new_ones(embeds.shape[:2])], dim=1)
+        hidden = self._continue(embeds, state.cache, mask)
+        return hidden[:, -1], DecodeState(state.cache, mask)
 
-    def _continue(self, embeds: Tensor, cache: Any, mask: Tensor) -> tuple[Tensor, DecodeState]:
-        """States [B, S, D]; `mask` is of what is in the cache, or of all when it is empty."""
-        if cache is not None:
-            mask = torch.cat([mask, mask.new_ones(embeds.shape[:2])], dim=1)
+    def _continue(self, embeds: Tensor, cache: Cache, mask: Tensor) -> Tensor:
+        """States [B, S, D] after each of `embeds`; `mask` is of what is in the cache and them."""
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
         output = self.model.model.language_model(
             inputs_embeds=embeds,
@@ -220,7 +248,8 @@ class Llava:
             past_key_values=cache,
             use_cache=True,
         )
-        return output.last_hidden_state, DecodeState(output.past_key_values, mask)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
 
     def _hidden(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
         """States [B, S, D], padded on the right, and where the one before the response is, [B]."""
@@ -243,7 +272,10 @@ class Llava:
         tokens = torch.zeros(len(prompts), head.shape[1] + spans.longest, dtype=torch.int64)
         tokens[:, : head.shape[1]] = head
         tokens[spans.owner, head.shape[1] + spans.positions] = responses.tokens.cpu()
-        hidden, _ = self._continue(self._words(tokens), *self._prefix(prompts))
+        prefix, embeds = self._prefix(prompts), self._words(tokens)
+        mask = torch.cat([prefix.mask, prefix.mask.new_ones(tokens.shape)], dim=1)
+        with recomputed_layers(self.model, self.adapters, self.checkpoints_layers):
+            hidden = self._continue(embeds, prefix.cache.fixed(), mask)
         return hidden, torch.full((len(prompts),), head.shape[1] - 1, device=self.device)
 
     def _words(self, tokens: Tensor) -> Tensor:

@@ -81,12 +81,15 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
     torch.manual_seed(config.seed)
     device = _device(config.device)
     dtype = weights_dtype(config, device.type, trains_fully=trains_fully)
-    return Llava.load(
+    llava = Llava.load(
         location.base,
         device=device,
         dtype=getattr(torch, dtype),
         quantization=config.model.quantization,
     )
+    llava.prefill_tokens = config.model.prefill_tokens
+    llava.prefixes.limit = config.model.prefix_cache
+    return llava
 
 
 def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> Llava:
