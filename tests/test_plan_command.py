@@ -53,7 +53,7 @@ def test_the_7b_is_planned_for_every_card(capsys: pytest.CaptureFixture[str]) ->
     assert [*figures["cards"]] == [*figures["seconds"]] == [*CARDS]
     assert figures["cards"]["T4"]["fits"]
     assert figures["resident"]["adapter: policy"] == 4 * 159_907_840
-    assert figures["phases"]["rollout"]["KV cache"] == 16 * 640 * 2**19
+    assert figures["phases"]["rollout"]["KV cache"] == 16 * 768 * 2**19
     assert max(figures["peaks"].values()) == figures["peak_gib"] * 2**30
     shown = capsys.readouterr().out
     assert "T4: fits" in shown and "adapter: policy" in shown and "ideal seconds" in shown
@@ -85,7 +85,7 @@ def test_a_directory_and_an_adapter_on_it_are_planned(tiny: Path, tmp_path: Path
 
 
 def test_one_card_is_asked_for_and_checkpointing_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    config = Config(model=ModelConfig(path=SEVEN), ppo=PPOConfig(minibatch_size=8))
+    config = Config(model=ModelConfig(path=SEVEN), ppo=PPOConfig(minibatch_size=16))
     asked = replace(config, plan=PlanConfig(card="l40s"))
     assert [*planned(asked)["cards"]] == ["L40S"]
     assert "prefill" in capsys.readouterr().out

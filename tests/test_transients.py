@@ -22,10 +22,16 @@ from rlhf.tools.transients import (
     activations,
     backward_workspace,
     forward_workspace,
-    layer_activations,
+    kv_cache,
 )
 
-CASES = [("lora", "float32"), ("lora", "bfloat16"), ("full", "float32")]
+CASES = [
+    ("lora", "all", "float32"),
+    ("lora", "all", "bfloat16"),
+    ("lora", "response", "float32"),
+    ("lora", "response", "bfloat16"),
+    ("full", "all", "float32"),
+]
 
 
 def storages(value: Any) -> list[Any]:
@@ -70,7 +76,13 @@ class Pass:
 
     @property
     def tokens(self) -> int:
-        return 4 * self.setup.row
+        return 4 * self.setup.run_tokens
+
+    @property
+    def prompts(self) -> int:
+        """Bytes of the kept prompts, put together for the pass."""
+        setup = self.setup
+        return kv_cache(self.shape, setup, 4, setup.prompt_tokens) if setup.late else 0
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +90,15 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wide_model(tmp_path_factory.mktemp("wide"))
 
 
-def prepared(path: Path, train: Any, dtype: Any, again: bool) -> Pass:
+def prepared(path: Path, train: Any, scope: Any, dtype: Any, again: bool) -> Pass:
     llava = small.load(path, dtype)
-    build_policy(llava, ModelConfig(train=train, lora_rank=4), temperature=1.0)
+    config = ModelConfig(train=train, lora_rank=4, lora_scope=scope)
+    build_policy(llava, config, temperature=1.0)
     llava.checkpoints_layers = again
     prompts, responses = small.prompts_of(llava, path), small.responses_of(llava)
     llava.vision.features([picture for row in prompts.images for picture in row])
     longest = int((prompts.spans.lengths + responses.spans.lengths).max())
+    late = len(llava.adapters.invocation) + responses.spans.longest
     setup = replace(
         SETUP,
         prompt_tokens=longest - 8,
@@ -93,8 +107,14 @@ def prepared(path: Path, train: Any, dtype: Any, again: bool) -> Pass:
         dtype=dtype,
         train=train,
         lora_rank=4,
+        lora_scope=scope,
         gradient_checkpointing=again,
     )
+    if scope == "response":
+        with torch.no_grad():
+            llava.response_hidden(prompts, responses)  # from here on the prompts are kept
+        before = prompts.spans.longest - len(llava.adapters.invocation)
+        setup = replace(setup, prompt_tokens=before, max_new_tokens=late)
     return Pass(
         lambda: llava.response_hidden(prompts, responses),
         {value.untyped_storage()._cdata for value in llava.model.parameters()},
@@ -104,12 +124,12 @@ def prepared(path: Path, train: Any, dtype: Any, again: bool) -> Pass:
 
 
 @pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize(("train", "dtype"), CASES)
+@pytest.mark.parametrize(("train", "scope", "dtype"), CASES)
 @pytest.mark.parametrize("folder", ["tiny", "wide"])
 def test_activations_are_what_autograd_saves(
-    folder: str, train: str, dtype: str, again: bool, request: pytest.FixtureRequest
+    folder: str, train: str, scope: str, dtype: str, again: bool, request: pytest.FixtureRequest
 ) -> None:
-    one = prepared(request.getfixturevalue(folder), train, dtype, again)
+    one = prepared(request.getfixturevalue(folder), train, scope, dtype, again)
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -119,33 +139,40 @@ def test_activations_are_what_autograd_saves(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = one.run()
     found = sum(x.untyped_storage().nbytes() for key, x in kept.items() if key not in one.weights)
-    again_layer = one.tokens * layer_activations(one.shape, one.setup) if again else 0
     assert hidden.requires_grad
-    assert activations(one.shape, one.setup) - again_layer == pytest.approx(found, rel=0.05)
+    planned = activations(one.shape, one.setup)
+    if again:  # that layer is kept later; of the prompts autograd does not know
+        layer = replace(one.setup, gradient_checkpointing=False)
+        planned -= activations(one.shape, layer) // one.shape.layers + one.prompts
+    # The mask, which counts beside so small a model, is not planned; only `response` needs one.
+    assert planned == pytest.approx(found, rel=0.1 if scope == "response" else 0.05)
 
 
 @pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize(("train", "dtype"), CASES)
+@pytest.mark.parametrize(("train", "scope", "dtype"), CASES)
 @pytest.mark.parametrize("folder", ["tiny", "wide"])
 def test_the_peak_of_an_update_is_that_of_its_live_tensors(
-    folder: str, train: str, dtype: str, again: bool, request: pytest.FixtureRequest
+    folder: str, train: str, scope: str, dtype: str, again: bool, request: pytest.FixtureRequest
 ) -> None:
-    one = prepared(request.getfixturevalue(folder), train, dtype, again)
+    one = prepared(request.getfixturevalue(folder), train, scope, dtype, again)
     one.run().float().sum().backward()  # from here on gradients are there and only added to
     with LiveBytes() as live:
         one.run().float().sum().backward()
     workspace = one.tokens * backward_workspace(one.shape, one.setup)
     planned = activations(one.shape, one.setup) + workspace
+    planned += 0 if again else one.prompts  # else they are among the activations
     assert planned == pytest.approx(live.peak, rel=0.15)
 
 
-@pytest.mark.parametrize(("train", "dtype"), CASES)
+@pytest.mark.parametrize(("train", "scope", "dtype"), CASES)
 @pytest.mark.parametrize("folder", ["tiny", "wide"])
 def test_the_workspace_of_scoring_is_that_of_its_live_tensors(
-    folder: str, train: str, dtype: str, request: pytest.FixtureRequest
+    folder: str, train: str, scope: str, dtype: str, request: pytest.FixtureRequest
 ) -> None:
-    one = prepared(request.getfixturevalue(folder), train, dtype, False)
+    one = prepared(request.getfixturevalue(folder), train, scope, dtype, False)
     with torch.no_grad(), LiveBytes() as live:
         one.run()
-    planned = one.tokens * forward_workspace(one.shape, one.setup)
+    planned = one.tokens * forward_workspace(one.shape, one.setup) + one.prompts
+    if scope == "response":
+        planned += kv_cache(one.shape, one.setup, 4, one.setup.row) // one.shape.layers
     assert planned == pytest.approx(live.peak, rel=0.15)

@@ -10,7 +10,8 @@ from typing import Any
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from rlhf.config import LoraScope, ModelConfig
 from rlhf.errors import UsageError
@@ -106,6 +107,8 @@ class Adapters:
             ) from error
         self._trains[name], self._scopes[name] = trains, scope
         self._tuned = [x for x in self._model.modules() if isinstance(x, BaseTunerLayer)]
+        for layer in self._tuned:
+            _multiply_as_stored(layer, name)
         self._factors[name] = {
             key: value
             for key, value in self._model.named_parameters()
@@ -169,6 +172,25 @@ class Adapters:
         self._peft, self.current = None, None
         for known in (self._trains, self._scopes, self._factors, self._tuned):
             known.clear()
+
+
+class _Factor(nn.Linear):
+    """A float32 factor of LoRA that multiplies in the dtype of what it is given.
+
+    peft widens that instead: beside a half-precision trunk, half of what the backward keeps.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight.to(x.dtype))
+
+
+def _multiply_as_stored(layer: Any, name: str) -> None:
+    """Let the adapter `name` of a peft layer work in the dtype of the layer's input."""
+    layer.cast_input_dtype_enabled = False
+    for factors in (layer.lora_A, layer.lora_B):
+        old = factors[name]
+        factors[name] = _Factor(old.in_features, old.out_features, bias=False, device="meta")
+        factors[name].weight = old.weight
 
 
 def add_adapter(adapters: Adapters, name: str, config: ModelConfig) -> None:

@@ -69,6 +69,9 @@ def setup_of(config: Config, shape: ModelShape, *, starts_from_adapter: bool) ->
         starts_from_adapter=starts_from_adapter and not full,
         reward=_reward(config),
         triton=find_spec("triton") is not None,
+        samples_per_prompt=ppo.samples_per_prompt,
+        prefill_tokens=model.prefill_tokens,
+        prefix_cache=model.prefix_cache,
     )
 
 

@@ -14,6 +14,7 @@ from rlhf.tools.transients import (
     widest_weight,
 )
 
+GIB = 2**30
 CONTEXT = 2**29  # CUDA's own and the libraries' kernels on the card
 NF4_BITS = 4.127  # 4, and per 64 weights a scale of 8 bits, and per 256 scales one of 32
 
@@ -68,37 +69,24 @@ def memory(shape: ModelShape, setup: Setup) -> Memory:
 
 
 def _rollout(shape: ModelShape, setup: Setup) -> Parts:
-    """All prompts of a batch at once, or the last token of its responses."""
-    rows, prompt = setup.generated_together, setup.prompt_tokens
-    prefill = {
-        "KV cache": kv_cache(shape, setup, rows, prompt),
-        "workspace of a layer": rows * prompt * forward_workspace(shape, setup),
-    }
-    decode = {
-        "KV cache": kv_cache(shape, setup, rows, setup.row),
-        "KV concatenation": kv_cache(shape, setup, rows, setup.row) // (2 * shape.layers),
-        "logits": sampling_logits(shape, rows),
-    }
-    return _worst(prefill | _unpacked(shape, setup), decode | _unpacked(shape, setup))
+    """The last prompts of a batch, or the last token of its responses."""
+    rows = setup.generated_together
+    held = {"KV cache": kv_cache(shape, setup, rows, setup.row)} | _kept_prefixes(shape, setup)
+    prefill = held | _reading(shape, setup, rows) | _unpacked(shape, setup)
+    decode = held | {"logits": sampling_logits(shape, rows)} | _unpacked(shape, setup)
+    return _worst(prefill, decode)
 
 
 def _scoring(shape: ModelShape, setup: Setup) -> Parts:
     """A micro-batch without gradient: a layer, or the head."""
     rows = setup.rows(setup.rollout_batch_size)
     layer = {"workspace of a layer": rows * setup.run_tokens * forward_workspace(shape, setup)}
-    if setup.lora_scope == "response":
-        layer["KV cache"] = kv_cache(shape, setup, rows, setup.row)
+    if setup.late:
+        layer["KV of a layer"] = kv_cache(shape, setup, rows, setup.row) // shape.layers
     logits = {"logits": head_logits(shape, setup, rows * setup.max_new_tokens)}
-    return _worst(_prefix(shape, setup, rows), layer | _unpacked(shape, setup), logits)
-
-
-def _prefix(shape: ModelShape, setup: Setup, rows: int) -> Parts:
-    """The pass over the prompts that comes first where LoRA is on responses alone."""
-    if setup.lora_scope == "all":
-        return {}
-    cache = kv_cache(shape, setup, rows, setup.prompt_tokens)
-    workspace = rows * setup.prompt_tokens * forward_workspace(shape, setup)
-    return {"KV cache": cache, "workspace of a layer": workspace} | _unpacked(shape, setup)
+    reading, held = _prefix(shape, setup, rows), _kept_prefixes(shape, setup)
+    layer |= {name: size for name, size in reading.items() if name == "KV cache"}
+    return held | _worst(reading, layer | _unpacked(shape, setup), logits)
 
 
 def _update(shape: ModelShape, setup: Setup) -> Parts:
@@ -108,8 +96,38 @@ def _update(shape: ModelShape, setup: Setup) -> Parts:
     layer = {"workspace of a layer": rows * setup.run_tokens * backward_workspace(shape, setup)}
     logits = {"logits": head_logits(shape, setup, rows * setup.max_new_tokens)}
     step = {"optimizer's workspace": step_workspace(shape, setup)}
-    prefix = _prefix(shape, setup, rows)
-    return _worst(prefix, kept | layer | _unpacked(shape, setup), kept | logits, step)
+    reading, held = _prefix(shape, setup, rows), _kept_prefixes(shape, setup)
+    if not setup.gradient_checkpointing:  # else it is among the activations
+        kept |= {name: size for name, size in reading.items() if name == "KV cache"}
+    return held | _worst(reading, kept | layer | _unpacked(shape, setup), kept | logits, step)
+
+
+def kept_share(shape: ModelShape, setup: Setup) -> float:
+    """Of an iteration's prompts, how many are read once for all passes."""
+    wanted = kv_cache(shape, setup, setup.prompts, setup.prompt_tokens)
+    return min(1.0, setup.prefix_cache * GIB / wanted) if setup.late else 0.0
+
+
+def _kept_prefixes(shape: ModelShape, setup: Setup) -> Parts:
+    share = kept_share(shape, setup)
+    wanted = kv_cache(shape, setup, setup.prompts, setup.prompt_tokens)
+    return {"prompts kept": int(share * wanted)} if share else {}
+
+
+def _prefix(shape: ModelShape, setup: Setup, rows: int) -> Parts:
+    """A micro-batch's prompts, put together or read, where LoRA is on responses alone."""
+    if not setup.late:
+        return {}
+    cache = {"KV cache": kv_cache(shape, setup, rows, setup.prompt_tokens)}
+    if kept_share(shape, setup) == 1:
+        return cache
+    return cache | _reading(shape, setup, rows) | _unpacked(shape, setup)
+
+
+def _reading(shape: ModelShape, setup: Setup, rows: int) -> Parts:
+    """Of so many prompts, those that are read at once."""
+    tokens = setup.prefilled(rows) * setup.prompt_tokens
+    return {"workspace of a layer": tokens * forward_workspace(shape, setup)}
 
 
 def _unpacked(shape: ModelShape, setup: Setup) -> Parts:

@@ -2,7 +2,7 @@
 
 from rlhf.models.shape import ModelShape
 from rlhf.tools.cards import Card
-from rlhf.tools.cost_model import trunk
+from rlhf.tools.cost_model import kept_share, trunk
 from rlhf.tools.setup import Setup
 from rlhf.tools.transients import kv_cache
 
@@ -15,32 +15,32 @@ def seconds(shape: ModelShape, setup: Setup, card: Card) -> dict[str, float]:
     With P, R, S = P + R tokens, B responses, K epochs:
 
         forward = S·lin + att(S)        lin = 2·weights         att(n) = 2·A·L·n², causal
-        update = K·B·(forward + R·head + b·(late + R·head))     b = 1 with LoRA (the trunk needs no
-                 gradient of its weights), 2 in full; checkpointing runs forward once more
-        late = forward, or R·lin + att(S) - att(P) where LoRA is on responses alone
-        a decoded token = the larger of (weights + cache passes · cache) / bandwidth and products /
-                 peak, for each batch of rows
+        update = K·B·(forward + R·head + b·(forward + R·head))     b = 1 with LoRA (the trunk needs
+                 no gradient of its weights), 2 in full; checkpointing runs forward once more
+        a decoded token = the larger of (weights + cache) / bandwidth and products / peak, for each
+                 batch of rows
 
-    The whole prompt runs again in the policy's, the reference's and the reward's pass and in each
-    update; a picture's features are computed once. LoRA's own products (2-3 %), unpacking, norms
-    and the optimizer are left out.
+    Where LoRA is on responses alone, forward is R·lin + att(S) - att(P): each prompt is read once,
+    in the prefill, as far as prompts are kept, and else again in each pass. A picture's features
+    are computed once. LoRA's own products (2-3 %), unpacking, norms and the optimizer are left out.
     """
     peak = TERA * (card.single if setup.width == 4 else card.half)
-    rows, responses = setup.rollout_batch_size, setup.max_new_tokens
-    scored = forward(shape, setup) + responses * head(shape)
-    critic = setup.critic in ("adapter", "separate")
-    backward = 1 if setup.train == "lora" else 2
-    again = forward(shape, setup) if setup.recomputes else 0
-    step = scored + backward * (late(shape, setup) + responses * head(shape)) + again
+    rows, outputs = setup.rollout_batch_size, setup.max_new_tokens * head(shape)
     prompt = setup.prompt_tokens * linear(shape) + attention(shape, setup.prompt_tokens)
+    anew = (1 - kept_share(shape, setup)) * prompt if setup.late else 0
+    own = forward(shape, setup)
+    scored = anew + own + outputs
+    critic = 2 if setup.critic in ("adapter", "separate") else 1
+    backward = 1 if setup.train == "lora" else 2
+    again = own if setup.gradient_checkpointing else 0
     work = {
         "vision": rows * vision(shape),
-        "prefill": rows * (prompt + head(shape)),
+        "prefill": (setup.prompts if setup.late else rows) * prompt + rows * head(shape),
         "decode": 0,
-        "policy": rows * scored * (2 if critic else 1),
+        "policy": rows * scored * critic,
         "reference": rows * scored,
         "reward": rows * scored if setup.reward != "none" else 0,
-        "update": setup.ppo_epochs * rows * step * (2 if critic else 1),
+        "update": setup.ppo_epochs * rows * (scored + backward * (own + outputs) + again) * critic,
     }
     times = {name: amount / peak for name, amount in work.items()}
     return times | {"decode": decode(shape, setup, card, peak)}
@@ -54,7 +54,7 @@ def decode(shape: ModelShape, setup: Setup, card: Card, peak: float) -> float:
     total = 0.0
     for rows, count in ((setup.generated_together, batches), (left, 1 if left else 0)):
         for tokens in range(setup.prompt_tokens + 1, setup.row):
-            moved = weights + setup.cache_passes * kv_cache(shape, setup, rows, tokens)
+            moved = weights + kv_cache(shape, setup, rows, tokens)
             products = rows * (linear(shape) + head(shape) + 4 * _mixed(shape) * tokens)
             total += count * max(moved / (TERA * card.bandwidth), products / peak)
     return total
@@ -83,16 +83,11 @@ def vision(shape: ModelShape) -> int:
 
 
 def forward(shape: ModelShape, setup: Setup) -> int:
-    """Operations of one row's pass through the trunk, without the head."""
-    return setup.row * linear(shape) + attention(shape, setup.row)
-
-
-def late(shape: ModelShape, setup: Setup) -> int:
-    """Those of them that carry gradients."""
-    if setup.lora_scope == "all":
-        return forward(shape, setup)
-    seen = attention(shape, setup.prompt_tokens)
-    return setup.max_new_tokens * linear(shape) + attention(shape, setup.row) - seen
+    """Operations of one row's pass, without the head; a prompt before LoRA is not counted."""
+    seen = attention(shape, setup.row) - (
+        attention(shape, setup.prompt_tokens) if setup.late else 0
+    )
+    return setup.run_tokens * linear(shape) + seen
 
 
 def _mixed(shape: ModelShape) -> int:

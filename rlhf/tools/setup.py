@@ -15,8 +15,7 @@ class Setup:
         reward: `adapter` on the policy's trunk, a `trunk` of its own, or `none` on the card.
         starts_from_adapter: the reference is a frozen second copy of the adapter.
         triton: the head's chunks are Triton's.
-        cache_passes: times a decoded token moves the whole cache: transformers' DynamicCache reads
-            and writes it to append, then attention reads it.
+        prefix_cache: GiB of prompts that are kept; only where LoRA is on responses alone.
     """
 
     prompt_tokens: int
@@ -37,7 +36,9 @@ class Setup:
     starts_from_adapter: bool = False
     reward: Literal["adapter", "trunk", "none"] = "adapter"
     triton: bool = True
-    cache_passes: int = 3
+    samples_per_prompt: int = 1
+    prefill_tokens: int = 8192
+    prefix_cache: float = 4.0
 
     @property
     def row(self) -> int:
@@ -45,14 +46,19 @@ class Setup:
         return self.prompt_tokens + self.max_new_tokens
 
     @property
-    def run_tokens(self) -> int:
-        """Tokens of a row that run through trunk and adapter, with a gradient in updates."""
-        return self.max_new_tokens if self.lora_scope == "response" else self.row
+    def late(self) -> bool:
+        """Whether the adapter starts after the prompt."""
+        return self.lora_scope == "response"
 
     @property
-    def recomputes(self) -> bool:
-        """Whether layers run again in the backward; those of responses alone do not."""
-        return self.gradient_checkpointing and self.lora_scope == "all"
+    def run_tokens(self) -> int:
+        """Tokens of a row that run through trunk and adapter, with a gradient in updates."""
+        return self.max_new_tokens if self.late else self.row
+
+    @property
+    def prompts(self) -> int:
+        """Different prompts of an iteration."""
+        return self.rollout_batch_size // self.samples_per_prompt
 
     @property
     def width(self) -> int:
@@ -66,3 +72,7 @@ class Setup:
     def rows(self, most: int) -> int:
         """Rows of a micro-batch of at most `most` rows; one row at the least."""
         return min(most, max(1, self.microbatch_tokens // self.row))
+
+    def prefilled(self, rows: int) -> int:
+        """Of so many rows, those whose prompts are read at once."""
+        return min(rows, max(1, self.prefill_tokens // self.prompt_tokens))

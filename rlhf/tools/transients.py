@@ -13,7 +13,7 @@ LORA_LAYERS = 7  # linear layers with LoRA in one layer of the language model
 
 
 def kv_cache(shape: ModelShape, setup: Setup, rows: int, tokens: int) -> int:
-    """Keys and values of every layer. Appending holds one layer's keys twice for a moment."""
+    """Keys and values of every layer."""
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * setup.width * rows * tokens
 
 
@@ -26,11 +26,8 @@ def layer_activations(shape: ModelShape, setup: Setup) -> int:
                          row sums; the MLP its gate, activation and input of the product: 3bI
         full (float32)   each norm its input, its result before and after its weight: 6·4H;
                          the input of the last MLP layer: 4I
-        LoRA, float32    each norm its input and result: 4·4H, the MLP as above: 4I
-        LoRA, half       each norm a float32 copy of its input: 2·4H; peft a float32 copy of the
-                         input of each of the seven layers: 4(5H + A + I)
-        LoRA             7·4·rank, what the first factors give
-        int8, half       bitsandbytes the input of each layer besides: b(2H + I)
+        LoRA             each norm its input in float32: 2·4H; the first factors what they are
+                         given and what they give: b(2H + I + 7·rank)
 
     A frozen layer keeps no input; rotary embeddings and a norm's row figures are left out.
     """
@@ -39,11 +36,7 @@ def layer_activations(shape: ModelShape, setup: Setup) -> int:
     both = b * (2 * a + 2 * k) + 4 * shape.heads + 3 * b * i
     if setup.train == "full":
         return both + 4 * (6 * h + i)
-    lora = LORA_LAYERS * 4 * setup.lora_rank
-    if b == 4:
-        return both + lora + 4 * (4 * h + i)
-    inputs = b * (2 * h + i) if setup.quantization == "int8" else 0
-    return both + lora + 4 * (2 * h + 5 * h + a + i) + inputs
+    return both + 4 * 2 * h + b * (2 * h + i + LORA_LAYERS * setup.lora_rank)
 
 
 def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None = None) -> int:
@@ -52,42 +45,52 @@ def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None =
     Checkpointing keeps each layer's input, what the last norm leaves and, while a layer runs again,
     what that one leaves. Without, the last norm adds what the first layer's, whose input needs no
     gradient, spares.
+    In half precision a copy of LoRA's factors, which are float32, stays with what they gave.
     With a critic of its own trunk or adapter both passes are alive at once. With `response`, each
-    layer also keeps the keys and values of the prompt beside those of the response.
+    layer joins the keys and values of the prompt and of the response; when it runs again, the
+    prompt's stay for it.
     """
-    wanted = setup.gradient_checkpointing if checkpointing is None else checkpointing
-    again = wanted and setup.lora_scope == "all"
+    again = setup.gradient_checkpointing if checkpointing is None else checkpointing
     rows = setup.rows(setup.minibatch_size)
-    tokens, layer = rows * setup.run_tokens, layer_activations(shape, setup)
+    tokens = rows * setup.run_tokens
     passes = 2 if setup.critic in ("adapter", "separate") else 1
-    if again:
-        last = (8 if setup.train == "full" else 4) * shape.hidden
-        inputs = setup.width * shape.hidden * shape.layers
-        return tokens * (passes * (inputs + last) + layer)
-    prefix = 0
-    if setup.lora_scope == "response":
-        prefix = kv_cache(shape, setup, rows, setup.prompt_tokens)
-    return passes * (tokens * layer * shape.layers + prefix)
+    prefix = kv_cache(shape, setup, rows, setup.prompt_tokens) if setup.late else 0
+    layer = (
+        tokens * layer_activations(shape, setup)
+        + factor_copies(shape, setup)
+        + prefix // shape.layers
+    )
+    if not again:
+        return passes * layer * shape.layers
+    last = (8 if setup.train == "full" else 4) * shape.hidden
+    inputs = setup.width * shape.hidden * shape.layers
+    return passes * (tokens * (inputs + last) + prefix) + layer
+
+
+def factor_copies(shape: ModelShape, setup: Setup) -> int:
+    """Bytes of a layer's factors in the trunk's precision, where that is not their own."""
+    if setup.train == "full" or setup.width == 4:
+        return 0
+    return setup.width * setup.lora_rank * shape.lora_width // shape.layers
 
 
 def forward_workspace(shape: ModelShape, setup: Setup) -> int:
     """Bytes a token needs at a layer's widest moment of a pass without gradient.
 
-    Under LoRA that is the MLP's second layer: activation of the gate and result, b bytes a number,
-    and two float32 results of the adapter; without, activation, second layer and product. The same
-    again for the states.
+    Under LoRA that is the MLP's second layer: activation of the gate, result, and two results of
+    the adapter; without, activation, second layer and product. The same again for the states.
     """
     h, i, b = shape.hidden, shape.intermediate, setup.width
-    return 3 * b * i + 4 * b * h if setup.train == "full" else (2 * b + 8) * (i + h)
+    return 3 * b * i + 4 * b * h if setup.train == "full" else 4 * b * (i + h)
 
 
 def backward_workspace(shape: ModelShape, setup: Setup) -> int:
     """Bytes a token needs on top of `activations` at the widest moment of the backward pass.
 
     Two gradients of the MLP's width, as a layer frees what it kept on the way; in half precision
-    peft's float32 gradients of the states besides, two and a half of them.
+    a norm's float32 gradient of the states besides.
     """
-    states = 10 * shape.hidden if setup.width == 2 else 0
+    states = 4 * shape.hidden if setup.width == 2 else 0
     return 2 * setup.width * shape.intermediate + states
 
 
