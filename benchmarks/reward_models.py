@@ -92,7 +92,8 @@ def train(
         RewardTrainer(config, scorer, batches[0], batches[1].select(torch.arange(0)), writer).run()
     seconds = time.perf_counter() - started
     blank = write_blank(folder / "blank.png")
-    return judge(scorer, held_out, batches[1], blank, max_tokens=MAX_TOKENS), seconds
+    judged = judge(scorer, held_out, batches[1], llava.builder, blank, max_tokens=MAX_TOKENS)
+    return judged, seconds
 
 
 def write_text_model(folder: Path, llava: str) -> str:

@@ -3,11 +3,20 @@
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from math import isfinite
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from rlhf.config import KL_COEF_HIGHEST, KL_COEF_LOWEST, Config, PPOConfig, defaults, leaves
+from rlhf.config import (
+    KL_COEF_HIGHEST,
+    KL_COEF_LOWEST,
+    Config,
+    PPOConfig,
+    Range,
+    Section,
+    defaults,
+    leaves,
+)
 from rlhf.errors import UsageError
 
 
@@ -29,8 +38,25 @@ def load_config(values: Mapping[str, Any]) -> Config:
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at ")
         raise UsageError(message, place.strip("`$."), "see `rlhf COMMAND --help`") from None
+    _check_ranges(config)
     _check_sizes(config)
     return config
+
+
+def _check_ranges(values: Section, place: str = "") -> None:
+    for name, hint in get_type_hints(type(values), include_extras=True).items():
+        value, where = getattr(values, name), f"{place}{name}"
+        if isinstance(value, Section):
+            _check_ranges(value, f"{where}.")
+        elif value is not None and any(value not in allowed for allowed in _ranges(hint)):
+            wanted = " and ".join(map(str, _ranges(hint)))
+            raise UsageError(f"this number must be {wanted}", f"{where}={value}", "change it")
+
+
+def _ranges(hint: Any) -> list[Range]:
+    """Those that a type, or a part of it, is annotated with."""
+    found = [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Range)]
+    return found + [inner for part in get_args(hint) for inner in _ranges(part)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

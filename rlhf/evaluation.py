@@ -14,7 +14,7 @@ from rlhf.kernels import span_sum
 from rlhf.models.generation import generate
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, in_pieces
-from rlhf.models.scorers import Scorer
+from rlhf.models.reward import Scorer
 from rlhf.types import PromptBatch, Responses
 
 

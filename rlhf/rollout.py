@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from rlhf.config import PPOConfig, SamplingConfig, kl_choice
-from rlhf.data.collate import microbatches
+from rlhf.data.pieces import microbatches
 from rlhf.errors import ResourceError
 from rlhf.models.generation import generate
 from rlhf.models.policy import Policy, in_pieces
-from rlhf.models.scorers import Scorer
+from rlhf.models.reward import Scorer
 from rlhf.types import PromptBatch, Responses, Rollout
 
 

@@ -17,7 +17,7 @@ class PromptBatch:
     """B prompts, their tokens end to end.
 
     Attributes:
-        tokens: [M] int64, image placeholders already expanded to I ids per picture.
+        tokens: [M] int64, image placeholders already expanded to an id for each picture token.
         spans: where each prompt lies in the M tokens.
         images: the pictures of each prompt, in the order of their placeholders.
         keys: [B] int64, names each prompt for keyed sampling.
@@ -61,13 +61,13 @@ class PromptBatch:
         spans = Spans.from_lengths(self.spans.lengths - count)
         return replace(self, tokens=self.tokens[kept], spans=spans)
 
-    def with_other_pictures(self) -> "PromptBatch":
-        """Each prompt with the pictures of the next prompt whose pictures differ, if there is one.
+    def other_pictures(self) -> tuple[tuple[Path, ...], ...]:
+        """For each prompt the pictures of the next one whose pictures differ, if there is one.
 
-        What still comes out right then was not seen.
+        What still comes out right with them was not seen.
         """
         count = len(self.images)
-        others = [
+        return tuple(
             next(
                 (
                     self.images[(row + step) % count]
@@ -77,8 +77,7 @@ class PromptBatch:
                 own,
             )
             for row, own in enumerate(self.images)
-        ]
-        return replace(self, images=tuple(others))
+        )
 
 
 @dataclass(frozen=True)

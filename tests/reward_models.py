@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from rlhf.config import ModelConfig, RewardConfig
-from rlhf.data.collate import response_batch
+from rlhf.data.encoders import response_batch
 from rlhf.models.llava import Llava
 from rlhf.models.reward import RewardModel
 from rlhf.models.reward_files import build_reward, save_reward

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from rlhf.config import Config, PPOConfig, SamplingConfig
-from rlhf.data.collate import prompt_batch, response_batch
+from rlhf.data.collate import prompt_batch
+from rlhf.data.encoders import response_batch
 from rlhf.data.records import PromptRecord
 from rlhf.metrics import MetricsWriter
 from rlhf.models.heads import ScalarHead

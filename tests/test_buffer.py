@@ -1,11 +1,11 @@
 """From scores to advantages, on numbers small enough to work by hand."""
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from msgspec.structs import replace
 
 from rlhf.buffer import RolloutBuffer
 from rlhf.config import PPOConfig

@@ -56,7 +56,8 @@ def test_help_names_every_option_of_its_sections_with_a_comment(command: str) ->
     [
         ("ppo.clip_range", 1.5, "ppo.clip_range"),
         ("ppo.lr", "fast", "ppo.lr"),
-        ("ppo.gamma", -0.1, "ppo.gamma"),
+        ("ppo.gamma", -0.1, "ppo.gamma=-0.1"),
+        ("ppo.gamma", 1.1, "must be at least 0 and at most 1"),
         ("ppo.iterations", 0, "ppo.iterations"),
         ("ppo.minibatch_size", 48, "not a multiple"),
         ("ppo.samples_per_prompt", 3, "not a multiple"),

@@ -82,7 +82,7 @@ def test_the_weights_are_those_of_a_loaded_model(
     }
     language = size(inner.language_model.parameters()) - found["embeddings"]
     assert trunk(shape, replace(SETUP, dtype=dtype)) == found | {"language model": language}
-    assert shape.image_tokens == llava.builder.image_tokens
+    assert [shape.image_tokens] == llava.builder.picture_tokens([Path()])
     llava.adapters.add(POLICY, rank=4, alpha=8)
     assert lora_parameters(shape, 4) * 4 == size(llava.adapters.tensors(POLICY).values())
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-import msgspec
 import pytest
 import small
 import torch
@@ -122,7 +121,7 @@ def test_a_starting_adapter_is_where_critics_with_their_own_begin(
 def test_a_warm_up_moves_the_critic_and_not_the_policy(
     tiny: Path, tmp_path: Path, kind: CriticKind
 ) -> None:
-    options = msgspec.structs.replace(PPO, critic=kind, iterations=2, value_warmup_iterations=2)
+    options = replace(PPO, critic=kind, iterations=2, value_warmup_iterations=2)
     run = trainer(tiny, tmp_path, options)
     policy = {name: value.detach().clone() for name, value in run.policy.trained().items()}
     critic = {name: v.detach().clone() for name, v in run.policy.critic_trained().items()}
@@ -135,7 +134,7 @@ def test_a_warm_up_moves_the_critic_and_not_the_policy(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_broken_run_continues_bit_for_bit(tiny: Path, tmp_path: Path, kind: CriticKind) -> None:
-    options = msgspec.structs.replace(PPO, critic=kind, iterations=3, save_every=2)
+    options = replace(PPO, critic=kind, iterations=3, save_every=2)
     whole = trainer(tiny, tmp_path / "whole", options)
     whole.run()
     checkpoint = load_checkpoint(tmp_path / "whole" / "checkpoints")

@@ -16,6 +16,7 @@ SETUPS = {
     "plain": SETUP,
     "nf4": replace(SETUP, quantization="nf4"),
     "large": replace(SETUP, critic="separate", lora_rank=256, sampling_batch_size=512),
+    "late": replace(SETUP, lora_scope="response", gradient_checkpointing=True),
     "full": replace(SETUP, train="full", dtype="float32", reward="trunk"),
 }
 
@@ -41,6 +42,13 @@ def test_what_costs_only_time_is_changed_first(seven: ModelShape) -> None:
         "ppo.microbatch_tokens": 2048,
         "sampling.batch_size": 32,
     }
+
+
+def test_prompts_are_let_go_before_fewer_are_answered_together(seven: ModelShape) -> None:
+    late = replace(SETUPS["late"], quantization="nf4", sampling_batch_size=16)
+    assert change(seven, late, 19) == {}
+    assert change(seven, late, 17) == {"model.prefix_cache": 2.0}
+    assert change(seven, replace(late, lora_scope="all"), 14)["sampling.batch_size"] == 8
 
 
 def test_quantization_comes_when_nothing_else_serves(seven: ModelShape) -> None:

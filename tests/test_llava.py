@@ -78,10 +78,11 @@ def test_a_row_does_not_depend_on_its_batch_mates(llava: Llava, tiny: Path) -> N
 
 
 def test_cached_features_equal_fresh_ones_to_the_bit(llava: Llava, tiny: Path) -> None:
-    paths = [tiny / f"pictures/{row:05d}.png" for row in range(3)]
-    first = llava.vision.features(paths)
-    assert torch.equal(first, llava.vision.features(paths))
-    assert torch.equal(first, torch.stack([llava.vision.encode(path) for path in paths]))
+    for row in range(3):
+        path = tiny / f"pictures/{row:05d}.png"
+        first = llava.vision.features(path)
+        assert llava.vision.features(path) is first
+        assert torch.equal(first.tiles, llava.vision.encode(path).tiles)
 
 
 def test_features_are_those_the_stock_projector_reads(llava: Llava, tiny: Path) -> None:
@@ -91,8 +92,7 @@ def test_features_are_those_the_stock_projector_reads(llava: Llava, tiny: Path) 
     pixels = llava.processor.image_processor(load_image(path), return_tensors="pt").pixel_values
     with torch.no_grad():
         stock = llava.model.get_image_features(pixel_values=pixels).pooler_output[0]
-        ours = llava.model.model.multi_modal_projector(llava.vision.encode(path))
-    torch.testing.assert_close(ours, stock)
+    assert torch.equal(llava.vision.embeddings([path]), stock)
 
 
 def test_pictures_are_counted_row_by_row(llava: Llava, tiny: Path) -> None:
@@ -105,7 +105,7 @@ def test_pictures_are_counted_row_by_row(llava: Llava, tiny: Path) -> None:
 
 def test_rows_with_zero_one_and_two_pictures_can_be_shuffled(llava: Llava, tiny: Path) -> None:
     paths = [tiny / f"pictures/{row:05d}.png" for row in range(3)]
-    rows = [llava.builder.prompt_ids("Describe the picture.", images=n) for n in (0, 1, 2)]
+    rows = [llava.builder.prompt_ids("Describe the picture.", paths[:n]) for n in (0, 1, 2)]
     base = small.prompts_of(llava, tiny, 3)
     prompts = replace(
         base,

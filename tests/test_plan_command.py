@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from msgspec.structs import replace
 from transformers import AutoConfig
 
 from rlhf.config import Config, ModelConfig, PlanConfig, PPOConfig, RewardConfig, SamplingConfig

@@ -136,3 +136,7 @@ def test_full_training_of_a_bfloat16_trunk_is_in_float32_for_policy_and_referenc
     with torch.no_grad():
         own = policy.score(prompts, responses).logprobs
     assert torch.equal(policy.reference_score(prompts, responses).logprobs, own)
+    found, drawn = generate(llava, prompts, SamplingConfig(max_new_tokens=6))
+    with torch.no_grad():
+        scored = policy.score(prompts, found).logprobs
+    torch.testing.assert_close(scored, drawn, atol=1e-4, rtol=0)

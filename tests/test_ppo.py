@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 import small
 import torch
@@ -18,6 +17,7 @@ from rlhf.metrics import MetricsWriter, read_metrics
 from rlhf.models.heads import ScalarHead
 from rlhf.models.policy import build_policy, in_pieces
 from rlhf.models.reward import LlavaReward
+from rlhf.models.vision import Features
 from rlhf.trainers.invariants import check_invariants, measure_invariants
 from rlhf.trainers.ppo import PPOTrainer
 from rlhf.types import PromptBatch, Responses
@@ -89,7 +89,7 @@ def test_the_first_figures_are_those_of_a_policy_that_has_not_moved(
 
 
 def test_the_first_iterations_move_the_critic_only(tiny: Path, tmp_path: Path) -> None:
-    run = trainer(tiny, tmp_path, msgspec.structs.replace(PPO, iterations=1))
+    run = trainer(tiny, tmp_path, replace(PPO, iterations=1))
     start = {name: value.clone() for name, value in run.policy.trained().items()}
     run.run()
     assert all(torch.equal(start[k], v) for k, v in run.policy.trained().items())
@@ -100,7 +100,7 @@ def test_the_first_iterations_move_the_critic_only(tiny: Path, tmp_path: Path) -
 def test_old_logprobs_are_those_of_the_training_forward_if_rescored(
     tiny: Path, tmp_path: Path, rescore: bool
 ) -> None:
-    run = trainer(tiny, tmp_path, msgspec.structs.replace(PPO, rescore=rescore))
+    run = trainer(tiny, tmp_path, replace(PPO, rescore=rescore))
     found = run.rollout(0)
     with torch.no_grad():
         scored = in_pieces(run.policy.score, found.prompts, found.responses, 8192).logprobs
@@ -110,11 +110,11 @@ def test_old_logprobs_are_those_of_the_training_forward_if_rescored(
 
 
 def test_a_continued_run_equals_an_uninterrupted_one(tiny: Path, tmp_path: Path) -> None:
-    falling = msgspec.structs.replace(PPO, lr_schedule="linear")
+    falling = replace(PPO, lr_schedule="linear")
     whole = trainer(tiny, tmp_path / "whole", falling)
     whole.run()
     half = trainer(tiny, tmp_path / "half", falling)
-    half.ppo = msgspec.structs.replace(falling, iterations=2)  # stops halfway
+    half.ppo = replace(falling, iterations=2)  # stops halfway
     half.run()
     rest = trainer(tiny, tmp_path / "half", falling)
     rest.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))
@@ -127,7 +127,7 @@ def test_a_continued_run_equals_an_uninterrupted_one(tiny: Path, tmp_path: Path)
 
 
 def test_another_reward_model_is_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
-    run = trainer(tiny, tmp_path, msgspec.structs.replace(PPO, iterations=1))
+    run = trainer(tiny, tmp_path, replace(PPO, iterations=1))
     run.run()
     other = trainer(tiny, tmp_path)
     torch.nn.init.normal_(other.reward.head.linear.weight)
@@ -136,7 +136,7 @@ def test_another_reward_model_is_refused_on_resume(tiny: Path, tmp_path: Path) -
 
 
 def test_each_epoch_draws_every_prompt_once_in_a_new_order(tiny: Path, tmp_path: Path) -> None:
-    ppo = msgspec.structs.replace(PPO, rollout_batch_size=4, minibatch_size=4)
+    ppo = replace(PPO, rollout_batch_size=4, minibatch_size=4)
     run = trainer(tiny, tmp_path, ppo)
     halves = [run.prompts_of(iteration) for iteration in range(4)]
     first = torch.cat([halves[0][0].keys, halves[1][0].keys])
@@ -147,7 +147,7 @@ def test_each_epoch_draws_every_prompt_once_in_a_new_order(tiny: Path, tmp_path:
 
 
 def test_samples_of_a_prompt_come_together_and_are_counted(tiny: Path, tmp_path: Path) -> None:
-    run = trainer(tiny, tmp_path, msgspec.structs.replace(PPO, samples_per_prompt=2))
+    run = trainer(tiny, tmp_path, replace(PPO, samples_per_prompt=2))
     drawn = [run.prompts_of(iteration) for iteration in range(4)]
     for prompts, _ in drawn:
         assert prompts.keys[0::2].tolist() == prompts.keys[1::2].tolist()
@@ -162,7 +162,7 @@ def test_samples_of_a_prompt_come_together_and_are_counted(tiny: Path, tmp_path:
 
 @pytest.mark.parametrize("advantage", ["rloo", "grpo"])
 def test_it_learns_without_a_critic(tiny: Path, tmp_path: Path, advantage: str) -> None:
-    ppo = msgspec.structs.replace(
+    ppo = replace(
         PPO,
         advantage=advantage,
         samples_per_prompt=4,
@@ -181,7 +181,7 @@ def test_it_learns_without_a_critic(tiny: Path, tmp_path: Path, advantage: str) 
 
 @pytest.mark.parametrize("estimator", ["", "exact"])
 def test_the_kl_in_the_loss_reaches_the_update(tiny: Path, tmp_path: Path, estimator: str) -> None:
-    ppo = msgspec.structs.replace(
+    ppo = replace(
         PPO, kl_placement="loss", kl_estimator=estimator, kl_coef=0.5, value_warmup_iterations=0
     )
     trainer(tiny, tmp_path, ppo).run()
@@ -190,7 +190,7 @@ def test_the_kl_in_the_loss_reaches_the_update(tiny: Path, tmp_path: Path, estim
 
 
 def test_cut_responses_continue_with_the_critics_value(tiny: Path, tmp_path: Path) -> None:
-    run = trainer(tiny, tmp_path, msgspec.structs.replace(PPO, missing_eos="bootstrap"))
+    run = trainer(tiny, tmp_path, replace(PPO, missing_eos="bootstrap"))
     torch.nn.init.normal_(run.policy.value_head.linear.weight)
     found = run.rollout(0)
     finished = found.responses.finished
@@ -208,11 +208,11 @@ def test_cut_responses_continue_with_the_critics_value(tiny: Path, tmp_path: Pat
 def test_a_steered_kl_coefficient_and_the_scale_of_scores_survive_a_break(
     tiny: Path, tmp_path: Path
 ) -> None:
-    steered = msgspec.structs.replace(PPO, kl_goal=1e-6, kl_horizon=80, scale_scores=True)
+    steered = replace(PPO, kl_goal=1e-6, kl_horizon=80, scale_scores=True)
     whole = trainer(tiny, tmp_path / "whole", steered)
     whole.run()
     half = trainer(tiny, tmp_path / "half", steered)
-    half.ppo = msgspec.structs.replace(steered, iterations=2)
+    half.ppo = replace(steered, iterations=2)
     half.run()
     rest = trainer(tiny, tmp_path / "half", steered)
     rest.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))
@@ -229,7 +229,7 @@ def test_a_steered_kl_coefficient_and_the_scale_of_scores_survive_a_break(
 
 
 def test_learning_rate_zero_leaves_every_ratio_at_one(tiny: Path, tmp_path: Path) -> None:
-    ppo = msgspec.structs.replace(PPO, lr=1e-30)
+    ppo = replace(PPO, lr=1e-30)
     run = trainer(tiny, tmp_path, ppo)
     run.run()
     metrics = read_metrics(tmp_path)
@@ -239,9 +239,9 @@ def test_learning_rate_zero_leaves_every_ratio_at_one(tiny: Path, tmp_path: Path
 
 
 def test_too_many_steps_that_are_not_finite_stop_the_run(tiny: Path, tmp_path: Path) -> None:
-    run = trainer(tiny, tmp_path, msgspec.structs.replace(PPO, max_skips=2))
+    run = trainer(tiny, tmp_path, replace(PPO, max_skips=2))
     run.reward.std = float("nan")
-    run.ppo = msgspec.structs.replace(run.ppo, check_invariants=False)
+    run.ppo = replace(run.ppo, check_invariants=False)
     start = {name: value.clone() for name, value in run.policy.trained().items()}
     with pytest.raises(DivergedError, match="3 optimizer steps"):
         run.run()
@@ -261,9 +261,10 @@ def broken(tiny: Path, tmp_path: Path, name: str) -> PPOTrainer:
     elif name == "frozen parameters":
         policy.llava.model.lm_head.requires_grad_(True)
     elif name == "by the cache":
-        path = run.prompts.images[0][0]
+        vision = policy.llava.vision
+        tiles, size = vision.encode(run.prompts.images[0][0])
         for image in run.prompts.images:
-            policy.llava._features[image[0]] = policy.llava.encode(path) + 1
+            vision.cache.put(image[0], Features(tiles + 1, size))
     return run
 
 
@@ -291,9 +292,7 @@ def test_it_learns_what_is_rewarded(tiny: Path, tmp_path: Path) -> None:
 
     The model's output embeddings are so small that no hidden state can bring more than about 0.6.
     """
-    ppo = msgspec.structs.replace(
-        PPO, iterations=20, rollout_batch_size=32, minibatch_size=16, missing_eos="none"
-    )
+    ppo = replace(PPO, iterations=20, rollout_batch_size=32, minibatch_size=16, missing_eos="none")
     trainer(tiny, tmp_path, ppo).run()
     scores = [value for _, value in read_metrics(tmp_path)["objective/scores"]]
     assert abs(scores[0]) < 0.2

@@ -63,7 +63,7 @@ def test_the_invocation_is_what_ends_every_prompt(llava: Llava, tiny: Path) -> N
     ids = llava.builder.invocation_ids()
     assert llava.processor.tokenizer.decode(ids) == " ASSISTANT:"
     for text in ("", "a", "Who is the ASSISTANT:", "ASSISTANT: ASSISTANT:"):
-        assert llava.builder.prompt_ids(text)[-len(ids) :] == ids
+        assert llava.builder.prompt_ids(text, ())[-len(ids) :] == ids
 
 
 def test_stock_peft_gives_the_same_logits(llava: Llava, tiny: Path, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """A restored trainer is the saved one: each part by itself, so that none goes missing unseen."""
 
+from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 import torch
 from test_ppo import PPO, trainer
@@ -13,7 +13,7 @@ from rlhf.trainers.ppo import PPOTrainer
 
 @pytest.fixture
 def saved_and_restored(tiny: Path, tmp_path: Path) -> tuple[PPOTrainer, PPOTrainer]:
-    once = msgspec.structs.replace(
+    once = replace(
         PPO,
         iterations=1,
         value_warmup_iterations=0,
@@ -51,8 +51,8 @@ def test_every_part_of_the_training_state_is_restored(
 
 
 def test_options_given_at_a_resume_count(tiny: Path, tmp_path: Path) -> None:
-    trainer(tiny, tmp_path, msgspec.structs.replace(PPO, iterations=1)).run()
-    changed = msgspec.structs.replace(PPO, kl_coef=0.2, scale_scores=True)
+    trainer(tiny, tmp_path, replace(PPO, iterations=1)).run()
+    changed = replace(PPO, kl_coef=0.2, scale_scores=True)
     restored = trainer(tiny, tmp_path, changed)
     restored.restore(load_checkpoint(tmp_path / "checkpoints"))
     assert restored.kl_coef == 0.2

@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 from transformers import AutoModelForSequenceClassification
 
-from rlhf.data.collate import prompts_like
-from rlhf.data.encoders import TextBytes
+from rlhf.data.encoders import TextBytes, prompts_like
 from rlhf.data.prompts import PromptBuilder
 from rlhf.errors import DataError, UsageError
 from rlhf.kernels import span_sum
 from rlhf.models.caption_reward import CaptionReward
 from rlhf.models.captioner import Captioner, load_captions
-from rlhf.models.contract import same_encoding
+from rlhf.models.fingerprints import same_encoding
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy
 from rlhf.models.reward import LlavaReward, RewardModel
@@ -171,7 +170,7 @@ def test_another_models_responses_are_encoded_anew(llava: Llava, tiny: Path) -> 
     own = scores(model, prompts, responses)
     other = small.load(tiny)
     other.processor.chat_template = other.processor.chat_template.replace("USER: ", "Human says ")
-    source = PromptBuilder(other.processor, other.builder.image_tokens)
+    source = PromptBuilder(other.processor, other.builder.picture_tokens)
     assert not same_encoding(source, llava.builder)
     assert same_encoding(small.load(tiny).builder, llava.builder)
     assert not same_encoding(TextBytes(), llava.builder)

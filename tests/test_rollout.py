@@ -1,8 +1,8 @@
 """Rollouts with a scorer that cannot score every response."""
 
+from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 import small
 import torch
@@ -74,7 +74,7 @@ def test_a_response_without_a_score_is_dropped_and_nothing_else_changes(tiny: Pa
 @pytest.mark.parametrize("advantage", ["rloo", "grpo"])
 def test_a_group_loses_all_its_responses_with_one(tiny: Path, advantage: str) -> None:
     """Rows 0-3 answer the first prompt, rows 4-7 the second."""
-    config = msgspec.structs.replace(CONFIG, advantage=advantage, samples_per_prompt=4)
+    config = replace(CONFIG, advantage=advantage, samples_per_prompt=4)
     rollout = rollout_of(tiny, Forgetful(6), config)
     assert rollout.scores.tolist() == [0, 1, 2, 3]
     buffer = RolloutBuffer()
@@ -84,7 +84,7 @@ def test_a_group_loses_all_its_responses_with_one(tiny: Path, advantage: str) ->
 
 
 def test_an_iteration_that_loses_every_group_stops_the_run(tiny: Path) -> None:
-    config = msgspec.structs.replace(CONFIG, advantage="rloo", samples_per_prompt=2)
+    config = replace(CONFIG, advantage="rloo", samples_per_prompt=2)
     with pytest.raises(ResourceError, match="lacks a score") as caught:
         rollout_of(tiny, Forgetful(0, 2, 4, 6), config)
     assert caught.value.where == "forgetful" and caught.value.exit_code == 5

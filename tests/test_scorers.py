@@ -12,7 +12,8 @@ from rlhf.config import RewardConfig
 from rlhf.errors import ResourceError, UsageError
 from rlhf.models.function_scorer import FunctionScorer
 from rlhf.models.http_scorer import HTTPScorer
-from rlhf.models.scorers import Scorer, load_scorer
+from rlhf.models.reward import Scorer
+from rlhf.models.scorers import load_scorer
 
 STOP, DROP = RewardConfig(), RewardConfig(on_failure="drop")
 

@@ -96,7 +96,8 @@ def prepared(path: Path, train: Any, scope: Any, dtype: Any, again: bool) -> Pas
     build_policy(llava, config, temperature=1.0)
     llava.checkpoints_layers = again
     prompts, responses = small.prompts_of(llava, path), small.responses_of(llava)
-    llava.vision.features([picture for row in prompts.images for picture in row])
+    for (picture,) in prompts.images:
+        llava.vision.features(picture)
     longest = int((prompts.spans.lengths + responses.spans.lengths).max())
     late = len(llava.adapters.invocation) + responses.spans.longest
     setup = replace(

@@ -22,7 +22,6 @@ def policy(tiny: Path) -> Policy:
     llava: Llava = small.load(tiny)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     llava.model.double()
-    llava.vision.cache = {path: value.double() for path, value in llava.vision.cache.items()}
     return policy
 
 

@@ -1,13 +1,11 @@
-"""Records to batches of ids, and batches to pieces that fit into memory."""
+"""Records to batches of ids."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from rlhf.data.encoders import Encoder
+from rlhf.data.encoders import Encoder, flat_ids, response_batch
 from rlhf.data.records import (
     CandidatesRecord,
     DemonstrationRecord,
@@ -20,7 +18,7 @@ from rlhf.data.records import (
 )
 from rlhf.errors import DataError
 from rlhf.spans import Spans
-from rlhf.types import PreferenceBatch, PromptBatch, Responses
+from rlhf.types import PreferenceBatch, PromptBatch
 
 Record = PromptRecord | DemonstrationRecord | CandidatesRecord | PreferenceRecord
 
@@ -33,35 +31,23 @@ def prompt_batch(
     Raises:
         DataError: a prompt longer than `max_tokens`, or a picture outside `root`.
     """
-    rows = [builder.prompt_ids(record.instruction) for record in records]
+    images = [(resolve_image(record.image_path, root),) for record in records]
+    asked = zip(records, images, strict=True)
+    rows = [builder.prompt_ids(record.instruction, own) for record, own in asked]
     for record, row in zip(records, rows, strict=True):
         if len(row) > max_tokens:
             raise DataError(
-                f"the prompt has {len(row)} tokens, the limit is {max_tokens}",
+                f"prompt and picture have {len(row)} tokens, the limit is {max_tokens}",
                 f"{record.image_path}: {record.instruction[:60]!r}",
-                "shorten the instruction or raise data.max_prompt_tokens",
+                "shorten the instruction, shrink the picture or raise data.max_prompt_tokens",
             )
     return PromptBatch(
-        tokens=_flat(rows),
+        tokens=flat_ids(rows),
         spans=Spans.from_lengths([len(row) for row in rows]),
-        images=tuple((resolve_image(record.image_path, root),) for record in records),
+        images=tuple(images),
         keys=torch.tensor([prompt_key(record) for record in records], dtype=torch.int64),
         instructions=tuple(record.instruction for record in records),
     )
-
-
-def prompts_like(prompts: PromptBatch, builder: Encoder) -> PromptBatch:
-    """The same prompts, encoded by another model's builder."""
-    rows = [builder.prompt_ids(text) for text in prompts.instructions]
-    spans = Spans.from_lengths([len(row) for row in rows])
-    return replace(prompts, tokens=_flat(rows), spans=spans)
-
-
-def response_batch(texts: Sequence[str], builder: Encoder) -> Responses:
-    """Finished responses as written by a person or kept in a file."""
-    rows = [builder.response_ids(text) for text in texts]
-    spans = Spans.from_lengths([len(row) for row in rows])
-    return Responses(_flat(rows), spans, torch.ones(len(rows), dtype=torch.bool))
 
 
 def preference_batch(
@@ -83,26 +69,3 @@ def ordered_responses(record: PreferenceRecord) -> tuple[str, str]:
     if record.preference == "tie":
         return record.response_a, record.response_b
     return chosen(record), rejected(record)
-
-
-def microbatches(lengths: Tensor, max_tokens: int) -> list[Tensor]:
-    """Rows grouped so that rows x longest row is at most `max_tokens` (one row at the least).
-
-    Rows of like length go together; every row appears once.
-
-    Args:
-        lengths: [B] tokens of each row.
-        max_tokens: padded tokens of one group.
-    """
-    groups: list[list[int]] = []
-    widths, order = lengths.sort(stable=True)
-    for row, width in zip(order.tolist(), widths.tolist(), strict=True):
-        if groups and (len(groups[-1]) + 1) * width <= max_tokens:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return [torch.tensor(group, dtype=torch.int64) for group in groups]
-
-
-def _flat(rows: Sequence[Sequence[int]]) -> Tensor:
-    return torch.tensor([token for row in rows for token in row], dtype=torch.int64)

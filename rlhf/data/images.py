@@ -8,7 +8,9 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import STRIPOFFSETS, TILEOFFSETS, ImageFileDirectory_v2
@@ -28,6 +30,7 @@ _STRIP = 512  # rows composited at a time
 _T = Image.Transpose  # EXIF 2.3, tag 274: what turns the stored picture upright
 _UPRIGHT = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE}
 _UPRIGHT |= {6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
+_SIDEWAYS = (5, 6, 7, 8)  # height and width change places
 _MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])(..)", re.DOTALL)  # with a length, or the end
 # What Pillow's decoders raise on damaged files, by their source and by mutated files.
 _DECODE_ERRORS = (
@@ -36,6 +39,7 @@ _DECODE_ERRORS = (
     *(EOFError, struct.error, zlib.error, LookupError, TypeError, ArithmeticError),  # cut fields
     RuntimeError,  # a decoder that gives up or is not implemented
 )
+_Read = TypeVar("_Read")
 _quiet = threading.Lock()  # the warning filters are global: one thread changes them at a time
 
 
@@ -45,19 +49,32 @@ def load_image(path: Path) -> Image.Image:
     Raises:
         DataError: not one of `FORMATS`, damaged, over a limit, 32-bit grey, or no regular file.
     """
-    data = _content(path)
-    try:
-        with _quiet, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _decoded(data)
-    except _DECODE_ERRORS as error:
-        unknown = isinstance(error, UnidentifiedImageError)
-        raise _refusal(path, f"not {' or '.join(FORMATS)}" if unknown else error) from error
+    return _read(path, _decoded)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width of what `load_image` gives; of JPEG and WEBP from the header alone.
+
+    Raises:
+        DataError: as there, as far as this was read.
+    """
+    return _read(path, _upright_size)
 
 
 def picture_digest(path: Path) -> str:
     """SHA-256 of the file's bytes in hex; DataError when they cannot be read."""
     return hashlib.sha256(_content(path)).hexdigest()
+
+
+def _read(path: Path, use: Callable[[bytes], _Read]) -> _Read:
+    data = _content(path)
+    try:
+        with _quiet, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return use(data)
+    except _DECODE_ERRORS as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        raise _refusal(path, f"not {' or '.join(FORMATS)}" if unknown else error) from error
 
 
 def _content(path: Path) -> bytes:
@@ -102,6 +119,15 @@ def _decoded(data: bytes) -> Image.Image:
     rgb = rgb if turn is None else rgb.transpose(turn)
     rgb.info = {}  # a kept EXIF block would let a later reader turn the picture again
     return rgb
+
+
+def _upright_size(data: bytes) -> tuple[int, int]:
+    with Image.open(_Stream(data), formats=FORMATS) as image:
+        if image.format not in ("JPEG", "MPO", "WEBP"):  # may tell their orientation at the end
+            return _decoded(data).size[::-1]
+        _refuse_bombs(image, data)
+        sideways = image.getexif().get(0x0112, 1) in _SIDEWAYS
+        return image.size if sideways else image.size[::-1]
 
 
 def _refuse_bombs(image: Image.Image, data: bytes) -> None:

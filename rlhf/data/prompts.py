@@ -1,8 +1,8 @@
 """Token ids of prompts and responses, built by parts.
 
-The template's own special tokens become special ids, each picture becomes exactly I placeholder
-ids, and whatever a person typed becomes ordinary text: `<image>` or `</s>` inside an instruction
-can neither place a picture nor end a turn.
+The template's own special tokens become special ids, each picture becomes a placeholder id for
+each of its tokens, and whatever a person typed becomes ordinary text: `<image>` or `</s>` inside an
+instruction can neither place a picture nor end a turn.
 
 How: a copy of the tokenizer gets a second name for each special token, one that nobody can guess.
 The template is written with these names and the user's text put into it; the whole is encoded
@@ -13,12 +13,15 @@ spaces and merges around a special token are those of the stock tokenizer.
 import copy
 import re
 import secrets
+from collections.abc import Sequence
 from functools import cache
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from transformers import AddedToken
 
+from rlhf.data.picture_tokens import PictureTokens
 from rlhf.errors import DataError, UsageError
 
 # Stand for the user's text while the template is rendered; no template contains them.
@@ -29,15 +32,15 @@ class PromptBuilder:
     """Turns instructions and responses into ids with a LLaVA processor's chat template.
 
     Args:
-        processor: a `LlavaProcessor` (tokenizer and chat template).
-        image_tokens: I, placeholder ids per picture.
+        processor: the stock processor of a LLaVA (tokenizer and chat template).
+        picture_tokens: counts placeholder ids.
 
     Raises:
         UsageError: the processor has no end-of-sequence token, or no chat template that writes
             the instruction as it is and a placeholder for each picture.
     """
 
-    def __init__(self, processor: Any, image_tokens: int) -> None:
+    def __init__(self, processor: Any, picture_tokens: PictureTokens) -> None:
         if processor.chat_template is None or processor.tokenizer.eos_token_id is None:
             raise UsageError(
                 "the model's processor has no chat template or no end-of-sequence token",
@@ -46,7 +49,7 @@ class PromptBuilder:
             )
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.image_tokens = image_tokens
+        self.picture_tokens = picture_tokens
         specials = self._specials()
         self._special_ids = {self.tokenizer.convert_tokens_to_ids(name) for name in specials}
         longest_first = sorted(specials, key=len, reverse=True)
@@ -60,10 +63,10 @@ class PromptBuilder:
         self._start = self._start_ids()
         self._render, self._context_ids = cache(self._rendered), cache(self._ids)
 
-    def prompt_ids(self, instruction: str, images: int = 1) -> list[int]:
-        """Ids of a user turn with `images` pictures, up to where the response begins."""
-        prompt = self._render(images)[0].replace(_INSTRUCTION, instruction)
-        ids = self._start + self._ids(prompt, instruction)
+    def prompt_ids(self, instruction: str, images: Sequence[Path]) -> list[int]:
+        """Ids of a user turn with these pictures, up to where the response begins."""
+        prompt = self._render(len(images))[0].replace(_INSTRUCTION, instruction)
+        ids = self._start + self._ids(prompt, instruction, self.picture_tokens(images))
         bos = self.tokenizer.bos_token_id
         return ids[1:] if ids[:2] == [bos, bos] else ids
 
@@ -83,7 +86,7 @@ class PromptBuilder:
 
     def invocation_ids(self) -> list[int]:
         """What ends every prompt: the template's own words after the instruction."""
-        prompts = [self.prompt_ids(text)[::-1] for text in ("a", "Who?", "1.")]
+        prompts = [self.prompt_ids(text, ())[::-1] for text in ("a", "Who?", "1.")]
         same = takewhile(lambda ids: len({*ids}) == 1, zip(*prompts, strict=False))
         return [ids[0] for ids in same][::-1]
 
@@ -144,9 +147,9 @@ class PromptBuilder:
         full = self.tokenizer("x").input_ids
         return list(full[: full.index(plain[0])])
 
-    def _ids(self, text: str, typed: str = "") -> list[int]:
-        """Ids of the renamed template with a person's text in it."""
-        ids, image = list[int](), self.processor.image_token_id
+    def _ids(self, text: str, typed: str = "", pictures: Sequence[int] = ()) -> list[int]:
+        """Ids of the renamed template with a person's text and so many tokens of each picture."""
+        ids, image, counts = list[int](), self.processor.image_token_id, iter(pictures)
         encoded = self._plain(text, add_special_tokens=False, split_special_tokens=True)
         for token in encoded.input_ids:
             if token in self._special_ids:
@@ -156,5 +159,5 @@ class PromptBuilder:
                     "remove it from the instruction or response",
                 )
             token = self._ids_of_names.get(token, token)
-            ids += [token] * (self.image_tokens if token == image else 1)
+            ids += [token] * (next(counts, 1) if token == image else 1)
         return ids

@@ -9,11 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from rlhf.data.collate import ordered_responses
+from rlhf.data.encoders import Encoder, with_pictures
 from rlhf.data.images import load_image, picture_digest
 from rlhf.data.records import PreferenceRecord, resolve_image
 from rlhf.judging.pairs import ScoredPairs, confident_rows
 from rlhf.judging.report import JudgedPair
-from rlhf.models.scorers import Scorer
+from rlhf.models.reward import Scorer
 from rlhf.types import PreferenceBatch
 
 BLANK_SIDE, BLANK_GREY = 64, 128  # pixels; between black and white
@@ -44,14 +45,18 @@ def judge(
     scorer: Scorer,
     records: Sequence[PreferenceRecord],
     pairs: PreferenceBatch,
+    encoder: Encoder,
     blank: Path,
     *,
     max_tokens: int,
 ) -> Judged:
-    """The pairs scored three times; `blank` is the picture that shows nothing."""
-    others = replace(pairs, prompts=pairs.prompts.with_other_pictures())
-    images = tuple((blank,) * len(row) for row in pairs.prompts.images)
-    nothing = replace(pairs, prompts=replace(pairs.prompts, images=images))
+    """The pairs, which `encoder` encoded, scored three times; `blank` shows nothing."""
+    prompts = pairs.prompts
+    grey = tuple((blank,) * len(row) for row in prompts.images)
+    others, nothing = (
+        replace(pairs, prompts=with_pictures(prompts, images, encoder))
+        for images in (prompts.other_pictures(), grey)
+    )
     own = scored_pairs(scorer, records, pairs, max_tokens=max_tokens)
     shuffled, blanked = (
         scored_pairs(scorer, records, part, max_tokens=max_tokens, pictures=own.pictures)

@@ -11,7 +11,7 @@ from rlhf.data.encoders import Encoder
 from rlhf.errors import DataError
 from rlhf.models.adapters import Adapters
 from rlhf.models.captioner import Captioner
-from rlhf.models.contract import tokenizer_hash
+from rlhf.models.fingerprints import tokenizer_hash
 from rlhf.models.heads import ScalarHead
 from rlhf.models.reward import REWARD, features_in_pieces, normalised
 from rlhf.types import PromptBatch, Responses

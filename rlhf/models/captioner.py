@@ -10,7 +10,7 @@ from rlhf.config import SamplingConfig
 from rlhf.data.images import picture_digest
 from rlhf.data.lines import replaced_file
 from rlhf.errors import DataError
-from rlhf.models.contract import text_hash
+from rlhf.models.fingerprints import text_hash
 from rlhf.models.generation import generate
 from rlhf.models.llava import Llava
 from rlhf.spans import Spans
@@ -92,10 +92,10 @@ class Captioner:
         return [self.llava.builder.decode(row) for row in responses.rows()]
 
     def _prompts(self, llava: Llava, images: Sequence[Path]) -> PromptBatch:
-        ids = llava.builder.prompt_ids(self._instruction)
+        rows = [llava.builder.prompt_ids(self._instruction, [image]) for image in images]
         return PromptBatch(
-            tokens=torch.tensor(ids * len(images)),
-            spans=Spans.from_lengths([len(ids)] * len(images)),
+            tokens=torch.tensor([token for row in rows for token in row]),
+            spans=Spans.from_lengths([len(row) for row in rows]),
             images=tuple((image,) for image in images),
             keys=torch.zeros(len(images), dtype=torch.int64),
             instructions=(self._instruction,) * len(images),

@@ -1,8 +1,7 @@
-"""LLaVA behind one door: flat spans come in, flat hidden states go out.
+"""LLaVA-1.5, NeXT or OneVision behind one door: flat spans come in, flat hidden states go out.
 
-The only file that knows `LlavaForConditionalGeneration`. Padding exists only inside it. Rows are
-padded on the right for scoring, where causal attention alone keeps real tokens from seeing pads,
-and on the left for decoding, with a mask.
+Padding exists only inside it. Rows are padded on the right for scoring, where causal attention
+alone keeps real tokens from seeing pads, and on the left for decoding, with a mask.
 """
 
 import copy
@@ -14,10 +13,10 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoProcessor
 from transformers.cache_utils import Cache
 
-from rlhf.data.collate import microbatches
+from rlhf.data.pieces import microbatches
 from rlhf.data.prompts import PromptBuilder
 from rlhf.errors import UsageError
 from rlhf.kernels import gather_spans
@@ -25,8 +24,8 @@ from rlhf.models.adapters import Adapters
 from rlhf.models.bits import keep_gradients, quantization_config
 from rlhf.models.cache import Prefixes, PromptCache
 from rlhf.models.checkpointing import recomputed_layers
-from rlhf.models.contract import text_hash, tokenizer_hash
-from rlhf.models.shape import image_tokens
+from rlhf.models.families import picture_tokens, stock_class
+from rlhf.models.fingerprints import text_hash, tokenizer_hash
 from rlhf.models.vision import Vision
 from rlhf.types import PromptBatch, Responses
 
@@ -52,7 +51,7 @@ class Llava:
     def __init__(self, model: Any, processor: Any, base: str, quantization: str = "none") -> None:
         self.model, self.processor, self.base = model.eval(), processor, base
         self.quantization = quantization
-        self.builder = PromptBuilder(processor, image_tokens(model.config))
+        self.builder = PromptBuilder(processor, picture_tokens(model.config, processor))
         self.adapters = Adapters(model, self.builder.invocation_ids())
         self.image_token_id = int(model.config.image_token_id)
         self.vision = Vision(model, processor.image_processor)
@@ -72,15 +71,18 @@ class Llava:
         transformers.utils.logging.disable_progress_bar()  # it breaks our own progress lines
         try:
             processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
-            model = LlavaForConditionalGeneration.from_pretrained(
+            model = stock_class(base).from_pretrained(
                 base,
                 dtype=dtype,
                 quantization_config=quantization_config(quantization, dtype),
                 device_map={"": device} if quantization != "none" else None,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
+            missing = isinstance(error, ImportError)  # OneVision's processor needs torchvision
             raise UsageError(
-                f"{base} does not load as a LLaVA", str(error).split("\n")[0], "check model.path"
+                f"{base} does not load as a LLaVA",
+                str(error).strip().split("\n")[0],
+                "install the package that it names" if missing else "check model.path",
             ) from error
         keep_gradients(model)
         model.requires_grad_(False)
@@ -120,7 +122,7 @@ class Llava:
         return sorted(ids - set(self.eos_ids))
 
     def train_language_model(self, *, embeddings: bool = False) -> None:
-        """Make the language model trainable, in float32.
+        """Make the language model trainable, in float32 as what reads its states.
 
         Args:
             embeddings: train input and output embeddings and the projector too (supervised
@@ -128,8 +130,9 @@ class Llava:
         """
         self.model.model.language_model.float().requires_grad_(True)
         self.model.get_input_embeddings().requires_grad_(embeddings)
+        self.model.lm_head.float()
         if embeddings:
-            self.model.lm_head.float().requires_grad_(True)
+            self.model.lm_head.requires_grad_(True)
             self.model.model.multi_modal_projector.float().requires_grad_(True)
 
     def frozen_copy(self) -> "Llava":
@@ -152,7 +155,7 @@ class Llava:
         return {
             "template": text_hash(template),
             "tokenizer": tokenizer_hash(self.processor.tokenizer),
-            "pictures": text_hash(f"{self.builder.image_tokens} {pictures}"),
+            "pictures": text_hash(f"{self.builder.picture_tokens.rule} {pictures}"),
         }
 
     def response_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
@@ -285,18 +288,13 @@ class Llava:
 
     def _embed(self, tokens: Tensor, images: Sequence[Sequence[Path]]) -> Tensor:
         """[B, S, D], with each picture's features in its own row's placeholders."""
-        placeholder = tokens == self.image_token_id
-        wanted = torch.tensor([len(row) for row in images]) * self.builder.image_tokens
-        found = placeholder.sum(1)
-        if not torch.equal(found, wanted):
-            row = int((found != wanted).nonzero()[0])
-            raise ValueError(
-                f"row {row} has {int(found[row])} picture placeholders for {len(images[row])} "
-                f"pictures of {self.builder.image_tokens} features each"
-            )
-        embeds = self._words(tokens)
-        paths = [path for row in images for path in row]
-        if not paths:
-            return embeds
+        embeds, placeholder = self._words(tokens), tokens == self.image_token_id
+        shown = [self.vision.embeddings(row) for row in images]
+        for row, (found, features) in enumerate(zip(placeholder.sum(1), shown, strict=True)):
+            if found != len(features):
+                raise ValueError(
+                    f"row {row} has {found} picture placeholders for {len(images[row])} pictures "
+                    f"of {len(features)} features in all"
+                )
         mask = placeholder.to(self.device).unsqueeze(-1)
-        return embeds.masked_scatter(mask, self.vision.embeddings(paths).to(embeds.dtype))
+        return embeds.masked_scatter(mask, torch.cat(shown).to(embeds.dtype))

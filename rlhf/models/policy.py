@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.config import CriticKind, ModelConfig
-from rlhf.data.collate import microbatches
+from rlhf.data.pieces import microbatches
 from rlhf.errors import UsageError
 from rlhf.kernels import token_kl, token_logprobs
 from rlhf.models.adapters import add_adapter

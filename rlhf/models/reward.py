@@ -1,4 +1,4 @@
-"""Reward models: one number for a picture, an instruction and a response.
+"""Scorers, whatever gives responses numbers; reward models, which are trained to.
 
 A model of either kind is a trunk that turns them into a state, and a scalar head that reads the
 state. `LlavaReward`, here, reads LLaVA's own features; `CaptionReward` reads a description.
@@ -10,18 +10,32 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rlhf.data.collate import microbatches, prompts_like, response_batch
-from rlhf.data.encoders import Encoder
+from rlhf.data.encoders import Encoder, prompts_like, response_batch
+from rlhf.data.pieces import microbatches
 from rlhf.kernels import span_sum, token_logprobs
 from rlhf.models.adapters import Adapters
-from rlhf.models.contract import same_encoding
+from rlhf.models.fingerprints import same_encoding
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
-from rlhf.models.scorers import Scorer
 from rlhf.types import PromptBatch, Responses
 
 REWARD = "reward"
 LEAST_LOGPROB = -3.0  # nats: below, a token is as good as impossible
+
+
+class Scorer(Protocol):
+    """Gives responses numbers.
+
+    Attributes:
+        name: shown in tables.
+        may_drop: whether NaN means that a response has no score; a model's NaN is a fault.
+    """
+
+    name: str
+    may_drop: bool
+
+    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
+        """[B] float32 on the CPU."""
 
 
 class RewardModel(Scorer, Protocol):

@@ -14,14 +14,8 @@ from rlhf.errors import UsageError
 from rlhf.models.adapters import add_adapter
 from rlhf.models.caption_reward import CaptionReward
 from rlhf.models.captioner import GIVEN, Captioner, load_captions
-from rlhf.models.contract import (
-    RewardCard,
-    contract_faults,
-    file_hash,
-    only_storage,
-    stored_weights,
-    text_hash,
-)
+from rlhf.models.contract import RewardCard, contract_faults, only_storage
+from rlhf.models.fingerprints import file_hash, stored_weights, text_hash
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
 from rlhf.models.reward import REWARD, LlavaReward, RewardModel

@@ -1,13 +1,10 @@
-"""Scorers: whatever gives responses numbers, and the two kinds that a person brings along.
+"""The two kinds of scorer that a person brings along.
 
 Only `--scorer=` on the command line names one of those; it is never an option, so that no saved
 configuration can name code to run or an address to send pictures to.
 """
 
 from pathlib import Path
-from typing import Protocol
-
-from torch import Tensor
 
 from rlhf.config import RewardConfig
 from rlhf.data.encoders import Encoder
@@ -15,22 +12,6 @@ from rlhf.errors import UsageError
 from rlhf.models.function_scorer import FunctionScorer
 from rlhf.models.http_scorer import HTTPScorer
 from rlhf.models.scorer_calls import EXAMPLES
-from rlhf.types import PromptBatch, Responses
-
-
-class Scorer(Protocol):
-    """Gives responses numbers.
-
-    Attributes:
-        name: shown in tables.
-        may_drop: whether NaN means that a response has no score; a model's NaN is a fault.
-    """
-
-    name: str
-    may_drop: bool
-
-    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        """[B] float32 on the CPU."""
 
 
 def load_scorer(name: str, builder: Encoder, options: RewardConfig) -> FunctionScorer | HTTPScorer:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, LlamaConfig, L
 
 from rlhf.errors import UsageError
 from rlhf.models.adapters import LANGUAGE_LINEARS
+from rlhf.models.families import FAMILIES, largest_picture, tile_tokens
 
 # Published configurations, so that these two need no network; the rest is the class's default.
 PUBLISHED: dict[str, dict[str, int]] = {
@@ -36,8 +37,10 @@ class ModelShape:
         others: of the language model, neither linear layers nor embeddings: norms and biases.
         lora_width: Σ (columns + rows) of those linear layers; LoRA has `rank` times as many.
         tower_layers, tower_width: of the vision tower.
-        image_tokens: of one picture.
-        feature_width: of one cached feature of the vision tower.
+        image_tokens: of one picture, the largest where their sizes matter.
+        tiles: of that picture.
+        tile_tokens: features that the projector reads of one tile.
+        feature_width: of one such feature.
     """
 
     layers: int
@@ -57,6 +60,8 @@ class ModelShape:
     tower_layers: int
     tower_width: int
     image_tokens: int
+    tiles: int
+    tile_tokens: int
     feature_width: int
 
     @property
@@ -81,13 +86,13 @@ def read_shape(base: str) -> ModelShape:
             str(error).split("\n")[0],
             f"check model.path, or plan for {next(iter(PUBLISHED))}, which needs no network",
         ) from error
-    if config.model_type != "llava":
+    if config.model_type not in FAMILIES:
         raise UsageError(f"{base} is no LLaVA but {config.model_type}", base, "check model.path")
     return shape_of(config)
 
 
 def shape_of(config: Any) -> ModelShape:
-    """The shape of a LlavaConfig, counted on a model without storage."""
+    """The shape of a LLaVA's configuration, counted on a model without storage."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     text, vision, inner = config.text_config, config.vision_config, model.model
@@ -99,6 +104,7 @@ def shape_of(config: Any) -> ModelShape:
     ]
     packed = sum(math.prod(sizes) for sizes in linears)
     embeddings = model.get_input_embeddings().weight
+    largest = largest_picture(model)
     tied = model.lm_head.weight is embeddings
     return ModelShape(
         layers=text.num_hidden_layers,
@@ -117,16 +123,12 @@ def shape_of(config: Any) -> ModelShape:
         lora_width=sum(map(sum, linears)),
         tower_layers=vision.num_hidden_layers,
         tower_width=vision.hidden_size,
-        image_tokens=image_tokens(config),
+        image_tokens=largest.tokens,
+        tiles=largest.tiles,
+        tile_tokens=tile_tokens(config),
         feature_width=inner.multi_modal_projector.linear_1.in_features,
     )
 
 
 def _count(part: nn.Module) -> int:
     return sum(value.numel() for value in part.parameters())
-
-
-def image_tokens(config: Any) -> int:
-    """Tokens of one picture, by a LlavaConfig."""
-    side = config.vision_config.image_size // config.vision_config.patch_size
-    return int(side * side + (config.vision_feature_select_strategy != "default"))

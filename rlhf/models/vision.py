@@ -1,14 +1,59 @@
-"""What the language model is shown of a picture: the tower's features, projected."""
+"""What the language model is shown of a picture: the tower's features, projected and packed."""
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from rlhf.data.images import load_image
+from rlhf.models.families import packed
+
+GIB = 2**30
+
+
+class Features(NamedTuple):
+    """What the projector reads of a picture.
+
+    Attributes:
+        tiles: [T, I, Dv]; LLaVA-1.5 has one tile.
+        size: the picture's height and width.
+    """
+
+    tiles: Tensor
+    size: tuple[int, int]
+
+
+class FeatureCache:
+    """Features by picture; beyond the limit those used longest ago go first.
+
+    Args:
+        limit: GiB.
+    """
+
+    def __init__(self, limit: float = 4.0) -> None:
+        self.limit, self.bytes = limit, 0
+        self._kept: OrderedDict[Path, Features] = OrderedDict()
+
+    def get(self, path: Path, make: Callable[[Path], Features]) -> Features:
+        """The picture's features, made if they are not kept."""
+        if path not in self._kept:
+            self.put(path, make(path))
+        self._kept.move_to_end(path)
+        found = self._kept[path]
+        while self.bytes > self.limit * GIB:
+            self.bytes -= self._kept.popitem(last=False)[1].tiles.nbytes
+        return found
+
+    def put(self, path: Path, features: Features) -> None:
+        old = self._kept.pop(path, None)
+        self._kept[path] = features
+        self.bytes += features.tiles.nbytes - (old.tiles.nbytes if old else 0)
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
 
 class Vision:
@@ -17,39 +62,43 @@ class Vision:
     Args:
         model: the stock model.
         image_processor: turns a picture into the tower's pixels.
-        cache: features [I, Dv] by picture, on the CPU; to be shared with copies of the model.
+        cache: on the CPU; to be shared with copies of the model.
     """
 
-    def __init__(
-        self, model: Any, image_processor: Any, cache: dict[Path, Tensor] | None = None
-    ) -> None:
+    def __init__(self, model: Any, image_processor: Any, cache: FeatureCache | None = None) -> None:
         self.model, self.image_processor = model, image_processor
-        self.cache: dict[Path, Tensor] = {} if cache is None else cache
+        self.cache = FeatureCache() if cache is None else cache
 
-    def features(self, images: Sequence[Path]) -> Tensor:
-        """[n, I, Dv], what the projector reads, computed once per picture and kept on the CPU.
-
-        One picture at a time, so that a feature does not depend on its batch mates.
-        """
-        for path in images:
-            if path not in self.cache:
-                self.cache[path] = self.encode(path).cpu()
-        return torch.stack([self.cache[path] for path in images]).to(self.model.device)
+    def features(self, path: Path) -> Features:
+        """The picture's features on the CPU, kept."""
+        return self.cache.get(path, self.encode)
 
     @torch.no_grad()
-    def encode(self, path: Path) -> Tensor:
-        """[I, Dv], the tower's features of one picture, not cached."""
-        config = self.model.config
-        pixels = self.image_processor(images=load_image(path), return_tensors="pt")
-        tower = self.model.model.vision_tower
-        pixel_values = pixels["pixel_values"].to(self.model.device, tower.dtype)
-        states = tower(pixel_values, output_hidden_states=True).hidden_states
-        layers = config.vision_feature_layer
-        chosen = [layers] if isinstance(layers, int) else layers
-        skip = int(config.vision_feature_select_strategy == "default")  # the class token
-        return torch.cat([states[layer][0, skip:] for layer in chosen], dim=-1)
+    def encode(self, path: Path) -> Features:
+        """The same, made anew.
+
+        One picture at a time, so that a feature does not depend on its batch mates. The stock model
+        makes its own tokens of the picture; what its projector reads on the way is taken.
+        """
+        image, inner = load_image(path), self.model.model
+        inputs = self.image_processor(images=image, return_tensors="pt")
+        read: list[Tensor] = []
+        watched = inner.multi_modal_projector.register_forward_pre_hook(
+            lambda _, inputs: read.append(inputs[0])
+        )
+        with watched:
+            pixels = inputs.to(device=self.model.device, dtype=inner.vision_tower.dtype)
+            self.model.get_image_features(**pixels)
+        return Features(read[0].cpu(), (image.height, image.width))
 
     def embeddings(self, images: Sequence[Path]) -> Tensor:
-        """[Σ I, D] with autograd, the pictures' tokens end to end."""
-        projected: Tensor = self.model.model.multi_modal_projector(self.features(images))
-        return rearrange(projected, "n i d -> (n i) d")
+        """[Σ I, D] with autograd, the tokens of one prompt's pictures end to end."""
+        width = self.model.config.text_config.hidden_size
+        nothing = self.model.lm_head.weight.new_empty(0, width)
+        return torch.cat([nothing, *map(self._tokens, images)])
+
+    def _tokens(self, path: Path) -> Tensor:
+        """[I, D], of one picture."""
+        tiles, size = self.features(path)
+        projected = self.model.model.multi_modal_projector(tiles.to(self.model.device))
+        return packed(self.model, projected, size)

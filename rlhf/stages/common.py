@@ -17,8 +17,9 @@ from rlhf.metrics import MetricsWriter
 from rlhf.models.llava import Llava
 from rlhf.models.location import ModelLocation
 from rlhf.models.parts import parts_of
+from rlhf.models.reward import Scorer
 from rlhf.models.reward_files import load_reward
-from rlhf.models.scorers import Scorer, load_scorer
+from rlhf.models.scorers import load_scorer
 from rlhf.stages.job import Job
 from rlhf.stages.plan import checkpoints_layers
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rlhf.config import Config
 from rlhf.data.collate import Record, prompt_batch
+from rlhf.data.encoders import with_pictures
 from rlhf.data.images import load_image
 from rlhf.data.records import PromptRecord, resolve_image
 from rlhf.demo.rule import TIE_MARGIN, is_right, rule_score
@@ -158,7 +159,7 @@ def _blind(
     judge: Judge, config: Config, records: Sequence[Record], llava: Llava, own: Answers
 ) -> dict[str, float]:
     """Accuracy when each prompt shows another picture; near chance if the model looks."""
-    prompts = own.prompts.with_other_pictures()
+    prompts = with_pictures(own.prompts, own.prompts.other_pictures(), llava.builder)
     name = f"{own.model}, another picture"
     other = answer(llava, name, prompts, config.sampling, seed=config.seed)
     right = judge.right(records, other.texts)

@@ -1,10 +1,10 @@
 """What `rlhf export RUN merge=true` does: a plain LLaVA of a trunk and its adapter."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from msgspec import structs
 
 from rlhf.console import say
 from rlhf.errors import UsageError
@@ -31,8 +31,8 @@ def merge(job: Job) -> dict[str, Any]:
     location = locate_model(str(run))
     if location.adapter is None:
         raise UsageError("there is no adapter to merge", str(run), "it is a plain LLaVA as it is")
-    model = structs.replace(job.config.model, quantization="none")
-    config = structs.replace(job.config, device="cpu", dtype="float32", model=model)
+    model = replace(job.config.model, quantization="none")
+    config = replace(job.config, device="cpu", dtype="float32", model=model)
     llava = load_model(config, location)
     stored = llava.stored_dtype if job.config.dtype == "auto" else getattr(torch, job.config.dtype)
     llava.adapters.load(POLICY, location.adapter, trains=False)

@@ -30,6 +30,8 @@ def plan(job: Job) -> dict[str, Any]:
         setup = _automatic(shape, setup, max(card.gib for card in cards))
     needed = memory(shape, setup)
     stage("one iteration")
+    largest = " (the largest of its grid)" if shape.tiles > 1 else ""
+    say(f"a picture takes {shape.image_tokens} tokens{largest}")
     _print_memory(needed, setup)
     verdicts = {card.name: _verdict(shape, setup, card) for card in cards}
     times = {card.name: seconds(shape, setup, card) for card in cards if card.bandwidth}

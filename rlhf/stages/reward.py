@@ -27,7 +27,7 @@ from rlhf.judging.figures import (
 from rlhf.judging.report import write_reward_report
 from rlhf.metrics import MetricsWriter, read_metrics
 from rlhf.models.caption_reward import CaptionReward
-from rlhf.models.contract import file_hash
+from rlhf.models.fingerprints import file_hash
 from rlhf.models.location import locate_model
 from rlhf.models.model_card import write_model_card
 from rlhf.models.reward_files import build_reward, save_reward
@@ -138,7 +138,8 @@ class _Study:
         held_out = split.held_out, split.held_out_root
         records, root = held_out if split.held_out else (split.training, split.root)
         pairs = self._batch(records, root)
-        return judge(self.model, records, pairs, self.blank, max_tokens=self._max_tokens)
+        encoder, longest = self.llava.builder, self._max_tokens
+        return judge(self.model, records, pairs, encoder, self.blank, max_tokens=longest)
 
     def training_facts(self, path: Path, split: Split) -> dict[str, Any]:
         """What `rlhf score` needs to find the training pairs again, and what it must find."""

@@ -3,29 +3,30 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-from msgspec import structs
 from torch import Tensor
 
 from rlhf.console import say, table
-from rlhf.data.collate import Record, preference_batch, prompt_batch, response_batch
-from rlhf.data.encoders import Encoder, TextBytes
+from rlhf.data.collate import Record, preference_batch, prompt_batch
+from rlhf.data.encoders import Encoder, TextBytes, response_batch
 from rlhf.data.lines import replaced_file
 from rlhf.data.records import PreferenceRecord, PromptRecord, record_kind, responses
 from rlhf.errors import ResourceError, UsageError
 from rlhf.judging.evaluation import scored_pairs
 from rlhf.judging.figures import FIGURE_COLUMNS, figure_rows, reward_figures
 from rlhf.judging.pairs import ScoredPairs
-from rlhf.models.contract import RewardCard, file_hash
+from rlhf.models.contract import RewardCard
+from rlhf.models.fingerprints import file_hash
 from rlhf.models.location import ModelLocation
+from rlhf.models.reward import Scorer
 from rlhf.models.reward_files import load_reward
-from rlhf.models.scorers import Scorer, load_scorer
+from rlhf.models.scorers import load_scorer
 from rlhf.stages.common import input_file, load_model, read_captions, read_with_pictures
 from rlhf.stages.job import Job
 from rlhf.stages.splits import split_pairs
@@ -123,11 +124,11 @@ def _opened(job: Job) -> _Judge:
     path = str(job.files[0])
     folder, card = RewardCard.read(path)
     part = "captioner_" if card.captioner else ""
-    stored = card.contract.get(f"{part}quantization", config.model.quantization)
-    dtype = card.contract.get(f"{part}dtype", "").removeprefix("torch.")
-    config = structs.replace(
+    stored: Any = card.contract.get(f"{part}quantization", config.model.quantization)
+    dtype: Any = card.contract.get(f"{part}dtype", "").removeprefix("torch.")
+    config = replace(
         config,
-        model=structs.replace(config.model, quantization=stored),
+        model=replace(config.model, quantization=stored),
         dtype=dtype if dtype in ("float32", "bfloat16") else config.dtype,
     )
     llava = load_model(config, ModelLocation(card.captioner or card.trunk(folder)))

@@ -6,7 +6,8 @@ from typing import Any
 from rlhf.checkpoint import load_checkpoint
 from rlhf.config import Config, PPOConfig, check_training_sampling, kl_choice
 from rlhf.console import say
-from rlhf.data.collate import prompt_batch, response_batch
+from rlhf.data.collate import prompt_batch
+from rlhf.data.encoders import response_batch
 from rlhf.data.records import DemonstrationRecord, PromptRecord
 from rlhf.errors import UsageError
 from rlhf.functional import check_kl_choice

@@ -60,7 +60,7 @@ def memory(shape: ModelShape, setup: Setup) -> Memory:
             "scoring": _scoring(shape, setup),
             "update": _update(shape, setup),
         },
-        features=shape.image_tokens * shape.feature_width * (2 if setup.dtype != "float32" else 4),
+        features=shape.tiles * shape.tile_tokens * shape.feature_width * plain_width(setup),
         activations=(
             activations(shape, setup, checkpointing=False),
             activations(shape, setup, checkpointing=True),
@@ -163,15 +163,20 @@ def resident(shape: ModelShape, setup: Setup) -> Parts:
 
 def trunk(shape: ModelShape, setup: Setup) -> Parts:
     """The model's weights by part; only the language model's linear layers are packed."""
-    plain, language = (2 if setup.dtype == "bfloat16" else 4), setup.width
+    plain, language = plain_width(setup), setup.width
     bits = {"none": 8 * language, "int8": 8, "nf4": NF4_BITS}[setup.quantization]
     return {
         "vision tower": plain * shape.tower,
         "projector": plain * shape.projector,
         "language model": round(bits / 8 * shape.linears) + language * shape.others,
         "embeddings": language * shape.embeddings,
-        "head": plain * shape.head,
+        "head": language * shape.head,
     }
+
+
+def plain_width(setup: Setup) -> int:
+    """Bytes of a number in what is neither trained nor quantized."""
+    return 2 if setup.dtype == "bfloat16" else 4
 
 
 def lora_parameters(shape: ModelShape, rank: int) -> int:

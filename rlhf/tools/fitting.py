@@ -12,6 +12,7 @@ LEAST_RANK = 8
 OPTIONS = {
     "microbatch_tokens": "ppo.microbatch_tokens",
     "gradient_checkpointing": "model.gradient_checkpointing",
+    "prefix_cache": "model.prefix_cache",
     "sampling_batch_size": "sampling.batch_size",
     "optimizer": "ppo.optimizer",
     "quantization": "model.quantization",
@@ -53,6 +54,10 @@ def _levels(setup: Setup) -> Iterator[tuple[str, list[Any]]]:
     """Each option with the values to try, mildest first."""
     yield "microbatch_tokens", _halved(setup.microbatch_tokens, setup.row)
     yield "gradient_checkpointing", [] if setup.gradient_checkpointing else [True]
+    yield (
+        "prefix_cache",
+        [gib for gib in (2.0, 1.0, 0.0) if setup.late and gib < setup.prefix_cache],
+    )
     yield "sampling_batch_size", _halved(setup.generated_together, 1)
     yield "optimizer", ["adamw_8bit"] if setup.optimizer == "adamw" else []
     if setup.train == "lora":

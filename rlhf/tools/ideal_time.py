@@ -77,9 +77,10 @@ def head(shape: ModelShape) -> int:
 
 def vision(shape: ModelShape) -> int:
     """Operations on one picture: tower, whose attention looks both ways, and projector."""
-    tokens = shape.image_tokens + 1
+    tokens = shape.tile_tokens + 1
     looks = 4 * shape.tower_width * shape.tower_layers * tokens**2
-    return 2 * shape.tower * tokens + looks + 2 * shape.projector * shape.image_tokens
+    tile = 2 * shape.tower * tokens + looks + 2 * shape.projector * shape.tile_tokens
+    return shape.tiles * tile
 
 
 def forward(shape: ModelShape, setup: Setup) -> int:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from rlhf.config import PPOConfig
+from rlhf.data.encoders import with_pictures
 from rlhf.errors import UsageError
 from rlhf.models.policy import Policy, in_pieces
-from rlhf.models.scorers import Scorer
+from rlhf.models.reward import Scorer
 from rlhf.types import Rollout
 
 # Float32 rounding of a forward in another batch shape; bfloat16 keeps 8 bits of each term.
@@ -91,29 +92,29 @@ def _pictures(
     policy: Policy, reward: Scorer, rollout: Rollout, few: Tensor, max_tokens: int
 ) -> Iterator[Invariant]:
     prompts, responses = rollout.prompts.select(few), rollout.responses.select(few)
-    first = prompts.images[0][0]
-    features = policy.llava.vision.features([first])
+    vision, builder, first = policy.llava.vision, policy.llava.builder, prompts.images[0]
+    kept, own = vision.features(first[0]).tiles, vision.encode(first[0]).tiles
     yield Invariant(
         "picture placeholders minus picture features",
-        abs(policy.llava.builder.image_tokens - features.shape[1]),
+        abs(sum(builder.picture_tokens(first)) - len(vision.embeddings(first))),
         0,
         "the processor and the vision tower disagree about tokens per picture",
     )
     yield Invariant(
         "largest change of a picture feature by the cache",
-        _largest(policy.llava.vision.encode(first) - features[0]),
+        _largest(own - kept),
         0,
         "cached features must be the tower's own",
     )
-    others = prompts.with_other_pictures()
+    others = with_pictures(prompts, prompts.other_pictures(), builder)
     # A person's own scorer may well judge the words alone.
     if others.images != prompts.images and hasattr(reward, "head"):
-        own, other = (
+        scores, other = (
             reward.scores(batch, responses, max_tokens=max_tokens) for batch in (prompts, others)
         )
         yield Invariant(
             "rewards that another picture leaves unchanged (1: all of them)",
-            float(torch.equal(own, other)),
+            float(torch.equal(scores, other)),
             0,
             "the reward model does not look at the picture",
         )

@@ -4,6 +4,7 @@ import torch
 
 from rlhf.buffer import RolloutBuffer
 from rlhf.config import PPOConfig
+from rlhf.data.encoders import with_pictures
 from rlhf.data.images import load_image
 from rlhf.metrics import MetricsWriter, Sample
 from rlhf.models.policy import Policy, in_pieces
@@ -28,7 +29,7 @@ def log_samples(
         with another row's. Near 0 the answers do not depend on the picture.
     """
     prompts, responses = rollout.prompts, rollout.responses
-    others = prompts.with_other_pictures()
+    others = with_pictures(prompts, prompts.other_pictures(), policy.llava.builder)
     with torch.no_grad():
         now, other = (
             in_pieces(policy.score, batch, responses, config.microbatch_tokens).logprobs

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from msgspec.structs import replace
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from rlhf.functional import AdaptiveKLController, ScoreScaler
 from rlhf.health import HealthMonitor
 from rlhf.metrics import MetricsWriter
 from rlhf.models.policy import Policy
-from rlhf.models.scorers import Scorer
+from rlhf.models.reward import Scorer
 from rlhf.rollout import collect_rollout
 from rlhf.trainers.figures import iteration_figures
 from rlhf.trainers.invariants import check_invariants, measure_invariants

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rlhf.config import PPOConfig, kl_choice
-from rlhf.data.collate import microbatches
+from rlhf.data.pieces import microbatches
 from rlhf.functional import (
     check_kl_choice,
     clipped_policy_loss,

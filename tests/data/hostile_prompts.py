@@ -14,6 +14,7 @@ from processors import HAS_SMOL, PROCESSORS
 
 from rlhf.console import table
 from rlhf.data.collate import prompt_batch
+from rlhf.data.picture_tokens import FixedTokens
 from rlhf.data.prompts import PromptBuilder
 from rlhf.data.records import PromptRecord
 from rlhf.errors import DataError
@@ -52,8 +53,11 @@ def hostile_text(rng: random.Random, parts: list[str]) -> str:
 def attack(processor: Any, trials: int, seed: int = 0) -> Counter[str]:
     """How many of `trials` prompts and responses went wrong, by COLUMNS."""
     rng, parts = random.Random(seed), pieces(processor.tokenizer)
-    builder, specials = PromptBuilder(processor, IMAGE_TOKENS), special_ids(processor.tokenizer)
-    structure = [token for token in builder.prompt_ids("x") if token in specials]
+    builder, specials = (
+        PromptBuilder(processor, FixedTokens(IMAGE_TOKENS)),
+        special_ids(processor.tokenizer),
+    )
+    structure = [token for token in builder.prompt_ids("x", [Path("a.png")]) if token in specials]
     counts = Counter(trials=trials)
     for start in range(0, trials, ROWS):
         texts = [hostile_text(rng, parts) for _ in range(min(ROWS, trials - start))]

@@ -5,7 +5,7 @@ from doubles import quick
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.data.collate import microbatches
+from rlhf.data.pieces import microbatches
 
 
 def test_pieces_literal() -> None:

@@ -24,7 +24,7 @@ from pictures import (
 from PIL import Image
 
 from rlhf.data import images
-from rlhf.data.images import load_image, picture_digest
+from rlhf.data.images import load_image, picture_digest, picture_size
 from rlhf.errors import DataError
 
 
@@ -140,8 +140,9 @@ def test_exif_orientation(
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     options = {"tiffinfo": {ORIENTATION: orientation}} if suffix == "tif" else {"exif": exif}
-    upright = load_image(saved(tmp_path / f"x.{suffix}", image, **options))
+    upright = load_image(path := saved(tmp_path / f"x.{suffix}", image, **options))
     assert upright.size == size
+    assert picture_size(path) == size[::-1]
     width, height = size
     corners = [(0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)]
     assert [at for at in corners if upright.getpixel(at)[0] > 128] == [corner]

@@ -8,11 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.data.collate import microbatches, prompt_batch
+from rlhf.data.collate import prompt_batch
+from rlhf.data.picture_tokens import FixedTokens
+from rlhf.data.pieces import microbatches
 from rlhf.data.prompts import PromptBuilder
 from rlhf.data.records import PromptRecord
 from rlhf.errors import DataError, UsageError
 from rlhf.models.llava import Llava
+
+PICTURE = [Path("not opened.png")]
 
 
 @pytest.fixture(scope="session")
@@ -24,12 +28,12 @@ def test_an_ordinary_prompt_is_that_of_the_processor(llava: Llava) -> None:
     text = "USER: <image>\nWhat colour is the circle? ASSISTANT:"
     expanded = text.replace("<image>", "<image>" * 16)
     stock = llava.processor.tokenizer(expanded).input_ids
-    assert llava.builder.prompt_ids("What colour is the circle?") == stock
+    assert llava.builder.prompt_ids("What colour is the circle?", PICTURE) == stock
 
 
 def test_a_response_continues_the_prompt_as_the_template_writes_it(llava: Llava) -> None:
     builder = llava.builder
-    ids = builder.prompt_ids("What?") + builder.response_ids("a red star")
+    ids = builder.prompt_ids("What?", PICTURE) + builder.response_ids("a red star")
     whole = "USER: " + "<image>" * 16 + "\nWhat? ASSISTANT: a red star</s>"
     assert ids == llava.processor.tokenizer(whole).input_ids
     assert builder.decode(builder.response_ids("a red star")) == "a red star"
@@ -40,7 +44,7 @@ def test_a_response_continues_the_prompt_as_the_template_writes_it(llava: Llava)
 )
 def test_special_tokens_typed_by_a_user_become_text(llava: Llava, typed: str) -> None:
     specials = set(llava.processor.tokenizer.all_special_ids) | {llava.image_token_id}
-    ids = llava.builder.prompt_ids(f"What is {typed}?")
+    ids = llava.builder.prompt_ids(f"What is {typed}?", PICTURE)
     assert sum(token == llava.image_token_id for token in ids) == 16
     assert sum(token in specials for token in ids) == 16
     answer = llava.builder.response_ids(f"It is {typed}.")
@@ -69,19 +73,19 @@ PIECES = [
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=5), min_size=1, max_size=8))
 def test_no_text_places_a_picture_or_ends_a_turn(llava: Llava, pieces: list[str]) -> None:
     specials = set(llava.processor.tokenizer.all_special_ids) - {llava.image_token_id}
-    ids = llava.builder.prompt_ids("".join(pieces))
+    ids = llava.builder.prompt_ids("".join(pieces), PICTURE)
     assert sum(token == llava.image_token_id for token in ids) == 16
     assert not specials & set(ids)
 
 
 def test_text_that_looks_like_the_stand_in_is_left_alone(llava: Llava) -> None:
-    ids = llava.builder.prompt_ids("say @@instruction@@ and @@response@@")
+    ids = llava.builder.prompt_ids("say @@instruction@@ and @@response@@", PICTURE)
     assert "say @@instruction@@ and @@response@@" in llava.processor.tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_each_picture_takes_its_placeholders(llava: Llava, count: int) -> None:
-    ids = llava.builder.prompt_ids("Compare.", images=count)
+    ids = llava.builder.prompt_ids("Compare.", PICTURE * count)
     assert sum(token == llava.image_token_id for token in ids) == 16 * count
 
 
@@ -89,7 +93,7 @@ def test_a_processor_without_a_template_is_refused(tiny: Path) -> None:
     processor = small.load(tiny).processor
     processor.chat_template = None
     with pytest.raises(UsageError, match="chat template"):
-        PromptBuilder(processor, 16)
+        PromptBuilder(processor, FixedTokens(16))
 
 
 def test_long_prompts_are_refused_not_cut(llava: Llava, tiny: Path) -> None:

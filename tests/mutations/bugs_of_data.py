@@ -24,8 +24,8 @@ BUGS = (
         "data/collate.py",
         (
             (
-                "rows = [builder.prompt_ids(record.instruction) for record in records]",
-                "rows = [builder.prompt_ids(x.instruction)[-max_tokens:] for x in records]",
+                "rows = [builder.prompt_ids(record.instruction, own) for record, own in asked]",
+                "rows = [builder.prompt_ids(x.instruction, own)[-max_tokens:] for x, own in asked]",
             ),
         ),
         "tests/data/test_prompts.py::test_long_prompts_are_refused_not_cut",

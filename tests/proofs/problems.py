@@ -4,11 +4,10 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from msgspec.structs import replace
 from tabular import EOS, Answer, TabularPolicy, learn
 from torch import Tensor
 

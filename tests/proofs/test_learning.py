@@ -1,10 +1,10 @@
 """What training must end in: the critic at the expected score, answers of the length asked for."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from msgspec.structs import replace
 from problems import PPO, Problem, answers, sequences, trained
 from tabular import Answer, TabularPolicy, prompts_of, responses_of
 

@@ -1,0 +1,255 @@
+"""LLaVA-1.5-7B on one GPU: memory and time of a PPO iteration by phase, beside what is planned.
+
+    python benchmarks/llava_7b.py                 every case, each a minute or two on an H200
+    python benchmarks/llava_7b.py --cases nf4/16 nf4/64/response
+    python benchmarks/llava_7b.py --tiny          a tiny model on the CPU: does the script run?
+
+A case is storage/responses, or storage/responses/response for LoRA on responses alone. The weights
+are random, made from the published configuration: they take the memory and time of the trained
+ones. Each case is a process of its own: the trunk with the adapters of policy and reward (r=64),
+640 prompt and 128 response tokens, micro-batches of 8,192 tokens, gradient checkpointing. Prints a
+table and writes benchmarks/results/llava_7b.json. Needs neither hydra nor msgspec.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import peft
+import torch
+import transformers
+from random_llava import pictures, prompts_of, write_model
+from rich.console import Console
+from rich.table import Table
+
+from rlhf.buffer import RolloutBuffer
+from rlhf.config import ModelConfig, PPOConfig, SamplingConfig
+from rlhf.models.adapters import add_adapter
+from rlhf.models.generation import generate
+from rlhf.models.heads import ScalarHead
+from rlhf.models.llava import Llava
+from rlhf.models.policy import POLICY, build_policy, in_pieces
+from rlhf.models.reward import REWARD, LlavaReward
+from rlhf.models.shape import read_shape
+from rlhf.tools.cards import GIB, this_machine
+from rlhf.tools.cost_model import CONTEXT, memory
+from rlhf.tools.ideal_time import seconds
+from rlhf.tools.setup import Setup
+from rlhf.trainers.update import Updater
+from rlhf.types import PromptBatch, Responses, Rollout
+
+RESULTS = Path(__file__).parent / "results" / "llava_7b.json"
+CASES = ("nf4/16", "nf4/64", "nf4/64/response", "int8/64", "bf16/64")
+BARS = {"nf4/16": 15, "nf4/64": 23, "bf16/64": 44}  # GiB reserved
+PHASES = {"generate": "rollout", "score": "scoring", "update": "update"}  # as the plan has them
+WORK = {
+    "generate": ("prefill", "decode"),
+    "score": ("policy", "reference", "reward"),
+    "update": ("update",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Of what is measured."""
+
+    prompt: int = 640
+    response: int = 128
+    microbatch: int = 8192
+    rank: int = 64
+    together: int = 32  # rows generated together
+
+
+TINY = Sizes(prompt=40, response=6, microbatch=200, rank=4)
+
+
+@dataclass
+class Meter:
+    """Seconds and peak bytes of each phase, and what the allocator held at most."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=dict)
+    allocated: dict[str, int] = field(default_factory=dict)
+    reserved: int = 0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        yield
+        if on_gpu:
+            torch.cuda.synchronize()
+            self.allocated[name] = torch.cuda.max_memory_allocated()
+            self.reserved = max(self.reserved, torch.cuda.max_memory_reserved())
+        self.seconds[name] = time.perf_counter() - started
+
+
+class Iteration:
+    """One PPO iteration, taken apart into its phases."""
+
+    def __init__(self, llava: Llava, model: ModelConfig, ppo: PPOConfig, sizes: Sizes) -> None:
+        self.llava, self.ppo = llava, ppo
+        self.sampling = SamplingConfig(max_new_tokens=sizes.response, batch_size=sizes.together)
+        self.policy = build_policy(llava, model, temperature=1.0)
+        add_adapter(llava.adapters, REWARD, model)
+        llava.adapters.switch(POLICY)
+        head = ScalarHead(llava.hidden_size).to(llava.device)
+        self.reward = LlavaReward(llava, head, llava.builder)
+        self.updater = Updater(ppo, self.policy, steps=1)
+
+    def run(self, prompts: PromptBatch, meter: Meter) -> Rollout:
+        """Generate, score, update; the figures go into `meter`."""
+        self.llava.prefixes.clear()
+        with meter.phase("generate"):
+            responses, drawn = generate(self.llava, prompts, self.sampling)
+        with meter.phase("score"):
+            rollout = self.scored(prompts, responses, drawn)
+        buffer = RolloutBuffer()
+        buffer.append(rollout)
+        buffer.finish(self.ppo)
+        with meter.phase("update"):
+            for minibatch in buffer.minibatches(self.ppo.minibatch_size, torch.Generator()):
+                self.updater.step(minibatch, train_policy=True)
+        return rollout
+
+    @torch.no_grad()
+    def scored(self, prompts: PromptBatch, responses: Responses, drawn: torch.Tensor) -> Rollout:
+        """As `collect_rollout` does."""
+        limit = self.ppo.microbatch_tokens
+        scores = self.reward.scores(prompts, responses, max_tokens=limit)
+        own = in_pieces(self.policy.score, prompts, responses, limit)
+        reference = in_pieces(self.policy.reference_score, prompts, responses, limit)
+        return Rollout(
+            prompts=prompts,
+            responses=responses,
+            old_logprobs=own.logprobs,
+            ref_logprobs=reference.logprobs,
+            values=own.values,
+            entropy=own.entropy,
+            scores=scores,
+            logprob_gap=(own.logprobs - drawn).abs(),
+        )
+
+
+def measure(case: str, folder: Path, sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """Figures of one case: an iteration of two rows to warm up, then a whole one, one epoch."""
+    storage, rows, *scope = case.split("/")
+    count, kind = int(rows), "none" if storage == "bf16" else storage
+    dtype = "bfloat16" if device.type == "cuda" else "float32"
+    options = {"lora_rank": sizes.rank, "lora_scope": "response" if scope else "all"}
+    batch = {
+        "rollout_batch_size": count,
+        "minibatch_size": min(16, count),
+        "microbatch_tokens": sizes.microbatch,
+        "ppo_epochs": 1,
+    }
+    kept: Any = {"dtype": getattr(torch, dtype), "quantization": kind}
+    llava = Llava.load(str(folder), device=device, **kept)
+    llava.checkpoints_layers = True
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what loading left
+    prompts = prompts_of(llava, pictures(folder / "pictures", count), sizes.prompt)
+    for row in prompts.images:
+        llava.vision.features(row[0])
+    iteration = Iteration(llava, ModelConfig(**options), PPOConfig(**batch), sizes)
+    iteration.run(prompts.select(torch.arange(min(2, count))), Meter(device))
+    meter = Meter(device)
+    rollout = iteration.run(prompts, meter)
+    more: Any = {**options, **batch, "dtype": dtype, "quantization": kind}
+    setup = Setup(
+        prompt_tokens=sizes.prompt,
+        max_new_tokens=sizes.response,
+        sampling_batch_size=sizes.together,
+        gradient_checkpointing=True,
+        **more,
+    )
+    plan, most = planned(str(folder), setup), max(meter.allocated.values(), default=0)
+    over = max(plan["planned_gib"].values()) * GIB - CONTEXT  # which the allocator does not see
+    return {
+        "case": case,
+        "seconds": meter.seconds,
+        "allocated_gib": {name: value / GIB for name, value in meter.allocated.items()},
+        "reserved_gib": meter.reserved / GIB,
+        "planned_over_measured": over / most if most else 0.0,
+        "response_tokens": rollout.spans.total,
+        "largest_logprob_gap": float(rollout.logprob_gap.max()),
+        **plan,
+    }
+
+
+def planned(base: str, setup: Setup) -> dict[str, Any]:
+    """What `rlhf plan` says of the same; ideal seconds where the card is known."""
+    shape, card = read_shape(base), this_machine()
+    peaks = memory(shape, setup).peaks()
+    times = seconds(shape, setup, card) if card and card.bandwidth else {}
+    return {
+        "planned_gib": {name: peaks[phase] / GIB for name, phase in PHASES.items()},
+        "ideal_seconds": {
+            name: sum(times[part] for part in parts) for name, parts in WORK.items() if times
+        },
+    }
+
+
+def show(found: list[dict[str, Any]]) -> None:
+    """A row for each case."""
+    columns = [f"{name}: s, GiB (planned)" for name in PHASES]
+    table = Table("case", *columns, "plan / measured", "reserved", "bar")
+    for one in found:
+        cells = [
+            f"{one['seconds'][name]:.1f} s, {one['allocated_gib'].get(name, 0):.1f} "
+            f"({one['planned_gib'][name]:.1f})"
+            for name in PHASES
+        ]
+        ratio, reserved = one["planned_over_measured"], one["reserved_gib"]
+        bar = str(BARS.get(one["case"], ""))
+        table.add_row(one["case"], *cells, f"{ratio:.2f}", f"{reserved:.1f}", bar)
+    Console().print(table)
+
+
+def in_own_process(case: str, folder: Path) -> dict[str, Any]:
+    """`measure` where no other case has left anything."""
+    words = [sys.executable, __file__, "--one", str(folder), "--cases", case]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", default=CASES)
+    parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
+    parser.add_argument("--output", type=Path, help=f"default {RESULTS.name}; with --tiny none")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # a folder with the model
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measure(given.cases[0], given.one, Sizes(), torch.device("cuda"))))
+        return
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        write_model(Path(scratch), tiny=given.tiny)
+        for case in given.cases:
+            if given.tiny:
+                found.append(measure(case, Path(scratch), TINY, torch.device("cpu")))
+            else:
+                found.append(in_own_process(case, Path(scratch)))
+            show(found)
+    if output := given.output or (None if given.tiny else RESULTS):
+        device = "cpu" if given.tiny else torch.cuda.get_device_name()
+        versions = {m.__name__: m.__version__ for m in (torch, transformers, peft, bitsandbytes)}
+        content = {"device": device, "versions": versions, "cases": found}
+        output.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

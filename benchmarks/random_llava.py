@@ -1,0 +1,66 @@
+"""LLaVA-1.5-7B with random weights, pictures of noise and prompts of a given length."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    CLIPImageProcessorPil,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+from rlhf.demo.tiny import build_tiny_llava
+from rlhf.models.llava import Llava
+from rlhf.spans import Spans
+from rlhf.types import PromptBatch
+
+
+def write_model(folder: Path, *, tiny: bool) -> None:
+    """The model's folder: a tokenizer of few words, random weights."""
+    build_tiny_llava(folder, ["What is it? A cat."], seed=0)
+    if tiny:
+        return
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.image_processor = CLIPImageProcessorPil()  # 336 pixels, as published
+    processor.image_processor.size = {"shortest_edge": 336}
+    processor.image_processor.crop_size = {"height": 336, "width": 336}
+    processor.patch_size = 14
+    processor.save_pretrained(folder)
+    own = AutoConfig.from_pretrained(folder)
+    text = LlamaConfig(vocab_size=32064, eos_token_id=own.text_config.eos_token_id)
+    config = LlavaConfig(text_config=text, image_token_index=own.image_token_id)
+    with torch.device("cuda"):
+        model = LlavaForConditionalGeneration(config).to(torch.bfloat16)
+    model.save_pretrained(folder)
+
+
+def pictures(folder: Path, count: int) -> list[Path]:
+    """Pictures of noise, all different."""
+    folder.mkdir(exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for path in paths:
+        noise = torch.randint(0, 256, (48, 48, 3), generator=generator, dtype=torch.uint8)
+        Image.fromarray(noise.numpy()).save(path)
+    return paths
+
+
+def prompts_of(llava: Llava, images: list[Path], length: int) -> PromptBatch:
+    """A prompt of `length` tokens about each picture."""
+    end = len(llava.builder.invocation_ids())
+    rows = []
+    for path in images:
+        ids = torch.tensor(llava.builder.prompt_ids("What is it?", [path]))
+        filler = ids[-end - 1].repeat(length - len(ids))
+        rows.append(torch.cat([ids[:-end], filler, ids[-end:]]))
+    return PromptBatch(
+        tokens=torch.cat(rows),
+        spans=Spans.from_lengths([len(row) for row in rows]),
+        images=tuple((path,) for path in images),
+        keys=torch.arange(len(images)),
+        instructions=("What is it?",) * len(images),
+    )
