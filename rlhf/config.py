@@ -1,21 +1,42 @@
 """Every option of every command: type, range, unit and default, in one schema.
 
-A YAML file or an override may only name what stands here.
+A YAML file or an override may only name what stands here; `config_loading` holds it to that.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
-
-import msgspec
-from msgspec import Meta, Struct
 
 from rlhf.errors import UsageError
 
-Count = Annotated[int, Meta(ge=1)]
-CountOrZero = Annotated[int, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Where a number lies."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and (self.lt is None or value < self.lt)
+        )
+
+    def __str__(self) -> str:
+        signs = {"at least": self.ge, "over": self.gt, "at most": self.le, "under": self.lt}
+        return " and ".join(f"{sign} {x}" for sign, x in signs.items() if x is not None)
+
+
+Count = Annotated[int, Range(ge=1)]
+CountOrZero = Annotated[int, Range(ge=0)]
+Positive = Annotated[float, Range(gt=0)]
+NonNegative = Annotated[float, Range(ge=0)]
+Fraction = Annotated[float, Range(ge=0, le=1)]
 
 
 KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # where a steered ppo.kl_coef stays
@@ -26,11 +47,12 @@ LoraScope = Literal["all", "response"]
 CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
 
 
-class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Section:
     """A group of options."""
 
 
-class ModelConfig(Section, frozen=True):
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Section):
     path: str = ""  # LLaVA directory, hub id, or run folder to start from
     train: Literal["lora", "full"] = "lora"  # what an update changes
     lora_rank: Count = 16  # columns of each LoRA factor
@@ -42,7 +64,8 @@ class ModelConfig(Section, frozen=True):
     prefix_cache: NonNegative = 4.0  # lora_scope=response: GiB of prompts kept for all passes
 
 
-class DataConfig(Section, frozen=True):
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Section):
     root: str = ""  # folder image paths are relative to; empty: the folder of the JSONL file
     demonstrations: str = ""  # JSONL with image_path, instruction, response
     prompts: str = ""  # JSONL with image_path, instruction
@@ -55,15 +78,17 @@ class DataConfig(Section, frozen=True):
     open_pictures: bool = True  # validate: decode each distinct picture once
 
 
-class SamplingConfig(Section, frozen=True):
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Section):
     temperature: NonNegative = 1.0  # divides the logits; 0 is greedy (not in training)
     top_k: CountOrZero = 0  # keep the k likeliest tokens; 0 keeps all (0 in training)
-    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0  # nucleus mass (1 in training)
+    top_p: Annotated[float, Range(gt=0, le=1)] = 1.0  # nucleus mass (1 in training)
     max_new_tokens: Count = 64  # longest response, tokens
     batch_size: Count = 64  # prompts generated together
 
 
-class SFTConfig(Section, frozen=True):
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(Section):
     epochs: Count = 1  # passes over the demonstrations
     batch_size: Count = 32  # demonstrations per optimizer step
     optimizer: OptimizerKind = "adamw"  # 8 bits: a quarter of the memory
@@ -73,7 +98,8 @@ class SFTConfig(Section, frozen=True):
     max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to
 
 
-class RewardConfig(Section, frozen=True):
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig(Section):
     kind: Literal["llava_head", "caption_text"] = "llava_head"  # what the scalar head reads
     path: str = ""  # trained reward model or its run folder, for ppo and evaluate
     train: Literal["none", "head", "lora", "full"] = "lora"  # besides the head; none: nothing
@@ -88,7 +114,7 @@ class RewardConfig(Section, frozen=True):
     warmup_steps: CountOrZero = 20  # optimizer steps of linear warm-up
     weight_decay: NonNegative = 0.0  # decoupled, per step
     max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to
-    label_smoothing: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0  # believed share of wrong labels
+    label_smoothing: Annotated[float, Range(ge=0, lt=0.5)] = 0.0  # believed share of wrong labels
     ties: Literal["half", "drop"] = "half"  # a tie counts half for each side, or is left out
     margin: NonNegative = 0.0  # score units by which chosen should lead
     centring: NonNegative = 0.0  # weight of the mean of (sum of a pair's scores)², which centres
@@ -100,7 +126,8 @@ class RewardConfig(Section, frozen=True):
     on_failure: Literal["stop", "drop"] = "stop"  # external scorer: drop counts what it loses
 
 
-class PPOConfig(Section, frozen=True):
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(Section):
     iterations: Count = 100  # rollouts, each followed by its updates
     rollout_batch_size: Count = 64  # responses per iteration
     minibatch_size: Count = 16  # responses per optimizer step
@@ -120,9 +147,9 @@ class PPOConfig(Section, frozen=True):
     gae_lambda: Fraction = 0.95  # of the policy's advantages
     gae_lambda_value: Fraction = 1.0  # of the critic's targets
     gae_lambda_alpha: Positive | None = None  # policy's λ is 1 - 1/(alpha·length), at least 0
-    clip_range: Annotated[float, Meta(gt=0, lt=1)] = 0.2  # of the probability ratio
+    clip_range: Annotated[float, Range(gt=0, lt=1)] = 0.2  # of the probability ratio
     clip_range_high: NonNegative | None = None  # upper clip of the ratio; null: clip_range
-    dual_clip: Annotated[float, Meta(ge=1)] | None = None  # loss at most this times |advantage|
+    dual_clip: Annotated[float, Range(ge=1)] | None = None  # loss at most this times |advantage|
     clip_range_value: Positive | None = None  # reward units; null: values are not clipped
     vf_coef: NonNegative = 0.1  # weight of the value loss
     ent_coef: NonNegative = 0.0  # weight of the entropy bonus
@@ -148,39 +175,53 @@ class PPOConfig(Section, frozen=True):
     sample_every: Count = 10  # iterations between logged samples and histograms
 
 
-class EvaluationConfig(Section, frozen=True):
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Section):
     judge: Literal["", "rule-v1"] = ""  # empty: the reward model of reward.path
     limit: CountOrZero = 0  # prompts used; 0: all
     pictures: CountOrZero = 10  # comparisons shown in the report
 
 
-class CollectConfig(Section, frozen=True):
-    responses_per_prompt: Annotated[int, Meta(ge=2)] = 4  # candidates asked for per prompt
-    label_noise: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0  # share of rule-v1 labels flipped
+@dataclass(frozen=True, kw_only=True)
+class CollectConfig(Section):
+    responses_per_prompt: Annotated[int, Range(ge=2)] = 4  # candidates asked for per prompt
+    label_noise: Annotated[float, Range(ge=0, lt=0.5)] = 0.0  # share of rule-v1 labels flipped
     annotator: Literal["", "rule-v1"] = ""  # rule-v1 also writes preferences.jsonl
 
 
-class DemoConfig(Section, frozen=True):
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(Section):
     sft_pictures: Count = 4000  # drawn for supervised training
     preference_pictures: Count = 1500  # drawn for preference pairs and PPO prompts
     evaluation_pictures: Count = 256  # never seen in training
     tower_steps: Count = 500  # optimizer steps that teach the vision tower
 
 
-class PlanConfig(Section, frozen=True):
+@dataclass(frozen=True, kw_only=True)
+class SmolConfig(Section):
+    demonstrations: Count = 1200  # of shapes; with stamps a third each: shapes, scenes, captions
+    lessons: Count = 3000  # pictures that teach the vision tower and the projector
+    lesson_steps: Count = 500  # optimizer steps of the tower, and again of the projector
+    preference_pictures: Count = 128  # drawn for preference pairs and PPO prompts
+    evaluation_pictures: Count = 64  # never seen in training
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(Section):
     card: str = ""  # such as "RTX 4090"; empty: this machine's, or all that are known
     prompt_tokens: Count = 64  # of a prompt, beside those of its picture
 
 
-class Config(Section, frozen=True):
-    seed: Annotated[int, Meta(ge=0)] = 0  # of every random choice
+@dataclass(frozen=True, kw_only=True)
+class Config(Section):
+    seed: Annotated[int, Range(ge=0)] = 0  # of every random choice
     name: str = "run"  # of the run's parent folder
     output_dir: str = "runs"  # where run folders are made
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, then mps, then cpu
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of frozen weights; auto: by device
     resume: str = ""  # ppo: run folder to continue
     instruction: str = "Describe the picture."  # generate: asked of each picture
-    output: str = ""  # import, export, stamps, score: file or folder to write
+    output: str = ""  # import, export, stamps, smol, score: file or folder to write
     merge: bool = False  # export: add a run's adapter to the weights it was trained on
     fix: str = ""  # validate: JSONL for the usable rows, its report beside it
     model: ModelConfig = ModelConfig()
@@ -192,12 +233,13 @@ class Config(Section, frozen=True):
     evaluation: EvaluationConfig = EvaluationConfig()
     collect: CollectConfig = CollectConfig()
     demo: DemoConfig = DemoConfig()
+    smol: SmolConfig = SmolConfig()
     plan: PlanConfig = PlanConfig()
 
 
 def defaults() -> dict[str, Any]:
     """Every option with its default, as a plain nested mapping."""
-    return dict(msgspec.to_builtins(Config()))
+    return asdict(Config())
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

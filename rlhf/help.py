@@ -68,6 +68,11 @@ COMMANDS = {
         "rlhf stamps [PACKAGE.deb|FOLDER] output=FOLDER",
         (),
     ),
+    "smol": (
+        "build a LLaVA around the pretrained SmolLM2-135M-Instruct (needs 'rlhf[smol]')",
+        "rlhf smol [STAMPS.deb|FOLDER] output=FOLDER",
+        ("smol", "sft"),
+    ),
     "doctor": (
         "what is installed, what works, and how to mend what does not",
         "rlhf doctor device=cuda model.quantization=nf4",
@@ -126,6 +131,6 @@ def _line(name: str, value: object, comment: str) -> str:
 def _comments(kind: type[Section]) -> Iterator[tuple[str, str]]:
     """Each option of a section with the comment that stands beside it in the schema."""
     source = inspect.getsource(kind)
-    for name in kind.__struct_fields__:
+    for name in kind.__annotations__:
         found = re.search(rf"^    {name}: .*?(?:  # (.*))?$", source, re.MULTILINE)
         yield name, (found and found.group(1)) or ""

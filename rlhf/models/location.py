@@ -43,5 +43,6 @@ def _existing(path: str, where: Path) -> str:
     raise UsageError(
         f"no model at {path}",
         str(where),
-        "give a directory with config.json, a run folder of `rlhf sft` or `rlhf ppo`, or a hub id",
+        "give a directory with config.json, a run folder of `rlhf sft` or `rlhf ppo`, a hub id, "
+        "or build a model: `rlhf smol output=FOLDER`",
     )

@@ -19,6 +19,7 @@ STAGES = {
     "import": "exchange:import_records",
     "export": "exchange:export_records",
     "stamps": "stamps:stamps",
+    "smol": "smol:smol",
     "doctor": "doctor:doctor",
     "plan": "plan:plan",
 }
