@@ -9,6 +9,7 @@ import pytest
 import reward_models as kit
 import small
 import torch
+from planned import SETUP
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -29,6 +30,7 @@ from rlhf.models.fingerprints import same_encoding
 from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.shape import read_shape, shape_of
+from rlhf.tools.cost_model import memory
 from rlhf.tools.ideal_time import vision
 from rlhf.types import PreferenceBatch
 
@@ -160,6 +162,7 @@ def test_the_plan_of_the_published_sizes() -> None:
     plain = shape_of(LlavaConfig(image_token_index=5))
     assert (plain.image_tokens, plain.tiles, plain.tile_tokens) == (576, 1, 576)
     assert vision(following) == 5 * vision(plain)
+    assert memory(following, SETUP).features == 5 * memory(plain, SETUP).features
 
 
 def test_a_tower_without_a_class_token_shows_all_its_patches(tiny: Path, tmp_path: Path) -> None:
