@@ -61,6 +61,7 @@ class ModelConfig(Section):
     quantization: Literal["none", "int8", "nf4"] = "none"  # storage of the frozen trunk
     gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: if the GPU is small
     prefill_tokens: Count = 8192  # padded tokens of prompts read at once
+    feature_cache: NonNegative = 4.0  # GiB of main memory for the vision tower's features
     prefix_cache: NonNegative = 4.0  # lora_scope=response: GiB of prompts kept for all passes
 
 

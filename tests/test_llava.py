@@ -92,7 +92,7 @@ def test_features_are_those_the_stock_projector_reads(llava: Llava, tiny: Path) 
     pixels = llava.processor.image_processor(load_image(path), return_tensors="pt").pixel_values
     with torch.no_grad():
         stock = llava.model.get_image_features(pixel_values=pixels).pooler_output[0]
-    assert torch.equal(llava.vision.embeddings([path]), stock)
+    assert torch.equal(llava.vision.embeddings([[path]])[0], stock)
 
 
 def test_pictures_are_counted_row_by_row(llava: Llava, tiny: Path) -> None:

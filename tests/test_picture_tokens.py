@@ -53,7 +53,7 @@ def test_tokens_counted_from_the_size_are_those_the_stock_model_makes(llava: Lla
         inputs = llava.processor.image_processor(load_image(path), return_tensors="pt")
         with torch.no_grad():
             (stock,) = llava.model.get_image_features(**inputs).pooler_output
-        assert torch.equal(llava.vision.embeddings([path]), stock)
+        assert torch.equal(llava.vision.embeddings([[path]])[0], stock)
         assert llava.builder.picture_tokens([path]) == [len(stock)]
         counts.append(len(stock))
     assert len({*counts}) >= 5  # otherwise this proves little
@@ -72,7 +72,7 @@ def test_a_turned_photo_is_counted_as_it_is_seen(llava: Llava, tmp_path: Path) -
     Image.new("RGB", (90, 20)).save(lying := tmp_path / "lying.jpg")
     one, other, wrong = (llava.builder.picture_tokens([x]) for x in (path, upright, lying))
     assert one == other != wrong
-    assert [len(llava.vision.embeddings([path]))] == one
+    assert [len(llava.vision.embeddings([[path]])[0])] == one
 
 
 def test_a_tiled_picture_is_opened_once_for_its_size(
@@ -140,7 +140,7 @@ def test_the_projector_gets_the_gradient_of_the_stock_model(llava: Llava) -> Non
     weights = torch.randn(llava.builder.picture_tokens([path])[0], llava.hidden_size)
     inputs = llava.processor.image_processor(load_image(path), return_tensors="pt")
     (stock,) = llava.model.get_image_features(**inputs).pooler_output
-    ours = torch.autograd.grad((llava.vision.embeddings([path]) * weights).sum(), trained)
+    ours = torch.autograd.grad((llava.vision.embeddings([[path]])[0] * weights).sum(), trained)
     for one, other in zip(ours, torch.autograd.grad((stock * weights).sum(), trained), strict=True):
         torch.testing.assert_close(one, other)
 

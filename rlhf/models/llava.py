@@ -289,7 +289,7 @@ class Llava:
     def _embed(self, tokens: Tensor, images: Sequence[Sequence[Path]]) -> Tensor:
         """[B, S, D], with each picture's features in its own row's placeholders."""
         embeds, placeholder = self._words(tokens), tokens == self.image_token_id
-        shown = [self.vision.embeddings(row) for row in images]
+        shown = self.vision.embeddings(images)
         for row, (found, features) in enumerate(zip(placeholder.sum(1), shown, strict=True)):
             if found != len(features):
                 raise ValueError(

@@ -12,6 +12,7 @@ from rlhf.models.llava import Llava
 PLACES = {  # a word in a parameter's name to the part it belongs to; the first that is there
     "vision_tower": "vision tower",
     "multi_modal_projector": "projector",
+    "image_newline": "projector",
     "lm_head": "output head",
     "embed_tokens": "embeddings",
 }

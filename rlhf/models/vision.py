@@ -91,14 +91,16 @@ class Vision:
             self.model.get_image_features(**pixels)
         return Features(read[0].cpu(), (image.height, image.width))
 
-    def embeddings(self, images: Sequence[Path]) -> Tensor:
-        """[Σ I, D] with autograd, the tokens of one prompt's pictures end to end."""
+    def embeddings(self, images: Sequence[Sequence[Path]]) -> list[Tensor]:
+        """For each prompt [Σ I, D] with autograd, the tokens of its pictures end to end."""
+        read = [self.features(path) for row in images for path in row]
+        tokens = iter(self._tokens(read) if read else ())
         width = self.model.config.text_config.hidden_size
         nothing = self.model.lm_head.weight.new_empty(0, width)
-        return torch.cat([nothing, *map(self._tokens, images)])
+        return [torch.cat([nothing, *(next(tokens) for _ in row)]) for row in images]
 
-    def _tokens(self, path: Path) -> Tensor:
-        """[I, D], of one picture."""
-        tiles, size = self.features(path)
-        projected = self.model.model.multi_modal_projector(tiles.to(self.model.device))
-        return packed(self.model, projected, size)
+    def _tokens(self, read: list[Features]) -> list[Tensor]:
+        """[I, D] of each picture; all are projected at once."""
+        tiles = torch.cat([one.tiles for one in read]).to(self.model.device)
+        parts = self.model.model.multi_modal_projector(tiles).split([len(x.tiles) for x in read])
+        return [packed(self.model, part, one.size) for part, one in zip(parts, read, strict=True)]

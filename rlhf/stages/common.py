@@ -90,6 +90,7 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
     )
     llava.prefill_tokens = config.model.prefill_tokens
     llava.prefixes.limit = config.model.prefix_cache
+    llava.vision.cache.limit = config.model.feature_cache
     return llava
 
 

@@ -76,7 +76,8 @@ def _output(job: Job) -> Path:
 def _common(job: Job) -> list[str]:
     """Overrides of every stage: the experiment's sizes, and what the caller set."""
     chosen = any(word.startswith("experiment=") for word in job.overrides)
-    return [*([] if chosen else ["experiment=smol"]), *job.overrides]
+    given = [word for word in job.overrides if not word.startswith("output=")]
+    return [*([] if chosen else ["experiment=smol"]), *given]
 
 
 def _write_data(job: Job, data: Path, stamps: Path | None) -> Path:

@@ -96,7 +96,7 @@ def _pictures(
     kept, own = vision.features(first[0]).tiles, vision.encode(first[0]).tiles
     yield Invariant(
         "picture placeholders minus picture features",
-        abs(sum(builder.picture_tokens(first)) - len(vision.embeddings(first))),
+        abs(sum(builder.picture_tokens(first)) - len(vision.embeddings([first])[0])),
         0,
         "the processor and the vision tower disagree about tokens per picture",
     )

@@ -227,7 +227,7 @@ BUGS = (
         "pictures are dropped without a word",
         ("LlamaFactory: pictures dropped in PPO",),
         "models/llava.py",
-        (("self.vision.embeddings(row) for row", "0 * self.vision.embeddings(row) for row"),),
+        (("self.vision.embeddings(images)", "[0 * x for x in self.vision.embeddings(images)]"),),
         LLAVA + "test_another_picture_changes_the_states",
     ),
 )
