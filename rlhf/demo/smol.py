@@ -16,17 +16,15 @@ import transformers
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
-    CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
 )
 
 from rlhf.demo.scenes import SIDE
-from rlhf.demo.tiny import GRID, PATCH
+from rlhf.demo.tiny import GRID, PATCH, processor_of
 from rlhf.errors import UsageError
 
 IMAGE = "<image>"
@@ -111,14 +109,7 @@ def assemble_llava(folder: Path, language: Any, tokenizer: Any, *, seed: int) ->
         pad_token_id=tokenizer.pad_token_id,
     )
     model.save_pretrained(folder)
-    LlavaProcessor(
-        CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SIDE),
-        tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=template,
-    ).save_pretrained(folder)
+    processor_of(tokenizer, template).save_pretrained(folder)
 
 
 def picture_template(template: str) -> str:

@@ -54,14 +54,19 @@ def build_tiny_llava(
         nn.init.normal_(model.model.vision_tower.embeddings.position_embedding.weight, std=0.5)
     transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder)
-    LlavaProcessor(
+    processor_of(tokenizer, CHAT_TEMPLATE).save_pretrained(folder)
+
+
+def processor_of(tokenizer: Any, template: str) -> Any:
+    """The stock processor for the tower's 48 × 48 pixels and 16 image tokens."""
+    return LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SIDE),
         tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
-    ).save_pretrained(folder)
+        chat_template=template,
+    )
 
 
 def bootstrap_tower(

@@ -21,22 +21,6 @@ from rlhf.models.policy import build_policy
 from rlhf.models.vision import FeatureCache, Features
 
 
-@pytest.fixture(params=anyres.BUILDERS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def built(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Llava]:
-    return {k: anyres.build(k, tiny, tmp_path_factory.mktemp("anyres")) for k in anyres.BUILDERS}
-
-
-@pytest.fixture
-def llava(kind: str, built: dict[str, Llava]) -> Llava:
-    """Its weights may be changed, its folder not."""
-    return built[kind].frozen_copy()
-
-
 def stock_inputs(llava: Llava, texts: list[str], paths: list[Path]) -> Any:
     """What the stock processor makes of written prompts, padded on the left."""
     images = [load_image(path) for path in paths]

@@ -35,22 +35,6 @@ from rlhf.tools.ideal_time import vision
 from rlhf.types import PreferenceBatch
 
 
-@pytest.fixture(params=anyres.BUILDERS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def built(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Llava]:
-    return {k: anyres.build(k, tiny, tmp_path_factory.mktemp("anyres")) for k in anyres.BUILDERS}
-
-
-@pytest.fixture
-def llava(kind: str, built: dict[str, Llava]) -> Llava:
-    """Its weights may be changed, its folder not."""
-    return built[kind].frozen_copy()
-
-
 @pytest.mark.parametrize("scope", ["all", "response"])
 def test_the_whole_loop_runs_and_what_it_saves_loads(
     kind: str, llava: Llava, tmp_path: Path, scope: str
