@@ -19,6 +19,8 @@ from rlhf.config import (
 )
 from rlhf.errors import UsageError
 
+_HELP = "see `rlhf COMMAND --help`"
+
 
 def load_config(values: Mapping[str, Any]) -> Config:
     """The checked configuration of a plain mapping.
@@ -37,7 +39,7 @@ def load_config(values: Mapping[str, Any]) -> Config:
         config = msgspec.convert(values, Config)
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at ")
-        raise UsageError(message, place.strip("`$."), "see `rlhf COMMAND --help`") from None
+        raise UsageError(message, place.strip("`$."), _HELP) from None
     _check_ranges(config)
     _check_sizes(config)
     return config
@@ -50,7 +52,7 @@ def _check_ranges(values: Section, place: str = "") -> None:
             _check_ranges(value, f"{where}.")
         elif value is not None and any(value not in allowed for allowed in _ranges(hint)):
             wanted = " and ".join(map(str, _ranges(hint)))
-            raise UsageError(f"this number must be {wanted}", f"{where}={value}", "change it")
+            raise UsageError(f"this number must be {wanted}", f"{where}={value}", _HELP)
 
 
 def _ranges(hint: Any) -> list[Range]:
@@ -62,7 +64,7 @@ def _ranges(hint: Any) -> list[Range]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Advice that names the known word most like `name`."""
     near = get_close_matches(name, [*known], n=1)
-    return f"did you mean {near[0]}?" if near else "see `rlhf COMMAND --help`"
+    return f"did you mean {near[0]}?" if near else _HELP
 
 
 def _check_sizes(config: Config) -> None:
