@@ -1,6 +1,7 @@
 """Hashes of what decides a model's answers: files, tokenizer, prompts, weights."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,13 @@ def file_hash(path: Path) -> str:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """SHA-256 of all a tokenizer does, in hex."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return text_hash(backend.to_str() if backend else str(sorted(tokenizer.get_vocab().items())))
+    """SHA-256 of all a tokenizer does, in hex; how the last call padded and cut is no part of it."""
+    backend = deepcopy(getattr(tokenizer, "backend_tokenizer", None))
+    if backend is None:
+        return text_hash(str(sorted(tokenizer.get_vocab().items())))
+    backend.no_padding()
+    backend.no_truncation()
+    return text_hash(backend.to_str())
 
 
 def same_encoding(one: Any, other: Any) -> bool:

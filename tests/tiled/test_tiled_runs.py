@@ -63,6 +63,7 @@ def test_the_whole_loop_runs_and_what_it_saves_loads(
 
 def test_loading_picks_the_class_of_the_files(built: dict[str, Llava]) -> None:
     own = built["next, mistral"]
+    own.processor.tokenizer(["a", "a red circle"], padding=True, truncation=True, max_length=3)
     again = small.load(anyres.folder_of(own))
     assert type(again.model) is type(own.model)
     assert again.contract() == own.contract()
