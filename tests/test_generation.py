@@ -7,10 +7,13 @@ import pytest
 import small
 import torch
 from scipy.stats import chisquare
+from test_response_scope import adapted
+from torch import Tensor
 
 from rlhf.config import SamplingConfig
 from rlhf.data.images import load_image
 from rlhf.kernels import token_logprobs
+from rlhf.models.cache import DecodeState
 from rlhf.models.generation import generate
 from rlhf.models.llava import Llava
 
@@ -40,6 +43,35 @@ def test_seed_iteration_and_sample_index_each_change_what_is_sampled(
     assert generate(llava, prompts, sampling, iteration=1)[0].rows() != base
     ones = torch.ones(len(prompts), dtype=torch.int64)
     assert generate(llava, prompts, sampling, samples=ones)[0].rows() != base
+
+
+@pytest.mark.parametrize("scope", ["all", "response"])
+def test_finished_rows_leave_and_the_others_do_not_notice(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, scope: str
+) -> None:
+    llava, computed = adapted(tiny, scope), list[int]()
+    monkeypatch.setattr(Llava, "eos_ids", property(lambda self: list(range(1, 300, 11))))
+    prompts, sampling = small.prompts_of(llava, tiny, 8), SamplingConfig(max_new_tokens=12)
+    decode = llava.decode
+
+    def counting(tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
+        computed.append(len(tokens))
+        return decode(tokens, state)
+
+    monkeypatch.setattr(llava, "decode", counting)
+    monkeypatch.setattr("rlhf.models.generation.STILL_RUNNING", 0)
+    stayed, their_logprobs = generate(llava, prompts, sampling, seed=2)
+    assert set(computed) == {8}
+    computed.clear()
+    monkeypatch.setattr("rlhf.models.generation.STILL_RUNNING", 0.75)
+    left, logprobs = generate(llava, prompts, sampling, seed=2)
+    assert left.rows() == stayed.rows()
+    torch.testing.assert_close(logprobs, their_logprobs, atol=1e-4, rtol=0)
+    lengths = left.spans.lengths
+    assert len({*lengths.tolist()}) > 3
+    running = [int((lengths > position).sum()) for position in range(1, int(lengths.max()))]
+    assert sum(computed) < 0.75 * 8 * len(computed)
+    assert all(0.75 * rows < now <= rows for rows, now in zip(computed, running, strict=True))
 
 
 def test_greedy_tokens_are_those_of_stock_generate(llava: Llava, tiny: Path) -> None:

@@ -4,6 +4,7 @@ A layer's keys and values are [B, H, S, Dh], each row's last prompt token in one
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,25 @@ class PromptCache(Cache):  # type: ignore[misc]
         where = torch.tensor([row])
         for layer, (keys, values) in zip(self.layers, kept, strict=True):
             layer.write(where, keys.unsqueeze(0), values.unsqueeze(0))
+
+    def keep(self, rows: Tensor) -> None:
+        """Let go of all rows but these [K]."""
+        for layer in self.layers:
+            layer.keys, layer.values, layer.rows = layer.keys[rows], layer.values[rows], len(rows)
+
+
+@dataclass(frozen=True)
+class DecodeState:
+    """What decoding one more token needs: the keys and values and the mask [B, P+t] over them."""
+
+    cache: PromptCache
+    mask: Tensor
+
+    def select(self, rows: Tensor) -> "DecodeState":
+        """The same of these rows [K] only; the others' memory is given back."""
+        rows = rows.to(self.mask.device)
+        self.cache.keep(rows)
+        return DecodeState(self.cache, self.mask[rows])
 
 
 class Prefixes:

@@ -11,6 +11,8 @@ from rlhf.models.llava import Llava
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch, Responses
 
+STILL_RUNNING = 0.75  # share of rows at which the finished ones leave; each leaving is a copy
+
 
 @torch.no_grad()
 def generate(
@@ -61,24 +63,28 @@ def _decode(
     keys: tuple[int, int, Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens [B, T], their log-probabilities [B, T] and the true lengths [B], on the CPU."""
-    eos = torch.tensor(llava.eos_ids)
-    lengths = torch.full((len(prompts),), sampling.max_new_tokens)
-    running = torch.ones(len(prompts), dtype=torch.bool)
-    tokens: list[Tensor] = []
-    scores: list[Tensor] = []
-    hidden, state = llava.prefill(prompts, sampling.max_new_tokens)
-    for position in range(sampling.max_new_tokens):
-        seed, iteration, prompt_keys, samples = keys
-        uniforms = keyed_uniforms(seed, iteration, prompt_keys, samples, position)
+    eos, longest = torch.tensor(llava.eos_ids), sampling.max_new_tokens
+    seed, iteration, prompt_keys, samples = keys
+    tokens = torch.zeros(len(prompts), longest, dtype=torch.int64)
+    scores = torch.zeros(len(prompts), longest)
+    lengths = torch.full((len(prompts),), longest)
+    rows = torch.arange(len(prompts))  # those that the model still computes
+    hidden, state = llava.prefill(prompts, longest)
+    for position in range(longest):
+        uniforms = keyed_uniforms(seed, iteration, prompt_keys[rows], samples[rows], position)
         chosen, chosen_scores = _draw(llava, hidden, sampling, uniforms)
-        tokens.append(chosen.cpu())
-        scores.append(chosen_scores.cpu())
-        ended = running & torch.isin(tokens[-1], eos)
-        lengths[ended], running = position + 1, running & ~ended
-        if not running.any() or position + 1 == sampling.max_new_tokens:
+        tokens[rows, position], scores[rows, position] = chosen.cpu(), chosen_scores.cpu()
+        running = lengths[rows] > position
+        ended = rows[running & torch.isin(chosen.cpu(), eos)]
+        lengths[ended] = position + 1
+        running = lengths[rows] > position + 1
+        if not running.any():
             break
+        if running.float().mean() <= STILL_RUNNING:
+            rows, chosen = rows[running], chosen[running.to(chosen.device)]
+            state = state.select(running.nonzero().squeeze(1))
         hidden, state = llava.decode(chosen, state)
-    return torch.stack(tokens, 1), torch.stack(scores, 1), lengths
+    return tokens, scores, lengths
 
 
 def _draw(

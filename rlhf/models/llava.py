@@ -6,7 +6,6 @@ alone keeps real tokens from seeing pads, and on the left for decoding, with a m
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,12 @@ from rlhf.errors import UsageError
 from rlhf.kernels import gather_spans
 from rlhf.models.adapters import Adapters
 from rlhf.models.bits import keep_gradients, quantization_config
-from rlhf.models.cache import Prefixes, PromptCache
+from rlhf.models.cache import DecodeState, Prefixes, PromptCache
 from rlhf.models.checkpointing import recomputed_layers
 from rlhf.models.families import picture_tokens, stock_class
 from rlhf.models.fingerprints import text_hash, tokenizer_hash
 from rlhf.models.vision import Vision
 from rlhf.types import PromptBatch, Responses
-
-
-@dataclass(frozen=True)
-class DecodeState:
-    """What decoding one more token needs: the keys and values and the mask [B, P+t] over them."""
-
-    cache: PromptCache
-    mask: Tensor
 
 
 class Llava:

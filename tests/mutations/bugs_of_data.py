@@ -62,7 +62,7 @@ BUGS = (
         "the response ends one token too late",
         ("DeepSpeedExamples #672",),
         "models/generation.py",
-        (("lengths[ended], running = position + 1,", "lengths[ended], running = position + 2,"),),
+        (("lengths[ended] = position + 1", "lengths[ended] = position + 2"),),
         ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
     ),
     Bug(
@@ -71,8 +71,8 @@ BUGS = (
         "models/generation.py",
         (
             (
-                "lengths[ended], running = position + 1, running & ~ended",
-                "running = running & ~ended",
+                "lengths[ended] = position + 1",
+                "lengths[ended] = longest",
             ),
         ),
         ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
