@@ -24,7 +24,7 @@ def file_hash(path: Path) -> str:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """SHA-256 of all a tokenizer does, in hex; how the last call padded and cut is no part of it."""
+    """SHA-256 of all a tokenizer does, in hex; the last call's padding and cutting left out."""
     backend = deepcopy(getattr(tokenizer, "backend_tokenizer", None))
     if backend is None:
         return text_hash(str(sorted(tokenizer.get_vocab().items())))
