@@ -62,7 +62,10 @@ class RolloutBuffer:
         self.advantages, self.returns = self._estimates(config)
 
     def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Minibatch]:
-        """Every response once, in a fresh random order, `size` responses at a time."""
+        """Every response once, `size` at a time, in a fresh random order of their prompts.
+
+        Responses to one prompt are neighbours, so that a step reads the prompt once.
+        """
         whole = Minibatch(
             prompts=self.prompts,
             responses=self.responses,
@@ -73,8 +76,9 @@ class RolloutBuffer:
             returns=self.returns,
             ref_hidden=self.ref_hidden,
         )
-        order = torch.randperm(len(self.responses), generator=generator)
-        for rows in order.split(size):
+        prompts, group = self.prompts.keys.unique(return_inverse=True)
+        rank = torch.randperm(len(prompts), generator=generator)
+        for rows in rank[group].argsort(stable=True).split(size):
             yield whole.select(rows)
 
     def _estimates(self, config: PPOConfig) -> tuple[Tensor, Tensor]:

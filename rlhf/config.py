@@ -60,7 +60,7 @@ class ModelConfig(Section):
     lora_scope: LoraScope = "all"  # response: prompt and picture run without LoRA
     quantization: Literal["none", "int8", "nf4"] = "none"  # storage of the frozen trunk
     gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: if the GPU is small
-    prefill_tokens: Count = 8192  # padded tokens of prompts read at once
+    prefill_tokens: Count = 8192  # tokens of prompts read at once
     feature_cache: NonNegative = 4.0  # GiB of main memory for the vision tower's features
     prefix_cache: NonNegative = 4.0  # lora_scope=response: GiB of prompts kept for all passes
 
@@ -132,7 +132,7 @@ class PPOConfig(Section):
     iterations: Count = 100  # rollouts, each followed by its updates
     rollout_batch_size: Count = 64  # responses per iteration
     minibatch_size: Count = 16  # responses per optimizer step
-    microbatch_tokens: Count = 8192  # padded tokens per backward
+    microbatch_tokens: Count = 8192  # tokens per backward, a prompt of several responses once
     samples_per_prompt: Count = 1  # responses to each prompt of an iteration
     ppo_epochs: Count = 4  # passes over each rollout
     optimizer: OptimizerKind = "adamw"  # 8 bits: a quarter of the memory

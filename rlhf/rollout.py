@@ -90,8 +90,8 @@ def _final_values(
 ) -> Tensor:
     """[B] V after the last token of cut responses; 0 of finished ones, whose episode is over."""
     values, cut = torch.zeros(len(responses)), (~responses.finished).nonzero().squeeze(1)
-    lengths = prompts.spans.lengths + responses.spans.lengths
-    for rows in microbatches(lengths[cut], max_tokens):
-        chosen = cut[rows]
-        values[chosen] = policy.final_values(prompts.select(chosen), responses.select(chosen)).cpu()
+    prompts, responses = prompts.select(cut), responses.select(cut)
+    for rows in microbatches(prompts, responses, max_tokens):
+        found = policy.final_values(prompts.select(rows), responses.select(rows))
+        values[cut[rows]] = found.cpu()
     return values

@@ -10,7 +10,7 @@ import torch
 from test_response_scope import adapted
 
 from rlhf.config import CriticKind, ModelConfig, SamplingConfig
-from rlhf.models.cache import GIB, PromptCache
+from rlhf.models.cache import GIB, KeysValues
 from rlhf.models.generation import generate
 from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy
@@ -29,9 +29,9 @@ def counted(llava: Llava, monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """How often each prompt is read from now on, by its key."""
     read, seen = llava._read, Counter[int]()
 
-    def counting(prompts: PromptBatch, rows: torch.Tensor, cache: PromptCache) -> torch.Tensor:
+    def counting(prompts: PromptBatch, rows: torch.Tensor, kept: KeysValues) -> torch.Tensor:
         seen.update(prompts.keys[rows].tolist())
-        return read(prompts, rows, cache)
+        return read(prompts, rows, kept)
 
     monkeypatch.setattr(llava, "_read", counting)
     return seen
@@ -61,12 +61,15 @@ def test_prompts_read_in_pieces_are_those_read_together(
 def test_decoding_appends_in_place(tiny: Path, scope: str) -> None:
     llava = adapted(tiny, scope)
     hidden, state = llava.prefill(small.prompts_of(llava, tiny), 3)
-    before = [layer.keys.data_ptr() for layer in state.cache.layers]
-    width = state.cache.layers[0].keys.shape[2]
-    for _ in range(3):
+    prompts = [state.prompts.of(layer)[0].clone() for layer in range(2)]
+    for step in range(3):
         hidden, state = llava.decode(hidden.argmax(-1) % 50, state)
-    assert [layer.keys.data_ptr() for layer in state.cache.layers] == before
-    assert state.cache.layers[0].get_seq_length() == width == state.mask.shape[1]
+        if step == 0:
+            where = state.own.of(0)[0].data_ptr()
+    assert state.own.of(0)[0].data_ptr() == where
+    assert state.own.filled == [state.own.size] * 2
+    for layer, before in enumerate(prompts):
+        assert torch.equal(state.prompts.of(layer)[0], before)
 
 
 @pytest.mark.parametrize("critic", get_args(CriticKind))
@@ -153,5 +156,5 @@ def test_gradients_are_those_without_a_kept_prompt(tiny: Path) -> None:
 def test_responses_longer_than_the_room_are_refused(tiny: Path) -> None:
     llava = adapted(tiny, "all")
     hidden, state = llava.prefill(small.prompts_of(llava, tiny), 0)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="wanted at most 0"):
         llava.decode(hidden.argmax(-1) % 50, state)

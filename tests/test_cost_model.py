@@ -120,7 +120,8 @@ def test_the_cache_is_that_of_a_real_rollout(folder: str, request: pytest.Fixtur
     with torch.no_grad():
         _, state = llava.decode(torch.ones(4, dtype=torch.int64), llava.prefill(prompts, 1)[1])
     tokens = int(prompts.spans.lengths.max()) + 1
-    found = size(part for layer in state.cache.layers for part in (layer.keys, layer.values))
+    kept = (state.prompts.of(x) + state.own.of(x) for x in range(shape.layers))
+    found = size(part for layer in kept for part in layer)
     assert kv_cache(shape, replace(SETUP, dtype="float32"), 4, tokens) == found
 
 

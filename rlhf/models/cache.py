@@ -1,82 +1,121 @@
-"""Keys and values of tokens already read: room for decoding, and prompts kept for many passes.
-
-A layer's keys and values are [B, H, S, Dh], each row's last prompt token in one column.
-"""
+"""Keys and values of tokens already read: room for decoding, and prompts kept for many passes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
 
+from rlhf.kernels.prefix_attention import Groups
 from rlhf.types import PromptBatch
 
 GIB = 2**30
 
 
-class PromptCache(Cache):  # type: ignore[misc]
-    """What was read of B prompts, on the left of their column `width`, and room for more tokens.
+class KeysValues:
+    """Keys and values [B, H, S, Dh] of each layer, each row's first token in column 0.
 
-    To append a token copies nothing that is there already. Beside prompts shorter than `width`
-    are zeros, which the attention mask hides.
+    A layer's memory is taken at its first write; to append a token copies nothing.
 
     Args:
         layers: of the language model.
         rows: B.
-        width: tokens of the longest prompt.
-        room: tokens that may follow.
+        size: S, tokens of the longest row.
+        lengths: [B] tokens of each row, where they differ: the rest is never seen.
     """
 
-    def __init__(self, layers: int, rows: int, width: int, room: int = 0) -> None:
-        super().__init__(layers=[_Room(rows, width, room) for _ in range(layers)])
-        self.width = width
+    def __init__(self, layers: int, rows: int, size: int, lengths: Tensor | None = None) -> None:
+        self.rows, self.size, self.lengths = rows, size, lengths
+        self.layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self.filled = [0] * layers
 
-    def piece(self, rows: Tensor) -> Cache:
-        """An empty cache; the prompts that are read into it are these rows."""
-        return Cache(layers=[_Piece(layer, rows) for layer in self.layers])
+    def of(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer."""
+        found = self.layers[layer]
+        assert found is not None
+        return found
 
-    def fixed(self) -> Cache:
-        """A cache that a forward reads and leaves as it is, so that a layer can run twice."""
-        return Cache(layers=[_Fixed(layer.keys, layer.values) for layer in self.layers])
+    def write(self, layer: int, keys: Tensor, values: Tensor, rows: Tensor) -> None:
+        """The first tokens [b, H, w, Dh] of these rows [b]."""
+        width, rows = keys.shape[2], rows.to(keys.device)
+        for room, new in zip(self._room(layer, keys), (keys, values), strict=True):
+            room[rows, :, :width] = new
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """All that is there with the next tokens [B, H, t, Dh] of every row.
+
+        Raises:
+            ValueError: there is no room for them.
+        """
+        start, end = self.filled[layer], self.filled[layer] + keys.shape[2]
+        if end > self.size:
+            raise ValueError(f"keys: got {end} tokens a row, wanted at most {self.size}")
+        room = self._room(layer, keys)
+        for own, new in zip(room, (keys, values), strict=True):
+            own[:, :, start:end] = new
+        self.filled[layer] = end
+        return room[0][:, :, :end], room[1][:, :, :end]
+
+    def _room(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.layers[layer]
+        if found is None:
+            shape = (self.rows, like.shape[1], self.size, like.shape[3])
+            found = self.layers[layer] = (like.new_zeros(shape), like.new_zeros(shape))
+        return found
 
     def row(self, row: int, length: int) -> Tensor:
-        """[L, 2, H, length, Dh], a copy of what was read of one prompt."""
-        own = slice(self.width - length, self.width)
-        layers = [(layer.keys[row, :, own], layer.values[row, :, own]) for layer in self.layers]
-        return torch.stack([torch.stack(pair) for pair in layers])
+        """[L, 2, H, length, Dh], a copy of what was read of one row."""
+        layers = [self.of(layer) for layer in range(len(self.layers))]
+        return torch.stack([torch.stack([x[row, :, :length] for x in pair]) for pair in layers])
 
     def row_bytes(self, length: int) -> int:
         """Of what `row` gives."""
-        layers = [(x.keys[0, :, :length], x.values[0, :, :length]) for x in self.layers]
-        return sum(keys.nbytes + values.nbytes for keys, values in layers)
+        return sum(x[0, :, :length].nbytes for pair in self.layers if pair for x in pair)
 
     def put(self, row: int, kept: Tensor) -> None:
         """Write what `row` gave, of this prompt or an equal one."""
-        where = torch.tensor([row])
-        for layer, (keys, values) in zip(self.layers, kept, strict=True):
-            layer.write(where, keys.unsqueeze(0), values.unsqueeze(0))
+        for layer, (keys, values) in enumerate(kept):
+            self.write(layer, keys[None], values[None], torch.tensor([row]))
 
-    def keep(self, rows: Tensor) -> None:
-        """Let go of all rows but these [K]."""
-        for layer in self.layers:
-            layer.keys, layer.values, layer.rows = layer.keys[rows], layer.values[rows], len(rows)
+    def select(self, rows: Tensor) -> "KeysValues":
+        """These rows [K] only; a new copy."""
+        lengths = None if self.lengths is None else self.lengths[rows]
+        chosen = KeysValues(len(self.layers), len(rows), self.size, lengths)
+        chosen.filled = [*self.filled]
+        for layer, pair in enumerate(self.layers):
+            if pair is not None:
+                at = rows.to(pair[0].device)
+                chosen.layers[layer], self.layers[layer] = (pair[0][at], pair[1][at]), None
+        return chosen
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DecodeState:
-    """What decoding one more token needs: the keys and values and the mask [B, P+t] over them."""
+    """What decoding one more token of every row needs.
 
-    cache: PromptCache
-    mask: Tensor
+    Attributes:
+        prompts: read once each, however many rows continue them.
+        own: what was read of the rows after their prompts.
+        groups: whose prompt each row continues.
+        positions: [B] of the next token in its row.
+    """
+
+    prompts: KeysValues
+    own: KeysValues
+    groups: Groups
+    positions: Tensor
 
     def select(self, rows: Tensor) -> "DecodeState":
-        """The same of these rows [K] only; the others' memory is given back."""
-        rows = rows.to(self.mask.device)
-        self.cache.keep(rows)
-        return DecodeState(self.cache, self.mask[rows])
+        """The same of these rows [K] only; the memory of the others is given back."""
+        groups, used = self.groups.select(rows)
+        all_used = len(used) == self.prompts.rows
+        return DecodeState(
+            self.prompts if all_used else self.prompts.select(used),
+            self.own.select(rows),
+            groups,
+            self.positions[rows.to(self.positions.device)],
+        )
 
 
 class Prefixes:
@@ -91,29 +130,27 @@ class Prefixes:
     def __init__(self, limit: float = 4.0) -> None:
         self.limit = limit
         self.bytes = 0
-        self._kept: dict[Any, Tensor] = {}
+        self._kept: dict[object, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def fill(
-        self, cache: PromptCache, prompts: PromptBatch, read: Callable[[Tensor], object]
+        self, cache: KeysValues, prompts: PromptBatch, read: Callable[[Tensor], object]
     ) -> None:
-        """Give `cache` all prompts: what is kept, and the others by `read`, each of them once.
+        """Give `cache` all prompts: what is kept, and the others by `read`.
 
         Args:
             cache: of these prompts, still empty.
-            prompts: B prompts.
+            prompts: B prompts, all different.
             read: reads the prompts of the rows [b] it is given into `cache`.
         """
-        keys, lengths = _keys(prompts), prompts.spans.lengths.tolist()
-        first = {key: row for row, key in reversed([*enumerate(keys)])}
-        unread = sorted(row for key, row in first.items() if key not in self._kept)
+        keys, lengths = prompt_names(prompts), prompts.spans.lengths.tolist()
+        unread = [row for row, key in enumerate(keys) if key not in self._kept]
         if unread:
             read(torch.tensor(unread))
         for row in sorted({*range(len(keys))} - {*unread}):
-            kept = self._kept.get(keys[row])
-            cache.put(row, cache.row(first[keys[row]], lengths[row]) if kept is None else kept)
+            cache.put(row, self._kept[keys[row]])
         for row in unread:
             size = cache.row_bytes(lengths[row])
             if self.bytes + size <= self.limit * GIB:
@@ -125,59 +162,17 @@ class Prefixes:
         self.bytes = 0
 
 
-def _keys(prompts: PromptBatch) -> list[tuple[tuple[Path, ...], bytes]]:
+def prompt_names(prompts: PromptBatch) -> list[tuple[tuple[Path, ...], bytes]]:
     """What tells prompts apart: their pictures and their tokens."""
     rows = prompts.tokens.split(prompts.spans.lengths.tolist())
     return [(own, row.numpy().tobytes()) for own, row in zip(prompts.images, rows, strict=True)]
 
 
-class _Room(DynamicLayer):  # type: ignore[misc]
-    """One layer of a PromptCache."""
-
-    is_initialized: bool
-
-    def __init__(self, rows: int, width: int, room: int) -> None:
-        super().__init__()
-        self.rows, self.width, self.size, self.filled = rows, width, width + room, width
-
-    def write(self, rows: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Prompts [b, H, w, Dh] into these rows, on the left of the column `width`."""
-        if not self.is_initialized:
-            shape = (self.rows, keys.shape[1], self.size, keys.shape[3])
-            self.keys, self.values = keys.new_zeros(shape), values.new_zeros(shape)
-            self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        rows, start = rows.to(keys.device), self.width - keys.shape[2]
-        self.keys[rows, :, start : self.width] = keys
-        self.values[rows, :, start : self.width] = values
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        start, self.filled = self.filled, self.filled + keys.shape[2]
-        self.keys[:, :, start : self.filled] = keys
-        self.values[:, :, start : self.filled] = values
-        return self.keys[:, :, : self.filled], self.values[:, :, : self.filled]
-
-    def get_seq_length(self) -> int:
-        return self.filled
-
-
-class _Piece(DynamicLayer):  # type: ignore[misc]
-    """One layer of `PromptCache.piece`: hands on what it is given, after writing it down."""
-
-    def __init__(self, whole: _Room, rows: Tensor) -> None:
-        super().__init__()
-        self.whole, self.of = whole, rows
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        self.whole.write(self.of, keys, values)
-        return keys, values
-
-
-class _Fixed(DynamicLayer):  # type: ignore[misc]
-    """One layer of `PromptCache.fixed`."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.keys, self.values, self.is_initialized = keys, values, True
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+def without_repetition(prompts: PromptBatch) -> tuple[PromptBatch, Groups]:
+    """The different prompts among B, and which of them each row is."""
+    found: dict[object, int] = {}
+    owner = [found.setdefault(name, len(found)) for name in prompt_names(prompts)]
+    if len(found) == len(owner):
+        return prompts, Groups(torch.arange(len(owner)))
+    first = torch.tensor([owner.index(prompt) for prompt in range(len(found))])
+    return prompts.select(first), Groups(torch.tensor(owner))

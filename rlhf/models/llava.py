@@ -1,11 +1,11 @@
 """LLaVA-1.5, NeXT or OneVision behind one door: flat spans come in, flat hidden states go out.
 
-Padding exists only inside it. Rows are padded on the right for scoring, where causal attention
-alone keeps real tokens from seeing pads, and on the left for decoding, with a mask.
+Inside it too tokens lie end to end; rows are padded for attention only.
 """
 
 import copy
-from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,21 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor
-from transformers.cache_utils import Cache
 
-from rlhf.data.pieces import microbatches
+from rlhf.data.pieces import fitting
 from rlhf.data.prompts import PromptBuilder
 from rlhf.errors import UsageError
-from rlhf.kernels import gather_spans
+from rlhf.kernels import span_sum
+from rlhf.kernels.prefix_attention import Groups
 from rlhf.models.adapters import Adapters
+from rlhf.models.attention import AfterPrompts, PromptsThenResponses, Rows, run
 from rlhf.models.bits import keep_gradients, quantization_config
-from rlhf.models.cache import DecodeState, Prefixes, PromptCache
+from rlhf.models.cache import DecodeState, KeysValues, Prefixes, without_repetition
 from rlhf.models.checkpointing import recomputed_layers
 from rlhf.models.families import picture_tokens, stock_class
 from rlhf.models.fingerprints import text_hash, tokenizer_hash
 from rlhf.models.vision import Vision
+from rlhf.spans import Spans
 from rlhf.types import PromptBatch, Responses
 
 
@@ -47,7 +49,7 @@ class Llava:
         self.image_token_id = int(model.config.image_token_id)
         self.vision = Vision(model, processor.image_processor)
         self.prefixes = Prefixes()  # of adapters that start after the prompt
-        self.prefill_tokens = 8192  # padded tokens of prompts read at once
+        self.prefill_tokens = 8192  # tokens of prompts read at once
         self.checkpoints_layers = False  # in forwards with autograd: recompute in the backward
 
     @classmethod
@@ -150,7 +152,7 @@ class Llava:
         }
 
     def response_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """[N, D], the state before each response token: positions P-1 … P-1+T-1 of its row."""
+        """[N, D], the state before each response token."""
         return self.response_states(prompts, responses)[0]
 
     def final_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
@@ -158,11 +160,61 @@ class Llava:
         return self.response_states(prompts, responses)[1]
 
     def response_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
-        """`response_hidden` and `final_hidden`, of one forward."""
-        hidden, starts = self._hidden(prompts, responses)
-        last = starts + responses.spans.lengths.to(hidden.device)
-        before = gather_spans(hidden, starts, responses.spans.to(hidden.device))
-        return before, hidden[torch.arange(len(prompts), device=hidden.device), last]
+        """`response_hidden` and `final_hidden`, of one forward.
+
+        A prompt that several responses continue is read once.
+
+        Raises:
+            ValueError: a response contains a picture's placeholder.
+        """
+        if bool((responses.tokens == self.image_token_id).any()):
+            raise ValueError(f"responses: got {self.image_token_id}, the placeholder of a picture")
+        with recomputed_layers(self.model, self.adapters, self.checkpoints_layers):
+            if self.adapters.scope == "response":
+                return self._late_states(prompts, responses)
+            distinct, groups = without_repetition(prompts)
+            if len(distinct) == len(prompts):
+                return self._row_states(prompts, responses)
+            return self._shared_states(distinct, groups, responses)
+
+    def _row_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
+        """The tokens are prompt and response of each row."""
+        rows, says = _continued(prompts.spans.lengths, responses.spans)
+        order = torch.empty(rows.total, dtype=torch.int64)
+        order[~says] = torch.arange(prompts.spans.total)
+        order[says] = torch.arange(responses.spans.total) + prompts.spans.total
+        embeds = torch.cat([self._embed(prompts), self._words(responses.tokens)])
+        states = run(self._language, embeds[order.to(self.device)], rows.positions, Rows(rows))
+        return self._picked(states, says.nonzero().squeeze(1) - 1, rows.offsets[1:] - 1)
+
+    def _shared_states(
+        self, prompts: PromptBatch, groups: Groups, responses: Responses
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens are those of all prompts, then those of all responses."""
+        first, second, count = prompts.spans, responses.spans, prompts.spans.total
+        embeds = torch.cat([self._embed(prompts), self._words(responses.tokens)])
+        later = first.lengths[groups.owner][second.owner] + second.positions
+        layout = PromptsThenResponses(Rows(first), Rows(second), groups)
+        states = run(self._language, embeds, torch.cat([first.positions, later]), layout)
+        before = torch.arange(second.total) + count - 1
+        before[second.offsets[:-1]] = first.offsets[1:][groups.owner] - 1
+        return self._picked(states, before, second.offsets[1:] + count - 1)
+
+    def _late_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
+        """The tokens are invocation and response of each row: the adapter starts there."""
+        kept, groups, lengths = self._prefix(prompts)
+        head = self._invocation(len(prompts))
+        rows, says = _continued(torch.full((len(head),), head.shape[1]), responses.spans)
+        tokens = torch.empty(rows.total, dtype=torch.int64)
+        tokens[says], tokens[~says] = responses.tokens.cpu(), head.flatten()
+        positions = lengths[rows.owner] + rows.positions
+        layout = AfterPrompts(Rows(rows), kept, groups)
+        states = run(self._language, self._words(tokens), positions, layout)
+        return self._picked(states, says.nonzero().squeeze(1) - 1, rows.offsets[1:] - 1)
+
+    def _picked(self, states: Tensor, *places: Tensor) -> tuple[Tensor, Tensor]:
+        before, last = (states[index.to(self.device)] for index in places)
+        return before, last
 
     @torch.no_grad()
     def prefill(self, prompts: PromptBatch, room: int) -> tuple[Tensor, DecodeState]:
@@ -172,15 +224,25 @@ class Llava:
             prompts: B prompts.
             room: tokens of the longest response, for which memory is taken at once.
         """
-        if self.adapters.scope == "response":
-            embeds = self._words(self._invocation(len(prompts)))
-            return self._decode(embeds, self._prefix(prompts, embeds.shape[1] + room))
-        cache, mask = self._empty_cache(prompts, room)
-        return self._read(prompts, torch.arange(len(prompts)), cache), DecodeState(cache, mask)
+        late, rows = self.adapters.scope == "response", len(prompts)
+        length = len(self.adapters.invocation) if late else 0
+        own = KeysValues(self._layers, rows, length + room)
+        if late:
+            kept, groups, lengths = self._prefix(prompts)
+            state = DecodeState(kept, own, groups, lengths.to(self.device))
+            return self._next(self._invocation(rows), state)
+        distinct, groups = without_repetition(prompts)
+        kept = self._empty(distinct)
+        hidden = self._read(distinct, torch.arange(len(distinct)), kept)
+        positions = prompts.spans.lengths.to(self.device)
+        return hidden[groups.owner.to(self.device)], DecodeState(kept, own, groups, positions)
 
     @torch.no_grad()
-    def _prefix(self, prompts: PromptBatch, room: int = 0) -> DecodeState:
-        """The prompts without their invocation, as read by the bare trunk.
+    def _prefix(self, prompts: PromptBatch) -> tuple[KeysValues, Groups, Tensor]:
+        """The prompts without their invocation, each once, as read by the bare trunk.
+
+        Returns:
+            what was read, whose prompt each row continues, and [B] its tokens.
 
         Raises:
             ValueError: a prompt does not end with the invocation.
@@ -190,102 +252,79 @@ class Llava:
         if not (prompts.tokens[ends] == self._invocation(len(prompts))).all():
             raise ValueError(f"prompts: wanted each to end with {self.adapters.invocation}")
         prompts = prompts.without_last(length)
-        cache, mask = self._empty_cache(prompts, room)
+        distinct, groups = without_repetition(prompts)
+        kept = self._empty(distinct)
         with self.adapters.use(None):
-            self.prefixes.fill(cache, prompts, lambda rows: self._read(prompts, rows, cache))
-        return DecodeState(cache, mask)
+            self.prefixes.fill(kept, distinct, lambda rows: self._read(distinct, rows, kept))
+        return kept, groups, prompts.spans.lengths
 
     def _invocation(self, rows: int) -> Tensor:
         return torch.tensor(self.adapters.invocation).expand(rows, -1)
 
-    def _empty_cache(self, prompts: PromptBatch, room: int) -> tuple[PromptCache, Tensor]:
-        """For these prompts and `room` tokens after them; the mask [B, P] tells them from pads."""
-        lengths = prompts.spans.lengths
-        layers, width = len(self.model.model.language_model.layers), int(lengths.max())
-        mask = torch.arange(width) >= (width - lengths).unsqueeze(1)
-        cache = PromptCache(layers, len(prompts), width, room)
-        return cache, mask.long().to(self.device)
+    def _empty(self, prompts: PromptBatch) -> KeysValues:
+        """Room for the keys and values of these prompts."""
+        spans = prompts.spans
+        even = spans.total == len(spans) * spans.longest
+        lengths = None if even else spans.lengths.to(self.device)
+        return KeysValues(self._layers, len(spans), spans.longest, lengths)
 
-    def _read(self, prompts: PromptBatch, rows: Tensor, cache: PromptCache) -> Tensor:
-        """States [b, D] after the prompts of `rows` [b], rising, which go into `cache`."""
-        groups = microbatches(prompts.spans.lengths[rows], self.prefill_tokens)
-        states = [self._read_piece(prompts.select(rows[g]), cache.piece(rows[g])) for g in groups]
-        return torch.cat(states)[torch.cat(groups).argsort()]
+    def _read(self, prompts: PromptBatch, rows: Tensor, kept: KeysValues) -> Tensor:
+        """States [b, D] after the prompts of `rows` [b], rising, which go into `kept`."""
+        sizes = prompts.spans.lengths[rows].tolist()
+        groups = [torch.tensor(piece) for piece in fitting(sizes, self.prefill_tokens)]
+        states = [self._read_piece(prompts.select(rows[g]), rows[g], kept) for g in groups]
+        return torch.cat(states)[torch.cat(groups).argsort().to(self.device)]
 
-    def _read_piece(self, prompts: PromptBatch, cache: Cache) -> Tensor:
-        """States [b, D] after these prompts, by the active adapter; their keys go into `cache`."""
-        spans, width = prompts.spans, prompts.spans.longest
-        columns = width - spans.lengths[spans.owner] + spans.positions
-        tokens = torch.zeros(len(prompts), width, dtype=torch.int64)
-        mask = torch.zeros_like(tokens)
-        tokens[spans.owner, columns], mask[spans.owner, columns] = prompts.tokens, 1
-        embeds = self._embed(tokens, prompts.images)
-        return self._continue(embeds, cache, mask.to(self.device))[:, -1]
+    def _read_piece(self, prompts: PromptBatch, rows: Tensor, kept: KeysValues) -> Tensor:
+        """States [b, D] after these prompts, by the active adapter."""
+        layout = Rows(prompts.spans, partial(kept.write, rows=rows))
+        states = run(self._language, self._embed(prompts), prompts.spans.positions, layout)
+        return states[(prompts.spans.offsets[1:] - 1).to(self.device)]
 
     def decode(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
         """Hidden state [B, D] after one more token [B] of every row."""
-        return self._decode(self._words(tokens.unsqueeze(1)), state)
+        return self._next(tokens.unsqueeze(1), state)
 
-    def _decode(self, embeds: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
-        """State [B, D] after the last of `embeds` [B, S, D], which follow what is in the cache."""
-        mask = torch.cat([state.mask, state.mask.new_ones(embeds.shape[:2])], dim=1)
-        hidden = self._continue(embeds, state.cache, mask)
-        return hidden[:, -1], DecodeState(state.cache, mask)
-
-    def _continue(self, embeds: Tensor, cache: Cache, mask: Tensor) -> Tensor:
-        """States [B, S, D] after each of `embeds`; `mask` is of what is in the cache and them."""
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
-        output = self.model.model.language_model(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
+    def _next(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
+        """State [B, D] after the last of `tokens` [B, t], the next of every row."""
+        count = tokens.shape[1]
+        positions = state.positions.unsqueeze(1) + torch.arange(count, device=self.device)
+        layout = AfterPrompts(
+            Rows(Spans.from_lengths([count] * len(tokens))), state.prompts, state.groups, state.own
         )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        states = run(self._language, self._words(tokens.flatten()), positions.flatten(), layout)
+        later = replace(state, positions=state.positions + count)
+        return states.unflatten(0, tokens.shape)[:, -1], later
 
-    def _hidden(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
-        """States [B, S, D], padded on the right, and where the one before the response is, [B]."""
-        if self.adapters.scope == "response":
-            return self._late_hidden(prompts, responses)
-        first, second = prompts.spans, responses.spans
-        width = int((first.lengths + second.lengths).max())
-        tokens = torch.zeros(len(prompts), width, dtype=torch.int64)
-        tokens[first.owner, first.positions] = prompts.tokens
-        columns = first.lengths[second.owner] + second.positions
-        tokens[second.owner, columns] = responses.tokens.cpu()
-        embeds = self._embed(tokens, prompts.images)
-        with recomputed_layers(self.model, self.adapters, self.checkpoints_layers):
-            output = self.model.model.language_model(inputs_embeds=embeds, use_cache=False)
-        return output.last_hidden_state, (first.lengths - 1).to(self.device)
+    @property
+    def _language(self) -> Any:
+        return self.model.model.language_model
 
-    def _late_hidden(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
-        """The same, of invocation and response only: the adapter starts there."""
-        spans, head = responses.spans, self._invocation(len(prompts))
-        tokens = torch.zeros(len(prompts), head.shape[1] + spans.longest, dtype=torch.int64)
-        tokens[:, : head.shape[1]] = head
-        tokens[spans.owner, head.shape[1] + spans.positions] = responses.tokens.cpu()
-        prefix, embeds = self._prefix(prompts), self._words(tokens)
-        mask = torch.cat([prefix.mask, prefix.mask.new_ones(tokens.shape)], dim=1)
-        with recomputed_layers(self.model, self.adapters, self.checkpoints_layers):
-            hidden = self._continue(embeds, prefix.cache.fixed(), mask)
-        return hidden, torch.full((len(prompts),), head.shape[1] - 1, device=self.device)
+    @property
+    def _layers(self) -> int:
+        return len(self._language.layers)
 
     def _words(self, tokens: Tensor) -> Tensor:
-        """[B, S, D] of tokens among which is no picture."""
+        """[S, D] of tokens [S], a picture's placeholders among them as they are."""
         embeds: Tensor = self.model.get_input_embeddings()(tokens.to(self.device))
         return embeds
 
-    def _embed(self, tokens: Tensor, images: Sequence[Sequence[Path]]) -> Tensor:
-        """[B, S, D], with each picture's features in its own row's placeholders."""
-        embeds, placeholder = self._words(tokens), tokens == self.image_token_id
-        shown = self.vision.embeddings(images)
-        for row, (found, features) in enumerate(zip(placeholder.sum(1), shown, strict=True)):
+    def _embed(self, prompts: PromptBatch) -> Tensor:
+        """[M, D], with each picture's features in its own prompt's placeholders."""
+        placeholder = prompts.tokens == self.image_token_id
+        counts = span_sum(placeholder.float(), prompts.spans).long().tolist()
+        shown = self.vision.embeddings(prompts.images)
+        for row, (found, features) in enumerate(zip(counts, shown, strict=True)):
             if found != len(features):
                 raise ValueError(
-                    f"row {row} has {found} picture placeholders for {len(images[row])} pictures "
-                    f"of {len(features)} features in all"
+                    f"row {row} has {found} picture placeholders for {len(prompts.images[row])} "
+                    f"pictures of {len(features)} features in all"
                 )
-        mask = placeholder.to(self.device).unsqueeze(-1)
-        return embeds.masked_scatter(mask, torch.cat(shown).to(embeds.dtype))
+        embeds, mask = self._words(prompts.tokens), placeholder.to(self.device)
+        return embeds.masked_scatter(mask.unsqueeze(-1), torch.cat(shown).to(embeds.dtype))
+
+
+def _continued(lengths: Tensor, responses: Spans) -> tuple[Spans, Tensor]:
+    """Rows of so many tokens [B] and a response each, and [S] which tokens are responses'."""
+    rows = Spans.from_lengths(lengths + responses.lengths)
+    return rows, rows.positions >= lengths[rows.owner]

@@ -184,12 +184,12 @@ def in_pieces(
     Args:
         function: scores the tokens of the responses it is handed.
         prompts, responses: B of each.
-        max_tokens: padded tokens of one piece.
+        max_tokens: of one piece, see `microbatches`.
 
     Returns:
         the scores of all N tokens, in the order of `responses`, on the CPU.
     """
-    groups = microbatches(prompts.spans.lengths + responses.spans.lengths, max_tokens)
+    groups = microbatches(prompts, responses, max_tokens)
     parts = [function(prompts.select(rows), responses.select(rows)) for rows in groups]
     places = responses.spans.token_indices(torch.cat(groups)).argsort()
     names = [name for name, value in vars(parts[0]).items() if value is not None]

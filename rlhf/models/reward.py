@@ -74,9 +74,9 @@ def raw_scores(model: RewardModel, prompts: PromptBatch, responses: Responses) -
 def features_in_pieces(
     model: RewardModel, prompts: PromptBatch, responses: Responses, *, max_tokens: int
 ) -> Tensor:
-    """[B, D] on the CPU, without autograd, at most `max_tokens` padded tokens at a time."""
+    """[B, D] on the CPU, without autograd, at most `max_tokens` tokens at a time."""
     parts, order = [], []
-    for rows in microbatches(prompts.spans.lengths + responses.spans.lengths, max_tokens):
+    for rows in microbatches(prompts, responses, max_tokens):
         parts.append(model.features(prompts.select(rows), responses.select(rows)).cpu())
         order.append(rows)
     return torch.cat(parts)[torch.cat(order).argsort()]

@@ -81,7 +81,7 @@ def _scoring(shape: ModelShape, setup: Setup) -> Parts:
     """A micro-batch without gradient: a layer, or the head."""
     rows = setup.rows(setup.rollout_batch_size)
     layer = {"workspace of a layer": rows * setup.run_tokens * forward_workspace(shape, setup)}
-    if setup.late:
+    if setup.late and setup.triton:
         layer["KV of a layer"] = kv_cache(shape, setup, rows, setup.row) // shape.layers
     logits = {"logits": head_logits(shape, setup, rows * setup.max_new_tokens)}
     reading, held = _prefix(shape, setup, rows), _kept_prefixes(shape, setup)

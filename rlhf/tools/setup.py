@@ -14,7 +14,7 @@ class Setup:
         sampling_batch_size: rows generated together.
         reward: `adapter` on the policy's trunk, a `trunk` of its own, or `none` on the card.
         starts_from_adapter: the reference is a frozen second copy of the adapter.
-        triton: the head's chunks are Triton's.
+        triton: on a GPU: the head's chunks are Triton's, and attention joins keys of two places.
         prefix_cache: GiB of prompts that are kept; only where LoRA is on responses alone.
     """
 

@@ -47,7 +47,7 @@ def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None =
     gradient, spares.
     In half precision a copy of LoRA's factors, which are float32, stays with what they gave.
     With a critic of its own trunk or adapter both passes are alive at once. With `response`, each
-    layer joins the keys and values of the prompt and of the response; when it runs again, the
+    layer on a GPU joins the keys and values of prompt and response; when a layer runs again, the
     prompt's stay for it.
     """
     again = setup.gradient_checkpointing if checkpointing is None else checkpointing
@@ -55,11 +55,8 @@ def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None =
     tokens = rows * setup.run_tokens
     passes = 2 if setup.critic in ("adapter", "separate") else 1
     prefix = kv_cache(shape, setup, rows, setup.prompt_tokens) if setup.late else 0
-    layer = (
-        tokens * layer_activations(shape, setup)
-        + factor_copies(shape, setup)
-        + prefix // shape.layers
-    )
+    joined = prefix // shape.layers if setup.triton else 0
+    layer = tokens * layer_activations(shape, setup) + factor_copies(shape, setup) + joined
     if not again:
         return passes * layer * shape.layers
     last = (8 if setup.train == "full" else 4) * shape.hidden

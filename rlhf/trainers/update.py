@@ -119,9 +119,9 @@ class Updater:
     def _accumulate(self, minibatch: Minibatch, train_policy: bool) -> tuple[Tensor, float]:
         """Gradients of the whole minibatch; its statistics (MEANS) and largest |ratio - 1|."""
         count = minibatch.responses.spans.total
-        lengths = minibatch.prompts.spans.lengths + minibatch.responses.spans.lengths
         sums, ratio_gap = torch.zeros(len(MEANS)), 0.0
-        for rows in microbatches(lengths, self.config.microbatch_tokens):
+        most = self.config.microbatch_tokens
+        for rows in microbatches(minibatch.prompts, minibatch.responses, most):
             loss, part, gap = self._losses(minibatch.select(rows), count, train_policy)
             loss.backward()
             sums, ratio_gap = sums + part.cpu(), max(ratio_gap, gap)

@@ -4,13 +4,11 @@ from pathlib import Path
 
 import pytest
 import small
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.data.collate import prompt_batch
 from rlhf.data.picture_tokens import FixedTokens
-from rlhf.data.pieces import microbatches
 from rlhf.data.prompts import PromptBuilder
 from rlhf.data.records import PromptRecord
 from rlhf.errors import DataError, UsageError
@@ -105,11 +103,3 @@ def test_long_prompts_are_refused_not_cut(llava: Llava, tiny: Path) -> None:
 def test_pictures_outside_the_root_are_refused(llava: Llava, tiny: Path) -> None:
     with pytest.raises(DataError):
         prompt_batch([PromptRecord("../x.png", "what")], llava.builder, tiny, max_tokens=90)
-
-
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 300))
-def test_microbatches_hold_every_row_once_within_the_budget(lengths: list[int], most: int) -> None:
-    groups = microbatches(torch.tensor(lengths), most)
-    assert sorted(row for group in groups for row in group.tolist()) == list(range(len(lengths)))
-    for group in groups:
-        assert len(group) == 1 or len(group) * max(lengths[row] for row in group) <= most

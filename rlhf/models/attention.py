@@ -1,0 +1,202 @@
+"""Attention over tokens that lie end to end, [1, S, D] for a whole batch, without padding.
+
+transformers' own attention modules call it by the name `SPANS`; a layout, handed through the
+model's forward, says which tokens see which.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from rlhf.kernels.prefix_attention import Groups, near, prefix_attention
+from rlhf.models.cache import KeysValues
+from rlhf.spans import Spans
+
+SPANS = "rlhf_spans"
+
+
+class Look(NamedTuple):
+    """How a layer looks back.
+
+    Attributes:
+        scale: of the products before the softmax.
+        window: tokens that one sees of its row, itself the last; None: all.
+    """
+
+    scale: float
+    window: int | None
+
+
+class Layout(Protocol):
+    """Which tokens of a flat batch see which."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+        """[S, H, Dh] of query [S, H, Dh], key and value [S, K, Dh], K dividing H."""
+
+
+def run(language_model: Any, embeds: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+    """States [S, D] of tokens `embeds` [S, D] at these positions [S] of their rows."""
+    if language_model.config._attn_implementation != SPANS:
+        AttentionInterface.register(SPANS, _attention)
+        AttentionMaskInterface.register(SPANS, sdpa_mask)  # of calls without a layout
+        language_model.set_attn_implementation(SPANS)
+    output = language_model(
+        inputs_embeds=embeds.unsqueeze(0),
+        position_ids=positions.to(embeds.device).unsqueeze(0),
+        attention_mask=embeds.new_empty(1, 1, 1, 1),  # of this shape it is left as it is
+        use_cache=False,
+        layout=layout,
+    )
+    states: Tensor = output.last_hidden_state
+    return states.squeeze(0)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    layout: Layout | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    if layout is None:
+        given = (module, query, key, value, attention_mask)
+        return sdpa_attention_forward(*given, scaling=scaling, **options)  # type: ignore[no-any-return]
+    query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+    look = Look(scaling, options.get("sliding_window"))
+    return layout.attend(module.layer_idx, query, key, value, look).unsqueeze(0), None
+
+
+class Rows:
+    """Rows that do not see one another; a token sees what is not after it in its row.
+
+    Args:
+        spans: where each row lies in the S tokens.
+        keep: is given the padded keys and values of each layer besides.
+    """
+
+    def __init__(
+        self, spans: Spans, keep: Callable[[int, Tensor, Tensor], None] | None = None
+    ) -> None:
+        self.spans, self.keep = spans, keep
+        self.even = spans.total == len(spans) * spans.longest
+        self._places: Tensor | None = None
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """[B] tokens of each row; None: all are of the same."""
+        return None if self.even else self.spans.lengths
+
+    def places(self, device: torch.device) -> Tensor:
+        """[S] where each token stands among the padded ones."""
+        if self._places is None:
+            spans = self.spans
+            self._places = (spans.owner * spans.longest + spans.positions).to(device)
+        return self._places
+
+    def pad(self, flat: Tensor) -> Tensor:
+        """[B, H, T, Dh] of [S, H, Dh], zeros past each row's end."""
+        count, width = len(self.spans), self.spans.longest
+        if not self.even:
+            blank = flat.new_zeros(count * width, *flat.shape[1:])
+            flat = blank.index_copy(0, self.places(flat.device), flat)
+        rows: Tensor = flat.unflatten(0, (count, width))
+        return rows.transpose(1, 2)
+
+    def flatten(self, padded: Tensor) -> Tensor:
+        """[S, H, Dh] of [B, H, T, Dh]."""
+        flat = padded.transpose(1, 2).flatten(0, 1)
+        return flat if self.even else flat.index_select(0, self.places(flat.device))
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+        query, key, value = (self.pad(x) for x in (query, key, value))
+        if self.keep is not None:
+            self.keep(layer, key, value)
+        return self.flatten(_causal(query, key, value, look))
+
+
+@dataclass(frozen=True, eq=False)
+class PromptsThenResponses:
+    """All prompts, each once, and after them all responses, which see their own prompt."""
+
+    prompts: Rows
+    responses: Rows
+    groups: Groups
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+        count = self.prompts.spans.total
+        q, k, v = (self.prompts.pad(x[:count]) for x in (query, key, value))
+        query, key, value = (self.responses.pad(x[count:]) for x in (query, key, value))
+        later = _after(query, key, value, k, v, self.groups, self.prompts.lengths, look)
+        parts = [self.prompts.flatten(_causal(q, k, v, look)), self.responses.flatten(later)]
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class AfterPrompts:
+    """Rows that follow prompts read before; with `own` also what was read of the rows."""
+
+    rows: Rows
+    prompts: KeysValues
+    groups: Groups
+    own: KeysValues | None = None
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+        q, k, v = (self.rows.pad(x) for x in (query, key, value))
+        if self.own is not None:
+            k, v = self.own.append(layer, k, v)
+        keys, values = self.prompts.of(layer)
+        out = _after(q, k, v, keys, values, self.groups, self.prompts.lengths, look)
+        return self.rows.flatten(out)
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+    key, value = _for_all_heads(query, key, value)
+    mask, width = None, query.shape[2]
+    if look.window is not None and look.window < width:
+        mask = near(width, width, look.window, query.device)
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=look.scale
+    )
+
+
+def _after(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    groups: Groups,
+    lengths: Tensor | None,
+    look: Look,
+) -> Tensor:
+    key, value, prefix_key, prefix_value = _for_all_heads(
+        query, key, value, prefix_key, prefix_value
+    )
+    return prefix_attention(
+        query,
+        key,
+        value,
+        prefix_key,
+        prefix_value,
+        groups,
+        lengths,
+        scale=look.scale,
+        window=look.window,
+    )
+
+
+def _for_all_heads(query: Tensor, *keys: Tensor) -> list[Tensor]:
+    """Keys and values [B, K, T, Dh] repeated for the H heads of the query."""
+    times = query.shape[1] // keys[0].shape[1]
+    return [x if times == 1 else x.repeat_interleave(times, dim=1) for x in keys]
