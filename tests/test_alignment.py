@@ -112,13 +112,16 @@ def test_the_models_own_dropout_is_off(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny / "model", tmp_path / "model")
     file = tmp_path / "model" / "config.json"
     config = json.loads(file.read_text())
-    config["text_config"]["attention_dropout"] = 0.5
+    for part in ("text_config", "vision_config"):
+        config[part]["attention_dropout"] = 0.5
     file.write_text(json.dumps(config))
     llava = small.load(tmp_path)
     prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     one, two = (policy.score(prompts, responses).logprobs for _ in range(2))
     assert torch.equal(one, two)
+    (path,) = prompts.images[0]
+    assert torch.equal(llava.vision.encode(path).tiles, llava.vision.encode(path).tiles)
 
 
 def test_the_reward_model_reads_the_sampled_tokens(llava: Llava, tiny: Path) -> None:

@@ -212,9 +212,9 @@ class Llava:
         states = run(self._language, self._words(tokens), positions, layout)
         return self._picked(states, says.nonzero().squeeze(1) - 1, rows.offsets[1:] - 1)
 
-    def _picked(self, states: Tensor, *places: Tensor) -> tuple[Tensor, Tensor]:
-        before, last = (states[index.to(self.device)] for index in places)
-        return before, last
+    def _picked(self, states: Tensor, before: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        before, last = before.to(self.device), last.to(self.device)
+        return states[before], states[last]
 
     @torch.no_grad()
     def prefill(self, prompts: PromptBatch, room: int) -> tuple[Tensor, DecodeState]:

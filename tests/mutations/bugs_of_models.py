@@ -7,6 +7,7 @@ GENERATION = "tests/test_generation.py::"
 LLAVA = "tests/test_llava.py::"
 POLICY = "tests/test_policy.py::"
 REWARD = "tests/test_reward.py::"
+SHARING = "tests/test_sharing.py::"
 
 BUGS = (
     Bug(
@@ -146,17 +147,22 @@ BUGS = (
         "positions count the pads",
         ("trl #469", "trl #6800", "OpenRLHF #217", "trlx #508"),
         "models/llava.py",
-        (("(mask.cumsum(1) - 1).clamp(min=0)", "torch.ones_like(mask).cumsum(1).sub(1)"),),
+        (
+            (
+                "positions = prompts.spans.lengths.to(self.device)",
+                "positions = torch.full((rows,), prompts.spans.longest)",
+            ),
+        ),
         ALIGNMENT + "test_positions_count_a_rows_own_tokens_from_0",
     ),
     Bug(
-        "prompts are padded on the side that is read",
+        "the pads beside a prompt are read",
         ("trl #262", "LlamaFactory #2382"),
         "models/llava.py",
         (
             (
-                "columns = width - spans.lengths[spans.owner] + spans.positions",
-                "columns = spans.positions",
+                "lengths = None if even else spans.lengths.to(self.device)",
+                "lengths = None",
             ),
         ),
         GENERATION + "test_the_drawn_logprobs_are_those_of_the_training_forward",
@@ -167,32 +173,32 @@ BUGS = (
         "models/llava.py",
         (
             (
-                "(first.lengths - 1).to(self.device)",
-                "(0 * first.lengths + first.lengths.min() - 1).to(self.device)",
+                "first.offsets[1:][groups.owner] - 1",
+                "first.offsets[1:][0 * groups.owner] - 1",
             ),
         ),
-        LLAVA + "test_response_states_equal_the_stock_forward_under_left_padding[0]",
+        SHARING + "test_states_and_gradients_are_those_of_each_row_alone[all]",
     ),
     Bug(
-        "the score is read in the last column, a pad",
+        "the score is read in the last column",
         ("trl #2778", "align-anything: score read at -1"),
         "models/llava.py",
         (
             (
-                "hidden[torch.arange(len(prompts), device=hidden.device), last]",
-                "hidden[:, -1]",
+                "states[before], states[last]",
+                "states[before], states[0 * last - 1]",
             ),
         ),
         LLAVA + "test_final_state_is_that_of_the_last_response_token",
     ),
     Bug(
-        "the score is a mean over pads as well",
+        "the score is a mean over what is not of the response",
         ("LightRFT: attention pooling without a mask",),
         "models/llava.py",
         (
             (
-                "hidden[torch.arange(len(prompts), device=hidden.device), last]",
-                "hidden.mean(1)",
+                "states[before], states[last]",
+                "states[before], states.mean(0).expand(len(last), -1)",
             ),
         ),
         REWARD + "test_a_score_depends_on_no_batch_mate_and_no_order[llava_state]",
@@ -220,14 +226,19 @@ BUGS = (
         "placeholders are counted over the batch",
         ("measured: pictures counted over the batch",),
         "models/llava.py",
-        (("if found != len(features):", "if placeholder.sum() != sum(map(len, shown)):"),),
+        (("if found != len(features):", "if sum(counts) != sum(map(len, shown)):"),),
         LLAVA + "test_pictures_are_counted_row_by_row",
     ),
     Bug(
         "pictures are dropped without a word",
         ("LlamaFactory: pictures dropped in PPO",),
         "models/llava.py",
-        (("self.vision.embeddings(images)", "[0 * x for x in self.vision.embeddings(images)]"),),
+        (
+            (
+                "self.vision.embeddings(prompts.images)",
+                "[0 * x for x in self.vision.embeddings(prompts.images)]",
+            ),
+        ),
         LLAVA + "test_another_picture_changes_the_states",
     ),
 )

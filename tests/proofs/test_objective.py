@@ -74,7 +74,7 @@ def rows_of(size: int) -> Any:
     """Inside the block a micro-batch is `size` responses."""
     return patch(
         "rlhf.trainers.update.microbatches",
-        lambda lengths, _: torch.arange(len(lengths)).split(size),
+        lambda prompts, *_: torch.arange(len(prompts)).split(size),
     )
 
 

@@ -19,6 +19,8 @@ from rlhf.models.generation import generate
 from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy
 from rlhf.models.vision import FeatureCache, Features
+from rlhf.spans import Spans
+from rlhf.types import PromptBatch
 
 
 def stock_inputs(llava: Llava, texts: list[str], paths: list[Path]) -> Any:
@@ -164,10 +166,18 @@ def test_two_pictures_in_a_prompt(llava: Llava) -> None:
     ids = builder.prompt_ids("Compare.", paths)
     assert ids == inputs.input_ids[0].tolist()
     with torch.no_grad():
-        ours = llava._embed(torch.tensor([ids]), [paths])
+        ours = llava._embed(
+            PromptBatch(
+                torch.tensor(ids),
+                Spans.from_lengths([len(ids)]),
+                (tuple(paths),),
+                torch.zeros(1, dtype=torch.int64),
+                ("Compare.",),
+            )
+        )
         stock = llava.model.get_image_features(inputs.pixel_values, inputs.image_sizes)
     places = torch.tensor(ids) == llava.image_token_id
-    torch.testing.assert_close(ours[0, places], torch.cat(stock.pooler_output))
+    torch.testing.assert_close(ours[places], torch.cat(stock.pooler_output))
 
 
 def test_copies_share_what_the_tower_saw(llava: Llava) -> None:
