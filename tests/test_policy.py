@@ -126,17 +126,29 @@ def test_log_probabilities_are_those_of_the_sampled_temperature(llava: Llava, ti
             torch.testing.assert_close(scores.logprobs, drawn, atol=1e-4, rtol=0)
 
 
-def test_full_training_of_a_bfloat16_trunk_is_in_float32_for_policy_and_reference(
+def test_full_training_of_a_bfloat16_trunk_moves_float32_and_multiplies_in_bfloat16(
     tiny: Path,
 ) -> None:
+    """Policy and reference alike; values and probabilities are float32."""
     llava = Llava.load(str(tiny / "model"), device=torch.device("cpu"), dtype=torch.bfloat16)
     prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
     policy = build_policy(llava, ModelConfig(train="full"), temperature=1.0)
     assert {value.dtype for value in policy.trained().values()} == {torch.float32}
     with torch.no_grad():
         own = policy.score(prompts, responses).logprobs
+    assert own.dtype == torch.float32
     assert torch.equal(policy.reference_score(prompts, responses).logprobs, own)
+    llava.precision = policy.reference.precision = torch.float32
+    with torch.no_grad():
+        exact = policy.score(prompts, responses).logprobs
+    assert 1e-4 < float((own - exact).abs().max()) < 0.2
+    llava.precision = policy.reference.precision = torch.bfloat16
     found, drawn = generate(llava, prompts, SamplingConfig(max_new_tokens=6))
     with torch.no_grad():
         scored = policy.score(prompts, found).logprobs
-    torch.testing.assert_close(scored, drawn, atol=1e-4, rtol=0)
+    torch.testing.assert_close(scored, drawn, atol=0.05, rtol=0)
+    loss = policy.score(prompts, responses).logprobs.sum()
+    loss.backward()
+    assert {value.grad.dtype for value in policy.trained().values() if value.grad is not None} == {
+        torch.float32
+    }

@@ -45,20 +45,23 @@ def keyed_uniforms(
     return bits.double() * 2.0**-53
 
 
-def inverse_cdf_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:
+def inverse_cdf_tokens(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """[B] int64, the first token whose cumulative probability exceeds the uniform number.
 
     Args: logits [B, V], -inf where a token is banned: it is never returned; uniforms [B].
+    Returns: the tokens, and [B] float32 their log-probabilities.
     Raises: ValueError when a row has no distribution (NaN, +inf, all banned).
     """
     check_rows("uniforms", uniforms, len(logits))
-    cdf = logits.float().softmax(-1).double().cumsum(-1)
+    below = logits.float() - logits.amax(-1, keepdim=True).float()
+    cdf = below.exp().cumsum(-1, dtype=torch.float64)  # not normalised: its end is the mass
     mass = cdf[:, -1]
     if not bool(mass.isfinite().all()):
         raise ValueError("logits: got a row without a distribution, wanted finite values or -inf")
     # u · mass may round up to the mass itself, which would name a token past the last allowed one.
     target = torch.minimum(uniforms * mass, mass.nextafter(torch.zeros_like(mass)))
-    return torch.searchsorted(cdf, target[:, None], right=True).squeeze(-1)
+    tokens = torch.searchsorted(cdf, target[:, None], right=True)
+    return tokens.squeeze(-1), (below.gather(1, tokens).squeeze(-1) - mass.log()).float()
 
 
 def filtered_logits(
@@ -79,7 +82,8 @@ def filtered_logits(
     check_between("top_k", top_k, 0)
     check_between("top_p", top_p, 1e-9, 1)
     banned = torch.tensor([*banned_ids], dtype=torch.int64, device=logits.device)
-    kept = (logits.float() / temperature).index_fill(-1, banned, -torch.inf)
+    wide = logits.float() if temperature == 1 else logits.float() / temperature
+    kept = wide.index_fill(-1, banned, -torch.inf)
     if 0 < top_k < kept.shape[-1]:
         kept = kept.masked_fill(kept < kept.topk(top_k).values[:, -1:], -torch.inf)
     if top_p < 1:

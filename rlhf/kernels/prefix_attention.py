@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention, softplus
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -48,6 +48,8 @@ class Groups:
 
     def spread(self, rows: Tensor) -> Tensor:
         """[g, H, G·R, D] of [B, H, R, D]; zeros where a prompt has fewer responses."""
+        if self.in_order and self.size == 1:
+            return rows
         if not self.in_order:
             blank = rows.new_zeros(self.count * self.size, *rows.shape[1:])
             rows = blank.index_copy(0, self.places, rows)
@@ -56,6 +58,8 @@ class Groups:
 
     def collect(self, spread: Tensor) -> Tensor:
         """[B, H, R, D] of [g, H, G·R, D]."""
+        if self.in_order and self.size == 1:
+            return spread
         rows: Tensor = spread.unflatten(2, (self.size, -1)).transpose(1, 2).flatten(0, 1)
         return rows if self.in_order else rows[self.places]
 
@@ -99,6 +103,8 @@ def prefix_attention(
     if query.device.type == "cpu" and window is None:
         mask = None if lengths is None else _allowed(lengths, prefix_key, query.dtype)
         given = (query, key, value, prefix_key, prefix_value)
+        if not torch.is_grad_enabled():
+            return _joined(*given, groups, mask, scale)[0]
         return _Joined.apply(*given, groups, mask, scale)  # type: ignore[no-any-return, no-untyped-call]
     return _dense(query, key, value, prefix_key, prefix_value, groups, lengths, scale, window)
 
@@ -118,6 +124,33 @@ def _allowed(lengths: Tensor, prefix_key: Tensor, dtype: torch.dtype) -> Tensor:
     return blank.masked_fill_(beyond, -torch.inf)[:, None, None]
 
 
+def _expanded(mask: Tensor | None, groups: Groups, query: Tensor) -> Tensor | None:
+    """A view [g, H, G·R, P] of the mask."""
+    rows = groups.size * query.shape[2]
+    return mask if mask is None else mask.expand(-1, query.shape[1], rows, -1)
+
+
+def _joined(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    groups: Groups,
+    mask: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The result, and [B, H, R] lse_own and lse_own - lse_prompt."""
+    own, own_lse = _flash(query, key, value, 0.0, query.shape[2] > 1, scale=scale)
+    mask = _expanded(mask, groups, query)
+    part, part_lse = _flash(
+        groups.spread(query), prefix_key, prefix_value, 0.0, False, attn_mask=mask, scale=scale
+    )
+    gap = own_lse - groups.collect(part_lse.unsqueeze(-1)).squeeze(-1)
+    weight = gap.sigmoid().to(own.dtype).unsqueeze(-1)
+    return torch.lerp(groups.collect(part), own, weight), own_lse, gap
+
+
 class _Joined(torch.autograd.Function):
     """Both parts by the flash kernel, whose backward is right for each part given the joint
     result and the joint normaliser."""
@@ -134,20 +167,11 @@ class _Joined(torch.autograd.Function):
         mask: Tensor | None,
         scale: float,
     ) -> Tensor:
-        causal = query.shape[2] > 1
-        own, own_lse = _flash(query, key, value, 0.0, causal, scale=scale)
-        spread = groups.spread(query)
-        mask = mask if mask is None else mask.expand(*spread.shape[:3], -1)
-        part, part_lse = _flash(
-            spread, prefix_key, prefix_value, 0.0, False, attn_mask=mask, scale=scale
-        )
-        gap = own_lse.unsqueeze(-1) - groups.collect(part_lse.unsqueeze(-1))
-        out = torch.lerp(groups.collect(part), own, gap.sigmoid().to(own.dtype))
-        if any(ctx.needs_input_grad):
-            # lse = lse_own + log(1 + lse_prompt / lse_own), of sums
-            lse = own_lse + torch.nn.functional.softplus(-gap.squeeze(-1))
-            ctx.save_for_backward(query, key, value, prefix_key, prefix_value, out, lse, mask)
-            ctx.groups, ctx.scale, ctx.causal = groups, scale, causal
+        given = (query, key, value, prefix_key, prefix_value)
+        out, own_lse, gap = _joined(*given, groups, mask, scale)
+        lse = own_lse + softplus(-gap)  # log(own + prompt) = log own + log(1 + prompt / own)
+        ctx.save_for_backward(*given, out, lse, mask)
+        ctx.groups, ctx.scale, ctx.causal = groups, scale, query.shape[2] > 1
         return out
 
     @staticmethod
@@ -155,6 +179,7 @@ class _Joined(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         query, key, value, prefix_key, prefix_value, out, lse, mask = ctx.saved_tensors
         groups: Groups = ctx.groups
+        mask = _expanded(mask, groups, query)
         own, d_key, d_value = _flash_backward(
             grad, query, key, value, out, lse, 0.0, ctx.causal, scale=ctx.scale
         )

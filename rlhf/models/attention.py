@@ -73,6 +73,7 @@ def _attention(
         given = (module, query, key, value, attention_mask)
         return sdpa_attention_forward(*given, scaling=scaling, **options)  # type: ignore[no-any-return]
     query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+    query, key = query.to(value.dtype), key.to(value.dtype)  # autocast: rotations are wider
     look = Look(scaling, options.get("sliding_window"))
     return layout.attend(module.layer_idx, query, key, value, look).unsqueeze(0), None
 

@@ -46,7 +46,8 @@ def generate(
     logprobs: list[Tensor] = []
     for chunk in torch.arange(len(prompts)).split(sampling.batch_size):
         keys = (seed, iteration, prompts.keys[chunk], samples[chunk])
-        tokens, scores, lengths = _decode(llava, prompts.select(chunk), sampling, keys)
+        with llava.products():  # which narrows each weight once
+            tokens, scores, lengths = _decode(llava, prompts.select(chunk), sampling, keys)
         rows += [row[:length] for row, length in zip(tokens, lengths.tolist(), strict=True)]
         logprobs += [row[:length] for row, length in zip(scores, lengths.tolist(), strict=True)]
         on_chunk(len(chunk))
@@ -100,8 +101,6 @@ def _draw(
     if logits.device.type == "mps":  # has no float64, which the inverse CDF sums in
         logits = logits.cpu()
     if sampling.temperature == 0:
-        chosen = logits.argmax(-1)
-    else:
-        chosen = inverse_cdf_tokens(logits, uniforms.to(logits.device))
-    logprobs = logits.log_softmax(-1).gather(1, chosen.unsqueeze(1)).squeeze(1)
-    return chosen, logprobs
+        best = logits.max(-1)
+        return best.indices, best.values - logits.logsumexp(-1)
+    return inverse_cdf_tokens(logits, uniforms.to(logits.device))

@@ -20,7 +20,7 @@ from rlhf.errors import UsageError
 from rlhf.kernels import span_sum
 from rlhf.kernels.prefix_attention import Groups
 from rlhf.models.adapters import Adapters
-from rlhf.models.attention import AfterPrompts, PromptsThenResponses, Rows, run
+from rlhf.models.attention import AfterPrompts, Layout, PromptsThenResponses, Rows, run
 from rlhf.models.bits import keep_gradients, quantization_config
 from rlhf.models.cache import DecodeState, KeysValues, Prefixes, without_repetition
 from rlhf.models.checkpointing import recomputed_layers
@@ -50,6 +50,7 @@ class Llava:
         self.vision = Vision(model, processor.image_processor)
         self.prefixes = Prefixes()  # of adapters that start after the prompt
         self.prefill_tokens = 8192  # tokens of prompts read at once
+        self.precision = model.lm_head.weight.dtype  # of the language model's products
         self.checkpoints_layers = False  # in forwards with autograd: recompute in the backward
 
     @classmethod
@@ -116,6 +117,8 @@ class Llava:
 
     def train_language_model(self, *, embeddings: bool = False) -> None:
         """Make the language model trainable, in float32 as what reads its states.
+
+        It still multiplies in the precision that it was loaded in.
 
         Args:
             embeddings: train input and output embeddings and the projector too (supervised
@@ -184,7 +187,7 @@ class Llava:
         order[~says] = torch.arange(prompts.spans.total)
         order[says] = torch.arange(responses.spans.total) + prompts.spans.total
         embeds = torch.cat([self._embed(prompts), self._words(responses.tokens)])
-        states = run(self._language, embeds[order.to(self.device)], rows.positions, Rows(rows))
+        states = self._run(embeds[order.to(self.device)], rows.positions, Rows(rows))
         return self._picked(states, says.nonzero().squeeze(1) - 1, rows.offsets[1:] - 1)
 
     def _shared_states(
@@ -195,7 +198,7 @@ class Llava:
         embeds = torch.cat([self._embed(prompts), self._words(responses.tokens)])
         later = first.lengths[groups.owner][second.owner] + second.positions
         layout = PromptsThenResponses(Rows(first), Rows(second), groups)
-        states = run(self._language, embeds, torch.cat([first.positions, later]), layout)
+        states = self._run(embeds, torch.cat([first.positions, later]), layout)
         before = torch.arange(second.total) + count - 1
         before[second.offsets[:-1]] = first.offsets[1:][groups.owner] - 1
         return self._picked(states, before, second.offsets[1:] + count - 1)
@@ -209,7 +212,7 @@ class Llava:
         tokens[says], tokens[~says] = responses.tokens.cpu(), head.flatten()
         positions = lengths[rows.owner] + rows.positions
         layout = AfterPrompts(Rows(rows), kept, groups)
-        states = run(self._language, self._words(tokens), positions, layout)
+        states = self._run(self._words(tokens), positions, layout)
         return self._picked(states, says.nonzero().squeeze(1) - 1, rows.offsets[1:] - 1)
 
     def _picked(self, states: Tensor, before: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
@@ -278,7 +281,7 @@ class Llava:
     def _read_piece(self, prompts: PromptBatch, rows: Tensor, kept: KeysValues) -> Tensor:
         """States [b, D] after these prompts, by the active adapter."""
         layout = Rows(prompts.spans, partial(kept.write, rows=rows))
-        states = run(self._language, self._embed(prompts), prompts.spans.positions, layout)
+        states = self._run(self._embed(prompts), prompts.spans.positions, layout)
         return states[(prompts.spans.offsets[1:] - 1).to(self.device)]
 
     def decode(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
@@ -292,9 +295,19 @@ class Llava:
         layout = AfterPrompts(
             Rows(Spans.from_lengths([count] * len(tokens))), state.prompts, state.groups, state.own
         )
-        states = run(self._language, self._words(tokens.flatten()), positions.flatten(), layout)
+        states = self._run(self._words(tokens.flatten()), positions.flatten(), layout)
         later = replace(state, positions=state.positions + count)
         return states.unflatten(0, tokens.shape)[:, -1], later
+
+    def _run(self, embeds: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+        """States [S, D] of tokens `embeds` [S, D] at these positions [S] of their rows."""
+        with self.products():
+            return run(self._language, embeds, positions, layout)
+
+    def products(self) -> torch.autocast:
+        """Inside the block weights that are wider than `precision` multiply in it."""
+        wider = self.output_weight.dtype != self.precision
+        return torch.autocast(self.device.type, self.precision, enabled=wider)
 
     @property
     def _language(self) -> Any:

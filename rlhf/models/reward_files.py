@@ -166,6 +166,7 @@ def _make_trainable(
         add_adapter(reward.adapters, REWARD, model)
     elif config.train == "full":
         if isinstance(reward, LlavaReward):
+            reward.llava.precision = torch.float32
             reward.llava.model.float()  # of one dtype, so that it is read again as it was trained
             reward.llava.train_language_model()
         else:

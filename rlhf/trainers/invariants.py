@@ -62,7 +62,7 @@ def check_invariants(invariants: list[Invariant]) -> None:
 def _probabilities(
     policy: Policy, rollout: Rollout, few: Tensor, config: PPOConfig
 ) -> Iterator[Invariant]:
-    limit = TOLERANCE[policy.llava.output_weight.dtype]
+    limit = TOLERANCE[policy.llava.precision]
     prompts, responses = rollout.prompts.select(few), rollout.responses.select(few)
     old = rollout.old_logprobs[rollout.spans.token_indices(few)]
     ref = rollout.ref_logprobs[rollout.spans.token_indices(few)]

@@ -100,15 +100,15 @@ def test_streams_of_neighbouring_words_are_uncorrelated() -> None:
 def test_inverse_cdf_literal() -> None:
     logits = exact([0.1, 0.2, 0.7]).log().expand(5, 3)
     uniforms = exact([0.0, 0.09, 0.11, 0.29, 0.31])
-    assert inverse_cdf_tokens(logits, uniforms).tolist() == [0, 0, 1, 1, 2]
+    assert inverse_cdf_tokens(logits, uniforms)[0].tolist() == [0, 0, 1, 1, 2]
 
 
 def test_inverse_cdf_keeps_float64_precision() -> None:
     """Equal odds: a hair under or over the border of two tokens decides between them."""
     hair = 1e-12
-    thirds = inverse_cdf_tokens(torch.zeros(2, 3), exact([2 / 3 - hair, 2 / 3 + hair]))
+    thirds, _ = inverse_cdf_tokens(torch.zeros(2, 3), exact([2 / 3 - hair, 2 / 3 + hair]))
     assert thirds.tolist() == [1, 2]
-    halves = inverse_cdf_tokens(torch.zeros(2, 2), exact([1 / 2 - hair, 1 / 2 + hair]))
+    halves, _ = inverse_cdf_tokens(torch.zeros(2, 2), exact([1 / 2 - hair, 1 / 2 + hair]))
     assert halves.tolist() == [0, 1]
 
 
@@ -117,7 +117,8 @@ def test_inverse_cdf_keeps_float64_precision() -> None:
 def test_inverse_cdf_agrees_with_a_loop(vocabulary: int, uniform: float, seed: int) -> None:
     logits = torch.randn(1, vocabulary, generator=torch.Generator().manual_seed(seed)) * 3
     p = logits.softmax(-1).double()[0]
-    token = inverse_cdf_tokens(logits, exact([uniform])).item()
+    (token,), (logprob,) = inverse_cdf_tokens(logits, exact([uniform]))
+    assert logprob.item() == pytest.approx(math.log(p[token]), abs=1e-5)
     assert token == oracles.inverse_cdf((p / p.sum()).tolist(), uniform)
 
 
@@ -126,7 +127,7 @@ def test_a_banned_token_is_never_drawn(uniform: float) -> None:
     logits = torch.randn(500, 1000) * 4
     logits[:, :300] = logits[:, 600:] = -math.inf
     logits[:, 450] = -math.inf
-    tokens = inverse_cdf_tokens(logits, torch.full((500,), uniform, dtype=torch.float64))
+    tokens, _ = inverse_cdf_tokens(logits, torch.full((500,), uniform, dtype=torch.float64))
     assert bool(logits.gather(1, tokens[:, None]).isfinite().all())
 
 
@@ -135,7 +136,7 @@ def test_sampled_frequencies_match_the_probabilities() -> None:
     logits = exact([0.3, -1.0, 1.2, 0.0, 5.0, 0.7])
     kept = filtered_logits(logits.expand(count, 6), temperature=0.7, banned_ids=[4])
     keys = torch.arange(count)
-    tokens = inverse_cdf_tokens(kept, keyed_uniforms(1, 2, keys, keys * 0, 3))
+    tokens, _ = inverse_cdf_tokens(kept, keyed_uniforms(1, 2, keys, keys * 0, 3))
     weights = [0.0 if i == 4 else math.exp(x / 0.7) for i, x in enumerate(logits.tolist())]
     expected = [count * w / sum(weights) for w in weights]
     observed = torch.bincount(tokens, minlength=6).tolist()

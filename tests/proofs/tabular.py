@@ -92,7 +92,7 @@ class TabularPolicy:
         prefix, tokens = torch.zeros_like(keys), []
         for position in range(self.longest):
             uniforms = keyed_uniforms(seed, iteration, keys, samples, position)
-            tokens.append(inverse_cdf_tokens(self.logits[prefix], uniforms))
+            tokens.append(inverse_cdf_tokens(self.logits[prefix], uniforms)[0])
             prefix = (prefix * self.vocabulary + tokens[-1] + 1) % len(self.logits)
         return responses_of(torch.stack(tokens, 1))
 
