@@ -252,6 +252,28 @@ def test_the_time_of_responses_alone_by_hand(seven: ModelShape) -> None:
     assert four["prefill"] == pytest.approx(kept["prefill"] / 4, rel=0.01)
 
 
+@pytest.mark.parametrize(("samples", "total"), [(4, 3.9), (8, 2.9)])
+def test_the_time_of_shared_prompts_is_the_published_sum(
+    seven: ModelShape, samples: int, total: float
+) -> None:
+    card = Card("measured H200", 139, 790, 60, 4.3)
+    found = seconds(seven, replace(SETUP, samples_per_prompt=samples), card)
+    assert sum(found.values()) - found["policy"] == pytest.approx(total, rel=0.05)
+    # 8.40 TF a prompt, 1.71 a response
+    expected = 64 * (8.40 / samples + 1.71 + 0.034) / 790
+    assert found["reference"] == pytest.approx(expected, rel=0.005)
+
+
+def test_a_shared_prompt_counts_once() -> None:
+    """640 + 4·128 = 1,152 tokens a prompt: 7 of them fit into 8,192; of 1,000, 2 rows do."""
+    setup = replace(SETUP, samples_per_prompt=4, rollout_batch_size=64)
+    assert (setup.rows(64), setup.distinct(28), setup.tokens(28)) == (28, 7, 7 * 1152)
+    assert setup.tokens(5) == 2 * 640 + 5 * 128
+    assert replace(setup, microbatch_tokens=1000).rows(64) == 2
+    assert replace(setup, microbatch_tokens=10).rows(64) == 1
+    assert replace(setup, lora_scope="response").tokens(28) == 28 * 128
+
+
 def test_what_costs_time(seven: ModelShape) -> None:
     card = Card("some", 80, 300, 20, 2)
 

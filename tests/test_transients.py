@@ -76,7 +76,7 @@ class Pass:
 
     @property
     def tokens(self) -> int:
-        return 4 * self.setup.run_tokens
+        return self.setup.tokens(4)
 
     @property
     def prompts(self) -> int:

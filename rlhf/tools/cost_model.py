@@ -71,18 +71,24 @@ def memory(shape: ModelShape, setup: Setup) -> Memory:
 def _rollout(shape: ModelShape, setup: Setup) -> Parts:
     """The last prompts of a batch, or the last token of its responses."""
     rows = setup.generated_together
-    held = {"KV cache": kv_cache(shape, setup, rows, setup.row)} | _kept_prefixes(shape, setup)
+    held = {"KV cache": _keys_values(shape, setup, rows)} | _kept_prefixes(shape, setup)
     prefill = held | _reading(shape, setup, rows) | _unpacked(shape, setup)
     decode = held | {"logits": sampling_logits(shape, rows)} | _unpacked(shape, setup)
     return _worst(prefill, decode)
 
 
+def _keys_values(shape: ModelShape, setup: Setup, rows: int) -> int:
+    """Of so many rows, their prompts once each."""
+    prompts = kv_cache(shape, setup, setup.distinct(rows), setup.prompt_tokens)
+    return prompts + kv_cache(shape, setup, rows, setup.max_new_tokens)
+
+
 def _scoring(shape: ModelShape, setup: Setup) -> Parts:
     """A micro-batch without gradient: a layer, or the head."""
     rows = setup.rows(setup.rollout_batch_size)
-    layer = {"workspace of a layer": rows * setup.run_tokens * forward_workspace(shape, setup)}
-    if setup.late and setup.triton:
-        layer["KV of a layer"] = kv_cache(shape, setup, rows, setup.row) // shape.layers
+    layer = {"workspace of a layer": setup.tokens(rows) * forward_workspace(shape, setup)}
+    if setup.triton and (setup.late or setup.samples_per_prompt > 1):
+        layer["KV of a layer"] = _keys_values(shape, setup, rows) // shape.layers
     logits = {"logits": head_logits(shape, setup, rows * setup.max_new_tokens)}
     reading, held = _prefix(shape, setup, rows), _kept_prefixes(shape, setup)
     layer |= {name: size for name, size in reading.items() if name == "KV cache"}
@@ -93,7 +99,7 @@ def _update(shape: ModelShape, setup: Setup) -> Parts:
     """A micro-batch with gradient: the head, or a layer's backward; or the optimizer's step."""
     rows = setup.rows(setup.minibatch_size)
     kept = {"activations": activations(shape, setup)}
-    layer = {"workspace of a layer": rows * setup.run_tokens * backward_workspace(shape, setup)}
+    layer = {"workspace of a layer": setup.tokens(rows) * backward_workspace(shape, setup)}
     logits = {"logits": head_logits(shape, setup, rows * setup.max_new_tokens)}
     step = {"optimizer's workspace": step_workspace(shape, setup)}
     reading, held = _prefix(shape, setup, rows), _kept_prefixes(shape, setup)
@@ -118,7 +124,8 @@ def _prefix(shape: ModelShape, setup: Setup, rows: int) -> Parts:
     """A micro-batch's prompts, put together or read, where LoRA is on responses alone."""
     if not setup.late:
         return {}
-    cache = {"KV cache": kv_cache(shape, setup, rows, setup.prompt_tokens)}
+    prompts = setup.distinct(rows)
+    cache = {"KV cache": kv_cache(shape, setup, prompts, setup.prompt_tokens)}
     if kept_share(shape, setup) == 1:
         return cache
     return cache | _reading(shape, setup, rows) | _unpacked(shape, setup)

@@ -15,6 +15,7 @@ def seconds(shape: ModelShape, setup: Setup, card: Card) -> dict[str, float]:
     With P, R, S = P + R tokens, B responses, K epochs:
 
         forward = S·lin + att(S)        lin = 2·weights         att(n) = 2·A·L·n², causal
+                 of G responses to one prompt its P·lin + att(P) counts once
         update = K·B·(forward + R·head + b·(forward + R·head))     b = 1 with LoRA (the trunk needs
                  no gradient of its weights), 2 in full; checkpointing runs forward once more
         a decoded token = the larger of (weights + cache) / bandwidth and products / peak, for each
@@ -27,7 +28,7 @@ def seconds(shape: ModelShape, setup: Setup, card: Card) -> dict[str, float]:
     peak = TERA * (card.single if setup.width == 4 else card.half)
     rows, outputs = setup.rollout_batch_size, setup.max_new_tokens * head(shape)
     prompt = setup.prompt_tokens * linear(shape) + attention(shape, setup.prompt_tokens)
-    anew = (1 - kept_share(shape, setup)) * prompt if setup.late else 0
+    anew = (1 - kept_share(shape, setup)) * prompt / setup.samples_per_prompt if setup.late else 0
     own = forward(shape, setup)
     scored = anew + own + outputs
     critic = 2 if setup.critic in ("adapter", "separate") else 1
@@ -35,7 +36,7 @@ def seconds(shape: ModelShape, setup: Setup, card: Card) -> dict[str, float]:
     again = own if setup.gradient_checkpointing else 0
     work = {
         "vision": rows * vision(shape),
-        "prefill": (setup.prompts if setup.late else rows) * prompt + rows * head(shape),
+        "prefill": setup.prompts * prompt + rows * head(shape),
         "decode": 0,
         "policy": rows * scored * critic,
         "reference": rows * scored,
@@ -54,7 +55,10 @@ def decode(shape: ModelShape, setup: Setup, card: Card, peak: float) -> float:
     total = 0.0
     for rows, count in ((setup.generated_together, batches), (left, 1 if left else 0)):
         for tokens in range(setup.prompt_tokens + 1, setup.row):
-            moved = weights + kv_cache(shape, setup, rows, tokens)
+            own = kv_cache(shape, setup, rows, tokens - setup.prompt_tokens)
+            moved = (
+                weights + own + kv_cache(shape, setup, setup.distinct(rows), setup.prompt_tokens)
+            )
             products = rows * (linear(shape) + head(shape) + 4 * _mixed(shape) * tokens)
             total += count * max(moved / (TERA * card.bandwidth), products / peak)
     return total
@@ -83,12 +87,12 @@ def vision(shape: ModelShape) -> int:
     return shape.tiles * tile
 
 
-def forward(shape: ModelShape, setup: Setup) -> int:
-    """Operations of one row's pass, without the head; a prompt before LoRA is not counted."""
-    seen = attention(shape, setup.row) - (
-        attention(shape, setup.prompt_tokens) if setup.late else 0
-    )
-    return setup.run_tokens * linear(shape) + seen
+def forward(shape: ModelShape, setup: Setup) -> float:
+    """Operations of one row's pass, without the head; of its prompt its share, or none of it."""
+    prompt = setup.prompt_tokens * linear(shape) + attention(shape, setup.prompt_tokens)
+    seen = attention(shape, setup.row) - attention(shape, setup.prompt_tokens)
+    own = setup.max_new_tokens * linear(shape) + seen
+    return own if setup.late else own + prompt / setup.samples_per_prompt
 
 
 def _mixed(shape: ModelShape) -> int:

@@ -51,11 +51,6 @@ class Setup:
         return self.lora_scope == "response"
 
     @property
-    def run_tokens(self) -> int:
-        """Tokens of a row that run through trunk and adapter, with a gradient in updates."""
-        return self.max_new_tokens if self.late else self.row
-
-    @property
     def prompts(self) -> int:
         """Different prompts of an iteration."""
         return self.rollout_batch_size // self.samples_per_prompt
@@ -69,10 +64,22 @@ class Setup:
     def generated_together(self) -> int:
         return min(self.sampling_batch_size, self.rollout_batch_size)
 
+    def distinct(self, rows: int) -> int:
+        """Different prompts of so many rows, of which those of one prompt are neighbours."""
+        return -(-rows // self.samples_per_prompt)
+
+    def tokens(self, rows: int) -> int:
+        """Tokens of so many rows that run through trunk and adapter, with a gradient in updates."""
+        prompts = 0 if self.late else self.distinct(rows) * self.prompt_tokens
+        return prompts + rows * self.max_new_tokens
+
     def rows(self, most: int) -> int:
         """Rows of a micro-batch of at most `most` rows; one row at the least."""
-        return min(most, max(1, self.microbatch_tokens // self.row))
+        group = self.prompt_tokens + self.samples_per_prompt * self.max_new_tokens
+        fitting = self.microbatch_tokens // group * self.samples_per_prompt
+        alone = (self.microbatch_tokens - self.prompt_tokens) // self.max_new_tokens
+        return min(most, fitting or max(1, alone))
 
     def prefilled(self, rows: int) -> int:
-        """Of so many rows, those whose prompts are read at once."""
-        return min(rows, max(1, self.prefill_tokens // self.prompt_tokens))
+        """Of the prompts of so many rows, those that are read at once."""
+        return min(self.distinct(rows), max(1, self.prefill_tokens // self.prompt_tokens))

@@ -1,7 +1,6 @@
 """Bytes that come and go during an iteration.
 
-They follow from what the code keeps; where a library decides, the note says what it does. A token
-is a padded token: of a micro-batch's rows times its longest row.
+They follow from what the code keeps; where a library decides, the note says what it does.
 """
 
 from rlhf.kernels.token_logprobs import CHUNK_LOGITS, CHUNK_TOKENS
@@ -46,16 +45,18 @@ def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None =
     what that one leaves. Without, the last norm adds what the first layer's, whose input needs no
     gradient, spares.
     In half precision a copy of LoRA's factors, which are float32, stays with what they gave.
-    With a critic of its own trunk or adapter both passes are alive at once. With `response`, each
-    layer on a GPU joins the keys and values of prompt and response; when a layer runs again, the
-    prompt's stay for it.
+    With a critic of its own trunk or adapter both passes are alive at once. Where prompts are
+    shared or kept, each layer on a GPU joins their keys and values with those of the responses;
+    with `response`, when a layer runs again, the prompt's stay for it.
     """
     again = setup.gradient_checkpointing if checkpointing is None else checkpointing
     rows = setup.rows(setup.minibatch_size)
-    tokens = rows * setup.run_tokens
+    tokens = setup.tokens(rows)
     passes = 2 if setup.critic in ("adapter", "separate") else 1
-    prefix = kv_cache(shape, setup, rows, setup.prompt_tokens) if setup.late else 0
-    joined = prefix // shape.layers if setup.triton else 0
+    shared = kv_cache(shape, setup, setup.distinct(rows), setup.prompt_tokens)
+    prefix = shared if setup.late else 0
+    joins = setup.triton and (setup.late or setup.samples_per_prompt > 1)
+    joined = shared // shape.layers if joins else 0
     layer = tokens * layer_activations(shape, setup) + factor_copies(shape, setup) + joined
     if not again:
         return passes * layer * shape.layers
