@@ -44,6 +44,7 @@ KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # where a steered ppo.kl_coef stay
 
 OptimizerKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 LoraScope = Literal["all", "response"]
+EngineKind = Literal["own", "reference"]
 CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
 
 
@@ -169,6 +170,7 @@ class PPOConfig(Section):
     whiten_minibatches: bool = False  # over the tokens of each optimizer step as well
     whiten_floor: Positive = 0.1  # least standard deviation divided by, reward units
     value_warmup_iterations: CountOrZero = 5  # first iterations that move the critic only
+    engine: EngineKind = "own"  # who samples; reference: transformers' generate
     rescore: bool = True  # recompute the rollout's log-probabilities by the training forward
     check_invariants: bool = True  # prove the set-up before the first step
     max_skips: Count = 10  # non-finite steps before the run stops
@@ -223,6 +225,7 @@ class Config(Section):
     resume: str = ""  # ppo: run folder to continue
     instruction: str = "Describe the picture."  # generate: asked of each picture
     output: str = ""  # import, export, stamps, smol, score: file or folder to write
+    profile: bool | Literal["trace"] = False  # ppo: where time goes; trace: a Chrome trace as well
     merge: bool = False  # export: add a run's adapter to the weights it was trained on
     fix: str = ""  # validate: JSONL for the usable rows, its report beside it
     model: ModelConfig = ModelConfig()

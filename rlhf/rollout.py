@@ -8,9 +8,10 @@ from torch import Tensor
 from rlhf.config import PPOConfig, SamplingConfig, kl_choice
 from rlhf.data.pieces import microbatches
 from rlhf.errors import ResourceError
-from rlhf.models.generation import generate
+from rlhf.models.engines import ENGINES
 from rlhf.models.policy import Policy, in_pieces
 from rlhf.models.reward import Scorer
+from rlhf.profiling import count_responses, phase
 from rlhf.types import PromptBatch, Responses, Rollout
 
 
@@ -45,10 +46,12 @@ def collect_rollout(
     max_tokens = config.microbatch_tokens
     for llava in (policy.llava, getattr(reward, "llava", policy.llava)):
         llava.prefixes.clear()  # those of the last iteration's prompts
-    responses, drawn = generate(
+    responses, drawn = ENGINES[config.engine](
         policy.llava, prompts, sampling, seed=seed, iteration=iteration, samples=samples
     )
-    scores = reward.scores(prompts, responses, max_tokens=max_tokens)
+    count_responses(prompts, responses)
+    with phase("reward"):
+        scores = reward.scores(prompts, responses, max_tokens=max_tokens)
     if reward.may_drop:
         kept = _scored_rows(scores, prompts.keys, whole_groups=config.advantage != "gae")
         if not len(kept):
@@ -59,9 +62,11 @@ def collect_rollout(
             )
         drawn, scores = drawn[responses.spans.token_indices(kept)], scores[kept]
         prompts, responses = prompts.select(kept), responses.select(kept)
-    scored = in_pieces(policy.score, prompts, responses, max_tokens)
+    with phase("policy"):
+        scored = in_pieces(policy.score, prompts, responses, max_tokens)
     reference = partial(policy.reference_score, keep_hidden=kl_choice(config)[1] == "exact")
-    referenced = in_pieces(reference, prompts, responses, max_tokens)
+    with phase("reference"):
+        referenced = in_pieces(reference, prompts, responses, max_tokens)
     bootstraps = config.missing_eos == "bootstrap"
     return Rollout(
         prompts=prompts,

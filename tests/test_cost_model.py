@@ -21,7 +21,6 @@ from rlhf.tools.cost_model import (
     lora_parameters,
     memory,
     resident,
-    step_workspace,
     trainable_parameters,
     trunk,
 )
@@ -145,7 +144,8 @@ def test_the_activations_of_the_7b_by_hand(seven: ModelShape) -> None:
     layer, factors = half + norms + inputs, 2 * 159_907_840
     assert layer_activations(seven, SETUP) == layer
     rows = 8192 // 768
-    assert activations(seven, SETUP) == rows * 768 * 32 * layer + factors
+    mlp = 3 * 2 * 11008 + 2 * (4096 + 11008 + 3 * 64)  # the last runs for 129 tokens of 768
+    assert activations(seven, SETUP) == rows * (768 * 32 * layer - 639 * mlp) + factors
     again = activations(seven, SETUP, checkpointing=True)
     assert again == rows * 768 * (32 * 4096 * 2 + 4 * 4096 + layer) + factors // 32
     own_critic = replace(SETUP, critic="adapter")
@@ -203,8 +203,6 @@ def test_what_each_option_adds(seven: ModelShape) -> None:
     full = of(train="full", dtype="float32", reward="none")
     assert "adapter: policy" not in full
     assert full["gradients"] == 4 * (6_476_005_376 + 65 * 4096 + 4097)
-    assert step_workspace(seven, replace(SETUP, optimizer="adamw_8bit")) == 0
-    assert step_workspace(seven, SETUP) == 4 * (159_907_840 + 4097)
 
 
 def test_only_response_tokens_carry_gradients_in_the_response_scope(seven: ModelShape) -> None:

@@ -17,7 +17,7 @@ FLOORS = {
         [
             "errors spans kernels functional",
             "config config_loading types",
-            "data models buffer checkpoint metrics console runs health",
+            "data models buffer checkpoint metrics console runs health profiling",
             "rollout evaluation report judging annotation",
             "trainers demo tools",
             "stages",

@@ -4,7 +4,8 @@ transformers' own attention modules call it by the name `SPANS`; a layout, hande
 model's forward, says which tokens see which.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -41,21 +42,57 @@ class Layout(Protocol):
         """[S, H, Dh] of query [S, H, Dh], key and value [S, K, Dh], K dividing H."""
 
 
-def run(language_model: Any, embeds: Tensor, positions: Tensor, layout: Layout) -> Tensor:
-    """States [S, D] of tokens `embeds` [S, D] at these positions [S] of their rows."""
+def run(
+    language_model: Any,
+    embeds: Tensor,
+    positions: Tensor,
+    layout: Layout,
+    wanted: Tensor | None = None,
+) -> Tensor:
+    """States [S, D] of tokens `embeds` [S, D] at these positions [S] of their rows.
+
+    Args:
+        wanted: indices of tokens; the states of others need not be right. None: all are wanted.
+    """
     if language_model.config._attn_implementation != SPANS:
         AttentionInterface.register(SPANS, _attention)
         AttentionMaskInterface.register(SPANS, sdpa_mask)  # of calls without a layout
         language_model.set_attn_implementation(SPANS)
-    output = language_model(
-        inputs_embeds=embeds.unsqueeze(0),
-        position_ids=positions.to(embeds.device).unsqueeze(0),
-        attention_mask=embeds.new_empty(1, 1, 1, 1),  # of this shape it is left as it is
-        use_cache=False,
-        layout=layout,
-    )
+    with _last_mlp_for(language_model, wanted):
+        output = language_model(
+            inputs_embeds=embeds.unsqueeze(0),
+            position_ids=positions.to(embeds.device).unsqueeze(0),
+            attention_mask=embeds.new_empty(1, 1, 1, 1),  # of this shape it is left as it is
+            use_cache=False,
+            layout=layout,
+        )
     states: Tensor = output.last_hidden_state
     return states.squeeze(0)
+
+
+@contextmanager
+def _last_mlp_for(language_model: Any, wanted: Tensor | None) -> Iterator[None]:
+    """Inside the block the last layer's MLP, on which no other token depends, adds to these only.
+
+    Prompts are most of the tokens, and of their last states at most the end's is read.
+    """
+    if wanted is None:
+        yield
+        return
+    mlp = language_model.layers[-1].mlp
+    whole = mlp.forward
+
+    def some(states: Tensor) -> Tensor:
+        index = wanted.to(states.device)
+        return torch.zeros_like(states).index_copy(
+            1, index, whole(states[:, index]).to(states.dtype)
+        )
+
+    mlp.forward = some
+    try:
+        yield
+    finally:
+        del mlp.forward
 
 
 def _attention(

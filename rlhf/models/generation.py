@@ -51,10 +51,14 @@ def generate(
         rows += [row[:length] for row, length in zip(tokens, lengths.tolist(), strict=True)]
         logprobs += [row[:length] for row, length in zip(scores, lengths.tolist(), strict=True)]
         on_chunk(len(chunk))
-    flat = torch.cat(rows)
-    spans = Spans.from_lengths([len(row) for row in rows])
-    finished = torch.isin(flat[spans.offsets[1:] - 1], torch.tensor(llava.eos_ids))
-    return Responses(flat, spans, finished), torch.cat(logprobs)
+    return joined(llava, rows), torch.cat(logprobs)
+
+
+def joined(llava: Llava, rows: list[Tensor]) -> Responses:
+    """The responses of these tokens each; one that ends in an end is finished."""
+    flat, spans = torch.cat(rows), Spans.from_lengths([len(row) for row in rows])
+    ends = torch.tensor(llava.eos_ids)
+    return Responses(flat, spans, torch.isin(flat[spans.offsets[1:] - 1], ends))
 
 
 def _decode(
@@ -73,7 +77,8 @@ def _decode(
     hidden, state = llava.prefill(prompts, longest)
     for position in range(longest):
         uniforms = keyed_uniforms(seed, iteration, prompt_keys[rows], samples[rows], position)
-        chosen, chosen_scores = _draw(llava, hidden, sampling, uniforms)
+        logits = hidden @ llava.output_weight.T
+        chosen, chosen_scores = draw(llava, logits, sampling, uniforms)
         tokens[rows, position], scores[rows, position] = chosen.cpu(), chosen_scores.cpu()
         running = lengths[rows] > position
         ended = rows[running & torch.isin(chosen.cpu(), eos)]
@@ -88,19 +93,20 @@ def _decode(
     return tokens, scores, lengths
 
 
-def _draw(
-    llava: Llava, hidden: Tensor, sampling: SamplingConfig, uniforms: Tensor
+def draw(
+    llava: Llava, logits: Tensor, sampling: SamplingConfig, uniforms: Tensor
 ) -> tuple[Tensor, Tensor]:
-    logits = filtered_logits(
-        hidden @ llava.output_weight.T,
+    """Tokens [B] of logits [B, V] by uniform numbers [B], and their log-probabilities."""
+    kept = filtered_logits(
+        logits,
         temperature=sampling.temperature or 1.0,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         banned_ids=llava.banned_ids,
     )
-    if logits.device.type == "mps":  # has no float64, which the inverse CDF sums in
-        logits = logits.cpu()
+    if kept.device.type == "mps":  # has no float64, which the inverse CDF sums in
+        kept = kept.cpu()
     if sampling.temperature == 0:
-        best = logits.max(-1)
-        return best.indices, best.values - logits.logsumexp(-1)
-    return inverse_cdf_tokens(logits, uniforms.to(logits.device))
+        best = kept.max(-1)
+        return best.indices, best.values - kept.logsumexp(-1)
+    return inverse_cdf_tokens(kept, uniforms.to(kept.device))

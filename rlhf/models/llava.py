@@ -187,8 +187,9 @@ class Llava:
         order[~says] = torch.arange(prompts.spans.total)
         order[says] = torch.arange(responses.spans.total) + prompts.spans.total
         embeds = torch.cat([self._embed(prompts), self._words(responses.tokens)])
-        states = self._run(embeds[order.to(self.device)], rows.positions, Rows(rows))
-        return self._picked(states, says.nonzero().squeeze(1) - 1, rows.offsets[1:] - 1)
+        before, last = says.nonzero().squeeze(1) - 1, rows.offsets[1:] - 1
+        embeds = embeds[order.to(self.device)]
+        return self._before_and_last(embeds, rows.positions, Rows(rows), before, last)
 
     def _shared_states(
         self, prompts: PromptBatch, groups: Groups, responses: Responses
@@ -198,10 +199,11 @@ class Llava:
         embeds = torch.cat([self._embed(prompts), self._words(responses.tokens)])
         later = first.lengths[groups.owner][second.owner] + second.positions
         layout = PromptsThenResponses(Rows(first), Rows(second), groups)
-        states = self._run(embeds, torch.cat([first.positions, later]), layout)
         before = torch.arange(second.total) + count - 1
         before[second.offsets[:-1]] = first.offsets[1:][groups.owner] - 1
-        return self._picked(states, before, second.offsets[1:] + count - 1)
+        last = second.offsets[1:] + count - 1
+        positions = torch.cat([first.positions, later])
+        return self._before_and_last(embeds, positions, layout, before, last)
 
     def _late_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
         """The tokens are invocation and response of each row: the adapter starts there."""
@@ -212,12 +214,8 @@ class Llava:
         tokens[says], tokens[~says] = responses.tokens.cpu(), head.flatten()
         positions = lengths[rows.owner] + rows.positions
         layout = AfterPrompts(Rows(rows), kept, groups)
-        states = self._run(self._words(tokens), positions, layout)
-        return self._picked(states, says.nonzero().squeeze(1) - 1, rows.offsets[1:] - 1)
-
-    def _picked(self, states: Tensor, before: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        before, last = before.to(self.device), last.to(self.device)
-        return states[before], states[last]
+        before, last = says.nonzero().squeeze(1) - 1, rows.offsets[1:] - 1
+        return self._before_and_last(self._words(tokens), positions, layout, before, last)
 
     @torch.no_grad()
     def prefill(self, prompts: PromptBatch, room: int) -> tuple[Tensor, DecodeState]:
@@ -281,8 +279,8 @@ class Llava:
     def _read_piece(self, prompts: PromptBatch, rows: Tensor, kept: KeysValues) -> Tensor:
         """States [b, D] after these prompts, by the active adapter."""
         layout = Rows(prompts.spans, partial(kept.write, rows=rows))
-        states = self._run(self._embed(prompts), prompts.spans.positions, layout)
-        return states[(prompts.spans.offsets[1:] - 1).to(self.device)]
+        ends = prompts.spans.offsets[1:] - 1
+        return self._run(self._embed(prompts), prompts.spans.positions, layout, ends)
 
     def decode(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
         """Hidden state [B, D] after one more token [B] of every row."""
@@ -295,14 +293,28 @@ class Llava:
         layout = AfterPrompts(
             Rows(Spans.from_lengths([count] * len(tokens))), state.prompts, state.groups, state.own
         )
-        states = self._run(self._words(tokens.flatten()), positions.flatten(), layout)
-        later = replace(state, positions=state.positions + count)
-        return states.unflatten(0, tokens.shape)[:, -1], later
+        ends = torch.arange(1, len(tokens) + 1) * count - 1
+        hidden = self._run(self._words(tokens.flatten()), positions.flatten(), layout, ends)
+        return hidden, replace(state, positions=state.positions + count)
 
-    def _run(self, embeds: Tensor, positions: Tensor, layout: Layout) -> Tensor:
-        """States [S, D] of tokens `embeds` [S, D] at these positions [S] of their rows."""
+    def _before_and_last(
+        self, embeds: Tensor, positions: Tensor, layout: Layout, before: Tensor, last: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`response_states`, of the tokens that stand at `before` [N] and at `last` [B]."""
+        states = self._run(embeds, positions, layout, torch.cat([before, last]))
+        return states[: len(before)], states[len(before) :]
+
+    def _run(self, embeds: Tensor, positions: Tensor, layout: Layout, wanted: Tensor) -> Tensor:
+        """States [n, D] of the tokens `wanted` [n] among `embeds` [S, D].
+
+        Args:
+            positions: [S] of each token in its row.
+        """
+        again = self.checkpoints_layers and torch.is_grad_enabled()  # a layer runs by itself then
+        needed = None if again or len(wanted) == len(embeds) else wanted.unique()
         with self.products():
-            return run(self._language, embeds, positions, layout)
+            states = run(self._language, embeds, positions, layout, needed)
+        return states[wanted.to(self.device)]
 
     def products(self) -> torch.autocast:
         """Inside the block weights that are wider than `precision` multiply in it."""

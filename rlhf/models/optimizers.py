@@ -32,7 +32,7 @@ def adamw(
     """
     options: dict[str, Any] = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
     if kind == "adamw":
-        return AdamW(parameters, **options)
+        return AdamW(parameters, **options, fused=True)
     packed = {
         "adamw_8bit": bitsandbytes.optim.AdamW8bit,
         "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,

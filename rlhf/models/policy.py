@@ -16,6 +16,7 @@ from rlhf.models.adapters import add_adapter
 from rlhf.models.critic import Critic, build_critic, full_critic
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
+from rlhf.profiling import phase
 from rlhf.types import PromptBatch, Responses, TokenScores
 
 POLICY, REFERENCE = "policy", "reference"
@@ -50,7 +51,8 @@ class Policy:
         """
         scores = self._scores(self.llava, prompts, responses)
         assert scores.hidden is not None
-        values = self.critic.values(scores.hidden, prompts, responses)
+        with phase("values"):
+            values = self.critic.values(scores.hidden, prompts, responses)
         if ref_hidden is None:
             return replace(scores, values=values, hidden=None)
         kl = token_kl(
@@ -75,7 +77,8 @@ class Policy:
     @torch.no_grad()
     def final_values(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """[B] float32, V of the state after the last token of each response (no autograd)."""
-        return self.critic.final_values(prompts, responses)
+        with phase("values"):
+            return self.critic.final_values(prompts, responses)
 
     def reference_role(self) -> AbstractContextManager[None]:
         """Inside the block `reference` runs as the model that training started from."""

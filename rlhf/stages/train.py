@@ -26,6 +26,7 @@ from rlhf.stages.common import (
     scorer_of,
 )
 from rlhf.stages.job import Job
+from rlhf.stages.profile import profiled
 from rlhf.tools.doctor import check_quick
 from rlhf.trainers.ppo import PPOTrainer
 from rlhf.trainers.sft import SFTTrainer
@@ -95,12 +96,13 @@ def ppo(job: Job) -> dict[str, Any]:
             trainer.restore(checkpoint)
             say(f"continuing after iteration {trainer.iteration}")
         announce(llava, steps=trainer.planned_steps)
-        trainer.run()
+        with profiled(job, location, trainer) as measured:
+            trainer.run()
     last = {name: trainer.figures[name] for name in SHOWN if name in trainer.figures}
     figures = {"iterations": trainer.iteration, "skipped_steps": trainer.skipped, **last}
     _save(job, "ppo", llava, figures)
     policy.critic.save(job.folder)
-    return figures
+    return figures | measured
 
 
 def _save(job: Job, command: str, llava: Llava, figures: dict[str, Any]) -> None:

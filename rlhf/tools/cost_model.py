@@ -96,16 +96,15 @@ def _scoring(shape: ModelShape, setup: Setup) -> Parts:
 
 
 def _update(shape: ModelShape, setup: Setup) -> Parts:
-    """A micro-batch with gradient: the head, or a layer's backward; or the optimizer's step."""
+    """A micro-batch with gradient: the head, or a layer's backward."""
     rows = setup.rows(setup.minibatch_size)
     kept = {"activations": activations(shape, setup)}
     layer = {"workspace of a layer": setup.tokens(rows) * backward_workspace(shape, setup)}
     logits = {"logits": head_logits(shape, setup, rows * setup.max_new_tokens)}
-    step = {"optimizer's workspace": step_workspace(shape, setup)}
     reading, held = _prefix(shape, setup, rows), _kept_prefixes(shape, setup)
     if not setup.gradient_checkpointing:  # else it is among the activations
         kept |= {name: size for name, size in reading.items() if name == "KV cache"}
-    return held | _worst(reading, kept | layer | _unpacked(shape, setup), kept | logits, step)
+    return held | _worst(reading, kept | layer | _unpacked(shape, setup), kept | logits)
 
 
 def kept_share(shape: ModelShape, setup: Setup) -> float:
@@ -198,8 +197,3 @@ def trainable_parameters(shape: ModelShape, setup: Setup) -> int:
     doubled = setup.critic == "separate" or (setup.critic == "adapter" and lora)
     critic = policy if doubled else 0
     return policy + critic + shape.hidden + 1
-
-
-def step_workspace(shape: ModelShape, setup: Setup) -> int:
-    """torch's AdamW takes the roots of all second moments at once; the 8-bit one goes in place."""
-    return 4 * trainable_parameters(shape, setup) if setup.optimizer == "adamw" else 0

@@ -38,6 +38,14 @@ def layer_activations(shape: ModelShape, setup: Setup) -> int:
     return both + 4 * 2 * h + b * (2 * h + i + LORA_LAYERS * setup.lora_rank)
 
 
+def mlp_activations(shape: ModelShape, setup: Setup) -> int:
+    """Of these a token's in the MLP, which the last layer runs for what is read of it only."""
+    i, b = shape.intermediate, setup.width
+    if setup.train == "full":
+        return 3 * b * i + 4 * i
+    return 3 * b * i + b * (shape.hidden + i + 3 * setup.lora_rank)
+
+
 def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None = None) -> int:
     """Bytes kept between forward and backward of an update's micro-batch.
 
@@ -59,7 +67,9 @@ def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None =
     joined = shared // shape.layers if joins else 0
     layer = tokens * layer_activations(shape, setup) + factor_copies(shape, setup) + joined
     if not again:
-        return passes * layer * shape.layers
+        read = min(tokens, rows * (setup.max_new_tokens + 1))  # and the last token's
+        spared = (tokens - read) * mlp_activations(shape, setup)
+        return passes * (layer * shape.layers - spared)
     last = (8 if setup.train == "full" else 4) * shape.hidden
     inputs = setup.width * shape.hidden * shape.layers
     return passes * (tokens * (inputs + last) + prefix) + layer

@@ -26,6 +26,7 @@ from rlhf.health import HealthMonitor
 from rlhf.metrics import MetricsWriter
 from rlhf.models.policy import Policy
 from rlhf.models.reward import Scorer
+from rlhf.profiling import count, lap, phase
 from rlhf.rollout import collect_rollout
 from rlhf.trainers.figures import iteration_figures
 from rlhf.trainers.invariants import check_invariants, measure_invariants
@@ -104,7 +105,8 @@ class PPOTrainer:
         options = replace(self.ppo, kl_coef=self.kl_coef)
         buffer = RolloutBuffer()
         buffer.append(rollout)
-        buffer.finish(options, self.scaler)
+        with phase("advantages"):
+            buffer.finish(options, self.scaler)
         rolled_out = time.perf_counter()
         steps = self.update(buffer, iteration)
         updated = time.perf_counter()
@@ -121,7 +123,7 @@ class PPOTrainer:
             figures |= log_samples(
                 self.writer, self.policy, rollout, buffer, texts, iteration, self.ppo
             )
-        self.writer.scalars(figures, iteration)
+        self.writer.scalars(figures | lap(), iteration)
         return figures
 
     def _follow(self, buffer: RolloutBuffer) -> dict[str, float]:
@@ -157,6 +159,7 @@ class PPOTrainer:
         for _ in range(self.ppo.ppo_epochs):
             for minibatch in buffer.minibatches(self.ppo.minibatch_size, generator):
                 steps.append(self.updater.step(minibatch, train_policy=train_policy))
+                count("updated_responses", len(minibatch.responses))
                 if steps[-1].outcome == "stopped":
                     return steps
                 if steps[-1].outcome == "skipped":

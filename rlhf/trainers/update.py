@@ -16,6 +16,7 @@ from rlhf.functional import (
 )
 from rlhf.models.optimizers import adamw
 from rlhf.models.policy import Policy
+from rlhf.profiling import phase
 from rlhf.trainers.optimization import clip_gradients, finite
 from rlhf.types import Minibatch, TokenScores
 
@@ -101,11 +102,12 @@ class Updater:
         if not train_policy:  # the value loss of a shared critic reaches the policy's weights
             for value in self.policy_parameters:
                 value.grad = None
-        policy_norm = clip_gradients(self.policy_parameters, self.config.max_grad_norm)
-        critic_norm = clip_gradients(self.critic_parameters, self.config.max_grad_norm)
-        outcome = self._outcome(sums, policy_norm, critic_norm)
-        if outcome == "taken":
-            self.optimizer.step()
+        with phase("optimizer"):
+            policy_norm = clip_gradients(self.policy_parameters, self.config.max_grad_norm)
+            critic_norm = clip_gradients(self.critic_parameters, self.config.max_grad_norm)
+            outcome = self._outcome(sums, policy_norm, critic_norm)
+            if outcome == "taken":
+                self.optimizer.step()
         self.steps_done += 1
         means = dict(zip(MEANS, sums.tolist(), strict=True))
         return StepStatistics(
@@ -122,8 +124,10 @@ class Updater:
         sums, ratio_gap = torch.zeros(len(MEANS)), 0.0
         most = self.config.microbatch_tokens
         for rows in microbatches(minibatch.prompts, minibatch.responses, most):
-            loss, part, gap = self._losses(minibatch.select(rows), count, train_policy)
-            loss.backward()
+            with phase("forward", undivided=True):
+                loss, part, gap = self._losses(minibatch.select(rows), count, train_policy)
+            with phase("backward"):
+                loss.backward()
             sums, ratio_gap = sums + part.cpu(), max(ratio_gap, gap)
         return sums, ratio_gap
 
