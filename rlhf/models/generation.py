@@ -7,7 +7,9 @@ from torch import Tensor
 
 from rlhf.config import SamplingConfig
 from rlhf.functional import filtered_logits, inverse_cdf_tokens, keyed_uniforms
+from rlhf.models.cache import DecodeState
 from rlhf.models.llava import Llava
+from rlhf.profiling import count, phase
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch, Responses
 
@@ -68,13 +70,26 @@ def _decode(
     keys: tuple[int, int, Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens [B, T], their log-probabilities [B, T] and the true lengths [B], on the CPU."""
+    with phase("prefill"):
+        hidden, state = llava.prefill(prompts, sampling.max_new_tokens)
+    with phase("decode"):
+        return _continued(llava, hidden, state, sampling, keys)
+
+
+def _continued(
+    llava: Llava,
+    hidden: Tensor,
+    state: DecodeState,
+    sampling: SamplingConfig,
+    keys: tuple[int, int, Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, from the states [B, D] after the prompts on."""
     eos, longest = torch.tensor(llava.eos_ids), sampling.max_new_tokens
     seed, iteration, prompt_keys, samples = keys
-    tokens = torch.zeros(len(prompts), longest, dtype=torch.int64)
-    scores = torch.zeros(len(prompts), longest)
-    lengths = torch.full((len(prompts),), longest)
-    rows = torch.arange(len(prompts))  # those that the model still computes
-    hidden, state = llava.prefill(prompts, longest)
+    tokens = torch.zeros(len(hidden), longest, dtype=torch.int64)
+    scores = torch.zeros(len(hidden), longest)
+    lengths = torch.full((len(hidden),), longest)
+    rows = torch.arange(len(hidden))  # those that the model still computes
     for position in range(longest):
         uniforms = keyed_uniforms(seed, iteration, prompt_keys[rows], samples[rows], position)
         logits = hidden @ llava.output_weight.T
@@ -90,6 +105,7 @@ def _decode(
             rows, chosen = rows[running], chosen[running.to(chosen.device)]
             state = state.select(running.nonzero().squeeze(1))
         hidden, state = llava.decode(chosen, state)
+        count("decode_steps", 1)
     return tokens, scores, lengths
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlhf.data.images import load_image
 from rlhf.models.families import packed
+from rlhf.profiling import count, phase
 
 GIB = 2**30
 
@@ -86,7 +87,8 @@ class Vision:
         watched = inner.multi_modal_projector.register_forward_pre_hook(
             lambda _, inputs: read.append(inputs[0])
         )
-        with watched:
+        count("pictures", 1)
+        with watched, phase("vision"):
             pixels = inputs.to(device=self.model.device, dtype=inner.vision_tower.dtype)
             self.model.get_image_features(**pixels)
         return Features(read[0].cpu(), (image.height, image.width))

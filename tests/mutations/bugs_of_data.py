@@ -83,8 +83,8 @@ BUGS = (
         "models/generation.py",
         (
             (
-                "torch.isin(flat[spans.offsets[1:] - 1], torch.tensor(llava.eos_ids))",
-                "spans.lengths < sampling.max_new_tokens",
+                "torch.isin(flat[spans.offsets[1:] - 1], ends)",
+                "spans.lengths < spans.longest",
             ),
         ),
         ALIGNMENT + "test_a_response_that_ends_in_the_last_slot_is_finished",
