@@ -52,7 +52,7 @@ class Groups:
             return rows
         if not self.in_order:
             blank = rows.new_zeros(self.count * self.size, *rows.shape[1:])
-            rows = blank.index_copy(0, self.places, rows)
+            rows = blank.index_copy(0, self.places.to(rows.device), rows)
         grouped: Tensor = rows.unflatten(0, (self.count, self.size))
         return grouped.transpose(1, 2).flatten(2, 3)
 
@@ -61,7 +61,7 @@ class Groups:
         if self.in_order and self.size == 1:
             return spread
         rows: Tensor = spread.unflatten(2, (self.size, -1)).transpose(1, 2).flatten(0, 1)
-        return rows if self.in_order else rows[self.places]
+        return rows if self.in_order else rows.index_select(0, self.places.to(rows.device))
 
     def select(self, rows: Tensor) -> tuple["Groups", Tensor]:
         """The groups of these responses [K], and which of the prompts they have, rising."""
@@ -89,8 +89,8 @@ def prefix_attention(
 
     Args:
         query: [B, H, R, D], the last R of T tokens; R is 1 or T.
-        key, value: [B, H, T, D].
-        prefix_key, prefix_value: [g, H, P, D].
+        key, value: [B, K, T, D]; each serves H/K heads in a row.
+        prefix_key, prefix_value: [g, K, P, D].
         groups: whose prompt each row continues.
         lengths: [g] tokens of each prompt, the rest of P is never seen; None: all P.
         scale: of the products before the softmax.
@@ -100,13 +100,41 @@ def prefix_attention(
     """
     if window is not None and window >= prefix_key.shape[2] + key.shape[2]:
         window = None
-    if query.device.type == "cpu" and window is None:
-        mask = None if lengths is None else _allowed(lengths, prefix_key, query.dtype)
-        given = (query, key, value, prefix_key, prefix_value)
-        if not torch.is_grad_enabled():
-            return _joined(*given, groups, mask, scale)[0]
-        return _Joined.apply(*given, groups, mask, scale)  # type: ignore[no-any-return, no-untyped-call]
-    return _dense(query, key, value, prefix_key, prefix_value, groups, lengths, scale, window)
+    if query.shape[2] > 1 and query.shape[1] > key.shape[1]:
+        times = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
+    given = (query, key, value, prefix_key, prefix_value)
+    lengths = None if lengths is None else lengths.to(query.device)
+    if window is not None or (not _has_flash(query) and query.shape[2] > 1):
+        return _dense(*given, groups, lengths, scale, window)
+    mask = None if lengths is None else _allowed(lengths, prefix_key, query.dtype)
+    if not _has_flash(query):
+        return _step(*given, groups, mask, scale)
+    if not torch.is_grad_enabled():
+        return _joined(*given, groups, mask, scale)[0]
+    return _Joined.apply(*given, groups, mask, scale)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _has_flash(query: Tensor) -> bool:
+    """Whether there is a kernel that also gives the normaliser, and its backward takes it."""
+    return query.device.type == "cpu"
+
+
+def _fold(rows: Tensor, key: Tensor) -> Tensor:
+    """[·, K, H/K·R, D] of [·, H, R, D]: queries side by side that read the same key."""
+    heads = key.shape[1]
+    if rows.shape[1] == heads:
+        return rows
+    folded: Tensor = rows.unflatten(1, (heads, -1))
+    return folded.flatten(2, 3)
+
+
+def _unfold(folded: Tensor, heads: int) -> Tensor:
+    """[·, H, R, D] of [·, K, H/K·R, D]."""
+    if folded.shape[1] == heads:
+        return folded
+    rows: Tensor = folded.unflatten(2, (heads // folded.shape[1], -1))
+    return rows.flatten(1, 2)
 
 
 def near(rows: int, width: int, window: int | None, device: torch.device) -> Tensor:
@@ -124,12 +152,6 @@ def _allowed(lengths: Tensor, prefix_key: Tensor, dtype: torch.dtype) -> Tensor:
     return blank.masked_fill_(beyond, -torch.inf)[:, None, None]
 
 
-def _expanded(mask: Tensor | None, groups: Groups, query: Tensor) -> Tensor | None:
-    """A view [g, H, G·R, P] of the mask."""
-    rows = groups.size * query.shape[2]
-    return mask if mask is None else mask.expand(-1, query.shape[1], rows, -1)
-
-
 def _joined(
     query: Tensor,
     key: Tensor,
@@ -141,14 +163,21 @@ def _joined(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result, and [B, H, R] lse_own and lse_own - lse_prompt."""
-    own, own_lse = _flash(query, key, value, 0.0, query.shape[2] > 1, scale=scale)
-    mask = _expanded(mask, groups, query)
+    heads, causal = query.shape[1], query.shape[2] > 1
+    own, own_lse = _flash(_fold(query, key), key, value, 0.0, causal, scale=scale)
+    own, own_lse = _unfold(own, heads), _unfold(own_lse.unsqueeze(-1), heads)
+    spread = _fold(groups.spread(query), prefix_key)
     part, part_lse = _flash(
-        groups.spread(query), prefix_key, prefix_value, 0.0, False, attn_mask=mask, scale=scale
+        spread, prefix_key, prefix_value, 0.0, False, attn_mask=_wide(mask, spread), scale=scale
     )
-    gap = own_lse - groups.collect(part_lse.unsqueeze(-1)).squeeze(-1)
-    weight = gap.sigmoid().to(own.dtype).unsqueeze(-1)
-    return torch.lerp(groups.collect(part), own, weight), own_lse, gap
+    gap = own_lse - groups.collect(_unfold(part_lse.unsqueeze(-1), heads))
+    out = torch.lerp(groups.collect(_unfold(part, heads)), own, gap.sigmoid().to(own.dtype))
+    return out, own_lse.squeeze(-1), gap.squeeze(-1)
+
+
+def _wide(mask: Tensor | None, spread: Tensor) -> Tensor | None:
+    """A view [g, K, ·, P] of the mask [g, 1, 1, P]."""
+    return mask if mask is None else mask.expand(*spread.shape[:3], -1)
 
 
 class _Joined(torch.autograd.Function):
@@ -171,33 +200,56 @@ class _Joined(torch.autograd.Function):
         out, own_lse, gap = _joined(*given, groups, mask, scale)
         lse = own_lse + softplus(-gap)  # log(own + prompt) = log own + log(1 + prompt / own)
         ctx.save_for_backward(*given, out, lse, mask)
-        ctx.groups, ctx.scale, ctx.causal = groups, scale, query.shape[2] > 1
+        ctx.groups, ctx.scale = groups, scale
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         query, key, value, prefix_key, prefix_value, out, lse, mask = ctx.saved_tensors
-        groups: Groups = ctx.groups
-        mask = _expanded(mask, groups, query)
+        groups, heads, causal = ctx.groups, query.shape[1], query.shape[2] > 1
+        rows = (grad, query, out, lse.unsqueeze(-1))
+        pull, asks, gave, norm = (_fold(x, key) for x in rows)
         own, d_key, d_value = _flash_backward(
-            grad, query, key, value, out, lse, 0.0, ctx.causal, scale=ctx.scale
+            pull, asks, key, value, gave, norm.squeeze(-1), 0.0, causal, scale=ctx.scale
         )
-        spread = [groups.spread(x) for x in (grad, query, out)]
+        pull, asks, gave, norm = (_fold(groups.spread(x), prefix_key) for x in rows)
         part, d_prefix_key, d_prefix_value = _flash_backward(
-            spread[0],
-            spread[1],
+            pull,
+            asks,
             prefix_key,
             prefix_value,
-            spread[2],
-            groups.spread(lse.unsqueeze(-1)).squeeze(-1),
+            gave,
+            norm.squeeze(-1),
             0.0,
             False,
-            attn_mask=mask,
+            attn_mask=_wide(mask, asks),
             scale=ctx.scale,
         )
-        d_query = own + groups.collect(part)
+        d_query = _unfold(own, heads) + groups.collect(_unfold(part, heads))
         return d_query, d_key, d_value, d_prefix_key, d_prefix_value, None, None, None
+
+
+def _step(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    groups: Groups,
+    mask: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """The same for one token a row on any device, without a copy of keys or values."""
+    heads, count = query.shape[1], prefix_key.shape[2]
+    far = _fold(groups.spread(query), prefix_key) @ prefix_key.transpose(2, 3) * scale
+    far = far if mask is None else far + mask
+    seen = groups.collect(_unfold(far, heads))
+    close = _unfold(_fold(query, key) @ key.transpose(2, 3) * scale, heads)
+    weights = torch.cat([seen, close], dim=3).softmax(3, dtype=torch.float32).to(value.dtype)
+    first = _fold(groups.spread(weights[..., :count]), prefix_key) @ prefix_value
+    second = _fold(weights[..., count:], key) @ value
+    return groups.collect(_unfold(first, heads)) + _unfold(second, heads)
 
 
 def _dense(
@@ -222,6 +274,12 @@ def _dense(
         late = torch.arange(width - rows, width, device=device).repeat(groups.size)
         seen = seen & (lengths[:, None, None] + late[:, None] - prompt < window)
     mask = torch.cat([seen.expand(-1, len(own), -1), own.expand(groups.count, -1, -1)], dim=2)
+    times = query.shape[1] // prefix_key.shape[1]
+    prefix_key, prefix_value = (
+        x.repeat_interleave(times, dim=1) for x in (prefix_key, prefix_value)
+    )
+    if key.shape[1] < query.shape[1]:
+        key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
     out = scaled_dot_product_attention(
         groups.spread(query),
         torch.cat([prefix_key, groups.spread(key)], dim=2),

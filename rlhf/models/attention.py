@@ -175,7 +175,8 @@ class PromptsThenResponses:
         count = self.prompts.spans.total
         q, k, v = (self.prompts.pad(x[:count]) for x in (query, key, value))
         query, key, value = (self.responses.pad(x[count:]) for x in (query, key, value))
-        later = _after(query, key, value, k, v, self.groups, self.prompts.lengths, look)
+        given = (query, key, value, k, v, self.groups, self.prompts.lengths)
+        later = prefix_attention(*given, scale=look.scale, window=look.window)
         parts = [self.prompts.flatten(_causal(q, k, v, look)), self.responses.flatten(later)]
         return torch.cat(parts)
 
@@ -194,47 +195,16 @@ class AfterPrompts:
         if self.own is not None:
             k, v = self.own.append(layer, k, v)
         keys, values = self.prompts.of(layer)
-        out = _after(q, k, v, keys, values, self.groups, self.prompts.lengths, look)
-        return self.rows.flatten(out)
+        given = (q, k, v, keys, values, self.groups, self.prompts.lengths)
+        return self.rows.flatten(prefix_attention(*given, scale=look.scale, window=look.window))
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
-    key, value = _for_all_heads(query, key, value)
-    mask, width = None, query.shape[2]
+    mask, width, times = None, query.shape[2], query.shape[1] // key.shape[1]
+    if times > 1:
+        key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
     if look.window is not None and look.window < width:
         mask = near(width, width, look.window, query.device)
     return scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, scale=look.scale
     )
-
-
-def _after(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    groups: Groups,
-    lengths: Tensor | None,
-    look: Look,
-) -> Tensor:
-    key, value, prefix_key, prefix_value = _for_all_heads(
-        query, key, value, prefix_key, prefix_value
-    )
-    return prefix_attention(
-        query,
-        key,
-        value,
-        prefix_key,
-        prefix_value,
-        groups,
-        lengths,
-        scale=look.scale,
-        window=look.window,
-    )
-
-
-def _for_all_heads(query: Tensor, *keys: Tensor) -> list[Tensor]:
-    """Keys and values [B, K, T, Dh] repeated for the H heads of the query."""
-    times = query.shape[1] // keys[0].shape[1]
-    return [x if times == 1 else x.repeat_interleave(times, dim=1) for x in keys]

@@ -14,6 +14,9 @@ OWNERS = ([0, 0, 1, 1], [0, 1, 2], [1, 0, 0, 1, 0], [0, 0, 0])
 def loop(tensors: list[Tensor], owner: list[int], lengths: list[int], window: int) -> Tensor:
     """The definition, token by token in float64."""
     query, key, value, prefix_key, prefix_value = (x.double() for x in tensors)
+    key, value, prefix_key, prefix_value = (
+        x.repeat_interleave(2 // x.shape[1], dim=1) for x in (key, value, prefix_key, prefix_value)
+    )
     out = torch.zeros_like(query)
     late = key.shape[2] - query.shape[2]
     for row, prompt in enumerate(owner):
@@ -29,27 +32,19 @@ def loop(tensors: list[Tensor], owner: list[int], lengths: list[int], window: in
     return out
 
 
-def given(owner: list[int], rows: int, width: int, dtype: torch.dtype) -> list[Tensor]:
+def given(owner: list[int], rows: int, width: int, kept: int) -> list[Tensor]:
+    """With two heads, and `kept` of keys."""
     generator = torch.Generator().manual_seed(len(owner))
-    heads, depth, prompts = 2, 8, max(owner) + 1
-    shapes = [(len(owner), heads, rows, depth), *[(len(owner), heads, width, depth)] * 2]
-    shapes += [(prompts, heads, 5, depth)] * 2
-    made = [2 * torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    return [x.to(dtype).requires_grad_() for x in made]
+    depth, prompts = 8, max(owner) + 1
+    shapes = [(len(owner), 2, rows, depth), *[(len(owner), kept, width, depth)] * 2]
+    shapes += [(prompts, kept, 5, depth)] * 2
+    return [2 * torch.randn(*shape, generator=generator) for shape in shapes]
 
 
 @pytest.fixture(params=["cpu", "any device"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "any device":
-
-        class Dense:
-            @staticmethod
-            def apply(*args: object) -> Tensor:
-                *tensors, groups, mask, scale = args
-                lengths = None if mask is None else (mask == 0).sum(-1).flatten()
-                return module._dense(*tensors, groups, lengths, scale, None)
-
-        monkeypatch.setattr(module, "_Joined", Dense)
+        monkeypatch.setattr(module, "_has_flash", lambda query: False)
 
 
 @pytest.mark.usefixtures("way")
@@ -57,10 +52,11 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(("rows", "width"), [(3, 3), (1, 4), (1, 1)])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("window", [None, 1, 3, 6])
+@pytest.mark.parametrize("kept", [1, 2])
 def test_it_is_the_softmax_over_what_is_seen(
-    owner: list[int], rows: int, width: int, ragged: bool, window: int | None
+    owner: list[int], rows: int, width: int, ragged: bool, window: int | None, kept: int
 ) -> None:
-    tensors = given(owner, rows, width, torch.float32)
+    tensors = [x.requires_grad_() for x in given(owner, rows, width, kept)]
     lengths = [2, 5, 3][: max(owner) + 1] if ragged else [5] * (max(owner) + 1)
     told = torch.tensor(lengths) if ragged else None
     groups = Groups(torch.tensor(owner))
@@ -68,6 +64,9 @@ def test_it_is_the_softmax_over_what_is_seen(
     wanted = [x.detach().clone().requires_grad_() for x in tensors]
     expected = loop(wanted, owner, lengths, window or 100)
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        again = prefix_attention(*tensors, groups, told, scale=SCALE, window=window)
+    assert torch.equal(again, found)
     pull = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
     (found * pull).sum().backward()
     (expected * pull).sum().backward()
