@@ -2,6 +2,7 @@ import html
 import json
 import re
 import zlib
+from itertools import count
 from math import isnan, nan
 from pathlib import Path
 
@@ -47,7 +48,10 @@ def test_not_finite_values_stay_json_and_come_back_as_nan(tmp_path):
     assert isnan(read_metrics(tmp_path)["lr"][0][1])
 
 
-def test_reopening_appends_purging_cuts_and_a_torn_line_is_dropped(tmp_path):
+def test_reopening_appends_purging_cuts_and_a_torn_line_is_dropped(tmp_path, monkeypatch):
+    # TensorBoard reads files in the order of their names: second, then a number, 10 before 9.
+    seconds = count(1_700_000_000)
+    monkeypatch.setattr("time.time", lambda: float(next(seconds)))
     with MetricsWriter(tmp_path) as writer:
         for step in range(4):
             writer.scalars({"lr": step}, step)

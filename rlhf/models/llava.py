@@ -4,6 +4,7 @@ Inside it too tokens lie end to end; rows are padded for attention only.
 """
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -316,10 +317,11 @@ class Llava:
             states = run(self._language, embeds, positions, layout, needed)
         return states[wanted.to(self.device)]
 
-    def products(self) -> torch.autocast:
+    def products(self) -> AbstractContextManager[None]:
         """Inside the block weights that are wider than `precision` multiply in it."""
-        wider = self.output_weight.dtype != self.precision
-        return torch.autocast(self.device.type, self.precision, enabled=wider)
+        if self.output_weight.dtype == self.precision:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision)
 
     @property
     def _language(self) -> Any:
