@@ -319,7 +319,7 @@ class Llava:
 
     def products(self) -> AbstractContextManager[None]:
         """Inside the block weights that are wider than `precision` multiply in it."""
-        if self.output_weight.dtype == self.precision:
+        if self.precision.itemsize >= 4 or self.output_weight.dtype == self.precision:
             return nullcontext()
         return torch.autocast(self.device.type, self.precision)
 
