@@ -45,7 +45,7 @@ from rlhf.tools.cost_model import CONTEXT, memory
 from rlhf.tools.ideal_time import seconds
 from rlhf.tools.setup import Setup
 from rlhf.trainers.update import Updater
-from rlhf.types import PromptBatch, Responses, Rollout
+from rlhf.types import Drawn, PromptBatch, Responses, Rollout
 
 RESULTS = Path(__file__).parent / "results" / "llava_7b.json"
 CASES = ("nf4/16", "nf4/64", "nf4/64/response", "int8/64", "bf16/64")
@@ -125,7 +125,7 @@ class Iteration:
         return rollout
 
     @torch.no_grad()
-    def scored(self, prompts: PromptBatch, responses: Responses, drawn: torch.Tensor) -> Rollout:
+    def scored(self, prompts: PromptBatch, responses: Responses, drawn: Drawn) -> Rollout:
         """As `collect_rollout` does."""
         limit = self.ppo.microbatch_tokens
         scores = self.reward.scores(prompts, responses, max_tokens=limit)
@@ -139,7 +139,7 @@ class Iteration:
             values=own.values,
             entropy=own.entropy,
             scores=scores,
-            logprob_gap=(own.logprobs - drawn).abs(),
+            logprob_gap=(own.logprobs - drawn.logprobs).abs(),
         )
 
 

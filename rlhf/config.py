@@ -171,7 +171,7 @@ class PPOConfig(Section):
     whiten_floor: Positive = 0.1  # least standard deviation divided by, reward units
     value_warmup_iterations: CountOrZero = 5  # first iterations that move the critic only
     engine: EngineKind = "own"  # who samples; reference: transformers' generate
-    rescore: bool = True  # recompute the rollout's log-probabilities by the training forward
+    rescore: bool = True  # log-probabilities and values by the training forward, not generation
     check_invariants: bool = True  # prove the set-up before the first step
     max_skips: Count = 10  # non-finite steps before the run stops
     save_every: CountOrZero = 0  # iterations between checkpoints; 0: only at the end

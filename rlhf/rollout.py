@@ -39,15 +39,21 @@ def collect_rollout(
         prompts: B prompts.
         sampling: the one distribution of generation and of every log-probability.
         seed, iteration, samples: keys of the sampling, see `generate`.
-        config: reads microbatch_tokens; rescore: old log-probabilities come from the training
-            forward, so that the first ratio is 1; missing_eos and the KL options for what else
-            the update will need.
+        config: reads microbatch_tokens; rescore: log-probabilities, entropies and values come
+            from the training forward, so that the first ratio is 1, and not from the states of
+            generation; missing_eos and the KL options for what else the update will need.
     """
     max_tokens = config.microbatch_tokens
     for llava in (policy.llava, getattr(reward, "llava", policy.llava)):
         llava.prefixes.clear()  # those of the last iteration's prompts
     responses, drawn = ENGINES[config.engine](
-        policy.llava, prompts, sampling, seed=seed, iteration=iteration, samples=samples
+        policy.llava,
+        prompts,
+        sampling,
+        seed=seed,
+        iteration=iteration,
+        samples=samples,
+        keep_states=not config.rescore,
     )
     count_responses(prompts, responses)
     with phase("reward"):
@@ -60,10 +66,11 @@ def collect_rollout(
                 reward.name,
                 "mend the scorer, or raise reward.retries",
             )
-        drawn, scores = drawn[responses.spans.token_indices(kept)], scores[kept]
+        drawn, scores = drawn.select(responses.spans.token_indices(kept)), scores[kept]
         prompts, responses = prompts.select(kept), responses.select(kept)
     with phase("policy"):
-        scored = in_pieces(policy.score, prompts, responses, max_tokens)
+        known = {} if drawn.states is None else {"states": drawn.states}
+        scored = in_pieces(policy.score, prompts, responses, max_tokens, **known)
     reference = partial(policy.reference_score, keep_hidden=kl_choice(config)[1] == "exact")
     with phase("reference"):
         referenced = in_pieces(reference, prompts, responses, max_tokens)
@@ -71,12 +78,12 @@ def collect_rollout(
     return Rollout(
         prompts=prompts,
         responses=responses,
-        old_logprobs=scored.logprobs if config.rescore else drawn,
+        old_logprobs=scored.logprobs if config.rescore else drawn.logprobs,
         ref_logprobs=referenced.logprobs,
         values=scored.values,
         entropy=scored.entropy,
         scores=scores,
-        logprob_gap=(scored.logprobs - drawn).abs(),
+        logprob_gap=None if known else (scored.logprobs - drawn.logprobs).abs(),
         final_values=_final_values(policy, prompts, responses, max_tokens) if bootstraps else None,
         ref_hidden=referenced.hidden,
     )

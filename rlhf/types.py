@@ -120,6 +120,26 @@ class Responses:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """What generation knows of the N tokens that it drew.
+
+    Attributes:
+        logprobs: [N] float32, log-probability of each token when it was drawn, nats.
+        states: [N, D], the state that each was drawn from, where it was asked for.
+    """
+
+    logprobs: Tensor
+    states: Tensor | None = None
+
+    def select(self, tokens: Tensor) -> "Drawn":
+        """The same of these tokens [K]."""
+        states = self.states
+        if states is not None:
+            states = states[tokens.to(states.device)]
+        return Drawn(self.logprobs[tokens], states)
+
+
+@dataclass(frozen=True)
 class PreferenceBatch:
     """B pairs: the same prompt with a chosen and a rejected response.
 
@@ -179,7 +199,8 @@ class Rollout:
         prompts, responses: B of each.
         old_logprobs, ref_logprobs, values, entropy: [N] float32.
         scores: [B] float32, from the reward model.
-        logprob_gap: [N] float32, |log-probability at sampling - by the training forward|, nats.
+        logprob_gap: [N] float32, |log-probability at sampling - by the training forward|, nats;
+            None where there was no such forward.
         final_values: [B] float32, V after the last token of a cut response, 0 of a finished one;
             None unless cut responses are bootstrapped.
         ref_hidden: [N, D], the reference's states; None unless the exact KL is in the loss.
@@ -192,7 +213,7 @@ class Rollout:
     values: Tensor
     entropy: Tensor
     scores: Tensor
-    logprob_gap: Tensor
+    logprob_gap: Tensor | None
     final_values: Tensor | None = None
     ref_hidden: Tensor | None = None
 

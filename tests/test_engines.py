@@ -27,11 +27,11 @@ def test_both_engines_draw_the_same_tokens(
     samples = torch.arange(2).repeat(4)
     sampling = SamplingConfig(temperature=temperature, max_new_tokens=12, batch_size=5)
     given = {"seed": 3, "iteration": 2, "samples": samples}
-    ours, logprobs = generate(llava, prompts, sampling, **given)  # type: ignore[arg-type]
+    ours, own = generate(llava, prompts, sampling, **given)  # type: ignore[arg-type]
     stock, theirs = stock_generate(llava, prompts, sampling, **given)  # type: ignore[arg-type]
     assert ours.rows() == stock.rows()
     assert torch.equal(ours.finished, stock.finished)
-    torch.testing.assert_close(logprobs, theirs, atol=2e-5, rtol=0)
+    torch.testing.assert_close(own.logprobs, theirs.logprobs, atol=2e-5, rtol=0)
     if temperature:
         assert len({*map(tuple, ours.rows())}) == 8
         assert len({*ours.spans.lengths.tolist()}) > 2

@@ -60,13 +60,13 @@ def test_finished_rows_leave_and_the_others_do_not_notice(
 
     monkeypatch.setattr(llava, "decode", counting)
     monkeypatch.setattr("rlhf.models.generation.STILL_RUNNING", 0)
-    stayed, their_logprobs = generate(llava, prompts, sampling, seed=2)
+    stayed, theirs = generate(llava, prompts, sampling, seed=2)
     assert set(computed) == {8}
     computed.clear()
     monkeypatch.setattr("rlhf.models.generation.STILL_RUNNING", 0.75)
-    left, logprobs = generate(llava, prompts, sampling, seed=2)
+    left, drawn = generate(llava, prompts, sampling, seed=2)
     assert left.rows() == stayed.rows()
-    torch.testing.assert_close(logprobs, their_logprobs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(drawn.logprobs, theirs.logprobs, atol=1e-4, rtol=0)
     lengths = left.spans.lengths
     assert len({*lengths.tolist()}) > 3
     running = [int((lengths > position).sum()) for position in range(1, int(lengths.max()))]
@@ -103,7 +103,7 @@ def test_the_drawn_logprobs_are_those_of_the_training_forward(llava: Llava, tiny
             temperature=0.7,
             banned_ids=llava.banned_ids,
         )
-    torch.testing.assert_close(drawn, logprobs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(drawn.logprobs, logprobs, atol=1e-4, rtol=0)
 
 
 def test_first_tokens_are_as_frequent_as_their_probability(llava: Llava, tiny: Path) -> None:
@@ -154,4 +154,4 @@ def test_the_end_belongs_to_the_response_when_it_is_also_the_pad(llava: Llava, t
     end = llava.processor.tokenizer.eos_token_id
     assert responses.finished.any()
     assert [row[-1] == end for row in responses.rows()] == responses.finished.tolist()
-    assert len(drawn) == responses.spans.total
+    assert len(drawn.logprobs) == responses.spans.total

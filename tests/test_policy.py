@@ -123,7 +123,7 @@ def test_log_probabilities_are_those_of_the_sampled_temperature(llava: Llava, ti
             policy.score(prompts, responses),
             policy.reference_score(prompts, responses),
         ):
-            torch.testing.assert_close(scores.logprobs, drawn, atol=1e-4, rtol=0)
+            torch.testing.assert_close(scores.logprobs, drawn.logprobs, atol=1e-4, rtol=0)
 
 
 def test_full_training_of_a_bfloat16_trunk_moves_float32_and_multiplies_in_bfloat16(
@@ -146,7 +146,7 @@ def test_full_training_of_a_bfloat16_trunk_moves_float32_and_multiplies_in_bfloa
     found, drawn = generate(llava, prompts, SamplingConfig(max_new_tokens=6))
     with torch.no_grad():
         scored = policy.score(prompts, found).logprobs
-    torch.testing.assert_close(scored, drawn, atol=0.05, rtol=0)
+    torch.testing.assert_close(scored, drawn.logprobs, atol=0.05, rtol=0)
     loss = policy.score(prompts, responses).logprobs.sum()
     loss.backward()
     assert {value.grad.dtype for value in policy.trained().values() if value.grad is not None} == {

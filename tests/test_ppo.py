@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small
@@ -10,11 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rlhf.checkpoint import load_checkpoint
-from rlhf.config import Config, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.config import Config, CriticKind, ModelConfig, PPOConfig, SamplingConfig
 from rlhf.errors import DivergedError, UsageError
 from rlhf.kernels import span_mean
 from rlhf.metrics import MetricsWriter, read_metrics
 from rlhf.models.heads import ScalarHead
+from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy, in_pieces
 from rlhf.models.reward import LlavaReward
 from rlhf.models.vision import Features
@@ -101,12 +103,39 @@ def test_old_logprobs_are_those_of_the_training_forward_if_rescored(
     tiny: Path, tmp_path: Path, rescore: bool
 ) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, rescore=rescore))
+    torch.nn.init.normal_(run.policy.value_head.linear.weight)
     found = run.rollout(0)
     with torch.no_grad():
-        scored = in_pieces(run.policy.score, found.prompts, found.responses, 8192).logprobs
-    gap = (scored - found.old_logprobs).abs()
-    assert float(found.logprob_gap.max()) > 0
-    assert torch.equal(gap, torch.zeros_like(gap) if rescore else found.logprob_gap)
+        scored = in_pieces(run.policy.score, found.prompts, found.responses, 8192)
+    gap = (scored.logprobs - found.old_logprobs).abs()
+    assert (gap.max() == 0) == rescore
+    assert (found.logprob_gap is None) != rescore
+    pairs = (found.old_logprobs, scored.logprobs), (found.values, scored.values)
+    for own, trained in (*pairs, (found.entropy, scored.entropy)):
+        torch.testing.assert_close(own, trained, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("critic", ["shared_detached", "separate"])
+def test_without_rescoring_the_policy_reads_no_response_twice(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, critic: CriticKind
+) -> None:
+    llava = small.load(tiny)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=critic)
+    run = small.two_iterations(policy, small.prompts_of(llava, tiny), tmp_path)
+    read, states = [], Llava.response_states
+
+    def counted(own: Llava, prompts: PromptBatch, responses: Responses) -> Any:
+        read.append(len(responses))
+        return states(own, prompts, responses)
+
+    monkeypatch.setattr(Llava, "response_states", counted)
+    rows = {}
+    for rescore in (True, False):
+        run.ppo = replace(run.ppo, rescore=rescore)
+        run.rollout(0)
+        rows[rescore] = sum(read)
+        read.clear()
+    assert rows[True] - rows[False] == run.ppo.rollout_batch_size
 
 
 def test_a_continued_run_equals_an_uninterrupted_one(tiny: Path, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_what_was_drawn_is_what_is_scored(llava: Llava, tiny: Path) -> None:
         scored, _ = token_logprobs(
             hidden, llava.output_weight, responses.tokens, banned_ids=llava.banned_ids
         )
-    torch.testing.assert_close(scored, drawn, atol=1e-4, rtol=0)
+    torch.testing.assert_close(scored, drawn.logprobs, atol=1e-4, rtol=0)
 
 
 def test_it_is_saved_and_loaded_with_its_scope(llava: Llava, tiny: Path, tmp_path: Path) -> None:

@@ -81,13 +81,13 @@ def test_samples_are_those_of_each_row_alone(
     samples = torch.tensor([0, 0, 1, 0, 1, 2])
     sampling = SamplingConfig(max_new_tokens=12)
     read = computed(monkeypatch)
-    together, scores = generate(llava, prompts, sampling, samples=samples)
+    together, drawn = generate(llava, prompts, sampling, samples=samples)
     assert read[-1] < len(ROWS) < read[0]
     for row in range(len(ROWS)):
         only = torch.tensor([row])
         alone, own = generate(llava, prompts.select(only), sampling, samples=samples[only])
         assert together.rows()[row] == alone.rows()[0]
         here = together.spans.token_indices(only)
-        torch.testing.assert_close(scores[here], own, atol=1e-4, rtol=0)
+        torch.testing.assert_close(drawn.logprobs[here], own.logprobs, atol=1e-4, rtol=0)
     assert len({*map(tuple, together.rows())}) == len(ROWS)
     assert len({*together.spans.lengths.tolist()}) > 2

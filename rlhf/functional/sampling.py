@@ -28,9 +28,11 @@ def _mix(state: Any) -> Any:
 
 
 def keyed_uniforms(
-    seed: int, iteration: int, keys: Tensor, samples: Tensor, position: int
+    seed: int, iteration: int, keys: Tensor, samples: Tensor, position: int | Tensor
 ) -> Tensor:
     """[B] float64 in [0, 1), 53 random bits, a pure function of five words.
+
+    Given keys and samples [B, 1] and positions [T], all [B, T] of them.
 
     Each word w in turn replaces the state s by output w of splitmix64 seeded with s.
 

@@ -9,7 +9,7 @@ from rlhf.config import EngineKind, SamplingConfig
 from rlhf.models.generation import generate
 from rlhf.models.llava import Llava
 from rlhf.models.stock_generation import stock_generate
-from rlhf.types import PromptBatch, Responses
+from rlhf.types import Drawn, PromptBatch, Responses
 
 
 class Engine(Protocol):
@@ -24,9 +24,10 @@ class Engine(Protocol):
         seed: int = 0,
         iteration: int = 0,
         samples: Tensor | None = None,
+        keep_states: bool = False,
         on_chunk: Callable[[int], None] = ...,
-    ) -> tuple[Responses, Tensor]:
-        """The responses, and [N] float32 the log-probability of each token when it was drawn."""
+    ) -> tuple[Responses, Drawn]:
+        """The responses, and what is known of how they were drawn."""
 
 
 ENGINES: dict[EngineKind, Engine] = {"own": generate, "reference": stock_generate}

@@ -11,7 +11,7 @@ from rlhf.models.cache import DecodeState
 from rlhf.models.llava import Llava
 from rlhf.profiling import count, phase
 from rlhf.spans import Spans
-from rlhf.types import PromptBatch, Responses
+from rlhf.types import Drawn, PromptBatch, Responses
 
 STILL_RUNNING = 0.75  # share of rows at which the finished ones leave; each leaving is a copy
 
@@ -25,8 +25,9 @@ def generate(
     seed: int = 0,
     iteration: int = 0,
     samples: Tensor | None = None,
+    keep_states: bool = False,
     on_chunk: Callable[[int], None] = lambda rows: None,
-) -> tuple[Responses, Tensor]:
+) -> tuple[Responses, Drawn]:
     """One response to each prompt, by the active adapter.
 
     The number that picks a token is a function of (seed, iteration, prompt key, sample index,
@@ -38,22 +39,23 @@ def generate(
         sampling: temperature (0 is greedy), filters, longest response, rows at a time.
         seed, iteration: of the run.
         samples: [B] int64, index of the sample of its prompt; default 0.
+        keep_states: return the states that the tokens were drawn from.
         on_chunk: called with the number of rows just finished.
-
-    Returns:
-        the responses, and [N] float32 the log-probability of each token when it was drawn.
     """
     samples = torch.zeros(len(prompts), dtype=torch.int64) if samples is None else samples
     rows: list[Tensor] = []
-    logprobs: list[Tensor] = []
+    drawn: list[Drawn] = []
     for chunk in torch.arange(len(prompts)).split(sampling.batch_size):
-        keys = (seed, iteration, prompts.keys[chunk], samples[chunk])
+        keys = prompts.keys[chunk, None], samples[chunk, None]
+        uniforms = keyed_uniforms(seed, iteration, *keys, torch.arange(sampling.max_new_tokens))
         with llava.products():  # which narrows each weight once
-            tokens, scores, lengths = _decode(llava, prompts.select(chunk), sampling, keys)
-        rows += [row[:length] for row, length in zip(tokens, lengths.tolist(), strict=True)]
-        logprobs += [row[:length] for row, length in zip(scores, lengths.tolist(), strict=True)]
+            some, found = _decode(llava, prompts.select(chunk), sampling, uniforms, keep_states)
+        rows += some
+        drawn.append(found)
         on_chunk(len(chunk))
-    return joined(llava, rows), torch.cat(logprobs)
+    kept = [one.states for one in drawn if one.states is not None]
+    logprobs = torch.cat([one.logprobs for one in drawn])
+    return joined(llava, rows), Drawn(logprobs, torch.cat(kept) if kept else None)
 
 
 def joined(llava: Llava, rows: list[Tensor]) -> Responses:
@@ -67,13 +69,14 @@ def _decode(
     llava: Llava,
     prompts: PromptBatch,
     sampling: SamplingConfig,
-    keys: tuple[int, int, Tensor, Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens [B, T], their log-probabilities [B, T] and the true lengths [B], on the CPU."""
+    uniforms: Tensor,
+    keep_states: bool,
+) -> tuple[list[Tensor], Drawn]:
+    """The tokens of each row, and what is known of all of them."""
     with phase("prefill"):
         hidden, state = llava.prefill(prompts, sampling.max_new_tokens)
     with phase("decode"):
-        return _continued(llava, hidden, state, sampling, keys)
+        return _continued(llava, hidden, state, sampling, uniforms, keep_states)
 
 
 def _continued(
@@ -81,20 +84,22 @@ def _continued(
     hidden: Tensor,
     state: DecodeState,
     sampling: SamplingConfig,
-    keys: tuple[int, int, Tensor, Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same, from the states [B, D] after the prompts on."""
+    uniforms: Tensor,
+    keep_states: bool,
+) -> tuple[list[Tensor], Drawn]:
+    """The same, from the states [B, D] after the prompts on; `uniforms` [B, T] pick the tokens."""
     eos, longest = torch.tensor(llava.eos_ids), sampling.max_new_tokens
-    seed, iteration, prompt_keys, samples = keys
-    tokens = torch.zeros(len(hidden), longest, dtype=torch.int64)
-    scores = torch.zeros(len(hidden), longest)
+    tokens = torch.zeros(uniforms.shape, dtype=torch.int64)
+    scores = torch.zeros(uniforms.shape)
+    states = hidden.new_zeros(*uniforms.shape, hidden.shape[1]) if keep_states else None
     lengths = torch.full((len(hidden),), longest)
     rows = torch.arange(len(hidden))  # those that the model still computes
     for position in range(longest):
-        uniforms = keyed_uniforms(seed, iteration, prompt_keys[rows], samples[rows], position)
         logits = hidden @ llava.output_weight.T
-        chosen, chosen_scores = draw(llava, logits, sampling, uniforms)
+        chosen, chosen_scores = draw(llava, logits, sampling, uniforms[rows, position])
         tokens[rows, position], scores[rows, position] = chosen.cpu(), chosen_scores.cpu()
+        if states is not None:
+            states[rows.to(states.device), position] = hidden
         running = lengths[rows] > position
         ended = rows[running & torch.isin(chosen.cpu(), eos)]
         lengths[ended] = position + 1
@@ -106,7 +111,9 @@ def _continued(
             state = state.select(running.nonzero().squeeze(1))
         hidden, state = llava.decode(chosen, state)
         count("decode_steps", 1)
-    return tokens, scores, lengths
+    said = torch.arange(longest) < lengths[:, None]
+    kept = None if states is None else states[said.to(states.device)]
+    return list(tokens[said].split(lengths.tolist())), Drawn(scores[said], kept)
 
 
 def draw(

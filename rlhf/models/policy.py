@@ -43,13 +43,22 @@ class Policy:
         return self.critic.head
 
     def score(
-        self, prompts: PromptBatch, responses: Responses, ref_hidden: Tensor | None = None
+        self,
+        prompts: PromptBatch,
+        responses: Responses,
+        ref_hidden: Tensor | None = None,
+        states: Tensor | None = None,
     ) -> TokenScores:
         """Log-probability, entropy and value of every response token (autograd).
 
-        Given the reference's states `ref_hidden` [N, D], the exact KL to it as well.
+        Args:
+            prompts, responses: B of each.
+            ref_hidden: [N, D], the reference's states; given them, the exact KL to it as well.
+            states: [N, D], the policy's own states where they are known: no forward then.
         """
-        scores = self._scores(self.llava, prompts, responses)
+        if states is None:
+            states = self.llava.response_hidden(prompts, responses)
+        scores = self._scores(self.llava, states, responses)
         assert scores.hidden is not None
         with phase("values"):
             values = self.critic.values(scores.hidden, prompts, responses)
@@ -71,7 +80,8 @@ class Policy:
     ) -> TokenScores:
         """The same under the frozen reference (no autograd), without values."""
         with self.reference_role():
-            scores = self._scores(self.reference, prompts, responses)
+            states = self.reference.response_hidden(prompts, responses)
+        scores = self._scores(self.reference, states, responses)
         return scores if keep_hidden else replace(scores, hidden=None)
 
     @torch.no_grad()
@@ -115,8 +125,7 @@ class Policy:
                 found[role] = llava.model
         return found
 
-    def _scores(self, llava: Llava, prompts: PromptBatch, responses: Responses) -> TokenScores:
-        hidden = llava.response_hidden(prompts, responses)
+    def _scores(self, llava: Llava, hidden: Tensor, responses: Responses) -> TokenScores:
         logprobs, entropy = token_logprobs(
             hidden,
             llava.output_weight,
@@ -177,10 +186,11 @@ def build_policy(
 
 
 def in_pieces(
-    function: Callable[[PromptBatch, Responses], TokenScores],
+    function: Callable[..., TokenScores],
     prompts: PromptBatch,
     responses: Responses,
     max_tokens: int,
+    **tokenwise: Tensor,
 ) -> TokenScores:
     """What `function` says of every response token, computed in pieces of bounded size.
 
@@ -188,13 +198,22 @@ def in_pieces(
         function: scores the tokens of the responses it is handed.
         prompts, responses: B of each.
         max_tokens: of one piece, see `microbatches`.
+        tokenwise: [N, …] each, what else it is handed of its tokens, by name.
 
     Returns:
         the scores of all N tokens, in the order of `responses`, on the CPU.
     """
     groups = microbatches(prompts, responses, max_tokens)
-    parts = [function(prompts.select(rows), responses.select(rows)) for rows in groups]
-    places = responses.spans.token_indices(torch.cat(groups)).argsort()
+    tokens = [responses.spans.token_indices(rows) for rows in groups]
+    parts = [
+        function(
+            prompts.select(rows),
+            responses.select(rows),
+            **{name: value[where.to(value.device)] for name, value in tokenwise.items()},
+        )
+        for rows, where in zip(groups, tokens, strict=True)
+    ]
+    places = torch.cat(tokens).argsort()
     names = [name for name, value in vars(parts[0]).items() if value is not None]
     joined = {name: torch.cat([getattr(part, name).cpu() for part in parts]) for name in names}
     return TokenScores(**{name: value[places] for name, value in joined.items()})

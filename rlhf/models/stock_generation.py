@@ -12,7 +12,7 @@ from rlhf.data.images import load_image
 from rlhf.functional import keyed_uniforms
 from rlhf.models.generation import draw, joined
 from rlhf.models.llava import Llava
-from rlhf.types import PromptBatch, Responses
+from rlhf.types import Drawn, PromptBatch, Responses
 
 
 @torch.no_grad()
@@ -24,9 +24,13 @@ def stock_generate(
     seed: int = 0,
     iteration: int = 0,
     samples: Tensor | None = None,
+    keep_states: bool = False,
     on_chunk: Callable[[int], None] = lambda rows: None,
-) -> tuple[Responses, Tensor]:
-    """As `generate`: the same numbers pick the tokens. Prompts are padded, none is shared."""
+) -> tuple[Responses, Drawn]:
+    """As `generate`: the same numbers pick the tokens. Prompts are padded, none is shared.
+
+    The stock loop hands out no states; `keep_states` changes nothing.
+    """
     samples = torch.zeros(len(prompts), dtype=torch.int64) if samples is None else samples
     rows: list[Tensor] = []
     logprobs: list[Tensor] = []
@@ -37,7 +41,7 @@ def stock_generate(
             rows.append(tokens)
             logprobs.append(scores)
         on_chunk(len(chunk))
-    return joined(llava, rows), torch.cat(logprobs)
+    return joined(llava, rows), Drawn(torch.cat(logprobs))
 
 
 class _Keyed(LogitsProcessor):  # type: ignore[misc]

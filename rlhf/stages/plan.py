@@ -72,6 +72,7 @@ def setup_of(config: Config, shape: ModelShape, *, starts_from_adapter: bool) ->
         reward=_reward(config),
         triton=find_spec("triton") is not None,
         samples_per_prompt=ppo.samples_per_prompt,
+        rescore=ppo.rescore or ppo.engine != "own",
         prefill_tokens=model.prefill_tokens,
         prefix_cache=model.prefix_cache,
     )

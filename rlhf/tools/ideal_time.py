@@ -31,17 +31,19 @@ def seconds(shape: ModelShape, setup: Setup, card: Card) -> dict[str, float]:
     anew = (1 - kept_share(shape, setup)) * prompt / setup.samples_per_prompt if setup.late else 0
     own = forward(shape, setup)
     scored = anew + own + outputs
-    critic = 2 if setup.critic in ("adapter", "separate") else 1
+    critic = int(setup.critic in ("adapter", "separate"))  # a forward of its own
     backward = 1 if setup.train == "lora" else 2
     again = own if setup.gradient_checkpointing else 0
+    trained = scored + backward * (own + outputs) + again
     work = {
         "vision": rows * vision(shape),
         "prefill": setup.prompts * prompt + rows * head(shape),
         "decode": 0,
-        "policy": rows * scored * critic,
+        "policy": rows * (scored if setup.rescore else outputs),
+        "values": rows * scored * critic,
         "reference": rows * scored,
         "reward": rows * scored if setup.reward != "none" else 0,
-        "update": setup.ppo_epochs * rows * (scored + backward * (own + outputs) + again) * critic,
+        "update": setup.ppo_epochs * rows * trained * (1 + critic),
     }
     times = {name: amount / peak for name, amount in work.items()}
     return times | {"decode": decode(shape, setup, card, peak)}

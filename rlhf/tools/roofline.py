@@ -156,12 +156,9 @@ def _ideal(
     )
     times = seconds(shape, setup, card)
     updated = counts["updated_responses"] / (setup.ppo_epochs * rows)
-    critics = 2 if setup.critic in ("adapter", "separate") else 1
     return times | {
         "vision": counts["pictures"] * vision(shape) / (TERA * card.half),
         "decode": _decoding_seconds(shape, setup, card, counts),
-        "policy": times["policy"] / critics,
-        "values": times["policy"] * (critics - 1) / critics,
         "update": times["update"] * updated,
     }
 

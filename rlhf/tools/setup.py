@@ -37,6 +37,7 @@ class Setup:
     reward: Literal["adapter", "trunk", "none"] = "adapter"
     triton: bool = True
     samples_per_prompt: int = 1
+    rescore: bool = True
     prefill_tokens: int = 8192
     prefix_cache: float = 4.0
 

@@ -4,6 +4,7 @@ import resource
 import sys
 
 import torch
+from torch import Tensor
 
 from rlhf.buffer import RolloutBuffer
 from rlhf.config import PPOConfig
@@ -93,7 +94,15 @@ def _answers(rollout: Rollout, texts: list[str]) -> dict[str, float]:
         "tokens/responses_len_std": float(lengths.std(correction=0)),
         "tokens/eos_rate": float(finished.mean()),
         "val/num_eos_tokens": float(finished.sum()),
-        "rollout/logp_gap_abs_mean": float(rollout.logprob_gap.mean()),
-        "rollout/logp_gap_abs_max": float(rollout.logprob_gap.max()),
+        **_gaps(rollout.logprob_gap),
         **text_statistics(texts),
+    }
+
+
+def _gaps(logprob_gap: Tensor | None) -> dict[str, float]:
+    if logprob_gap is None:  # `val/first_step_ratio_gap` tells then
+        return {}
+    return {
+        "rollout/logp_gap_abs_mean": float(logprob_gap.mean()),
+        "rollout/logp_gap_abs_max": float(logprob_gap.max()),
     }

@@ -11,7 +11,7 @@ BUGS = (
         "old log-probabilities are the generator's",
         ("trl #454", "trlx #508"),
         "rollout.py",
-        (("scored.logprobs if config.rescore else drawn", "drawn"),),
+        (("scored.logprobs if config.rescore else drawn.logprobs", "drawn.logprobs"),),
         PPO + "test_old_logprobs_are_those_of_the_training_forward_if_rescored[True]",
     ),
     Bug(
