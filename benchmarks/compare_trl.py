@@ -1,7 +1,7 @@
 """Ours against trl on the same LLaVA, side by side.
 
     python benchmarks/compare_trl.py --install                every row; hours on two cores
-    python benchmarks/compare_trl.py --cases same 2k groups/32k
+    python benchmarks/compare_trl.py --cases same 2k groups/32k --add
     python benchmarks/compare_trl.py --tiny                   a tiny model: does the script run?
 
 First one rollout goes through both: if log-probabilities, advantages, losses or gradient norms are
@@ -23,6 +23,7 @@ from typing import Any
 
 from contenders.environments import FOLDER, RELEASES, install
 from contenders.pairing import Spread, ratio, seconds, spread
+from contenders.parity import parity_case
 from contenders.rows import ROWS, SIZES, TINY, Row, chosen
 from contenders.runs import Differs, Entrant, Runs
 from rich.console import Console
@@ -77,6 +78,7 @@ def figures(row: Row, size: str, theirs: Entrant, ours: Entrant, runs: Runs) -> 
         "part": row.part,
         "bar": row.bar.get(size, ""),
         "sizes": {"theirs": vars(theirs.case), "ours": vars(ours.case)},
+        "parity": runs.proven.get(parity_case(theirs.case), {}),
     }
     for clock in ("wall", "cpu"):
         both = [_seconds(entrant, row.part, clock, runs) for entrant in (theirs, ours)]
@@ -136,9 +138,15 @@ def _ratio(found: Spread) -> str:
     return f"{found.middle:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
-def written(found: list[dict[str, Any]], runs: Runs) -> dict[str, Any]:
+def joined(kept: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of an earlier run, and those of this one instead of or beside them, in order."""
+    rows = {one["case"]: one for one in (*kept, *found)}
+    order = [f"{row.name}/{size}" for row, size in chosen([])]
+    return sorted(rows.values(), key=lambda one: order.index(one["case"]))
+
+
+def written(found: list[dict[str, Any]]) -> dict[str, Any]:
     """All that is kept: no name of a machine."""
-    parity = [{"case": vars(case), "gaps": gaps} for case, gaps in runs.proven.items()]
     names = ("torch", "transformers", "peft", "accelerate")
     return {
         "versions": {name: version(name) for name in names},
@@ -146,7 +154,6 @@ def written(found: list[dict[str, Any]], runs: Runs) -> dict[str, Any]:
         "python": platform.python_version(),
         "processor": _processor(),
         "threads": 1,
-        "parity": parity,
         "rows": found,
     }
 
@@ -167,6 +174,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="a tiny model, seconds")
     parser.add_argument("--install", action="store_true", help="make missing environments first")
     parser.add_argument("--environments", type=Path, default=FOLDER)
+    parser.add_argument("--add", action="store_true", help="keep the other rows of the file")
     parser.add_argument("--output", type=Path, help=f"default {RESULTS.name}; with --tiny none")
     given = parser.parse_args(words)
     console = Console()
@@ -189,7 +197,8 @@ def main(words: Sequence[str] | None = None) -> int:
             return 1
     console.print(table(found))
     if output := given.output or (None if given.tiny else RESULTS):
-        output.write_text(json.dumps(written(found, runs), indent=2) + "\n")
+        kept = json.loads(output.read_text())["rows"] if given.add and output.exists() else []
+        output.write_text(json.dumps(written(joined(kept, found)), indent=2) + "\n")
     return 0
 
 
