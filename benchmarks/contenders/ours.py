@@ -58,6 +58,18 @@ def fixed_lengths() -> Iterator[None]:
         Llava.banned_ids = own  # type: ignore[method-assign]
 
 
+@contextmanager
+def many_ends(case: Case) -> Iterator[None]:
+    """Inside the block each token ends its response with a chance of about `case.ends`."""
+    own, count = Llava.eos_ids, round(case.ends * case.vocabulary)
+    ends = property(lambda llava: list(range(case.vocabulary - count, case.vocabulary)))
+    Llava.eos_ids = ends  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        Llava.eos_ids = own  # type: ignore[method-assign]
+
+
 def ppo_config(case: Case) -> PPOConfig:
     """What trl computes, where an option of ours says so."""
     tokens = case.minibatch * (case.picture_tokens + 64 + case.response)
@@ -129,10 +141,13 @@ class Timed(PPOTrainer):
     def __init__(self, clock: Clock, *args: Any) -> None:
         super().__init__(*args)
         self.clock = clock
+        self.tokens: list[int] = []  # of the responses of each iteration
 
     def rollout(self, iteration: int) -> Rollout:
         self.clock.start()
-        return super().rollout(iteration)
+        found = super().rollout(iteration)
+        self.tokens.append(found.spans.total)
+        return found
 
     def update(self, buffer: RolloutBuffer, iteration: int) -> list[StepStatistics]:
         self.clock.mark("rollout")
@@ -145,7 +160,7 @@ def main(folder: str) -> None:
     torch.set_num_threads(1)
     world = World(Path(folder))
     case, clock = world.case, Clock()
-    with fixed_lengths():
+    with many_ends(case) if case.ends else fixed_lengths():
         policy, reward, ppo = build(world)
         sampling = SamplingConfig(max_new_tokens=case.response, batch_size=case.batch)
         config, prompts = Config(ppo=ppo, sampling=sampling), prompts_of(world)
@@ -153,7 +168,7 @@ def main(folder: str) -> None:
         for iteration in range(case.iterations):
             trainer.step(iteration)
             clock.mark("figures")
-    show(clock.report(case.warmups))
+    show(clock.report(case.warmups) | {"tokens": trainer.tokens[case.warmups :]})
 
 
 if __name__ == "__main__":

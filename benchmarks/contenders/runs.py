@@ -62,7 +62,7 @@ class Runs:
         for _ in range(rounds):
             for entrant in there_and_back(entrants):
                 self.say(f"{entrant.contender}: {entrant.case}")
-                self.reports.setdefault(entrant, []).append(self._child(entrant))
+                self.reports.setdefault(entrant, []).append(self.once(entrant))
         for entrant in entrants:
             if _base(entrant) not in self.bases:
                 self.bases[_base(entrant)] = int(self._loaded(entrant)["peak_bytes"])
@@ -96,7 +96,8 @@ class Runs:
             raise Differs(f"no timing counts: over {LIMIT:g} apart are {listed}")
         self.proven[case] = found
 
-    def _child(self, entrant: Entrant) -> dict[str, Any]:
+    def once(self, entrant: Entrant) -> dict[str, Any]:
+        """What one run reports."""
         module, *words = MODULES.get(entrant.contender, (entrant.contender,))
         folder = str(self._world(entrant.case).folder)
         return self._report(self._run(entrant.contender, [module, folder, *words]))

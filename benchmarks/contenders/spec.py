@@ -21,6 +21,7 @@ class Case:
         hidden, layers: of the language model, whose heads have 64 numbers each (tiny: 16).
         vocabulary, picture_tokens: of the model.
         response: tokens of every response; end-of-sequence cannot be drawn.
+        ends: share of the vocabulary whose tokens end a response of ours; 0: none ends by itself.
         batch, minibatch: responses of an iteration, of an optimizer step (and of a backward).
         epochs: passes over each rollout.
         samples: responses to each prompt.
@@ -39,6 +40,7 @@ class Case:
     vocabulary: int = 2048
     picture_tokens: int = 64
     response: int = 32
+    ends: float = 0.0
     batch: int = 16
     minibatch: int = 8
     epochs: int = 4
