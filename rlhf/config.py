@@ -63,6 +63,7 @@ class ModelConfig(Section):
     gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: if the GPU is small
     prefill_tokens: Count = 8192  # tokens of prompts read at once
     feature_cache: NonNegative = 4.0  # GiB of main memory for the vision tower's features
+    feature_folder: str = ""  # where features are kept for later runs too; empty: nowhere
     prefix_cache: NonNegative = 4.0  # lora_scope=response: GiB of prompts kept for all passes
 
 

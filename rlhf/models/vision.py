@@ -3,28 +3,19 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlhf.checkpoint import hash_tensors
 from rlhf.data.images import load_image
 from rlhf.models.families import packed
+from rlhf.models.feature_files import FeatureFiles, Features
+from rlhf.models.fingerprints import text_hash
 from rlhf.profiling import count, phase
 
 GIB = 2**30
-
-
-class Features(NamedTuple):
-    """What the projector reads of a picture.
-
-    Attributes:
-        tiles: [T, I, Dv]; LLaVA-1.5 has one tile.
-        size: the picture's height and width.
-    """
-
-    tiles: Tensor
-    size: tuple[int, int]
 
 
 class FeatureCache:
@@ -32,16 +23,17 @@ class FeatureCache:
 
     Args:
         limit: GiB.
+        files: where they are kept for later runs too.
     """
 
-    def __init__(self, limit: float = 4.0) -> None:
-        self.limit, self.bytes = limit, 0
+    def __init__(self, limit: float = 4.0, files: FeatureFiles | None = None) -> None:
+        self.limit, self.bytes, self.files = limit, 0, files
         self._kept: OrderedDict[Path, Features] = OrderedDict()
 
     def get(self, path: Path, make: Callable[[Path], Features]) -> Features:
         """The picture's features, made if they are not kept."""
         if path not in self._kept:
-            self.put(path, make(path))
+            self.put(path, self.files.get(path, make) if self.files else make(path))
         self._kept.move_to_end(path)
         found = self._kept[path]
         while self.bytes > self.limit * GIB:
@@ -69,6 +61,14 @@ class Vision:
     def __init__(self, model: Any, image_processor: Any, cache: FeatureCache | None = None) -> None:
         self.model, self.image_processor = model, image_processor
         self.cache = FeatureCache() if cache is None else cache
+
+    def keep_files(self, folder: Path) -> None:
+        """Keep features in this folder too, and take those that are there."""
+        config = self.model.config
+        layer, strategy = config.vision_feature_layer, config.vision_feature_select_strategy
+        tower = hash_tensors(self.model.model.vision_tower.named_parameters())
+        pixels = self.image_processor.to_json_string()
+        self.cache.files = FeatureFiles(folder, text_hash(f"{tower} {layer} {strategy} {pixels}"))
 
     def features(self, path: Path) -> Features:
         """The picture's features on the CPU, kept."""

@@ -91,6 +91,8 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
     llava.prefill_tokens = config.model.prefill_tokens
     llava.prefixes.limit = config.model.prefix_cache
     llava.vision.cache.limit = config.model.feature_cache
+    if folder := config.model.feature_folder:
+        llava.vision.keep_files(Path(folder))
     return llava
 
 
