@@ -24,3 +24,19 @@ def test_every_storage_runs_through_all_phases(tmp_path: Path) -> None:
         phases = {"generate", "score", "update"}
         assert {*one["seconds"]} == {*one["planned_gib"]} == phases
         assert one["response_tokens"] > 0 and one["largest_logprob_gap"] < 1e-3
+
+
+def test_every_kind_of_iteration_is_timed_beside_its_ideal(tmp_path: Path) -> None:
+    output = tmp_path / "found.json"
+    words = [sys.executable, SCRIPT.with_name("iteration_7b.py"), "--tiny", "--output", output]
+    subprocess.run(words, check=True, capture_output=True)
+    found = json.loads(output.read_text())["cases"]
+    assert [one["case"] for one in found] == ["shared", "groups", "late"]
+    for one in found:
+        assert one["iteration"] == sum(one["seconds"].values())
+        shares = (
+            one[f"of_{name}"] for name in ("decode_bandwidth", "update_operations", "roofline")
+        )
+        assert all(0 < share < 1 for share in shares)
+    shared, groups, late = (one["ideal"] for one in found)
+    assert groups["update"] < shared["update"] and late["reference"] < shared["reference"]

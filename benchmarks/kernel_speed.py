@@ -1,7 +1,7 @@
 """Each kernel beside what is usually written instead: time and peak memory.
 
-    python benchmarks/kernels.py             three to four minutes on two cores
-    python benchmarks/kernels.py --quick     the default sizes only, few repeats
+    python benchmarks/kernel_speed.py             three to four minutes on two cores
+    python benchmarks/kernel_speed.py --quick     the default sizes only, few repeats
 
 Prints a table and writes benchmarks/results/kernels.json. On a GPU, when there is one: there
 torch.compile of the usual way and Liger-Kernel (when installed) run beside.

@@ -1,0 +1,151 @@
+"""LLaVA-1.5-7B on one GPU: whole PPO iterations, each phase beside what the card's best allows.
+
+    python benchmarks/iteration_7b.py                  three cases, under 8 minutes on an H200
+    python benchmarks/iteration_7b.py --cases shared
+    python benchmarks/iteration_7b.py --tiny           a tiny model on the CPU: does the script run?
+
+64 responses of 128 tokens to prompts of 640, 4 epochs, LoRA r=64 in bfloat16, no gradient
+checkpointing, random weights made from the published configuration; end-of-sequence cannot be
+drawn. One iteration warms up, the next is measured. The card's best is measured first: products
+and memory reads. Prints a table and writes benchmarks/results/iteration_7b.json. Needs neither
+hydra nor msgspec.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from contenders.ours import NoWriter, fixed_lengths
+from llava_7b import TINY, Sizes
+from random_llava import pictures, prompts_of, write_model
+from rich.console import Console
+from rich.table import Table
+
+from rlhf.config import Config, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.models.adapters import add_adapter
+from rlhf.models.heads import ScalarHead
+from rlhf.models.llava import Llava
+from rlhf.models.policy import POLICY, build_policy
+from rlhf.models.reward import REWARD, LlavaReward
+from rlhf.models.shape import read_shape
+from rlhf.profiling import Profile
+from rlhf.tools.roofline import Roofline, calibrate, roofline, waiter
+from rlhf.tools.setup import Setup
+from rlhf.trainers.ppo import PPOTrainer
+
+RESULTS = Path(__file__).parent / "results" / "iteration_7b.json"
+CASES: dict[str, dict[str, Any]] = {
+    "shared": {"samples_per_prompt": 1, "lora_scope": "all"},
+    "groups": {"samples_per_prompt": 4, "lora_scope": "all"},
+    "late": {"samples_per_prompt": 1, "lora_scope": "response"},
+}
+BARS = {"shared": 18, "groups": 7.5, "late": 6}  # seconds on an H200
+UPDATE = ("forward", "backward", "optimizer")
+
+
+def measure(case: str, folder: Path, sizes: Sizes, device: torch.device) -> Roofline:
+    """An iteration of a case, beside the best of this device."""
+    rows, own = (64, CASES[case]) if device.type == "cuda" else (8, CASES[case])
+    ppo = PPOConfig(
+        iterations=2,
+        rollout_batch_size=rows,
+        minibatch_size=rows // 4,
+        microbatch_tokens=sizes.microbatch,
+        samples_per_prompt=own["samples_per_prompt"],
+        value_warmup_iterations=0,
+        check_invariants=False,
+        missing_eos="none",
+        sample_every=10**9,
+    )
+    precision = torch.bfloat16 if device.type == "cuda" else torch.float32
+    llava = Llava.load(str(folder), device=device, dtype=precision)
+    trainer = _trainer(llava, ppo, own["lora_scope"], folder, sizes)
+    profile = Profile(waiter(device))
+    with profile.active(), fixed_lengths():
+        for iteration in range(ppo.iterations):
+            trainer.step(iteration)
+    setup = _setup(ppo, own["lora_scope"], sizes, precision)
+    return roofline(read_shape(str(folder)), setup, calibrate(device, precision), profile.laps[1:])
+
+
+def _trainer(llava: Llava, ppo: PPOConfig, scope: Any, folder: Path, sizes: Sizes) -> PPOTrainer:
+    model = ModelConfig(lora_rank=sizes.rank, lora_scope=scope)
+    policy = build_policy(llava, model, temperature=1.0)
+    add_adapter(llava.adapters, REWARD, model)
+    llava.adapters.switch(POLICY)
+    reward = LlavaReward(llava, ScalarHead(llava.hidden_size).to(llava.device), llava.builder)
+    count = 2 * ppo.rollout_batch_size // ppo.samples_per_prompt
+    prompts = prompts_of(llava, pictures(folder / "pictures", count), sizes.prompt)
+    sampling = SamplingConfig(max_new_tokens=sizes.response, batch_size=ppo.rollout_batch_size)
+    return PPOTrainer(
+        Config(ppo=ppo, sampling=sampling), policy, reward, prompts, NoWriter(), folder
+    )
+
+
+def _setup(ppo: PPOConfig, scope: Any, sizes: Sizes, precision: torch.dtype) -> Setup:
+    return Setup(
+        prompt_tokens=sizes.prompt,
+        max_new_tokens=sizes.response,
+        rollout_batch_size=ppo.rollout_batch_size,
+        minibatch_size=ppo.minibatch_size,
+        microbatch_tokens=sizes.microbatch,
+        sampling_batch_size=ppo.rollout_batch_size,
+        samples_per_prompt=ppo.samples_per_prompt,
+        lora_rank=sizes.rank,
+        lora_scope=scope,
+        dtype="bfloat16" if precision == torch.bfloat16 else "float32",
+    )
+
+
+def figures(case: str, found: Roofline) -> dict[str, Any]:
+    """What is written of a case."""
+    update = sum(found.seconds[name] for name in UPDATE)
+    return {
+        "case": case,
+        "iteration": sum(found.seconds.values()),
+        "of_decode_bandwidth": found.decode_rate / found.card.bandwidth,
+        "of_update_operations": found.ideal["update"] / update,
+        "of_roofline": found.fraction,
+        **asdict(found),
+    }
+
+
+def show(found: Sequence[dict[str, Any]]) -> None:
+    """A line for each case."""
+    table = Table(
+        "case", "s", "bar, H200", "decode, of bytes/s", "update, of op/s", "of the roofline"
+    )
+    for one in found:
+        shares = (
+            one[f"of_{name}"] for name in ("decode_bandwidth", "update_operations", "roofline")
+        )
+        bar = f"≤ {BARS[one['case']]}"
+        table.add_row(one["case"], f"{one['iteration']:.2f}", bar, *(f"{x:.0%}" for x in shares))
+    Console().print(table)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cases", nargs="+", default=[*CASES], choices=[*CASES])
+    parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
+    parser.add_argument("--output", type=Path, help=f"default {RESULTS.name}; with --tiny none")
+    given = parser.parse_args(words)
+    device, found = torch.device("cpu" if given.tiny else "cuda"), []
+    with tempfile.TemporaryDirectory() as scratch:
+        write_model(Path(scratch), tiny=given.tiny)
+        for case in given.cases:
+            sizes = TINY if given.tiny else Sizes()
+            found.append(figures(case, measure(case, Path(scratch), sizes, device)))
+            show(found)
+    if output := given.output or (None if given.tiny else RESULTS):
+        name = "cpu" if given.tiny else torch.cuda.get_device_name()
+        output.write_text(json.dumps({"device": name, "cases": found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
