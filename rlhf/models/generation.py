@@ -95,7 +95,7 @@ def _continued(
     lengths = torch.full((len(hidden),), longest)
     rows = torch.arange(len(hidden))  # those that the model still computes
     for position in range(longest):
-        logits = hidden @ llava.output_weight.T
+        logits = (llava.output_weight @ hidden.T).T.contiguous()  # faster for few rows
         chosen, chosen_scores = draw(llava, logits, sampling, uniforms[rows, position])
         tokens[rows, position], scores[rows, position] = chosen.cpu(), chosen_scores.cpu()
         if states is not None:
