@@ -95,9 +95,9 @@ BUGS = (
         "models/generation.py",
         (
             (
-                "rows += [row[:length] for row, length in zip(tokens",
+                "rows += some",
                 "pad = llava.processor.tokenizer.pad_token_id\n"
-                "        rows += [row[:length][row[:length] != pad] for row, length in zip(tokens",
+                "        rows += [row[row != pad] for row in some]",
             ),
         ),
         GENERATION + "test_the_end_belongs_to_the_response_when_it_is_also_the_pad",
@@ -108,8 +108,8 @@ BUGS = (
         "models/generation.py",
         (
             (
-                "rows += [row[:length] for row, length in zip(tokens",
-                "rows += [row[: length - len(row)] for row, length in zip(tokens",
+                "list(tokens[said].split(lengths.tolist()))",
+                "[row[: n - longest] for row, n in zip(tokens, lengths.tolist())]",
             ),
         ),
         ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",

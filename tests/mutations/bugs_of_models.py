@@ -66,9 +66,9 @@ BUGS = (
         "models/policy.py",
         (
             (
-                "scores = self._scores(self.reference, prompts, responses)",
+                "scores = self._scores(self.reference, states, responses)",
                 "twin = Policy(self.llava, self.reference, temperature=1.0)\n"
-                "            scores = twin._scores(self.reference, prompts, responses)",
+                "        scores = twin._scores(self.reference, states, responses)",
             ),
         ),
         POLICY + "test_log_probabilities_are_those_of_the_sampled_temperature",
