@@ -166,7 +166,7 @@ def test_the_peak_of_an_update_is_that_of_its_live_tensors(
     one.run().float().sum().backward()  # from here on gradients are there and only added to
     with LiveBytes() as live:
         one.run().float().sum().backward()
-    workspace = one.tokens * backward_workspace(one.shape, one.setup)
+    workspace = backward_workspace(one.shape, one.setup, 4)
     planned = activations(one.shape, one.setup) + workspace
     planned += 0 if again else one.prompts  # else they are among the activations
     assert planned == pytest.approx(live.peak, rel=0.15)

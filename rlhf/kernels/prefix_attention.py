@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention, softplus
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+from rlhf.kernels.flash import flash, flash_backward, has_flash
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,19 +104,14 @@ def prefix_attention(
         key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
     given = (query, key, value, prefix_key, prefix_value)
     lengths = None if lengths is None else lengths.to(query.device)
-    if window is not None or (not _has_flash(query) and query.shape[2] > 1):
+    if window is not None or (not has_flash(query) and query.shape[2] > 1):
         return _dense(*given, groups, lengths, scale, window)
     mask = None if lengths is None else _allowed(lengths, prefix_key, query.dtype)
-    if not _has_flash(query):
+    if not has_flash(query):
         return _step(*given, groups, mask, scale)
     if not torch.is_grad_enabled():
         return _joined(*given, groups, mask, scale)[0]
     return _Joined.apply(*given, groups, mask, scale)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def _has_flash(query: Tensor) -> bool:
-    """Whether there is a kernel that also gives the normaliser, and its backward takes it."""
-    return query.device.type == "cpu"
 
 
 def _fold(rows: Tensor, key: Tensor) -> Tensor:
@@ -164,11 +158,11 @@ def _joined(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result, and [B, H, R] lse_own and lse_own - lse_prompt."""
     heads, causal = query.shape[1], query.shape[2] > 1
-    own, own_lse = _flash(_fold(query, key), key, value, 0.0, causal, scale=scale)
+    own, own_lse = flash(_fold(query, key), key, value, causal=causal, scale=scale)
     own, own_lse = _unfold(own, heads), _unfold(own_lse.unsqueeze(-1), heads)
     spread = _fold(groups.spread(query), prefix_key)
-    part, part_lse = _flash(
-        spread, prefix_key, prefix_value, 0.0, False, attn_mask=_wide(mask, spread), scale=scale
+    part, part_lse = flash(
+        spread, prefix_key, prefix_value, causal=False, scale=scale, mask=_wide(mask, spread)
     )
     gap = own_lse - groups.collect(_unfold(part_lse.unsqueeze(-1), heads))
     out = torch.lerp(groups.collect(_unfold(part, heads)), own, gap.sigmoid().to(own.dtype))
@@ -210,21 +204,12 @@ class _Joined(torch.autograd.Function):
         groups, heads, causal = ctx.groups, query.shape[1], query.shape[2] > 1
         rows = (grad, query, out, lse.unsqueeze(-1))
         pull, asks, gave, norm = (_fold(x, key) for x in rows)
-        own, d_key, d_value = _flash_backward(
-            pull, asks, key, value, gave, norm.squeeze(-1), 0.0, causal, scale=ctx.scale
-        )
+        given = (pull, asks, key, value, gave, norm.squeeze(-1))
+        own, d_key, d_value = flash_backward(*given, causal=causal, scale=ctx.scale)
         pull, asks, gave, norm = (_fold(groups.spread(x), prefix_key) for x in rows)
-        part, d_prefix_key, d_prefix_value = _flash_backward(
-            pull,
-            asks,
-            prefix_key,
-            prefix_value,
-            gave,
-            norm.squeeze(-1),
-            0.0,
-            False,
-            attn_mask=_wide(mask, asks),
-            scale=ctx.scale,
+        given = (pull, asks, prefix_key, prefix_value, gave, norm.squeeze(-1))
+        part, d_prefix_key, d_prefix_value = flash_backward(
+            *given, causal=False, scale=ctx.scale, mask=_wide(mask, asks)
         )
         d_query = _unfold(own, heads) + groups.collect(_unfold(part, heads))
         return d_query, d_key, d_value, d_prefix_key, d_prefix_value, None, None, None

@@ -21,10 +21,12 @@ def _sides(
     return (scaled, wide), (ref_scaled, ref_wide)
 
 
-def _chunk_kl(policy: Side, reference: Side, chunk: slice, banned: Tensor) -> tuple[Tensor, Tensor]:
+def _chunk_kl(
+    policy: Side, reference: Side, chunk: slice, banned: Tensor, options: Options
+) -> tuple[Tensor, Tensor]:
     """KL [C] and its gradient by the logits [C, V], p (log p - log q - KL)."""
     log_p, log_q = (
-        chunk_logits(scaled[chunk], wide, banned).log_softmax(1)
+        chunk_logits(scaled[chunk], wide, banned, options).log_softmax(1)
         for scaled, wide in (policy, reference)
     )
     p = log_p.exp()
@@ -49,9 +51,9 @@ class _TokenKL(torch.autograd.Function):
         # A frozen weight spares the backward the logits: the gradient is made here, once.
         slope = torch.empty_like(policy[0]) if ctx.needs_input_grad[:2] == (True, False) else None
         for chunk in options.chunks:
-            kl[chunk], pull = _chunk_kl(policy, reference, chunk, banned)
+            kl[chunk], pull = _chunk_kl(policy, reference, chunk, banned, options)
             if slope is not None:
-                slope[chunk] = product(pull, policy[1]) / options.temperature
+                slope[chunk] = product(pull, policy[1], options) / options.temperature
         ctx.save_for_backward(hidden, weight, ref_hidden, ref_weight, banned, slope)
         ctx.options = options
         return kl
@@ -67,8 +69,8 @@ class _TokenKL(torch.autograd.Function):
         scaled, wide = policy
         grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(wide)
         for chunk in options.chunks:
-            pull = _chunk_kl(policy, reference, chunk, banned)[1].mul_(up[chunk, None])
-            grad_hidden[chunk] = product(pull, wide) / options.temperature
+            pull = _chunk_kl(policy, reference, chunk, banned, options)[1].mul_(up[chunk, None])
+            grad_hidden[chunk] = product(pull, wide, options) / options.temperature
             grad_weight.addmm_(pull.T, scaled[chunk])
         return grad_hidden, grad_weight, *[None] * 4
 

@@ -13,14 +13,20 @@ from rlhf.spans import check_rows
 # Held at once by default: 2²² logits (16 MiB in float32, most of a cache), but never fewer than 128
 # tokens, since each chunk reads the whole weight.
 CHUNK_LOGITS, CHUNK_TOKENS = 2**22, 128
+_matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
 
 class Options(NamedTuple):
-    """How the logits are made: divided by temperature, a chunk of tokens at a time, in dtype."""
+    """How the logits are made: divided by temperature, a chunk of tokens at a time, in dtype.
+
+    Attributes:
+        narrow: of products the factors are rounded to bfloat16, as hidden is; the sums are not.
+    """
 
     temperature: float
     chunks: list[slice]
     dtype: torch.dtype
+    narrow: bool
 
 
 def checked_options(
@@ -47,7 +53,8 @@ def checked_options(
     chunks = [slice(start, start + size) for start in range(0, len(hidden), size)]
     dtype = torch.promote_types(torch.promote_types(hidden.dtype, weight.dtype), torch.float32)
     banned = torch.tensor(ids, dtype=torch.int64, device=hidden.device)
-    return banned, Options(float(temperature), chunks, dtype)
+    narrow = hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16
+    return banned, Options(float(temperature), chunks, dtype, narrow)
 
 
 def checked_arguments(
@@ -69,15 +76,20 @@ def checked_arguments(
     return banned, options
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
-    """left · right, in their own precision."""
-    with torch.autocast(left.device.type, enabled=False):  # it would round the logits to bf16
-        return left @ right
+def product(left: Tensor, right: Tensor, options: Options) -> Tensor:
+    """left · right, its sums in their own precision: autocast would round the logits to bf16."""
+    wide = _matmul.fp32_precision
+    try:
+        _matmul.fp32_precision = "bf16" if options.narrow else wide
+        with torch.autocast(left.device.type, enabled=False):
+            return left @ right
+    finally:
+        _matmul.fp32_precision = wide
 
 
-def chunk_logits(scaled: Tensor, weight: Tensor, banned: Tensor) -> Tensor:
+def chunk_logits(scaled: Tensor, weight: Tensor, banned: Tensor, options: Options) -> Tensor:
     """[C, V] of hidden over temperature [C, D], -inf at the banned ids."""
-    return product(scaled, weight.T).index_fill_(1, banned, -torch.inf)
+    return product(scaled, weight.T, options).index_fill_(1, banned, -torch.inf)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -92,11 +104,11 @@ class _TokenLogprobs(torch.autograd.Function):
         # A frozen weight spares the logprobs' backward the logits: Σ p·w, kept here, is enough.
         mean = torch.empty_like(scaled) if ctx.needs_input_grad[:2] == (True, False) else None
         for chunk in options.chunks:
-            log_p = chunk_logits(scaled[chunk], wide, banned).log_softmax(1)
+            log_p = chunk_logits(scaled[chunk], wide, banned, options).log_softmax(1)
             logprobs[chunk] = log_p.gather(1, tokens[chunk, None]).squeeze(1)
             p = log_p.exp()
             if mean is not None:
-                mean[chunk] = product(p, wide)
+                mean[chunk] = product(p, wide, options)
             entropy[chunk] = -p.mul_(log_p.index_fill_(1, banned, 0)).sum(1)  # no 0 · -inf
         ctx.save_for_backward(hidden, weight, tokens, banned, logprobs, entropy, mean)
         ctx.options = options
@@ -116,7 +128,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(wide) if ctx.needs_input_grad[1] else None
         for chunk in options.chunks:
-            logits, chosen = chunk_logits(scaled[chunk], wide, banned), tokens[chunk, None]
+            logits, chosen = chunk_logits(scaled[chunk], wide, banned, options), tokens[chunk, None]
             log_p = logits.sub_(logits.gather(1, chosen) - logprobs[chunk, None])
             p, pull = log_p.exp(), up[chunk, None]
             # ∂ logprob / ∂ logit = onehot - p,  ∂ entropy / ∂ logit = -p (log p + entropy)
@@ -124,7 +136,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 surprise = log_p.index_fill_(1, banned, 0).add_(entropy[chunk, None])
                 pull = surprise.mul_(up_entropy[chunk, None]).add_(pull)
             grad = p.mul_(pull).neg_().scatter_add_(1, chosen, up[chunk, None])
-            grad_hidden[chunk] = product(grad, wide) / options.temperature
+            grad_hidden[chunk] = product(grad, wide, options) / options.temperature
             if grad_weight is not None:
                 grad_weight.addmm_(grad.T, scaled[chunk])
         return grad_hidden, grad_weight, None, None, None

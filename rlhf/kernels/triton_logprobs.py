@@ -115,7 +115,8 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, banned: Tensor, options: Options
     ) -> tuple[Tensor, Tensor]:
-        temperature, chunks, dtype = ctx.options = options
+        ctx.options = options
+        temperature, chunks, dtype, _ = options
         log_masses = hidden.new_empty(len(tokens), dtype=dtype)
         logprobs, entropies = torch.empty_like(log_masses), torch.empty_like(log_masses)
         for chunk in chunks:
@@ -144,7 +145,7 @@ class _TokenLogprobs(torch.autograd.Function):
 def _gradients(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of hidden and of weight, each None where none is wanted."""
     hidden, weight, tokens, banned, *saved = ctx.saved_tensors
-    temperature, chunks, dtype = ctx.options
+    temperature, chunks, dtype, _ = ctx.options
     wants_hidden, wants_weight, *_ = ctx.needs_input_grad
     grad_hidden = torch.zeros_like(hidden, dtype=dtype) if wants_hidden else None
     grad_weight = torch.zeros_like(weight, dtype=dtype) if wants_weight else None

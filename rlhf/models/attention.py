@@ -16,6 +16,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from rlhf.kernels.flash import causal_attention
 from rlhf.kernels.prefix_attention import Groups, near, prefix_attention
 from rlhf.models.cache import KeysValues
 from rlhf.spans import Spans
@@ -200,11 +201,10 @@ class AfterPrompts:
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
-    mask, width, times = None, query.shape[2], query.shape[1] // key.shape[1]
+    width, times = query.shape[2], query.shape[1] // key.shape[1]
     if times > 1:
         key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
-    if look.window is not None and look.window < width:
-        mask = near(width, width, look.window, query.device)
-    return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, scale=look.scale
-    )
+    if look.window is None or look.window >= width:
+        return causal_attention(query, key, value, look.scale)
+    mask = near(width, width, look.window, query.device)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=look.scale)

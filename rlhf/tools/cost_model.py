@@ -99,7 +99,7 @@ def _update(shape: ModelShape, setup: Setup) -> Parts:
     """A micro-batch with gradient: the head, or a layer's backward."""
     rows = setup.rows(setup.minibatch_size)
     kept = {"activations": activations(shape, setup)}
-    layer = {"workspace of a layer": setup.tokens(rows) * backward_workspace(shape, setup)}
+    layer = {"workspace of a layer": backward_workspace(shape, setup, rows)}
     logits = {"logits": head_logits(shape, setup, rows * setup.max_new_tokens)}
     reading, held = _prefix(shape, setup, rows), _kept_prefixes(shape, setup)
     if not setup.gradient_checkpointing:  # else it is among the activations

@@ -92,14 +92,31 @@ def forward_workspace(shape: ModelShape, setup: Setup) -> int:
     return 3 * b * i + 4 * b * h if setup.train == "full" else 4 * b * (i + h)
 
 
-def backward_workspace(shape: ModelShape, setup: Setup) -> int:
-    """Bytes a token needs on top of `activations` at the widest moment of the backward pass.
+def backward_workspace(shape: ModelShape, setup: Setup, rows: int) -> int:
+    """Bytes of so many rows on top of `activations` at the widest moment of the backward pass.
 
-    Two gradients of the MLP's width, as a layer frees what it kept on the way; in half precision
-    a norm's float32 gradient of the states besides.
+    The MLP's: two gradients of its width, as a layer frees what it kept on the way; in half
+    precision a norm's float32 gradient of the states besides. Or attention's.
     """
     states = 4 * shape.hidden if setup.width == 2 else 0
-    return 2 * setup.width * shape.intermediate + states
+    mlp = setup.tokens(rows) * (2 * setup.width * shape.intermediate + states)
+    return max(mlp, _float32_attention(shape, setup, rows))
+
+
+def _float32_attention(shape: ModelShape, setup: Setup, rows: int) -> int:
+    """Bytes of `flash_backward` in half precision on a CPU, less what the MLP has freed by then.
+
+    A token's five inputs and three gradients are float32. With `response` those of the prompts'
+    keys and values come on top, when its own key and value are gone and its query has two.
+    """
+    if setup.width == 4 or setup.triton:
+        return 0
+    token = 4 * shape.heads * shape.head_dim * (7 if setup.late else 8)
+    held = setup.tokens(rows) * (token - mlp_activations(shape, setup))
+    if not setup.late:
+        return held
+    kept = kv_cache(shape, setup, setup.distinct(rows), setup.prompt_tokens) // shape.layers
+    return held + 2 * 2 * kept
 
 
 def head_logits(shape: ModelShape, setup: Setup, tokens: int) -> int:

@@ -44,7 +44,7 @@ def given(owner: list[int], rows: int, width: int, kept: int) -> list[Tensor]:
 @pytest.fixture(params=["cpu", "any device"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "any device":
-        monkeypatch.setattr(module, "_has_flash", lambda query: False)
+        monkeypatch.setattr(module, "has_flash", lambda query: False)
 
 
 @pytest.mark.usefixtures("way")

@@ -176,3 +176,22 @@ def test_no_tokens() -> None:
 def test_token_logprobs_refuses(tokens: list[int], options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         token_logprobs(torch.zeros(2, 3), torch.zeros(6, 3), torch.tensor(tokens), **options)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_half_states_round_factors_and_no_sums(trainable: bool) -> None:
+    numbers = torch.Generator().manual_seed(1)
+    hidden = torch.randn(9, 64, generator=numbers).bfloat16().requires_grad_()
+    weight = torch.randn(50, 64, generator=numbers).bfloat16().float().requires_grad_(trainable)
+    tokens = torch.arange(9)
+    logprobs, entropy = token_logprobs(hidden, weight, tokens)
+    (slope,) = torch.autograd.grad(logprobs.sum(), hidden)
+    assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"
+    wide = hidden.detach().double().requires_grad_()
+    log_p = (wide @ weight.detach().double().T).log_softmax(1)
+    wanted = log_p[torch.arange(9), tokens]
+    torch.testing.assert_close(logprobs.double(), wanted, rtol=0, atol=1e-5)
+    surprise = -(log_p.exp() * log_p).sum(1)
+    torch.testing.assert_close(entropy.double(), surprise, rtol=0, atol=1e-5)
+    (exact,) = torch.autograd.grad(wanted.sum(), wide)
+    torch.testing.assert_close(slope.double(), exact, rtol=0.02, atol=0.02)
