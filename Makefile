@@ -6,13 +6,19 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check format tensorboard clean
+.PHONY: demo test browser-test check format tensorboard clean
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+
+# The ranking page in headless Chromium; installs both, the browser as root by apt.
+browser-test: $(STAMP)
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[annotate,browser]'
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

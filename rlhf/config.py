@@ -44,6 +44,7 @@ KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # where a steered ppo.kl_coef stay
 
 OptimizerKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 LoraScope = Literal["all", "response"]
+PairChoice = Literal["all", "best_vs_worst", "closest", "uncertain"]
 EngineKind = Literal["own", "reference"]
 CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
 
@@ -71,7 +72,7 @@ class ModelConfig(Section):
 class DataConfig(Section):
     root: str = ""  # folder image paths are relative to; empty: the folder of the JSONL file
     demonstrations: str = ""  # JSONL with image_path, instruction, response
-    prompts: str = ""  # JSONL with image_path, instruction
+    prompts: str = ""  # JSONL with image_path, instruction; or a folder of pictures
     preferences: str = ""  # JSONL with image_path, instruction, response_a, response_b, preference
     validation_preferences: str = ""  # held-out pairs; empty: a share of the pictures
     validation_fraction: Fraction = 0.1  # share of pictures held out when no file is given
@@ -181,16 +182,31 @@ class PPOConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Section):
-    judge: Literal["", "rule-v1"] = ""  # empty: the reward model of reward.path
+    judge: Literal["", "rule-v1", "person"] = ""  # empty: the reward model of reward.path
+    judgments: str = ""  # judge=person: the preference file that came of blind.jsonl
+    best_of: CountOrZero = 0  # also the best of so many samples of the first model; 0: no
     limit: CountOrZero = 0  # prompts used; 0: all
-    pictures: CountOrZero = 10  # comparisons shown in the report
+    pictures: CountOrZero = 200  # answers shown in the report
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig(Section):
     responses_per_prompt: Annotated[int, Range(ge=2)] = 4  # candidates asked for per prompt
+    temperatures: tuple[float, ...] = ()  # one after the other; empty: sampling.temperature
+    beams: CountOrZero = 0  # width of a beam search that adds its best answer; 0: none
+    pairs: PairChoice = "all"  # which a person sees; others than all need reward.path
+    limit: CountOrZero = 0  # pairs chosen at most, by pairs other than all; 0: no limit
     label_noise: Annotated[float, Range(ge=0, lt=0.5)] = 0.0  # share of rule-v1 labels flipped
     annotator: Literal["", "rule-v1"] = ""  # rule-v1 also writes preferences.jsonl
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateConfig(Section):
+    annotator: str = ""  # who answers when the page names nobody; empty: the login name
+    overlap: Count = 1  # people who judge each pair
+    lease: Positive = 600.0  # seconds a pair waits for the one who was shown it
+    host: str = "127.0.0.1"  # address to listen at; another lets other machines in
+    port: Annotated[int, Range(ge=0, le=65535)] = 8765  # 0: any free one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,10 +240,11 @@ class Config(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, then mps, then cpu
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of frozen weights; auto: by device
     resume: str = ""  # ppo: run folder to continue
-    instruction: str = "Describe the picture."  # generate: asked of each picture
-    output: str = ""  # import, export, stamps, smol, score: file or folder to write
+    instruction: str = "Describe the picture."  # asked of each picture of a folder, and by generate
+    output: str = ""  # collect and commands without a run folder: file or folder to write
     profile: bool | Literal["trace"] = False  # ppo: where time goes; trace: a Chrome trace as well
     merge: bool = False  # export: add a run's adapter to the weights it was trained on
+    compact: str = ""  # annotate: preference file to write of a log
     fix: str = ""  # validate: JSONL for the usable rows, its report beside it
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -237,6 +254,7 @@ class Config(Section):
     ppo: PPOConfig = PPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     collect: CollectConfig = CollectConfig()
+    annotate: AnnotateConfig = AnnotateConfig()
     demo: DemoConfig = DemoConfig()
     smol: SmolConfig = SmolConfig()
     plan: PlanConfig = PlanConfig()

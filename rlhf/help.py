@@ -21,7 +21,12 @@ COMMANDS = {
     "collect": (
         "sample candidate answers to rank",
         "rlhf collect model.path=MODEL data.prompts=FILE.jsonl",
-        ("model", "data", "sampling", "collect"),
+        ("model", "data", "sampling", "collect", "reward"),
+    ),
+    "annotate": (
+        "rank pairs of answers on a local page",
+        "rlhf annotate CANDIDATES.jsonl (or LOG.jsonl compact=PREFERENCES.jsonl)",
+        ("data", "annotate"),
     ),
     "reward": (
         "train a reward model on ranked pairs",
@@ -34,13 +39,18 @@ COMMANDS = {
         ("model", "data", "sampling", "reward", "ppo"),
     ),
     "evaluate": (
-        "compare a model with its baseline",
-        "rlhf evaluate BEFORE AFTER data.prompts=FILE.jsonl reward.path=RUN",
+        "compare models with the first of them",
+        "rlhf evaluate MODEL MODEL… data.prompts=FILE.jsonl reward.path=RUN",
         ("data", "sampling", "reward", "evaluation"),
+    ),
+    "compare": (
+        "set runs side by side, ours or trl's: a table and their curves",
+        "rlhf compare RUN RUN… output=compare.html",
+        (),
     ),
     "generate": (
         "answer an instruction about pictures",
-        "rlhf generate MODEL PICTURE… instruction='What is this?'",
+        "rlhf generate MODEL… PICTURE|FOLDER… instruction='What is this?'",
         ("model", "data", "sampling"),
     ),
     "score": (

@@ -12,10 +12,14 @@ from typing import Self
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from rlhf.errors import DataError
+
+Curves = dict[str, list[tuple[int, float]]]  # metric: (step, value) in written order
 
 METRICS: dict[str, str] = {
     "objective/kl": "KL(policy ‖ reference), sum over a response, mean, nats",
@@ -87,11 +91,27 @@ METRICS: dict[str, str] = {
     "reward/blindness_gap": "validation_accuracy minus the better blinded one; 0: no picture read",
 }
 
-_HEALTH_PAGE = {
-    "Reward": ("objective/scores", "objective/rlhf_reward", "objective/non_score_reward"),
-    "Distance": ("objective/kl", "policy/approxkl_avg", "policy/clipfrac_avg"),
-    "Critic": ("val/explained_variance", "loss/value_avg"),
-    "Answers": ("tokens/responses_len_mean", "tokens/eos_rate", "text/rep4", "text/distinct"),
+_PAGES = {  # TensorBoard's custom scalars: page, chart, lines
+    "PPO health": {
+        "Reward": ("objective/scores", "objective/rlhf_reward", "objective/non_score_reward"),
+        "Distance": ("objective/kl", "policy/approxkl_avg", "policy/clipfrac_avg"),
+        "Critic": ("val/explained_variance", "loss/value_avg"),
+        "Answers": ("tokens/responses_len_mean", "tokens/eos_rate", "text/rep4", "text/distinct"),
+    },
+    "Reward": {
+        "Scores": ("objective/scores", "objective/scores_std"),
+        "Penalty": ("objective/kl", "objective/kl_coef", "objective/non_score_reward"),
+        "Reward model": ("reward/loss", "reward/validation_loss"),
+        "Right": ("reward/accuracy", "reward/validation_accuracy"),
+        "Sight": ("vision/grounding_gap", "reward/blindness_gap"),
+    },
+    "Speed": {
+        "Iteration": ("time/rollout", "time/update"),
+        "Tokens a second": ("tokens_per_s",),
+        "Memory": ("mem/peak_gb",),
+        "Rollout": ("time/prefill", "time/decode", "time/policy", "time/reference", "time/reward"),
+        "Update": ("time/forward", "time/backward", "time/optimizer"),
+    },
 }
 
 
@@ -118,9 +138,26 @@ class MetricsWriter:
         fresh.write_text("".join(f"{line}\n" for line in kept))
         self._jsonl = fresh.replace(path).open("a")
         self._board = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
+        if purge_step is None:
+            self._lay_out()
+
+    def _lay_out(self) -> None:
         # TensorBoard matches tags as prefixes: without `$` objective/kl also draws kl_coef.
-        page = {k: ["Multiline", [f"{name}$" for name in v]] for k, v in _HEALTH_PAGE.items()}
-        self._board.add_custom_scalars({"PPO health": page})
+        self._board.add_custom_scalars(
+            {
+                page: {k: ["Multiline", [f"{name}$" for name in v]] for k, v in charts.items()}
+                for page, charts in _PAGES.items()
+            }
+        )
+
+    def hparams(self, options: Mapping[str, object], metrics: Sequence[str]) -> None:
+        """Record a run's options for the table of runs, which shows the last value of `metrics`.
+
+        Call it once a run: of two records TensorBoard reads the first.
+        """
+        plain = {k: x if isinstance(x, int | float | str) else str(x) for k, x in options.items()}
+        for summary in hparams(plain, dict.fromkeys(metrics, 0.0)):
+            self._board._get_file_writer().add_summary(summary)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Record figures of one step. Raises: ValueError for a name that METRICS lacks."""
@@ -173,17 +210,37 @@ class MetricsWriter:
         self.close()
 
 
-def read_metrics(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def read_metrics(folder: Path) -> Curves:
     """Name to (step, value) in written order, NaN where not finite. Raises: DataError, no file."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         raise DataError("There are no metrics here.", str(path), "Name the folder of a run.")
-    curves: dict[str, list[tuple[int, float]]] = {}
+    curves: Curves = {}
     for record in map(json.loads, _lines(path)):
         step = record.pop("step")
         for name, value in record.items():
             curves.setdefault(name, []).append((step, nan if value is None else value))
     return curves
+
+
+def read_events(folder: Path) -> tuple[Curves, float]:
+    """Scalars of the newest TensorBoard events in or below a folder, and the seconds they span.
+
+    trl's trainers log behind `train/`, which is left out. Raises: DataError, no scalars.
+    """
+    found = sorted(folder.rglob("events.out.tfevents.*"), key=lambda path: path.name)
+    curves: Curves = {}
+    times: list[float] = []
+    if found:
+        board = EventAccumulator(str(found[-1].parent), size_guidance={"scalars": 0}).Reload()
+        for tag in board.Tags()["scalars"]:
+            events = board.Scalars(tag)
+            curves[tag.removeprefix("train/")] = [(x.step, x.value) for x in events]
+            times += [x.wall_time for x in events]
+    if not curves:
+        fix = "name the folder of a run, or one with TensorBoard's event files"
+        raise DataError("there are no metrics here", str(folder), fix)
+    return curves, max(times) - min(times)
 
 
 def text_statistics(responses: Sequence[str]) -> dict[str, float]:

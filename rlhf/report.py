@@ -1,12 +1,14 @@
-"""Self-contained HTML pages; the one about a run: figures, curves and answers side by side."""
+"""Self-contained HTML pages and their parts: cards, pictures, curves."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from hashlib import sha256
 from html import escape
 from io import BytesIO
+from itertools import cycle
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -14,7 +16,7 @@ from rlhf.metrics import METRICS
 
 _HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">"""
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'{}">"""
 _STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #1b1f24; --dim: #667080;
   --edge: #dfe3e8; --line: #2f6fdb; --other: #c2740a; --win: #1a7f4b; --loss: #c0392b;
@@ -35,57 +37,70 @@ h1 { margin: 0 0 8px } h2 { margin: 36px 0 12px; font-size: 18px } p { margin: 6
 .badge { border-radius: 99px; padding: 1px 10px; color: #fff; font-size: 13px; font-weight: 600 }
 .card img { width: 100%; height: 190px; object-fit: contain; background: var(--page) }
 .tiny { image-rendering: pixelated } .line { fill: none }
+table { border-collapse: collapse; width: 100%; background: var(--card); font-size: 14px }
+.wide { overflow-x: auto; border: 1px solid var(--edge); border-radius: 10px }
+th, td { padding: 7px 12px; text-align: right; border-bottom: 1px solid var(--edge) }
+td { white-space: nowrap }
+th { color: var(--dim); font-weight: 500 } td:first-child, th:first-child { text-align: left }
+tr:last-child td { border-bottom: 0 }
 svg { width: 100%; display: block }
 svg text { fill: var(--dim); font-size: 11px; text-anchor: end } .x text { text-anchor: middle }
 """
-_COLORS = ("line", "other")  # of the lines of one chart
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One picture answered by several models: (model, text, judge's score), and who won."""
-
-    picture: Image.Image
-    instruction: str
-    answers: tuple[tuple[str, str, float], ...]
-    verdict: str
-
-
-def write_report(
-    path: Path,
-    *,
-    title: str,
-    summary: Mapping[str, float | str],
-    comparisons: Sequence[Comparison],
-    curves: Mapping[str, Sequence[tuple[int, float]]],
-    notes: Sequence[str] = (),
-) -> None:
-    """Write one HTML file that needs no script and no other file; every text is escaped.
-
-    Args:
-        summary: a tile each; `<name>_before` and `<name>_after` share one.
-        comparisons: verdict `win`, `loss` or `tie`, with `: why` behind it.
-        curves: (step, value) of each metric; not finite values are left out.
-    """
-    parts = [
-        *grid("Summary", 190, _tiles(summary)),
-        *grid("Curves", 320, [curve(name, {"": points}) for name, points in curves.items()]),
-        *grid("Answers", 320, [_comparison(item) for item in comparisons]),
-    ]
-    write_page(path, title=title, notes=notes, parts=parts)
+_LIMITS = ("low", "high")  # of a win rate, shown with it
+_COLORS = ("line", "other", "win", "loss", "tie")  # of the lines of one chart
 
 
 def write_page(
-    path: Path, *, title: str, notes: Sequence[str], parts: Sequence[str], style: str = ""
+    path: Path,
+    *,
+    title: str,
+    notes: Sequence[str],
+    parts: Sequence[str],
+    style: str = "",
+    script: str = "",
 ) -> None:
-    """Write a page of HTML parts under a title and notes, which are escaped."""
+    """Write a page of HTML parts under a title and notes, which are escaped.
+
+    Args: style is added to the page's own; script is the only one that may run, by its hash.
+    """
+    allowed = b64encode(sha256(script.encode()).digest()).decode()
+    source = f"; script-src 'sha256-{allowed}'" if script else ""
     head = [
-        f"{_HEAD}<title>{escape(title)}</title><style>{_STYLE}{style}</style>",
+        f"{_HEAD.format(source)}<title>{escape(title)}</title><style>{_STYLE}{style}</style>",
         f"<h1>{escape(title)}</h1>",
         *(f'<p class="dim">{escape(note)}</p>' for note in notes),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([*head, *parts]), "utf-8", errors="xmlcharrefreplace")
+    tail = [f"<script>{script}</script>"] if script else []
+    path.write_text("\n".join([*head, *parts, *tail]), "utf-8", errors="xmlcharrefreplace")
+
+
+def figure_table(corner: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Rows of named figures; `low` and `high` stand with the `win_rate`."""
+    columns = list(dict.fromkeys(x for own in rows.values() for x in own if x not in _LIMITS))
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in (corner, *columns))
+    lines = [
+        f"<tr><td>{escape(name)}</td>"
+        + "".join(f"<td>{escape(_cell(own, column))}</td>" for column in columns)
+        + "</tr>"
+        for name, own in rows.items()
+    ]
+    return ['<div class="wide"><table>', f"<tr>{head}</tr>", *lines, "</table></div>"]
+
+
+def _cell(own: Mapping[str, Any], column: str) -> str:
+    """A figure; the win rate with its interval."""
+    if column != "win_rate" or own.get(column) is None:
+        return shown_figure(own.get(column))
+    low, high = (own[limit] for limit in _LIMITS)
+    return f"{own[column]:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def shown_figure(value: Any) -> str:
+    """Four digits; a dash where there is no number."""
+    if value is None or (isinstance(value, float) and not isfinite(value)):
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def grid(title: str, width: int, cards: Sequence[str]) -> list[str]:
@@ -95,41 +110,15 @@ def grid(title: str, width: int, cards: Sequence[str]) -> list[str]:
     return [head, *inside, "</div>"] if cards else []
 
 
-def _tiles(summary: Mapping[str, float | str]) -> list[str]:
-    """A figure each; `<name>_before` and `<name>_after` share one."""
-    shown = {k: escape(x if isinstance(x, str) else f"{x:.4g}") for k, x in summary.items()}
-    labels = {name: escape(name.replace("_", " ")) for name in shown}
-    for name in [name for name in shown if name.endswith("before")]:
-        if (after := f"{name.removesuffix('before')}after") in shown:
-            shown[name] += f' <span class="dim">→</span> {shown.pop(after)}'
-            labels[name] += " → after"
-    tile = '<div class="dim">{}</div><div class="big">{}</div>'
-    return [tile.format(labels[name], value) for name, value in shown.items()]
-
-
-def _comparison(item: Comparison) -> str:
-    kind, _, why = item.verdict.partition(":")
-    color = kind.strip().lower() if kind.strip().lower() in ("win", "loss") else "tie"
-    answers = [
-        f'<div class="answer"><span class="dim">{escape(model)} · {score:.3g}</span>'
-        f"<p>{escape(text)}</p></div>"
-        for model, text, score in item.answers
-    ]
-    return (
-        f"{embedded(item.picture, item.instruction)}<p><b>{escape(item.instruction)}</b></p>"
-        f'<span class="badge" style="background: var(--{color})">{escape(kind)}</span> '
-        f'<span class="dim">{escape(why)}</span><div class="pair">{"".join(answers)}</div>'
-    )
-
-
-def embedded(picture: Image.Image, alt: str) -> str:
-    """Small pictures unharmed (PNG, shown crisp), large ones shrunk (JPEG)."""
+def embedded(picture: Image.Image, alt: str, side: int = 640) -> str:
+    """Small pictures unharmed (PNG, shown crisp), large ones shrunk to `side` pixels (JPEG)."""
     shown, data = picture.convert("RGB"), BytesIO()
     tiny = max(shown.size) <= 160
-    shown.thumbnail((640, 640))
+    shown.thumbnail((side, side))
     shown.save(data, "PNG" if tiny else "JPEG")
     source = f"data:image/{'png' if tiny else 'jpeg'};base64,{b64encode(data.getvalue()).decode()}"
-    return f'<img class="{"tiny" if tiny else ""}" alt="{escape(alt)}" src="{source}">'
+    kind = "tiny" if tiny else ""
+    return f'<img loading="lazy" class="{kind}" alt="{escape(alt)}" src="{source}">'
 
 
 def curve(name: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
@@ -148,7 +137,7 @@ def curve(name: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
         for y, value in ticks
     )
     shapes, legend = "", []
-    for color, (label, points) in zip(_COLORS, drawn.items(), strict=False):
+    for color, (label, points) in zip(cycle(_COLORS), drawn.items(), strict=False):
         places = [(56 + 250 * (x - first) / wide, 130 - 115 * (y - low) / tall) for x, y in points]
         shapes += _line(places, color)
         named = f'<span style="color: var(--{color})">{escape(label)}</span> ' if label else ""

@@ -1,6 +1,7 @@
 """A run's folder: its name, its lock and what it holds."""
 
 import json
+import re
 import secrets
 import shutil
 import time
@@ -12,6 +13,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rlhf.errors import FolderInUseError
+
+RUN_NAME = r"\d{8}-\d{6}-[0-9a-f]{4}"
 
 
 class RunFolder:
@@ -53,6 +56,12 @@ class RunFolder:
         self._lock.release()
         if {item.name for item in self.path.iterdir()} <= {"config.yaml", ".lock"}:
             shutil.rmtree(self.path)
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The folder itself, and if it holds runs, these, the newest first."""
+    runs = [item for item in path.glob("*-*-*") if re.fullmatch(RUN_NAME, item.name)]
+    return [path, *sorted(runs, reverse=True)]
 
 
 def json_text(figures: Mapping[str, Any], *, indent: int | None = None) -> str:

@@ -17,8 +17,8 @@ FLOORS = {
         [
             "errors spans kernels functional",
             "config config_loading types",
-            "data models buffer checkpoint metrics console runs health profiling",
-            "rollout evaluation report judging annotation",
+            "data models buffer checkpoint metrics console live runs health profiling",
+            "rollout evaluation comparing run_curves report evaluation_report judging annotation",
             "trainers demo tools",
             "stages",
             "cli help __main__",
@@ -38,6 +38,8 @@ KNOWN_BY = {
     "triton": ["rlhf.kernels"],
     "httpx2": ["rlhf.models.http_scorer"],
     "pyarrow": ["rlhf.data"],
+    "starlette": ["rlhf.annotation.server"],
+    "uvicorn": ["rlhf.annotation.server"],
     "trl": [],
     "pickle": [],
 }

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from rlhf.errors import DataError
 from rlhf.metrics import METRICS, MetricsWriter, Sample, read_metrics, text_statistics
@@ -107,10 +108,37 @@ def test_the_health_page_draws_known_metrics_and_no_longer_names(tmp_path):
     MetricsWriter(tmp_path).close()
     tensor = events(tmp_path).Tensors("custom_scalars__config__")[0].tensor_proto
     layout = layout_pb2.Layout.FromString(tensor.string_val[0])
-    assert [page.title for page in layout.category] == ["PPO health"]
-    tags = [tag for chart in layout.category[0].chart for tag in chart.multiline.tag]
+    assert [page.title for page in layout.category] == ["PPO health", "Reward", "Speed"]
+    tags = [tag for page in layout.category for chart in page.chart for tag in chart.multiline.tag]
     drawn = [[name for name in METRICS if re.match(tag, name)] for tag in tags]
-    assert len(tags) > 5 and all(len(names) == 1 for names in drawn)
+    assert len(tags) > 25 and all(len(names) == 1 for names in drawn)
+
+
+def test_a_resumed_run_has_one_layout(tmp_path):
+    MetricsWriter(tmp_path).close()
+    MetricsWriter(tmp_path, purge_step=1).close()
+    assert len(events(tmp_path).Tensors("custom_scalars__config__")) == 1
+
+
+def test_the_table_of_runs_knows_options_and_shows_the_last_values(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.hparams({"ppo.lr": 1e-3, "ppo.kl_goal": None, "ppo.critic": "shared"}, ["lr"])
+        writer.scalars({"lr": 0.5}, 0)
+        writer.scalars({"lr": 0.25}, 1)
+    board = events(tmp_path)
+    content = {
+        name: plugin_data_pb2.HParamsPluginData.FromString(
+            board.SummaryMetadata(name).plugin_data.content
+        )
+        for name in ("_hparams_/experiment", "_hparams_/session_start_info")
+    }
+    started = content["_hparams_/session_start_info"].session_start_info.hparams
+    assert started["ppo.lr"].number_value == 1e-3
+    assert started["ppo.critic"].string_value == "shared"
+    assert started["ppo.kl_goal"].string_value == "None"
+    metrics = content["_hparams_/experiment"].experiment.metric_infos
+    assert [info.name.tag for info in metrics] == ["lr"]
+    assert [x.value for x in board.Scalars("lr")] == [0.5, 0.25], "no value of its own"
 
 
 def test_text_statistics_by_hand():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import FolderInUseError
-from rlhf.runs import RunFolder
+from rlhf.runs import RunFolder, run_folders
 
 
 def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
@@ -29,3 +29,12 @@ def test_a_run_in_which_nothing_was_done_leaves_no_folder(tmp_path: Path) -> Non
     (run.path / "config.yaml").write_text("seed: 0\n")
     run.close()
     assert not run.path.exists()
+
+
+def test_a_folder_of_runs_stands_for_its_newest(tmp_path: Path) -> None:
+    names = ["20260102-030405-00ff", "20261231-000000-abcd", "20260102-030406-0000"]
+    for name in [*names, "notes", "20260102-030405", "20260102-030405-00ff-x"]:
+        (tmp_path / name).mkdir()
+    found = run_folders(tmp_path)
+    assert [path.name for path in found] == [tmp_path.name, names[1], names[2], names[0]]
+    assert run_folders(tmp_path / "none") == [tmp_path / "none"]

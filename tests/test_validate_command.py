@@ -168,3 +168,27 @@ def test_no_record_at_all(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "empty.jsonl: the file holds no records" in captured.out
     assert "none.jsonl: the file cannot be read" in captured.out
     assert "2 files empty or unreadable" in captured.err
+
+
+def test_people_who_disagree_and_a_favoured_side_are_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        pair(instruction=f"{n}?", annotator=who, shown_left=left, preference=wins)
+        for n in range(12)
+        for who, left, wins in (
+            ("eva", "response_a", "response_a"),
+            ("udo", "response_b", "response_b" if n % 3 else "response_a"),
+        )
+    ]
+    (folder / "pairs.jsonl").write_bytes(b"".join(rows))
+    assert main(["validate", "pairs.jsonl", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (people,) = told["people"]
+    assert people["annotators"] == {"eva": 12, "udo": 12}
+    assert people["kappa"][0]["kappa"] == pytest.approx(0)  # eva always says the same
+    assert people["left_share"] == pytest.approx(20 / 24)
+    assert ["a side is favoured" in one["message"] for one in told["warnings"]] == [True]
+    assert main(["validate", "pairs.jsonl"]) == 0
+    said = capsys.readouterr().out
+    assert "eva and udo" in said and "Krippendorff's alpha" in said and "83.3%" in said

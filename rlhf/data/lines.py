@@ -1,5 +1,6 @@
 """JSON Lines: bounded reading, one JSON object without twins a line, one atomic step on writing."""
 
+import errno
 import json
 import os
 from collections import Counter
@@ -100,11 +101,60 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        fix = "Choose a folder that exists and has space."
-        raise ResourceError(f"Cannot write: {error.strerror}.", str(path), fix) from error
+        raise unwritable(path, error) from error
     finally:
         with suppress(OSError):  # there is none, or the folder is no folder
             part.unlink()
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Write a line behind the last one; it is on the disk when this returns.
+
+    Raises:
+        ResourceError: it was not written, and the file is as before.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            _write_whole(handle, line)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def set_torn_line_aside(path: Path) -> None:
+    """Move a last line that a crash cut short to `<path>.torn`.
+
+    Raises:
+        ResourceError: the file cannot be changed.
+    """
+    try:
+        data = path.read_bytes() if path.is_file() else b""
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            append_line(Path(f"{path}.torn"), data[whole:] + b"\n")
+            os.truncate(path, whole)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> ResourceError:
+    """What to say of a file that cannot be written."""
+    fix = "Choose a folder that exists and has space."
+    return ResourceError(f"Cannot write: {error.strerror}.", str(path), fix)
+
+
+def _write_whole(handle: int, line: bytes) -> None:
+    """Append the line and wait for the disk, or leave the file as it was."""
+    before = os.fstat(handle).st_size
+    try:
+        if os.write(handle, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(handle)
+    except OSError:
+        os.ftruncate(handle, before)
+        raise
 
 
 def _check_twins(line: bytes, fields: dict[str, Any]) -> None:

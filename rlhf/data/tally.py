@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf.data.agreement import People
 from rlhf.data.lines import starts_with_bom
 from rlhf.data.records import PreferenceRecord, Problem, Record, responses
 
@@ -34,6 +35,7 @@ class Tally:
         self._lines, self._texts, self._winners = array("q"), array("q"), bytearray()
         self._named, self._names = array("q"), array("q")  # lines with an id, and the id
         self._long = list[Problem]()
+        self.people = People()
 
     def add(self, item: Record | Problem, number: int, size: int) -> None:
         """Count line `number` of `size` bytes; 0 is the file itself."""
@@ -46,10 +48,14 @@ class Tally:
         self._answered += sum(lengths)
         self._responses += len(lengths)
         self._lines.append(number)
-        self._texts.append(hash((item.image_path, item.instruction, *sorted(texts))))
+        pair = hash((item.image_path, item.instruction, *sorted(texts)))
+        judge = item.annotator if isinstance(item, PreferenceRecord) else ""
+        self._texts.append(hash((pair, judge)) if judge else pair)  # two people are no duplicate
         self._winners.append(
             self._judge(item, lengths) if isinstance(item, PreferenceRecord) else 0
         )
+        if isinstance(item, PreferenceRecord) and (item.annotator or item.shown_left):
+            self.people.add(item, pair, self._winners[-1])
         if item.id:
             self._named.append(number)
             self._names.append(hash(item.id))
@@ -107,6 +113,20 @@ class Tally:
         if unequal >= MIN_PAIRS and self._longer > MAX_LONGER_SHARE * unequal:
             said = f"length bias: the longer wins {self._longer / unequal:.0%} of the pairs"
             yield self._problem(0, "preference", said)
+
+        yield from self._side_warnings()
+
+    def _side_warnings(self) -> Iterator[Problem]:
+        told = self.people.figures()
+        interval = told["left_interval"]
+        if (
+            interval
+            and told["decided_with_sides"] >= MIN_PAIRS
+            and not interval[0] <= 0.5 <= interval[1]
+        ):
+            low, high = interval
+            said = f"the answer shown left wins {told['left_share']:.0%} ({low:.0%} to {high:.0%})"
+            yield self._problem(0, "shown_left", f"a side is favoured: {said}")
 
     def _text_repeats(self) -> Iterator[Problem]:
         first = dict[int, tuple[int, int]]()

@@ -20,6 +20,7 @@ class Report(msgspec.Struct):
     """A row of named values for each file; errors stop a training, warnings want a look."""
 
     rows: list[dict[str, Any]] = []
+    people: list[dict[str, Any]] = []  # what the annotators of each file agree on
     errors: list[Problem] = []  # the first `MAX_LISTED` of `error_count`
     warnings: list[Problem] = []
     error_count: int = 0
@@ -86,6 +87,7 @@ def validate_files(
             report.warn(warning)
         images = pictures.row() if pictures else dict.fromkeys(IMAGE_NAMES)
         report.rows.append(tally.row() | images)
+        report.people.append({"file": str(path), **tally.people.figures()})
     return report
 
 

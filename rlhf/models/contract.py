@@ -11,6 +11,7 @@ import torch
 
 from rlhf.data.lines import replaced_file
 from rlhf.errors import UsageError
+from rlhf.runs import run_folders
 
 CARD = "reward.json"
 _STORAGE = ("quantization", "dtype")  # of weights: another one rounds otherwise
@@ -58,12 +59,13 @@ class RewardCard:
 
     @classmethod
     def read(cls, path: str) -> tuple[Path, "RewardCard"]:
-        """The folder and card behind `reward.path`, a reward model or the run that trained it.
+        """The folder and card behind `reward.path`, a reward model, the run that
+        trained it, or a folder of runs: the newest that has one.
 
         Raises:
             UsageError: no reward model there, or its card is not of this version.
         """
-        for folder in (Path(path), Path(path) / "reward"):
+        for folder in (run / part for run in run_folders(Path(path)) for part in ("", "reward")):
             if path and (folder / CARD).is_file():
                 try:
                     return folder, msgspec.json.decode((folder / CARD).read_bytes(), type=cls)

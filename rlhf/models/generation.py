@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rlhf.config import SamplingConfig
 from rlhf.functional import filtered_logits, inverse_cdf_tokens, keyed_uniforms
+from rlhf.kernels.few_rows import few_rows_product
 from rlhf.models.cache import DecodeState
 from rlhf.models.llava import Llava
 from rlhf.profiling import count, phase
@@ -94,8 +95,9 @@ def _continued(
     states = hidden.new_zeros(*uniforms.shape, hidden.shape[1]) if keep_states else None
     lengths = torch.full((len(hidden),), longest)
     rows = torch.arange(len(hidden))  # those that the model still computes
+    logits_of = few_rows_product(llava.output_weight, len(rows), llava.precision)
     for position in range(longest):
-        logits = (llava.output_weight @ hidden.T).T.contiguous()  # faster for few rows
+        logits = logits_of(hidden)
         chosen, chosen_scores = draw(llava, logits, sampling, uniforms[rows, position])
         tokens[rows, position], scores[rows, position] = chosen.cpu(), chosen_scores.cpu()
         if states is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.errors import UsageError
+from rlhf.runs import run_folders
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class ModelLocation:
 
 
 def locate_model(path: str) -> ModelLocation:
-    """The files behind `model.path`.
+    """The files behind `model.path`; of a folder of runs those of the newest that has a model.
 
     Raises:
         UsageError: nothing there that could be a model.
@@ -25,7 +26,8 @@ def locate_model(path: str) -> ModelLocation:
     if not path:
         raise UsageError("no model is given", "model.path", "set model.path=DIRECTORY_OR_HUB_ID")
     folder = Path(path).expanduser()
-    for place in (folder, folder / "model", folder / "adapter"):
+    runs = run_folders(folder)
+    for place in (run / part for run in runs for part in ("", "model", "adapter")):
         if (place / "adapter_config.json").is_file():
             config = json.loads((place / "adapter_config.json").read_text())
             return ModelLocation(_existing(config["base_model_name_or_path"], place), place)

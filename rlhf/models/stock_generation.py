@@ -9,6 +9,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 
 from rlhf.config import SamplingConfig
 from rlhf.data.images import load_image
+from rlhf.errors import UsageError
 from rlhf.functional import keyed_uniforms
 from rlhf.models.generation import draw, joined
 from rlhf.models.llava import Llava
@@ -44,6 +45,49 @@ def stock_generate(
     return joined(llava, rows), Drawn(torch.cat(logprobs))
 
 
+@torch.no_grad()
+def beam_search(
+    llava: Llava, prompts: PromptBatch, sampling: SamplingConfig, *, beams: int
+) -> Responses:
+    """The likeliest response found to each prompt, by stock beam search of that width.
+
+    Its score is the sum of log-probabilities over the length, in tokens.
+
+    Raises:
+        UsageError: the model reads its prompts without its adapter.
+    """
+    if llava.adapters.scope == "response":
+        where, fix = "model.lora_scope=response", "set collect.beams=0"
+        raise UsageError("beam search cannot read a prompt apart", where, fix)
+    rows = [
+        row
+        for chunk in torch.arange(len(prompts)).split(max(1, sampling.batch_size // beams))
+        for row in _ended(llava, _searched(llava, prompts.select(chunk), sampling, beams))
+    ]
+    return joined(llava, rows)
+
+
+def _searched(llava: Llava, prompts: PromptBatch, sampling: SamplingConfig, beams: int) -> Tensor:
+    given = _inputs(llava, prompts)
+    options = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=False,
+        num_beams=beams,
+        suppress_tokens=list(llava.banned_ids),
+        eos_token_id=llava.eos_ids,
+        pad_token_id=llava.eos_ids[0],
+    )
+    found: Tensor = llava.model.generate(**given, generation_config=options)
+    return found[:, given["input_ids"].shape[1] :].cpu()
+
+
+def _ended(llava: Llava, tokens: Tensor) -> list[Tensor]:
+    """Each row [T] up to its first end, that included."""
+    ends = torch.isin(tokens, torch.tensor(llava.eos_ids))
+    lengths = torch.where(ends.any(1), ends.int().argmax(1) + 1, tokens.shape[1]).tolist()
+    return [tokens[row, :n] for row, n in enumerate(lengths)]
+
+
 class _Keyed(LogitsProcessor):  # type: ignore[misc]
     """Leaves of each row's logits only the token that its key picks."""
 
@@ -76,9 +120,7 @@ def _generated(
     )
     found = llava.model.generate(**given, generation_config=options, logits_processor=[picks])
     tokens, scores = found[:, width:].cpu(), torch.stack(picks.logprobs, dim=1)
-    ends = torch.isin(tokens, torch.tensor(llava.eos_ids))
-    lengths = torch.where(ends.any(1), ends.int().argmax(1) + 1, tokens.shape[1]).tolist()
-    return [(tokens[row, :n], scores[row, :n]) for row, n in enumerate(lengths)]
+    return [(row, own[: len(row)]) for row, own in zip(_ended(llava, tokens), scores, strict=True)]
 
 
 def _inputs(llava: Llava, prompts: PromptBatch) -> dict[str, Any]:

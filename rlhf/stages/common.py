@@ -1,77 +1,27 @@
-"""What every command needs first: files, pictures, device, model."""
+"""What every command with a model needs first: device, model, judge."""
 
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import msgspec
 import torch
 
-from rlhf.config import Config, weights_dtype
-from rlhf.console import say, table, track
-from rlhf.data.collate import Record
-from rlhf.data.images import load_image, picture_digest
+from rlhf.config import Config, leaves, weights_dtype
+from rlhf.console import say, table
+from rlhf.data.images import picture_digest
 from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
-from rlhf.errors import DataError, UsageError
 from rlhf.metrics import MetricsWriter
 from rlhf.models.llava import Llava
-from rlhf.models.location import ModelLocation
+from rlhf.models.location import ModelLocation, locate_model
 from rlhf.models.parts import parts_of
+from rlhf.models.policy import POLICY
 from rlhf.models.reward import Scorer
 from rlhf.models.reward_files import load_reward
 from rlhf.models.scorers import load_scorer
+from rlhf.stages.inputs import input_file
 from rlhf.stages.job import Job
 from rlhf.stages.plan import checkpoints_layers
-
-T = TypeVar("T", bound=Record)
-
-
-def input_file(path: str, option: str) -> Path:
-    """The file an option names.
-
-    Raises:
-        UsageError: the option is empty.
-        DataError: there is no such file.
-    """
-    if not path:
-        raise UsageError("no input file is given", option, f"set {option}=FILE.jsonl")
-    if not Path(path).is_file():
-        raise DataError("there is no such file", path, f"check {option}")
-    return Path(path)
-
-
-def read_with_pictures(config: Config, path: Path, kind: type[T]) -> tuple[list[T], Path]:
-    """The records of a file whose pictures decode, and the folder of the pictures.
-
-    Raises:
-        DataError: a bad record, or a bad picture while data.on_bad_image is `error`.
-    """
-    root = Path(config.data.root) if config.data.root else path.parent
-    records = read_records(path, kind)
-    faults = _picture_faults(records, path, root)
-    if faults and config.data.on_bad_image == "error":
-        raise next(iter(faults.values()))
-    kept = [record for record in records if record.image_path not in faults]
-    if faults:
-        say(f"{path.name}: {len(records) - len(kept)} records dropped, bad picture")
-    if not kept:
-        raise DataError("no usable record is left", str(path), "check the file and its pictures")
-    return kept, root
-
-
-def _picture_faults(records: Sequence[Record], path: Path, root: Path) -> dict[str, DataError]:
-    """What is wrong with each bad picture; every distinct picture is decoded once."""
-    first = {record.image_path: n for n, record in reversed(list(enumerate(records, 1)))}
-    faults = {}
-    with track(f"checking the pictures of {path.name}", len(first)) as progress:
-        for image_path, number in first.items():
-            try:
-                load_image(resolve_image(image_path, root))
-            except DataError as error:
-                where = f"{path}: record {number}: {image_path}"
-                faults[image_path] = DataError(error.what, where, error.fix)
-            progress.advance()
-    return faults
 
 
 def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = False) -> Llava:
@@ -93,6 +43,15 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
     llava.vision.cache.limit = config.model.feature_cache
     if folder := config.model.feature_folder:
         llava.vision.keep_files(Path(folder))
+    return llava
+
+
+def load_adapted(config: Config, path: str) -> Llava:
+    """A model to ask: a LLaVA with its trained adapter, if there is one, switched on."""
+    location = locate_model(path)
+    llava = load_model(config, location)
+    if location.adapter is not None:
+        llava.adapters.load(POLICY, location.adapter, trains=False)
     return llava
 
 
@@ -130,6 +89,12 @@ def metrics_writer(job: Job, purge_step: int | None = None) -> MetricsWriter:
     options = msgspec.json.format(msgspec.json.encode(job.config), indent=2).decode()
     writer.text("config", f"```json\n{options}\n```", 0)
     return writer
+
+
+def chosen_options(job: Job) -> dict[str, Any]:
+    """The seed and the options that the command line names, with their values."""
+    named = {word.partition("=")[0].lstrip("+") for word in job.overrides} | {"seed"}
+    return {name: x for name, x in leaves(asdict(job.config)) if name in named}
 
 
 def announce(llava: Llava, *, steps: int) -> None:

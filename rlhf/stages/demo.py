@@ -57,6 +57,7 @@ def demo(job: Job) -> dict[str, Any]:
     summary = {**figures, "reward_model_accuracy": accuracy, "seconds": seconds}
     (data.parents[1] / "summary.json").write_text(json_text(summary, indent=2) + "\n")
     _show(summary, compared, tuned)
+    say(f"your own pictures: rlhf collect model.path={model} data.prompts=FOLDER …")
     return summary
 
 

@@ -1,15 +1,33 @@
-"""The command that compares: two models on pictures that neither training saw."""
+"""The command that compares: models on pictures that no training saw."""
 
 from collections.abc import Sequence
-from math import isnan, nan
+from contextlib import suppress
+from math import isnan
 from pathlib import Path
+from random import Random
 from typing import Any
 
+from rlhf.comparing import (
+    Comparison,
+    Entry,
+    by_kind,
+    entry_figures,
+    kind_of,
+    person_verdicts,
+    win_figures,
+)
 from rlhf.config import Config
+from rlhf.console import say, table
 from rlhf.data.collate import Record, prompt_batch
-from rlhf.data.encoders import with_pictures
 from rlhf.data.images import load_image
-from rlhf.data.records import PromptRecord, resolve_image
+from rlhf.data.records import (
+    CandidatesRecord,
+    PreferenceRecord,
+    PromptRecord,
+    read_records,
+    resolve_image,
+    write_records,
+)
 from rlhf.demo.rule import TIE_MARGIN, is_right, rule_score
 from rlhf.errors import UsageError
 from rlhf.evaluation import (
@@ -17,17 +35,16 @@ from rlhf.evaluation import (
     Judge,
     ScorerJudge,
     Verdicts,
-    answer,
     comparison_figures,
-    judged,
-    kl_divergence,
     outcomes,
 )
-from rlhf.metrics import read_metrics, text_statistics
+from rlhf.evaluation_report import Answered, write_evaluation_report
+from rlhf.metrics import read_metrics
 from rlhf.models.llava import Llava
-from rlhf.report import Comparison, write_report
-from rlhf.stages.answers import load_adapted
-from rlhf.stages.common import input_file, read_with_pictures, scorer_of
+from rlhf.run_curves import distinct_names
+from rlhf.runs import json_text, run_folders
+from rlhf.stages.common import load_adapted, scorer_of
+from rlhf.stages.inputs import input_file, read_prompts
 from rlhf.stages.job import Job
 
 CURVES = (
@@ -55,61 +72,204 @@ class RuleJudge:
 
 
 def evaluate(job: Job) -> dict[str, Any]:
-    """Compare a model with its baseline; leaves report.html in the run folder."""
+    """Compare models with the first of them; leaves figures.json and report.html."""
     config = job.config
-    if len(job.files) != 2:
-        raise UsageError(
-            "evaluate compares two models", "rlhf evaluate", "rlhf evaluate BEFORE AFTER …"
-        )
-    path = input_file(config.data.prompts, "data.prompts")
-    records, root = read_with_pictures(config, path, PromptRecord)
+    if len(job.files) + bool(config.evaluation.best_of) < 2:
+        fix = "rlhf evaluate FIRST OTHER…, or one model and evaluation.best_of=4"
+        raise UsageError("evaluate compares two models or more", "rlhf evaluate", fix)
+    records, root = read_prompts(config)
     records = records[: config.evaluation.limit or None]
-    baseline, tuned = (load_adapted(config, str(file)) for file in job.files)
+    judgments = _judgments(config)
+    entries, judges = _entries(job, records, root)
+    pairs = [_verdicts(entry, entries[0], judgments, records) for entry in entries]
+    margin = judges[0].tie_margin if judges and judgments is None else 0.0
+    results = [outcomes(*pair, margin) for pair in pairs]
+    models = {
+        entry.name: (win_figures(own) if n else {"win_rate": None}) | entry_figures(entry, judges)
+        for n, (entry, own) in enumerate(zip(entries, results, strict=True))
+    }
+    if config.evaluation.judge == "person":
+        _ask_people(job.folder / "blind.jsonl", root, entries, records, judgments, config.seed)
+    _show(models)
+    figures = {"models": models, "kinds": by_kind(records, results[-1])}
+    (job.folder / "figures.json").write_text(json_text(figures, indent=2) + "\n")
+    _write_report(job, records, root, entries, [pair[1] for pair in pairs], results[-1], figures)
+    report = {"report": str(job.folder / "report.html")}
+    if len(entries) > 2 or not judges:
+        return figures | report
+    return comparison_figures(*pairs[1], margin) | _before_and_after(entries, judges) | report
+
+
+def _entries(
+    job: Job, records: Sequence[PromptRecord], root: Path
+) -> tuple[list[Entry], list[Judge]]:
+    """Every model with its answers and what the judges say of them; one is loaded at a time."""
+    config = job.config
+    names = distinct_names(job.files)
+    baseline = load_adapted(config, str(job.files[0]))
     judges = _judges(job, baseline)
     prompts = prompt_batch(
         records, baseline.builder, root, max_tokens=config.data.max_prompt_tokens
     )
-    before = answer(baseline, "before", prompts, config.sampling, seed=config.seed)
-    after = answer(tuned, "after", prompts, config.sampling, seed=config.seed)
-    verdicts = [judged(judges[0], records, answers) for answers in (before, after)]
-    summary = {
-        **comparison_figures(verdicts[0], verdicts[1], judges[0].tie_margin),
-        **_scores(judges, records, (before, after), verdicts),
-        **_text_figures(before, after),
-        **_blind(judges[0], config, records, baseline, before),
-        **_blind(judges[0], config, records, tuned, after),
-        "kl": kl_divergence(
-            tuned,
-            baseline,
-            prompts,
-            config.sampling,
-            seed=config.seed,
-            max_tokens=config.ppo.microbatch_tokens,
-        ),
+    max_tokens = config.ppo.microbatch_tokens
+    given = (records, prompts, judges, baseline, config.sampling, config.seed, max_tokens)
+    comparison = Comparison(*given)
+    entries = [comparison.entry(names[0], baseline)]
+    if n := config.evaluation.best_of:
+        scorers = [judge for judge in judges if isinstance(judge, ScorerJudge)]
+        if not scorers:
+            where, fix = f"evaluation.best_of={n}", "set reward.path=RUN, or give --scorer=…"
+            raise UsageError("the best of some samples needs scores", where, fix)
+        entries.append(comparison.best_of(f"{names[0]}, best of {n}", scorers[0], n))
+    for name, file in zip(names[1:], job.files[1:], strict=True):
+        entries.append(comparison.entry(name, load_adapted(config, str(file))))
+    return entries, judges
+
+
+def _judgments(config: Config) -> list[PreferenceRecord] | None:
+    """What people said of an earlier run's blind.jsonl, if a file of that is named."""
+    if not config.evaluation.judgments:
+        return None
+    path = input_file(config.evaluation.judgments, "evaluation.judgments")
+    return read_records(path, PreferenceRecord)
+
+
+def _verdicts(
+    entry: Entry,
+    first: Entry,
+    judgments: Sequence[PreferenceRecord] | None,
+    records: Sequence[Record],
+) -> tuple[Verdicts, Verdicts]:
+    """What decides between the first model and this one: people, if they were asked."""
+    if judgments is not None or not entry.verdicts:
+        return person_verdicts(judgments or [], records, first.texts, entry.texts)
+    return first.verdicts[0], entry.verdicts[0]
+
+
+def _ask_people(
+    path: Path,
+    root: Path,
+    entries: Sequence[Entry],
+    records: Sequence[PromptRecord],
+    judgments: Sequence[PreferenceRecord] | None,
+    seed: int,
+) -> None:
+    """Write what nobody judged yet, in an order and with sides that tell no model."""
+    draw, rows = Random(seed), []
+    for entry in entries[1:]:
+        told = person_verdicts(judgments or [], records, entries[0].texts, entry.texts)[1]
+        for record, old, new, score in zip(
+            records, entries[0].texts, entry.texts, told.scores, strict=True
+        ):
+            if isnan(score) and old.strip() and new.strip():
+                texts = draw.sample([old, new], 2)
+                rows.append(CandidatesRecord(record.image_path, record.instruction, texts))
+    draw.shuffle(rows)
+    if rows:
+        write_records(path, rows)
+        call = f"rlhf annotate {path} data.root={root} compact=said.jsonl"
+        say(f"{len(rows)} pairs wait for a person: {call}")
+        say("then the same call with evaluation.judgments=said.jsonl")
+
+
+def _before_and_after(entries: Sequence[Entry], judges: Sequence[Judge]) -> dict[str, Any]:
+    """Of two models the figures under `…_before` and `…_after`."""
+    both = {
+        side: entry_figures(entry, judges)
+        for side, entry in zip(("before", "after"), entries, strict=True)
     }
-    shown = _comparisons(config, records, root, (before, after), verdicts, judges[0].tie_margin)
-    write_report(
+    named = {
+        f"{judge.name}_{x}": own[f"score_{judge.name}"]
+        for judge in judges
+        for x, own in both.items()
+    }
+    named |= {f"length_{side}": own["words"] for side, own in both.items()}
+    for side, own in both.items():
+        if "blind_accuracy" in own:
+            named[f"blind_accuracy_{side}"] = own["blind_accuracy"]
+    after = both["after"]
+    return named | {
+        "distinct_answers": after["distinct"],
+        "distinct_answers_before": both["before"]["distinct"],
+        "rep4_after": after["rep4"],
+        "kl": after["kl"],
+    }
+
+
+def _show(models: dict[str, dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for own in models.values() for name in own))
+    rows = [
+        (name, *("–" if own.get(key) is None else own[key] for own in models.values()))
+        for name, key in ((key.replace("_", " "), key) for key in names)
+    ]
+    table("models", ("figure", *models), rows)
+
+
+def _write_report(
+    job: Job,
+    records: Sequence[PromptRecord],
+    root: Path,
+    entries: Sequence[Entry],
+    verdicts: Sequence[Verdicts],
+    results: Sequence[str],
+    figures: dict[str, Any],
+) -> None:
+    """The prompts whose answers differ come first; equal answers fill up."""
+    first, last = entries[0].texts, entries[-1].texts
+    order = sorted(range(len(records)), key=lambda row: first[row] == last[row])
+    answered = [
+        Answered(
+            picture=load_image(resolve_image(records[row].image_path, root)),
+            instruction=records[row].instruction,
+            kind=kind_of(records[row]),
+            texts=[entry.texts[row] for entry in entries],
+            scores=[verdict.scores[row] for verdict in verdicts],
+            verdict=results[row],
+        )
+        for row in order[: job.config.evaluation.pictures]
+    ]
+    runs = {entry.name: _curves(file) for entry, file in _trained(entries, job.files)}
+    means = {name: _first_score(own) for name, own in figures["models"].items()}
+    write_evaluation_report(
         job.folder / "report.html",
-        title=f"{config.name}: before and after",
-        summary=summary,
-        comparisons=shown,
-        curves=_curves(job.files[1]),
+        title=f"{job.config.name}: {len(entries)} models compared",
         notes=[
-            f"before: {job.files[0]}",
-            f"after: {job.files[1]}",
-            f"judge: {judges[0].name}; {len(records)} prompts of {path.name}",
+            *(f"{entry.name}: {file}" for entry, file in _trained(entries, job.files)),
+            f"{len(records)} prompts of {job.config.data.prompts}; verdicts are those of "
+            f"{entries[-1].name} against {entries[0].name}",
         ],
+        models=figures["models"],
+        scores={name: score for name, score in means.items() if score is not None},
+        kinds=figures["kinds"],
+        answered=answered,
+        curves={
+            metric: {name: own[metric] for name, own in runs.items() if metric in own}
+            for metric in CURVES
+            if any(metric in own for own in runs.values())
+        },
     )
-    return {**summary, "report": str(job.folder / "report.html")}
+
+
+def _trained(entries: Sequence[Entry], files: Sequence[Path]) -> list[tuple[Entry, Path]]:
+    """The entries that have a path of their own, with it."""
+    paths = dict(zip(distinct_names(files), files, strict=True))
+    return [(entry, paths[entry.name]) for entry in entries if entry.name in paths]
+
+
+def _first_score(figures: dict[str, Any]) -> float | None:
+    """Of the judge that decides."""
+    found = [value for name, value in figures.items() if name.startswith("score_")]
+    return found[0] if found else None
 
 
 def _judges(job: Job, llava: Llava) -> list[Judge]:
     """The judge that decides first, then any other that can score."""
-    judges: list[Judge] = [RuleJudge()] if job.config.evaluation.judge else []
+    rule = job.config.evaluation.judge == "rule-v1"
+    judges: list[Judge] = [RuleJudge()] if rule else []
     if job.scorer or job.config.reward.path:
         scorer = scorer_of(job, llava, share_trunk=True)
         judges.append(ScorerJudge(scorer, max_tokens=job.config.ppo.microbatch_tokens))
-    if not judges:
+    if not judges and job.config.evaluation.judge != "person":
         raise UsageError(
             "no judge is given",
             "reward.path",
@@ -118,82 +278,10 @@ def _judges(job: Job, llava: Llava) -> list[Judge]:
     return judges
 
 
-def _scores(
-    judges: Sequence[Judge],
-    records: Sequence[Record],
-    both: tuple[Answers, Answers],
-    verdicts: Sequence[Verdicts],
-) -> dict[str, float]:
-    """Mean score of each judge, before and after; the first one has given its scores already."""
-    first = [verdict.scores for verdict in verdicts]
-    scores = [first, *([judge.scores(records, x) for x in both] for judge in judges[1:])]
-    return {
-        f"{judge.name}_{answers.model}": _mean(found)
-        for judge, pair in zip(judges, scores, strict=True)
-        for answers, found in zip(both, pair, strict=True)
-    }
-
-
-def _mean(scores: Sequence[float]) -> float:
-    """Of those there are."""
-    found = [score for score in scores if not isnan(score)]
-    return sum(found) / len(found) if found else nan
-
-
-def _text_figures(before: Answers, after: Answers) -> dict[str, float]:
-    """Mean length in words, and how many different answers there are."""
-    lengths = {
-        f"length_{answers.model}": sum(len(text.split()) for text in answers.texts)
-        / len(answers.texts)
-        for answers in (before, after)
-    }
-    return {
-        **lengths,
-        "distinct_answers": len(set(after.texts)),
-        "distinct_answers_before": len(set(before.texts)),
-        "rep4_after": text_statistics(after.texts)["text/rep4"],
-    }
-
-
-def _blind(
-    judge: Judge, config: Config, records: Sequence[Record], llava: Llava, own: Answers
-) -> dict[str, float]:
-    """Accuracy when each prompt shows another picture; near chance if the model looks."""
-    prompts = with_pictures(own.prompts, own.prompts.other_pictures(), llava.builder)
-    name = f"{own.model}, another picture"
-    other = answer(llava, name, prompts, config.sampling, seed=config.seed)
-    right = judge.right(records, other.texts)
-    return {} if right is None else {f"blind_accuracy_{own.model}": sum(right) / len(right)}
-
-
-def _comparisons(
-    config: Config,
-    records: Sequence[PromptRecord],
-    root: Path,
-    answers: tuple[Answers, Answers],
-    verdicts: Sequence[Verdicts],
-    tie_margin: float,
-) -> list[Comparison]:
-    """The first prompts whose answers differ, with the verdict; equal answers fill up."""
-    before, after = answers
-    differs = [old != new for old, new in zip(before.texts, after.texts, strict=True)]
-    order = sorted(range(len(records)), key=lambda row: not differs[row])
-    results = outcomes(verdicts[0], verdicts[1], tie_margin)
-    return [
-        Comparison(
-            picture=load_image(resolve_image(records[row].image_path, root)),
-            instruction=records[row].instruction,
-            answers=tuple(
-                (each.model, each.texts[row], verdict.scores[row])
-                for each, verdict in zip(answers, verdicts, strict=True)
-            ),
-            verdict=results[row],
-        )
-        for row in order[: config.evaluation.pictures]
-    ]
-
-
 def _curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """The training curves of a run, when the model is one."""
-    metrics = read_metrics(run) if (run / "metrics.jsonl").is_file() else {}
+    metrics: dict[str, list[tuple[int, float]]] = {}
+    with suppress(StopIteration):
+        folder = next(path for path in run_folders(run) if (path / "metrics.jsonl").is_file())
+        metrics = read_metrics(folder)
     return {name: metrics[name] for name in CURVES if name in metrics}

@@ -9,7 +9,7 @@ from rlhf.data.importers.importing import import_set
 from rlhf.data.importers.sets import SETS
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, record_kind
 from rlhf.errors import UsageError
-from rlhf.stages.common import read_with_pictures
+from rlhf.stages.inputs import read_with_pictures
 from rlhf.stages.job import Job
 from rlhf.stages.merge import merge
 

@@ -9,10 +9,12 @@ from rlhf.stages.job import Job
 STAGES = {
     "demo": "demo:demo",
     "sft": "train:sft",
-    "collect": "answers:collect",
+    "collect": "collect:collect",
+    "annotate": "annotate:annotate",
     "reward": "reward:reward",
     "ppo": "train:ppo",
     "evaluate": "evaluate:evaluate",
+    "compare": "compare:compare",
     "generate": "answers:generate",
     "score": "score:score",
     "validate": "validate:validate",
@@ -24,7 +26,18 @@ STAGES = {
     "plan": "plan:plan",
 }
 WITHOUT_FOLDER = frozenset(
-    {"generate", "score", "validate", "import", "export", "stamps", "doctor", "plan"}
+    {
+        "annotate",
+        "compare",
+        "generate",
+        "score",
+        "validate",
+        "import",
+        "export",
+        "stamps",
+        "doctor",
+        "plan",
+    }
 )
 
 

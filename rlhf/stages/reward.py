@@ -33,17 +33,18 @@ from rlhf.models.model_card import write_model_card
 from rlhf.models.reward_files import build_reward, save_reward
 from rlhf.stages.common import (
     announce,
-    input_file,
+    chosen_options,
     load_trainable,
     metrics_writer,
     read_captions,
-    read_with_pictures,
 )
+from rlhf.stages.inputs import input_file, read_with_pictures
 from rlhf.stages.job import Job
 from rlhf.stages.splits import Split, fold_splits, split_of
 from rlhf.trainers.reward import RewardTrainer
 from rlhf.types import PreferenceBatch
 
+TABLED = ("reward/validation_accuracy", "reward/validation_loss")  # in TensorBoard
 SHOWN_PAIRS = 6  # surest mistakes, and as many surest hits, in the report
 CURVES = {
     "loss": {"training": "reward/loss", "held out": "reward/validation_loss"},
@@ -108,6 +109,7 @@ class _Study:
         pairs = [r for r in split.training if not drops or r.preference != "tie"]
         batches = self._batch(pairs, split.root), self._batch(split.held_out, split.held_out_root)
         with metrics_writer(replace(self.job, folder=folder)) as writer:
+            writer.hparams(chosen_options(self.job), TABLED)
             trainer = RewardTrainer(self.config, self.model, *batches, writer, steps=steps)
             trained = sum(value.numel() for value in trainer.parameters)
             announce(self.llava, steps=trainer.steps)

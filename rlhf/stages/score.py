@@ -27,7 +27,8 @@ from rlhf.models.location import ModelLocation
 from rlhf.models.reward import Scorer
 from rlhf.models.reward_files import load_reward
 from rlhf.models.scorers import load_scorer
-from rlhf.stages.common import input_file, load_model, read_captions, read_with_pictures
+from rlhf.stages.common import load_model, read_captions
+from rlhf.stages.inputs import input_file, read_with_pictures
 from rlhf.stages.job import Job
 from rlhf.stages.splits import split_pairs
 from rlhf.types import PromptBatch, Responses
@@ -39,8 +40,8 @@ Scores = list[list[float]]  # one a response of each record, NaN where there is 
 
 
 @dataclass(frozen=True)
-class _Judge:
-    """What scores.
+class Judge:
+    """What scores the responses of records.
 
     Attributes:
         encoder: encodes text for it.
@@ -80,7 +81,7 @@ def score(job: Job) -> dict[str, Any]:
         records, scores, summary = _scored_preferences(job, path)
     else:
         records, root = read_with_pictures(job.config, path, kind)
-        scores = _scored(_opened(job), records, root)
+        scores = scored(_opened(job), records, root)
         if not job.config.output:
             _show(records, scores)
     found = [x for own in scores for x in own if not isnan(x)]
@@ -115,12 +116,12 @@ def _check_output(output: Path, path: Path) -> None:
         raise UsageError("the input would be overwritten", where, "choose a new name")
 
 
-def _opened(job: Job) -> _Judge:
+def _opened(job: Job) -> Judge:
     config, max_tokens = job.config, job.config.ppo.microbatch_tokens
     if job.scorer:
         encoder = TextBytes()  # no model reads these prompts: no number of tokens is too many
         scorer = load_scorer(job.scorer, encoder, config.reward)
-        return _Judge(scorer, encoder, sys.maxsize, max_tokens)
+        return Judge(scorer, encoder, sys.maxsize, max_tokens)
     path = str(job.files[0])
     folder, card = RewardCard.read(path)
     part = "captioner_" if card.captioner else ""
@@ -134,10 +135,11 @@ def _opened(job: Job) -> _Judge:
     llava = load_model(config, ModelLocation(card.captioner or card.trunk(folder)))
     captions = read_captions(config.reward.captions, config.data.root)
     reward = load_reward(path, llava, share_trunk=True, captions=captions, exact=True)
-    return _Judge(reward, llava.builder, config.data.max_prompt_tokens, max_tokens, card)
+    return Judge(reward, llava.builder, config.data.max_prompt_tokens, max_tokens, card)
 
 
-def _scored(judge: _Judge, records: Sequence[Record], root: Path) -> Scores:
+def scored(judge: Judge, records: Sequence[Record], root: Path) -> Scores:
+    """Scores of the responses of each record, NaN where there is none."""
     texts = [responses(record) for record in records]
     owners = [record for record, own in zip(records, texts, strict=True) for _ in own]
     prompts = prompt_batch(owners, judge.encoder, root, max_tokens=judge.longest)
@@ -178,7 +180,7 @@ def _training_facts(card: RewardCard | None, path: Path) -> dict[str, Any]:
 
 
 def _scored_by_split(
-    judge: _Judge,
+    judge: Judge,
     records: Sequence[PreferenceRecord],
     root: Path,
     training: dict[str, Any],
@@ -209,10 +211,10 @@ def _by_record(
 
 
 def _scored_outside(
-    judge: _Judge, records: Sequence[PreferenceRecord], root: Path
+    judge: Judge, records: Sequence[PreferenceRecord], root: Path
 ) -> tuple[Scores, dict[str, ScoredPairs]]:
     """By a scorer that may leave answers without a score: such pairs are in no figure."""
-    scores = _scored(judge, records, root)
+    scores = scored(judge, records, root)
     both = zip(records, scores, strict=True)
     found = [(record, own) for record, own in both if not any(map(isnan, own))]
     if not found:

@@ -10,7 +10,7 @@ from rlhf.console import say
 from rlhf.data.images import picture_digest
 from rlhf.data.records import PreferenceRecord, resolve_image
 from rlhf.errors import DataError
-from rlhf.stages.common import input_file, read_with_pictures
+from rlhf.stages.inputs import input_file, read_with_pictures
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from rlhf.config import Config, PPOConfig, check_training_sampling, kl_choice
 from rlhf.console import say
 from rlhf.data.collate import prompt_batch
 from rlhf.data.encoders import response_batch
-from rlhf.data.records import DemonstrationRecord, PromptRecord
+from rlhf.data.records import DemonstrationRecord
 from rlhf.errors import UsageError
 from rlhf.functional import check_kl_choice
 from rlhf.models.adapters import add_adapter
@@ -19,12 +19,12 @@ from rlhf.models.model_card import write_model_card
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.stages.common import (
     announce,
-    input_file,
+    chosen_options,
     load_trainable,
     metrics_writer,
-    read_with_pictures,
     scorer_of,
 )
+from rlhf.stages.inputs import input_file, read_prompts, read_with_pictures
 from rlhf.stages.job import Job
 from rlhf.stages.profile import profiled
 from rlhf.tools.doctor import check_quick
@@ -58,6 +58,7 @@ def sft(job: Job) -> dict[str, Any]:
     prompts = prompt_batch(records, llava.builder, root, max_tokens=data.max_prompt_tokens)
     responses = response_batch([record.response for record in records], llava.builder)
     with metrics_writer(job) as writer:
+        writer.hparams(chosen_options(job), ("sft/loss",))
         trainer = SFTTrainer(config, llava, prompts, responses, writer)
         announce(llava, steps=trainer.steps)
         loss = trainer.run()
@@ -72,8 +73,7 @@ def ppo(job: Job) -> dict[str, Any]:
     check_quick(config)
     check_training_sampling(config.sampling)
     _check_kl(config.ppo)
-    path = input_file(config.data.prompts, "data.prompts")
-    records, root = read_with_pictures(config, path, PromptRecord)
+    records, root = read_prompts(config)
     if not job.scorer:
         RewardCard.read(config.reward.path)  # before a model loads
     location, full = locate_model(config.model.path), config.model.train == "full"
@@ -91,6 +91,8 @@ def ppo(job: Job) -> dict[str, Any]:
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
     purge = checkpoint.state["iteration"] if checkpoint else None
     with metrics_writer(job, purge) as writer:
+        if purge is None:
+            writer.hparams(chosen_options(job), SHOWN)
         trainer = PPOTrainer(config, policy, scorer, prompts, writer, job.folder)
         if checkpoint:
             trainer.restore(checkpoint)

@@ -48,6 +48,8 @@ def _show(report: Report, output: Path | None) -> None:
     (label, *files), *rows = report.as_table()
     cells = [["–" if cell is None else cell for cell in row] for row in rows]
     table("records", (label, *files), cells)
+    for people in report.people:
+        _show_people(people)
     for problem in report.problems[:SHOWN]:
         say(str(problem))
     more = report.error_count + report.warning_count - SHOWN
@@ -57,6 +59,28 @@ def _show(report: Report, output: Path | None) -> None:
         say(f"usable rows {output}, the rest {rejected_path(output)}")
     if not report.ok:
         raise _refusal(report, output)
+
+
+def _show_people(people: dict[str, Any]) -> None:
+    """Print who judged a file, and how far they agree."""
+    if people["annotators"]:
+        table(f"annotators of {people['file']}", ("who", "pairs"), people["annotators"].items())
+    if people["judged_by_several"]:
+        rows: list[tuple[Any, ...]] = [
+            (" and ".join(two["annotators"]), two["pairs"], _number(two["kappa"]))
+            for two in people["kappa"]
+            if two["pairs"]
+        ]
+        everyone = people["judged_by_several"], _number(people["alpha"])
+        rows.append(("all (Krippendorff's alpha)", *everyone))
+        table("agreement (1 whole, 0 chance)", ("who", "pairs in common", "Cohen's kappa"), rows)
+    if people["left_interval"]:
+        low, high = people["left_interval"]
+        say(f"the answer shown left won {people['left_share']:.1%} ({low:.1%} to {high:.1%})")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _refusal(report: Report, output: Path | None) -> DataError:

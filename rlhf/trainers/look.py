@@ -1,28 +1,32 @@
 """What a person looks at while PPO runs: distributions, and pictures with their answers."""
 
+from dataclasses import replace
+
 import torch
 
 from rlhf.buffer import RolloutBuffer
-from rlhf.config import PPOConfig
+from rlhf.config import Config, PPOConfig
 from rlhf.data.encoders import with_pictures
 from rlhf.data.images import load_image
 from rlhf.metrics import MetricsWriter, Sample
+from rlhf.models.generation import generate
 from rlhf.models.policy import Policy, in_pieces
-from rlhf.types import Rollout
+from rlhf.models.reward import Scorer
+from rlhf.profiling import OTHER, phase
+from rlhf.types import PromptBatch, Rollout
 
 _SAMPLES = 4  # answers shown each time
 
 
-def log_samples(
+def log_distributions(
     writer: MetricsWriter,
     policy: Policy,
     rollout: Rollout,
     buffer: RolloutBuffer,
-    texts: list[str],
     iteration: int,
     config: PPOConfig,
 ) -> dict[str, float]:
-    """Write histograms and samples of an iteration after its update.
+    """Write histograms of an iteration after its update.
 
     Returns:
         `vision/grounding_gap`: mean log-probability of the responses with their picture minus
@@ -44,15 +48,32 @@ def log_samples(
         },
         iteration,
     )
-    rows = range(min(_SAMPLES, len(texts)))
-    writer.samples([_sample(rollout, texts, row) for row in rows], iteration)
     return {"vision/grounding_gap": float((now - other).mean())}
 
 
-def _sample(rollout: Rollout, texts: list[str], row: int) -> Sample:
-    return Sample(
-        picture=load_image(rollout.prompts.images[row][0]),
-        instruction=rollout.prompts.instructions[row],
-        response=texts[row],
-        score=float(rollout.scores[row]),
+def log_answers(
+    writer: MetricsWriter,
+    policy: Policy,
+    reward: Scorer,
+    prompts: PromptBatch,
+    iteration: int,
+    config: Config,
+) -> None:
+    """Write the likeliest answers to the first prompts: the same each time, to be scrubbed through.
+
+    A profile counts this neither as decoding nor as scoring.
+    """
+    first = prompts.select(torch.arange(min(_SAMPLES, len(prompts))))
+    greedy, decode = replace(config.sampling, temperature=0.0), policy.llava.builder.decode
+    with phase(OTHER, undivided=True):
+        responses, _ = generate(policy.llava, first, greedy)
+        scores = reward.scores(first, responses, max_tokens=config.ppo.microbatch_tokens)
+    writer.samples(
+        [
+            Sample(load_image(images[0]), instruction, decode(response), float(score))
+            for images, instruction, response, score in zip(
+                first.images, first.instructions, responses.rows(), scores, strict=True
+            )
+        ],
+        iteration,
     )

@@ -19,10 +19,11 @@ from rlhf.checkpoint import (
     save_checkpoint,
 )
 from rlhf.config import KL_COEF_HIGHEST, KL_COEF_LOWEST, Config, PPOConfig
-from rlhf.console import say, track
+from rlhf.console import say
 from rlhf.errors import DivergedError, UsageError
 from rlhf.functional import AdaptiveKLController, ScoreScaler
 from rlhf.health import HealthMonitor
+from rlhf.live import RunView, watch
 from rlhf.metrics import MetricsWriter
 from rlhf.models.policy import Policy
 from rlhf.models.reward import Scorer
@@ -30,7 +31,7 @@ from rlhf.profiling import count, lap, phase
 from rlhf.rollout import collect_rollout
 from rlhf.trainers.figures import iteration_figures
 from rlhf.trainers.invariants import check_invariants, measure_invariants
-from rlhf.trainers.look import log_samples
+from rlhf.trainers.look import log_answers, log_distributions
 from rlhf.trainers.update import StepStatistics, Updater
 from rlhf.types import Minibatch, PromptBatch, Rollout
 
@@ -86,12 +87,12 @@ class PPOTrainer:
 
     def run(self) -> None:
         """Iterate to the end; leaves a checkpoint there and each `save_every` iterations."""
-        with track("ppo", self.ppo.iterations - self.iteration) as progress:
+        with watch(self.ppo.iterations, self.iteration) as view:
             while self.iteration < self.ppo.iterations:
                 figures = self.figures = self.step(self.iteration)
                 self.iteration += 1
-                self._watch(figures)
-                progress.advance(1, score=figures["objective/scores"], kl=figures["objective/kl"])
+                view.advance(figures)
+                self._warn(figures, view)
                 done = self.iteration == self.ppo.iterations
                 if done or (self.ppo.save_every and self.iteration % self.ppo.save_every == 0):
                     self.save()
@@ -120,11 +121,16 @@ class PPOTrainer:
             **self._follow(buffer),
         }
         if iteration % self.ppo.sample_every == 0:
-            figures |= log_samples(
-                self.writer, self.policy, rollout, buffer, texts, iteration, self.ppo
-            )
+            figures |= self._look(rollout, buffer, iteration)
         self.writer.scalars(figures | lap(), iteration)
         return figures
+
+    def _look(self, rollout: Rollout, buffer: RolloutBuffer, iteration: int) -> dict[str, float]:
+        """Write what a person looks at; the figures found on the way."""
+        judged = self.policy, self.reward, self.prompts
+        log_answers(self.writer, *judged, iteration, self.config)
+        seen = self.policy, rollout, buffer
+        return log_distributions(self.writer, *seen, iteration, self.ppo)
 
     def _follow(self, buffer: RolloutBuffer) -> dict[str, float]:
         """Let what follows the run take in this iteration; its figures."""
@@ -256,8 +262,9 @@ class PPOTrainer:
                 "lower ppo.lr, or raise ppo.kl_coef",
             )
 
-    def _watch(self, figures: dict[str, float]) -> None:
+    def _warn(self, figures: dict[str, float], view: RunView) -> None:
         for warning in self.health.update(self.iteration, figures):
+            view.warn(str(warning))
             say(str(warning), "yellow")
             self.writer.text("health", str(warning), self.iteration)
 

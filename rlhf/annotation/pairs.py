@@ -1,0 +1,45 @@
+"""The pairs that people are shown, from files of candidates."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, zip_longest
+
+import msgspec
+
+from rlhf.data.records import CandidatesRecord
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one instruction about one picture; `key` is the same whatever their order."""
+
+    image_path: str
+    instruction: str
+    response_a: str
+    response_b: str
+
+    @property
+    def key(self) -> str:
+        texts = sorted((self.response_a, self.response_b))
+        return digest(self.image_path, self.instruction, *texts)
+
+
+def digest(*words: str) -> str:
+    """16 hexadecimal digits of BLAKE2b."""
+    return hashlib.blake2b(msgspec.json.encode(words), digest_size=8).hexdigest()
+
+
+def pairs_of(records: Sequence[CandidatesRecord]) -> dict[str, Pair]:
+    """Every two different answers to one prompt, by key: one pair of each prompt, then the next.
+
+    Whoever stops early has seen every picture before any picture's second pair.
+    """
+    each = [
+        [
+            Pair(record.image_path, record.instruction, a, b)
+            for a, b in combinations(dict.fromkeys(record.responses), 2)
+        ]
+        for record in records
+    ]
+    return {pair.key: pair for turn in zip_longest(*each) for pair in turn if pair is not None}

@@ -1,0 +1,38 @@
+"""Which pairs are shown, and in which order."""
+
+from rlhf.annotation.pairs import Pair, pairs_of
+from rlhf.data.records import CandidatesRecord
+
+
+def candidates(picture: str, *responses: str) -> CandidatesRecord:
+    return CandidatesRecord(image_path=picture, instruction="What?", responses=list(responses))
+
+
+def test_one_pair_of_every_prompt_comes_before_the_second_of_any() -> None:
+    found = pairs_of([candidates("1.png", "a", "b", "c"), candidates("2.png", "d", "e")])
+    shown = [(pair.image_path, pair.response_a, pair.response_b) for pair in found.values()]
+    assert shown == [
+        ("1.png", "a", "b"),
+        ("2.png", "d", "e"),
+        ("1.png", "a", "c"),
+        ("1.png", "b", "c"),
+    ]
+    assert all(key == pair.key for key, pair in found.items())
+
+
+def test_equal_answers_and_repeated_pairs_are_shown_once() -> None:
+    found = pairs_of([candidates("1.png", "a", "b", "a"), candidates("1.png", "b", "a")])
+    assert len(found) == 1
+
+
+def test_a_key_knows_picture_instruction_and_texts_but_not_their_order() -> None:
+    pair = Pair("1.png", "What?", "a", "b")
+    assert pair.key == Pair("1.png", "What?", "b", "a").key
+    others = [
+        Pair("2.png", "What?", "a", "b"),
+        Pair("1.png", "Why?", "a", "b"),
+        Pair("1.png", "What?", "a", "c"),
+        Pair("1.png", "What?", "a", "bb"),
+        Pair("1.pngWhat?", "", "a", "b"),
+    ]
+    assert len({pair.key, *(other.key for other in others)}) == 6

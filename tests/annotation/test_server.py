@@ -1,0 +1,168 @@
+"""The page's server: what it tells, and whom it refuses."""
+
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from rlhf.annotation import server
+from rlhf.annotation.desk import Desk
+from rlhf.annotation.events import EventLog, Judgment, read_events
+from rlhf.annotation.pairs import Pair
+from rlhf.annotation.server import MAX_BODY, Page, application
+from rlhf.annotation.shelf import Shelf
+from rlhf.data.images import load_image
+
+HOST = "http://127.0.0.1:8765"
+STATIC = Path(server.__file__).parent / "static"
+TOKEN = "a token that is long enough"
+PAIRS = {p.key: p for p in (Pair(f"{n}.png", f"What {n}?", "x", "y") for n in range(3))}
+ASK = {"annotator": "eva", "page": "some page", "held": [], "count": 2}
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    for n in range(3):
+        Image.new("RGBA", (9, 7), (10 * n, 20, 30, 128)).save(tmp_path / f"{n}.png")
+    (tmp_path / "secret.png").write_bytes((tmp_path / "0.png").read_bytes())
+    shelf = Shelf((pair.image_path for pair in PAIRS.values()), tmp_path, TOKEN)
+    return Page(Desk(PAIRS, EventLog(tmp_path / "log.jsonl")), shelf, TOKEN, "someone")
+
+
+@pytest.fixture
+def client(page: Page) -> TestClient:
+    site = application(page, ["127.0.0.1", "localhost"])
+    return TestClient(site, base_url=HOST, headers={"X-Token": TOKEN})
+
+
+def say(client: TestClient, view: dict[str, Any], **changes: Any) -> Any:
+    said = {"annotator": "eva", "key": "12345678", "pair": view["key"], "choice": "left"}
+    return client.post("/api/answers", json={**said, "seconds": 1.5, **changes})
+
+
+def test_a_pair_is_shown_answered_and_taken_back(client: TestClient, tmp_path: Path) -> None:
+    found = client.post("/api/pairs", json=ASK).json()
+    assert [view["instruction"] for view in found["pairs"]] == ["What 0?", "What 1?"]
+    assert found["progress"] == {"done": 0, "total": 3}
+    first = found["pairs"][0]
+    assert set(first) == {"key", "picture", "instruction", "left", "right"}  # and no model
+    assert say(client, first).json()["progress"] == {"done": 1, "total": 3}
+    (event,) = read_events(tmp_path / "log.jsonl")
+    assert isinstance(event, Judgment)
+    assert getattr(event, event.preference) == first["left"]
+    who = {"annotator": "eva", "page": "some page"}
+    undone = client.post("/api/undo", json={**who, "key": "abcdefgh"}).json()
+    assert undone["pair"] == first
+    assert undone["progress"] == {"done": 0, "total": 3}
+
+
+def test_who_gives_no_name_is_the_one_of_the_command_line(client: TestClient) -> None:
+    assert client.post("/api/pairs", json={**ASK, "annotator": "  "}).json()["annotator"] == (
+        "someone"
+    )
+
+
+def test_a_picture_is_the_rgb_that_the_model_is_given(client: TestClient, tmp_path: Path) -> None:
+    view = client.post("/api/pairs", json=ASK).json()["pairs"][1]
+    answer = client.get(view["picture"], headers={"X-Token": ""})  # an <img> brings no header
+    assert answer.headers["content-type"] == "image/png"
+    with Image.open(BytesIO(answer.content)) as shown:
+        assert shown.mode == "RGB"
+        assert list(shown.getdata()) == list(load_image(tmp_path / "1.png").getdata())
+
+
+@pytest.mark.parametrize("name", ["0.png", "../0.png", "%2e%2e%2fsecret.png", "0" * 16])
+def test_other_pictures_have_no_name(client: TestClient, name: str) -> None:
+    assert client.get(f"/pictures/{name}").status_code == 404
+
+
+def test_names_of_pictures_follow_from_the_secret(tmp_path: Path) -> None:
+    one, other = Shelf(["0.png"], tmp_path, "one"), Shelf(["0.png"], tmp_path, "other")
+    assert one.names != other.names
+
+
+@pytest.mark.parametrize("path", ["/api/pairs", "/api/answers", "/api/undo"])
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"X-Token": ""}, 403),
+        ({"X-Token": TOKEN[:-1]}, 403),
+        ({"X-Token": TOKEN + "x"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Host": "evil.example:8765"}, 400),
+        ({"Host": "127.0.0.1.evil.example"}, 400),
+        ({"Content-Type": "text/plain"}, 415),
+    ],
+)
+def test_strangers_are_refused(
+    client: TestClient, tmp_path: Path, path: str, headers: dict[str, str], status: int
+) -> None:
+    given = {"Content-Type": "application/json", **headers}
+    assert client.post(path, content=b"{}", headers=given).status_code == status
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("path", ["/", "/static/annotate.js", "/pictures/x"])
+def test_a_foreign_host_sees_nothing(client: TestClient, path: str) -> None:
+    assert client.get(path, headers={"Host": "evil.example"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"choice": "both"},
+        {"key": "short"},
+        {"key": 7},
+        {"seconds": -1},
+        {"seconds": 1e9},
+        {"annotator": "x" * 201},
+        {"more": 1},
+    ],
+)
+def test_a_malformed_answer_is_refused(
+    client: TestClient, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    assert say(client, {"key": next(iter(PAIRS))}, **changes).status_code == 422
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_an_unknown_pair_and_a_long_body_are_refused(client: TestClient) -> None:
+    assert say(client, {"key": "0" * 16}).status_code == 404
+    long = b'{"annotator": "' + b"x" * MAX_BODY + b'"}'
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/api/undo", content=long, headers=headers).status_code == 413
+    assert client.get("/api/answers").status_code == 405
+
+
+def test_a_full_disk_is_told_and_the_answer_may_come_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = client.post("/api/pairs", json=ASK).json()["pairs"][0]
+    with monkeypatch.context() as patched:
+        patched.setattr("os.write", lambda handle, data: 0)
+        assert say(client, view).status_code == 507
+    assert say(client, view).json()["progress"]["done"] == 1
+
+
+@pytest.mark.parametrize("path", ["/", "/static/annotate.css", "/nowhere", "/api/pairs"])
+def test_every_answer_forbids_foreign_and_inline_code(client: TestClient, path: str) -> None:
+    found = client.get(path).headers
+    assert found["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
+    assert "unsafe" not in found["content-security-policy"]
+    assert found["x-content-type-options"] == "nosniff"
+    assert found["referrer-policy"] == "no-referrer"
+    assert found["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_the_page_has_no_inline_code_and_asks_nobody_else(client: TestClient) -> None:
+    for file in STATIC.iterdir():
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?://|innerHTML|insertAdjacentHTML|\beval\(", text)
+    page = client.get("/").text
+    assert not re.search(r"\son\w+\s*=|<style|style=|<script(?! src)", page)

@@ -1,0 +1,32 @@
+"""Headless Chromium."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from pages import Server
+from playwright.sync_api import Browser, Page, sync_playwright
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    assert program, "`make browser-test` installs Chromium"
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def servers() -> Iterator[list[Server]]:
+    """Those put in are killed at the end."""
+    started: list[Server] = []
+    yield started
+    for server in started:
+        server.kill()
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1200, "height": 800})
+    yield context.new_page()
+    context.close()

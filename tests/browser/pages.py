@@ -1,0 +1,101 @@
+"""The ranking page as its command serves it, and what a person sees of it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Page
+
+ROOT = Path(__file__).parents[2]
+
+
+class Server:
+    """`rlhf annotate candidates.jsonl` in a folder; may be killed and started again.
+
+    Attributes:
+        url: the link that it printed, with the token.
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder, self._options, self._port = folder, options, "0"
+        self.url = ""
+        self.start()
+
+    def start(self, *, wait: bool = True) -> None:
+        words = ["annotate", "candidates.jsonl", f"annotate.port={self._port}", *self._options]
+        # a session of its own: no output of it may end up in a pipe that nobody reads
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rlhf", *words],
+            cwd=self.folder,
+            stdout=subprocess.PIPE if wait else subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            text=True,
+        )
+        if wait and self.process.stdout:
+            told = re.search(r"open (\S+)", "".join(_until_ready(self.process.stdout)))
+            assert told, "the page did not start"
+            self.url = told[1]
+            self._port = self.url.split(":")[2].partition("/")[0]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def events(self) -> list[dict[str, Any]]:
+        lines = (self.folder / "judgments.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+def _until_ready(output: Any) -> Iterator[str]:
+    for line in output:
+        yield line
+        if line.startswith("Ctrl-C"):
+            return
+
+
+def write_candidates(folder: Path, prompts: int, answers: int, **changes: Any) -> int:
+    """Pictures and candidates.jsonl; the number of pairs."""
+    rows = []
+    for n in range(prompts):
+        picture = Image.linear_gradient("L").resize((320, 240)).rotate(13 * n).convert("RGB")
+        picture.save(folder / f"{n}.png")
+        texts = [f"answer {k} about picture {n}" for k in range(answers)]
+        asked = {"image_path": f"{n}.png", "instruction": f"What is in picture {n}?"}
+        rows.append({**asked, "responses": texts, **changes})
+    (folder / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return prompts * len(list(combinations(range(answers), 2)))
+
+
+def until(page: Page, expression: str, *, seconds: float = 30) -> None:
+    """Wait until this holds in the page, whose policy forbids Playwright's own way to ask."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"it never came that {expression}"
+        page.wait_for_timeout(2)
+
+
+def key_of(page: Page) -> str:
+    """The pair that is shown; waits until there is one."""
+    until(page, "current !== null && !locked")
+    key: str = page.evaluate("current.key")
+    return key
+
+
+def shown(page: Page) -> dict[str, str]:
+    """What a person sees of the pair."""
+    key = key_of(page)
+    texts = {name: page.inner_text(f"#{name}") for name in ("instruction", "left", "right")}
+    return {"key": key, **texts}
+
+
+def saved(page: Page) -> None:
+    """Wait until the server has written all answers."""
+    until(page, "outbox.length === 0 && !sending && $('state').dataset.kind === 'saved'")

@@ -1,0 +1,89 @@
+"""The evaluation's report in a browser: it opens at once, sorts, filters, and runs nothing else."""
+
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page
+
+from rlhf.evaluation_report import Answered, write_evaluation_report
+
+XSS = Path(__file__).with_name("xss.txt").read_text().splitlines()
+
+
+def write(path: Path, answered: list[Answered], models: tuple[str, str] = ("sft", "ppo")) -> str:
+    write_evaluation_report(
+        path / "report.html",
+        title="Report",
+        notes=[],
+        models={name: {"kl": float(n)} for n, name in enumerate(models)},
+        scores={name: float(n) for n, name in enumerate(models)},
+        kinds={},
+        answered=answered,
+        curves={},
+    )
+    return (path / "report.html").as_uri()
+
+
+def item(text: str, score: float, verdict: str, kind: str = "what is") -> Answered:
+    picture = Image.new("RGB", (48, 48))
+    return Answered(picture, f"about {text}", kind, ("old", text), (0.0, score), verdict)
+
+
+@pytest.fixture
+def few(tmp_path: Path, page: Page) -> Page:
+    rows = [item("one", 1.0, "win"), item("two two two", -2.0, "loss"), item("three", 3.0, "win")]
+    page.goto(write(tmp_path, [*rows, item("four", 0.0, "tie", "how many")]))
+    return page
+
+
+def shown(page: Page) -> list[str]:
+    texts = page.locator("article:not([hidden]) b").all_text_contents()
+    return [text.removeprefix("about ") for text in texts]
+
+
+def test_the_best_change_comes_first_and_other_orders_are_a_click_away(few: Page) -> None:
+    assert shown(few) == ["three", "one", "four", "two two two"]
+    few.click("text=worst change")
+    assert shown(few) == ["two two two", "four", "one", "three"]
+    few.click("text=length change")
+    assert shown(few)[0] == "two two two"
+    few.click("text=original order")
+    assert shown(few) == ["one", "two two two", "three", "four"]
+
+
+def test_verdicts_kinds_and_words_leave_the_rest_out(few: Page) -> None:
+    few.select_option("#verdict", "win")
+    assert shown(few) == ["three", "one"] and few.inner_text("#shown") == "2 of 4"
+    few.select_option("#verdict", "")
+    few.select_option("#kind", "how many")
+    assert shown(few) == ["four"]
+    few.select_option("#kind", "")
+    few.fill("#text", "TWO two")
+    assert shown(few) == ["two two two"]
+
+
+def test_strings_that_would_be_code_are_text(tmp_path: Path, page: Page) -> None:
+    alarms = list[str]()
+    page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: alarms.append(request.url))
+    page.on("pageerror", lambda error: alarms.append(str(error)))
+    rows = [item(text, 1.0, "win", kind=text) for text in XSS]
+    url = write(tmp_path, rows, models=(XSS[0], XSS[1]))
+    page.goto(url)
+    assert set(shown(page)) == set(XSS)
+    assert page.evaluate("window.hacked") is None
+    assert [alarm for alarm in alarms if not alarm.startswith(("data:", url))] == []
+
+
+def test_two_hundred_photographs_open_within_two_seconds(tmp_path: Path, page: Page) -> None:
+    photo = Image.effect_noise((640, 480), 40).convert("RGB")
+    row = Answered(photo, "what?", "what?", ("a", "b"), (0.0, 1.0), "win")
+    url = write(tmp_path, [row] * 200)
+    start = time.perf_counter()
+    page.goto(url)
+    seconds = time.perf_counter() - start
+    size = (tmp_path / "report.html").stat().st_size
+    print(f"{size / 1e6:.1f} MB, {seconds:.2f} s")
+    assert size <= 10_000_000 and seconds < 2
