@@ -16,7 +16,7 @@ test: $(STAMP)
 
 # The ranking page in headless Chromium; installs both, the browser as root by apt.
 browser-test: $(STAMP)
-	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-liberation; }
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[annotate,browser]'
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser
 
