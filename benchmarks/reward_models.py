@@ -89,7 +89,8 @@ def train(
     scorer = build_reward(reward, ModelConfig(), llava)
     started = time.perf_counter()
     with MetricsWriter(folder) as writer:
-        RewardTrainer(config, scorer, batches[0], batches[1].select(torch.arange(0)), writer).run()
+        pairs = batches[0], batches[1].select(torch.arange(0))
+        RewardTrainer(config, scorer, *pairs, writer, folder).run()
     seconds = time.perf_counter() - started
     blank = write_blank(folder / "blank.png")
     judged = judge(scorer, held_out, batches[1], llava.builder, blank, max_tokens=MAX_TOKENS)

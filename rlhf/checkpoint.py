@@ -40,13 +40,21 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    root: Path, step: int, *, tensors: Mapping[str, Tensors], state: Json, keep: int = 2
+    root: Path,
+    step: int,
+    *,
+    tensors: Mapping[str, Tensors],
+    state: Json,
+    facts: Json | None = None,
+    keep: int = 2,
+    protect: int | None = None,
 ) -> Path:
     """Write `root/step-000123`: a kill at any instant leaves it complete or absent.
 
-    Each entry of `tensors` becomes `<name>.safetensors`. Of the checkpoints up to this step the
-    newest `keep`, at least 2, stay; later ones are left alone. Raises: ValueError for a smaller
-    keep; ResourceError when the disk refuses, the older checkpoints untouched.
+    Each entry of `tensors` becomes `<name>.safetensors`; `facts` stand in the manifest. Of the
+    checkpoints up to this step the newest `keep`, at least 2, stay, and that of the step
+    `protect`; later ones are left alone. Raises: ValueError for a smaller keep; ResourceError
+    when the disk refuses, the older checkpoints untouched.
     """
     if keep < 2:
         raise ValueError(f"keep: got {keep}, wanted at least 2")
@@ -56,9 +64,10 @@ def save_checkpoint(
         files[f"{name}.safetensors"] = save(copies)
     stamps = {name: _stamp(data) for name, data in files.items()}
     libraries = {name: version(name) for name in ("torch", "transformers", "safetensors")}
-    manifest = {"schema": _SCHEMA, "step": step, "files": stamps, "libraries": libraries}
+    manifest = {**(facts or {}), "schema": _SCHEMA, "step": step, "config": _config_hash(state)}
+    manifest |= {"files": stamps, "libraries": libraries}
     files["manifest.json"] = json.dumps(manifest, indent=1).encode()
-    final = root / f"step-{step:06d}"
+    final = root / step_name(step)
     try:
         _publish(files, final)
     except OSError as error:
@@ -67,9 +76,7 @@ def save_checkpoint(
     finally:
         for leftover in root.glob(".step-*.tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-    folders = _newest_first(root)
-    for folder in folders[folders.index(final) + keep :]:
-        shutil.rmtree(folder, ignore_errors=True)
+    _prune(root, final, keep, protect)
     return final
 
 
@@ -88,6 +95,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if folders:
         raise DataError("No checkpoint here verifies.", str(path), "Restore one from a backup.")
     raise NoCheckpointError("There is no checkpoint here.", str(path), "Name the folder of a run.")
+
+
+def step_name(step: int) -> str:
+    """The name of a checkpoint's folder."""
+    return f"step-{step:06d}"
 
 
 def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -140,6 +152,18 @@ def _stamp(data: bytes) -> dict[str, Any]:
     return {"sha256": sha256(data).hexdigest(), "size": len(data)}
 
 
+def _config_hash(state: Json) -> str:
+    """Of the options that stand in the state, if any do."""
+    return sha256(json.dumps(state.get("config"), sort_keys=True).encode()).hexdigest()
+
+
+def _prune(root: Path, newest: Path, keep: int, protect: int | None) -> None:
+    folders = _newest_first(root)
+    for folder in folders[folders.index(newest) + keep :]:
+        if protect is None or folder.name != step_name(protect):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _publish(files: Mapping[str, bytes], final: Path) -> None:
     temp = final.with_name(f".{final.name}.tmp-{os.getpid()}")
     temp.mkdir(parents=True, exist_ok=True)
@@ -161,7 +185,7 @@ def _fsync(path: Path) -> None:
 
 def _read(folder: Path) -> Checkpoint:
     manifest = json.loads((folder / "manifest.json").read_bytes())
-    if manifest["schema"] != _SCHEMA or folder.name != f"step-{manifest['step']:06d}":
+    if manifest["schema"] != _SCHEMA or folder.name != step_name(manifest["step"]):
         raise ValueError("manifest.json is of another schema or step")
     files = {name: (folder / name).read_bytes() for name in manifest["files"]}
     if broken := [name for name in files if _stamp(files[name]) != manifest["files"][name]]:

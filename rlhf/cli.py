@@ -25,11 +25,12 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf.config import defaults, leaves
 from rlhf.config_loading import load_config, nearest
 from rlhf.console import console, print_error, say, stage, table
-from rlhf.errors import RlhfError, UsageError
+from rlhf.errors import RlhfError, UsageError, is_out_of_memory, out_of_memory
 from rlhf.help import COMMANDS, FLAGS, command_help, overview
-from rlhf.runs import RunFolder, json_text
+from rlhf.runs import RunFolder, json_text, run_of, unfinished_run
 from rlhf.stages.job import Job
 from rlhf.stages.registry import WITHOUT_FOLDER, stage_function
+from rlhf.stopping import stops_at_once
 
 WITHOUT_FILES = frozenset({"demo", "sft", "collect", "reward", "ppo", "doctor", "plan"})
 WITH_SCORER = frozenset({"ppo", "evaluate", "score"})
@@ -55,7 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code (0 done, 1 a bug, 2 usage, 3 data, 4 diverged, …)."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        return _run(parse(given))
+        with stops_at_once():
+            return _run(parse(given))
     except RlhfError as error:
         if "--debug" in given:
             traceback.print_exc()
@@ -63,6 +65,11 @@ def main(arguments: list[str] | None = None) -> int:
         if "--json" in given and (figures := getattr(error, "figures", None)):
             print(json_text(figures))
         return error.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print_error(short := out_of_memory(error))
+        return short.exit_code
     except KeyboardInterrupt:
         return 130
     finally:
@@ -133,7 +140,7 @@ def run_stage(
     if command in WITHOUT_FOLDER:
         return Path(), function(Job(config, Path(), paths, overrides, run_stage, scorer))
     new = RunFolder.create(Path(config.output_dir), config.name) if not config.resume else None
-    run = new or RunFolder(Path(config.resume))
+    run = new or RunFolder(run_of(config.resume))
     try:
         (run.path / "config.yaml").write_text(OmegaConf.to_yaml(msgspec.to_builtins(config)))
         say(f"run folder {run.path}")
@@ -163,8 +170,7 @@ def _composed(command: str, overrides: list[str]) -> dict[str, Any]:
     try:
         with initialize_config_dir(str(_config_folder()), version_base="1.3"):
             composed = compose(_root(command), [_quoted(word) for word in overrides])
-        resume = composed.get("resume")
-        return _plain(_continued(Path(resume), overrides) if resume else composed)
+        return _plain(_continued(composed, command, overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(str(error).split("\n")[0], " ".join(overrides), "see --help") from None
 
@@ -174,15 +180,34 @@ def _root(command: str) -> str:
     return command if (_config_folder() / f"{command}.yaml").is_file() else "files"
 
 
-def _continued(run: Path, overrides: list[str]) -> DictConfig:
-    """The stored options of a run, changed by what the command line sets."""
-    stored = run / "config.yaml"
+def _continued(composed: DictConfig, command: str, overrides: list[str]) -> DictConfig:
+    """The options of a run to continue: those it stored, changed by the command line's.
+
+    With a file of a configuration group on the command line, or `resume=auto`, the command line
+    says them all.
+    """
+    resume = composed.get("resume")
+    if resume == "auto":
+        found = unfinished_run(Path(composed["output_dir"]) / composed["name"], command)
+        composed["resume"] = str(found or "")
+        return composed
+    if not resume or any(_is_group(word) for word in overrides):
+        return composed
+    stored = run_of(resume) / "config.yaml"
     if not stored.is_file():
-        raise UsageError("there is no run to continue", str(run), "set resume=RUN_FOLDER")
-    plain = [word.lstrip("+") for word in overrides if not _is_group(word)]
-    merged = OmegaConf.merge(OmegaConf.load(stored), OmegaConf.from_dotlist(plain))
+        raise UsageError("there is no run to continue", resume, "set resume=RUN_FOLDER")
+    merged = OmegaConf.merge(OmegaConf.load(stored), _named(composed, overrides))
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _named(composed: DictConfig, overrides: list[str]) -> DictConfig:
+    """Of the composed options those that the command line names."""
+    chosen = OmegaConf.create()
+    for word in overrides:
+        name = word.partition("=")[0].lstrip("+~")
+        OmegaConf.update(chosen, name, OmegaConf.select(composed, name))
+    return chosen
 
 
 def _check_names(overrides: list[str]) -> None:

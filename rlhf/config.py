@@ -100,6 +100,7 @@ class SFTConfig(Section):
     warmup_steps: CountOrZero = 50  # optimizer steps of linear warm-up
     weight_decay: NonNegative = 0.0  # decoupled, per step
     max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to
+    save_every: CountOrZero = 100  # optimizer steps between checkpoints; 0: only at the end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,7 @@ class RewardConfig(Section):
     weight_decay: NonNegative = 0.0  # decoupled, per step
     max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to
     label_smoothing: Annotated[float, Range(ge=0, lt=0.5)] = 0.0  # believed share of wrong labels
+    save_every: CountOrZero = 100  # optimizer steps between checkpoints; 0: only at the end
     ties: Literal["half", "drop"] = "half"  # a tie counts half for each side, or is left out
     margin: NonNegative = 0.0  # score units by which chosen should lead
     centring: NonNegative = 0.0  # weight of the mean of (sum of a pair's scores)², which centres
@@ -176,7 +178,8 @@ class PPOConfig(Section):
     rescore: bool = True  # log-probabilities and values by the training forward, not generation
     check_invariants: bool = True  # prove the set-up before the first step
     max_skips: Count = 10  # non-finite steps before the run stops
-    save_every: CountOrZero = 0  # iterations between checkpoints; 0: only at the end
+    save_every: CountOrZero = 10  # iterations between checkpoints; 0: only at the end
+    on_warning: Literal["go_on", "stop"] = "go_on"  # stop: a health warning ends the run
     sample_every: Count = 10  # iterations between logged samples and histograms
 
 
@@ -239,7 +242,8 @@ class Config(Section):
     output_dir: str = "runs"  # where run folders are made
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, then mps, then cpu
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of frozen weights; auto: by device
-    resume: str = ""  # ppo: run folder to continue
+    resume: str = ""  # sft, reward, ppo: run folder to continue; auto: the newest unfinished one
+    resume_allow: tuple[str, ...] = ()  # options that may differ from those the run began with
     instruction: str = "Describe the picture."  # asked of each picture of a folder, and by generate
     output: str = ""  # collect and commands without a run folder: file or folder to write
     profile: bool | Literal["trace"] = False  # ppo: where time goes; trace: a Chrome trace as well

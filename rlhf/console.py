@@ -32,11 +32,11 @@ def say(text: str, style: str = "") -> None:
 class Track:
     """Progress of one loop: a live bar when there is one, else plain lines."""
 
-    def __init__(self, title: str, total: int, bar: rp.Progress | None) -> None:
+    def __init__(self, title: str, total: int, done: int, bar: rp.Progress | None) -> None:
         self._title, self._total, self._bar = title, max(total, 1), bar
-        self._done, self._figures = 0, dict[str, float]()
+        self._done, self._before, self._figures = done, done, dict[str, float]()
         self._start = self._printed = monotonic()
-        self._task = bar.add_task(title, total=total, figures="") if bar else None
+        self._task = bar.add_task(title, total=total, completed=done, figures="") if bar else None
 
     def advance(self, n: int = 1, **figures: float) -> None:
         """Count `n` more steps done and keep the latest figures."""
@@ -48,23 +48,27 @@ class Track:
         elif 10 * self._done // self._total > tenth or monotonic() - self._printed >= 5:
             self._printed = monotonic()
             spent = self._printed - self._start
-            left = spent * (self._total / self._done - 1)
+            left = spent * (self._total - self._done) / (self._done - self._before)
             line = f"{self._title}  {self._done}/{self._total}  {spent:.0f} s, {left:.0f} s left"
             console().print(Text(f"{line}  {shown}".rstrip()), soft_wrap=True)
 
 
 @contextmanager
-def track(title: str, total: int) -> Iterator[Track]:
-    """A live bar on a terminal; elsewhere a line at each tenth of `total` or after 5 seconds."""
+def track(title: str, total: int, done: int = 0) -> Iterator[Track]:
+    """A live bar on a terminal; elsewhere a line at each tenth of `total` or after 5 seconds.
+
+    Args:
+        done: of `total`, what an earlier run did.
+    """
     if not console().is_terminal:
-        yield Track(title, total, None)
+        yield Track(title, total, done, None)
         return
     name, figures = (
         rp.TextColumn(f"{{task.{x}}}", markup=False) for x in ("description", "fields[figures]")
     )
     times = rp.MofNCompleteColumn(), rp.TimeElapsedColumn(), rp.TimeRemainingColumn()
     with rp.Progress(name, rp.BarColumn(), *times, figures, console=console()) as bar:
-        yield Track(title, total, bar)
+        yield Track(title, total, done, bar)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

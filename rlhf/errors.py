@@ -48,3 +48,25 @@ class FolderInUseError(RlhfError):
     """Another run owns the folder."""
 
     exit_code = 6
+
+
+class StoppedError(RlhfError):
+    """A signal ended the run: 130 SIGINT, 143 SIGTERM, 75 SIGUSR1 (saved, please requeue)."""
+
+    def __init__(self, what: str, where: str, fix: str, exit_code: int) -> None:
+        super().__init__(what, where, fix)
+        self.exit_code = exit_code
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is Python's or torch's word, of any device, that memory ran out."""
+    words = ("out of memory", "can't allocate memory")
+    known = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return known or isinstance(error, MemoryError)
+
+
+def out_of_memory(error: BaseException) -> ResourceError:
+    """The same in three lines."""
+    first = str(error).strip().split("\n")[0]
+    fix = "lower batch sizes and tokens, or see what fits: rlhf plan with the same options"
+    return ResourceError("memory ran out", first, fix)

@@ -89,6 +89,11 @@ class HealthMonitor:
         self.updates += 1
         return warnings
 
+    @property
+    def calm(self) -> bool:
+        """Whether no rule found anything in the last five updates."""
+        return not any(any(votes) for votes in self._past["votes"].values())
+
     def state_dict(self) -> dict[str, Any]:
         """Votes and history, as JSON."""
         return {"updates": self.updates, "past": deepcopy(self._past)}

@@ -73,6 +73,7 @@ METRICS: dict[str, str] = {
     "time/forward": "losses of the update, seconds",
     "time/backward": "their gradients, seconds",
     "time/optimizer": "clipping and moving the weights, seconds",
+    "time/save": "writing a checkpoint, seconds",
     "time/other": "the rest since the iteration before, seconds",
     "tokens_per_s": "tokens through the step a second",
     "mem/peak_gb": "peak memory, GB",

@@ -25,6 +25,7 @@ PHASES = {  # by name: the metric
     "forward": "time/forward",
     "backward": "time/backward",
     "optimizer": "time/optimizer",
+    "save": "time/save",
     OTHER: "time/other",
 }
 

@@ -64,6 +64,33 @@ def run_folders(path: Path) -> list[Path]:
     return [path, *sorted(runs, reverse=True)]
 
 
+def is_step_folder(path: Path) -> bool:
+    """Whether this is one checkpoint, RUN/checkpoints/step-000123, rather than a run."""
+    return bool(re.fullmatch(r"step-\d+", path.name)) and path.parent.name == "checkpoints"
+
+
+def run_of(resume: str) -> Path:
+    """The folder of the run that an option `resume` names, by itself or by a checkpoint."""
+    path = Path(resume)
+    return path.parents[1] if is_step_folder(path) else path
+
+
+def unfinished_run(folder: Path, command: str) -> Path | None:
+    """The newest run of a command in a folder, if it has a checkpoint and did not end."""
+    for run in run_folders(folder)[1:]:
+        manifests = list(run.glob("**/checkpoints/step-*/manifest.json"))
+        if any(_command(path) == command for path in manifests):
+            return None if (run / "summary.json").exists() else run
+    return None
+
+
+def _command(manifest: Path) -> str:
+    try:
+        return str(json.loads(manifest.read_bytes()).get("command", ""))
+    except (OSError, ValueError):
+        return ""
+
+
 def json_text(figures: Mapping[str, Any], *, indent: int | None = None) -> str:
     """Figures as JSON, which has no NaN and no infinity: null where there is no number."""
     return json.dumps(_finite(figures), indent=indent, allow_nan=False)

@@ -221,6 +221,11 @@ class Rollout:
     def spans(self) -> Spans:
         return self.responses.spans
 
+    def not_finite(self) -> list[str]:
+        """Names of its numbers among which is a NaN or an infinity."""
+        numbers = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return [name for name, value in numbers.items() if not bool(value.isfinite().all())]
+
 
 @dataclass(frozen=True)
 class Minibatch:

@@ -17,7 +17,8 @@ FLOORS = {
         [
             "errors spans kernels functional",
             "config config_loading types",
-            "data models buffer checkpoint metrics console live runs health profiling",
+            "data models buffer checkpoint metrics console live runs health profiling"
+            " randomness stopping backoff",
             "rollout evaluation comparing run_curves report evaluation_report judging annotation",
             "trainers demo tools",
             "stages",

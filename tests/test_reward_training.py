@@ -38,7 +38,7 @@ def train(
 ) -> int:
     config = Config(reward=reward, ppo=PPOConfig(microbatch_tokens=9999))
     with MetricsWriter(folder) as writer:
-        return RewardTrainer(config, model, pairs, held_out, writer, steps=steps).run()
+        return RewardTrainer(config, model, pairs, held_out, writer, folder, steps=steps).run()
 
 
 def both_scores(model: RewardModel, pairs: PreferenceBatch) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """What every command with a model needs first: device, model, judge."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import msgspec
 import torch
 
+from rlhf.checkpoint import Checkpoint
 from rlhf.config import Config, leaves, weights_dtype
 from rlhf.console import say, table
 from rlhf.data.images import picture_digest
@@ -83,11 +85,27 @@ def read_captions(file: str, data_root: str) -> dict[str, str] | None:
     }
 
 
-def metrics_writer(job: Job, purge_step: int | None = None) -> MetricsWriter:
-    """The writer of the run's curves; the resolved options are its first text."""
-    writer = MetricsWriter(job.folder, purge_step)
+def metrics_writer(
+    job: Job,
+    folder: Path,
+    checkpoint: Checkpoint | None,
+    tabled: Sequence[str],
+    *,
+    first_step: int = 0,
+) -> MetricsWriter:
+    """The writer of a folder's curves; the resolved options are its first text.
+
+    Args:
+        checkpoint: where the run is continued; what was written after it is dropped.
+        tabled: metrics in the table of runs.
+        first_step: the number that the first step is logged with.
+    """
+    begins = first_step + checkpoint.step if checkpoint else None
+    writer = MetricsWriter(folder, begins)
     options = msgspec.json.format(msgspec.json.encode(job.config), indent=2).decode()
-    writer.text("config", f"```json\n{options}\n```", 0)
+    writer.text("config", f"```json\n{options}\n```", begins or 0)
+    if checkpoint is None:
+        writer.hparams(chosen_options(job), tabled)
     return writer
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,13 +32,13 @@ from rlhf.models.model_card import write_model_card
 from rlhf.models.reward_files import build_reward, save_reward
 from rlhf.stages.common import (
     announce,
-    chosen_options,
     load_trainable,
     metrics_writer,
     read_captions,
 )
 from rlhf.stages.inputs import input_file, read_with_pictures
 from rlhf.stages.job import Job
+from rlhf.stages.resuming import checkpoint_of
 from rlhf.stages.splits import Split, fold_splits, split_of
 from rlhf.trainers.reward import RewardTrainer
 from rlhf.types import PreferenceBatch
@@ -108,9 +107,11 @@ class _Study:
         drops = self.config.reward.ties == "drop"
         pairs = [r for r in split.training if not drops or r.preference != "tie"]
         batches = self._batch(pairs, split.root), self._batch(split.held_out, split.held_out_root)
-        with metrics_writer(replace(self.job, folder=folder)) as writer:
-            writer.hparams(chosen_options(self.job), TABLED)
-            trainer = RewardTrainer(self.config, self.model, *batches, writer, steps=steps)
+        checkpoint = checkpoint_of(self.job, folder, must=not self.config.reward.folds)
+        with metrics_writer(self.job, folder, checkpoint, TABLED, first_step=1) as writer:
+            trainer = RewardTrainer(self.config, self.model, *batches, writer, folder, steps=steps)
+            if checkpoint:
+                trainer.restore(checkpoint)
             trained = sum(value.numel() for value in trainer.parameters)
             announce(self.llava, steps=trainer.steps)
             say(f"{trained:,} parameters of the reward model train")

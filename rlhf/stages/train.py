@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from rlhf.checkpoint import load_checkpoint
 from rlhf.config import Config, PPOConfig, check_training_sampling, kl_choice
 from rlhf.console import say
 from rlhf.data.collate import prompt_batch
@@ -19,7 +18,6 @@ from rlhf.models.model_card import write_model_card
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.stages.common import (
     announce,
-    chosen_options,
     load_trainable,
     metrics_writer,
     scorer_of,
@@ -27,6 +25,7 @@ from rlhf.stages.common import (
 from rlhf.stages.inputs import input_file, read_prompts, read_with_pictures
 from rlhf.stages.job import Job
 from rlhf.stages.profile import profiled
+from rlhf.stages.resuming import checkpoint_of
 from rlhf.tools.doctor import check_quick
 from rlhf.trainers.ppo import PPOTrainer
 from rlhf.trainers.sft import SFTTrainer
@@ -57,9 +56,11 @@ def sft(job: Job) -> dict[str, Any]:
         add_adapter(llava.adapters, POLICY, config.model)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=data.max_prompt_tokens)
     responses = response_batch([record.response for record in records], llava.builder)
-    with metrics_writer(job) as writer:
-        writer.hparams(chosen_options(job), ("sft/loss",))
-        trainer = SFTTrainer(config, llava, prompts, responses, writer)
+    checkpoint = checkpoint_of(job, job.folder)
+    with metrics_writer(job, job.folder, checkpoint, ("sft/loss",)) as writer:
+        trainer = SFTTrainer(config, llava, prompts, responses, writer, job.folder)
+        if checkpoint:
+            trainer.restore(checkpoint)
         announce(llava, steps=trainer.steps)
         loss = trainer.run()
     figures = {"loss": loss, "demonstrations": len(records), "steps": trainer.steps}
@@ -77,7 +78,7 @@ def ppo(job: Job) -> dict[str, Any]:
     if not job.scorer:
         RewardCard.read(config.reward.path)  # before a model loads
     location, full = locate_model(config.model.path), config.model.train == "full"
-    checkpoint = load_checkpoint(job.folder / "checkpoints") if config.resume else None
+    checkpoint = checkpoint_of(job, job.folder)
     llava = load_trainable(config, location, fully=full)
     policy = build_policy(
         llava,
@@ -89,14 +90,10 @@ def ppo(job: Job) -> dict[str, Any]:
     )
     scorer = scorer_of(job, llava, share_trunk=not full)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
-    purge = checkpoint.state["iteration"] if checkpoint else None
-    with metrics_writer(job, purge) as writer:
-        if purge is None:
-            writer.hparams(chosen_options(job), SHOWN)
+    with metrics_writer(job, job.folder, checkpoint, SHOWN) as writer:
         trainer = PPOTrainer(config, policy, scorer, prompts, writer, job.folder)
         if checkpoint:
             trainer.restore(checkpoint)
-            say(f"continuing after iteration {trainer.iteration}")
         announce(llava, steps=trainer.planned_steps)
         with profiled(job, location, trainer) as measured:
             trainer.run()

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rlhf.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from rlhf.config import RewardConfig, SFTConfig
 from rlhf.errors import DivergedError
 from rlhf.models.optimizers import adamw
+from rlhf.trainers.keeping import copy_back, numbered
 
 
 class Descent:
@@ -50,6 +53,19 @@ class Descent:
         self.optimizer.step()
         self.done += 1
         return {"optim/grad_norm": norm, "lr": rate}
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Parameters and optimizer, tensors and JSON."""
+        tensors, values = optimizer_tensors(self.optimizer)
+        parts = {"parameters": numbered(self.parameters), "optimizer": tensors}
+        return parts, {"done": self.done, "optimizer": values}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Undo `state`, which stands in the checkpoint as `descent`. Raises: DataError."""
+        copy_back(numbered(self.parameters), checkpoint, "parameters")
+        state = checkpoint.state["descent"]
+        restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
+        self.done = state["done"]
 
     def _factor(self) -> float:
         rise = (self.done + 1) / max(1, self.options.warmup_steps)

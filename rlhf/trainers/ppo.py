@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlhf.buffer import RolloutBuffer
-from rlhf.checkpoint import (
-    Checkpoint,
-    hash_tensors,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-)
+from rlhf.checkpoint import Checkpoint, hash_tensors, optimizer_tensors, restore_optimizer
 from rlhf.config import KL_COEF_HIGHEST, KL_COEF_LOWEST, Config, PPOConfig
 from rlhf.console import say
 from rlhf.errors import DivergedError, UsageError
@@ -31,6 +26,7 @@ from rlhf.profiling import count, lap, phase
 from rlhf.rollout import collect_rollout
 from rlhf.trainers.figures import iteration_figures
 from rlhf.trainers.invariants import check_invariants, measure_invariants
+from rlhf.trainers.keeping import Keeper, State, copy_back
 from rlhf.trainers.look import log_answers, log_distributions
 from rlhf.trainers.update import StepStatistics, Updater
 from rlhf.types import Minibatch, PromptBatch, Rollout
@@ -66,6 +62,7 @@ class PPOTrainer:
         self.health = HealthMonitor(warmup=self.warmup)
         self.scaler = ScoreScaler(self.ppo.clip_scores) if self.ppo.scale_scores else None
         self.controller = _controller(self.ppo)
+        self.keeper = Keeper("ppo", config, folder, self.ppo.save_every, self.state)
         self.iteration = self.skipped = 0
         self.figures: dict[str, float] = {}
 
@@ -81,26 +78,34 @@ class PPOTrainer:
         return self.ppo.value_warmup_iterations if self.ppo.advantage == "gae" else 0
 
     @property
+    def sized(self) -> Config:
+        """The options, with batches in as many pieces as memory asked for."""
+        share, config = self.updater.backoff.share, self.config
+        ppo = replace(self.ppo, microbatch_tokens=share(self.ppo.microbatch_tokens))
+        sampling = replace(config.sampling, batch_size=share(config.sampling.batch_size))
+        return replace(config, ppo=ppo, sampling=sampling)
+
+    @property
     def kl_coef(self) -> float:
         """The weight of the KL penalty in this iteration, reward units a nat."""
         return self.updater.kl_coef
 
     def run(self) -> None:
         """Iterate to the end; leaves a checkpoint there and each `save_every` iterations."""
-        with watch(self.ppo.iterations, self.iteration) as view:
+        with self.keeper.watching(), watch(self.ppo.iterations, self.iteration) as view:
             while self.iteration < self.ppo.iterations:
                 figures = self.figures = self.step(self.iteration)
                 self.iteration += 1
                 view.advance(figures)
                 self._warn(figures, view)
-                done = self.iteration == self.ppo.iterations
-                if done or (self.ppo.save_every and self.iteration % self.ppo.save_every == 0):
-                    self.save()
+                last = self.iteration == self.ppo.iterations
+                self.keeper.after(self.iteration, last=last, good=self.health.calm)
 
     def step(self, iteration: int) -> dict[str, float]:
         """One iteration: a rollout, then `ppo_epochs` passes over it. Its figures."""
         started = time.perf_counter()
-        rollout = self.rollout(iteration)
+        rollout = self.updater.backoff.run("rollout", lambda: self.rollout(iteration))
+        self._check_finite(rollout, iteration)
         if iteration == 0 and self.ppo.check_invariants:
             self._prove(rollout)
         options = replace(self.ppo, kl_coef=self.kl_coef)
@@ -128,7 +133,7 @@ class PPOTrainer:
     def _look(self, rollout: Rollout, buffer: RolloutBuffer, iteration: int) -> dict[str, float]:
         """Write what a person looks at; the figures found on the way."""
         judged = self.policy, self.reward, self.prompts
-        log_answers(self.writer, *judged, iteration, self.config)
+        log_answers(self.writer, *judged, iteration, self.sized)
         seen = self.policy, rollout, buffer
         return log_distributions(self.writer, *seen, iteration, self.ppo)
 
@@ -146,15 +151,17 @@ class PPOTrainer:
     def rollout(self, iteration: int) -> Rollout:
         """The iteration's prompts, answered and scored."""
         prompts, samples = self.prompts_of(iteration)
+        llava, sized = self.policy.llava, self.sized
+        llava.prefill_tokens = self.updater.backoff.share(self.config.model.prefill_tokens)
         return collect_rollout(
             self.policy,
             self.reward,
             prompts,
-            self.config.sampling,
+            sized.sampling,
             seed=self.config.seed,
             iteration=iteration,
             samples=samples,
-            config=self.ppo,
+            config=sized.ppo,
         )
 
     def update(self, buffer: RolloutBuffer, iteration: int) -> list[StepStatistics]:
@@ -191,25 +198,29 @@ class PPOTrainer:
 
     def save(self) -> Path:
         """Write a checkpoint of everything that training changed."""
+        return self.keeper.save(self.iteration)
+
+    def state(self) -> State:
+        """Everything that training changed."""
         optimizer, optimizer_state = optimizer_tensors(self.updater.optimizer)
-        tensors = {
-            "policy": {name: value.detach() for name, value in self.policy.trained().items()},
-            "critic": {k: value.detach() for k, value in self.policy.critic_trained().items()},
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            "policy": self.policy.trained(),
+            "critic": self.policy.critic_trained(),
             "optimizer": optimizer,
         }
-        state = {
+        values = {
             "iteration": self.iteration,
             "skipped": self.skipped,
+            "pieces": self.updater.backoff.pieces,
             "optimizer": optimizer_state,
             "steps_done": self.updater.steps_done,
             "health": self.health.state_dict(),
             "controller": self.controller.state_dict() if self.controller else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
-            "frozen": self._frozen_hash(),
+            "frozen": self._frozen,
+            "figures": self.figures,
         }
-        return save_checkpoint(
-            self.folder / "checkpoints", self.iteration, tensors=tensors, state=state
-        )
+        return State(tensors, values)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint as if there had been no break.
@@ -218,14 +229,14 @@ class PPOTrainer:
             UsageError: the frozen parts are not those the run began with.
         """
         state: dict[str, Any] = checkpoint.state
-        if state["frozen"] != self._frozen_hash():
+        if state["frozen"] != self._frozen:
             raise UsageError(
                 "the reference or the reward model is not the one this run began with",
                 str(checkpoint.path),
                 "restore the original model.path and reward.path",
             )
-        _copy_back(self.policy.trained(), checkpoint, "policy")
-        _copy_back(self.policy.critic_trained(), checkpoint, "critic")
+        copy_back(self.policy.trained(), checkpoint, "policy")
+        copy_back(self.policy.critic_trained(), checkpoint, "critic")
         restore_optimizer(
             self.updater.optimizer, checkpoint.tensors["optimizer"], state["optimizer"]
         )
@@ -237,19 +248,35 @@ class PPOTrainer:
         if self.scaler and state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
         self.iteration, self.skipped = state["iteration"], state["skipped"]
+        self.figures, self.updater.backoff.pieces = state["figures"], state["pieces"]
+        self.keeper.resume(checkpoint)
 
-    def _frozen_hash(self) -> str:
-        """Fingerprint of what must not move: trunk, reference, reward model."""
+    @cached_property
+    def _frozen(self) -> str:
+        """As it was at the beginning: reading all weights at each save would take long."""
+        return self.frozen_hash()
+
+    def frozen_hash(self) -> str:
+        """Fingerprint of what does not move: trunk, reference, reward model."""
         head = getattr(self.reward, "head", None)
         named = [(f"head.{name}", value) for name, value in head.named_parameters()] if head else []
         return hash_tensors([*self.policy.frozen_parameters(), *named])
 
     def _prove(self, rollout: Rollout) -> None:
         """Print what must hold before the first step; refuse to take it when something does not."""
-        invariants = measure_invariants(self.policy, self.reward, rollout, self.ppo)
+        invariants = measure_invariants(self.policy, self.reward, rollout, self.sized.ppo)
         for found in invariants:
             say(f"{found.name}: {found.value:.2g} (at most {found.limit:.2g})")
         check_invariants(invariants)
+
+    def _check_finite(self, rollout: Rollout, iteration: int) -> None:
+        """Refuse a rollout with NaN or infinity before anything learns from it."""
+        if broken := rollout.not_finite():
+            raise DivergedError(
+                f"{', '.join(broken)} of a rollout: not finite",
+                f"iteration {iteration}; last checkpoint: {self.keeper.path(self.keeper.saved)}",
+                "check the reward model's scores; train in float32, or lower ppo.lr",
+            )
 
     def _count_skip(self, iteration: int, minibatch: Minibatch) -> None:
         self.skipped += 1
@@ -267,17 +294,10 @@ class PPOTrainer:
             view.warn(str(warning))
             say(str(warning), "yellow")
             self.writer.text("health", str(warning), self.iteration)
-
-
-@torch.no_grad()
-def _copy_back(trained: Mapping[str, Tensor], checkpoint: Checkpoint, part: str) -> None:
-    """Give parameters the values they had."""
-    saved = checkpoint.tensors[part]
-    if trained.keys() != saved.keys():
-        fix = "check model.train and ppo.critic"
-        raise UsageError("the checkpoint trains other parameters", str(checkpoint.path), fix)
-    for name, value in trained.items():
-        value.copy_(saved[name])
+            if self.ppo.on_warning == "stop":
+                good = self.keeper.path(self.keeper.good)
+                fix = f"last good checkpoint: {good}; go on from it with resume={good} and a change"
+                raise DivergedError(str(warning), str(self.folder), fix)
 
 
 def _controller(ppo: PPOConfig) -> AdaptiveKLController | None:

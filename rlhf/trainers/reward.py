@@ -1,16 +1,20 @@
 """Reward-model training: the chosen response should score above the rejected one."""
 
+from itertools import islice
 from math import inf
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from rlhf.checkpoint import Checkpoint
 from rlhf.config import Config, RewardConfig
 from rlhf.console import track
 from rlhf.functional import centring_penalty, preference_loss
 from rlhf.functional.preferences import pair_accuracy
 from rlhf.metrics import MetricsWriter
 from rlhf.models.reward import RewardModel, features_in_pieces, raw_scores
+from rlhf.trainers.keeping import Keeper, State, copy_back, numbered
 from rlhf.trainers.optimization import Descent, shuffled_batches, steps_of
 from rlhf.types import PreferenceBatch
 
@@ -28,6 +32,7 @@ class RewardTrainer:
         model: what trains is what requires a gradient in its head and trunk.
         pairs, validation: for training, and held out (may be empty).
         writer: where the curves go.
+        folder: where checkpoints go.
         steps: optimizer steps; 0: as many as `reward.epochs` passes take.
     """
 
@@ -38,6 +43,7 @@ class RewardTrainer:
         pairs: PreferenceBatch,
         validation: PreferenceBatch,
         writer: MetricsWriter,
+        folder: Path,
         *,
         steps: int = 0,
     ) -> None:
@@ -47,7 +53,9 @@ class RewardTrainer:
         self.parameters = [value for value in candidates if value.requires_grad]
         planned = steps or steps_of(len(pairs), reward.batch_size, reward.epochs)
         self.steps = planned if self.parameters else 0
-        self._best, self._best_step = inf, 0
+        self.descent = Descent(self.parameters, reward, self.steps) if self.steps else None
+        self.keeper = Keeper("reward", config, folder, reward.save_every, self.state)
+        self._best, self._best_step, self._over = inf, 0, False
         # Copies of the weights, only where training goes back to the best ones.
         self._kept = [x.detach().clone() for x in self.parameters] if reward.patience else []
         self._pairs, self._validation = (
@@ -56,27 +64,52 @@ class RewardTrainer:
 
     def run(self) -> int:
         """Train, then fix the scale of the scores; the optimizer steps whose weights are kept."""
-        reward, pairs = self.config.reward, len(self._pairs)
-        self._start_likelihood()
-        every = reward.evaluate_every or steps_of(pairs, reward.batch_size, 1)
-        batches = shuffled_batches(
-            pairs, reward.batch_size, seed=self.config.seed, epochs=reward.epochs
-        )
-        descent = Descent(self.parameters, reward, self.steps) if self.steps else None
-        with track("reward model", self.steps) as progress:
-            for step, rows in enumerate(batches if descent else (), 1):
-                assert descent is not None
-                loss, accuracy = self.step(descent, step, rows)
-                progress.advance(1, loss=loss, accuracy=accuracy)
-                last = step == self.steps
-                goes_on = self._look(step, every) if last or step % every == 0 else True
-                if last or not goes_on:
-                    break
+        reward = self.config.reward
+        if self.descent and not self.descent.done:
+            self._start_likelihood()
+        if self.descent and not self._over:
+            with self.keeper.watching():
+                self._descend(self.descent)
         restores = bool(reward.patience and len(self._validation))
         if restores:
             self._restore()
         self._normalise()
         return self._best_step if restores else self.steps
+
+    def _descend(self, descent: Descent) -> None:
+        """Optimizer steps from where it stands to the last, or until patience ends."""
+        reward, pairs, done = self.config.reward, len(self._pairs), descent.done
+        every = reward.evaluate_every or steps_of(pairs, reward.batch_size, 1)
+        batches = shuffled_batches(
+            pairs, reward.batch_size, seed=self.config.seed, epochs=reward.epochs
+        )
+        with track("reward model", self.steps, done) as progress:
+            for step, rows in enumerate(islice(batches, done, None), done + 1):
+                loss, accuracy = self.step(descent, step, rows)
+                progress.advance(1, loss=loss, accuracy=accuracy)
+                last = step == self.steps
+                goes_on = self._look(step, every) if last or step % every == 0 else True
+                self._over = last or not goes_on
+                self.keeper.after(step, last=self._over)
+                if self._over:
+                    break
+
+    def state(self) -> State:
+        """Everything that training changed."""
+        assert self.descent is not None
+        tensors, values = self.descent.state()
+        best = {"best": self._best, "best_step": self._best_step, "over": self._over}
+        return State({**tensors, "kept": numbered(self._kept)}, {"descent": values, **best})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint as if there had been no break."""
+        state = checkpoint.state
+        if self.descent:
+            self.descent.restore(checkpoint)
+        copy_back(numbered(self._kept), checkpoint, "kept")
+        self._best, self._best_step = float(state["best"]), state["best_step"]
+        self._over = state["over"]
+        self.keeper.resume(checkpoint)
 
     def step(self, descent: Descent, step: int, rows: Tensor) -> tuple[float, float]:
         """One optimizer step on the pairs `rows`; its loss and accuracy."""

@@ -1,12 +1,17 @@
 """Supervised training: the cross-entropy of demonstrated responses."""
 
+from itertools import islice
+from pathlib import Path
+
 from torch import Tensor
 
+from rlhf.checkpoint import Checkpoint
 from rlhf.config import Config
 from rlhf.console import track
 from rlhf.kernels import token_logprobs
 from rlhf.metrics import MetricsWriter
 from rlhf.models.llava import Llava
+from rlhf.trainers.keeping import Keeper, State
 from rlhf.trainers.optimization import Descent, shuffled_batches, steps_of
 from rlhf.types import PromptBatch, Responses
 
@@ -19,6 +24,7 @@ class SFTTrainer:
         llava: what trains is what requires a gradient.
         prompts, responses: the demonstrations.
         writer: where the curves go.
+        folder: where checkpoints go.
     """
 
     def __init__(
@@ -28,23 +34,38 @@ class SFTTrainer:
         prompts: PromptBatch,
         responses: Responses,
         writer: MetricsWriter,
+        folder: Path,
     ) -> None:
         self.config, self.llava, self.writer = config, llava, writer
         self.prompts, self.responses = prompts, responses
         self.steps = steps_of(len(prompts), config.sft.batch_size, config.sft.epochs)
         self.descent = Descent(llava.model.parameters(), config.sft, self.steps)
+        self.keeper = Keeper("sft", config, folder, config.sft.save_every, self.state)
+        self.loss = 0.0
 
     def run(self) -> float:
         """Train; the loss of the last step, nats per token."""
-        sft, loss = self.config.sft, 0.0
+        sft, done = self.config.sft, self.descent.done
         batches = shuffled_batches(
             len(self.prompts), sft.batch_size, seed=self.config.seed, epochs=sft.epochs
         )
-        with track("supervised training", self.steps) as progress:
-            for step, rows in enumerate(batches):
-                loss = self.step(step, rows)
-                progress.advance(1, loss=loss)
-        return loss
+        with self.keeper.watching(), track("supervised training", self.steps, done) as progress:
+            for step, rows in enumerate(islice(batches, done, None), done):
+                self.loss = self.step(step, rows)
+                progress.advance(1, loss=self.loss)
+                self.keeper.after(step + 1, last=step + 1 == self.steps)
+        return self.loss
+
+    def state(self) -> State:
+        """Everything that training changed."""
+        tensors, values = self.descent.state()
+        return State(tensors, {"descent": values, "loss": self.loss})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint as if there had been no break."""
+        self.descent.restore(checkpoint)
+        self.loss = checkpoint.state["loss"]
+        self.keeper.resume(checkpoint)
 
     def step(self, step: int, rows: Tensor) -> float:
         """One optimizer step on the demonstrations `rows`; its loss."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rlhf.backoff import Backoff
 from rlhf.config import PPOConfig, kl_choice
 from rlhf.data.pieces import microbatches
 from rlhf.functional import (
@@ -71,6 +72,7 @@ class Updater:
 
     Attributes:
         kl_coef: weight of the KL penalty in the loss, reward units a nat.
+        backoff: in how many pieces a micro-batch is cut, for want of memory.
     """
 
     def __init__(self, config: PPOConfig, policy: Policy, steps: int) -> None:
@@ -79,6 +81,7 @@ class Updater:
         self.policy_parameters = list(policy.trained().values())
         self.critic_parameters = list(policy.critic_trained().values())
         self.steps, self.steps_done = steps, 0
+        self.backoff = Backoff(config.rollout_batch_size)
         groups = [{"params": self.policy_parameters}, {"params": self.critic_parameters}]
         self.optimizer = adamw(config.optimizer, groups, lr=self.lr, eps=config.adam_eps)
 
@@ -94,11 +97,12 @@ class Updater:
         if self.config.whiten_minibatches:
             white = whiten(minibatch.advantages, floor=self.config.whiten_floor)
             minibatch = replace(minibatch, advantages=white)
-        self.optimizer.zero_grad(set_to_none=True)
         factors = (1.0, self.config.critic_lr_factor)
         for group, factor in zip(self.optimizer.param_groups, factors, strict=True):
             group["lr"] = self.lr * factor
-        sums, ratio_gap = self._accumulate(minibatch, train_policy)
+        sums, ratio_gap = self.backoff.run(
+            "update", lambda: self._accumulate(minibatch, train_policy)
+        )
         if not train_policy:  # the value loss of a shared critic reaches the policy's weights
             for value in self.policy_parameters:
                 value.grad = None
@@ -120,9 +124,10 @@ class Updater:
 
     def _accumulate(self, minibatch: Minibatch, train_policy: bool) -> tuple[Tensor, float]:
         """Gradients of the whole minibatch; its statistics (MEANS) and largest |ratio - 1|."""
+        self.optimizer.zero_grad(set_to_none=True)
         count = minibatch.responses.spans.total
         sums, ratio_gap = torch.zeros(len(MEANS)), 0.0
-        most = self.config.microbatch_tokens
+        most = self.backoff.share(self.config.microbatch_tokens)
         for rows in microbatches(minibatch.prompts, minibatch.responses, most):
             with phase("forward", undivided=True):
                 loss, part, gap = self._losses(minibatch.select(rows), count, train_policy)

@@ -1,0 +1,91 @@
+"""What a continued run begins from: its checkpoint, if the options are those it began with."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rlhf.checkpoint import Checkpoint, load_checkpoint
+from rlhf.config import Config, leaves
+from rlhf.console import say, table
+from rlhf.errors import UsageError
+from rlhf.runs import is_step_folder
+from rlhf.stages.job import Job
+
+# Options that change no number of a run, so that they may differ when it is continued.
+FREE = frozenset(
+    {
+        "resume",
+        "resume_allow",
+        "name",
+        "output_dir",
+        "output",
+        "profile",
+        "model.feature_cache",
+        "model.feature_folder",
+        "sft.save_every",
+        "reward.save_every",
+        "ppo.save_every",
+        "ppo.sample_every",
+        "ppo.on_warning",
+        "ppo.max_skips",
+    }
+)
+
+
+def checkpoint_of(job: Job, folder: Path, *, must: bool = True) -> Checkpoint | None:
+    """The checkpoint in the folder of a run that is continued; None of a run that begins.
+
+    Args:
+        folder: the run's, or that of a part of it.
+        must: refuse a folder without any checkpoint; else that part begins.
+
+    Raises:
+        NoCheckpointError, DataError: there is none; none verifies.
+        UsageError: the options are not those the run began with.
+    """
+    if not job.config.resume:
+        return None
+    named, root = Path(job.config.resume), folder / "checkpoints"
+    if is_step_folder(named) and folder == job.folder:
+        checkpoint = load_checkpoint(named)
+        _leave_later(root, checkpoint.step)
+    elif must or any(root.glob("step-*")):
+        checkpoint = load_checkpoint(root)
+    else:
+        return None
+    check_options(checkpoint.state["config"], job.config)
+    say(f"continuing after step {checkpoint.step}")
+    return checkpoint
+
+
+def check_options(begun: dict[str, Any], config: Config) -> None:
+    """Refuse options other than those a run began with, unless `resume_allow` names them.
+
+    Raises:
+        UsageError: with a table of what differs.
+    """
+    now = dict(leaves(json.loads(json.dumps(asdict(config)))))
+    then = dict(leaves(begun))
+    allowed = FREE | set(config.resume_allow)
+    if config.ppo.lr_schedule == "constant":  # else the rate of each step depends on their number
+        allowed |= {"ppo.iterations"}
+    names = [name for name in now if now[name] != then.get(name) and name not in allowed]
+    if not names:
+        return
+    rows = [(name, str(then.get(name)), str(now[name])) for name in names]
+    table("options that differ", ("option", "then", "now"), rows)
+    raise UsageError(
+        "the run began with other options",
+        ", ".join(f"{name}: {old} then, {new} now" for name, old, new in rows),
+        f"leave them as they were, or add 'resume_allow=[{','.join(names)}]'",
+    )
+
+
+def _leave_later(root: Path, step: int) -> None:
+    """Put aside the checkpoints after the one the run goes back to."""
+    for folder in sorted(root.glob("step-*")):
+        number = folder.name.removeprefix("step-")
+        if int(number) > step:
+            folder.replace(root / f"left-{number}")
+            say(f"{folder.name} is now left-{number}: the run goes on from step {step}")
