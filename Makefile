@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test browser-test check format tensorboard clean
+.PHONY: demo test browser-test reliability audit check format tensorboard clean
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
@@ -19,6 +19,15 @@ browser-test: $(STAMP)
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-liberation; }
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[annotate,browser]'
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser
+
+# Every promise at full count, half an hour: docs/reliability.md. One of them: ONLY=kills
+reliability: $(STAMP)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/data $(BIN)/python tests/reliability/table.py $(ONLY)
+
+# Known holes in what is installed; asks the package index, so it needs the network.
+audit: $(STAMP)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

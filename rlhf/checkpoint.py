@@ -66,7 +66,7 @@ def save_checkpoint(
     libraries = {name: version(name) for name in ("torch", "transformers", "safetensors")}
     manifest = {**(facts or {}), "schema": _SCHEMA, "step": step, "config": _config_hash(state)}
     manifest |= {"files": stamps, "libraries": libraries}
-    files["manifest.json"] = json.dumps(manifest, indent=1).encode()
+    files["manifest.json"] = _sealed(manifest)
     final = root / step_name(step)
     try:
         _publish(files, final)
@@ -157,6 +157,13 @@ def _config_hash(state: Json) -> str:
     return sha256(json.dumps(state.get("config"), sort_keys=True).encode()).hexdigest()
 
 
+def _sealed(manifest: Json) -> bytes:
+    """The file of a manifest, with its own hash in it."""
+    own = {key: value for key, value in manifest.items() if key != "sha256"}
+    own["sha256"] = sha256(json.dumps(own).encode()).hexdigest()
+    return json.dumps(own, indent=1).encode()
+
+
 def _prune(root: Path, newest: Path, keep: int, protect: int | None) -> None:
     folders = _newest_first(root)
     for folder in folders[folders.index(newest) + keep :]:
@@ -184,7 +191,10 @@ def _fsync(path: Path) -> None:
 
 
 def _read(folder: Path) -> Checkpoint:
-    manifest = json.loads((folder / "manifest.json").read_bytes())
+    written = (folder / "manifest.json").read_bytes()
+    manifest = json.loads(written)
+    if _sealed(manifest) != written:
+        raise ValueError("manifest.json is not what was written")
     if manifest["schema"] != _SCHEMA or folder.name != step_name(manifest["step"]):
         raise ValueError("manifest.json is of another schema or step")
     files = {name: (folder / name).read_bytes() for name in manifest["files"]}

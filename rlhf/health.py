@@ -17,11 +17,11 @@ negative KL | objective/kl < -0.1 | sampling and scoring differ | check temperat
 KL explosion | objective/kl > 25 | the reward pulls too hard | lower lr or raise kl_coef
 clipping | policy/clipfrac_avg > 0.3 | steps too long | lower lr or ppo_epochs
 approximate KL | policy/approxkl_avg > 0.1 | an update goes too far | lower lr or set target_kl
-useless critic | warm > 0 and val/explained_variance < 0 | worse than a constant | raise its lr
+useless critic | warm > 0 and val/explained_variance < -0.3 | worse than a constant | raise its lr
 value divergence | loss/value_avg > 10 first | the critic overshoots | lower its lr
 few EOS | tokens/eos_rate < 0.7 first | answers run on and are cut | raise the missing-EOS penalty
 long answers | tokens/responses_len_mean > 1.5 first | the reward likes length | raise kl_coef
-short answers | tokens/responses_len_mean < 0.5 first | the reward likes brevity | raise kl_coef
+short answers | tokens/responses_len_mean < 0.2 first | the reward likes brevity | raise kl_coef
 repeated words | text/rep4 > 0.5 | the reward likes repetition | raise kl_coef, read the samples
 repeated text | text/zlib_ratio > 3 | the reward likes repetition | raise kl_coef, read the samples
 same answers | text/distinct < 0.1 | images make no difference | raise kl_coef, check the images
@@ -46,6 +46,8 @@ class Rule:
 
 
 RULES = tuple(Rule(*line.split(" | ")) for line in _TABLE.strip().splitlines())
+_CLAUSES = [x.split() for rule in RULES for x in rule.predicate.split(" and ")]
+COMPARED = frozenset(name for name, _, _, *unit in _CLAUSES if unit)  # with the first updates
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class HealthMonitor:
     def update(self, step: int, metrics: Mapping[str, float]) -> list[Warning_]:
         """Take the metrics of one PPO update; returns the warnings that begin with it."""
         for name, value in metrics.items():
-            if isfinite(value):
+            if name in COMPARED and isfinite(value):
                 kept = self._remember("last", name, value)
                 if len(self._past["first"].get(name, [])) < 5:
                     self._past["first"][name] = kept

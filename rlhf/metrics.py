@@ -4,22 +4,22 @@ import json
 import re
 import textwrap
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite, nan
+from errno import ENOSPC
+from math import isfinite
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from rlhf.errors import DataError
-
-Curves = dict[str, list[tuple[int, float]]]  # metric: (step, value) in written order
+from rlhf.console import say
+from rlhf.curves import whole_lines
 
 METRICS: dict[str, str] = {
     "objective/kl": "KL(policy ‖ reference), sum over a response, mean, nats",
@@ -135,9 +135,12 @@ class MetricsWriter:
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path, fresh = folder / "metrics.jsonl", folder / "metrics.tmp"
-        kept = [x for x in _lines(path) if purge_step is None or json.loads(x)["step"] < purge_step]
+        kept = whole_lines(path)
+        if purge_step is not None:
+            kept = [line for line in kept if json.loads(line)["step"] < purge_step]
         fresh.write_text("".join(f"{line}\n" for line in kept))
-        self._jsonl = fresh.replace(path).open("a")
+        self._jsonl = fresh.replace(path).open("ab", buffering=0)
+        self._complete = True
         self._board = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
         if purge_step is None:
             self._lay_out()
@@ -157,31 +160,54 @@ class MetricsWriter:
         Call it once a run: of two records TensorBoard reads the first.
         """
         plain = {k: x if isinstance(x, int | float | str) else str(x) for k, x in options.items()}
-        for summary in hparams(plain, dict.fromkeys(metrics, 0.0)):
-            self._board._get_file_writer().add_summary(summary)
+        with self._unless_full():
+            for summary in hparams(plain, dict.fromkeys(metrics, 0.0)):
+                self._board._get_file_writer().add_summary(summary)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Record figures of one step. Raises: ValueError for a name that METRICS lacks."""
         if unknown := sorted(values.keys() - METRICS.keys()):
             raise ValueError(f"values: got {', '.join(unknown)}, wanted names of METRICS")
         line: dict[str, float | None] = {"step": step}
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-            line[name] = float(value) if isfinite(value) else None
-        self._jsonl.write(json.dumps(line) + "\n")
-        self._jsonl.flush()
+        line |= {name: float(x) if isfinite(x) else None for name, x in values.items()}
+        with self._unless_full():
+            self._append(json.dumps(line).encode() + b"\n")
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def _append(self, line: bytes) -> None:
+        """Write a whole line or nothing of it. Raises: OSError."""
+        size = self._jsonl.tell()
+        try:
+            if self._jsonl.write(line) != len(line):
+                raise OSError(ENOSPC, "no space left on the device")
+        except OSError:
+            self._jsonl.truncate(size)
+            raise
+
+    @contextmanager
+    def _unless_full(self) -> Iterator[None]:
+        """What the disk refuses is missing from the curves; training is worth more than that."""
+        try:
+            yield
+        except OSError as error:
+            if self._complete:
+                say(f"The curves are not complete from here: {error.strerror}.", "yellow")
+            self._complete = False
 
     def histograms(self, values: Mapping[str, Tensor], step: int) -> None:
         """Record distributions, each a tensor of any shape; an empty one is left out."""
-        for name, tensor in values.items():
-            if tensor.numel():
-                self._board.add_histogram(name, tensor.detach().float().cpu(), step)
+        with self._unless_full():
+            for name, tensor in values.items():
+                if tensor.numel():
+                    self._board.add_histogram(name, tensor.detach().float().cpu(), step)
 
     def samples(self, rows: Sequence[Sample], step: int) -> None:
         """Record answers: one text table, and each picture with its answer under it."""
-        for number, row in enumerate(rows):
-            drawn = np.asarray(_captioned(row))
-            self._board.add_image(f"samples/{number}", drawn, step, dataformats="HWC")
+        with self._unless_full():
+            for number, row in enumerate(rows):
+                drawn = np.asarray(_captioned(row))
+                self._board.add_image(f"samples/{number}", drawn, step, dataformats="HWC")
         cells = [(row.instruction, row.response, row.score) for row in rows]
         self.table("samples", ("instruction", "response", "score"), cells, step)
 
@@ -197,11 +223,13 @@ class MetricsWriter:
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         """Record a text, shown as Markdown."""
-        self._board.add_text(tag, markdown, step)
+        with self._unless_full():
+            self._board.add_text(tag, markdown, step)
 
     def close(self) -> None:
         """Write out what is pending."""
-        self._board.close()
+        with self._unless_full():
+            self._board.close()
         self._jsonl.close()
 
     def __enter__(self) -> Self:
@@ -209,39 +237,6 @@ class MetricsWriter:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def read_metrics(folder: Path) -> Curves:
-    """Name to (step, value) in written order, NaN where not finite. Raises: DataError, no file."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        raise DataError("There are no metrics here.", str(path), "Name the folder of a run.")
-    curves: Curves = {}
-    for record in map(json.loads, _lines(path)):
-        step = record.pop("step")
-        for name, value in record.items():
-            curves.setdefault(name, []).append((step, nan if value is None else value))
-    return curves
-
-
-def read_events(folder: Path) -> tuple[Curves, float]:
-    """Scalars of the newest TensorBoard events in or below a folder, and the seconds they span.
-
-    trl's trainers log behind `train/`, which is left out. Raises: DataError, no scalars.
-    """
-    found = sorted(folder.rglob("events.out.tfevents.*"), key=lambda path: path.name)
-    curves: Curves = {}
-    times: list[float] = []
-    if found:
-        board = EventAccumulator(str(found[-1].parent), size_guidance={"scalars": 0}).Reload()
-        for tag in board.Tags()["scalars"]:
-            events = board.Scalars(tag)
-            curves[tag.removeprefix("train/")] = [(x.step, x.value) for x in events]
-            times += [x.wall_time for x in events]
-    if not curves:
-        fix = "name the folder of a run, or one with TensorBoard's event files"
-        raise DataError("there are no metrics here", str(folder), fix)
-    return curves, max(times) - min(times)
 
 
 def text_statistics(responses: Sequence[str]) -> dict[str, float]:
@@ -265,11 +260,6 @@ def _rep4(response: str) -> float:
     words = response.split()
     runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
-
-
-def _lines(path: Path) -> list[str]:
-    """Whole lines: what follows the last newline was torn by a kill."""
-    return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
 def _inert(text: str) -> str:

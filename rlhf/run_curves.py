@@ -8,8 +8,9 @@ from html import escape
 from math import isfinite, nan
 from pathlib import Path
 
+from rlhf.curves import Curves, read_events, read_metrics
 from rlhf.errors import DataError
-from rlhf.metrics import METRICS, Curves, read_events, read_metrics
+from rlhf.metrics import METRICS
 from rlhf.runs import run_folders
 
 _SPENT = ("time/rollout", "time/update")  # what the seconds of a run are the sum of

@@ -17,7 +17,7 @@ FLOORS = {
         [
             "errors spans kernels functional",
             "config config_loading types",
-            "data models buffer checkpoint metrics console live runs health profiling"
+            "data models buffer checkpoint metrics console curves live runs health profiling"
             " randomness stopping backoff",
             "rollout evaluation comparing run_curves report evaluation_report judging annotation",
             "trainers demo tools",
@@ -34,7 +34,7 @@ KNOWN_BY = {
     "transformers": ["rlhf.models", "rlhf.rollout", "rlhf.data.prompts", "rlhf.demo"],
     "peft": ["rlhf.models.adapters"],
     "bitsandbytes": ["rlhf.models.bits", "rlhf.models.optimizers"],
-    "tensorboard": ["rlhf.metrics"],
+    "tensorboard": ["rlhf.curves", "rlhf.metrics"],
     "torch.utils.tensorboard": ["rlhf.metrics"],
     "triton": ["rlhf.kernels"],
     "httpx2": ["rlhf.models.http_scorer"],

@@ -14,8 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from rlhf.curves import read_metrics
 from rlhf.errors import DataError
-from rlhf.metrics import METRICS, MetricsWriter, Sample, read_metrics, text_statistics
+from rlhf.metrics import METRICS, MetricsWriter, Sample, text_statistics
 
 
 def events(folder):

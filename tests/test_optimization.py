@@ -6,7 +6,8 @@ from torch import nn
 
 from rlhf.config import SFTConfig
 from rlhf.errors import DivergedError
-from rlhf.trainers.optimization import Descent, shuffled_batches, steps_of
+from rlhf.trainers.optimization import Descent
+from rlhf.trainers.order import shuffled_batches, steps_of
 
 
 def test_the_rate_rises_for_the_warm_up_then_falls_to_a_twentieth() -> None:

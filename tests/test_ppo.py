@@ -12,9 +12,10 @@ from torch import Tensor
 
 from rlhf.checkpoint import load_checkpoint
 from rlhf.config import Config, CriticKind, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.curves import read_metrics
 from rlhf.errors import DivergedError, UsageError
 from rlhf.kernels import span_mean
-from rlhf.metrics import MetricsWriter, read_metrics
+from rlhf.metrics import MetricsWriter
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy, in_pieces

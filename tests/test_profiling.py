@@ -14,7 +14,8 @@ import small
 import torch
 
 from rlhf.config import Config, DataConfig, ModelConfig, PPOConfig, SamplingConfig
-from rlhf.metrics import METRICS, read_metrics
+from rlhf.curves import read_metrics
+from rlhf.metrics import METRICS
 from rlhf.models.policy import build_policy
 from rlhf.profiling import PHASES, Profile, count, count_responses, lap, phase
 from rlhf.spans import Spans

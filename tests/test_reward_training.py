@@ -9,7 +9,8 @@ import small
 import torch
 
 from rlhf.config import Config, PPOConfig, RewardConfig
-from rlhf.metrics import MetricsWriter, read_metrics
+from rlhf.curves import read_metrics
+from rlhf.metrics import MetricsWriter
 from rlhf.models.llava import Llava
 from rlhf.models.reward import RewardModel
 from rlhf.trainers.reward import RewardTrainer

@@ -18,6 +18,7 @@ from rlhf.comparing import (
 )
 from rlhf.config import Config
 from rlhf.console import say, table
+from rlhf.curves import read_metrics
 from rlhf.data.collate import Record, prompt_batch
 from rlhf.data.images import load_image
 from rlhf.data.records import (
@@ -39,7 +40,6 @@ from rlhf.evaluation import (
     outcomes,
 )
 from rlhf.evaluation_report import Answered, write_evaluation_report
-from rlhf.metrics import read_metrics
 from rlhf.models.llava import Llava
 from rlhf.run_curves import distinct_names
 from rlhf.runs import json_text, run_folders

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rlhf.console import say, stage, table
+from rlhf.curves import read_metrics
 from rlhf.data.collate import preference_batch
 from rlhf.data.records import PreferenceRecord
 from rlhf.judging.evaluation import Judged, judge, scored_pairs, surest_pairs, write_blank
@@ -24,7 +25,7 @@ from rlhf.judging.figures import (
     reward_figures,
 )
 from rlhf.judging.report import write_reward_report
-from rlhf.metrics import MetricsWriter, read_metrics
+from rlhf.metrics import MetricsWriter
 from rlhf.models.caption_reward import CaptionReward
 from rlhf.models.fingerprints import file_hash
 from rlhf.models.location import locate_model

@@ -101,7 +101,7 @@ def ppo(job: Job) -> dict[str, Any]:
     figures = {"iterations": trainer.iteration, "skipped_steps": trainer.skipped, **last}
     _save(job, "ppo", llava, figures)
     policy.critic.save(job.folder)
-    return figures | measured
+    return figures | measured | {"warnings": trainer.warnings}
 
 
 def _save(job: Job, command: str, llava: Llava, figures: dict[str, Any]) -> None:

@@ -1,10 +1,9 @@
-"""What every training loop does with gradients and batches."""
+"""What every training loop does with gradients."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rlhf.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
@@ -82,18 +81,3 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float
 def finite(*values: float) -> bool:
     """Whether none of the figures is NaN or infinite."""
     return all(math.isfinite(value) for value in values)
-
-
-def shuffled_batches(count: int, size: int, *, seed: int, epochs: int) -> Iterator[Tensor]:
-    """Row indices of each optimizer step: every epoch a new order, the last batch may be short.
-
-    The order is a function of (seed, epoch) only.
-    """
-    for epoch in range(epochs):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        yield from torch.randperm(count, generator=generator).split(size)
-
-
-def steps_of(count: int, size: int, epochs: int) -> int:
-    """Optimizer steps that `shuffled_batches` yields."""
-    return epochs * math.ceil(count / size)

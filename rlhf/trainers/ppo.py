@@ -13,10 +13,10 @@ from torch import Tensor
 
 from rlhf.buffer import RolloutBuffer
 from rlhf.checkpoint import Checkpoint, hash_tensors, optimizer_tensors, restore_optimizer
-from rlhf.config import KL_COEF_HIGHEST, KL_COEF_LOWEST, Config, PPOConfig
+from rlhf.config import Config
 from rlhf.console import say
 from rlhf.errors import DivergedError, UsageError
-from rlhf.functional import AdaptiveKLController, ScoreScaler
+from rlhf.functional import ScoreScaler
 from rlhf.health import HealthMonitor
 from rlhf.live import RunView, watch
 from rlhf.metrics import MetricsWriter
@@ -28,7 +28,8 @@ from rlhf.trainers.figures import iteration_figures
 from rlhf.trainers.invariants import check_invariants, measure_invariants
 from rlhf.trainers.keeping import Keeper, State, copy_back
 from rlhf.trainers.look import log_answers, log_distributions
-from rlhf.trainers.update import StepStatistics, Updater
+from rlhf.trainers.order import drawn_rows
+from rlhf.trainers.update import StepStatistics, Updater, kl_controller
 from rlhf.types import Minibatch, PromptBatch, Rollout
 
 
@@ -61,10 +62,11 @@ class PPOTrainer:
         self.updater = Updater(config.ppo, policy, self.planned_steps)
         self.health = HealthMonitor(warmup=self.warmup)
         self.scaler = ScoreScaler(self.ppo.clip_scores) if self.ppo.scale_scores else None
-        self.controller = _controller(self.ppo)
+        self.controller = kl_controller(self.ppo)
         self.keeper = Keeper("ppo", config, folder, self.ppo.save_every, self.state)
         self.iteration = self.skipped = 0
         self.figures: dict[str, float] = {}
+        self.warnings: list[tuple[int, str]] = []  # iteration and name of each
 
     @property
     def planned_steps(self) -> int:
@@ -98,8 +100,8 @@ class PPOTrainer:
                 self.iteration += 1
                 view.advance(figures)
                 self._warn(figures, view)
-                last = self.iteration == self.ppo.iterations
-                self.keeper.after(self.iteration, last=last, good=self.health.calm)
+                done = self.iteration == self.ppo.iterations
+                self.keeper.after(self.iteration, last=done, good=self.health.calm)
 
     def step(self, iteration: int) -> dict[str, float]:
         """One iteration: a rollout, then `ppo_epochs` passes over it. Its figures."""
@@ -184,17 +186,14 @@ class PPOTrainer:
 
         Each prompt comes `samples_per_prompt` times in a row.
         """
-        each, count = self.ppo.samples_per_prompt, len(self.prompts)
-        size = self.ppo.rollout_batch_size // each
-        places = torch.arange(iteration * size, (iteration + 1) * size)
-        epochs = places // count
-        rows = torch.empty_like(places)
-        for epoch in epochs.unique().tolist():
-            generator = torch.Generator().manual_seed(self.config.seed * 7_368_787 + epoch)
-            order, here = torch.randperm(count, generator=generator), epochs == epoch
-            rows[here] = order[places[here] % count]
-        samples = epochs.repeat_interleave(each) * each + torch.arange(each).repeat(size)
-        return self.prompts.select(rows.repeat_interleave(each)), samples
+        rows, samples = drawn_rows(
+            len(self.prompts),
+            self.ppo.rollout_batch_size,
+            iteration,
+            each=self.ppo.samples_per_prompt,
+            seed=self.config.seed,
+        )
+        return self.prompts.select(rows), samples
 
     def save(self) -> Path:
         """Write a checkpoint of everything that training changed."""
@@ -219,6 +218,7 @@ class PPOTrainer:
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "frozen": self._frozen,
             "figures": self.figures,
+            "warnings": self.warnings,
         }
         return State(tensors, values)
 
@@ -230,16 +230,13 @@ class PPOTrainer:
         """
         state: dict[str, Any] = checkpoint.state
         if state["frozen"] != self._frozen:
-            raise UsageError(
-                "the reference or the reward model is not the one this run began with",
-                str(checkpoint.path),
-                "restore the original model.path and reward.path",
-            )
+            what = "the reference or the reward model is not the one this run began with"
+            fix = "restore the original model.path and reward.path"
+            raise UsageError(what, str(checkpoint.path), fix)
         copy_back(self.policy.trained(), checkpoint, "policy")
         copy_back(self.policy.critic_trained(), checkpoint, "critic")
-        restore_optimizer(
-            self.updater.optimizer, checkpoint.tensors["optimizer"], state["optimizer"]
-        )
+        moments = checkpoint.tensors["optimizer"]
+        restore_optimizer(self.updater.optimizer, moments, state["optimizer"])
         self.updater.steps_done = state["steps_done"]
         self.health.load_state_dict(state["health"])
         if self.controller and state.get("controller"):
@@ -249,6 +246,7 @@ class PPOTrainer:
             self.scaler.load_state_dict(state["scaler"])
         self.iteration, self.skipped = state["iteration"], state["skipped"]
         self.figures, self.updater.backoff.pieces = state["figures"], state["pieces"]
+        self.warnings = [(step, name) for step, name in state["warnings"]]
         self.keeper.resume(checkpoint)
 
     @cached_property
@@ -291,6 +289,7 @@ class PPOTrainer:
 
     def _warn(self, figures: dict[str, float], view: RunView) -> None:
         for warning in self.health.update(self.iteration, figures):
+            self.warnings.append((self.iteration, warning.name))
             view.warn(str(warning))
             say(str(warning), "yellow")
             self.writer.text("health", str(warning), self.iteration)
@@ -298,15 +297,3 @@ class PPOTrainer:
                 good = self.keeper.path(self.keeper.good)
                 fix = f"last good checkpoint: {good}; go on from it with resume={good} and a change"
                 raise DivergedError(str(warning), str(self.folder), fix)
-
-
-def _controller(ppo: PPOConfig) -> AdaptiveKLController | None:
-    if ppo.kl_goal is None:
-        return None
-    return AdaptiveKLController(
-        ppo.kl_coef,
-        target=ppo.kl_goal,
-        horizon=ppo.kl_horizon,
-        lowest=KL_COEF_LOWEST,
-        highest=KL_COEF_HIGHEST,
-    )

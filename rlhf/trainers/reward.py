@@ -15,7 +15,8 @@ from rlhf.functional.preferences import pair_accuracy
 from rlhf.metrics import MetricsWriter
 from rlhf.models.reward import RewardModel, features_in_pieces, raw_scores
 from rlhf.trainers.keeping import Keeper, State, copy_back, numbered
-from rlhf.trainers.optimization import Descent, shuffled_batches, steps_of
+from rlhf.trainers.optimization import Descent
+from rlhf.trainers.order import shuffled_batches, steps_of
 from rlhf.types import PreferenceBatch
 
 STARTING_PAIRS, STARTING_SPREAD = 512, 2.0  # pairs; deviation of their differences, raw scores

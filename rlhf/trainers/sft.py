@@ -12,7 +12,8 @@ from rlhf.kernels import token_logprobs
 from rlhf.metrics import MetricsWriter
 from rlhf.models.llava import Llava
 from rlhf.trainers.keeping import Keeper, State
-from rlhf.trainers.optimization import Descent, shuffled_batches, steps_of
+from rlhf.trainers.optimization import Descent
+from rlhf.trainers.order import shuffled_batches, steps_of
 from rlhf.types import PromptBatch, Responses
 
 

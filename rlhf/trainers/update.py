@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from rlhf.backoff import Backoff
-from rlhf.config import PPOConfig, kl_choice
+from rlhf.config import KL_COEF_HIGHEST, KL_COEF_LOWEST, PPOConfig, kl_choice
 from rlhf.data.pieces import microbatches
 from rlhf.functional import (
+    AdaptiveKLController,
     check_kl_choice,
     clipped_policy_loss,
     clipped_value_loss,
@@ -197,3 +198,16 @@ class Updater:
             return "skipped"
         target, approx_kl = self.config.target_kl, float(sums[MEANS.index("approx_kl")])
         return "stopped" if target is not None and approx_kl > target else "taken"
+
+
+def kl_controller(ppo: PPOConfig) -> AdaptiveKLController | None:
+    """What steers `kl_coef`, where that is asked for."""
+    if ppo.kl_goal is None:
+        return None
+    return AdaptiveKLController(
+        ppo.kl_coef,
+        target=ppo.kl_goal,
+        horizon=ppo.kl_horizon,
+        lowest=KL_COEF_LOWEST,
+        highest=KL_COEF_HIGHEST,
+    )

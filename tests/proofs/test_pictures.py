@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from rlhf.config import Config, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.curves import read_metrics
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord
 from rlhf.demo.scenes import sample_scene
 from rlhf.demo.tiny import bootstrap_tower
-from rlhf.metrics import MetricsWriter, read_metrics
+from rlhf.metrics import MetricsWriter
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy

@@ -1,0 +1,151 @@
+"""NaN and infinity in eight places of an iteration; memory that runs out in each phase."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from faults import fail_at, poisoned, with_nan
+from outcome import Outcome
+from rig import PPO, PPOTrainer, fork, ppo, state_hash
+from torch import Tensor
+
+import rlhf.rollout
+from rlhf.buffer import RolloutBuffer
+from rlhf.checkpoint import hash_tensors, optimizer_tensors
+from rlhf.errors import DivergedError
+from rlhf.trainers.update import Updater
+from rlhf.types import Minibatch
+
+VALUES = (float("nan"), float("inf"), -float("inf"))
+UPDATE = ("advantage", "loss", "policy gradient", "critic gradient")
+PLACES = ("score", "log-probability", "value", "reference log-probability", *UPDATE)
+PHASES = ("vision", "prefill", "decode", "policy", "reference", "reward", "forward", "backward")
+
+
+def not_finite(trials: int, tiny: Path, folder: Path) -> Outcome:
+    """NaN or infinity in one place at one step: refused by name or skipped, no weight moved."""
+    outcome = Outcome()
+    for number in range(trials):
+        place, step = PLACES[number % 8], number // 8 + 1
+        build = partial(ppo, tiny, folder / str(number), 0, replace(PPO, value_warmup_iterations=0))
+        child = fork(lambda says, b=build, p=place, s=step: _poisoned(b(), p, s, says))
+        code, said = child.wait(), child.heard()
+        outcome.trials += 1
+        wanted = ["skipped", "ended"] if place in UPDATE else ["refused"]
+        outcome.check(code == 0 and said == wanted, f"{place} at step {step}: {said}")
+        outcome.note(wanted[0])
+    return outcome
+
+
+def _poisoned(run: PPOTrainer, place: str, step: int, says: Connection) -> None:
+    """Say `refused` or `skipped` where the weights stayed, and whether the run went on."""
+    value, take = VALUES[step % 3], Updater.step
+    before = [_weights(run)]
+
+    def checked(own: Updater, minibatch: Minibatch, *, train_policy: bool) -> Any:
+        found = take(own, minibatch, train_policy=train_policy)
+        after = _weights(run)
+        if found.outcome == "skipped":
+            says.send("skipped" if after == before[0] else "skipped, and yet moved")
+        before[0] = after
+        return found
+
+    Updater.step = checked  # type: ignore[method-assign]
+    with poisoned(*_target(run, place, step, value)):
+        try:
+            run.run()
+            finite = all(bool(x.isfinite().all()) for x in run.policy.trained().values())
+            says.send("ended" if finite else "not finite")
+        except DivergedError:
+            says.send("refused" if _weights(run) == before[0] else "refused, and yet moved")
+
+
+def _target(run: PPOTrainer, place: str, step: int, value: float) -> tuple[Any, ...]:
+    """What `poisoned` takes: whose function, its name, which call, what becomes of its result."""
+
+    def field(name: str) -> Callable[[Any], Any]:
+        return lambda result: replace(result, **{name: with_nan(getattr(result, name), value)})
+
+    def gradient(parameters: list[Any]) -> Callable[[Any], Any]:
+        return lambda result: (parameters[0].grad.fill_(value), result)[1]
+
+    updater = run.updater
+    return {
+        "score": (type(run.reward), "scores", step, lambda x: with_nan(x, value)),
+        "log-probability": (rlhf.rollout, "in_pieces", 2 * step - 1, field("logprobs")),
+        "value": (rlhf.rollout, "in_pieces", 2 * step - 1, field("values")),
+        "reference log-probability": (rlhf.rollout, "in_pieces", 2 * step, field("logprobs")),
+        "advantage": (RolloutBuffer, "_estimates", step, lambda x: (with_nan(x[0], value), x[1])),
+        "loss": (Updater, "_losses", step, lambda x: (x[0] * value, *x[1:])),
+        "policy gradient": (Updater, "_accumulate", step, gradient(updater.policy_parameters)),
+        "critic gradient": (Updater, "_accumulate", step, gradient(updater.critic_parameters)),
+    }[place]
+
+
+def _weights(run: PPOTrainer) -> str:
+    """Of policy, critic and optimizer."""
+    named: dict[str, Tensor] = {**run.policy.trained(), **run.policy.critic_trained()}
+    moments = optimizer_tensors(run.updater.optimizer)[0]
+    return hash_tensors([*named.items(), *moments.items()])
+
+
+def memory(trials: int, tiny: Path, folder: Path) -> Outcome:
+    """Memory runs out once in a phase: the same answers, and figures as if sizes had been half.
+
+    In the first phase of a run the state is even bit-equal to one with half the sizes.
+    """
+    outcome, kept = Outcome(), {}
+    for number in range(-1, trials):
+        phase = PHASES[number % 8] if number >= 0 else ""
+        step = 1 if phase == "vision" else number // 8 + 1
+        build = partial(_sized, tiny, folder / str(number))
+        child = fork(lambda says, b=build, p=phase, s=step: _short_of_memory(b(), p, s, says))
+        code, said = child.wait(), child.heard()
+        if number < 0:
+            kept = said[0]
+            continue
+        outcome.trials += 1
+        name = f"{phase}, entry {step}"
+        outcome.check(code == 0, f"{name}: did not end")
+        if code:
+            continue
+        found = said[0]
+        outcome.check(found["pieces"] == 2, f"{name}: {found['pieces']} pieces")
+        outcome.check(found["answers"] == kept["answers"], f"{name}: other answers")
+        gap = max(float(abs(found["weights"][k] - x).max()) for k, x in kept["weights"].items())
+        outcome.check(gap < 1e-5, f"{name}: weights {gap:.1g} apart")
+        if step == 1 and phase not in ("forward", "backward"):
+            outcome.check(found["hash"] == kept["hash"], f"{name}: not bit-equal")
+    return outcome
+
+
+def _sized(tiny: Path, folder: Path) -> PPOTrainer:
+    """Three iterations in which half the sizes mean more pieces."""
+    options = replace(PPO, iterations=3, microbatch_tokens=120)
+    run = ppo(tiny, folder, 0, options)
+    run.config = replace(run.config, sampling=replace(run.config.sampling, batch_size=4))
+    return run
+
+
+def _short_of_memory(run: PPOTrainer, phase: str, step: int, says: Connection) -> None:
+    """Run to the end; without a phase in two pieces from the start."""
+    answers, collect = [], run.rollout
+
+    def listened(iteration: int) -> Any:
+        rollout = collect(iteration)
+        answers.append(rollout.responses.tokens.tolist())
+        return rollout
+
+    run.rollout = listened  # type: ignore[method-assign]
+    if phase:
+        with fail_at(phase, step, "oom"):
+            run.run()
+    else:
+        run.updater.backoff.pieces = 2
+        run.run()
+    weights = {name: x.detach() for name, x in run.policy.trained().items()}
+    figures = {"answers": answers, "weights": {k: x.numpy() for k, x in weights.items()}}
+    says.send({**figures, "hash": state_hash(run.state()), "pieces": run.updater.backoff.pieces})

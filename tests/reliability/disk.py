@@ -1,0 +1,90 @@
+"""A disk that fills up, and a long run that must not grow."""
+
+import os
+import resource
+import statistics
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from outcome import Outcome
+from rig import PPOTrainer, fork, ppo, shorter
+
+from rlhf.checkpoint import load_checkpoint
+from rlhf.curves import read_metrics
+from rlhf.errors import ResourceError
+from rlhf.trainers.keeping import FAILED_SAVES
+
+LIMIT = 20_000  # bytes a file may have while the disk counts as full
+
+
+def full_disk(trials: int, tiny: Path, folder: Path) -> Outcome:
+    """No file may grow for some iterations: training goes on; for longer it ends with code 5."""
+    outcome = Outcome()
+    for number in range(trials):
+        place = folder / str(number)
+        until = 5 if number % 2 else 99  # from iteration 4 on the disk is full, to before this one
+        child = fork(lambda says, p=place, u=until: _fill(ppo(tiny, p, 0, shorter(10)), u, says))
+        code, said = child.wait(), child.heard()
+        outcome.trials += 1
+        newest = load_checkpoint(place / "checkpoints").step
+        steps = [step for step, _ in read_metrics(place)["objective/kl"]]
+        if until == 99:
+            good = code == ResourceError.exit_code and newest == 3
+            outcome.check(good and said[0] == 3 + FAILED_SAVES, f"{code}, {newest}, {said}")
+        else:
+            outcome.check(code == 0 and newest == 10, f"exit {code}, newest {newest}")
+            outcome.check(steps[-1] == 9, f"the curves end at {steps[-1]}")
+    return outcome
+
+
+def _fill(run: PPOTrainer, until: int, says: Connection) -> int:
+    step = run.step
+
+    def limited(iteration: int) -> dict[str, float]:
+        full = 3 <= iteration < until
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT if full else most, most))
+        return step(iteration)
+
+    run.step = limited  # type: ignore[method-assign]
+    try:
+        run.run()
+    except ResourceError as error:
+        says.send(run.iteration)
+        return error.exit_code
+    return 0
+
+
+def soak(iterations: int, tiny: Path, folder: Path) -> Outcome:
+    """A long run: memory of the last fifth within 2 % of that after the start; no file, no thread.
+
+    A trial is an iteration.
+    """
+    outcome = Outcome(iterations)
+    child = fork(lambda says: _soak(ppo(tiny, folder, 0, shorter(iterations)), says))
+    outcome.check(child.wait() == 0, "the run did not end")
+    figures = child.heard()
+    fifth = iterations // 5
+    early, late = figures[fifth // 2 : fifth // 2 + fifth], figures[-fifth:]
+    before, after = (statistics.fmean(x[0] for x in part) for part in (early, late))
+    outcome.note("growth of memory, parts in 10,000", round(1e4 * (after / before - 1)))
+    outcome.check(after < 1.02 * before, f"{before / 2**20:.1f} MiB, then {after / 2**20:.1f}")
+    for place, what in ((1, "files"), (2, "threads")):
+        outcome.check(figures[-1][place] <= early[0][place], f"{what}: {figures[-1][place]}")
+    return outcome
+
+
+def _soak(run: PPOTrainer, says: Connection) -> None:
+    step, page = run.step, os.sysconf("SC_PAGE_SIZE")
+
+    def measured(iteration: int) -> dict[str, float]:
+        figures = step(iteration)
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
+        says.send(
+            (resident, sum(1 for _ in Path("/proc/self/fd").iterdir()), threading.active_count())
+        )
+        return figures
+
+    run.step = measured  # type: ignore[method-assign]
+    run.run()

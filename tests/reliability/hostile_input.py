@@ -1,0 +1,42 @@
+"""Damaged files of records, damaged pictures, prompts full of special tokens."""
+
+from pathlib import Path
+
+import fuzzed_records
+import hostile_prompts
+import mutated_pictures
+from outcome import Outcome
+from processors import HAS_SMOL, PROCESSORS
+
+
+def records(trials: int, tiny: Path, folder: Path) -> Outcome:
+    """Files of fuzzed lines."""
+    figures = fuzzed_records.run(trials, 0, folder)
+    outcome = Outcome(trials, list(figures.crashes))
+    outcome.note("lines refused", figures.lines_refused)
+    outcome.note("lines accepted", figures.lines_accepted)
+    return outcome
+
+
+def pictures(trials: int, tiny: Path, folder: Path) -> Outcome:
+    """Flipped, cut and joined files of every format."""
+    counts, slowest = mutated_pictures.attack(trials, folder)
+    outcome = Outcome(trials)
+    outcome.check(not counts["crashes"], f"{counts['crashes']} crashes")
+    outcome.check(slowest < 2, f"the slowest took {slowest:.1f} s")
+    outcome.note("loaded", counts["loaded"])
+    outcome.note("slowest, ms", round(1000 * slowest))
+    return outcome
+
+
+def prompts(trials: int, tiny: Path, folder: Path) -> Outcome:
+    """Texts of special tokens, look-alikes and parts of them, for each kind of tokenizer."""
+    names = [name for name in PROCESSORS if HAS_SMOL or name != "smollm2"]
+    outcome = Outcome()
+    for name in names:
+        counts = hostile_prompts.attack(PROCESSORS[name](), trials // len(names))
+        outcome.trials += counts.pop("trials")
+        wrong = {what: count for what, count in counts.items() if count}
+        outcome.check(not wrong, f"{name}: {wrong}")
+    outcome.note("tokenizers", len(names))
+    return outcome

@@ -1,0 +1,89 @@
+"""Every promise and how many times it is tried."""
+
+from broken_numbers import memory, not_finite
+from disk import full_disk, soak
+from hostile_input import pictures, prompts, records
+from kills import crash_points, damage, kills
+from outcome import Scenario
+from stops import resumes, signals, starts
+
+SCENARIOS = {
+    "kills": Scenario(
+        "kill -9 at a random time loses nothing acknowledged; replayed steps are bit-equal",
+        kills,
+        full=1000,
+        reduced=12,
+    ),
+    "crash_points": Scenario(
+        "an exit before any file operation of a save leaves a checkpoint that loads",
+        crash_points,
+        full=2,
+        reduced=1,
+    ),
+    "damage": Scenario(
+        "a damaged newest checkpoint is noticed and the one before it is taken",
+        damage,
+        full=500,
+        reduced=40,
+    ),
+    "signals": Scenario(
+        "SIGTERM, SIGINT and SIGUSR1 exit with 143, 130 and 75, and the run goes on",
+        signals,
+        full=100,
+        reduced=2,
+    ),
+    "resumes": Scenario(
+        "sft, reward and ppo cut and resumed equal the uncut run: every figure and all state",
+        resumes,
+        full=27,
+        reduced=3,
+    ),
+    "not_finite": Scenario(
+        "NaN or infinity in 8 places x 5 steps is refused or skipped, no weight moves",
+        not_finite,
+        full=40,
+        reduced=8,
+    ),
+    "memory": Scenario(
+        "memory that runs out in a phase halves the pieces: same answers, same weights to 1e-5",
+        memory,
+        full=24,
+        reduced=8,
+    ),
+    "full_disk": Scenario(
+        "a full disk is warned of and training goes on; three failed saves exit with 5",
+        full_disk,
+        full=20,
+        reduced=2,
+    ),
+    "starts": Scenario(
+        "of 8 processes that want one run folder one gets it, the others exit with 6",
+        starts,
+        full=50,
+        reduced=5,
+    ),
+    "soak": Scenario(
+        "memory stays within 2 %, no file and no thread is left over, in one long PPO run",
+        soak,
+        full=500,
+        reduced=60,
+    ),
+    "records": Scenario(
+        "damaged files of records are read or refused by file, line and field",
+        records,
+        full=10_000,
+        reduced=200,
+    ),
+    "pictures": Scenario(
+        "damaged pictures load or are refused, none slower than 2 s",
+        pictures,
+        full=10_000,
+        reduced=200,
+    ),
+    "prompts": Scenario(
+        "no text of a user becomes a special token or reads another row's picture",
+        prompts,
+        full=100_000,
+        reduced=500,
+    ),
+}

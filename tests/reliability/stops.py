@@ -1,0 +1,158 @@
+"""Signals, resumes in a new process, a folder that several runs want."""
+
+import json
+import os
+import random
+import signal
+import time
+from multiprocessing import Barrier
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from outcome import Outcome
+from rig import BUILDS, Trainer, fork, state_hash
+
+import rlhf.stages.train  # noqa: F401 loaded once for all forks
+from rlhf.checkpoint import load_checkpoint
+from rlhf.cli import main
+from rlhf.curves import whole_lines
+from rlhf.errors import FolderInUseError
+from rlhf.metrics import MetricsWriter
+from rlhf.runs import RunFolder
+from rlhf.stopping import EXIT_CODES
+from rlhf.trainers.reward import RewardTrainer
+
+SMALL = [
+    "ppo.iterations=200",
+    "ppo.rollout_batch_size=4",
+    "ppo.minibatch_size=4",
+    "ppo.ppo_epochs=1",
+    "ppo.save_every=5",
+    "sampling.max_new_tokens=4",
+    "model.lora_rank=4",
+]
+
+
+def signals(trials: int, tiny: Path, folder: Path) -> Outcome:
+    """`rlhf ppo` told to stop at a random time: the promised exit code, and it goes on."""
+    outcome, rng = Outcome(trials), random.Random(0)
+    judge, prompts = folder / "judge.py", folder / "prompts.jsonl"
+    judge.write_text("def score(images, asked, said):\n    return [float(len(x)) for x in said]\n")
+    row = '{{"image_path": "pictures/{:05d}.png", "instruction": "What?"}}\n'
+    prompts.write_text("".join(row.format(n) for n in range(8)))
+    words = [f"model.path={tiny / 'model'}", f"data.prompts={prompts}", f"data.root={tiny}"]
+    words += [f"output_dir={folder}", f"--scorer={judge}:score", *SMALL]
+    for trial in range(trials):
+        name = rng.choice(list(EXIT_CODES))
+        run = [*words, f"name=trial-{trial}", "resume=auto"]
+        begun = 0
+        for _ in range(2):  # the second goes on where the first stopped
+            child = fork(lambda says, run=run: main(["ppo", *run]))
+            _until_trained(folder / f"trial-{trial}", begun)
+            time.sleep(rng.uniform(0, 1))
+            os.kill(child.pid, getattr(signal, name))
+            code = child.wait()
+            outcome.check(code == EXIT_CODES[name], f"trial {trial}: {name} gave {code}")
+            saved = _newest(folder / f"trial-{trial}")
+            outcome.check(saved > begun, f"trial {trial}: {saved} after {begun}")
+            begun = saved
+        runs = list((folder / f"trial-{trial}").iterdir())
+        outcome.check(len(runs) == 1, f"trial {trial}: {len(runs)} runs")
+        outcome.note(name)
+    return outcome
+
+
+def _until_trained(folder: Path, begun: int) -> None:
+    """Wait for an iteration after those before."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if any(len(whole_lines(x)) > begun for x in folder.glob("*/metrics.jsonl")):
+            return
+        time.sleep(0.02)
+
+
+def _newest(folder: Path) -> int:
+    return max(load_checkpoint(run / "checkpoints").step for run in folder.iterdir())
+
+
+def resumes(trials: int, tiny: Path, folder: Path) -> Outcome:
+    """A run cut in two processes and more, against one that was not: curves and state to the bit.
+
+    A trial is one seed, one place to cut and one of sft, reward and ppo.
+    """
+    outcome = Outcome()
+    for number in range(trials):
+        seed, command = number // 9, list(BUILDS)[number % 3]
+        cuts = [(5,), (1, 9), (3, 4, 11)][number // 3 % 3]
+        name = f"{command}, seed {seed}, cut after {cuts}"
+        outcome.trials += 1
+        states, curves = [], []
+        for part in ("whole", "cut"):
+            place = folder / f"{number}-{part}"
+            for stop in (*(cuts if part == "cut" else ()), 0):
+                child = fork(
+                    lambda says, b=BUILDS[command], p=place, x=stop, s=seed: _train(
+                        b(tiny, p, s), p, x, says
+                    )
+                )
+                outcome.check(child.wait() == 0, f"{name}: {part} did not end")
+            states.append(child.heard())
+            curves.append(_curves(place))
+        outcome.check(states[0] == states[1] and len(states[0]) == 1, f"{name}: another state")
+        outcome.check(curves[0] == curves[1] and len(curves[0]) >= 12, f"{name}: other curves")
+    return outcome
+
+
+def _train(run: Trainer, folder: Path, stop: int, says: Connection) -> None:
+    """Go on from the newest checkpoint to one after so many steps, or to the end."""
+    if any((folder / "checkpoints").glob("step-*")):
+        checkpoint = load_checkpoint(folder / "checkpoints")
+        first = 1 if isinstance(run, RewardTrainer) else 0
+        run.writer = MetricsWriter(folder, checkpoint.step + first)
+        run.restore(checkpoint)
+    after = run.keeper.after
+
+    def cut(done: int, *, last: bool, good: bool = False) -> None:
+        after(done, last=last, good=good)
+        if done == stop:
+            os._exit(0)
+
+    run.keeper.after = cut  # type: ignore[method-assign]
+    run.run()
+    says.send(state_hash(run.state()))
+
+
+def _curves(folder: Path) -> list[dict[str, str]]:
+    """Every figure of every step, but for times and memory."""
+    lines = [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
+    timed = ("time/", "mem/", "tokens_per_s")
+    return [
+        {k: float(x).hex() for k, x in line.items() if x is not None and not k.startswith(timed)}
+        for line in lines
+    ]
+
+
+def starts(rounds: int, tiny: Path, folder: Path) -> Outcome:
+    """Eight processes that want one run folder at the same time: one gets it."""
+    outcome = Outcome()
+    for number in range(rounds):
+        gate, end = Barrier(8), Barrier(8)
+        place = folder / str(number)
+        children = [fork(lambda says, g=gate, e=end, p=place: _start(p, g, e)) for _ in range(8)]
+        codes = sorted(child.wait() for child in children)
+        outcome.trials += 8
+        outcome.check(codes == [0] + [FolderInUseError.exit_code] * 7, f"round {number}: {codes}")
+    return outcome
+
+
+def _start(place: Path, gate: Any, end: Any) -> int:
+    gate.wait()
+    try:
+        run = RunFolder(place)
+    except FolderInUseError as error:
+        end.wait()
+        return error.exit_code
+    end.wait()
+    run.close()
+    return 0

@@ -1,0 +1,48 @@
+"""A part of each scenario; `make reliability` runs all of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMES = [
+    "kills",
+    "crash_points",
+    "damage",
+    "signals",
+    "resumes",
+    "not_finite",
+    "memory",
+    "full_disk",
+    "starts",
+    "soak",
+    "records",
+    "pictures",
+    "prompts",
+]
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The figures of all scenarios, run by a process that forks before any gradient."""
+    file = tmp_path_factory.mktemp("reliability") / "rows.json"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS / "data")])}
+    command = [sys.executable, str(TESTS / "reliability" / "table.py"), "--part", str(file)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("reliability")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_part_of(name: str, rows: dict[str, Any]) -> None:
+    assert sorted(rows) == sorted(NAMES)
+    assert rows[name]["trials"] > 0
+    assert not rows[name]["losses"]
