@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 from torch.optim import Optimizer
@@ -90,7 +91,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     for folder in folders:
         try:
             return _read(folder)
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             warnings.warn(f"{folder} is damaged, passed over: {error}", stacklevel=2)
     if folders:
         raise DataError("No checkpoint here verifies.", str(path), "Restore one from a backup.")
@@ -197,6 +198,8 @@ def _read(folder: Path) -> Checkpoint:
         raise ValueError("manifest.json is not what was written")
     if manifest["schema"] != _SCHEMA or folder.name != step_name(manifest["step"]):
         raise ValueError("manifest.json is of another schema or step")
+    if any(Path(name).name != name for name in manifest["files"]):
+        raise ValueError("manifest.json names files elsewhere")
     files = {name: (folder / name).read_bytes() for name in manifest["files"]}
     if broken := [name for name in files if _stamp(files[name]) != manifest["files"][name]]:
         raise ValueError(f"{', '.join(broken)} is not what was written")

@@ -21,6 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from rlhf.config import defaults, leaves
 from rlhf.config_loading import load_config, nearest
@@ -166,6 +167,7 @@ def _composed(command: str, overrides: list[str]) -> dict[str, Any]:
         UsageError: Hydra refuses an override, or the run to continue has no configuration.
     """
     _check_names(overrides)
+    OmegaConf.clear_resolver("oc.env")  # so that no secret gets into a stored configuration
     ConfigStore.instance().store(name="options", node=defaults())
     try:
         with initialize_config_dir(str(_config_folder()), version_base="1.3"):
@@ -196,7 +198,12 @@ def _continued(composed: DictConfig, command: str, overrides: list[str]) -> Dict
     stored = run_of(resume) / "config.yaml"
     if not stored.is_file():
         raise UsageError("there is no run to continue", resume, "set resume=RUN_FOLDER")
-    merged = OmegaConf.merge(OmegaConf.load(stored), _named(composed, overrides))
+    try:
+        options = OmegaConf.load(stored)
+    except (YAMLError, OSError, ValueError) as error:
+        fix = "give the options anew, with a configuration group"
+        raise UsageError("the stored options cannot be read", str(stored), fix) from error
+    merged = OmegaConf.merge(options, _named(composed, overrides))
     assert isinstance(merged, DictConfig)
     return merged
 

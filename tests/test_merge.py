@@ -51,7 +51,7 @@ def test_a_merged_run_answers_alike_in_stock_classes(
     merged = exported(folder, capsys)
     assert merged == folder / "merged"
     subprocess.run([sys.executable, "-c", STOCK, str(merged), str(tmp_path / "out.pt")], check=True)
-    found = torch.load(tmp_path / "out.pt", weights_only=True)
+    found = torch.load(tmp_path / "out.pt", weights_only=True)  # noqa: TID251
     ids = torch.arange(5, 25).unsqueeze(0)
     with torch.no_grad():
         ours = llava.model(input_ids=ids).logits

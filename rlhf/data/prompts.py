@@ -19,6 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import AddedToken
 
 from rlhf.data.picture_tokens import PictureTokens
@@ -115,8 +116,12 @@ class PromptBuilder:
         turns = [{"role": "user", "content": user}]
         answer = {"role": "assistant", "content": [{"type": "text", "text": _RESPONSE}]}
         template = self.processor.apply_chat_template
-        prompt = template(turns, add_generation_prompt=True, tokenize=False)
-        return prompt, template([*turns, answer], tokenize=False)
+        try:
+            prompt = template(turns, add_generation_prompt=True, tokenize=False)
+            return prompt, template([*turns, answer], tokenize=False)
+        except (TemplateError, TypeError, ValueError, OverflowError) as error:
+            fix = "use the chat template of a LLaVA, e.g. llava-hf/llava-1.5-7b-hf"
+            raise UsageError("the chat template fails", str(error).split("\n")[0], fix) from error
 
     def _specials(self) -> set[str]:
         """Names of the special tokens, and of other added tokens the template is written with."""

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from rlhf.config import LoraScope, ModelConfig
 from rlhf.errors import UsageError
+from rlhf.models.reading import reading
 
 # Linear layers of the language model only: bare names would also match the vision tower.
 LANGUAGE_LINEARS = r"(?!.*vision_tower).*\.(q|k|v|o|gate|up|down)_proj"
@@ -74,7 +75,10 @@ class Adapters:
         Raises:
             UsageError: its weights or its invocation are not for this model.
         """
-        config = LoraConfig.from_pretrained(str(folder))
+        fix = "name a folder that a run left"
+        with reading("the adapter cannot be read", folder, fix):
+            config = LoraConfig.from_pretrained(str(folder))
+            weights = load_file(folder / "adapter_model.safetensors")
         invocation, config.alora_invocation_tokens = config.alora_invocation_tokens, None
         if invocation and list(invocation) != self.invocation:
             raise UsageError(
@@ -83,7 +87,6 @@ class Adapters:
                 "use the tokenizer and chat template it was trained with",
             )
         self._insert(name, config, "response" if invocation else "all", trains=trains)
-        weights = load_file(folder / "adapter_model.safetensors")
         loaded = set_peft_model_state_dict(self._peft, weights, adapter_name=name)
         missing = [key for key in loaded.missing_keys if f".{name}." in key and ".lora_" in key]
         if wrong := [*missing, *loaded.unexpected_keys]:

@@ -6,6 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rlhf.models.reading import reading
+
 
 class ScalarHead(nn.Module):
     """w·h + b in float32, zero at the start.
@@ -51,7 +53,8 @@ class ScalarHead(nn.Module):
     @classmethod
     def load(cls, path: Path, device: torch.device) -> "ScalarHead":
         """The head of a safetensors file; a missing or extra key is an error."""
-        state = load_file(path, device=str(device))
-        head = cls(state["linear.weight"].shape[1]).to(device)
-        head.load_state_dict(state, strict=True)
+        with reading("the scalar head cannot be read", path, "name a folder that a run left"):
+            state = load_file(path, device=str(device))
+            head = cls(state["linear.weight"].shape[1]).to(device)
+            head.load_state_dict(state, strict=True)
         return head

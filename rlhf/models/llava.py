@@ -17,7 +17,6 @@ from transformers import AutoConfig, AutoProcessor
 
 from rlhf.data.pieces import fitting
 from rlhf.data.prompts import PromptBuilder
-from rlhf.errors import UsageError
 from rlhf.kernels import span_sum
 from rlhf.kernels.prefix_attention import Groups
 from rlhf.models.adapters import Adapters
@@ -27,6 +26,7 @@ from rlhf.models.cache import DecodeState, KeysValues, Prefixes, without_repetit
 from rlhf.models.checkpointing import recomputed_layers
 from rlhf.models.families import picture_tokens, stock_class
 from rlhf.models.fingerprints import text_hash, tokenizer_hash
+from rlhf.models.reading import reading
 from rlhf.models.vision import Vision
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch, Responses
@@ -64,21 +64,16 @@ class Llava:
             UsageError: the files are not those of a LLaVA.
         """
         transformers.utils.logging.disable_progress_bar()  # it breaks our own progress lines
-        try:
+        fix = "check model.path; if a package is missing, install it"
+        with reading(f"{base} does not load as a LLaVA", "its files", fix):
             processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
             model = stock_class(base).from_pretrained(
                 base,
                 dtype=dtype,
                 quantization_config=quantization_config(quantization, dtype),
                 device_map={"": device} if quantization != "none" else None,
+                use_safetensors=True,  # the other kind of weights is a pickle
             )
-        except (OSError, ValueError, ImportError) as error:
-            missing = isinstance(error, ImportError)  # OneVision's processor needs torchvision
-            raise UsageError(
-                f"{base} does not load as a LLaVA",
-                str(error).strip().split("\n")[0],
-                "install the package that it names" if missing else "check model.path",
-            ) from error
         keep_gradients(model)
         model.requires_grad_(False)
         placed = model if quantization != "none" else model.to(device)

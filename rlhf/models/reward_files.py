@@ -18,6 +18,7 @@ from rlhf.models.contract import RewardCard, contract_faults, only_storage
 from rlhf.models.fingerprints import file_hash, stored_weights, text_hash
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
+from rlhf.models.reading import reading
 from rlhf.models.reward import REWARD, LlavaReward, RewardModel
 
 CAPTIONS = "captions.jsonl"
@@ -236,19 +237,15 @@ def _caption_reward(
     if not base:
         fix = "name a directory or hub id"
         raise UsageError("caption_text needs a text model", "reward.text_model", fix)
-    try:
+    with reading(f"{base} does not load as a text model", "its files", "check reward.text_model"):
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         names = config.architectures or [""]
         classifies = names[0].endswith("ForSequenceClassification")
         kind = AutoModelForSequenceClassification if classifies else AutoModel
-        model: Any = kind.from_pretrained(base, dtype=dtype, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"{base} does not load as a text model",
-            str(error).split("\n")[0],
-            "check reward.text_model",
-        ) from error
+        model: Any = kind.from_pretrained(
+            base, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
     model.requires_grad_(False).to(policy.device)
     trunk, head = _parted(model, base) if classifies else (model, None)
     head = head or ScalarHead(model.config.hidden_size)

@@ -67,8 +67,9 @@ def kills(trials: int, tiny: Path, folder: Path) -> Outcome:
             acknowledged = done
             outcome.note("iterations")
             outcome.check(found == expected[done], f"kill {trial}: step {done} differs")
-        outcome.check(_newest(run) >= acknowledged, f"kill {trial}: step {acknowledged} lost")
-        if acknowledged == PPO.iterations:
+        newest = _newest(run)
+        outcome.check(newest >= acknowledged, f"kill {trial}: step {acknowledged} lost")
+        if newest == PPO.iterations:
             shutil.rmtree(run)
             run, acknowledged = folder / f"run-{trial + 1}", 0
     return outcome
