@@ -1,6 +1,7 @@
 """Do the health warnings see a collapse, and are they silent where there is none?
 
     python benchmarks/divergence.py RUNS --seeds 10 20     RUNS: the folder a `rlhf demo` left
+    python benchmarks/divergence.py RUNS --replay          the same runs by the present thresholds
 
 Twice for each seed on the models of one demo: its own PPO, and one that collapses (learning rate
 x 100, no KL penalty) for 15 iterations after the critic's warm-up. The thresholds in `rlhf.health`
@@ -20,6 +21,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
+
+from rlhf.health import HealthMonitor
 
 RESULTS = Path(__file__).parent / "results" / "divergence.json"
 WARMUP = 5  # iterations that move the critic alone
@@ -55,6 +58,18 @@ def run(demo: Path, kind: str, seed: int) -> dict[str, Any]:
     return {**row, "warnings": found["warnings"]}
 
 
+def replay(demo: Path, kind: str, seed: int) -> dict[str, Any]:
+    """The same of a run that is there: its figures go through the monitor again."""
+    runs = sorted((demo / kind).iterdir(), reverse=True)
+    found = next(x for x in runs if OmegaConf.load(x / "config.yaml").seed == seed)
+    health, warnings = HealthMonitor(WARMUP), []
+    for line in (found / "metrics.jsonl").read_text().splitlines():
+        figures = {k: x for k, x in json.loads(line).items() if x is not None}
+        step = figures.pop("step") + 1
+        warnings += [(step, warning.name) for warning in health.update(step, figures)]
+    return {"kind": kind, "seed": seed, "exit": 0, "warnings": warnings}
+
+
 def right(row: dict[str, Any]) -> bool:
     """Whether what was warned of is what happened: nothing, or a collapse."""
     names = {name for _, name in row["warnings"]}
@@ -67,11 +82,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs=2, default=(10, 20), metavar=("FROM", "TO"))
     parser.add_argument("--together", type=int, default=2, help="runs at a time")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--replay", action="store_true", help="judge runs that are there")
     given = parser.parse_args()
     demo, seeds = given.demo.resolve(), range(*given.seeds)
     orders = [(kind, seed) for kind in KINDS for seed in seeds]
+    found = replay if given.replay else run
     with ThreadPoolExecutor(given.together) as pool:
-        rows = list(pool.map(lambda order: run(demo, *order), orders))
+        rows = list(pool.map(lambda order: found(demo, *order), orders))
     sheet = Table("run", "seed", "right", "warnings (iteration)")
     for row in rows:
         said = ", ".join(f"{name} ({step})" for step, name in row["warnings"])

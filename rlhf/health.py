@@ -17,8 +17,8 @@ negative KL | objective/kl < -0.1 | sampling and scoring differ | check temperat
 KL explosion | objective/kl > 25 | the reward pulls too hard | lower lr or raise kl_coef
 clipping | policy/clipfrac_avg > 0.3 | steps too long | lower lr or ppo_epochs
 approximate KL | policy/approxkl_avg > 0.1 | an update goes too far | lower lr or set target_kl
-useless critic | warm > 0 and val/explained_variance < -0.3 | worse than a constant | raise its lr
-value divergence | loss/value_avg > 10 first | the critic overshoots | lower its lr
+useless critic | warm > 0 and val/explained_variance < -2 | worse than a constant | raise its lr
+value divergence | loss/value_avg > 30 first | the critic overshoots | lower its lr
 few EOS | tokens/eos_rate < 0.7 first | answers run on and are cut | raise the missing-EOS penalty
 long answers | tokens/responses_len_mean > 1.5 first | the reward likes length | raise kl_coef
 short answers | tokens/responses_len_mean < 0.2 first | the reward likes brevity | raise kl_coef

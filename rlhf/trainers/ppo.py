@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ class PPOTrainer:
     def step(self, iteration: int) -> dict[str, float]:
         """One iteration: a rollout, then `ppo_epochs` passes over it. Its figures."""
         started = time.perf_counter()
-        rollout = self.updater.backoff.run("rollout", lambda: self.rollout(iteration))
+        rollout = self.updater.backoff.run("rollout", partial(self.rollout, iteration))
         self._check_finite(rollout, iteration)
         if iteration == 0 and self.ppo.check_invariants:
             self._prove(rollout)
@@ -128,7 +128,8 @@ class PPOTrainer:
             **self._follow(buffer),
         }
         if iteration % self.ppo.sample_every == 0:
-            figures |= self._look(rollout, buffer, iteration)
+            look = partial(self._look, rollout, buffer, iteration)
+            figures |= self.updater.backoff.run("samples to look at", look)
         self.writer.scalars(figures | lap(), iteration)
         return figures
 
