@@ -296,5 +296,5 @@ class PPOTrainer:
             self.writer.text("health", str(warning), self.iteration)
             if self.ppo.on_warning == "stop":
                 good = self.keeper.path(self.keeper.good)
-                fix = f"last good checkpoint: {good}; go on from it with resume={good} and a change"
+                fix = f"last good checkpoint: {good} (resume={good} goes on from it)"
                 raise DivergedError(str(warning), str(self.folder), fix)

@@ -13,6 +13,7 @@ from rig import PPO, PPOTrainer, fork, ppo, state_hash
 from torch import Tensor
 
 import rlhf.rollout
+import rlhf.trainers.ppo
 from rlhf.buffer import RolloutBuffer
 from rlhf.checkpoint import hash_tensors, optimizer_tensors
 from rlhf.errors import DivergedError
@@ -74,7 +75,7 @@ def _target(run: PPOTrainer, place: str, step: int, value: float) -> tuple[Any, 
 
     updater = run.updater
     return {
-        "score": (type(run.reward), "scores", step, lambda x: with_nan(x, value)),
+        "score": (rlhf.trainers.ppo, "collect_rollout", step, field("scores")),
         "log-probability": (rlhf.rollout, "in_pieces", 2 * step - 1, field("logprobs")),
         "value": (rlhf.rollout, "in_pieces", 2 * step - 1, field("values")),
         "reference log-probability": (rlhf.rollout, "in_pieces", 2 * step, field("logprobs")),
