@@ -121,7 +121,7 @@ BUGS = (
         "the value head is fresh after a resume",
         ("trl #3293", "OpenRLHF #209"),
         "trainers/ppo.py",
-        (('        _copy_back(self.policy.critic_trained(), checkpoint, "critic")\n', ""),),
+        (('        copy_back(self.policy.critic_trained(), checkpoint, "critic")\n', ""),),
         "tests/test_resume.py::test_every_part_of_the_training_state_is_restored",
     ),
     Bug(
@@ -151,8 +151,8 @@ BUGS = (
         "trainers/ppo.py",
         (
             (
-                "        restore_optimizer(\n",
-                "        optimizer_tensors(self.updater.optimizer) or (\n",
+                '        restore_optimizer(self.updater.optimizer, moments, state["optimizer"])\n',
+                "",
             ),
         ),
         "tests/test_resume.py::test_every_part_of_the_training_state_is_restored",
