@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -48,11 +49,19 @@ def finishes_first() -> Iterator[Asked]:
         if asked.signal and callable(before.get(name)):
             before[name](number, frame)
         asked.signal = name
-        text = f"{name}: this step is finished and saved first; once more stops at once\n"
-        os.write(2, text.encode())  # print could be in the middle of another print
+        _say(f"{name}: this step is finished and saved first; once more stops at once\n")
 
     with _handled(note, EXIT_CODES) as before:
         yield asked
+
+
+def _say(text: str) -> None:
+    """Above a live view, if there is one; past it, if a print is being interrupted."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except RuntimeError:
+        os.write(2, text.encode())
 
 
 @contextmanager
