@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rlhf.config import defaults, leaves
+from rlhf.config import Config, defaults, leaves
 from rlhf.config_loading import load_config, nearest
 from rlhf.console import console, print_error, say, stage, table
 from rlhf.errors import RlhfError, UsageError, is_out_of_memory, out_of_memory
 from rlhf.help import COMMANDS, FLAGS, command_help, overview
 from rlhf.runs import RunFolder, json_text, run_of, unfinished_run
 from rlhf.stages.job import Job
-from rlhf.stages.registry import WITHOUT_FOLDER, stage_function
+from rlhf.stages.registry import RESUMABLE, WITHOUT_FOLDER, stage_function
 from rlhf.stopping import stops_at_once
 
 WITHOUT_FILES = frozenset({"demo", "sft", "collect", "reward", "ppo", "doctor", "plan"})
@@ -143,15 +144,23 @@ def run_stage(
     new = RunFolder.create(Path(config.output_dir), config.name) if not config.resume else None
     run = new or RunFolder(run_of(config.resume))
     try:
-        (run.path / "config.yaml").write_text(OmegaConf.to_yaml(msgspec.to_builtins(config)))
+        keep = partial(_keep_options, config, run.path)
+        if new or command not in RESUMABLE:
+            keep()
         say(f"run folder {run.path}")
-        summary = function(Job(config, run.path, paths, overrides, run_stage, scorer))
+        summary = function(Job(config, run.path, paths, overrides, run_stage, scorer, keep))
         run.write_summary(summary)
         if command != "demo":  # its last words are the comparison and where to look
             _show(summary)
     finally:
         run.close()
     return run.path, summary
+
+
+def _keep_options(config: Config, folder: Path) -> None:
+    fresh = folder / "config.tmp"
+    fresh.write_text(OmegaConf.to_yaml(msgspec.to_builtins(config)))
+    fresh.replace(folder / "config.yaml")
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -114,6 +114,22 @@ def test_a_stopped_run_goes_on_with_the_same_command_line(
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_refused_resume_changes_nothing(
+    tiny: Path, data: Path, stops: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stops["at"] = 4
+    assert run(tiny, "ppo", "cut", "ppo.save_every=2") == 143
+    folder = folder_of(data, "cut")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for place in (folder, folder / "checkpoints" / "step-000002"):
+        assert main(["ppo", f"resume={place}", "seed=5", "--scorer=judge.py:score"]) == 2
+        assert "seed: 0 then, 5 now" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    again = folder / "checkpoints" / "step-000002"
+    assert main(["ppo", f"resume={again}", "ppo.save_every=5", "--scorer=judge.py:score"]) == 0
+    assert "save_every: 5" in (folder / "config.yaml").read_text()
+
+
 def test_a_warning_can_end_the_run_and_names_where_to_go_back_to(
     tiny: Path, tmp_path: Path
 ) -> None:

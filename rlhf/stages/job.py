@@ -21,6 +21,8 @@ class Job:
         overrides: the options as given on the command line.
         run_stage: runs another command (name, files, overrides) in a folder of its own.
         scorer: a judge named by `--scorer=` on this command line, FILE.py:NAME or http://….
+        keep_options: writes the options into the folder; of a continued run, once they are
+            accepted.
     """
 
     config: Config
@@ -29,3 +31,4 @@ class Job:
     overrides: Sequence[str]
     run_stage: RunStage = field(repr=False)
     scorer: str = ""
+    keep_options: Callable[[], None] = field(default=lambda: None, repr=False)

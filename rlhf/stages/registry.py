@@ -25,6 +25,7 @@ STAGES = {
     "doctor": "doctor:doctor",
     "plan": "plan:plan",
 }
+RESUMABLE = frozenset({"sft", "reward", "ppo"})  # from a checkpoint
 WITHOUT_FOLDER = frozenset(
     {
         "annotate",

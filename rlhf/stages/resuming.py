@@ -47,14 +47,15 @@ def checkpoint_of(job: Job, folder: Path, *, must: bool = True) -> Checkpoint | 
     if not job.config.resume:
         return None
     named, root = Path(job.config.resume), folder / "checkpoints"
-    if is_step_folder(named) and folder == job.folder:
-        checkpoint = load_checkpoint(named)
-        _leave_later(root, checkpoint.step)
-    elif must or any(root.glob("step-*")):
-        checkpoint = load_checkpoint(root)
-    else:
+    back = is_step_folder(named) and folder == job.folder
+    if not (must or back or any(root.glob("step-*"))):
+        job.keep_options()
         return None
+    checkpoint = load_checkpoint(named if back else root)
     check_options(checkpoint.state["config"], job.config)
+    job.keep_options()
+    if back:
+        _leave_later(root, checkpoint.step)
     say(f"continuing after step {checkpoint.step}")
     return checkpoint
 
