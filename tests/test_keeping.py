@@ -2,22 +2,24 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import small
 import torch
 
 from rlhf import stopping
 from rlhf.checkpoint import load_checkpoint
 from rlhf.config import Config
-from rlhf.errors import ResourceError, StoppedError
+from rlhf.errors import ResourceError, StoppedError, UsageError
 from rlhf.trainers import keeping
-from rlhf.trainers.keeping import Keeper, State
+from rlhf.trainers.keeping import Keeper, State, data_hash
 
 
 def keeper(folder: Path, every: int = 2) -> Keeper:
     state = State({"weights": {"w": torch.ones(2)}}, {"loss": 0.5})
-    return Keeper("ppo", Config(), folder, every, lambda: state)
+    return Keeper("ppo", Config(), folder, every, lambda: state, "of the data")
 
 
 def saved(folder: Path) -> list[int]:
@@ -93,6 +95,35 @@ def test_a_good_state_is_kept_and_known_after_a_resume(tmp_path: Path) -> None:
     other.resume(load_checkpoint(tmp_path / "checkpoints"))
     assert (other.good, other.saved) == (2, 6)
     assert other.path(None) == "none"
+
+
+def test_other_data_are_refused_unless_that_is_allowed(tmp_path: Path) -> None:
+    one = keeper(tmp_path)
+    one.save(1)
+    found = load_checkpoint(tmp_path / "checkpoints")
+    one.data = "of other data"
+    with pytest.raises(UsageError, match="the data"):
+        one.resume(found)
+    one.config = Config(resume_allow=("data",))
+    one.resume(found)
+
+
+def test_the_hash_of_data_sees_tokens_rows_pictures_and_labels(tiny: Path) -> None:
+    llava = small.load(tiny)
+    prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
+    swapped = torch.tensor([1, 0, 2, 3])
+    images = (prompts.images[1], prompts.images[0], *prompts.images[2:])
+    labels = torch.tensor([1.0, 0.5])
+    found = {
+        data_hash(prompts, responses, labels),
+        data_hash(prompts.select(swapped), responses, labels),
+        data_hash(prompts, responses.select(swapped), labels),
+        data_hash(replace(prompts, images=images), responses, labels),
+        data_hash(prompts, responses, labels.flip(0)),
+        data_hash(prompts, responses),
+    }
+    assert len(found) == 6
+    assert data_hash(prompts, responses) in found
 
 
 def test_the_global_generators_go_on(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.checkpoint import Checkpoint, save_checkpoint, step_name
+from rlhf.checkpoint import Checkpoint, hash_tensors, save_checkpoint, step_name
 from rlhf.config import Config
 from rlhf.console import say
-from rlhf.errors import DataError, ResourceError
+from rlhf.errors import DataError, ResourceError, UsageError
 from rlhf.profiling import phase
 from rlhf.randomness import random_state, restore_random_state
 from rlhf.stopping import Asked, finishes_first, stopped
+from rlhf.types import PromptBatch, Responses
 
 FAILED_SAVES = 3  # in a row, after which the run ends
 
@@ -39,6 +40,7 @@ class Keeper:
         folder: of the run; checkpoints/ is in it.
         every: steps between two checkpoints; 0: at the end only.
         capture: the state after the steps done so far.
+        data: `data_hash` of what is trained on, which a resume must find again.
     """
 
     def __init__(
@@ -48,9 +50,10 @@ class Keeper:
         folder: Path,
         every: int,
         capture: Callable[[], State],
+        data: str,
     ) -> None:
         self.command, self.config, self.folder = command, config, folder
-        self.every, self.capture = every, capture
+        self.every, self.capture, self.data = every, capture, data
         self.good: int | None = None  # step of a checkpoint that is never pruned
         self.saved: int | None = None  # step of the newest checkpoint
         self._asked, self._failed = Asked(), 0
@@ -85,7 +88,8 @@ class Keeper:
         with phase("save"):
             state = self.capture()
             tensors, values = random_state()
-            common = {"random": values, "config": asdict(self.config), "good": self.good}
+            common: dict[str, Any] = {"config": asdict(self.config), "data": self.data}
+            common |= {"good": self.good, "random": values}
             return save_checkpoint(
                 self.folder / "checkpoints",
                 done,
@@ -96,7 +100,15 @@ class Keeper:
             )
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on as after `save`: which checkpoint is good, and the global random generators."""
+        """Go on as after `save`: which checkpoint is good, and the global random generators.
+
+        Raises:
+            UsageError: the data are not those the run began with.
+        """
+        if checkpoint.state["data"] != self.data and "data" not in self.config.resume_allow:
+            what = "the data, or how they are tokenized, are not those the run began with"
+            fix = "restore the files, or add 'resume_allow=[data]'"
+            raise UsageError(what, str(checkpoint.path), fix)
         self.good, self.saved = checkpoint.state["good"], checkpoint.step
         restore_random_state(checkpoint.tensors["random"], checkpoint.state["random"])
 
@@ -115,6 +127,20 @@ class Keeper:
                 raise
             say(f"{error.what} Step {done} is not saved, training goes on. {error.fix}", "yellow")
             return False
+
+
+def data_hash(*parts: PromptBatch | Responses | Tensor) -> str:
+    """Of tokens, lengths, the names of the pictures, and other figures, by their places."""
+    named = []
+    for place, part in enumerate(parts):
+        if isinstance(part, Tensor):
+            named.append((f"{place}", part))
+            continue
+        named += [(f"{place}.tokens", part.tokens), (f"{place}.lengths", part.spans.lengths)]
+        if isinstance(part, PromptBatch):
+            names = "/".join(path.name for paths in part.images for path in paths)
+            named.append((f"{place}.pictures", torch.tensor([*names.encode()])))
+    return hash_tensors(named)
 
 
 def numbered(values: Iterable[Tensor]) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from rlhf.profiling import count, lap, phase
 from rlhf.rollout import collect_rollout
 from rlhf.trainers.figures import iteration_figures
 from rlhf.trainers.invariants import check_invariants, measure_invariants
-from rlhf.trainers.keeping import Keeper, State, copy_back
+from rlhf.trainers.keeping import Keeper, State, copy_back, data_hash
 from rlhf.trainers.look import log_answers, log_distributions
 from rlhf.trainers.order import drawn_rows
 from rlhf.trainers.update import StepStatistics, Updater, kl_controller
@@ -63,7 +63,8 @@ class PPOTrainer:
         self.health = HealthMonitor(warmup=self.warmup)
         self.scaler = ScoreScaler(self.ppo.clip_scores) if self.ppo.scale_scores else None
         self.controller = kl_controller(self.ppo)
-        self.keeper = Keeper("ppo", config, folder, self.ppo.save_every, self.state)
+        given = self.ppo.save_every, self.state, data_hash(prompts)
+        self.keeper = Keeper("ppo", config, folder, *given)
         self.iteration = self.skipped = 0
         self.figures: dict[str, float] = {}
         self.warnings: list[tuple[int, str]] = []  # iteration and name of each
@@ -264,18 +265,16 @@ class PPOTrainer:
     def _prove(self, rollout: Rollout) -> None:
         """Print what must hold before the first step; refuse to take it when something does not."""
         invariants = measure_invariants(self.policy, self.reward, rollout, self.sized.ppo)
-        for found in invariants:
-            say(f"{found.name}: {found.value:.2g} (at most {found.limit:.2g})")
+        for x in invariants:
+            say(f"{x.name}: {x.value:.2g} (at most {x.limit:.2g})")
         check_invariants(invariants)
 
     def _check_finite(self, rollout: Rollout, iteration: int) -> None:
         """Refuse a rollout with NaN or infinity before anything learns from it."""
         if broken := rollout.not_finite():
-            raise DivergedError(
-                f"{', '.join(broken)} of a rollout: not finite",
-                f"iteration {iteration}; last checkpoint: {self.keeper.path(self.keeper.saved)}",
-                "check the reward model's scores; train in float32, or lower ppo.lr",
-            )
+            where = f"iteration {iteration}; last checkpoint: {self.keeper.path(self.keeper.saved)}"
+            fix = "check the reward model's scores; train in float32, or lower ppo.lr"
+            raise DivergedError(f"{', '.join(broken)} of a rollout: not finite", where, fix)
 
     def _count_skip(self, iteration: int, minibatch: Minibatch) -> None:
         self.skipped += 1

@@ -14,7 +14,7 @@ from rlhf.functional import centring_penalty, preference_loss
 from rlhf.functional.preferences import pair_accuracy
 from rlhf.metrics import MetricsWriter
 from rlhf.models.reward import RewardModel, features_in_pieces, raw_scores
-from rlhf.trainers.keeping import Keeper, State, copy_back, numbered
+from rlhf.trainers.keeping import Keeper, State, copy_back, data_hash, numbered
 from rlhf.trainers.optimization import Descent
 from rlhf.trainers.order import shuffled_batches, steps_of
 from rlhf.types import PreferenceBatch
@@ -55,7 +55,8 @@ class RewardTrainer:
         planned = steps or steps_of(len(pairs), reward.batch_size, reward.epochs)
         self.steps = planned if self.parameters else 0
         self.descent = Descent(self.parameters, reward, self.steps) if self.steps else None
-        self.keeper = Keeper("reward", config, folder, reward.save_every, self.state)
+        data = data_hash(pairs.prompts, pairs.chosen, pairs.rejected, pairs.labels)
+        self.keeper = Keeper("reward", config, folder, reward.save_every, self.state, data)
         self._best, self._best_step, self._over = inf, 0, False
         # Copies of the weights, only where training goes back to the best ones.
         self._kept = [x.detach().clone() for x in self.parameters] if reward.patience else []

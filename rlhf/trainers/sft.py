@@ -11,7 +11,7 @@ from rlhf.console import track
 from rlhf.kernels import token_logprobs
 from rlhf.metrics import MetricsWriter
 from rlhf.models.llava import Llava
-from rlhf.trainers.keeping import Keeper, State
+from rlhf.trainers.keeping import Keeper, State, data_hash
 from rlhf.trainers.optimization import Descent
 from rlhf.trainers.order import shuffled_batches, steps_of
 from rlhf.types import PromptBatch, Responses
@@ -41,7 +41,8 @@ class SFTTrainer:
         self.prompts, self.responses = prompts, responses
         self.steps = steps_of(len(prompts), config.sft.batch_size, config.sft.epochs)
         self.descent = Descent(llava.model.parameters(), config.sft, self.steps)
-        self.keeper = Keeper("sft", config, folder, config.sft.save_every, self.state)
+        every, data = config.sft.save_every, data_hash(prompts, responses)
+        self.keeper = Keeper("sft", config, folder, every, self.state, data)
         self.loss = 0.0
 
     def run(self) -> float:
