@@ -64,7 +64,7 @@ class Llava:
             UsageError: the files are not those of a LLaVA.
         """
         transformers.utils.logging.disable_progress_bar()  # it breaks our own progress lines
-        fix = "check model.path; if a package is missing, install it"
+        fix = "check model.path; if a package is named, install the package"
         with reading(f"{base} does not load as a LLaVA", "its files", fix):
             processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
             model = stock_class(base).from_pretrained(
