@@ -33,10 +33,11 @@ class Scenario:
 
     Attributes:
         run: makes so many trials with a tiny model in one folder, in another that is empty.
-        full, reduced: trials of `make reliability`, and of the tests.
+        full, reduced: trials of `make reliability`, and of the tests; 0: it counts itself, and is
+            itself a test.
     """
 
     promise: str
     run: Callable[[int, Path, Path], Outcome]
-    full: int
-    reduced: int
+    full: int = 0
+    reduced: int = 0

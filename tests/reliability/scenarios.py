@@ -5,6 +5,7 @@ from disk import full_disk, soak
 from hostile_input import pictures, prompts, records
 from kills import crash_points, damage, kills
 from outcome import Scenario
+from own_tests import tests_of
 from stops import resumes, signals, starts
 
 SCENARIOS = {
@@ -85,5 +86,21 @@ SCENARIOS = {
         prompts,
         full=100_000,
         reduced=500,
+    ),
+    "zoo": Scenario(
+        "pictures of every mode, turned, cut, swollen, or no pictures at all: no uncaught error",
+        tests_of("data/test_image_zoo.py"),
+    ),
+    "paths": Scenario(
+        "no path written in a record leads out of the data's folder",
+        tests_of("data/test_paths.py"),
+    ),
+    "scorers": Scenario(
+        "10,000 calls of a service with 30 % faults: no score is made up, nothing hangs",
+        tests_of("test_http_scorer.py"),
+    ),
+    "payloads": Scenario(
+        "32 payloads (pickles, adapters, configurations, templates, paths): none runs",
+        tests_of("security"),
     ),
 }

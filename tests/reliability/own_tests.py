@@ -1,0 +1,28 @@
+"""Promises whose whole proof is already a test file."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from outcome import Outcome
+
+TESTS = Path(__file__).parents[1]
+
+
+def tests_of(*names: str) -> Callable[[int, Path, Path], Outcome]:
+    """A scenario that runs test files to the end, slow ones too; a trial is a test."""
+
+    def run(trials: int, tiny: Path, folder: Path) -> Outcome:
+        words = ["-p", "no:cacheprovider", f"--basetemp={folder / 'tests'}"]
+        command = [sys.executable, "-m", "pytest", *words, *(str(TESTS / x) for x in names)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        passed = re.search(r"(\d+) passed", done.stdout)
+        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        outcome = Outcome(int(passed[1]) if passed else 0, failed)
+        good = done.returncode == 0 and outcome.trials > 0
+        outcome.check(good, f"pytest ended with {done.returncode}")
+        return outcome
+
+    return run
