@@ -149,7 +149,7 @@ def run_stage(
             keep()
         say(f"run folder {run.path}")
         summary = function(Job(config, run.path, paths, overrides, run_stage, scorer, keep))
-        run.write_summary(summary)
+        run.write_summary({"command": command, **summary})
         if command != "demo":  # its last words are the comparison and where to look
             _show(summary)
     finally:

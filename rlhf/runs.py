@@ -78,15 +78,18 @@ def run_of(resume: str) -> Path:
 def unfinished_run(folder: Path, command: str) -> Path | None:
     """The newest run of a command in a folder, if it has a checkpoint and did not end."""
     for run in run_folders(folder)[1:]:
-        manifests = list(run.glob("**/checkpoints/step-*/manifest.json"))
+        if _command(run / "summary.json") == command:
+            return None
+        manifests = run.glob("**/checkpoints/step-*/manifest.json")
         if any(_command(path) == command for path in manifests):
-            return None if (run / "summary.json").exists() else run
+            return run
     return None
 
 
-def _command(manifest: Path) -> str:
+def _command(file: Path) -> str:
+    """Which command a summary or a checkpoint's manifest is of."""
     try:
-        return str(json.loads(manifest.read_bytes()).get("command", ""))
+        return str(json.loads(file.read_bytes()).get("command", ""))
     except (OSError, ValueError):
         return ""
 

@@ -15,6 +15,7 @@ from test_reward_command import pairs
 from rlhf.cli import main
 from rlhf.data.records import DemonstrationRecord, PromptRecord, write_records
 from rlhf.errors import DivergedError
+from rlhf.runs import unfinished_run
 from rlhf.trainers.keeping import Keeper
 
 SMALL = ["model.lora_rank=4", "sampling.max_new_tokens=4", "data.validation_fraction=0.25"]
@@ -107,11 +108,13 @@ def test_a_stopped_run_goes_on_with_the_same_command_line(
     assert run(tiny, kind, "cut", "resume=auto") == 143
     assert not (folder_of(data, "cut") / "summary.json").exists()
     assert run(tiny, kind, "cut", "resume=auto") == 0
+    assert unfinished_run(data / "runs" / "cut", "reward" if kind == "folds" else kind) is None
     whole, cut = folder_of(data, "whole"), folder_of(data, "cut")
     assert curves(cut) == curves(whole) and curves(whole)
     one, two = weights(whole), weights(cut)
     assert one.keys() == two.keys() and one
     assert all(torch.equal(one[name], two[name]) for name in one)
+    assert bool(list(cut.rglob("checkpoints"))) == (kind == "ppo")  # which may be made longer
 
 
 def test_a_refused_resume_changes_nothing(

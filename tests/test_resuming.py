@@ -90,8 +90,9 @@ def test_auto_is_the_newest_run_of_the_command_if_it_did_not_end(tmp_path: Path)
     assert unfinished_run(tmp_path, "ppo") == newer
     assert unfinished_run(tmp_path, "reward") == other
     assert unfinished_run(tmp_path, "sft") is None
-    (newer / "summary.json").write_text("{}")
+    (newer / "summary.json").write_text('{"command": "ppo"}')
     assert unfinished_run(tmp_path, "ppo") is None
+    assert unfinished_run(tmp_path, "reward") == other
     assert unfinished_run(tmp_path / "missing", "ppo") is None
 
 

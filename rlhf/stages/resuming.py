@@ -1,6 +1,7 @@
 """What a continued run begins from: its checkpoint, if the options are those it began with."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,12 @@ def checkpoint_of(job: Job, folder: Path, *, must: bool = True) -> Checkpoint | 
         _leave_later(root, checkpoint.step)
     say(f"continuing after step {checkpoint.step}")
     return checkpoint
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove those of a training that is over and whose model is written; folds' too."""
+    for checkpoints in (folder / "checkpoints", *folder.glob("fold-*/checkpoints")):
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def check_options(begun: dict[str, Any], config: Config) -> None:

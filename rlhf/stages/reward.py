@@ -39,7 +39,7 @@ from rlhf.stages.common import (
 )
 from rlhf.stages.inputs import input_file, read_with_pictures
 from rlhf.stages.job import Job
-from rlhf.stages.resuming import checkpoint_of
+from rlhf.stages.resuming import checkpoint_of, drop_checkpoints
 from rlhf.stages.splits import Split, fold_splits, split_of
 from rlhf.trainers.reward import RewardTrainer
 from rlhf.types import PreferenceBatch
@@ -71,6 +71,7 @@ def reward(job: Job) -> dict[str, Any]:
         judged = study.judge(split)
     facts = study.training_facts(path, split)
     study.save(facts)
+    drop_checkpoints(job.folder)
     return {
         **_reported(job, judged, folds, split.held_out_root, steps),
         "training_accuracy": facts["accuracy"],

@@ -25,7 +25,7 @@ from rlhf.stages.common import (
 from rlhf.stages.inputs import input_file, read_prompts, read_with_pictures
 from rlhf.stages.job import Job
 from rlhf.stages.profile import profiled
-from rlhf.stages.resuming import checkpoint_of
+from rlhf.stages.resuming import checkpoint_of, drop_checkpoints
 from rlhf.tools.doctor import check_quick
 from rlhf.trainers.ppo import PPOTrainer
 from rlhf.trainers.sft import SFTTrainer
@@ -65,6 +65,7 @@ def sft(job: Job) -> dict[str, Any]:
         loss = trainer.run()
     figures = {"loss": loss, "demonstrations": len(records), "steps": trainer.steps}
     _save(job, "sft", llava, figures)
+    drop_checkpoints(job.folder)
     return figures
 
 
