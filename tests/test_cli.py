@@ -166,7 +166,7 @@ def test_json_has_null_for_what_is_no_number(
         out = capsys.readouterr().out
         assert json.loads(out) == wanted and out.count("NaN") == 1
     [summary] = tmp_path.rglob("summary.json")
-    assert json.loads(summary.read_text()) == wanted
+    assert json.loads(summary.read_text()) == {"command": "sft", **wanted}
     assert summary.read_text().count("NaN") == 1
 
 

@@ -208,3 +208,19 @@ def test_a_trunk_trained_in_full_scores_as_in_training(
     assert found["training_accuracy"] == figures["training_accuracy"]
     if dtype == "float32":
         assert found["mean_score"] == pytest.approx(0, abs=0.5)
+
+
+def test_fewer_pictures_than_folds_are_a_fold_each(
+    data: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_records(data / "pairs.jsonl", [x for x in pairs(24) if int(x.image_path[-5]) < 3])
+    words = [f"model.path={tiny / 'model'}", "data.preferences=pairs.jsonl", f"data.root={tiny}"]
+    assert main(["reward", *words, *QUICK, "reward.folds=5", "output_dir=three"]) == 0
+    assert "reward.folds=5: there are 3 pictures, each is a fold" in capsys.readouterr().out
+    assert sorted(path.name for path in data.glob("three/*/*/fold-*")) == [
+        "fold-1",
+        "fold-2",
+        "fold-3",
+    ]
+    write_records(data / "pairs.jsonl", [x for x in pairs(24) if x.image_path[-5] == "1"])
+    assert main(["reward", *words, *QUICK, "reward.folds=5", "output_dir=one"]) == 3

@@ -64,13 +64,17 @@ def split_pairs(
 def fold_splits(
     records: Sequence[PreferenceRecord], root: Path, *, folds: int, seed: int
 ) -> list[Split]:
-    """`folds` splits; each picture is held out in one of them.
+    """`folds` splits, but at most one for each picture, which is held out in one of them.
 
     Raises:
-        DataError: fewer pictures than folds, or a fold without a decided pair on either side.
+        DataError: there is one picture, or a fold without a decided pair on either side.
     """
     pictures = _pictures(records, root)
-    fold_of = {picture: n % folds for n, picture in enumerate(_shuffled(set(pictures), seed))}
+    order = _shuffled(set(pictures), seed)
+    if len(order) < folds:
+        say(f"reward.folds={folds}: there are {len(order)} pictures, each is a fold", "yellow")
+        folds = len(order)
+    fold_of = {picture: n % folds for n, picture in enumerate(order)}
     splits = []
     for fold in range(folds):
         mine = [fold_of[picture] == fold for picture in pictures]
