@@ -27,6 +27,7 @@ from yaml import YAMLError
 from rlhf.config import Config, defaults, leaves
 from rlhf.config_loading import load_config, nearest
 from rlhf.console import console, print_error, say, stage, table
+from rlhf.data.lines import replaced_file
 from rlhf.errors import RlhfError, UsageError, is_out_of_memory, out_of_memory
 from rlhf.help import COMMANDS, FLAGS, command_help, overview
 from rlhf.runs import RunFolder, json_text, run_of, unfinished_run
@@ -158,9 +159,8 @@ def run_stage(
 
 
 def _keep_options(config: Config, folder: Path) -> None:
-    fresh = folder / "config.tmp"
-    fresh.write_text(OmegaConf.to_yaml(msgspec.to_builtins(config)))
-    fresh.replace(folder / "config.yaml")
+    with replaced_file(folder / "config.yaml") as file:
+        file.write(OmegaConf.to_yaml(msgspec.to_builtins(config)).encode())
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from errno import ENOSPC
 from math import isfinite
 from pathlib import Path
 from typing import Self
@@ -20,6 +19,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from rlhf.console import say
 from rlhf.curves import whole_lines
+from rlhf.data.lines import write_whole
 
 METRICS: dict[str, str] = {
     "objective/kl": "KL(policy ‖ reference), sum over a response, mean, nats",
@@ -171,19 +171,9 @@ class MetricsWriter:
         line: dict[str, float | None] = {"step": step}
         line |= {name: float(x) if isfinite(x) else None for name, x in values.items()}
         with self._unless_full():
-            self._append(json.dumps(line).encode() + b"\n")
+            write_whole(self._jsonl.fileno(), json.dumps(line).encode() + b"\n", sync=False)
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
-
-    def _append(self, line: bytes) -> None:
-        """Write a whole line or nothing of it. Raises: OSError."""
-        size = self._jsonl.tell()
-        try:
-            if self._jsonl.write(line) != len(line):
-                raise OSError(ENOSPC, "no space left on the device")
-        except OSError:
-            self._jsonl.truncate(size)
-            raise
 
     @contextmanager
     def _unless_full(self) -> Iterator[None]:

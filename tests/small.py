@@ -1,10 +1,12 @@
 """A tiny LLaVA, pictures and batches for tests."""
 
+import json
 from pathlib import Path
 
 import torch
 
 from rlhf.config import Config, PPOConfig, SamplingConfig
+from rlhf.curves import whole_lines
 from rlhf.data.collate import prompt_batch
 from rlhf.data.encoders import response_batch
 from rlhf.data.records import PromptRecord
@@ -43,6 +45,15 @@ def responses_of(llava: Llava, count: int = 4) -> Responses:
     """`count` responses of different lengths; the second is the end-of-sequence token alone."""
     texts = ["red", "", "There are two shapes in this picture.", "a blue star"]
     return response_batch([texts[row % 4] for row in range(count)], llava.builder)
+
+
+def timeless_curves(file: Path) -> list[dict[str, str]]:
+    """Every figure of every step of a metrics.jsonl, to the last bit, but for times and memory."""
+    timed = ("time/", "mem/", "tokens_per_s")
+    return [
+        {k: float(x).hex() for k, x in step.items() if x is not None and not k.startswith(timed)}
+        for step in map(json.loads, whole_lines(file))
+    ]
 
 
 def minibatch_of(policy: Policy, folder: Path) -> Minibatch:

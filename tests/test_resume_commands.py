@@ -1,6 +1,5 @@
 """`rlhf sft`, `reward` and `ppo` stopped in the middle and continued: as if nothing had been."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small import timeless_curves
 from test_ppo import PPO, trainer
 from test_reward_command import pairs
 
@@ -81,15 +81,9 @@ def folder_of(data: Path, name: str) -> Path:
     return found
 
 
-def curves(folder: Path) -> dict[str, list[dict[str, float]]]:
-    timed = ("time/", "mem/", "tokens_per_s")
-    return {
-        str(path.relative_to(folder)): [
-            {k: x for k, x in json.loads(line).items() if not k.startswith(timed)}
-            for line in path.read_text().splitlines()
-        ]
-        for path in sorted(folder.rglob("metrics.jsonl"))
-    }
+def curves(folder: Path) -> dict[str, list[dict[str, str]]]:
+    files = sorted(folder.rglob("metrics.jsonl"))
+    return {str(path.relative_to(folder)): timeless_curves(path) for path in files}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

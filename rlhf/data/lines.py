@@ -116,7 +116,7 @@ def append_line(path: Path, line: bytes) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            _write_whole(handle, line)
+            write_whole(handle, line)
         finally:
             os.close(handle)
     except OSError as error:
@@ -145,13 +145,18 @@ def unwritable(path: Path, error: OSError) -> ResourceError:
     return ResourceError(f"Cannot write: {error.strerror}.", str(path), fix)
 
 
-def _write_whole(handle: int, line: bytes) -> None:
-    """Append the line and wait for the disk, or leave the file as it was."""
+def write_whole(handle: int, line: bytes, *, sync: bool = True) -> None:
+    """Append the line, and wait for the disk if `sync`; or leave the file as it was.
+
+    Raises:
+        OSError: the line does not fit, or the disk refuses it.
+    """
     before = os.fstat(handle).st_size
     try:
         if os.write(handle, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(handle)
+        if sync:
+            os.fsync(handle)
     except OSError:
         os.ftruncate(handle, before)
         raise

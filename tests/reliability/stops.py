@@ -1,6 +1,5 @@
 """Signals, resumes in a new process, a folder that several runs want."""
 
-import json
 import os
 import random
 import signal
@@ -12,6 +11,7 @@ from typing import Any
 
 from outcome import Outcome
 from rig import BUILDS, Trainer, fork, state_hash
+from small import timeless_curves
 
 import rlhf.stages.train  # noqa: F401 loaded once for all forks
 from rlhf.checkpoint import load_checkpoint
@@ -98,7 +98,7 @@ def resumes(trials: int, tiny: Path, folder: Path) -> Outcome:
                 )
                 outcome.check(child.wait() == 0, f"{name}: {part} did not end")
             states.append(child.heard())
-            curves.append(_curves(place))
+            curves.append(timeless_curves(place / "metrics.jsonl"))
         outcome.check(states[0] == states[1] and len(states[0]) == 1, f"{name}: another state")
         outcome.check(curves[0] == curves[1] and len(curves[0]) >= 12, f"{name}: other curves")
     return outcome
@@ -121,16 +121,6 @@ def _train(run: Trainer, folder: Path, stop: int, says: Connection) -> None:
     run.keeper.after = cut  # type: ignore[method-assign]
     run.run()
     says.send(state_hash(run.state()))
-
-
-def _curves(folder: Path) -> list[dict[str, str]]:
-    """Every figure of every step, but for times and memory."""
-    lines = [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
-    timed = ("time/", "mem/", "tokens_per_s")
-    return [
-        {k: float(x).hex() for k, x in line.items() if x is not None and not k.startswith(timed)}
-        for line in lines
-    ]
 
 
 def starts(rounds: int, tiny: Path, folder: Path) -> Outcome:
