@@ -79,7 +79,7 @@ class People:
 
     def figures(self) -> dict[str, Any]:
         """What the judgments tell: counts by person, agreement, and the left side's share."""
-        table, decided = self._table(), self._left + self._right
+        table = self._table()
         counts = np.stack([(table == label).sum(1) for label in range(LABELS)], axis=1)
         judged = (table >= 0).sum(0).tolist()
         return {
@@ -87,6 +87,13 @@ class People:
             "judged_by_several": int((counts.sum(1) > 1).sum()),
             "kappa": [self._kappa(table, a, b) for a, b in combinations(self._names, 2)],
             "alpha": krippendorffs_alpha(counts),
+            **self.sides(),
+        }
+
+    def sides(self) -> dict[str, Any]:
+        """How often the answer shown left won: its share, the 95 % interval, out of how many."""
+        decided = self._left + self._right
+        return {
             "left_share": self._left / decided if decided else None,
             "left_interval": wilson_interval(self._left, decided) if decided else None,
             "decided_with_sides": decided,

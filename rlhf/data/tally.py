@@ -117,7 +117,7 @@ class Tally:
         yield from self._side_warnings()
 
     def _side_warnings(self) -> Iterator[Problem]:
-        told = self.people.figures()
+        told = self.people.sides()
         interval = told["left_interval"]
         if (
             interval
