@@ -77,6 +77,7 @@ def figures(row: Row, size: str, theirs: Entrant, ours: Entrant, runs: Runs) -> 
         "against": row.against,
         "part": row.part,
         "bar": row.bar.get(size, ""),
+        "processor": _processor(),
         "sizes": {"theirs": vars(theirs.case), "ours": vars(ours.case)},
         "parity": runs.proven.get(parity_case(theirs.case), {}),
     }
@@ -152,7 +153,6 @@ def written(found: list[dict[str, Any]]) -> dict[str, Any]:
         "versions": {name: version(name) for name in names},
         "trl": sorted({name for name in RELEASES.values() if name}),
         "python": platform.python_version(),
-        "processor": _processor(),
         "threads": 1,
         "rows": found,
     }

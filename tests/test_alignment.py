@@ -82,8 +82,9 @@ def test_positions_count_a_rows_own_tokens_from_0(llava: Llava, tiny: Path) -> N
     llava.decode(torch.full((4,), 40), state)
     lengths = prompts.spans.lengths.tolist()
     assert len(set(lengths)) > 1
-    assert seen[0][0].tolist() == [place for length in lengths for place in range(length)]
-    assert seen[1][0].tolist() == lengths
+    assert seen[0][0].tolist() == [place for length in lengths for place in range(length - 1)]
+    assert seen[1][0].tolist() == [length - 1 for length in lengths]  # the last token of each
+    assert seen[2][0].tolist() == lengths
 
 
 def test_every_end_of_the_generation_config_ends_a_response(llava: Llava, tiny: Path) -> None:

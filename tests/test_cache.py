@@ -10,6 +10,7 @@ import torch
 from test_response_scope import adapted
 
 from rlhf.config import CriticKind, ModelConfig, SamplingConfig
+from rlhf.kernels import token_logprobs
 from rlhf.models.cache import GIB, KeysValues
 from rlhf.models.generation import generate
 from rlhf.models.llava import Llava
@@ -156,5 +157,25 @@ def test_gradients_are_those_without_a_kept_prompt(tiny: Path) -> None:
 def test_responses_longer_than_the_room_are_refused(tiny: Path) -> None:
     llava = adapted(tiny, "all")
     hidden, state = llava.prefill(small.prompts_of(llava, tiny), 0)
-    with pytest.raises(ValueError, match="wanted at most 0"):
+    with pytest.raises(ValueError, match="got 2 tokens a row, wanted at most 1"):
         llava.decode(hidden.argmax(-1) % 50, state)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_half_precision_decodes_from_float32(tiny: Path, scope: str) -> None:
+    """A step is as near to the wide one as a step over the whole row is."""
+    torch.manual_seed(0)
+    llava = small.load(tiny, "bfloat16")
+    llava.adapters.add("policy", rank=4, alpha=8, scope=scope)  # type: ignore[arg-type]
+    prompts, sampling = small.prompts_of(llava, tiny), SamplingConfig(max_new_tokens=8)
+    _, state = llava.prefill(prompts, 3)
+    for held in (state.prompts, state.own):
+        assert held.of(0)[0].dtype == torch.float32
+        assert held.row(0, 2).dtype == torch.bfloat16
+        assert held.row_bytes(2) == held.row(0, 2).nbytes
+    responses, drawn = generate(llava, prompts, sampling)
+    policy_hidden = llava.response_hidden(prompts, responses)
+    again, _ = token_logprobs(
+        policy_hidden, llava.output_weight, responses.tokens, banned_ids=llava.banned_ids
+    )
+    assert float((again.detach() - drawn.logprobs).abs().mean()) < 0.01

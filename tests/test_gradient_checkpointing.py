@@ -49,7 +49,8 @@ def test_gradients_are_the_same_and_less_is_kept(
     again, few_kept = gradients(tiny, train, scope, kind, True)
     for one, two in zip(plain, again, strict=True):
         assert (one is None) == (two is None)
-        assert one is None or two is None or torch.equal(one, two)
+        if one is not None and two is not None:  # the last layer sums over all its rows again
+            torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
     assert any(grad is not None and bool(grad.any()) for grad in plain)
     assert few_kept < all_kept / 5
 

@@ -18,7 +18,7 @@ FLOORS = {
             "errors spans kernels functional",
             "config config_loading types",
             "data models buffer checkpoint metrics console curves live runs health profiling"
-            " randomness stopping backoff",
+            " randomness stopping backoff heap",
             "rollout evaluation comparing run_curves report evaluation_report judging annotation",
             "trainers demo tools",
             "stages",

@@ -1,6 +1,8 @@
 """The model's door: padding, pictures and adapters must not leak into a row's numbers."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,55 @@ def test_a_row_does_not_depend_on_its_batch_mates(llava: Llava, tiny: Path) -> N
         shuffled = llava.response_hidden(prompts.select(order), responses.select(order))
     back = responses.spans.token_indices(order)
     torch.testing.assert_close(shuffled, together[back], atol=1e-5, rtol=1e-5)
+
+
+def test_rows_read_whole_are_those_read_in_two_parts(llava: Llava, tiny: Path) -> None:
+    """Where there is no flash kernel with a normaliser, rows with prompts of their own go whole."""
+    llava.train_language_model()
+    prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
+    found, gradients = [], []
+    for way in (llava.response_states, llava._row_states):
+        llava.model.zero_grad(set_to_none=True)
+        states = torch.cat(way(prompts, responses))
+        states.square().sum().backward()
+        found.append(states.detach())
+        gradients.append([x.grad for x in llava.model.parameters() if x.requires_grad])
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_the_last_layer_computes_what_is_read_only(llava: Llava, tiny: Path) -> None:
+    prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
+    attention = llava.model.model.language_model.layers[-1].self_attn
+    seen: dict[str, list[int]] = {"q_proj": [], "k_proj": []}
+    for name, counts in seen.items():
+        forward = getattr(attention, name).forward
+        getattr(attention, name).forward = partial(_counting, forward, counts)
+    with torch.no_grad():
+        llava.response_states(prompts, responses)
+        llava.prefill(prompts, 3)
+    said, read = responses.spans.total + 4, prompts.spans.total - 4
+    assert seen["k_proj"] == [said + read, read, 4]
+    assert seen["q_proj"] == [said, 1, 4]
+
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _counting(whole: Product, counts: list[int], states: torch.Tensor) -> torch.Tensor:
+    counts.append(states.shape[1])
+    return whole(states)
+
+
+def test_a_prompt_that_ends_with_a_picture_is_refused(llava: Llava, tiny: Path) -> None:
+    prompts, responses = small.prompts_of(llava, tiny, 2), small.responses_of(llava, 2)
+    cut = int(prompts.tokens[: prompts.spans.offsets[1]].eq(llava.image_token_id).nonzero()[-1]) + 1
+    lengths = torch.tensor([cut, int(prompts.spans.lengths[1])])
+    tokens = torch.cat([prompts.tokens[:cut], prompts.tokens[prompts.spans.offsets[1] :]])
+    short = replace(prompts, tokens=tokens, spans=Spans.from_lengths(lengths.tolist()))
+    with pytest.raises(ValueError, match="wanted text at the end of each, got a picture"):
+        llava.response_hidden(short, responses)
 
 
 def test_cached_features_equal_fresh_ones_to_the_bit(llava: Llava, tiny: Path) -> None:

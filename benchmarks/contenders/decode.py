@@ -11,6 +11,7 @@ from contenders.ours import fixed_lengths, prompts_of
 from contenders.shown_llava import load_llava
 from contenders.spec import World
 from rlhf.config import SamplingConfig
+from rlhf.heap import keep_freed_memory
 from rlhf.models.generation import generate
 from rlhf.models.llava import Llava
 
@@ -18,6 +19,7 @@ Answer = Callable[[torch.Tensor, int], None]  # what makes so many tokens for th
 
 
 def ours(world: World) -> Answer:
+    keep_freed_memory()  # as a run does
     case = world.case
     llava = Llava.load(str(world.model), device=torch.device("cpu"), dtype=case.torch_dtype)
     prompts = prompts_of(world)

@@ -13,6 +13,7 @@ from contenders.clock import Clock, show
 from contenders.spec import PPO, Case, World
 from rlhf.buffer import RolloutBuffer
 from rlhf.config import Config, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.heap import keep_freed_memory
 from rlhf.models.heads import ScalarHead
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, build_policy
@@ -132,6 +133,7 @@ def build(world: World) -> tuple[Policy, Scorer, PPOConfig]:
 
 
 def _load(world: World) -> Llava:
+    keep_freed_memory()  # as a run does
     return Llava.load(str(world.model), device=torch.device("cpu"), dtype=world.case.torch_dtype)
 
 

@@ -107,7 +107,7 @@ def prefix_attention(
     if window is not None or (not has_flash(query) and query.shape[2] > 1):
         return _dense(*given, groups, lengths, scale, window)
     mask = None if lengths is None else _allowed(lengths, prefix_key, query.dtype)
-    if not has_flash(query):
+    if query.shape[2] == 1:
         return _step(*given, groups, mask, scale)
     if not torch.is_grad_enabled():
         return _joined(*given, groups, mask, scale)[0]

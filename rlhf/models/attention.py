@@ -7,6 +7,7 @@ model's forward, says which tokens see which.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -30,10 +31,12 @@ class Look(NamedTuple):
     Attributes:
         scale: of the products before the softmax.
         window: tokens that one sees of its row, itself the last; None: all.
+        final: no later layer needs what tokens see that are only read for others to see.
     """
 
     scale: float
     window: int | None
+    final: bool = False
 
 
 class Layout(Protocol):
@@ -59,41 +62,50 @@ def run(
         AttentionInterface.register(SPANS, _attention)
         AttentionMaskInterface.register(SPANS, sdpa_mask)  # of calls without a layout
         language_model.set_attn_implementation(SPANS)
-    with _last_mlp_for(language_model, wanted):
+    with _last_layer_for(language_model, wanted):
         output = language_model(
             inputs_embeds=embeds.unsqueeze(0),
             position_ids=positions.to(embeds.device).unsqueeze(0),
             attention_mask=embeds.new_empty(1, 1, 1, 1),  # of this shape it is left as it is
             use_cache=False,
             layout=layout,
+            some=wanted is not None,
         )
     states: Tensor = output.last_hidden_state
     return states.squeeze(0)
 
 
 @contextmanager
-def _last_mlp_for(language_model: Any, wanted: Tensor | None) -> Iterator[None]:
-    """Inside the block the last layer's MLP, on which no other token depends, adds to these only.
+def _last_layer_for(language_model: Any, wanted: Tensor | None) -> Iterator[None]:
+    """Inside the block the last layer, of which other tokens need keys and values only, computes
+    the rest for these only.
 
     Prompts are most of the tokens, and of their last states at most the end's is read.
     """
     if wanted is None:
         yield
         return
-    mlp = language_model.layers[-1].mlp
-    whole = mlp.forward
-
-    def some(states: Tensor) -> Tensor:
-        index = wanted.to(states.device)
-        return torch.zeros_like(states).index_copy(
-            1, index, whole(states[:, index]).to(states.dtype)
-        )
-
-    mlp.forward = some
+    last = language_model.layers[-1]
+    attention = (getattr(last.self_attn, name, None) for name in ("q_proj", "o_proj"))
+    modules = [last.mlp, *(x for x in attention if x is not None)]
+    before = [vars(module).get("forward") for module in modules]  # of its own, not its class's
+    for module in modules:
+        module.forward = partial(_rows_only, module.forward, wanted)
     try:
         yield
     finally:
-        del mlp.forward
+        for module, forward in zip(modules, before, strict=True):
+            del module.forward
+            if forward is not None:
+                module.forward = forward
+
+
+def _rows_only(whole: Callable[[Tensor], Tensor], wanted: Tensor, states: Tensor) -> Tensor:
+    """[1, S, ·] of states [1, S, ·], zeros where it is not wanted."""
+    index = wanted.to(states.device)
+    done = whole(states[:, index])
+    blank = done.new_zeros(*states.shape[:-1], done.shape[-1])
+    return blank.index_copy(1, index, done)
 
 
 def _attention(
@@ -105,6 +117,7 @@ def _attention(
     *,
     scaling: float,
     layout: Layout | None = None,
+    some: bool = False,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     if layout is None:
@@ -112,7 +125,8 @@ def _attention(
         return sdpa_attention_forward(*given, scaling=scaling, **options)  # type: ignore[no-any-return]
     query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     query, key = query.to(value.dtype), key.to(value.dtype)  # autocast: rotations are wider
-    look = Look(scaling, options.get("sliding_window"))
+    last = some and module.layer_idx + 1 == module.config.num_hidden_layers
+    look = Look(scaling, options.get("sliding_window"), last)
     return layout.attend(module.layer_idx, query, key, value, look).unsqueeze(0), None
 
 
@@ -158,10 +172,12 @@ class Rows:
         return flat if self.even else flat.index_select(0, self.places(flat.device))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
-        query, key, value = (self.pad(x) for x in (query, key, value))
+        q, k, v = (self.pad(x) for x in (query, key, value))
         if self.keep is not None:
-            self.keep(layer, key, value)
-        return self.flatten(_causal(query, key, value, look))
+            self.keep(layer, k, v)
+            if look.final:
+                return torch.zeros_like(query)
+        return self.flatten(_causal(q, k, v, look))
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,13 +189,17 @@ class PromptsThenResponses:
     groups: Groups
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
-        count = self.prompts.spans.total
-        q, k, v = (self.prompts.pad(x[:count]) for x in (query, key, value))
-        query, key, value = (self.responses.pad(x[count:]) for x in (query, key, value))
+        sizes = self.prompts.spans.total, self.responses.spans.total
+        parts = [x.split(sizes) for x in (query, key, value)]  # two slices cost two fills backwards
+        q, k, v = (self.prompts.pad(x) for x, _ in parts)
+        query, key, value = (self.responses.pad(x) for _, x in parts)
         given = (query, key, value, k, v, self.groups, self.prompts.lengths)
         later = prefix_attention(*given, scale=look.scale, window=look.window)
-        parts = [self.prompts.flatten(_causal(q, k, v, look)), self.responses.flatten(later)]
-        return torch.cat(parts)
+        if look.final:
+            earlier = torch.zeros_like(parts[0][0])
+        else:
+            earlier = self.prompts.flatten(_causal(q, k, v, look))
+        return torch.cat([earlier, self.responses.flatten(later)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,8 +216,9 @@ class AfterPrompts:
         if self.own is not None:
             k, v = self.own.append(layer, k, v)
         keys, values = self.prompts.of(layer)
-        given = (q, k, v, keys, values, self.groups, self.prompts.lengths)
-        return self.rows.flatten(prefix_attention(*given, scale=look.scale, window=look.window))
+        given = (q.to(keys.dtype), k, v, keys, values, self.groups, self.prompts.lengths)
+        seen = prefix_attention(*given, scale=look.scale, window=look.window)
+        return self.rows.flatten(seen.to(query.dtype))
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:

@@ -169,12 +169,12 @@ class Llava:
         if bool((responses.tokens == self.image_token_id).any()):
             raise ValueError(f"responses: got {self.image_token_id}, the placeholder of a picture")
         with recomputed_layers(self.model, self.adapters, self.checkpoints_layers):
-            if self.adapters.scope == "response":
+            if self._late:
                 return self._late_states(prompts, responses)
-            distinct, groups = without_repetition(prompts)
-            if len(distinct) == len(prompts):
-                return self._row_states(prompts, responses)
-            return self._shared_states(distinct, groups, responses)
+            repeated = len(without_repetition(prompts)[0]) < len(prompts)
+            if repeated or self.device.type == "cpu":
+                return self._shared_states(prompts, responses)
+            return self._row_states(prompts, responses)
 
     def _row_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
         """The tokens are prompt and response of each row."""
@@ -187,31 +187,29 @@ class Llava:
         embeds = embeds[order.to(self.device)]
         return self._before_and_last(embeds, rows.positions, Rows(rows), before, last)
 
-    def _shared_states(
-        self, prompts: PromptBatch, groups: Groups, responses: Responses
-    ) -> tuple[Tensor, Tensor]:
-        """The tokens are those of all prompts, then those of all responses."""
-        first, second, count = prompts.spans, responses.spans, prompts.spans.total
-        embeds = torch.cat([self._embed(prompts), self._words(responses.tokens)])
-        later = first.lengths[groups.owner][second.owner] + second.positions
-        layout = PromptsThenResponses(Rows(first), Rows(second), groups)
-        before = torch.arange(second.total) + count - 1
-        before[second.offsets[:-1]] = first.offsets[1:][groups.owner] - 1
-        last = second.offsets[1:] + count - 1
+    def _shared_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
+        """The tokens are those of all prompts but the last, then that and the response of each row.
+
+        So no state of the first part is read, and the last layer leaves it out.
+        """
+        opening, ends = self._parted(prompts)
+        distinct, groups = without_repetition(opening)
+        first, rows, tokens = distinct.spans, *_continuing(ends, responses)
+        later = opening.spans.lengths[rows.owner] + rows.positions
+        layout = PromptsThenResponses(Rows(first), Rows(rows), groups)
+        embeds = torch.cat([self._embed(distinct), self._words(tokens)])
         positions = torch.cat([first.positions, later])
+        before, last = (x + first.total for x in _places(ends, rows))
         return self._before_and_last(embeds, positions, layout, before, last)
 
     def _late_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
         """The tokens are invocation and response of each row: the adapter starts there."""
         kept, groups, lengths = self._prefix(prompts)
-        head = self._invocation(len(prompts))
-        rows, says = _continued(torch.full((len(head),), head.shape[1]), responses.spans)
-        tokens = torch.empty(rows.total, dtype=torch.int64)
-        tokens[says], tokens[~says] = responses.tokens.cpu(), head.flatten()
+        ends = self._parted(prompts)[1]
+        rows, tokens = _continuing(ends, responses)
         positions = lengths[rows.owner] + rows.positions
         layout = AfterPrompts(Rows(rows), kept, groups)
-        before, last = says.nonzero().squeeze(1) - 1, rows.offsets[1:] - 1
-        return self._before_and_last(self._words(tokens), positions, layout, before, last)
+        return self._before_and_last(self._words(tokens), positions, layout, *_places(ends, rows))
 
     @torch.no_grad()
     def prefill(self, prompts: PromptBatch, room: int) -> tuple[Tensor, DecodeState]:
@@ -221,62 +219,66 @@ class Llava:
             prompts: B prompts.
             room: tokens of the longest response, for which memory is taken at once.
         """
-        late, rows = self.adapters.scope == "response", len(prompts)
-        length = len(self.adapters.invocation) if late else 0
-        own = KeysValues(self._layers, rows, length + room)
-        if late:
-            kept, groups, lengths = self._prefix(prompts)
-            state = DecodeState(kept, own, groups, lengths.to(self.device))
-            return self._next(self._invocation(rows), state)
-        distinct, groups = without_repetition(prompts)
-        kept = self._empty(distinct)
-        hidden = self._read(distinct, torch.arange(len(distinct)), kept)
-        positions = prompts.spans.lengths.to(self.device)
-        return hidden[groups.owner.to(self.device)], DecodeState(kept, own, groups, positions)
+        wide = self.device.type == "cpu"
+        kept, groups, lengths = self._prefix(prompts, wide=wide)
+        ends = self._parted(prompts)[1]
+        own = KeysValues(self._layers, len(ends), ends.shape[1] + room, wide=wide)
+        return self._next(ends, DecodeState(kept, own, groups, lengths.to(self.device)))
 
     @torch.no_grad()
-    def _prefix(self, prompts: PromptBatch) -> tuple[KeysValues, Groups, Tensor]:
-        """The prompts without their invocation, each once, as read by the bare trunk.
+    def _prefix(
+        self, prompts: PromptBatch, *, wide: bool = False
+    ) -> tuple[KeysValues, Groups, Tensor]:
+        """The prompts without their ends, each read once; under LoRA on responses by the bare
+        trunk, once for all passes.
 
         Returns:
             what was read, whose prompt each row continues, and [B] its tokens.
+        """
+        opening, _ = self._parted(prompts)
+        distinct, groups = without_repetition(opening)
+        kept = self._empty(distinct, wide=wide)
+        if self._late:
+            with self.adapters.use(None):
+                self.prefixes.fill(kept, distinct, lambda rows: self._read(distinct, rows, kept))
+        else:
+            self._read(distinct, torch.arange(len(distinct)), kept)
+        return kept, groups, opening.spans.lengths
+
+    @property
+    def _late(self) -> bool:
+        return self.adapters.scope == "response"
+
+    def _parted(self, prompts: PromptBatch) -> tuple[PromptBatch, Tensor]:
+        """The prompts without their ends, and those [B, n]: the invocation, where the adapter
+        starts with it, else the last token.
 
         Raises:
-            ValueError: a prompt does not end with the invocation.
+            ValueError: a prompt does not end with the invocation, or ends with a picture.
         """
-        length = len(self.adapters.invocation)
-        ends = prompts.spans.offsets[1:, None] + torch.arange(-length, 0)
-        if not (prompts.tokens[ends] == self._invocation(len(prompts))).all():
+        length = len(self.adapters.invocation) if self._late else 1
+        ends = prompts.tokens[prompts.spans.offsets[1:, None] + torch.arange(-length, 0)]
+        if self._late and not (ends == torch.tensor(self.adapters.invocation)).all():
             raise ValueError(f"prompts: wanted each to end with {self.adapters.invocation}")
-        prompts = prompts.without_last(length)
-        distinct, groups = without_repetition(prompts)
-        kept = self._empty(distinct)
-        with self.adapters.use(None):
-            self.prefixes.fill(kept, distinct, lambda rows: self._read(distinct, rows, kept))
-        return kept, groups, prompts.spans.lengths
+        if bool((ends == self.image_token_id).any()):
+            raise ValueError("prompts: wanted text at the end of each, got a picture")
+        return prompts.without_last(length), ends
 
-    def _invocation(self, rows: int) -> Tensor:
-        return torch.tensor(self.adapters.invocation).expand(rows, -1)
-
-    def _empty(self, prompts: PromptBatch) -> KeysValues:
+    def _empty(self, prompts: PromptBatch, *, wide: bool) -> KeysValues:
         """Room for the keys and values of these prompts."""
         spans = prompts.spans
         even = spans.total == len(spans) * spans.longest
         lengths = None if even else spans.lengths.to(self.device)
-        return KeysValues(self._layers, len(spans), spans.longest, lengths)
+        return KeysValues(self._layers, len(spans), spans.longest, lengths, wide=wide)
 
-    def _read(self, prompts: PromptBatch, rows: Tensor, kept: KeysValues) -> Tensor:
-        """States [b, D] after the prompts of `rows` [b], rising, which go into `kept`."""
+    def _read(self, prompts: PromptBatch, rows: Tensor, kept: KeysValues) -> None:
+        """The prompts of `rows` [b], rising, go into `kept`, by the active adapter."""
         sizes = prompts.spans.lengths[rows].tolist()
-        groups = [torch.tensor(piece) for piece in fitting(sizes, self.prefill_tokens)]
-        states = [self._read_piece(prompts.select(rows[g]), rows[g], kept) for g in groups]
-        return torch.cat(states)[torch.cat(groups).argsort().to(self.device)]
-
-    def _read_piece(self, prompts: PromptBatch, rows: Tensor, kept: KeysValues) -> Tensor:
-        """States [b, D] after these prompts, by the active adapter."""
-        layout = Rows(prompts.spans, partial(kept.write, rows=rows))
-        ends = prompts.spans.offsets[1:] - 1
-        return self._run(self._embed(prompts), prompts.spans.positions, layout, ends)
+        for piece in fitting(sizes, self.prefill_tokens):
+            some = rows[torch.tensor(piece)]
+            chosen = prompts.select(some)
+            layout = Rows(chosen.spans, partial(kept.write, rows=some))
+            self._run(self._embed(chosen), chosen.spans.positions, layout, torch.tensor([0]))
 
     def decode(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
         """Hidden state [B, D] after one more token [B] of every row."""
@@ -350,3 +352,16 @@ def _continued(lengths: Tensor, responses: Spans) -> tuple[Spans, Tensor]:
     """Rows of so many tokens [B] and a response each, and [S] which tokens are responses'."""
     rows = Spans.from_lengths(lengths + responses.lengths)
     return rows, rows.positions >= lengths[rows.owner]
+
+
+def _continuing(ends: Tensor, responses: Responses) -> tuple[Spans, Tensor]:
+    """Rows of the end of a prompt, of `ends` [B, n], and a response each, and their tokens [S]."""
+    rows, says = _continued(torch.full((len(ends),), ends.shape[1]), responses.spans)
+    tokens = torch.empty(rows.total, dtype=torch.int64)
+    tokens[says], tokens[~says] = responses.tokens.cpu(), ends.flatten()
+    return rows, tokens
+
+
+def _places(ends: Tensor, rows: Spans) -> tuple[Tensor, Tensor]:
+    """Of such rows [N] where the token before each of a response stands, and [B] the last."""
+    return (rows.positions >= ends.shape[1]).nonzero().squeeze(1) - 1, rows.offsets[1:] - 1

@@ -13,6 +13,7 @@ from rlhf.config import Config, leaves, weights_dtype
 from rlhf.console import say, table
 from rlhf.data.images import picture_digest
 from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
+from rlhf.heap import keep_freed_memory
 from rlhf.metrics import MetricsWriter
 from rlhf.models.llava import Llava
 from rlhf.models.location import ModelLocation, locate_model
@@ -33,6 +34,8 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
     """
     torch.manual_seed(config.seed)
     device = _device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     dtype = weights_dtype(config, device.type, trains_fully=trains_fully)
     llava = Llava.load(
         location.base,

@@ -78,9 +78,10 @@ def _rollout(shape: ModelShape, setup: Setup) -> Parts:
 
 
 def _keys_values(shape: ModelShape, setup: Setup, rows: int) -> int:
-    """Of so many rows, their prompts once each."""
+    """Of so many rows, their prompts once each; a CPU decodes from float32."""
     prompts = kv_cache(shape, setup, setup.distinct(rows), setup.prompt_tokens)
-    return prompts + kv_cache(shape, setup, rows, setup.max_new_tokens)
+    narrow = prompts + kv_cache(shape, setup, rows, setup.max_new_tokens)
+    return narrow if setup.triton else narrow * 4 // setup.width
 
 
 def _scoring(shape: ModelShape, setup: Setup) -> Parts:

@@ -22,7 +22,8 @@ def layer_activations(shape: ModelShape, setup: Setup) -> int:
     With H the width, I the MLP's, A = heads · head_dim, K = kv_heads · head_dim, b bytes a number:
 
         both             attention its query, key, value, output: b(2A + 2K), 4 a head for its
-                         row sums; the MLP its gate, activation and input of the product: 3bI
+                         row sums; the MLP its gate, activation and input of the product: 3bI;
+                         what joins the outputs for prompts and for responses on a CPU: bA
         full (float32)   each norm its input, its result before and after its weight: 6·4H;
                          the input of the last MLP layer: 4I
         LoRA             each norm its input in float32: 2·4H; the first factors what they are
@@ -33,6 +34,7 @@ def layer_activations(shape: ModelShape, setup: Setup) -> int:
     h, i, b = shape.hidden, shape.intermediate, setup.width
     a, k = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     both = b * (2 * a + 2 * k) + 4 * shape.heads + 3 * b * i
+    both += 0 if setup.triton or setup.late else b * a
     if setup.train == "full":
         return both + 4 * (6 * h + i)
     return both + 4 * 2 * h + b * (2 * h + i + LORA_LAYERS * setup.lora_rank)

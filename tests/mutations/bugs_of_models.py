@@ -149,8 +149,8 @@ BUGS = (
         "models/llava.py",
         (
             (
-                "positions = prompts.spans.lengths.to(self.device)",
-                "positions = torch.full((rows,), prompts.spans.longest)",
+                "return kept, groups, opening.spans.lengths",
+                "return kept, groups, torch.full_like(groups.owner, opening.spans.longest)",
             ),
         ),
         ALIGNMENT + "test_positions_count_a_rows_own_tokens_from_0",
@@ -173,8 +173,8 @@ BUGS = (
         "models/llava.py",
         (
             (
-                "first.offsets[1:][groups.owner] - 1",
-                "first.offsets[1:][0 * groups.owner] - 1",
+                "before, last = (x + first.total for x in _places(ends, rows))",
+                "before, last = (x + opening.spans.total for x in _places(ends, rows))",
             ),
         ),
         SHARING + "test_states_and_gradients_are_those_of_each_row_alone[all]",
