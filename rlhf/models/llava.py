@@ -11,22 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig
 
 from rlhf.data.pieces import fitting
 from rlhf.data.prompts import PromptBuilder
-from rlhf.kernels import span_sum
 from rlhf.kernels.prefix_attention import Groups
 from rlhf.models.adapters import Adapters
 from rlhf.models.attention import AfterPrompts, Layout, PromptsThenResponses, Rows, run
-from rlhf.models.bits import keep_gradients, quantization_config
 from rlhf.models.cache import DecodeState, KeysValues, Prefixes, without_repetition
 from rlhf.models.checkpointing import recomputed_layers
-from rlhf.models.families import picture_tokens, stock_class
-from rlhf.models.fingerprints import text_hash, tokenizer_hash
-from rlhf.models.reading import reading
+from rlhf.models.continuations import Continuations
+from rlhf.models.families import picture_tokens
+from rlhf.models.stock import fingerprints, load_stock
 from rlhf.models.vision import Vision
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch, Responses
@@ -63,21 +60,8 @@ class Llava:
         Raises:
             UsageError: the files are not those of a LLaVA.
         """
-        transformers.utils.logging.disable_progress_bar()  # it breaks our own progress lines
-        fix = "check model.path; if a package is named, install the package"
-        with reading(f"{base} does not load as a LLaVA", "its files", fix):
-            processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
-            model = stock_class(base).from_pretrained(
-                base,
-                dtype=dtype,
-                quantization_config=quantization_config(quantization, dtype),
-                device_map={"": device} if quantization != "none" else None,
-                use_safetensors=True,  # the other kind of weights is a pickle
-            )
-        keep_gradients(model)
-        model.requires_grad_(False)
-        placed = model if quantization != "none" else model.to(device)
-        return cls(placed, processor, base, quantization)
+        model, processor = load_stock(base, device=device, dtype=dtype, quantization=quantization)
+        return cls(model, processor, base, quantization)
 
     @property
     def device(self) -> torch.device:
@@ -142,13 +126,7 @@ class Llava:
 
     def contract(self) -> dict[str, str]:
         """Fingerprints of how text and picture become the trunk's input."""
-        template = str(self.processor.chat_template)
-        pictures = str(self.processor.image_processor.to_json_string())
-        return {
-            "template": text_hash(template),
-            "tokenizer": tokenizer_hash(self.processor.tokenizer),
-            "pictures": text_hash(f"{self.builder.picture_tokens.rule} {pictures}"),
-        }
+        return fingerprints(self.processor, self.builder.picture_tokens.rule)
 
     def response_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """[N, D], the state before each response token."""
@@ -178,14 +156,10 @@ class Llava:
 
     def _row_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
         """The tokens are prompt and response of each row."""
-        rows, says = _continued(prompts.spans.lengths, responses.spans)
-        order = torch.empty(rows.total, dtype=torch.int64)
-        order[~says] = torch.arange(prompts.spans.total)
-        order[says] = torch.arange(responses.spans.total) + prompts.spans.total
-        embeds = torch.cat([self._embed(prompts), self._words(responses.tokens)])
-        before, last = says.nonzero().squeeze(1) - 1, rows.offsets[1:] - 1
-        embeds = embeds[order.to(self.device)]
-        return self._before_and_last(embeds, rows.positions, Rows(rows), before, last)
+        all_of = Continuations.of(prompts.spans.lengths, responses.spans)
+        embeds = all_of.joined(self._embed(prompts), self._words(responses.tokens))
+        rows = all_of.rows
+        return self._before_and_last(embeds, rows.positions, Rows(rows), all_of.before, all_of.last)
 
     def _shared_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
         """The tokens are those of all prompts but the last, then that and the response of each row.
@@ -194,22 +168,24 @@ class Llava:
         """
         opening, ends = self._parted(prompts)
         distinct, groups = without_repetition(opening)
-        first, rows, tokens = distinct.spans, *_continuing(ends, responses)
+        rest, tokens = _continued(ends, responses)
+        first, rows = distinct.spans, rest.rows
         later = opening.spans.lengths[rows.owner] + rows.positions
         layout = PromptsThenResponses(Rows(first), Rows(rows), groups)
         embeds = torch.cat([self._embed(distinct), self._words(tokens)])
         positions = torch.cat([first.positions, later])
-        before, last = (x + first.total for x in _places(ends, rows))
+        before, last = rest.before + first.total, rest.last + first.total
         return self._before_and_last(embeds, positions, layout, before, last)
 
     def _late_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
         """The tokens are invocation and response of each row: the adapter starts there."""
         kept, groups, lengths = self._prefix(prompts)
         ends = self._parted(prompts)[1]
-        rows, tokens = _continuing(ends, responses)
-        positions = lengths[rows.owner] + rows.positions
-        layout = AfterPrompts(Rows(rows), kept, groups)
-        return self._before_and_last(self._words(tokens), positions, layout, *_places(ends, rows))
+        rest, tokens = _continued(ends, responses)
+        positions = lengths[rest.rows.owner] + rest.rows.positions
+        layout = AfterPrompts(Rows(rest.rows), kept, groups)
+        embeds = self._words(tokens)
+        return self._before_and_last(embeds, positions, layout, rest.before, rest.last)
 
     @torch.no_grad()
     def prefill(self, prompts: PromptBatch, room: int) -> tuple[Tensor, DecodeState]:
@@ -335,33 +311,11 @@ class Llava:
 
     def _embed(self, prompts: PromptBatch) -> Tensor:
         """[M, D], with each picture's features in its own prompt's placeholders."""
-        placeholder = prompts.tokens == self.image_token_id
-        counts = span_sum(placeholder.float(), prompts.spans).long().tolist()
-        shown = self.vision.embeddings(prompts.images)
-        for row, (found, features) in enumerate(zip(counts, shown, strict=True)):
-            if found != len(features):
-                raise ValueError(
-                    f"row {row} has {found} picture placeholders for {len(prompts.images[row])} "
-                    f"pictures of {len(features)} features in all"
-                )
-        embeds, mask = self._words(prompts.tokens), placeholder.to(self.device)
-        return embeds.masked_scatter(mask.unsqueeze(-1), torch.cat(shown).to(embeds.dtype))
+        words, wanted = self._words(prompts.tokens), prompts.tokens == self.image_token_id
+        return self.vision.put_into(words, wanted, prompts)
 
 
-def _continued(lengths: Tensor, responses: Spans) -> tuple[Spans, Tensor]:
-    """Rows of so many tokens [B] and a response each, and [S] which tokens are responses'."""
-    rows = Spans.from_lengths(lengths + responses.lengths)
-    return rows, rows.positions >= lengths[rows.owner]
-
-
-def _continuing(ends: Tensor, responses: Responses) -> tuple[Spans, Tensor]:
-    """Rows of the end of a prompt, of `ends` [B, n], and a response each, and their tokens [S]."""
-    rows, says = _continued(torch.full((len(ends),), ends.shape[1]), responses.spans)
-    tokens = torch.empty(rows.total, dtype=torch.int64)
-    tokens[says], tokens[~says] = responses.tokens.cpu(), ends.flatten()
-    return rows, tokens
-
-
-def _places(ends: Tensor, rows: Spans) -> tuple[Tensor, Tensor]:
-    """Of such rows [N] where the token before each of a response stands, and [B] the last."""
-    return (rows.positions >= ends.shape[1]).nonzero().squeeze(1) - 1, rows.offsets[1:] - 1
+def _continued(ends: Tensor, responses: Responses) -> tuple[Continuations, Tensor]:
+    """Rows of the end of a prompt, of `ends` [B, n], and a response each, and their tokens."""
+    rest = Continuations.of(torch.full((len(ends),), ends.shape[1]), responses.spans)
+    return rest, rest.joined(ends.flatten(), responses.tokens.cpu())

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from rlhf.checkpoint import hash_tensors
 from rlhf.data.images import load_image
+from rlhf.kernels import span_sum
 from rlhf.models.families import packed
 from rlhf.models.feature_files import FeatureFiles, Features
 from rlhf.models.fingerprints import text_hash
 from rlhf.profiling import count, phase
+from rlhf.types import PromptBatch
 
 GIB = 2**30
 
@@ -100,6 +102,23 @@ class Vision:
         width = self.model.config.text_config.hidden_size
         nothing = self.model.lm_head.weight.new_empty(0, width)
         return [torch.cat([nothing, *(next(tokens) for _ in row)]) for row in images]
+
+    def put_into(self, words: Tensor, placeholder: Tensor, prompts: PromptBatch) -> Tensor:
+        """[M, D], `words` with each picture's features in its own prompt's placeholders [M] bool.
+
+        Raises:
+            ValueError: a prompt has more or fewer of them than its pictures have features.
+        """
+        counts = span_sum(placeholder.float(), prompts.spans).long().tolist()
+        shown = self.embeddings(prompts.images)
+        for row, (found, features) in enumerate(zip(counts, shown, strict=True)):
+            if found != len(features):
+                raise ValueError(
+                    f"row {row} has {found} picture placeholders for {len(prompts.images[row])} "
+                    f"pictures of {len(features)} features in all"
+                )
+        mask = placeholder.to(words.device).unsqueeze(-1)
+        return words.masked_scatter(mask, torch.cat(shown).to(words.dtype))
 
     def _tokens(self, read: list[Features]) -> list[Tensor]:
         """[I, D] of each picture; all are projected at once."""

@@ -173,8 +173,8 @@ BUGS = (
         "models/llava.py",
         (
             (
-                "before, last = (x + first.total for x in _places(ends, rows))",
-                "before, last = (x + opening.spans.total for x in _places(ends, rows))",
+                "before, last = rest.before + first.total,",
+                "before, last = rest.before.clamp(min=int(rest.last[0])) + first.total,",
             ),
         ),
         SHARING + "test_states_and_gradients_are_those_of_each_row_alone[all]",
@@ -225,18 +225,18 @@ BUGS = (
     Bug(
         "placeholders are counted over the batch",
         ("measured: pictures counted over the batch",),
-        "models/llava.py",
+        "models/vision.py",
         (("if found != len(features):", "if sum(counts) != sum(map(len, shown)):"),),
         LLAVA + "test_pictures_are_counted_row_by_row",
     ),
     Bug(
         "pictures are dropped without a word",
         ("LlamaFactory: pictures dropped in PPO",),
-        "models/llava.py",
+        "models/vision.py",
         (
             (
-                "self.vision.embeddings(prompts.images)",
-                "[0 * x for x in self.vision.embeddings(prompts.images)]",
+                "self.embeddings(prompts.images)",
+                "[0 * x for x in self.embeddings(prompts.images)]",
             ),
         ),
         LLAVA + "test_another_picture_changes_the_states",
