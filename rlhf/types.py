@@ -55,11 +55,10 @@ class PromptBatch:
             instructions=tuple(self.instructions[row] for row in rows),
         )
 
-    def without_last(self, count: int) -> "PromptBatch":
-        """The prompts without their last `count` tokens, of which each has more."""
-        kept = self.spans.positions < (self.spans.lengths - count)[self.spans.owner]
-        spans = Spans.from_lengths(self.spans.lengths - count)
-        return replace(self, tokens=self.tokens[kept], spans=spans)
+    def first(self, lengths: Tensor) -> "PromptBatch":
+        """The first tokens, so many [B] of each prompt: at least one, and not more than it has."""
+        kept = self.spans.positions < lengths[self.spans.owner]
+        return replace(self, tokens=self.tokens[kept], spans=Spans.from_lengths(lengths))
 
     def other_pictures(self) -> tuple[tuple[Path, ...], ...]:
         """For each prompt the pictures of the next one whose pictures differ, if there is one.

@@ -84,7 +84,8 @@ def test_rows_read_whole_are_those_read_in_two_parts(llava: Llava, tiny: Path) -
     llava.train_language_model()
     prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
     found, gradients = [], []
-    for way in (llava.response_states, llava._row_states):
+    rows = partial(llava._row_states, whole=True)
+    for way in (llava.response_states, rows):
         llava.model.zero_grad(set_to_none=True)
         states = torch.cat(way(prompts, responses))
         states.square().sum().backward()
@@ -104,10 +105,11 @@ def test_the_last_layer_computes_what_is_read_only(llava: Llava, tiny: Path) -> 
         getattr(attention, name).forward = partial(_counting, forward, counts)
     with torch.no_grad():
         llava.response_states(prompts, responses)
+        llava.response_hidden(prompts, responses)
         llava.prefill(prompts, 3)
-    said, read = responses.spans.total + 4, prompts.spans.total - 4
-    assert seen["k_proj"] == [said + read, read, 4]
-    assert seen["q_proj"] == [said, 1, 4]
+    said, read = responses.spans.total, prompts.spans.total - 4
+    assert seen["k_proj"] == [said + 4 + read, said + read, read, 4]
+    assert seen["q_proj"] == [said + 4, said, 1, 4]
 
 
 Product = Callable[[torch.Tensor], torch.Tensor]

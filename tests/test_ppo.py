@@ -124,13 +124,13 @@ def test_without_rescoring_the_policy_reads_no_response_twice(
     llava = small.load(tiny)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=critic)
     run = small.two_iterations(policy, small.prompts_of(llava, tiny), tmp_path)
-    read, states = [], Llava.response_states
+    read, states = [], Llava._states
 
-    def counted(own: Llava, prompts: PromptBatch, responses: Responses) -> Any:
+    def counted(own: Llava, prompts: PromptBatch, responses: Responses, *, whole: bool) -> Any:
         read.append(len(responses))
-        return states(own, prompts, responses)
+        return states(own, prompts, responses, whole=whole)
 
-    monkeypatch.setattr(Llava, "response_states", counted)
+    monkeypatch.setattr(Llava, "_states", counted)
     rows = {}
     for rescore in (True, False):
         run.ppo = replace(run.ppo, rescore=rescore)

@@ -1,5 +1,6 @@
 """Responses to one prompt share what is computed of it, and nothing else changes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ def batch(llava: Llava, tiny: Path) -> tuple[PromptBatch, Responses]:
     return small.prompts_of(llava, tiny).select(ROWS), small.responses_of(llava, len(ROWS))
 
 
+def questions(llava: Llava, tiny: Path) -> tuple[PromptBatch, Responses]:
+    """Three about one picture, of which one is asked twice, and one about another."""
+    prompts = small.prompts_of(llava, tiny)
+    images = (*[prompts.images[0]] * 3, prompts.images[3])
+    about_one = replace(prompts, images=images).select(torch.tensor([1, 3, 0, 2, 1]))
+    return about_one, small.responses_of(llava, 5)
+
+
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens that each pass of the language model reads from now on."""
     read: list[int] = []
@@ -41,16 +50,11 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return read
 
 
-def test_states_and_gradients_are_those_of_each_row_alone(
-    llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompts, responses = batch(llava, tiny)
-    lengths = responses.spans.lengths.tolist()
+def assert_rows_are_those_alone(llava: Llava, prompts: PromptBatch, responses: Responses) -> None:
+    """States and gradients of all together, and of a row at a time."""
+    count, found, gradients = len(prompts), [], []
     pulls = torch.randn(responses.spans.total, 64, generator=torch.Generator().manual_seed(0))
-    found, gradients = [], []
-    for together in (True, False):
-        read = computed(monkeypatch)
-        pieces = [torch.arange(len(ROWS))] if together else torch.arange(len(ROWS)).split(1)
+    for pieces in ([torch.arange(count)], torch.arange(count).split(1)):
         states = [
             llava.response_states(prompts.select(rows), responses.select(rows)) for rows in pieces
         ]
@@ -61,14 +65,57 @@ def test_states_and_gradients_are_those_of_each_row_alone(
         gradients.append([value.grad.clone() for value in own if value.grad is not None])
         for value in own:
             value.grad = None
-        if together and llava.adapters.scope == "all":
-            once = prompts.select(torch.tensor([0, 1, 3])).spans.total
-            assert read == [once + sum(lengths) + len(ROWS) - 3]  # each row has its prompt's last
     torch.testing.assert_close(found[0], found[2], **ATOL)
     torch.testing.assert_close(found[1], found[3], **ATOL)
     assert len(gradients[0]) == len(gradients[1]) > 0
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_states_and_gradients_are_those_of_each_row_alone(
+    llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, responses = batch(llava, tiny)
+    read = computed(monkeypatch)
+    assert_rows_are_those_alone(llava, prompts, responses)
+    if llava.adapters.scope == "all":
+        once = prompts.select(torch.tensor([0, 1, 3])).spans.total
+        ends = len(ROWS) - 3  # each row has its prompt's last
+        assert read[0] == once + responses.spans.total + ends
+
+
+def test_a_picture_of_which_several_ask_is_read_once(
+    llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, responses = questions(llava, tiny)
+    read = computed(monkeypatch)
+    assert_rows_are_those_alone(llava, prompts, responses)
+    before = int((prompts.tokens == llava.image_token_id).nonzero()[-1]) + 1
+    before -= int(prompts.spans.offsets[-2])  # up to the end of the picture, for each alike
+    ends = prompts.spans.lengths - before
+    end = len(llava.adapters.invocation) if llava.adapters.scope == "response" else 0
+    distinct = ends[[0, 1, 2, 3]] - end if end else ends
+    assert read[0] == 2 * before + int(distinct.sum()) + (0 if end else responses.spans.total)
+
+
+def test_answers_about_one_picture_are_those_to_each_question_alone(
+    llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, _ = questions(llava, tiny)
+    llava.prefixes.limit = 0
+    read = computed(monkeypatch)
+    hidden, _ = llava.prefill(prompts, 8)
+    together = sum(read)
+    read.clear()
+    alone = torch.cat(
+        [llava.prefill(prompts.select(row), 8)[0] for row in torch.arange(5).split(1)]
+    )
+    torch.testing.assert_close(hidden, alone, **ATOL)
+    assert together < 0.6 * sum(read)
+    greedy = SamplingConfig(temperature=0, max_new_tokens=8)
+    rows = generate(llava, prompts, greedy)[0].rows()
+    for row in range(5):
+        assert generate(llava, prompts.select(torch.tensor([row])), greedy)[0].rows() == [rows[row]]
 
 
 def test_samples_are_those_of_each_row_alone(

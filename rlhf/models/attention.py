@@ -135,13 +135,10 @@ class Rows:
 
     Args:
         spans: where each row lies in the S tokens.
-        keep: is given the padded keys and values of each layer besides.
     """
 
-    def __init__(
-        self, spans: Spans, keep: Callable[[int, Tensor, Tensor], None] | None = None
-    ) -> None:
-        self.spans, self.keep = spans, keep
+    def __init__(self, spans: Spans) -> None:
+        self.spans = spans
         self.even = spans.total == len(spans) * spans.longest
         self._places: Tensor | None = None
 
@@ -173,16 +170,35 @@ class Rows:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
         q, k, v = (self.pad(x) for x in (query, key, value))
-        if self.keep is not None:
-            self.keep(layer, k, v)
-            if look.final:
-                return torch.zeros_like(query)
         return self.flatten(_causal(q, k, v, look))
 
 
 @dataclass(frozen=True, eq=False)
+class Kept:
+    """Another layout, whose tokens are read only for their keys and values.
+
+    Attributes:
+        layout: what sees what of S tokens.
+        into: is given those at `places` [M] of them, for its `rows` [M] and `columns` [M].
+    """
+
+    layout: Layout
+    into: KeysValues
+    places: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+        own = key[self.places], value[self.places]
+        self.into.write(layer, *own, self.rows, self.columns)
+        if look.final:
+            return torch.zeros_like(query)
+        return self.layout.attend(layer, query, key, value, look)
+
+
+@dataclass(frozen=True, eq=False)
 class PromptsThenResponses:
-    """All prompts, each once, and after them all responses, which see their own prompt."""
+    """All openings of prompts, each once, then all rows that go on from them, which see theirs."""
 
     prompts: Rows
     responses: Rows

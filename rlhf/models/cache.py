@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rlhf.kernels.prefix_attention import Groups
+from rlhf.models.openings import prompt_names
+from rlhf.spans import Spans
 from rlhf.types import PromptBatch
 
 GIB = 2**30
@@ -41,17 +42,25 @@ class KeysValues:
         self.layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self.filled = [0] * layers
 
+    @staticmethod
+    def for_rows(layers: int, spans: Spans, device: torch.device, *, wide: bool) -> "KeysValues":
+        """Room for rows of these lengths."""
+        even = spans.total == len(spans) * spans.longest
+        lengths = None if even else spans.lengths.to(device)
+        return KeysValues(layers, len(spans), spans.longest, lengths, wide=wide)
+
     def of(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer."""
         found = self.layers[layer]
         assert found is not None
         return found
 
-    def write(self, layer: int, keys: Tensor, values: Tensor, rows: Tensor) -> None:
-        """The first tokens [b, H, w, Dh] of these rows [b]."""
-        width, rows = keys.shape[2], rows.to(keys.device)
+    def write(
+        self, layer: int, keys: Tensor, values: Tensor, rows: Tensor, columns: Tensor
+    ) -> None:
+        """Tokens [M, H, Dh], each into its row [M] and column [M]."""
         for room, new in zip(self._room(layer, keys), (keys, values), strict=True):
-            room[rows, :, :width] = new.to(room.dtype)
+            room[rows, :, columns] = new.to(room.dtype)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """All that is there with the next tokens [B, H, t, Dh] of every row.
@@ -73,7 +82,7 @@ class KeysValues:
         if found is None:
             self.given = like.dtype
             held = torch.promote_types(like.dtype, torch.float32) if self.wide else like.dtype
-            shape = (self.rows, like.shape[1], self.size, like.shape[3])
+            shape = (self.rows, like.shape[1], self.size, like.shape[-1])
             room = (like.new_zeros(shape, dtype=held), like.new_zeros(shape, dtype=held))
             found = self.layers[layer] = room
         return found
@@ -92,8 +101,9 @@ class KeysValues:
 
     def put(self, row: int, kept: Tensor) -> None:
         """Write what `row` gave, of this prompt or an equal one."""
-        for layer, (keys, values) in enumerate(kept):
-            self.write(layer, keys[None], values[None], torch.tensor([row]))
+        for layer, (keys, values) in enumerate(kept.transpose(2, 3)):
+            columns = torch.arange(len(keys), device=keys.device)
+            self.write(layer, keys, values, torch.full_like(columns, row), columns)
 
     def select(self, rows: Tensor) -> "KeysValues":
         """These rows [K] only; a new copy."""
@@ -177,19 +187,3 @@ class Prefixes:
     def clear(self) -> None:
         self._kept.clear()
         self.bytes = 0
-
-
-def prompt_names(prompts: PromptBatch) -> list[tuple[tuple[Path, ...], bytes]]:
-    """What tells prompts apart: their pictures and their tokens."""
-    rows = prompts.tokens.split(prompts.spans.lengths.tolist())
-    return [(own, row.numpy().tobytes()) for own, row in zip(prompts.images, rows, strict=True)]
-
-
-def without_repetition(prompts: PromptBatch) -> tuple[PromptBatch, Groups]:
-    """The different prompts among B, and which of them each row is."""
-    found: dict[object, int] = {}
-    owner = [found.setdefault(name, len(found)) for name in prompt_names(prompts)]
-    if len(found) == len(owner):
-        return prompts, Groups(torch.arange(len(owner)))
-    first = torch.tensor([owner.index(prompt) for prompt in range(len(found))])
-    return prompts.select(first), Groups(torch.tensor(owner))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rlhf.spans import Spans
+from rlhf.types import Responses
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,22 +15,36 @@ class Continuations:
 
     Attributes:
         rows: where each row lies in the M + N tokens.
-        says: [M + N] bool, which are of responses.
+        cuts: [B] tokens of each row before its response.
+        said: [N], those of responses.
+        whole: whether the last token of each response is among them.
     """
 
     rows: Spans
-    says: Tensor
+    cuts: Tensor
+    said: Tensor
+    whole: bool
 
     @staticmethod
-    def of(lengths: Tensor, responses: Spans) -> "Continuations":
-        """Of rows that begin with so many tokens [B] of a prompt."""
-        rows = Spans.from_lengths(lengths + responses.lengths)
-        return Continuations(rows, rows.positions >= lengths[rows.owner])
+    def of(cuts: Tensor, responses: Responses, *, whole: bool) -> "Continuations":
+        """Of rows that begin with so many tokens [B] of a prompt.
+
+        Args:
+            whole: False leaves out each response's last token, after which nothing is said.
+        """
+        spans = responses.spans
+        lengths = spans.lengths if whole else spans.lengths - 1
+        said = responses.tokens.cpu()[spans.positions < lengths[spans.owner]]
+        return Continuations(Spans.from_lengths(cuts + lengths), cuts, said, whole)
 
     @property
     def before(self) -> Tensor:
-        """[N], where the token before each of a response stands."""
-        return self.says.nonzero().squeeze(1) - 1
+        """Where the token before each token of the responses stands."""
+        rows = self.rows
+        speaks = rows.positions >= self.cuts[rows.owner] - 1
+        if self.whole:
+            speaks[self.last] = False
+        return speaks.nonzero().squeeze(1)
 
     @property
     def last(self) -> Tensor:
@@ -38,7 +53,8 @@ class Continuations:
 
     def joined(self, prompts: Tensor, responses: Tensor) -> Tensor:
         """[M + N, …], a row after the other, of what belongs to prompts [M, …] and responses."""
-        order = torch.empty(len(self.says), dtype=torch.int64)
-        order[~self.says] = torch.arange(len(prompts))
-        order[self.says] = torch.arange(len(responses)) + len(prompts)
+        says = self.rows.positions >= self.cuts[self.rows.owner]
+        order = torch.empty(len(says), dtype=torch.int64)
+        order[~says] = torch.arange(len(prompts))
+        order[says] = torch.arange(len(responses)) + len(prompts)
         return torch.cat([prompts, responses])[order.to(prompts.device)]

@@ -33,6 +33,12 @@ def test_pieces_literal() -> None:
     assert fitting([], 3) == []
 
 
+def test_things_of_one_picture_stay_together_where_they_fit() -> None:
+    assert fitting([5, 3, 5, 3], 8, "abba") == [[3, 0], [1, 2]]
+    assert fitting([5, 5, 1], 8, "aab") == [[2, 0], [1]]
+    assert fitting([], 3, "") == []
+
+
 def test_a_prompt_counts_once_and_its_responses_stay_together() -> None:
     rows = [(8, 2), (9, 1), (8, 3), (9, 1)]
     assert pieces(rows, {8: 10, 9: 4}, 21) == [[1, 3, 0, 2]]

@@ -132,7 +132,7 @@ BUGS = (
     Bug(
         "dropout stays on in the model",
         ("trl #454", "trl #1540"),
-        "models/llava.py",
+        "models/trunk.py",
         (("model.eval(), processor", "model.train(), processor"),),
         ALIGNMENT + "test_the_models_own_dropout_is_off",
     ),
@@ -149,8 +149,8 @@ BUGS = (
         "models/llava.py",
         (
             (
-                "return kept, groups, opening.spans.lengths",
-                "return kept, groups, torch.full_like(groups.owner, opening.spans.longest)",
+                "return kept, parted",
+                "return kept, replace(parted, cuts=0 * parted.cuts + parted.cuts.max())",
             ),
         ),
         ALIGNMENT + "test_positions_count_a_rows_own_tokens_from_0",
@@ -158,10 +158,10 @@ BUGS = (
     Bug(
         "the pads beside a prompt are read",
         ("trl #262", "LlamaFactory #2382"),
-        "models/llava.py",
+        "models/cache.py",
         (
             (
-                "lengths = None if even else spans.lengths.to(self.device)",
+                "lengths = None if even else spans.lengths.to(device)",
                 "lengths = None",
             ),
         ),
@@ -173,8 +173,8 @@ BUGS = (
         "models/llava.py",
         (
             (
-                "before, last = rest.before + first.total,",
-                "before, last = rest.before.clamp(min=int(rest.last[0])) + first.total,",
+                "*given, rest.before + first,",
+                "*given, rest.before.clamp(min=int(rest.last[0])) + first,",
             ),
         ),
         SHARING + "test_states_and_gradients_are_those_of_each_row_alone[all]",
@@ -206,7 +206,7 @@ BUGS = (
     Bug(
         "only the tokenizer's end is looked for",
         ("trl #5338", "trl #6805"),
-        "models/llava.py",
+        "models/trunk.py",
         (
             (
                 "sorted({self.processor.tokenizer.eos_token_id, *listed})",
@@ -218,7 +218,7 @@ BUGS = (
     Bug(
         "the policy may sample the picture placeholder",
         ("verl #7038", "NoisyRollout #3", "measured: sampled image token"),
-        "models/llava.py",
+        "models/trunk.py",
         (("ids = {self.image_token_id, self", "ids = {pad, self"),),
         LLAVA + "test_banned_ids_are_the_placeholder_and_the_pad_but_never_the_end",
     ),
