@@ -108,7 +108,8 @@ def prefix_attention(
         return _dense(*given, groups, lengths, scale, window)
     mask = None if lengths is None else _allowed(lengths, prefix_key, query.dtype)
     if query.shape[2] == 1:
-        return _step(*given, groups, mask, scale)
+        with torch.autocast(query.device.type, enabled=False):  # it would narrow all keys each time
+            return _step(*given, groups, mask, scale)
     if not torch.is_grad_enabled():
         return _joined(*given, groups, mask, scale)[0]
     return _Joined.apply(*given, groups, mask, scale)  # type: ignore[no-any-return, no-untyped-call]

@@ -76,7 +76,7 @@ def _decode(
     """The tokens of each row, and what is known of all of them."""
     with phase("prefill"):
         hidden, state = llava.prefill(prompts, sampling.max_new_tokens)
-    with phase("decode"):
+    with phase("decode"), llava.few_rows(len(prompts), sampling.max_new_tokens):
         return _continued(llava, hidden, state, sampling, uniforms, keep_states)
 
 

@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from rlhf.data.prompts import PromptBuilder
 from rlhf.models.adapters import Adapters
+from rlhf.models.blocked_layers import blocked_layers
 from rlhf.models.cache import Prefixes
 from rlhf.models.families import picture_tokens
 from rlhf.models.stock import fingerprints, load_stock
@@ -116,8 +117,19 @@ class Trunk:
         """Fingerprints of how text and picture become the trunk's input."""
         return fingerprints(self.processor, self.builder.picture_tokens.rule)
 
+    def few_rows(self, rows: int, products: int) -> AbstractContextManager[None]:
+        """Inside the block, without autograd, the language model may multiply by copies of its
+        weights: so many products of so many rows."""
+        language = self.model.model.language_model
+        dtype = self.precision if self._narrows else None
+        return blocked_layers(language, rows=rows, products=products, dtype=dtype)
+
     def products(self) -> AbstractContextManager[None]:
         """Inside the block weights that are wider than `precision` multiply in it."""
-        if self.precision.itemsize >= 4 or self.output_weight.dtype == self.precision:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.precision)
+        if self._narrows:
+            return torch.autocast(self.device.type, self.precision)
+        return nullcontext()
+
+    @property
+    def _narrows(self) -> bool:
+        return bool(self.precision.itemsize < 4 and self.output_weight.dtype != self.precision)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from rlhf.models.blocked_layers import LIMIT
 from rlhf.models.shape import ModelShape
 from rlhf.tools.setup import Setup
 from rlhf.tools.transients import (
@@ -74,7 +75,17 @@ def _rollout(shape: ModelShape, setup: Setup) -> Parts:
     held = {"KV cache": _keys_values(shape, setup, rows)} | _kept_prefixes(shape, setup)
     prefill = held | _reading(shape, setup, rows) | _unpacked(shape, setup)
     decode = held | {"logits": sampling_logits(shape, rows)} | _unpacked(shape, setup)
-    return _worst(prefill, decode)
+    return _worst(prefill, decode | _blocked(shape, setup))
+
+
+def _blocked(shape: ModelShape, setup: Setup) -> Parts:
+    """Weights that a CPU lays out anew to decode."""
+    if setup.triton:
+        return {}
+    width = plain_width(setup)  # in which they multiply
+    layers = width * shape.linears if setup.quantization == "none" else 0
+    head = width * (shape.head or shape.embeddings)
+    return {"weights to decode by": head + (layers if layers <= LIMIT else 0)}
 
 
 def _keys_values(shape: ModelShape, setup: Setup, rows: int) -> int:

@@ -16,7 +16,7 @@ def test_product_of_any_rows(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, near: float, count: int, blocks: bool
 ) -> None:
     if not blocks:
-        monkeypatch.setattr(module, "_has_blocks", lambda dtype: False)
+        monkeypatch.setattr(module, "has_blocks", lambda weight, dtype: False)
     numbers = torch.Generator().manual_seed(0)
     weight = torch.randn(70, 24, generator=numbers, dtype=torch.float64).to(dtype)
     x = torch.randn(count, 24, generator=numbers, dtype=torch.float64).to(dtype)
@@ -31,7 +31,7 @@ def test_a_wider_weight_multiplies_in_the_dtype(
     monkeypatch: pytest.MonkeyPatch, blocks: bool
 ) -> None:
     if not blocks:
-        monkeypatch.setattr(module, "_has_blocks", lambda dtype: False)
+        monkeypatch.setattr(module, "has_blocks", lambda weight, dtype: False)
     weight = torch.tensor([[1 + 2**-10, 0.0], [0.0, 2.0]], requires_grad=True)
     found = few_rows_product(weight, 1, torch.bfloat16)(torch.tensor([[1.0, 1.0]]))
     assert found.tolist() == [[1.0, 2.0]]  # 1 + 2^-10 has no place in seven bits

@@ -89,6 +89,14 @@ def test_groups_put_responses_beside_those_of_their_prompt_and_back(owner: list[
     assert torch.equal(groups.collect(spread), rows)
 
 
+def test_autocast_does_not_narrow_the_keys_of_a_token_that_looks_back() -> None:
+    tensors, groups = given([0, 0, 1], 1, 4, 2), Groups(torch.tensor([0, 0, 1]))
+    wanted = prefix_attention(*tensors, groups, None, scale=SCALE)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = prefix_attention(*tensors, groups, None, scale=SCALE)
+    assert found.dtype == torch.float32 and torch.equal(found, wanted)
+
+
 def test_groups_of_some_responses() -> None:
     groups = Groups(torch.tensor([0, 0, 1, 2, 2]))
     some, prompts = groups.select(torch.tensor([4, 0, 3]))
