@@ -36,6 +36,7 @@ CURVES: dict[str, tuple[str, Sequence[int]]] = {
     "picture_tokens": ("tokens of a picture", (64, 256, 576)),
     "vocabulary": ("tokens of the vocabulary", (2_048, 8_000, 32_000)),
     "samples": ("responses to a prompt", (1, 2, 4, 8)),
+    "questions": ("questions about a picture", (1, 2, 4, 8)),
     "epochs": ("epochs over a rollout", (1, 2, 4)),
 }
 SKEW = 4  # the longest response that is allowed, over the mean length

@@ -25,6 +25,7 @@ class Case:
         batch, minibatch: responses of an iteration, of an optimizer step (and of a backward).
         epochs: passes over each rollout.
         samples: responses to each prompt.
+        questions: prompts about each picture, then all in one batch.
         dtype: float32 or bfloat16, of the weights at rest.
         critic: as in `ppo.critic`.
         train: full (the layers of the language model) or lora.
@@ -45,6 +46,7 @@ class Case:
     minibatch: int = 8
     epochs: int = 4
     samples: int = 1
+    questions: int = 1
     dtype: str = "float32"
     critic: str = "separate"
     train: str = "full"
@@ -62,8 +64,10 @@ class Case:
 
     @property
     def prompts(self) -> int:
-        """All that are asked; each once, so that each iteration sees new pictures."""
-        return self.iterations * self.batch // self.samples
+        """All that are asked; each once, so that each iteration sees new pictures. Several
+        questions about a picture are asked anew in each."""
+        batches = self.iterations if self.questions == 1 else 1
+        return batches * self.batch // self.samples
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -119,8 +123,9 @@ class World:
     def instructions(self) -> list[str]:
         return list(json.loads((self.folder / "instructions.json").read_text()))
 
-    def picture(self, number: int) -> Path:
-        return self.folder / "pictures" / f"{number}.png"
+    def picture(self, prompt: int) -> Path:
+        """That of the prompt with this number."""
+        return self.folder / "pictures" / f"{prompt // self.case.questions}.png"
 
     def tensors(self) -> dict[str, Tensor]:
         """What contenders need not make themselves.

@@ -107,7 +107,7 @@ def _instructions(count: int, random: Random) -> list[str]:
 
 
 def _draw(world: World, count: int) -> None:
-    """Pictures of noise, all different."""
+    """Pictures of noise, different for each prompt but for those about the same."""
     (world.folder / "pictures").mkdir(exist_ok=True)
     for number in range(count):
         noise = torch.randint(0, 256, (SIDE, SIDE, 3), dtype=torch.uint8)

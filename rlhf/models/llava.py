@@ -1,4 +1,4 @@
-"""LLaVA-1.5, NeXT or OneVision behind one door."""
+"""What LLaVA-1.5, NeXT or OneVision computes of prompts and responses, behind one door."""
 
 from dataclasses import replace
 from typing import Any
