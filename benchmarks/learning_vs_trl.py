@@ -2,6 +2,7 @@
 
     python benchmarks/learning_vs_trl.py --install             three seeds; 35 minutes on one core
     python benchmarks/learning_vs_trl.py --from runs/demo      from the models of a finished demo
+    python benchmarks/learning_vs_trl.py --ladder              ours alone: what saves time, learns
     python benchmarks/learning_vs_trl.py --tiny                does it run? no results
 
 All begin with one supervised model, are scored by one reward model and take as many samples of one
@@ -11,8 +12,9 @@ In the end our own evaluation compares each with the supervised model on held-ou
 is a process of one thread, after the other. A contender whose environment is missing is skipped,
 and a run that finished earlier with the same options is read again.
 
-Prints a table, writes results/learning_vs_trl.json and .png, and leaves each run with its
-TensorBoard events in runs/learning (`tensorboard --logdir runs/learning`: steps are samples).
+Prints a table, writes results/learning_vs_trl.json and .png (with --ladder learning_ladder), and
+leaves each run with its TensorBoard events in runs/learning (`tensorboard --logdir runs/learning`:
+steps are samples).
 """
 
 import argparse
@@ -27,7 +29,16 @@ from typing import Any
 
 from contenders.environments import FOLDER, RELEASES, ROOT, install
 from contenders.learning_figures import COLUMNS, cell, draw, write_board
-from contenders.learning_runs import CONTENDERS, Run, make_start, present, run, start_of
+from contenders.learning_runs import (
+    CONTENDERS,
+    LADDER,
+    Contender,
+    Run,
+    make_start,
+    present,
+    run,
+    start_of,
+)
 from contenders.learning_task import Start, Task
 from rich.console import Console
 from rich.table import Table
@@ -58,6 +69,7 @@ Runs = Mapping[str, Mapping[int, Run]]
 
 
 def learn(
+    contenders: Sequence[Contender],
     start: Start,
     seeds: Sequence[int],
     changes: dict[str, Any],
@@ -70,11 +82,11 @@ def learn(
         folders: of the runs, and of the environments.
     """
     place, environments = folders
-    contenders = present(environments, say)
+    contenders = present(contenders, environments, say)
     found: dict[str, dict[int, Run]] = {contender.title: {} for contender in contenders}
     for seed in seeds:
-        task = Task(start=start, seed=seed, changes=changes)
         for contender in contenders:
+            task = Task(start=start, seed=seed, changes={**changes, **contender.changes})
             say(f"{contender.title}, seed {seed}")
             folder = place / f"{contender.name}-{seed}"
             done = found[contender.title][seed] = run(contender, task, folder, environments)
@@ -91,13 +103,13 @@ def table(found: Runs) -> Table:
     return lines
 
 
-def written(found: Runs, task: Task) -> dict[str, Any]:
+def written(found: Runs, task: Task, contenders: Sequence[Contender]) -> dict[str, Any]:
     """All that is kept: no name of a machine and no path."""
     config = task.config
     names = ("torch", "transformers", "peft", "accelerate")
     return {
         "versions": {name: version(name) for name in names},
-        "trl": sorted({RELEASES[x.environment] or "" for x in CONTENDERS} - {""}),
+        "trl": sorted({RELEASES[x.environment] or "" for x in contenders} - {""}),
         "python": platform.python_version(),
         "processor": platform.processor() or platform.machine(),
         "threads": 1,
@@ -124,6 +136,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default 0 1 2")
     parser.add_argument("--from", dest="start", type=Path, help="folder of a finished `rlhf demo`")
     parser.add_argument("--iterations", type=int, help="default: the demo's")
+    parser.add_argument("--ladder", action="store_true", help="critics, groups, LoRA's scope")
     parser.add_argument("--tiny", action="store_true", help="seconds, and no results")
     parser.add_argument("--install", action="store_true", help="make missing environments first")
     parser.add_argument("--environments", type=Path, default=FOLDER)
@@ -165,13 +178,17 @@ def _compare(given: argparse.Namespace, console: Console) -> int:
     if given.iterations:
         changes["ppo.iterations"] = given.iterations
     seeds = given.seeds or ([0] if given.tiny else [0, 1, 2])
-    found = learn(start, seeds, changes, (given.folder, given.environments), console.log)
+    contenders, name = CONTENDERS, "learning_vs_trl"
+    if given.ladder:
+        contenders, name = LADDER, "learning_ladder"
+    folders = given.folder, given.environments
+    found = learn(contenders, start, seeds, changes, folders, console.log)
     console.print(table(found))
     if not given.tiny:
-        kept = written(found, Task(start=start, seed=seeds[0], changes=changes))
-        (given.output / "learning_vs_trl.json").write_text(json_text(kept, indent=2) + "\n")
+        kept = written(found, Task(start=start, seed=seeds[0], changes=changes), contenders)
+        (given.output / f"{name}.json").write_text(json_text(kept, indent=2) + "\n")
         curves = {title: [one.curve for one in runs.values()] for title, runs in found.items()}
-        draw(curves).savefig(given.output / "learning_vs_trl.png", dpi=110)
+        draw(curves).savefig(given.output / f"{name}.png", dpi=110)
     return 0
 
 

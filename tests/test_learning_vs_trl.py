@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,20 @@ def test_a_task_is_the_same_after_its_file_and_has_the_options_of_the_demo(tmp_p
     assert (config.seed, config.ppo.iterations, config.ppo.lr_schedule) == (3, 7, "linear")
     assert (config.ppo.rollout_batch_size, config.sampling.max_new_tokens) == (64, 48)
     assert task.words() == ["experiment=demo", "data.root=d", "reward.path=r", "ppo.iterations=7"]
+
+
+def test_the_ladder_changes_critic_groups_and_scope_only() -> None:
+    start = task_.Start(model="m", reward="r", data="d")
+    configs = [task_.Task(start=start, seed=0, changes=one.changes).config for one in runs.LADDER]
+    found = [(x.ppo.critic, x.ppo.samples_per_prompt, x.model.lora_scope) for x in configs]
+    assert found == [
+        ("separate", 1, "all"),
+        ("shared", 1, "all"),
+        ("shared", 4, "all"),
+        ("shared", 4, "response"),
+    ]
+    same = [replace(x.ppo, critic="shared", samples_per_prompt=1) for x in configs]
+    assert all(one == same[0] for one in same)
 
 
 def test_ours_leaves_a_curve_and_an_adapter(
@@ -199,7 +214,7 @@ def test_without_a_finished_demo_nothing_runs(tmp_path: Path) -> None:
 
 def test_who_is_not_installed_is_skipped_with_a_line(tmp_path: Path) -> None:
     said: list[str] = []
-    assert [one.name for one in runs.present(tmp_path, said.append)] == ["ours"]
+    assert [one.name for one in runs.present(runs.CONTENDERS, tmp_path, said.append)] == ["ours"]
     assert [line.split(" needs ")[1].split()[0] for line in said] == ["trl==1.12.0", "trl==1.16.0"]
     assert all(line.startswith("skipped: trl") for line in said)
 
@@ -278,7 +293,9 @@ def test_tensorboard_counts_samples_and_seconds_of_training(tmp_path: Path) -> N
 
 def test_what_is_kept_names_no_machine_and_no_path(tmp_path: Path) -> None:
     start = task_.Start(model=str(tmp_path), reward=str(tmp_path), data=str(tmp_path))
-    kept = script.written({"ours": {3: run_of([1, 2])}}, task_.Task(start=start, seed=3))
+    kept = script.written(
+        {"ours": {3: run_of([1, 2])}}, task_.Task(start=start, seed=3), runs.CONTENDERS
+    )
     text = json.dumps(kept)
     assert str(tmp_path) not in text and f'"{platform.node()}"' not in text
     assert kept["runs"]["ours"]["3"]["curve"]["scores"] == [1, 2]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,39 @@ class Contender:
         title: as printed.
         module: that trains.
         environment: as `environments.RELEASES` names it.
+        changes: options by dotted name that are its own.
     """
 
     name: str
     title: str
     module: str
     environment: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 CONTENDERS = (
     Contender("ours", "ours, PPO", "learning_ours", "ours"),
     Contender("trl_ppo", "trl 1.12 PPO", "learning_ppo", "trl_ppo"),
     Contender("trl_rloo", "trl 1.16 RLOO", "learning_rloo", "trl_groups"),
+)
+
+
+def _own(name: str, title: str, **ppo: Any) -> Contender:
+    changes = {f"ppo.{option}": value for option, value in ppo.items()}
+    return Contender(name, title, "learning_ours", "ours", changes)
+
+
+FOUR = _own("groups", "shared critic, four responses", critic="shared", samples_per_prompt=4)
+LADDER = (
+    _own("separate", "separate critic", critic="separate"),
+    _own("shared", "shared critic", critic="shared"),
+    FOUR,
+    replace(
+        FOUR,
+        name="response",
+        title="the same, LoRA on responses",
+        changes={**FOUR.changes, "model.lora_scope": "response"},
+    ),
 )
 
 
@@ -49,10 +70,10 @@ class Run:
     figures: dict[str, float]
 
 
-def present(environments: Path, say: Any) -> list[Contender]:
+def present(contenders: Sequence[Contender], environments: Path, say: Any) -> list[Contender]:
     """Those whose environment is there; of each other one line is said."""
     found = []
-    for contender in CONTENDERS:
+    for contender in contenders:
         if python_of(contender.environment, environments):
             found.append(contender)
         else:
