@@ -8,36 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from rlhf.errors import UsageError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """Where a number lies."""
-
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    lt: float | None = None
-
-    def __contains__(self, value: float) -> bool:
-        return (
-            (self.ge is None or value >= self.ge)
-            and (self.gt is None or value > self.gt)
-            and (self.le is None or value <= self.le)
-            and (self.lt is None or value < self.lt)
-        )
-
-    def __str__(self) -> str:
-        signs = {"at least": self.ge, "over": self.gt, "at most": self.le, "under": self.lt}
-        return " and ".join(f"{sign} {x}" for sign, x in signs.items() if x is not None)
-
-
-Count = Annotated[int, Range(ge=1)]
-CountOrZero = Annotated[int, Range(ge=0)]
-Positive = Annotated[float, Range(gt=0)]
-NonNegative = Annotated[float, Range(ge=0)]
-Fraction = Annotated[float, Range(ge=0, le=1)]
-
+from rlhf.ranges import Count, CountOrZero, Fraction, NonNegative, Positive, Range
 
 KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # where a steered ppo.kl_coef stays
 

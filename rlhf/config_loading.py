@@ -12,12 +12,12 @@ from rlhf.config import (
     KL_COEF_LOWEST,
     Config,
     PPOConfig,
-    Range,
     Section,
     defaults,
     leaves,
 )
 from rlhf.errors import UsageError
+from rlhf.ranges import Range
 
 _HELP = "see `rlhf COMMAND --help`"
 

@@ -16,7 +16,7 @@ FLOORS = {
     for floor, names in enumerate(
         [
             "errors spans kernels functional",
-            "config config_loading types",
+            "config config_loading ranges types",
             "data models buffer checkpoint metrics console curves live runs health profiling"
             " randomness stopping backoff heap",
             "rollout evaluation comparing run_curves report evaluation_report judging annotation",
