@@ -1,7 +1,7 @@
 """How the time of an iteration grows, ours beside trl's on the same LLaVA.
 
     python benchmarks/speed_curves.py                     every curve; 15 minutes on one core
-    python benchmarks/speed_curves.py --curves response   one of them
+    python benchmarks/speed_curves.py --curves response --add   one anew
     python benchmarks/speed_curves.py --tiny              a tiny model: does the script run?
 
 A small model, one epoch; in each curve one size changes. Medians of a few iterations after one to
@@ -73,6 +73,13 @@ def measure(curve: str, runs: Runs, base: Case) -> list[dict[str, Any]]:
     return found
 
 
+def joined(kept: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The curves of an earlier run, and those of this one instead of or beside them, in order."""
+    anew = {one["curve"] for one in found}
+    points = [*(one for one in kept if one["curve"] not in anew), *found]
+    return sorted(points, key=lambda one: [*CURVES].index(one["curve"]))
+
+
 def draw(found: Sequence[dict[str, Any]]) -> Figure:
     """A panel for each curve, seconds from 0 up."""
     names = list(dict.fromkeys(one["curve"] for one in found))
@@ -103,6 +110,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="a tiny model, seconds")
     parser.add_argument("--install", action="store_true", help="make missing environments first")
     parser.add_argument("--environments", type=Path, default=FOLDER)
+    parser.add_argument("--add", action="store_true", help="keep the other curves of the file")
     parser.add_argument("--output", type=Path, help=f"default {RESULTS.name}; with --tiny none")
     given = parser.parse_args(words)
     if given.install:
@@ -112,6 +120,8 @@ def main(words: Sequence[str] | None = None) -> int:
         runs = Runs(Path(scratch), given.environments, Console().log)
         found = [point for curve in given.curves for point in measure(curve, runs, base)]
     if output := given.output or (None if given.tiny else RESULTS):
+        if given.add and output.with_suffix(".json").exists():
+            found = joined(json.loads(output.with_suffix(".json").read_text()), found)
         output.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
         draw(found).savefig(output.with_suffix(".png"), dpi=110)
     return 0

@@ -93,6 +93,7 @@ def test_the_ladder_changes_critic_groups_and_scope_only() -> None:
         ("shared", 1, "all"),
         ("shared", 4, "all"),
         ("shared", 4, "response"),
+        ("shared_detached", 4, "response"),
     ]
     same = [replace(x.ppo, critic="shared", samples_per_prompt=1) for x in configs]
     assert all(one == same[0] for one in same)
@@ -244,9 +245,9 @@ def test_a_run_with_the_same_options_is_read_again(
 
 def test_means_medians_and_ranges() -> None:
     one, two, three = run_of([1, 2], win_rate=0.9), run_of([3, 6], win_rate=0.8), run_of([0])
-    mean = figures.mean_curve([one.curve, two.curve])
-    assert [line["scores"] for line in mean] == [2.0, 4.0]
-    assert [line["seconds"] for line in mean] == [2.0, 4.0]
+    middle = figures.middle_curve([one.curve, two.curve])
+    assert [line["scores"] for line in middle] == [2.0, 4.0]
+    assert [line["seconds"] for line in middle] == [2.0, 4.0]
     assert figures.trailing([6, 0, 3, 9], count=2) == [6, 3, 1.5, 6]
     assert figures.cell("win rate", [one, two, three]) == "80.0% [50.0%, 90.0%]"
     assert figures.cell("seconds", [one, two, three]) == "4 [2, 4]"
@@ -278,6 +279,13 @@ def test_the_picture_has_three_panels_and_a_line_for_each_seed(tmp_path: Path) -
         assert (lines[2].get_xdata()[-1], lines[2].get_ydata().tolist()) == (last, [2.0, 3.0])
     words = [text.get_text() for text in drawn.axes[0].get_legend().get_texts()]
     assert words == ["ours", "theirs"]
+
+
+def test_a_seed_that_falls_apart_does_not_hide_the_others() -> None:
+    runs_of_seeds = [run_of([1, last]).curve for last in (2, -80, 3)]
+    axes = figures.draw({"ours": runs_of_seeds}).axes[0]
+    assert axes.get_lines()[3].get_ydata().tolist() == [1.0, 1.5]
+    assert axes.get_ylim() == (0.75, 2.25)
 
 
 def test_tensorboard_counts_samples_and_seconds_of_training(tmp_path: Path) -> None:

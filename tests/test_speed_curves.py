@@ -55,3 +55,14 @@ def test_a_point_is_a_median_and_lies_at_its_mean_length(
     assert skewed == [15.0] * 4
     assert {one["line"] for one in found} == {speed_curves.SKEWED, "ours, shared critic"}
     assert output.with_suffix(".png").stat().st_size > 5_000
+
+
+def test_a_curve_takes_the_place_of_its_last() -> None:
+    kept = [{"curve": name, "size": 1} for name in ("batch", "response", "batch")]
+    found = [{"curve": "batch", "size": 2}, {"curve": "samples", "size": 2}]
+    joined = speed_curves.joined(kept, found)
+    assert [(one["curve"], one["size"]) for one in joined] == [
+        ("response", 1),
+        ("batch", 2),
+        ("samples", 2),
+    ]

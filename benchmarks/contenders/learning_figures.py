@@ -40,10 +40,10 @@ def cell(column: str, runs: Sequence[Run]) -> str:
     return middle if low == high else f"{middle} [{low}, {high}]"
 
 
-def mean_curve(curves: Sequence[Curve]) -> list[dict[str, float]]:
-    """The mean over seeds of every figure, iteration by iteration."""
+def middle_curve(curves: Sequence[Curve]) -> list[dict[str, float]]:
+    """The median over seeds of every figure, iteration by iteration."""
     return [
-        {name: fmean(line[name] for line in lines) for name in lines[0]}
+        {name: median(line[name] for line in lines) for name in lines[0]}
         for lines in zip(*curves, strict=True)
     ]
 
@@ -54,21 +54,29 @@ def trailing(values: Sequence[float], count: int = 5) -> list[float]:
 
 
 def draw(curves: Mapping[str, Sequence[Curve]]) -> Figure:
-    """Reward against KL, samples and seconds: each seed thin, their mean thick.
+    """Reward against KL, samples and seconds: each seed thin, their median thick.
 
-    What is drawn are trailing means over five iterations.
+    What is drawn are trailing means over five iterations, of seeds that fell apart only as far as
+    the others reach.
     """
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     for axes, (name, label) in zip(figure.subplots(1, 3, sharey=True), PANELS.items(), strict=True):
         for number, (title, several) in enumerate(curves.items()):
             for one in several:
                 _line(axes, one, name, color=f"C{number}", linewidth=0.8, alpha=0.4)
-            _line(axes, mean_curve(several), name, color=f"C{number}", linewidth=2.5, label=title)
+            _line(axes, middle_curve(several), name, color=f"C{number}", linewidth=2.5, label=title)
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
+    figure.axes[0].set(xlim=_reach(curves, "kl"), ylim=_reach(curves, "scores"))
     figure.axes[0].set_ylabel("score of the reward model")
     figure.axes[0].legend()
     return figure
+
+
+def _reach(curves: Mapping[str, Sequence[Curve]], name: str) -> tuple[float, float]:
+    """From the least to the most of all medians over seeds, and a quarter more."""
+    found = [line[name] for several in curves.values() for line in middle_curve(several)]
+    return min(found) - 0.25, max(found) + 0.25
 
 
 def _line(axes: Axes, curve: Curve, name: str, **style: object) -> None:

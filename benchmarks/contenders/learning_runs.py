@@ -6,8 +6,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from contenders.environments import ROOT, missing, python_of
@@ -43,22 +44,21 @@ CONTENDERS = (
 )
 
 
-def _own(name: str, title: str, **ppo: Any) -> Contender:
-    changes = {f"ppo.{option}": value for option, value in ppo.items()}
-    return Contender(name, title, "learning_ours", "ours", changes)
+def _own(
+    name: str, title: str, changes: Mapping[str, Any] = MappingProxyType({}), **ppo: Any
+) -> Contender:
+    own = {f"ppo.{option}": value for option, value in ppo.items()}
+    return Contender(name, title, "learning_ours", "ours", {**own, **changes})
 
 
-FOUR = _own("groups", "shared critic, four responses", critic="shared", samples_per_prompt=4)
+GROUPS = {"critic": "shared", "samples_per_prompt": 4}
+LATE = {"model.lora_scope": "response"}
 LADDER = (
     _own("separate", "separate critic", critic="separate"),
     _own("shared", "shared critic", critic="shared"),
-    FOUR,
-    replace(
-        FOUR,
-        name="response",
-        title="the same, LoRA on responses",
-        changes={**FOUR.changes, "model.lora_scope": "response"},
-    ),
+    _own("groups", "shared critic, four responses a prompt", **GROUPS),
+    _own("response", "the same, LoRA on the response", LATE, **GROUPS),
+    _own("detached", "the same, shared_detached", LATE, **GROUPS | {"critic": "shared_detached"}),
 )
 
 
