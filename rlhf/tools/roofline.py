@@ -146,7 +146,8 @@ def _mean(values: Sequence[Mapping[str, float]]) -> defaultdict[str, float]:
 def _ideal(
     shape: ModelShape, setup: Setup, card: Card, counts: Mapping[str, float]
 ) -> dict[str, float]:
-    """Seconds by phase; prompts and responses are taken for equally long ones."""
+    """Seconds by phase; prompts and responses are taken for equally long ones, and a picture counts
+    for each prompt that asks of it."""
     rows = counts["responses"]
     setup = replace(
         setup,
