@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import small
@@ -14,11 +14,12 @@ from test_ppo import PPO, trainer
 from transformers import LlavaForConditionalGeneration
 
 from rlhf.checkpoint import hash_tensors, load_checkpoint
-from rlhf.config import CriticKind, LoraScope, ModelConfig
+from rlhf.config import CriticKind, LoraScope, ModelConfig, PPOConfig
 from rlhf.errors import UsageError
 from rlhf.models.critic import CRITIC
 from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, Policy, build_policy
+from rlhf.trainers.update import Updater
 
 KINDS: tuple[CriticKind, ...] = get_args(CriticKind)
 KINDS_OF_FULL: tuple[CriticKind, ...] = ("shared_detached", "shared", "separate")
@@ -115,6 +116,35 @@ def test_a_starting_adapter_is_where_critics_with_their_own_begin(
         found = policy.score(prompts, responses)
     torch.testing.assert_close(found.values, expected.values)
     torch.testing.assert_close(found.logprobs, expected.logprobs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_has_the_gradients_of_the_joint_loss(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, kind: CriticKind
+) -> None:
+    """A critic apart goes forward once the policy's gradients are there, every micro-batch anew."""
+    policy = built(tiny, kind)
+    policy.llava.model.double()
+    policy.critic.llava.model.double()
+    batch = small.minibatch_of(policy, tiny)
+    updater = Updater(PPOConfig(lr=1e-30, max_grad_norm=1e9, microbatch_tokens=1), policy, steps=1)
+    named, values, seen = policy.trained() | policy.critic_trained(), policy.values, []
+
+    def watched(*given: Any) -> torch.Tensor:
+        had = [value.grad for value in policy.trained().values()]
+        seen.append(any(grad is not None and bool(grad.any()) for grad in had))
+        return values(*given)
+
+    monkeypatch.setattr(policy, "values", watched)
+    updater.step(batch, train_policy=True)
+    found = {name: value.grad for name, value in named.items()}
+    assert seen == [kind in ("adapter", "separate"), True, True, True]
+    scores = policy.score(batch.prompts, batch.responses)
+    gain = (batch.advantages * (scores.logprobs - batch.old_logprobs).exp()).mean()
+    error = 0.5 * (scores.values - batch.returns).square().mean()
+    loss = updater.config.vf_coef * error - gain
+    for name, value in zip(named, torch.autograd.grad(loss, list(named.values())), strict=True):
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("kind", KINDS)

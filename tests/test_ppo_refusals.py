@@ -20,13 +20,13 @@ def test_too_many_steps_that_are_not_finite_stop_the_run(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, max_skips=2))
-    losses = Updater._losses
+    policy_loss = Updater._policy_loss
 
     def poisoned(*given: Any) -> Any:
-        loss, means, gap = losses(*given)
-        return loss * float("nan"), means, gap
+        loss, figures = policy_loss(*given)
+        return loss * float("nan"), figures
 
-    monkeypatch.setattr(Updater, "_losses", poisoned)
+    monkeypatch.setattr(Updater, "_policy_loss", poisoned)
     start = {name: value.clone() for name, value in run.policy.trained().items()}
     with pytest.raises(DivergedError, match="3 optimizer steps"):
         run.run()

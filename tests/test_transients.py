@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rlhf.config import ModelConfig
+from rlhf.config import ModelConfig, PPOConfig
 from rlhf.models.policy import build_policy
 from rlhf.models.shape import ModelShape, read_shape
 from rlhf.tools.setup import Setup
@@ -26,6 +26,7 @@ from rlhf.tools.transients import (
     kv_cache,
     layer_activations,
 )
+from rlhf.trainers.update import Updater
 
 CASES = [
     ("lora", "all", "float32"),
@@ -182,3 +183,18 @@ def test_the_workspace_of_scoring_is_that_of_its_live_tensors(
         one.run()
     planned = one.tokens * forward_workspace(one.shape, one.setup) + one.prompts
     assert planned == pytest.approx(live.peak, rel=0.15)
+
+
+@pytest.mark.parametrize("critic", ["adapter", "separate"])
+def test_a_critic_apart_adds_no_activations(wide: Path, critic: Any) -> None:
+    def peak(kind: Any) -> int:
+        llava, config = small.load(wide), ModelConfig(lora_rank=4)
+        policy = build_policy(llava, config, temperature=1.0, critic=kind)
+        batch = small.minibatch_of(policy, wide)
+        updater = Updater(PPOConfig(), policy, steps=2)
+        updater.step(batch, train_policy=True)  # from here on gradients and moments are there
+        with LiveBytes() as live:
+            updater.step(batch, train_policy=True)
+        return live.peak
+
+    assert peak(critic) < 1.1 * peak("shared_detached")

@@ -73,7 +73,7 @@ def many_ends(case: Case) -> Iterator[None]:
 
 def ppo_config(case: Case) -> PPOConfig:
     """What trl computes, where an option of ours says so."""
-    tokens = case.minibatch * (case.picture_tokens + 64 + case.response)
+    tokens = case.minibatch * (case.picture_tokens + 64 + case.response) // case.backwards
     options: Any = {
         **PPO,
         "lr": case.lr,

@@ -93,6 +93,13 @@ ROWS = (
     _ppo("same", "A same algorithm", {}, {}, bar={"2k": "1.3", "32k": "1.8"}),
     _ppo("same-bf16", "A same algorithm", HALF, HALF, bar={"2k": "1.1", "32k": "2"}),
     _ppo("shared", "C shared critic", {}, SHARED, bar={"2k": "2.2", "32k": "3.2"}),
+    _ppo(
+        "shared-halves",
+        "C shared critic, 2 backwards a step",
+        {},
+        {**SHARED, "backwards": 2},
+        bar={"2k": "2.2", "32k": "3.2"},
+    ),
     _ppo("groups", "C shared critic, G=4", {}, {**SHARED, **FOUR}, bar={"2k": "4", "32k": "6"}),
     _ppo(
         "groups-bf16",

@@ -22,7 +22,8 @@ class Case:
         vocabulary, picture_tokens: of the model.
         response: tokens of every response; end-of-sequence cannot be drawn.
         ends: share of the vocabulary whose tokens end a response of ours; 0: none ends by itself.
-        batch, minibatch: responses of an iteration, of an optimizer step (and of a backward).
+        batch, minibatch: responses of an iteration, of an optimizer step.
+        backwards: of an optimizer step of ours, each with its part of the minibatch.
         epochs: passes over each rollout.
         samples: responses to each prompt.
         questions: prompts about each picture, then all in one batch.
@@ -44,6 +45,7 @@ class Case:
     ends: float = 0.0
     batch: int = 16
     minibatch: int = 8
+    backwards: int = 1
     epochs: int = 4
     samples: int = 1
     questions: int = 1

@@ -33,11 +33,16 @@ class Critic:
         self.kind, self.llava = kind, llava
         self.head = ScalarHead(llava.hidden_size).to(llava.device)
 
+    @property
+    def apart(self) -> bool:
+        """Whether it reads states of its own, by a forward beside the policy's."""
+        return self.kind in ("adapter", "separate")
+
     def values(self, hidden: Tensor, prompts: PromptBatch, responses: Responses) -> Tensor:
         """[N] float32 (autograd); `hidden` [N, D] are the policy's states."""
         if self.kind == "shared_detached":
             hidden = hidden.detach()
-        elif self.kind != "shared":
+        elif self.apart:
             with self.role():
                 hidden = self.llava.response_hidden(prompts, responses)
         values: Tensor = self.head(hidden)

@@ -56,23 +56,37 @@ class Policy:
             ref_hidden: [N, D], the reference's states; given them, the exact KL to it as well.
             states: [N, D], the policy's own states where they are known: no forward then.
         """
+        scores = self.policy_score(prompts, responses, ref_hidden, states)
+        return replace(scores, values=self.values(scores, prompts, responses), hidden=None)
+
+    def policy_score(
+        self,
+        prompts: PromptBatch,
+        responses: Responses,
+        ref_hidden: Tensor | None = None,
+        states: Tensor | None = None,
+    ) -> TokenScores:
+        """The same with the states, but without values (autograd)."""
         if states is None:
             states = self.llava.response_hidden(prompts, responses)
         scores = self._scores(self.llava, states, responses)
-        assert scores.hidden is not None
-        with phase("values"):
-            values = self.critic.values(scores.hidden, prompts, responses)
         if ref_hidden is None:
-            return replace(scores, values=values, hidden=None)
+            return scores
         kl = token_kl(
-            scores.hidden,
-            ref_hidden.to(scores.hidden.device),
+            states,
+            ref_hidden.to(states.device),
             self.llava.output_weight,
             ref_weight=self.reference.output_weight,
             temperature=self.temperature,
             banned_ids=self.llava.banned_ids,
         )
-        return replace(scores, values=values, hidden=None, kl=kl)
+        return replace(scores, kl=kl)
+
+    def values(self, scores: TokenScores, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """[N] float32, V of the states before these tokens (autograd); `scores` of the policy."""
+        assert scores.hidden is not None
+        with phase("values"):
+            return self.critic.values(scores.hidden, prompts, responses)
 
     @torch.no_grad()
     def reference_score(

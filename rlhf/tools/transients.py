@@ -55,14 +55,13 @@ def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None =
     what that one leaves. Without, the last norm adds what the first layer's, whose input needs no
     gradient, spares.
     In half precision a copy of LoRA's factors, which are float32, stays with what they gave.
-    With a critic of its own trunk or adapter both passes are alive at once. Where prompts are
+    A critic of its own trunk or adapter comes after the policy's backward. Where prompts are
     shared or kept, each layer on a GPU joins their keys and values with those of the responses;
     with `response`, when a layer runs again, the prompt's stay for it.
     """
     again = setup.gradient_checkpointing if checkpointing is None else checkpointing
     rows = setup.rows(setup.minibatch_size)
     tokens = setup.tokens(rows)
-    passes = 2 if setup.critic in ("adapter", "separate") else 1
     shared = kv_cache(shape, setup, setup.distinct(rows), setup.prompt_tokens)
     prefix = shared if setup.late else 0
     joins = setup.triton and (setup.late or setup.samples_per_prompt > 1)
@@ -71,10 +70,10 @@ def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None =
     if not again:
         read = min(tokens, rows * (setup.max_new_tokens + 1))  # and the last token's
         spared = (tokens - read) * mlp_activations(shape, setup)
-        return passes * (layer * shape.layers - spared)
+        return layer * shape.layers - spared
     last = (8 if setup.train == "full" else 4) * shape.hidden
     inputs = setup.width * shape.hidden * shape.layers
-    return passes * (tokens * (inputs + last) + prefix) + layer
+    return tokens * (inputs + last) + prefix + layer
 
 
 def factor_copies(shape: ModelShape, setup: Setup) -> int:

@@ -130,20 +130,44 @@ class Updater:
         sums, ratio_gap = torch.zeros(len(MEANS)), 0.0
         most = self.backoff.share(self.config.microbatch_tokens)
         for rows in microbatches(minibatch.prompts, minibatch.responses, most):
-            with phase("forward", undivided=True):
-                loss, part, gap = self._losses(minibatch.select(rows), count, train_policy)
-            with phase("backward"):
-                loss.backward()
+            part, gap = self._add(minibatch.select(rows), count, train_policy)
             sums, ratio_gap = sums + part.cpu(), max(ratio_gap, gap)
         return sums, ratio_gap
 
-    def _losses(
-        self, batch: Minibatch, count: int, train_policy: bool
-    ) -> tuple[Tensor, Tensor, float]:
-        """Share of the step's loss that `batch` carries, its statistics (MEANS), its ratio gap."""
+    def _add(self, batch: Minibatch, count: int, train_policy: bool) -> tuple[Tensor, float]:
+        """Add the share of `batch` to the gradients; its statistics (MEANS), its ratio gap.
+
+        A critic with a forward of its own has it after the policy's backward, so that only one of
+        the two keeps activations.
+        """
+        with phase("forward", undivided=True):
+            scores = self.policy.policy_score(batch.prompts, batch.responses, batch.ref_hidden)
+            batch = batch.to(scores.logprobs.device)
+            loss, figures = self._policy_loss(scores, batch, count)
+        loss = loss if train_policy else loss.detach()
+        if self.policy.critic.apart:
+            loss = self._backward(loss)
+        if self.config.advantage == "gae":
+            with phase("forward", undivided=True):
+                value_loss, more = self._value_loss(scores, batch, count)
+            loss, figures = loss + self.config.vf_coef * value_loss, figures | more
+        self._backward(loss)
+        gap = (scores.logprobs.detach() - batch.old_logprobs).exp().sub(1).abs().max()
+        means = [figures.get(name, torch.zeros_like(loss)) for name in MEANS]
+        return torch.stack([value.detach().float() for value in means]), float(gap)
+
+    def _backward(self, loss: Tensor) -> Tensor:
+        """The same, without what it came from."""
+        if loss.requires_grad:
+            with phase("backward"):
+                loss.backward()
+        return loss.detach()
+
+    def _policy_loss(
+        self, scores: TokenScores, batch: Minibatch, count: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy's share of the step's loss, and its part of the statistics."""
         config = self.config
-        scores = self.policy.score(batch.prompts, batch.responses, batch.ref_hidden)
-        batch = batch.to(scores.logprobs.device)
         actor = clipped_policy_loss(
             scores.logprobs,
             batch.old_logprobs,
@@ -153,27 +177,35 @@ class Updater:
             dual_clip=config.dual_clip,
             token_count=count,
         )
-        critic = clipped_value_loss(
-            scores.values,
-            batch.old_values,
-            batch.returns,
-            clip_range_value=config.clip_range_value,
-            token_count=count,
-        )
         kl_loss = self._kl_loss(scores, batch, count)
         entropy = scores.entropy.sum() / count
-        loss = torch.zeros_like(entropy)
-        if config.advantage == "gae":
-            loss = loss + config.vf_coef * critic.loss
-        if train_policy:
-            loss = loss + actor.loss + self.kl_coef * kl_loss
-        if train_policy and config.ent_coef:  # an entropy that is only logged costs no backward
+        loss = actor.loss + self.kl_coef * kl_loss
+        if config.ent_coef:  # an entropy that is only logged costs no backward
             loss = loss - config.ent_coef * entropy
-        counted = [actor.approx_kl_sum, actor.clipped_sum, critic.clipped_sum, actor.ratio_sum]
-        shares = [value / count for value in counted]
-        means = [actor.loss, critic.loss, *shares, entropy, kl_loss]
-        gap = (scores.logprobs.detach() - batch.old_logprobs).exp().sub(1).abs().max()
-        return loss, torch.stack([value.detach().float() for value in means]), float(gap)
+        return loss, {
+            "policy_loss": actor.loss,
+            "approx_kl": actor.approx_kl_sum / count,
+            "clipfrac": actor.clipped_sum / count,
+            "ratio": actor.ratio_sum / count,
+            "entropy": entropy,
+            "kl_loss": kl_loss,
+        }
+
+    def _value_loss(
+        self, scores: TokenScores, batch: Minibatch, count: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critic's, before its coefficient, and the rest."""
+        critic = clipped_value_loss(
+            self.policy.values(scores, batch.prompts, batch.responses),
+            batch.old_values,
+            batch.returns,
+            clip_range_value=self.config.clip_range_value,
+            token_count=count,
+        )
+        return critic.loss, {
+            "value_loss": critic.loss,
+            "value_clipfrac": critic.clipped_sum / count,
+        }
 
     def _kl_loss(self, scores: TokenScores, batch: Minibatch, count: int) -> Tensor:
         """The KL to the reference where its place is the loss, else 0."""

@@ -32,8 +32,8 @@ BUGS = (
         "trainers/update.py",
         (
             (
-                "            loss.backward()\n",
-                "            self.optimizer.zero_grad()\n            loss.backward()\n",
+                "                loss.backward()\n",
+                "                self.optimizer.zero_grad()\n                loss.backward()\n",
             ),
         ),
         UPDATE + "test_the_split_into_microbatches_does_not_change_the_gradient",
@@ -51,8 +51,8 @@ BUGS = (
         "trainers/update.py",
         (
             (
-                "clip_range_value=config.clip_range_value,\n            token_count=count,",
-                "clip_range_value=config.clip_range_value,",
+                "clip_range_value=self.config.clip_range_value,\n            token_count=count,",
+                "clip_range_value=self.config.clip_range_value,",
             ),
         ),
         UPDATE + "test_the_split_into_microbatches_does_not_change_the_gradient",
@@ -61,7 +61,7 @@ BUGS = (
         "the loss is a sum over the tokens",
         ("another trainer: a sum without its mask",),
         "trainers/update.py",
-        (("            loss.backward()\n", "            (loss * count).backward()\n"),),
+        (("count = minibatch.responses.spans.total", "count = 1"),),
         STEP + "test_the_gradient_is_that_of_the_mean_over_tokens",
     ),
     Bug(

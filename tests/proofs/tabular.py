@@ -1,6 +1,8 @@
 """PPO without a network: tables of logits and values; the buffer, kernels and updater are real."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,7 @@ class TabularPolicy:
         self.reference = torch.tensor(reference).log().repeat(prefixes, 1)
         self.identity = torch.eye(self.vocabulary)
         self.logits = nn.Parameter(self.reference.clone())
+        self.critic = SimpleNamespace(apart=False)
         self.value_head = nn.Embedding.from_pretrained(torch.zeros(prefixes, 1), freeze=False)
 
     def double(self) -> "TabularPolicy":
@@ -57,15 +60,23 @@ class TabularPolicy:
             prefix = longer.where(responses.spans.positions > 0, 0)
         return prefix
 
+    def policy_score(
+        self, prompts: PromptBatch, responses: Responses, ref_hidden: Tensor | None = None
+    ) -> TokenScores:
+        hidden = self.logits[self.prefixes(responses)]
+        logprobs, entropy = token_logprobs(hidden, self.identity, responses.tokens)
+        kl = None if ref_hidden is None else token_kl(hidden, ref_hidden, self.identity)
+        return TokenScores(logprobs, entropy, torch.zeros_like(logprobs), kl=kl)
+
+    def values(self, scores: TokenScores, prompts: PromptBatch, responses: Responses) -> Tensor:
+        values: Tensor = self.value_head(self.prefixes(responses)).squeeze(1)
+        return values
+
     def score(
         self, prompts: PromptBatch, responses: Responses, ref_hidden: Tensor | None = None
     ) -> TokenScores:
-        prefixes = self.prefixes(responses)
-        hidden = self.logits[prefixes]
-        logprobs, entropy = token_logprobs(hidden, self.identity, responses.tokens)
-        values = self.value_head(prefixes).squeeze(1)
-        kl = None if ref_hidden is None else token_kl(hidden, ref_hidden, self.identity)
-        return TokenScores(logprobs, entropy, values, kl=kl)
+        scores = self.policy_score(prompts, responses, ref_hidden)
+        return replace(scores, values=self.values(scores, prompts, responses))
 
     @torch.no_grad()
     def rollout(

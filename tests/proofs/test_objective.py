@@ -92,13 +92,13 @@ def test_the_split_does_not_change_the_gradient(
 
 
 def test_a_mean_of_means_is_another_gradient(policy: TabularPolicy) -> None:
-    batch, config, losses = minibatch(policy, "k2"), options("loss", "k2"), Updater._losses
+    batch, config, add = minibatch(policy, "k2"), options("loss", "k2"), Updater._add
     whole = gradients(policy, batch, config)
 
     def own_mean(self: Updater, part: Minibatch, count: int, train_policy: bool) -> Any:
-        return losses(self, part, len(ROWS) * part.responses.spans.total, train_policy)
+        return add(self, part, len(ROWS) * part.responses.spans.total, train_policy)
 
-    with rows_of(1), patch.object(Updater, "_losses", own_mean):
+    with rows_of(1), patch.object(Updater, "_add", own_mean):
         means = gradients(policy, batch, config)
     assert float((means - whole).norm() / whole.norm()) > 0.05
 
@@ -167,7 +167,9 @@ def test_the_gradient_is_that_of_a_float64_loop(
         return oracle(rows, numbers[len(logits) :])
 
     updater, count = Updater(config, policy, steps=1), batch.responses.spans.total
-    loss = updater._losses(batch, count, True)[0]
+    scores = policy.policy_score(batch.prompts, batch.responses, batch.ref_hidden)
+    loss = updater._policy_loss(scores, batch, count)[0]
+    loss = loss + config.vf_coef * updater._value_loss(scores, batch, count)[0]
     assert loss.item() == pytest.approx(objective(logits + values), abs=1e-12)
     expected = torch.tensor(differences(objective, logits + values), dtype=torch.float64)
     torch.testing.assert_close(gradients(policy, batch, config), expected, rtol=1e-6, atol=1e-8)

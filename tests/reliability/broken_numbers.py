@@ -80,7 +80,7 @@ def _target(run: PPOTrainer, place: str, step: int, value: float) -> tuple[Any, 
         "value": (rlhf.rollout, "in_pieces", 2 * step - 1, field("values")),
         "reference log-probability": (rlhf.rollout, "in_pieces", 2 * step, field("logprobs")),
         "advantage": (RolloutBuffer, "_estimates", step, lambda x: (with_nan(x[0], value), x[1])),
-        "loss": (Updater, "_losses", step, lambda x: (x[0] * value, *x[1:])),
+        "loss": (Updater, "_policy_loss", step, lambda x: (x[0] * value, x[1])),
         "policy gradient": (Updater, "_accumulate", step, gradient(updater.policy_parameters)),
         "critic gradient": (Updater, "_accumulate", step, gradient(updater.critic_parameters)),
     }[place]
