@@ -20,6 +20,7 @@ from rlhf.models.critic import CRITIC
 from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, Policy, build_policy
 from rlhf.trainers.update import Updater
+from rlhf.types import TokenScores
 
 KINDS: tuple[CriticKind, ...] = get_args(CriticKind)
 KINDS_OF_FULL: tuple[CriticKind, ...] = ("shared_detached", "shared", "separate")
@@ -145,6 +146,26 @@ def test_a_step_has_the_gradients_of_the_joint_loss(
     loss = updater.config.vf_coef * error - gain
     for name, value in zip(named, torch.autograd.grad(loss, list(named.values())), strict=True):
         torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_warm_up_keeps_no_graph_of_the_policy(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, kind: CriticKind
+) -> None:
+    policy = built(tiny, kind)
+    updater, values, graphs = Updater(PPOConfig(), policy, steps=2), policy.values, []
+
+    def watched(scores: TokenScores, *given: Any) -> torch.Tensor:
+        graphs.append(scores.logprobs.requires_grad)
+        return values(scores, *given)
+
+    monkeypatch.setattr(policy, "values", watched)
+    batch = small.minibatch_of(policy, tiny)
+    graphs.clear()
+    assert updater.step(batch, train_policy=False).grad_norm_critic > 0
+    assert graphs == [False] and all(value.grad is None for value in policy.trained().values())
+    updater.step(batch, train_policy=True)
+    assert graphs == [False, True]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -104,9 +104,6 @@ class Updater:
         sums, ratio_gap = self.backoff.run(
             "update", lambda: self._accumulate(minibatch, train_policy)
         )
-        if not train_policy:  # the value loss of a shared critic reaches the policy's weights
-            for value in self.policy_parameters:
-                value.grad = None
         with phase("optimizer"):
             policy_norm = clip_gradients(self.policy_parameters, self.config.max_grad_norm)
             critic_norm = clip_gradients(self.critic_parameters, self.config.max_grad_norm)
@@ -138,13 +135,12 @@ class Updater:
         """Add the share of `batch` to the gradients; its statistics (MEANS), its ratio gap.
 
         A critic with a forward of its own has it after the policy's backward, so that only one of
-        the two keeps activations.
+        the two keeps activations; where the critic alone moves, the policy keeps none.
         """
-        with phase("forward", undivided=True):
+        with phase("forward", undivided=True), torch.set_grad_enabled(train_policy):
             scores = self.policy.policy_score(batch.prompts, batch.responses, batch.ref_hidden)
             batch = batch.to(scores.logprobs.device)
             loss, figures = self._policy_loss(scores, batch, count)
-        loss = loss if train_policy else loss.detach()
         if self.policy.critic.apart:
             loss = self._backward(loss)
         if self.config.advantage == "gae":
