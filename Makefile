@@ -22,7 +22,7 @@ browser-test: $(STAMP)
 
 # Every promise at full count, half an hour: docs/reliability.md. One of them: ONLY=kills
 reliability: $(STAMP)
-	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/data $(BIN)/python tests/reliability/table.py $(ONLY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.table $(ONLY)
 
 # Known holes in what is installed; asks the package index, so it needs the network.
 audit: $(STAMP)

@@ -21,11 +21,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from contenders.environments import FOLDER, RELEASES, install
-from contenders.pairing import Spread, ratio, seconds, spread
-from contenders.parity import parity_case
-from contenders.rows import ROWS, SIZES, TINY, Row, chosen
-from contenders.runs import Differs, Entrant, Runs
+from baselines.environments import FOLDER, RELEASES, install
+from baselines.pairing import Spread, ratio, seconds, spread
+from baselines.parity import parity_case
+from baselines.rows import ROWS, SIZES, TINY, Row, chosen
+from baselines.runs import Differs, Entrant, Runs
 from rich.console import Console
 from rich.table import Table
 

@@ -4,8 +4,8 @@
     python benchmarks/divergence.py RUNS --replay          the same runs by the present thresholds
 
 Twice for each seed on the models of one demo: its own PPO, and one that collapses (learning rate
-x 100, no KL penalty) for 15 iterations after the critic's warm-up. The thresholds in `rlhf.health`
-were chosen on seeds 0 to 9. Writes results/divergence.json.
+x 100, no KL penalty) for 15 iterations after the critic's warm-up. The thresholds of
+`rlhf.ppo.health` were chosen on seeds 0 to 9. Writes results/divergence.json.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from rlhf.health import HealthMonitor
+from rlhf.ppo.health import HealthMonitor
 
 RESULTS = Path(__file__).parent / "results" / "divergence.json"
 WARMUP = 5  # iterations that move the critic alone

@@ -9,11 +9,11 @@ column is a card. Where a run does not fit, the cell names the options to change
 from dataclasses import replace
 from itertools import product
 
-from rlhf.models.shape import ModelShape, read_shape
-from rlhf.tools.cards import GIB, USABLE
-from rlhf.tools.cost_model import memory
-from rlhf.tools.fitting import changed_options, smallest_change
-from rlhf.tools.setup import Setup
+from rlhf.planning.fit import changed_options, smallest_change
+from rlhf.planning.gpus import GIB, USABLE
+from rlhf.planning.memory import memory
+from rlhf.planning.model_shape import ModelShape, read_shape
+from rlhf.planning.workload import Setup
 
 CARDS = (16, 24, 48, 80)  # GB
 SHORT = {

@@ -20,23 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contenders.ours import NoWriter, fixed_lengths
+from baselines.ours import NoWriter, fixed_lengths
 from llava_7b import TINY, Sizes
 from random_llava import pictures, prompts_of, write_model
 from rich.console import Console
 from rich.table import Table
 
-from rlhf.config import Config, ModelConfig, PPOConfig, SamplingConfig
-from rlhf.models.adapters import add_adapter
-from rlhf.models.heads import ScalarHead
-from rlhf.models.llava import Llava
+from rlhf.config.schema import Config, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.models.lora import add_adapter
+from rlhf.models.packed.forward import Llava
 from rlhf.models.policy import POLICY, build_policy
-from rlhf.models.reward import REWARD, LlavaReward
-from rlhf.models.shape import read_shape
-from rlhf.profiling import Profile
-from rlhf.tools.roofline import Roofline, calibrate, roofline, waiter
-from rlhf.tools.setup import Setup
-from rlhf.trainers.ppo import PPOTrainer
+from rlhf.models.scalar_head import ScalarHead
+from rlhf.planning.model_shape import read_shape
+from rlhf.planning.roofline import Roofline, calibrate, roofline, waiter
+from rlhf.planning.workload import Setup
+from rlhf.ppo.trainer import PPOTrainer
+from rlhf.rewards.llava_reward import REWARD, LlavaReward
+from rlhf.tracking.profiler import Profile
 
 RESULTS = Path(__file__).parent / "results" / "iteration_7b.json"
 CASES: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@
 
 All begin with one supervised model, are scored by one reward model and take as many samples of one
 file of prompts; learning rate, KL coefficient, clip, epochs, batch and minibatch are the demo's.
-What trl has no option for is named in contenders/learning_ppo.py and contenders/learning_rloo.py.
+What trl has no option for is named in baselines/learning_ppo.py and baselines/learning_rloo.py.
 In the end our own evaluation compares each with the supervised model on held-out prompts. Each run
 is a process of one thread, after the other. A contender whose environment is missing is skipped,
 and a run that finished earlier with the same options is read again.
@@ -27,9 +27,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from contenders.environments import FOLDER, RELEASES, ROOT, install
-from contenders.learning_figures import COLUMNS, cell, draw, write_board
-from contenders.learning_runs import (
+from baselines.environments import FOLDER, RELEASES, ROOT, install
+from baselines.learning_figures import COLUMNS, cell, draw, write_board
+from baselines.learning_runs import (
     CONTENDERS,
     LADDER,
     Contender,
@@ -39,11 +39,11 @@ from contenders.learning_runs import (
     run,
     start_of,
 )
-from contenders.learning_task import Start, Task
+from baselines.learning_task import Start, Task
 from rich.console import Console
 from rich.table import Table
 
-from rlhf.runs import json_text
+from rlhf.storage.run_folder import json_text
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = ROOT / "runs" / "learning"
@@ -69,7 +69,7 @@ Runs = Mapping[str, Mapping[int, Run]]
 
 
 def learn(
-    contenders: Sequence[Contender],
+    baselines: Sequence[Contender],
     start: Start,
     seeds: Sequence[int],
     changes: dict[str, Any],
@@ -82,10 +82,10 @@ def learn(
         folders: of the runs, and of the environments.
     """
     place, environments = folders
-    contenders = present(contenders, environments, say)
-    found: dict[str, dict[int, Run]] = {contender.title: {} for contender in contenders}
+    baselines = present(baselines, environments, say)
+    found: dict[str, dict[int, Run]] = {contender.title: {} for contender in baselines}
     for seed in seeds:
-        for contender in contenders:
+        for contender in baselines:
             task = Task(start=start, seed=seed, changes={**changes, **contender.changes})
             say(f"{contender.title}, seed {seed}")
             folder = place / f"{contender.name}-{seed}"
@@ -103,13 +103,13 @@ def table(found: Runs) -> Table:
     return lines
 
 
-def written(found: Runs, task: Task, contenders: Sequence[Contender]) -> dict[str, Any]:
+def written(found: Runs, task: Task, baselines: Sequence[Contender]) -> dict[str, Any]:
     """All that is kept: no name of a machine and no path."""
     config = task.config
     names = ("torch", "transformers", "peft", "accelerate")
     return {
         "versions": {name: version(name) for name in names},
-        "trl": sorted({RELEASES[x.environment] or "" for x in contenders} - {""}),
+        "trl": sorted({RELEASES[x.environment] or "" for x in baselines} - {""}),
         "python": platform.python_version(),
         "processor": platform.processor() or platform.machine(),
         "threads": 1,
@@ -178,14 +178,14 @@ def _compare(given: argparse.Namespace, console: Console) -> int:
     if given.iterations:
         changes["ppo.iterations"] = given.iterations
     seeds = given.seeds or ([0] if given.tiny else [0, 1, 2])
-    contenders, name = CONTENDERS, "learning_vs_trl"
+    baselines, name = CONTENDERS, "learning_vs_trl"
     if given.ladder:
-        contenders, name = LADDER, "learning_ladder"
+        baselines, name = LADDER, "learning_ladder"
     folders = given.folder, given.environments
-    found = learn(contenders, start, seeds, changes, folders, console.log)
+    found = learn(baselines, start, seeds, changes, folders, console.log)
     console.print(table(found))
     if not given.tiny:
-        kept = written(found, Task(start=start, seed=seeds[0], changes=changes), contenders)
+        kept = written(found, Task(start=start, seed=seeds[0], changes=changes), baselines)
         (given.output / f"{name}.json").write_text(json_text(kept, indent=2) + "\n")
         curves = {title: [one.curve for one in runs.values()] for title, runs in found.items()}
         draw(curves).savefig(given.output / f"{name}.png", dpi=110)

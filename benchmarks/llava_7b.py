@@ -31,20 +31,20 @@ from random_llava import pictures, prompts_of, write_model
 from rich.console import Console
 from rich.table import Table
 
-from rlhf.buffer import RolloutBuffer
-from rlhf.config import ModelConfig, PPOConfig, SamplingConfig
-from rlhf.models.adapters import add_adapter
-from rlhf.models.generation import generate
-from rlhf.models.heads import ScalarHead
-from rlhf.models.llava import Llava
+from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
+from rlhf.generation.sampler import generate
+from rlhf.models.lora import add_adapter
+from rlhf.models.packed.forward import Llava
 from rlhf.models.policy import POLICY, build_policy, in_pieces
-from rlhf.models.reward import REWARD, LlavaReward
-from rlhf.models.shape import read_shape
-from rlhf.tools.cards import GIB, this_machine
-from rlhf.tools.cost_model import CONTEXT, memory
-from rlhf.tools.ideal_time import seconds
-from rlhf.tools.setup import Setup
-from rlhf.trainers.update import Updater
+from rlhf.models.scalar_head import ScalarHead
+from rlhf.planning.gpus import GIB, this_machine
+from rlhf.planning.ideal_time import seconds
+from rlhf.planning.memory import CONTEXT, memory
+from rlhf.planning.model_shape import read_shape
+from rlhf.planning.workload import Setup
+from rlhf.ppo.buffer import RolloutBuffer
+from rlhf.ppo.updater import Updater
+from rlhf.rewards.llava_reward import REWARD, LlavaReward
 from rlhf.types import Drawn, PromptBatch, Responses, Rollout
 
 RESULTS = Path(__file__).parent / "results" / "llava_7b.json"

@@ -13,8 +13,8 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from rlhf.demo.tiny import build_tiny_llava
-from rlhf.models.llava import Llava
+from rlhf.demo.tiny_llava import build_tiny_llava
+from rlhf.models.packed.forward import Llava
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch
 

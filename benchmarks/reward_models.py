@@ -25,17 +25,17 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaModel
 
-from rlhf.config import Config, ModelConfig, PPOConfig, RewardConfig
-from rlhf.console import console
+from rlhf.config.schema import Config, ModelConfig, PPOConfig, RewardConfig
 from rlhf.data.collate import preference_batch
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, read_records
-from rlhf.demo.rule import label_pairs
-from rlhf.judging.evaluation import Judged, judge, write_blank
-from rlhf.judging.figures import blindness, reward_figures
-from rlhf.metrics import MetricsWriter
-from rlhf.models.llava import Llava
-from rlhf.models.reward_files import build_reward
-from rlhf.trainers.reward import RewardTrainer
+from rlhf.demo.rule_judge import label_pairs
+from rlhf.evaluation.reward_metrics import blindness, reward_figures
+from rlhf.evaluation.reward_scoring import Judged, judge, write_blank
+from rlhf.models.packed.forward import Llava
+from rlhf.rewards.loading import build_reward
+from rlhf.tracking.console import console
+from rlhf.tracking.metrics import MetricsWriter
+from rlhf.training.reward_trainer import RewardTrainer
 
 RESULTS = Path(__file__).parent / "results" / "reward_models.json"
 SIZES, SEEDS = (150, 600, 1200, 2400), (0, 1, 2)

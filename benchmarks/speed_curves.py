@@ -19,11 +19,11 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from contenders.environments import FOLDER, install
-from contenders.pairing import seconds
-from contenders.rows import PPO, TINY
-from contenders.runs import Entrant, Runs
-from contenders.spec import Case
+from baselines.environments import FOLDER, install
+from baselines.pairing import seconds
+from baselines.rows import PPO, TINY
+from baselines.runs import Entrant, Runs
+from baselines.spec import Case
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console

@@ -18,22 +18,22 @@ from typing import Any
 
 import torch
 
-from rlhf.cli import run_stage
-from rlhf.config import SamplingConfig
-from rlhf.console import say, stage, track
+from rlhf.cli.main import run_stage
+from rlhf.config.schema import SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import DemonstrationRecord, PreferenceRecord, PromptRecord, read_records
-from rlhf.demo.rule import is_right
-from rlhf.demo.stamp_scenes import (
+from rlhf.demo.rule_judge import is_right
+from rlhf.demo.stamps.dataset import write_stamps
+from rlhf.demo.stamps.scenes import (
     CLASSES,
     draw_stamp_scene,
     sample_stamp_scene,
     write_stamp_split,
 )
-from rlhf.demo.tiny import build_tiny_llava, teach_tower
-from rlhf.evaluation import answer
-from rlhf.models.llava import Llava
-from rlhf.tools.stamps import write_stamps
+from rlhf.demo.tiny_llava import build_tiny_llava, teach_tower
+from rlhf.evaluation.judges import answer
+from rlhf.models.packed.forward import Llava
+from rlhf.tracking.console import say, stage, track
 
 # Split: pictures, questions about each.
 SPLITS = {"sft": (4000, 4), "preference": (1000, 2), "held_out": (400, 2), "evaluation": (256, 2)}

@@ -2,6 +2,6 @@
 
 import sys
 
-from rlhf.cli import main
+from rlhf.cli.main import main
 
 sys.exit(main())

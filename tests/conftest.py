@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlhf.demo.scenes import write_pictures
-from rlhf.demo.tiny import build_tiny_llava
+from rlhf.demo.tiny_llava import build_tiny_llava
 
 torch.set_num_threads(1)
 
@@ -19,7 +19,7 @@ def fixed_seed() -> None:
 @pytest.fixture
 def low_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the untrained tiny model every token is unlikely: some are floored, not all."""
-    monkeypatch.setattr("rlhf.models.reward.LEAST_LOGPROB", -6.0)
+    monkeypatch.setattr("rlhf.rewards.llava_reward.LEAST_LOGPROB", -6.0)
 
 
 @pytest.fixture(scope="session")

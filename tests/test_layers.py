@@ -16,13 +16,15 @@ FLOORS = {
     for floor, names in enumerate(
         [
             "errors spans kernels functional",
-            "config config_loading ranges types",
-            "data models buffer checkpoint metrics console curves live runs health profiling"
-            " randomness stopping backoff heap",
-            "rollout evaluation comparing run_curves report evaluation_report judging annotation",
-            "trainers demo tools",
-            "stages",
-            "cli help __main__",
+            "types config",
+            "storage tracking data",
+            "models",
+            "generation",
+            "rewards planning",
+            "training evaluation annotation diagnostics demo",
+            "ppo",
+            "commands",
+            "cli __main__",
         ]
     )
     for name in names.split()
@@ -31,13 +33,20 @@ FLOORS = {
 KNOWN_BY = {
     "hydra": ["rlhf.cli"],
     "omegaconf": ["rlhf.cli"],
-    "transformers": ["rlhf.models", "rlhf.rollout", "rlhf.data.prompts", "rlhf.demo"],
-    "peft": ["rlhf.models.adapters"],
-    "bitsandbytes": ["rlhf.models.bits", "rlhf.models.optimizers"],
-    "tensorboard": ["rlhf.curves", "rlhf.metrics"],
-    "torch.utils.tensorboard": ["rlhf.metrics"],
+    "transformers": [
+        "rlhf.models",
+        "rlhf.generation",
+        "rlhf.rewards",
+        "rlhf.data.chat_prompts",
+        "rlhf.planning",
+        "rlhf.demo",
+    ],
+    "peft": ["rlhf.models.lora"],
+    "bitsandbytes": ["rlhf.models.quantization", "rlhf.training.optimizers"],
+    "tensorboard": ["rlhf.tracking"],
+    "torch.utils.tensorboard": ["rlhf.tracking"],
     "triton": ["rlhf.kernels"],
-    "httpx2": ["rlhf.models.http_scorer"],
+    "httpx2": ["rlhf.rewards.external.http"],
     "pyarrow": ["rlhf.data"],
     "starlette": ["rlhf.annotation.server"],
     "uvicorn": ["rlhf.annotation.server"],
@@ -181,8 +190,8 @@ def package(**modules: str) -> Sources:
         {"spans": "import rlhf.config", "config": ""},
         {"spans": "from rlhf import config", "config": ""},
         {"kernels__fast": "from ..types import Rollout", "types": ""},
-        {"buffer": "def f():\n    from rlhf.rollout import sample", "rollout": ""},
-        {"trainers": "import importlib\nimportlib.import_module('rlhf.cli')", "cli": ""},
+        {"models": "def f():\n    from rlhf.ppo import sample", "ppo": ""},
+        {"training": "import importlib\nimportlib.import_module('rlhf.cli')", "cli": ""},
         {"surprise": ""},
     ],
 )
@@ -193,9 +202,9 @@ def test_a_climbing_import_is_found(modules: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "modules",
     [
-        {"buffer": "import rlhf.metrics", "metrics": "from rlhf.buffer import x"},
+        {"storage": "import rlhf.tracking", "tracking": "from rlhf.storage import x"},
         {"data__images": "from rlhf.data import collate", "data": "from .images import open"},
-        {"data": "import rlhf.buffer", "data__images": "", "buffer": "import rlhf.data.images"},
+        {"data": "import rlhf.storage", "data__images": "", "storage": "import rlhf.data.images"},
         {"data__a": "from . import b", "data__b": "from .a import x"},
         {"data": "import rlhf.data"},
     ],
@@ -218,16 +227,16 @@ def test_siblings_and_lower_floors_are_allowed() -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("trainers", "from omegaconf import OmegaConf"),
+        ("training", "from omegaconf import OmegaConf"),
         ("config", "import hydra.utils"),
         ("data__images", "import transformers"),
         ("models__llava", "import peft"),
         ("models__llava", "from bitsandbytes import nn"),
-        ("trainers", "from torch.utils.tensorboard import SummaryWriter"),
-        ("trainers", "from torch.utils import tensorboard"),
-        ("cli", "import tensorboard"),
+        ("training", "from torch.utils.tensorboard import SummaryWriter"),
+        ("training", "from torch.utils import tensorboard"),
+        ("commands", "import tensorboard"),
         ("cli", "import trl"),
-        ("checkpoint", "from pickle import loads"),
+        ("storage", "from pickle import loads"),
         ("models_two", "import transformers"),
     ],
 )
@@ -238,12 +247,12 @@ def test_a_library_in_the_wrong_place_is_found(module: str, source: str) -> None
 def test_libraries_at_home_are_allowed() -> None:
     sources = package(
         cli="import hydra\nfrom omegaconf import OmegaConf",
-        models__adapters="import peft",
-        models__bits="import bitsandbytes",
+        models__lora="import peft",
+        models__quantization="import bitsandbytes",
         models__llava="from transformers import LlavaForConditionalGeneration",
-        data__prompts="import transformers",
-        metrics="from torch.utils.tensorboard import SummaryWriter",
-        buffer="import trlx",
+        data__chat_prompts="import transformers",
+        tracking__metrics="from torch.utils.tensorboard import SummaryWriter",
+        data="import trlx",
     )
     assert library_faults(sources) == []
 

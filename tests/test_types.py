@@ -3,16 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
-import small
 import torch
 
-from rlhf.models.llava import Llava
+from rlhf.models.packed.forward import Llava
 from rlhf.types import PromptBatch, Responses
+from tests.support import tiny_models
 
 
 def test_selecting_and_concatenating_keep_rows_whole(tiny: Path) -> None:
-    llava: Llava = small.load(tiny)
-    prompts, responses = small.prompts_of(llava, tiny), small.responses_of(llava)
+    llava: Llava = tiny_models.load(tiny)
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     order = torch.tensor([3, 1])
     twice = Responses.concatenate([responses.select(order), responses])
     assert twice.rows() == [responses.rows()[i] for i in (3, 1, 0, 1, 2, 3)]
@@ -25,7 +25,7 @@ def test_selecting_and_concatenating_keep_rows_whole(tiny: Path) -> None:
 
 
 def test_other_pictures_are_never_the_own_one_when_there_is_another(tiny: Path) -> None:
-    prompts = small.prompts_of(small.load(tiny), tiny)
+    prompts = tiny_models.prompts_of(tiny_models.load(tiny), tiny)
     a, b, c = ((Path(name),) for name in "abc")
     batch = replace(prompts, images=(a, a, b, c))
     assert batch.other_pictures() == (b, b, c, a)

@@ -24,9 +24,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from rlhf.annotation.desk import Answer, Choice, Desk, left_side
+from rlhf.annotation.image_store import Shelf
 from rlhf.annotation.pairs import Pair
-from rlhf.annotation.shelf import Shelf
+from rlhf.annotation.queue import Answer, Choice, Desk, left_side
 from rlhf.errors import DataError, ResourceError
 
 MAX_BODY = 64 * 1024  # bytes of a request

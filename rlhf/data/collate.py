@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from rlhf.data.encoders import Encoder, flat_ids, response_batch
 from rlhf.data.records import (
     CandidatesRecord,
     DemonstrationRecord,
@@ -16,6 +15,7 @@ from rlhf.data.records import (
     rejected,
     resolve_image,
 )
+from rlhf.data.tokenization import Encoder, flat_ids, response_batch
 from rlhf.errors import DataError
 from rlhf.spans import Spans
 from rlhf.types import PreferenceBatch, PromptBatch

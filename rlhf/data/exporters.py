@@ -12,8 +12,8 @@ from urllib.parse import quote
 import msgspec
 
 from rlhf.data.images import load_image
-from rlhf.data.importers.sources import arrow
-from rlhf.data.lines import replaced_file
+from rlhf.data.importers.readers import arrow
+from rlhf.data.jsonl import replaced_file
 from rlhf.data.records import (
     CandidatesRecord,
     PreferenceRecord,

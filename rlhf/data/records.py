@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from rlhf.data.lines import json_object, read_lines, replaced_file, shown_key
+from rlhf.data.jsonl import json_object, read_lines, replaced_file, shown_key
 from rlhf.errors import DataError
 
 Text = str  # as read: not blank, no NUL

@@ -17,6 +17,8 @@ from rlhf.functional.losses import clipped_policy_loss as clipped_policy_loss
 from rlhf.functional.losses import clipped_value_loss as clipped_value_loss
 from rlhf.functional.losses import kl_penalty_loss as kl_penalty_loss
 from rlhf.functional.losses import preference_loss as preference_loss
+from rlhf.functional.normalization import explained_variance as explained_variance
+from rlhf.functional.normalization import whiten as whiten
 from rlhf.functional.rewards import missing_eos_scores as missing_eos_scores
 from rlhf.functional.rewards import shape_rewards as shape_rewards
 from rlhf.functional.running import AdaptiveKLController as AdaptiveKLController
@@ -24,5 +26,3 @@ from rlhf.functional.running import ScoreScaler as ScoreScaler
 from rlhf.functional.sampling import filtered_logits as filtered_logits
 from rlhf.functional.sampling import inverse_cdf_tokens as inverse_cdf_tokens
 from rlhf.functional.sampling import keyed_uniforms as keyed_uniforms
-from rlhf.functional.statistics import explained_variance as explained_variance
-from rlhf.functional.statistics import whiten as whiten

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rlhf.functional.checks import check_between, check_positive
 from rlhf.kernels import add_at_span_end, span_discounted_sum
-from rlhf.kernels.reference import checked_factor, later_in_span, widened
+from rlhf.kernels.span_ops import checked_factor, later_in_span, widened
 from rlhf.spans import Spans, check_rows
 
 

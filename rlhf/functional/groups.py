@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rlhf.functional.checks import check_positive
-from rlhf.kernels.reference import widened
+from rlhf.kernels.span_ops import widened
 from rlhf.spans import check_rows
 
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from rlhf.functional.checks import check_same_shape
-from rlhf.kernels.reference import widened
+from rlhf.kernels.span_ops import widened
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from rlhf.functional.checks import check_between, check_positive, check_same_shape
 from rlhf.functional.kl import kl_estimate
-from rlhf.kernels.reference import widened
+from rlhf.kernels.span_ops import widened
 
 
 class PolicyLoss(NamedTuple):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rlhf.functional.checks import check_between, check_same_shape
 from rlhf.kernels import add_at_span_end
-from rlhf.kernels.reference import widened
+from rlhf.kernels.span_ops import widened
 from rlhf.spans import Spans, check_rows
 
 

@@ -8,7 +8,7 @@ from math import isfinite, sqrt
 from torch import Tensor
 
 from rlhf.functional.checks import check_between, check_positive
-from rlhf.kernels.reference import widened
+from rlhf.kernels.span_ops import widened
 
 
 class AdaptiveKLController:

@@ -13,9 +13,9 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from rlhf.kernels import reference as _reference
-from rlhf.kernels.reference import add_at_span_end as add_at_span_end
-from rlhf.kernels.reference import later_in_span as later_in_span
+from rlhf.kernels import span_ops as _reference
+from rlhf.kernels.span_ops import add_at_span_end as add_at_span_end
+from rlhf.kernels.span_ops import later_in_span as later_in_span
 from rlhf.kernels.token_kl import token_kl as token_kl
 from rlhf.kernels.token_logprobs import token_logprobs as _token_logprobs
 
@@ -43,9 +43,9 @@ def _by_device(reference: Callable[_P, _R], module: str) -> Callable[_P, _R]:
     return chosen
 
 
-gather_spans = _by_device(_reference.gather_spans, "rlhf.kernels.triton_spans")
-scatter_spans = _by_device(_reference.scatter_spans, "rlhf.kernels.triton_spans")
-span_discounted_sum = _by_device(_reference.span_discounted_sum, "rlhf.kernels.triton_spans")
-span_mean = _by_device(_reference.span_mean, "rlhf.kernels.triton_spans")
-span_sum = _by_device(_reference.span_sum, "rlhf.kernels.triton_spans")
-token_logprobs = _by_device(_token_logprobs, "rlhf.kernels.triton_logprobs")
+gather_spans = _by_device(_reference.gather_spans, "rlhf.kernels.span_ops_triton")
+scatter_spans = _by_device(_reference.scatter_spans, "rlhf.kernels.span_ops_triton")
+span_discounted_sum = _by_device(_reference.span_discounted_sum, "rlhf.kernels.span_ops_triton")
+span_mean = _by_device(_reference.span_mean, "rlhf.kernels.span_ops_triton")
+span_sum = _by_device(_reference.span_sum, "rlhf.kernels.span_ops_triton")
+token_logprobs = _by_device(_token_logprobs, "rlhf.kernels.token_logprobs_triton")

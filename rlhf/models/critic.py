@@ -5,10 +5,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from rlhf.config import CriticKind, ModelConfig
-from rlhf.models.adapters import add_adapter
-from rlhf.models.heads import ScalarHead
-from rlhf.models.llava import Llava
+from rlhf.config.schema import CriticKind, ModelConfig
+from rlhf.models.lora import add_adapter
+from rlhf.models.packed.forward import Llava
+from rlhf.models.scalar_head import ScalarHead
 from rlhf.types import PromptBatch, Responses
 
 CRITIC = "critic"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf.checkpoint import hash_tensors
+from rlhf.storage.checkpoint import hash_tensors
 
 
 def text_hash(text: str) -> str:

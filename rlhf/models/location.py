@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.errors import UsageError
-from rlhf.runs import run_folders
+from rlhf.storage.run_folder import run_folders
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rlhf.config import CriticKind, ModelConfig
-from rlhf.data.pieces import microbatches
+from rlhf.config.schema import CriticKind, ModelConfig
+from rlhf.data.microbatching import microbatches
 from rlhf.errors import UsageError
 from rlhf.kernels import token_kl, token_logprobs
-from rlhf.models.adapters import add_adapter
 from rlhf.models.critic import Critic, build_critic, full_critic
-from rlhf.models.heads import ScalarHead
-from rlhf.models.llava import Llava
-from rlhf.profiling import phase
+from rlhf.models.lora import add_adapter
+from rlhf.models.packed.forward import Llava
+from rlhf.models.scalar_head import ScalarHead
+from rlhf.tracking.profiler import phase
 from rlhf.types import PromptBatch, Responses, TokenScores
 
 POLICY, REFERENCE = "policy", "reference"

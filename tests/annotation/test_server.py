@@ -10,11 +10,11 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from rlhf.annotation import server
-from rlhf.annotation.desk import Desk
-from rlhf.annotation.events import EventLog, Judgment, read_events
+from rlhf.annotation.event_log import EventLog, Judgment, read_events
+from rlhf.annotation.image_store import Shelf
 from rlhf.annotation.pairs import Pair
+from rlhf.annotation.queue import Desk
 from rlhf.annotation.server import MAX_BODY, Page, application
-from rlhf.annotation.shelf import Shelf
 from rlhf.data.images import load_image
 
 HOST = "http://127.0.0.1:8765"

@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from pages import Server
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.browser.pages import Server
 
 
 @pytest.fixture(scope="session")

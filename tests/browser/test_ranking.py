@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import Server, key_of, saved, shown, until, write_candidates
 from playwright.sync_api import Browser, Page, Request, Response
+
+from tests.browser.pages import Server, key_of, saved, shown, until, write_candidates
 
 KEYS = {"1": "left", "a": "left", "ArrowLeft": "left", "2": "right", "b": "right"}
 KEYS |= {"ArrowRight": "right", "0": "tie", "t": "tie"}

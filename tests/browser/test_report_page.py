@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
-from rlhf.evaluation_report import Answered, write_evaluation_report
+from rlhf.evaluation.model_report import Answered, write_evaluation_report
 
 XSS = Path(__file__).with_name("xss.txt").read_text().splitlines()
 

@@ -1,13 +1,13 @@
 """Batches cut to pieces: like lengths together, every row once, none too large."""
 
 import torch
-from doubles import quick
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.data.pieces import fitting, microbatches
+from rlhf.data.microbatching import fitting, microbatches
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch, Responses
+from tests.support.float64 import quick
 
 
 def pieces(rows: list[tuple[int, int]], prompts: dict[int, int], most: int) -> list[list[int]]:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from foreign import BLUE, RED, facing, kept
 from msgspec.structs import replace
 
 from rlhf.data import exporters
 from rlhf.data.exporters import LABELING_CONFIG, export_label_studio, export_trl
-from rlhf.data.importers.importing import import_set
+from rlhf.data.importers.importer import import_set
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, read_records
 from rlhf.errors import DataError, ResourceError, UsageError
+from tests.support.foreign_datasets import BLUE, RED, facing, kept
 
 FIRST = PreferenceRecord(
     kept(RED), "What?", "A cat.", "A dog.", "response_b", id="1", annotator="me", seconds=2.5

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
-from fuzzed_records import Figures, check, check_round_trip, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.support.fuzzed_records import Figures, check, check_round_trip, run
 
 TEXTS = st.text(max_size=5) | st.sampled_from(["a", "tie", "response_a", "\0", "\u2028", " "])
 VALUES = st.recursive(

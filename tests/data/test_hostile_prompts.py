@@ -3,8 +3,9 @@
 from collections import Counter
 
 import pytest
-from hostile_prompts import attack
-from processors import NAMES, PROCESSORS
+
+from tests.support.hostile_prompts import attack
+from tests.support.processors import NAMES, PROCESSORS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -15,5 +16,5 @@ def test_hundreds_of_hostile_prompts(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_tens_of_thousands_of_hostile_prompts(name: str) -> None:
-    """40,000 in all; `python tests/data/hostile_prompts.py 100000` tries the full number."""
+    """40,000 in all; `python -m tests.support.hostile_prompts 100000` tries the full number."""
     assert attack(PROCESSORS[name](), 8_000) == Counter(trials=8_000)

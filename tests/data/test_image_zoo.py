@@ -11,12 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import ORIENTATION, RED, WHITE, bmp_rle8, pixels, png, png_chunk, reason, saved, tiff
 from PIL import Image
 
 from rlhf.data import images
 from rlhf.data.images import load_image, picture_digest
 from rlhf.errors import DataError
+from tests.support.image_files import (
+    ORIENTATION,
+    RED,
+    WHITE,
+    bmp_rle8,
+    pixels,
+    png,
+    png_chunk,
+    reason,
+    saved,
+    tiff,
+)
 
 
 def test_files_that_are_no_pictures(tmp_path: Path) -> None:

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import (
+from PIL import Image
+
+from rlhf.data import images
+from rlhf.data.images import load_image, picture_digest, picture_size
+from rlhf.errors import DataError
+from tests.support.image_files import (
     BLACK,
     BLUE,
     GREEN,
@@ -21,11 +26,6 @@ from pictures import (
     reason,
     saved,
 )
-from PIL import Image
-
-from rlhf.data import images
-from rlhf.data.images import load_image, picture_digest, picture_size
-from rlhf.errors import DataError
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,21 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processors import CHAT_ML, LLAVA_TEMPLATE, NAMES, PROCESSORS, SMOL, llama, processor_of
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from rlhf.data.picture_tokens import FixedTokens
-from rlhf.data.prompts import PromptBuilder
+from rlhf.data.chat_prompts import PromptBuilder
+from rlhf.data.image_token_counts import FixedTokens
 from rlhf.errors import DataError, UsageError
+from tests.support.processors import (
+    CHAT_ML,
+    LLAVA_TEMPLATE,
+    NAMES,
+    PROCESSORS,
+    SMOL,
+    llama,
+    processor_of,
+)
 
 INSTRUCTIONS = ["What?", " two  spaces ", "\nline\n", "é 图 🙂", "a\u0301", "tab\t\x07", "", "x:"]
 PICTURE = [Path("not opened.png")]

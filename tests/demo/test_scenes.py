@@ -6,7 +6,7 @@ from PIL import Image
 
 from rlhf.data.records import DemonstrationRecord, PromptRecord, read_records
 from rlhf.demo.questions import demonstration, prompt_records, write_split
-from rlhf.demo.rule import is_right
+from rlhf.demo.rule_judge import is_right
 from rlhf.demo.scenes import Scene, Shape, draw_scene, sample_scene, write_pictures
 
 RED = (255, 0, 0)

@@ -1,9 +1,7 @@
 """Advantages and statistics: literals, other formulas of the same thing, scipy."""
 
-import oracles
 import pytest
 import torch
-from doubles import EXACT, doubles, exact, quick, ragged, unit
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import lfilter
@@ -15,6 +13,8 @@ from rlhf.functional import (
     whiten,
 )
 from rlhf.spans import Spans
+from tests.support import oracles
+from tests.support.float64 import EXACT, doubles, exact, quick, ragged, unit
 
 
 def test_advantages_literal() -> None:

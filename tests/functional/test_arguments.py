@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from doubles import doubles
 from torch import Tensor
 
 from rlhf import functional, kernels
 from rlhf.spans import Spans
+from tests.support.float64 import doubles
 
 SPANS = Spans.from_lengths([2, 1, 3])
 TOKENS, RESPONSES = 6, 3

@@ -5,11 +5,11 @@ import statistics
 
 import pytest
 import torch
-from doubles import EXACT, doubles, exact, quick
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf.functional import grpo_advantages, rloo_advantages
+from tests.support.float64 import EXACT, doubles, exact, quick
 
 groupings = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from doubles import EXACT, doubles, exact
 from torch import Tensor
 
 from rlhf.functional import (
@@ -15,6 +14,7 @@ from rlhf.functional import (
     preference_loss,
 )
 from rlhf.spans import Spans
+from tests.support.float64 import EXACT, doubles, exact
 
 
 def test_policy_loss_literal() -> None:

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from doubles import EXACT, exact
 
 from rlhf.functional import (
     check_kl_choice,
@@ -13,6 +12,7 @@ from rlhf.functional import (
     shape_rewards,
 )
 from rlhf.spans import Spans
+from tests.support.float64 import EXACT, exact
 
 
 def test_kl_literals() -> None:

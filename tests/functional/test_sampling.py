@@ -2,10 +2,8 @@
 
 import math
 
-import oracles
 import pytest
 import torch
-from doubles import exact, quick
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -16,6 +14,8 @@ from rlhf.functional import (
     inverse_cdf_tokens,
     keyed_uniforms,
 )
+from tests.support import oracles
+from tests.support.float64 import exact, quick
 
 
 def test_splitmix64_known_answers() -> None:

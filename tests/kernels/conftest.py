@@ -25,10 +25,10 @@ def device() -> Iterator[str]:
         yield name
 
 
-@pytest.fixture(params=["reference", "triton_spans"])
+@pytest.fixture(params=["span_ops", "span_ops_triton"])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Each module that holds the span kernels; the blocks of Triton's are small, hence several."""
-    if request.param == "triton_spans":
+    if request.param == "span_ops_triton":
         request.getfixturevalue("device")
-        monkeypatch.setattr("rlhf.kernels.triton_spans.BLOCK", 16)
+        monkeypatch.setattr("rlhf.kernels.span_ops_triton.BLOCK", 16)
     return importlib.import_module(f"rlhf.kernels.{request.param}")

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from doubles import EXACT, LargestTensor, doubles, exact
 from torch import Tensor
 
 from rlhf.kernels import token_logprobs
 from rlhf.kernels.token_kl import token_kl
+from tests.support.float64 import EXACT, LargestTensor, doubles, exact
 
 SINGLE = {"rtol": 1e-4, "atol": 5e-6}  # float32: rounding of two logits and their log-softmaxes
 

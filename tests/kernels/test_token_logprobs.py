@@ -2,13 +2,13 @@
 
 import math
 
-import oracles
 import pytest
 import torch
-from doubles import EXACT, LargestTensor, doubles, exact
 from torch import Tensor
 
 from rlhf.kernels import token_logprobs
+from tests.support import oracles
+from tests.support.float64 import EXACT, LargestTensor, doubles, exact
 
 SINGLE = {"rtol": 1e-5, "atol": 2e-6}  # float32: rounding of one logit and its log-softmax
 

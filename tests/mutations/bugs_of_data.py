@@ -1,22 +1,22 @@
 """Historical bugs of prompts, of sampling and of the reward model."""
 
-from bugs import Bug
+from tests.mutations.bugs import Bug
 
-ALIGNMENT = "tests/test_alignment.py::"
-GENERATION = "tests/test_generation.py::"
-POLICY = "tests/test_policy.py::"
-REWARD = "tests/test_reward.py::"
+ALIGNMENT = "tests/models/test_alignment.py::"
+GENERATION = "tests/generation/test_sampler.py::"
+POLICY = "tests/models/test_policy.py::"
+REWARD = "tests/rewards/test_llava_reward.py::"
 
 BUGS = (
     Bug(
         "what a user types becomes a special token",
         ("NiuTrans: retokenized by string replacement",),
-        "data/prompts.py",
+        "data/chat_prompts.py",
         (
             ("split_special_tokens=True)", "split_special_tokens=False)"),
             ("if token in self._special_ids:", "if False:"),
         ),
-        "tests/data/test_prompts.py::test_special_tokens_typed_by_a_user_become_text",
+        "tests/data/test_chat_prompts.py::test_special_tokens_typed_by_a_user_become_text",
     ),
     Bug(
         "a long prompt is cut through its picture",
@@ -28,7 +28,7 @@ BUGS = (
                 "rows = [builder.prompt_ids(x.instruction, own)[-max_tokens:] for x, own in asked]",
             ),
         ),
-        "tests/data/test_prompts.py::test_long_prompts_are_refused_not_cut",
+        "tests/data/test_chat_prompts.py::test_long_prompts_are_refused_not_cut",
     ),
     Bug(
         "pictures are taken by their place in the batch",
@@ -47,28 +47,28 @@ BUGS = (
     Bug(
         "the end is sampled too late",
         ("trl #2069",),
-        "models/generation.py",
+        "generation/sampler.py",
         (("banned_ids=llava.banned_ids,", "banned_ids=[*llava.banned_ids, *llava.eos_ids],"),),
         GENERATION + "test_the_drawn_logprobs_are_those_of_the_training_forward",
     ),
     Bug(
         "sampling allows ids that scoring bans",
         ("EasyR1 #110", "verl #5817"),
-        "models/generation.py",
+        "generation/sampler.py",
         (("banned_ids=llava.banned_ids,", "banned_ids=(),"),),
         GENERATION + "test_the_drawn_logprobs_are_those_of_the_training_forward",
     ),
     Bug(
         "the response ends one token too late",
         ("DeepSpeedExamples #672",),
-        "models/generation.py",
+        "generation/sampler.py",
         (("lengths[ended] = position + 1", "lengths[ended] = position + 2"),),
         ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
     ),
     Bug(
         "what follows the end counts",
         ("verl #3805", "trl #6121", "trl #2022"),
-        "models/generation.py",
+        "generation/sampler.py",
         (
             (
                 "lengths[ended] = position + 1",
@@ -80,7 +80,7 @@ BUGS = (
     Bug(
         "a response that ends in the last slot counts as cut",
         ("torchtune: end in the last slot", "AReaL #1637"),
-        "models/generation.py",
+        "generation/sampler.py",
         (
             (
                 "torch.isin(flat[spans.offsets[1:] - 1], ends)",
@@ -92,7 +92,7 @@ BUGS = (
     Bug(
         "a pad that is also the end hides the end",
         ("trl #5303", "transformers #25790"),
-        "models/generation.py",
+        "generation/sampler.py",
         (
             (
                 "rows += some",
@@ -105,7 +105,7 @@ BUGS = (
     Bug(
         "a slice from minus zero takes the wrong tokens",
         ("align-anything: slice from -0",),
-        "models/generation.py",
+        "generation/sampler.py",
         (
             (
                 "list(tokens[said].split(lengths.tolist()))",
@@ -117,33 +117,33 @@ BUGS = (
     Bug(
         "the text model's score is read at a pad",
         ("trl #2778",),
-        "models/caption_reward.py",
+        "rewards/caption_reward.py",
         (("len(row) - 1 for row in ids", "tokens.shape[1] - 1 for row in ids"),),
         REWARD + "test_a_score_depends_on_no_batch_mate_and_no_order[caption_text]",
     ),
     Bug(
         "sampled tokens are decoded and encoded again before they are scored",
         ("trl #1540",),
-        "models/reward.py",
+        "rewards/llava_reward.py",
         (("if self._encodes_anew:", "if True:"),),
         ALIGNMENT + "test_the_reward_model_reads_the_sampled_tokens",
     ),
     Bug(
         "a fresh head replaces the saved one",
         ("OpenRLHF #209", "OpenRLHF #1342", "trl #1650", "trl #2957", "miles #3080"),
-        "models/reward_files.py",
+        "rewards/loading.py",
         (
             (
                 'head = ScalarHead.load(folder / "head.safetensors", policy.device)',
                 "head = ScalarHead(policy.hidden_size).to(policy.device)",
             ),
         ),
-        "tests/test_reward_files.py::test_what_is_saved_scores_the_same_bits[llava_state-lora]",
+        "tests/rewards/test_loading.py::test_what_is_saved_scores_the_same_bits[llava_state-lora]",
     ),
     Bug(
         "values in half precision",
         ("RL4VLM: value head in float16", "verl #498"),
-        "models/heads.py",
+        "models/scalar_head.py",
         (
             (
                 "self.linear(hidden.float())",
@@ -155,7 +155,7 @@ BUGS = (
     Bug(
         "the head starts with noise",
         ("verl #498",),
-        "models/heads.py",
+        "models/scalar_head.py",
         (("nn.init.zeros_(self.linear.weight)", "nn.init.normal_(self.linear.weight)"),),
         POLICY + "test_the_critic_sees_the_picture_and_does_not_move_the_trunk",
     ),

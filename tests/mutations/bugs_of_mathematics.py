@@ -1,24 +1,24 @@
 """Historical bugs of rewards, KL, advantages, losses and kernels."""
 
-from bugs import Bug
+from tests.mutations.bugs import Bug
 
 LOSSES = "tests/functional/test_losses.py::"
 REWARDS = "tests/functional/test_rewards.py::"
 ADVANTAGES = "tests/functional/test_advantages.py::"
-BUFFER = "tests/test_buffer.py::"
+BUFFER = "tests/ppo/test_buffer.py::"
 
 BUGS = (
     Bug(
         "the score lands on the token after the last one",
         ("trl #1893", "trl #3750", "trl #5338"),
-        "kernels/reference.py",
+        "kernels/span_ops.py",
         (("spans.offsets[1:] - 1, per", "spans.offsets[1:].clamp(max=spans.total - 1), per"),),
         BUFFER + "test_rewards_are_minus_kl_with_the_score_on_the_last_token",
     ),
     Bug(
         "the score lands on the last padded slot",
         ("LLaVA-RLHF: no masks",),
-        "kernels/reference.py",
+        "kernels/span_ops.py",
         (
             (
                 "spans.offsets[1:] - 1, per",
@@ -30,21 +30,21 @@ BUGS = (
     Bug(
         "advantages run on through the padding into another response",
         ("LLaVA-RLHF: no masks", "rlhf-book #216"),
-        "kernels/reference.py",
+        "kernels/span_ops.py",
         (("torch.where(inside, flat.roll(-steps), 0)", "flat.roll(-steps)"),),
         ADVANTAGES + "test_advantages_literal",
     ),
     Bug(
         "a mask is read with the wrong polarity",
         ("torchtune: whiten polarity",),
-        "kernels/reference.py",
+        "kernels/span_ops.py",
         (("torch.where(inside, flat", "torch.where(~inside, flat"),),
         ADVANTAGES + "test_advantages_literal",
     ),
     Bug(
         "a reward reaches only the tokens near it",
         ("verl #7278", "verl #7300"),
-        "kernels/reference.py",
+        "kernels/span_ops.py",
         (("while step < spans.longest:", "while step < min(4, spans.longest):"),),
         ADVANTAGES + "test_advantages_agree_with_scipy",
     ),
@@ -58,28 +58,28 @@ BUGS = (
     Bug(
         "a view is changed in place under its owner",
         ("verl #6935",),
-        "functional/statistics.py",
+        "functional/normalization.py",
         (("white = (exact - mean) /", "white = exact.sub_(mean) /"),),
         "tests/functional/test_arguments.py::test_no_function_changes_what_it_is_given",
     ),
     Bug(
         "the KL of a token is clamped at 0",
         ("LLaVA-RLHF: clamped k1", "measured: max(k1, 0) in the reward"),
-        "buffer.py",
+        "ppo/buffer.py",
         (('ref_logprobs, kind="k1")', 'ref_logprobs, kind="k1").clamp(min=0)'),),
         BUFFER + "test_rewards_are_minus_kl_with_the_score_on_the_last_token",
     ),
     Bug(
         "the absolute log-ratio stands for the KL in the reward",
         ("trl #486", "measured: |k1| in the reward"),
-        "buffer.py",
+        "ppo/buffer.py",
         (('ref_logprobs, kind="k1")', 'ref_logprobs, kind="k1").abs()'),),
         BUFFER + "test_rewards_are_minus_kl_with_the_score_on_the_last_token",
     ),
     Bug(
         "k3 in the reward",
         ("trl #3240", "measured: k3 in the reward"),
-        "buffer.py",
+        "ppo/buffer.py",
         (('kind="k1")', 'kind="k3")'),),
         BUFFER + "test_rewards_are_minus_kl_with_the_score_on_the_last_token",
     ),
@@ -131,14 +131,14 @@ BUGS = (
     Bug(
         "the rewards are multiplied by ten when nothing is whitened",
         ("LLaVA-RLHF: hidden scale",),
-        "buffer.py",
+        "ppo/buffer.py",
         (("        return advantages, returns", "        return 10 * advantages, returns"),),
         BUFFER + "test_advantages_and_targets_use_their_own_lambda",
     ),
     Bug(
         "the statistics of whitening are taken along the wrong axis",
         ("OpenRLHF #1250",),
-        "buffer.py",
+        "ppo/buffer.py",
         (
             (
                 "advantages = whiten(advantages, floor=config.whiten_floor)",
@@ -151,7 +151,7 @@ BUGS = (
     Bug(
         "the mean of whitening counts the padding",
         ("SkyRL #1305",),
-        "buffer.py",
+        "ppo/buffer.py",
         (
             (
                 "advantages = whiten(advantages, floor=config.whiten_floor)",
@@ -165,14 +165,14 @@ BUGS = (
     Bug(
         "whitening a single token gives NaN",
         ("stable-baselines3 #325",),
-        "functional/statistics.py",
+        "functional/normalization.py",
         (("exact.std(correction=0)", "exact.std()"),),
         ADVANTAGES + "test_whiten_literals",
     ),
     Bug(
         "whitening blows up noise near the optimum",
         ("measured: std without a floor",),
-        "functional/statistics.py",
+        "functional/normalization.py",
         (("std.clamp(min=floor)", "(std + 1e-8)"),),
         ADVANTAGES + "test_whiten_literals",
     ),
@@ -193,9 +193,9 @@ BUGS = (
     Bug(
         "one response to a prompt is compared with itself",
         ("OpenRLHF #1250",),
-        "config_loading.py",
+        "config/validation.py",
         (("if ppo.samples_per_prompt == 1:", "if False:"),),
-        "tests/test_config.py::test_values_out_of_range_are_refused_by_name",
+        "tests/config/test_validation.py::test_values_out_of_range_are_refused_by_name",
     ),
     Bug(
         "equal scores differ from their own mean by rounding",

@@ -1,13 +1,13 @@
 """Historical bugs of padding, pictures, adapters and the three roles of one model."""
 
-from bugs import Bug
+from tests.mutations.bugs import Bug
 
-ALIGNMENT = "tests/test_alignment.py::"
-GENERATION = "tests/test_generation.py::"
-LLAVA = "tests/test_llava.py::"
-POLICY = "tests/test_policy.py::"
-REWARD = "tests/test_reward.py::"
-SHARING = "tests/test_sharing.py::"
+ALIGNMENT = "tests/models/test_alignment.py::"
+GENERATION = "tests/generation/test_sampler.py::"
+LLAVA = "tests/models/test_llava.py::"
+POLICY = "tests/models/test_policy.py::"
+REWARD = "tests/rewards/test_llava_reward.py::"
+SHARING = "tests/models/packed/test_forward.py::"
 
 BUGS = (
     Bug(
@@ -125,28 +125,28 @@ BUGS = (
     Bug(
         "dropout stays on in the adapter",
         ("trl #454", "trlx #107", "measured: dropout left on"),
-        "models/adapters.py",
+        "models/lora.py",
         (("lora_alpha=alpha, target", "lora_alpha=alpha, lora_dropout=0.1, target"),),
         POLICY + "test_two_forwards_are_bit_equal_with_trainable_adapters",
     ),
     Bug(
         "dropout stays on in the model",
         ("trl #454", "trl #1540"),
-        "models/trunk.py",
+        "models/llava.py",
         (("model.eval(), processor", "model.train(), processor"),),
         ALIGNMENT + "test_the_models_own_dropout_is_off",
     ),
     Bug(
         "LoRA lands in the vision tower too",
         ("measured: LoRA by bare names",),
-        "models/adapters.py",
+        "models/lora.py",
         (("(?!.*vision_tower).*", ".*"),),
         LLAVA + "test_adapters_touch_the_language_model_only_and_are_float32",
     ),
     Bug(
         "positions count the pads",
         ("trl #469", "trl #6800", "OpenRLHF #217", "trlx #508"),
-        "models/llava.py",
+        "models/packed/forward.py",
         (
             (
                 "return kept, parted",
@@ -158,7 +158,7 @@ BUGS = (
     Bug(
         "the pads beside a prompt are read",
         ("trl #262", "LlamaFactory #2382"),
-        "models/cache.py",
+        "models/packed/kv_cache.py",
         (
             (
                 "lengths = None if even else spans.lengths.to(device)",
@@ -170,7 +170,7 @@ BUGS = (
     Bug(
         "the response is cut out where another row's begins",
         ("trl #1718",),
-        "models/llava.py",
+        "models/packed/forward.py",
         (
             (
                 "*given, rest.before + first,",
@@ -182,7 +182,7 @@ BUGS = (
     Bug(
         "the score is read in the last column",
         ("trl #2778", "align-anything: score read at -1"),
-        "models/llava.py",
+        "models/packed/forward.py",
         (
             (
                 "torch.cat([before, last])",
@@ -194,7 +194,7 @@ BUGS = (
     Bug(
         "the score is a mean over what is not of the response",
         ("LightRFT: attention pooling without a mask",),
-        "models/llava.py",
+        "models/packed/forward.py",
         (
             (
                 "states[len(before) :]",
@@ -206,7 +206,7 @@ BUGS = (
     Bug(
         "only the tokenizer's end is looked for",
         ("trl #5338", "trl #6805"),
-        "models/trunk.py",
+        "models/llava.py",
         (
             (
                 "sorted({self.processor.tokenizer.eos_token_id, *listed})",
@@ -218,21 +218,21 @@ BUGS = (
     Bug(
         "the policy may sample the picture placeholder",
         ("verl #7038", "NoisyRollout #3", "measured: sampled image token"),
-        "models/trunk.py",
+        "models/llava.py",
         (("ids = {self.image_token_id, self", "ids = {pad, self"),),
         LLAVA + "test_banned_ids_are_the_placeholder_and_the_pad_but_never_the_end",
     ),
     Bug(
         "placeholders are counted over the batch",
         ("measured: pictures counted over the batch",),
-        "models/vision.py",
+        "models/vision/image_encoder.py",
         (("if found != len(features):", "if sum(counts) != sum(map(len, shown)):"),),
         LLAVA + "test_pictures_are_counted_row_by_row",
     ),
     Bug(
         "pictures are dropped without a word",
         ("LlamaFactory: pictures dropped in PPO",),
-        "models/vision.py",
+        "models/vision/image_encoder.py",
         (
             (
                 "self.embeddings(prompts.images)",

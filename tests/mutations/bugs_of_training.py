@@ -1,23 +1,23 @@
 """Historical bugs of the rollout, the optimizer step, the curves and the resume."""
 
-from bugs import Bug
+from tests.mutations.bugs import Bug
 
-PPO = "tests/test_ppo.py::"
-UPDATE = "tests/test_update.py::"
-STEP = "tests/test_step.py::"
+PPO = "tests/ppo/test_trainer.py::"
+UPDATE = "tests/ppo/test_updater.py::"
+STEP = "tests/ppo/test_step.py::"
 
 BUGS = (
     Bug(
         "old log-probabilities are the generator's",
         ("trl #454", "trlx #508"),
-        "rollout.py",
+        "ppo/rollout.py",
         (("scored.logprobs if config.rescore else drawn.logprobs", "drawn.logprobs"),),
         PPO + "test_old_logprobs_are_those_of_the_training_forward_if_rescored[True]",
     ),
     Bug(
         "old log-probabilities are computed anew each epoch",
         ("NiuTrans: old log-probabilities of the current actor",),
-        "trainers/update.py",
+        "ppo/updater.py",
         (
             (
                 "            batch.old_logprobs,\n            batch.advantages,",
@@ -29,7 +29,7 @@ BUGS = (
     Bug(
         "gradients are thrown away between micro-batches",
         ("trl #583", "trl #321"),
-        "trainers/update.py",
+        "ppo/updater.py",
         (
             (
                 "                loss.backward()\n",
@@ -41,14 +41,14 @@ BUGS = (
     Bug(
         "one optimizer step where several were planned",
         ("trl #5645",),
-        "trainers/ppo.py",
+        "ppo/trainer.py",
         (("buffer.minibatches(self.ppo.minibatch_size,", "buffer.minibatches(10**9,"),),
         PPO + "test_every_planned_step_is_taken_and_only_the_policy_and_critic_move",
     ),
     Bug(
         "the value loss is averaged over the micro-batch",
         ("verl #6957",),
-        "trainers/update.py",
+        "ppo/updater.py",
         (
             (
                 "clip_range_value=self.config.clip_range_value,\n            token_count=count,",
@@ -60,14 +60,14 @@ BUGS = (
     Bug(
         "the loss is a sum over the tokens",
         ("another trainer: a sum without its mask",),
-        "trainers/update.py",
+        "ppo/updater.py",
         (("count = minibatch.responses.spans.total", "count = 1"),),
         STEP + "test_the_gradient_is_that_of_the_mean_over_tokens",
     ),
     Bug(
         "the entropy is divided by the padded size",
         ("trl #6121", "trl #2022"),
-        "trainers/update.py",
+        "ppo/updater.py",
         (
             (
                 "entropy = scores.entropy.sum() / count",
@@ -80,7 +80,7 @@ BUGS = (
     Bug(
         "a token of probability one is taken for a pad",
         ("align-anything: mask from log-probabilities",),
-        "trainers/update.py",
+        "ppo/updater.py",
         (
             (
                 "count = minibatch.responses.spans.total",
@@ -92,69 +92,69 @@ BUGS = (
     Bug(
         "the step is taken before target_kl is looked at",
         ("measured: target_kl after the step",),
-        "trainers/update.py",
+        "ppo/updater.py",
         (('if outcome == "taken":', 'if outcome != "skipped":'),),
         UPDATE + "test_over_target_kl_the_step_is_not_taken",
     ),
     Bug(
         "a step that is not finite is taken",
         ("verl #498",),
-        "trainers/update.py",
+        "ppo/updater.py",
         (('            return "skipped"', '            return "taken"'),),
         UPDATE + "test_a_step_that_is_not_finite_leaves_the_weights_alone[advantages-nan]",
     ),
     Bug(
         "the critic's warm-up moves the policy",
         ("verl #498",),
-        "trainers/ppo.py",
+        "ppo/trainer.py",
         (("train_policy = iteration >= self.warmup", "train_policy = True"),),
         PPO + "test_the_first_iterations_move_the_critic_only",
     ),
     Bug(
         "the logged KL is not the one that is paid",
         ("trl #1161", "trl #1180"),
-        "trainers/figures.py",
+        "ppo/metrics.py",
         (("span_sum(buffer.kl, ", "span_sum(buffer.kl.abs(), "),),
-        "tests/test_figures.py::test_the_logged_kl_is_the_one_that_was_paid",
+        "tests/ppo/test_metrics.py::test_the_logged_kl_is_the_one_that_was_paid",
     ),
     Bug(
         "the value head is fresh after a resume",
         ("trl #3293", "OpenRLHF #209"),
-        "trainers/ppo.py",
+        "ppo/trainer.py",
         (('        copy_back(self.policy.critic_trained(), checkpoint, "critic")\n', ""),),
-        "tests/test_resume.py::test_every_part_of_the_training_state_is_restored",
+        "tests/ppo/test_resume.py::test_every_part_of_the_training_state_is_restored",
     ),
     Bug(
         "the schedule begins again after a resume",
         ("trl: global_step is 0 on every start", "LLaVA-RLHF: partial resume"),
-        "trainers/ppo.py",
+        "ppo/trainer.py",
         (('        self.updater.steps_done = state["steps_done"]\n', ""),),
-        "tests/test_resume.py::test_every_part_of_the_training_state_is_restored",
+        "tests/ppo/test_resume.py::test_every_part_of_the_training_state_is_restored",
     ),
     Bug(
         "an unknown option is ignored",
         ("align-anything: unknown options read as None",),
-        "config_loading.py",
+        "config/validation.py",
         (("        if key not in known:", "        if key is None:"),),
-        "tests/test_config.py::test_an_unknown_key_is_refused_with_the_nearest_known_one",
+        "tests/config/test_validation.py::test_an_unknown_key_is_refused_with_the_nearest_known_one",
     ),
     Bug(
         "sampling is cut in a way the log-probabilities do not know",
         ("trl #2358", "LlamaFactory: generation defaults"),
-        "config.py",
+        "config/schema.py",
         (("if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1:", "if False:"),),
-        "tests/test_config.py::test_training_refuses_sampling_that_bends_the_distribution",
+        "tests/config/test_validation.py::test_training_refuses_sampling_that_bends_the_distribution",
     ),
     Bug(
         "the optimizer is fresh after a resume",
         ("LLaVA-RLHF: partial resume", "align-anything: weights only"),
-        "trainers/ppo.py",
+        "ppo/trainer.py",
         (
             (
                 '        restore_optimizer(self.updater.optimizer, moments, state["optimizer"])\n',
                 "",
             ),
         ),
-        "tests/test_resume.py::test_every_part_of_the_training_state_is_restored",
+        "tests/ppo/test_resume.py::test_every_part_of_the_training_state_is_restored",
     ),
 )

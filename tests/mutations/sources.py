@@ -1,6 +1,6 @@
 """Every entry that a bug or an excuse must cover."""
 
-from bugs import Excused
+from tests.mutations.bugs import Excused
 
 # What trainers of language models got wrong, by their threads and their code.
 THREADS = (

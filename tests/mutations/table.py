@@ -3,12 +3,9 @@
 from itertools import chain
 from pathlib import Path
 
-import bugs_of_data
-import bugs_of_mathematics
-import bugs_of_models
-import bugs_of_training
-from bugs import Bug, link
-from sources import EXCUSED
+from tests.mutations import bugs_of_data, bugs_of_mathematics, bugs_of_models, bugs_of_training
+from tests.mutations.bugs import Bug, link
+from tests.mutations.sources import EXCUSED
 
 BUGS: tuple[Bug, ...] = (
     *bugs_of_mathematics.BUGS,
@@ -22,7 +19,7 @@ INTRO = """# Historical bugs
 {bugs} bugs that trainers of language models had, from {threads} threads, codes and measurements (a
 choice in common use that was measured to miss a known answer). `tests/mutations/` writes each bug
 into a copy of this package and demands that the test named for it fails. This page is written by
-`python tests/mutations/table.py`.
+`python -m tests.mutations.table`.
 
 | bug | where it happened | here | test that kills it |
 |---|---|---|---|

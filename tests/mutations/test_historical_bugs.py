@@ -8,10 +8,11 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from bugs import REPOSITORIES, Bug, copy_with, patched
-from forks import ROOT, Forks
-from sources import EXCUSED, SOURCES
-from table import BUGS, FILE, page
+
+from tests.mutations.bugs import REPOSITORIES, Bug, copy_with, patched
+from tests.mutations.forks import ROOT, Forks
+from tests.mutations.sources import EXCUSED, SOURCES
+from tests.mutations.table import BUGS, FILE, page
 
 PACKAGE = ROOT / "rlhf"
 # An assertion, a refusal that did not come, or a refusal of ours.
@@ -81,4 +82,4 @@ def test_names_are_different() -> None:
 
 
 def test_the_page_is_up_to_date() -> None:
-    assert FILE.read_text() == page(), "run `python tests/mutations/table.py`"
+    assert FILE.read_text() == page(), "run `python -m tests.mutations.table`"

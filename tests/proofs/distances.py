@@ -1,13 +1,14 @@
 """How far from the known optimum PPO ends, with seeds 0, 1, 2.
 
-`python tests/proofs/distances.py` prints total variations: about three minutes.
+`python -m tests.proofs.distances` prints total variations: about three minutes.
 """
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from problems import (
+
+from tests.proofs.problems import (
     BANDIT,
     NOISY,
     WRONG,

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from tabular import EOS, Answer, TabularPolicy, learn
 from torch import Tensor
 
-from rlhf.config import PPOConfig
+from rlhf.config.schema import PPOConfig
 from rlhf.spans import Spans
+from tests.proofs.tabular import EOS, Answer, TabularPolicy, learn
 
 PPO = PPOConfig(
     iterations=100,
@@ -132,7 +132,7 @@ def distance(problem: Problem, seed: int, **options: Any) -> float:
 
 def reward_kl(estimate: Callable[[Tensor], Tensor]) -> AbstractContextManager[Any]:
     """Inside the block the reward is charged `estimate` of the log-ratio to the reference."""
-    return patch("rlhf.buffer.kl_estimate", lambda now, ref, **_: estimate(now - ref))
+    return patch("rlhf.ppo.buffer.kl_estimate", lambda now, ref, **_: estimate(now - ref))
 
 
 def loss_kl(estimate: Callable[[Tensor], Tensor]) -> AbstractContextManager[Any]:
@@ -141,7 +141,7 @@ def loss_kl(estimate: Callable[[Tensor], Tensor]) -> AbstractContextManager[Any]
     def penalty(now: Tensor, ref: Tensor, old: Tensor, *, token_count: int, **_: Any) -> Tensor:
         return estimate(now - ref).sum() / token_count
 
-    return patch("rlhf.trainers.update.kl_penalty_loss", penalty)
+    return patch("rlhf.ppo.updater.kl_penalty_loss", penalty)
 
 
 def early_score() -> AbstractContextManager[Any]:

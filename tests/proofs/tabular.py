@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from rlhf.buffer import RolloutBuffer
-from rlhf.config import PPOConfig, kl_choice
+from rlhf.config.schema import PPOConfig, kl_choice
 from rlhf.functional import inverse_cdf_tokens, keyed_uniforms
 from rlhf.kernels import gather_spans, token_kl, token_logprobs
+from rlhf.ppo.buffer import RolloutBuffer
+from rlhf.ppo.updater import Updater
 from rlhf.spans import Spans
-from rlhf.trainers.update import Updater
 from rlhf.types import PromptBatch, Responses, Rollout, TokenScores
 
 EOS = 0

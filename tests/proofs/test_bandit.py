@@ -3,9 +3,9 @@
 import math
 
 import pytest
-from problems import BANDIT, NOISY, WRONG, distance, loss_kl, reward_kl
 
 from rlhf.functional.kl import HARM
+from tests.proofs.problems import BANDIT, NOISY, WRONG, distance, loss_kl, reward_kl
 
 
 def test_the_optimum_by_hand() -> None:

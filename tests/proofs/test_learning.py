@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from problems import PPO, Problem, answers, sequences, trained
-from tabular import Answer, TabularPolicy, prompts_of, responses_of
 
-from rlhf.buffer import RolloutBuffer
-from rlhf.trainers.update import Updater
+from rlhf.ppo.buffer import RolloutBuffer
+from rlhf.ppo.updater import Updater
 from rlhf.types import Rollout
+from tests.proofs.problems import PPO, Problem, answers, sequences, trained
+from tests.proofs.tabular import Answer, TabularPolicy, prompts_of, responses_of
 
 EVEN = (0.25, 0.25, 0.25, 0.25)
 

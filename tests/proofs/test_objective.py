@@ -7,13 +7,13 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from tabular import TabularPolicy, prompts_of, responses_of
 from torch import Tensor
 
-from rlhf.config import PPOConfig
+from rlhf.config.schema import PPOConfig
 from rlhf.kernels import token_logprobs
-from rlhf.trainers.update import Updater
+from rlhf.ppo.updater import Updater
 from rlhf.types import Minibatch
+from tests.proofs.tabular import TabularPolicy, prompts_of, responses_of
 
 PLACES = [("reward", "k1"), ("loss", "k2"), ("loss", "exact")]
 ROWS = [[1, 2, 3], [0, 0, 0], [2, 0, 0], [3, 1, 0], [1, 1, 1], [0, 0, 0], [2, 3, 2]]
@@ -73,7 +73,7 @@ def gradients(policy: TabularPolicy, batch: Minibatch, config: PPOConfig) -> Ten
 def rows_of(size: int) -> Any:
     """Inside the block a micro-batch is `size` responses."""
     return patch(
-        "rlhf.trainers.update.microbatches",
+        "rlhf.ppo.updater.microbatches",
         lambda prompts, *_: torch.arange(len(prompts)).split(size),
     )
 

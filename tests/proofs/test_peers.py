@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from doubles import EXACT, doubles, quick, ragged, unit
 from gymnasium import spaces
 from hypothesis import given
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -18,6 +17,7 @@ from torchrl.objectives.value.functional import generalized_advantage_estimate
 from rlhf.functional import clipped_policy_loss, clipped_value_loss, generalized_advantages
 from rlhf.kernels import token_logprobs
 from rlhf.spans import Spans
+from tests.support.float64 import EXACT, doubles, quick, ragged, unit
 
 
 @quick

@@ -3,7 +3,8 @@
 import math
 
 import pytest
-from problems import NOISY, distance, early_score, sequences, trained
+
+from tests.proofs.problems import NOISY, distance, early_score, sequences, trained
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -7,18 +7,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from faults import fail_at, poisoned, with_nan
-from outcome import Outcome
-from rig import PPO, PPOTrainer, fork, ppo, state_hash
 from torch import Tensor
 
-import rlhf.rollout
-import rlhf.trainers.ppo
-from rlhf.buffer import RolloutBuffer
-from rlhf.checkpoint import hash_tensors, optimizer_tensors
+import rlhf.ppo.rollout
+import rlhf.ppo.trainer
 from rlhf.errors import DivergedError
-from rlhf.trainers.update import Updater
+from rlhf.ppo.buffer import RolloutBuffer
+from rlhf.ppo.updater import Updater
+from rlhf.storage.checkpoint import hash_tensors, optimizer_tensors
 from rlhf.types import Minibatch
+from tests.reliability.faults import fail_at, poisoned, with_nan
+from tests.reliability.harness import PPO, PPOTrainer, fork, ppo, state_hash
+from tests.reliability.outcome import Outcome
 
 VALUES = (float("nan"), float("inf"), -float("inf"))
 UPDATE = ("advantage", "loss", "policy gradient", "critic gradient")
@@ -75,10 +75,10 @@ def _target(run: PPOTrainer, place: str, step: int, value: float) -> tuple[Any, 
 
     updater = run.updater
     return {
-        "score": (rlhf.trainers.ppo, "collect_rollout", step, field("scores")),
-        "log-probability": (rlhf.rollout, "in_pieces", 2 * step - 1, field("logprobs")),
-        "value": (rlhf.rollout, "in_pieces", 2 * step - 1, field("values")),
-        "reference log-probability": (rlhf.rollout, "in_pieces", 2 * step, field("logprobs")),
+        "score": (rlhf.ppo.trainer, "collect_rollout", step, field("scores")),
+        "log-probability": (rlhf.ppo.rollout, "in_pieces", 2 * step - 1, field("logprobs")),
+        "value": (rlhf.ppo.rollout, "in_pieces", 2 * step - 1, field("values")),
+        "reference log-probability": (rlhf.ppo.rollout, "in_pieces", 2 * step, field("logprobs")),
         "advantage": (RolloutBuffer, "_estimates", step, lambda x: (with_nan(x[0], value), x[1])),
         "loss": (Updater, "_policy_loss", step, lambda x: (x[0] * value, x[1])),
         "policy gradient": (Updater, "_accumulate", step, gradient(updater.policy_parameters)),

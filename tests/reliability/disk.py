@@ -7,13 +7,12 @@ import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from outcome import Outcome
-from rig import PPOTrainer, fork, ppo, shorter
-
-from rlhf.checkpoint import load_checkpoint
-from rlhf.curves import read_metrics
 from rlhf.errors import ResourceError
-from rlhf.trainers.keeping import FAILED_SAVES
+from rlhf.storage.checkpoint import load_checkpoint
+from rlhf.tracking.reader import read_metrics
+from rlhf.training.checkpoint_manager import FAILED_SAVES
+from tests.reliability.harness import PPOTrainer, fork, ppo, shorter
+from tests.reliability.outcome import Outcome
 
 LIMIT = 20_000  # bytes a file may have while the disk counts as full
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf.errors import ResourceError
-from rlhf.profiling import Profile
+from rlhf.tracking.profiler import Profile
 
 Kind = Literal["raise", "oom", "kill", "disk"]
 OOM = "CUDA out of memory. Tried to allocate 1.00 GiB (injected)"
@@ -36,7 +36,7 @@ class _Faulty(Profile):
 
 @contextmanager
 def fail_at(phase: str, step: int, kind: Kind) -> Iterator[None]:
-    """Inside the block the `step`-th entry into a phase of `rlhf.profiling` (from 1) fails."""
+    """Inside the block the `step`-th entry into a phase (from 1) fails."""
     with _Faulty(phase, step, lambda: _break(kind)).active():
         yield
 

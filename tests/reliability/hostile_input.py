@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import fuzzed_records
-import hostile_prompts
-import mutated_pictures
-from outcome import Outcome
-from processors import HAS_SMOL, PROCESSORS
+from tests.reliability.outcome import Outcome
+from tests.support import fuzzed_records, hostile_prompts, mutated_images
+from tests.support.processors import HAS_SMOL, PROCESSORS
 
 
 def records(trials: int, tiny: Path, folder: Path) -> Outcome:
@@ -20,7 +18,7 @@ def records(trials: int, tiny: Path, folder: Path) -> Outcome:
 
 def pictures(trials: int, tiny: Path, folder: Path) -> Outcome:
     """Flipped, cut and joined files of every format."""
-    counts, slowest = mutated_pictures.attack(trials, folder)
+    counts, slowest = mutated_images.attack(trials, folder)
     outcome = Outcome(trials)
     outcome.check(not counts["crashes"], f"{counts['crashes']} crashes")
     outcome.check(slowest < 2, f"the slowest took {slowest:.1f} s")

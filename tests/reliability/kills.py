@@ -9,12 +9,11 @@ import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from outcome import Outcome
-from rig import PPO, Child, PPOTrainer, fork, ppo, state_hash
-
-from rlhf.checkpoint import NoCheckpointError, load_checkpoint
 from rlhf.errors import DataError
-from rlhf.metrics import MetricsWriter
+from rlhf.storage.checkpoint import NoCheckpointError, load_checkpoint
+from rlhf.tracking.metrics import MetricsWriter
+from tests.reliability.harness import PPO, Child, PPOTrainer, fork, ppo, state_hash
+from tests.reliability.outcome import Outcome
 
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "fsync"}
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from outcome import Outcome
+from tests.reliability.outcome import Outcome
 
 TESTS = Path(__file__).parents[1]
 

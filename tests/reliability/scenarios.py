@@ -1,12 +1,12 @@
 """Every promise and how many times it is tried."""
 
-from broken_numbers import memory, not_finite
-from disk import full_disk, soak
-from hostile_input import pictures, prompts, records
-from kills import crash_points, damage, kills
-from outcome import Scenario
-from own_tests import tests_of
-from stops import resumes, signals, starts
+from tests.reliability.broken_numbers import memory, not_finite
+from tests.reliability.disk import full_disk, soak
+from tests.reliability.hostile_input import pictures, prompts, records
+from tests.reliability.kills import crash_points, damage, kills
+from tests.reliability.outcome import Scenario
+from tests.reliability.own_tests import tests_of
+from tests.reliability.stops import resumes, signals, starts
 
 SCENARIOS = {
     "kills": Scenario(
@@ -97,7 +97,7 @@ SCENARIOS = {
     ),
     "scorers": Scenario(
         "10,000 calls of a service with 30 % faults: no score is made up, nothing hangs",
-        tests_of("test_http_scorer.py"),
+        tests_of("rewards/external/test_http.py"),
     ),
     "payloads": Scenario(
         "32 payloads (pickles, adapters, configurations, templates, paths): none runs",

@@ -9,19 +9,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from outcome import Outcome
-from rig import BUILDS, Trainer, fork, state_hash
-from small import timeless_curves
-
-import rlhf.stages.train  # noqa: F401 loaded once for all forks
-from rlhf.checkpoint import load_checkpoint
-from rlhf.cli import main
-from rlhf.curves import whole_lines
+import rlhf.commands.ppo  # noqa: F401 loaded once for all forks
+from rlhf.cli.main import main
 from rlhf.errors import FolderInUseError
-from rlhf.metrics import MetricsWriter
-from rlhf.runs import RunFolder
-from rlhf.stopping import EXIT_CODES
-from rlhf.trainers.reward import RewardTrainer
+from rlhf.storage.checkpoint import load_checkpoint
+from rlhf.storage.run_folder import RunFolder
+from rlhf.tracking.metrics import MetricsWriter
+from rlhf.tracking.reader import whole_lines
+from rlhf.training.reward_trainer import RewardTrainer
+from rlhf.training.signals import EXIT_CODES
+from tests.reliability.harness import BUILDS, Trainer, fork, state_hash
+from tests.reliability.outcome import Outcome
+from tests.support.tiny_models import timeless_curves
 
 SMALL = [
     "ppo.iterations=200",

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rig import model_folder
-from scenarios import SCENARIOS
 
-from rlhf.console import say, stage, table
+from rlhf.tracking.console import say, stage, table
+from tests.reliability.harness import model_folder
+from tests.reliability.scenarios import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "reliability.json"

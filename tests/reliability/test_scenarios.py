@@ -1,7 +1,6 @@
 """A part of each scenario; `make reliability` runs all of it."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,16 +23,15 @@ NAMES = [
     "pictures",
     "prompts",
 ]
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The figures of all scenarios, run by a process that forks before any gradient."""
     file = tmp_path_factory.mktemp("reliability") / "rows.json"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS / "data")])}
-    command = [sys.executable, str(TESTS / "reliability" / "table.py"), "--part", str(file)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tests.reliability.table", "--part", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(file.read_text())
     return found

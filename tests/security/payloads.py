@@ -282,7 +282,7 @@ def run_name_with_a_command(at: Place) -> list[str]:
 
 def _checkpoint(at: Place, **files: bytes) -> Path:
     """A step whose manifest is right in every point."""
-    from rlhf.checkpoint import _sealed, _stamp
+    from rlhf.storage.checkpoint import _sealed, _stamp
 
     named = {name.replace("__", "."): data for name, data in files.items()}
     stamps = {name: _stamp(data) for name, data in named.items()}
@@ -295,7 +295,7 @@ def _checkpoint(at: Place, **files: bytes) -> Path:
 
 @payload
 def pickled_checkpoint(at: Place) -> list[str]:
-    from rlhf.checkpoint import load_checkpoint
+    from rlhf.storage.checkpoint import load_checkpoint
 
     run = _checkpoint(at, state__json=b"{}", optimizer__safetensors=at.pickled)
     _refused(lambda: load_checkpoint(run / "checkpoints"))
@@ -304,7 +304,7 @@ def pickled_checkpoint(at: Place) -> list[str]:
 
 @payload
 def pickled_state(at: Place) -> list[str]:
-    from rlhf.checkpoint import load_checkpoint
+    from rlhf.storage.checkpoint import load_checkpoint
 
     run = _checkpoint(at, state__json=at.pickled)
     _refused(lambda: load_checkpoint(run / "checkpoints"))

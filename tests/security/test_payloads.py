@@ -4,9 +4,9 @@ import pickle  # noqa: TID251 to show that the payloads are live
 from pathlib import Path
 
 import pytest
-from payloads import PAYLOADS, Place, lay
 
-from rlhf.cli import main
+from rlhf.cli.main import main
+from tests.security.payloads import PAYLOADS, Place, lay
 
 CODES = (0, 2, 3)  # what is only ignored, bad usage, bad data
 

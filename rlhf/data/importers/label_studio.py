@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from rlhf.data.importers.rows import (
+from rlhf.data.importers.fields import (
     IMAGE,
     QUESTION,
     Found,

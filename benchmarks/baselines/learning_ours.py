@@ -1,0 +1,48 @@
+"""Our PPO on a task: python -m baselines.learning_ours FOLDER.
+
+It is the command `rlhf ppo`, with the figures of each iteration copied into the curve. The wall
+time of an iteration includes what the command does by default: the proof of its invariants, the
+samples it logs and its curves.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from baselines.learning_task import Recorder, Task
+from rlhf.cli.main import run_stage
+from rlhf.ppo.trainer import PPOTrainer
+
+
+def record(recorder: Recorder) -> None:
+    """Let every iteration of a PPOTrainer add to the curve."""
+    step = PPOTrainer.step
+
+    def recorded(trainer: PPOTrainer, iteration: int) -> dict[str, float]:
+        if iteration == 0:
+            recorder.start()
+        figures = step(trainer, iteration)
+        names = ("objective/scores", "objective/kl", "tokens/responses_len_mean")
+        recorder.add(*(figures[name] for name in names))
+        return figures
+
+    PPOTrainer.step = recorded  # type: ignore[method-assign]
+
+
+def main(folder: str) -> None:
+    torch.set_num_threads(1)
+    place = Path(folder)
+    task = Task.read(place)
+    record(Recorder(place, task.config.ppo.rollout_batch_size))
+    with tempfile.TemporaryDirectory() as scratch:
+        own = [f"model.path={task.start.model}", f"data.prompts={task.prompts}"]
+        words = [*task.words(), *own, f"seed={task.seed}", f"output_dir={scratch}"]
+        run, _ = run_stage("ppo", [], words)
+        shutil.move(run / "adapter", place / "adapter")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,102 @@
+"""trl's PPOTrainer on a task: python -m baselines.learning_ppo FOLDER, where trl 1.12.0 is.
+
+trl knows no pictures and no reward model but one of its own kind. Both get in without a change to
+it: each placeholder's id says which prompt it belongs to, and the reward model is a module that
+asks ours. What differs from our PPO, since trl has no option for it:
+ - its critic is a second LLaVA that trains in full, here from the supervised weights with a head of
+   zeros, at the policy's learning rate; ours is a head on the policy's states at five times it;
+ - no first iterations that move the critic alone; λ = 0.95 for the critic's targets too (ours: 1);
+ - gradients are not clipped; advantages are divided by their deviation however small it is;
+ - the learning rate falls each iteration and not each step.
+Value clipping is put out of reach, as ours has none.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+from baselines.learning_numbers import AskingModel, NumberedModel, numbered, pixels_of
+from baselines.learning_task import Recorder, Task
+from baselines.learning_trl import Judge, load_llava, lora, shared_options
+from baselines.shown_llava import Scored, train_language_model
+
+
+class Curve(TrainerCallback):
+    """Copies what trl logs of an iteration."""
+
+    def __init__(self, recorder: Recorder, reward: AskingModel) -> None:
+        self.recorder, self.reward = recorder, reward
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.recorder.start()
+
+    def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+        self.recorder.add(logs["objective/scores"], logs["objective/kl"], self.reward.length)
+
+
+def config(task: Task, folder: Path) -> PPOConfig:
+    """Our options under trl's names; a step each minibatch: the batch counts as one device's."""
+    ppo = task.config.ppo
+    return PPOConfig(
+        **shared_options(task),
+        output_dir=str(folder / "trl"),
+        per_device_train_batch_size=ppo.rollout_batch_size,
+        num_mini_batches=ppo.rollout_batch_size // ppo.minibatch_size,
+        local_rollout_forward_batch_size=ppo.rollout_batch_size,
+        total_episodes=ppo.rollout_batch_size * ppo.iterations,
+        num_ppo_epochs=ppo.ppo_epochs,
+        response_length=task.config.sampling.max_new_tokens,
+        stop_token="eos",
+        missing_eos_penalty=ppo.missing_eos_penalty,
+        gamma=ppo.gamma,
+        lam=ppo.gae_lambda,
+        cliprange=ppo.clip_range,
+        cliprange_value=ppo.clip_range_value or 1e9,
+        vf_coef=ppo.vf_coef,
+        kl_coef=ppo.kl_coef,
+        kl_estimator="k1",
+        num_sample_generations=0,
+    )
+
+
+def build(task: Task, folder: Path) -> PPOTrainer:
+    judge = Judge(task)
+    policy, value = (load_llava(task, judge.llava.banned_ids) for _ in range(2))
+    pixels = pixels_of(judge)
+    for model in (policy, value):
+        model.model.__class__ = NumberedModel
+        model.model.pixels = pixels
+    train_language_model(value)
+    vocabulary, width = policy.config.text_config.vocab_size, judge.llava.hidden_size
+    head = {"value.weight": torch.zeros(1, width), "value.bias": torch.zeros(1)}
+    reward = AskingModel(judge, vocabulary)
+    tokenizer = judge.llava.processor.tokenizer
+    tokenizer.padding_side = "left"
+    recorder = Recorder(folder, task.config.ppo.rollout_batch_size)
+    return PPOTrainer(
+        args=config(task, folder),
+        processing_class=tokenizer,
+        model=policy,
+        ref_model=None,
+        reward_model=reward,
+        value_model=Scored(value, head, "value"),
+        train_dataset=Dataset.from_dict({"input_ids": numbered(judge, vocabulary)}),
+        callbacks=[Curve(recorder, reward)],
+        peft_config=lora(task),
+    )
+
+
+def main(folder: str) -> None:
+    torch.set_num_threads(1)
+    trainer = build(Task.read(Path(folder)), Path(folder))
+    trainer.train()
+    trainer.policy_model.save_pretrained(Path(folder, "adapter"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,86 @@
+"""What both of trl's trainers need of a task: our prompts, our reward model's scores, the LLaVA."""
+
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from baselines.learning_task import Task
+from baselines.shown_llava import NEVER
+from rlhf.commands.model_setup import load_model
+from rlhf.data.collate import prompt_batch
+from rlhf.data.records import PromptRecord, read_records
+from rlhf.data.tokenization import flat_ids
+from rlhf.models.location import locate_model
+from rlhf.rewards.loading import load_reward
+from rlhf.spans import Spans
+from rlhf.types import Responses
+
+# The linear layers of the language model, as our LoRA takes them.
+TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+
+
+class Judge:
+    """Our reward model, asked by number of prompt.
+
+    Attributes:
+        llava: the supervised model, under the reward model's adapter.
+        prompts: those that PPO asks, in the order of their file.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.config = task.config
+        self.llava = load_model(self.config, locate_model(task.start.model))
+        self.reward = load_reward(task.start.reward, self.llava, share_trunk=True)
+        longest = self.config.data.max_prompt_tokens
+        records, root = read_records(task.prompts, PromptRecord), task.prompts.parent
+        self.prompts = prompt_batch(records, self.llava.builder, root, max_tokens=longest)
+
+    def scores(self, numbers: list[int], rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """[B] scores of the responses `rows` to these prompts, and [B] which of them end."""
+        ends = torch.tensor([row[-1] in self.llava.eos_ids for row in rows])
+        responses = Responses(flat_ids(rows), Spans.from_lengths([len(row) for row in rows]), ends)
+        prompts = self.prompts.select(torch.tensor(numbers))
+        most = self.config.ppo.microbatch_tokens
+        return self.reward.scores(prompts, responses, max_tokens=most), ends
+
+
+def load_llava(task: Task, banned: list[int]) -> Any:
+    """The supervised model, frozen, which gives no weight to what no response may contain."""
+    location = locate_model(task.start.model)
+    model = LlavaForConditionalGeneration.from_pretrained(location.base, dtype=torch.float32)
+
+    def without(_: Any, __: Any, logits: Tensor) -> Tensor:
+        logits[..., banned] = NEVER
+        return logits
+
+    model.lm_head.register_forward_hook(without)
+    return model.requires_grad_(False)
+
+
+def lora(task: Task) -> LoraConfig:
+    """The adapter that ours trains."""
+    options = task.config.model
+    return LoraConfig(r=options.lora_rank, lora_alpha=options.lora_alpha, target_modules=TARGETS)
+
+
+def shared_options(task: Task) -> dict[str, Any]:
+    """What both of trl's configurations call alike."""
+    ppo = task.config.ppo
+    return {
+        "seed": task.seed,
+        "gradient_accumulation_steps": 1,
+        "temperature": task.config.sampling.temperature,
+        "learning_rate": ppo.lr,
+        "lr_scheduler_type": ppo.lr_schedule,
+        "adam_epsilon": ppo.adam_eps,
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+    }

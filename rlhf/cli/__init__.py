@@ -1,0 +1,1 @@
+"""The command line: overrides composed by Hydra, checked, and handed to a command."""

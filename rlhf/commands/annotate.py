@@ -1,0 +1,126 @@
+"""The command that lets people rank: a local page, and the preference file that comes of it."""
+
+import getpass
+import os
+import secrets
+from contextlib import closing, suppress
+from importlib.util import find_spec
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from rlhf.annotation.event_log import EventLog, Judgment, preferences, read_events, standing
+from rlhf.annotation.image_store import Shelf
+from rlhf.annotation.pairs import Pair, pairs_of
+from rlhf.annotation.queue import Desk
+from rlhf.commands.job import Job
+from rlhf.config.schema import AnnotateConfig
+from rlhf.data.input_files import read_with_pictures
+from rlhf.data.jsonl import unwritable
+from rlhf.data.records import CandidatesRecord, record_kind, write_records
+from rlhf.errors import DataError, UsageError
+from rlhf.tracking.console import say
+
+DEFAULT_LOG = "judgments.jsonl"  # beside the candidates
+
+
+def annotate(job: Job) -> dict[str, Any]:
+    """Serve candidates for ranking until Ctrl-C; or write the preferences of a log."""
+    if len(job.files) != 1:
+        raise UsageError(
+            f"{len(job.files)} files are given",
+            "rlhf annotate",
+            "rlhf annotate CANDIDATES.jsonl, or LOG.jsonl compact=PREFERENCES.jsonl",
+        )
+    path = job.files[0]
+    if not path.is_file():
+        raise DataError("there is no such file", str(path), "give what `rlhf collect` wrote")
+    candidates = record_kind(path) is CandidatesRecord
+    if not candidates and not job.config.compact:
+        fix = "give candidates to rank, or compact=PREFERENCES.jsonl for the log of a ranking"
+        raise UsageError("the file holds no candidates", str(path), fix)
+    log = _rank(job, path) if candidates else path
+    return _compacted(log, job.config.compact)
+
+
+def _rank(job: Job, path: Path) -> Path:
+    """Serve the page; the log it writes."""
+    _check_installed()
+    options, output = job.config.annotate, Path(job.config.output or path.parent / DEFAULT_LOG)
+    _check_host(options.host)
+    records, root = read_with_pictures(job.config, path, CandidatesRecord)
+    pairs = pairs_of(records)
+    if not pairs:
+        fix = "collect more answers, or warmer ones: sampling.temperature"
+        raise DataError("no prompt has two different answers", str(path), fix)
+    with closing(EventLog(output)) as log:
+        desk = Desk(pairs, log, overlap=options.overlap, lease=options.lease)
+        said = sum(isinstance(event, Judgment) for event in standing(log.events))
+        say(f"{len(pairs)} pairs of {len(records)} prompts, {said} judgments so far in {output}")
+        _serve(options, desk, pairs, root, _token(output))
+    return output
+
+
+def _serve(
+    options: AnnotateConfig, desk: Desk, pairs: dict[str, Pair], root: Path, token: str
+) -> None:
+    from rlhf.annotation.server import Page, application, serve
+
+    shelf = Shelf((pair.image_path for pair in pairs.values()), root, token)
+    page = Page(desk, shelf, token, options.annotator or _login_name())
+    hosts = [options.host, "localhost"]
+
+    def ready(port: int) -> None:
+        say(f"open http://{options.host}:{port}/#token={token}")
+        say("Ctrl-C ends it; every answer is on the disk as soon as the page says saved")
+
+    serve(application(page, hosts), options.host, options.port, ready)
+
+
+def _compacted(log: Path, output: str) -> dict[str, Any]:
+    """Write the judgments of a log that hold as preference records, if a file is named."""
+    said = list(standing(read_events(log) if log.is_file() else []))
+    found = preferences(said)
+    summary: dict[str, Any] = {"judgments": len(found), "skipped": len(said) - len(found)}
+    if output:
+        write_records(Path(output), found)
+        say(f"{len(found)} judgments in {output}")
+    elif found:
+        say(f"rlhf annotate {log} compact=preferences.jsonl writes them for `rlhf reward`")
+    return {**summary, "log": str(log), "preferences": output}
+
+
+def _token(log: Path) -> str:
+    """The secret of this log's page, in a file that only its owner reads: links stay good."""
+    path = Path(f"{log}.token")
+    try:
+        with suppress(FileExistsError):
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w") as file:
+                file.write(secrets.token_urlsafe(24))
+        found = path.read_text().strip()
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if len(found) < 24:
+        raise DataError("the page's token is damaged", str(path), "remove this file")
+    return found
+
+
+def _check_host(host: str) -> None:
+    """Refuse an address that is every address: requests are told apart by the one they name."""
+    with suppress(ValueError):
+        if ip_address(host).is_unspecified:
+            fix = "name the address that people will type, such as 192.168.1.20"
+            raise UsageError(f"{host} stands for every address", "annotate.host", fix)
+
+
+def _check_installed() -> None:
+    if not (find_spec("starlette") and find_spec("uvicorn")):
+        fix = "pip install 'rlhf[annotate]'"
+        raise UsageError("the ranking page needs starlette and uvicorn", "rlhf annotate", fix)
+
+
+def _login_name() -> str:
+    with suppress(OSError, KeyError, ImportError):
+        return getpass.getuser()
+    return "someone"

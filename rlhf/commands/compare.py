@@ -1,0 +1,41 @@
+"""The command that sets runs side by side: a table, and a page with their curves overlaid."""
+
+from pathlib import Path
+from typing import Any
+
+from rlhf.commands.job import Job
+from rlhf.errors import UsageError
+from rlhf.evaluation.html import figure_table, grid, write_page
+from rlhf.evaluation.run_comparison import (
+    charts,
+    distinct_names,
+    figures_of,
+    legend,
+    read_run,
+    rows_of,
+)
+from rlhf.tracking.console import say, table
+
+
+def compare(job: Job) -> dict[str, Any]:
+    """Compare runs, ours or trl's, by their curves; writes one HTML page."""
+    if not job.files:
+        usage = "rlhf compare RUN RUN… output=compare.html"
+        raise UsageError("no run is given", "rlhf compare", usage)
+    names = distinct_names(job.files)
+    runs = [read_run(path, name) for path, name in zip(job.files, names, strict=True)]
+    figures = {run.name: figures_of(run) for run in runs}
+    columns, rows = rows_of(figures)
+    table("last and best values", columns, rows)
+    output = Path(job.config.output or "compare.html")
+    notes = [f"{name}: {path}" for name, path in zip(names, job.files, strict=True)]
+    parts = [*figure_table("run", figures), legend(runs), *grid("Curves", 320, charts(runs))]
+    try:
+        write_page(output, title=f"{len(runs)} runs compared", notes=notes, parts=parts)
+    except OSError as error:
+        fix = "set output=FILE.html to a file that can be written"
+        raise UsageError(
+            f"the page cannot be written: {error.strerror}", str(output), fix
+        ) from None
+    say(f"curves: {output.resolve()}")
+    return {"runs": figures, "page": str(output)}

@@ -1,0 +1,136 @@
+"""The whole loop on the embedded default, as a sequence of the other commands."""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+
+from rlhf.commands.job import Job
+from rlhf.commands.model_setup import load_model
+from rlhf.data.records import DemonstrationRecord, read_records
+from rlhf.demo.questions import write_split
+from rlhf.demo.scenes import sample_scene
+from rlhf.demo.tiny_llava import bootstrap_tower, build_tiny_llava
+from rlhf.models.location import locate_model
+from rlhf.storage.run_folder import json_text
+from rlhf.tracking.console import say, stage, table, track
+
+SHOWN = (
+    ("accuracy of the answers", "accuracy_before", "accuracy_after"),
+    ("accuracy with another picture", "blind_accuracy_before", "blind_accuracy_after"),
+    ("score by the rule", "rule_before", "rule_after"),
+    ("score by the reward model", "reward_before", "reward_after"),
+    ("words per answer", "length_before", "length_after"),
+    ("different answers", "distinct_answers_before", "distinct_answers"),
+)
+
+
+def demo(job: Job) -> dict[str, Any]:
+    """Draw pictures, build and train a tiny LLaVA, rank its answers, tune it, compare.
+
+    Every stage after the drawing is the command of its name on files, as for anyone's own data.
+    """
+    started = time.perf_counter()
+    data, model = _base(job)
+    common = [*_common(job), f"data.root={data}"]
+
+    def run(command: str, *overrides: str, files: tuple[Path, ...] = ()) -> tuple[Path, Any]:
+        return job.run_stage(command, list(map(str, files)), [*common, *overrides])
+
+    prompts = f"data.prompts={data / 'preference.jsonl'}"
+    collected, _ = run("collect", f"model.path={model}", prompts)
+    ranked = f"data.preferences={collected / 'preferences.jsonl'}"
+    judge, trained = run("reward", f"model.path={model}", ranked)
+    tuned, _ = run("ppo", f"model.path={model}", f"reward.path={judge}", prompts)
+    compared, figures = run(
+        "evaluate",
+        f"reward.path={judge}",
+        f"data.prompts={data / 'evaluation.jsonl'}",
+        files=(model, tuned),
+    )
+    accuracy = trained["reward_model_accuracy"]
+    seconds = time.perf_counter() - started
+    summary = {**figures, "reward_model_accuracy": accuracy, "seconds": seconds}
+    (data.parents[1] / "summary.json").write_text(json_text(summary, indent=2) + "\n")
+    _show(summary, compared, tuned)
+    say(f"your own pictures: rlhf collect model.path={model} data.prompts=FOLDER …")
+    return summary
+
+
+def _common(job: Job) -> list[str]:
+    """Overrides of every stage: the demo's experiment, and what its caller set."""
+    chosen = any(word.startswith("experiment=") for word in job.overrides)
+    return [*([] if chosen else ["experiment=demo"]), *job.overrides]
+
+
+def _base(job: Job) -> tuple[Path, Path]:
+    """The data folder and the supervised model's run, made on the first call and kept."""
+    config = job.config
+    key = msgspec.json.encode([config.seed, config.demo, config.sft])
+    name = f"base-{config.seed}-{hashlib.sha256(key).hexdigest()[:8]}"
+    folder = job.folder.parent / name
+    data, note = folder / "data", folder / "supervised.json"
+    if note.is_file():
+        model = Path(json.loads(note.read_text())["run"])
+        if (model / "model" / "config.json").is_file():
+            say(f"using the model built before, {model}")
+            return data, model
+    stage("drawing pictures of coloured shapes, asking questions about them")
+    demo, seed = config.demo, config.seed
+    write_split(data, "sft", demo.sft_pictures, per_picture=4, seed=seed, demonstrate=True)
+    write_split(data, "preference", demo.preference_pictures, per_picture=2, seed=seed)
+    write_split(data, "evaluation", demo.evaluation_pictures, per_picture=2, seed=seed)
+    stage("building a tiny LLaVA and teaching its vision tower to see")
+    _build(job, data, folder / "untrained")
+    model, _ = job.run_stage(
+        "sft",
+        [],
+        [
+            *_common(job),
+            "model.train=full",
+            f"model.path={folder / 'untrained'}",
+            f"data.demonstrations={data / 'sft.jsonl'}",
+        ],
+    )
+    note.write_text(json.dumps({"run": str(model)}))
+    return data, model
+
+
+def _build(job: Job, data: Path, folder: Path) -> None:
+    """Write the untrained model, its vision tower already able to tell shapes and colours."""
+    seed, steps = job.config.seed, job.config.demo.tower_steps
+    records = read_records(data / "sft.jsonl", DemonstrationRecord)
+    texts = [text for record in records for text in (record.instruction, record.response)]
+    build_tiny_llava(folder, texts, seed=seed)
+    llava = load_model(job.config, locate_model(str(folder)), trains_fully=True)
+    llava.model.requires_grad_(True)
+    random = Random(f"tower/{seed}")
+    scenes = [sample_scene(random) for _ in range(job.config.demo.sft_pictures)]
+    with track("vision tower", steps) as progress:
+        accuracy = bootstrap_tower(
+            llava.model,
+            llava.processor,
+            scenes,
+            steps=steps,
+            seed=seed,
+            on_step=lambda done, total, loss: progress.advance(1, loss=loss),
+        )
+    say(f"the tower names {accuracy:.1%} of the quarters of a picture")
+    llava.save(folder)
+
+
+def _show(summary: dict[str, Any], compared: Path, tuned: Path) -> None:
+    rows = [(label, summary[before], summary[after]) for label, before, after in SHOWN]
+    table("before and after PPO, on pictures neither saw", ("", "before", "after"), rows)
+    say(
+        f"win rate {summary['win_rate']:.1%}: {summary['wins_by_correctness']:.0f} won and "
+        f"{summary['losses_by_correctness']:.0f} lost by being right, "
+        f"{summary['wins_by_style']:.0f} won and {summary['losses_by_style']:.0f} lost by style; "
+        f"KL {summary['kl']:.2f} nats; reward model {summary['reward_model_accuracy']:.1%}; "
+        f"{summary['seconds']:.0f} s"
+    )
+    say(f"report: {compared / 'report.html'}\ncurves: tensorboard --logdir {tuned}")

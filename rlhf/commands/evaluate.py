@@ -1,0 +1,287 @@
+"""The command that compares: models on pictures that no training saw."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from math import isnan
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from rlhf.commands.job import Job
+from rlhf.commands.model_setup import load_adapted, scorer_of
+from rlhf.config.schema import Config
+from rlhf.data.collate import Record, prompt_batch
+from rlhf.data.images import load_image
+from rlhf.data.input_files import input_file, read_prompts
+from rlhf.data.records import (
+    CandidatesRecord,
+    PreferenceRecord,
+    PromptRecord,
+    read_records,
+    resolve_image,
+    write_records,
+)
+from rlhf.demo.rule_judge import TIE_MARGIN, is_right, rule_score
+from rlhf.errors import UsageError
+from rlhf.evaluation.judges import (
+    Answers,
+    Judge,
+    ScorerJudge,
+    Verdicts,
+    comparison_figures,
+    outcomes,
+)
+from rlhf.evaluation.model_comparison import (
+    Comparison,
+    Entry,
+    by_kind,
+    entry_figures,
+    kind_of,
+    person_verdicts,
+    win_figures,
+)
+from rlhf.evaluation.model_report import Answered, write_evaluation_report
+from rlhf.evaluation.run_comparison import distinct_names
+from rlhf.models.packed.forward import Llava
+from rlhf.storage.run_folder import json_text, run_folders
+from rlhf.tracking.console import say, table
+from rlhf.tracking.reader import read_metrics
+
+CURVES = (
+    "objective/scores",
+    "objective/kl",
+    "objective/rlhf_reward",
+    "policy/entropy_avg",
+    "val/explained_variance",
+    "tokens/responses_len_mean",
+)
+
+
+class RuleJudge:
+    """The published rule, on records that carry the facts of their picture."""
+
+    name, tie_margin = "rule", TIE_MARGIN
+
+    def scores(self, records: Sequence[Record], answers: Answers) -> list[float]:
+        pairs = zip(records, answers.texts, strict=True)
+        return [rule_score(record, text) for record, text in pairs]
+
+    def right(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
+        pairs = zip(records, texts, strict=True)
+        return [is_right(record, text) for record, text in pairs]
+
+
+def evaluate(job: Job) -> dict[str, Any]:
+    """Compare models with the first of them; leaves figures.json and report.html."""
+    config = job.config
+    if len(job.files) + bool(config.evaluation.best_of) < 2:
+        fix = "rlhf evaluate FIRST OTHER…, or one model and evaluation.best_of=4"
+        raise UsageError("evaluate compares two models or more", "rlhf evaluate", fix)
+    records, root = read_prompts(config)
+    records = records[: config.evaluation.limit or None]
+    judgments = _judgments(config)
+    entries, judges = _entries(job, records, root)
+    pairs = [_verdicts(entry, entries[0], judgments, records) for entry in entries]
+    margin = judges[0].tie_margin if judges and judgments is None else 0.0
+    results = [outcomes(*pair, margin) for pair in pairs]
+    models = {
+        entry.name: (win_figures(own) if n else {"win_rate": None}) | entry_figures(entry, judges)
+        for n, (entry, own) in enumerate(zip(entries, results, strict=True))
+    }
+    if config.evaluation.judge == "person":
+        _ask_people(job.folder / "blind.jsonl", root, entries, records, judgments, config.seed)
+    _show(models)
+    figures = {"models": models, "kinds": by_kind(records, results[-1])}
+    (job.folder / "figures.json").write_text(json_text(figures, indent=2) + "\n")
+    _write_report(job, records, root, entries, [pair[1] for pair in pairs], results[-1], figures)
+    report = {"report": str(job.folder / "report.html")}
+    if len(entries) > 2 or not judges:
+        return figures | report
+    return comparison_figures(*pairs[1], margin) | _before_and_after(entries, judges) | report
+
+
+def _entries(
+    job: Job, records: Sequence[PromptRecord], root: Path
+) -> tuple[list[Entry], list[Judge]]:
+    """Every model with its answers and what the judges say of them; one is loaded at a time."""
+    config = job.config
+    names = distinct_names(job.files)
+    baseline = load_adapted(config, str(job.files[0]))
+    judges = _judges(job, baseline)
+    prompts = prompt_batch(
+        records, baseline.builder, root, max_tokens=config.data.max_prompt_tokens
+    )
+    max_tokens = config.ppo.microbatch_tokens
+    given = (records, prompts, judges, baseline, config.sampling, config.seed, max_tokens)
+    comparison = Comparison(*given)
+    entries = [comparison.entry(names[0], baseline)]
+    if n := config.evaluation.best_of:
+        scorers = [judge for judge in judges if isinstance(judge, ScorerJudge)]
+        if not scorers:
+            where, fix = f"evaluation.best_of={n}", "set reward.path=RUN, or give --scorer=…"
+            raise UsageError("the best of some samples needs scores", where, fix)
+        entries.append(comparison.best_of(f"{names[0]}, best of {n}", scorers[0], n))
+    for name, file in zip(names[1:], job.files[1:], strict=True):
+        entries.append(comparison.entry(name, load_adapted(config, str(file))))
+    return entries, judges
+
+
+def _judgments(config: Config) -> list[PreferenceRecord] | None:
+    """What people said of an earlier run's blind.jsonl, if a file of that is named."""
+    if not config.evaluation.judgments:
+        return None
+    path = input_file(config.evaluation.judgments, "evaluation.judgments")
+    return read_records(path, PreferenceRecord)
+
+
+def _verdicts(
+    entry: Entry,
+    first: Entry,
+    judgments: Sequence[PreferenceRecord] | None,
+    records: Sequence[Record],
+) -> tuple[Verdicts, Verdicts]:
+    """What decides between the first model and this one: people, if they were asked."""
+    if judgments is not None or not entry.verdicts:
+        return person_verdicts(judgments or [], records, first.texts, entry.texts)
+    return first.verdicts[0], entry.verdicts[0]
+
+
+def _ask_people(
+    path: Path,
+    root: Path,
+    entries: Sequence[Entry],
+    records: Sequence[PromptRecord],
+    judgments: Sequence[PreferenceRecord] | None,
+    seed: int,
+) -> None:
+    """Write what nobody judged yet, in an order and with sides that tell no model."""
+    draw, rows = Random(seed), []
+    for entry in entries[1:]:
+        told = person_verdicts(judgments or [], records, entries[0].texts, entry.texts)[1]
+        for record, old, new, score in zip(
+            records, entries[0].texts, entry.texts, told.scores, strict=True
+        ):
+            if isnan(score) and old.strip() and new.strip():
+                texts = draw.sample([old, new], 2)
+                rows.append(CandidatesRecord(record.image_path, record.instruction, texts))
+    draw.shuffle(rows)
+    if rows:
+        write_records(path, rows)
+        call = f"rlhf annotate {path} data.root={root} compact=said.jsonl"
+        say(f"{len(rows)} pairs wait for a person: {call}")
+        say("then the same call with evaluation.judgments=said.jsonl")
+
+
+def _before_and_after(entries: Sequence[Entry], judges: Sequence[Judge]) -> dict[str, Any]:
+    """Of two models the figures under `…_before` and `…_after`."""
+    both = {
+        side: entry_figures(entry, judges)
+        for side, entry in zip(("before", "after"), entries, strict=True)
+    }
+    named = {
+        f"{judge.name}_{x}": own[f"score_{judge.name}"]
+        for judge in judges
+        for x, own in both.items()
+    }
+    named |= {f"length_{side}": own["words"] for side, own in both.items()}
+    for side, own in both.items():
+        if "blind_accuracy" in own:
+            named[f"blind_accuracy_{side}"] = own["blind_accuracy"]
+    after = both["after"]
+    return named | {
+        "distinct_answers": after["distinct"],
+        "distinct_answers_before": both["before"]["distinct"],
+        "rep4_after": after["rep4"],
+        "kl": after["kl"],
+    }
+
+
+def _show(models: dict[str, dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for own in models.values() for name in own))
+    rows = [
+        (name, *("–" if own.get(key) is None else own[key] for own in models.values()))
+        for name, key in ((key.replace("_", " "), key) for key in names)
+    ]
+    table("models", ("figure", *models), rows)
+
+
+def _write_report(
+    job: Job,
+    records: Sequence[PromptRecord],
+    root: Path,
+    entries: Sequence[Entry],
+    verdicts: Sequence[Verdicts],
+    results: Sequence[str],
+    figures: dict[str, Any],
+) -> None:
+    """The prompts whose answers differ come first; equal answers fill up."""
+    first, last = entries[0].texts, entries[-1].texts
+    order = sorted(range(len(records)), key=lambda row: first[row] == last[row])
+    answered = [
+        Answered(
+            picture=load_image(resolve_image(records[row].image_path, root)),
+            instruction=records[row].instruction,
+            kind=kind_of(records[row]),
+            texts=[entry.texts[row] for entry in entries],
+            scores=[verdict.scores[row] for verdict in verdicts],
+            verdict=results[row],
+        )
+        for row in order[: job.config.evaluation.pictures]
+    ]
+    runs = {entry.name: _curves(file) for entry, file in _trained(entries, job.files)}
+    means = {name: _first_score(own) for name, own in figures["models"].items()}
+    write_evaluation_report(
+        job.folder / "report.html",
+        title=f"{job.config.name}: {len(entries)} models compared",
+        notes=[
+            *(f"{entry.name}: {file}" for entry, file in _trained(entries, job.files)),
+            f"{len(records)} prompts of {job.config.data.prompts}; verdicts are those of "
+            f"{entries[-1].name} against {entries[0].name}",
+        ],
+        models=figures["models"],
+        scores={name: score for name, score in means.items() if score is not None},
+        kinds=figures["kinds"],
+        answered=answered,
+        curves={
+            metric: {name: own[metric] for name, own in runs.items() if metric in own}
+            for metric in CURVES
+            if any(metric in own for own in runs.values())
+        },
+    )
+
+
+def _trained(entries: Sequence[Entry], files: Sequence[Path]) -> list[tuple[Entry, Path]]:
+    """The entries that have a path of their own, with it."""
+    paths = dict(zip(distinct_names(files), files, strict=True))
+    return [(entry, paths[entry.name]) for entry in entries if entry.name in paths]
+
+
+def _first_score(figures: dict[str, Any]) -> float | None:
+    """Of the judge that decides."""
+    found = [value for name, value in figures.items() if name.startswith("score_")]
+    return found[0] if found else None
+
+
+def _judges(job: Job, llava: Llava) -> list[Judge]:
+    """The judge that decides first, then any other that can score."""
+    rule = job.config.evaluation.judge == "rule-v1"
+    judges: list[Judge] = [RuleJudge()] if rule else []
+    if job.scorer or job.config.reward.path:
+        scorer = scorer_of(job, llava, share_trunk=True)
+        judges.append(ScorerJudge(scorer, max_tokens=job.config.ppo.microbatch_tokens))
+    if not judges and job.config.evaluation.judge != "person":
+        raise UsageError(
+            "no judge is given",
+            "reward.path",
+            "set reward.path=RUN of `rlhf reward`, give --scorer=…, or evaluation.judge=rule-v1",
+        )
+    return judges
+
+
+def _curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """The training curves of a run, when the model is one."""
+    metrics: dict[str, list[tuple[int, float]]] = {}
+    with suppress(StopIteration):
+        folder = next(path for path in run_folders(run) if (path / "metrics.jsonl").is_file())
+        metrics = read_metrics(folder)
+    return {name: metrics[name] for name in CURVES if name in metrics}

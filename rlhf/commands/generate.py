@@ -1,0 +1,84 @@
+"""The command that asks models: generate."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf.commands.job import Job
+from rlhf.commands.model_setup import load_adapted
+from rlhf.config.schema import Config
+from rlhf.data.collate import prompt_batch
+from rlhf.data.images import load_image
+from rlhf.data.input_files import SUFFIXES, pictures_in, read_prompts
+from rlhf.data.records import PromptRecord
+from rlhf.errors import DataError, UsageError
+from rlhf.evaluation.judges import answer
+from rlhf.tracking.console import say, table
+
+_USAGE = "rlhf generate MODEL… PICTURE|FOLDER… instruction='…', or MODEL… data.prompts=FILE.jsonl"
+
+
+def generate(job: Job) -> dict[str, Any]:
+    """Answer an instruction about pictures, or a prompts file; several models side by side."""
+    config = job.config
+    pictures = [path for path in job.files if _is_picture(path)]
+    models = [path for path in job.files if path not in pictures]
+    if not models:
+        raise UsageError("no model is given", "rlhf generate", _USAGE)
+    if pictures:
+        paths, root = [x.resolve() for word in pictures for x in _readable(word)], Path("/")
+        records = [PromptRecord(str(path), config.instruction) for path in paths]
+    else:
+        records, root = read_prompts(config)
+    texts = [_texts(config, model, records, root) for model in models]
+    rows = [
+        (record.image_path, record.instruction, *own)
+        for record, *own in zip(records, *texts, strict=True)
+    ]
+    names = ["answer"] if len(models) == 1 else [str(model) for model in models]
+    shown = [(Path(row[0]).name, *row[1:]) for row in rows]
+    table("answers", ("picture", "instruction", *names), shown)
+    return {"responses": [_figures(models, row) for row in rows]}
+
+
+def _is_picture(word: Path) -> bool:
+    """Whether a word names a picture, or a folder of pictures that is no model."""
+    if not word.is_dir():
+        return word.suffix.lower() in SUFFIXES
+    return not (word / "config.json").exists() and bool(pictures_in(word))
+
+
+def _readable(word: Path) -> list[Path]:
+    """The picture, or those of a folder that can be read; the others are named.
+
+    Raises:
+        DataError: the picture cannot be read, or none of the folder can.
+    """
+    if not word.is_dir():
+        load_image(word)
+        return [word]
+    found = []
+    for path in pictures_in(word):
+        try:
+            load_image(path)
+            found.append(path)
+        except DataError as error:
+            say(f"left out: {error.where}: {error.what}")
+    if not found:
+        raise DataError("no picture of the folder can be read", str(word), "convert them")
+    return found
+
+
+def _texts(config: Config, model: Path, records: Sequence[PromptRecord], root: Path) -> list[str]:
+    """A model's answers; it is let go of before the next one loads."""
+    llava = load_adapted(config, str(model))
+    prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
+    return answer(llava, model.name, prompts, config.sampling, seed=config.seed).texts
+
+
+def _figures(models: Sequence[Path], row: Sequence[str]) -> dict[str, Any]:
+    picture, instruction, *texts = row
+    asked = {"image_path": picture, "instruction": instruction}
+    if len(models) == 1:
+        return {**asked, "response": texts[0]}
+    return {**asked, "responses": dict(zip(map(str, models), texts, strict=True))}

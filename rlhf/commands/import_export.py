@@ -1,0 +1,73 @@
+"""The commands that exchange data with others: import, export."""
+
+from pathlib import Path
+from typing import Any
+
+from rlhf.commands.job import Job
+from rlhf.commands.merge import merge
+from rlhf.data.exporters import export_label_studio, export_trl
+from rlhf.data.importers.datasets import SETS
+from rlhf.data.importers.importer import import_set
+from rlhf.data.input_files import read_with_pictures
+from rlhf.data.records import CandidatesRecord, PreferenceRecord, record_kind
+from rlhf.errors import UsageError
+from rlhf.tracking.console import say, table
+
+
+def import_records(job: Job) -> dict[str, Any]:
+    """Turn files of a public set into records and pictures; exit 3 when no row is usable."""
+    source, *files = [str(path) for path in job.files] or [""]
+    if not files:
+        usage = "rlhf import SOURCE FILE… output=FOLDER"
+        raise UsageError("no source and file are given", usage, f"SOURCE is {', '.join(SETS)}")
+    root = Path(job.config.data.root) if job.config.data.root else None
+    output = _output(job, "FOLDER")
+    imported = import_set(
+        source,
+        [Path(file) for file in files],
+        output,
+        root=root,
+        seed=job.config.seed,
+        coding=job.config.data.label_coding,
+    )
+    labels = {name: imported.labels[name] for name in ("response_a", "response_b", "tie")}
+    counts = {"records": sum(labels.values()), **labels, "pictures": imported.pictures}
+    skipped = dict(imported.skipped.most_common())
+    _show("imported", counts, skipped)
+    for problem in imported.problems:
+        say(problem)
+    return {**counts, "skipped": skipped, "output": str(output)}
+
+
+def export_records(job: Job) -> dict[str, Any]:
+    """Write preferences (label_studio: or candidates) in another tool's form, or a merged run."""
+    if job.config.merge:
+        return merge(job)
+    form, *files = [str(path) for path in job.files] or [""]
+    if form not in ("trl", "label_studio") or len(files) != 1:
+        usage = "rlhf export trl|label_studio FILE.jsonl output=FILE"
+        fix = f"{usage}, or rlhf export RUN merge=true"
+        raise UsageError("a form and one file are needed", "rlhf export", fix)
+    path, output = Path(files[0]), _output(job, "FILE")
+    if form == "trl":
+        pairs, root = read_with_pictures(job.config, path, PreferenceRecord)
+        written, skipped = export_trl(pairs, root, output)
+    elif record_kind(path) is CandidatesRecord:
+        candidates, _ = read_with_pictures(job.config, path, CandidatesRecord)
+        written, skipped = export_label_studio(candidates, output)
+    else:
+        pairs, _ = read_with_pictures(job.config, path, PreferenceRecord)
+        written, skipped = export_label_studio(pairs, output)
+    _show("exported", {"written": written}, skipped)
+    return {"written": written, "skipped": dict(skipped), "output": str(output)}
+
+
+def _output(job: Job, kind: str) -> Path:
+    if not job.config.output:
+        raise UsageError("no output is given", "output", f"set output={kind}")
+    return Path(job.config.output)
+
+
+def _show(title: str, counts: dict[str, int], skipped: dict[str, int]) -> None:
+    rows = [*counts.items(), *((f"left out: {reason}", n) for reason, n in skipped.items())]
+    table(title, ("what", "count"), rows)

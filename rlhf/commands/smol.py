@@ -1,0 +1,143 @@
+"""The command that builds a LLaVA around a pretrained language model."""
+
+import random
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from rlhf.commands.job import Job
+from rlhf.commands.model_setup import load_model
+from rlhf.data.records import DemonstrationRecord, read_records, write_records
+from rlhf.demo.questions import Facts, write_split
+from rlhf.demo.scenes import draw_scene, sample_scene
+from rlhf.demo.smol.assemble import assemble_llava, find_gguf, read_gguf
+from rlhf.demo.smol.vision_pretraining import teach_sight
+from rlhf.demo.stamps.scenes import draw_stamp_scene, sample_stamp_scene, write_stamp_split
+from rlhf.errors import UsageError
+from rlhf.models.location import locate_model
+from rlhf.tracking.console import say, stage, track
+
+_USAGE = "rlhf smol [PACKAGE.deb|FOLDER] output=FOLDER"
+
+
+def smol(job: Job) -> dict[str, Any]:
+    """Build SmolLM2-135M-Instruct into a LLaVA, align it by `rlhf sft`, merge it into `output`.
+
+    Shapes, stamps if their package is named, prompts for what comes next and the model before
+    alignment stay in the run folder.
+    """
+    started, output = time.perf_counter(), _output(job)
+    gguf, data = find_gguf(), job.folder / "data"
+
+    def run(command: str, *overrides: str, files: tuple[Path, ...] = ()) -> tuple[Path, Any]:
+        words = [*_common(job), *overrides]
+        return job.run_stage(command, list(map(str, files)), words)
+
+    stamps = data / "stamps" if job.files else None
+    if stamps:
+        run("stamps", f"output={stamps}", files=(job.files[0],))
+    stage("drawing pictures, asking questions about them")
+    demonstrations = _write_data(job, data, stamps)
+    stage("putting SmolLM2 behind a vision tower, and teaching that to see")
+    told, written = _build(job, gguf, job.folder / "untrained", stamps)
+    model = f"model.path={job.folder / 'untrained'}"
+    tuned, trained = run("sft", model, "model.train=lora", f"data.demonstrations={demonstrations}")
+    run("export", "merge=true", f"output={output}", files=(tuned,))
+    prompts = f"data.prompts={data / 'preference.jsonl'}"
+    say(f"next: rlhf collect experiment=smol model.path={output} {prompts}")
+    return {
+        **{name: trained[name] for name in ("loss", "demonstrations")},
+        "quarters_told": told,
+        "words_written": written,
+        "output": str(output),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _output(job: Job) -> Path:
+    """The folder to make.
+
+    Raises:
+        UsageError: none is named, it exists, or more than one package is named.
+    """
+    if len(job.files) > 1:
+        raise UsageError("more than one package is named", " ".join(map(str, job.files)), _USAGE)
+    if not job.config.output:
+        raise UsageError("no output folder is named", "output", _USAGE)
+    if Path(job.config.output).exists():
+        fix = "name a new folder: output=…"
+        raise UsageError("the output exists already", job.config.output, fix)
+    return Path(job.config.output)
+
+
+def _common(job: Job) -> list[str]:
+    """Overrides of every stage: the experiment's sizes, and what the caller set."""
+    chosen = any(word.startswith("experiment=") for word in job.overrides)
+    given = [word for word in job.overrides if not word.startswith("output=")]
+    return [*([] if chosen else ["experiment=smol"]), *given]
+
+
+def _write_data(job: Job, data: Path, stamps: Path | None) -> Path:
+    """Demonstrations of equal shares of shapes, scenes of stamps and their captions; prompts."""
+    smol, seed = job.config.smol, job.config.seed
+    count = smol.demonstrations // (3 if stamps else 1)
+    options: Any = {"seed": seed, "per_picture": 1, "demonstrate": True}
+    records = _read(write_split(data, "shapes", count, **options))
+    if stamps:
+        scenes = write_stamp_split(data, "scenes", count, stamps_folder=stamps, **options)
+        captions = [
+            DemonstrationRecord(f"{stamps.name}/{r.image_path}", r.instruction, r.response, r.id)
+            for r in _read(stamps / "captions.jsonl")
+        ]
+        random.Random(f"captions/{seed}").shuffle(captions)
+        records += [*_read(scenes), *captions[:count]]
+    write_split(data, "preference", smol.preference_pictures, per_picture=2, seed=seed)
+    write_split(data, "evaluation", smol.evaluation_pictures, per_picture=2, seed=seed)
+    write_records(data / "demonstrations.jsonl", records)
+    return data / "demonstrations.jsonl"
+
+
+def _read(file: Path) -> list[DemonstrationRecord]:
+    return read_records(file, DemonstrationRecord)
+
+
+def _build(job: Job, gguf: Path, folder: Path, stamps: Path | None) -> tuple[float, float]:
+    """Write the LLaVA before alignment; how well its tower and its projector learnt."""
+    seed, smol = job.config.seed, job.config.smol
+    language, tokenizer = read_gguf(gguf)
+    assemble_llava(folder, language, tokenizer, seed=seed)
+    model = replace(job.config.model, quantization="none")
+    config = replace(job.config, device="cpu", dtype="float32", model=model)
+    llava = load_model(config, locate_model(str(folder)))
+    llava.model.model.vision_tower.requires_grad_(True)
+    llava.model.model.multi_modal_projector.requires_grad_(True)
+    lessons = _lessons(smol.lessons, seed, stamps)
+    with track("vision tower, projector", 2 * smol.lesson_steps) as progress:
+        told, written = teach_sight(
+            llava.model,
+            llava.processor,
+            [picture for picture, _ in lessons],
+            [facts for _, facts in lessons],
+            steps=smol.lesson_steps,
+            seed=seed,
+            on_step=lambda done, total, loss: progress.advance(1, loss=loss),
+        )
+    say(f"the tower names {told:.1%} of the quarters, the projector writes {written:.1%} of it")
+    llava.save(folder)
+    return told, written
+
+
+def _lessons(count: int, seed: int, stamps: Path | None) -> list[tuple[Image.Image, Facts]]:
+    """Pictures of shapes and, if they are there, every second one of stamps; what is in each."""
+    rng, lessons = random.Random(f"lessons/{seed}"), list[tuple[Image.Image, Facts]]()
+    for number in range(count):
+        if stamps and number % 2:
+            scene = sample_stamp_scene(rng)
+            lessons.append((draw_stamp_scene(scene, stamps), scene.facts()))
+        else:
+            drawn = sample_scene(rng)
+            lessons.append((draw_scene(drawn), drawn.facts()))
+    return lessons

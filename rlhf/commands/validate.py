@@ -1,0 +1,95 @@
+"""The command that checks files of records."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from rlhf.commands.job import Job
+from rlhf.data.jsonl import count_lines
+from rlhf.data.validation.repair import check_output, rejected_path, repaired_file
+from rlhf.data.validation.validate import Report, validate_files
+from rlhf.errors import DataError, UsageError
+from rlhf.tracking.console import say, table, track
+
+SHOWN = 20  # problems
+
+
+def validate(job: Job) -> dict[str, Any]:
+    """Check files of records; exit 3 when a row is unusable."""
+    config, files = job.config, job.files
+    if not files:
+        raise UsageError("no file is given", "rlhf validate", "rlhf validate FILE.jsonl …")
+    root = Path(config.data.root) if config.data.root else None
+    output = Path(config.fix) if config.fix else None
+    if output:
+        check_output(output, files, root)
+    lines = sum(map(count_lines, files))
+    with (
+        repaired_file(output) if output else nullcontext() as keep,
+        track("lines checked", lines) as progress,
+    ):
+        report = validate_files(
+            files,
+            root=root,
+            open_pictures=config.data.open_pictures,
+            on_line=keep,
+            on_progress=progress.advance,
+        )
+    _show(report, output)
+    return report.as_dict()
+
+
+def _show(report: Report, output: Path | None) -> None:
+    """Print the table and the first problems.
+
+    Raises:
+        DataError: there is an error.
+    """
+    (label, *files), *rows = report.as_table()
+    cells = [["–" if cell is None else cell for cell in row] for row in rows]
+    table("records", (label, *files), cells)
+    for people in report.people:
+        _show_people(people)
+    for problem in report.problems[:SHOWN]:
+        say(str(problem))
+    more = report.error_count + report.warning_count - SHOWN
+    if more > 0:
+        say(f"… and {more} more problems")
+    if output:
+        say(f"usable rows {output}, the rest {rejected_path(output)}")
+    if not report.ok:
+        raise _refusal(report, output)
+
+
+def _show_people(people: dict[str, Any]) -> None:
+    """Print who judged a file, and how far they agree."""
+    if people["annotators"]:
+        table(f"annotators of {people['file']}", ("who", "pairs"), people["annotators"].items())
+    if people["judged_by_several"]:
+        rows: list[tuple[Any, ...]] = [
+            (" and ".join(two["annotators"]), two["pairs"], _number(two["kappa"]))
+            for two in people["kappa"]
+            if two["pairs"]
+        ]
+        everyone = people["judged_by_several"], _number(people["alpha"])
+        rows.append(("all (Krippendorff's alpha)", *everyone))
+        table("agreement (1 whole, 0 chance)", ("who", "pairs in common", "Cohen's kappa"), rows)
+    if people["left_interval"]:
+        low, high = people["left_interval"]
+        say(f"the answer shown left won {people['left_share']:.1%} ({low:.1%} to {high:.1%})")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _refusal(report: Report, output: Path | None) -> DataError:
+    rows = sum(row["records"] - row["usable"] for row in report.rows)
+    files = report.error_count - rows  # what is wrong with a file itself stands at no row
+    counts = {"unusable rows": rows, "files empty or unreadable": files}
+    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    fix = f"correct them; the first {SHOWN} problems stand above"
+    if output:
+        said += f"; the usable ones are in {output}"
+        fix = f"train on {output}, and correct what {rejected_path(output)} lists"
+    return DataError(said, report.errors[0].where, fix)

@@ -1,0 +1,1 @@
+"""Every option, typed, with its range and its checks."""

@@ -1,0 +1,282 @@
+"""Every option of every command: type, range, unit and default, in one schema.
+
+A YAML file or an override may only name what stands here; `config_loading` holds it to that.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from rlhf.config.ranges import Count, CountOrZero, Fraction, NonNegative, Positive, Range
+from rlhf.errors import UsageError
+
+KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # where a steered ppo.kl_coef stays
+
+
+OptimizerKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+LoraScope = Literal["all", "response"]
+PairChoice = Literal["all", "best_vs_worst", "closest", "uncertain"]
+EngineKind = Literal["own", "reference"]
+CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
+
+
+class Section:
+    """A group of options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Section):
+    path: str = ""  # LLaVA directory, hub id, or run folder to start from
+    train: Literal["lora", "full"] = "lora"  # what an update changes
+    lora_rank: Count = 16  # columns of each LoRA factor
+    lora_alpha: Positive = 32  # LoRA scale is alpha / rank
+    lora_scope: LoraScope = "all"  # response: prompt and picture run without LoRA
+    quantization: Literal["none", "int8", "nf4"] = "none"  # storage of the frozen trunk
+    gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: if the GPU is small
+    prefill_tokens: Count = 8192  # tokens of prompts read at once
+    feature_cache: NonNegative = 4.0  # GiB of main memory for the vision tower's features
+    feature_folder: str = ""  # where features are kept for later runs too; empty: nowhere
+    prefix_cache: NonNegative = 4.0  # lora_scope=response: GiB of prompts kept for all passes
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Section):
+    root: str = ""  # folder image paths are relative to; empty: the folder of the JSONL file
+    demonstrations: str = ""  # JSONL with image_path, instruction, response
+    prompts: str = ""  # JSONL with image_path, instruction; or a folder of pictures
+    preferences: str = ""  # JSONL with image_path, instruction, response_a, response_b, preference
+    validation_preferences: str = ""  # held-out pairs; empty: a share of the pictures
+    validation_fraction: Fraction = 0.1  # share of pictures held out when no file is given
+    on_bad_image: Literal["error", "skip"] = "error"  # skip counts and reports what it drops
+    max_prompt_tokens: Count = 2048  # longer prompts are refused, never cut
+    label_coding: Literal["", "1/2", "0/1"] = ""  # import: what numbers as labels mean
+    open_pictures: bool = True  # validate: decode each distinct picture once
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Section):
+    temperature: NonNegative = 1.0  # divides the logits; 0 is greedy (not in training)
+    top_k: CountOrZero = 0  # keep the k likeliest tokens; 0 keeps all (0 in training)
+    top_p: Annotated[float, Range(gt=0, le=1)] = 1.0  # nucleus mass (1 in training)
+    max_new_tokens: Count = 64  # longest response, tokens
+    batch_size: Count = 64  # prompts generated together
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(Section):
+    epochs: Count = 1  # passes over the demonstrations
+    batch_size: Count = 32  # demonstrations per optimizer step
+    optimizer: OptimizerKind = "adamw"  # 8 bits: a quarter of the memory
+    lr: Positive = 2e-5  # peak learning rate, linear warm-up and decay
+    warmup_steps: CountOrZero = 50  # optimizer steps of linear warm-up
+    weight_decay: NonNegative = 0.0  # decoupled, per step
+    max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to
+    save_every: CountOrZero = 100  # optimizer steps between checkpoints; 0: only at the end
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig(Section):
+    kind: Literal["llava_head", "caption_text"] = "llava_head"  # what the scalar head reads
+    path: str = ""  # trained reward model or its run folder, for ppo and evaluate
+    train: Literal["none", "head", "lora", "full"] = "lora"  # besides the head; none: nothing
+    likelihood: bool = True  # llava_head: the head also reads the response's log-likelihood
+    text_model: str = ""  # caption_text: directory or hub id of the text model
+    caption_instruction: str = "Describe the picture."  # caption_text: asked of the captioner
+    captions: str = ""  # caption_text: JSONL whose response is the caption; empty: LLaVA describes
+    epochs: Count = 1  # passes over the pairs
+    batch_size: Count = 32  # pairs per optimizer step
+    optimizer: OptimizerKind = "adamw"  # 8 bits: a quarter of the memory
+    lr: Positive = 1e-4  # peak learning rate, linear warm-up and decay
+    warmup_steps: CountOrZero = 20  # optimizer steps of linear warm-up
+    weight_decay: NonNegative = 0.0  # decoupled, per step
+    max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to
+    label_smoothing: Annotated[float, Range(ge=0, lt=0.5)] = 0.0  # believed share of wrong labels
+    save_every: CountOrZero = 100  # optimizer steps between checkpoints; 0: only at the end
+    ties: Literal["half", "drop"] = "half"  # a tie counts half for each side, or is left out
+    margin: NonNegative = 0.0  # score units by which chosen should lead
+    centring: NonNegative = 0.0  # weight of the mean of (sum of a pair's scores)², which centres
+    evaluate_every: CountOrZero = 0  # steps between looks at the held-out loss; 0: each epoch
+    patience: CountOrZero = 0  # looks without a better held-out loss before stopping; 0: never
+    folds: CountOrZero = 0  # 2 or more: train that many times, each picture held out once
+    timeout: Positive = 30.0  # external scorer: seconds one call may take
+    retries: CountOrZero = 3  # external scorer: calls repeated after a failure
+    on_failure: Literal["stop", "drop"] = "stop"  # external scorer: drop counts what it loses
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(Section):
+    iterations: Count = 100  # rollouts, each followed by its updates
+    rollout_batch_size: Count = 64  # responses per iteration
+    minibatch_size: Count = 16  # responses per optimizer step
+    microbatch_tokens: Count = 8192  # tokens per backward, a prompt of several responses once
+    samples_per_prompt: Count = 1  # responses to each prompt of an iteration
+    ppo_epochs: Count = 4  # passes over each rollout
+    optimizer: OptimizerKind = "adamw"  # 8 bits: a quarter of the memory
+    lr: Positive = 1e-5  # policy learning rate
+    lr_schedule: Literal["constant", "linear"] = "constant"  # linear falls to 0 at the last step
+    critic: CriticKind = "shared_detached"  # what the values are read from, and what they train
+    critic_start: Literal["model", "reward"] = "model"  # adapter, separate: the LoRA begun from
+    critic_lr_factor: Positive = 5.0  # critic learning rate / policy learning rate
+    adam_eps: Positive = 1e-5  # term in Adam's denominator
+    advantage: Literal["gae", "rloo", "grpo"] = "gae"  # rloo and grpo train no critic
+    grpo_eps: Positive = 1e-4  # grpo: added to a group's standard deviation, reward units
+    gamma: Fraction = 1.0  # discount per token
+    gae_lambda: Fraction = 0.95  # of the policy's advantages
+    gae_lambda_value: Fraction = 1.0  # of the critic's targets
+    gae_lambda_alpha: Positive | None = None  # policy's λ is 1 - 1/(alpha·length), at least 0
+    clip_range: Annotated[float, Range(gt=0, lt=1)] = 0.2  # of the probability ratio
+    clip_range_high: NonNegative | None = None  # upper clip of the ratio; null: clip_range
+    dual_clip: Annotated[float, Range(ge=1)] | None = None  # loss at most this times |advantage|
+    clip_range_value: Positive | None = None  # reward units; null: values are not clipped
+    vf_coef: NonNegative = 0.1  # weight of the value loss
+    ent_coef: NonNegative = 0.0  # weight of the entropy bonus
+    kl_coef: NonNegative = 0.05  # reward units per nat of KL to the reference
+    kl_placement: Literal["reward", "loss"] = "reward"  # where the KL penalty stands
+    kl_estimator: Literal["", "k1", "k2", "k3", "abs", "clamp", "exact"] = ""  # empty: a sound one
+    kl_goal: Positive | None = None  # nats a response that kl_coef is steered to; null: fixed
+    kl_horizon: Positive = 10_000  # responses over which kl_coef moves by the error
+    target_kl: Positive | None = None  # nats per token; stops an iteration's updates above it
+    max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to, per parameter group
+    missing_eos: Literal["none", "penalty", "replace", "bootstrap"] = "penalty"  # if cut short
+    missing_eos_penalty: NonNegative = 1.0  # reward units
+    scale_scores: bool = False  # divide scores by their running standard deviation
+    clip_scores: Positive | None = None  # scale_scores: largest size of a scaled score
+    whiten_advantages: bool = True  # gae, KL in the reward: over all tokens of a rollout
+    whiten_minibatches: bool = False  # over the tokens of each optimizer step as well
+    whiten_floor: Positive = 0.1  # least standard deviation divided by, reward units
+    value_warmup_iterations: CountOrZero = 5  # first iterations that move the critic only
+    engine: EngineKind = "own"  # who samples; reference: transformers' generate
+    rescore: bool = True  # log-probabilities and values by the training forward, not generation
+    check_invariants: bool = True  # prove the set-up before the first step
+    max_skips: Count = 10  # non-finite steps before the run stops
+    save_every: CountOrZero = 10  # iterations between checkpoints; 0: only at the end
+    on_warning: Literal["go_on", "stop"] = "go_on"  # stop: a health warning ends the run
+    sample_every: Count = 10  # iterations between logged samples and histograms
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Section):
+    judge: Literal["", "rule-v1", "person"] = ""  # empty: the reward model of reward.path
+    judgments: str = ""  # judge=person: the preference file that came of blind.jsonl
+    best_of: CountOrZero = 0  # also the best of so many samples of the first model; 0: no
+    limit: CountOrZero = 0  # prompts used; 0: all
+    pictures: CountOrZero = 200  # answers shown in the report
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectConfig(Section):
+    responses_per_prompt: Annotated[int, Range(ge=2)] = 4  # candidates asked for per prompt
+    temperatures: tuple[float, ...] = ()  # one after the other; empty: sampling.temperature
+    beams: CountOrZero = 0  # width of a beam search that adds its best answer; 0: none
+    pairs: PairChoice = "all"  # which a person sees; others than all need reward.path
+    limit: CountOrZero = 0  # pairs chosen at most, by pairs other than all; 0: no limit
+    label_noise: Annotated[float, Range(ge=0, lt=0.5)] = 0.0  # share of rule-v1 labels flipped
+    annotator: Literal["", "rule-v1"] = ""  # rule-v1 also writes preferences.jsonl
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateConfig(Section):
+    annotator: str = ""  # who answers when the page names nobody; empty: the login name
+    overlap: Count = 1  # people who judge each pair
+    lease: Positive = 600.0  # seconds a pair waits for the one who was shown it
+    host: str = "127.0.0.1"  # address to listen at; another lets other machines in
+    port: Annotated[int, Range(ge=0, le=65535)] = 8765  # 0: any free one
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(Section):
+    sft_pictures: Count = 4000  # drawn for supervised training
+    preference_pictures: Count = 1500  # drawn for preference pairs and PPO prompts
+    evaluation_pictures: Count = 256  # never seen in training
+    tower_steps: Count = 500  # optimizer steps that teach the vision tower
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmolConfig(Section):
+    demonstrations: Count = 1200  # of shapes; with stamps a third each: shapes, scenes, captions
+    lessons: Count = 3000  # pictures that teach the vision tower and the projector
+    lesson_steps: Count = 500  # optimizer steps of the tower, and again of the projector
+    preference_pictures: Count = 128  # drawn for preference pairs and PPO prompts
+    evaluation_pictures: Count = 64  # never seen in training
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(Section):
+    card: str = ""  # such as "RTX 4090"; empty: this machine's, or all that are known
+    prompt_tokens: Count = 64  # of a prompt, beside those of its picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Section):
+    seed: Annotated[int, Range(ge=0)] = 0  # of every random choice
+    name: str = "run"  # of the run's parent folder
+    output_dir: str = "runs"  # where run folders are made
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, then mps, then cpu
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of frozen weights; auto: by device
+    resume: str = ""  # sft, reward, ppo: run folder to continue; auto: the newest unfinished one
+    resume_allow: tuple[str, ...] = ()  # options that may differ from those the run began with
+    instruction: str = "Describe the picture."  # asked of each picture of a folder, and by generate
+    output: str = ""  # collect and commands without a run folder: file or folder to write
+    profile: bool | Literal["trace"] = False  # ppo: where time goes; trace: a Chrome trace as well
+    merge: bool = False  # export: add a run's adapter to the weights it was trained on
+    compact: str = ""  # annotate: preference file to write of a log
+    fix: str = ""  # validate: JSONL for the usable rows, its report beside it
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    sft: SFTConfig = SFTConfig()
+    reward: RewardConfig = RewardConfig()
+    ppo: PPOConfig = PPOConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    collect: CollectConfig = CollectConfig()
+    annotate: AnnotateConfig = AnnotateConfig()
+    demo: DemoConfig = DemoConfig()
+    smol: SmolConfig = SmolConfig()
+    plan: PlanConfig = PlanConfig()
+
+
+def defaults() -> dict[str, Any]:
+    """Every option with its default, as a plain nested mapping."""
+    return asdict(Config())
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of the leaves of a nested mapping."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def kl_choice(ppo: PPOConfig) -> tuple[str, str]:
+    """Where the KL penalty stands and which estimator it is."""
+    return ppo.kl_placement, ppo.kl_estimator or {"reward": "k1", "loss": "k2"}[ppo.kl_placement]
+
+
+def weights_dtype(config: Config, device: str, *, trains_fully: bool) -> str:
+    """Of frozen weights, as asked for; else float32 on a CPU and in full training, else half.
+
+    Args:
+        device: its kind: cpu, cuda or mps.
+        trains_fully: all layers train, which is done in float32.
+    """
+    if config.dtype != "auto":
+        return config.dtype
+    return "float32" if device == "cpu" or trains_fully else "bfloat16"
+
+
+def check_training_sampling(sampling: SamplingConfig) -> None:
+    """Refuse sampling whose distribution the log-probabilities of training do not describe.
+
+    Raises:
+        UsageError: temperature 0, top_k or top_p set.
+    """
+    if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1:
+        raise UsageError(
+            "training needs pure sampling: temperature > 0, top_k=0, top_p=1",
+            f"sampling.temperature={sampling.temperature} top_k={sampling.top_k} "
+            f"top_p={sampling.top_p}",
+            "greedy, top-k and nucleus sampling change probabilities that PPO's ratio "
+            "assumes unchanged; keep them for evaluate and generate",
+        )

@@ -1,0 +1,140 @@
+"""From a plain mapping to a checked `Config`: unknown keys, wrong types, sizes at odds."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from math import isfinite
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+
+from rlhf.config.ranges import Range
+from rlhf.config.schema import (
+    KL_COEF_HIGHEST,
+    KL_COEF_LOWEST,
+    Config,
+    PPOConfig,
+    Section,
+    defaults,
+    leaves,
+)
+from rlhf.errors import UsageError
+
+_HELP = "see `rlhf COMMAND --help`"
+
+
+def load_config(values: Mapping[str, Any]) -> Config:
+    """The checked configuration of a plain mapping.
+
+    Raises:
+        UsageError: an unknown key (with the nearest known one), a wrong type, a value out of
+            range, or sizes that contradict one another.
+    """
+    known = [name for name, _ in leaves(defaults())]
+    for key, value in leaves(values):
+        if key not in known:
+            raise UsageError(f"unknown option {key}", f"{key}=…", nearest(key, known))
+        if isinstance(value, float) and not isfinite(value):
+            raise UsageError("this number is not finite", f"{key}={value}", "give a finite one")
+    try:
+        config = msgspec.convert(values, Config)
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at ")
+        raise UsageError(message, place.strip("`$."), _HELP) from None
+    _check_ranges(config)
+    _check_sizes(config)
+    return config
+
+
+def _check_ranges(values: Section, place: str = "") -> None:
+    for name, hint in get_type_hints(type(values), include_extras=True).items():
+        value, where = getattr(values, name), f"{place}{name}"
+        if isinstance(value, Section):
+            _check_ranges(value, f"{where}.")
+        elif value is not None and any(value not in allowed for allowed in _ranges(hint)):
+            wanted = " and ".join(map(str, _ranges(hint)))
+            raise UsageError(f"this number must be {wanted}", f"{where}={value}", _HELP)
+
+
+def _ranges(hint: Any) -> list[Range]:
+    """Those that a type, or a part of it, is annotated with."""
+    found = [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Range)]
+    return found + [inner for part in get_args(hint) for inner in _ranges(part)]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Advice that names the known word most like `name`."""
+    near = get_close_matches(name, [*known], n=1)
+    return f"did you mean {near[0]}?" if near else _HELP
+
+
+def _check_sizes(config: Config) -> None:
+    ppo = config.ppo
+    if ppo.rollout_batch_size % ppo.minibatch_size:
+        raise UsageError(
+            f"ppo.rollout_batch_size={ppo.rollout_batch_size} is not a multiple of "
+            f"ppo.minibatch_size={ppo.minibatch_size}",
+            "ppo.minibatch_size",
+            "choose a minibatch size that divides the rollout, so that every step weighs the same",
+        )
+    if ppo.rollout_batch_size % ppo.samples_per_prompt:
+        raise UsageError(
+            f"ppo.rollout_batch_size={ppo.rollout_batch_size} is not a multiple of "
+            f"ppo.samples_per_prompt={ppo.samples_per_prompt}",
+            "ppo.samples_per_prompt",
+            "choose a number of samples that divides the rollout",
+        )
+    _check_folds(config)
+    if ppo.advantage != "gae":
+        _check_without_critic(ppo)
+    if ppo.kl_goal is not None and not KL_COEF_LOWEST <= ppo.kl_coef <= KL_COEF_HIGHEST:
+        raise UsageError(
+            f"a steered KL coefficient begins between {KL_COEF_LOWEST} and {KL_COEF_HIGHEST}",
+            f"ppo.kl_goal={ppo.kl_goal} ppo.kl_coef={ppo.kl_coef}",
+            "change ppo.kl_coef, or leave ppo.kl_goal empty",
+        )
+    if ppo.clip_scores is not None and not ppo.scale_scores:
+        raise UsageError(
+            "only scaled scores are clipped",
+            f"ppo.clip_scores={ppo.clip_scores} ppo.scale_scores=false",
+            "set ppo.scale_scores=true, or leave ppo.clip_scores empty",
+        )
+    if ppo.whiten_minibatches and ppo.kl_placement == "loss":
+        raise UsageError(
+            "whitened advantages beside a KL in the loss change what ppo.kl_coef means",
+            "ppo.whiten_minibatches=true ppo.kl_placement=loss",
+            "set ppo.whiten_minibatches=false",
+        )
+
+
+def _check_folds(config: Config) -> None:
+    folds, other = config.reward.folds, config.data.validation_preferences
+    if folds == 1:
+        fix = "set reward.folds to 2 or more, or to 0 for one training"
+        raise UsageError("one fold leaves nothing to train on", "reward.folds=1", fix)
+    if folds and other:
+        raise UsageError(
+            "folds hold out parts of the preferences, not another file",
+            f"reward.folds={folds} data.validation_preferences={other}",
+            "leave one of them empty",
+        )
+
+
+def _check_without_critic(ppo: PPOConfig) -> None:
+    if ppo.samples_per_prompt == 1:
+        raise UsageError(
+            f"ppo.advantage={ppo.advantage} compares the responses to one prompt",
+            "ppo.samples_per_prompt=1",
+            "set ppo.samples_per_prompt to 2 or more",
+        )
+    if ppo.gae_lambda_alpha is not None:
+        raise UsageError(
+            f"ppo.advantage={ppo.advantage} has no λ",
+            f"ppo.gae_lambda_alpha={ppo.gae_lambda_alpha}",
+            "leave ppo.gae_lambda_alpha empty, or set ppo.advantage=gae",
+        )
+    if ppo.missing_eos == "bootstrap":
+        raise UsageError(
+            f"ppo.advantage={ppo.advantage} has no critic to bootstrap from",
+            "ppo.missing_eos=bootstrap",
+            "set ppo.missing_eos=penalty, or ppo.advantage=gae",
+        )

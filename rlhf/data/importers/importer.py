@@ -1,0 +1,216 @@
+"""`rlhf import`: the rows of a public set as preference records beside their pictures."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rlhf.data.importers.datasets import SETS
+from rlhf.data.importers.fields import Pair, Row, Skip
+from rlhf.data.importers.image_store import Pictures
+from rlhf.data.importers.readers import Rows, open_rows
+from rlhf.data.records import PreferenceRecord, write_records
+from rlhf.errors import DataError, ResourceError, UsageError
+from rlhf.tracking.console import track
+
+SHOWN = 20  # problems kept as text; the others are counted only
+
+_NAMED = {"tie": "tie"}
+_NAMED |= dict.fromkeys(("response_a", "a", "A", "left"), "response_a")
+_NAMED |= dict.fromkeys(("response_b", "b", "B", "right"), "response_b")
+_NUMBERED = {
+    "1/2": {"1": "response_a", "2": "response_b"},
+    "0/1": {"0": "response_a", "1": "response_b"},
+}
+_OTHER_SIDE = {"response_a": "response_b", "response_b": "response_a", "tie": "tie"}
+
+
+@dataclass
+class Imported:
+    """What an import has written and left out.
+
+    Attributes:
+        labels: records by preference.
+        skipped: rows and pairs left out, by reason.
+        problems: the first of them, as `file:row:column: reason`.
+    """
+
+    labels: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    pictures: int = 0
+
+
+def import_set(
+    source: str,
+    files: Sequence[Path],
+    output: Path,
+    *,
+    root: Path | None = None,
+    seed: int = 0,
+    coding: str = "",
+) -> Imported:
+    """Write `output`/preferences.jsonl and `output`/pictures/, which need nothing outside.
+
+    Which answer is response_a depends on the seed and the row alone; pairs that a person saw
+    as left and right keep their sides.
+
+    Args:
+        source: a name in SETS.
+        root: where paths of pictures start and stay, by default in the folder of each file.
+        coding: what numbers as labels mean where the set does not say: "1/2" or "0/1".
+
+    Raises:
+        UsageError: an unknown source, numbers without a coding, or preferences are there already.
+        DataError: a file of another form, or no row is usable.
+        ResourceError: the folder cannot be written.
+    """
+    if source not in SETS:
+        names = ", ".join(SETS)
+        raise UsageError(f"there is no source {source}", f"rlhf import {source}", f"one of {names}")
+    target = output / "preferences.jsonl"
+    if target.exists():
+        raise UsageError("the folder holds preferences already", str(target), "choose another")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = "choose a folder that may be written"
+        raise ResourceError(f"cannot make it: {error.strerror}", str(output), fix) from error
+    run = _Import(source, Pictures(output / "pictures"), seed, SETS[source].coding or coding)
+    write_records(target, run.records(files, root))
+    run.report.pictures = len(run.pictures)
+    return run.report
+
+
+def winner(label: object, coding: str) -> str:
+    """response_a, response_b or tie: what a label of another set means.
+
+    Raises:
+        Skip: it means nothing here; no label, 0 of "1/2" and booleans are never a side.
+        UsageError: a number without a coding, or one that proves the coding wrong.
+    """
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)  # a column with gaps holds its integers as floats
+    word = str(label) if isinstance(label, str | int) else ""
+    if re.fullmatch(r"-?\d+", word):
+        if not coding:
+            fix = "set data.label_coding=1/2 or 0/1: the first number prefers response_a"
+            raise UsageError(f"the label is the number {word}", "preference", fix)
+        if coding == "0/1" and word == "2":
+            fix = "set data.label_coding=1/2 if 1 prefers response_a"
+            raise UsageError("the label 2 is not of the coding 0/1", "preference", fix)
+    side = _NUMBERED.get(coding, {}).get(word) or _NAMED.get(word)
+    if side is None:
+        raise Skip("unknown label", "preference", repr(label))
+    return side
+
+
+class _Import:
+    """One run over some files."""
+
+    def __init__(self, source: str, pictures: Pictures, seed: int, coding: str) -> None:
+        self.source, self.pictures, self.seed, self.coding = source, pictures, seed, coding
+        self.report, self._seen = Imported(), set[bytes]()
+
+    def records(self, files: Sequence[Path], root: Path | None) -> Iterator[PreferenceRecord]:
+        """Every usable pair; DataError at the end when there was none."""
+        for path in files:
+            opened = open_rows(path)
+            self._check_columns(path, opened)
+            with track(f"reading {path.name}", opened.total) as progress:
+                for number, row in opened.rows:
+                    yield from self._of_row(row, f"{path}:{number}", root or path.parent)
+                    progress.advance()
+        if not self.report.labels.total():
+            first = next(iter(self.report.problems), "")
+            reasons = ", ".join(f"{n} {reason}" for reason, n in self.report.skipped.most_common())
+            raise DataError(f"no row is usable: {reasons}", first, "check SOURCE and data.root")
+
+    def _check_columns(self, path: Path, opened: Rows) -> None:
+        missing = SETS[self.source].missing(opened.columns)
+        if not missing:
+            return
+        wanted = ", ".join("/".join(group) for group in missing)
+        fits = [name for name, one in SETS.items() if not one.missing(opened.columns)]
+        hint = f"these columns fit {' or '.join(fits)}" if fits else "rename them and use table"
+        found = ", ".join(sorted(opened.columns)) or "none"
+        raise DataError(f"{self.source} needs {wanted}", f"{path}: has {found}", hint)
+
+    def _of_row(self, row: Row | Skip, where: str, root: Path) -> Iterator[PreferenceRecord]:
+        for item in self._pairs(row):
+            try:
+                if isinstance(item, Skip):
+                    raise item
+                yield self._record(item, root)
+            except Skip as skip:
+                self.report.skipped[skip.reason] += 1
+                if len(self.report.problems) < SHOWN:
+                    place = f"{where}:{skip.field}" if skip.field else where
+                    detail = f": {skip.detail[:200]}" if skip.detail else ""
+                    self.report.problems.append(f"{place}: {skip.reason}{detail}")
+            except UsageError as error:
+                raise UsageError(error.what, f"{where}:{error.where}", error.fix) from None
+
+    def _pairs(self, row: Row | Skip) -> Iterator[Pair | Skip]:
+        try:
+            if isinstance(row, Skip):
+                raise row
+            yield from SETS[self.source].pairs(row)
+        except Skip as skip:
+            yield skip
+
+    def _record(self, pair: Pair, root: Path) -> PreferenceRecord:
+        label = winner(pair.label, self.coding)
+        _check_texts(pair, label)
+        try:
+            image_path = self.pictures.add(pair.image, root)
+        except DataError as error:
+            raise Skip("missing or bad picture", "image", error.what) from error
+        record = self._sided(pair, label, image_path)
+        digest = hashlib.blake2b(msgspec.json.encode(record), digest_size=8).digest()
+        if digest in self._seen:
+            raise Skip("duplicate row")
+        self._seen.add(digest)
+        self.report.labels[record.preference] += 1
+        return record
+
+    def _sided(self, pair: Pair, label: str, image_path: str) -> PreferenceRecord:
+        """The record, its sides changed or not by a coin of the seed and the row's content."""
+        key = (self.seed, image_path, pair.instruction, pair.first, pair.second, pair.id)
+        coin = hashlib.blake2b(msgspec.json.encode(key)).digest()[0] & 1
+        answers, about = (pair.first, pair.second), pair.about
+        if coin and not pair.keeps_sides:
+            answers, about, label = answers[::-1], about[::-1], _OTHER_SIDE[label]
+        described = dict(zip(("response_a", "response_b"), about, strict=True))
+        return PreferenceRecord(
+            image_path=image_path,
+            instruction=pair.instruction,
+            response_a=answers[0],
+            response_b=answers[1],
+            preference=label,
+            id=pair.id,
+            annotator=pair.annotator,
+            shown_left=pair.shown_left,
+            seconds=pair.seconds,
+            created_at=pair.created_at,
+            source=self.source if pair.source is None else pair.source,
+            meta={**pair.meta, **(described if any(about) else {})},
+        )
+
+
+def _check_texts(pair: Pair, label: str) -> None:
+    """What a record demands of its texts."""
+    texts: dict[str, Any] = {"instruction": pair.instruction}
+    texts |= {"first answer": pair.first, "second answer": pair.second}
+    for name, value in texts.items():
+        if not value.strip():
+            raise Skip("blank text", name)
+        if "\0" in value:
+            raise Skip("NUL in a text", name)
+    if label != "tie" and pair.first.strip() == pair.second.strip():
+        raise Skip("equal answers")

@@ -1,0 +1,92 @@
+"""The files that a command is given, and their pictures; light, as no model is needed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from rlhf.config.schema import Config
+from rlhf.data.images import load_image
+from rlhf.data.records import PromptRecord, Record, read_records, resolve_image
+from rlhf.errors import DataError, UsageError
+from rlhf.tracking.console import say, track
+
+T = TypeVar("T", bound=Record)
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+def input_file(path: str, option: str) -> Path:
+    """The file an option names.
+
+    Raises:
+        UsageError: the option is empty.
+        DataError: there is no such file.
+    """
+    if not path:
+        raise UsageError("no input file is given", option, f"set {option}=FILE.jsonl")
+    if not Path(path).is_file():
+        raise DataError("there is no such file", path, f"check {option}")
+    return Path(path)
+
+
+def read_prompts(config: Config) -> tuple[list[PromptRecord], Path]:
+    """The prompts of data.prompts and the folder of their pictures.
+
+    A folder of pictures stands for `instruction`, asked of each of them.
+
+    Raises:
+        UsageError: the option is empty.
+        DataError: nothing there, a bad record or picture (as `read_with_pictures`).
+    """
+    folder = Path(config.data.prompts)
+    if not config.data.prompts or not folder.is_dir():
+        return read_with_pictures(
+            config, input_file(config.data.prompts, "data.prompts"), PromptRecord
+        )
+    records = [PromptRecord(path.name, config.instruction) for path in pictures_in(folder)]
+    if not records:
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise DataError("the folder has no pictures", str(folder), f"they end in {kinds}")
+    return _with_pictures(config, records, folder, folder), folder
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder by their names, sorted."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def read_with_pictures(config: Config, path: Path, kind: type[T]) -> tuple[list[T], Path]:
+    """The records of a file whose pictures decode, and the folder of the pictures.
+
+    Raises:
+        DataError: a bad record, or a bad picture while data.on_bad_image is `error`.
+    """
+    root = Path(config.data.root) if config.data.root else path.parent
+    return _with_pictures(config, read_records(path, kind), path, root), root
+
+
+def _with_pictures(config: Config, records: list[T], path: Path, root: Path) -> list[T]:
+    """The records whose pictures decode; `path` is where they come from."""
+    faults = _picture_faults(records, path, root)
+    if faults and config.data.on_bad_image == "error":
+        raise next(iter(faults.values()))
+    kept = [record for record in records if record.image_path not in faults]
+    if faults:
+        say(f"{path.name}: {len(records) - len(kept)} records dropped, bad picture")
+    if not kept:
+        raise DataError("no usable record is left", str(path), "check the file and its pictures")
+    return kept
+
+
+def _picture_faults(records: Sequence[Record], path: Path, root: Path) -> dict[str, DataError]:
+    """What is wrong with each bad picture; every distinct picture is decoded once."""
+    first = {record.image_path: n for n, record in reversed(list(enumerate(records, 1)))}
+    faults = {}
+    with track(f"checking the pictures of {path.name}", len(first)) as progress:
+        for image_path, number in first.items():
+            try:
+                load_image(resolve_image(image_path, root))
+            except DataError as error:
+                where = f"{path}: record {number}: {image_path}"
+                faults[image_path] = DataError(error.what, where, error.fix)
+            progress.advance()
+    return faults

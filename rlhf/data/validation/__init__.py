@@ -1,0 +1,1 @@
+"""Check files of records and images before a run."""

@@ -1,0 +1,1 @@
+"""A small real LLaVA assembled from SmolLM2 and a vision tower trained here."""

@@ -1,0 +1,1 @@
+"""A data set of real photographs drawn from packages of the standard index."""

@@ -1,0 +1,1 @@
+"""Examine the machine, the installation and the files before a run."""

@@ -1,0 +1,1 @@
+"""Sample responses, by the native engine or by transformers."""

@@ -1,0 +1,33 @@
+"""Who samples responses: the decode loop of this package, or transformers' own."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from rlhf.config.schema import EngineKind, SamplingConfig
+from rlhf.generation.sampler import generate
+from rlhf.generation.transformers_engine import stock_generate
+from rlhf.models.packed.forward import Llava
+from rlhf.types import Drawn, PromptBatch, Responses
+
+
+class Engine(Protocol):
+    """Samples a response to each prompt; see `generate`. All engines draw the same tokens."""
+
+    def __call__(
+        self,
+        llava: Llava,
+        prompts: PromptBatch,
+        sampling: SamplingConfig,
+        *,
+        seed: int = 0,
+        iteration: int = 0,
+        samples: Tensor | None = None,
+        keep_states: bool = False,
+        on_chunk: Callable[[int], None] = ...,
+    ) -> tuple[Responses, Drawn]:
+        """The responses, and what is known of how they were drawn."""
+
+
+ENGINES: dict[EngineKind, Engine] = {"own": generate, "reference": stock_generate}

@@ -1,0 +1,1 @@
+"""Forward passes over sequences packed end to end, without padding."""

@@ -1,0 +1,1 @@
+"""Vision towers: their families, features and feature caches."""

@@ -1,0 +1,74 @@
+"""The smallest change of options with which a run fits into a card's memory."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from rlhf.planning.memory import memory
+from rlhf.planning.model_shape import ModelShape
+from rlhf.planning.workload import Setup
+
+LEAST_RANK = 8
+OPTIONS = {
+    "microbatch_tokens": "ppo.microbatch_tokens",
+    "gradient_checkpointing": "model.gradient_checkpointing",
+    "prefix_cache": "model.prefix_cache",
+    "sampling_batch_size": "sampling.batch_size",
+    "optimizer": "ppo.optimizer",
+    "quantization": "model.quantization",
+    "lora_rank": "model.lora_rank",
+}
+
+
+def smallest_change(shape: ModelShape, setup: Setup, limit: float) -> Setup:
+    """The setup changed until it needs at most `limit` bytes, or as little as the changes allow.
+
+    The options are taken in the order of OPTIONS: first what costs only time, last what changes the
+    training. When it fits, each is given back as far as it still fits, the last ones first.
+    """
+    current = setup
+    for field, values in _levels(setup):
+        for value in values:
+            if memory(shape, current).peak > limit:
+                current = replace(current, **{field: value})
+    limit = max(limit, memory(shape, current).peak)
+    for field, values in reversed([*_levels(setup)]):
+        for value in (getattr(setup, field), *values):
+            milder = replace(current, **{field: value})
+            if memory(shape, milder).peak <= limit:
+                current = milder
+                break
+    return current
+
+
+def changed_options(before: Setup, after: Setup) -> dict[str, Any]:
+    """Option to its new value, for what differs."""
+    return {
+        option: getattr(after, field)
+        for field, option in OPTIONS.items()
+        if getattr(after, field) != getattr(before, field)
+    }
+
+
+def _levels(setup: Setup) -> Iterator[tuple[str, list[Any]]]:
+    """Each option with the values to try, mildest first."""
+    yield "microbatch_tokens", _halved(setup.microbatch_tokens, setup.row)
+    yield "gradient_checkpointing", [] if setup.gradient_checkpointing else [True]
+    yield (
+        "prefix_cache",
+        [gib for gib in (2.0, 1.0, 0.0) if setup.late and gib < setup.prefix_cache],
+    )
+    yield "sampling_batch_size", _halved(setup.generated_together, 1)
+    yield "optimizer", ["adamw_8bit"] if setup.optimizer == "adamw" else []
+    if setup.train == "lora":
+        kinds = ["none", "int8", "nf4"]
+        yield "quantization", kinds[kinds.index(setup.quantization) + 1 :]
+        yield "lora_rank", _halved(setup.lora_rank, LEAST_RANK)
+
+
+def _halved(value: int, floor: int) -> list[int]:
+    """value / 2, value / 4, … not under the floor."""
+    found = []
+    while (value := value // 2) >= floor:
+        found.append(value)
+    return found

@@ -1,0 +1,134 @@
+"""What a LLaVA's size is, read from its configuration alone: no weights are loaded or fetched."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, LlamaConfig, LlavaConfig
+
+from rlhf.errors import UsageError
+from rlhf.models.lora import LANGUAGE_LINEARS
+from rlhf.models.vision.families import FAMILIES, largest_picture, tile_tokens
+
+# Published configurations, so that these two need no network; the rest is the class's default.
+PUBLISHED: dict[str, dict[str, int]] = {
+    "llava-hf/llava-1.5-7b-hf": {},
+    "llava-hf/llava-1.5-13b-hf": {
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """Sizes of a LLaVA; parts are counted in parameters.
+
+    Attributes:
+        layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary: of the language model.
+        tower, projector, embeddings: parts of the trunk.
+        head: output embedding; 0 when it is the input embedding.
+        linears: weights of the linear layers that quantization packs and LoRA is put on.
+        others: of the language model, neither linear layers nor embeddings: norms and biases.
+        lora_width: Σ (columns + rows) of those linear layers; LoRA has `rank` times as many.
+        tower_layers, tower_width: of the vision tower.
+        image_tokens: of one picture, the largest where their sizes matter.
+        tiles: of that picture.
+        tile_tokens: features that the projector reads of one tile.
+        feature_width: of one such feature.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tower: int
+    projector: int
+    embeddings: int
+    head: int
+    linears: int
+    others: int
+    lora_width: int
+    tower_layers: int
+    tower_width: int
+    image_tokens: int
+    tiles: int
+    tile_tokens: int
+    feature_width: int
+
+    @property
+    def language(self) -> int:
+        """Parameters that full training moves: the language model's without its embeddings."""
+        return self.linears + self.others
+
+
+def read_shape(base: str) -> ModelShape:
+    """The shape of a LLaVA directory or hub id.
+
+    Raises:
+        UsageError: no configuration there, or it is not a LLaVA's.
+    """
+    if base in PUBLISHED:
+        return shape_of(LlavaConfig(text_config=LlamaConfig(vocab_size=32064, **PUBLISHED[base])))
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the configuration of {base} cannot be read",
+            str(error).split("\n")[0],
+            f"check model.path, or plan for {next(iter(PUBLISHED))}, which needs no network",
+        ) from error
+    if config.model_type not in FAMILIES:
+        raise UsageError(f"{base} is no LLaVA but {config.model_type}", base, "check model.path")
+    return shape_of(config)
+
+
+def shape_of(config: Any) -> ModelShape:
+    """The shape of a LLaVA's configuration, counted on a model without storage."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    text, vision, inner = config.text_config, config.vision_config, model.model
+    kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    linears = [
+        (layer.in_features, layer.out_features)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and re.fullmatch(LANGUAGE_LINEARS, name)
+    ]
+    packed = sum(math.prod(sizes) for sizes in linears)
+    embeddings = model.get_input_embeddings().weight
+    largest = largest_picture(model)
+    tied = model.lm_head.weight is embeddings
+    return ModelShape(
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        heads=text.num_attention_heads,
+        kv_heads=kv_heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        vocabulary=model.lm_head.out_features,
+        tower=_count(inner.vision_tower),
+        projector=_count(inner.multi_modal_projector),
+        embeddings=embeddings.numel(),
+        head=0 if tied else model.lm_head.weight.numel(),
+        linears=packed,
+        others=_count(inner.language_model) - embeddings.numel() - packed,
+        lora_width=sum(map(sum, linears)),
+        tower_layers=vision.num_hidden_layers,
+        tower_width=vision.hidden_size,
+        image_tokens=largest.tokens,
+        tiles=largest.tiles,
+        tile_tokens=tile_tokens(config),
+        feature_width=inner.multi_modal_projector.linear_1.in_features,
+    )
+
+
+def _count(part: nn.Module) -> int:
+    return sum(value.numel() for value in part.parameters())

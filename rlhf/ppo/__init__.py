@@ -1,0 +1,1 @@
+"""PPO: rollout, buffer, update, metrics and health."""

@@ -1,0 +1,118 @@
+"""One iteration's responses, from scores to shuffled minibatches."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from rlhf.config.schema import PPOConfig
+from rlhf.functional import (
+    ScoreScaler,
+    generalized_advantages,
+    grpo_advantages,
+    kl_estimate,
+    length_adaptive_lambda,
+    missing_eos_scores,
+    rloo_advantages,
+    shape_rewards,
+    whiten,
+)
+from rlhf.kernels import span_sum
+from rlhf.types import Minibatch, PromptBatch, Responses, Rollout
+
+
+class RolloutBuffer:
+    """Rollouts of one iteration: append them, `finish`, then draw minibatches.
+
+    All per-token quantities are flat [N] float32 on the CPU, responses end to end, no padding.
+    """
+
+    def __init__(self) -> None:
+        self._rollouts: list[Rollout] = []
+
+    def append(self, rollout: Rollout) -> None:
+        """Add a rollout; its B responses follow those already here."""
+        self._rollouts.append(rollout)
+
+    def finish(self, config: PPOConfig, scaler: ScoreScaler | None = None) -> None:
+        """Rewards, advantages and value targets of every token.
+
+        rₜ = -kl_coef·(log π - log π_ref), plus the score at the last token of the response.
+
+        Args: config, the PPO options; scaler, brings the scores to unit scale first.
+        """
+        parts = self._rollouts
+        self.prompts = PromptBatch.concatenate([part.prompts for part in parts])
+        self.responses = Responses.concatenate([part.responses for part in parts])
+        self.old_logprobs = torch.cat([part.old_logprobs for part in parts])
+        self.ref_logprobs = torch.cat([part.ref_logprobs for part in parts])
+        self.values = torch.cat([part.values for part in parts])
+        self.ref_hidden = _joined([part.ref_hidden for part in parts])
+        self.final_values = _joined([part.final_values for part in parts])
+        scores = torch.cat([part.scores for part in parts])
+        self.scores = missing_eos_scores(
+            scaler.scale(scores) if scaler else scores,
+            self.responses.finished,
+            mode=config.missing_eos,
+            penalty=config.missing_eos_penalty,
+        )
+        self.kl = kl_estimate(self.old_logprobs, self.ref_logprobs, kind="k1")
+        kl_coef = config.kl_coef if config.kl_placement == "reward" else 0.0
+        self.rewards = shape_rewards(self.scores, self.kl, self.responses.spans, kl_coef=kl_coef)
+        self.advantages, self.returns = self._estimates(config)
+
+    def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Minibatch]:
+        """Every response once, `size` at a time, in a fresh random order of their prompts.
+
+        Responses to one prompt are neighbours, so that a step reads the prompt once.
+        """
+        whole = Minibatch(
+            prompts=self.prompts,
+            responses=self.responses,
+            old_logprobs=self.old_logprobs,
+            old_values=self.values,
+            ref_logprobs=self.ref_logprobs,
+            advantages=self.advantages,
+            returns=self.returns,
+            ref_hidden=self.ref_hidden,
+        )
+        prompts, group = self.prompts.keys.unique(return_inverse=True)
+        rank = torch.randperm(len(prompts), generator=generator)
+        for rows in rank[group].argsort(stable=True).split(size):
+            yield whole.select(rows)
+
+    def _estimates(self, config: PPOConfig) -> tuple[Tensor, Tensor]:
+        """Advantages, and returns for the critic, by the estimator chosen."""
+        returns = self._generalized(config.gamma, config.gae_lambda_value)[1]
+        if config.advantage != "gae":
+            return self._group_relative(config), returns
+        lengths, alpha = self.responses.spans.lengths, config.gae_lambda_alpha
+        gae_lambda = length_adaptive_lambda(lengths, alpha) if alpha else config.gae_lambda
+        advantages = self._generalized(config.gamma, gae_lambda)[0]
+        # Beside a KL in the loss, dividing the advantages alone would change what kl_coef means.
+        if config.whiten_advantages and config.kl_placement == "reward":
+            advantages = whiten(advantages, floor=config.whiten_floor)
+        return advantages, returns
+
+    def _generalized(self, gamma: float, gae_lambda: float | Tensor) -> tuple[Tensor, Tensor]:
+        return generalized_advantages(
+            self.rewards,
+            self.values,
+            self.responses.spans,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            final_values=self.final_values,
+        )
+
+    def _group_relative(self, config: PPOConfig) -> Tensor:
+        """[N] the response's advantage at each of its tokens; a group is a prompt."""
+        spans, groups = self.responses.spans, self.prompts.keys
+        totals = span_sum(self.rewards, spans)
+        if config.advantage == "rloo":
+            return rloo_advantages(totals, groups)[spans.owner]
+        return grpo_advantages(totals, groups, eps=config.grpo_eps)[spans.owner]
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if found else None

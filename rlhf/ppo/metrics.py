@@ -1,0 +1,108 @@
+"""The curves of one PPO iteration, under trl's names."""
+
+import resource
+import sys
+
+import torch
+from torch import Tensor
+
+from rlhf.config.schema import PPOConfig
+from rlhf.functional import explained_variance
+from rlhf.kernels import span_sum
+from rlhf.ppo.buffer import RolloutBuffer
+from rlhf.ppo.updater import StepStatistics
+from rlhf.tracking.metrics import text_statistics
+from rlhf.types import Rollout
+
+
+def iteration_figures(
+    rollout: Rollout,
+    buffer: RolloutBuffer,
+    steps: list[StepStatistics],
+    texts: list[str],
+    config: PPOConfig,
+) -> dict[str, float]:
+    """Every scalar of an iteration, over real tokens only (see `rlhf.tracking.metrics.METRICS`)."""
+    return {
+        **_objective(rollout, buffer, config),
+        **(_critic(buffer, steps) if config.advantage == "gae" else {}),
+        **_steps(steps),
+        **_answers(rollout, texts),
+        "mem/peak_gb": peak_memory_gb(),
+    }
+
+
+def peak_memory_gb() -> float:
+    """Most memory this process has held so far: of the GPU if there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _objective(rollout: Rollout, buffer: RolloutBuffer, config: PPOConfig) -> dict[str, float]:
+    kl = float(span_sum(buffer.kl, rollout.spans).mean())
+    scores = float(buffer.scores.mean())
+    return {
+        "objective/kl": kl,
+        "objective/entropy": float(-span_sum(rollout.old_logprobs, rollout.spans).mean()),
+        "objective/non_score_reward": -config.kl_coef * kl,
+        "objective/rlhf_reward": scores - config.kl_coef * kl,
+        "objective/scores": scores,
+        "objective/scores_std": float(buffer.scores.std(correction=0)),
+        "objective/kl_coef": config.kl_coef,
+    }
+
+
+def _steps(steps: list[StepStatistics]) -> dict[str, float]:
+    """Means over the optimizer steps of the iteration."""
+    ratios = torch.tensor([step.ratio for step in steps])
+    return {
+        "policy/approxkl_avg": _mean(steps, "approx_kl"),
+        "ppo/policy/approxkl": _mean(steps, "approx_kl"),
+        "policy/clipfrac_avg": _mean(steps, "clipfrac"),
+        "policy/entropy_avg": _mean(steps, "entropy"),
+        "loss/policy_avg": _mean(steps, "policy_loss"),
+        "loss/kl_avg": _mean(steps, "kl_loss"),
+        "val/ratio": _mean(steps, "ratio"),
+        "val/ratio_var": float(ratios.var(correction=0)),
+        "val/first_step_ratio_gap": steps[0].ratio_gap,
+        "optim/grad_norm_policy": _mean(steps, "grad_norm_policy"),
+        "optim/skipped_steps": float(sum(step.outcome == "skipped" for step in steps)),
+    }
+
+
+def _critic(buffer: RolloutBuffer, steps: list[StepStatistics]) -> dict[str, float]:
+    return {
+        "ppo/returns/mean": float(buffer.returns.mean()),
+        "ppo/returns/var": float(buffer.returns.var(correction=0)),
+        "val/explained_variance": float(explained_variance(buffer.values, buffer.returns)),
+        "loss/value_avg": _mean(steps, "value_loss"),
+        "val/clipfrac_avg": _mean(steps, "value_clipfrac"),
+        "optim/grad_norm_critic": _mean(steps, "grad_norm_critic"),
+    }
+
+
+def _mean(steps: list[StepStatistics], name: str) -> float:
+    return float(torch.tensor([getattr(step, name) for step in steps]).nanmean())
+
+
+def _answers(rollout: Rollout, texts: list[str]) -> dict[str, float]:
+    lengths, finished = rollout.spans.lengths.float(), rollout.responses.finished.float()
+    return {
+        "tokens/responses_len_mean": float(lengths.mean()),
+        "tokens/responses_len_std": float(lengths.std(correction=0)),
+        "tokens/eos_rate": float(finished.mean()),
+        "val/num_eos_tokens": float(finished.sum()),
+        **_gaps(rollout.logprob_gap),
+        **text_statistics(texts),
+    }
+
+
+def _gaps(logprob_gap: Tensor | None) -> dict[str, float]:
+    if logprob_gap is None:  # `val/first_step_ratio_gap` tells then
+        return {}
+    return {
+        "rollout/logp_gap_abs_mean": float(logprob_gap.mean()),
+        "rollout/logp_gap_abs_max": float(logprob_gap.max()),
+    }

@@ -1,0 +1,79 @@
+"""What a person looks at while PPO runs: distributions, and pictures with their answers."""
+
+from dataclasses import replace
+
+import torch
+
+from rlhf.config.schema import Config, PPOConfig
+from rlhf.data.images import load_image
+from rlhf.data.tokenization import with_pictures
+from rlhf.generation.sampler import generate
+from rlhf.models.policy import Policy, in_pieces
+from rlhf.ppo.buffer import RolloutBuffer
+from rlhf.rewards.llava_reward import Scorer
+from rlhf.tracking.metrics import MetricsWriter, Sample
+from rlhf.tracking.profiler import OTHER, phase
+from rlhf.types import PromptBatch, Rollout
+
+_SAMPLES = 4  # answers shown each time
+
+
+def log_distributions(
+    writer: MetricsWriter,
+    policy: Policy,
+    rollout: Rollout,
+    buffer: RolloutBuffer,
+    iteration: int,
+    config: PPOConfig,
+) -> dict[str, float]:
+    """Write histograms of an iteration after its update.
+
+    Returns:
+        `vision/grounding_gap`: mean log-probability of the responses with their picture minus
+        with another row's. Near 0 the answers do not depend on the picture.
+    """
+    prompts, responses = rollout.prompts, rollout.responses
+    others = with_pictures(prompts, prompts.other_pictures(), policy.llava.builder)
+    with torch.no_grad():
+        now, other = (
+            in_pieces(policy.score, batch, responses, config.microbatch_tokens).logprobs
+            for batch in (prompts, others)
+        )
+    writer.histograms(
+        {
+            "scores": rollout.scores,
+            "advantages": buffer.advantages,
+            "ratio": (now - rollout.old_logprobs).exp(),
+            "response_length": rollout.spans.lengths,
+        },
+        iteration,
+    )
+    return {"vision/grounding_gap": float((now - other).mean())}
+
+
+def log_answers(
+    writer: MetricsWriter,
+    policy: Policy,
+    reward: Scorer,
+    prompts: PromptBatch,
+    iteration: int,
+    config: Config,
+) -> None:
+    """Write the likeliest answers to the first prompts: the same each time, to be scrubbed through.
+
+    A profile counts this neither as decoding nor as scoring.
+    """
+    first = prompts.select(torch.arange(min(_SAMPLES, len(prompts))))
+    greedy, decode = replace(config.sampling, temperature=0.0), policy.llava.builder.decode
+    with phase(OTHER, undivided=True):
+        responses, _ = generate(policy.llava, first, greedy)
+        scores = reward.scores(first, responses, max_tokens=config.ppo.microbatch_tokens)
+    writer.samples(
+        [
+            Sample(load_image(images[0]), instruction, decode(response), float(score))
+            for images, instruction, response, score in zip(
+                first.images, first.instructions, responses.rows(), scores, strict=True
+            )
+        ],
+        iteration,
+    )

@@ -1,0 +1,1 @@
+"""Scorers that a user brings: a Python function or an HTTP service."""

@@ -1,0 +1,153 @@
+"""Scorers, whatever gives responses numbers; reward models, which are trained to.
+
+A model of either kind is a trunk that turns them into a state, and a scalar head that reads the
+state. `LlavaReward`, here, reads LLaVA's own features; `CaptionReward` reads a description.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rlhf.data.microbatching import microbatches
+from rlhf.data.tokenization import Encoder, prompts_like, response_batch
+from rlhf.kernels import span_sum, token_logprobs
+from rlhf.models.fingerprints import same_encoding
+from rlhf.models.lora import Adapters
+from rlhf.models.packed.forward import Llava
+from rlhf.models.scalar_head import ScalarHead
+from rlhf.types import PromptBatch, Responses
+
+REWARD = "reward"
+LEAST_LOGPROB = -3.0  # nats: below, a token is as good as impossible
+
+
+class Scorer(Protocol):
+    """Gives responses numbers.
+
+    Attributes:
+        name: shown in tables.
+        may_drop: whether NaN means that a response has no score; a model's NaN is a fault.
+    """
+
+    name: str
+    may_drop: bool
+
+    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
+        """[B] float32 on the CPU."""
+
+
+class RewardModel(Scorer, Protocol):
+    """A scorer that can be trained; `mean` and `std` bring raw scores to mean 0, deviation 1."""
+
+    kind: str
+    base: str
+    mean: float
+    std: float
+    head: ScalarHead
+    adapters: Adapters
+
+    @property
+    def reads_likelihood(self) -> bool:
+        """Whether the last feature is the response's log-likelihood."""
+
+    def features(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """[B, D] with autograd: the state the head reads, at the last response token."""
+
+    def network(self) -> Any:
+        """The trunk; a stock model with `save_pretrained`."""
+
+    def save_trunk(self, folder: Path) -> None:
+        """Write the trunk where the stock classes load it."""
+
+    def contract(self) -> dict[str, str]:
+        """What is read and how: a score means something only where this is unchanged."""
+
+
+def raw_scores(model: RewardModel, prompts: PromptBatch, responses: Responses) -> Tensor:
+    """[B] float32 with autograd: what training compares."""
+    return model.head(model.features(prompts, responses))  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def features_in_pieces(
+    model: RewardModel, prompts: PromptBatch, responses: Responses, *, max_tokens: int
+) -> Tensor:
+    """[B, D] on the CPU, without autograd, at most `max_tokens` tokens at a time."""
+    parts, order = [], []
+    for rows in microbatches(prompts, responses, max_tokens):
+        parts.append(model.features(prompts.select(rows), responses.select(rows)).cpu())
+        order.append(rows)
+    return torch.cat(parts)[torch.cat(order).argsort()]
+
+
+@torch.no_grad()
+def normalised(model: RewardModel, features: Tensor) -> Tensor:
+    """[B] float32 on the CPU, (raw score - mean) / std."""
+    raw: Tensor = model.head(features.to(model.head.linear.weight.device))
+    return (raw.cpu() - model.mean) / model.std
+
+
+class LlavaReward:
+    """A scalar head on LLaVA's state h at the last response token, and on the log-likelihood.
+
+        r = w·h + v·Σₜ max(log π(yₜ | yₜ₋₁ …, picture, instruction), -3) + b    at first w = b = 0
+
+    π is the trunk, with the adapter `reward` where there is one, so that training moves it too. A
+    state says little of whether the words before it were likely; the sum says just that, and
+    begins as what the trunk holds for right. The floor keeps one word that the trunk never
+    says from outweighing all others. A head as wide as the state reads the state alone. Training
+    starts with the v that spreads the differences of its pairs by 2.
+
+    Args:
+        llava: the trunk; the adapter `reward` is used when there is one.
+        head: reads the state.
+        source: what encoded the prompts and responses. If the trunk's own builder would give
+            other ids, they are encoded anew from their text.
+    """
+
+    kind, name, may_drop = "llava_head", "reward", False
+
+    def __init__(self, llava: Llava, head: ScalarHead, source: Encoder) -> None:
+        self.llava, self.head, self.source = llava, head, source
+        self._encodes_anew = not same_encoding(source, llava.builder)
+        self.adapters, self.base = llava.adapters, llava.base
+        self.mean, self.std = 0.0, 1.0
+
+    @property
+    def reads_likelihood(self) -> bool:
+        return self.head.linear.in_features > self.llava.hidden_size
+
+    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
+        return normalised(self, features_in_pieces(self, prompts, responses, max_tokens=max_tokens))
+
+    def features(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        if self._encodes_anew:
+            builder = self.llava.builder
+            texts = [self.source.decode(row) for row in responses.rows()]
+            prompts, responses = prompts_like(prompts, builder), response_batch(texts, builder)
+        with self.adapters.use(REWARD if REWARD in self.adapters.names else None):
+            before, last = self.llava.response_states(prompts, responses)
+        if not self.reads_likelihood:
+            return last
+        spans = responses.spans.to(before.device)
+        tokens = responses.tokens.to(before.device)
+        logprobs, _ = token_logprobs(
+            before,
+            self.llava.output_weight,
+            tokens,
+            temperature=1.0,
+            banned_ids=self.llava.banned_ids,
+        )
+        likelihood = span_sum(logprobs.clamp(min=LEAST_LOGPROB), spans)
+        return torch.cat([last.float(), likelihood.unsqueeze(1)], dim=1)
+
+    def network(self) -> Any:
+        return self.llava.model
+
+    def save_trunk(self, folder: Path) -> None:
+        self.llava.save(folder)
+
+    def contract(self) -> dict[str, str]:
+        return self.llava.contract()

@@ -1,0 +1,69 @@
+"""Model cards: what lies in a folder, what it was made from, and how stock classes load it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rlhf.data.jsonl import replaced_file
+
+_MODEL = """\
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("FOLDER")
+processor = AutoProcessor.from_pretrained("FOLDER")"""
+_ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+base = AutoModelForImageTextToText.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "FOLDER")
+processor = AutoProcessor.from_pretrained("{base}")"""
+_CARD = """\
+---
+base_model: {base}
+library_name: {library}
+pipeline_tag: image-text-to-text
+tags: [rlhf, llava{lora}]
+---
+
+# {title}
+
+Made from `{base}` by `rlhf {command}`; replace FOLDER by this folder's path:
+
+```python
+{loading}
+```
+
+| figure | value |
+|---|---|
+{rows}
+"""
+
+
+def write_model_card(
+    folder: Path, base: str, *, command: str, figures: Mapping[str, object]
+) -> None:
+    """Write README.md in a folder that holds a model or an adapter.
+
+    Args:
+        folder: what was saved; an `adapter_config.json` in it tells an adapter.
+        base: what it was made from.
+        command: that made it: sft, ppo, reward or export.
+        figures: what the command measured, by name.
+    """
+    adapter = (folder / "adapter_config.json").is_file()
+    rows = [f"| {name} | {_shown(value)} |" for name, value in figures.items()]
+    text = _CARD.format(
+        base=base,
+        library="peft" if adapter else "transformers",
+        lora=", lora" if adapter else "",
+        title=f"{'A LoRA adapter' if adapter else 'A model'} by `rlhf {command}`",
+        command=command,
+        loading=_ADAPTER.format(base=base) if adapter else _MODEL,
+        rows="\n".join(rows),
+    )
+    with replaced_file(folder / "README.md") as file:
+        file.write(text.encode())
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

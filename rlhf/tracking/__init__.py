@@ -1,0 +1,1 @@
+"""Metrics, TensorBoard, console and live view."""

@@ -1,0 +1,41 @@
+"""AdamW whose moments take 8 or 2 bytes a parameter, or leave the GPU when it is full."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import bitsandbytes
+from torch.optim import AdamW, Optimizer
+
+from rlhf.config.schema import OptimizerKind
+
+
+def adamw(
+    kind: OptimizerKind,
+    parameters: Iterable[Any],
+    *,
+    lr: float,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """Adam with decoupled weight decay, betas 0.9 and 0.999.
+
+        adamw               two float32 moments: 8 bytes a parameter
+        adamw_8bit          moments in blocks of 8-bit numbers with a scale each: 2 bytes
+        paged_adamw_8bit    the same in memory that moves to the host when the GPU is full
+
+    Tensors of less than 4,096 numbers keep float32 moments.
+
+    Args:
+        parameters: float32 parameters, or groups of them.
+
+    Source: Loshchilov and Hutter 2019, arXiv:1711.05101; Dettmers et al. 2022, arXiv:2110.02861.
+    """
+    options: dict[str, Any] = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
+    if kind == "adamw":
+        return AdamW(parameters, **options, fused=True)
+    packed = {
+        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
+        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
+    }
+    found: Optimizer = packed[kind](parameters, **options)
+    return found

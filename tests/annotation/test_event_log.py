@@ -1,0 +1,129 @@
+"""The log of a ranking: what is written stays, what is torn is set aside, what is undone goes."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from rlhf.annotation import event_log
+from rlhf.annotation.event_log import EventLog, Judgment, Skip, Undo, preferences, read_events
+from rlhf.errors import DataError, FolderInUseError, ResourceError
+
+WHEN = "2026-01-02T03:04:05.000+00:00"
+
+
+def judgment(key: str, pair: str = "p", *, annotator: str = "eva", wins: str = "tie") -> Judgment:
+    texts = {"instruction": "What?", "response_a": "x", "response_b": "y"}
+    shown = {"image_path": "a.png", **texts, "shown_left": "response_b"}
+    return Judgment(key, annotator, WHEN, pair=pair, preference=wins, seconds=1.5, **shown)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> EventLog:
+    return EventLog(tmp_path / "log.jsonl")
+
+
+def test_what_is_written_is_read_again(log: EventLog) -> None:
+    written = [judgment("1"), Skip("2", "eva", WHEN, "q", "dark", 2.0), Undo("3", "eva", WHEN, "1")]
+    for event in written:
+        log.append(event)
+    assert read_events(log.path) == written == log.events
+    log.close()
+    again = EventLog(log.path)
+    assert again.events == written
+
+
+def test_every_line_is_on_the_disk_before_append_returns(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = list[int]()
+    monkeypatch.setattr(os, "fsync", lambda handle: sizes.append(os.fstat(handle).st_size))
+    log.append(judgment("1"))
+    assert sizes == [log.path.stat().st_size]
+
+
+def test_a_torn_last_line_is_set_aside_and_the_next_is_whole(log: EventLog) -> None:
+    log.append(judgment("1"))
+    log.close()
+    torn = b'{"event":"skip","key":"2'
+    with log.path.open("ab") as file:
+        file.write(torn)
+    again = EventLog(log.path)
+    again.append(judgment("3"))
+    assert [event.key for event in read_events(log.path)] == ["1", "3"]
+    assert Path(f"{log.path}.torn").read_bytes() == torn + b"\n"
+
+
+@pytest.mark.parametrize("written", [0, 7])
+def test_a_full_disk_leaves_the_file_as_it_was(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    log.append(judgment("1"))
+    before, whole = log.path.read_bytes(), os.write
+
+    def full(handle: int, data: bytes) -> int:
+        if not written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(handle, data[:written])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        log.append(judgment("2"))
+    monkeypatch.undo()
+    assert log.path.read_bytes() == before
+    assert [event.key for event in log.events] == ["1"]
+    log.append(judgment("2"))
+    assert [event.key for event in read_events(log.path)] == ["1", "2"]
+
+
+def test_one_process_writes_a_log(log: EventLog) -> None:
+    with pytest.raises(FolderInUseError) as caught:
+        EventLog(log.path)
+    assert caught.value.exit_code == 6
+    log.close()
+    EventLog(log.path)
+
+
+def test_a_line_that_is_no_event_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"image_path": "a.png"}\n')
+    with pytest.raises(DataError) as caught:
+        read_events(path)
+    assert caught.value.where == f"{path}:1"
+
+
+def test_a_place_that_cannot_be_written_is_three_lines(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError) as caught:
+        EventLog(tmp_path / "file" / "log.jsonl")
+    assert caught.value.where and caught.value.fix
+
+
+def test_what_stands_is_not_undone_and_the_last_word_on_a_pair() -> None:
+    said = [
+        judgment("1", "p", wins="response_a"),
+        judgment("2", "q", wins="response_b"),
+        judgment("3", "p", annotator="udo", wins="tie"),
+        judgment("4", "p", wins="response_b"),  # eva again, on p
+        judgment("5", "r"),
+        Undo("6", "eva", WHEN, undoes="5"),
+        Skip("7", "eva", WHEN, "s"),
+    ]
+    assert [event.key for event in event_log.standing(said)] == ["2", "3", "4", "7"]
+    found = preferences(said)
+    assert [(r.preference, r.annotator) for r in found] == [
+        ("response_b", "eva"),
+        ("tie", "udo"),
+        ("response_b", "eva"),
+    ]
+    assert (found[0].shown_left, found[0].seconds, found[0].created_at) == ("response_b", 1.5, WHEN)
+
+
+def test_an_undone_second_word_leaves_the_first() -> None:
+    said = [
+        judgment("1", wins="response_a"),
+        judgment("2", wins="response_b"),
+        Undo("3", "eva", WHEN, "2"),
+    ]
+    assert [record.preference for record in preferences(said)] == ["response_a"]

@@ -1,0 +1,175 @@
+"""`rlhf collect`: different answers, nothing asked twice, and the pairs that people see."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf.cli.main import main
+from rlhf.commands import collect
+from rlhf.commands.collect import _different, _kinds
+from rlhf.config.schema import CollectConfig, SamplingConfig
+from rlhf.data.collate import prompt_batch
+from rlhf.data.records import PromptRecord
+from rlhf.generation.sampler import generate
+from rlhf.generation.transformers_engine import beam_search
+from rlhf.models.packed.forward import Llava
+
+SMALL = ["sampling.max_new_tokens=4", "sampling.batch_size=6", "collect.responses_per_prompt=3"]
+
+
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"image_path": f"pictures/{n:05}.png", "instruction": f"What is it, {n}?"} for n in range(7)
+    ]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def run(tiny: Path, *words: str) -> int:
+    given = [f"model.path={tiny / 'model'}", "data.prompts=prompts.jsonl", f"data.root={tiny}"]
+    return main(["collect", *given, *SMALL, *words])
+
+
+def runs(folder: Path) -> list[Path]:
+    return sorted((folder / "runs" / "collect").iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_temperatures_take_turns() -> None:
+    options = CollectConfig(responses_per_prompt=5, temperatures=(0.5, 1.0))
+    kinds = [(s.temperature, samples) for s, samples in _kinds(SamplingConfig(), options)]
+    assert kinds == [(0.5, [0, 2, 4]), (1.0, [1, 3])]
+    plain = CollectConfig(responses_per_prompt=2)
+    kinds = [(s.temperature, samples) for s, samples in _kinds(SamplingConfig(), plain)]
+    assert kinds == [(1.0, [0, 1])]
+
+
+def test_answers_that_differ_in_outer_blanks_are_one() -> None:
+    answers = [("a ", "1"), ("b", "2"), (" a", "3"), ("", "4"), (" ", "5"), ("A", "6")]
+    assert _different(answers) == [("a ", "1"), ("b", "2"), ("A", "6")]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_file(
+    tiny: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot = ["collect.temperatures=[0.7,1.5]", "collect.beams=2"]
+    assert run(tiny, *hot) == 0
+    whole = (runs(folder)[0] / "candidates.jsonl").read_bytes()
+    written = list[bytes]()
+    append = collect.append_line
+
+    def stopped(path: Path, line: bytes) -> None:
+        if len(written) == 3:
+            path.open("ab").write(line[:20])  # torn
+            raise KeyboardInterrupt
+        written.append(line)
+        append(path, line)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(collect, "append_line", stopped)
+        assert run(tiny, *hot) == 130
+    second = runs(folder)[1]
+    assert (second / "candidates.jsonl").read_bytes().startswith(b"".join(written))
+    asked = list[int]()
+    inner = collect._answers
+    monkeypatch.setattr(collect, "_answers", lambda *a: asked.append(len(a[2])) or inner(*a))
+    assert main(["collect", f"resume={second}"]) == 0
+    assert (second / "candidates.jsonl").read_bytes() == whole
+    assert sum(asked) == 4
+    made = rows_of(second / "candidates.jsonl")[0]["sampling"]
+    assert (made["temperatures"], made["beams"]) == ([0.7, 1.5], 2)
+    assert made["made_by"] == ["temperature=0.7", "temperature=0.7", "temperature=1.5", "beams=2"]
+
+
+def test_other_prompts_are_not_mixed_in(
+    tiny: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny) == 0
+    (folder / "prompts.jsonl").write_text(
+        json.dumps({"image_path": "pictures/00000.png", "instruction": "Else?"}) + "\n"
+    )
+    assert main(["collect", f"resume={runs(folder)[0]}"]) == 3
+    assert "this prompt is not asked here" in capsys.readouterr().err
+
+
+def test_a_folder_of_pictures_is_asked_one_instruction(
+    tiny: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = folder / "photos"
+    shutil.copytree(tiny / "pictures", photos)
+    (photos / "notes.txt").write_text("no picture")
+    words = ["data.prompts=photos", "instruction=What is it?", "output=photos/candidates.jsonl"]
+    assert main(["collect", f"model.path={tiny / 'model'}", *SMALL, *words]) == 0
+    rows = rows_of(photos / "candidates.jsonl")
+    assert [row["image_path"] for row in rows] == [f"{n:05}.png" for n in range(len(rows))]
+    assert {row["instruction"] for row in rows} == {"What is it?"}
+    assert "next: rlhf annotate photos/candidates.jsonl\n" in capsys.readouterr().out
+    (folder / "empty").mkdir()
+    assert main(["collect", f"model.path={tiny / 'model'}", "data.prompts=empty"]) == 3
+    assert "the folder has no pictures" in capsys.readouterr().err
+
+
+class Lengths:
+    """Scores a response by its tokens."""
+
+    name, may_drop = "lengths", False
+
+    def scores(self, prompts: Any, responses: Any, *, max_tokens: int) -> torch.Tensor:
+        return (
+            responses.spans.lengths.float() + responses.tokens[responses.spans.offsets[:-1]] / 1e4
+        )
+
+
+def test_chosen_pairs_are_two_answers_each(
+    tiny: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "scorer_of", lambda *a, **b: Lengths())
+    assert run(tiny, "collect.pairs=uncertain", "collect.limit=5", "reward.path=some") == 0
+    pairs = rows_of(runs(folder)[0] / "pairs.jsonl")
+    gaps = [abs(pair["meta"]["score_gap"]) for pair in pairs]
+    assert len(pairs) == 5 and gaps == sorted(gaps)
+    known = {
+        (row["image_path"], text)
+        for row in rows_of(runs(folder)[0] / "candidates.jsonl")
+        for text in row["responses"]
+    }
+    assert all(len(set(pair["responses"])) == 2 for pair in pairs)
+    assert all(len(pair["sampling"]["made_by"]) == 2 for pair in pairs)
+    assert {(p["image_path"], text) for p in pairs for text in p["responses"]} <= known
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("collect.pairs=closest", "none is given"),
+        ("collect.temperatures=[-1]", "a temperature is at least 0"),
+        ("collect.temperatures=warm", "temperatures"),
+    ],
+)
+def test_wrong_options_get_three_lines(
+    tiny: Path, folder: Path, capsys: pytest.CaptureFixture[str], word: str, told: str
+) -> None:
+    assert run(tiny, word) == 2
+    said = capsys.readouterr().err
+    assert told in said and "to do:" in said
+
+
+def test_a_beam_of_one_is_greedy_and_wider_ones_say_nothing_banned(tiny: Path) -> None:
+    llava = Llava.load(str(tiny / "model"), device=torch.device("cpu"), dtype=torch.float32)
+    records = [PromptRecord(f"pictures/{n:05}.png", "What is it?") for n in range(3)]
+    prompts = prompt_batch(records, llava.builder, tiny, max_tokens=512)
+    sampling = SamplingConfig(temperature=0, max_new_tokens=5)
+    greedy, drawn = generate(llava, prompts, sampling)
+    assert torch.equal(beam_search(llava, prompts, sampling, beams=1).tokens, greedy.tokens)
+    wide = beam_search(llava, prompts, sampling, beams=4)
+    assert len(wide.spans) == 3
+    assert not torch.isin(wide.tokens, torch.tensor(llava.banned_ids)).any()

@@ -1,0 +1,112 @@
+"""`rlhf compare` as a person runs it: runs of ours and trl's, one page, wrong words."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from rlhf.cli.main import main
+from rlhf.evaluation.run_comparison import Run, by_episode, chart, distinct_names, figures_of
+from rlhf.tracking.metrics import MetricsWriter
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ours(folder: Path, scores: list[float]) -> None:
+    with MetricsWriter(folder) as writer:
+        for step, score in enumerate(scores):
+            figures = {"objective/scores": score, "time/rollout": 1.5, "time/update": 0.5}
+            writer.scalars(figures | {"episode": 8 * (step + 1)}, step)
+
+
+def trl(folder: Path, scores: list[float]) -> None:
+    """As its trainers log: behind train/, in a folder of its own inside."""
+    with SummaryWriter(str(folder / "runs" / "Nov23_host")) as board:
+        for step, score in enumerate(scores):
+            board.add_scalar("train/objective/scores", score, step, walltime=1000.0 + 3 * step)
+            board.add_scalar("train/episode", 16 * (step + 1), step, walltime=1000.0 + 3 * step)
+
+
+def test_ours_and_trl_in_one_table_and_page(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours(here / "mine" / "20261123-101010-abcd", [0.0, 2.0, 1.0])
+    (here / "mine" / "20261123-101010-abcd" / "summary.json").write_text('{"win_rate": 0.75}')
+    trl(here / "<b>theirs", [0.25, 0.5])
+    assert main(["compare", "mine", "<b>theirs", "--json"]) == 0
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert told["runs"] == {
+        "mine": {"score": 1.0, "best": 2.0, "win rate": 0.75, "seconds": 6.0},
+        "<b>theirs": {"score": 0.5, "best": 0.5, "seconds": 3.0},
+    }
+    page = (here / "compare.html").read_text()
+    scores = page[page.index("<b>objective/scores</b>") :].split("</svg>")[0]
+    assert scores.count("<polyline") == 2 and "responses sampled" in scores
+    assert "&lt;b&gt;theirs" in page and "<b>theirs" not in page
+    assert not re.search(r"<script|https?://", page)
+
+
+def test_the_page_goes_where_output_says(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours(here / "run", [1.0])
+    assert main(["compare", "run", "output=pages/two.html"]) == 0
+    assert (here / "pages" / "two.html").is_file()
+    assert str(here / "pages" / "two.html") in capsys.readouterr().out
+    assert main(["compare", "run", "output=run"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_a_folder_without_metrics_and_no_folder(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "empty").mkdir()
+    for name in ("empty", "missing"):
+        assert main(["compare", name]) == 3
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 3 and said[1] == f"where: {name}"
+    assert main(["compare"]) == 2
+    assert not (here / "compare.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("metrics.jsonl", "{no\n"), ("metrics.jsonl", "{}\n"), ("summary.json", "[")]
+)
+def test_metrics_that_cannot_be_read(
+    here: Path, capsys: pytest.CaptureFixture[str], file: str, text: str
+) -> None:
+    ours(here / "run", [1.0])
+    (here / "run" / file).write_text(text)
+    assert main(["compare", "run"]) == 3
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_names_are_the_shortest_ends_that_differ() -> None:
+    paths = [Path(name) for name in ("/a/x/run", "/b/x/run", "/b/other", "/b/other/")]
+    assert distinct_names(paths) == ["a/x/run", "b/x/run", "other (1)", "other (2)"]
+    assert distinct_names([Path("/"), Path("/run")])[1] == "run"
+
+
+def test_values_that_are_not_finite_count_for_nothing() -> None:
+    nan = float("nan")
+    run = Run("a", {"objective/scores": [(0, nan), (1, 3.0), (2, 1.0), (3, nan)]}, nan)
+    assert figures_of(run) == {"score": 1.0, "best": 3.0}
+    assert "no finite value" in chart("lr", [[(0, nan)], []], "step")
+
+
+def test_curves_run_along_responses_only_if_all_counted_them() -> None:
+    counted = Run("a", {"lr": [(0, 1.0), (1, 2.0)], "episode": [(0, 64.0), (1, 128.0)]}, 0)
+    plain = Run("b", {"lr": [(0, 1.0)]}, 0)
+    along, (moved,) = by_episode([counted])
+    assert along == "responses sampled" and moved["lr"] == [(64, 1.0), (128, 2.0)]
+    along, curves = by_episode([counted, plain])
+    assert along == "step" and curves[0]["lr"] == [(0, 1.0), (1, 2.0)]
+
+
+def test_many_runs_have_a_line_and_a_colour_each() -> None:
+    drawn = chart("lr", [[(0, float(n)), (1, 0.0)] for n in range(12)], "step")
+    colours = re.findall(r"stroke: (hsl[^\"]*)", drawn)
+    assert len(colours) == 12 == len(set(colours))

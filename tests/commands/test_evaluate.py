@@ -1,0 +1,102 @@
+"""`rlhf evaluate` as a person runs it: models side by side, people as judges, wrong words."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.cli.main import main
+from rlhf.data.records import CandidatesRecord, PreferenceRecord, read_records, write_records
+
+SMALL = ["sampling.max_new_tokens=4", "sampling.batch_size=8", "instruction=What is it?"]
+
+
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two models that answer differently, three pictures and a scorer."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        shutil.copytree(tiny / "model", tmp_path / name)
+    settings = json.loads((tmp_path / "two" / "config.json").read_text())
+    settings["text_config"]["rope_parameters"] = {"rope_theta": 7.0, "rope_type": "default"}
+    (tmp_path / "two" / "config.json").write_text(json.dumps(settings))
+    shutil.copytree(tiny / "pictures", tmp_path / "photos")
+    (tmp_path / "length.py").write_text(
+        "def length(images, instructions, responses):\n    return [len(r) for r in responses]\n"
+    )
+    return tmp_path
+
+
+def newest(folder: Path) -> Path:
+    return max((folder / "runs" / "evaluate").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+
+def run(*words: str) -> int:
+    return main(["evaluate", *words, "data.prompts=photos", *SMALL])
+
+
+def test_three_models_and_the_best_of_some_samples(folder: Path) -> None:
+    judge = "--scorer=length.py:length"
+    warm = "sampling.temperature=1"
+    assert run("one", "two", judge, warm, "evaluation.best_of=6") == 0
+    figures: dict[str, Any] = json.loads((newest(folder) / "figures.json").read_text())
+    one, best, two = figures["models"].values()
+    assert list(figures["models"]) == ["one", "one, best of 6", "two"]
+    score = next(name for name in one if name.startswith("score_"))
+    assert best[score] > one[score] and best["wins"] > best["losses"]
+    assert best["kl"] == pytest.approx(0.958426, abs=1e-6)  # log 6 - 5/6
+    assert one["kl"] == 0 and two["kl"] != 0
+    assert one["win_rate"] is None and two["wins"] + two["losses"] + two["ties"] == 8
+    assert sum(kind["prompts"] for kind in figures["kinds"].values()) == 8
+    assert (newest(folder) / "report.html").read_text().count("<article") == 8
+
+
+def test_the_same_model_ties_with_itself(folder: Path) -> None:
+    shutil.copytree(folder / "one", folder / "again")
+    assert run("one", "again", "--scorer=length.py:length") == 0
+    told = json.loads((newest(folder) / "summary.json").read_text())
+    assert (told["win_rate"], told["ties"], told["kl"]) == (0.5, 8, 0)
+    assert told["length_before"] == told["length_after"]
+
+
+def test_people_judge_blind_and_decide(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("one", "two", "evaluation.judge=person", "sampling.temperature=1")
+    assert run(*words) == 0
+    asked = read_records(newest(folder) / "blind.jsonl", CandidatesRecord)
+    assert "rlhf annotate" in capsys.readouterr().out
+    assert asked and all(len(row.responses) == 2 and not row.model for row in asked)
+    texts = {text for row in asked for text in row.responses}
+    kept = asked[: len(asked) - 1]
+    said = [
+        PreferenceRecord(row.image_path, row.instruction, *row.responses, "response_a")
+        for row in kept
+    ]
+    write_records(folder / "said.jsonl", said)
+    assert run(*words, "evaluation.judgments=said.jsonl") == 0
+    left = read_records(newest(folder) / "blind.jsonl", CandidatesRecord)
+    assert len(left) == 1 and left[0].responses[0] in texts
+    two = json.loads((newest(folder) / "figures.json").read_text())["models"]["two"]
+    assert two["wins"] + two["losses"] == len(kept)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["one"], 2, "two models or more"),
+        (["one", "two"], 2, "no judge is given"),
+        (["one", "two", "evaluation.best_of=2", "evaluation.judge=person"], 2, "needs scores"),
+        (
+            ["one", "two", "evaluation.judge=person", "evaluation.judgments=none.jsonl"],
+            3,
+            "no such",
+        ),
+    ],
+)
+def test_wrong_words_get_three_lines(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, told: str
+) -> None:
+    assert run(*words) == code
+    said = capsys.readouterr().err
+    assert told in said and "to do:" in said

@@ -1,0 +1,74 @@
+"""`rlhf generate`: one picture, a folder of them, several models side by side."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.cli.main import main
+
+SMALL = ["sampling.max_new_tokens=4", "sampling.temperature=0", "instruction=What is it?"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
+    assert main(["generate", *words, *SMALL, "--json"]) == 0
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["responses"]
+    return found
+
+
+def test_a_folder_is_its_pictures_and_bad_ones_are_left_out(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(tiny / "pictures", photos)
+    (photos / "broken.png").write_text("no picture")
+    (photos / "notes.txt").write_text("no picture")
+    model = str(tiny / "model")
+    found = run(capsys, model, str(photos))
+    assert [Path(row["image_path"]).name for row in found] == [f"{n:05}.png" for n in range(8)]
+    one = run(capsys, model, str(photos / "00003.png"))
+    assert [row["response"] for row in one] == [found[3]["response"]]
+    assert main(["generate", model, str(photos), *SMALL]) == 0
+    assert "left out" in capsys.readouterr().out
+
+
+def test_models_stand_side_by_side(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny / "model", copy)
+    picture = str(tiny / "pictures" / "00000.png")
+    (alone,) = run(capsys, str(copy), picture)
+    (both,) = run(capsys, str(tiny / "model"), str(copy), picture)
+    assert both["responses"] == dict.fromkeys((str(tiny / "model"), str(copy)), alone["response"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["pictures"], 2, "no model is given"),
+        (["model", "broken.png"], 3, "cannot be read"),
+        (["model", "bad"], 3, "no picture of the folder can be read"),
+        (["model"], 2, "no input file is given"),
+        (["nothing", "pictures"], 2, "no model at"),
+    ],
+)
+def test_wrong_words_get_three_lines(
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "bad").mkdir()
+    for path in (tmp_path / "broken.png", tmp_path / "bad" / "broken.png"):
+        path.write_text("no picture")
+    assert main(["generate", *words, *SMALL]) == code
+    said = capsys.readouterr().err
+    assert told in said and "to do:" in said

@@ -1,0 +1,149 @@
+"""`rlhf sft`, `reward` and `ppo` stopped in the middle and continued: as if nothing had been."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rlhf.cli.main import main
+from rlhf.data.records import DemonstrationRecord, PromptRecord, write_records
+from rlhf.errors import DivergedError
+from rlhf.storage.run_folder import unfinished_run
+from rlhf.training.checkpoint_manager import Keeper
+from tests.commands.test_reward import pairs
+from tests.ppo.test_trainer import PPO, trainer
+from tests.support.tiny_models import timeless_curves
+
+SMALL = ["model.lora_rank=4", "sampling.max_new_tokens=4", "data.validation_fraction=0.25"]
+WORDS = {
+    "sft": ["data.demonstrations=shown.jsonl", "sft.epochs=3", "sft.batch_size=3"],
+    "reward": [
+        "data.preferences=pairs.jsonl",
+        "reward.epochs=3",
+        "reward.batch_size=8",
+        "reward.patience=3",
+        "reward.evaluate_every=2",
+    ],
+    "folds": ["data.preferences=pairs.jsonl", "reward.folds=2", "reward.batch_size=8"],
+    "ppo": [
+        "data.prompts=asked.jsonl",
+        "--scorer=judge.py:score",
+        "ppo.iterations=6",
+        "ppo.rollout_batch_size=4",
+        "ppo.minibatch_size=4",
+        "ppo.value_warmup_iterations=1",
+    ],
+}
+
+
+@pytest.fixture
+def data(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").symlink_to(tiny / "pictures")
+    rows = [DemonstrationRecord(f"pictures/{n:05d}.png", "What?", f"it is {n}") for n in range(8)]
+    write_records(tmp_path / "shown.jsonl", rows)
+    asked = [PromptRecord(row.image_path, row.instruction) for row in rows]
+    write_records(tmp_path / "asked.jsonl", asked)
+    write_records(tmp_path / "pairs.jsonl", pairs(24))
+    judge = "def score(images, asked, said):\n    return [float(len(x)) for x in said]\n"
+    (tmp_path / "judge.py").write_text(judge)
+    return tmp_path
+
+
+@pytest.fixture
+def stops(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """A signal arrives at one step of one loop, both counted from the start of the process."""
+    order: dict[str, Any] = {"at": None, "seen": 0}
+    after = Keeper.after
+
+    def counted(self: Keeper, done: int, *, last: bool, good: bool = False) -> None:
+        order["seen"] += 1
+        if order["seen"] == order["at"]:
+            self._asked.signal = "SIGTERM"
+        after(self, done, last=last, good=good)
+
+    monkeypatch.setattr(Keeper, "after", counted)
+    yield order
+
+
+def run(tiny: Path, kind: str, name: str, *more: str) -> int:
+    command = "reward" if kind == "folds" else kind
+    given = [f"model.path={tiny / 'model'}", f"data.root={tiny}", f"name={name}", *SMALL]
+    return main([command, *given, *WORDS[kind], *more])
+
+
+def folder_of(data: Path, name: str) -> Path:
+    (found,) = (data / "runs" / name).iterdir()
+    return found
+
+
+def curves(folder: Path) -> dict[str, list[dict[str, str]]]:
+    files = sorted(folder.rglob("metrics.jsonl"))
+    return {str(path.relative_to(folder)): timeless_curves(path) for path in files}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    files = [x for x in sorted(folder.rglob("*.safetensors")) if "checkpoints" not in x.parts]
+    return {f"{x.relative_to(folder)}:{k}": w for x in files for k, w in load_file(x).items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "at"), [("sft", 4), ("reward", 3), ("reward", 5), ("folds", 4), ("ppo", 3), ("ppo", 6)]
+)
+def test_a_stopped_run_goes_on_with_the_same_command_line(
+    tiny: Path, data: Path, stops: dict[str, Any], kind: str, at: int
+) -> None:
+    assert run(tiny, kind, "whole") == 0
+    stops.update(at=at, seen=0)
+    assert run(tiny, kind, "cut", "resume=auto") == 143
+    assert not (folder_of(data, "cut") / "summary.json").exists()
+    assert run(tiny, kind, "cut", "resume=auto") == 0
+    assert unfinished_run(data / "runs" / "cut", "reward" if kind == "folds" else kind) is None
+    whole, cut = folder_of(data, "whole"), folder_of(data, "cut")
+    assert curves(cut) == curves(whole) and curves(whole)
+    one, two = weights(whole), weights(cut)
+    assert one.keys() == two.keys() and one
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert bool(list(cut.rglob("checkpoints"))) == (kind == "ppo")  # which may be made longer
+
+
+def test_a_refused_resume_changes_nothing(
+    tiny: Path, data: Path, stops: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stops["at"] = 4
+    assert run(tiny, "ppo", "cut", "ppo.save_every=2") == 143
+    folder = folder_of(data, "cut")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for place in (folder, folder / "checkpoints" / "step-000002"):
+        assert main(["ppo", f"resume={place}", "seed=5", "--scorer=judge.py:score"]) == 2
+        assert "seed: 0 then, 5 now" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    again = folder / "checkpoints" / "step-000002"
+    assert main(["ppo", f"resume={again}", "ppo.save_every=5", "--scorer=judge.py:score"]) == 0
+    assert "save_every: 5" in (folder / "config.yaml").read_text()
+
+
+def test_a_warning_can_end_the_run_and_names_where_to_go_back_to(
+    tiny: Path, tmp_path: Path
+) -> None:
+    options = replace(PPO, save_every=1, on_warning="stop", iterations=9)
+    one = trainer(tiny, tmp_path, options)
+    step = one.step
+
+    def collapses(iteration: int) -> dict[str, float]:
+        figures = step(iteration)
+        figures.pop("vision/grounding_gap", None)  # of this model it warns as well
+        return figures | ({"objective/kl": 99.0} if iteration >= 3 else {})
+
+    one.step = collapses  # type: ignore[method-assign]
+    with pytest.raises(DivergedError, match="KL explosion at step 6") as error:
+        one.run()
+    assert "last good checkpoint" in error.value.fix
+    assert "step-000003" in error.value.fix
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-000003", "step-000004", "step-000005"]
+    assert one.warnings[-1] == (6, "KL explosion")

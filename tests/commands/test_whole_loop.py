@@ -1,0 +1,158 @@
+"""The loop as a user runs it: commands on files, from pictures to a report, and again with text."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, LlamaConfig, LlamaModel
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "demo.sft_pictures=160",
+    "demo.preference_pictures=40",
+    "demo.evaluation_pictures=8",
+    "demo.tower_steps=20",
+    "sft.epochs=1",
+    "reward.epochs=1",
+    "ppo.iterations=4",
+    "ppo.value_warmup_iterations=1",
+    "ppo.rollout_batch_size=16",
+    "ppo.minibatch_size=8",
+    "ppo.ppo_epochs=2",
+)
+
+
+def rlhf(folder: Path, *words: str, code: int = 0) -> dict[str, object]:
+    """Run one command in `folder`; its figures."""
+    command = [sys.executable, "-m", "rlhf", *words, "--json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return dict(json.loads(done.stdout)) if code == 0 else {}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `rlhf demo` ran, small."""
+    folder = tmp_path_factory.mktemp("loop")
+    rlhf(folder, "demo", *SMALL)
+    return folder
+
+
+def only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("loop")
+def test_the_demo_leaves_every_promised_figure_and_file(demo: Path) -> None:
+    summary = json.loads((demo / "runs/demo/summary.json").read_text())
+    promised = (
+        "win_rate wins_by_correctness losses_by_correctness accuracy_before accuracy_after kl "
+        "length_before length_after reward_before reward_after rule_before rule_after "
+        "distinct_answers reward_model_accuracy seconds"
+    )
+    assert set(promised.split()) <= set(summary)
+    trained = only(demo, "runs/demo/*/reward").parent / "report.html"
+    assert "Blindness test" in trained.read_text()
+    reports = {path for path in demo.glob("runs/demo/*/report.html") if path != trained}
+    assert [path.read_text().count("data:image/") >= 10 for path in reports] == [True]
+    adapter = only(demo, "runs/demo/*/adapter/adapter_config.json").parents[1]
+    assert (adapter / "value_head.safetensors").is_file()
+    assert list(adapter.glob("events.out.tfevents.*"))
+    assert (adapter / "config.yaml").is_file() and (adapter / "checkpoints").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("loop")
+def test_a_run_is_continued_by_its_folder(demo: Path) -> None:
+    run = only(demo, "runs/demo/*/adapter").parent
+    longer = (f"resume={run}", "ppo.iterations=6")
+    rlhf(demo, "ppo", *longer, code=2)  # the learning rate falls to 0 at the last step
+    summary = rlhf(demo, "ppo", *longer, "resume_allow=[ppo.iterations]")
+    assert summary["iterations"] == 6
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("loop")
+def test_two_runs_with_one_seed_give_the_same_curves(demo: Path) -> None:
+    model = only(demo, "runs/demo/*/model").parent
+    pairs = only(demo, "runs/demo/*/preferences.jsonl")
+    data = only(demo, "runs/demo/base-*/data")
+    words = (f"model.path={model}", f"data.preferences={pairs}", f"data.root={data}", *SMALL)
+    for _ in range(2):
+        rlhf(demo, "reward", "experiment=demo", "name=twice", *words)
+    one, two = sorted(demo.glob("runs/twice/*/metrics.jsonl"))
+    assert one.read_text() == two.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("loop")
+def test_the_loop_with_a_text_reward_model_and_full_training(demo: Path) -> None:
+    """The tiny model describes the pictures, a small text model reads and scores."""
+    model = only(demo, "runs/demo/*/model").parent
+    pairs = only(demo, "runs/demo/*/preferences.jsonl")
+    data = only(demo, "runs/demo/base-*/data")
+    tokenizer = AutoTokenizer.from_pretrained(model / "model")
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    LlamaModel(text).save_pretrained(demo / "text")
+    tokenizer.save_pretrained(demo / "text")
+    common = (f"model.path={model}", f"data.root={data}", "experiment=demo", *SMALL, "name=text")
+    rlhf(
+        demo,
+        "reward",
+        "reward=caption_text",
+        f"reward.text_model={demo / 'text'}",
+        f"data.preferences={pairs}",
+        *common,
+    )
+    judge = only(demo, "runs/text/*/reward").parent
+    prompts = f"data.prompts={data / 'evaluation.jsonl'}"
+    options = (f"reward.path={judge}", prompts, "ppo.check_invariants=false", "model=full")
+    tuned = rlhf(demo, "ppo", *common, *options)
+    assert tuned["iterations"] == 4
+    full = only(demo, "runs/text/*/model").parent
+    compared = rlhf(demo, "evaluate", str(model), str(full), f"reward.path={judge}", prompts)
+    assert 0 <= float(str(compared["win_rate"])) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("loop")
+def test_a_persons_own_pictures_and_words(demo: Path) -> None:
+    model = only(demo, "runs/demo/*/model").parent
+    picture = only(demo, "runs/demo/base-*/data/pictures/evaluation/00000.png")
+    words = ("instruction=What is <image> </s>?", "sampling.max_new_tokens=8")
+    answers = rlhf(demo, "generate", str(model), str(picture), *words)["responses"]
+    assert isinstance(answers, list) and answers[0]["image_path"] == str(picture.resolve())
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    build = (*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT))
+    subprocess.run(build, check=True, capture_output=True)
+    wheel = only(tmp_path, "rlhf-*.whl")
+    assert "rlhf/conf/ppo.yaml" in zipfile.ZipFile(wheel).namelist()
+    install = (*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel))
+    subprocess.run(install, check=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "rlhf", "ppo", "--help"],
+        cwd=tmp_path / "site",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ppo.clip_range=0.2" in done.stdout

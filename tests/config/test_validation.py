@@ -1,0 +1,140 @@
+"""The schema: every option is read, checked and documented; every YAML file obeys it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rlhf.cli.help import COMMANDS, command_help
+from rlhf.config.schema import (
+    PPOConfig,
+    SamplingConfig,
+    check_training_sampling,
+    defaults,
+    kl_choice,
+    leaves,
+)
+from rlhf.config.validation import load_config
+from rlhf.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+
+
+def changed(name: str, value: object) -> dict[str, object]:
+    values = defaults()
+    *sections, last = name.split(".")
+    inner = values
+    for section in sections:
+        inner = inner[section]
+    inner[last] = value
+    return values
+
+
+def test_the_defaults_are_a_valid_configuration() -> None:
+    assert load_config(defaults()).ppo.clip_range == 0.2
+
+
+@pytest.mark.parametrize("name", sorted(name for name, _ in leaves(defaults())))
+def test_every_option_is_read_somewhere(name: str) -> None:
+    leaf = name.rpartition(".")[2]
+    sources = [p.read_text() for p in (ROOT / "rlhf").rglob("*.py") if p.name != "config/schema.py"]
+    checks = (ROOT / "rlhf/config/schema.py").read_text().partition("def kl_choice")[2]
+    assert any(re.search(rf"\.{leaf}\b", text) for text in [*sources, checks]), name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_option_of_its_sections_with_a_comment(command: str) -> None:
+    text = command_help(command, defaults())
+    for section in COMMANDS[command][2]:
+        for option in defaults()[section]:
+            line = next(line for line in text.splitlines() if f"  {section}.{option}=" in line)
+            assert len(line.partition("=")[2].split()) > 1, line
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ppo.clip_range", 1.5, "ppo.clip_range"),
+        ("ppo.lr", "fast", "ppo.lr"),
+        ("ppo.gamma", -0.1, "ppo.gamma=-0.1"),
+        ("ppo.gamma", 1.1, "must be at least 0 and at most 1"),
+        ("ppo.iterations", 0, "ppo.iterations"),
+        ("ppo.minibatch_size", 48, "not a multiple"),
+        ("ppo.samples_per_prompt", 3, "not a multiple"),
+        ("ppo.advantage", "rloo", "compares the responses to one prompt"),
+        ("ppo.dual_clip", 0.5, "ppo.dual_clip"),
+        ("ppo.kl_estimator", "k4", "ppo.kl_estimator"),
+        ("model.train", "everything", "model.train"),
+        ("reward.label_smoothing", 0.5, "label_smoothing"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(name: str, value: object, message: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        load_config(changed(name, value))
+    assert message in str(refusal.value)
+
+
+def test_without_a_critic_nothing_is_bootstrapped() -> None:
+    values = changed("ppo.advantage", "grpo")
+    values["ppo"] |= {"samples_per_prompt": 4}  # type: ignore[operator]
+    assert load_config(values).ppo.advantage == "grpo"
+    values["ppo"] |= {"missing_eos": "bootstrap"}  # type: ignore[operator]
+    with pytest.raises(UsageError, match="no critic to bootstrap from"):
+        load_config(values)
+
+
+def test_folds_hold_out_parts_of_one_file() -> None:
+    with pytest.raises(UsageError, match="nothing to train on"):
+        load_config(changed("reward.folds", 1))
+    values = changed("reward.folds", 5)
+    assert load_config(values).reward.folds == 5
+    values["data"] |= {"validation_preferences": "other.jsonl"}  # type: ignore[operator]
+    with pytest.raises(UsageError, match="not another file"):
+        load_config(values)
+
+
+def test_whitened_minibatches_and_a_kl_in_the_loss_exclude_each_other() -> None:
+    values = changed("ppo.whiten_minibatches", True)
+    assert load_config(values).ppo.whiten_minibatches
+    values["ppo"] |= {"kl_placement": "loss"}  # type: ignore[operator]
+    with pytest.raises(UsageError, match="what ppo.kl_coef means"):
+        load_config(values)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kl_goal": 6.0, "kl_coef": 0.0}, "begins between 0.0001 and 10.0"),
+        ({"clip_scores": 3.0}, "only scaled scores are clipped"),
+        ({"advantage": "rloo", "samples_per_prompt": 4, "gae_lambda_alpha": 0.05}, "has no λ"),
+        ({"kl_coef": float("inf")}, "not finite"),
+        ({"lr": float("nan")}, "not finite"),
+    ],
+)
+def test_options_that_would_do_nothing_or_harm_are_refused(
+    options: dict[str, object], message: str
+) -> None:
+    values = defaults()
+    values["ppo"] |= options
+    with pytest.raises(UsageError, match=message):
+        load_config(values)
+
+
+def test_the_estimator_of_the_kl_follows_its_place() -> None:
+    assert kl_choice(PPOConfig()) == ("reward", "k1")
+    assert kl_choice(PPOConfig(kl_placement="loss")) == ("loss", "k2")
+    assert kl_choice(PPOConfig(kl_placement="loss", kl_estimator="exact")) == ("loss", "exact")
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
+    with pytest.raises(UsageError, match=r"ppo\.kl_coeff") as refusal:
+        load_config(changed("ppo.kl_coeff", 0.1))
+    assert refusal.value.fix == "did you mean ppo.kl_coef?"
+
+
+@pytest.mark.parametrize("option", ["temperature=0", "top_k=5", "top_p=0.9"])
+def test_training_refuses_sampling_that_bends_the_distribution(option: str) -> None:
+    name, _, value = option.partition("=")
+    with pytest.raises(UsageError, match="pure sampling"):
+        check_training_sampling(SamplingConfig(**{name: float(value)}))  # type: ignore[arg-type]
+    check_training_sampling(SamplingConfig(temperature=0.7))

@@ -1,0 +1,202 @@
+"""What is left out is counted by reason and named by place; labels and sides are never guessed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.data.importers.fields import Skip
+from rlhf.data.importers.importer import import_set, winner
+from rlhf.errors import DataError, UsageError
+from tests.data.importers.test_importer import (
+    LABEL_STUDIO,
+    LLAVA_RLHF,
+    MM_RLHF,
+    POVID,
+    TABLE,
+    TRL,
+    VL_REWARDBENCH,
+    VLFEEDBACK,
+    talk,
+)
+from tests.support.foreign_datasets import (
+    BLUE,
+    RED,
+    Rows,
+    embedded,
+    facing,
+    imported,
+    kept,
+    write_rows,
+)
+
+GOOD: Rows = [{**TABLE, "question": "Good?"}]
+TWICE = [{"type": "image"}, {"type": "image"}]
+SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
+    # source, row, its changes, reason, column
+    ("table", TABLE, {"image_path": None}, "no picture", "image_path"),
+    ("table", TABLE, {"image_path": ["red.png", "blue.png"]}, "several pictures", "image_path"),
+    ("table", TABLE, {"image_path": "none.png"}, "missing or bad picture", "image"),
+    ("table", TABLE, {"question": None}, "missing field", "instruction"),
+    ("table", TABLE, {"chosen": None}, "missing field", "chosen"),
+    ("table", TABLE, {"rejected": 3}, "not a text", "rejected"),
+    ("table", TABLE, {"question": " \n"}, "blank text", "instruction"),
+    ("table", TABLE, {"chosen": ""}, "blank text", "first answer"),
+    ("table", TABLE, {"rejected": "a\0b"}, "NUL in a text", "second answer"),
+    ("table", TABLE, {"rejected": " A cat.\n"}, "equal answers", ""),
+    ("mm_rlhf", MM_RLHF, {"video": "a.mp4"}, "video row", "video"),
+    ("mm_rlhf", MM_RLHF, {"prompt": "<image><image>Same?"}, "several pictures", "prompt"),
+    ("povid", POVID, {"conversations": talk(*"abcd")}, "not one user turn", "conversations"),
+    ("llava_rlhf", LLAVA_RLHF, {"conversations": talk(*"abc")}, "not one user turn",
+     "conversations"),
+    ("povid", POVID, {"conversations": "What?"}, "unexpected form", "conversations"),
+    ("povid", POVID, {"rejected_conversations": None}, "missing field", "rejected_conversations"),
+    ("llava_rlhf", LLAVA_RLHF, {"preference": 0}, "unknown label", "preference"),
+    ("llava_rlhf", LLAVA_RLHF, {"preference": None}, "unknown label", "preference"),
+    ("trl", TRL, {"images": []}, "no picture", "images"),
+    ("trl", TRL, {"images": ["red.png", "blue.png"]}, "several pictures", "images"),
+    ("trl", TRL, {"prompt": TRL["prompt"] * 2}, "not one message", "prompt"),
+    ("trl", TRL, {"chosen": TRL["prompt"]}, "not one message", "chosen"),
+    ("trl", TRL, {"prompt": [{"role": "user", "content": TWICE}]}, "blank text", "instruction"),
+    ("vlfeedback", VLFEEDBACK, {"completions": []}, "fewer than two answers", "completions"),
+    ("vlfeedback", VLFEEDBACK, {"completions": {"response": ["a"], "model": []}}, "unexpected form",
+     "completions"),
+    ("label_studio", LABEL_STUDIO, {"annotations": []}, "no annotation", "annotations"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "row", "changes", "reason", "column"), SKIPPED)
+def test_a_row_left_out_is_counted_and_named(
+    tmp_path: Path, source: str, row: Any, changes: dict[str, Any], reason: str, column: str
+) -> None:
+    changed = {**row, **changes}
+    if source == "trl" and "images" not in changes:
+        changed["images"] = ["red.png"]
+    path = write_rows(tmp_path / "rows.json", [{"annotations": 0, **row, **changed}])
+    with pytest.raises(DataError) as caught:
+        import_set(source, [path], tmp_path / "out")
+    assert caught.value.what == f"no row is usable: 1 {reason}"
+    assert caught.value.where.startswith(f"{path}:1:{column + ':' if column else ''} {reason}")
+    assert not (tmp_path / "out" / "preferences.jsonl").exists()
+
+
+def test_one_lost_pair_loses_no_other(tmp_path: Path) -> None:
+    rows = [{**TABLE, "chosen": ""}, *GOOD, {**TABLE, "image_path": "/etc/passwd"}, TABLE, TABLE]
+    found, report = imported(tmp_path, "table", rows)
+    assert [one.instruction for one in found] == ["Good?", "What?"]
+    assert report.skipped == {"blank text": 1, "missing or bad picture": 1, "duplicate row": 1}
+    assert [line.split("rows.json")[1] for line in report.problems] == [
+        ":1:first answer: blank text",
+        ":3:image: missing or bad picture: image_path: it leads out of the data folder.",
+        ":5: duplicate row",
+    ]
+
+
+def test_only_the_first_problems_are_kept_all_are_counted(tmp_path: Path) -> None:
+    rows = [{**TABLE, "chosen": ""}] * 30 + GOOD
+    _, report = imported(tmp_path, "table", rows)
+    assert (len(report.problems), report.skipped["blank text"]) == (20, 30)
+
+
+@pytest.mark.parametrize(
+    ("label", "coding", "side"),
+    [(x, "", "response_a") for x in ("response_a", "a", "A", "left")]
+    + [(x, "0/1", "response_b") for x in ("response_b", "b", "B", "right", 1, "1", 1.0)]
+    + [(x, "1/2", "response_a") for x in (1, "1", 1.0, "a")]
+    + [(2, "1/2", "response_b"), (0, "0/1", "response_a"), ("0", "0/1", "response_a")]
+    + [("tie", coding, "tie") for coding in ("", "1/2", "0/1")],
+)
+def test_labels_as_written(label: object, coding: str, side: str) -> None:
+    assert winner(label, coding) == side
+
+
+@pytest.mark.parametrize("coding", ["", "1/2", "0/1"])
+@pytest.mark.parametrize("label", [None, "", "Tie", "c", "first", True, False, 0.5, float("nan")])
+def test_other_labels_are_no_win(label: object, coding: str) -> None:
+    with pytest.raises(Skip, match="unknown label"):
+        winner(label, coding)
+
+
+@pytest.mark.parametrize(("label", "coding"), [(0, "1/2"), (3, "1/2"), (-1, "0/1"), (3, "0/1")])
+def test_numbers_outside_the_coding_are_no_win(label: object, coding: str) -> None:
+    with pytest.raises(Skip, match="unknown label"):
+        winner(label, coding)
+
+
+JUDGED = {"image": "red.png", "prompt": "What?", "response_a": "A cat.", "response_b": "A dog."}
+
+
+@pytest.mark.parametrize(("label", "coding"), [(1, ""), ("0", ""), (2, "0/1")])
+def test_numbers_need_a_coding(tmp_path: Path, label: object, coding: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        imported(tmp_path, "table", [*GOOD, {**JUDGED, "preference": label}], coding=coding)
+    assert caught.value.where.endswith("rows.json:2:preference")
+    assert "data.label_coding" in caught.value.fix
+
+
+def test_the_coding_decides_what_1_means(tmp_path: Path) -> None:
+    (first,), _ = imported(tmp_path, "table", [{**JUDGED, "preference": 1}], coding="1/2")
+    (second,), _ = imported(tmp_path, "table", [{**JUDGED, "preference": 1}], coding="0/1")
+    assert (first.preference, second.preference) == ("response_a", "response_b")
+    assert (first.response_a, second.response_a) == ("A cat.", "A cat.")
+
+
+@pytest.mark.parametrize("label", [None, 0, ""])
+def test_a_pair_without_a_label_is_left_out(tmp_path: Path, label: object) -> None:
+    rows = [*GOOD, {**JUDGED, "preference": label}]
+    found, report = imported(tmp_path, "table", rows, coding="1/2")
+    assert (len(found), report.skipped) == (1, {"unknown label": 1})
+
+
+def many(*names: str) -> Rows:
+    return [{**TABLE, "question": name} for name in names]
+
+
+NAMES = [f"What is {n}?" for n in range(200)]
+
+
+def test_sides_are_drawn_row_by_row_from_the_seed(tmp_path: Path) -> None:
+    found, report = imported(tmp_path, "table", many(*NAMES))
+    assert all(facing(one, "A cat.").preference == "response_a" for one in found)
+    assert 70 <= report.labels["response_a"] <= 130
+    assert report.labels.total() == 200
+    fewer, _ = imported(tmp_path, "table", many(*NAMES[::-3]))
+    assert {one.instruction: one for one in found}.items() >= {
+        one.instruction: one for one in fewer
+    }.items()
+    other, _ = imported(tmp_path, "table", many(*NAMES), seed=1)
+    changed = sum(a.preference != b.preference for a, b in zip(found, other, strict=True))
+    assert 70 <= changed <= 130
+
+
+def test_what_describes_an_answer_goes_with_it(tmp_path: Path) -> None:
+    rows = [{**VL_REWARDBENCH, "image": "red.png", "query": name} for name in NAMES[:20]]
+    found, _ = imported(tmp_path, "vl_rewardbench", rows)
+    assert {one.preference for one in found} == {"response_a", "response_b"}
+    assert {one.meta[one.preference]["model"] for one in found} == {"x"}
+
+
+def test_the_same_answers_to_other_pictures_change_sides_too(tmp_path: Path) -> None:
+    rows = [{**TABLE, "image_path": embedded(f"BM{n}".encode() + RED)} for n in range(4)] + [
+        {**TABLE, "image_path": embedded(RED + bytes([n]))} for n in range(64)
+    ]
+    found, report = imported(tmp_path, "table", rows, "parquet")
+    assert report.skipped == {"missing or bad picture": 4}
+    assert 16 <= report.labels["response_a"] <= 48
+
+
+def test_sides_a_person_saw_are_kept(tmp_path: Path) -> None:
+    rows = [{**JUDGED, "prompt": name, "preference": "b"} for name in NAMES[:20]]
+    found, _ = imported(tmp_path, "table", rows)
+    assert {(one.response_a, one.preference) for one in found} == {("A cat.", "response_b")}
+
+
+def test_a_kept_tie_is_a_tie(tmp_path: Path) -> None:
+    rows = [
+        {**JUDGED, "preference": "tie"},
+        {**JUDGED, "response_b": "A cat.", "preference": "tie"},
+    ]
+    found, report = imported(tmp_path, "table", rows)
+    assert [one.preference for one in found] == ["tie", "tie"]
+    assert report.labels == {"tie": 2}
+    assert kept(BLUE) not in {one.image_path for one in found}

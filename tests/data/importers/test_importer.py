@@ -1,0 +1,279 @@
+"""Each public set, written in exactly its columns, becomes the records worked out by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.data.importers.datasets import SETS
+from rlhf.data.records import PreferenceRecord
+from tests.support.foreign_datasets import BLUE, RED, Rows, embedded, facing, imported, kept
+
+
+def said(role: str, *content: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": role, "content": list(content)}]
+
+
+def word(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def talk(*values: str) -> list[dict[str, str]]:
+    return [
+        {"from": name, "value": value}
+        for name, value in zip(("human", "gpt") * 3, values, strict=False)
+    ]
+
+
+ORIGIN = {"ds_name": "R", "origin_dataset": "coco", "origin_split": "{}", "image_path": "x/1.jpg"}
+RLAIF_V = {**ORIGIN, "question": "What?", "chosen": "A cat.", "rejected": "A dog.", "idx": 0}
+TRL = {
+    "prompt": said("user", {"type": "image", "text": None}, word("What?")),
+    "images": [embedded(RED)],
+    "chosen": said("assistant", word("A cat.")),
+    "rejected": said("assistant", word("A dog.")),
+}
+RLHF_V = {**ORIGIN, "image_path": "red.png", "idx": 7}
+RLHF_V["text"] = '{"question": "What?", "chosen": "A cat.", "rejected": "A dog."}'
+LLAVA_RLHF = {
+    "id": "000000215677",
+    "image": "red.png",
+    "conversations": talk("What?\n<image>", "Old."),
+    "output_1": {"from": "llava", "value": "A cat."},
+    "output_2": {"from": "llava", "value": "A dog."},
+    "preference": 1,
+}
+POVID = {
+    "id": "5",
+    "image": "red.png",
+    "conversations": talk("<image>\nWhat?", "A cat."),
+    "rejected_conversations": talk("<image>\nWhat?", "A dog."),
+}
+ANSWERS = {"chosen": "A cat.", "rejected": "A dog."}
+MM_RLHF = {"id": 3, "prompt": "<image>\nWhat?", "image": "red.png", **ANSWERS}
+SPA_VL = {"image": embedded(RED, "1.png"), "question": "What?", "image_name": "1.png", **ANSWERS}
+VL_REWARDBENCH = {
+    "id": "RLAIF-V-1",
+    "query": "What?",
+    "response": ["A cat.", "A dog."],
+    "image": embedded(RED),
+    "human_ranking": [0, 1],
+    "models": ["x", "y"],
+    "judge": "human",
+    "query_source": "coco",
+    "ground_truth": "",
+}
+LABEL_STUDIO = {
+    "id": 12,
+    "data": {"image": "red.png", "prompt": "What?", "text1": "A cat.", "text2": "A dog."},
+    "annotations": [
+        {
+            "id": 1,
+            "completed_by": 4,
+            "created_at": "2024-03-29T05:39:54Z",
+            "lead_time": 2.5,
+            "was_cancelled": False,
+            "result": [
+                {
+                    "id": "q",
+                    "from_name": "pw",
+                    "to_name": "pw",
+                    "type": "pairwise",
+                    "value": {"selected": "left"},
+                }
+            ],
+        }
+    ],
+}
+TABLE = {"image_path": "red.png", "question": "What?", **ANSWERS}
+
+
+def cat(**fields: Any) -> PreferenceRecord:
+    """The judgment that every one of these rows expresses."""
+    texts = ("What?", "A cat.", "A dog.", "response_a")
+    return PreferenceRecord(kept(RED), *texts, **fields)
+
+
+MODELS = {"response_a": {"model": "x"}, "response_b": {"model": "y"}}
+CASES: list[tuple[str, str, dict[str, Any], PreferenceRecord]] = [
+    (
+        "rlaif_v",
+        "parquet",
+        {**RLAIF_V, "image": embedded(RED)},
+        cat(id="0", source="rlaif_v", meta=ORIGIN),
+    ),
+    (
+        "rlaif_v",
+        "jsonl",
+        {**RLAIF_V, "image_path": "red.png"},
+        cat(id="0", source="rlaif_v", meta={**ORIGIN, "image_path": "red.png"}),
+    ),
+    ("trl", "parquet", TRL, cat(source="trl")),
+    (
+        "trl",
+        "jsonl",
+        {"prompt": "What?", "images": ["red.png"], **ANSWERS},
+        cat(source="trl"),
+    ),
+    (
+        "rlhf_v",
+        "json",
+        RLHF_V,
+        cat(id="7", source="rlhf_v", meta={**ORIGIN, "image_path": "red.png"}),
+    ),
+    (
+        "rlhf_v",
+        "parquet",
+        {**RLHF_V, "image_path": "x/1.jpg", "image": embedded(RED)},
+        cat(id="7", source="rlhf_v", meta=ORIGIN),
+    ),
+    ("llava_rlhf", "json", LLAVA_RLHF, cat(id="000000215677", source="llava_rlhf")),
+    ("spa_vl", "parquet", SPA_VL, cat(source="spa_vl", meta={"image_name": "1.png"})),
+    ("povid", "json", POVID, cat(id="5", source="povid")),
+    ("mm_rlhf", "jsonl", MM_RLHF, cat(id="3", source="mm_rlhf")),
+    (
+        "vl_rewardbench",
+        "parquet",
+        VL_REWARDBENCH,
+        cat(id="RLAIF-V-1", source="vl_rewardbench", meta={"query_source": "coco", **MODELS}),
+    ),
+    (
+        "label_studio",
+        "json",
+        LABEL_STUDIO,
+        cat(
+            id="12",
+            annotator="4",
+            seconds=2.5,
+            created_at="2024-03-29T05:39:54Z",
+            source="label_studio",
+        ),
+    ),
+    ("table", "parquet", TABLE, cat(source="table")),
+]
+
+
+@pytest.mark.parametrize(("source", "suffix", "row", "record"), CASES)
+def test_a_row_becomes_its_record(
+    tmp_path: Path, source: str, suffix: str, row: dict[str, Any], record: PreferenceRecord
+) -> None:
+    found, report = imported(tmp_path, source, [row], suffix)
+    assert [facing(one, "A cat.") for one in found] == [record]
+    assert (report.skipped, report.pictures) == ({}, 1)
+
+
+def test_every_set_has_a_row_here() -> None:
+    assert {source for source, *_ in CASES} | {"vlfeedback"} == set(SETS)
+
+
+@pytest.mark.parametrize(
+    ("source", "row"),
+    [
+        ("llava_rlhf", {**LLAVA_RLHF, "preference": 2}),
+        ("vl_rewardbench", {**VL_REWARDBENCH, "image": "red.png", "human_ranking": [1, 0]}),
+        (
+            "table",
+            {
+                "image": "red.png",
+                "prompt": "What?",
+                "response_a": "A cat.",
+                "response_b": "A dog.",
+                "preference": "right",
+            },
+        ),
+    ],
+)
+def test_the_second_answer_may_win(tmp_path: Path, source: str, row: dict[str, Any]) -> None:
+    (record,), _ = imported(tmp_path, source, [row])
+    assert facing(record, "A cat.").preference == "response_b"
+
+
+def test_each_row_keeps_its_own_picture(tmp_path: Path) -> None:
+    rows: Rows = [
+        {**SPA_VL, "image": embedded(picture), "question": name}
+        for name, picture in (("red?", RED), ("blue?", BLUE), ("red again?", RED))
+    ]
+    found, report = imported(tmp_path, "spa_vl", rows, "parquet")
+    assert {one.instruction: one.image_path for one in found} == {
+        "red?": kept(RED),
+        "blue?": kept(BLUE),
+        "red again?": kept(RED),
+    }
+    assert report.pictures == 2
+
+
+def completion(name: str, *ratings: object) -> dict[str, Any]:
+    aspects = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
+    notes = {
+        aspect: {"Rating": rating, "Rationale": "…"}
+        for aspect, rating in zip(aspects, ratings, strict=True)
+    }
+    return {"annotations": notes, "model": f"model {name}", "response": name}
+
+
+FOUR = [
+    completion("a", "5", "4", "3"),  # mean 4
+    completion("b", "4", "4", "4"),  # mean 4
+    completion("c", "5", "5", "4"),  # mean 4.667
+    completion("d", "5", "N/A", "5"),
+]
+VLFEEDBACK = {"id": "svit-1", "prompt": "What?", "models": list("abcd"), "img_path": "red.png"}
+BY_FIELD = {name: [one[name] for one in FOUR] for name in FOUR[0]}
+
+
+@pytest.mark.parametrize(("completions", "suffix"), [(FOUR, "jsonl"), (BY_FIELD, "parquet")])
+def test_vlfeedback_compares_mean_ratings(tmp_path: Path, completions: object, suffix: str) -> None:
+    rows = [{**VLFEEDBACK, "completions": completions}]
+    found, report = imported(tmp_path, "vlfeedback", rows, suffix)
+    pairs = [facing(one, min(one.response_a, one.response_b)) for one in found]
+    assert [(one.response_a, one.response_b, one.preference) for one in pairs] == [
+        ("a", "b", "tie"),
+        ("a", "c", "response_b"),
+        ("b", "c", "response_b"),
+    ]
+    assert pairs[1].meta == {
+        "response_a": {"model": "model a", "rating": 4.0},
+        "response_b": {"model": "model c", "rating": 4.667},
+    }
+    assert {one.id for one in pairs} == {"svit-1"}
+    assert report.skipped == {"rating N/A": 3}
+
+
+def test_several_annotations_are_several_records(tmp_path: Path) -> None:
+    def judged(by: object, **value: object) -> dict[str, Any]:
+        kind = "choices" if "choices" in value else "pairwise"
+        return {"completed_by": by, "result": [{"type": kind, "value": value}]}
+
+    annotations = [
+        judged(1, selected="right"),
+        judged({"email": "x@example.org"}, selected="left"),
+        judged(3, choices=["tie"]),
+        {**judged(4, selected="left"), "was_cancelled": True},
+        {"completed_by": 5, "result": []},
+        judged(6, selected="none"),
+        judged(7, choices=["skip"]),
+    ]
+    row = {**LABEL_STUDIO, "annotations": annotations}
+    found, report = imported(tmp_path, "label_studio", [row])
+    assert [(one.annotator, one.preference, one.response_a) for one in found] == [
+        ("1", "response_b", "A cat."),
+        ("x@example.org", "response_a", "A cat."),
+        ("3", "tie", "A cat."),
+    ]
+    assert report.skipped == {"no single choice": 2, "unknown label": 2}
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("/data/local-files/?d=a%20b/red.png", "a b/red.png"),
+        ("/data/upload/1/red.png", "upload/1/red.png"),
+    ],
+)
+def test_label_studio_addresses_are_files(tmp_path: Path, address: str, place: str) -> None:
+    path = tmp_path / "media" / place
+    path.parent.mkdir(parents=True)
+    path.write_bytes(RED)
+    row = {**LABEL_STUDIO, "data": {**LABEL_STUDIO["data"], "image": address}}
+    (record,), _ = imported(tmp_path, "label_studio", [row], root=tmp_path / "media")
+    assert record.image_path == kept(RED)

@@ -1,0 +1,145 @@
+"""Lines are read in bounded pieces, twins are found where they hide, files are replaced whole."""
+
+import os
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from rlhf.data import jsonl
+from rlhf.data.jsonl import count_lines, json_object, read_lines, replaced_file, starts_with_bom
+from rlhf.data.records import Problem, PromptRecord, parse_file, read_records, write_records
+from rlhf.errors import DataError, ResourceError
+
+PROMPT = b'{"image_path": "a.png", "instruction": "What is it?"}'
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "file.jsonl"
+
+
+def problems_of(path: Path) -> list[Problem]:
+    return [item for _, item in parse_file(path, PromptRecord) if isinstance(item, Problem)]
+
+
+def test_bom_blank_lines_crlf_and_missing_last_newline(path: Path) -> None:
+    path.write_bytes(BOM + PROMPT + b"\r\n\r\n  \n" + PROMPT)
+    assert list(read_lines(path)) == [(1, PROMPT + b"\r\n"), (4, PROMPT)]
+    assert len(read_records(path, PromptRecord)) == 2
+    assert (starts_with_bom(path), count_lines(path)) == (True, 3)
+
+
+def test_a_bom_elsewhere_is_no_json(path: Path) -> None:
+    path.write_bytes(PROMPT + b"\n" + BOM + PROMPT + b"\n")
+    assert [problem.line for problem in problems_of(path)] == [2]
+    assert not starts_with_bom(path)
+
+
+def test_a_file_that_cannot_be_read_has_no_lines(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        assert (starts_with_bom(path), count_lines(path)) == (False, 0)
+
+
+@pytest.mark.parametrize("size", [100, 101, 102, 202, 203, 500])
+def test_a_long_line_is_one_line(path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """What follows in the line is never read as lines of its own, though it looks like some."""
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 100)
+    long = (b" " * 101 + PROMPT * 10)[: size - 1] + b"\n"
+    path.write_bytes(PROMPT + b"\n" + long + PROMPT + b"\n")
+    read = list(read_lines(path))
+    assert [number for number, _ in read if number != 2] == [1, 3]
+    assert all(len(line) <= 101 for _, line in read)
+    problems = problems_of(path)
+    wanted = [(2, "a line is at most 100 bytes")] if size > 100 else []
+    assert [(problem.line, problem.message) for problem in problems] == wanted
+
+
+def test_an_endless_line_takes_bounded_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 1_000_000)
+    with path.open("wb") as file:
+        file.truncate(20_000_000)  # a hole: zeros without end
+    tracemalloc.start()
+    problems = problems_of(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [problem.line for problem in problems] == [1]
+    assert peak < 6_000_000
+
+
+@pytest.mark.parametrize(
+    ("line", "twin"),
+    [
+        (b'{"a":1,"a":2}', "a"),
+        (b'{"a" : 1, "a"\t:\r2}', "a"),
+        (b'{"a":1,"\\u0061":2}', "a"),
+        (b'{"a":{"b":1,"c":2},"a":1}', "a"),  # the lost twin held keys
+        (b'{"a":1,"a":{"b":1,"c":2}}', "a"),
+        (b'{"a":[[{"b":1},{"b":1,"b":1}]]}', "b"),
+        (b'{"a":{"b":{"c":{"d":1,"d":1}}}}', "d"),
+        (b'{"":1,"":1}', '""'),
+        (b'{"a":"\\u0022:","a":"x"}', "a"),
+        (b'{"a:":1,"a:":1}', "a:"),
+        (b'{"a":1,"a":1,"b":":","c":"\\":\\":"}', "a"),
+    ],
+)
+def test_twins_are_found(line: bytes, twin: str) -> None:
+    with pytest.raises(DataError, match="twice") as caught:
+        json_object(line)
+    assert caught.value.where == twin
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        (b'{"a":"\\"a\\":\\"a\\":"}', {"a": '"a":"a":'}),
+        (b'{"a":":","b":"a\\": ","c" :1}', {"a": ":", "b": 'a": ', "c": 1}),
+        (b'{"a":{"a":{"a":1}},"b":[{"a":1},{"a":1}]}', {"a": {"a": {"a": 1}}, "b": [{"a": 1}] * 2}),
+        (b'{"a":1,"A":2,"a ":3}', {"a": 1, "A": 2, "a ": 3}),
+        (b"{}", {}),
+    ],
+)
+def test_what_only_looks_like_twins_is_read(line: bytes, fields: dict[str, object]) -> None:
+    assert json_object(line) == fields
+
+
+def test_the_slow_reader_is_asked_only_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl.json, "loads", None)
+    json_object(b'{"a":"x: y","meta":{"b":[{"c":1},{"c" : 2}],"d":{}}}')
+    with pytest.raises(TypeError):
+        json_object(b'{"a":1,"a":1}')
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b"old")
+
+    def broken() -> object:
+        yield PromptRecord("a", "b")
+        raise KeyError("stop")
+
+    with pytest.raises(KeyError):
+        write_records(path, broken())
+    assert (path.read_bytes(), [p.name for p in tmp_path.iterdir()]) == (b"old", ["prompts.jsonl"])
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, reason in (
+        (tmp_path / "none" / "p.jsonl", "No such file"),
+        (tmp_path / "file" / "p.jsonl", "Not a directory"),
+        (tmp_path / ("x" * 250), "too long"),
+    ):
+        with pytest.raises(ResourceError, match=reason) as caught, replaced_file(path):
+            pass
+        assert caught.value.where == str(path)
+
+
+def test_bytes_are_on_the_disk_before_the_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: synced.append((os.fstat(fd).st_size, path.exists()))
+    )
+    write_records(path, [PromptRecord("a", "b")])
+    assert synced == [(len(b'{"image_path":"a","instruction":"b"}') + 1, False)]

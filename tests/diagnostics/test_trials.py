@@ -1,0 +1,132 @@
+"""What `rlhf doctor` tries, on this machine's CPU, and the command around it."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import pytest
+import torch
+from torch import Tensor
+
+from rlhf.commands.doctor import doctor
+from rlhf.commands.job import Job
+from rlhf.config.schema import Config, ModelConfig
+from rlhf.diagnostics.examination import UnfitError, check_quick, examine
+from rlhf.diagnostics.facts import Facts, gather
+from rlhf.diagnostics.trials import Check, check, run_checks, try_linear
+from rlhf.storage.run_folder import json_text
+
+
+def test_a_trial_that_fails_is_told_and_one_without_use_is_not_tried() -> None:
+    def fails() -> None:
+        raise ValueError("\n  first line\nsecond")
+
+    failed = check("x", fails)
+    assert (failed.state, failed.note) == ("failed", "first line")
+    assert check("x", fails, "no use") == Check("x", "skipped", 0.0, "no use")
+    broken = Facts(faults={"torch": "x"}, devices=())
+    assert {one.state for one in run_checks(broken, "cpu", "float32")} == {"skipped"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (lambda x, w: (x @ w.T).detach() + 0 * x, "the gradient after an eval forward is zero"),
+        (lambda x, w: x @ w.T + torch.nan, "the forward is off by nan"),
+        (lambda x, w: 2 * x @ w.T, "the forward is off by 1 of its norm"),
+        (lambda x, w: 2 * (x @ w.T) - (x @ w.T).detach(), "eval forward is off by 1 of its norm"),
+    ],
+)
+def test_a_wrong_layer_is_found(
+    layer: Callable[[Tensor, Tensor], Tensor], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "rlhf.models.quantization.quantized_linear", lambda weight, kind: lambda x: layer(x, weight)
+    )
+    with pytest.raises(RuntimeError, match=said):
+        try_linear("cpu", "float32", "nf4")
+
+
+@pytest.mark.skipif(
+    not bitsandbytes.functional.has_avx512bf16(), reason="only such a CPU repacks the weights"
+)
+def test_the_lost_gradient_of_nf4_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf.models.quantization.keep_gradients", lambda layer: None)
+    with pytest.raises(RuntimeError, match="gradient after an eval forward is zero"):
+        try_linear("cpu", "float32", "nf4")
+
+
+def test_a_missing_torch_does_not_stop_the_doctor(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: cannot open')")
+    code = "import rlhf.diagnostics.examination as d, rlhf.config.schema as c;"
+    code += " x = d.examine(c.Config());"
+    code += "print([f.part for f in x.stopping], {k.state for k in x.checks})"
+    program = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['libraries'] {'skipped'}"
+
+
+def test_everything_works_on_this_machine(tmp_path: Path) -> None:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    config = Config(device="cpu", output_dir=str(tmp_path / "not" / "yet"))
+    found = examine(config)
+    states = {one.name: one.state for one in found.checks}
+    names = ("float32", "bfloat16", "float16", "nf4", "int8", "8-bit AdamW", "TensorBoard")
+    assert states == dict.fromkeys(names, "ok") | {"Triton": "skipped"}
+    assert found.stopping == []
+    assert found.facts.memory["cpu"][0] >= found.facts.memory["cpu"][1] > 10**8
+    assert found.facts.disk_free and not (tmp_path / "not").exists()
+
+
+def test_the_stated_ranges_are_read() -> None:
+    facts = gather(Config())
+    assert "torch>=2.10" in facts.requirements["rlhf"]
+    assert not [text for text in facts.requirements["rlhf"] if text.startswith("pytest")]
+    assert facts.versions["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("kind", ["none", "nf4", "int8"])
+def test_the_quick_check_passes_and_draws_nothing(kind: Any) -> None:
+    before = torch.get_rng_state()
+    check_quick(Config(device="cpu", model=ModelConfig(quantization=kind)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_quick_check_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(weight: Tensor, kind: str) -> None:
+        raise RuntimeError("no native code")
+
+    monkeypatch.setattr("rlhf.models.quantization.quantized_linear", broken)
+    check_quick(Config(device="cpu"))
+    with pytest.raises(UnfitError, match="nf4 fails: no native code"):
+        check_quick(Config(device="cpu", model=ModelConfig(quantization="nf4")))
+    other = "cuda" if torch.backends.mps.is_available() else "mps"
+    with pytest.raises(UnfitError, match=f"device={other} is asked for"):
+        check_quick(Config(device=other))
+
+
+def job(config: Config) -> Job:
+    return Job(config, Path(), [], [], lambda *call: (Path(), {}))
+
+
+def test_the_command_shows_and_returns_it(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = doctor(job(Config(device="cpu")))
+    shown = capsys.readouterr().out
+    for word in (torch.__version__, figures["facts"]["bits_library"], "8-bit AdamW", "skipped"):
+        assert word in shown
+    assert "the chosen options can run here (tried: float32)" in shown
+    assert json.loads(json_text(figures))["ready"] is True
+
+
+def test_the_command_stops_with_all_it_found(capsys: pytest.CaptureFixture[str]) -> None:
+    other: Any = "cuda" if torch.backends.mps.is_available() else "mps"
+    with pytest.raises(UnfitError) as caught:
+        doctor(job(Config(device=other)))
+    assert f"stops the run: device={other} is asked for" in capsys.readouterr().out
+    assert caught.value.figures["ready"] is False
+    assert sum(problem["stops"] for problem in caught.value.figures["problems"]) == 1

@@ -1,0 +1,167 @@
+"""The reward model's page: what it says, where its marks lie, and that nothing in it runs."""
+
+import re
+from math import nan
+
+import pytest
+import torch
+from PIL import Image
+
+from rlhf.evaluation.reward_metrics import blindness, reward_figures
+from rlhf.evaluation.reward_report import JudgedPair, write_reward_report
+from tests.evaluation.test_html import NASTY, Page
+from tests.evaluation.test_reward_metrics import SIX, scored, with_accuracy
+
+LOOKING = blindness(with_accuracy(0.9), with_accuracy(0.5), with_accuracy(0.6))
+BLIND = blindness(*[with_accuracy(0.9)] * 3)
+FEW = blindness(*[with_accuracy(0.9, 10)] * 3)
+
+
+def judged(text="a red star", kind="style", scores=(2.0, -1.0), label=0.0) -> JudgedPair:  # noqa: ANN001
+    return JudgedPair(Image.new("RGB", (8, 8)), text, text, text, *scores, label, kind)
+
+
+def written(path, figures=None, **parts) -> Page:  # noqa: ANN001, ANN003
+    given = {"title": "Reward", "blindness": None, "mistakes": [], **parts}
+    file = path / "deep" / "report.html"
+    write_reward_report(file, figures=figures or reward_figures(SIX), **given)
+    return Page(file.read_text("utf-8"))
+
+
+def everything(text="plain") -> dict:  # noqa: ANN001, D103
+    pairs = scored([1.0, -1.0], kinds=[text, text])
+    return {
+        "figures": reward_figures(pairs),
+        "title": text,
+        "notes": [text],
+        "blindness": LOOKING,
+        "mistakes": [judged(text, kind=text)],
+        "right": [judged(text, kind=text)],
+        "curves": {text: {text: [(0, 1.0), (5, 0.5)], "held out": [(0, 1.0)]}},
+        "folds": [reward_figures(pairs)],
+    }
+
+
+def style_of(tag: dict) -> dict[str, str]:
+    return dict(re.findall(r"([\w-]+): ([^;]+)", tag["style"]))
+
+
+def test_nothing_is_fetched_and_nothing_runs(tmp_path) -> None:  # noqa: ANN001
+    page = written(tmp_path, **everything())
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
+    for _, attributes in page.tags:
+        assert not any(key.startswith("on") or key == "href" for key in attributes)
+        assert attributes.get("src", "data:").startswith("data:")
+    assert "url(" not in "".join(page.words) and "@import" not in "".join(page.words)
+
+
+def test_every_text_is_escaped(tmp_path) -> None:  # noqa: ANN001
+    plain, page = (written(tmp_path, **everything(text)) for text in ("plain", NASTY))
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
+    assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
+    # title twice, note, kind bar, curve and its line; of two pairs: kind, question, two answers
+    assert page.text.count("alert('x')") == 6 + 2 * 4
+
+
+def test_the_figures_are_said(tmp_path) -> None:  # noqa: ANN001
+    text = written(tmp_path).text
+    for part in ("accuracy 50.0 % 95 %:", "log loss 1.002", "chance is 0.693", "pairs 6"):
+        assert part in text
+    assert "5 decided, 1 ties, 1 scored equal" in text
+    assert "longer scored higher 37.5 % longer preferred: 75.0 %" in text
+    assert "much longer 75.0 % of 2" in text and "shorter – of 0" in text
+    assert "right 50.0 % of 3" in text
+
+
+@pytest.mark.parametrize(
+    "found, color, sentence",
+    [
+        (LOOKING, "win", "This model looks at the picture."),
+        (BLIND, "loss", "This model ignores the picture."),
+        (FEW, "tie", "Cannot tell: too few pairs."),
+    ],
+)
+def test_the_verdict_is_a_sentence(tmp_path, found, color, sentence) -> None:  # noqa: ANN001
+    page = written(tmp_path, blindness=found)
+    (banner,) = [x for x in page.all("div") if x.get("class") == "card banner"]
+    assert banner["style"] == f"border-left-color: var(--{color})"
+    assert sentence in page.text
+    assert "Blindness test" not in written(tmp_path).text
+
+
+def test_bars_lie_where_their_shares_say(tmp_path) -> None:  # noqa: ANN001
+    spans = written(tmp_path, blindness=LOOKING).all("span")
+    fills = [style_of(x)["width"] for x in spans if x.get("class") == "fill"]
+    dots = [style_of(x)["left"] for x in spans if x.get("class") == "dot"]
+    assert fills[:3] == dots[:3] == ["90.0%", "50.0%", "60.0%"]
+    reach = style_of(next(x for x in spans if x.get("class") == "reach"))
+    low, high = 100 * LOOKING.own.low, 100 * LOOKING.own.high
+    assert reach == {"left": f"{low:.1f}%", "right": f"calc(100% - {high:.1f}%)"}
+
+
+def test_calibration_dots_lie_where_their_shares_say(tmp_path) -> None:  # noqa: ANN001
+    """Three of four right at p = ¾ lie on the diagonal; the one wrong at p = 0.99 at the bottom."""
+    apart = torch.logit(torch.tensor([0.75, 0.75, 0.75, 0.75, 0.99]))
+    figures = reward_figures(scored(apart, [1, 1, 1, 0, 0]))
+    page = written(tmp_path, figures)
+    near, far = (tuple(float(x[key]) for key in ("cx", "cy", "r")) for x in page.all("circle"))
+    (diagonal,) = [x["d"] for x in page.all("path") if "stroke-dasharray" in x]
+    left, half, right, one = map(float, re.findall(r"[\d.]+", diagonal))
+    assert left < right and half > one  # y grows downwards in SVG
+    assert near[:2] == pytest.approx(((left + right) / 2, (half + one) / 2), abs=0.11)
+    assert far[1] == pytest.approx(half + (half - one), abs=0.11) and far[0] < right
+    assert near[2] > far[2]  # four pairs and one
+
+
+def test_margin_bars_are_as_high_as_their_counts(tmp_path) -> None:  # noqa: ANN001
+    """Margins -4, 1, 1, 4 in 20 bins of 0.4: the first, the thirteenth and the last."""
+    page = written(tmp_path, reward_figures(scored([-4.0, 1.0, 1.0, 4.0])))
+    heights = [float(x["height"]) for x in page.all("rect")]
+    tallest = max(heights)
+    assert [place for place, x in enumerate(heights) if x] == [0, 12, 19]
+    assert heights[0] == heights[19] == tallest / 2
+    bottoms = {round(float(x["y"]) + float(x["height"]), 1) for x in page.all("rect")}
+    assert bottoms == {170.0}
+    colors = [x["fill"] for x in page.all("rect")]
+    assert colors == ["var(--loss)"] * 10 + ["var(--win)"] * 10
+    assert "1 pairs wrong, 3 right" in page.text
+
+
+def test_both_losses_share_a_chart(tmp_path) -> None:  # noqa: ANN001
+    lines = {"training": [(0, 2.0), (10, 1.0)], "held out": [(0, 2.0), (5, 1.5), (7, nan)]}
+    page = written(tmp_path, curves={"reward/loss": lines})
+    *_, training, held_out = [x for x in page.all("polyline")]
+    (left, top), (right, bottom) = places(training)
+    assert places(held_out) == [(left, top), ((left + right) / 2, (top + bottom) / 2)]
+    assert "var(--line)" in training["style"] and "var(--other)" in held_out["style"]
+    assert "training last 1 · held out last 1.5" in page.text
+
+
+def places(line: dict) -> list[tuple[float, ...]]:
+    return [tuple(map(float, pair.split(","))) for pair in line["points"].split()]
+
+
+def test_label_and_model_are_marked_on_their_answers(tmp_path) -> None:  # noqa: ANN001
+    page = written(tmp_path, mistakes=[judged()])
+    assert "the model is 95.3 % sure" in page.text  # σ(3)
+    assert "A · 2 · model a red star B · -1 · label" in page.text
+    sides = [x["class"] for x in page.all("div") if x.get("class", "").startswith("side")]
+    assert sides == ["side", "side preferred"]
+    tie = written(tmp_path, mistakes=[judged(scores=(1.0, 1.0), label=0.5)])
+    assert "A · 1 a red star B · 1 a red star" in tie.text and "50.0 % sure" in tie.text
+    assert len(written(tmp_path, mistakes=[judged(scores=(3e38, -3e38))]).all("img")) == 1
+
+
+def test_folds_are_shown_with_their_spread(tmp_path) -> None:  # noqa: ANN001
+    folds = [reward_figures(with_accuracy(share, 10)) for share in (0.6, 0.7, 0.8)]
+    text = written(tmp_path, folds=folds).text
+    assert "mean 70.0 %, standard deviation 10.0 points, 60.0 % to 80.0 %" in text
+    assert "fold 3 80.0 % of 10" in text
+    assert "fold" not in written(tmp_path).text
+
+
+def test_no_decided_pair_still_makes_a_page(tmp_path) -> None:  # noqa: ANN001
+    ties = scored([0.0, 1.0], [0.5, 0.5])
+    page = written(tmp_path, reward_figures(ties), blindness=blindness(ties, ties, ties))
+    assert "accuracy –" in page.text and "nan" not in page.text.lower()
+    assert not any("nan" in value for _, attributes in page.tags for value in attributes.values())

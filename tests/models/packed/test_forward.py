@@ -1,0 +1,142 @@
+"""Responses to one prompt share what is computed of it, and nothing else changes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlhf.config.schema import SamplingConfig
+from rlhf.generation.sampler import generate
+from rlhf.models.packed import attention
+from rlhf.models.packed.forward import Llava
+from rlhf.models.policy import POLICY
+from rlhf.types import PromptBatch, Responses
+from tests.models.test_alora import adapted
+from tests.support import tiny_models
+
+ATOL = {"atol": 1e-5, "rtol": 1e-5}
+ROWS = torch.tensor([2, 0, 2, 1, 0, 2])  # prompts of different lengths and numbers of responses
+
+
+@pytest.fixture(params=["all", "response"])
+def llava(request: pytest.FixtureRequest, tiny: Path) -> Llava:
+    return adapted(tiny, request.param)
+
+
+def batch(llava: Llava, tiny: Path) -> tuple[PromptBatch, Responses]:
+    return tiny_models.prompts_of(llava, tiny).select(ROWS), tiny_models.responses_of(
+        llava, len(ROWS)
+    )
+
+
+def questions(llava: Llava, tiny: Path) -> tuple[PromptBatch, Responses]:
+    """Three about one picture, of which one is asked twice, and one about another."""
+    prompts = tiny_models.prompts_of(llava, tiny)
+    images = (*[prompts.images[0]] * 3, prompts.images[3])
+    about_one = replace(prompts, images=images).select(torch.tensor([1, 3, 0, 2, 1]))
+    return about_one, tiny_models.responses_of(llava, 5)
+
+
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens that each pass of the language model reads from now on."""
+    read: list[int] = []
+    run = attention.run
+
+    def counting(model: object, embeds: Tensor, *given: object) -> Tensor:
+        read.append(len(embeds))
+        return run(model, embeds, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("rlhf.models.packed.forward.run", counting)
+    return read
+
+
+def assert_rows_are_those_alone(llava: Llava, prompts: PromptBatch, responses: Responses) -> None:
+    """States and gradients of all together, and of a row at a time."""
+    count, found, gradients = len(prompts), [], []
+    pulls = torch.randn(responses.spans.total, 64, generator=torch.Generator().manual_seed(0))
+    for pieces in ([torch.arange(count)], torch.arange(count).split(1)):
+        states = [
+            llava.response_states(prompts.select(rows), responses.select(rows)) for rows in pieces
+        ]
+        before, last = (torch.cat(part) for part in zip(*states, strict=True))
+        (before * pulls[:, : before.shape[1]]).sum().backward()
+        found += [before.detach(), last.detach()]
+        own = llava.adapters.tensors(POLICY).values()
+        gradients.append([value.grad.clone() for value in own if value.grad is not None])
+        for value in own:
+            value.grad = None
+    torch.testing.assert_close(found[0], found[2], **ATOL)
+    torch.testing.assert_close(found[1], found[3], **ATOL)
+    assert len(gradients[0]) == len(gradients[1]) > 0
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_states_and_gradients_are_those_of_each_row_alone(
+    llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, responses = batch(llava, tiny)
+    read = computed(monkeypatch)
+    assert_rows_are_those_alone(llava, prompts, responses)
+    if llava.adapters.scope == "all":
+        once = prompts.select(torch.tensor([0, 1, 3])).spans.total
+        ends = len(ROWS) - 3  # each row has its prompt's last
+        assert read[0] == once + responses.spans.total + ends
+
+
+def test_a_picture_of_which_several_ask_is_read_once(
+    llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, responses = questions(llava, tiny)
+    read = computed(monkeypatch)
+    assert_rows_are_those_alone(llava, prompts, responses)
+    before = int((prompts.tokens == llava.image_token_id).nonzero()[-1]) + 1
+    before -= int(prompts.spans.offsets[-2])  # up to the end of the picture, for each alike
+    ends = prompts.spans.lengths - before
+    end = len(llava.adapters.invocation) if llava.adapters.scope == "response" else 0
+    distinct = ends[[0, 1, 2, 3]] - end if end else ends
+    assert read[0] == 2 * before + int(distinct.sum()) + (0 if end else responses.spans.total)
+
+
+def test_answers_about_one_picture_are_those_to_each_question_alone(
+    llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, _ = questions(llava, tiny)
+    llava.prefixes.limit = 0
+    read = computed(monkeypatch)
+    hidden, _ = llava.prefill(prompts, 8)
+    together = sum(read)
+    read.clear()
+    alone = torch.cat(
+        [llava.prefill(prompts.select(row), 8)[0] for row in torch.arange(5).split(1)]
+    )
+    torch.testing.assert_close(hidden, alone, **ATOL)
+    assert together < 0.6 * sum(read)
+    greedy = SamplingConfig(temperature=0, max_new_tokens=8)
+    rows = generate(llava, prompts, greedy)[0].rows()
+    for row in range(5):
+        assert generate(llava, prompts.select(torch.tensor([row])), greedy)[0].rows() == [rows[row]]
+
+
+def test_samples_are_those_of_each_row_alone(
+    llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where some of a prompt's responses have ended and left."""
+    ends = property(lambda self: list(range(1, 300, 11)))
+    monkeypatch.setattr(Llava, "eos_ids", ends)
+    prompts, _ = batch(llava, tiny)
+    samples = torch.tensor([0, 0, 1, 0, 1, 2])
+    sampling = SamplingConfig(max_new_tokens=12)
+    read = computed(monkeypatch)
+    together, drawn = generate(llava, prompts, sampling, samples=samples)
+    assert read[-1] < len(ROWS) < read[0]
+    for row in range(len(ROWS)):
+        only = torch.tensor([row])
+        alone, own = generate(llava, prompts.select(only), sampling, samples=samples[only])
+        assert together.rows()[row] == alone.rows()[0]
+        here = together.spans.token_indices(only)
+        torch.testing.assert_close(drawn.logprobs[here], own.logprobs, atol=1e-4, rtol=0)
+    assert len({*map(tuple, together.rows())}) == len(ROWS)
+    assert len({*together.spans.lengths.tolist()}) > 2

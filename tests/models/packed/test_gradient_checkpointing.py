@@ -1,0 +1,64 @@
+"""Layers that run again in the backward: the same gradients to the bit, from less that is kept."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlhf.config.schema import CriticKind, LoraScope, SamplingConfig
+from rlhf.generation.sampler import generate
+from tests.models.test_critic import CASES, KINDS, built, shake
+from tests.support import tiny_models
+
+
+def gradients(
+    tiny: Path, train: str, scope: LoraScope, kind: CriticKind, checkpointed: bool
+) -> tuple[list[Tensor | None], int]:
+    """Gradients of log-probabilities and values, and the numbers kept for the backward."""
+    policy, kept = built(tiny, kind, train, scope=scope), 0
+    shake(policy.trained() | policy.critic_trained())
+    for llava in (policy.llava, policy.critic.llava):
+        llava.checkpoints_layers = checkpointed
+
+    def keep(value: Any) -> Any:
+        nonlocal kept
+        kept += value.numel()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        prompts = tiny_models.prompts_of(policy.llava, tiny)
+        scores = policy.score(prompts, tiny_models.responses_of(policy.llava))
+    (scores.logprobs.sum() + scores.values.square().sum()).backward()
+    moved = [*policy.trained().values(), *policy.critic_trained().values()]
+    return [value.grad for value in moved], kept
+
+
+@pytest.mark.parametrize(
+    ("train", "scope", "kind"),
+    [*((train, "all", kind) for train, kind in CASES), *(("lora", "response", x) for x in KINDS)],
+)
+def test_gradients_are_the_same_and_less_is_kept(
+    tiny: Path, train: str, scope: LoraScope, kind: CriticKind
+) -> None:
+    """Of two adapters on one trunk each layer runs again under the one of its first time."""
+    torch.manual_seed(0)
+    plain, all_kept = gradients(tiny, train, scope, kind, False)
+    torch.manual_seed(0)
+    again, few_kept = gradients(tiny, train, scope, kind, True)
+    for one, two in zip(plain, again, strict=True):
+        assert (one is None) == (two is None)
+        if one is not None and two is not None:  # the last layer sums over all its rows again
+            torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+    assert any(grad is not None and bool(grad.any()) for grad in plain)
+    assert few_kept < all_kept / 5
+
+
+def test_generation_keeps_its_cache(tiny: Path) -> None:
+    policy = built(tiny, "shared_detached")
+    prompts, sampling = tiny_models.prompts_of(policy.llava, tiny), SamplingConfig(max_new_tokens=5)
+    plain, _ = generate(policy.llava, prompts, sampling)
+    policy.llava.checkpoints_layers = True
+    again, _ = generate(policy.llava, prompts, sampling)
+    assert torch.equal(plain.tokens, again.tokens)

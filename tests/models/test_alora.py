@@ -1,0 +1,170 @@
+"""LoRA on responses only: the prompt runs on the bare trunk, and stock peft agrees."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from rlhf.config.schema import SamplingConfig
+from rlhf.data.images import load_image
+from rlhf.errors import UsageError
+from rlhf.generation.sampler import generate
+from rlhf.kernels import token_logprobs
+from rlhf.models.packed.forward import Llava
+from rlhf.models.policy import POLICY
+from rlhf.types import Responses
+from tests.support import tiny_models
+
+ATOL = {"atol": 1e-5, "rtol": 1e-5}
+
+
+@pytest.fixture
+def llava(tiny: Path) -> Llava:
+    """With a policy that has moved."""
+    return adapted(tiny, "response")
+
+
+def adapted(tiny: Path, scope: str) -> Llava:
+    torch.manual_seed(0)
+    llava = tiny_models.load(tiny)
+    llava.adapters.add(POLICY, rank=4, alpha=8, scope=scope)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for value in llava.adapters.tensors(POLICY).values():
+            value.add_(0.1 * torch.randn_like(value))
+    return llava
+
+
+def logits_of(llava: Llava, tiny: Path, responses: Responses) -> list[Tensor]:
+    with torch.no_grad():
+        hidden = llava.response_hidden(tiny_models.prompts_of(llava, tiny), responses)
+    return list((hidden @ llava.output_weight.T).split(responses.spans.lengths.tolist()))
+
+
+def stock(llava: Llava, folder: Path) -> PeftModel:
+    llava.adapters.save(POLICY, folder, llava.base)
+    base = LlavaForConditionalGeneration.from_pretrained(llava.base, dtype=torch.float32)
+    return PeftModel.from_pretrained(base, folder).eval()
+
+
+def inputs(llava: Llava, tiny: Path, row: int) -> dict[str, Tensor]:
+    """A prompt as stock classes take it."""
+    prompts = tiny_models.prompts_of(llava, tiny)
+    picture = load_image(prompts.images[row][0])
+    pixels = llava.processor.image_processor(picture, return_tensors="pt").pixel_values
+    ids = prompts.select(torch.tensor([row])).tokens.unsqueeze(0)
+    return {"input_ids": ids, "pixel_values": pixels, "attention_mask": torch.ones_like(ids)}
+
+
+def test_the_invocation_is_what_ends_every_prompt(llava: Llava, tiny: Path) -> None:
+    ids = llava.builder.invocation_ids()
+    assert llava.processor.tokenizer.decode(ids) == " ASSISTANT:"
+    for text in ("", "a", "Who is the ASSISTANT:", "ASSISTANT: ASSISTANT:"):
+        assert llava.builder.prompt_ids(text, ())[-len(ids) :] == ids
+
+
+def test_stock_peft_gives_the_same_logits(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+    responses, model = tiny_models.responses_of(llava), stock(llava, tmp_path)
+    found = logits_of(llava, tiny, responses)
+    everywhere = logits_of(adapted(tiny, "all"), tiny, responses)
+    for row, tokens in enumerate(responses.rows()):
+        given = inputs(llava, tiny, row)
+        start = given["input_ids"].shape[1] - 1
+        ids = torch.cat([given["input_ids"], torch.as_tensor(tokens).unsqueeze(0)], dim=1)
+        given |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        with torch.no_grad():
+            expected = model(**given).logits[0, start:-1]
+            with model.disable_adapter():
+                bare = model(**given).logits[0, start:-1]
+        torch.testing.assert_close(found[row], expected, **ATOL)
+        assert float((found[row] - bare).abs().max()) > 1e-2
+        assert float((found[row] - everywhere[row]).abs().max()) > 1e-3
+
+
+def test_stock_peft_generates_the_same_answers(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+    model = stock(llava, tmp_path)
+    greedy = SamplingConfig(temperature=0, max_new_tokens=6)
+    ours, _ = generate(llava, tiny_models.prompts_of(llava, tiny), greedy)
+    banned = [[token] for token in llava.banned_ids]
+    for row, tokens in enumerate(ours.rows()):
+        given = inputs(llava, tiny, row)
+        answer = model.generate(
+            **given, do_sample=False, max_new_tokens=6, bad_words_ids=banned, pad_token_id=0
+        )
+        assert answer[0, given["input_ids"].shape[1] :].tolist() == list(tokens)
+
+
+def test_an_answer_that_says_the_invocation_does_not_move_the_start(
+    llava: Llava, tiny: Path
+) -> None:
+    """What stands before it in the answer keeps its states."""
+    said = torch.tensor(llava.builder.invocation_ids())
+    plain = tiny_models.responses_of(llava)
+    rows = [torch.as_tensor(row) for row in plain.rows()]
+    longer = [torch.cat([row, said, row]) for row in rows]
+    lengths = [len(row) for row in longer]
+    responses = Responses(
+        torch.cat(longer), type(plain.spans).from_lengths(lengths), plain.finished
+    )
+    for one, two in zip(
+        logits_of(llava, tiny, plain), logits_of(llava, tiny, responses), strict=True
+    ):
+        torch.testing.assert_close(two[: len(one)], one, **ATOL)
+
+
+def test_a_fresh_adapter_changes_nothing_and_gradients_reach_it(tiny: Path) -> None:
+    bare, llava = tiny_models.load(tiny), tiny_models.load(tiny)
+    llava.adapters.add(POLICY, rank=4, alpha=8, scope="response")
+    responses = tiny_models.responses_of(llava)
+    for one, two in zip(
+        logits_of(bare, tiny, responses), logits_of(llava, tiny, responses), strict=True
+    ):
+        torch.testing.assert_close(one, two, **ATOL)
+    llava.response_hidden(
+        tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
+    ).sum().backward()
+    # Of the last layer's q, k and v the response tokens read, so every factor B is reached.
+    grads = {k: v.grad for k, v in llava.adapters.tensors(POLICY).items() if ".lora_B." in k}
+    assert grads and all(grad is not None and bool(grad.any()) for grad in grads.values())
+
+
+def test_what_was_drawn_is_what_is_scored(llava: Llava, tiny: Path) -> None:
+    prompts = tiny_models.prompts_of(llava, tiny)
+    responses, drawn = generate(llava, prompts, SamplingConfig(max_new_tokens=6))
+    with torch.no_grad():
+        hidden = llava.response_hidden(prompts, responses)
+        scored, _ = token_logprobs(
+            hidden, llava.output_weight, responses.tokens, banned_ids=llava.banned_ids
+        )
+    torch.testing.assert_close(scored, drawn.logprobs, atol=1e-4, rtol=0)
+
+
+def test_it_is_saved_and_loaded_with_its_scope(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+    llava.adapters.save(POLICY, tmp_path, llava.base)
+    again = tiny_models.load(tiny)
+    again.adapters.load(POLICY, tmp_path, trains=False)
+    assert again.adapters.scope == llava.adapters.scope == "response"
+    responses = tiny_models.responses_of(llava)
+    for one, two in zip(
+        logits_of(llava, tiny, responses), logits_of(again, tiny, responses), strict=True
+    ):
+        assert torch.equal(one, two)
+
+
+def test_refusals(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be merged"):
+        llava.adapters.merge(POLICY)
+    llava.adapters.save(POLICY, tmp_path, llava.base)
+    other = tiny_models.load(tiny)
+    other.adapters.invocation = [5, 6]
+    with pytest.raises(UsageError, match="waits for other ids"):
+        other.adapters.load(POLICY, tmp_path, trains=False)
+    other.adapters.invocation = []
+    with pytest.raises(UsageError, match="where a response begins"):
+        other.adapters.add(POLICY, rank=4, alpha=8, scope="response")
+    prompts = tiny_models.prompts_of(llava, tiny, 1)
+    cut = prompts.first(prompts.spans.lengths - 1)
+    with pytest.raises(ValueError, match="wanted each to end with"):
+        llava.response_hidden(cut, tiny_models.responses_of(llava, 1))

@@ -1,0 +1,232 @@
+"""Critics of every kind: what they read, what their loss moves, and that they come back."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import LlavaForConditionalGeneration
+
+from rlhf.config.schema import CriticKind, LoraScope, ModelConfig, PPOConfig
+from rlhf.errors import UsageError
+from rlhf.models.critic import CRITIC
+from rlhf.models.packed.forward import Llava
+from rlhf.models.policy import POLICY, Policy, build_policy
+from rlhf.ppo.updater import Updater
+from rlhf.storage.checkpoint import hash_tensors, load_checkpoint
+from rlhf.types import TokenScores
+from tests.ppo.test_trainer import PPO, trainer
+from tests.support import tiny_models
+
+KINDS: tuple[CriticKind, ...] = get_args(CriticKind)
+KINDS_OF_FULL: tuple[CriticKind, ...] = ("shared_detached", "shared", "separate")
+CASES = [*(("lora", kind) for kind in KINDS), *(("full", kind) for kind in KINDS_OF_FULL)]
+
+
+def built(
+    tiny: Path,
+    kind: CriticKind,
+    train: str = "lora",
+    start: Path | None = None,
+    scope: LoraScope = "all",
+) -> Policy:
+    """A policy whose critic expects something."""
+    config = ModelConfig(train=train, lora_rank=4, lora_scope=scope)
+    policy = build_policy(tiny_models.load(tiny), config, temperature=1.0, critic=kind, start=start)
+    torch.nn.init.normal_(policy.value_head.linear.weight)
+    return policy
+
+
+def shake(parameters: dict[str, torch.nn.Parameter]) -> None:
+    with torch.no_grad():
+        for value in parameters.values():
+            value.add_(0.05 * torch.randn_like(value))
+
+
+@pytest.mark.parametrize(("train", "kind"), CASES)
+def test_every_critic_sees_the_picture_and_expects_0_at_first(
+    tiny: Path, train: str, kind: CriticKind
+) -> None:
+    policy = built(tiny, kind, train)
+    prompts, responses = (
+        tiny_models.prompts_of(policy.llava, tiny, 2),
+        tiny_models.responses_of(policy.llava),
+    )
+    responses = responses.select(torch.tensor([0, 2]))
+    swapped = replace(prompts, images=prompts.images[::-1])
+    with torch.no_grad():
+        own, other = (policy.score(batch, responses).values for batch in (prompts, swapped))
+        last, other_last = (policy.final_values(batch, responses) for batch in (prompts, swapped))
+        torch.nn.init.zeros_(policy.value_head.linear.weight)
+        assert not policy.score(prompts, responses).values.any()
+    assert float((own - other).abs().max()) > 1e-3
+    assert float((last - other_last).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(("train", "kind"), CASES)
+def test_the_value_loss_reaches_the_critic_and_the_policy_only_where_shared(
+    tiny: Path, train: str, kind: CriticKind
+) -> None:
+    policy = built(tiny, kind, train)
+    shake(policy.critic.trunk())
+    prompts, responses = (
+        tiny_models.prompts_of(policy.llava, tiny),
+        tiny_models.responses_of(policy.llava),
+    )
+    policy.score(prompts, responses).values.square().sum().backward()
+    reached = {v.grad is not None and bool(v.grad.any()) for v in policy.trained().values()}
+    assert (True in reached) == (kind == "shared")
+    grads = [value.grad for value in policy.critic_trained().values()]
+    assert all(grad is not None and grad.isfinite().all() for grad in grads)
+    assert any(grad is not None and bool(grad.any()) for grad in grads)
+
+
+@pytest.mark.parametrize(("train", "kind"), CASES)
+def test_a_critic_that_moves_moves_no_other_role(tiny: Path, train: str, kind: CriticKind) -> None:
+    policy = built(tiny, kind, train)
+    prompts, responses = (
+        tiny_models.prompts_of(policy.llava, tiny),
+        tiny_models.responses_of(policy.llava),
+    )
+
+    def roles() -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            own = policy.score(prompts, responses)
+            return own.logprobs, policy.reference_score(prompts, responses).logprobs, own.values
+
+    before, frozen = roles(), hash_tensors(policy.frozen_parameters())
+    shake(policy.critic_trained())
+    after = roles()
+    assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
+    assert float((before[2] - after[2]).abs().max()) > 1e-3
+    assert hash_tensors(policy.frozen_parameters()) == frozen
+    values = after[2]
+    shake(policy.trained())
+    moved = roles()
+    assert torch.equal(moved[1], before[1]) and not torch.equal(moved[0], before[0])
+    assert torch.equal(moved[2], values) == (not kind.startswith("shared"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_starting_adapter_is_where_critics_with_their_own_begin(
+    tiny: Path, tmp_path: Path, kind: CriticKind
+) -> None:
+    first = built(tiny, "shared_detached")
+    shake(first.trained())
+    first.llava.adapters.save(POLICY, tmp_path / "adapter", first.llava.base)
+    policy = built(tiny, kind, start=tmp_path / "adapter")
+    policy.value_head.load_state_dict(first.value_head.state_dict())
+    prompts, responses = (
+        tiny_models.prompts_of(policy.llava, tiny),
+        tiny_models.responses_of(policy.llava),
+    )
+    with torch.no_grad():
+        expected = first.score(prompts, responses)
+        found = policy.score(prompts, responses)
+    torch.testing.assert_close(found.values, expected.values)
+    torch.testing.assert_close(found.logprobs, expected.logprobs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_has_the_gradients_of_the_joint_loss(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, kind: CriticKind
+) -> None:
+    """A critic apart goes forward once the policy's gradients are there, every micro-batch anew."""
+    policy = built(tiny, kind)
+    policy.llava.model.double()
+    policy.critic.llava.model.double()
+    batch = tiny_models.minibatch_of(policy, tiny)
+    updater = Updater(PPOConfig(lr=1e-30, max_grad_norm=1e9, microbatch_tokens=1), policy, steps=1)
+    named, values, seen = policy.trained() | policy.critic_trained(), policy.values, []
+
+    def watched(*given: Any) -> torch.Tensor:
+        had = [value.grad for value in policy.trained().values()]
+        seen.append(any(grad is not None and bool(grad.any()) for grad in had))
+        return values(*given)
+
+    monkeypatch.setattr(policy, "values", watched)
+    updater.step(batch, train_policy=True)
+    found = {name: value.grad for name, value in named.items()}
+    assert seen == [kind in ("adapter", "separate"), True, True, True]
+    scores = policy.score(batch.prompts, batch.responses)
+    gain = (batch.advantages * (scores.logprobs - batch.old_logprobs).exp()).mean()
+    error = 0.5 * (scores.values - batch.returns).square().mean()
+    loss = updater.config.vf_coef * error - gain
+    for name, value in zip(named, torch.autograd.grad(loss, list(named.values())), strict=True):
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_warm_up_keeps_no_graph_of_the_policy(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, kind: CriticKind
+) -> None:
+    policy = built(tiny, kind)
+    updater, values, graphs = Updater(PPOConfig(), policy, steps=2), policy.values, []
+
+    def watched(scores: TokenScores, *given: Any) -> torch.Tensor:
+        graphs.append(scores.logprobs.requires_grad)
+        return values(scores, *given)
+
+    monkeypatch.setattr(policy, "values", watched)
+    batch = tiny_models.minibatch_of(policy, tiny)
+    graphs.clear()
+    assert updater.step(batch, train_policy=False).grad_norm_critic > 0
+    assert graphs == [False] and all(value.grad is None for value in policy.trained().values())
+    updater.step(batch, train_policy=True)
+    assert graphs == [False, True]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_warm_up_moves_the_critic_and_not_the_policy(
+    tiny: Path, tmp_path: Path, kind: CriticKind
+) -> None:
+    options = replace(PPO, critic=kind, iterations=2, value_warmup_iterations=2)
+    run = trainer(tiny, tmp_path, options)
+    policy = {name: value.detach().clone() for name, value in run.policy.trained().items()}
+    critic = {name: v.detach().clone() for name, v in run.policy.critic_trained().items()}
+    run.run()
+    assert all(torch.equal(value, policy[name]) for name, value in run.policy.trained().items())
+    moved = {k for k, value in run.policy.critic_trained().items() if not value.equal(critic[k])}
+    assert moved >= {"head.linear.weight", "head.linear.bias"}
+    assert (len(moved) > 2) == (kind in ("adapter", "separate"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_broken_run_continues_bit_for_bit(tiny: Path, tmp_path: Path, kind: CriticKind) -> None:
+    options = replace(PPO, critic=kind, iterations=3, save_every=2)
+    whole = trainer(tiny, tmp_path / "whole", options)
+    whole.run()
+    checkpoint = load_checkpoint(tmp_path / "whole" / "checkpoints")
+    assert checkpoint.step == 3
+    shutil.rmtree(checkpoint.path)  # as if the run had broken before it was written
+    broken = trainer(tiny, tmp_path / "again", options)
+    broken.restore(load_checkpoint(tmp_path / "whole" / "checkpoints"))
+    assert broken.iteration == 2
+    broken.run()
+    for of in (Policy.trained, Policy.critic_trained):
+        one, two = (hash_tensors(of(run.policy).items()) for run in (whole, broken))
+        assert one == two
+
+
+def test_a_critics_adapter_and_head_are_saved_for_stock_peft(tiny: Path, tmp_path: Path) -> None:
+    policy = built(tiny, "adapter")
+    shake(policy.critic_trained())
+    policy.critic.save(tmp_path)
+    assert load_file(tmp_path / "value_head.safetensors").keys() == {"linear.weight", "linear.bias"}
+    stock = LlavaForConditionalGeneration.from_pretrained(policy.llava.base, dtype=torch.float32)
+    twin: Llava = tiny_models.load(tiny)
+    twin.model = PeftModel.from_pretrained(stock, tmp_path / CRITIC).eval().base_model.model
+    prompts, responses = tiny_models.prompts_of(twin, tiny), tiny_models.responses_of(twin)
+    with torch.no_grad(), policy.critic.role():
+        ours = policy.llava.response_hidden(prompts, responses)
+    assert torch.equal(twin.response_hidden(prompts, responses), ours)
+
+
+def test_an_adapter_needs_a_trunk_that_stays(tiny: Path) -> None:
+    with pytest.raises(UsageError, match="needs a trunk that stays") as caught:
+        built(tiny, "adapter", "full")
+    assert caught.value.exit_code == 2

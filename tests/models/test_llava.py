@@ -1,0 +1,249 @@
+"""The model's door: padding, pictures and adapters must not leak into a row's numbers."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import LlavaForConditionalGeneration
+
+from rlhf.models.packed.forward import Llava
+from rlhf.spans import Spans
+from tests.support import tiny_models
+
+
+@pytest.fixture
+def llava(tiny: Path) -> Llava:
+    return tiny_models.load(tiny)
+
+
+def stock_logits(llava: Llava, row: int, tiny: Path, pads: int) -> torch.Tensor:
+    """Logits of one row by the stock forward, from pixels, with `pads` on the left."""
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    ids = torch.cat(
+        [
+            torch.full((pads,), llava.processor.tokenizer.pad_token_id),
+            prompts.select(torch.tensor([row])).tokens,
+            responses.select(torch.tensor([row])).tokens,
+        ]
+    ).unsqueeze(0)
+    mask = torch.ones_like(ids)
+    mask[:, :pads] = 0
+    from rlhf.data.images import load_image
+
+    pixels = llava.processor.image_processor(
+        load_image(prompts.images[row][0]), return_tensors="pt"
+    ).pixel_values
+    with torch.no_grad():
+        return llava.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            pixel_values=pixels,
+        ).logits[0, pads:]
+
+
+@pytest.mark.parametrize("pads", [0, 1, 7, 33])
+def test_response_states_equal_the_stock_forward_under_left_padding(
+    llava: Llava, tiny: Path, pads: int
+) -> None:
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    with torch.no_grad():
+        hidden = llava.response_hidden(prompts, responses)
+    logits = hidden @ llava.output_weight.T
+    for row, part in enumerate(logits.split(responses.spans.lengths.tolist())):
+        start = int(prompts.spans.lengths[row]) - 1
+        stock = stock_logits(llava, row, tiny, pads)[start : start + len(part)]
+        torch.testing.assert_close(part, stock, atol=1e-5, rtol=1e-5)
+
+
+def test_final_state_is_that_of_the_last_response_token(llava: Llava, tiny: Path) -> None:
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    with torch.no_grad():
+        final = llava.final_hidden(prompts, responses) @ llava.output_weight.T
+    for row in range(4):
+        stock = stock_logits(llava, row, tiny, 0)[-1]
+        torch.testing.assert_close(final[row], stock, atol=1e-5, rtol=1e-5)
+
+
+def test_a_row_does_not_depend_on_its_batch_mates(llava: Llava, tiny: Path) -> None:
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    order = torch.tensor([2, 0, 3, 1])
+    with torch.no_grad():
+        together = llava.response_hidden(prompts, responses)
+        shuffled = llava.response_hidden(prompts.select(order), responses.select(order))
+    back = responses.spans.token_indices(order)
+    torch.testing.assert_close(shuffled, together[back], atol=1e-5, rtol=1e-5)
+
+
+def test_rows_read_whole_are_those_read_in_two_parts(llava: Llava, tiny: Path) -> None:
+    """Where there is no flash kernel with a normaliser, rows with prompts of their own go whole."""
+    llava.train_language_model()
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    found, gradients = [], []
+    rows = partial(llava._row_states, whole=True)
+    for way in (llava.response_states, rows):
+        llava.model.zero_grad(set_to_none=True)
+        states = torch.cat(way(prompts, responses))
+        states.square().sum().backward()
+        found.append(states.detach())
+        gradients.append([x.grad for x in llava.model.parameters() if x.requires_grad])
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_the_last_layer_computes_what_is_read_only(llava: Llava, tiny: Path) -> None:
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    attention = llava.model.model.language_model.layers[-1].self_attn
+    seen: dict[str, list[int]] = {"q_proj": [], "k_proj": []}
+    for name, counts in seen.items():
+        forward = getattr(attention, name).forward
+        getattr(attention, name).forward = partial(_counting, forward, counts)
+    with torch.no_grad():
+        llava.response_states(prompts, responses)
+        llava.response_hidden(prompts, responses)
+        llava.prefill(prompts, 3)
+    said, read = responses.spans.total, prompts.spans.total - 4
+    assert seen["k_proj"] == [said + 4 + read, said + read, read, 4]
+    assert seen["q_proj"] == [said + 4, said, 1, 4]
+
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _counting(whole: Product, counts: list[int], states: torch.Tensor) -> torch.Tensor:
+    counts.append(states.shape[1])
+    return whole(states)
+
+
+def test_a_prompt_that_ends_with_a_picture_is_refused(llava: Llava, tiny: Path) -> None:
+    prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
+    cut = int(prompts.tokens[: prompts.spans.offsets[1]].eq(llava.image_token_id).nonzero()[-1]) + 1
+    lengths = torch.tensor([cut, int(prompts.spans.lengths[1])])
+    tokens = torch.cat([prompts.tokens[:cut], prompts.tokens[prompts.spans.offsets[1] :]])
+    short = replace(prompts, tokens=tokens, spans=Spans.from_lengths(lengths.tolist()))
+    with pytest.raises(ValueError, match="wanted text at the end of each, got a picture"):
+        llava.response_hidden(short, responses)
+
+
+def test_cached_features_equal_fresh_ones_to_the_bit(llava: Llava, tiny: Path) -> None:
+    for row in range(3):
+        path = tiny / f"pictures/{row:05d}.png"
+        first = llava.vision.features(path)
+        assert llava.vision.features(path) is first
+        assert torch.equal(first.tiles, llava.vision.encode(path).tiles)
+
+
+def test_features_are_those_the_stock_projector_reads(llava: Llava, tiny: Path) -> None:
+    from rlhf.data.images import load_image
+
+    path = tiny / "pictures/00001.png"
+    pixels = llava.processor.image_processor(load_image(path), return_tensors="pt").pixel_values
+    with torch.no_grad():
+        stock = llava.model.get_image_features(pixel_values=pixels).pooler_output[0]
+    assert torch.equal(llava.vision.embeddings([[path]])[0], stock)
+
+
+def test_pictures_are_counted_row_by_row(llava: Llava, tiny: Path) -> None:
+    """Two pictures in row 0 and none in row 1 add up over the batch, and must still be refused."""
+    prompts = tiny_models.prompts_of(llava, tiny, 2)
+    moved = replace(prompts, images=((*prompts.images[0], *prompts.images[1]), ()))
+    with pytest.raises(ValueError, match="row 0 has 16 picture placeholders for 2 pictures"):
+        llava.response_hidden(moved, tiny_models.responses_of(llava, 2))
+
+
+def test_rows_with_zero_one_and_two_pictures_can_be_shuffled(llava: Llava, tiny: Path) -> None:
+    paths = [tiny / f"pictures/{row:05d}.png" for row in range(3)]
+    rows = [llava.builder.prompt_ids("Describe the picture.", paths[:n]) for n in (0, 1, 2)]
+    base = tiny_models.prompts_of(llava, tiny, 3)
+    prompts = replace(
+        base,
+        tokens=torch.tensor([token for row in rows for token in row]),
+        spans=Spans.from_lengths([len(row) for row in rows]),
+        images=((), (paths[0],), (paths[1], paths[2])),
+    )
+    responses, order = tiny_models.responses_of(llava, 3), torch.tensor([2, 1, 0])
+    with torch.no_grad():
+        straight = llava.response_hidden(prompts, responses)
+        reverse = llava.response_hidden(prompts.select(order), responses.select(order))
+    index = responses.spans.token_indices(order)
+    torch.testing.assert_close(reverse, straight[index], atol=1e-5, rtol=1e-5)
+
+
+def test_another_picture_changes_the_states(llava: Llava, tiny: Path) -> None:
+    prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
+    swapped = replace(prompts, images=prompts.images[::-1])
+    with torch.no_grad():
+        own = llava.response_hidden(prompts, responses)
+        other = llava.response_hidden(swapped, responses)
+    assert float((own - other).abs().max()) > 1e-3
+
+
+def test_adapters_touch_the_language_model_only_and_are_float32(llava: Llava) -> None:
+    llava.adapters.add("policy", rank=4, alpha=8)
+    tensors = llava.adapters.tensors("policy")
+    assert tensors
+    assert all("language_model" in name and "vision_tower" not in name for name in tensors)
+    assert {value.dtype for value in tensors.values()} == {torch.float32}
+    trained = {name for name, value in llava.model.named_parameters() if value.requires_grad}
+    assert trained == set(tensors)
+
+
+def perturb(llava: Llava, name: str) -> None:
+    with torch.no_grad():
+        for value in llava.adapters.tensors(name).values():
+            value.add_(0.1 * torch.randn_like(value))
+
+
+def test_adapters_are_roles_that_do_not_disturb_each_other(llava: Llava, tiny: Path) -> None:
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    with torch.no_grad():
+        bare = llava.response_hidden(prompts, responses)
+        llava.adapters.add("reward", rank=4, alpha=8)
+        perturb(llava, "reward")
+        llava.adapters.add("policy", rank=4, alpha=8)
+        fresh = llava.response_hidden(prompts, responses)
+        with llava.adapters.use("reward"):
+            reward = llava.response_hidden(prompts, responses)
+            with llava.adapters.use(None):
+                off = llava.response_hidden(prompts, responses)
+    assert torch.equal(bare, off)
+    torch.testing.assert_close(fresh, bare)
+    assert float((reward - bare).abs().max()) > 1e-3
+    assert llava.adapters.current == "policy"
+
+
+def test_a_saved_adapter_loads_with_stock_peft_and_gives_the_same_logits(
+    llava: Llava, tiny: Path, tmp_path: Path
+) -> None:
+    llava.adapters.add("reward", rank=4, alpha=8)
+    llava.adapters.add("policy", rank=4, alpha=8)
+    perturb(llava, "policy")
+    llava.adapters.save("policy", tmp_path / "adapter", llava.base)
+    ours = stock_logits(llava, 2, tiny, 0)
+    stock = LlavaForConditionalGeneration.from_pretrained(llava.base, dtype=torch.float32)
+    twin = tiny_models.load(tiny)
+    twin.model = PeftModel.from_pretrained(stock, tmp_path / "adapter").eval()
+    assert torch.equal(stock_logits(twin, 2, tiny, 0), ours)
+
+
+def test_save_and_load_are_bit_equal(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+    llava.save(tmp_path)
+    again = Llava.load(str(tmp_path), device=torch.device("cpu"), dtype=torch.float32)
+    for (name, one), (_, two) in zip(
+        llava.model.named_parameters(), again.model.named_parameters(), strict=True
+    ):
+        assert torch.equal(one, two), name
+    assert again.banned_ids == llava.banned_ids and again.eos_ids == llava.eos_ids
+
+
+def test_banned_ids_are_the_placeholder_and_the_pad_but_never_the_end(llava: Llava) -> None:
+    tokenizer = llava.processor.tokenizer
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    assert llava.banned_ids == sorted([tokenizer.pad_token_id, image])
+    tokenizer.pad_token = tokenizer.eos_token
+    assert llava.banned_ids == [image]

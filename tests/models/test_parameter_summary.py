@@ -1,0 +1,35 @@
+"""The report of a model's parts: all of its numbers, as they are stored."""
+
+from pathlib import Path
+
+import pytest
+
+from rlhf.models.parameter_summary import Part, parts_of
+from tests.support import tiny_models
+
+
+@pytest.mark.parametrize("kind", ["none", "nf4", "int8"])
+def test_every_number_is_counted_once_and_only_the_language_model_is_packed(
+    tiny: Path, kind: str
+) -> None:
+    whole = tiny_models.load(tiny).model
+    llava = tiny_models.load(tiny, quantization=kind)
+    llava.adapters.add("policy", rank=4, alpha=8)
+    parts = {(part.name, part.stored): part for part in parts_of(llava)}
+    factors = sum(value.numel() for value in llava.adapters.tensors("policy").values())
+    assert parts.pop(("adapter policy", "float32")) == Part(
+        "adapter policy", "float32", factors, factors
+    )
+    assert sum(part.count for part in parts.values()) == sum(x.numel() for x in whole.parameters())
+    assert not any(part.trained for part in parts.values())
+    # q, k, v, o of 32 × 32 and three of 32 × 64 in each of two layers
+    linears = 2 * (4 * 32 * 32 + 3 * 32 * whole.config.text_config.intermediate_size)
+    norms = 5 * 32  # two in each layer and the last
+    if kind == "none":
+        assert parts["language model", "float32"].count == linears + norms
+    else:
+        assert parts["language model", kind].count == linears
+        assert parts["language model", "float32"].count == norms
+    named = {"vision tower", "projector", "output head", "embeddings", "language model"}
+    assert {name for name, _ in parts} == named
+    assert {stored for name, stored in parts if name != "language model"} == {"float32"}

@@ -1,0 +1,157 @@
+"""Policy, critic and reference: one trunk, three roles that stay apart."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf.config.schema import ModelConfig, SamplingConfig
+from rlhf.generation.sampler import generate
+from rlhf.models.packed.forward import Llava
+from rlhf.models.policy import POLICY, Policy, build_policy, in_pieces
+from tests.support import tiny_models
+
+
+@pytest.fixture
+def llava(tiny: Path) -> Llava:
+    return tiny_models.load(tiny)
+
+
+def move(policy: Policy) -> None:
+    with torch.no_grad():
+        for value in policy.trained().values():
+            value.add_(0.05 * torch.randn_like(value))
+
+
+@pytest.mark.parametrize("train", ["lora", "full"])
+def test_reference_is_the_starting_model_and_stays(llava: Llava, tiny: Path, train: str) -> None:
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    policy = build_policy(llava, ModelConfig(train=train, lora_rank=4), temperature=1.0)
+    with torch.no_grad():
+        start = policy.score(prompts, responses).logprobs
+        assert torch.equal(policy.reference_score(prompts, responses).logprobs, start)
+        move(policy)
+        moved = policy.score(prompts, responses).logprobs
+    assert float((moved - start).abs().max()) > 1e-2
+    assert torch.equal(policy.reference_score(prompts, responses).logprobs, start)
+
+
+def test_a_starting_adapter_is_the_reference_not_the_bare_trunk(
+    llava: Llava, tiny: Path, tmp_path: Path
+) -> None:
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    first = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
+    with torch.no_grad():
+        bare = first.reference_score(prompts, responses).logprobs
+        move(first)
+        tuned = first.score(prompts, responses).logprobs
+    llava.adapters.save(POLICY, tmp_path / "adapter", llava.base)
+
+    second = build_policy(
+        tiny_models.load(tiny),
+        ModelConfig(lora_rank=4),
+        temperature=1.0,
+        start=tmp_path / "adapter",
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(second.score(prompts, responses).logprobs, tuned)
+        move(second)
+        reference = second.reference_score(prompts, responses).logprobs
+    torch.testing.assert_close(reference, tuned)
+    assert float((reference - bare).abs().max()) > 1e-2
+
+
+def test_the_critic_sees_the_picture_and_does_not_move_the_trunk(llava: Llava, tiny: Path) -> None:
+    prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
+    assert torch.equal(policy.score(prompts, responses).values, torch.zeros(responses.spans.total))
+    torch.nn.init.normal_(policy.value_head.linear.weight)
+    own = policy.score(prompts, responses).values
+    swapped = replace(prompts, images=prompts.images[::-1])
+    assert float((policy.score(swapped, responses).values - own).detach().abs().max()) > 1e-3
+    own.sum().backward()
+    assert policy.value_head.linear.weight.grad is not None
+    assert all(value.grad is None for value in policy.trained().values())
+
+
+def test_values_are_of_the_state_before_the_token(llava: Llava, tiny: Path) -> None:
+    """The last token of a response cannot change its own value, nor any value before it."""
+    prompts, responses = tiny_models.prompts_of(llava, tiny, 1), tiny_models.responses_of(llava, 1)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
+    torch.nn.init.normal_(policy.value_head.linear.weight)
+    other = responses.tokens.clone()
+    other[-1] = 40
+    with torch.no_grad():
+        before = policy.score(prompts, responses).values
+        after = policy.score(prompts, replace(responses, tokens=other)).values
+    torch.testing.assert_close(before, after)
+
+
+def test_two_forwards_are_bit_equal_with_trainable_adapters(llava: Llava, tiny: Path) -> None:
+    """No dropout anywhere, LoRA's own included."""
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
+    move(policy)
+    one, two = (policy.score(prompts, responses) for _ in range(2))
+    assert torch.equal(one.logprobs, two.logprobs)
+
+
+def test_pieces_come_back_in_order(llava: Llava, tiny: Path) -> None:
+    prompts, responses = tiny_models.prompts_of(llava, tiny, 8), tiny_models.responses_of(llava, 8)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
+    with torch.no_grad():
+        whole = policy.score(prompts, responses)
+        for budget in (1, 90, 10_000):
+            pieces = in_pieces(policy.score, prompts, responses, budget)
+            torch.testing.assert_close(pieces.logprobs, whole.logprobs, atol=1e-5, rtol=1e-5)
+
+
+def test_frozen_parameters_are_all_that_is_not_trained(llava: Llava) -> None:
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
+    frozen = dict(policy.frozen_parameters())
+    assert "policy.lm_head.weight" in frozen
+    assert not any("lora_" in name for name in frozen)
+    total = sum(1 for _ in llava.model.parameters())
+    assert len(frozen) + len(policy.trained()) == total
+
+
+def test_log_probabilities_are_those_of_the_sampled_temperature(llava: Llava, tiny: Path) -> None:
+    prompts = tiny_models.prompts_of(llava, tiny)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=0.5)
+    sampling = SamplingConfig(temperature=0.5, max_new_tokens=6)
+    responses, drawn = generate(llava, prompts, sampling)
+    with torch.no_grad():
+        for scores in (
+            policy.score(prompts, responses),
+            policy.reference_score(prompts, responses),
+        ):
+            torch.testing.assert_close(scores.logprobs, drawn.logprobs, atol=1e-4, rtol=0)
+
+
+def test_full_training_of_a_bfloat16_trunk_moves_float32_and_multiplies_in_bfloat16(
+    tiny: Path,
+) -> None:
+    """Policy and reference alike; values and probabilities are float32."""
+    llava = Llava.load(str(tiny / "model"), device=torch.device("cpu"), dtype=torch.bfloat16)
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    policy = build_policy(llava, ModelConfig(train="full"), temperature=1.0)
+    assert {value.dtype for value in policy.trained().values()} == {torch.float32}
+    with torch.no_grad():
+        own = policy.score(prompts, responses).logprobs
+    assert own.dtype == torch.float32
+    assert torch.equal(policy.reference_score(prompts, responses).logprobs, own)
+    llava.precision = policy.reference.precision = torch.float32
+    with torch.no_grad():
+        exact = policy.score(prompts, responses).logprobs
+    assert 1e-4 < float((own - exact).abs().max()) < 0.2
+    llava.precision = policy.reference.precision = torch.bfloat16
+    found, drawn = generate(llava, prompts, SamplingConfig(max_new_tokens=6))
+    with torch.no_grad():
+        scored = policy.score(prompts, found).logprobs
+    torch.testing.assert_close(scored, drawn.logprobs, atol=0.05, rtol=0)
+    loss = policy.score(prompts, responses).logprobs.sum()
+    loss.backward()
+    assert {value.grad.dtype for value in policy.trained().values() if value.grad is not None} == {
+        torch.float32
+    }

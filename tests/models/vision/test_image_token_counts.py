@@ -1,0 +1,203 @@
+"""Pictures of as many tokens as their size asks for: LLaVA-NeXT and LLaVA-OneVision."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from rlhf.config.schema import ModelConfig, SamplingConfig
+from rlhf.data.image_token_counts import FixedTokens
+from rlhf.data.images import load_image
+from rlhf.data.tokenization import prompts_like, with_pictures
+from rlhf.errors import DataError
+from rlhf.generation.sampler import generate
+from rlhf.models.packed.forward import Llava
+from rlhf.models.policy import build_policy
+from rlhf.models.vision.image_encoder import FeatureCache, Features
+from rlhf.spans import Spans
+from rlhf.types import PromptBatch
+from tests.support import anyres, tiny_models
+
+
+def stock_inputs(llava: Llava, texts: list[str], paths: list[Path]) -> Any:
+    """What the stock processor makes of written prompts, padded on the left."""
+    images = [load_image(path) for path in paths]
+    return llava.processor(images=images, text=texts, return_tensors="pt", padding=True)
+
+
+def written(row: int) -> str:
+    return f"USER: <image>\n{anyres.QUESTIONS[row]} ASSISTANT:"
+
+
+def test_tokens_counted_from_the_size_are_those_the_stock_model_makes(llava: Llava) -> None:
+    counts = []
+    for path in anyres.pictures(llava):
+        inputs = llava.processor.image_processor(load_image(path), return_tensors="pt")
+        with torch.no_grad():
+            (stock,) = llava.model.get_image_features(**inputs).pooler_output
+        assert torch.equal(llava.vision.embeddings([[path]])[0], stock)
+        assert llava.builder.picture_tokens([path]) == [len(stock)]
+        counts.append(len(stock))
+    assert len({*counts}) >= 5  # otherwise this proves little
+
+
+def test_a_picture_of_one_tile_is_counted_by_hand(llava: Llava) -> None:
+    """The whole as 16 patches; the tile as 4 lines of 4 patches and a token at each line's end."""
+    assert llava.builder.picture_tokens([anyres.pictures(llava)[4]]) == [16 + 4 * (4 + 1)]
+
+
+def test_a_turned_photo_is_counted_as_it_is_seen(llava: Llava, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new("RGB", (90, 20)).save(path := tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGB", (20, 90)).save(upright := tmp_path / "upright.jpg")
+    Image.new("RGB", (90, 20)).save(lying := tmp_path / "lying.jpg")
+    one, other, wrong = (llava.builder.picture_tokens([x]) for x in (path, upright, lying))
+    assert one == other != wrong
+    assert [len(llava.vision.embeddings([[path]])[0])] == one
+
+
+def test_a_tiled_picture_is_opened_once_for_its_size(
+    llava: Llava, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = anyres.pictures(llava)[0]
+    first = llava.builder.picture_tokens([path])
+    monkeypatch.setattr("rlhf.data.image_token_counts.picture_size", None)
+    assert llava.builder.picture_tokens([path]) == first
+    assert FixedTokens(16)([Path("not there.png")] * 2) == [16, 16]
+
+
+def test_prompts_and_logits_are_those_of_stock_processor_and_model(llava: Llava) -> None:
+    prompts, responses = anyres.prompts_of(llava), tiny_models.responses_of(llava)
+    assert len({*prompts.spans.lengths.tolist()}) == 4
+    with torch.no_grad():
+        logits = llava.response_hidden(prompts, responses) @ llava.output_weight.T
+    rows = prompts.tokens.split(prompts.spans.lengths.tolist())
+    for row, part in enumerate(logits.split(responses.spans.lengths.tolist())):
+        inputs = stock_inputs(llava, [written(row)], anyres.pictures(llava)[row : row + 1])
+        assert inputs.input_ids[0].tolist() == rows[row].tolist()
+        answer = torch.tensor([responses.rows()[row]])
+        ids = torch.cat([inputs.input_ids, answer], dim=1)
+        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        with torch.no_grad():
+            stock = llava.model(**inputs).logits[0, len(rows[row]) - 1 : -1]
+        torch.testing.assert_close(part, stock, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scope", ["all", "response"])
+def test_greedy_answers_in_a_batch_are_those_of_stock_generate(llava: Llava, scope: str) -> None:
+    build_policy(
+        llava, ModelConfig(lora_rank=4, lora_scope=scope), temperature=1.0, critic="shared_detached"
+    )
+    prompts = anyres.prompts_of(llava, 2)
+    greedy = SamplingConfig(temperature=0, max_new_tokens=8)
+    ours, _ = generate(llava, prompts, greedy)
+    inputs = stock_inputs(llava, [written(0), written(1)], anyres.pictures(llava)[:2])
+    banned = [[token] for token in llava.banned_ids]
+    with llava.adapters.use(None):
+        stock = llava.model.generate(
+            **inputs, do_sample=False, max_new_tokens=8, bad_words_ids=banned
+        )
+    new = stock[:, inputs.input_ids.shape[1] :]
+    for row, mine in enumerate(ours.rows()):
+        assert new[row, : len(mine)].tolist() == mine
+
+
+def test_a_row_does_not_depend_on_its_batch_mates(llava: Llava) -> None:
+    prompts = anyres.prompts_of(llava)
+    responses = tiny_models.responses_of(llava)
+    with torch.no_grad():
+        together = llava.response_hidden(prompts, responses)
+        for row, part in enumerate(together.split(responses.spans.lengths.tolist())):
+            only = torch.tensor([row])
+            alone = llava.response_hidden(prompts.select(only), responses.select(only))
+            torch.testing.assert_close(alone, part, atol=1e-5, rtol=1e-5)
+
+
+def test_the_projector_gets_the_gradient_of_the_stock_model(llava: Llava) -> None:
+    path, projector = anyres.pictures(llava)[3], llava.model.model.multi_modal_projector
+    projector.requires_grad_(True)
+    llava.model.model.image_newline.requires_grad_(True)
+    trained = [*projector.parameters(), llava.model.model.image_newline]
+    weights = torch.randn(llava.builder.picture_tokens([path])[0], llava.hidden_size)
+    inputs = llava.processor.image_processor(load_image(path), return_tensors="pt")
+    (stock,) = llava.model.get_image_features(**inputs).pooler_output
+    ours = torch.autograd.grad((llava.vision.embeddings([[path]])[0] * weights).sum(), trained)
+    for one, other in zip(ours, torch.autograd.grad((stock * weights).sum(), trained), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_wrong_number_of_placeholders_names_both_numbers(llava: Llava) -> None:
+    prompts = anyres.prompts_of(llava, 2)
+    responses = tiny_models.responses_of(llava, 2)
+    swapped = replace(prompts, images=prompts.other_pictures())
+    counts = [llava.builder.picture_tokens(row)[0] for row in prompts.images]
+    said = f"row 0 has {counts[0]} picture placeholders for 1 pictures of {counts[1]} features"
+    with pytest.raises(ValueError, match=said):
+        llava.response_hidden(swapped, responses)
+
+
+def test_other_pictures_come_with_their_own_placeholders(llava: Llava) -> None:
+    prompts = anyres.prompts_of(llava)
+    others = with_pictures(prompts, prompts.other_pictures(), llava.builder)
+    assert others.images == (*prompts.images[1:], prompts.images[0])
+    found = [int((row == llava.image_token_id).sum()) for row in others.tokens.split(
+        others.spans.lengths.tolist()
+    )]  # fmt: skip
+    assert found == [llava.builder.picture_tokens(row)[0] for row in others.images]
+    with torch.no_grad():
+        llava.response_hidden(others, tiny_models.responses_of(llava))
+    assert torch.equal(prompts_like(others, llava.builder).tokens, others.tokens)
+
+
+def test_two_pictures_in_a_prompt(llava: Llava) -> None:
+    """OneVision shows each of several in another way: refused, not done wrong."""
+    paths, builder = anyres.pictures(llava)[:2], llava.builder
+    if llava.model.config.model_type == "llava_onevision":
+        with pytest.raises(DataError, match="one picture"):
+            builder.prompt_ids("Compare.", paths)
+        return
+    text = "USER: <image>\n<image>\nCompare. ASSISTANT:"
+    inputs = stock_inputs(llava, [text], paths)
+    ids = builder.prompt_ids("Compare.", paths)
+    assert ids == inputs.input_ids[0].tolist()
+    with torch.no_grad():
+        ours = llava._embed(
+            PromptBatch(
+                torch.tensor(ids),
+                Spans.from_lengths([len(ids)]),
+                (tuple(paths),),
+                torch.zeros(1, dtype=torch.int64),
+                ("Compare.",),
+            )
+        )
+        stock = llava.model.get_image_features(inputs.pixel_values, inputs.image_sizes)
+    places = torch.tensor(ids) == llava.image_token_id
+    torch.testing.assert_close(ours[places], torch.cat(stock.pooler_output))
+
+
+def test_copies_share_what_the_tower_saw(llava: Llava) -> None:
+    path = anyres.pictures(llava)[0]
+    assert llava.vision.features(path) is llava.frozen_copy().vision.features(path)
+
+
+def test_the_feature_cache_is_bounded_and_drops_what_was_used_longest_ago() -> None:
+    made: list[str] = []
+
+    def features(path: Path) -> Features:
+        made.append(path.name)
+        return Features(torch.zeros(1, 4, 64), (1, 1))  # 1 KiB
+
+    cache = FeatureCache(limit=2 / 2**20)  # two of them
+    a, b, c = map(Path, "abc")
+    for path in (a, b, a, c, a, b):  # c drops b, then b drops c
+        cache.get(path, features)
+    assert "".join(made) == "abcb"
+    assert (len(cache), cache.bytes) == (2, 2048)
+    cache.put(a, Features(torch.zeros(1, 2, 64), (1, 1)))
+    assert cache.bytes == 1024 + 512
+    assert FeatureCache(limit=0.0).get(a, features).size == (1, 1)
+    assert FeatureCache().limit == 4.0

@@ -1,0 +1,115 @@
+"""Twenty PPO steps of the tiny model, as they were recorded: to the bit on a machine that is known.
+
+`python -m tests.ppo.test_golden_run` records this machine's hash; do that when a change is meant to
+change numbers, and say so in the commit.
+"""
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import rlhf.ppo.rollout
+from rlhf.ppo.trainer import PPOTrainer
+from rlhf.spans import Spans
+from rlhf.storage.checkpoint import hash_tensors
+from rlhf.types import Drawn, Responses
+from tests.ppo.test_trainer import PPO, trainer
+
+FILE = Path(__file__).parent / "ppo/golden_run.json"
+OPTIONS = replace(PPO, iterations=5, value_warmup_iterations=1, lr_schedule="linear")
+FIGURES = (
+    "objective/scores",
+    "objective/kl",
+    "objective/entropy",
+    "loss/policy_avg",
+    "loss/value_avg",
+    "policy/entropy_avg",
+    "policy/approxkl_avg",
+    "val/explained_variance",
+    "optim/grad_norm_policy",
+    "optim/grad_norm_critic",
+)
+
+
+def machine() -> str:
+    """What decides the last bit: torch, the kernels it chooses, and the processor."""
+    words = Path("/proc/cpuinfo").read_text().split("\n") if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in words if line.startswith("model name")]
+    kernels = torch.backends.cpu.get_cpu_capability()
+    amx = "amx" if any("amx_bf16" in line for line in words) else "no amx"
+    return f"torch {torch.__version__}, {kernels}, {amx}, {names[0] if names else 'unknown'}"
+
+
+def weights(run: PPOTrainer) -> str:
+    """A hash of everything that trained."""
+    return hash_tensors([*run.policy.trained().items(), *run.policy.critic_trained().items()])
+
+
+def replayed(tiny: Path, folder: Path, recorded: dict[str, Any]) -> dict[str, float]:
+    """Figures of one iteration that moves the policy, on the responses that were recorded."""
+    run = trainer(tiny, folder, replace(OPTIONS, value_warmup_iterations=0))
+    tokens = torch.tensor(recorded["tokens"])
+    finished = torch.tensor(recorded["finished"])
+    responses = Responses(tokens, Spans.from_lengths(recorded["lengths"]), finished)
+    drawn = Drawn(torch.zeros(len(tokens)))
+    own = rlhf.ppo.rollout.ENGINES["own"]
+    try:
+        rlhf.ppo.rollout.ENGINES["own"] = lambda *given, **options: (responses, drawn)
+        found = run.step(0)
+    finally:
+        rlhf.ppo.rollout.ENGINES["own"] = own
+    return {name: found[name] for name in FIGURES}
+
+
+def test_twenty_steps_are_those_of_the_record(tiny: Path, tmp_path: Path) -> None:
+    recorded = json.loads(FILE.read_text())["hashes"]
+    if machine() not in recorded:
+        pytest.skip(f"not recorded for {machine()}")
+    run = trainer(tiny, tmp_path, OPTIONS)
+    run.run()
+    assert run.updater.steps_done == 20
+    assert weights(run) == recorded[machine()]
+
+
+def test_two_runs_with_one_seed_are_bit_equal(tiny: Path, tmp_path: Path) -> None:
+    runs = [trainer(tiny, tmp_path / name, OPTIONS) for name in ("one", "two")]
+    for run in runs:
+        run.run()
+    assert weights(runs[0]) == weights(runs[1])
+
+
+def test_an_update_on_the_recorded_responses_has_the_recorded_figures(
+    tiny: Path, tmp_path: Path
+) -> None:
+    recorded = json.loads(FILE.read_text())["update"]
+    found = replayed(tiny, tmp_path, recorded)
+    assert found == pytest.approx(recorded["figures"], rel=1e-5, abs=1e-5)
+
+
+def record(tiny: Path, folder: Path) -> None:
+    """Write this machine's hash, and what an update gives."""
+    known = json.loads(FILE.read_text()) if FILE.exists() else {"hashes": {}}
+    rollout = trainer(tiny, folder / "rollout", OPTIONS).rollout(0)
+    update: dict[str, Any] = {
+        "tokens": rollout.responses.tokens.tolist(),
+        "lengths": rollout.spans.lengths.tolist(),
+        "finished": rollout.responses.finished.tolist(),
+    }
+    update["figures"] = replayed(tiny, folder / "update", update)
+    run = trainer(tiny, folder / "run", OPTIONS)
+    run.run()
+    known["hashes"][machine()] = weights(run)
+    FILE.write_text(json.dumps({**known, "update": update}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    from tests.reliability.harness import model_folder
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        record(model_folder(Path(place)), Path(place))

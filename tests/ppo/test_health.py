@@ -1,0 +1,146 @@
+import json
+
+import pytest
+
+from rlhf.ppo.health import RULES, HealthMonitor
+from rlhf.tracking.metrics import METRICS
+
+CALM = {
+    "objective/kl": 2.0,
+    "objective/scores": 0.5,
+    "objective/rlhf_reward": 0.4,
+    "objective/scores_std": 1.0,
+    "policy/clipfrac_avg": 0.1,
+    "policy/approxkl_avg": 0.01,
+    "policy/entropy_avg": 1.0,
+    "loss/value_avg": 0.2,
+    "val/first_step_ratio_gap": 1e-6,
+    "val/explained_variance": 0.5,
+    "tokens/responses_len_mean": 20.0,
+    "tokens/eos_rate": 0.9,
+    "text/rep4": 0.05,
+    "text/zlib_ratio": 0.9,
+    "text/distinct": 0.8,
+    "vision/grounding_gap": 1.0,
+    "optim/skipped_steps": 0.0,
+    "optim/grad_norm_policy": 0.5,
+    "optim/grad_norm_critic": 0.5,
+}
+TROUBLE = {
+    "first ratio": {"val/first_step_ratio_gap": 0.1},
+    "negative KL": {"objective/kl": -1.0},
+    "KL explosion": {"objective/kl": 60.0},
+    "clipping": {"policy/clipfrac_avg": 0.5},
+    "approximate KL": {"policy/approxkl_avg": 0.4},
+    "useless critic": {"val/explained_variance": -2.1},
+    "value divergence": {"loss/value_avg": 6.1},
+    "few EOS": {"tokens/eos_rate": 0.5},
+    "long answers": {"tokens/responses_len_mean": 31.0},
+    "short answers": {"tokens/responses_len_mean": 3.9},
+    "repeated words": {"text/rep4": 0.6},
+    "repeated text": {"text/zlib_ratio": 3.5},
+    "same answers": {"text/distinct": 0.05},
+    "constant score": {"objective/scores_std": 0.0},
+    "entropy collapse": {"policy/entropy_avg": 0.05},
+    "skipped steps": {"optim/skipped_steps": 1.0},
+    "blind answers": {"vision/grounding_gap": 0.001},
+    "no policy gradient": {"optim/grad_norm_policy": 0.0},
+    "no critic gradient": {"optim/grad_norm_critic": 0.0},
+}
+
+
+def feed(monitor, *updates):
+    """Names of the warnings of each update."""
+    return [[w.name for w in monitor.update(0, {**CALM, **update})] for update in updates]
+
+
+def settled():
+    monitor = HealthMonitor()
+    monitor.update(0, {**CALM, "objective/kl": 0.0})
+    assert not any(feed(monitor, *[{}] * 9))
+    return monitor
+
+
+@pytest.mark.parametrize("name", TROUBLE)
+def test_each_rule_fires_alone_at_the_third_bad_update_and_once(name):
+    found = feed(settled(), *[TROUBLE[name]] * 6)
+    assert found == [[], [], [name], [], [], []]
+
+
+def test_every_rule_is_tested_and_reads_only_known_metrics():
+    assert {rule.name for rule in RULES} == {*TROUBLE, "KL at start", "reward hacking"}
+    words = {word for rule in RULES for word in rule.predicate.split()}
+    names = {word for word in words if "/" in word}
+    assert names <= METRICS.keys()
+    assert words - names <= {"updates", "warm", "and", "<", ">", "first", "sd"} | {
+        word for word in words if word.lstrip("-")[0].isdigit()
+    }
+
+
+def test_kl_before_training_needs_one_update_and_only_the_first_counts():
+    monitor = HealthMonitor()
+    assert feed(monitor, {"objective/kl": 0.01}, {"objective/kl": 5.0}) == [["KL at start"], []]
+    assert feed(HealthMonitor(), {"objective/kl": 0.0}) == [[]]
+
+
+def test_three_of_five_need_not_be_in_a_row():
+    bad, good = TROUBLE["clipping"], {}
+    assert feed(settled(), bad, good, bad, good, bad)[-1] == ["clipping"]
+    assert not any(feed(settled(), bad, good, good, bad, good, good, bad))
+
+
+def test_it_is_armed_again_after_five_calm_updates_not_before():
+    bad, good = [TROUBLE["clipping"]], [{}]
+    monitor = settled()
+    assert feed(monitor, *bad * 3)[-1] == ["clipping"]
+    assert not any(feed(monitor, *good * 4, *bad * 3))
+    assert feed(monitor, *good * 5, *bad * 3)[-1] == ["clipping"]
+
+
+def test_score_up_while_reward_down_is_reward_hacking():
+    monitor = HealthMonitor()
+    noise = (-0.1, 0.1, 0.0, 0.05, -0.05)
+    first = [{"objective/scores": n, "objective/rlhf_reward": n} for n in noise]
+    assert not any(feed(monitor, {**first[0], "objective/kl": 0.0}, *first[1:], *first))
+    up = {"objective/scores": 2.0}
+    assert not any(feed(monitor, *[up] * 6)), "the reward did not fall"
+    found = feed(monitor, *[{**up, "objective/rlhf_reward": -2.0}] * 6)
+    assert sum(found, []) == ["reward hacking"]
+
+
+def test_the_critic_is_judged_after_its_warm_up():
+    bad = TROUBLE["useless critic"]
+    found = feed(HealthMonitor(warmup=4), {**bad, "objective/kl": 0.0}, *[bad] * 8)
+    assert found.index(["useless critic"]) == 6  # updates 4, 5 and 6 agree
+    assert feed(HealthMonitor(warmup=0), {**bad, "objective/kl": 0.0}, bad, bad)[2]
+
+
+def test_missing_and_not_finite_metrics_are_ignored():
+    monitor = HealthMonitor()
+    assert not any(monitor.update(step, {}) for step in range(8))
+    assert not any(monitor.update(step, dict.fromkeys(CALM, float("nan"))) for step in range(8))
+
+
+def test_a_warning_says_what_it_saw_why_and_what_to_do():
+    monitor = settled()
+    feed(monitor, *[TROUBLE["KL explosion"]] * 2)
+    (warning,) = monitor.update(42, {**CALM, "objective/kl": 61.0})
+    assert (warning.step, warning.figures) == (42, {"objective/kl": 61.0})
+    assert warning.cause and "kl_coef" in warning.change
+    for part in ("KL explosion", "42", "objective/kl 61", warning.cause, warning.change):
+        assert part in str(warning)
+
+
+def test_the_state_survives_json_and_continues_alike():
+    bad = TROUBLE["long answers"]
+    whole = settled()
+    feed(whole, bad, bad)
+    state = whole.state_dict()
+    text = json.dumps(state)
+    resumed = HealthMonitor()
+    resumed.load_state_dict(state)
+    assert feed(resumed, bad, bad) == feed(whole, bad, bad) == [["long answers"], []]
+    assert json.dumps(state) == text, "a state is a copy, coming and going"
+    resumed.load_state_dict(json.loads(text))
+    feed(resumed, bad, bad)
+    assert resumed.state_dict() == whole.state_dict()

@@ -1,0 +1,44 @@
+"""What a person looks at while PPO runs: the same pictures each time, answered as they would be."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from rlhf.generation.sampler import generate
+from rlhf.ppo.trainer import PPOTrainer
+from rlhf.tracking.metrics import Sample
+from tests.ppo.test_trainer import PPO, trainer
+
+
+def looked_at(run: PPOTrainer) -> dict[int, list[Sample]]:
+    """By iteration."""
+    found: dict[int, list[Sample]] = {}
+    run.writer.samples = lambda rows, step: found.update({step: list(rows)})  # type: ignore[method-assign]
+    run.run()
+    return found
+
+
+def test_the_same_prompts_are_answered_each_time_and_greedily(tiny: Path, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, replace(PPO, iterations=3))
+    found = looked_at(run)
+    assert list(found) == [0, 2]
+    asked = [[row.instruction for row in rows] for rows in found.values()]
+    assert asked == [list(run.prompts.instructions[:4])] * 2
+    greedy = replace(run.config.sampling, temperature=0.0)
+    responses, _ = generate(run.policy.llava, run.prompts.select(torch.arange(4)), greedy)
+    texts = [run.policy.llava.builder.decode(row) for row in responses.rows()]
+    assert [row.response for row in found[2]] == texts
+    scores = run.reward.scores(run.prompts.select(torch.arange(4)), responses, max_tokens=200)
+    assert torch.allclose(torch.tensor([row.score for row in found[2]]), scores, atol=1e-5)
+
+
+def test_looking_changes_nothing_of_the_training(tiny: Path, tmp_path: Path) -> None:
+    often, never = (
+        trainer(tiny, tmp_path / str(every), replace(PPO, iterations=3, sample_every=every))
+        for every in (1, 100)
+    )
+    often.run(), never.run()
+    assert often.figures["objective/scores"] == never.figures["objective/scores"]
+    for name, value in often.policy.trained().items():
+        assert torch.equal(value, never.policy.trained()[name]), name

@@ -1,0 +1,277 @@
+"""The whole trainer on a tiny model: what is planned happens, what is frozen stays, breaks mend."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlhf.config.schema import Config, CriticKind, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.errors import UsageError
+from rlhf.kernels import span_mean
+from rlhf.models.packed.forward import Llava
+from rlhf.models.policy import build_policy, in_pieces
+from rlhf.models.scalar_head import ScalarHead
+from rlhf.ppo.trainer import PPOTrainer
+from rlhf.rewards.llava_reward import LlavaReward
+from rlhf.storage.checkpoint import load_checkpoint
+from rlhf.tracking.metrics import MetricsWriter
+from rlhf.tracking.reader import read_metrics
+from rlhf.types import PromptBatch, Responses
+from tests.support import tiny_models
+
+PPO = PPOConfig(
+    iterations=4,
+    rollout_batch_size=8,
+    minibatch_size=4,
+    ppo_epochs=2,
+    lr=1e-3,
+    value_warmup_iterations=1,
+    sample_every=2,
+)
+
+
+class LikesADirection(LlavaReward):
+    """The mean, over the tokens, of their output embeddings along one direction, standardised."""
+
+    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
+        weight = self.llava.output_weight.detach()
+        worth = weight @ weight[100]
+        liked = ((worth - worth.mean()) / worth.std())[responses.tokens]
+        own = super().scores(prompts, responses, max_tokens=max_tokens)
+        return span_mean(liked, responses.spans) + 1e-3 * own
+
+
+def trainer(tiny: Path, folder: Path, ppo: PPOConfig = PPO, seed: int = 0) -> PPOTrainer:
+    config = Config(seed=seed, ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
+    llava = tiny_models.load(tiny)
+    torch.manual_seed(0)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=ppo.critic)
+    head = ScalarHead(llava.hidden_size)
+    torch.nn.init.normal_(head.linear.weight)
+    reward = LikesADirection(llava, head, llava.builder)
+    prompts = tiny_models.prompts_of(llava, tiny, 8)
+    return PPOTrainer(config, policy, reward, prompts, MetricsWriter(folder), folder)
+
+
+def test_every_planned_step_is_taken_and_only_the_policy_and_critic_move(
+    tiny: Path, tmp_path: Path
+) -> None:
+    run = trainer(tiny, tmp_path)
+    taken: list[str] = []
+    step = run.updater.step
+
+    def counted(*args, **kwargs):  # type: ignore[no-untyped-def]
+        taken.append("step")
+        return step(*args, **kwargs)
+
+    run.updater.step = counted  # type: ignore[method-assign]
+    frozen = run.frozen_hash()
+    start = {name: value.clone() for name, value in run.policy.trained().items()}
+    run.run()
+    assert len(taken) == run.planned_steps == 4 * 2 * 2
+    assert run.frozen_hash() == frozen
+    assert any(not torch.equal(start[k], v) for k, v in run.policy.trained().items())
+
+
+def test_the_first_figures_are_those_of_a_policy_that_has_not_moved(
+    tiny: Path, tmp_path: Path
+) -> None:
+    trainer(tiny, tmp_path).run()
+    metrics = read_metrics(tmp_path)
+    assert metrics["objective/kl"][0][1] == pytest.approx(0, abs=1e-5)
+    assert all(gap < 1e-5 for _, gap in metrics["val/first_step_ratio_gap"])
+    assert all(gap < 1e-4 for _, gap in metrics["rollout/logp_gap_abs_max"])
+    assert [step for step, _ in metrics["vision/grounding_gap"]] == [0, 2]
+    assert metrics["episode"][-1][1] == 32
+
+
+def test_the_first_iterations_move_the_critic_only(tiny: Path, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, replace(PPO, iterations=1))
+    start = {name: value.clone() for name, value in run.policy.trained().items()}
+    run.run()
+    assert all(torch.equal(start[k], v) for k, v in run.policy.trained().items())
+    assert float(run.policy.value_head.linear.weight.detach().abs().max()) > 0
+
+
+@pytest.mark.parametrize("rescore", [True, False])
+def test_old_logprobs_are_those_of_the_training_forward_if_rescored(
+    tiny: Path, tmp_path: Path, rescore: bool
+) -> None:
+    run = trainer(tiny, tmp_path, replace(PPO, rescore=rescore))
+    torch.nn.init.normal_(run.policy.value_head.linear.weight)
+    found = run.rollout(0)
+    with torch.no_grad():
+        scored = in_pieces(run.policy.score, found.prompts, found.responses, 8192)
+    gap = (scored.logprobs - found.old_logprobs).abs()
+    assert (gap.max() == 0) == rescore
+    assert (found.logprob_gap is None) != rescore
+    pairs = (found.old_logprobs, scored.logprobs), (found.values, scored.values)
+    for own, trained in (*pairs, (found.entropy, scored.entropy)):
+        torch.testing.assert_close(own, trained, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("critic", ["shared_detached", "separate"])
+def test_without_rescoring_the_policy_reads_no_response_twice(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, critic: CriticKind
+) -> None:
+    llava = tiny_models.load(tiny)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=critic)
+    run = tiny_models.two_iterations(policy, tiny_models.prompts_of(llava, tiny), tmp_path)
+    read, states = [], Llava._states
+
+    def counted(own: Llava, prompts: PromptBatch, responses: Responses, *, whole: bool) -> Any:
+        read.append(len(responses))
+        return states(own, prompts, responses, whole=whole)
+
+    monkeypatch.setattr(Llava, "_states", counted)
+    rows = {}
+    for rescore in (True, False):
+        run.ppo = replace(run.ppo, rescore=rescore)
+        run.rollout(0)
+        rows[rescore] = sum(read)
+        read.clear()
+    assert rows[True] - rows[False] == run.ppo.rollout_batch_size
+
+
+def test_a_continued_run_equals_an_uninterrupted_one(tiny: Path, tmp_path: Path) -> None:
+    falling = replace(PPO, lr_schedule="linear")
+    whole = trainer(tiny, tmp_path / "whole", falling)
+    whole.run()
+    half = trainer(tiny, tmp_path / "half", falling)
+    half.ppo = replace(falling, iterations=2)  # stops halfway
+    half.run()
+    rest = trainer(tiny, tmp_path / "half", falling)
+    rest.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))
+    assert rest.iteration == 2
+    rest.run()
+    for name, value in whole.policy.trained().items():
+        assert torch.equal(rest.policy.trained()[name], value), name
+    one, two = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "half")
+    assert one["objective/scores"] == two["objective/scores"]
+
+
+def test_another_reward_model_is_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, replace(PPO, iterations=1))
+    run.run()
+    other = trainer(tiny, tmp_path)
+    torch.nn.init.normal_(other.reward.head.linear.weight)
+    with pytest.raises(UsageError, match="not the one this run began with"):
+        other.restore(load_checkpoint(tmp_path / "checkpoints"))
+
+
+def test_each_epoch_draws_every_prompt_once_in_a_new_order(tiny: Path, tmp_path: Path) -> None:
+    ppo = replace(PPO, rollout_batch_size=4, minibatch_size=4)
+    run = trainer(tiny, tmp_path, ppo)
+    halves = [run.prompts_of(iteration) for iteration in range(4)]
+    first = torch.cat([halves[0][0].keys, halves[1][0].keys])
+    second = torch.cat([halves[2][0].keys, halves[3][0].keys])
+    assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(run.prompts.keys.tolist())
+    assert first.tolist() != second.tolist()
+    assert [samples.tolist() for _, samples in halves] == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
+
+
+def test_samples_of_a_prompt_come_together_and_are_counted(tiny: Path, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, replace(PPO, samples_per_prompt=2))
+    drawn = [run.prompts_of(iteration) for iteration in range(4)]
+    for prompts, _ in drawn:
+        assert prompts.keys[0::2].tolist() == prompts.keys[1::2].tolist()
+    assert [samples.tolist() for _, samples in drawn] == [[0, 1] * 4] * 2 + [[2, 3] * 4] * 2
+    pairs = [
+        (key, sample)
+        for prompts, samples in drawn
+        for key, sample in zip(prompts.keys.tolist(), samples.tolist(), strict=True)
+    ]
+    assert len(set(pairs)) == 32
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+def test_it_learns_without_a_critic(tiny: Path, tmp_path: Path, advantage: str) -> None:
+    ppo = replace(
+        PPO,
+        advantage=advantage,
+        samples_per_prompt=4,
+        iterations=12,
+        rollout_batch_size=32,
+        minibatch_size=16,
+        missing_eos="none",
+    )
+    run = trainer(tiny, tmp_path, ppo)
+    run.run()
+    scores = [value for _, value in read_metrics(tmp_path)["objective/scores"]]
+    assert sum(scores[-3:]) / 3 > scores[0] + 0.2
+    assert "val/explained_variance" not in read_metrics(tmp_path)
+    assert not run.policy.value_head.linear.weight.detach().any()
+
+
+@pytest.mark.parametrize("estimator", ["", "exact"])
+def test_the_kl_in_the_loss_reaches_the_update(tiny: Path, tmp_path: Path, estimator: str) -> None:
+    ppo = replace(
+        PPO, kl_placement="loss", kl_estimator=estimator, kl_coef=0.5, value_warmup_iterations=0
+    )
+    trainer(tiny, tmp_path, ppo).run()
+    penalties = [value for _, value in read_metrics(tmp_path)["loss/kl_avg"]]
+    assert penalties[0] < penalties[-1] and penalties[-1] > 1e-4
+
+
+def test_cut_responses_continue_with_the_critics_value(tiny: Path, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, replace(PPO, missing_eos="bootstrap"))
+    torch.nn.init.normal_(run.policy.value_head.linear.weight)
+    found = run.rollout(0)
+    finished = found.responses.finished
+    assert found.final_values is not None
+    assert not found.final_values[finished].any() and not finished.all()
+    with torch.no_grad():
+        states = run.policy.llava.final_hidden(found.prompts, found.responses)
+    expected = run.policy.value_head(states).detach()
+    torch.testing.assert_close(
+        found.final_values[~finished], expected[~finished], rtol=1e-5, atol=1e-5
+    )
+    assert trainer(tiny, tmp_path).rollout(0).final_values is None
+
+
+def test_a_steered_kl_coefficient_and_the_scale_of_scores_survive_a_break(
+    tiny: Path, tmp_path: Path
+) -> None:
+    steered = replace(PPO, kl_goal=1e-6, kl_horizon=80, scale_scores=True)
+    whole = trainer(tiny, tmp_path / "whole", steered)
+    whole.run()
+    half = trainer(tiny, tmp_path / "half", steered)
+    half.ppo = replace(steered, iterations=2)
+    half.run()
+    rest = trainer(tiny, tmp_path / "half", steered)
+    rest.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))
+    rest.run()
+    one, two = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "half")
+    for name in ("objective/kl_coef", "objective/score_scale", "objective/scores", "objective/kl"):
+        assert one[name] == two[name], name
+    kl_coefs = [value for _, value in one["objective/kl_coef"]]
+    # KL is 0 in the first two iterations: the policy has not moved. Then it is over its goal.
+    expected = [0.05, 0.05 * 0.98, 0.05 * 0.98**2, 0.05 * 0.98**2 * 1.02]
+    assert kl_coefs == pytest.approx(expected)
+    for name, value in whole.policy.trained().items():
+        assert torch.equal(rest.policy.trained()[name], value), name
+
+
+def test_learning_rate_zero_leaves_every_ratio_at_one(tiny: Path, tmp_path: Path) -> None:
+    ppo = replace(PPO, lr=1e-30)
+    run = trainer(tiny, tmp_path, ppo)
+    run.run()
+    metrics = read_metrics(tmp_path)
+    assert max(value for _, value in metrics["policy/approxkl_avg"]) < 1e-10
+    assert max(value for _, value in metrics["policy/clipfrac_avg"]) == 0
+    assert max(abs(value - 1) for _, value in metrics["val/ratio"]) < 1e-5
+
+
+def test_it_learns_what_is_rewarded(tiny: Path, tmp_path: Path) -> None:
+    """Scores are in standard deviations of a random token's worth, so they begin near 0.
+
+    The model's output embeddings are so small that no hidden state can bring more than about 0.6.
+    """
+    ppo = replace(PPO, iterations=20, rollout_batch_size=32, minibatch_size=16, missing_eos="none")
+    trainer(tiny, tmp_path, ppo).run()
+    scores = [value for _, value in read_metrics(tmp_path)["objective/scores"]]
+    assert abs(scores[0]) < 0.2
+    assert sum(scores[-5:]) / 5 > 0.4

@@ -1,0 +1,294 @@
+"""Reward models on disk: the same scores again, or a refusal that says what changed."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf.config.schema import ModelConfig
+from rlhf.errors import DataError, UsageError
+from rlhf.kernels import span_sum
+from rlhf.models.packed.forward import Llava
+from rlhf.models.policy import Policy
+from rlhf.rewards.llava_reward import LlavaReward
+from rlhf.rewards.loading import build_reward, load_reward
+from rlhf.rewards.reward_card import CARD, RewardCard, contract_faults, only_storage
+from tests.support import reward_models as kit
+from tests.support import tiny_models
+
+
+@pytest.fixture(scope="session")
+def text_model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return kit.write_text_model(tmp_path_factory.mktemp("text"), tiny, "text")
+
+
+@pytest.fixture
+def llava(tiny: Path) -> Llava:
+    return tiny_models.load(tiny)
+
+
+CASES = [
+    ("llava_head", "head"),
+    ("llava_head", "lora"),
+    ("llava_head", "full"),
+    ("llava_state", "lora"),
+    ("caption_text", "head"),
+    ("caption_text", "full"),
+]
+
+
+@pytest.mark.parametrize(("kind", "train"), CASES)
+def test_what_is_saved_scores_the_same_bits(
+    llava: Llava, tiny: Path, text_model: Path, tmp_path: Path, kind: str, train: str
+) -> None:
+    reward = kit.options(kind, text_model, train)
+    model = kit.build(llava, reward)
+    kit.shake(model)
+    with torch.no_grad():
+        for value in model.network().parameters():
+            if value.requires_grad:
+                value.add_(torch.randn_like(value) * 0.02)
+    model.mean, model.std = 0.5, 2.0
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    own = model.scores(prompts, responses, max_tokens=9999)
+    kit.save(model, tmp_path, llava, reward)
+    for share in (True, False):
+        again = load_reward(str(tmp_path), tiny_models.load(tiny), share_trunk=share, exact=True)
+        assert torch.equal(again.scores(prompts, responses, max_tokens=9999), own)
+        assert not any(value.requires_grad for value in again.head.parameters())
+
+
+SCORE_ELSEWHERE = """
+import sys; from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+from tests.support import tiny_models
+torch.set_num_threads(1)
+from rlhf.rewards.loading import load_reward
+llava = tiny_models.load(Path(sys.argv[2]))
+model = load_reward(sys.argv[3], llava, share_trunk=True, exact=True)
+prompts = tiny_models.prompts_of(llava, Path(sys.argv[2]))
+responses = tiny_models.responses_of(llava)
+found = model.scores(prompts, responses, max_tokens=9999)
+print(" ".join(float(x).hex() for x in found))
+"""
+
+
+def test_a_new_process_scores_the_same_bits(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+    reward = kit.options("llava_head", train="lora")
+    model = kit.build(llava, reward)
+    kit.shake(model)
+    own = model.scores(
+        tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava), max_tokens=9999
+    )
+    kit.save(model, tmp_path, llava, reward)
+    command = [sys.executable, "-c", SCORE_ELSEWHERE]
+    command += [str(Path(__file__).parents[2]), str(tiny), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [float(x).hex() for x in own]
+
+
+def test_the_shared_trunk_is_read_with_the_policy_adapter_off(
+    llava: Llava, tiny: Path, tmp_path: Path
+) -> None:
+    reward = kit.options("llava_head")
+    model = kit.build(llava, reward)
+    kit.shake(model)
+    kit.save(model, tmp_path, llava, reward)
+    policy = tiny_models.load(tiny)
+    policy.adapters.add("policy", rank=4, alpha=8)
+    shared = load_reward(str(tmp_path), policy, share_trunk=True)
+    assert isinstance(shared, LlavaReward) and shared.llava is policy
+    assert policy.adapters.current == "policy"
+    prompts, responses = tiny_models.prompts_of(policy, tiny), tiny_models.responses_of(policy)
+    before = shared.scores(prompts, responses, max_tokens=9999)
+    with torch.no_grad():
+        for value in policy.adapters.tensors("policy").values():
+            value.add_(torch.randn_like(value))
+    assert torch.equal(shared.scores(prompts, responses, max_tokens=9999), before)
+
+
+def saved(
+    llava: Llava, folder: Path, kind: str = "llava_head", text_model: Path | str = ""
+) -> Path:
+    reward = kit.options(kind, text_model, "head")
+    model = kit.build(llava, reward)
+    kit.shake(model)
+    kit.save(model, folder, llava, reward)
+    return folder
+
+
+def change_model(folder: Path) -> None:
+    """Another weight in the trunk."""
+    llava = tiny_models.load(folder)
+    with torch.no_grad():
+        next(llava.model.model.language_model.layers.parameters()).mul_(1.01)
+    llava.save(folder / "model")
+
+
+def change_text(folder: Path, name: str, old: str, new: str) -> None:
+    path = folder / "model" / name
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "named"),
+    [
+        ("weights", "", "", "weights"),
+        ("chat_template.jinja", "USER: ", "Human: ", "template"),
+        ("tokenizer.json", '"add_prefix_space": false', '"add_prefix_space": true', "tokenizer"),
+        ("processor_config.json", '"do_normalize": true', '"do_normalize": false', "pictures"),
+    ],
+)
+def test_a_changed_model_is_named_and_refused(
+    tiny: Path, tmp_path: Path, file: str, old: str, new: str, named: str
+) -> None:
+    shutil.copytree(tiny / "model", tmp_path / "model")
+    folder = saved(tiny_models.load(tmp_path), tmp_path / "reward")
+    load_reward(str(folder), tiny_models.load(tmp_path), share_trunk=True)
+    if file == "weights":
+        change_model(tmp_path)
+    else:
+        change_text(tmp_path, file, old, new)
+    with pytest.raises(UsageError, match="would not read") as caught:
+        load_reward(str(folder), tiny_models.load(tmp_path), share_trunk=True)
+    assert f" {named}: " in caught.value.where
+
+
+def test_a_changed_head_is_refused(llava: Llava, tmp_path: Path) -> None:
+    folder = saved(llava, tmp_path)
+    path = folder / "head.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # the lowest bit of a bias
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match="would not read") as caught:
+        load_reward(str(folder), llava, share_trunk=True)
+    assert " head: " in caught.value.where
+
+
+def test_captions_are_part_of_what_was_read(
+    llava: Llava, tiny: Path, text_model: Path, tmp_path: Path
+) -> None:
+    """Those of training are not asked for again; a model taught on given ones asks for none."""
+    reward = kit.options("caption_text", text_model, "head")
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    model = kit.build(llava, reward)
+    kit.shake(model)
+    own = model.scores(prompts, responses, max_tokens=9999)
+    kit.save(model, tmp_path / "asked", llava, reward)
+    again = load_reward(str(tmp_path / "asked"), tiny_models.load(tiny), share_trunk=True)
+    again.captioner._described = None  # type: ignore[attr-defined]
+    assert torch.equal(again.scores(prompts, responses, max_tokens=9999), own)
+
+    given = build_reward(reward, ModelConfig(), llava, captions={})
+    kit.save(given, tmp_path / "given", llava, reward)
+    again = load_reward(str(tmp_path / "given"), tiny_models.load(tiny), share_trunk=True)
+    with pytest.raises(DataError, match="no caption"):
+        again.scores(prompts, responses, max_tokens=9999)
+
+
+def test_weights_stored_otherwise_are_said_but_allowed_unless_exact(
+    llava: Llava, tiny: Path, tmp_path: Path
+) -> None:
+    folder = saved(llava, tmp_path)
+    half = Llava.load(str(tiny / "model"), device=torch.device("cpu"), dtype=torch.bfloat16)
+    load_reward(str(folder), half, share_trunk=True)
+    with pytest.raises(UsageError, match="would not read") as caught:
+        load_reward(str(folder), half, share_trunk=True, exact=True)
+    assert "dtype: torch.float32 in training, torch.bfloat16 here" in caught.value.where
+
+
+def test_faults_of_a_contract() -> None:
+    stored = {"dtype": "float32", "weights": "a", "template": "t"}
+    assert contract_faults(stored, dict(stored)) == []
+    assert contract_faults(stored, {**stored, "weights": "b"}) == ["weights"]
+    other = contract_faults(stored, {**stored, "weights": "b", "dtype": "bfloat16"})
+    assert other == ["dtype"] and only_storage(other)
+    more = contract_faults(stored, {"weights": "b", "dtype": "bfloat16"})
+    assert more == ["dtype", "template"] and not only_storage(more)
+    rounded = {"dtype": "float32", "weights": "a", "weights_rounded": "r", "quantization": "none"}
+    swapped = {**rounded, "dtype": "bfloat16", "weights": "b", "weights_rounded": "other"}
+    assert contract_faults(rounded, swapped) == ["dtype", "weights_rounded"]
+    packed = {**swapped, "quantization": "nf4"}
+    assert contract_faults(rounded, packed) == ["dtype", "quantization"]
+    captioned = {f"captioner_{name}": value for name, value in rounded.items()}
+    named = contract_faults(captioned, {**captioned, "captioner_weights": "b"})
+    assert named == ["captioner_weights"] and not only_storage(named)
+
+
+def test_a_folder_without_a_reward_model_is_refused(llava: Llava, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no reward model"):
+        load_reward(str(tmp_path), llava, share_trunk=True)
+    card = {"kind": "llava_head", "std": 1.0}
+    (tmp_path / CARD).write_text(json.dumps(card))
+    with pytest.raises(UsageError, match="another version"):
+        load_reward(str(tmp_path), llava, share_trunk=True)
+    texts = ("kind", "base", "captioner", "caption_instruction")
+    card = {**dict.fromkeys(texts, ""), "adapter": True, "mean": 0, "std": 1, "contract": []}
+    (tmp_path / CARD).write_text(json.dumps(card))
+    with pytest.raises(UsageError, match="another version"):
+        RewardCard.read(str(tmp_path))
+
+
+def test_code_in_a_models_folder_is_never_run(llava: Llava, tmp_path: Path) -> None:
+    """Whatever a card names: stock classes only, and nobody is asked."""
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    config = {
+        "model_type": "evil",
+        "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    with pytest.raises(UsageError, match="does not load as a text model"):
+        kit.build(llava, kit.options("caption_text", folder))
+    with pytest.raises(UsageError, match="does not load as a LLaVA"):
+        Llava.load(str(folder), device=torch.device("cpu"), dtype=torch.float32)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_captioner_is_named_and_refused(
+    tiny: Path, text_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny / "model", tmp_path / "model")
+    folder = saved(tiny_models.load(tmp_path), tmp_path / "reward", "caption_text", text_model)
+    change_model(tmp_path)
+    with pytest.raises(UsageError, match="would not read") as caught:
+        load_reward(str(folder), tiny_models.load(tmp_path), share_trunk=True)
+    assert " captioner_weights: " in caught.value.where
+
+
+@pytest.mark.usefixtures("low_floor")
+@pytest.mark.parametrize("train", ["head", "lora"])
+def test_a_reward_model_begins_from_the_supervised_adapter(
+    llava: Llava, tiny: Path, tmp_path: Path, train: str
+) -> None:
+    """Its log-likelihoods are those of the model that answers, not of its base."""
+    llava.adapters.add("policy", rank=4, alpha=8)
+    with torch.no_grad():
+        for value in llava.adapters.tensors("policy").values():
+            value.add_(0.05 * torch.randn_like(value))
+    llava.adapters.save("policy", tmp_path / "adapter", llava.base)
+    prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
+    logprobs = Policy(llava, llava, temperature=1.0).score(prompts, responses).logprobs
+    reward = kit.options("llava_head", train=train)
+    fresh = tiny_models.load(tiny)
+    model = build_reward(reward, ModelConfig(), fresh, start=tmp_path / "adapter")
+    found = model.scores(prompts, responses, max_tokens=9999)
+    expected = span_sum(logprobs.clamp(min=-6), responses.spans)
+    torch.testing.assert_close(found, expected.detach())
+    learns = {value.requires_grad for value in fresh.adapters.tensors("reward").values()}
+    assert learns == {train == "lora"}
+    kit.save(model, tmp_path / "reward", fresh, reward)
+    again = load_reward(
+        str(tmp_path / "reward"), tiny_models.load(tiny), share_trunk=True, exact=True
+    )
+    assert torch.equal(again.scores(prompts, responses, max_tokens=9999), found)
+    full = kit.options("llava_head", train="full")
+    with pytest.raises(UsageError, match="cannot begin from an adapter"):
+        build_reward(full, ModelConfig(), tiny_models.load(tiny), start=tmp_path / "adapter")

@@ -1,0 +1,110 @@
+"""An optimizer through a file, and hashes of tensors."""
+
+import json
+
+import pytest
+import torch
+
+from rlhf.errors import DataError
+from rlhf.storage.checkpoint import (
+    hash_tensors,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+
+
+def model_and_optimizer(seed=0, **options):
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [
+        torch.nn.Parameter(torch.randn(shape, generator=generator))
+        for shape in ((3, 4), (4,), (2, 2))
+    ]
+    groups = [
+        {"params": parameters[:1], "lr": 0.01, "weight_decay": 0.1},
+        {"params": parameters[1:], "lr": 0.03, "betas": (0.8, 0.95)},
+    ]
+    return parameters, torch.optim.AdamW(groups, eps=1e-5, **options)
+
+
+def train(parameters, optimizer, steps):
+    for step in steps:
+        optimizer.zero_grad()
+        loss = sum(((p - step) ** 2).sum() * (n + 1) for n, p in enumerate(parameters[:2]))
+        loss.backward()  # the third parameter never has a gradient
+        optimizer.step()
+
+
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"foreach": True}])
+def test_an_optimizer_continues_to_the_bit_through_a_file(tmp_path, options):
+    straight, optimizer = model_and_optimizer(**options)
+    train(straight, optimizer, range(5))
+    tensors, rest = optimizer_tensors(optimizer)
+    weights = {str(n): p for n, p in enumerate(straight)}
+    groups = {"weights": weights, "optimizer": tensors}
+    save_checkpoint(tmp_path, 5, tensors=groups, state={"optimizer": rest})
+    train(straight, optimizer, range(5, 9))
+    found = load_checkpoint(tmp_path)
+    for _ in range(2):  # twice: restoring must not hand the checkpoint's own memory over
+        again, fresh = model_and_optimizer(seed=1, **options)
+        with torch.no_grad():
+            for n, p in enumerate(again):
+                p.copy_(found.tensors["weights"][str(n)])
+        restore_optimizer(fresh, found.tensors["optimizer"], found.state["optimizer"])
+        train(again, fresh, range(5, 9))
+        assert all(torch.equal(a, b) for a, b in zip(straight, again, strict=True))
+        assert fresh.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+
+
+def test_optimizer_tensors_are_a_copy():
+    parameters, optimizer = model_and_optimizer()
+    train(parameters, optimizer, range(2))
+    tensors, _ = optimizer_tensors(optimizer)
+    before = hash_tensors(tensors.items())
+    train(parameters, optimizer, range(2))
+    assert hash_tensors(tensors.items()) == before
+
+
+def test_values_that_are_not_tensors_survive():
+    parameters, optimizer = model_and_optimizer()
+    optimizer.state[parameters[0]] = {"step": 3, "state1": torch.zeros(3, 4)}
+    tensors, rest = optimizer_tensors(optimizer)
+    assert list(tensors) == ["0.state1"]
+    other_parameters, other = model_and_optimizer(seed=1)
+    restore_optimizer(other, tensors, json.loads(json.dumps(rest)))
+    assert other.state[other_parameters[0]]["step"] == 3
+
+
+@pytest.mark.parametrize("shapes", [[(4, 3), (4,), (2, 2)], [(3, 4), (4,)], [(3, 4)] * 4])
+def test_an_optimizer_of_another_model_is_refused(shapes):
+    tensors, rest = optimizer_tensors(model_and_optimizer()[1])
+    other = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(shape)) for shape in shapes])
+    with pytest.raises(DataError) as caught:
+        restore_optimizer(other, tensors, rest)
+    assert caught.value.where.startswith("parameter ")
+
+
+def test_a_hash_changes_with_one_element_the_dtype_the_shape_and_the_name():
+    tensor = torch.zeros(2, 3)
+    changed = tensor.clone()
+    changed[1, 2] = 1e-45
+    variants = [
+        [("a", tensor)],
+        [("a", changed)],
+        [("a", tensor.reshape(3, 2))],
+        [("a", tensor.to(torch.int32))],
+        [("b", tensor)],
+        [("a", tensor), ("b", tensor[:0])],
+        [("a", -tensor)],
+    ]
+    assert len({hash_tensors(variant) for variant in variants}) == len(variants)
+
+
+def test_a_hash_does_not_depend_on_order_strides_or_gradients():
+    a, b = torch.randn(3, 4), torch.randn(2).to(torch.bfloat16)
+    first = hash_tensors([("a", a), ("b", b)])
+    strided = a.T.contiguous().T
+    assert strided.stride() != a.stride()
+    again = iter([("b", b), ("a", torch.nn.Parameter(strided))])
+    assert first == hash_tensors(again) and len(first) == 64

@@ -1,0 +1,164 @@
+"""Tiny models that cut a picture into tiles, and pictures of several sizes, for tests."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import (
+    AutoTokenizer,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessorPil,
+    LlavaNextProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessorPil,
+    LlavaOnevisionProcessor,
+    MistralConfig,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+from rlhf.data.collate import prompt_batch
+from rlhf.data.records import PromptRecord
+from rlhf.demo.tiny_llava import CHAT_TEMPLATE
+from rlhf.models.packed.forward import Llava
+from rlhf.types import PromptBatch
+
+SIDE, PATCH = 24, 6  # pixels of a tile and of a patch: 16 patches
+GRID = [[SIDE * rows, SIDE * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
+QUESTIONS = ["What colour is the circle?", "Describe the picture.", "How many?", "Where?"]
+SIZES = [(40, 30), (30, 40), (90, 20), (70, 64), (24, 24), (31, 70)]  # width and height
+
+
+class PictureProcessor(LlavaOnevisionProcessor):
+    """The stock one without its part for videos, which needs torchvision."""
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return ["image_processor", "tokenizer"]
+
+
+def write_picture(path: Path, width: int, height: int) -> Path:
+    """Noise of this size; its path."""
+    noise = torch.Generator().manual_seed(width)
+    pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=noise)
+    Image.fromarray(pixels.numpy()).save(path)
+    return path
+
+
+def write_pictures(folder: Path) -> None:
+    """`pictures/00000.png` and so on, of the sizes above."""
+    (folder / "pictures").mkdir()
+    for number, size in enumerate(SIZES):
+        write_picture(folder / f"pictures/{number:05d}.png", *size)
+
+
+def folder_of(llava: Llava) -> Path:
+    """Where `build` wrote the model and its pictures."""
+    return Path(llava.base).parent
+
+
+def pictures(llava: Llava) -> list[Path]:
+    return [folder_of(llava) / f"pictures/{row:05d}.png" for row in range(len(SIZES))]
+
+
+def prompts_of(llava: Llava, count: int = 4) -> PromptBatch:
+    """The questions, each about its own picture."""
+    asked = enumerate(QUESTIONS[:count])
+    records = [PromptRecord(f"pictures/{row:05d}.png", text, id=f"p{row}") for row, text in asked]
+    return prompt_batch(records, llava.builder, folder_of(llava), max_tokens=400)
+
+
+def build_next(tokenizer: Any, text: type = LlamaConfig) -> tuple[Any, Any]:
+    """LLaVA-NeXT: CLIP and Llama or Mistral."""
+    config = LlavaNextConfig(
+        vision_config=CLIPVisionConfig(**_tower()),
+        text_config=text(**_text(tokenizer)),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=GRID,
+    )
+    sizes = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+    processor = LlavaNextProcessor(
+        LlavaNextImageProcessorPil(image_grid_pinpoints=GRID, **sizes),
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+    return LlavaNextForConditionalGeneration(config), processor
+
+
+def build_onevision(tokenizer: Any) -> tuple[Any, Any]:
+    """LLaVA-OneVision: SigLIP and Qwen2; more than two tiles' worth of patches is shrunk."""
+    tower = SiglipVisionConfig(**_tower(), vision_use_head=False)
+    config = LlavaOnevisionConfig(
+        vision_config=tower,
+        text_config=Qwen2Config(**_text(tokenizer)),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.unk_token_id or 0,
+        image_grid_pinpoints=GRID,
+        vision_aspect_ratio="anyres_max_2",
+    )
+    images = LlavaOnevisionImageProcessorPil(
+        image_grid_pinpoints=GRID, size={"height": SIDE, "width": SIDE}
+    )
+    processor = PictureProcessor(
+        images,
+        tokenizer,
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_2",
+        chat_template=CHAT_TEMPLATE,
+    )
+    return LlavaOnevisionForConditionalGeneration(config), processor
+
+
+BUILDERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
+    "next, llama": build_next,
+    "next, mistral": lambda tokenizer: build_next(tokenizer, MistralConfig),
+    "onevision": build_onevision,
+}
+
+
+def build(kind: str, tiny: Path, folder: Path) -> Llava:
+    """A model of `BUILDERS` with the tokenizer of the `tiny` fixture; writes model/, pictures/."""
+    write_pictures(folder)
+    torch.manual_seed(0)
+    model, processor = BUILDERS[kind](AutoTokenizer.from_pretrained(tiny / "model"))
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    if isinstance(processor, PictureProcessor):  # as the stock one would have saved itself
+        config = folder / "model/processor_config.json"
+        config.write_text(config.read_text().replace("PictureProc", "LlavaOnevisionProc"))
+        video = {"video_processor_type": "LlavaOnevisionVideoProcessor"}
+        (folder / "model/video_preprocessor_config.json").write_text(json.dumps(video))
+    return Llava(model.requires_grad_(False), processor, str(folder / "model"))
+
+
+def _tower() -> dict[str, Any]:
+    width = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    return width | {"num_hidden_layers": 3, "image_size": SIDE, "patch_size": PATCH}
+
+
+def _text(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": len(tokenizer),
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.08,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+    }

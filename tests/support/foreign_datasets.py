@@ -1,0 +1,78 @@
+"""Small files in the columns of public preference sets, and what importing them gives."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec.structs import replace
+from PIL import Image
+
+from rlhf.data.importers.importer import Imported, import_set
+from rlhf.data.records import PreferenceRecord, read_records
+
+Rows = list[dict[str, Any]]
+OTHER = {"response_a": "response_b", "response_b": "response_a", "tie": "tie"}
+
+
+def png(colour: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+RED, BLUE = png("red"), png("blue")
+
+
+def kept(content: bytes) -> str:
+    """Where an imported PNG lies."""
+    return f"pictures/{hashlib.sha256(content).hexdigest()[:16]}.png"
+
+
+def embedded(content: bytes | None, path: str | None = None) -> dict[str, Any]:
+    return {"bytes": content, "path": path}
+
+
+def write_rows(path: Path, rows: Rows) -> Path:
+    """A JSON list, JSON lines or parquet, by the suffix; red.png and blue.png beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (path.parent / "red.png").write_bytes(RED)
+    (path.parent / "blue.png").write_bytes(BLUE)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def imported(
+    folder: Path, source: str, rows: Rows, suffix: str = "json", **options: Any
+) -> tuple[list[PreferenceRecord], Imported]:
+    path = write_rows(folder / "set" / f"rows.{suffix}", rows)
+    output = folder / f"out{len(list(folder.iterdir()))}"
+    report = import_set(source, [path], output, **options)
+    return read_records(output / "preferences.jsonl", PreferenceRecord), report
+
+
+def turned(record: PreferenceRecord) -> PreferenceRecord:
+    """The same judgment with its sides changed, described answers too."""
+    meta = dict(record.meta)
+    if "response_a" in meta:
+        meta |= {"response_a": meta["response_b"], "response_b": meta["response_a"]}
+    return replace(
+        record,
+        response_a=record.response_b,
+        response_b=record.response_a,
+        preference=OTHER[record.preference],
+        meta=meta,
+    )
+
+
+def facing(record: PreferenceRecord, first: str) -> PreferenceRecord:
+    """The record with the answer `first` as response_a."""
+    return record if record.response_a == first else turned(record)

@@ -1,0 +1,25 @@
+"""A second model and the setup of a 7B run, for the tests of what `rlhf plan` computes."""
+
+from pathlib import Path
+
+from rlhf.demo.scenes import write_pictures
+from rlhf.demo.tiny_llava import build_tiny_llava
+from rlhf.planning.workload import Setup
+
+SETUP = Setup(
+    prompt_tokens=640,
+    max_new_tokens=128,
+    rollout_batch_size=64,
+    minibatch_size=16,
+    microbatch_tokens=8192,
+    sampling_batch_size=64,
+    lora_rank=64,
+)
+
+
+def wide_model(folder: Path) -> Path:
+    """Build a wider and deeper model than that of the `tiny` fixture, with pictures."""
+    write_pictures(folder / "pictures", 8, "tests")
+    texts = ["What colour is the circle? red", "There are two shapes in this picture."]
+    build_tiny_llava(folder / "model", texts, seed=0, hidden=96, layers=3)
+    return folder

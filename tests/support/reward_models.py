@@ -1,0 +1,77 @@
+"""Small reward models of every kind, and pairs to train them on."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    LlamaModel,
+)
+
+from rlhf.config.schema import ModelConfig, RewardConfig
+from rlhf.data.tokenization import response_batch
+from rlhf.models.packed.forward import Llava
+from rlhf.rewards.llava_reward import RewardModel
+from rlhf.rewards.loading import build_reward, save_reward
+from rlhf.types import PreferenceBatch
+from tests.support import tiny_models
+
+KINDS = ("llava_head", "llava_state", "caption_text")
+
+
+def write_text_model(folder: Path, tiny: Path, kind: str, labels: int = 1) -> Path:
+    """A text model with the tiny model's tokenizer: `text`, `llama` or `bert` (classifiers)."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny / "model")
+    torch.manual_seed(1)
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "initializer_range": 0.2,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if kind == "bert":
+        model = BertForSequenceClassification(BertConfig(**sizes, num_labels=labels))
+    elif kind == "llama":
+        model = LlamaForSequenceClassification(LlamaConfig(**sizes, num_labels=labels))
+    else:
+        model = LlamaModel(LlamaConfig(**sizes))
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def options(
+    kind: str, text_model: Path | str = "", train: str = "lora", **more: object
+) -> RewardConfig:
+    """`llava_state` is a llava_head that reads no likelihood."""
+    fields: dict[str, object] = {"lr": 1e-2, "epochs": 8, "warmup_steps": 2, "train": train}
+    fields |= {"kind": kind.replace("state", "head"), "likelihood": kind == "llava_head"}
+    return RewardConfig(**{**fields, "text_model": str(text_model), **more})
+
+
+def build(llava: Llava, config: RewardConfig) -> RewardModel:
+    return build_reward(config, ModelConfig(lora_rank=4), llava)
+
+
+def shake(model: RewardModel) -> None:
+    """Give the head weights of its own, so that every feature counts."""
+    torch.nn.init.normal_(model.head.linear.weight)
+
+
+def save(model: RewardModel, folder: Path, llava: Llava, config: RewardConfig) -> None:
+    save_reward(model, folder, llava, config, {})
+
+
+def pairs_of(llava: Llava, tiny: Path, labels: list[float] | None = None) -> PreferenceBatch:
+    """Eight pairs whose chosen response is short."""
+    prompts = tiny_models.prompts_of(llava, tiny, 8)
+    chosen = response_batch(["a red circle"] * 4 + ["blue"] * 4, llava.builder)
+    rejected = response_batch(["I do not know what it is."] * 8, llava.builder)
+    return PreferenceBatch(prompts, chosen, rejected, torch.tensor(labels or [1.0] * 8))

@@ -1,0 +1,91 @@
+"""A tiny LLaVA, pictures and batches for tests."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from rlhf.config.schema import Config, PPOConfig, SamplingConfig
+from rlhf.data.collate import prompt_batch
+from rlhf.data.records import PromptRecord
+from rlhf.data.tokenization import response_batch
+from rlhf.models.packed.forward import Llava
+from rlhf.models.policy import Policy
+from rlhf.models.scalar_head import ScalarHead
+from rlhf.ppo.trainer import PPOTrainer
+from rlhf.rewards.llava_reward import LlavaReward
+from rlhf.tracking.metrics import MetricsWriter
+from rlhf.tracking.reader import whole_lines
+from rlhf.types import Minibatch, PromptBatch, Responses
+
+INSTRUCTIONS = (
+    "What colour is the circle?",
+    "Describe the picture.",
+    "How many shapes are there?",
+    "What is at the top left?",
+)
+
+
+def load(folder: Path, dtype: str = "float32", quantization: str = "none") -> Llava:
+    """A fresh copy of the model in a folder such as that of the `tiny` fixture, on the CPU."""
+    kind, cpu = getattr(torch, dtype), torch.device("cpu")
+    return Llava.load(str(folder / "model"), device=cpu, dtype=kind, quantization=quantization)
+
+
+def prompts_of(llava: Llava, folder: Path, count: int = 4) -> PromptBatch:
+    """The first `count` prompts, each with its own picture, of different lengths."""
+    records = [
+        PromptRecord(f"pictures/{row:05d}.png", INSTRUCTIONS[row % 4], id=f"p{row}")
+        for row in range(count)
+    ]
+    return prompt_batch(records, llava.builder, folder, max_tokens=200)
+
+
+def responses_of(llava: Llava, count: int = 4) -> Responses:
+    """`count` responses of different lengths; the second is the end-of-sequence token alone."""
+    texts = ["red", "", "There are two shapes in this picture.", "a blue star"]
+    return response_batch([texts[row % 4] for row in range(count)], llava.builder)
+
+
+def timeless_curves(file: Path) -> list[dict[str, str]]:
+    """Every figure of every step of a metrics.jsonl, to the last bit, but for times and memory."""
+    timed = ("time/", "mem/", "tokens_per_s")
+    return [
+        {k: float(x).hex() for k, x in step.items() if x is not None and not k.startswith(timed)}
+        for step in map(json.loads, whole_lines(file))
+    ]
+
+
+def minibatch_of(policy: Policy, folder: Path) -> Minibatch:
+    """The responses above, by a policy that has not moved, with random advantages and returns."""
+    prompts, responses = prompts_of(policy.llava, folder), responses_of(policy.llava)
+    with torch.no_grad():
+        logprobs = policy.score(prompts, responses).logprobs
+    return Minibatch(
+        prompts=prompts,
+        responses=responses,
+        old_logprobs=logprobs,
+        old_values=torch.zeros(len(logprobs)),
+        ref_logprobs=logprobs,
+        advantages=torch.randn(len(logprobs)),
+        returns=torch.randn(len(logprobs)),
+    )
+
+
+def two_iterations(policy: Policy, prompts: PromptBatch, folder: Path) -> PPOTrainer:
+    """A run that changes the policy at once, its reward a random head on the policy's trunk."""
+    head = ScalarHead(policy.llava.hidden_size)
+    torch.nn.init.normal_(head.linear.weight)
+    ppo = PPOConfig(
+        iterations=2,
+        rollout_batch_size=4,
+        minibatch_size=4,
+        ppo_epochs=1,
+        value_warmup_iterations=0,
+        lr=1e-2,
+        critic=policy.critic.kind,
+        microbatch_tokens=120,
+    )
+    config = Config(ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
+    reward = LlavaReward(policy.llava, head, policy.llava.builder)
+    return PPOTrainer(config, policy, reward, prompts, MetricsWriter(folder), folder)

@@ -1,0 +1,249 @@
+"""Where the time goes: charged once, to the innermost phase, and to nobody while off."""
+
+import gzip
+import json
+import re
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf.commands.job import Job
+from rlhf.commands.ppo import ppo
+from rlhf.config.schema import Config, DataConfig, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.models.policy import build_policy
+from rlhf.ppo.trainer import PPOTrainer
+from rlhf.spans import Spans
+from rlhf.tracking.metrics import METRICS
+from rlhf.tracking.profiler import PHASES, Profile, count, count_responses, lap, phase
+from rlhf.tracking.reader import read_metrics
+from rlhf.types import PromptBatch, Responses
+from tests.support import tiny_models
+
+ROOT = Path(__file__).parents[2]
+
+
+class Clock:
+    """Shows what it was set to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_phase_inside_another_is_not_counted_in_that_one(clock: Clock) -> None:
+    profile = Profile(clock=clock)
+    clock.now = 100
+    with profile.active():
+        clock.now += 1
+        with phase("policy"):
+            clock.now += 2
+            with phase("vision"):
+                clock.now += 4
+            clock.now += 8
+        clock.now += 16
+        found = lap()
+    assert found == {"time/policy": 10, "time/vision": 4, "time/other": 17}
+
+
+def test_an_undivided_phase_keeps_what_is_inside(clock: Clock) -> None:
+    with Profile(clock=clock).active() as profile:
+        with phase("forward", undivided=True):
+            clock.now += 1
+            with phase("vision"), phase("values"):
+                clock.now += 2
+                count("pictures")
+            clock.now += 4
+        with phase("vision"):
+            clock.now += 8
+            count("pictures", 3)
+        done = profile.lap()
+    assert done.seconds == {"forward": 7, "vision": 8, "other": 0}
+    assert done.counts == {"pictures": 3}
+
+
+def test_a_phase_that_fails_ends_all_the_same(clock: Clock) -> None:
+    with Profile(clock=clock).active() as profile:
+        with pytest.raises(KeyError), phase("forward", undivided=True), phase("values"):
+            clock.now += 1
+            raise KeyError
+        with phase("reward"):
+            clock.now += 2
+        clock.now += 4
+        assert profile.lap().seconds == {"forward": 1, "reward": 2, "other": 4}
+
+
+def test_each_lap_begins_anew_and_what_follows_one_is_in_none(clock: Clock) -> None:
+    told: list[int] = []
+
+    def on_lap(done: int) -> None:
+        told.append(done)
+        clock.now += 1000
+
+    profile = Profile(clock=clock, on_lap=on_lap)
+    with profile.active():
+        for seconds in (1, 2):
+            with phase("decode"):
+                clock.now += seconds
+            count("decode_steps", 10 * seconds)
+            lap()
+    clock.now += 5
+    assert [one.seconds["decode"] for one in profile.laps] == [1, 2]
+    assert [one.seconds["other"] for one in profile.laps] == [0, 0]
+    assert [one.counts["decode_steps"] for one in profile.laps] == [10, 20]
+    assert told == [1, 2]
+
+
+def test_the_device_is_waited_for_before_each_look_at_the_clock() -> None:
+    seen: list[str] = []
+
+    def look() -> float:
+        seen.append("look")
+        return 0.0
+
+    with Profile(lambda: seen.append("wait"), look).active():
+        with phase("forward", undivided=True), phase("vision"):
+            pass
+        assert seen == ["wait", "look"] * 3
+
+
+def test_without_a_profile_nothing_is_taken() -> None:
+    profile = Profile()
+    with profile.active():
+        pass
+    with phase("decode") as nothing:
+        count("decode_steps")
+    assert nothing is None and phase("decode") is phase("reward")
+    assert lap() == {} and profile.laps == []
+    assert profile.lap().counts == {}
+
+
+def responses_of_lengths(lengths: list[int], keys: list[int], said: list[int]) -> Any:
+    prompts = PromptBatch(
+        torch.zeros(sum(lengths), dtype=torch.int64),
+        Spans.from_lengths(lengths),
+        tuple(() for _ in lengths),
+        torch.tensor(keys),
+        tuple("" for _ in lengths),
+    )
+    tokens = torch.zeros(sum(said), dtype=torch.int64)
+    return prompts, Responses(tokens, Spans.from_lengths(said), torch.ones(len(said)).bool())
+
+
+def test_decoding_sees_every_token_before_and_reads_a_shared_prompt_once() -> None:
+    lengths, keys, said = [10, 7, 10, 10], [1, 2, 1, 1], [3, 4, 2, 1]
+    seen = read = 0
+    for step in range(1, 4):  # the first token comes of the prompt's own pass
+        alive = [row for row in range(4) if said[row] > step]
+        seen += sum(lengths[row] + step for row in alive)
+        read += step * len(alive) + sum({keys[row]: lengths[row] for row in alive}.values())
+    with Profile().active() as profile:
+        count_responses(*responses_of_lengths(lengths, keys, said))
+        assert profile.lap().counts == {
+            "responses": 4,
+            "prompt_tokens": 37,
+            "response_tokens": 10,
+            "seen_tokens": seen,
+            "read_tokens": read,
+        }
+
+
+def test_every_phase_in_the_code_has_its_metric() -> None:
+    sources = [path.read_text() for path in (ROOT / "rlhf").rglob("*.py")]
+    used = {name for text in sources for name in re.findall(r'\bphase\("(\w+)"', text)}
+    assert {"policy", "forward", "optimizer"} <= used <= PHASES.keys()
+    assert set(PHASES.values()) <= METRICS.keys()
+
+
+def two_iterations(tiny: Path, folder: Path, profile: Profile | None) -> PPOTrainer:
+    llava = tiny_models.load(tiny)
+    torch.manual_seed(0)
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
+    run = tiny_models.two_iterations(policy, tiny_models.prompts_of(llava, tiny), folder)
+    with profile.active() if profile else nullcontext():
+        run.run()
+    return run
+
+
+def test_a_profiled_run_is_the_same_run(tiny: Path, tmp_path: Path) -> None:
+    runs = [
+        two_iterations(tiny, tmp_path / "plain", None),
+        two_iterations(tiny, tmp_path / "profiled", Profile()),
+    ]
+    plain, profiled = (read_metrics(tmp_path / name) for name in ("plain", "profiled"))
+    assert {*profiled} - {*plain} <= {*PHASES.values()} <= {*METRICS} - {*plain}
+    timed = ("time/rollout", "time/update", "tokens_per_s", "mem/peak_gb")
+    same = plain.keys() - timed
+    assert {name: profiled[name] for name in same} == {name: plain[name] for name in same}
+    for before, after in zip(*(run.policy.trained().values() for run in runs), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_every_second_of_a_run_is_in_one_phase(tiny: Path, tmp_path: Path) -> None:
+    profile, started = Profile(), time.perf_counter()
+    two_iterations(tiny, tmp_path, profile)
+    ended, found = time.perf_counter(), read_metrics(tmp_path)
+    least = sum(value for name in ("time/rollout", "time/update") for _, value in found[name])
+    charged = sum(value for name in PHASES.values() for _, value in found.get(name, []))
+    assert least < charged < ended - started
+    assert charged == pytest.approx(sum(sum(one.seconds.values()) for one in profile.laps))
+    elsewhere = {"vision", "prefill", "decode", "save"}  # of another lap, or of none
+    for one in profile.laps:
+        assert {name for name in PHASES if one.seconds[name]} | elsewhere == {*PHASES}
+        assert (one.counts["responses"], one.counts["updated_responses"]) == (4, 4)
+
+
+@pytest.fixture
+def job(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
+    """A short `rlhf ppo` whose judge counts letters."""
+    monkeypatch.setattr("rlhf.planning.roofline.SPENT", 1e-3)
+    judge, prompts = tmp_path / "judge.py", tmp_path / "prompts.jsonl"
+    judge.write_text("def score(images, asked, said):\n    return [float(len(x)) for x in said]\n")
+    rows = [{"image_path": f"pictures/{n:05d}.png", "instruction": "What?"} for n in range(4)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def made(iterations: int, profile: Any) -> Job:
+        sizes: Any = {"rollout_batch_size": 4, "minibatch_size": 4, "ppo_epochs": 1}
+        config = Config(
+            profile=profile,
+            model=ModelConfig(path=str(tiny / "model"), lora_rank=4),
+            data=DataConfig(prompts=str(prompts), root=str(tiny)),
+            sampling=SamplingConfig(max_new_tokens=4),
+            ppo=PPOConfig(iterations=iterations, value_warmup_iterations=0, **sizes),
+        )
+        return Job(config, tmp_path, [], [], lambda *_: (Path(), {}), f"{judge}:score")
+
+    return made
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_the_command_prints_the_roofline_and_traces_one_iteration(
+    iterations: int, job: Callable[..., Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = ppo(job(iterations, "trace"))["profile"]
+    json.dumps(figures)
+    assert figures["roofline"] > 0 and figures["ideal_seconds"]["reward"] == 0
+    trace = json.loads(gzip.decompress((tmp_path / "trace.json.gz").read_bytes()))
+    names = [event.get("name") for event in trace["traceEvents"]]
+    assert names.count("optimizer") == names.count("reward") == 1
+    shown = capsys.readouterr().out
+    last = read_metrics(tmp_path)["time/reward"][-1]
+    assert f"iterations {iterations} to {iterations}, mean" in shown and "in all" in shown
+    assert figures["seconds"]["reward"] == last[1]
+
+
+def test_the_command_measures_nothing_unasked(job: Callable[..., Job], tmp_path: Path) -> None:
+    assert "profile" not in ppo(job(1, False))
+    assert not {*PHASES.values()} & read_metrics(tmp_path).keys()
+    assert not (tmp_path / "trace.json.gz").exists()

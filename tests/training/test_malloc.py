@@ -1,0 +1,26 @@
+"""Freed memory is kept by glibc, and any other C library is left alone."""
+
+import ctypes
+from types import SimpleNamespace
+
+import pytest
+
+from rlhf.training.malloc import keep_freed_memory
+
+
+def test_glibc_is_told_both_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda name, value: told.append((name, value)))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr("sys.platform", "linux")
+    keep_freed_memory()
+    assert told == [(-3, 32 * 2**20), (-1, 2**31 - 1)]
+
+
+@pytest.mark.parametrize(("system", "library"), [("linux", SimpleNamespace()), ("darwin", None)])
+def test_elsewhere_nothing_is_done(
+    system: str, library: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr("sys.platform", system)
+    keep_freed_memory()

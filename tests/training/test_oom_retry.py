@@ -1,0 +1,63 @@
+"""Memory that runs out: again in more pieces, to a limit; other errors pass."""
+
+import pytest
+import torch
+
+from rlhf.errors import ResourceError, is_out_of_memory, out_of_memory
+from rlhf.training.oom_retry import Backoff
+
+OOM = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand more")
+
+
+def test_pieces_double_until_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    backoff, sizes = Backoff(most=8), []
+
+    def work() -> str:
+        sizes.append(backoff.share(100))
+        if sizes[-1] > 30:
+            raise OOM
+        return "done"
+
+    assert backoff.run("update", work) == "done"
+    assert sizes == [100, 50, 25]
+    assert "out of memory in the update: again in 4 times as many pieces" in capsys.readouterr().out
+    assert backoff.run("update", work) == "done"  # and it stays so
+    assert sizes == [100, 50, 25, 25]
+    assert Backoff(most=8).share(0) == 1
+
+
+def test_beyond_the_smallest_pieces_it_says_so() -> None:
+    def work() -> None:
+        raise OOM
+
+    with pytest.raises(ResourceError) as error:
+        Backoff(most=4).run("rollout", work)
+    assert error.value.exit_code == 5
+    assert error.value.where == "CUDA out of memory. Tried to allocate 2.00 GiB"
+
+
+def test_another_error_is_not_repeated() -> None:
+    tries = []
+
+    def work() -> None:
+        tries.append(1)
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Backoff(most=4).run("update", work)
+    assert len(tries) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        (MemoryError(), True),
+        (OOM, True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), True),
+        (RuntimeError("shapes"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error: Exception, known: bool) -> None:
+    assert is_out_of_memory(error) == known
+    assert out_of_memory(error).exit_code == 5

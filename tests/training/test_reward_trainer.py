@@ -1,0 +1,199 @@
+"""Training of reward models: it learns, stops in time, and normalises on the training pairs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf.config.schema import Config, PPOConfig, RewardConfig
+from rlhf.models.packed.forward import Llava
+from rlhf.rewards.llava_reward import RewardModel
+from rlhf.tracking.metrics import MetricsWriter
+from rlhf.tracking.reader import read_metrics
+from rlhf.training.reward_trainer import RewardTrainer
+from rlhf.types import PreferenceBatch
+from tests.support import reward_models as kit
+from tests.support import tiny_models
+
+pytestmark = pytest.mark.usefixtures("low_floor")
+
+
+@pytest.fixture(scope="session")
+def text_model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return kit.write_text_model(tmp_path_factory.mktemp("text"), tiny, "text")
+
+
+@pytest.fixture
+def llava(tiny: Path) -> Llava:
+    return tiny_models.load(tiny)
+
+
+def train(
+    model: RewardModel,
+    reward: RewardConfig,
+    pairs: PreferenceBatch,
+    held_out: PreferenceBatch,
+    folder: Path,
+    steps: int = 0,
+) -> int:
+    config = Config(reward=reward, ppo=PPOConfig(microbatch_tokens=9999))
+    with MetricsWriter(folder) as writer:
+        return RewardTrainer(config, model, pairs, held_out, writer, folder, steps=steps).run()
+
+
+def both_scores(model: RewardModel, pairs: PreferenceBatch) -> torch.Tensor:
+    return model.scores(*pairs.stacked(), max_tokens=9999)
+
+
+@pytest.mark.parametrize("train_what", ["head", "lora"])
+@pytest.mark.parametrize("kind", kit.KINDS)
+def test_an_easy_preference_is_learnt_and_nothing_else_moves(
+    llava: Llava, tiny: Path, text_model: Path, tmp_path: Path, kind: str, train_what: str
+) -> None:
+    reward = kit.options(kind, text_model, train_what, epochs=20, lr=3e-2)
+    model, pairs = kit.build(llava, reward), kit.pairs_of(llava, tiny)
+    before = {name: value.clone() for name, value in model.network().named_parameters()}
+    trunk = {name: value.clone() for name, value in llava.model.named_parameters()}
+    train(model, reward, pairs, pairs, tmp_path)
+    for network, old in ((model.network(), before), (llava.model, trunk)):
+        for name, value in network.named_parameters():
+            assert "lora_" in name or torch.equal(value, old[name]), name
+    both = both_scores(model, pairs)
+    chosen, rejected = both.chunk(2)
+    assert (chosen > rejected).all()
+    assert float(both.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(both.std(correction=0)) == pytest.approx(1, abs=1e-3)
+
+
+def test_scores_are_normalised_on_the_training_pairs(
+    llava: Llava, tiny: Path, tmp_path: Path
+) -> None:
+    reward = kit.options("llava_head", train="head")
+    model, pairs = kit.build(llava, reward), kit.pairs_of(llava, tiny)
+    held_out = pairs.select(torch.tensor([0, 1]))
+    train(model, reward, pairs, held_out, tmp_path)
+    assert float(both_scores(model, pairs).mean()) == pytest.approx(0, abs=1e-4)
+    assert abs(float(both_scores(model, held_out).mean())) > 1e-3
+
+
+def test_frozen_features_are_computed_once(
+    llava: Llava, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    states = Llava.response_states
+    monkeypatch.setattr(Llava, "response_states", lambda *args: (calls.append(1), states(*args))[1])
+    pairs, counts = kit.pairs_of(llava, tiny), {}
+    for what in ("head", "lora"):
+        calls.clear()
+        reward = kit.options("llava_head", train=what, epochs=8, batch_size=4)
+        model = kit.build(tiny_models.load(tiny), reward)
+        train(model, reward, pairs, pairs.select(torch.arange(0)), tmp_path / what)
+        counts[what] = len(calls)
+    assert counts == {"head": 1, "lora": 1 + 8 * 2 + 1}  # the start, the steps, the scale
+
+
+def test_training_by_cached_features_is_training(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+    """Two steps of the head by hand, from features computed anew for each."""
+    reward = kit.options("llava_state", train="head", epochs=2, batch_size=8, warmup_steps=0)
+    model, pairs = kit.build(llava, reward), kit.pairs_of(llava, tiny)
+    train(model, reward, pairs, pairs, tmp_path)
+    weight = torch.zeros(1, 32, requires_grad=True)
+    bias = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.AdamW([weight, bias], lr=1e-2, weight_decay=0.0)
+    for rate in (1e-2, 5e-3):
+        with torch.no_grad():
+            features = model.features(*pairs.stacked())
+        chosen, rejected = (features @ weight.T + bias).squeeze(1).chunk(2)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        (-(chosen - rejected).sigmoid().log()).mean().backward()
+        torch.nn.utils.clip_grad_norm_([weight, bias], 1.0)
+        optimizer.step()
+    torch.testing.assert_close(model.head.linear.weight, weight, atol=1e-6, rtol=1e-4)
+
+
+def run_without_patience(
+    llava: Llava, pairs: PreferenceBatch, held_out: PreferenceBatch, folder: Path
+) -> int:
+    """The last weights are kept, and so the steps are all of them."""
+    reward = kit.options("llava_head", train="head", epochs=50, lr=0.1, batch_size=8)
+    return train(kit.build(llava, reward), reward, pairs, held_out, folder)
+
+
+def test_the_best_weights_by_held_out_loss_are_kept(
+    llava: Llava, tiny: Path, tmp_path: Path
+) -> None:
+    """Held-out labels against the training's: each step is worse, the first look the best."""
+    reward = kit.options(
+        "llava_head", train="head", epochs=50, lr=0.1, patience=3, evaluate_every=1, batch_size=8
+    )
+    model, pairs = kit.build(llava, reward), kit.pairs_of(llava, tiny)
+    opposite = PreferenceBatch(pairs.prompts, pairs.rejected, pairs.chosen, pairs.labels)
+    assert train(model, reward, pairs, opposite, tmp_path / "stopped") == 1
+    losses = read_metrics(tmp_path / "stopped")["reward/validation_loss"]
+    assert [step for step, _ in losses] == [1, 2, 3, 4]  # three looks without a better one
+    assert run_without_patience(llava, pairs, opposite, tmp_path / "on") == 50
+    once = kit.build(llava, reward)
+    train(once, reward, pairs, pairs.select(torch.arange(0)), tmp_path / "once", steps=1)
+    kept, first = model.head.linear.weight, once.head.linear.weight
+    # The rate of one planned step is that of the first of fifty.
+    torch.testing.assert_close(kept, first)
+
+
+def test_ties_count_half_margin_and_centring_reach_the_loss(
+    llava: Llava, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look at the loss of a head that passes on the log-likelihoods."""
+    monkeypatch.setattr(RewardTrainer, "_start_likelihood", lambda trainer: None)
+    pairs = kit.pairs_of(llava, tiny, [1.0] * 4 + [0.5] * 4)
+    losses = {}
+    for name, more in {
+        "plain": {},
+        "margin": {"margin": 2.0},
+        "centring": {"centring": 0.5},
+        "smoothing": {"label_smoothing": 0.25},
+    }.items():
+        reward = kit.options("llava_head", train="head", epochs=1, batch_size=8, **more)
+        model = kit.build(llava, reward)
+        both = both_scores(model, pairs)
+        train(model, reward, pairs, pairs, tmp_path / name)
+        losses[name] = read_metrics(tmp_path / name)["reward/loss"][0][1]
+    chosen, rejected = (part.double() for part in both.chunk(2))
+    d, y = chosen - rejected, pairs.labels.double()
+
+    def loss(d: torch.Tensor, y: torch.Tensor) -> float:
+        return float(-(y * d.sigmoid().log() + (1 - y) * (-d).sigmoid().log()).mean())
+
+    assert losses["plain"] == pytest.approx(loss(d, y), abs=1e-4)
+    assert losses["margin"] == pytest.approx(loss(torch.where(y == 1, d - 2, d), y), abs=1e-4)
+    centred = loss(d, y) + 0.5 * float((chosen + rejected).square().mean())
+    assert losses["centring"] == pytest.approx(centred, rel=1e-4)
+    assert losses["smoothing"] == pytest.approx(loss(d, 0.75 * y + 0.25 * (1 - y)), abs=1e-4)
+
+
+def test_the_curves_hold_training_and_held_out_loss(
+    llava: Llava, tiny: Path, tmp_path: Path
+) -> None:
+    reward = kit.options("llava_head", train="head", epochs=3, batch_size=4)
+    model, pairs = kit.build(llava, reward), kit.pairs_of(llava, tiny)
+    train(model, reward, pairs, pairs, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in lines if "reward/loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in lines if "reward/validation_loss" in row] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("train_what", ["head", "lora"])
+def test_the_likelihood_starts_with_differences_of_about_2(
+    llava: Llava, tiny: Path, tmp_path: Path, train_what: str
+) -> None:
+    """The rate is next to nothing, so that nothing else moves."""
+    reward = kit.options("llava_head", train=train_what, epochs=1, lr=1e-12, batch_size=8)
+    pairs = kit.pairs_of(llava, tiny)
+    model = kit.build(llava, reward)
+    plain = both_scores(model, pairs)
+    train(model, reward, pairs, pairs, tmp_path)
+    weight = model.head.linear.weight[0].detach()
+    assert float(weight[:-1].abs().max()) < 1e-9
+    chosen, rejected = (float(weight[-1]) * plain).chunk(2)
+    assert float((chosen - rejected).square().mean()) == pytest.approx(4, rel=1e-4)
