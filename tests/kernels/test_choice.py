@@ -16,12 +16,12 @@ from rlhf.spans import Spans
 SPANS = Spans.from_lengths([2, 1, 3])
 FLAT, IDS = torch.arange(6.0), torch.zeros(6, dtype=torch.int64)
 CALLS: dict[str, tuple[str, list[Any]]] = {
-    "gather_spans": ("triton_spans", [torch.zeros(3, 4), torch.zeros(3).long(), SPANS]),
-    "scatter_spans": ("triton_spans", [FLAT, SPANS]),
-    "span_sum": ("triton_spans", [FLAT, SPANS]),
-    "span_mean": ("triton_spans", [FLAT, SPANS]),
-    "span_discounted_sum": ("triton_spans", [FLAT, SPANS, 0.5]),
-    "token_logprobs": ("triton_logprobs", [torch.ones(6, 2), torch.ones(5, 2), IDS]),
+    "gather_spans": ("span_ops_triton", [torch.zeros(3, 4), torch.zeros(3).long(), SPANS]),
+    "scatter_spans": ("span_ops_triton", [FLAT, SPANS]),
+    "span_sum": ("span_ops_triton", [FLAT, SPANS]),
+    "span_mean": ("span_ops_triton", [FLAT, SPANS]),
+    "span_discounted_sum": ("span_ops_triton", [FLAT, SPANS, 0.5]),
+    "token_logprobs": ("token_logprobs_triton", [torch.ones(6, 2), torch.ones(5, 2), IDS]),
 }
 
 

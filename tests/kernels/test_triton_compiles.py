@@ -14,7 +14,7 @@ PROGRAM = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from rlhf.kernels import triton_logprobs, triton_spans
+from rlhf.kernels import token_logprobs_triton, span_ops_triton
 
 def compile(kernel, *types, **constants):
     names = kernel.arg_names
@@ -26,17 +26,17 @@ def compile(kernel, *types, **constants):
         target = GPUTarget("cuda", capability, 32)
         triton.compile(ASTSource(kernel, signature, values), target=target)
 
-spans, block = ("*i64", "*i64"), dict(BLOCK=triton_spans.BLOCK)
-compile(triton_spans._copy_runs, "*i16", "*i16", "*i64", *spans, "i32", "i32", **block)
-compile(triton_spans._total, "*bf16", "*fp32", *spans, **block)
+spans, block = ("*i64", "*i64"), dict(BLOCK=span_ops_triton.BLOCK)
+compile(span_ops_triton._copy_runs, "*i16", "*i16", "*i64", *spans, "i32", "i32", **block)
+compile(span_ops_triton._total, "*bf16", "*fp32", *spans, **block)
 for flat, step in (("*bf16", -1), ("*fp32", 1)):
-    compile(triton_spans._discounted_sum, flat, "*fp32", "*fp64", *spans, STEP=step, **block)
-for kernel in (triton_logprobs._fold, triton_logprobs._differentiate):
+    compile(span_ops_triton._discounted_sum, flat, "*fp32", "*fp64", *spans, STEP=step, **block)
+for kernel in (token_logprobs_triton._fold, token_logprobs_triton._differentiate):
     where = ("i32", "i32", "*i64", "*i8", "fp32")
-    compile(kernel, "*fp32", *where, *["*fp32"] * 4, BLOCK=triton_logprobs.BLOCK)
+    compile(kernel, "*fp32", *where, *["*fp32"] * 4, BLOCK=token_logprobs_triton.BLOCK)
     # A whole number that is 1 is compiled in: one column, one element a token, one block a span.
-    compile(kernel, "*fp32", *where[1:], *["*fp32"] * 4, BLOCK=triton_logprobs.BLOCK, width=1)
-compile(triton_spans._copy_runs, "*i32", "*i32", "*i64", *spans, **block, inner=1, blocks=1)
+    compile(kernel, "*fp32", *where[1:], *["*fp32"] * 4, BLOCK=token_logprobs_triton.BLOCK, width=1)
+compile(span_ops_triton._copy_runs, "*i32", "*i32", "*i64", *spans, **block, inner=1, blocks=1)
 """
 
 

@@ -20,7 +20,7 @@ from rlhf.storage.checkpoint import hash_tensors
 from rlhf.types import Drawn, Responses
 from tests.ppo.test_trainer import PPO, trainer
 
-FILE = Path(__file__).parent / "ppo/golden_run.json"
+FILE = Path(__file__).parent / "golden_run.json"
 OPTIONS = replace(PPO, iterations=5, value_warmup_iterations=1, lr_schedule="linear")
 FIGURES = (
     "objective/scores",

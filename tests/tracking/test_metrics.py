@@ -168,7 +168,7 @@ def test_every_metric_has_a_one_line_meaning():
 def test_every_metric_is_written_somewhere() -> None:
     sources = Path(__file__).parents[2] / "rlhf"
     text = "".join(
-        path.read_text() for path in sources.rglob("*.py") if path.parent.name != "tracking"
+        path.read_text() for path in sources.rglob("*.py") if path.name != "metrics.py" or path.parent.name != "tracking"
     )
     produced = {*text_statistics(["a"])}
     assert [name for name in METRICS if f'"{name}"' not in text and name not in produced] == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rlhf.data import validation
+from rlhf.data.validation import validate
 from rlhf.data.validation import image_checks
 from rlhf.data.validation.validate import validate_files
 
@@ -200,7 +200,7 @@ def test_unusable_files(tmp_path: Path) -> None:
 
 
 def test_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "_STRIDE", 2)
+    monkeypatch.setattr(validate, "_STRIDE", 2)
     path = jsonl(tmp_path / "p.jsonl", prompt("a.png"), "", "{", *[prompt("b.png")] * 4)
     steps: list[int] = []
     validate_files([path, path], open_pictures=False, on_progress=steps.append)
@@ -248,7 +248,7 @@ def test_a_tie_before_opposite_labels_hides_nothing(tmp_path: Path) -> None:
 def test_problems_beyond_the_list_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "MAX_LISTED", 3)
+    monkeypatch.setattr(validate, "MAX_LISTED", 3)
     rows = [pair("x", "y", "a"), *[pair("x", "y", "a")] * 29, *["{"] * 5]
     path = jsonl(tmp_path / "p.jsonl", *rows)
     report = validate_files([path, path], open_pictures=False)
