@@ -7,7 +7,7 @@
 First one rollout goes through both: if log-probabilities, advantages, losses or gradient norms are
 more than 1e-5 apart in float32, no time is taken and the exit code is 1. Then each row runs there
 and back (theirs, ours, ours, theirs) in fresh processes of one thread. Every iteration has
-pictures that were not seen before, and responses of a fixed length. Rows whose environment is not
+images that were not seen before, and responses of a fixed length. Rows whose environment is not
 installed are measured for ours alone. Prints a table and writes results/compare_trl.json.
 """
 
@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from baselines.environments import FOLDER, RELEASES, install
+from baselines.environments import DIRECTORY, RELEASES, install
 from baselines.pairing import Spread, ratio, seconds, spread
 from baselines.parity import parity_case
 from baselines.rows import ROWS, SIZES, TINY, Row, chosen
@@ -47,7 +47,7 @@ COLUMNS = (
 def measure(
     picked: Sequence[tuple[Row, str]], runs: Runs, changes: dict[str, Any], rounds: int
 ) -> list[dict[str, Any]]:
-    """Figures of each row; those against the same opponent are measured together."""
+    """Metrics of each row; those against the same opponent are measured together."""
     sides = {(row.name, size): _entrants(row, size, changes) for row, size in picked}
     for row, size in picked:
         if row.proven and runs.can_run(sides[row.name, size][0]):
@@ -61,7 +61,7 @@ def measure(
         else:
             runs.say(f"skipped: {runs.absent(theirs)}")
             runs.compare([*several], rounds)
-    return [figures(row, size, *sides[row.name, size], runs) for row, size in picked]
+    return [metrics(row, size, *sides[row.name, size], runs) for row, size in picked]
 
 
 def _entrants(row: Row, size: str, changes: dict[str, Any]) -> tuple[Entrant, Entrant]:
@@ -69,7 +69,7 @@ def _entrants(row: Row, size: str, changes: dict[str, Any]) -> tuple[Entrant, En
     return Entrant(row.theirs[0], theirs), Entrant(row.ours[0], ours)
 
 
-def figures(row: Row, size: str, theirs: Entrant, ours: Entrant, runs: Runs) -> dict[str, Any]:
+def metrics(row: Row, size: str, theirs: Entrant, ours: Entrant, runs: Runs) -> dict[str, Any]:
     """A row as it is written; without theirs where it was skipped."""
     found: dict[str, Any] = {
         "case": f"{row.name}/{size}",
@@ -125,7 +125,7 @@ def _cells(one: dict[str, Any]) -> list[str]:
         one["ladder"],
         one["against"],
         " / ".join(kinds),
-        f"{ours['vocabulary']}/{ours['picture_tokens']}",
+        f"{ours['vocabulary']}/{ours['image_tokens']}",
         f"{wall['theirs']['middle']:.3g}" if "theirs" in wall else "–",
         f"{wall['ours']['middle']:.3g}",
         _ratio(Spread(**wall["ratio"])) if "ratio" in wall else "–",
@@ -173,7 +173,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=1, help="there and back, so many times")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, seconds")
     parser.add_argument("--install", action="store_true", help="make missing environments first")
-    parser.add_argument("--environments", type=Path, default=FOLDER)
+    parser.add_argument("--environments", type=Path, default=DIRECTORY)
     parser.add_argument("--add", action="store_true", help="keep the other rows of the file")
     parser.add_argument("--output", type=Path, help=f"default {RESULTS.name}; with --tiny none")
     given = parser.parse_args(words)

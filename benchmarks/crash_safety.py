@@ -39,8 +39,8 @@ def prepared() -> tuple[Any, Any]:
     return model, optimizer
 
 
-def ours(folder: Path) -> Pair:
-    """A folder that is renamed when it is whole; the newest that verifies is taken."""
+def ours(directory: Path) -> Pair:
+    """A directory that is renamed when it is whole; the newest that verifies is taken."""
     from rlhf.storage.checkpoint import NoCheckpointError, load_checkpoint, optimizer_tensors
     from rlhf.storage.checkpoint import save_checkpoint as save
 
@@ -49,23 +49,23 @@ def ours(folder: Path) -> Pair:
     def write(step: int) -> None:
         tensors, state = optimizer_tensors(optimizer)
         parts = {"model": model.state_dict(), "optimizer": tensors}
-        save(folder, step, tensors=parts, state=state)
+        save(directory, step, tensors=parts, state=state)
 
     def read() -> None:
         try:
-            load_checkpoint(folder)
+            load_checkpoint(directory)
         except NoCheckpointError:  # killed before the first
             return
 
     return write, read
 
 
-def torch_save(folder: Path) -> Pair:
+def torch_save(directory: Path) -> Pair:
     """`torch.save` over one file."""
     import torch
 
     model, optimizer = prepared()
-    file = folder / "checkpoint.pt"
+    file = directory / "checkpoint.pt"
 
     def write(step: int) -> None:
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
@@ -78,7 +78,7 @@ def torch_save(folder: Path) -> Pair:
     return write, read
 
 
-def trainer(folder: Path) -> Pair:
+def trainer(directory: Path) -> Pair:
     """transformers' Trainer: writes in place, and takes the highest number."""
     import torch
     from transformers import Trainer, TrainingArguments
@@ -94,7 +94,7 @@ def trainer(folder: Path) -> Pair:
 
     def made(**options: Any) -> Trainer:
         arguments = TrainingArguments(
-            output_dir=str(folder),
+            output_dir=str(directory),
             report_to=[],
             disable_tqdm=True,
             use_cpu=True,
@@ -110,7 +110,7 @@ def trainer(folder: Path) -> Pair:
             made(save_steps=1, save_total_limit=2, max_steps=100_000).train()
 
     def read() -> None:
-        last = get_last_checkpoint(str(folder))
+        last = get_last_checkpoint(str(directory))
         if last is not None:
             step = int(last.rpartition("-")[2])
             made(save_strategy="no", max_steps=step).train(resume_from_checkpoint=last)
@@ -130,17 +130,17 @@ def kill_often(name: str, kills: int, seed: int = 0) -> dict[str, Any]:
     rng, lost = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as place:
         for trial in range(kills):
-            folder = Path(place) / str(trial)
-            folder.mkdir()
-            child = _forked(lambda f=folder: _write(CONTENDERS[name](f)[0]))
-            while not any(folder.iterdir()):  # until it writes
+            directory = Path(place) / str(trial)
+            directory.mkdir()
+            child = _forked(lambda f=directory: _write(CONTENDERS[name](f)[0]))
+            while not any(directory.iterdir()):  # until it writes
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, 0.5))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            code = os.waitpid(_forked(lambda f=folder: CONTENDERS[name](f)[1]()), 0)[1]
+            code = os.waitpid(_forked(lambda f=directory: CONTENDERS[name](f)[1]()), 0)[1]
             lost += code != 0
-            shutil.rmtree(folder)
+            shutil.rmtree(directory)
     return {"kills": kills, "lost": lost}
 
 

@@ -33,9 +33,9 @@ COLUMNS = {
 }
 
 
-def run(seed: int, folder: Path) -> None:
-    """One demo in a folder of its own."""
-    words = ("demo", f"seed={seed}", f"output_dir={folder / str(seed)}")
+def run(seed: int, directory: Path) -> None:
+    """One demo in a directory of its own."""
+    words = ("demo", f"seed={seed}", f"output_dir={directory / str(seed)}")
     subprocess.run([sys.executable, "-m", "rlhf", *words], check=True)
 
 
@@ -50,7 +50,7 @@ def passes(summary: dict[str, Any]) -> bool:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """The figures as Markdown, a row for each seed."""
+    """The metrics as Markdown, a row for each seed."""
     lines = [f"| seed | {' | '.join(COLUMNS.values())} | bar |", "|---" * (len(COLUMNS) + 2) + "|"]
     for seed, summary in rows.items():
         cells = [f"{summary.get(name, math.nan):.3g}" for name in COLUMNS]
@@ -64,8 +64,8 @@ def main() -> None:
     parser.add_argument("--from", dest="folder", type=Path, default=Path("runs/seeds"))
     arguments = parser.parse_args()
     for seed in arguments.seeds:
-        run(seed, arguments.folder)
-    found = sorted(arguments.folder.glob("*/demo/summary.json"))
+        run(seed, arguments.directory)
+    found = sorted(arguments.directory.glob("*/demo/summary.json"))
     rows = {path.parents[1].name: json.loads(path.read_text()) for path in found}
     for summary in rows.values():
         summary.pop("report", None)

@@ -1,6 +1,6 @@
 """Do the health warnings see a collapse, and are they silent where there is none?
 
-    python benchmarks/divergence.py RUNS --seeds 10 20     RUNS: the folder a `rlhf demo` left
+    python benchmarks/divergence.py RUNS --seeds 10 20     RUNS: the directory a `rlhf demo` left
     python benchmarks/divergence.py RUNS --replay          the same runs by the present thresholds
 
 Twice for each seed on the models of one demo: its own PPO, and one that collapses (learning rate
@@ -59,14 +59,14 @@ def run(demo: Path, kind: str, seed: int) -> dict[str, Any]:
 
 
 def replay(demo: Path, kind: str, seed: int) -> dict[str, Any]:
-    """The same of a run that is there: its figures go through the monitor again."""
+    """The same of a run that is there: its metrics go through the monitor again."""
     runs = sorted((demo / kind).iterdir(), reverse=True)
     found = next(x for x in runs if OmegaConf.load(x / "config.yaml").seed == seed)
     health, warnings = HealthMonitor(WARMUP), []
     for line in (found / "metrics.jsonl").read_text().splitlines():
-        figures = {k: x for k, x in json.loads(line).items() if x is not None}
-        step = figures.pop("step") + 1
-        warnings += [(step, warning.name) for warning in health.update(step, figures)]
+        metrics = {k: x for k, x in json.loads(line).items() if x is not None}
+        step = metrics.pop("step") + 1
+        warnings += [(step, warning.name) for warning in health.update(step, metrics)]
     return {"kind": kind, "seed": seed, "exit": 0, "warnings": warnings}
 
 
@@ -97,8 +97,8 @@ def main() -> None:
         )
     Console().print(sheet)
     good = {kind: sum(right(row) for row in rows if row["kind"] == kind) for kind in KINDS}
-    figures = {"seeds": list(seeds), "right": good, "rows": rows}
-    given.output.write_text(json.dumps(figures, indent=1) + "\n")
+    metrics = {"seeds": list(seeds), "right": good, "rows": rows}
+    given.output.write_text(json.dumps(metrics, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,19 +12,19 @@ from itertools import product
 from rlhf.planning.fit import changed_options, smallest_change
 from rlhf.planning.gpus import GIB, USABLE
 from rlhf.planning.memory import memory
-from rlhf.planning.model_shape import ModelShape, read_shape
-from rlhf.planning.workload import Setup
+from rlhf.planning.model_shape import ModelDims, read_dims
+from rlhf.planning.workload import Workload
 
 CARDS = (16, 24, 48, 80)  # GB
 SHORT = {
     "ppo.microbatch_tokens": "micro-batches {:,}",
-    "model.prefix_cache": "cache {:g}",
+    "model.prefix_cache_gib": "cache {:g}",
     "sampling.batch_size": "batch {}",
     "model.quantization": "{}",
     "model.lora_rank": "rank {}",
     "ppo.optimizer": "{}",
 }
-SETUP = Setup(
+SETUP = Workload(
     prompt_tokens=640,
     max_new_tokens=128,
     rollout_batch_size=64,
@@ -36,7 +36,7 @@ SETUP = Setup(
 )
 
 
-def cell(shape: ModelShape, setup: Setup, nominal: int) -> str:
+def cell(shape: ModelDims, setup: Workload, nominal: int) -> str:
     """`fits`, the options to change, or `no`."""
     limit = nominal * USABLE * GIB
     after = smallest_change(shape, setup, limit)
@@ -47,12 +47,12 @@ def cell(shape: ModelShape, setup: Setup, nominal: int) -> str:
 
 
 def main() -> None:
-    shape = read_shape("llava-hf/llava-1.5-7b-hf")
-    print("| weights, `lora_scope`, `sampling.batch_size` | peak |", end="")
+    shape = read_dims("llava-hf/llava-1.5-7b-hf")
+    print("| weights, `lora_type`, `sampling.batch_size` | peak |", end="")
     print("".join(f" {card} GB |" for card in CARDS))
     print("|---|---|" + "---|" * len(CARDS))
     for stored, scope, rows in product(("nf4", "int8", "none"), ("all", "response"), (16, 32)):
-        setup = replace(SETUP, quantization=stored, lora_scope=scope, sampling_batch_size=rows)  # type: ignore[arg-type]
+        setup = replace(SETUP, quantization=stored, lora_type=scope, sampling_batch_size=rows)  # type: ignore[arg-type]
         name = "bf16" if stored == "none" else stored
         peak = memory(shape, setup).peak / GIB
         cells = [cell(shape, setup, card) for card in CARDS]

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from baselines.ours import NoWriter, fixed_lengths
 from llava_7b import TINY, Sizes
-from random_llava import pictures, prompts_of, write_model
+from random_llava import images, prompts_of, write_model
 from rich.console import Console
 from rich.table import Table
 
@@ -31,24 +31,24 @@ from rlhf.models.lora import add_adapter
 from rlhf.models.packed.forward import Llava
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.scalar_head import ScalarHead
-from rlhf.planning.model_shape import read_shape
-from rlhf.planning.roofline import Roofline, calibrate, roofline, waiter
-from rlhf.planning.workload import Setup
+from rlhf.planning.model_shape import read_dims
+from rlhf.planning.roofline import Roofline, calibrate, roofline, synchronizer
+from rlhf.planning.workload import Workload
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import REWARD, LlavaReward
 from rlhf.tracking.profiler import Profile
 
 RESULTS = Path(__file__).parent / "results" / "iteration_7b.json"
 CASES: dict[str, dict[str, Any]] = {
-    "shared": {"samples_per_prompt": 1, "lora_scope": "all"},
-    "groups": {"samples_per_prompt": 4, "lora_scope": "all"},
-    "late": {"samples_per_prompt": 1, "lora_scope": "response"},
+    "shared": {"samples_per_prompt": 1, "lora_type": "lora"},
+    "groups": {"samples_per_prompt": 4, "lora_type": "lora"},
+    "late": {"samples_per_prompt": 1, "lora_type": "alora"},
 }
 BARS = {"shared": 18, "groups": 7.5, "late": 6}  # seconds on an H200
 UPDATE = ("forward", "backward", "optimizer")
 
 
-def measure(case: str, folder: Path, sizes: Sizes, device: torch.device) -> Roofline:
+def measure(case: str, directory: Path, sizes: Sizes, device: torch.device) -> Roofline:
     """An iteration of a case, beside the best of this device."""
     rows, own = (64, CASES[case]) if device.type == "cuda" else (8, CASES[case])
     ppo = PPOConfig(
@@ -57,38 +57,40 @@ def measure(case: str, folder: Path, sizes: Sizes, device: torch.device) -> Roof
         minibatch_size=rows // 4,
         microbatch_tokens=sizes.microbatch,
         samples_per_prompt=own["samples_per_prompt"],
-        value_warmup_iterations=0,
-        check_invariants=False,
+        critic_warmup_iterations=0,
+        sanity_checks=False,
         missing_eos="none",
-        sample_every=10**9,
+        log_samples_every=10**9,
     )
     precision = torch.bfloat16 if device.type == "cuda" else torch.float32
-    llava = Llava.load(str(folder), device=device, dtype=precision)
-    trainer = _trainer(llava, ppo, own["lora_scope"], folder, sizes)
-    profile = Profile(waiter(device))
+    llava = Llava.load(str(directory), device=device, dtype=precision)
+    trainer = _trainer(llava, ppo, own["lora_type"], directory, sizes)
+    profile = Profile(synchronizer(device))
     with profile.active(), fixed_lengths():
         for iteration in range(ppo.iterations):
             trainer.step(iteration)
-    setup = _setup(ppo, own["lora_scope"], sizes, precision)
-    return roofline(read_shape(str(folder)), setup, calibrate(device, precision), profile.laps[1:])
+    setup = _setup(ppo, own["lora_type"], sizes, precision)
+    return roofline(
+        read_dims(str(directory)), setup, calibrate(device, precision), profile.iterations[1:]
+    )
 
 
-def _trainer(llava: Llava, ppo: PPOConfig, scope: Any, folder: Path, sizes: Sizes) -> PPOTrainer:
-    model = ModelConfig(lora_rank=sizes.rank, lora_scope=scope)
+def _trainer(llava: Llava, ppo: PPOConfig, scope: Any, directory: Path, sizes: Sizes) -> PPOTrainer:
+    model = ModelConfig(lora_rank=sizes.rank, lora_type=scope)
     policy = build_policy(llava, model, temperature=1.0)
     add_adapter(llava.adapters, REWARD, model)
     llava.adapters.switch(POLICY)
     reward = LlavaReward(llava, ScalarHead(llava.hidden_size).to(llava.device), llava.builder)
     count = 2 * ppo.rollout_batch_size // ppo.samples_per_prompt
-    prompts = prompts_of(llava, pictures(folder / "pictures", count), sizes.prompt)
+    prompts = prompts_of(llava, images(directory / "pictures", count), sizes.prompt)
     sampling = SamplingConfig(max_new_tokens=sizes.response, batch_size=ppo.rollout_batch_size)
     return PPOTrainer(
-        Config(ppo=ppo, sampling=sampling), policy, reward, prompts, NoWriter(), folder
+        Config(ppo=ppo, sampling=sampling), policy, reward, prompts, NoWriter(), directory
     )
 
 
-def _setup(ppo: PPOConfig, scope: Any, sizes: Sizes, precision: torch.dtype) -> Setup:
-    return Setup(
+def _setup(ppo: PPOConfig, scope: Any, sizes: Sizes, precision: torch.dtype) -> Workload:
+    return Workload(
         prompt_tokens=sizes.prompt,
         max_new_tokens=sizes.response,
         rollout_batch_size=ppo.rollout_batch_size,
@@ -97,12 +99,12 @@ def _setup(ppo: PPOConfig, scope: Any, sizes: Sizes, precision: torch.dtype) -> 
         sampling_batch_size=ppo.rollout_batch_size,
         samples_per_prompt=ppo.samples_per_prompt,
         lora_rank=sizes.rank,
-        lora_scope=scope,
+        lora_type=scope,
         dtype="bfloat16" if precision == torch.bfloat16 else "float32",
     )
 
 
-def figures(case: str, found: Roofline) -> dict[str, Any]:
+def metrics(case: str, found: Roofline) -> dict[str, Any]:
     """What is written of a case."""
     update = sum(found.seconds[name] for name in UPDATE)
     return {
@@ -140,7 +142,7 @@ def main(words: Sequence[str] | None = None) -> None:
         write_model(Path(scratch), tiny=given.tiny)
         for case in given.cases:
             sizes = TINY if given.tiny else Sizes()
-            found.append(figures(case, measure(case, Path(scratch), sizes, device)))
+            found.append(metrics(case, measure(case, Path(scratch), sizes, device)))
             show(found)
     if output := given.output or (None if given.tiny else RESULTS):
         name = "cpu" if given.tiny else torch.cuda.get_device_name()

@@ -27,8 +27,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from baselines.environments import FOLDER, RELEASES, ROOT, install
-from baselines.learning_figures import COLUMNS, cell, draw, write_board
+from baselines.environments import DIRECTORY, RELEASES, ROOT, install
+from baselines.learning_metrics import COLUMNS, cell, draw, write_board
 from baselines.learning_runs import (
     CONTENDERS,
     LADDER,
@@ -43,23 +43,23 @@ from baselines.learning_task import Start, Task
 from rich.console import Console
 from rich.table import Table
 
-from rlhf.storage.run_folder import json_text
+from rlhf.storage.run_directory import json_text
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = ROOT / "runs" / "learning"
 TINY: dict[str, Any] = {
     "sampling.max_new_tokens": 16,
     "ppo.iterations": 2,
-    "ppo.value_warmup_iterations": 1,
+    "ppo.critic_warmup_iterations": 1,
     "ppo.rollout_batch_size": 8,
     "ppo.minibatch_size": 4,
     "ppo.ppo_epochs": 1,
     "evaluation.limit": 8,
 }
 TINY_START = (
-    "demo.sft_pictures=40",
-    "demo.preference_pictures=20",
-    "demo.evaluation_pictures=8",
+    "demo.sft_images=40",
+    "demo.preference_images=20",
+    "demo.evaluation_images=8",
     "demo.tower_steps=5",
     "sft.epochs=1",
     "reward.epochs=1",
@@ -73,24 +73,24 @@ def learn(
     start: Start,
     seeds: Sequence[int],
     changes: dict[str, Any],
-    folders: tuple[Path, Path],
+    directories: tuple[Path, Path],
     say: Any,
 ) -> dict[str, dict[int, Run]]:
     """Every contender's runs by title and seed, a seed of all of them at a time.
 
     Args:
-        folders: of the runs, and of the environments.
+        directories: of the runs, and of the environments.
     """
-    place, environments = folders
+    place, environments = directories
     baselines = present(baselines, environments, say)
     found: dict[str, dict[int, Run]] = {contender.title: {} for contender in baselines}
     for seed in seeds:
         for contender in baselines:
             task = Task(start=start, seed=seed, changes={**changes, **contender.changes})
             say(f"{contender.title}, seed {seed}")
-            folder = place / f"{contender.name}-{seed}"
-            done = found[contender.title][seed] = run(contender, task, folder, environments)
-            write_board(folder, done.curve)
+            directory = place / f"{contender.name}-{seed}"
+            done = found[contender.title][seed] = run(contender, task, directory, environments)
+            write_board(directory, done.curve)
             say(", ".join(f"{name} {cell(name, [done])}" for name in COLUMNS))
     return found
 
@@ -126,9 +126,9 @@ def written(found: Runs, task: Task, baselines: Sequence[Contender]) -> dict[str
 
 
 def _columns(one: Run) -> dict[str, Any]:
-    """A run with its curve as a list for each figure, to five digits."""
+    """A run with its curve as a list for each metric, to five digits."""
     curve = {n: [float(f"{line[n]:.5g}") for line in one.curve] for n in one.curve[0]}
-    return {"figures": one.figures, "curve": curve}
+    return {"metrics": one.metrics, "curve": curve}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -139,7 +139,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--ladder", action="store_true", help="critics, groups, LoRA's scope")
     parser.add_argument("--tiny", action="store_true", help="seconds, and no results")
     parser.add_argument("--install", action="store_true", help="make missing environments first")
-    parser.add_argument("--environments", type=Path, default=FOLDER)
+    parser.add_argument("--environments", type=Path, default=DIRECTORY)
     parser.add_argument("--folder", type=Path, default=RUNS, help="where the runs are left")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the results go")
     given = parser.parse_args(words)
@@ -151,13 +151,13 @@ def main(words: Sequence[str] | None = None) -> int:
     if not given.tiny:
         return _compare(given, console)
     with tempfile.TemporaryDirectory() as scratch:
-        given.folder = Path(scratch, "learning")
+        given.directory = Path(scratch, "learning")
         return _compare(given, console)
 
 
 def _start(given: argparse.Namespace, console: Console) -> Start:
     """What was asked for, or else what an earlier call made, or is made here."""
-    place = given.start or given.folder.parent / "learning-start"
+    place = given.start or given.directory.parent / "learning-start"
     try:
         return start_of(place)
     except FileNotFoundError:
@@ -181,8 +181,8 @@ def _compare(given: argparse.Namespace, console: Console) -> int:
     baselines, name = CONTENDERS, "learning_vs_trl"
     if given.ladder:
         baselines, name = LADDER, "learning_ladder"
-    folders = given.folder, given.environments
-    found = learn(baselines, start, seeds, changes, folders, console.log)
+    directories = given.directory, given.environments
+    found = learn(baselines, start, seeds, changes, directories, console.log)
     console.print(table(found))
     if not given.tiny:
         kept = written(found, Task(start=start, seed=seeds[0], changes=changes), baselines)

@@ -27,7 +27,7 @@ import bitsandbytes
 import peft
 import torch
 import transformers
-from random_llava import pictures, prompts_of, write_model
+from random_llava import images, prompts_of, write_model
 from rich.console import Console
 from rich.table import Table
 
@@ -35,17 +35,17 @@ from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
 from rlhf.generation.sampler import generate
 from rlhf.models.lora import add_adapter
 from rlhf.models.packed.forward import Llava
-from rlhf.models.policy import POLICY, build_policy, in_pieces
+from rlhf.models.policy import POLICY, build_policy, map_microbatches
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.planning.gpus import GIB, this_machine
 from rlhf.planning.ideal_time import seconds
 from rlhf.planning.memory import CONTEXT, memory
-from rlhf.planning.model_shape import read_shape
-from rlhf.planning.workload import Setup
+from rlhf.planning.model_shape import read_dims
+from rlhf.planning.workload import Workload
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.updater import Updater
 from rlhf.rewards.llava_reward import REWARD, LlavaReward
-from rlhf.types import Drawn, PromptBatch, Responses, Rollout
+from rlhf.types import PromptBatch, Responses, Rollout, SampledTokens
 
 RESULTS = Path(__file__).parent / "results" / "llava_7b.json"
 CASES = ("nf4/16", "nf4/64", "nf4/64/response", "int8/64", "bf16/64")
@@ -53,7 +53,7 @@ BARS = {"nf4/16": 15, "nf4/64": 23, "bf16/64": 44}  # GiB reserved
 PHASES = {"generate": "rollout", "score": "scoring", "update": "update"}  # as the plan has them
 WORK = {
     "generate": ("prefill", "decode"),
-    "score": ("policy", "reference", "reward"),
+    "score": ("old_logprobs", "ref_logprobs", "scores"),
     "update": ("update",),
 }
 
@@ -110,8 +110,8 @@ class Iteration:
         self.updater = Updater(ppo, self.policy, steps=1)
 
     def run(self, prompts: PromptBatch, meter: Meter) -> Rollout:
-        """Generate, score, update; the figures go into `meter`."""
-        self.llava.prefixes.clear()
+        """Generate, score, update; the metrics go into `meter`."""
+        self.llava.prefix_cache.clear()
         with meter.phase("generate"):
             responses, drawn = generate(self.llava, prompts, self.sampling)
         with meter.phase("score"):
@@ -125,12 +125,12 @@ class Iteration:
         return rollout
 
     @torch.no_grad()
-    def scored(self, prompts: PromptBatch, responses: Responses, drawn: Drawn) -> Rollout:
+    def scored(self, prompts: PromptBatch, responses: Responses, drawn: SampledTokens) -> Rollout:
         """As `collect_rollout` does."""
         limit = self.ppo.microbatch_tokens
         scores = self.reward.scores(prompts, responses, max_tokens=limit)
-        own = in_pieces(self.policy.score, prompts, responses, limit)
-        reference = in_pieces(self.policy.reference_score, prompts, responses, limit)
+        own = map_microbatches(self.policy.evaluate, prompts, responses, limit)
+        reference = map_microbatches(self.policy.reference_outputs, prompts, responses, limit)
         return Rollout(
             prompts=prompts,
             responses=responses,
@@ -139,16 +139,16 @@ class Iteration:
             values=own.values,
             entropy=own.entropy,
             scores=scores,
-            logprob_gap=(own.logprobs - drawn.logprobs).abs(),
+            logprob_diff=(own.logprobs - drawn.logprobs).abs(),
         )
 
 
-def measure(case: str, folder: Path, sizes: Sizes, device: torch.device) -> dict[str, Any]:
-    """Figures of one case: an iteration of two rows to warm up, then a whole one, one epoch."""
+def measure(case: str, directory: Path, sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """Metrics of one case: an iteration of two rows to warm up, then a whole one, one epoch."""
     storage, rows, *scope = case.split("/")
     count, kind = int(rows), "none" if storage == "bf16" else storage
     dtype = "bfloat16" if device.type == "cuda" else "float32"
-    options = {"lora_rank": sizes.rank, "lora_scope": "response" if scope else "all"}
+    options = {"lora_rank": sizes.rank, "lora_type": "alora" if scope else "lora"}
     batch = {
         "rollout_batch_size": count,
         "minibatch_size": min(16, count),
@@ -156,11 +156,11 @@ def measure(case: str, folder: Path, sizes: Sizes, device: torch.device) -> dict
         "ppo_epochs": 1,
     }
     kept: Any = {"dtype": getattr(torch, dtype), "quantization": kind}
-    llava = Llava.load(str(folder), device=device, **kept)
+    llava = Llava.load(str(directory), device=device, **kept)
     llava.checkpoints_layers = True
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what loading left
-    prompts = prompts_of(llava, pictures(folder / "pictures", count), sizes.prompt)
+    prompts = prompts_of(llava, images(directory / "pictures", count), sizes.prompt)
     for row in prompts.images:
         llava.vision.features(row[0])
     iteration = Iteration(llava, ModelConfig(**options), PPOConfig(**batch), sizes)
@@ -168,14 +168,14 @@ def measure(case: str, folder: Path, sizes: Sizes, device: torch.device) -> dict
     meter = Meter(device)
     rollout = iteration.run(prompts, meter)
     more: Any = {**options, **batch, "dtype": dtype, "quantization": kind}
-    setup = Setup(
+    setup = Workload(
         prompt_tokens=sizes.prompt,
         max_new_tokens=sizes.response,
         sampling_batch_size=sizes.together,
         gradient_checkpointing=True,
         **more,
     )
-    plan, most = planned(str(folder), setup), max(meter.allocated.values(), default=0)
+    plan, most = planned(str(directory), setup), max(meter.allocated.values(), default=0)
     over = max(plan["planned_gib"].values()) * GIB - CONTEXT  # which the allocator does not see
     return {
         "case": case,
@@ -183,15 +183,15 @@ def measure(case: str, folder: Path, sizes: Sizes, device: torch.device) -> dict
         "allocated_gib": {name: value / GIB for name, value in meter.allocated.items()},
         "reserved_gib": meter.reserved / GIB,
         "planned_over_measured": over / most if most else 0.0,
-        "response_tokens": rollout.spans.total,
-        "largest_logprob_gap": float(rollout.logprob_gap.max()),
+        "response_tokens": rollout.spans.num_tokens,
+        "largest_logprob_gap": float(rollout.logprob_diff.max()),
         **plan,
     }
 
 
-def planned(base: str, setup: Setup) -> dict[str, Any]:
+def planned(base: str, setup: Workload) -> dict[str, Any]:
     """What `rlhf plan` says of the same; ideal seconds where the card is known."""
-    shape, card = read_shape(base), this_machine()
+    shape, card = read_dims(base), this_machine()
     peaks = memory(shape, setup).peaks()
     times = seconds(shape, setup, card) if card and card.bandwidth else {}
     return {
@@ -218,9 +218,9 @@ def show(found: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def in_own_process(case: str, folder: Path) -> dict[str, Any]:
+def in_own_process(case: str, directory: Path) -> dict[str, Any]:
     """`measure` where no other case has left anything."""
-    words = [sys.executable, __file__, "--one", str(folder), "--cases", case]
+    words = [sys.executable, __file__, "--one", str(directory), "--cases", case]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
     parser.add_argument("--output", type=Path, help=f"default {RESULTS.name}; with --tiny none")
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # a folder with the model
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # a directory with the model
     given = parser.parse_args()
     if given.one:
         print(json.dumps(measure(given.cases[0], given.one, Sizes(), torch.device("cuda"))))

@@ -1,4 +1,4 @@
-"""LLaVA-1.5-7B with random weights, pictures of noise and prompts of a given length."""
+"""LLaVA-1.5-7B with random weights, images of noise and prompts of a given length."""
 
 from pathlib import Path
 
@@ -19,30 +19,30 @@ from rlhf.spans import Spans
 from rlhf.types import PromptBatch
 
 
-def write_model(folder: Path, *, tiny: bool) -> None:
-    """The model's folder: a tokenizer of few words, random weights."""
-    build_tiny_llava(folder, ["What is it? A cat."], seed=0)
+def write_model(directory: Path, *, tiny: bool) -> None:
+    """The model's directory: a tokenizer of few words, random weights."""
+    build_tiny_llava(directory, ["What is it? A cat."], seed=0)
     if tiny:
         return
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(directory)
     processor.image_processor = CLIPImageProcessorPil()  # 336 pixels, as published
     processor.image_processor.size = {"shortest_edge": 336}
     processor.image_processor.crop_size = {"height": 336, "width": 336}
     processor.patch_size = 14
-    processor.save_pretrained(folder)
-    own = AutoConfig.from_pretrained(folder)
+    processor.save_pretrained(directory)
+    own = AutoConfig.from_pretrained(directory)
     text = LlamaConfig(vocab_size=32064, eos_token_id=own.text_config.eos_token_id)
     config = LlavaConfig(text_config=text, image_token_index=own.image_token_id)
     with torch.device("cuda"):
         model = LlavaForConditionalGeneration(config).to(torch.bfloat16)
-    model.save_pretrained(folder)
+    model.save_pretrained(directory)
 
 
-def pictures(folder: Path, count: int) -> list[Path]:
-    """Pictures of noise, all different."""
-    folder.mkdir(exist_ok=True)
+def images(directory: Path, count: int) -> list[Path]:
+    """Images of noise, all different."""
+    directory.mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(0)
-    paths = [folder / f"{number}.png" for number in range(count)]
+    paths = [directory / f"{number}.png" for number in range(count)]
     for path in paths:
         noise = torch.randint(0, 256, (48, 48, 3), generator=generator, dtype=torch.uint8)
         Image.fromarray(noise.numpy()).save(path)
@@ -50,7 +50,7 @@ def pictures(folder: Path, count: int) -> list[Path]:
 
 
 def prompts_of(llava: Llava, images: list[Path], length: int) -> PromptBatch:
-    """A prompt of `length` tokens about each picture."""
+    """A prompt of `length` tokens about each image."""
     end = len(llava.builder.invocation_ids())
     rows = []
     for path in images:
@@ -61,6 +61,6 @@ def prompts_of(llava: Llava, images: list[Path], length: int) -> PromptBatch:
         tokens=torch.cat(rows),
         spans=Spans.from_lengths([len(row) for row in rows]),
         images=tuple((path,) for path in images),
-        keys=torch.arange(len(images)),
+        sampling_keys=torch.arange(len(images)),
         instructions=("What is it?",) * len(images),
     )

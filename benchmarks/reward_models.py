@@ -4,9 +4,9 @@
     python benchmarks/reward_models.py stamps RUN/candidates.jsonl MODEL DATA
     python benchmarks/reward_models.py            prints the table of what was measured
 
-RUN/candidates.jsonl, MODEL and DATA (the folder of the pictures) are what `rlhf demo` or
+RUN/candidates.jsonl, MODEL and DATA (the directory of the images) are what `rlhf demo` or
 benchmarks/stamp_pairs.py left. Training labels are wrong in one of ten, held-out labels clean; no
-picture is on both sides. Each training is a process of its own. Adds what it measures to
+image is on both sides. Each training is a process of its own. Adds what it measures to
 benchmarks/results/reward_models.json.
 """
 
@@ -29,8 +29,8 @@ from rlhf.config.schema import Config, ModelConfig, PPOConfig, RewardConfig
 from rlhf.data.collate import preference_batch
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, read_records
 from rlhf.demo.rule_judge import label_pairs
-from rlhf.evaluation.reward_metrics import blindness, reward_figures
-from rlhf.evaluation.reward_scoring import Judged, judge, write_blank
+from rlhf.evaluation.reward_metrics import blindness, reward_metrics
+from rlhf.evaluation.reward_scoring import BlindTest, run_blind_test, write_blank
 from rlhf.models.packed.forward import Llava
 from rlhf.rewards.loading import build_reward
 from rlhf.tracking.console import console
@@ -39,12 +39,12 @@ from rlhf.training.reward_trainer import RewardTrainer
 
 RESULTS = Path(__file__).parent / "results" / "reward_models.json"
 SIZES, SEEDS = (150, 600, 1200, 2400), (0, 1, 2)
-HELD_OUT_PICTURES, NOISE, MAX_TOKENS = 150, 0.1, 16_384
+HELD_OUT_IMAGES, NOISE, MAX_TOKENS = 150, 0.1, 16_384
 WAYS: dict[str, dict[str, Any]] = {
     "llava_head": {"train": "head", "lr": 3e-2},
-    "llava_head, state alone": {"train": "head", "lr": 3e-2, "likelihood": False},
+    "llava_head, state alone": {"train": "head", "lr": 3e-2, "use_logprob_feature": False},
     "llava_head + LoRA": {"train": "lora", "lr": 5e-4},
-    "llava_head + LoRA, state alone": {"train": "lora", "lr": 3e-3, "likelihood": False},
+    "llava_head + LoRA, state alone": {"train": "lora", "lr": 3e-3, "use_logprob_feature": False},
     "caption_text": {"kind": "caption_text", "train": "full", "lr": 1e-3},
 }
 EPOCHS = {"head": 30, "lora": 4, "full": 8}
@@ -52,11 +52,11 @@ KINDS = ("right-wrong", "style", "degree")
 
 
 def split(candidates: Path, seed: int) -> tuple[list[PreferenceRecord], list[PreferenceRecord]]:
-    """Noisy training pairs in random order, and clean pairs of other pictures."""
+    """Noisy training pairs in random order, and clean pairs of other images."""
     records = read_records(candidates, CandidatesRecord)
-    pictures = sorted({record.image_path for record in records})
-    random.Random(seed).shuffle(pictures)
-    held_out = set(pictures[:HELD_OUT_PICTURES])
+    images = sorted({record.image_path for record in records})
+    random.Random(seed).shuffle(images)
+    held_out = set(images[:HELD_OUT_IMAGES])
     rest = [record for record in records if record.image_path not in held_out]
     pairs = label_pairs(rest, noise=NOISE, seed=seed)
     random.Random(seed).shuffle(pairs)
@@ -66,7 +66,7 @@ def split(candidates: Path, seed: int) -> tuple[list[PreferenceRecord], list[Pre
 
 def train(
     way: str, candidates: Path, model: str, root: Path, size: int, seed: int
-) -> tuple[Judged, float]:
+) -> tuple[BlindTest, float]:
     """One reward model, trained and judged; the seconds of the training, captions included."""
     pairs, held_out = split(candidates, seed)
     llava = Llava.load(model, device=torch.device("cpu"), dtype=torch.float32)
@@ -75,9 +75,9 @@ def train(
         preference_batch(part, llava.builder, root, max_tokens=256)
         for part in (pairs[:size], held_out)
     ]
-    folder = Path(tempfile.mkdtemp())
+    directory = Path(tempfile.mkdtemp())
     options = WAYS[way]
-    text_model = write_text_model(folder / "text", model) if "kind" in options else ""
+    text_model = write_text_model(directory / "text", model) if "kind" in options else ""
     reward = RewardConfig(
         **options,
         text_model=text_model,
@@ -88,39 +88,41 @@ def train(
     config = Config(seed=seed, reward=reward, ppo=PPOConfig(microbatch_tokens=MAX_TOKENS))
     scorer = build_reward(reward, ModelConfig(), llava)
     started = time.perf_counter()
-    with MetricsWriter(folder) as writer:
+    with MetricsWriter(directory) as writer:
         pairs = batches[0], batches[1].select(torch.arange(0))
-        RewardTrainer(config, scorer, *pairs, writer, folder).run()
+        RewardTrainer(config, scorer, *pairs, writer, directory).run()
     seconds = time.perf_counter() - started
-    blank = write_blank(folder / "blank.png")
-    judged = judge(scorer, held_out, batches[1], llava.builder, blank, max_tokens=MAX_TOKENS)
+    blank = write_blank(directory / "blank.png")
+    judged = run_blind_test(
+        scorer, held_out, batches[1], llava.builder, blank, max_tokens=MAX_TOKENS
+    )
     return judged, seconds
 
 
-def write_text_model(folder: Path, llava: str) -> str:
+def write_text_model(directory: Path, llava: str) -> str:
     """An untrained Llama as wide and deep as the LLaVA's, with its tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(llava)
     sizes = {"hidden_size": 96, "intermediate_size": 192, "num_attention_heads": 4}
     config = LlamaConfig(
         **sizes, vocab_size=len(tokenizer), num_hidden_layers=2, initializer_range=0.08
     )
-    LlamaModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    LlamaModel(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
 
 
 def measure(way: str, *task: Any) -> dict[str, float]:
-    """The figures of one training; memory is the most that this process held."""
+    """The metrics of one training; memory is the most that this process held."""
     torch.set_num_threads(1)
     console().quiet = True
     judged, seconds = train(way, *task)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    figures = reward_figures(judged.own)
-    found = {"accuracy": figures.accuracy.value, "seconds": seconds, "peak_mb": peak}
-    found |= {kind.name: kind.value for kind in figures.by_kind}
+    metrics = reward_metrics(judged.own)
+    found = {"accuracy": metrics.accuracy.value, "seconds": seconds, "peak_mb": peak}
+    found |= {kind.name: kind.value for kind in metrics.by_kind}
     seen = [part.of_kind("right-wrong") for part in (judged.own, judged.shuffled, judged.blank)]
     gap = blindness(*seen)
-    return found | {"gap": gap.gap, "gap_low": gap.low, "log_loss": figures.log_loss}
+    return found | {"gap": gap.gap, "gap_low": gap.low, "log_loss": metrics.log_loss}
 
 
 def measured_apart(*task: Any) -> dict[str, float]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from baselines.environments import FOLDER, install
+from baselines.environments import DIRECTORY, install
 from baselines.pairing import seconds
 from baselines.rows import PPO, TINY
 from baselines.runs import Entrant, Runs
@@ -33,7 +33,7 @@ BASE = Case(layers=2, batch=16, minibatch=16, epochs=1, warmups=1, timed=3)
 CURVES: dict[str, tuple[str, Sequence[int]]] = {
     "response": ("tokens of a response", (16, 32, 64, 128)),
     "batch": ("responses of an iteration", (8, 16, 32, 64)),
-    "picture_tokens": ("tokens of a picture", (64, 256, 576)),
+    "image_tokens": ("tokens of a picture", (64, 256, 576)),
     "vocabulary": ("tokens of the vocabulary", (2_048, 8_000, 32_000)),
     "samples": ("responses to a prompt", (1, 2, 4, 8)),
     "questions": ("questions about a picture", (1, 2, 4, 8)),
@@ -109,7 +109,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--curves", nargs="+", default=[*CURVES], choices=[*CURVES])
     parser.add_argument("--tiny", action="store_true", help="a tiny model, seconds")
     parser.add_argument("--install", action="store_true", help="make missing environments first")
-    parser.add_argument("--environments", type=Path, default=FOLDER)
+    parser.add_argument("--environments", type=Path, default=DIRECTORY)
     parser.add_argument("--add", action="store_true", help="keep the other curves of the file")
     parser.add_argument("--output", type=Path, help=f"default {RESULTS.name}; with --tiny none")
     given = parser.parse_args(words)

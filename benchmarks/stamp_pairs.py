@@ -1,10 +1,10 @@
 """Pairs about real photographs: a tiny LLaVA that knows 32 stamps, and the rule on its answers.
 
-    python benchmarks/stamp_pairs.py --deb tuxpaint-stamps-default_….deb --out FOLDER
-    python benchmarks/stamp_pairs.py --stamps STAMPS_FOLDER --out FOLDER     after `rlhf stamps`
+    python benchmarks/stamp_pairs.py --deb tuxpaint-stamps-default_….deb --out DIRECTORY
+    python benchmarks/stamp_pairs.py --stamps STAMPS --out DIRECTORY  # after `rlhf stamps`
 
-Leaves in FOLDER: data/ with pictures, preferences.jsonl and held_out_preferences.jsonl (labels
-without noise, other pictures), runs/ with the model, and summary.json, which names it.
+Leaves in DIRECTORY: data/ with images, preferences.jsonl and held_out_preferences.jsonl (labels
+without noise, other images), runs/ with the model, and summary.json, which names it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from rlhf.cli.main import run_stage
+from rlhf.cli.main import run_command
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import DemonstrationRecord, PreferenceRecord, PromptRecord, read_records
@@ -31,22 +31,22 @@ from rlhf.demo.stamps.scenes import (
     write_stamp_split,
 )
 from rlhf.demo.tiny_llava import build_tiny_llava, teach_tower
-from rlhf.evaluation.judges import answer
+from rlhf.evaluation.judges import generate_responses
 from rlhf.models.packed.forward import Llava
 from rlhf.tracking.console import say, stage, track
 
-# Split: pictures, questions about each.
+# Split: images, questions about each.
 SPLITS = {"sft": (4000, 4), "preference": (1000, 2), "held_out": (400, 2), "evaluation": (256, 2)}
-TOWER_STEPS, TOWER_PICTURES = 500, 4000
+TOWER_STEPS, TOWER_IMAGES = 500, 4000
 
 
 def build(stamps: Path, out: Path, *, seed: int, noise: float) -> dict[str, Any]:
-    """Everything from scenes to pairs; the figures, also in `out/summary.json`.
+    """Everything from scenes to pairs; the metrics, also in `out/summary.json`.
 
     Args:
         stamps: the output of `rlhf stamps`.
-        out: an empty or new folder.
-        seed: of pictures, weights, batches, answers, sides and flipped labels.
+        out: an empty or new directory.
+        seed: of images, weights, batches, answers, sides and flipped labels.
         noise: share of the labels of preferences.jsonl flipped, in [0, 0.5).
     """
     data, untrained, started = out / "data", out / "untrained", time.perf_counter()
@@ -56,7 +56,7 @@ def build(stamps: Path, out: Path, *, seed: int, noise: float) -> dict[str, Any]
     common += [f"output_dir={out / 'runs'}", f"data.root={data}"]
     demonstrations = f"data.demonstrations={data / 'sft.jsonl'}"
     options = ["model.train=full", f"model.path={untrained}", demonstrations]
-    model, _ = run_stage("sft", [], [*common, *options])
+    model, _ = run_command("sft", [], [*common, *options])
     right = accuracy(model / "model", data, seed)
     common += [f"model.path={model}"]
     summary = {
@@ -72,30 +72,30 @@ def build(stamps: Path, out: Path, *, seed: int, noise: float) -> dict[str, Any]
 
 
 def write_splits(data: Path, stamps: Path, seed: int) -> None:
-    """Pictures, and demonstrations or prompts about them."""
+    """Images, and demonstrations or prompts about them."""
     stage("composing scenes of stamps, asking questions about them")
-    for name, (pictures, questions) in SPLITS.items():
+    for name, (images, questions) in SPLITS.items():
         write_stamp_split(
             data,
             name,
-            pictures,
-            stamps_folder=stamps,
+            images,
+            stamps_directory=stamps,
             seed=seed,
-            per_picture=questions,
+            per_image=questions,
             demonstrate=name == "sft",
         )
 
 
-def build_model(data: Path, folder: Path, stamps: Path, seed: int) -> float:
+def build_model(data: Path, directory: Path, stamps: Path, seed: int) -> float:
     """Write a tiny LLaVA whose tower tells the stamps apart; its accuracy by quarter."""
     stage("building a tiny LLaVA and teaching its vision tower to see")
     records = read_records(data / "sft.jsonl", DemonstrationRecord)
     texts = [text for record in records for text in (record.instruction, record.response)]
-    build_tiny_llava(folder, texts, seed=seed)
-    llava = load(folder)
+    build_tiny_llava(directory, texts, seed=seed)
+    llava = load(directory)
     llava.model.requires_grad_(True)
     random = Random(f"tower/{seed}")
-    scenes = [sample_stamp_scene(random) for _ in range(TOWER_PICTURES)]
+    scenes = [sample_stamp_scene(random) for _ in range(TOWER_IMAGES)]
     with track("vision tower", TOWER_STEPS) as progress:
         found = teach_tower(
             llava.model,
@@ -108,30 +108,30 @@ def build_model(data: Path, folder: Path, stamps: Path, seed: int) -> float:
             on_step=lambda done, total, loss: progress.advance(1, loss=loss),
         )
     say(f"the tower names {found:.1%} of the quarters of a picture")
-    llava.save(folder)
+    llava.save(directory)
     return found
 
 
-def accuracy(folder: Path, data: Path, seed: int) -> float:
-    """Share of sampled answers about unseen pictures that are right."""
-    llava, records = load(folder), read_records(data / "evaluation.jsonl", PromptRecord)
+def accuracy(directory: Path, data: Path, seed: int) -> float:
+    """Share of sampled answers about unseen images that are right."""
+    llava, records = load(directory), read_records(data / "evaluation.jsonl", PromptRecord)
     prompts = prompt_batch(records, llava.builder, data, max_tokens=256)
     sampling = SamplingConfig(max_new_tokens=48, batch_size=256)
-    texts = answer(llava, folder.parent.name, prompts, sampling, seed=seed).texts
+    texts = generate_responses(llava, directory.parent.name, prompts, sampling, seed=seed).texts
     return sum(map(is_right, records, texts)) / len(records)
 
 
 def collect(options: list[str], prompts: Path, pairs: Path, noise: float = 0.0) -> dict[str, int]:
     """Write `pairs`, ranked answers to prompts; how many there are of each kind."""
     words = [*options, f"data.prompts={prompts}", f"collect.label_noise={noise}"]
-    run, _ = run_stage("collect", [], words)
+    run, _ = run_command("collect", [], words)
     shutil.copyfile(run / "preferences.jsonl", pairs)
     return dict(Counter(record.meta["pair"] for record in read_records(pairs, PreferenceRecord)))
 
 
-def load(folder: Path) -> Llava:
+def load(directory: Path) -> Llava:
     """A model on the CPU in float32."""
-    return Llava.load(str(folder), device=torch.device("cpu"), dtype=torch.float32)
+    return Llava.load(str(directory), device=torch.device("cpu"), dtype=torch.float32)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python benchmarks/validate.py              1,000,000 lines, best of 3: a minute or two
     python benchmarks/validate.py --lines N --repeats N
 
-Pictures are not opened. Each run is a process of its own, start and imports included. Prints a
+Images are not opened. Each run is a process of its own, start and imports included. Prints a
 table and writes benchmarks/results/validate.json.
 """
 
@@ -39,7 +39,7 @@ JSON_LOOP = "import json, sys\nfor line in open(sys.argv[1], 'rb'):\n    json.lo
 
 
 def write_pairs(path: Path, lines: int) -> None:
-    """Distinct pairs of some 350 bytes, a colon in every tenth, each picture in five."""
+    """Distinct pairs of some 350 bytes, a colon in every tenth, each image in five."""
     random = Random(0)
     with path.open("w") as file:
         for number in range(lines):
@@ -72,10 +72,10 @@ def measured(command: list[str], repeats: int) -> dict[str, float]:
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
-    """The figures as Markdown."""
+    """The metrics as Markdown."""
     lines = ["| | seconds | CPU seconds | peak MB |", "|---|---|---|---|"]
     for name, row in rows.items():
-        lines.append(f"| {name} | {' | '.join(f'{figure:.1f}' for figure in row.values())} |")
+        lines.append(f"| {name} | {' | '.join(f'{value:.1f}' for value in row.values())} |")
     return "\n".join(lines)
 
 
@@ -84,11 +84,11 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "pairs.jsonl"
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "pairs.jsonl"
         write_pairs(path, arguments.lines)
         size = path.stat().st_size
-        validate = ["-m", "rlhf", "validate", str(path), "data.open_pictures=false"]
+        validate = ["-m", "rlhf", "validate", str(path), "validate.check_images=false"]
         ways = {"rlhf validate": validate, "json.loads alone": ["-c", JSON_LOOP, str(path)]}
         rows = {
             name: measured([sys.executable, *words], arguments.repeats)

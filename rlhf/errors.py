@@ -27,7 +27,7 @@ class UsageError(RlhfError):
 
 
 class DataError(RlhfError):
-    """Bad input data: a record, a label or a picture."""
+    """Bad input data: a record, a label or an image."""
 
     exit_code = 3
 
@@ -44,8 +44,8 @@ class ResourceError(RlhfError):
     exit_code = 5
 
 
-class FolderInUseError(RlhfError):
-    """Another run owns the folder."""
+class DirectoryInUseError(RlhfError):
+    """Another run owns the directory."""
 
     exit_code = 6
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 
-def check_rows(name: str, tensor: Tensor, rows: int, *, wide: bool = False) -> None:
+def check_rows(name: str, tensor: Tensor, rows: int, *, allow_trailing: bool = False) -> None:
     """Raise ValueError unless `tensor` is [rows], or [rows, ...] when `wide`."""
-    if tensor.shape[:1] != (rows,) or (tensor.dim() > 1 and not wide):
-        wanted = f"[{rows}, ...]" if wide else f"[{rows}]"
+    if tensor.shape[:1] != (rows,) or (tensor.dim() > 1 and not allow_trailing):
+        wanted = f"[{rows}, ...]" if allow_trailing else f"[{rows}]"
         raise ValueError(f"{name}: got shape {list(tensor.shape)}, wanted {wanted}")
 
 
@@ -46,25 +46,28 @@ class Spans:
         return self.offsets.diff()
 
     @cached_property
-    def total(self) -> int:
+    def num_tokens(self) -> int:
         """N, the tokens of all responses."""
         return int(self.offsets[-1])
 
     @cached_property
-    def longest(self) -> int:
+    def max_len(self) -> int:
         """Tokens of the longest response; 0 when there is none."""
         return int(self.lengths.max()) if len(self) else 0
 
     @cached_property
-    def owner(self) -> Tensor:
+    def segment_ids(self) -> Tensor:
         """[N] response index of each token."""
         rows = torch.arange(len(self), device=self.offsets.device)
-        return rows.repeat_interleave(self.lengths, output_size=self.total)
+        return rows.repeat_interleave(self.lengths, output_size=self.num_tokens)
 
     @cached_property
     def positions(self) -> Tensor:
         """[N] index of each token inside its response, from 0."""
-        return torch.arange(self.total, device=self.offsets.device) - self.offsets[self.owner]
+        return (
+            torch.arange(self.num_tokens, device=self.offsets.device)
+            - self.offsets[self.segment_ids]
+        )
 
     def to(self, device: torch.device | str) -> "Spans":
         """The same spans, held on another device."""
@@ -77,7 +80,7 @@ class Spans:
     def token_indices(self, indices: Sequence[int] | Tensor) -> Tensor:
         """[N'] where these responses' tokens lie: flat[token_indices(i)] goes with select(i)."""
         chosen = self.select(indices)
-        return self.offsets[:-1][self._index(indices)][chosen.owner] + chosen.positions
+        return self.offsets[:-1][self._index(indices)][chosen.segment_ids] + chosen.positions
 
     def _index(self, indices: Sequence[int] | Tensor) -> Tensor:
         index = torch.as_tensor(indices, device=self.offsets.device)

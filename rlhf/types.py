@@ -17,9 +17,9 @@ class PromptBatch:
     """B prompts, their tokens end to end.
 
     Attributes:
-        tokens: [M] int64, image placeholders already expanded to an id for each picture token.
+        tokens: [M] int64, image placeholders already expanded to an id for each image token.
         spans: where each prompt lies in the M tokens.
-        images: the pictures of each prompt, in the order of their placeholders.
+        images: the images of each prompt, in the order of their placeholders.
         keys: [B] int64, names each prompt for keyed sampling.
         instructions: what was asked, as written by the user.
     """
@@ -27,7 +27,7 @@ class PromptBatch:
     tokens: Tensor
     spans: Spans
     images: tuple[tuple[Path, ...], ...]
-    keys: Tensor
+    sampling_keys: Tensor
     instructions: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class PromptBatch:
             torch.cat([part.tokens for part in parts]),
             Spans.concatenate([part.spans for part in parts]),
             tuple(chain.from_iterable(part.images for part in parts)),
-            torch.cat([part.keys for part in parts]),
+            torch.cat([part.sampling_keys for part in parts]),
             tuple(chain.from_iterable(part.instructions for part in parts)),
         )
 
@@ -51,17 +51,17 @@ class PromptBatch:
             tokens=self.tokens[self.spans.token_indices(indices)],
             spans=self.spans.select(indices),
             images=tuple(self.images[row] for row in rows),
-            keys=self.keys[indices],
+            sampling_keys=self.sampling_keys[indices],
             instructions=tuple(self.instructions[row] for row in rows),
         )
 
-    def first(self, lengths: Tensor) -> "PromptBatch":
+    def truncate(self, lengths: Tensor) -> "PromptBatch":
         """The first tokens, so many [B] of each prompt: at least one, and not more than it has."""
-        kept = self.spans.positions < lengths[self.spans.owner]
+        kept = self.spans.positions < lengths[self.spans.segment_ids]
         return replace(self, tokens=self.tokens[kept], spans=Spans.from_lengths(lengths))
 
-    def other_pictures(self) -> tuple[tuple[Path, ...], ...]:
-        """For each prompt the pictures of the next one whose pictures differ, if there is one.
+    def mismatched_images(self) -> tuple[tuple[Path, ...], ...]:
+        """For each prompt the images of the next one whose images differ, if there is one.
 
         What still comes out right with them was not seen.
         """
@@ -119,7 +119,7 @@ class Responses:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledTokens:
     """What generation knows of the N tokens that it drew.
 
     Attributes:
@@ -128,14 +128,14 @@ class Drawn:
     """
 
     logprobs: Tensor
-    states: Tensor | None = None
+    hidden_states: Tensor | None = None
 
-    def select(self, tokens: Tensor) -> "Drawn":
+    def select(self, tokens: Tensor) -> "SampledTokens":
         """The same of these tokens [K]."""
-        states = self.states
+        states = self.hidden_states
         if states is not None:
             states = states[tokens.to(states.device)]
-        return Drawn(self.logprobs[tokens], states)
+        return SampledTokens(self.logprobs[tokens], states)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class PreferenceBatch:
 
 
 @dataclass(frozen=True)
-class TokenScores:
+class PolicyOutputs:
     """What one forward says of N response tokens; each [N] float32.
 
     Attributes:
@@ -186,7 +186,7 @@ class TokenScores:
     logprobs: Tensor
     entropy: Tensor
     values: Tensor
-    hidden: Tensor | None = None
+    hidden_states: Tensor | None = None
     kl: Tensor | None = None
 
 
@@ -198,7 +198,7 @@ class Rollout:
         prompts, responses: B of each.
         old_logprobs, ref_logprobs, values, entropy: [N] float32.
         scores: [B] float32, from the reward model.
-        logprob_gap: [N] float32, |log-probability at sampling - by the training forward|, nats;
+        logprob_diff: [N] float32, |log-probability at sampling - by the training forward|, nats;
             None where there was no such forward.
         final_values: [B] float32, V after the last token of a cut response, 0 of a finished one;
             None unless cut responses are bootstrapped.
@@ -212,7 +212,7 @@ class Rollout:
     values: Tensor
     entropy: Tensor
     scores: Tensor
-    logprob_gap: Tensor | None
+    logprob_diff: Tensor | None
     final_values: Tensor | None = None
     ref_hidden: Tensor | None = None
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.demo.scenes import write_pictures
+from rlhf.demo.scenes import write_images
 from rlhf.demo.tiny_llava import build_tiny_llava
 
 torch.set_num_threads(1)
@@ -24,9 +24,9 @@ def low_floor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with model/ (an untrained tiny LLaVA) and pictures/00000.png … 00007.png."""
-    folder = tmp_path_factory.mktemp("tiny")
-    write_pictures(folder / "pictures", 8, "tests")
+    """A directory with model/ (an untrained tiny LLaVA) and images/00000.png … 00007.png."""
+    directory = tmp_path_factory.mktemp("tiny")
+    write_images(directory / "pictures", 8, "tests")
     texts = ["What colour is the circle? red", "There are two shapes in this picture."]
-    build_tiny_llava(folder / "model", texts, seed=0, hidden=32, layers=2)
-    return folder
+    build_tiny_llava(directory / "model", texts, seed=0, hidden=32, layers=2)
+    return directory

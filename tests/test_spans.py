@@ -18,8 +18,8 @@ def test_literal() -> None:
     assert spans.offsets.tolist() == [0, 2, 3, 6]
     assert spans.offsets.dtype == torch.int64
     assert spans.lengths.tolist() == [2, 1, 3]
-    assert (spans.total, spans.longest, len(spans)) == (6, 3, 3)
-    assert spans.owner.tolist() == [0, 0, 1, 2, 2, 2]
+    assert (spans.num_tokens, spans.max_len, len(spans)) == (6, 3, 3)
+    assert spans.segment_ids.tolist() == [0, 0, 1, 2, 2, 2]
     assert spans.positions.tolist() == [0, 1, 0, 0, 1, 2]
 
 
@@ -36,8 +36,8 @@ def test_select_and_token_indices_literal() -> None:
 def test_no_spans(lengths: list[int] | torch.Tensor) -> None:
     spans = Spans.from_lengths(lengths)
     assert spans.offsets.tolist() == [0]
-    assert (len(spans), spans.total, spans.longest) == (0, 0, 0)
-    for tensor in (spans.lengths, spans.owner, spans.positions, spans.token_indices([])):
+    assert (len(spans), spans.num_tokens, spans.max_len) == (0, 0, 0)
+    for tensor in (spans.lengths, spans.segment_ids, spans.positions, spans.token_indices([])):
         assert tensor.shape == (0,)
         assert tensor.dtype == torch.int64
     assert len(Spans.concatenate([])) == 0
@@ -67,7 +67,7 @@ def test_selection_is_what_a_loop_picks(lengths: list[int], random) -> None:  # 
     spans = Spans.from_lengths(lengths)
     order = random.choices(range(len(lengths)), k=len(lengths)) if lengths else []
     flat = [(b, t) for b, length in enumerate(lengths) for t in range(length)]
-    assert list(zip(spans.owner.tolist(), spans.positions.tolist(), strict=True)) == flat
+    assert list(zip(spans.segment_ids.tolist(), spans.positions.tolist(), strict=True)) == flat
     picked = [flat[i] for i in spans.token_indices(order).tolist()]
     assert picked == [(b, t) for b in order for t in range(lengths[b])]
     assert spans.select(order).lengths.tolist() == [lengths[b] for b in order]

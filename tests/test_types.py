@@ -1,4 +1,4 @@
-"""Batches: selecting keeps rows whole, other pictures are really others."""
+"""Batches: selecting keeps rows whole, other images are really others."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,15 +19,15 @@ def test_selecting_and_concatenating_keep_rows_whole(tiny: Path) -> None:
     both = PromptBatch.concatenate([prompts.select(order), prompts])
     assert [both.instructions[i] for i in (0, 1, 2)] == [prompts.instructions[i] for i in (3, 1, 0)]
     assert both.images[0] == prompts.images[3]
-    assert both.keys.tolist()[:2] == [prompts.keys.tolist()[i] for i in (3, 1)]
+    assert both.sampling_keys.tolist()[:2] == [prompts.sampling_keys.tolist()[i] for i in (3, 1)]
     first = both.tokens[: both.spans.lengths[0]]
     assert torch.equal(first, prompts.tokens[prompts.spans.token_indices(torch.tensor([3]))])
 
 
-def test_other_pictures_are_never_the_own_one_when_there_is_another(tiny: Path) -> None:
+def test_other_images_are_never_the_own_one_when_there_is_another(tiny: Path) -> None:
     prompts = tiny_models.prompts_of(tiny_models.load(tiny), tiny)
     a, b, c = ((Path(name),) for name in "abc")
     batch = replace(prompts, images=(a, a, b, c))
-    assert batch.other_pictures() == (b, b, c, a)
+    assert batch.mismatched_images() == (b, b, c, a)
     same = replace(prompts, images=(a, a, a, a))
-    assert same.other_pictures() == (a, a, a, a)
+    assert same.mismatched_images() == (a, a, a, a)

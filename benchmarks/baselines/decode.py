@@ -1,4 +1,4 @@
-"""Generation alone, both on one LLaVA: python -m baselines.decode FOLDER ours|transformers."""
+"""Generation alone, both on one LLaVA: python -m baselines.decode DIRECTORY ours|transformers."""
 
 import sys
 from collections.abc import Callable
@@ -13,33 +13,33 @@ from baselines.spec import World
 from rlhf.config.schema import SamplingConfig
 from rlhf.generation.sampler import generate
 from rlhf.models.packed.forward import Llava
-from rlhf.training.malloc import keep_freed_memory
+from rlhf.training.malloc import tune_malloc
 
-Answer = Callable[[torch.Tensor, int], None]  # what makes so many tokens for these prompts
+Response = Callable[[torch.Tensor, int], None]  # what makes so many tokens for these prompts
 
 
-def ours(world: World) -> Answer:
-    keep_freed_memory()  # as a run does
+def ours(world: World) -> Response:
+    tune_malloc()  # as a run does
     case = world.case
     llava = Llava.load(str(world.model), device=torch.device("cpu"), dtype=case.torch_dtype)
     prompts = prompts_of(world)
     for row in prompts.images:
         llava.vision.features(row[0])  # the tower is no part of decoding
 
-    def answer(rows: torch.Tensor, tokens: int) -> None:
+    def response(rows: torch.Tensor, tokens: int) -> None:
         sampling = SamplingConfig(max_new_tokens=tokens, batch_size=len(rows))
         generate(llava, prompts.select(rows), sampling)
 
-    return answer
+    return response
 
 
-def stock(world: World) -> Answer:
+def stock(world: World) -> Response:
     """`generate` of transformers; what cannot be drawn is banned in the logits, as for ours."""
     model, tensors = load_llava(world).eval(), world.tensors()
     model.generation_config.eos_token_id = None
     pixels = tensors["pixels"].to(model.dtype)
 
-    def answer(rows: torch.Tensor, tokens: int) -> None:
+    def response(rows: torch.Tensor, tokens: int) -> None:
         ids = tensors["ids"][rows]
         model.generate(
             input_ids=ids,
@@ -51,20 +51,20 @@ def stock(world: World) -> Answer:
             pad_token_id=model.config.text_config.pad_token_id,
         )
 
-    return answer
+    return response
 
 
-def main(folder: str, side: str) -> None:
+def main(directory: str, side: str) -> None:
     torch.set_num_threads(1)
-    world, clock = World(Path(folder)), Clock()
+    world, clock = World(Path(directory)), Clock()
     case = world.case
     with fixed_lengths():
-        answer = ours(world) if side == "ours" else stock(world)
+        response = ours(world) if side == "ours" else stock(world)
         for rows in torch.arange(case.prompts).split(case.batch):
             clock.start()
-            answer(rows, 1)
+            response(rows, 1)
             clock.mark("first token")
-            answer(rows, case.response)
+            response(rows, case.response)
             clock.mark("whole response")
     report = clock.report(case.warmups)
     for seconds in (*report["wall"], *report["cpu"]):

@@ -7,7 +7,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "runs" / "bench"
+DIRECTORY = ROOT / "runs" / "bench"
 # contender: the release it needs; None: ours.
 RELEASES = {
     "ours": None,
@@ -20,24 +20,24 @@ RELEASES = {
 BESIDE = ("pandas",)  # trl.experimental.ppo imports it, and its metadata do not say so
 
 
-def python_of(contender: str, folder: Path = FOLDER) -> Path | None:
+def python_of(contender: str, directory: Path = DIRECTORY) -> Path | None:
     """The interpreter that runs a contender; None where its environment is not made."""
     release = RELEASES[contender]
     if release is None:
         return Path(sys.executable)
-    found = _interpreter(folder, release)
+    found = _interpreter(directory, release)
     return found if found.exists() else None
 
 
-def missing(contender: str, folder: Path = FOLDER) -> str:
+def missing(contender: str, directory: Path = DIRECTORY) -> str:
     """What to say where `python_of` is None."""
     return (
-        f"{contender} needs {RELEASES[contender]} in {_place(folder, RELEASES[contender])}; "
+        f"{contender} needs {RELEASES[contender]} in {_place(directory, RELEASES[contender])}; "
         "make it with --install"
     )
 
 
-def install(folder: Path = FOLDER) -> None:
+def install(directory: Path = DIRECTORY) -> None:
     """Make the environments that are missing.
 
     They see the packages of the running one, so that torch and transformers are the same
@@ -45,10 +45,10 @@ def install(folder: Path = FOLDER) -> None:
     """
     constraints = ["-c", str(ROOT / "constraints.txt")]
     for release in sorted({name for name in RELEASES.values() if name}):
-        python = _interpreter(folder, release)
+        python = _interpreter(directory, release)
         if python.exists():
             continue
-        place = _place(folder, release)
+        place = _place(directory, release)
         venv.create(place, with_pip=True)
         inner = sysconfig.get_path("purelib", vars={"base": str(place)})
         Path(inner, "running.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -56,9 +56,9 @@ def install(folder: Path = FOLDER) -> None:
         subprocess.run(words, check=True)
 
 
-def _place(folder: Path, release: str | None) -> Path:
-    return folder / str(release).replace("==", "-")
+def _place(directory: Path, release: str | None) -> Path:
+    return directory / str(release).replace("==", "-")
 
 
-def _interpreter(folder: Path, release: str) -> Path:
-    return _place(folder, release) / "bin" / "python"
+def _interpreter(directory: Path, release: str) -> Path:
+    return _place(directory, release) / "bin" / "python"

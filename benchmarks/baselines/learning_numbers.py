@@ -1,7 +1,7 @@
-"""How pictures and our scores get into a trainer that hands on token ids only.
+"""How images and our scores get into a trainer that hands on token ids only.
 
 A prompt's placeholders become the number of the prompt, an id beyond the vocabulary: prompts of the
-same words about different pictures stay apart. Needs no trl.
+same words about different images stay apart. Needs no trl.
 """
 
 from types import SimpleNamespace
@@ -60,7 +60,7 @@ def numbered(judge: Judge, vocabulary: int) -> list[list[int]]:
 
 
 def pixels_of(judge: Judge) -> Tensor:
-    """[n, 3, S, S] what the processor makes of each prompt's picture."""
+    """[n, 3, S, S] what the processor makes of each prompt's image."""
     opened = {path: load_image(path) for (path,) in judge.prompts.images}
     made = judge.llava.processor.image_processor([*opened.values()], return_tensors="pt")
     place = {path: number for number, path in enumerate(opened)}

@@ -1,6 +1,6 @@
-"""Our PPO on a task: python -m baselines.learning_ours FOLDER.
+"""Our PPO on a task: python -m baselines.learning_ours DIRECTORY.
 
-It is the command `rlhf ppo`, with the figures of each iteration copied into the curve. The wall
+It is the command `rlhf ppo`, with the metrics of each iteration copied into the curve. The wall
 time of an iteration includes what the command does by default: the proof of its invariants, the
 samples it logs and its curves.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from baselines.learning_task import Recorder, Task
-from rlhf.cli.main import run_stage
+from rlhf.cli.main import run_command
 from rlhf.ppo.trainer import PPOTrainer
 
 
@@ -24,23 +24,23 @@ def record(recorder: Recorder) -> None:
     def recorded(trainer: PPOTrainer, iteration: int) -> dict[str, float]:
         if iteration == 0:
             recorder.start()
-        figures = step(trainer, iteration)
+        metrics = step(trainer, iteration)
         names = ("objective/scores", "objective/kl", "tokens/responses_len_mean")
-        recorder.add(*(figures[name] for name in names))
-        return figures
+        recorder.add(*(metrics[name] for name in names))
+        return metrics
 
     PPOTrainer.step = recorded  # type: ignore[method-assign]
 
 
-def main(folder: str) -> None:
+def main(directory: str) -> None:
     torch.set_num_threads(1)
-    place = Path(folder)
+    place = Path(directory)
     task = Task.read(place)
     record(Recorder(place, task.config.ppo.rollout_batch_size))
     with tempfile.TemporaryDirectory() as scratch:
         own = [f"model.path={task.start.model}", f"data.prompts={task.prompts}"]
         words = [*task.words(), *own, f"seed={task.seed}", f"output_dir={scratch}"]
-        run, _ = run_stage("ppo", [], words)
+        run, _ = run_command("ppo", [], words)
         shutil.move(run / "adapter", place / "adapter")
 
 

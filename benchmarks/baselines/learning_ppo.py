@@ -1,6 +1,6 @@
-"""trl's PPOTrainer on a task: python -m baselines.learning_ppo FOLDER, where trl 1.12.0 is.
+"""trl's PPOTrainer on a task: python -m baselines.learning_ppo DIRECTORY, where trl 1.12.0 is.
 
-trl knows no pictures and no reward model but one of its own kind. Both get in without a change to
+trl knows no images and no reward model but one of its own kind. Both get in without a change to
 it: each placeholder's id says which prompt it belongs to, and the reward model is a module that
 asks ours. What differs from our PPO, since trl has no option for it:
  - its critic is a second LLaVA that trains in full, here from the supervised weights with a head of
@@ -39,12 +39,12 @@ class Curve(TrainerCallback):
         self.recorder.add(logs["objective/scores"], logs["objective/kl"], self.reward.length)
 
 
-def config(task: Task, folder: Path) -> PPOConfig:
+def config(task: Task, directory: Path) -> PPOConfig:
     """Our options under trl's names; a step each minibatch: the batch counts as one device's."""
     ppo = task.config.ppo
     return PPOConfig(
         **shared_options(task),
-        output_dir=str(folder / "trl"),
+        output_dir=str(directory / "trl"),
         per_device_train_batch_size=ppo.rollout_batch_size,
         num_mini_batches=ppo.rollout_batch_size // ppo.minibatch_size,
         local_rollout_forward_batch_size=ppo.rollout_batch_size,
@@ -64,7 +64,7 @@ def config(task: Task, folder: Path) -> PPOConfig:
     )
 
 
-def build(task: Task, folder: Path) -> PPOTrainer:
+def build(task: Task, directory: Path) -> PPOTrainer:
     judge = Judge(task)
     policy, value = (load_llava(task, judge.llava.banned_ids) for _ in range(2))
     pixels = pixels_of(judge)
@@ -77,9 +77,9 @@ def build(task: Task, folder: Path) -> PPOTrainer:
     reward = AskingModel(judge, vocabulary)
     tokenizer = judge.llava.processor.tokenizer
     tokenizer.padding_side = "left"
-    recorder = Recorder(folder, task.config.ppo.rollout_batch_size)
+    recorder = Recorder(directory, task.config.ppo.rollout_batch_size)
     return PPOTrainer(
-        args=config(task, folder),
+        args=config(task, directory),
         processing_class=tokenizer,
         model=policy,
         ref_model=None,
@@ -91,11 +91,11 @@ def build(task: Task, folder: Path) -> PPOTrainer:
     )
 
 
-def main(folder: str) -> None:
+def main(directory: str) -> None:
     torch.set_num_threads(1)
-    trainer = build(Task.read(Path(folder)), Path(folder))
+    trainer = build(Task.read(Path(directory)), Path(directory))
     trainer.train()
-    trainer.policy_model.save_pretrained(Path(folder, "adapter"))
+    trainer.policy_model.save_pretrained(Path(directory, "adapter"))
 
 
 if __name__ == "__main__":

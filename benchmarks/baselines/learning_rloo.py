@@ -1,6 +1,6 @@
-"""trl's RLOOTrainer on a task: python -m baselines.learning_rloo FOLDER, where trl 1.16.0 is.
+"""trl's RLOOTrainer on a task: python -m baselines.learning_rloo DIRECTORY, where trl 1.16.0 is.
 
-It reads pictures by itself; its reward function asks our reward model. It is another algorithm: no
+It reads images by itself; its reward function asks our reward model. It is another algorithm: no
 critic, each response is compared with the three others to its prompt, and the ratio that is
 clipped is a response's and not a token's. So of as many samples it asks a quarter of the prompts.
 Advantages are not divided by their deviation (trl's default); gradients are clipped as ours are.
@@ -23,13 +23,13 @@ from rlhf.functional import missing_eos_scores
 SAMPLES = 4  # responses to each prompt
 
 
-def config(task: Task, folder: Path) -> RLOOConfig:
+def config(task: Task, directory: Path) -> RLOOConfig:
     """Our options under trl's names: `ppo_epochs` passes over each rollout, a minibatch a step."""
     ppo = task.config.ppo
     steps = ppo.rollout_batch_size // ppo.minibatch_size
     return RLOOConfig(
         **shared_options(task),
-        output_dir=str(folder / "trl"),
+        output_dir=str(directory / "trl"),
         per_device_train_batch_size=ppo.minibatch_size,
         generation_batch_size=ppo.rollout_batch_size,
         num_generations=SAMPLES,
@@ -43,7 +43,7 @@ def config(task: Task, folder: Path) -> RLOOConfig:
 
 
 def rows(judge: Judge) -> Dataset:
-    """Instructions as turns of a chat, their pictures open, and the number of each prompt."""
+    """Instructions as turns of a chat, their images open, and the number of each prompt."""
     asked = zip(judge.prompts.instructions, judge.prompts.images, strict=True)
     return Dataset.from_list(
         [
@@ -70,18 +70,18 @@ def reward_function(judge: Judge) -> Any:
 
 def record(trainer: Any, recorder: Recorder) -> None:
     """An iteration ends where the next rollout begins, or with the training."""
-    rollout, train, figures = trainer._generate_and_score_completions, trainer.train, []
+    rollout, train, pending = trainer._generate_and_score_completions, trainer.train, []
 
     def end() -> None:
-        if figures:
-            recorder.add(*figures.pop())
+        if pending:
+            recorder.add(*pending.pop())
 
     def rolled_out(*args: Any, **more: Any) -> Any:
         end()
         found = rollout(*args, **more)
         metrics = trainer._metrics["train"]
         length = metrics["completions/mean_length"][-1]
-        figures.append((metrics["reward"][-1], metrics["kl"][-1] * length, length))
+        pending.append((metrics["reward"][-1], metrics["kl"][-1] * length, length))
         return found
 
     def trained() -> None:
@@ -92,9 +92,9 @@ def record(trainer: Any, recorder: Recorder) -> None:
     trainer._generate_and_score_completions, trainer.train = rolled_out, trained
 
 
-def main(folder: str) -> None:
+def main(directory: str) -> None:
     torch.set_num_threads(1)
-    place = Path(folder)
+    place = Path(directory)
     task = Task.read(place)
     judge = Judge(task)
     policy = load_llava(task, judge.llava.banned_ids)

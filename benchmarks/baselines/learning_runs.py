@@ -23,7 +23,7 @@ class Contender:
     """Who learns.
 
     Attributes:
-        name: of its run folders.
+        name: of its run directories.
         title: as printed.
         module: that trains.
         environment: as `environments.RELEASES` names it.
@@ -52,7 +52,7 @@ def _own(
 
 
 GROUPS = {"critic": "shared", "samples_per_prompt": 4}
-LATE = {"model.lora_scope": "response"}
+LATE = {"model.lora_type": "response"}
 LADDER = (
     _own("separate", "separate critic", critic="separate"),
     _own("shared", "shared critic", critic="shared"),
@@ -64,10 +64,10 @@ LADDER = (
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: a line of figures each iteration, and what the evaluation found."""
+    """A finished run: a line of metrics each iteration, and what the evaluation found."""
 
     curve: list[Mapping[str, float]]
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
 
 def present(baselines: Sequence[Contender], environments: Path, say: Any) -> list[Contender]:
@@ -81,21 +81,21 @@ def present(baselines: Sequence[Contender], environments: Path, say: Any) -> lis
     return found
 
 
-def make_start(folder: Path, words: Sequence[str] = ()) -> None:
+def make_start(directory: Path, words: Sequence[str] = ()) -> None:
     """Run the demo for its supervised and its reward model; its own PPO is kept to an iteration."""
-    own = ["demo", "ppo.iterations=1", f"output_dir={folder}", *words]
+    own = ["demo", "ppo.iterations=1", f"output_dir={directory}", *words]
     _child([sys.executable, "-m", "rlhf", *own])
 
 
-def start_of(folder: Path) -> Start:
-    """The models and the data of the last demo under `folder` that got as far as a reward model.
+def start_of(directory: Path) -> Start:
+    """The models and the data of the last demo under `directory` that got as far as a reward model.
 
     Raises:
         FileNotFoundError: there is none, or its model or its data are gone.
     """
-    cards = sorted(folder.glob(f"**/{CARD}"), key=lambda path: path.parents[1].name)
+    cards = sorted(directory.glob(f"**/{CARD}"), key=lambda path: path.parents[1].name)
     if not cards:
-        raise FileNotFoundError(f"no {CARD} under {folder}: give the folder of an `rlhf demo`")
+        raise FileNotFoundError(f"no {CARD} under {directory}: give the folder of an `rlhf demo`")
     run = cards[-1].parents[1].resolve()
     model = Path(json.loads(cards[-1].read_text())["base"])
     for note in run.parent.glob("base-*/supervised.json"):
@@ -106,29 +106,29 @@ def start_of(folder: Path) -> Start:
     )
 
 
-def run(contender: Contender, task: Task, folder: Path, environments: Path) -> Run:
+def run(contender: Contender, task: Task, directory: Path, environments: Path) -> Run:
     """Train and evaluate; a run of the same task that finished earlier is read again.
 
     Raises:
         RuntimeError: with the end of what it said, if a child failed.
     """
-    finished = folder / "figures.json"
-    if not (finished.exists() and (folder / "task.json").read_text() == task.to_json()):
-        folder.mkdir(parents=True, exist_ok=True)
+    finished = directory / "metrics.json"
+    if not (finished.exists() and (directory / "task.json").read_text() == task.to_json()):
+        directory.mkdir(parents=True, exist_ok=True)
         finished.unlink(missing_ok=True)
-        task.write(folder)
+        task.write(directory)
         python = str(python_of(contender.environment, environments))
-        _child([python, "-m", f"baselines.{contender.module}", str(folder)])
-        finished.write_text(json.dumps(evaluate(task, folder), indent=2) + "\n")
-    return Run(read_curve(folder), json.loads(finished.read_text()))
+        _child([python, "-m", f"baselines.{contender.module}", str(directory)])
+        finished.write_text(json.dumps(evaluate(task, directory), indent=2) + "\n")
+    return Run(read_curve(directory), json.loads(finished.read_text()))
 
 
-def evaluate(task: Task, folder: Path) -> dict[str, float]:
-    """What `rlhf evaluate` finds of the adapter in `folder`, on the held-out prompts."""
+def evaluate(task: Task, directory: Path) -> dict[str, float]:
+    """What `rlhf evaluate` finds of the adapter in `directory`, on the held-out prompts."""
     prompts = Path(task.start.data, "evaluation.jsonl")
     with tempfile.TemporaryDirectory() as scratch:
         words = [*task.words(), f"data.prompts={prompts}", f"output_dir={scratch}", "--json"]
-        command = [sys.executable, "-m", "rlhf", "evaluate", task.start.model, str(folder)]
+        command = [sys.executable, "-m", "rlhf", "evaluate", task.start.model, str(directory)]
         found = json.loads(_child([*command, *words]))
     found.pop("report")
     return dict(found)

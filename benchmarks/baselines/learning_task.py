@@ -1,7 +1,7 @@
 """One run of the learning comparison: where it starts, its options, and what it writes.
 
-A run's folder holds task.json; curve.jsonl, a line each iteration; adapter/, what was trained; and
-figures.json, what the package's own evaluation says of it.
+A run's directory holds task.json; curve.jsonl, a line each iteration; adapter/, what was trained;
+and metrics.json, what the package's own evaluation says of it.
 """
 
 import json
@@ -22,7 +22,7 @@ EXPERIMENT = ROOT / "conf" / "experiment" / "demo.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What every run begins with: a LLaVA, a reward model on it, and a folder of prompts."""
+    """What every run begins with: a LLaVA, a reward model on it, and a directory of prompts."""
 
     model: str
     reward: str
@@ -61,23 +61,23 @@ class Task:
         given = {"data.root": self.start.data, "reward.path": self.start.reward, **self.changes}
         return ["experiment=demo", *(f"{name}={value}" for name, value in given.items())]
 
-    def write(self, folder: Path) -> None:
-        (folder / "task.json").write_text(self.to_json())
+    def write(self, directory: Path) -> None:
+        (directory / "task.json").write_text(self.to_json())
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @staticmethod
-    def read(folder: Path) -> "Task":
-        values = json.loads((folder / "task.json").read_text())
+    def read(directory: Path) -> "Task":
+        values = json.loads((directory / "task.json").read_text())
         return Task(**{**values, "start": Start(**values["start"])})
 
 
 class Recorder:
     """The curve of a run; time counts from `start`, so that loading a model does not."""
 
-    def __init__(self, folder: Path, batch: int) -> None:
-        self._file = (folder / "curve.jsonl").open("w")
+    def __init__(self, directory: Path, batch: int) -> None:
+        self._file = (directory / "curve.jsonl").open("w")
         self._batch, self._samples, self._started = batch, 0, 0.0
 
     def start(self) -> None:
@@ -98,6 +98,6 @@ class Recorder:
         self._file.flush()
 
 
-def read_curve(folder: Path) -> list[Mapping[str, float]]:
+def read_curve(directory: Path) -> list[Mapping[str, float]]:
     """The lines of a run's curve."""
-    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (directory / "curve.jsonl").read_text().splitlines()]

@@ -33,7 +33,7 @@ class Judge:
     def __init__(self, task: Task) -> None:
         self.config = task.config
         self.llava = load_model(self.config, locate_model(task.start.model))
-        self.reward = load_reward(task.start.reward, self.llava, share_trunk=True)
+        self.reward = load_reward(task.start.reward, self.llava, share_base_model=True)
         longest = self.config.data.max_prompt_tokens
         records, root = read_records(task.prompts, PromptRecord), task.prompts.parent
         self.prompts = prompt_batch(records, self.llava.builder, root, max_tokens=longest)

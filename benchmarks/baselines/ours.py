@@ -1,4 +1,4 @@
-"""Our loop on a case: python -m baselines.ours FOLDER."""
+"""Our loop on a case: python -m baselines.ours DIRECTORY."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +17,10 @@ from rlhf.models.policy import Policy, build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.trainer import PPOTrainer
-from rlhf.ppo.updater import StepStatistics
+from rlhf.ppo.updater import StepMetrics
 from rlhf.rewards.llava_reward import LlavaReward, Scorer
 from rlhf.spans import Spans
-from rlhf.training.malloc import keep_freed_memory
+from rlhf.training.malloc import tune_malloc
 from rlhf.types import PromptBatch, Responses, Rollout
 
 
@@ -37,7 +37,7 @@ class NoWriter:
 class Rule:
     """The share of a response's tokens in the lower half of the vocabulary."""
 
-    name, may_drop = "rule", False
+    name, can_fail = "rule", False
 
     def __init__(self, vocabulary: int) -> None:
         self.limit = vocabulary // 2
@@ -73,7 +73,7 @@ def many_ends(case: Case) -> Iterator[None]:
 
 def ppo_config(case: Case) -> PPOConfig:
     """What trl computes, where an option of ours says so."""
-    tokens = case.minibatch * (case.picture_tokens + 64 + case.response) // case.backwards
+    tokens = case.minibatch * (case.image_tokens + 64 + case.response) // case.backwards
     options: Any = {
         **PPO,
         "lr": case.lr,
@@ -84,17 +84,18 @@ def ppo_config(case: Case) -> PPOConfig:
         "samples_per_prompt": case.samples,
         "ppo_epochs": case.epochs,
         "critic": case.critic,
-        "critic_lr_factor": 1.0,
-        "advantage": case.advantage,
+        "critic_lr": case.lr,
+        "advantage_estimator": case.advantage,
         "kl_placement": "loss" if case.advantage == "grpo" else "reward",
         "gae_lambda_value": PPO["gae_lambda"],
-        "rescore": case.dtype != "float32",  # in bfloat16 the two forwards differ by more than 1e-4
+        "recompute_logprobs": case.dtype
+        != "float32",  # in bfloat16 the two forwards differ by more than 1e-4
         "missing_eos": "none",
-        "whiten_floor": 1e-8,
-        "value_warmup_iterations": 0,
+        "whiten_min_std": 1e-8,
+        "critic_warmup_iterations": 0,
         "max_grad_norm": 1e9,
-        "check_invariants": False,
-        "sample_every": 10**9,
+        "sanity_checks": False,
+        "log_samples_every": 10**9,
     }
     return PPOConfig(**options)
 
@@ -105,8 +106,8 @@ def prompts_of(world: World) -> PromptBatch:
     return PromptBatch(
         tokens=ids.flatten(),
         spans=Spans.from_lengths([ids.shape[1]] * count),
-        images=tuple((world.picture(number),) for number in range(count)),
-        keys=torch.arange(count),
+        images=tuple((world.image(number),) for number in range(count)),
+        sampling_keys=torch.arange(count),
         instructions=tuple(world.instructions),
     )
 
@@ -115,13 +116,13 @@ def head_of(tensors: Mapping[str, Tensor], name: str) -> ScalarHead:
     """The head `name` of the world."""
     linear = torch.nn.Linear(tensors[f"{name}.weight"].shape[1], 1)
     linear.load_state_dict({part: tensors[f"{name}.{part}"] for part in ("weight", "bias")})
-    return ScalarHead.of(linear)
+    return ScalarHead.from_linear(linear)
 
 
 def build(world: World) -> tuple[Policy, Scorer, PPOConfig]:
     """Policy and judge of the world's case, as a run builds them."""
     case, tensors = world.case, world.tensors()
-    options: Any = {"train": case.train, "lora_scope": case.scope, "lora_rank": case.rank}
+    options: Any = {"train": case.train, "lora_type": case.scope, "lora_rank": case.rank}
     model = ModelConfig(**options, lora_alpha=2 * case.rank)
     policy = build_policy(_load(world), model, temperature=1.0, critic=case.critic)  # type: ignore[arg-type]
     policy.value_head.load_state_dict(head_of(tensors, "value").state_dict())
@@ -133,7 +134,7 @@ def build(world: World) -> tuple[Policy, Scorer, PPOConfig]:
 
 
 def _load(world: World) -> Llava:
-    keep_freed_memory()  # as a run does
+    tune_malloc()  # as a run does
     return Llava.load(str(world.model), device=torch.device("cpu"), dtype=world.case.torch_dtype)
 
 
@@ -148,25 +149,25 @@ class Timed(PPOTrainer):
     def rollout(self, iteration: int) -> Rollout:
         self.clock.start()
         found = super().rollout(iteration)
-        self.tokens.append(found.spans.total)
+        self.tokens.append(found.spans.num_tokens)
         return found
 
-    def update(self, buffer: RolloutBuffer, iteration: int) -> list[StepStatistics]:
+    def update(self, buffer: RolloutBuffer, iteration: int) -> list[StepMetrics]:
         self.clock.mark("rollout")
         steps = super().update(buffer, iteration)
         self.clock.mark("update")
         return steps
 
 
-def main(folder: str) -> None:
+def main(directory: str) -> None:
     torch.set_num_threads(1)
-    world = World(Path(folder))
+    world = World(Path(directory))
     case, clock = world.case, Clock()
     with many_ends(case) if case.ends else fixed_lengths():
         policy, reward, ppo = build(world)
         sampling = SamplingConfig(max_new_tokens=case.response, batch_size=case.batch)
         config, prompts = Config(ppo=ppo, sampling=sampling), prompts_of(world)
-        trainer = Timed(clock, config, policy, reward, prompts, NoWriter(), world.folder)
+        trainer = Timed(clock, config, policy, reward, prompts, NoWriter(), world.directory)
         for iteration in range(case.iterations):
             trainer.step(iteration)
             clock.mark("figures")

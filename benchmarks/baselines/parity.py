@@ -1,7 +1,7 @@
 """One rollout through both: a timing counts only where both compute the same.
 
-Each side writes its figures of the same tokens; here they are compared. `nudge` makes the policy
-differ from its reference, without which half of the figures would be zero on both sides.
+Each side writes its metrics of the same tokens; here they are compared. `nudge` makes the policy
+differ from its reference, without which half of the metrics would be zero on both sides.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from baselines.spec import Case
 
-FIGURES = (
+METRICS = (
     "logprobs",
     "ref_logprobs",
     "values",
@@ -23,7 +23,7 @@ FIGURES = (
     "grad_norm_policy",
     "grad_norm_critic",
 )
-LIMIT = 1e-5  # in float32; of 1, or of the largest value of a figure if that is more
+LIMIT = 1e-5  # in float32; of 1, or of the largest value of a metric if that is more
 
 
 def parity_case(case: Case) -> Case:
@@ -49,13 +49,13 @@ def nudge(model: Any) -> None:
 
 
 def gaps(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, float]:
-    """Largest difference of each figure, as a share of 1 or of its largest value.
+    """Largest difference of each metric, as a share of 1 or of its largest value.
 
     Raises:
-        ValueError: a figure lacks, or has another shape.
+        ValueError: a metric lacks, or has another shape.
     """
     found = {}
-    for name in FIGURES:
+    for name in METRICS:
         own, other = ours.get(name), theirs.get(name)
         if own is None or other is None or own.shape != other.shape:
             shapes = [None if x is None else list(x.shape) for x in (own, other)]
@@ -66,5 +66,5 @@ def gaps(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, 
 
 
 def differing(found: Mapping[str, float], limit: float = LIMIT) -> list[str]:
-    """The figures whose gap is over the limit, or no number."""
+    """The metrics whose gap is over the limit, or no number."""
     return [name for name, gap in found.items() if not gap <= limit]

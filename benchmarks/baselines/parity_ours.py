@@ -1,4 +1,4 @@
-"""A rollout of ours and what we make of it: python -m baselines.parity_ours FOLDER."""
+"""A rollout of ours and what we make of it: python -m baselines.parity_ours DIRECTORY."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ from rlhf.ppo.rollout import collect_rollout
 from rlhf.ppo.updater import Updater
 
 
-def figures(world: World) -> dict[str, Tensor]:
+def metrics(world: World) -> dict[str, Tensor]:
     """Tokens [B, R] and what is compared, of a whole iteration."""
     case = world.case
     with fixed_lengths():
@@ -67,9 +67,9 @@ def _steps(
     }
 
 
-def main(folder: str) -> None:
+def main(directory: str) -> None:
     torch.set_num_threads(1)
-    save_file(figures(World(Path(folder))), Path(folder) / "ours.safetensors")
+    save_file(metrics(World(Path(directory))), Path(directory) / "ours.safetensors")
 
 
 if __name__ == "__main__":

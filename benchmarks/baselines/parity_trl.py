@@ -1,4 +1,4 @@
-"""trl's own loop on our tokens: python -m baselines.parity_trl FOLDER, where trl 1.12.0 is.
+"""trl's own loop on our tokens: python -m baselines.parity_trl DIRECTORY, where trl 1.12.0 is.
 
 `PPOTrainer.train` runs as it is; only its generation hands out the tokens of ours.safetensors, and
 the functions that it calls on the way are listened to. One convention differs and has no option:
@@ -51,10 +51,10 @@ class Listener:
         return rows.detach()[self.order.argsort()].contiguous()
 
 
-def figures(world: World) -> dict[str, Tensor]:
+def metrics(world: World) -> dict[str, Tensor]:
     """What is compared, as trl computes it."""
     ids = world.tensors()["ids"]
-    listener = Listener(load_file(world.folder / "ours.safetensors")["tokens"], ids)
+    listener = Listener(load_file(world.directory / "ours.safetensors")["tokens"], ids)
     stock.masked_var = partial(stock.masked_var, unbiased=False)
     for name in ("selective_log_softmax", "get_reward", "masked_whiten"):
         listener.listen(stock, name, name)
@@ -109,9 +109,9 @@ def _norm(model: Any) -> float:
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
-def main(folder: str) -> None:
+def main(directory: str) -> None:
     torch.set_num_threads(1)
-    save_file(figures(World(Path(folder))), Path(folder) / "theirs.safetensors")
+    save_file(metrics(World(Path(directory))), Path(directory) / "theirs.safetensors")
 
 
 if __name__ == "__main__":

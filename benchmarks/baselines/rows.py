@@ -13,7 +13,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "2k": {},
     "32k": {
         "vocabulary": 32_000,
-        "picture_tokens": 576,
+        "image_tokens": 576,
         "response": 64,
         "batch": 8,
         "epochs": 2,
@@ -23,7 +23,7 @@ TINY: dict[str, Any] = {
     "hidden": 64,
     "layers": 2,
     "vocabulary": 512,
-    "picture_tokens": 16,
+    "image_tokens": 16,
     "response": 6,
     "batch": 8,
     "minibatch": 4,

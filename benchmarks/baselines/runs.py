@@ -17,7 +17,7 @@ from baselines.spec import Case, World
 from baselines.world import build_world
 
 BENCHMARKS = Path(__file__).parents[1]
-# contender: its module and what follows the folder.
+# contender: its module and what follows the directory.
 MODULES = {"transformers": ("decode", "transformers"), "decode": ("decode", "ours")}
 
 
@@ -38,7 +38,7 @@ class Runs:
     """Runs entrants, and keeps what each reported.
 
     Args:
-        scratch: a folder for worlds.
+        scratch: a directory for worlds.
         environments: where other trainers are installed.
         say: told what goes on.
     """
@@ -86,10 +86,10 @@ class Runs:
         if case in self.proven:
             return
         self.say(f"parity: {case}")
-        folder = self._world(case).folder
+        directory = self._world(case).directory
         for contender in ("parity_ours", "parity_trl"):
-            self._run(contender, [contender, str(folder)])
-        ours, theirs = (load_file(folder / f"{side}.safetensors") for side in ("ours", "theirs"))
+            self._run(contender, [contender, str(directory)])
+        ours, theirs = (load_file(directory / f"{side}.safetensors") for side in ("ours", "theirs"))
         found = gaps(ours, theirs)
         if over := differing(found):
             listed = ", ".join(f"{name} by {found[name]:.2g}" for name in over)
@@ -99,11 +99,11 @@ class Runs:
     def once(self, entrant: Entrant) -> dict[str, Any]:
         """What one run reports."""
         module, *words = MODULES.get(entrant.contender, (entrant.contender,))
-        folder = str(self._world(entrant.case).folder)
-        return self._report(self._run(entrant.contender, [module, folder, *words]))
+        directory = str(self._world(entrant.case).directory)
+        return self._report(self._run(entrant.contender, [module, directory, *words]))
 
     def _loaded(self, entrant: Entrant) -> dict[str, Any]:
-        words = ["loaded", _module(entrant.contender), str(self._world(entrant.case).folder)]
+        words = ["loaded", _module(entrant.contender), str(self._world(entrant.case).directory)]
         return self._report(self._run(entrant.contender, words))
 
     def _report(self, output: str) -> dict[str, Any]:
@@ -128,11 +128,11 @@ class Runs:
         return done.stdout
 
     def _world(self, case: Case) -> World:
-        folder = self.scratch / f"{abs(hash(case)):x}"
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            build_world(folder, case)
-        return World(folder)
+        directory = self.scratch / f"{abs(hash(case)):x}"
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            build_world(directory, case)
+        return World(directory)
 
 
 def _module(contender: str) -> str:

@@ -1,4 +1,4 @@
-"""LLaVA for trainers that hand on token ids only: it finds the picture by the prompt.
+"""LLaVA for trainers that hand on token ids only: it finds the image by the prompt.
 
 Needs neither rlhf nor trl.
 """
@@ -16,8 +16,8 @@ from baselines.spec import World, banned_ids
 NEVER = -1e9  # a logit; -inf would make trl's entropy NaN
 
 
-class Pictures:
-    """The pixels of each prompt's picture."""
+class Images:
+    """The pixels of each prompt's image."""
 
     def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         self.length = tensors["ids"].shape[1]
@@ -30,14 +30,14 @@ class Pictures:
 
 
 class ShownModel(LlavaModel):
-    """Looks its pictures up where the ids hold a prompt and no pixels were given."""
+    """Looks its images up where the ids hold a prompt and no pixels were given."""
 
-    pictures: Pictures
+    images: Images
 
     def forward(self, input_ids: Any = None, pixel_values: Any = None, **more: Any) -> Any:
-        prompt = input_ids is not None and input_ids.shape[1] >= self.pictures.length
+        prompt = input_ids is not None and input_ids.shape[1] >= self.images.length
         if prompt and pixel_values is None:
-            pixel_values = self.pictures.of(input_ids)
+            pixel_values = self.images.of(input_ids)
             more["mm_encoder_outputs"] = None  # generate has found nothing to encode
         return super().forward(input_ids=input_ids, pixel_values=pixel_values, **more)
 
@@ -55,13 +55,13 @@ class Scored(nn.Module):
         self.score.to(model.dtype)
 
 
-def load_llava(world: World, pictures: Pictures | None = None) -> Any:
+def load_llava(world: World, images: Images | None = None) -> Any:
     """The case's LLaVA, frozen, which gives no weight to what no response may contain."""
     model = LlavaForConditionalGeneration.from_pretrained(world.model, dtype=world.case.torch_dtype)
     model.requires_grad_(False)
-    if pictures is not None:
+    if images is not None:
         model.model.__class__ = ShownModel
-        model.model.pictures = pictures
+        model.model.images = images
     banned = banned_ids(model.config)
     model.lm_head.register_forward_hook(lambda _, inputs, logits: _without(logits, banned))
     return model

@@ -1,4 +1,4 @@
-"""One case of the comparison, and the folder that holds its model, prompts and pictures.
+"""One case of the comparison, and the directory that holds its model, prompts and images.
 
 Read by every contender in its own environment: nothing here needs rlhf or trl.
 """
@@ -19,14 +19,14 @@ class Case:
 
     Attributes:
         hidden, layers: of the language model, whose heads have 64 numbers each (tiny: 16).
-        vocabulary, picture_tokens: of the model.
+        vocabulary, image_tokens: of the model.
         response: tokens of every response; end-of-sequence cannot be drawn.
         ends: share of the vocabulary whose tokens end a response of ours; 0: none ends by itself.
         batch, minibatch: responses of an iteration, of an optimizer step.
         backwards: of an optimizer step of ours, each with its part of the minibatch.
         epochs: passes over each rollout.
         samples: responses to each prompt.
-        questions: prompts about each picture, then all in one batch.
+        questions: prompts about each image, then all in one batch.
         dtype: float32 or bfloat16, of the weights at rest.
         critic: as in `ppo.critic`.
         train: full (the layers of the language model) or lora.
@@ -40,7 +40,7 @@ class Case:
     hidden: int = 256
     layers: int = 6
     vocabulary: int = 2048
-    picture_tokens: int = 64
+    image_tokens: int = 64
     response: int = 32
     ends: float = 0.0
     batch: int = 16
@@ -66,8 +66,8 @@ class Case:
 
     @property
     def prompts(self) -> int:
-        """All that are asked; each once, so that each iteration sees new pictures. Several
-        questions about a picture are asked anew in each."""
+        """All that are asked; each once, so that each iteration sees new images. Several
+        questions about an image are asked anew in each."""
         batches = self.iterations if self.questions == 1 else 1
         return batches * self.batch // self.samples
 
@@ -79,7 +79,7 @@ class Case:
     @property
     def model(self) -> tuple[int | str, ...]:
         """What the files of its model depend on."""
-        sizes = (self.hidden, self.layers, self.vocabulary, self.picture_tokens)
+        sizes = (self.hidden, self.layers, self.vocabulary, self.image_tokens)
         return (*sizes, self.dtype)
 
     def __str__(self) -> str:
@@ -109,38 +109,38 @@ PPO = {
 
 @dataclass(frozen=True)
 class World:
-    """The files of a case, in `folder`: see `world.build_world`."""
+    """The files of a case, in `directory`: see `world.build_world`."""
 
-    folder: Path
+    directory: Path
 
     @property
     def model(self) -> Path:
-        return self.folder / "model"
+        return self.directory / "model"
 
     @property
     def case(self) -> Case:
-        return Case.from_json((self.folder / "case.json").read_text())
+        return Case.from_json((self.directory / "case.json").read_text())
 
     @property
     def instructions(self) -> list[str]:
-        return list(json.loads((self.folder / "instructions.json").read_text()))
+        return list(json.loads((self.directory / "instructions.json").read_text()))
 
-    def picture(self, prompt: int) -> Path:
+    def image(self, prompt: int) -> Path:
         """That of the prompt with this number."""
-        return self.folder / "pictures" / f"{prompt // self.case.questions}.png"
+        return self.directory / "pictures" / f"{prompt // self.case.questions}.png"
 
     def tensors(self) -> dict[str, Tensor]:
         """What baselines need not make themselves.
 
         Returns:
-            ids [n, P] int64, prompts with placeholders of pictures; pixels [n, 3, S, S] float32,
-            what the processor makes of the pictures; reward.weight, value.weight [1, D] and
+            ids [n, P] int64, prompts with placeholders of images; pixels [n, 3, S, S] float32,
+            what the processor makes of the images; reward.weight, value.weight [1, D] and
             reward.bias, value.bias [1] float32, the two heads.
         """
-        return load_file(self.folder / "tensors.safetensors")
+        return load_file(self.directory / "tensors.safetensors")
 
 
 def banned_ids(config: Any) -> list[int]:
-    """What no response may contain: the picture's placeholder, pad, and end of sequence."""
+    """What no response may contain: the image's placeholder, pad, and end of sequence."""
     text = config.text_config
     return sorted({config.image_token_id, text.pad_token_id, text.eos_token_id})

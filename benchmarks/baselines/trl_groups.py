@@ -1,6 +1,6 @@
-"""RLOOTrainer or GRPOTrainer on a case: python -m baselines.trl_groups FOLDER, with trl 1.16.0.
+"""RLOOTrainer or GRPOTrainer on a case: python -m baselines.trl_groups DIRECTORY, with trl 1.16.0.
 
-They read pictures by themselves, train no critic and score by a function of the tokens.
+They read images by themselves, train no critic and score by a function of the tokens.
 """
 
 import sys
@@ -20,11 +20,11 @@ from baselines.spec import PPO, Case, World
 KINDS: dict[str, Any] = {"rloo": (RLOOTrainer, RLOOConfig), "grpo": (GRPOTrainer, GRPOConfig)}
 
 
-def options(case: Case, folder: Path) -> dict[str, Any]:
+def options(case: Case, directory: Path) -> dict[str, Any]:
     """Optimizer steps: `epochs` passes over each generation, a minibatch each."""
     steps = case.batch // case.minibatch
     return {
-        "output_dir": str(folder / "trl"),
+        "output_dir": str(directory / "trl"),
         "per_device_train_batch_size": case.minibatch,
         "gradient_accumulation_steps": 1,
         "generation_batch_size": case.batch,
@@ -50,12 +50,12 @@ def options(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def rows(world: World) -> Dataset:
-    """Instructions as turns of a chat, with their pictures open."""
+    """Instructions as turns of a chat, with their images open."""
     texts = world.instructions
-    pictures = [Image.open(world.picture(number)).convert("RGB") for number in range(len(texts))]
+    images = [Image.open(world.image(number)).convert("RGB") for number in range(len(texts))]
     turns = [[{"role": "user", "content": text}] for text in texts]
     return Dataset.from_list(
-        [{"prompt": turn, "image": picture} for turn, picture in zip(turns, pictures, strict=True)]
+        [{"prompt": turn, "image": image} for turn, image in zip(turns, images, strict=True)]
     )
 
 
@@ -83,9 +83,9 @@ def put_stamps(trainer: Any, clock: Clock) -> None:
     trainer._generate_and_score_completions = rolled_out
 
 
-def main(folder: str) -> None:
+def main(directory: str) -> None:
     torch.set_num_threads(1)
-    world, clock = World(Path(folder)), Clock()
+    world, clock = World(Path(directory)), Clock()
     case = world.case
     trainer_class, config_class = KINDS[case.advantage]
     policy = load_llava(world)
@@ -93,7 +93,7 @@ def main(folder: str) -> None:
     trainer = trainer_class(
         model=policy,
         reward_funcs=rule(case.vocabulary),
-        args=config_class(**options(case, world.folder)),
+        args=config_class(**options(case, world.directory)),
         train_dataset=rows(world),
         processing_class=AutoProcessor.from_pretrained(world.model),
     )

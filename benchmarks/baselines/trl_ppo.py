@@ -1,8 +1,8 @@
-"""trl's PPOTrainer on a case: python -m baselines.trl_ppo FOLDER, where trl 1.12.0 is installed.
+"""trl's PPOTrainer on a case: python -m baselines.trl_ppo DIRECTORY, where trl 1.12.0 is installed.
 
 trl as released, set to what our loop computes and otherwise to what is fastest for it: weights at
 rest in the dtype of the case and no cast around them, a micro-batch as large as the minibatch,
-pictures preprocessed beforehand, tower, embeddings and output weights frozen, no logging. Its
+images preprocessed beforehand, tower, embeddings and output weights frozen, no logging. Its
 `peft_config` wraps the policy alone: beside a LoRA the critic still trains in full. Only time
 stamps are put in its way.
 """
@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from baselines.clock import Clock, show
-from baselines.shown_llava import Pictures, Scored, load_llava, train_language_model
+from baselines.shown_llava import Images, Scored, load_llava, train_language_model
 from baselines.spec import PPO, Case, World
 
 # The linear layers of the language model, as our LoRA takes them.
@@ -37,10 +37,10 @@ class EndOfIteration(TrainerCallback):
         self.clock.start()
 
 
-def ppo_config(case: Case, folder: Path) -> PPOConfig:
+def ppo_config(case: Case, directory: Path) -> PPOConfig:
     """A step each minibatch needs gradient_accumulation_steps=1: the batch counts as one."""
     return PPOConfig(
-        output_dir=str(folder / "trl"),
+        output_dir=str(directory / "trl"),
         per_device_train_batch_size=case.batch,
         gradient_accumulation_steps=1,
         num_mini_batches=case.batch // case.minibatch,
@@ -72,8 +72,8 @@ def ppo_config(case: Case, folder: Path) -> PPOConfig:
 def build(world: World, callbacks: list[TrainerCallback]) -> PPOTrainer:
     """The trainer of the world's case; its critic is always a model of its own."""
     case, tensors = world.case, world.tensors()
-    pictures = Pictures(tensors, case.torch_dtype)
-    policy, value, reward = (load_llava(world, pictures) for _ in range(3))
+    images = Images(tensors, case.torch_dtype)
+    policy, value, reward = (load_llava(world, images) for _ in range(3))
     train_language_model(value)
     critic = Scored(value, tensors, "value")
     lora = None
@@ -84,10 +84,10 @@ def build(world: World, callbacks: list[TrainerCallback]) -> PPOTrainer:
     tokenizer = AutoTokenizer.from_pretrained(world.model)
     rows = [row.tolist() for row in tensors["ids"].repeat_interleave(case.samples, 0)]
     return PPOTrainer(
-        args=ppo_config(case, world.folder),
+        args=ppo_config(case, world.directory),
         processing_class=tokenizer,
         model=policy,
-        ref_model=None if lora else load_llava(world, pictures),
+        ref_model=None if lora else load_llava(world, images),
         reward_model=Scored(reward, tensors, "reward").requires_grad_(False),
         value_model=critic,
         train_dataset=Dataset.from_dict({"input_ids": rows}),
@@ -113,9 +113,9 @@ def put_stamps(clock: Clock) -> None:
     stock.batch_generation, stock.masked_whiten = generated, whitened
 
 
-def main(folder: str) -> None:
+def main(directory: str) -> None:
     torch.set_num_threads(1)
-    world, clock = World(Path(folder)), Clock()
+    world, clock = World(Path(directory)), Clock()
     put_stamps(clock)
     trainer = build(world, [EndOfIteration(clock)])
     clock.start()

@@ -1,4 +1,4 @@
-"""Makes the folder of a case: a LLaVA with random weights, its prompts and their pictures."""
+"""Makes the directory of a case: a LLaVA with random weights, its prompts and their images."""
 
 import json
 from pathlib import Path
@@ -22,15 +22,15 @@ from transformers import (
 from baselines.spec import Case, World
 from rlhf.data.chat_prompts import PromptBuilder
 from rlhf.demo.tiny_llava import build_tiny_llava
-from rlhf.models.vision.families import picture_tokens
+from rlhf.models.vision.families import image_tokens
 
 SIDE = 96  # pixels
 LETTERS = "BDFGJKLMNPQRVXYZ"  # the tokenizer joins none of them: equal lengths
 
 
-def build_world(folder: Path, case: Case, *, seed: int = 0) -> World:
+def build_world(directory: Path, case: Case, *, seed: int = 0) -> World:
     """Write everything that baselines read of a case; equal arguments give equal files."""
-    world = World(folder)
+    world = World(directory)
     torch.manual_seed(seed)
     transformers.utils.logging.disable_progress_bar()
     build_tiny_llava(world.model, ["What is it? A cat."], seed=seed)
@@ -39,30 +39,30 @@ def build_world(folder: Path, case: Case, *, seed: int = 0) -> World:
     model = LlavaForConditionalGeneration(config)
     model.to(case.torch_dtype).save_pretrained(world.model)
     instructions = _instructions(case.prompts, Random(seed))
-    (folder / "case.json").write_text(case.to_json())
-    (folder / "instructions.json").write_text(json.dumps(instructions))
+    (directory / "case.json").write_text(case.to_json())
+    (directory / "instructions.json").write_text(json.dumps(instructions))
     _draw(world, case.prompts)
-    builder = PromptBuilder(processor, picture_tokens(config, processor))
-    pictures = [world.picture(number) for number in range(case.prompts)]
-    rows = [builder.prompt_ids(text, [p]) for text, p in zip(instructions, pictures, strict=True)]
-    opened = [Image.open(path) for path in pictures]
+    builder = PromptBuilder(processor, image_tokens(config, processor))
+    images = [world.image(number) for number in range(case.prompts)]
+    rows = [builder.prompt_ids(text, [p]) for text, p in zip(instructions, images, strict=True)]
+    opened = [Image.open(path) for path in images]
     tensors = {
         "ids": torch.tensor(rows),
         "pixels": processor.image_processor(opened, return_tensors="pt")["pixel_values"],
         **_head("reward", case.hidden),
         **_head("value", case.hidden),
     }
-    save_file(tensors, folder / "tensors.safetensors")
+    save_file(tensors, directory / "tensors.safetensors")
     return world
 
 
-def _processor(folder: Path, case: Case) -> Any:
-    """The tiny one for larger pictures, saved."""
-    processor = AutoProcessor.from_pretrained(folder)
+def _processor(directory: Path, case: Case) -> Any:
+    """The tiny one for larger images, saved."""
+    processor = AutoProcessor.from_pretrained(directory)
     processor.image_processor.size = {"shortest_edge": SIDE}
     processor.image_processor.crop_size = {"height": SIDE, "width": SIDE}
     processor.patch_size = _patch(case)
-    processor.save_pretrained(folder)
+    processor.save_pretrained(directory)
     return processor
 
 
@@ -90,13 +90,13 @@ def _config(own: Any, case: Case) -> LlavaConfig:
         vision_config=tower,
         text_config=text,
         image_token_index=own.image_token_id,
-        image_seq_length=case.picture_tokens,
+        image_seq_length=case.image_tokens,
     )
 
 
 def _patch(case: Case) -> int:
     """Pixels of a side of a patch."""
-    return SIDE // round(case.picture_tokens**0.5)
+    return SIDE // round(case.image_tokens**0.5)
 
 
 def _instructions(count: int, random: Random) -> list[str]:
@@ -107,11 +107,11 @@ def _instructions(count: int, random: Random) -> list[str]:
 
 
 def _draw(world: World, count: int) -> None:
-    """Pictures of noise, different for each prompt but for those about the same."""
-    (world.folder / "pictures").mkdir(exist_ok=True)
+    """Images of noise, different for each prompt but for those about the same."""
+    (world.directory / "pictures").mkdir(exist_ok=True)
     for number in range(count):
         noise = torch.randint(0, 256, (SIDE, SIDE, 3), dtype=torch.uint8)
-        Image.fromarray(noise.numpy()).save(world.picture(number))
+        Image.fromarray(noise.numpy()).save(world.image(number))
 
 
 def _head(name: str, width: int) -> dict[str, Tensor]:

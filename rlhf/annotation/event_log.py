@@ -8,7 +8,7 @@ from filelock import FileLock, Timeout
 
 from rlhf.data.jsonl import append_line, read_lines, set_torn_line_aside, unwritable
 from rlhf.data.records import PreferenceRecord
-from rlhf.errors import DataError, FolderInUseError
+from rlhf.errors import DataError, DirectoryInUseError
 
 
 class _Event(
@@ -56,7 +56,7 @@ class EventLog:
     A last line that a crash cut short is set aside before anything is appended.
 
     Raises:
-        FolderInUseError: another process writes it.
+        DirectoryInUseError: another process writes it.
         DataError: a line is no event.
         ResourceError: it cannot be written.
     """
@@ -68,7 +68,7 @@ class EventLog:
             self._lock.acquire(timeout=0)
         except Timeout:
             fix = "close the other page, or choose another output=FILE"
-            raise FolderInUseError("another page writes this file", str(path), fix) from None
+            raise DirectoryInUseError("another page writes this file", str(path), fix) from None
         except OSError as error:
             raise unwritable(path, error) from error
         set_torn_line_aside(path)
@@ -109,7 +109,7 @@ def read_events(path: Path) -> list[Event]:
     return events
 
 
-def standing(events: Iterable[Event]) -> Iterator[Judgment | Skip]:
+def active_events(events: Iterable[Event]) -> Iterator[Judgment | Skip]:
     """What holds in the end: nothing undone, and of each person's words on a pair the last."""
     said = dict[tuple[str, str], Judgment | Skip]()
     events = list(events)
@@ -135,6 +135,6 @@ def preferences(events: Iterable[Event]) -> list[PreferenceRecord]:
             seconds=event.seconds,
             created_at=event.created_at,
         )
-        for event in standing(events)
+        for event in active_events(events)
         if isinstance(event, Judgment)
     ]

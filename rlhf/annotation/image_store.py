@@ -1,4 +1,4 @@
-"""The pictures of a page: the very pixels that a model is given, by names that tell nothing."""
+"""The images of a page: the very pixels that a model is given, by names that tell nothing."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -9,16 +9,16 @@ from rlhf.annotation.pairs import digest
 from rlhf.data.images import load_image
 from rlhf.data.records import resolve_image
 
-KEPT = 32  # encoded pictures in memory
+KEPT = 32  # encoded images in memory
 
 
-class Shelf:
-    """Pictures by name.
+class ImageStore:
+    """Images by name.
 
     Args:
         image_paths: of the records.
-        root: the folder that they are below.
-        secret: which only those who may see the pictures know; names follow from it.
+        root: the directory that they are below.
+        secret: which only those who may see the images know; names follow from it.
     """
 
     def __init__(self, image_paths: Iterable[str], root: Path, secret: str) -> None:
@@ -32,7 +32,7 @@ class Shelf:
 
         Raises:
             KeyError: there is no such name.
-            DataError: the picture cannot be read any more.
+            DataError: the image cannot be read any more.
         """
         return self._png(self._paths[name])
 

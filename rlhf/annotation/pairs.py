@@ -12,7 +12,7 @@ from rlhf.data.records import CandidatesRecord
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one instruction about one picture; `key` is the same whatever their order."""
+    """Two answers to one instruction about one image; `key` is the same whatever their order."""
 
     image_path: str
     instruction: str
@@ -33,7 +33,7 @@ def digest(*words: str) -> str:
 def pairs_of(records: Sequence[CandidatesRecord]) -> dict[str, Pair]:
     """Every two different answers to one prompt, by key: one pair of each prompt, then the next.
 
-    Whoever stops early has seen every picture before any picture's second pair.
+    Whoever stops early has seen every image before any image's second pair.
     """
     each = [
         [

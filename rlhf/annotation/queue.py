@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Literal
 
-from rlhf.annotation.event_log import Event, EventLog, Judgment, Skip, Undo, standing
+from rlhf.annotation.event_log import Event, EventLog, Judgment, Skip, Undo, active_events
 from rlhf.annotation.pairs import Pair, digest
 
 Choice = Literal["left", "right", "tie", "skip"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class Submission:
     """What a person says of a pair as it was shown.
 
     Attributes:
@@ -33,7 +33,7 @@ class Answer:
     reason: str = ""
 
 
-class Desk:
+class AnnotationQueue:
     """Hands out pairs and writes down answers.
 
     Args:
@@ -55,15 +55,15 @@ class Desk:
     ) -> None:
         self.pairs, self._log = pairs, log
         self._overlap, self._lease, self._clock = overlap, lease, clock
-        self._known = {event.key: event for event in log.events}
-        self._said = defaultdict[str, dict[str, Judgment | Skip]](dict)  # pair, annotator
+        self._pair_by_key = {event.key: event for event in log.events}
+        self._judgments = defaultdict[str, dict[str, Judgment | Skip]](dict)  # pair, annotator
         self._leases = defaultdict[str, dict[str, tuple[str, float]]](
             dict
         )  # pair, page: who, until
-        for event in standing(log.events):
-            self._said[event.pair][event.annotator] = event
+        for event in active_events(log.events):
+            self._judgments[event.pair][event.annotator] = event
 
-    def handed(self, annotator: str, page: str, held: Collection[str], count: int) -> list[Pair]:
+    def assign(self, annotator: str, page: str, held: Collection[str], count: int) -> list[Pair]:
         """Up to `count` more pairs for someone whose page holds those, and no others any more."""
         for key, pages in self._leases.items():
             if key not in held:
@@ -72,7 +72,7 @@ class Desk:
             key
             for key in self.pairs
             if key not in held
-            and annotator not in self._looking(key)
+            and annotator not in self._holders(key)
             and self._is_open(key, annotator)
         )
         found = list(islice(free, count))
@@ -80,18 +80,18 @@ class Desk:
             self._leases[key][page] = annotator, self._clock() + self._lease
         return [self.pairs[key] for key in found]
 
-    def record(self, answer: Answer) -> None:
+    def record(self, response: Submission) -> None:
         """Write an answer down; one whose key is known has been written.
 
         Raises:
             KeyError: there is no such pair.
             ResourceError: it cannot be written.
         """
-        pair = self.pairs[answer.pair]
-        if answer.key not in self._known:
-            event = _event(answer, pair)
+        pair = self.pairs[response.pair]
+        if response.key not in self._pair_by_key:
+            event = _event(response, pair)
             self._write(event)
-            self._said[answer.pair][answer.annotator] = event
+            self._judgments[response.pair][response.annotator] = event
 
     def undo(self, annotator: str, page: str, key: str) -> Pair | None:
         """Take this person's last answer back; its pair, now on this page, or None.
@@ -99,36 +99,38 @@ class Desk:
         Raises:
             ResourceError: it cannot be written.
         """
-        known = self._known.get(key)
-        last = self._known[known.undoes] if isinstance(known, Undo) else self._last(annotator)
+        known = self._pair_by_key.get(key)
+        last = self._pair_by_key[known.undoes] if isinstance(known, Undo) else self._last(annotator)
         if last is None or isinstance(last, Undo):
             return None
         self._leases[last.pair][page] = annotator, self._clock() + self._lease
         if known is None:
             self._write(Undo(key, annotator, _now(), undoes=last.key))
-            del self._said[last.pair][annotator]  # what was said of the pair before holds again
-            self._said[last.pair] |= {
+            del self._judgments[last.pair][
+                annotator
+            ]  # what was said of the pair before holds again
+            self._judgments[last.pair] |= {
                 event.annotator: event
-                for event in standing(self._log.events)
+                for event in active_events(self._log.events)
                 if event.pair == last.pair
             }
         return self.pairs.get(last.pair)
 
     def progress(self, annotator: str) -> dict[str, int]:
         """`done`: pairs this person answered or skipped; `total`: and those that may yet come."""
-        done = sum(annotator in self._said[key] for key in self.pairs)
+        done = sum(annotator in self._judgments[key] for key in self.pairs)
         left = sum(self._is_open(key, annotator) for key in self.pairs)
         return {"done": done, "total": done + left}
 
     def _is_open(self, key: str, annotator: str) -> bool:
         """Whether this person may be shown the pair: enough others neither judge nor judged it."""
-        said = self._said[key]
+        said = self._judgments[key]
         if annotator in said:
             return False
         judged = {name for name, event in said.items() if isinstance(event, Judgment)}
-        return len((judged | self._looking(key)) - {annotator}) < self._overlap
+        return len((judged | self._holders(key)) - {annotator}) < self._overlap
 
-    def _looking(self, key: str) -> set[str]:
+    def _holders(self, key: str) -> set[str]:
         """Those on whose pages the pair is."""
         now = self._clock()
         return {name for name, until in self._leases[key].values() if until > now}
@@ -144,7 +146,7 @@ class Desk:
 
     def _write(self, event: Event) -> None:
         self._log.append(event)
-        self._known[event.key] = event
+        self._pair_by_key[event.key] = event
 
 
 def left_side(pair: Pair, annotator: str) -> Literal["response_a", "response_b"]:
@@ -152,22 +154,22 @@ def left_side(pair: Pair, annotator: str) -> Literal["response_a", "response_b"]
     return "response_a" if int(digest(pair.key, annotator), 16) % 2 else "response_b"
 
 
-def _event(answer: Answer, pair: Pair) -> Judgment | Skip:
-    who = answer.key, answer.annotator, _now()
-    if answer.choice == "skip":
-        return Skip(*who, answer.pair, answer.reason, answer.seconds)
-    left = left_side(pair, answer.annotator)
+def _event(response: Submission, pair: Pair) -> Judgment | Skip:
+    who = response.key, response.annotator, _now()
+    if response.choice == "skip":
+        return Skip(*who, response.pair, response.reason, response.seconds)
+    left = left_side(pair, response.annotator)
     right = "response_b" if left == "response_a" else "response_a"
     return Judgment(
         *who,
-        pair=answer.pair,
+        pair=response.pair,
         image_path=pair.image_path,
         instruction=pair.instruction,
         response_a=pair.response_a,
         response_b=pair.response_b,
-        preference={"left": left, "right": right, "tie": "tie"}[answer.choice],
+        preference={"left": left, "right": right, "tie": "tie"}[response.choice],
         shown_left=left,
-        seconds=answer.seconds,
+        seconds=response.seconds,
     )
 
 

@@ -1,4 +1,4 @@
-"""The page's server: its files, its pictures, and three requests that only the token opens.
+"""The page's server: its files, its images, and three requests that only the token opens.
 
 The only file that knows starlette and uvicorn.
 """
@@ -24,9 +24,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from rlhf.annotation.image_store import Shelf
+from rlhf.annotation.image_store import ImageStore
 from rlhf.annotation.pairs import Pair
-from rlhf.annotation.queue import Answer, Choice, Desk, left_side
+from rlhf.annotation.queue import AnnotationQueue, Choice, Submission, left_side
 from rlhf.errors import DataError, ResourceError
 
 MAX_BODY = 64 * 1024  # bytes of a request
@@ -47,7 +47,7 @@ _Key = Annotated[str, msgspec.Meta(min_length=8, max_length=64)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 
 
-class _Ask(msgspec.Struct, forbid_unknown_fields=True):
+class NextRequest(msgspec.Struct, forbid_unknown_fields=True):
     """More pairs, for someone whose page has those."""
 
     annotator: _Word
@@ -56,7 +56,7 @@ class _Ask(msgspec.Struct, forbid_unknown_fields=True):
     count: Annotated[int, msgspec.Meta(ge=0, le=16)]
 
 
-class _Say(msgspec.Struct, forbid_unknown_fields=True):
+class JudgmentRequest(msgspec.Struct, forbid_unknown_fields=True):
     annotator: _Word
     key: _Key
     pair: _Word
@@ -65,7 +65,7 @@ class _Say(msgspec.Struct, forbid_unknown_fields=True):
     reason: _Word = ""
 
 
-class _TakeBack(msgspec.Struct, forbid_unknown_fields=True):
+class UndoRequest(msgspec.Struct, forbid_unknown_fields=True):
     annotator: _Word
     page: _Key
     key: _Key
@@ -80,39 +80,39 @@ class Page:
         token: that a request must bring.
     """
 
-    desk: Desk
-    shelf: Shelf
+    queue: AnnotationQueue
+    images: ImageStore
     token: str
     annotator: str
 
-    def ask(self, asked: _Ask) -> dict[str, Any]:
+    def next_pairs(self, asked: NextRequest) -> dict[str, Any]:
         name = self._name(asked)
-        pairs = self.desk.handed(name, asked.page, asked.held, asked.count)
+        pairs = self.queue.assign(name, asked.page, asked.held, asked.count)
         return {"annotator": name, "pairs": [self._view(pair, name) for pair in pairs]}
 
-    def say(self, said: _Say) -> dict[str, Any]:
+    def submit(self, said: JudgmentRequest) -> dict[str, Any]:
         name = self._name(said)
-        answer = Answer(said.key, name, said.pair, said.choice, said.seconds, said.reason)
+        submission = Submission(said.key, name, said.pair, said.choice, said.seconds, said.reason)
         try:
-            self.desk.record(answer)
+            self.queue.record(submission)
         except KeyError:
             raise HTTPException(404, "there is no such pair in this file") from None
         return {"annotator": name}
 
-    def take_back(self, taken: _TakeBack) -> dict[str, Any]:
+    def undo(self, taken: UndoRequest) -> dict[str, Any]:
         name = self._name(taken)
-        pair = self.desk.undo(name, taken.page, taken.key)
+        pair = self.queue.undo(name, taken.page, taken.key)
         return {"annotator": name, "pair": None if pair is None else self._view(pair, name)}
 
-    def _name(self, request: _Ask | _Say | _TakeBack) -> str:
+    def _name(self, request: NextRequest | JudgmentRequest | UndoRequest) -> str:
         return request.annotator.strip() or self.annotator
 
     def _view(self, pair: Pair, annotator: str) -> dict[str, str]:
         """A pair as this person sees it: not where it came from, nor which answer is which."""
         texts = pair.response_a, pair.response_b
         left, right = texts if left_side(pair, annotator) == "response_a" else texts[::-1]
-        picture = f"/pictures/{self.shelf.names[pair.image_path]}"
-        shown = {"picture": picture, "instruction": pair.instruction}
+        image = f"/images/{self.images.names[pair.image_path]}"
+        shown = {"image": image, "instruction": pair.instruction}
         return {"key": pair.key, **shown, "left": left, "right": right}
 
 
@@ -122,20 +122,20 @@ def application(page: Page, hosts: Sequence[str]) -> Starlette:
     async def index(request: Request) -> Response:
         return Response((_STATIC / "index.html").read_bytes(), media_type="text/html")
 
-    async def picture(request: Request) -> Response:
+    async def image(request: Request) -> Response:
         try:
-            png = await run_in_threadpool(page.shelf.png, request.path_params["name"])
+            png = await run_in_threadpool(page.images.png, request.path_params["name"])
         except (KeyError, DataError):
-            raise HTTPException(404, "there is no such picture") from None
+            raise HTTPException(404, "there is no such image") from None
         kept = {"Cache-Control": "private, max-age=86400, immutable"}
         return Response(png, media_type="image/png", headers=kept)
 
     routes = [
         Route("/", index),
-        Route("/pictures/{name}", picture),
-        _action("/api/pairs", page, _Ask, page.ask),
-        _action("/api/answers", page, _Say, page.say),
-        _action("/api/undo", page, _TakeBack, page.take_back),
+        Route("/images/{name}", image),
+        _action("/api/pairs", page, NextRequest, page.next_pairs),
+        _action("/api/answers", page, JudgmentRequest, page.submit),
+        _action("/api/undo", page, UndoRequest, page.undo),
         Mount("/static", StaticFiles(directory=_STATIC)),
     ]
     guards = [
@@ -180,7 +180,7 @@ def _action(path: str, page: Page, kind: type[Any], act: Callable[[Any], dict[st
         except (msgspec.MsgspecError, ValueError) as error:
             raise HTTPException(422, str(error)) from None
         found = act(asked)  # in the event loop: one request after the other
-        return JSONResponse(found | {"progress": page.desk.progress(found["annotator"])})
+        return JSONResponse(found | {"progress": page.queue.progress(found["annotator"])})
 
     return Route(path, endpoint, methods=["POST"])
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rlhf.commands.job import Job
 
-STAGES = {
+COMMANDS = {
     "demo": "demo:demo",
     "sft": "ppo:sft",
     "collect": "collect:collect",
@@ -26,7 +26,7 @@ STAGES = {
     "plan": "plan:plan",
 }
 RESUMABLE = frozenset({"sft", "reward", "ppo"})  # from a checkpoint
-WITHOUT_FOLDER = frozenset(
+WITHOUT_DIRECTORY = frozenset(
     {
         "annotate",
         "compare",
@@ -42,9 +42,9 @@ WITHOUT_FOLDER = frozenset(
 )
 
 
-def stage_function(command: str) -> Callable[[Job], dict[str, Any]]:
-    """The function of a command: takes a job, leaves its files, returns its figures."""
-    module, _, name = STAGES[command].partition(":")
+def command_function(command: str) -> Callable[[Job], dict[str, Any]]:
+    """The function of a command: takes a job, leaves its files, returns its metrics."""
+    module, _, name = COMMANDS[command].partition(":")
     function: Callable[[Job], dict[str, Any]] = getattr(
         import_module(f"rlhf.commands.{module}"), name
     )

@@ -9,7 +9,7 @@ from rlhf.config.schema import Config, Section
 
 COMMANDS = {
     "demo": (
-        "the whole loop on pictures it draws itself",
+        "the whole loop on images it draws itself",
         "rlhf demo",
         ("demo", "sft", "collect", "reward", "sampling", "ppo"),
     ),
@@ -25,7 +25,7 @@ COMMANDS = {
     ),
     "annotate": (
         "rank pairs of answers on a local page",
-        "rlhf annotate CANDIDATES.jsonl (or LOG.jsonl compact=PREFERENCES.jsonl)",
+        "rlhf annotate CANDIDATES.jsonl (or LOG.jsonl annotate.output=PREFERENCES.jsonl)",
         ("data", "annotate"),
     ),
     "reward": (
@@ -49,8 +49,8 @@ COMMANDS = {
         (),
     ),
     "generate": (
-        "answer an instruction about pictures",
-        "rlhf generate MODEL… PICTURE|FOLDER… instruction='What is this?'",
+        "answer an instruction about images",
+        "rlhf generate MODEL… IMAGE|FOLDER… instruction='What is this?'",
         ("model", "data", "sampling"),
     ),
     "score": (
@@ -60,17 +60,17 @@ COMMANDS = {
     ),
     "validate": (
         "check files of records",
-        "rlhf validate FILE.jsonl… fix=USABLE.jsonl",
+        "rlhf validate FILE.jsonl… validate.fix_output=USABLE.jsonl",
         ("data",),
     ),
     "import": (
         "turn a public preference set into our records",
-        "rlhf import SOURCE FILE… output=FOLDER data.root=PICTURES",
+        "rlhf import SOURCE FILE… output=FOLDER data.root=IMAGES",
         ("data",),
     ),
     "export": (
         "turn preferences into trl's or Label Studio's format, or a run into a plain LLaVA",
-        "rlhf export trl|label_studio FILE.jsonl output=FILE (or RUN merge=true)",
+        "rlhf export trl|label_studio FILE.jsonl output=FILE (or RUN export.merge=true)",
         ("data",),
     ),
     "stamps": (

@@ -24,14 +24,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rlhf.cli.commands import RESUMABLE, WITHOUT_FOLDER, stage_function
+from rlhf.cli.commands import RESUMABLE, WITHOUT_DIRECTORY, command_function
 from rlhf.cli.help import COMMANDS, FLAGS, command_help, overview
 from rlhf.commands.job import Job
 from rlhf.config.schema import Config, defaults, leaves
 from rlhf.config.validation import load_config, nearest
 from rlhf.data.jsonl import replaced_file
 from rlhf.errors import RlhfError, UsageError, is_out_of_memory, out_of_memory
-from rlhf.storage.run_folder import RunFolder, json_text, run_of, unfinished_run
+from rlhf.storage.run_directory import RunDirectory, json_text, run_of, unfinished_run
 from rlhf.tracking.console import console, print_error, say, stage, table
 from rlhf.training.signals import stops_at_once
 
@@ -65,8 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
         if "--debug" in given:
             traceback.print_exc()
         print_error(error)
-        if "--json" in given and (figures := getattr(error, "figures", None)):
-            print(json_text(figures))
+        if "--json" in given and (metrics := getattr(error, "metrics", None)):
+            print(json_text(metrics))
         return error.exit_code
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -125,31 +125,31 @@ def _run(call: Call) -> int:
         return 0
     console().quiet = "--json" in call.flags
     for overrides in _sweep(call.overrides) if "--multirun" in call.flags else [call.overrides]:
-        _, summary = run_stage(call.command, call.files, overrides, call.scorer)
+        _, summary = run_command(call.command, call.files, overrides, call.scorer)
         if "--json" in call.flags:
             print(json_text(summary))
     return 0
 
 
-def run_stage(
+def run_command(
     command: str, files: list[str], overrides: list[str], scorer: str = ""
 ) -> tuple[Path, dict[str, Any]]:
-    """Run a command in a folder of its own; the folder and the figures."""
+    """Run a command in a directory of its own; the directory and the metrics."""
     config = load_config(_composed(command, overrides))
     stage(" ".join(["rlhf", command, *files, *overrides]))
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import what it lacks
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    function, paths = stage_function(command), [Path(file) for file in files]
-    if command in WITHOUT_FOLDER:
-        return Path(), function(Job(config, Path(), paths, overrides, run_stage, scorer))
-    new = RunFolder.create(Path(config.output_dir), config.name) if not config.resume else None
-    run = new or RunFolder(run_of(config.resume))
+    function, paths = command_function(command), [Path(file) for file in files]
+    if command in WITHOUT_DIRECTORY:
+        return Path(), function(Job(config, Path(), paths, overrides, run_command, scorer))
+    new = RunDirectory.create(Path(config.output_dir), config.name) if not config.resume else None
+    run = new or RunDirectory(run_of(config.resume))
     try:
         keep = partial(_keep_options, config, run.path)
         if new or command not in RESUMABLE:
             keep()
         say(f"run folder {run.path}")
-        summary = function(Job(config, run.path, paths, overrides, run_stage, scorer, keep))
+        summary = function(Job(config, run.path, paths, overrides, run_command, scorer, keep))
         run.write_summary({"command": command, **summary})
         if command != "demo":  # its last words are the comparison and where to look
             _show(summary)
@@ -158,15 +158,15 @@ def run_stage(
     return run.path, summary
 
 
-def _keep_options(config: Config, folder: Path) -> None:
-    with replaced_file(folder / "config.yaml") as file:
+def _keep_options(config: Config, directory: Path) -> None:
+    with replaced_file(directory / "config.yaml") as file:
         file.write(OmegaConf.to_yaml(msgspec.to_builtins(config)).encode())
 
 
 def _show(summary: dict[str, Any]) -> None:
-    """The single figures of a run."""
+    """The single metrics of a run."""
     rows = [(name, value) for name, value in summary.items() if not isinstance(value, list | dict)]
-    table("figures", ("figure", "value"), rows)
+    table("metrics", ("metric", "value"), rows)
 
 
 def _composed(command: str, overrides: list[str]) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _composed(command: str, overrides: list[str]) -> dict[str, Any]:
     OmegaConf.clear_resolver("oc.env")  # so that no secret gets into a stored configuration
     ConfigStore.instance().store(name="options", node=defaults())
     try:
-        with initialize_config_dir(str(_config_folder()), version_base="1.3"):
+        with initialize_config_dir(str(_config_directory()), version_base="1.3"):
             composed = compose(_root(command), [_quoted(word) for word in overrides])
         return _plain(_continued(composed, command, overrides))
     except (HydraException, OmegaConfBaseException) as error:
@@ -188,7 +188,7 @@ def _composed(command: str, overrides: list[str]) -> dict[str, Any]:
 
 def _root(command: str) -> str:
     """The file in `conf/` a command starts from; commands on files share one."""
-    return command if (_config_folder() / f"{command}.yaml").is_file() else "files"
+    return command if (_config_directory() / f"{command}.yaml").is_file() else "files"
 
 
 def _continued(composed: DictConfig, command: str, overrides: list[str]) -> DictConfig:
@@ -249,7 +249,7 @@ def _quoted(word: str) -> str:
 def _is_group(word: str) -> bool:
     """Whether an override chooses a file of a configuration group."""
     name = word.partition("=")[0].lstrip("+~")
-    return (_config_folder() / name).is_dir()
+    return (_config_directory() / name).is_dir()
 
 
 def _sweep(overrides: list[str]) -> Iterator[list[str]]:
@@ -265,7 +265,7 @@ def _sweep(overrides: list[str]) -> Iterator[list[str]]:
         yield list(combination)
 
 
-def _config_folder() -> Path:
+def _config_directory() -> Path:
     """`conf/`: inside the package when installed, beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     return next(f for f in (package / "conf", package.parent / "conf") if f.is_dir())

@@ -9,13 +9,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from rlhf.annotation.event_log import EventLog, Judgment, preferences, read_events, standing
-from rlhf.annotation.image_store import Shelf
+from rlhf.annotation.event_log import EventLog, Judgment, active_events, preferences, read_events
+from rlhf.annotation.image_store import ImageStore
 from rlhf.annotation.pairs import Pair, pairs_of
-from rlhf.annotation.queue import Desk
+from rlhf.annotation.queue import AnnotationQueue
 from rlhf.commands.job import Job
 from rlhf.config.schema import AnnotateConfig
-from rlhf.data.input_files import read_with_pictures
+from rlhf.data.input_files import read_with_images
 from rlhf.data.jsonl import unwritable
 from rlhf.data.records import CandidatesRecord, record_kind, write_records
 from rlhf.errors import DataError, UsageError
@@ -30,17 +30,19 @@ def annotate(job: Job) -> dict[str, Any]:
         raise UsageError(
             f"{len(job.files)} files are given",
             "rlhf annotate",
-            "rlhf annotate CANDIDATES.jsonl, or LOG.jsonl compact=PREFERENCES.jsonl",
+            "rlhf annotate CANDIDATES.jsonl, or LOG.jsonl annotate.output=PREFERENCES.jsonl",
         )
     path = job.files[0]
     if not path.is_file():
         raise DataError("there is no such file", str(path), "give what `rlhf collect` wrote")
     candidates = record_kind(path) is CandidatesRecord
-    if not candidates and not job.config.compact:
-        fix = "give candidates to rank, or compact=PREFERENCES.jsonl for the log of a ranking"
+    if not candidates and not job.config.annotate.output:
+        fix = (
+            "give candidates to rank, or annotate.output=PREFERENCES.jsonl for the log of a ranking"
+        )
         raise UsageError("the file holds no candidates", str(path), fix)
     log = _rank(job, path) if candidates else path
-    return _compacted(log, job.config.compact)
+    return _compacted(log, job.config.annotate.output)
 
 
 def _rank(job: Job, path: Path) -> Path:
@@ -48,25 +50,25 @@ def _rank(job: Job, path: Path) -> Path:
     _check_installed()
     options, output = job.config.annotate, Path(job.config.output or path.parent / DEFAULT_LOG)
     _check_host(options.host)
-    records, root = read_with_pictures(job.config, path, CandidatesRecord)
+    records, root = read_with_images(job.config, path, CandidatesRecord)
     pairs = pairs_of(records)
     if not pairs:
         fix = "collect more answers, or warmer ones: sampling.temperature"
         raise DataError("no prompt has two different answers", str(path), fix)
     with closing(EventLog(output)) as log:
-        desk = Desk(pairs, log, overlap=options.overlap, lease=options.lease)
-        said = sum(isinstance(event, Judgment) for event in standing(log.events))
+        desk = AnnotationQueue(pairs, log, overlap=options.overlap, lease=options.lease)
+        said = sum(isinstance(event, Judgment) for event in active_events(log.events))
         say(f"{len(pairs)} pairs of {len(records)} prompts, {said} judgments so far in {output}")
         _serve(options, desk, pairs, root, _token(output))
     return output
 
 
 def _serve(
-    options: AnnotateConfig, desk: Desk, pairs: dict[str, Pair], root: Path, token: str
+    options: AnnotateConfig, desk: AnnotationQueue, pairs: dict[str, Pair], root: Path, token: str
 ) -> None:
     from rlhf.annotation.server import Page, application, serve
 
-    shelf = Shelf((pair.image_path for pair in pairs.values()), root, token)
+    shelf = ImageStore((pair.image_path for pair in pairs.values()), root, token)
     page = Page(desk, shelf, token, options.annotator or _login_name())
     hosts = [options.host, "localhost"]
 
@@ -79,14 +81,14 @@ def _serve(
 
 def _compacted(log: Path, output: str) -> dict[str, Any]:
     """Write the judgments of a log that hold as preference records, if a file is named."""
-    said = list(standing(read_events(log) if log.is_file() else []))
+    said = list(active_events(read_events(log) if log.is_file() else []))
     found = preferences(said)
     summary: dict[str, Any] = {"judgments": len(found), "skipped": len(said) - len(found)}
     if output:
         write_records(Path(output), found)
         say(f"{len(found)} judgments in {output}")
     elif found:
-        say(f"rlhf annotate {log} compact=preferences.jsonl writes them for `rlhf reward`")
+        say(f"rlhf annotate {log} annotate.output=preferences.jsonl writes them for `rlhf reward`")
     return {**summary, "log": str(log), "preferences": output}
 
 

@@ -10,7 +10,7 @@ import torch
 
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import load_adapted, scorer_of
-from rlhf.commands.score import Judge, scored
+from rlhf.commands.score import RecordScorer, scored
 from rlhf.config.schema import CollectConfig, Config, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.input_files import read_prompts
@@ -25,12 +25,12 @@ from rlhf.models.packed.forward import Llava
 from rlhf.tracking.console import say, track
 from rlhf.types import PromptBatch
 
-Answer = tuple[str, str]  # its text, and how it was made
+Response = tuple[str, str]  # its text, and how it was made
 
 
 def collect(job: Job) -> dict[str, Any]:
-    """Sample candidate answers; leaves candidates.jsonl and what follows from it in the folder."""
-    config, output = job.config, job.folder / "candidates.jsonl"
+    """Sample candidate responses; leaves candidates.jsonl and what follows from it."""
+    config, output = job.config, job.directory / "candidates.jsonl"
     _check(config)
     records, root = read_prompts(config)
     llava = load_adapted(config, config.model.path)
@@ -41,21 +41,23 @@ def collect(job: Job) -> dict[str, Any]:
     if not candidates:
         fix = "raise sampling.temperature, or ask for more: collect.responses_per_prompt"
         raise DataError("no prompt got two different answers", config.data.prompts, fix)
-    if config.collect.pairs != "all":
+    if config.collect.pair_selection != "all":
         summary["chosen_pairs"] = _choose(job, llava, candidates, root)
     if config.collect.annotator:
         noise = config.collect.label_noise
         pairs = label_pairs(candidates, noise=noise, seed=config.seed)
-        write_records(job.folder / "preferences.jsonl", pairs)
+        write_records(job.directory / "preferences.jsonl", pairs)
         summary["pairs"] = len(pairs)
     else:
-        _hand_over(config, job.folder, root)
+        _hand_over(config, job.directory, root)
     return summary
 
 
-def _hand_over(config: Config, folder: Path, root: Path) -> None:
+def _hand_over(config: Config, directory: Path, root: Path) -> None:
     """Copy what people rank to `output`, if it is named, and say how they do it."""
-    shown = folder / ("candidates.jsonl" if config.collect.pairs == "all" else "pairs.jsonl")
+    shown = directory / (
+        "candidates.jsonl" if config.collect.pair_selection == "all" else "pairs.jsonl"
+    )
     if config.output:
         with replaced_file(Path(config.output)) as file:
             file.write(shown.read_bytes())
@@ -68,8 +70,11 @@ def _check(config: Config) -> None:
     if any(heat < 0 for heat in config.collect.temperatures):
         where = f"collect.temperatures={list(config.collect.temperatures)}"
         raise UsageError("a temperature is at least 0", where, "0 is greedy, 1 as the model says")
-    if config.collect.pairs != "all" and not config.reward.path:
-        where, fix = f"collect.pairs={config.collect.pairs}", "set reward.path=RUN, or pairs=all"
+    if config.collect.pair_selection != "all" and not config.reward.path:
+        where, fix = (
+            f"collect.pair_selection={config.collect.pair_selection}",
+            "set reward.path=RUN, or pairs=all",
+        )
         raise UsageError("these pairs are chosen by a reward model, and none is given", where, fix)
 
 
@@ -86,8 +91,8 @@ def _ask(
     at_once = max(1, config.sampling.batch_size // config.collect.responses_per_prompt)
     with track("candidates", len(records) - done) as progress:
         for rows in torch.arange(done, len(records)).split(at_once):
-            answers = _answers(config, llava, prompts.select(rows))
-            for row, own in zip(rows.tolist(), answers, strict=True):
+            responses = _responses(config, llava, prompts.select(rows))
+            for row, own in zip(rows.tolist(), responses, strict=True):
                 if len(own) > 1:
                     record = _candidates(config, records[row], own)
                     append_line(output, msgspec.json.encode(record) + b"\n")
@@ -119,9 +124,9 @@ def _prompt(record: PromptRecord) -> tuple[str, str, str]:
     return record.image_path, record.instruction, record.id
 
 
-def _answers(config: Config, llava: Llava, prompts: PromptBatch) -> list[list[Answer]]:
+def _responses(config: Config, llava: Llava, prompts: PromptBatch) -> list[list[Response]]:
     """The different answers to each prompt, the first to come first."""
-    found: list[list[Answer]] = [[] for _ in range(len(prompts))]
+    found: list[list[Response]] = [[] for _ in range(len(prompts))]
     for sampling, samples in _kinds(config.sampling, config.collect):
         rows = torch.arange(len(prompts)).repeat_interleave(len(samples))
         responses, _ = generate(
@@ -134,19 +139,19 @@ def _answers(config: Config, llava: Llava, prompts: PromptBatch) -> list[list[An
         for row, tokens in zip(rows.tolist(), responses.rows(), strict=True):
             how = f"temperature={sampling.temperature}"
             found[row].append((llava.builder.decode(tokens), how))
-    if config.collect.beams:
-        best = beam_search(llava, prompts, config.sampling, beams=config.collect.beams)
+    if config.collect.num_beams:
+        best = beam_search(llava, prompts, config.sampling, beams=config.collect.num_beams)
         for own, tokens in zip(found, best.rows(), strict=True):
-            own.append((llava.builder.decode(tokens), f"beams={config.collect.beams}"))
+            own.append((llava.builder.decode(tokens), f"beams={config.collect.num_beams}"))
     return [_different(own) for own in found]
 
 
-def _different(answers: Sequence[Answer]) -> list[Answer]:
+def _different(responses: Sequence[Response]) -> list[Response]:
     """Those that are not blank; of some that differ in outer blanks only the first."""
-    found = dict[str, Answer]()
-    for answer in answers:
-        if text := answer[0].strip():
-            found.setdefault(text, answer)
+    found = dict[str, Response]()
+    for response in responses:
+        if text := response[0].strip():
+            found.setdefault(text, response)
     return list(found.values())
 
 
@@ -162,15 +167,15 @@ def _kinds(
 
 
 def _candidates(
-    config: Config, record: PromptRecord, answers: Sequence[Answer]
+    config: Config, record: PromptRecord, responses: Sequence[Response]
 ) -> CandidatesRecord:
     made = msgspec.to_builtins(config.sampling)
-    made |= {"temperatures": list(config.collect.temperatures), "beams": config.collect.beams}
-    made["made_by"] = [how for _, how in answers]
+    made |= {"temperatures": list(config.collect.temperatures), "beams": config.collect.num_beams}
+    made["made_by"] = [how for _, how in responses]
     return CandidatesRecord(
         image_path=record.image_path,
         instruction=record.instruction,
-        responses=[text for text, _ in answers],
+        responses=[text for text, _ in responses],
         model=config.model.path,
         sampling={name: value for name, value in made.items() if value},
         id=record.id,
@@ -181,16 +186,16 @@ def _candidates(
 def _choose(job: Job, llava: Llava, candidates: Sequence[CandidatesRecord], root: Path) -> int:
     """Write the chosen pairs to pairs.jsonl, most telling first; their number."""
     config = job.config
-    judge = Judge(
+    judge = RecordScorer(
         scorer_of(job, llava, share_trunk=True),
         llava.builder,
         config.data.max_prompt_tokens,
         config.ppo.microbatch_tokens,
     )
     scores = scored(judge, candidates, root)
-    chosen = chosen_pairs(scores, config.collect.pairs, limit=config.collect.limit)
+    chosen = chosen_pairs(scores, config.collect.pair_selection, limit=config.collect.limit)
     pairs = [_pair(candidates[pair.row], pair) for pair in chosen]
-    write_records(job.folder / "pairs.jsonl", pairs)
+    write_records(job.directory / "pairs.jsonl", pairs)
     return len(pairs)
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from rlhf.commands.job import Job
 from rlhf.errors import UsageError
-from rlhf.evaluation.html import figure_table, grid, write_page
+from rlhf.evaluation.html import grid, metric_table, write_page
 from rlhf.evaluation.run_comparison import (
     charts,
     distinct_names,
-    figures_of,
     legend,
+    metrics_of,
     read_run,
     rows_of,
 )
@@ -24,12 +24,12 @@ def compare(job: Job) -> dict[str, Any]:
         raise UsageError("no run is given", "rlhf compare", usage)
     names = distinct_names(job.files)
     runs = [read_run(path, name) for path, name in zip(job.files, names, strict=True)]
-    figures = {run.name: figures_of(run) for run in runs}
-    columns, rows = rows_of(figures)
+    metrics = {run.name: metrics_of(run) for run in runs}
+    columns, rows = rows_of(metrics)
     table("last and best values", columns, rows)
     output = Path(job.config.output or "compare.html")
     notes = [f"{name}: {path}" for name, path in zip(names, job.files, strict=True)]
-    parts = [*figure_table("run", figures), legend(runs), *grid("Curves", 320, charts(runs))]
+    parts = [*metric_table("run", metrics), legend(runs), *grid("Curves", 320, charts(runs))]
     try:
         write_page(output, title=f"{len(runs)} runs compared", notes=notes, parts=parts)
     except OSError as error:
@@ -38,4 +38,4 @@ def compare(job: Job) -> dict[str, Any]:
             f"the page cannot be written: {error.strerror}", str(output), fix
         ) from None
     say(f"curves: {output.resolve()}")
-    return {"runs": figures, "page": str(output)}
+    return {"runs": metrics, "page": str(output)}

@@ -16,12 +16,12 @@ from rlhf.demo.questions import write_split
 from rlhf.demo.scenes import sample_scene
 from rlhf.demo.tiny_llava import bootstrap_tower, build_tiny_llava
 from rlhf.models.location import locate_model
-from rlhf.storage.run_folder import json_text
+from rlhf.storage.run_directory import json_text
 from rlhf.tracking.console import say, stage, table, track
 
 SHOWN = (
     ("accuracy of the answers", "accuracy_before", "accuracy_after"),
-    ("accuracy with another picture", "blind_accuracy_before", "blind_accuracy_after"),
+    ("accuracy with another image", "blind_accuracy_before", "blind_accuracy_after"),
     ("score by the rule", "rule_before", "rule_after"),
     ("score by the reward model", "reward_before", "reward_after"),
     ("words per answer", "length_before", "length_after"),
@@ -30,7 +30,7 @@ SHOWN = (
 
 
 def demo(job: Job) -> dict[str, Any]:
-    """Draw pictures, build and train a tiny LLaVA, rank its answers, tune it, compare.
+    """Draw images, build and train a tiny LLaVA, rank its answers, tune it, compare.
 
     Every stage after the drawing is the command of its name on files, as for anyone's own data.
     """
@@ -39,14 +39,14 @@ def demo(job: Job) -> dict[str, Any]:
     common = [*_common(job), f"data.root={data}"]
 
     def run(command: str, *overrides: str, files: tuple[Path, ...] = ()) -> tuple[Path, Any]:
-        return job.run_stage(command, list(map(str, files)), [*common, *overrides])
+        return job.run_command(command, list(map(str, files)), [*common, *overrides])
 
     prompts = f"data.prompts={data / 'preference.jsonl'}"
     collected, _ = run("collect", f"model.path={model}", prompts)
     ranked = f"data.preferences={collected / 'preferences.jsonl'}"
     judge, trained = run("reward", f"model.path={model}", ranked)
     tuned, _ = run("ppo", f"model.path={model}", f"reward.path={judge}", prompts)
-    compared, figures = run(
+    compared, metrics = run(
         "evaluate",
         f"reward.path={judge}",
         f"data.prompts={data / 'evaluation.jsonl'}",
@@ -54,10 +54,10 @@ def demo(job: Job) -> dict[str, Any]:
     )
     accuracy = trained["reward_model_accuracy"]
     seconds = time.perf_counter() - started
-    summary = {**figures, "reward_model_accuracy": accuracy, "seconds": seconds}
+    summary = {**metrics, "reward_model_accuracy": accuracy, "seconds": seconds}
     (data.parents[1] / "summary.json").write_text(json_text(summary, indent=2) + "\n")
     _show(summary, compared, tuned)
-    say(f"your own pictures: rlhf collect model.path={model} data.prompts=FOLDER …")
+    say(f"your own images: rlhf collect model.path={model} data.prompts=FOLDER …")
     return summary
 
 
@@ -68,31 +68,31 @@ def _common(job: Job) -> list[str]:
 
 
 def _base(job: Job) -> tuple[Path, Path]:
-    """The data folder and the supervised model's run, made on the first call and kept."""
+    """The data directory and the supervised model's run, made on the first call and kept."""
     config = job.config
     key = msgspec.json.encode([config.seed, config.demo, config.sft])
     name = f"base-{config.seed}-{hashlib.sha256(key).hexdigest()[:8]}"
-    folder = job.folder.parent / name
-    data, note = folder / "data", folder / "supervised.json"
+    directory = job.directory.parent / name
+    data, note = directory / "data", directory / "supervised.json"
     if note.is_file():
         model = Path(json.loads(note.read_text())["run"])
         if (model / "model" / "config.json").is_file():
             say(f"using the model built before, {model}")
             return data, model
-    stage("drawing pictures of coloured shapes, asking questions about them")
+    stage("drawing images of coloured shapes, asking questions about them")
     demo, seed = config.demo, config.seed
-    write_split(data, "sft", demo.sft_pictures, per_picture=4, seed=seed, demonstrate=True)
-    write_split(data, "preference", demo.preference_pictures, per_picture=2, seed=seed)
-    write_split(data, "evaluation", demo.evaluation_pictures, per_picture=2, seed=seed)
+    write_split(data, "sft", demo.sft_images, per_image=4, seed=seed, demonstrate=True)
+    write_split(data, "preference", demo.preference_images, per_image=2, seed=seed)
+    write_split(data, "evaluation", demo.evaluation_images, per_image=2, seed=seed)
     stage("building a tiny LLaVA and teaching its vision tower to see")
-    _build(job, data, folder / "untrained")
-    model, _ = job.run_stage(
+    _build(job, data, directory / "untrained")
+    model, _ = job.run_command(
         "sft",
         [],
         [
             *_common(job),
             "model.train=full",
-            f"model.path={folder / 'untrained'}",
+            f"model.path={directory / 'untrained'}",
             f"data.demonstrations={data / 'sft.jsonl'}",
         ],
     )
@@ -100,16 +100,16 @@ def _base(job: Job) -> tuple[Path, Path]:
     return data, model
 
 
-def _build(job: Job, data: Path, folder: Path) -> None:
+def _build(job: Job, data: Path, directory: Path) -> None:
     """Write the untrained model, its vision tower already able to tell shapes and colours."""
     seed, steps = job.config.seed, job.config.demo.tower_steps
     records = read_records(data / "sft.jsonl", DemonstrationRecord)
     texts = [text for record in records for text in (record.instruction, record.response)]
-    build_tiny_llava(folder, texts, seed=seed)
-    llava = load_model(job.config, locate_model(str(folder)), trains_fully=True)
+    build_tiny_llava(directory, texts, seed=seed)
+    llava = load_model(job.config, locate_model(str(directory)), trains_fully=True)
     llava.model.requires_grad_(True)
     random = Random(f"tower/{seed}")
-    scenes = [sample_scene(random) for _ in range(job.config.demo.sft_pictures)]
+    scenes = [sample_scene(random) for _ in range(job.config.demo.sft_images)]
     with track("vision tower", steps) as progress:
         accuracy = bootstrap_tower(
             llava.model,
@@ -119,13 +119,13 @@ def _build(job: Job, data: Path, folder: Path) -> None:
             seed=seed,
             on_step=lambda done, total, loss: progress.advance(1, loss=loss),
         )
-    say(f"the tower names {accuracy:.1%} of the quarters of a picture")
-    llava.save(folder)
+    say(f"the tower names {accuracy:.1%} of the quarters of an image")
+    llava.save(directory)
 
 
 def _show(summary: dict[str, Any], compared: Path, tuned: Path) -> None:
     rows = [(label, summary[before], summary[after]) for label, before, after in SHOWN]
-    table("before and after PPO, on pictures neither saw", ("", "before", "after"), rows)
+    table("before and after PPO, on images neither saw", ("", "before", "after"), rows)
     say(
         f"win rate {summary['win_rate']:.1%}: {summary['wins_by_correctness']:.0f} won and "
         f"{summary['losses_by_correctness']:.0f} lost by being right, "

@@ -23,7 +23,7 @@ def doctor(job: Job) -> dict[str, Any]:
     return found.as_dict()
 
 
-def _machine(facts: Facts, folder: str) -> list[tuple[str, str]]:
+def _machine(facts: Facts, directory: str) -> list[tuple[str, str]]:
     """The rows of the first table."""
     named = ("torch", "bitsandbytes", "transformers", "peft", "triton")
     torch, bits, *others = ((name, facts.versions.get(name, "not installed")) for name in named)
@@ -40,7 +40,7 @@ def _machine(facts: Facts, folder: str) -> list[tuple[str, str]]:
         room = _room(*facts.memory[device.name]) if device.name in facts.memory else ""
         rows.append((device.name, ", ".join(filter(None, (device.model, device.arch, room)))))
     free = "unknown" if facts.disk_free is None else f"{facts.disk_free / 1e9:.1f} GB free"
-    return [*rows, (f"disk of {folder}", free)]
+    return [*rows, (f"disk of {directory}", free)]
 
 
 def _driver(facts: Facts) -> str:

@@ -1,4 +1,4 @@
-"""The command that compares: models on pictures that no training saw."""
+"""The command that compares: models on images that no training saw."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,26 +24,26 @@ from rlhf.data.records import (
 from rlhf.demo.rule_judge import TIE_MARGIN, is_right, rule_score
 from rlhf.errors import UsageError
 from rlhf.evaluation.judges import (
-    Answers,
     Judge,
+    ModelResponses,
     ScorerJudge,
     Verdicts,
-    comparison_figures,
+    comparison_metrics,
     outcomes,
 )
 from rlhf.evaluation.model_comparison import (
     Comparison,
-    Entry,
+    ModelResult,
     by_kind,
-    entry_figures,
     kind_of,
+    model_metrics,
     person_verdicts,
-    win_figures,
+    win_metrics,
 )
-from rlhf.evaluation.model_report import Answered, write_evaluation_report
+from rlhf.evaluation.model_report import ReportItem, write_evaluation_report
 from rlhf.evaluation.run_comparison import distinct_names
 from rlhf.models.packed.forward import Llava
-from rlhf.storage.run_folder import json_text, run_folders
+from rlhf.storage.run_directory import json_text, run_directories
 from rlhf.tracking.console import say, table
 from rlhf.tracking.reader import read_metrics
 
@@ -58,12 +58,12 @@ CURVES = (
 
 
 class RuleJudge:
-    """The published rule, on records that carry the facts of their picture."""
+    """The published rule, on records that carry the facts of their image."""
 
     name, tie_margin = "rule", TIE_MARGIN
 
-    def scores(self, records: Sequence[Record], answers: Answers) -> list[float]:
-        pairs = zip(records, answers.texts, strict=True)
+    def scores(self, records: Sequence[Record], responses: ModelResponses) -> list[float]:
+        pairs = zip(records, responses.texts, strict=True)
         return [rule_score(record, text) for record, text in pairs]
 
     def right(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
@@ -72,7 +72,7 @@ class RuleJudge:
 
 
 def evaluate(job: Job) -> dict[str, Any]:
-    """Compare models with the first of them; leaves figures.json and report.html."""
+    """Compare models with the first of them; leaves metrics.json and report.html."""
     config = job.config
     if len(job.files) + bool(config.evaluation.best_of) < 2:
         fix = "rlhf evaluate FIRST OTHER…, or one model and evaluation.best_of=4"
@@ -85,24 +85,24 @@ def evaluate(job: Job) -> dict[str, Any]:
     margin = judges[0].tie_margin if judges and judgments is None else 0.0
     results = [outcomes(*pair, margin) for pair in pairs]
     models = {
-        entry.name: (win_figures(own) if n else {"win_rate": None}) | entry_figures(entry, judges)
+        entry.name: (win_metrics(own) if n else {"win_rate": None}) | model_metrics(entry, judges)
         for n, (entry, own) in enumerate(zip(entries, results, strict=True))
     }
     if config.evaluation.judge == "person":
-        _ask_people(job.folder / "blind.jsonl", root, entries, records, judgments, config.seed)
+        _ask_people(job.directory / "blind.jsonl", root, entries, records, judgments, config.seed)
     _show(models)
-    figures = {"models": models, "kinds": by_kind(records, results[-1])}
-    (job.folder / "figures.json").write_text(json_text(figures, indent=2) + "\n")
-    _write_report(job, records, root, entries, [pair[1] for pair in pairs], results[-1], figures)
-    report = {"report": str(job.folder / "report.html")}
+    metrics = {"models": models, "kinds": by_kind(records, results[-1])}
+    (job.directory / "metrics.json").write_text(json_text(metrics, indent=2) + "\n")
+    _write_report(job, records, root, entries, [pair[1] for pair in pairs], results[-1], metrics)
+    report = {"report": str(job.directory / "report.html")}
     if len(entries) > 2 or not judges:
-        return figures | report
-    return comparison_figures(*pairs[1], margin) | _before_and_after(entries, judges) | report
+        return metrics | report
+    return comparison_metrics(*pairs[1], margin) | _before_and_after(entries, judges) | report
 
 
 def _entries(
     job: Job, records: Sequence[PromptRecord], root: Path
-) -> tuple[list[Entry], list[Judge]]:
+) -> tuple[list[ModelResult], list[Judge]]:
     """Every model with its answers and what the judges say of them; one is loaded at a time."""
     config = job.config
     names = distinct_names(job.files)
@@ -135,8 +135,8 @@ def _judgments(config: Config) -> list[PreferenceRecord] | None:
 
 
 def _verdicts(
-    entry: Entry,
-    first: Entry,
+    entry: ModelResult,
+    first: ModelResult,
     judgments: Sequence[PreferenceRecord] | None,
     records: Sequence[Record],
 ) -> tuple[Verdicts, Verdicts]:
@@ -149,7 +149,7 @@ def _verdicts(
 def _ask_people(
     path: Path,
     root: Path,
-    entries: Sequence[Entry],
+    entries: Sequence[ModelResult],
     records: Sequence[PromptRecord],
     judgments: Sequence[PreferenceRecord] | None,
     seed: int,
@@ -167,15 +167,15 @@ def _ask_people(
     draw.shuffle(rows)
     if rows:
         write_records(path, rows)
-        call = f"rlhf annotate {path} data.root={root} compact=said.jsonl"
+        call = f"rlhf annotate {path} data.root={root} annotate.output=said.jsonl"
         say(f"{len(rows)} pairs wait for a person: {call}")
         say("then the same call with evaluation.judgments=said.jsonl")
 
 
-def _before_and_after(entries: Sequence[Entry], judges: Sequence[Judge]) -> dict[str, Any]:
-    """Of two models the figures under `…_before` and `…_after`."""
+def _before_and_after(entries: Sequence[ModelResult], judges: Sequence[Judge]) -> dict[str, Any]:
+    """Of two models the metrics under `…_before` and `…_after`."""
     both = {
-        side: entry_figures(entry, judges)
+        side: model_metrics(entry, judges)
         for side, entry in zip(("before", "after"), entries, strict=True)
     }
     named = {
@@ -202,46 +202,46 @@ def _show(models: dict[str, dict[str, Any]]) -> None:
         (name, *("–" if own.get(key) is None else own[key] for own in models.values()))
         for name, key in ((key.replace("_", " "), key) for key in names)
     ]
-    table("models", ("figure", *models), rows)
+    table("models", ("metric", *models), rows)
 
 
 def _write_report(
     job: Job,
     records: Sequence[PromptRecord],
     root: Path,
-    entries: Sequence[Entry],
+    entries: Sequence[ModelResult],
     verdicts: Sequence[Verdicts],
     results: Sequence[str],
-    figures: dict[str, Any],
+    metrics: dict[str, Any],
 ) -> None:
     """The prompts whose answers differ come first; equal answers fill up."""
     first, last = entries[0].texts, entries[-1].texts
     order = sorted(range(len(records)), key=lambda row: first[row] == last[row])
-    answered = [
-        Answered(
-            picture=load_image(resolve_image(records[row].image_path, root)),
+    items = [
+        ReportItem(
+            image=load_image(resolve_image(records[row].image_path, root)),
             instruction=records[row].instruction,
             kind=kind_of(records[row]),
             texts=[entry.texts[row] for entry in entries],
             scores=[verdict.scores[row] for verdict in verdicts],
             verdict=results[row],
         )
-        for row in order[: job.config.evaluation.pictures]
+        for row in order[: job.config.evaluation.max_report_images]
     ]
     runs = {entry.name: _curves(file) for entry, file in _trained(entries, job.files)}
-    means = {name: _first_score(own) for name, own in figures["models"].items()}
+    means = {name: _first_score(own) for name, own in metrics["models"].items()}
     write_evaluation_report(
-        job.folder / "report.html",
+        job.directory / "report.html",
         title=f"{job.config.name}: {len(entries)} models compared",
         notes=[
             *(f"{entry.name}: {file}" for entry, file in _trained(entries, job.files)),
             f"{len(records)} prompts of {job.config.data.prompts}; verdicts are those of "
             f"{entries[-1].name} against {entries[0].name}",
         ],
-        models=figures["models"],
+        models=metrics["models"],
         scores={name: score for name, score in means.items() if score is not None},
-        kinds=figures["kinds"],
-        answered=answered,
+        kinds=metrics["kinds"],
+        items=items,
         curves={
             metric: {name: own[metric] for name, own in runs.items() if metric in own}
             for metric in CURVES
@@ -250,15 +250,17 @@ def _write_report(
     )
 
 
-def _trained(entries: Sequence[Entry], files: Sequence[Path]) -> list[tuple[Entry, Path]]:
+def _trained(
+    entries: Sequence[ModelResult], files: Sequence[Path]
+) -> list[tuple[ModelResult, Path]]:
     """The entries that have a path of their own, with it."""
     paths = dict(zip(distinct_names(files), files, strict=True))
     return [(entry, paths[entry.name]) for entry in entries if entry.name in paths]
 
 
-def _first_score(figures: dict[str, Any]) -> float | None:
+def _first_score(metrics: dict[str, Any]) -> float | None:
     """Of the judge that decides."""
-    found = [value for name, value in figures.items() if name.startswith("score_")]
+    found = [value for name, value in metrics.items() if name.startswith("score_")]
     return found[0] if found else None
 
 
@@ -282,6 +284,8 @@ def _curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """The training curves of a run, when the model is one."""
     metrics: dict[str, list[tuple[int, float]]] = {}
     with suppress(StopIteration):
-        folder = next(path for path in run_folders(run) if (path / "metrics.jsonl").is_file())
-        metrics = read_metrics(folder)
+        directory = next(
+            path for path in run_directories(run) if (path / "metrics.jsonl").is_file()
+        )
+        metrics = read_metrics(directory)
     return {name: metrics[name] for name in CURVES if name in metrics}

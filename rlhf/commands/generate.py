@@ -9,24 +9,24 @@ from rlhf.commands.model_setup import load_adapted
 from rlhf.config.schema import Config
 from rlhf.data.collate import prompt_batch
 from rlhf.data.images import load_image
-from rlhf.data.input_files import SUFFIXES, pictures_in, read_prompts
+from rlhf.data.input_files import SUFFIXES, images_in, read_prompts
 from rlhf.data.records import PromptRecord
 from rlhf.errors import DataError, UsageError
-from rlhf.evaluation.judges import answer
+from rlhf.evaluation.judges import generate_responses
 from rlhf.tracking.console import say, table
 
-_USAGE = "rlhf generate MODEL… PICTURE|FOLDER… instruction='…', or MODEL… data.prompts=FILE.jsonl"
+_USAGE = "rlhf generate MODEL… IMAGE|FOLDER… instruction='…', or MODEL… data.prompts=FILE.jsonl"
 
 
 def generate(job: Job) -> dict[str, Any]:
-    """Answer an instruction about pictures, or a prompts file; several models side by side."""
+    """Answer an instruction about images, or a prompts file; several models side by side."""
     config = job.config
-    pictures = [path for path in job.files if _is_picture(path)]
-    models = [path for path in job.files if path not in pictures]
+    images = [path for path in job.files if _is_image(path)]
+    models = [path for path in job.files if path not in images]
     if not models:
         raise UsageError("no model is given", "rlhf generate", _USAGE)
-    if pictures:
-        paths, root = [x.resolve() for word in pictures for x in _readable(word)], Path("/")
+    if images:
+        paths, root = [x.resolve() for word in images for x in _readable(word)], Path("/")
         records = [PromptRecord(str(path), config.instruction) for path in paths]
     else:
         records, root = read_prompts(config)
@@ -37,35 +37,35 @@ def generate(job: Job) -> dict[str, Any]:
     ]
     names = ["answer"] if len(models) == 1 else [str(model) for model in models]
     shown = [(Path(row[0]).name, *row[1:]) for row in rows]
-    table("answers", ("picture", "instruction", *names), shown)
-    return {"responses": [_figures(models, row) for row in rows]}
+    table("answers", ("image", "instruction", *names), shown)
+    return {"responses": [_metrics(models, row) for row in rows]}
 
 
-def _is_picture(word: Path) -> bool:
-    """Whether a word names a picture, or a folder of pictures that is no model."""
+def _is_image(word: Path) -> bool:
+    """Whether a word names an image, or a directory of images that is no model."""
     if not word.is_dir():
         return word.suffix.lower() in SUFFIXES
-    return not (word / "config.json").exists() and bool(pictures_in(word))
+    return not (word / "config.json").exists() and bool(images_in(word))
 
 
 def _readable(word: Path) -> list[Path]:
-    """The picture, or those of a folder that can be read; the others are named.
+    """The image, or those of a directory that can be read; the others are named.
 
     Raises:
-        DataError: the picture cannot be read, or none of the folder can.
+        DataError: the image cannot be read, or none of the directory can.
     """
     if not word.is_dir():
         load_image(word)
         return [word]
     found = []
-    for path in pictures_in(word):
+    for path in images_in(word):
         try:
             load_image(path)
             found.append(path)
         except DataError as error:
             say(f"left out: {error.where}: {error.what}")
     if not found:
-        raise DataError("no picture of the folder can be read", str(word), "convert them")
+        raise DataError("no image of the folder can be read", str(word), "convert them")
     return found
 
 
@@ -73,12 +73,12 @@ def _texts(config: Config, model: Path, records: Sequence[PromptRecord], root: P
     """A model's answers; it is let go of before the next one loads."""
     llava = load_adapted(config, str(model))
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
-    return answer(llava, model.name, prompts, config.sampling, seed=config.seed).texts
+    return generate_responses(llava, model.name, prompts, config.sampling, seed=config.seed).texts
 
 
-def _figures(models: Sequence[Path], row: Sequence[str]) -> dict[str, Any]:
-    picture, instruction, *texts = row
-    asked = {"image_path": picture, "instruction": instruction}
+def _metrics(models: Sequence[Path], row: Sequence[str]) -> dict[str, Any]:
+    image, instruction, *texts = row
+    asked = {"image_path": image, "instruction": instruction}
     if len(models) == 1:
         return {**asked, "response": texts[0]}
     return {**asked, "responses": dict(zip(map(str, models), texts, strict=True))}

@@ -8,14 +8,14 @@ from rlhf.commands.merge import merge
 from rlhf.data.exporters import export_label_studio, export_trl
 from rlhf.data.importers.datasets import SETS
 from rlhf.data.importers.importer import import_set
-from rlhf.data.input_files import read_with_pictures
+from rlhf.data.input_files import read_with_images
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, record_kind
 from rlhf.errors import UsageError
 from rlhf.tracking.console import say, table
 
 
 def import_records(job: Job) -> dict[str, Any]:
-    """Turn files of a public set into records and pictures; exit 3 when no row is usable."""
+    """Turn files of a public set into records and images; exit 3 when no row is usable."""
     source, *files = [str(path) for path in job.files] or [""]
     if not files:
         usage = "rlhf import SOURCE FILE… output=FOLDER"
@@ -28,10 +28,10 @@ def import_records(job: Job) -> dict[str, Any]:
         output,
         root=root,
         seed=job.config.seed,
-        coding=job.config.data.label_coding,
+        coding=job.config.data.label_encoding,
     )
     labels = {name: imported.labels[name] for name in ("response_a", "response_b", "tie")}
-    counts = {"records": sum(labels.values()), **labels, "pictures": imported.pictures}
+    counts = {"records": sum(labels.values()), **labels, "images": imported.images}
     skipped = dict(imported.skipped.most_common())
     _show("imported", counts, skipped)
     for problem in imported.problems:
@@ -41,22 +41,22 @@ def import_records(job: Job) -> dict[str, Any]:
 
 def export_records(job: Job) -> dict[str, Any]:
     """Write preferences (label_studio: or candidates) in another tool's form, or a merged run."""
-    if job.config.merge:
+    if job.config.export.merge:
         return merge(job)
     form, *files = [str(path) for path in job.files] or [""]
     if form not in ("trl", "label_studio") or len(files) != 1:
         usage = "rlhf export trl|label_studio FILE.jsonl output=FILE"
-        fix = f"{usage}, or rlhf export RUN merge=true"
+        fix = f"{usage}, or rlhf export RUN export.merge=true"
         raise UsageError("a form and one file are needed", "rlhf export", fix)
     path, output = Path(files[0]), _output(job, "FILE")
     if form == "trl":
-        pairs, root = read_with_pictures(job.config, path, PreferenceRecord)
+        pairs, root = read_with_images(job.config, path, PreferenceRecord)
         written, skipped = export_trl(pairs, root, output)
     elif record_kind(path) is CandidatesRecord:
-        candidates, _ = read_with_pictures(job.config, path, CandidatesRecord)
+        candidates, _ = read_with_images(job.config, path, CandidatesRecord)
         written, skipped = export_label_studio(candidates, output)
     else:
-        pairs, _ = read_with_pictures(job.config, path, PreferenceRecord)
+        pairs, _ = read_with_images(job.config, path, PreferenceRecord)
         written, skipped = export_label_studio(pairs, output)
     _show("exported", {"written": written}, skipped)
     return {"written": written, "skipped": dict(skipped), "output": str(output)}

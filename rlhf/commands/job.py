@@ -7,7 +7,7 @@ from typing import Any
 
 from rlhf.config.schema import Config
 
-RunStage = Callable[[str, list[str], list[str]], tuple[Path, dict[str, Any]]]
+RunCommand = Callable[[str, list[str], list[str]], tuple[Path, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -16,19 +16,19 @@ class Job:
 
     Attributes:
         config: the checked options.
-        folder: where the run writes; validate and generate write nothing.
-        files: positional arguments, files or run folders.
+        directory: where the run writes; validate and generate write nothing.
+        files: positional arguments, files or run directories.
         overrides: the options as given on the command line.
-        run_stage: runs another command (name, files, overrides) in a folder of its own.
+        run_stage: runs another command (name, files, overrides) in a directory of its own.
         scorer: a judge named by `--scorer=` on this command line, FILE.py:NAME or http://….
-        keep_options: writes the options into the folder; of a continued run, once they are
+        keep_options: writes the options into the directory; of a continued run, once they are
             accepted.
     """
 
     config: Config
-    folder: Path
+    directory: Path
     files: Sequence[Path]
     overrides: Sequence[str]
-    run_stage: RunStage = field(repr=False)
+    run_command: RunCommand = field(repr=False)
     scorer: str = ""
     keep_options: Callable[[], None] = field(default=lambda: None, repr=False)

@@ -1,4 +1,4 @@
-"""What `rlhf export RUN merge=true` does: a plain LLaVA of a trunk and its adapter."""
+"""What `rlhf export RUN export.merge=true` does: a plain LLaVA of a trunk and its adapter."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ def merge(job: Job) -> dict[str, Any]:
         UsageError: not one run is given, or it has no adapter.
     """
     if len(job.files) != 1:
-        usage = "rlhf export RUN merge=true output=FOLDER"
+        usage = "rlhf export RUN export.merge=true output=FOLDER"
         raise UsageError("one run is needed", "rlhf export", usage)
     run = job.files[0]
     location = locate_model(str(run))
@@ -40,7 +40,7 @@ def merge(job: Job) -> dict[str, Any]:
     llava.model.to(stored)
     output = Path(job.config.output) if job.config.output else run / "merged"
     llava.save(output)
-    figures = {"adapter": str(location.adapter), "dtype": str(stored).removeprefix("torch.")}
-    write_model_card(output, location.base, command="export", figures=figures)
+    metrics = {"adapter": str(location.adapter), "dtype": str(stored).removeprefix("torch.")}
+    write_model_card(output, location.base, command="export", metrics=metrics)
     say(f"merged into {output}")
-    return {"base": location.base, **figures, "output": str(output)}
+    return {"base": location.base, **metrics, "output": str(output)}

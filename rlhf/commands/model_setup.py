@@ -11,12 +11,12 @@ import torch
 from rlhf.commands.job import Job
 from rlhf.commands.plan import checkpoints_layers
 from rlhf.config.schema import Config, leaves, weights_dtype
-from rlhf.data.images import picture_digest
+from rlhf.data.images import image_digest
 from rlhf.data.input_files import input_file
 from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
 from rlhf.models.location import ModelLocation, locate_model
 from rlhf.models.packed.forward import Llava
-from rlhf.models.parameter_summary import parts_of
+from rlhf.models.parameter_summary import summarize_parameters
 from rlhf.models.policy import POLICY
 from rlhf.rewards.external.loader import load_scorer
 from rlhf.rewards.llava_reward import Scorer
@@ -24,7 +24,7 @@ from rlhf.rewards.loading import load_reward
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.console import say, table
 from rlhf.tracking.metrics import MetricsWriter
-from rlhf.training.malloc import keep_freed_memory
+from rlhf.training.malloc import tune_malloc
 
 
 def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = False) -> Llava:
@@ -35,7 +35,7 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
     torch.manual_seed(config.seed)
     device = _device(config.device)
     if device.type == "cpu":
-        keep_freed_memory()
+        tune_malloc()
     dtype = weights_dtype(config, device.type, trains_fully=trains_fully)
     llava = Llava.load(
         location.base,
@@ -43,11 +43,11 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
         dtype=getattr(torch, dtype),
         quantization=config.model.quantization,
     )
-    llava.prefill_tokens = config.model.prefill_tokens
-    llava.prefixes.limit = config.model.prefix_cache
-    llava.vision.cache.limit = config.model.feature_cache
-    if folder := config.model.feature_folder:
-        llava.vision.keep_files(Path(folder))
+    llava.max_prefill_tokens = config.model.max_prefill_tokens
+    llava.prefix_cache.limit = config.model.prefix_cache_gib
+    llava.vision.cache.limit = config.model.vision_cache_gib
+    if directory := config.model.vision_cache_dir:
+        llava.vision.keep_files(Path(directory))
     return llava
 
 
@@ -71,32 +71,32 @@ def scorer_of(job: Job, llava: Llava, *, share_trunk: bool) -> Scorer:
     """What judges: `--scorer` of the command line, else the reward model of `reward.path`."""
     options = job.config.reward
     if job.scorer:
-        return load_scorer(job.scorer, llava.builder, options)
+        return load_scorer(job.scorer, llava.builder, job.config.scorer)
     captions = read_captions(options.captions, job.config.data.root)
-    return load_reward(options.path, llava, share_trunk=share_trunk, captions=captions)
+    return load_reward(options.path, llava, share_base_model=share_trunk, captions=captions)
 
 
 def read_captions(file: str, data_root: str) -> dict[str, str] | None:
-    """Captions by content of their picture, from image_path and response; None without a file."""
+    """Captions by content of their image, from image_path and response; None without a file."""
     if not file:
         return None
     path = input_file(file, "reward.captions")
     root = Path(data_root) if data_root else path.parent
     return {
-        picture_digest(resolve_image(record.image_path, root)): record.response
+        image_digest(resolve_image(record.image_path, root)): record.response
         for record in read_records(path, DemonstrationRecord)
     }
 
 
 def metrics_writer(
     job: Job,
-    folder: Path,
+    directory: Path,
     checkpoint: Checkpoint | None,
     tabled: Sequence[str],
     *,
     first_step: int = 0,
 ) -> MetricsWriter:
-    """The writer of a folder's curves; the resolved options are its first text.
+    """The writer of a directory's curves; the resolved options are its first text.
 
     Args:
         checkpoint: where the run is continued; what was written after it is dropped.
@@ -104,7 +104,7 @@ def metrics_writer(
         first_step: the number that the first step is logged with.
     """
     begins = first_step + checkpoint.step if checkpoint else None
-    writer = MetricsWriter(folder, begins)
+    writer = MetricsWriter(directory, begins)
     options = msgspec.json.format(msgspec.json.encode(job.config), indent=2).decode()
     writer.text("config", f"```json\n{options}\n```", begins or 0)
     if checkpoint is None:
@@ -120,7 +120,9 @@ def chosen_options(job: Job) -> dict[str, Any]:
 
 def announce(llava: Llava, *, steps: int) -> None:
     """Say what the model consists of, how it is stored, what trains and where."""
-    rows = [(part.name, part.stored, part.count, part.trained) for part in parts_of(llava)]
+    rows = [
+        (part.name, part.stored, part.count, part.trained) for part in summarize_parameters(llava)
+    ]
     table("the model", ("part", "stored as", "parameters", "of them train"), rows)
     say(f"device {llava.device}, {steps:,} optimizer steps planned")
     if llava.adapters.names:

@@ -8,11 +8,11 @@ from rlhf.commands.job import Job
 from rlhf.config.schema import Config, weights_dtype
 from rlhf.models.location import ModelLocation, locate_model
 from rlhf.planning.fit import changed_options, smallest_change
-from rlhf.planning.gpus import CARDS, GIB, Card, find_card, this_machine
+from rlhf.planning.gpus import GIB, GPU, GPUS, find_gpu, this_machine
 from rlhf.planning.ideal_time import seconds
 from rlhf.planning.memory import Memory, memory
-from rlhf.planning.model_shape import ModelShape, read_shape
-from rlhf.planning.workload import Setup
+from rlhf.planning.model_shape import ModelDims, read_dims
+from rlhf.planning.workload import Workload
 from rlhf.rewards.reward_card import RewardCard
 from rlhf.tracking.console import say, stage, table
 
@@ -23,15 +23,15 @@ def plan(job: Job) -> dict[str, Any]:
     """Memory by part and ideal time by phase of `rlhf ppo` with these options; loads no weights."""
     config = job.config
     location = locate_model(config.model.path)
-    shape = read_shape(location.base)
-    setup = setup_of(config, shape, starts_from_adapter=location.adapter is not None)
+    shape = read_dims(location.base)
+    setup = workload_of(config, shape, starts_from_adapter=location.adapter is not None)
     cards = _cards(config.plan.card)
     if config.model.gradient_checkpointing == "auto":
         setup = _automatic(shape, setup, max(card.gib for card in cards))
     needed = memory(shape, setup)
     stage("one iteration")
     largest = " (the largest of its grid)" if shape.tiles > 1 else ""
-    say(f"a picture takes {shape.image_tokens} tokens{largest}")
+    say(f"an image takes {shape.image_tokens} tokens{largest}")
     _print_memory(needed, setup)
     verdicts = {card.name: _verdict(shape, setup, card) for card in cards}
     times = {card.name: seconds(shape, setup, card) for card in cards if card.bandwidth}
@@ -49,10 +49,10 @@ def plan(job: Job) -> dict[str, Any]:
     }
 
 
-def setup_of(config: Config, shape: ModelShape, *, starts_from_adapter: bool) -> Setup:
+def workload_of(config: Config, shape: ModelDims, *, starts_from_adapter: bool) -> Workload:
     """What the options of a run say of memory and time; the longest responses are assumed."""
     model, ppo, full = config.model, config.ppo, config.model.train == "full"
-    return Setup(
+    return Workload(
         prompt_tokens=shape.image_tokens + config.plan.prompt_tokens,
         max_new_tokens=config.sampling.max_new_tokens,
         rollout_batch_size=ppo.rollout_batch_size,
@@ -64,7 +64,7 @@ def setup_of(config: Config, shape: ModelShape, *, starts_from_adapter: bool) ->
         quantization=model.quantization,
         train=model.train,
         lora_rank=model.lora_rank,
-        lora_scope=model.lora_scope,
+        lora_type=model.lora_type,
         critic=ppo.critic,
         gradient_checkpointing=model.gradient_checkpointing is True,
         optimizer=ppo.optimizer,
@@ -72,9 +72,9 @@ def setup_of(config: Config, shape: ModelShape, *, starts_from_adapter: bool) ->
         reward=_reward(config),
         triton=find_spec("triton") is not None,
         samples_per_prompt=ppo.samples_per_prompt,
-        rescore=ppo.rescore or ppo.engine != "own",
-        prefill_tokens=model.prefill_tokens,
-        prefix_cache=model.prefix_cache,
+        recompute_logprobs=ppo.recompute_logprobs or ppo.engine != "native",
+        max_prefill_tokens=model.max_prefill_tokens,
+        prefix_cache_gib=model.prefix_cache_gib,
     )
 
 
@@ -85,8 +85,8 @@ def checkpoints_layers(config: Config, location: ModelLocation) -> bool:
         return asked
     if card is None or config.device == "cpu":
         return False
-    shape = read_shape(location.base)
-    setup = setup_of(config, shape, starts_from_adapter=location.adapter is not None)
+    shape = read_dims(location.base)
+    setup = workload_of(config, shape, starts_from_adapter=location.adapter is not None)
     return _automatic(shape, setup, card.gib).gradient_checkpointing
 
 
@@ -96,31 +96,31 @@ def _reward(config: Config) -> Any:
     A text model that reads captions is another model, not counted.
     """
     if config.reward.path:
-        folder, card = RewardCard.read(config.reward.path)
+        directory, card = RewardCard.read(config.reward.path)
         if card.kind != "llava_head":
             return "none"
-        own = card.trunk(folder) != locate_model(config.model.path).base
+        own = card.backbone_path(directory) != locate_model(config.model.path).base
         return "trunk" if own or config.model.train == "full" else "adapter"
     if config.reward.kind != "llava_head":
         return "none"
     return "trunk" if config.model.train == "full" else "adapter"
 
 
-def _cards(name: str) -> list[Card]:
+def _cards(name: str) -> list[GPU]:
     """The card asked for, else this machine's, else all."""
     if name:
-        return [find_card(name)]
+        return [find_gpu(name)]
     here = this_machine()
-    return [here] if here else list(CARDS.values())
+    return [here] if here else list(GPUS.values())
 
 
-def _automatic(shape: ModelShape, setup: Setup, gib: float) -> Setup:
+def _automatic(shape: ModelDims, setup: Workload, gib: float) -> Workload:
     """Checkpointing where the run would not fit without."""
     fits = memory(shape, setup).peak <= gib * GIB
     return setup if fits else replace(setup, gradient_checkpointing=True)
 
 
-def _verdict(shape: ModelShape, setup: Setup, card: Card) -> dict[str, Any]:
+def _verdict(shape: ModelDims, setup: Workload, card: GPU) -> dict[str, Any]:
     """Whether it fits, the options to change where it does not, and both in a sentence."""
     limit, need = card.gib * GIB, memory(shape, setup).peak / GIB
     if need <= card.gib:
@@ -133,7 +133,7 @@ def _verdict(shape: ModelShape, setup: Setup, card: Card) -> dict[str, Any]:
     return {"fits": False, "change": change, "says": fits if least <= card.gib else never}
 
 
-def _print_memory(needed: Memory, setup: Setup) -> None:
+def _print_memory(needed: Memory, setup: Workload) -> None:
     """A row for each part, a column for each phase at its worst moment, GiB."""
     names = [*needed.resident, *dict.fromkeys(n for x in needed.phases.values() for n in x)]
     rows = [
@@ -148,7 +148,7 @@ def _print_memory(needed: Memory, setup: Setup) -> None:
         f"activations of a micro-batch of {setup.rows(setup.minibatch_size)} rows: "
         f"{_gib(without)} GiB, with gradient checkpointing {_gib(checkpointed)} GiB"
     )
-    say(f"cached features on the CPU: {needed.features / 2**20:.2f} MiB a picture")
+    say(f"cached features on the CPU: {needed.features / 2**20:.2f} MiB an image")
 
 
 def _print_times(times: dict[str, dict[str, float]]) -> None:

@@ -14,7 +14,7 @@ from rlhf.commands.ppo_profile import profiled
 from rlhf.commands.resume import checkpoint_of, drop_checkpoints
 from rlhf.config.schema import Config, PPOConfig, check_training_sampling, kl_choice
 from rlhf.data.collate import prompt_batch
-from rlhf.data.input_files import input_file, read_prompts, read_with_pictures
+from rlhf.data.input_files import input_file, read_prompts, read_with_images
 from rlhf.data.records import DemonstrationRecord
 from rlhf.data.tokenization import response_batch
 from rlhf.diagnostics.examination import check_quick
@@ -30,7 +30,7 @@ from rlhf.storage.model_card import write_model_card
 from rlhf.tracking.console import say
 from rlhf.training.sft_trainer import SFTTrainer
 
-# Figures of the last iteration that the summary repeats; metrics.jsonl has all of them.
+# Metrics of the last iteration that the summary repeats; metrics.jsonl has all of them.
 SHOWN = (
     "objective/scores",
     "objective/rlhf_reward",
@@ -43,10 +43,10 @@ SHOWN = (
 
 
 def sft(job: Job) -> dict[str, Any]:
-    """Train on demonstrations; leaves model/ or adapter/ in the run folder."""
+    """Train on demonstrations; leaves model/ or adapter/ in the run directory."""
     config, data = job.config, job.config.data
     path = input_file(data.demonstrations, "data.demonstrations")
-    records, root = read_with_pictures(config, path, DemonstrationRecord)
+    records, root = read_with_images(config, path, DemonstrationRecord)
     location = locate_model(config.model.path)
     full = config.model.train == "full"
     llava = load_trainable(config, location, fully=full)
@@ -56,21 +56,21 @@ def sft(job: Job) -> dict[str, Any]:
         add_adapter(llava.adapters, POLICY, config.model)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=data.max_prompt_tokens)
     responses = response_batch([record.response for record in records], llava.builder)
-    checkpoint = checkpoint_of(job, job.folder)
-    with metrics_writer(job, job.folder, checkpoint, ("sft/loss",)) as writer:
-        trainer = SFTTrainer(config, llava, prompts, responses, writer, job.folder)
+    checkpoint = checkpoint_of(job, job.directory)
+    with metrics_writer(job, job.directory, checkpoint, ("sft/loss",)) as writer:
+        trainer = SFTTrainer(config, llava, prompts, responses, writer, job.directory)
         if checkpoint:
             trainer.restore(checkpoint)
         announce(llava, steps=trainer.steps)
         loss = trainer.run()
-    figures = {"loss": loss, "demonstrations": len(records), "steps": trainer.steps}
-    _save(job, "sft", llava, figures)
-    drop_checkpoints(job.folder)
-    return figures
+    metrics = {"loss": loss, "demonstrations": len(records), "steps": trainer.steps}
+    _save(job, "sft", llava, metrics)
+    drop_checkpoints(job.directory)
+    return metrics
 
 
 def ppo(job: Job) -> dict[str, Any]:
-    """Tune a model against a reward model; leaves adapter/ or model/ in the run folder."""
+    """Tune a model against a reward model; leaves adapter/ or model/ in the run directory."""
     config = job.config
     check_quick(config)
     check_training_sampling(config.sampling)
@@ -79,41 +79,41 @@ def ppo(job: Job) -> dict[str, Any]:
     if not job.scorer:
         RewardCard.read(config.reward.path)  # before a model loads
     location, full = locate_model(config.model.path), config.model.train == "full"
-    checkpoint = checkpoint_of(job, job.folder)
+    checkpoint = checkpoint_of(job, job.directory)
     llava = load_trainable(config, location, fully=full)
     policy = build_policy(
         llava,
         config.model,
         temperature=config.sampling.temperature,
-        start=location.adapter,
+        init_adapter=location.adapter,
         critic=config.ppo.critic,
-        critic_start=_critic_start(config),
+        critic_init=_critic_start(config),
     )
     scorer = scorer_of(job, llava, share_trunk=not full)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
-    with metrics_writer(job, job.folder, checkpoint, SHOWN) as writer:
-        trainer = PPOTrainer(config, policy, scorer, prompts, writer, job.folder)
+    with metrics_writer(job, job.directory, checkpoint, SHOWN) as writer:
+        trainer = PPOTrainer(config, policy, scorer, prompts, writer, job.directory)
         if checkpoint:
             trainer.restore(checkpoint)
         announce(llava, steps=trainer.planned_steps)
         with profiled(job, location, trainer) as measured:
             trainer.run()
-    last = {name: trainer.figures[name] for name in SHOWN if name in trainer.figures}
-    figures = {"iterations": trainer.iteration, "skipped_steps": trainer.skipped, **last}
-    _save(job, "ppo", llava, figures)
-    policy.critic.save(job.folder)
-    return figures | measured | {"warnings": trainer.warnings}
+    last = {name: trainer.metrics[name] for name in SHOWN if name in trainer.metrics}
+    metrics = {"iterations": trainer.iteration, "skipped_steps": trainer.skipped, **last}
+    _save(job, "ppo", llava, metrics)
+    policy.critic.save(job.directory)
+    return metrics | measured | {"warnings": trainer.warnings}
 
 
-def _save(job: Job, command: str, llava: Llava, figures: dict[str, Any]) -> None:
+def _save(job: Job, command: str, llava: Llava, metrics: dict[str, Any]) -> None:
     """Leave what was trained, model/ or adapter/, with its card."""
     full = job.config.model.train == "full"
-    folder = job.folder / ("model" if full else "adapter")
+    directory = job.directory / ("model" if full else "adapter")
     if full:
-        llava.save(folder)
+        llava.save(directory)
     else:
-        llava.adapters.save(POLICY, folder, llava.base)
-    write_model_card(folder, llava.base, command=command, figures=figures)
+        llava.adapters.save(POLICY, directory, llava.base)
+    write_model_card(directory, llava.base, command=command, metrics=metrics)
 
 
 def _critic_start(config: Config) -> Path | None:
@@ -122,16 +122,16 @@ def _critic_start(config: Config) -> Path | None:
     Raises:
         UsageError: the reward model has none, or the critic has no adapter to begin with.
     """
-    if config.ppo.critic_start == "model":
+    if config.ppo.critic_init == "model":
         return None
-    folder, card = RewardCard.read(config.reward.path)
+    directory, card = RewardCard.read(config.reward.path)
     if card.kind != "llava_head" or not card.adapter or config.ppo.critic.startswith("shared"):
         raise UsageError(
             "the critic cannot begin from the reward model",
-            f"ppo.critic_start=reward ppo.critic={config.ppo.critic}",
+            f"ppo.critic_init=reward ppo.critic={config.ppo.critic}",
             "train the reward model with reward.train=lora, and use ppo.critic=adapter or separate",
         )
-    return folder / "adapter"
+    return directory / "adapter"
 
 
 def _check_kl(ppo: PPOConfig) -> None:
@@ -145,5 +145,5 @@ def _check_kl(ppo: PPOConfig) -> None:
             f"ppo.kl_placement={placement} ppo.kl_estimator={kind}",
             "leave ppo.kl_estimator empty for the sound one",
         ) from None
-    if ppo.advantage == "grpo" and placement == "loss":
+    if ppo.advantage_estimator == "grpo" and placement == "loss":
         say("grpo divides scores by their spread but not the KL: kl_coef is no reward per nat here")

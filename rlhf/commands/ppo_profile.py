@@ -1,4 +1,4 @@
-"""What `rlhf ppo profile=true` adds: where the time goes, and how near it is to the ideal."""
+"""What `rlhf ppo ppo.profile=true` adds: where the time goes, and how near it is to the ideal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from rlhf.commands.job import Job
-from rlhf.commands.plan import setup_of
+from rlhf.commands.plan import workload_of
 from rlhf.config.schema import weights_dtype
 from rlhf.models.location import ModelLocation
 from rlhf.planning.gpus import GIB
-from rlhf.planning.model_shape import ModelShape, read_shape
-from rlhf.planning.roofline import Roofline, calibrate, roofline, waiter
-from rlhf.planning.workload import Setup
+from rlhf.planning.model_shape import ModelDims, read_dims
+from rlhf.planning.roofline import Roofline, calibrate, roofline, synchronizer
+from rlhf.planning.workload import Workload
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.tracking.console import say, stage, table
 from rlhf.tracking.profiler import Profile
@@ -25,32 +25,36 @@ TRACED = 2  # the iteration that a trace shows: the first one warms up
 
 @contextmanager
 def profiled(job: Job, location: ModelLocation, trainer: PPOTrainer) -> Iterator[dict[str, Any]]:
-    """Inside the block the trainer is timed; its figures, empty without `profile`, follow it."""
+    """Inside the block the trainer is timed; its metrics, empty without `profile`, follow it."""
     found: dict[str, Any] = {}
-    if not job.config.profile:
+    if not job.config.ppo.profile:
         yield found
         return
-    shape, first = read_shape(location.base), trainer.iteration
+    shape, first = read_dims(location.base), trainer.iteration
     setup, llava = _setup(job, location, shape, trainer), trainer.policy.llava
     stage("calibration")
     card = calibrate(llava.device, llava.precision)
     say(f"{card.half:.4g}·10¹² operations a second, {card.bandwidth * 1000:.4g} GB a second")
-    traced = min(TRACED, trainer.ppo.iterations - first) if job.config.profile == "trace" else 0
-    profile = Profile(waiter(llava.device), on_lap=_tracer(job.folder / "trace.json.gz", traced))
+    traced = min(TRACED, trainer.ppo.iterations - first) if job.config.ppo.profile == "trace" else 0
+    profile = Profile(
+        synchronizer(llava.device), on_lap=_tracer(job.directory / "trace.json.gz", traced)
+    )
     with profile.active():
         yield found
-    if profile.laps:
+    if profile.iterations:
         skipped = max(trainer.warmup - first, traced, 1)  # a critic's warm-up moves no policy
-        skipped = min(skipped, len(profile.laps) - 1)
-        measured = roofline(shape, setup, card, profile.laps[skipped:])
-        _show(measured, f"iterations {first + skipped + 1} to {first + len(profile.laps)}, mean")
-        found["profile"] = _figures(measured)
+        skipped = min(skipped, len(profile.iterations) - 1)
+        measured = roofline(shape, setup, card, profile.iterations[skipped:])
+        _show(
+            measured, f"iterations {first + skipped + 1} to {first + len(profile.iterations)}, mean"
+        )
+        found["profile"] = _metrics(measured)
 
 
-def _setup(job: Job, location: ModelLocation, shape: ModelShape, trainer: PPOTrainer) -> Setup:
+def _setup(job: Job, location: ModelLocation, shape: ModelDims, trainer: PPOTrainer) -> Workload:
     """Of the run as it is, on the device where it is."""
     config, llava = job.config, trainer.policy.llava
-    setup = setup_of(config, shape, starts_from_adapter=location.adapter is not None)
+    setup = workload_of(config, shape, starts_from_adapter=location.adapter is not None)
     full = config.model.train == "full"
     dtype: Any = weights_dtype(config, llava.device.type, trains_fully=full)
     checks = llava.checkpoints_layers
@@ -88,7 +92,7 @@ def _show(found: Roofline, title: str) -> None:
         )
 
 
-def _figures(found: Roofline) -> dict[str, Any]:
+def _metrics(found: Roofline) -> dict[str, Any]:
     return {
         "seconds": found.seconds,
         "ideal_seconds": found.ideal,

@@ -10,7 +10,7 @@ from rlhf.commands.job import Job
 from rlhf.config.schema import Config, leaves
 from rlhf.errors import UsageError
 from rlhf.storage.checkpoint import Checkpoint, load_checkpoint
-from rlhf.storage.run_folder import is_step_folder
+from rlhf.storage.run_directory import is_step_directory
 from rlhf.tracking.console import say, table
 
 # Options that change no number of a run, so that they may differ when it is continued.
@@ -22,24 +22,24 @@ FREE = frozenset(
         "output_dir",
         "output",
         "profile",
-        "model.feature_cache",
-        "model.feature_folder",
+        "model.vision_cache_gib",
+        "model.vision_cache_dir",
         "sft.save_every",
         "reward.save_every",
         "ppo.save_every",
-        "ppo.sample_every",
+        "ppo.log_samples_every",
         "ppo.on_warning",
-        "ppo.max_skips",
+        "ppo.max_skipped_steps",
     }
 )
 
 
-def checkpoint_of(job: Job, folder: Path, *, must: bool = True) -> Checkpoint | None:
-    """The checkpoint in the folder of a run that is continued; None of a run that begins.
+def checkpoint_of(job: Job, directory: Path, *, must: bool = True) -> Checkpoint | None:
+    """The checkpoint in the directory of a run that is continued; None of a run that begins.
 
     Args:
-        folder: the run's, or that of a part of it.
-        must: refuse a folder without any checkpoint; else that part begins.
+        directory: the run's, or that of a part of it.
+        must: refuse a directory without any checkpoint; else that part begins.
 
     Raises:
         NoCheckpointError, DataError: there is none; none verifies.
@@ -47,8 +47,8 @@ def checkpoint_of(job: Job, folder: Path, *, must: bool = True) -> Checkpoint | 
     """
     if not job.config.resume:
         return None
-    named, root = Path(job.config.resume), folder / "checkpoints"
-    back = is_step_folder(named) and folder == job.folder
+    named, root = Path(job.config.resume), directory / "checkpoints"
+    back = is_step_directory(named) and directory == job.directory
     if not (must or back or any(root.glob("step-*"))):
         job.keep_options()
         return None
@@ -61,9 +61,9 @@ def checkpoint_of(job: Job, folder: Path, *, must: bool = True) -> Checkpoint | 
     return checkpoint
 
 
-def drop_checkpoints(folder: Path) -> None:
+def drop_checkpoints(directory: Path) -> None:
     """Remove those of a training that is over and whose model is written; folds' too."""
-    for checkpoints in (folder / "checkpoints", *folder.glob("fold-*/checkpoints")):
+    for checkpoints in (directory / "checkpoints", *directory.glob("fold-*/checkpoints")):
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
@@ -92,8 +92,8 @@ def check_options(begun: dict[str, Any], config: Config) -> None:
 
 def _leave_later(root: Path, step: int) -> None:
     """Put aside the checkpoints after the one the run goes back to."""
-    for folder in sorted(root.glob("step-*")):
-        number = folder.name.removeprefix("step-")
+    for directory in sorted(root.glob("step-*")):
+        number = directory.name.removeprefix("step-")
         if int(number) > step:
-            folder.replace(root / f"left-{number}")
-            say(f"{folder.name} is now left-{number}: the run goes on from step {step}")
+            directory.replace(root / f"left-{number}")
+            say(f"{directory.name} is now left-{number}: the run goes on from step {step}")

@@ -17,22 +17,28 @@ from rlhf.commands.model_setup import (
 )
 from rlhf.commands.resume import checkpoint_of, drop_checkpoints
 from rlhf.data.collate import preference_batch
-from rlhf.data.input_files import input_file, read_with_pictures
+from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.records import PreferenceRecord
 from rlhf.data.splits import Split, fold_splits, split_of
 from rlhf.evaluation.reward_metrics import (
     CALIBRATION_COLUMNS,
-    FIGURE_COLUMNS,
-    RewardFigures,
+    METRIC_COLUMNS,
+    RewardMetrics,
     accuracy_spread,
     blindness,
     blindness_rows,
     calibration_rows,
-    figure_rows,
-    reward_figures,
+    metric_rows,
+    reward_metrics,
 )
 from rlhf.evaluation.reward_report import write_reward_report
-from rlhf.evaluation.reward_scoring import Judged, judge, scored_pairs, surest_pairs, write_blank
+from rlhf.evaluation.reward_scoring import (
+    BlindTest,
+    most_confident_pairs,
+    run_blind_test,
+    scored_pairs,
+    write_blank,
+)
 from rlhf.models.fingerprints import file_hash
 from rlhf.models.location import locate_model
 from rlhf.rewards.caption_reward import CaptionReward
@@ -53,32 +59,32 @@ CURVES = {
 
 
 def reward(job: Job) -> dict[str, Any]:
-    """Train a reward model on ranked pairs; leaves reward/ and report.html in the run folder."""
+    """Train a reward model on ranked pairs; leaves reward/ and report.html in the run directory."""
     config = job.config
     path = input_file(config.data.preferences, "data.preferences")
-    records, root = read_with_pictures(config, path, PreferenceRecord)
+    records, root = read_with_images(config, path, PreferenceRecord)
     study = _Study(job)
-    folds: list[RewardFigures] = []
-    if config.reward.folds:
+    folds: list[RewardMetrics] = []
+    if config.reward.cv_folds:
         split = Split(records, [], root, root)
         judged, folds, steps = study.cross_validate(split)
-        study.train(split, job.folder, steps=steps)
+        study.train(split, job.directory, steps=steps)
     else:
         split = split_of(config, records, root)
-        steps = study.train(split, job.folder)
+        steps = study.train(split, job.directory)
         if not split.held_out:
             say("no pair is held out: the figures are those of the training pairs")
         judged = study.judge(split)
     facts = study.training_facts(path, split)
     study.save(facts)
-    drop_checkpoints(job.folder)
+    drop_checkpoints(job.directory)
     return {
         **_reported(job, judged, folds, split.held_out_root, steps),
         "training_accuracy": facts["accuracy"],
         "pairs": len(split.training),
         "held_out_pairs": len(split.held_out),
         "steps": steps,
-        "report": str(job.folder / "report.html"),
+        "report": str(job.directory / "report.html"),
     }
 
 
@@ -92,26 +98,30 @@ class _Study:
         self.llava = load_trainable(self.config, location, fully=full)
         captions = read_captions(options.captions, self.config.data.root)
         self.model = build_reward(
-            options, self.config.model, self.llava, captions, start=location.adapter
+            options, self.config.model, self.llava, captions, init_adapter=location.adapter
         )
-        self.blank = write_blank(job.folder / "blank.png")
+        self.blank = write_blank(job.directory / "blank.png")
         if captions is not None and isinstance(self.model, CaptionReward):
-            self.model.captioner.give(self.blank, "")
-        parameters = [*self.model.network().parameters(), *self.model.head.parameters()]
+            self.model.captioner.add(self.blank, "")
+        parameters = [*self.model.backbone().parameters(), *self.model.head.parameters()]
         self._trained = [value for value in parameters if value.requires_grad]
         # Copies of the weights, only where training begins more than once.
-        self._start = [value.detach().clone() for value in self._trained] if options.folds else []
+        self._start = (
+            [value.detach().clone() for value in self._trained] if options.cv_folds else []
+        )
 
-    def train(self, split: Split, folder: Path, *, steps: int = 0) -> int:
+    def train(self, split: Split, directory: Path, *, steps: int = 0) -> int:
         """Train from the start; the optimizer steps whose weights are kept."""
         if self._start:
             self._restart()
         drops = self.config.reward.ties == "drop"
         pairs = [r for r in split.training if not drops or r.preference != "tie"]
         batches = self._batch(pairs, split.root), self._batch(split.held_out, split.held_out_root)
-        checkpoint = checkpoint_of(self.job, folder, must=not self.config.reward.folds)
-        with metrics_writer(self.job, folder, checkpoint, TABLED, first_step=1) as writer:
-            trainer = RewardTrainer(self.config, self.model, *batches, writer, folder, steps=steps)
+        checkpoint = checkpoint_of(self.job, directory, must=not self.config.reward.cv_folds)
+        with metrics_writer(self.job, directory, checkpoint, TABLED, first_step=1) as writer:
+            trainer = RewardTrainer(
+                self.config, self.model, *batches, writer, directory, steps=steps
+            )
             if checkpoint:
                 trainer.restore(checkpoint)
             trained = sum(value.numel() for value in trainer.parameters)
@@ -124,33 +134,33 @@ class _Study:
         for value, start in zip(self._trained, self._start, strict=True):
             value.copy_(start)
 
-    def cross_validate(self, whole: Split) -> tuple[Judged, list[RewardFigures], int]:
-        """Every pair judged by a model that did not see it, the figures of each fold, and the
+    def cross_validate(self, whole: Split) -> tuple[BlindTest, list[RewardMetrics], int]:
+        """Every pair judged by a model that did not see it, the metrics of each fold, and the
         median of the steps they took."""
         judged, steps, config = [], [], self.config
         splits = fold_splits(
-            whole.training, whole.root, folds=config.reward.folds, seed=config.seed
+            whole.training, whole.root, folds=config.reward.cv_folds, seed=config.seed
         )
         for number, split in enumerate(splits, 1):
             stage(f"fold {number} of {len(splits)}")
-            steps.append(self.train(split, self.job.folder / f"fold-{number}"))
+            steps.append(self.train(split, self.job.directory / f"fold-{number}"))
             judged.append(self.judge(split))
-        figures = [reward_figures(part.own, seed=config.seed) for part in judged]
-        return Judged.joined(judged), figures, round(median(steps))
+        metrics = [reward_metrics(part.own, seed=config.seed) for part in judged]
+        return BlindTest.concatenate(judged), metrics, round(median(steps))
 
-    def judge(self, split: Split) -> Judged:
-        """The held-out pairs (without any, the training pairs) with and without their pictures."""
+    def judge(self, split: Split) -> BlindTest:
+        """The held-out pairs (without any, the training pairs) with and without their images."""
         held_out = split.held_out, split.held_out_root
         records, root = held_out if split.held_out else (split.training, split.root)
         pairs = self._batch(records, root)
         encoder, longest = self.llava.builder, self._max_tokens
-        return judge(self.model, records, pairs, encoder, self.blank, max_tokens=longest)
+        return run_blind_test(self.model, records, pairs, encoder, self.blank, max_tokens=longest)
 
     def training_facts(self, path: Path, split: Split) -> dict[str, Any]:
         """What `rlhf score` needs to find the training pairs again, and what it must find."""
         config, pairs = self.config, self._batch(split.training, split.root)
         own = scored_pairs(self.model, split.training, pairs, max_tokens=self._max_tokens)
-        whole = config.reward.folds or config.data.validation_preferences
+        whole = config.reward.cv_folds or config.data.validation_preferences
         return {
             "file": file_hash(path),
             "validation_fraction": 0.0 if whole else config.data.validation_fraction,
@@ -161,12 +171,12 @@ class _Study:
         }
 
     def save(self, facts: dict[str, Any]) -> None:
-        folder = self.job.folder / "reward"
-        save_reward(self.model, folder, self.llava, self.config.reward, facts)
-        if (folder / "adapter").is_dir():
-            figures = {"pairs": facts["pairs"], "training accuracy": facts["accuracy"]}
-            card = folder / "adapter"
-            write_model_card(card, self.model.base, command="reward", figures=figures)
+        directory = self.job.directory / "reward"
+        save_reward(self.model, directory, self.llava, self.config.reward, facts)
+        if (directory / "adapter").is_dir():
+            metrics = {"pairs": facts["pairs"], "training accuracy": facts["accuracy"]}
+            card = directory / "adapter"
+            write_model_card(card, self.model.base, command="reward", metrics=metrics)
 
     @property
     def _max_tokens(self) -> int:
@@ -178,39 +188,39 @@ class _Study:
 
 
 def _reported(
-    job: Job, judged: Judged, folds: Sequence[RewardFigures], root: Path, step: int
+    job: Job, judged: BlindTest, folds: Sequence[RewardMetrics], root: Path, step: int
 ) -> dict[str, Any]:
-    """Console, figures.json, TensorBoard and report.html; the figures for the summary."""
-    figures = reward_figures(judged.own, seed=job.config.seed)
+    """Console, metrics.json, TensorBoard and report.html; the metrics for the summary."""
+    metrics = reward_metrics(judged.own, seed=job.config.seed)
     blind = blindness(judged.own, judged.shuffled, judged.blank, seed=job.config.seed)
-    rows = [*figure_rows(figures), *blindness_rows(blind)]
-    table("judged pairs", FIGURE_COLUMNS, rows)
-    say(f"blindness test, with and without the pictures: {blind.verdict}")
-    every = {"figures": figures.as_dict(), "blindness": blind.as_dict()}
+    rows = [*metric_rows(metrics), *blindness_rows(blind)]
+    table("judged pairs", METRIC_COLUMNS, rows)
+    say(f"blindness test, with and without the images: {blind.verdict}")
+    every = {"metrics": metrics.as_dict(), "blindness": blind.as_dict()}
     summary = {
-        "reward_model_accuracy": figures.accuracy.value,
-        "accuracy_low": figures.accuracy.low,
-        "accuracy_high": figures.accuracy.high,
-        **{f"accuracy_{x.name}": x.value for x in figures.by_kind if x.name},
-        **(figures.scalars() | blind.scalars()),
+        "reward_model_accuracy": metrics.accuracy.value,
+        "accuracy_low": metrics.accuracy.low,
+        "accuracy_high": metrics.accuracy.high,
+        **{f"accuracy_{x.name}": x.value for x in metrics.by_kind if x.name},
+        **(metrics.scalars() | blind.scalars()),
         "blindness": blind.verdict,
     }
     if folds:
         spread = accuracy_spread(folds)
         summary |= {"fold_accuracy_mean": spread.mean, "fold_accuracy_std": spread.std}
         every["folds"] = {str(n): fold.as_dict() for n, fold in enumerate(folds, 1)}
-    (job.folder / "figures.json").write_text(json.dumps(every, indent=2) + "\n")
-    with MetricsWriter(job.folder) as writer:
-        writer.scalars(figures.scalars() | blind.scalars(), step)
+    (job.directory / "metrics.json").write_text(json.dumps(every, indent=2) + "\n")
+    with MetricsWriter(job.directory) as writer:
+        writer.scalars(metrics.scalars() | blind.scalars(), step)
         writer.histograms({"reward/margins": judged.own.margins}, step)
-        writer.table("figures", FIGURE_COLUMNS, rows, step)
-        writer.table("calibration", CALIBRATION_COLUMNS, calibration_rows(figures), step)
-    wrong, right = surest_pairs(judged, root, SHOWN_PAIRS)
-    measured = read_metrics(job.folder)
+        writer.table("metrics", METRIC_COLUMNS, rows, step)
+        writer.table("calibration", CALIBRATION_COLUMNS, calibration_rows(metrics), step)
+    wrong, right = most_confident_pairs(judged, root, SHOWN_PAIRS)
+    measured = read_metrics(job.directory)
     write_reward_report(
-        job.folder / "report.html",
+        job.directory / "report.html",
         title=f"{job.config.name}: the reward model",
-        figures=figures,
+        metrics=metrics,
         blindness=blind,
         mistakes=wrong,
         right=right,

@@ -15,13 +15,13 @@ from torch import Tensor
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import load_model, read_captions
 from rlhf.data.collate import Record, preference_batch, prompt_batch
-from rlhf.data.input_files import input_file, read_with_pictures
+from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.jsonl import replaced_file
 from rlhf.data.records import PreferenceRecord, PromptRecord, record_kind, responses
 from rlhf.data.splits import split_pairs
-from rlhf.data.tokenization import Encoder, TextBytes, response_batch
+from rlhf.data.tokenization import ByteEncoder, TextEncoder, response_batch
 from rlhf.errors import ResourceError, UsageError
-from rlhf.evaluation.reward_metrics import FIGURE_COLUMNS, figure_rows, reward_figures
+from rlhf.evaluation.reward_metrics import METRIC_COLUMNS, metric_rows, reward_metrics
 from rlhf.evaluation.reward_scoring import scored_pairs
 from rlhf.evaluation.scored_pairs import ScoredPairs
 from rlhf.models.fingerprints import file_hash
@@ -40,7 +40,7 @@ Scores = list[list[float]]  # one a response of each record, NaN where there is 
 
 
 @dataclass(frozen=True)
-class Judge:
+class RecordScorer:
     """What scores the responses of records.
 
     Attributes:
@@ -51,7 +51,7 @@ class Judge:
     """
 
     scorer: Scorer
-    encoder: Encoder
+    encoder: TextEncoder
     longest: int
     max_tokens: int
     card: RewardCard | None = None
@@ -63,7 +63,7 @@ class _Known:
 
     known: Tensor
     name: str = "known"
-    may_drop: bool = False
+    can_fail: bool = False
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
         return self.known
@@ -80,7 +80,7 @@ def score(job: Job) -> dict[str, Any]:
     if kind is PreferenceRecord:
         records, scores, summary = _scored_preferences(job, path)
     else:
-        records, root = read_with_pictures(job.config, path, kind)
+        records, root = read_with_images(job.config, path, kind)
         scores = scored(_opened(job), records, root)
         if not job.config.output:
             _show(records, scores)
@@ -116,14 +116,14 @@ def _check_output(output: Path, path: Path) -> None:
         raise UsageError("the input would be overwritten", where, "choose a new name")
 
 
-def _opened(job: Job) -> Judge:
+def _opened(job: Job) -> RecordScorer:
     config, max_tokens = job.config, job.config.ppo.microbatch_tokens
     if job.scorer:
-        encoder = TextBytes()  # no model reads these prompts: no number of tokens is too many
-        scorer = load_scorer(job.scorer, encoder, config.reward)
-        return Judge(scorer, encoder, sys.maxsize, max_tokens)
+        encoder = ByteEncoder()  # no model reads these prompts: no number of tokens is too many
+        scorer = load_scorer(job.scorer, encoder, config.scorer)
+        return RecordScorer(scorer, encoder, sys.maxsize, max_tokens)
     path = str(job.files[0])
-    folder, card = RewardCard.read(path)
+    directory, card = RewardCard.read(path)
     part = "captioner_" if card.captioner else ""
     stored: Any = card.contract.get(f"{part}quantization", config.model.quantization)
     dtype: Any = card.contract.get(f"{part}dtype", "").removeprefix("torch.")
@@ -132,27 +132,27 @@ def _opened(job: Job) -> Judge:
         model=replace(config.model, quantization=stored),
         dtype=dtype if dtype in ("float32", "bfloat16") else config.dtype,
     )
-    llava = load_model(config, ModelLocation(card.captioner or card.trunk(folder)))
+    llava = load_model(config, ModelLocation(card.captioner or card.backbone_path(directory)))
     captions = read_captions(config.reward.captions, config.data.root)
-    reward = load_reward(path, llava, share_trunk=True, captions=captions, exact=True)
-    return Judge(reward, llava.builder, config.data.max_prompt_tokens, max_tokens, card)
+    reward = load_reward(path, llava, share_base_model=True, captions=captions, exact=True)
+    return RecordScorer(reward, llava.builder, config.data.max_prompt_tokens, max_tokens, card)
 
 
-def scored(judge: Judge, records: Sequence[Record], root: Path) -> Scores:
+def scored(judge: RecordScorer, records: Sequence[Record], root: Path) -> Scores:
     """Scores of the responses of each record, NaN where there is none."""
     texts = [responses(record) for record in records]
     owners = [record for record, own in zip(records, texts, strict=True) for _ in own]
     prompts = prompt_batch(owners, judge.encoder, root, max_tokens=judge.longest)
-    answers = response_batch([text for own in texts for text in own], judge.encoder)
-    scores = judge.scorer.scores(prompts, answers, max_tokens=judge.max_tokens)
+    batch = response_batch([text for own in texts for text in own], judge.encoder)
+    scores = judge.scorer.scores(prompts, batch, max_tokens=judge.max_tokens)
     return [part.tolist() for part in scores.split([len(own) for own in texts])]
 
 
 def _scored_preferences(
     job: Job, path: Path
 ) -> tuple[list[PreferenceRecord], Scores, dict[str, Any]]:
-    """The pairs, their scores, and the figures; training pairs must score as in training."""
-    records, root = read_with_pictures(job.config, path, PreferenceRecord)
+    """The pairs, their scores, and the metrics; training pairs must score as in training."""
+    records, root = read_with_images(job.config, path, PreferenceRecord)
     judge = _opened(job)
     training = _training_facts(judge.card, path)
     if judge.card is None:
@@ -167,9 +167,9 @@ def _scored_preferences(
     if not parts:
         say("no pair has two scores: there are no figures")
         return records, scores, summary
-    figures = reward_figures(ScoredPairs.joined(list(parts.values())), seed=job.config.seed)
-    table("pairs", FIGURE_COLUMNS, figure_rows(figures))
-    return records, scores, summary | {"accuracy": figures.accuracy.value, **figures.scalars()}
+    metrics = reward_metrics(ScoredPairs.concatenate(list(parts.values())), seed=job.config.seed)
+    table("pairs", METRIC_COLUMNS, metric_rows(metrics))
+    return records, scores, summary | {"accuracy": metrics.accuracy.value, **metrics.scalars()}
 
 
 def _training_facts(card: RewardCard | None, path: Path) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def _training_facts(card: RewardCard | None, path: Path) -> dict[str, Any]:
 
 
 def _scored_by_split(
-    judge: Judge,
+    judge: RecordScorer,
     records: Sequence[PreferenceRecord],
     root: Path,
     training: dict[str, Any],
@@ -211,9 +211,9 @@ def _by_record(
 
 
 def _scored_outside(
-    judge: Judge, records: Sequence[PreferenceRecord], root: Path
+    judge: RecordScorer, records: Sequence[PreferenceRecord], root: Path
 ) -> tuple[Scores, dict[str, ScoredPairs]]:
-    """By a scorer that may leave answers without a score: such pairs are in no figure."""
+    """By a scorer that may leave answers without a score: such pairs are in no metric."""
     scores = scored(judge, records, root)
     both = zip(records, scores, strict=True)
     found = [(record, own) for record, own in both if not any(map(isnan, own))]
@@ -247,7 +247,7 @@ def _show(records: Sequence[Record], scores: Scores) -> None:
         for record, own in zip(records, scores, strict=True)
         for text, x in zip(responses(record), own, strict=True)
     ]
-    table("scores", ("picture", "instruction", "answer", "score"), rows[:SHOWN])
+    table("scores", ("image", "instruction", "answer", "score"), rows[:SHOWN])
     if len(rows) > SHOWN:
         say(f"… and {len(rows) - SHOWN} more; output=SCORES.jsonl keeps them all")
 

@@ -27,25 +27,25 @@ def smol(job: Job) -> dict[str, Any]:
     """Build SmolLM2-135M-Instruct into a LLaVA, align it by `rlhf sft`, merge it into `output`.
 
     Shapes, stamps if their package is named, prompts for what comes next and the model before
-    alignment stay in the run folder.
+    alignment stay in the run directory.
     """
     started, output = time.perf_counter(), _output(job)
-    gguf, data = find_gguf(), job.folder / "data"
+    gguf, data = find_gguf(), job.directory / "data"
 
     def run(command: str, *overrides: str, files: tuple[Path, ...] = ()) -> tuple[Path, Any]:
         words = [*_common(job), *overrides]
-        return job.run_stage(command, list(map(str, files)), words)
+        return job.run_command(command, list(map(str, files)), words)
 
     stamps = data / "stamps" if job.files else None
     if stamps:
         run("stamps", f"output={stamps}", files=(job.files[0],))
-    stage("drawing pictures, asking questions about them")
+    stage("drawing images, asking questions about them")
     demonstrations = _write_data(job, data, stamps)
     stage("putting SmolLM2 behind a vision tower, and teaching that to see")
-    told, written = _build(job, gguf, job.folder / "untrained", stamps)
-    model = f"model.path={job.folder / 'untrained'}"
+    told, written = _build(job, gguf, job.directory / "untrained", stamps)
+    model = f"model.path={job.directory / 'untrained'}"
     tuned, trained = run("sft", model, "model.train=lora", f"data.demonstrations={demonstrations}")
-    run("export", "merge=true", f"output={output}", files=(tuned,))
+    run("export", "export.merge=true", f"output={output}", files=(tuned,))
     prompts = f"data.prompts={data / 'preference.jsonl'}"
     say(f"next: rlhf collect experiment=smol model.path={output} {prompts}")
     return {
@@ -58,7 +58,7 @@ def smol(job: Job) -> dict[str, Any]:
 
 
 def _output(job: Job) -> Path:
-    """The folder to make.
+    """The directory to make.
 
     Raises:
         UsageError: none is named, it exists, or more than one package is named.
@@ -84,18 +84,18 @@ def _write_data(job: Job, data: Path, stamps: Path | None) -> Path:
     """Demonstrations of equal shares of shapes, scenes of stamps and their captions; prompts."""
     smol, seed = job.config.smol, job.config.seed
     count = smol.demonstrations // (3 if stamps else 1)
-    options: Any = {"seed": seed, "per_picture": 1, "demonstrate": True}
+    options: Any = {"seed": seed, "per_image": 1, "demonstrate": True}
     records = _read(write_split(data, "shapes", count, **options))
     if stamps:
-        scenes = write_stamp_split(data, "scenes", count, stamps_folder=stamps, **options)
+        scenes = write_stamp_split(data, "scenes", count, stamps_directory=stamps, **options)
         captions = [
             DemonstrationRecord(f"{stamps.name}/{r.image_path}", r.instruction, r.response, r.id)
             for r in _read(stamps / "captions.jsonl")
         ]
         random.Random(f"captions/{seed}").shuffle(captions)
         records += [*_read(scenes), *captions[:count]]
-    write_split(data, "preference", smol.preference_pictures, per_picture=2, seed=seed)
-    write_split(data, "evaluation", smol.evaluation_pictures, per_picture=2, seed=seed)
+    write_split(data, "preference", smol.preference_images, per_image=2, seed=seed)
+    write_split(data, "evaluation", smol.evaluation_images, per_image=2, seed=seed)
     write_records(data / "demonstrations.jsonl", records)
     return data / "demonstrations.jsonl"
 
@@ -104,14 +104,14 @@ def _read(file: Path) -> list[DemonstrationRecord]:
     return read_records(file, DemonstrationRecord)
 
 
-def _build(job: Job, gguf: Path, folder: Path, stamps: Path | None) -> tuple[float, float]:
+def _build(job: Job, gguf: Path, directory: Path, stamps: Path | None) -> tuple[float, float]:
     """Write the LLaVA before alignment; how well its tower and its projector learnt."""
     seed, smol = job.config.seed, job.config.smol
     language, tokenizer = read_gguf(gguf)
-    assemble_llava(folder, language, tokenizer, seed=seed)
+    assemble_llava(directory, language, tokenizer, seed=seed)
     model = replace(job.config.model, quantization="none")
     config = replace(job.config, device="cpu", dtype="float32", model=model)
-    llava = load_model(config, locate_model(str(folder)))
+    llava = load_model(config, locate_model(str(directory)))
     llava.model.model.vision_tower.requires_grad_(True)
     llava.model.model.multi_modal_projector.requires_grad_(True)
     lessons = _lessons(smol.lessons, seed, stamps)
@@ -119,19 +119,19 @@ def _build(job: Job, gguf: Path, folder: Path, stamps: Path | None) -> tuple[flo
         told, written = teach_sight(
             llava.model,
             llava.processor,
-            [picture for picture, _ in lessons],
+            [image for image, _ in lessons],
             [facts for _, facts in lessons],
             steps=smol.lesson_steps,
             seed=seed,
             on_step=lambda done, total, loss: progress.advance(1, loss=loss),
         )
     say(f"the tower names {told:.1%} of the quarters, the projector writes {written:.1%} of it")
-    llava.save(folder)
+    llava.save(directory)
     return told, written
 
 
 def _lessons(count: int, seed: int, stamps: Path | None) -> list[tuple[Image.Image, Facts]]:
-    """Pictures of shapes and, if they are there, every second one of stamps; what is in each."""
+    """Images of shapes and, if they are there, every second one of stamps; what is in each."""
     rng, lessons = random.Random(f"lessons/{seed}"), list[tuple[Image.Image, Facts]]()
     for number in range(count):
         if stamps and number % 2:

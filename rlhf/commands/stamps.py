@@ -11,7 +11,7 @@ from rlhf.tracking.console import say, table
 
 
 def stamps(job: Job) -> dict[str, Any]:
-    """Write real pictures with prompts and captions to a new folder, their licence beside them."""
+    """Write real images with prompts and captions to a new directory, their licence beside them."""
     usage = "rlhf stamps [PACKAGE.deb|FOLDER] output=FOLDER"
     if len(job.files) > 1:
         raise UsageError("more than one package is given", " ".join(map(str, job.files)), usage)
@@ -19,9 +19,9 @@ def stamps(job: Job) -> dict[str, Any]:
         raise UsageError("no output folder is named", "output", usage)
     source, output = [*job.files, INSTALLED][0], Path(job.config.output)
     share = job.config.data.validation_fraction
-    figures = write_stamps(source, output, seed=job.config.seed, held_out=share)
-    counts = {**figures, **{f"skipped, {why}": n for why, n in figures["skipped"].items()}}
+    metrics = write_stamps(source, output, seed=job.config.seed, held_out=share)
+    counts = {**metrics, **{f"skipped, {why}": n for why, n in metrics["skipped"].items()}}
     del counts["skipped"]
-    table("stamps", ("figure", "value"), list(counts.items()))
-    say(f"the pictures are under the GPL, version 2 or later: {output / 'SOURCE.txt'}")
-    return figures
+    table("stamps", ("metric", "value"), list(counts.items()))
+    say(f"the images are under the GPL, version 2 or later: {output / 'SOURCE.txt'}")
+    return metrics

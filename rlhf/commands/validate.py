@@ -20,7 +20,7 @@ def validate(job: Job) -> dict[str, Any]:
     if not files:
         raise UsageError("no file is given", "rlhf validate", "rlhf validate FILE.jsonl …")
     root = Path(config.data.root) if config.data.root else None
-    output = Path(config.fix) if config.fix else None
+    output = Path(config.validate.fix_output) if config.validate.fix_output else None
     if output:
         check_output(output, files, root)
     lines = sum(map(count_lines, files))
@@ -31,7 +31,7 @@ def validate(job: Job) -> dict[str, Any]:
         report = validate_files(
             files,
             root=root,
-            open_pictures=config.data.open_pictures,
+            check_images=config.validate.check_images,
             on_line=keep,
             on_progress=progress.advance,
         )

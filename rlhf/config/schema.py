@@ -14,9 +14,9 @@ KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # where a steered ppo.kl_coef stay
 
 
 OptimizerKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
-LoraScope = Literal["all", "response"]
+LoraType = Literal["lora", "alora"]
 PairChoice = Literal["all", "best_vs_worst", "closest", "uncertain"]
-EngineKind = Literal["own", "reference"]
+EngineKind = Literal["native", "transformers"]
 CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
 
 
@@ -26,31 +26,30 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
-    path: str = ""  # LLaVA directory, hub id, or run folder to start from
+    path: str = ""  # LLaVA directory, hub id, or run directory to start from
     train: Literal["lora", "full"] = "lora"  # what an update changes
     lora_rank: Count = 16  # columns of each LoRA factor
     lora_alpha: Positive = 32  # LoRA scale is alpha / rank
-    lora_scope: LoraScope = "all"  # response: prompt and picture run without LoRA
+    lora_type: LoraType = "lora"  # response: prompt and image run without LoRA
     quantization: Literal["none", "int8", "nf4"] = "none"  # storage of the frozen trunk
     gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: if the GPU is small
-    prefill_tokens: Count = 8192  # tokens of prompts read at once
-    feature_cache: NonNegative = 4.0  # GiB of main memory for the vision tower's features
-    feature_folder: str = ""  # where features are kept for later runs too; empty: nowhere
-    prefix_cache: NonNegative = 4.0  # lora_scope=response: GiB of prompts kept for all passes
+    max_prefill_tokens: Count = 8192  # tokens of prompts read at once
+    vision_cache_gib: NonNegative = 4.0  # GiB of main memory for the vision tower's features
+    vision_cache_dir: str = ""  # where features are kept for later runs too; empty: nowhere
+    prefix_cache_gib: NonNegative = 4.0  # lora_type=alora: GiB of prompts kept for all passes
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
-    root: str = ""  # folder image paths are relative to; empty: the folder of the JSONL file
+    root: str = ""  # directory image paths are relative to; empty: the directory of the JSONL file
     demonstrations: str = ""  # JSONL with image_path, instruction, response
-    prompts: str = ""  # JSONL with image_path, instruction; or a folder of pictures
+    prompts: str = ""  # JSONL with image_path, instruction; or a directory of images
     preferences: str = ""  # JSONL with image_path, instruction, response_a, response_b, preference
-    validation_preferences: str = ""  # held-out pairs; empty: a share of the pictures
-    validation_fraction: Fraction = 0.1  # share of pictures held out when no file is given
+    validation_preferences: str = ""  # held-out pairs; empty: a share of the images
+    validation_fraction: Fraction = 0.1  # share of images held out when no file is given
     on_bad_image: Literal["error", "skip"] = "error"  # skip counts and reports what it drops
     max_prompt_tokens: Count = 2048  # longer prompts are refused, never cut
-    label_coding: Literal["", "1/2", "0/1"] = ""  # import: what numbers as labels mean
-    open_pictures: bool = True  # validate: decode each distinct picture once
+    label_encoding: Literal["", "1/2", "0/1"] = ""  # import: what numbers as labels mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +76,9 @@ class SFTConfig(Section):
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig(Section):
     kind: Literal["llava_head", "caption_text"] = "llava_head"  # what the scalar head reads
-    path: str = ""  # trained reward model or its run folder, for ppo and evaluate
+    path: str = ""  # trained reward model or its run directory, for ppo and evaluate
     train: Literal["none", "head", "lora", "full"] = "lora"  # besides the head; none: nothing
-    likelihood: bool = True  # llava_head: the head also reads the response's log-likelihood
+    use_logprob_feature: bool = True  # llava_head: also feed the head the log-likelihood
     text_model: str = ""  # caption_text: directory or hub id of the text model
     caption_instruction: str = "Describe the picture."  # caption_text: asked of the captioner
     captions: str = ""  # caption_text: JSONL whose response is the caption; empty: LLaVA describes
@@ -94,13 +93,17 @@ class RewardConfig(Section):
     save_every: CountOrZero = 100  # optimizer steps between checkpoints; 0: only at the end
     ties: Literal["half", "drop"] = "half"  # a tie counts half for each side, or is left out
     margin: NonNegative = 0.0  # score units by which chosen should lead
-    centring: NonNegative = 0.0  # weight of the mean of (sum of a pair's scores)², which centres
+    center_coef: NonNegative = 0.0  # weight of the mean of (sum of a pair's scores)², which centres
     evaluate_every: CountOrZero = 0  # steps between looks at the held-out loss; 0: each epoch
-    patience: CountOrZero = 0  # looks without a better held-out loss before stopping; 0: never
-    folds: CountOrZero = 0  # 2 or more: train that many times, each picture held out once
-    timeout: Positive = 30.0  # external scorer: seconds one call may take
-    retries: CountOrZero = 3  # external scorer: calls repeated after a failure
-    on_failure: Literal["stop", "drop"] = "stop"  # external scorer: drop counts what it loses
+    early_stopping_patience: CountOrZero = 0  # looks without a gain before stopping; 0: never
+    cv_folds: CountOrZero = 0  # 2 or more: train that many times, each image held out once
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerConfig(Section):
+    timeout: Positive = 30.0  # seconds one call of an external scorer may take
+    retries: CountOrZero = 3  # calls repeated after a failure
+    on_failure: Literal["stop", "drop"] = "stop"  # drop counts the responses without a score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +118,10 @@ class PPOConfig(Section):
     lr: Positive = 1e-5  # policy learning rate
     lr_schedule: Literal["constant", "linear"] = "constant"  # linear falls to 0 at the last step
     critic: CriticKind = "shared_detached"  # what the values are read from, and what they train
-    critic_start: Literal["model", "reward"] = "model"  # adapter, separate: the LoRA begun from
-    critic_lr_factor: Positive = 5.0  # critic learning rate / policy learning rate
+    critic_init: Literal["model", "reward"] = "model"  # adapter, separate: the LoRA begun from
+    critic_lr: Positive | None = None  # critic learning rate; null: five times lr
     adam_eps: Positive = 1e-5  # term in Adam's denominator
-    advantage: Literal["gae", "rloo", "grpo"] = "gae"  # rloo and grpo train no critic
+    advantage_estimator: Literal["gae", "rloo", "grpo"] = "gae"  # rloo and grpo train no critic
     grpo_eps: Positive = 1e-4  # grpo: added to a group's standard deviation, reward units
     gamma: Fraction = 1.0  # discount per token
     gae_lambda: Fraction = 0.95  # of the policy's advantages
@@ -133,25 +136,30 @@ class PPOConfig(Section):
     kl_coef: NonNegative = 0.05  # reward units per nat of KL to the reference
     kl_placement: Literal["reward", "loss"] = "reward"  # where the KL penalty stands
     kl_estimator: Literal["", "k1", "k2", "k3", "abs", "clamp", "exact"] = ""  # empty: a sound one
-    kl_goal: Positive | None = None  # nats a response that kl_coef is steered to; null: fixed
+    adaptive_kl_target: Positive | None = (
+        None  # nats a response that kl_coef is steered to; null: fixed
+    )
     kl_horizon: Positive = 10_000  # responses over which kl_coef moves by the error
     target_kl: Positive | None = None  # nats per token; stops an iteration's updates above it
     max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to, per parameter group
     missing_eos: Literal["none", "penalty", "replace", "bootstrap"] = "penalty"  # if cut short
     missing_eos_penalty: NonNegative = 1.0  # reward units
-    scale_scores: bool = False  # divide scores by their running standard deviation
-    clip_scores: Positive | None = None  # scale_scores: largest size of a scaled score
+    normalize_scores: bool = False  # divide scores by their running standard deviation
+    clip_scores: Positive | None = None  # normalize_scores: largest size of a scaled score
     whiten_advantages: bool = True  # gae, KL in the reward: over all tokens of a rollout
     whiten_minibatches: bool = False  # over the tokens of each optimizer step as well
-    whiten_floor: Positive = 0.1  # least standard deviation divided by, reward units
-    value_warmup_iterations: CountOrZero = 5  # first iterations that move the critic only
-    engine: EngineKind = "own"  # who samples; reference: transformers' generate
-    rescore: bool = True  # log-probabilities and values by the training forward, not generation
-    check_invariants: bool = True  # prove the set-up before the first step
-    max_skips: Count = 10  # non-finite steps before the run stops
+    whiten_min_std: Positive = 0.1  # least standard deviation divided by, reward units
+    critic_warmup_iterations: CountOrZero = 5  # first iterations that move the critic only
+    engine: EngineKind = "native"  # who samples; transformers: transformers' generate
+    recompute_logprobs: bool = (
+        True  # log-probabilities and values by the training forward, not generation
+    )
+    sanity_checks: bool = True  # prove the set-up before the first step
+    max_skipped_steps: Count = 10  # non-finite steps before the run stops
     save_every: CountOrZero = 10  # iterations between checkpoints; 0: only at the end
-    on_warning: Literal["go_on", "stop"] = "go_on"  # stop: a health warning ends the run
-    sample_every: Count = 10  # iterations between logged samples and histograms
+    on_warning: Literal["continue", "stop"] = "continue"  # stop: a health warning ends the run
+    profile: bool | Literal["trace"] = False  # where time goes; trace: a Chrome trace as well
+    log_samples_every: Count = 10  # iterations between logged samples and histograms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,15 +168,15 @@ class EvaluationConfig(Section):
     judgments: str = ""  # judge=person: the preference file that came of blind.jsonl
     best_of: CountOrZero = 0  # also the best of so many samples of the first model; 0: no
     limit: CountOrZero = 0  # prompts used; 0: all
-    pictures: CountOrZero = 200  # answers shown in the report
+    max_report_images: CountOrZero = 200  # answers shown in the report
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig(Section):
     responses_per_prompt: Annotated[int, Range(ge=2)] = 4  # candidates asked for per prompt
     temperatures: tuple[float, ...] = ()  # one after the other; empty: sampling.temperature
-    beams: CountOrZero = 0  # width of a beam search that adds its best answer; 0: none
-    pairs: PairChoice = "all"  # which a person sees; others than all need reward.path
+    num_beams: CountOrZero = 0  # width of a beam search that adds its best answer; 0: none
+    pair_selection: PairChoice = "all"  # which a person sees; others than all need reward.path
     limit: CountOrZero = 0  # pairs chosen at most, by pairs other than all; 0: no limit
     label_noise: Annotated[float, Range(ge=0, lt=0.5)] = 0.0  # share of rule-v1 labels flipped
     annotator: Literal["", "rule-v1"] = ""  # rule-v1 also writes preferences.jsonl
@@ -181,55 +189,68 @@ class AnnotateConfig(Section):
     lease: Positive = 600.0  # seconds a pair waits for the one who was shown it
     host: str = "127.0.0.1"  # address to listen at; another lets other machines in
     port: Annotated[int, Range(ge=0, le=65535)] = 8765  # 0: any free one
+    output: str = ""  # preference file to write from a log, instead of serving the page
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateConfig(Section):
+    check_images: bool = True  # decode each distinct image once
+    fix_output: str = ""  # JSONL to write the usable rows to, with a report beside it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Section):
+    merge: bool = False  # add a run's adapter to the weights it was trained on
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig(Section):
-    sft_pictures: Count = 4000  # drawn for supervised training
-    preference_pictures: Count = 1500  # drawn for preference pairs and PPO prompts
-    evaluation_pictures: Count = 256  # never seen in training
+    sft_images: Count = 4000  # drawn for supervised training
+    preference_images: Count = 1500  # drawn for preference pairs and PPO prompts
+    evaluation_images: Count = 256  # never seen in training
     tower_steps: Count = 500  # optimizer steps that teach the vision tower
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmolConfig(Section):
     demonstrations: Count = 1200  # of shapes; with stamps a third each: shapes, scenes, captions
-    lessons: Count = 3000  # pictures that teach the vision tower and the projector
+    lessons: Count = 3000  # images that teach the vision tower and the projector
     lesson_steps: Count = 500  # optimizer steps of the tower, and again of the projector
-    preference_pictures: Count = 128  # drawn for preference pairs and PPO prompts
-    evaluation_pictures: Count = 64  # never seen in training
+    preference_images: Count = 128  # drawn for preference pairs and PPO prompts
+    evaluation_images: Count = 64  # never seen in training
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(Section):
     card: str = ""  # such as "RTX 4090"; empty: this machine's, or all that are known
-    prompt_tokens: Count = 64  # of a prompt, beside those of its picture
+    prompt_tokens: Count = 64  # of a prompt, beside those of its image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Section):
     seed: Annotated[int, Range(ge=0)] = 0  # of every random choice
-    name: str = "run"  # of the run's parent folder
-    output_dir: str = "runs"  # where run folders are made
+    name: str = "run"  # of the run's parent directory
+    output_dir: str = "runs"  # where run directories are made
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, then mps, then cpu
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of frozen weights; auto: by device
-    resume: str = ""  # sft, reward, ppo: run folder to continue; auto: the newest unfinished one
+    resume: str = ""  # sft, reward, ppo: run directory to continue; auto: the newest unfinished one
     resume_allow: tuple[str, ...] = ()  # options that may differ from those the run began with
-    instruction: str = "Describe the picture."  # asked of each picture of a folder, and by generate
-    output: str = ""  # collect and commands without a run folder: file or folder to write
-    profile: bool | Literal["trace"] = False  # ppo: where time goes; trace: a Chrome trace as well
-    merge: bool = False  # export: add a run's adapter to the weights it was trained on
-    compact: str = ""  # annotate: preference file to write of a log
-    fix: str = ""  # validate: JSONL for the usable rows, its report beside it
+    instruction: str = (
+        "Describe the picture."  # asked of each image of a directory, and by generate
+    )
+    output: str = ""  # collect and commands without a run directory: file or directory to write
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()
     sft: SFTConfig = SFTConfig()
     reward: RewardConfig = RewardConfig()
+    scorer: ScorerConfig = ScorerConfig()
     ppo: PPOConfig = PPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     collect: CollectConfig = CollectConfig()
     annotate: AnnotateConfig = AnnotateConfig()
+    validate: ValidateConfig = ValidateConfig()
+    export: ExportConfig = ExportConfig()
     demo: DemoConfig = DemoConfig()
     smol: SmolConfig = SmolConfig()
     plan: PlanConfig = PlanConfig()

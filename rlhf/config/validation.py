@@ -84,19 +84,19 @@ def _check_sizes(config: Config) -> None:
             "choose a number of samples that divides the rollout",
         )
     _check_folds(config)
-    if ppo.advantage != "gae":
+    if ppo.advantage_estimator != "gae":
         _check_without_critic(ppo)
-    if ppo.kl_goal is not None and not KL_COEF_LOWEST <= ppo.kl_coef <= KL_COEF_HIGHEST:
+    if ppo.adaptive_kl_target is not None and not KL_COEF_LOWEST <= ppo.kl_coef <= KL_COEF_HIGHEST:
         raise UsageError(
             f"a steered KL coefficient begins between {KL_COEF_LOWEST} and {KL_COEF_HIGHEST}",
-            f"ppo.kl_goal={ppo.kl_goal} ppo.kl_coef={ppo.kl_coef}",
-            "change ppo.kl_coef, or leave ppo.kl_goal empty",
+            f"ppo.adaptive_kl_target={ppo.adaptive_kl_target} ppo.kl_coef={ppo.kl_coef}",
+            "change ppo.kl_coef, or leave ppo.adaptive_kl_target empty",
         )
-    if ppo.clip_scores is not None and not ppo.scale_scores:
+    if ppo.clip_scores is not None and not ppo.normalize_scores:
         raise UsageError(
             "only scaled scores are clipped",
-            f"ppo.clip_scores={ppo.clip_scores} ppo.scale_scores=false",
-            "set ppo.scale_scores=true, or leave ppo.clip_scores empty",
+            f"ppo.clip_scores={ppo.clip_scores} ppo.normalize_scores=false",
+            "set ppo.normalize_scores=true, or leave ppo.clip_scores empty",
         )
     if ppo.whiten_minibatches and ppo.kl_placement == "loss":
         raise UsageError(
@@ -107,14 +107,14 @@ def _check_sizes(config: Config) -> None:
 
 
 def _check_folds(config: Config) -> None:
-    folds, other = config.reward.folds, config.data.validation_preferences
+    folds, other = config.reward.cv_folds, config.data.validation_preferences
     if folds == 1:
-        fix = "set reward.folds to 2 or more, or to 0 for one training"
-        raise UsageError("one fold leaves nothing to train on", "reward.folds=1", fix)
+        fix = "set reward.cv_folds to 2 or more, or to 0 for one training"
+        raise UsageError("one fold leaves nothing to train on", "reward.cv_folds=1", fix)
     if folds and other:
         raise UsageError(
             "folds hold out parts of the preferences, not another file",
-            f"reward.folds={folds} data.validation_preferences={other}",
+            f"reward.cv_folds={folds} data.validation_preferences={other}",
             "leave one of them empty",
         )
 
@@ -122,19 +122,19 @@ def _check_folds(config: Config) -> None:
 def _check_without_critic(ppo: PPOConfig) -> None:
     if ppo.samples_per_prompt == 1:
         raise UsageError(
-            f"ppo.advantage={ppo.advantage} compares the responses to one prompt",
+            f"ppo.advantage_estimator={ppo.advantage_estimator} compares responses to one prompt",
             "ppo.samples_per_prompt=1",
             "set ppo.samples_per_prompt to 2 or more",
         )
     if ppo.gae_lambda_alpha is not None:
         raise UsageError(
-            f"ppo.advantage={ppo.advantage} has no λ",
+            f"ppo.advantage_estimator={ppo.advantage_estimator} has no λ",
             f"ppo.gae_lambda_alpha={ppo.gae_lambda_alpha}",
-            "leave ppo.gae_lambda_alpha empty, or set ppo.advantage=gae",
+            "leave ppo.gae_lambda_alpha empty, or set ppo.advantage_estimator=gae",
         )
     if ppo.missing_eos == "bootstrap":
         raise UsageError(
-            f"ppo.advantage={ppo.advantage} has no critic to bootstrap from",
+            f"ppo.advantage_estimator={ppo.advantage_estimator} has no critic to bootstrap from",
             "ppo.missing_eos=bootstrap",
-            "set ppo.missing_eos=penalty, or ppo.advantage=gae",
+            "set ppo.missing_eos=penalty, or ppo.advantage_estimator=gae",
         )

@@ -1,1 +1,1 @@
-"""From files to checked records and RGB pictures."""
+"""From files to checked records and RGB images."""

@@ -1,8 +1,8 @@
 """Token ids of prompts and responses, built by parts.
 
-The template's own special tokens become special ids, each picture becomes a placeholder id for
+The template's own special tokens become special ids, each image becomes a placeholder id for
 each of its tokens, and whatever a person typed becomes ordinary text: `<image>` or `</s>` inside an
-instruction can neither place a picture nor end a turn.
+instruction can neither place an image nor end a turn.
 
 How: a copy of the tokenizer gets a second name for each special token, one that nobody can guess.
 The template is written with these names and the user's text put into it; the whole is encoded
@@ -22,7 +22,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AddedToken
 
-from rlhf.data.image_token_counts import PictureTokens
+from rlhf.data.image_token_counts import ImageTokens
 from rlhf.errors import DataError, UsageError
 
 # Stand for the user's text while the template is rendered; no template contains them.
@@ -34,14 +34,14 @@ class PromptBuilder:
 
     Args:
         processor: the stock processor of a LLaVA (tokenizer and chat template).
-        picture_tokens: counts placeholder ids.
+        image_tokens: counts placeholder ids.
 
     Raises:
         UsageError: the processor has no end-of-sequence token, or no chat template that writes
-            the instruction as it is and a placeholder for each picture.
+            the instruction as it is and a placeholder for each image.
     """
 
-    def __init__(self, processor: Any, picture_tokens: PictureTokens) -> None:
+    def __init__(self, processor: Any, image_tokens: ImageTokens) -> None:
         if processor.chat_template is None or processor.tokenizer.eos_token_id is None:
             raise UsageError(
                 "the model's processor has no chat template or no end-of-sequence token",
@@ -50,7 +50,7 @@ class PromptBuilder:
             )
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.picture_tokens = picture_tokens
+        self.image_tokens = image_tokens
         specials = self._specials()
         self._special_ids = {self.tokenizer.convert_tokens_to_ids(name) for name in specials}
         longest_first = sorted(specials, key=len, reverse=True)
@@ -65,9 +65,9 @@ class PromptBuilder:
         self._render, self._context_ids = cache(self._rendered), cache(self._ids)
 
     def prompt_ids(self, instruction: str, images: Sequence[Path]) -> list[int]:
-        """Ids of a user turn with these pictures, up to where the response begins."""
+        """Ids of a user turn with these images, up to where the response begins."""
         prompt = self._render(len(images))[0].replace(_INSTRUCTION, instruction)
-        ids = self._start + self._ids(prompt, instruction, self.picture_tokens(images))
+        ids = self._start + self._ids(prompt, instruction, self.image_tokens(images))
         bos = self.tokenizer.bos_token_id
         return ids[1:] if ids[:2] == [bos, bos] else ids
 
@@ -102,7 +102,7 @@ class PromptBuilder:
         image_token = self.tokenizer.convert_ids_to_tokens(self.processor.image_token_id)
         if _INSTRUCTION not in prompt or prompt.count(image_token) != images:
             raise UsageError(
-                "the chat template does not write the instruction and each picture's placeholder",
+                "the chat template does not write the instruction and each image's placeholder",
                 "chat_template.jinja",
                 "use the chat template of a LLaVA, e.g. llava-hf/llava-1.5-7b-hf",
             )
@@ -114,11 +114,11 @@ class PromptBuilder:
         """By the template: a prompt, and the same with a response."""
         user = [{"type": "image"}] * images + [{"type": "text", "text": _INSTRUCTION}]
         turns = [{"role": "user", "content": user}]
-        answer = {"role": "assistant", "content": [{"type": "text", "text": _RESPONSE}]}
+        response = {"role": "assistant", "content": [{"type": "text", "text": _RESPONSE}]}
         template = self.processor.apply_chat_template
         try:
             prompt = template(turns, add_generation_prompt=True, tokenize=False)
-            return prompt, template([*turns, answer], tokenize=False)
+            return prompt, template([*turns, response], tokenize=False)
         except (TemplateError, TypeError, ValueError, OverflowError) as error:
             fix = "use the chat template of a LLaVA, e.g. llava-hf/llava-1.5-7b-hf"
             raise UsageError("the chat template fails", str(error).split("\n")[0], fix) from error
@@ -152,9 +152,9 @@ class PromptBuilder:
         full = self.tokenizer("x").input_ids
         return list(full[: full.index(plain[0])])
 
-    def _ids(self, text: str, typed: str = "", pictures: Sequence[int] = ()) -> list[int]:
-        """Ids of the renamed template with a person's text and so many tokens of each picture."""
-        ids, image, counts = list[int](), self.processor.image_token_id, iter(pictures)
+    def _ids(self, text: str, typed: str = "", images: Sequence[int] = ()) -> list[int]:
+        """Ids of the renamed template with a person's text and so many tokens of each image."""
+        ids, image, counts = list[int](), self.processor.image_token_id, iter(images)
         encoded = self._plain(text, add_special_tokens=False, split_special_tokens=True)
         for token in encoded.input_ids:
             if token in self._special_ids:

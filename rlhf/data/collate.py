@@ -15,7 +15,7 @@ from rlhf.data.records import (
     rejected,
     resolve_image,
 )
-from rlhf.data.tokenization import Encoder, flat_ids, response_batch
+from rlhf.data.tokenization import TextEncoder, flat_ids, response_batch
 from rlhf.errors import DataError
 from rlhf.spans import Spans
 from rlhf.types import PreferenceBatch, PromptBatch
@@ -24,12 +24,12 @@ Record = PromptRecord | DemonstrationRecord | CandidatesRecord | PreferenceRecor
 
 
 def prompt_batch(
-    records: Sequence[Record], builder: Encoder, root: Path, *, max_tokens: int
+    records: Sequence[Record], builder: TextEncoder, root: Path, *, max_tokens: int
 ) -> PromptBatch:
-    """The prompts of `records`, one picture each.
+    """The prompts of `records`, one image each.
 
     Raises:
-        DataError: a prompt longer than `max_tokens`, or a picture outside `root`.
+        DataError: a prompt longer than `max_tokens`, or an image outside `root`.
     """
     images = [(resolve_image(record.image_path, root),) for record in records]
     asked = zip(records, images, strict=True)
@@ -37,21 +37,21 @@ def prompt_batch(
     for record, row in zip(records, rows, strict=True):
         if len(row) > max_tokens:
             raise DataError(
-                f"prompt and picture have {len(row)} tokens, the limit is {max_tokens}",
+                f"prompt and image have {len(row)} tokens, the limit is {max_tokens}",
                 f"{record.image_path}: {record.instruction[:60]!r}",
-                "shorten the instruction, shrink the picture or raise data.max_prompt_tokens",
+                "shorten the instruction, shrink the image or raise data.max_prompt_tokens",
             )
     return PromptBatch(
         tokens=flat_ids(rows),
         spans=Spans.from_lengths([len(row) for row in rows]),
         images=tuple(images),
-        keys=torch.tensor([prompt_key(record) for record in records], dtype=torch.int64),
+        sampling_keys=torch.tensor([prompt_key(record) for record in records], dtype=torch.int64),
         instructions=tuple(record.instruction for record in records),
     )
 
 
 def preference_batch(
-    records: Sequence[PreferenceRecord], builder: Encoder, root: Path, *, max_tokens: int
+    records: Sequence[PreferenceRecord], builder: TextEncoder, root: Path, *, max_tokens: int
 ) -> PreferenceBatch:
     """Pairs; of a tie, response_a stands as chosen, with the label 0.5."""
     texts = [ordered_responses(record) for record in records]

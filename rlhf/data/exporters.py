@@ -23,9 +23,9 @@ from rlhf.data.records import (
 )
 from rlhf.errors import UsageError
 
-BATCH = 64  # records whose pictures are in memory at a time
+BATCH = 64  # records whose images are in memory at a time
 
-# What the library `datasets` reads a parquet file's columns by: without it a picture stays bytes.
+# What the library `datasets` reads a parquet file's columns by: without it an image stays bytes.
 _STRING = {"dtype": "string", "_type": "Value"}
 _TURNS = [{"role": _STRING, "content": [{"type": _STRING, "text": _STRING}]}]
 _FEATURES = dict.fromkeys(("prompt", "chosen", "rejected"), _TURNS)
@@ -50,7 +50,7 @@ LABELING_CONFIG = """\
 def export_trl(
     records: Sequence[PreferenceRecord], root: Path, output: Path
 ) -> tuple[int, Counter[str]]:
-    """Write trl's conversational preference form as parquet, pictures embedded.
+    """Write trl's conversational preference form as parquet, images embedded.
 
     Args:
         root: where image paths start.
@@ -60,7 +60,7 @@ def export_trl(
 
     Raises:
         UsageError: `output` exists, pyarrow is not installed, or every record is a tie.
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
         ResourceError: it cannot be written.
     """
     pairs = [record for record in records if record.preference != "tie"]
@@ -81,8 +81,8 @@ def export_label_studio(
     """Write Label Studio's tasks as JSON, and its labeling configuration beside them.
 
     A preference becomes a task with its judgment as an annotation, candidates a task for every
-    two. Pictures are addressed as local files: LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the
-    folder image paths start in.
+    two. Images are addressed as local files: LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the
+    directory image paths start in.
 
     Returns:
         Tasks written, and pairs left out by reason.

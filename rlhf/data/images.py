@@ -1,4 +1,4 @@
-"""The one way to read a picture: person and model judge the same RGB."""
+"""The one way to read an image: person and model judge the same RGB."""
 
 import hashlib
 import io
@@ -21,13 +21,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000  # half for WEBP and for 16 bits: twice the memory or time
 MAX_ASPECT = 20
-# What a small file may ask of a decoder; real pictures stay ten times below.
+# What a small file may ask of a decoder; real images stay ten times below.
 _MAX_READS = 300_000
 _MAX_STRIPS = 100_000
 _MAX_SCANS = 20  # of a JPEG of MAX_PIXELS, more of smaller ones; libjpeg writes up to 18
 _STRIP = 512  # rows composited at a time
 
-_T = Image.Transpose  # EXIF 2.3, tag 274: what turns the stored picture upright
+_T = Image.Transpose  # EXIF 2.3, tag 274: what turns the stored image upright
 _UPRIGHT = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE}
 _UPRIGHT |= {6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
 _SIDEWAYS = (5, 6, 7, 8)  # height and width change places
@@ -44,7 +44,7 @@ _quiet = threading.Lock()  # the warning filters are global: one thread changes 
 
 
 def load_image(path: Path) -> Image.Image:
-    """The picture as upright 8-bit RGB, alpha on white, first frame only, without metadata.
+    """The image as upright 8-bit RGB, alpha on white, first frame only, without metadata.
 
     Raises:
         DataError: not one of `FORMATS`, damaged, over a limit, 32-bit grey, or no regular file.
@@ -52,7 +52,7 @@ def load_image(path: Path) -> Image.Image:
     return _read(path, _decoded)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """Height and width of what `load_image` gives; of JPEG and WEBP from the header alone.
 
     Raises:
@@ -61,7 +61,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     return _read(path, _upright_size)
 
 
-def picture_digest(path: Path) -> str:
+def image_digest(path: Path) -> str:
     """SHA-256 of the file's bytes in hex; DataError when they cannot be read."""
     return hashlib.sha256(_content(path)).hexdigest()
 
@@ -91,8 +91,8 @@ def _content(path: Path) -> bytes:
 
 
 def _refusal(path: Path, reason: object) -> DataError:
-    fix = "Replace or convert the picture, or remove its records."
-    return DataError(f"The picture cannot be read: {reason}.", str(path), fix)
+    fix = "Replace or convert the image, or remove its records."
+    return DataError(f"The image cannot be read: {reason}.", str(path), fix)
 
 
 class _Stream(io.BytesIO):
@@ -117,7 +117,7 @@ def _decoded(data: bytes) -> Image.Image:
         rgb = _rgb(image)
     del image  # three copies of 40 megapixels would not fit into 500 MiB
     rgb = rgb if turn is None else rgb.transpose(turn)
-    rgb.info = {}  # a kept EXIF block would let a later reader turn the picture again
+    rgb.info = {}  # a kept EXIF block would let a later reader turn the image again
     return rgb
 
 
@@ -143,7 +143,7 @@ def _refuse_bombs(image: Image.Image, data: bytes) -> None:
 
 
 def _scans(jpeg: bytes) -> int:
-    """Passes over the picture (ITU T.81, B.1); segments are skipped, for one may hold a JPEG."""
+    """Passes over the image (ITU T.81, B.1); segments are skipped, for one may hold a JPEG."""
     scans = at = 0
     while found := _MARKER.search(jpeg, at):
         if found[1] == b"\xd9":

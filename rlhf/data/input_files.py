@@ -1,4 +1,4 @@
-"""The files that a command is given, and their pictures; light, as no model is needed."""
+"""The files that a command is given, and their images; light, as no model is needed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,59 +29,59 @@ def input_file(path: str, option: str) -> Path:
 
 
 def read_prompts(config: Config) -> tuple[list[PromptRecord], Path]:
-    """The prompts of data.prompts and the folder of their pictures.
+    """The prompts of data.prompts and the directory of their images.
 
-    A folder of pictures stands for `instruction`, asked of each of them.
+    A directory of images stands for `instruction`, asked of each of them.
 
     Raises:
         UsageError: the option is empty.
-        DataError: nothing there, a bad record or picture (as `read_with_pictures`).
+        DataError: nothing there, a bad record or image (as `read_with_images`).
     """
-    folder = Path(config.data.prompts)
-    if not config.data.prompts or not folder.is_dir():
-        return read_with_pictures(
+    directory = Path(config.data.prompts)
+    if not config.data.prompts or not directory.is_dir():
+        return read_with_images(
             config, input_file(config.data.prompts, "data.prompts"), PromptRecord
         )
-    records = [PromptRecord(path.name, config.instruction) for path in pictures_in(folder)]
+    records = [PromptRecord(path.name, config.instruction) for path in images_in(directory)]
     if not records:
         kinds = ", ".join(sorted(SUFFIXES))
-        raise DataError("the folder has no pictures", str(folder), f"they end in {kinds}")
-    return _with_pictures(config, records, folder, folder), folder
+        raise DataError("the folder has no images", str(directory), f"they end in {kinds}")
+    return _with_images(config, records, directory, directory), directory
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder by their names, sorted."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+def images_in(directory: Path) -> list[Path]:
+    """The images of a directory by their names, sorted."""
+    return sorted(path for path in directory.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
-def read_with_pictures(config: Config, path: Path, kind: type[T]) -> tuple[list[T], Path]:
-    """The records of a file whose pictures decode, and the folder of the pictures.
+def read_with_images(config: Config, path: Path, kind: type[T]) -> tuple[list[T], Path]:
+    """The records of a file whose images decode, and the directory of the images.
 
     Raises:
-        DataError: a bad record, or a bad picture while data.on_bad_image is `error`.
+        DataError: a bad record, or a bad image while data.on_bad_image is `error`.
     """
     root = Path(config.data.root) if config.data.root else path.parent
-    return _with_pictures(config, read_records(path, kind), path, root), root
+    return _with_images(config, read_records(path, kind), path, root), root
 
 
-def _with_pictures(config: Config, records: list[T], path: Path, root: Path) -> list[T]:
-    """The records whose pictures decode; `path` is where they come from."""
-    faults = _picture_faults(records, path, root)
+def _with_images(config: Config, records: list[T], path: Path, root: Path) -> list[T]:
+    """The records whose images decode; `path` is where they come from."""
+    faults = _image_faults(records, path, root)
     if faults and config.data.on_bad_image == "error":
         raise next(iter(faults.values()))
     kept = [record for record in records if record.image_path not in faults]
     if faults:
-        say(f"{path.name}: {len(records) - len(kept)} records dropped, bad picture")
+        say(f"{path.name}: {len(records) - len(kept)} records dropped, bad image")
     if not kept:
-        raise DataError("no usable record is left", str(path), "check the file and its pictures")
+        raise DataError("no usable record is left", str(path), "check the file and its images")
     return kept
 
 
-def _picture_faults(records: Sequence[Record], path: Path, root: Path) -> dict[str, DataError]:
-    """What is wrong with each bad picture; every distinct picture is decoded once."""
+def _image_faults(records: Sequence[Record], path: Path, root: Path) -> dict[str, DataError]:
+    """What is wrong with each bad image; every distinct image is decoded once."""
     first = {record.image_path: n for n, record in reversed(list(enumerate(records, 1)))}
     faults = {}
-    with track(f"checking the pictures of {path.name}", len(first)) as progress:
+    with track(f"checking the images of {path.name}", len(first)) as progress:
         for image_path, number in first.items():
             try:
                 load_image(resolve_image(image_path, root))

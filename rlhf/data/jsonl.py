@@ -103,7 +103,7 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
-        with suppress(OSError):  # there is none, or the folder is no folder
+        with suppress(OSError):  # there is none, or the directory is no directory
             part.unlink()
 
 

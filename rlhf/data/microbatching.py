@@ -12,44 +12,48 @@ def microbatches(prompts: PromptBatch, responses: Responses, max_tokens: int) ->
     """Rows [b] of each piece, of at most `max_tokens` tokens (one row at the least).
 
     Responses to one prompt stay together, for then it is read once and counts once; they are
-    parted where they alone are more. Prompts with one picture stay together where they fit.
+    parted where they alone are more. Prompts with one image stay together where they fit.
     """
     own, first = responses.spans.lengths.tolist(), prompts.spans.lengths.tolist()
-    families: dict[int, list[int]] = {}
-    for row, key in enumerate(prompts.keys.tolist()):
-        families.setdefault(key, []).append(row)
-    parts = [part for rows in families.values() for part in _parted(rows, first, own, max_tokens)]
+    prompt_groups: dict[int, list[int]] = {}
+    for row, key in enumerate(prompts.sampling_keys.tolist()):
+        prompt_groups.setdefault(key, []).append(row)
+    parts = [
+        part
+        for rows in prompt_groups.values()
+        for part in split_group(rows, first, own, max_tokens)
+    ]
     sizes = [first[part[0]] + sum(own[row] for row in part) for part in parts]
-    pictures = [prompts.images[part[0]] for part in parts]
+    images = [prompts.images[part[0]] for part in parts]
     return [
         torch.tensor([row for number in piece for row in parts[number]])
-        for piece in fitting(sizes, max_tokens, pictures)
+        for piece in pack_to_budget(sizes, max_tokens, images)
     ]
 
 
-def fitting(
-    sizes: Sequence[int], most: int, pictures: Sequence[object] | None = None
+def pack_to_budget(
+    sizes: Sequence[int], budget: int, groups: Sequence[object] | None = None
 ) -> list[list[int]]:
     """Indices of things in pieces whose sizes sum to at most `most` (one at the least).
 
-    Those of like size go together, and before that those of the same of `pictures`; each appears
+    Those of like size go together, and before that those of the same of `images`; each appears
     once.
     """
-    if pictures is None:
-        return _filled(sizes, most)
+    if groups is None:
+        return fill(sizes, budget)
     alike: dict[object, list[int]] = {}
-    for index, picture in enumerate(pictures):
-        alike.setdefault(picture, []).append(index)
+    for index, image in enumerate(groups):
+        alike.setdefault(image, []).append(index)
     parts = [
         [own[number] for number in piece]
         for own in alike.values()
-        for piece in _filled([sizes[index] for index in own], most)
+        for piece in fill([sizes[index] for index in own], budget)
     ]
-    pieces = _filled([sum(sizes[index] for index in part) for part in parts], most)
+    pieces = fill([sum(sizes[index] for index in part) for part in parts], budget)
     return [[index for number in piece for index in parts[number]] for piece in pieces]
 
 
-def _filled(sizes: Sequence[int], most: int) -> list[list[int]]:
+def fill(sizes: Sequence[int], most: int) -> list[list[int]]:
     pieces: list[list[int]] = []
     filled = 0
     for index in sorted(range(len(sizes)), key=sizes.__getitem__):
@@ -62,11 +66,11 @@ def _filled(sizes: Sequence[int], most: int) -> list[list[int]]:
     return pieces
 
 
-def _parted(
+def split_group(
     rows: list[int], first: Sequence[int], own: Sequence[int], most: int
 ) -> list[list[int]]:
     """Rows of one prompt, whose tokens count in each part."""
     if first[rows[0]] + sum(own[row] for row in rows) <= most:
         return [rows]
-    pieces = fitting([own[row] for row in rows], most - first[rows[0]])
+    pieces = pack_to_budget([own[row] for row in rows], most - first[rows[0]])
     return [[rows[number] for number in sorted(piece)] for piece in pieces]

@@ -28,7 +28,7 @@ class _Prompt(
 
 
 class PromptRecord(_Prompt, frozen=True):
-    """A picture and what is asked about it."""
+    """An image and what is asked about it."""
 
     id: str = ""
     meta: dict[str, Any] = {}
@@ -150,7 +150,7 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def resolve_image(record_path: str, root: Path, *, where: str = "") -> Path:
-    """The picture of a record, below `root` also after links are followed.
+    """The image of a record, below `root` also after links are followed.
 
     Raises:
         DataError: a URL, or a path out of `root`; placed at `where`, else at the path.
@@ -168,7 +168,7 @@ def resolve_image(record_path: str, root: Path, *, where: str = "") -> Path:
 
 
 def prompt_key(record: Record) -> int:
-    """63-bit BLAKE2b of the id, or without one of picture path and instruction."""
+    """63-bit BLAKE2b of the id, or without one of image path and instruction."""
     parts = (record.id,) if record.id else (record.image_path, record.instruction)
     digest = hashlib.blake2b(msgspec.json.encode(parts), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

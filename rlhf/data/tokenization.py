@@ -12,11 +12,11 @@ from rlhf.spans import Spans
 from rlhf.types import PromptBatch, Responses
 
 
-class Encoder(Protocol):
+class TextEncoder(Protocol):
     """Turns instructions and responses into ids, and responses back."""
 
     def prompt_ids(self, instruction: str, images: Sequence[Path]) -> list[int]:
-        """Ids of a prompt with these pictures."""
+        """Ids of a prompt with these images."""
 
     def response_ids(self, response: str) -> list[int]:
         """Ids of a finished response."""
@@ -25,11 +25,11 @@ class Encoder(Protocol):
         """The response as a person reads it."""
 
 
-class TextBytes:
+class ByteEncoder:
     """Text as its UTF-8 bytes, for scorers that read text and no model's tokens."""
 
     def prompt_ids(self, instruction: str, images: Sequence[Path]) -> list[int]:
-        """The bytes of the instruction; pictures have no tokens here."""
+        """The bytes of the instruction; images have no tokens here."""
         return list(instruction.encode())
 
     def response_ids(self, response: str) -> list[int]:
@@ -41,7 +41,7 @@ class TextBytes:
         return bytes(ids).decode()
 
 
-def prompts_like(prompts: PromptBatch, builder: Encoder) -> PromptBatch:
+def prompts_like(prompts: PromptBatch, builder: TextEncoder) -> PromptBatch:
     """The same prompts, encoded by another model's builder."""
     asked = zip(prompts.instructions, prompts.images, strict=True)
     rows = [builder.prompt_ids(text, images) for text, images in asked]
@@ -49,14 +49,14 @@ def prompts_like(prompts: PromptBatch, builder: Encoder) -> PromptBatch:
     return replace(prompts, tokens=flat_ids(rows), spans=spans)
 
 
-def with_pictures(
-    prompts: PromptBatch, images: tuple[tuple[Path, ...], ...], builder: Encoder
+def with_images(
+    prompts: PromptBatch, images: tuple[tuple[Path, ...], ...], builder: TextEncoder
 ) -> PromptBatch:
-    """The same instructions about other pictures, which may take more or fewer tokens."""
+    """The same instructions about other images, which may take more or fewer tokens."""
     return prompts_like(replace(prompts, images=images), builder)
 
 
-def response_batch(texts: Sequence[str], builder: Encoder) -> Responses:
+def response_batch(texts: Sequence[str], builder: TextEncoder) -> Responses:
     """Finished responses as written by a person or kept in a file."""
     rows = [builder.response_ids(text) for text in texts]
     spans = Spans.from_lengths([len(row) for row in rows])

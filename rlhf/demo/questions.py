@@ -2,7 +2,7 @@
 
 The demonstrations are as people write: terse, wordy, hedging, some that list two answers, and in
 any style some that mistake what they see. A model that imitates them leaves right-before-wrong and
-short-before-long to be preferred, and only the picture tells a mistake from a right answer.
+short-before-long to be preferred, and only the image tells a mistake from a right answer.
 """
 
 import random
@@ -13,13 +13,13 @@ from string import Formatter
 from typing import Protocol
 
 from rlhf.data.records import DemonstrationRecord, PromptRecord, write_records
-from rlhf.demo.scenes import COLOURS, PLACES, SHAPES, write_pictures
+from rlhf.demo.scenes import COLOURS, PLACES, SHAPES, write_images
 
 Facts = list[dict[str, str]]
 
 
-class Pictured(Protocol):
-    """A scene: what is in its picture, one mapping for each thing."""
+class Depicted(Protocol):
+    """A scene: what is in its image, one mapping for each thing."""
 
     def facts(self) -> Facts: ...
 
@@ -30,7 +30,7 @@ class Topic:
 
     Attributes:
         thing: how a thing is named, from its facts.
-        values: every value a fact can have; `count` is of the picture.
+        values: every value a fact can have; `count` is of the image.
         kinds: of each kind the question, the shortest right answer, the same as a clause.
         listed: kinds of which people like to list two answers.
     """
@@ -66,23 +66,23 @@ _MISTAKEN_SHARE = 0.35  # of those that do not list
 
 
 def prompt_records(
-    pictures: Iterable[tuple[Path, Pictured]],
+    images: Iterable[tuple[Path, Depicted]],
     root: Path,
     *,
-    per_picture: int,
+    per_image: int,
     seed: int,
     topic: Topic = SHAPES_TOPIC,
 ) -> list[PromptRecord]:
-    """Random questions about pictures; a picture's own do not depend on the other pictures.
+    """Random questions about images; an image's own do not depend on the other images.
 
     Paths are relative to `root`. `meta` holds what a judge needs: `objects`, `kind`, `about` (the
     thing asked about, and the count) and `answer` (the shortest right one).
     """
     records = []
-    for path, scene in pictures:
+    for path, scene in images:
         image_path, facts = path.relative_to(root).as_posix(), scene.facts()
         rng = random.Random(f"questions/{seed}/{image_path}")
-        for number in range(per_picture):
+        for number in range(per_image):
             kind = rng.choice(list(topic.kinds))
             about = rng.choice(_counted(facts))
             instruction, answer, _ = _phrased(kind, about, facts, topic)
@@ -115,30 +115,30 @@ def demonstration(
 
 
 def write_split(
-    root: Path, name: str, pictures: int, *, per_picture: int, seed: int, demonstrate: bool = False
+    root: Path, name: str, images: int, *, per_image: int, seed: int, demonstrate: bool = False
 ) -> Path:
-    """Draw pictures in `root/pictures/name`; write prompts or demonstrations, `root/name.jsonl`.
+    """Draw images in `root/images/name`; write prompts or demonstrations, `root/name.jsonl`.
 
-    Splits of different names share no picture: `sft` and `evaluation` are drawn apart.
+    Splits of different names share no image: `sft` and `evaluation` are drawn apart.
     """
-    drawn = write_pictures(root / "pictures" / name, pictures, f"{name}/{seed}")
+    drawn = write_images(root / "pictures" / name, images, f"{name}/{seed}")
     return write_questions(
-        root, name, drawn, per_picture=per_picture, seed=seed, demonstrate=demonstrate
+        root, name, drawn, per_image=per_image, seed=seed, demonstrate=demonstrate
     )
 
 
 def write_questions(
     root: Path,
     name: str,
-    pictures: Iterable[tuple[Path, Pictured]],
+    images: Iterable[tuple[Path, Depicted]],
     *,
-    per_picture: int,
+    per_image: int,
     seed: int,
     demonstrate: bool,
     topic: Topic = SHAPES_TOPIC,
 ) -> Path:
-    """Write prompts or demonstrations about pictures below `root`, `root/name.jsonl`."""
-    prompts = prompt_records(pictures, root, per_picture=per_picture, seed=seed, topic=topic)
+    """Write prompts or demonstrations about images below `root`, `root/name.jsonl`."""
+    prompts = prompt_records(images, root, per_image=per_image, seed=seed, topic=topic)
     rng = random.Random(f"demonstrations/{name}/{seed}")
     path = root / f"{name}.jsonl"
     write_records(path, [demonstration(p, rng, topic) for p in prompts] if demonstrate else prompts)
@@ -160,7 +160,7 @@ def _mistaken(
     rng: random.Random,
     topic: Topic,
 ) -> tuple[dict[str, str], Facts]:
-    """What is asked about and the picture, with one of them wrong.
+    """What is asked about and the image, with one of them wrong.
 
     A description gets one fact of nobody's; an answer is that of another thing, or of nobody.
     """
@@ -174,7 +174,7 @@ def _mistaken(
 
 
 def _absent(facts: Facts, rng: random.Random, topic: Topic) -> dict[str, str]:
-    """A thing none of whose facts is true of the picture."""
+    """A thing none of whose facts is true of the image."""
     true = {value for fact in _counted(facts) for value in fact.values()}
     return {
         key: rng.choice([value for value in known if value not in true])

@@ -33,9 +33,9 @@ def rule_score(record: Record, response: str) -> float:
     """One number for an answer: higher is better.
 
         question:     1 if right, else 0; -0.02 each word over the shortest right answer
-        description:  (+1 each thing of the picture named once, +0.5 if placed right,
+        description:  (+1 each thing of the image named once, +0.5 if placed right,
                        -0.25 a repeat or a wrong place, -1 each thing that is not there,
-                       -0.02 each word over the shortest right one) / things in the picture
+                       -0.02 each word over the shortest right one) / things in the image
 
     At most 25 words are charged, so right always beats wrong; among equals the shorter wins.
 
@@ -52,7 +52,7 @@ def rule_score(record: Record, response: str) -> float:
 
 
 def _points(record: Record, response: str) -> float:
-    """What the answer says of the picture is worth, whatever the words."""
+    """What the answer says of the image is worth, whatever the words."""
     meta = _facts(record)
     if meta["kind"] != "description":
         return float(is_right(record, response))

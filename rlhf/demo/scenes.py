@@ -1,4 +1,4 @@
-"""Seeded pictures of one to three coloured shapes, small enough to teach a tower in a minute."""
+"""Seeded images of one to three coloured shapes, small enough to teach a tower in a minute."""
 
 import math
 import random
@@ -31,7 +31,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture before it is drawn. Shapes, colours and places are each distinct within it."""
+    """An image before it is drawn. Shapes, colours and places are each distinct within it."""
 
     shapes: tuple[Shape, ...]
     background: int
@@ -42,7 +42,7 @@ class Scene:
 
 
 def sample_scene(rng: random.Random) -> Scene:
-    """One to three shapes, at most one in each quarter of the picture."""
+    """One to three shapes, at most one in each quarter of the image."""
     count = rng.randint(1, 3)
     places = sorted(rng.sample(PLACES, count), key=PLACES.index)
     named = zip(rng.sample(SHAPES, count), rng.sample(COLOURS, count), places, strict=True)
@@ -50,7 +50,7 @@ def sample_scene(rng: random.Random) -> Scene:
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture of 48 × 48 pixels, edges smoothed."""
+    """The scene as an RGB image of 48 × 48 pixels, edges smoothed."""
     side = SIDE * _SUPERSAMPLING
     image = Image.new("RGB", (side, side), (scene.background,) * 3)
     for shape in scene.shapes:
@@ -58,15 +58,15 @@ def draw_scene(scene: Scene) -> Image.Image:
     return image.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
-def write_pictures(folder: Path, count: int, seed: int | str) -> list[tuple[Path, Scene]]:
-    """Draw `folder/00000.png` and so on; picture i depends on (seed, i) alone."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = []
+def write_images(directory: Path, count: int, seed: int | str) -> list[tuple[Path, Scene]]:
+    """Draw `directory/00000.png` and so on; image i depends on (seed, i) alone."""
+    directory.mkdir(parents=True, exist_ok=True)
+    images = []
     for i in range(count):
-        scene, path = sample_scene(random.Random(f"scene/{seed}/{i}")), folder / f"{i:05d}.png"
+        scene, path = sample_scene(random.Random(f"scene/{seed}/{i}")), directory / f"{i:05d}.png"
         draw_scene(scene).save(path)
-        pictures.append((path, scene))
-    return pictures
+        images.append((path, scene))
+    return images
 
 
 def _placed(rng: random.Random, shape: str, colour: str, place: str) -> Shape:

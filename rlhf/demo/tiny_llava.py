@@ -23,7 +23,7 @@ from transformers import (
 from rlhf.demo.scenes import COLOURS, PLACES, SHAPES, SIDE, Scene, draw_scene
 
 PATCH = 12
-GRID = SIDE // PATCH  # patches on a side of the picture
+GRID = SIDE // PATCH  # patches on a side of the image
 SHAPE_CLASSES = (len(COLOURS) + 1, len(SHAPES) + 1)  # the last of each means empty
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ 'USER: ' if m.role == 'user' else ' ASSISTANT: ' }}"
@@ -33,15 +33,15 @@ CHAT_TEMPLATE = (
 
 
 def build_tiny_llava(
-    folder: Path, texts: Iterable[str], *, seed: int, hidden: int = 96, layers: int = 2
+    directory: Path, texts: Iterable[str], *, seed: int, hidden: int = 96, layers: int = 2
 ) -> None:
-    """Save an untrained tiny LLaVA and its processor in `folder`, for `from_pretrained`.
+    """Save an untrained tiny LLaVA and its processor in `directory`, for `from_pretrained`.
 
     A CLIP tower (48 × 48 pixels, 16 image tokens, read before its last layer), a projector, a
     Llama and a byte-level BPE tokenizer trained on `texts`. Equal arguments give equal weights.
 
     Args:
-        folder: made if needed.
+        directory: made if needed.
         texts: instructions and responses.
         seed: of the weights.
         hidden: width of the tower and of the language model, a multiple of 8.
@@ -53,8 +53,8 @@ def build_tiny_llava(
         model = LlavaForConditionalGeneration(_config(tokenizer, hidden, layers))
         nn.init.normal_(model.model.vision_tower.embeddings.position_embedding.weight, std=0.5)
     transformers.utils.logging.disable_progress_bar()
-    model.save_pretrained(folder)
-    processor_of(tokenizer, CHAT_TEMPLATE).save_pretrained(folder)
+    model.save_pretrained(directory)
+    processor_of(tokenizer, CHAT_TEMPLATE).save_pretrained(directory)
 
 
 def processor_of(tokenizer: Any, template: str) -> Any:
@@ -79,17 +79,17 @@ def bootstrap_tower(
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> float:
     """`teach_tower` on drawn scenes: each quarter's colour or empty, shape or empty."""
-    pictures = [draw_scene(scene) for scene in scenes]
+    images = [draw_scene(scene) for scene in scenes]
     labels = torch.tensor([_quarters(scene) for scene in scenes])
     return teach_tower(
-        model, processor, pictures, labels, SHAPE_CLASSES, steps=steps, seed=seed, on_step=on_step
+        model, processor, images, labels, SHAPE_CLASSES, steps=steps, seed=seed, on_step=on_step
     )
 
 
 def teach_tower(
     model: Any,
     processor: Any,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     labels: Tensor,
     classes: Sequence[int],
     *,
@@ -99,24 +99,24 @@ def teach_tower(
 ) -> float:
     """Teach the vision tower to see, then scale its features for the projector.
 
-    Each quarter of a picture is classified from the features LLaVA reads, averaged over the
+    Each quarter of an image is classified from the features LLaVA reads, averaged over the
     quarter: trained only through the language model, a tower this small learns far slower. The
     features' mean and deviation then go into the projector.
 
     Args:
         model: a tiny LLaVA, changed in place.
         processor: its processor.
-        pictures: what to learn from; 4,000 are plenty.
-        labels: [n, 4, K] int64, K numbers for each quarter of each picture.
+        images: what to learn from; 4,000 are plenty.
+        labels: [n, 4, K] int64, K numbers for each quarter of each image.
         classes: how many numbers each of the K may be, from 0.
-        steps: optimizer steps of 64 pictures.
+        steps: optimizer steps of 64 images.
         seed: of the batches and of the classifier, which is thrown away.
         on_step: told (steps done, steps in all, loss).
 
     Returns:
-        share of the quarters of 512 pictures whose numbers are all told right.
+        share of the quarters of 512 images whose numbers are all told right.
     """
-    pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+    pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
     generator = torch.Generator().manual_seed(seed)
     tower = model.model.vision_tower
     with torch.random.fork_rng(devices=[]):
@@ -125,7 +125,7 @@ def teach_tower(
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, cycle_momentum=False)
     for step in range(steps):
-        rows = torch.randint(len(pictures), (64,), generator=generator)
+        rows = torch.randint(len(images), (64,), generator=generator)
         loss, _ = _quarter_loss(head(_patch_features(model, pixels[rows])), labels[rows], classes)
         optimizer.zero_grad()
         loss.backward()

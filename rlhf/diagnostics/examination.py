@@ -24,10 +24,10 @@ class UnfitError(ResourceError):
     """This machine cannot run what the configuration asks for.
 
     Attributes:
-        figures: what was found.
+        metrics: what was found.
     """
 
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Examination:
         return [finding for finding in self.findings if finding.part in self.needed]
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures of the command."""
+        """The metrics of the command."""
         facts = asdict(self.facts)
         del facts["requirements"]  # those that are not met are problems
         return {
@@ -90,7 +90,7 @@ def refuse(found: Examination, config: Config) -> None:
     """
     for finding in found.stopping:
         error = UnfitError(finding.what, _where(config), finding.fix)
-        error.figures = found.as_dict()
+        error.metrics = found.as_dict()
         raise error
 
 

@@ -108,11 +108,11 @@ def gather_quickly(config: Config) -> Facts:
     return Facts(**_libraries(MODULES[:2] if config.model.quantization != "none" else MODULES[:1]))
 
 
-def driver_facts(answer: tuple[int, str] | None) -> dict[str, str]:
+def driver_facts(response: tuple[int, str] | None) -> dict[str, str]:
     """Driver and its CUDA version from nvidia-smi's exit code and text (None: there is none)."""
-    if answer is None:
+    if response is None:
         return {}
-    code, text = answer
+    code, text = response
     if code:
         return {"driver_fault": (text.strip().splitlines() or [f"exit code {code}"])[0]}
     driver = re.search(r"(?:Driver|KMD) Version\s*:\s*([\d.]+)", text)
@@ -235,9 +235,11 @@ def _memory(devices: Sequence[Device]) -> dict[str, tuple[int, int]]:
     return memory
 
 
-def _disk_free(folder: Path) -> int | None:
-    """Bytes free where `folder` is or will be made."""
-    there = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
+def _disk_free(directory: Path) -> int | None:
+    """Bytes free where `directory` is or will be made."""
+    there = next(
+        place for place in (directory.resolve(), *directory.resolve().parents) if place.exists()
+    )
     return shutil.disk_usage(there).free
 
 

@@ -166,9 +166,9 @@ def _triton(facts: Facts) -> Iterator[Finding]:
         yield Finding("speed", what, f'pip install "{[*pinned, "triton"][0]}"')
 
 
-def _disk(facts: Facts, folder: str) -> Iterator[Finding]:
+def _disk(facts: Facts, directory: str) -> Iterator[Finding]:
     if facts.disk_free is not None and facts.disk_free < LEAST_DISK:
-        what = f"{facts.disk_free / 1e9:.2f} GB of disk are left for output_dir={folder}"
+        what = f"{facts.disk_free / 1e9:.2f} GB of disk are left for output_dir={directory}"
         yield Finding("disk", what, "free 1 GB, or set output_dir=FOLDER on another disk")
 
 

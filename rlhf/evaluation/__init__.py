@@ -1,1 +1,1 @@
-"""Reward models judged: scores of held-out pairs, figures of them, and the report."""
+"""Reward models judged: scores of held-out pairs, metrics of them, and the report."""

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages and their parts: cards, pictures, curves."""
+"""Self-contained HTML pages and their parts: cards, images, curves."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -75,8 +75,8 @@ def write_page(
     path.write_text("\n".join([*head, *parts, *tail]), "utf-8", errors="xmlcharrefreplace")
 
 
-def figure_table(corner: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Rows of named figures; `low` and `high` stand with the `win_rate`."""
+def metric_table(corner: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Rows of named metrics; `low` and `high` stand with the `win_rate`."""
     columns = list(dict.fromkeys(x for own in rows.values() for x in own if x not in _LIMITS))
     head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in (corner, *columns))
     lines = [
@@ -89,14 +89,14 @@ def figure_table(corner: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str
 
 
 def _cell(own: Mapping[str, Any], column: str) -> str:
-    """A figure; the win rate with its interval."""
+    """A metric; the win rate with its interval."""
     if column != "win_rate" or own.get(column) is None:
-        return shown_figure(own.get(column))
+        return shown_metric(own.get(column))
     low, high = (own[limit] for limit in _LIMITS)
     return f"{own[column]:.1%} [{low:.1%}, {high:.1%}]"
 
 
-def shown_figure(value: Any) -> str:
+def shown_metric(value: Any) -> str:
     """Four digits; a dash where there is no number."""
     if value is None or (isinstance(value, float) and not isfinite(value)):
         return "–"
@@ -110,9 +110,9 @@ def grid(title: str, width: int, cards: Sequence[str]) -> list[str]:
     return [head, *inside, "</div>"] if cards else []
 
 
-def embedded(picture: Image.Image, alt: str, side: int = 640) -> str:
-    """Small pictures unharmed (PNG, shown crisp), large ones shrunk to `side` pixels (JPEG)."""
-    shown, data = picture.convert("RGB"), BytesIO()
+def embedded(image: Image.Image, alt: str, side: int = 640) -> str:
+    """Small images unharmed (PNG, shown crisp), large ones shrunk to `side` pixels (JPEG)."""
+    shown, data = image.convert("RGB"), BytesIO()
     tiny = max(shown.size) <= 160
     shown.thumbnail((side, side))
     shown.save(data, "PNG" if tiny else "JPEG")

@@ -12,7 +12,7 @@ from rlhf.data.collate import Record
 from rlhf.generation.sampler import generate
 from rlhf.kernels import span_sum
 from rlhf.models.packed.forward import Llava
-from rlhf.models.policy import Policy, in_pieces
+from rlhf.models.policy import Policy, map_microbatches
 from rlhf.rewards.llava_reward import Scorer
 from rlhf.tracking.console import track
 from rlhf.types import PromptBatch, Responses
@@ -24,7 +24,7 @@ class Judge(Protocol):
     name: str
     tie_margin: float  # a smaller difference of scores is a tie
 
-    def scores(self, records: Sequence[Record], answers: "Answers") -> list[float]:
+    def scores(self, records: Sequence[Record], responses: "ModelResponses") -> list[float]:
         """One score for each answer; higher is better."""
 
     def right(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
@@ -32,7 +32,7 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class Answers:
+class ModelResponses:
     """A model's answers to B prompts."""
 
     model: str
@@ -57,27 +57,29 @@ class ScorerJudge:
     def __init__(self, scorer: Scorer, *, max_tokens: int) -> None:
         self.name, self._scorer, self._max_tokens = scorer.name, scorer, max_tokens
 
-    def scores(self, records: Sequence[Record], answers: Answers) -> list[float]:
-        found = self._scorer.scores(answers.prompts, answers.responses, max_tokens=self._max_tokens)
+    def scores(self, records: Sequence[Record], responses: ModelResponses) -> list[float]:
+        found = self._scorer.scores(
+            responses.prompts, responses.responses, max_tokens=self._max_tokens
+        )
         return [float(value) for value in found]
 
     def right(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
         return None
 
 
-def answer(
+def generate_responses(
     llava: Llava, name: str, prompts: PromptBatch, sampling: SamplingConfig, *, seed: int = 0
-) -> Answers:
+) -> ModelResponses:
     """The answers of a model's active adapter."""
     with track(f"answers of {name}", len(prompts)) as progress:
         responses, _ = generate(llava, prompts, sampling, seed=seed, on_chunk=progress.advance)
     texts = [llava.builder.decode(row) for row in responses.rows()]
-    return Answers(name, prompts, responses, texts)
+    return ModelResponses(name, prompts, responses, texts)
 
 
-def judged(judge: Judge, records: Sequence[Record], answers: Answers) -> Verdicts:
+def judged(judge: Judge, records: Sequence[Record], responses: ModelResponses) -> Verdicts:
     """The judge's scores and, where it can tell, which answers are right."""
-    return Verdicts(judge.scores(records, answers), judge.right(records, answers.texts))
+    return Verdicts(judge.scores(records, responses), judge.right(records, responses.texts))
 
 
 @torch.no_grad()
@@ -97,7 +99,9 @@ def kl_divergence(
     pure = SamplingConfig(max_new_tokens=sampling.max_new_tokens, batch_size=sampling.batch_size)
     responses, _ = generate(llava, prompts, pure, seed=seed)
     own, base = (
-        in_pieces(Policy(m, m, temperature=1.0).score, prompts, responses, max_tokens).logprobs
+        map_microbatches(
+            Policy(m, m, temperature=1.0).evaluate, prompts, responses, max_tokens
+        ).logprobs
         for m in (llava, baseline)
     )
     return float(span_sum(own - base, responses.spans).mean())
@@ -114,14 +118,14 @@ def outcomes(before: Verdicts, after: Verdicts, tie_margin: float) -> list[str]:
     return names
 
 
-def comparison_figures(before: Verdicts, after: Verdicts, tie_margin: float) -> dict[str, float]:
+def comparison_metrics(before: Verdicts, after: Verdicts, tie_margin: float) -> dict[str, float]:
     """Win rate (ties count half) and, where the judge can tell, wins by being right and by style.
 
     A win or loss is by correctness when just one of the two answers is right, else by style.
     """
     results = outcomes(before, after, tie_margin)
     judged = max(1, len(results) - results.count("unscored"))
-    figures = {
+    metrics = {
         "win_rate": (results.count("win") + 0.5 * results.count("tie")) / judged,
         "wins": float(results.count("win")),
         "losses": float(results.count("loss")),
@@ -129,9 +133,9 @@ def comparison_figures(before: Verdicts, after: Verdicts, tie_margin: float) -> 
         **({"unscored": float(unscored)} if (unscored := results.count("unscored")) else {}),
     }
     if before.right is None or after.right is None:
-        return figures
+        return metrics
     pairs = list(zip(before.right, after.right, results, strict=True))
-    return figures | {
+    return metrics | {
         "wins_by_correctness": float(sum(new > old for old, new, _ in pairs)),
         "losses_by_correctness": float(sum(new < old for old, new, _ in pairs)),
         "wins_by_style": float(sum(new == old and won == "win" for old, new, won in pairs)),

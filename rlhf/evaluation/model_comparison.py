@@ -10,9 +10,15 @@ import torch
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.collate import Record
 from rlhf.data.records import PreferenceRecord
-from rlhf.data.tokenization import with_pictures
+from rlhf.data.tokenization import with_images
 from rlhf.data.validation.agreement import wilson_interval
-from rlhf.evaluation.judges import Answers, Judge, Verdicts, answer, kl_divergence
+from rlhf.evaluation.judges import (
+    Judge,
+    ModelResponses,
+    Verdicts,
+    generate_responses,
+    kl_divergence,
+)
 from rlhf.generation.sampler import generate
 from rlhf.models.packed.forward import Llava
 from rlhf.tracking.metrics import text_statistics
@@ -20,24 +26,24 @@ from rlhf.types import PromptBatch
 
 
 @dataclass(frozen=True)
-class Entry:
+class ModelResult:
     """A model in a comparison.
 
     Attributes:
         verdicts: of each judge, the first of them decides.
-        blind: of each judge on the answers to other pictures.
+        blind: of each judge on the answers to other images.
         kl: to the first model, nats a response; NaN if it cannot be told.
     """
 
     name: str
-    answers: Answers
+    responses: ModelResponses
     verdicts: list[Verdicts]
     blind: list[Verdicts]
     kl: float
 
     @property
     def texts(self) -> list[str]:
-        return self.answers.texts
+        return self.responses.texts
 
 
 @dataclass(frozen=True)
@@ -52,16 +58,16 @@ class Comparison:
     seed: int
     max_tokens: int
 
-    def entry(self, name: str, llava: Llava) -> Entry:
-        """A model's answers, to these pictures and to others', judged."""
-        answers = self._answer(llava, name, self.prompts)
-        others = with_pictures(self.prompts, self.prompts.other_pictures(), llava.builder)
-        blind = self._answer(llava, f"{name}, another picture", others)
+    def entry(self, name: str, llava: Llava) -> ModelResult:
+        """A model's answers, to these images and to others', judged."""
+        responses = self._response(llava, name, self.prompts)
+        others = with_images(self.prompts, self.prompts.mismatched_images(), llava.builder)
+        blind = self._response(llava, f"{name}, another image", others)
         blind = replace(blind, prompts=self.prompts)  # judged by what they should have seen
         kl = 0.0 if llava is self.baseline else self._kl(llava)
-        return Entry(name, answers, self._judged(answers), self._judged(blind), kl)
+        return ModelResult(name, responses, self._judged(responses), self._judged(blind), kl)
 
-    def best_of(self, name: str, judge: Judge, n: int) -> Entry:
+    def best_of(self, name: str, judge: Judge, n: int) -> ModelResult:
         """Of n samples of the first model to each prompt the one that the judge scores highest.
 
         Its KL is the bound log n - (n - 1)/n (Beirami et al. 2024, arXiv:2401.01879).
@@ -73,20 +79,22 @@ class Comparison:
         found, _ = generate(self.baseline, repeated, warm, seed=self.seed, samples=samples)
         texts = [self.baseline.builder.decode(row) for row in found.rows()]
         scores = judge.scores(
-            [self.records[row] for row in rows], Answers(name, repeated, found, texts)
+            [self.records[row] for row in rows], ModelResponses(name, repeated, found, texts)
         )
         filled = torch.tensor(scores).nan_to_num(nan=-torch.inf).view(-1, n)
         best = filled.argmax(1) + torch.arange(len(self.prompts)) * n
         chosen = [texts[place] for place in best.tolist()]
-        answers = Answers(name, self.prompts, found.select(best), chosen)
-        return Entry(name, answers, self._judged(answers), [], log(n) - (n - 1) / n)
+        responses = ModelResponses(name, self.prompts, found.select(best), chosen)
+        return ModelResult(name, responses, self._judged(responses), [], log(n) - (n - 1) / n)
 
-    def _answer(self, llava: Llava, name: str, prompts: PromptBatch) -> Answers:
-        return answer(llava, name, prompts, self.sampling, seed=self.seed)
+    def _response(self, llava: Llava, name: str, prompts: PromptBatch) -> ModelResponses:
+        return generate_responses(llava, name, prompts, self.sampling, seed=self.seed)
 
-    def _judged(self, answers: Answers) -> list[Verdicts]:
+    def _judged(self, responses: ModelResponses) -> list[Verdicts]:
         return [
-            Verdicts(judge.scores(self.records, answers), judge.right(self.records, answers.texts))
+            Verdicts(
+                judge.scores(self.records, responses), judge.right(self.records, responses.texts)
+            )
             for judge in self.judges
         ]
 
@@ -97,18 +105,18 @@ class Comparison:
         return kl_divergence(*given, seed=self.seed, max_tokens=self.max_tokens)
 
 
-def entry_figures(entry: Entry, judges: Sequence[Judge]) -> dict[str, Any]:
+def model_metrics(entry: ModelResult, judges: Sequence[Judge]) -> dict[str, Any]:
     """What is known of a model by itself: means over its answers."""
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for judge, verdicts in zip(judges, entry.verdicts, strict=True):
-        figures[f"score_{judge.name}"] = mean(verdicts.scores)
+        metrics[f"score_{judge.name}"] = mean(verdicts.scores)
         if verdicts.right is not None:
-            figures["accuracy"] = sum(verdicts.right) / len(verdicts.right)
+            metrics["accuracy"] = sum(verdicts.right) / len(verdicts.right)
     for judge, verdicts in zip(judges, entry.blind, strict=False):
-        figures[f"blind_score_{judge.name}"] = mean(verdicts.scores)
+        metrics[f"blind_score_{judge.name}"] = mean(verdicts.scores)
         if verdicts.right is not None:
-            figures["blind_accuracy"] = sum(verdicts.right) / len(verdicts.right)
-    return figures | {
+            metrics["blind_accuracy"] = sum(verdicts.right) / len(verdicts.right)
+    return metrics | {
         "kl": entry.kl,
         "words": sum(len(text.split()) for text in entry.texts) / len(entry.texts),
         "rep4": text_statistics(entry.texts)["text/rep4"],
@@ -116,7 +124,7 @@ def entry_figures(entry: Entry, judges: Sequence[Judge]) -> dict[str, Any]:
     }
 
 
-def win_figures(results: Sequence[str]) -> dict[str, Any]:
+def win_metrics(results: Sequence[str]) -> dict[str, Any]:
     """Wins, losses and ties, the win rate (ties count half) and its 95 % interval."""
     names = {"wins": "win", "losses": "loss", "ties": "tie"}
     counts = {several: results.count(one) for several, one in names.items()}
@@ -135,12 +143,12 @@ def kind_of(record: Record) -> str:
 
 
 def by_kind(records: Sequence[Record], results: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Win figures of each kind of instruction, the most frequent first."""
+    """Win metrics of each kind of instruction, the most frequent first."""
     kinds: dict[str, list[str]] = {}
     for record, result in zip(records, results, strict=True):
         kinds.setdefault(kind_of(record), []).append(result)
     ranked = sorted(kinds.items(), key=lambda item: -len(item[1]))
-    return {kind: {"prompts": len(own), **win_figures(own)} for kind, own in ranked}
+    return {kind: {"prompts": len(own), **win_metrics(own)} for kind, own in ranked}
 
 
 def person_verdicts(
@@ -151,7 +159,7 @@ def person_verdicts(
 ) -> tuple[Verdicts, Verdicts]:
     """What people said of two models' answers, as scores 0 and the share won minus that lost.
 
-    An answer is found by picture, instruction and both texts, in any order; NaN where nobody
+    An answer is found by image, instruction and both texts, in any order; NaN where nobody
     judged. Equal answers are ties.
     """
     said: dict[tuple[str, str, frozenset[str]], list[PreferenceRecord]] = {}

@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from rlhf.evaluation.html import curve, embedded, figure_table, grid, shown_figure, write_page
+from rlhf.evaluation.html import curve, embedded, grid, metric_table, shown_metric, write_page
 
 _ALIKE = 0.3  # of two answers, words in common: fewer, and marks would only be in the way
-_LARGE, _SMALL, _MANY = 640, 320, 60  # pixels of a picture, and of one among many
+_LARGE, _SMALL, _MANY = 640, 320, 60  # pixels of an image, and of one among many
 _STYLE = """
 .bar { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: 8px;
   align-items: center; padding: 10px 0; background: var(--page) }
@@ -63,7 +63,7 @@ filter();
 
 
 @dataclass(frozen=True)
-class Answered:
+class ReportItem:
     """One prompt answered by every model.
 
     Attributes:
@@ -73,7 +73,7 @@ class Answered:
         verdict: win, loss, tie or unscored, of the last against the first.
     """
 
-    picture: Image.Image
+    image: Image.Image
     instruction: str
     kind: str
     texts: Sequence[str]
@@ -89,34 +89,34 @@ def write_evaluation_report(
     models: Mapping[str, Mapping[str, Any]],
     scores: Mapping[str, float],
     kinds: Mapping[str, Mapping[str, Any]],
-    answered: Sequence[Answered],
+    items: Sequence[ReportItem],
     curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]],
 ) -> None:
     """Write one HTML file that asks for nothing else; every text is escaped.
 
     Args:
-        models: name to named figures.
+        models: name to named metrics.
         scores: of models, mean, by the judge that decides; drawn over their `kl`.
-        kinds: kind of instruction to named figures.
+        kinds: kind of instruction to named metrics.
         answered: the prompts that are shown, in their order.
         curves: metric to (step, value) of each model that has them.
     """
-    side = _LARGE if len(answered) <= _MANY else _SMALL
+    side = _LARGE if len(items) <= _MANY else _SMALL
     drawn = [curve(name, lines) for name, lines in curves.items()]
     plot = _plot({name: (own.get("kl"), scores.get(name)) for name, own in models.items()})
     parts = [
         "<h2>Models</h2>",
-        *figure_table("model", models),
+        *metric_table("model", models),
         *(
-            ["<h2>By kind of instruction</h2>", *figure_table("begins with", kinds)]
+            ["<h2>By kind of instruction</h2>", *metric_table("begins with", kinds)]
             if kinds
             else []
         ),
         *grid("Curves", 320, ([plot] if plot else []) + drawn),
         "<h2>Answers</h2>",
-        _bar(sorted({item.kind for item in answered})),
+        _bar(sorted({item.kind for item in items})),
         '<div class="grid" id="answers" style="--w: 340px">',
-        *(_card(n, item, list(models), side) for n, item in enumerate(answered)),
+        *(_card(n, item, list(models), side) for n, item in enumerate(items)),
         "</div>",
     ]
     write_page(path, title=title, notes=notes, parts=parts, style=_STYLE, script=_SCRIPT)
@@ -140,11 +140,11 @@ def _bar(kinds: Sequence[str]) -> str:
     )
 
 
-def _card(number: int, item: Answered, names: Sequence[str], side: int) -> str:
+def _card(number: int, item: ReportItem, names: Sequence[str], side: int) -> str:
     gain = item.scores[-1] - item.scores[0] if item.scores else nan
     words = len(item.texts[-1].split()) - len(item.texts[0].split())
-    answers = [
-        f'<div class="answer"><span class="dim">{escape(name)} · {shown_figure(score)}</span>'
+    responses = [
+        f'<div class="answer"><span class="dim">{escape(name)} · {shown_metric(score)}</span>'
         f"<p>{escape(text) if n == 0 else marked(item.texts[0], text)}</p></div>"
         for n, (name, text, score) in enumerate(zip(names, item.texts, item.scores, strict=True))
     ]
@@ -152,10 +152,10 @@ def _card(number: int, item: Answered, names: Sequence[str], side: int) -> str:
     return (
         f'<article class="card" data-n="{number}" data-gain="{gain if isfinite(gain) else 0}" '
         f'data-words="{words}" data-verdict="{escape(item.verdict)}" '
-        f'data-kind="{escape(item.kind)}">{embedded(item.picture, item.instruction, side)}'
+        f'data-kind="{escape(item.kind)}">{embedded(item.image, item.instruction, side)}'
         f"<p><b>{escape(item.instruction)}</b></p>"
         f'<span class="badge" style="background: var(--{color})">{escape(item.verdict)}</span>'
-        f'<div class="pair">{"".join(answers)}</div></article>'
+        f'<div class="pair">{"".join(responses)}</div></article>'
     )
 
 

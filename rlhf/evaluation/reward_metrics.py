@@ -1,4 +1,4 @@
-"""What a reward model is told about itself on held-out pairs, and whether it looks at pictures."""
+"""What a reward model is told about itself on held-out pairs, and whether it looks at images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ from rlhf.functional.preference_metrics import (
 )
 
 CHANCE_LOSS = log(2)  # nats a pair, of scores that say nothing
-FEWEST_PICTURES = 20  # of decided pairs: an interval from fewer is not to be trusted
-SMALLEST_GAP = 0.05  # that matters: an interval below it, and holding 0, says no picture is read
-LOOKS, IGNORES = "looks at the picture", "ignores the picture"
+FEWEST_IMAGES = 20  # of decided pairs: an interval from fewer is not to be trusted
+SMALLEST_GAP = 0.05  # that matters: an interval below it, and holding 0, says no image is read
+LOOKS, IGNORES = "looks at the image", "ignores the image"
 CANNOT_TELL = "cannot tell: too few pairs"
-FIGURE_COLUMNS = ("figure", "value", "95 % interval", "pairs")
+METRIC_COLUMNS = ("metric", "value", "95 % interval", "pairs")
 CALIBRATION_COLUMNS = ("σ of the margin", "share right", "pairs")
 
 
@@ -42,8 +42,8 @@ class CalibrationBin:
 
 
 @dataclass(frozen=True)
-class RewardFigures:
-    """Figures of n held-out pairs.
+class RewardMetrics:
+    """Metrics of n held-out pairs.
 
     Attributes:
         pairs, ties, equal_scores: counts; only decided pairs are looked at for equal scores.
@@ -76,7 +76,7 @@ class RewardFigures:
     longer_scored_higher: float
 
     def scalars(self) -> dict[str, float]:
-        """The figures that METRICS names."""
+        """The metrics that METRICS names."""
         return {
             "reward/validation_accuracy": self.accuracy.value,
             "reward/validation_loss": self.log_loss,
@@ -86,17 +86,17 @@ class RewardFigures:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Every figure, for JSON; None where there is no number."""
+        """Every metric, for JSON; None where there is no number."""
         return _plain(self)
 
 
 @dataclass(frozen=True)
 class Blindness:
-    """Accuracy with the own picture, with another's and with a blank one.
+    """Accuracy with the own image, with another's and with a blank one.
 
     Attributes:
         gap: own minus the better of the two others; low and high are its 95 % interval.
-        pictures: of decided pairs.
+        images: of decided pairs.
         verdict: LOOKS, IGNORES or CANNOT_TELL.
     """
 
@@ -106,11 +106,11 @@ class Blindness:
     gap: float
     low: float
     high: float
-    pictures: int
+    images: int
     verdict: str
 
     def scalars(self) -> dict[str, float]:
-        """The figures that METRICS names."""
+        """The metrics that METRICS names."""
         return {
             "reward/blind_accuracy_shuffled": self.shuffled.value,
             "reward/blind_accuracy_blank": self.blank.value,
@@ -118,7 +118,7 @@ class Blindness:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Every figure, for JSON; None where there is no number."""
+        """Every metric, for JSON; None where there is no number."""
         return _plain(self)
 
 
@@ -132,10 +132,10 @@ class Spread:
     high: float
 
 
-def reward_figures(pairs: ScoredPairs, *, seed: int = 0) -> RewardFigures:
-    """The figures of held-out pairs.
+def reward_metrics(pairs: ScoredPairs, *, seed: int = 0) -> RewardMetrics:
+    """The metrics of held-out pairs.
 
-    Args: seed, of the 2,000 resamples of whole pictures behind the intervals.
+    Args: seed, of the 2,000 resamples of whole images behind the intervals.
     """
     d, y = pairs.differences, pairs.labels.double()
     curve, (edges, counts) = calibration_curve(d, y), margin_histogram(d, y)
@@ -144,7 +144,7 @@ def reward_figures(pairs: ScoredPairs, *, seed: int = 0) -> RewardFigures:
     words = torch.cat([pairs.lengths_a, pairs.lengths_b])
     preferred, scored_higher = longer_shares(d, y, pairs.lengths_a - pairs.lengths_b)
     every, *parts = _accuracies(pairs, seed)
-    return RewardFigures(
+    return RewardMetrics(
         pairs=len(pairs),
         ties=int((y == 0.5).sum()),
         equal_scores=int(((d == 0) & (y != 0.5)).sum()),
@@ -166,61 +166,61 @@ def reward_figures(pairs: ScoredPairs, *, seed: int = 0) -> RewardFigures:
 def blindness(
     own: ScoredPairs, shuffled: ScoredPairs, blank: ScoredPairs, *, seed: int = 0
 ) -> Blindness:
-    """What the picture is worth to the model, and a verdict on it.
+    """What the image is worth to the model, and a verdict on it.
 
         gap = accuracy(own) - max(accuracy(shuffled), accuracy(blank))
 
-    Pictures are resampled once for all three, so the interval is that of a paired difference.
-    The verdict is CANNOT_TELL with fewer than 20 pictures; LOOKS if the interval lies above 0;
+    Images are resampled once for all three, so the interval is that of a paired difference.
+    The verdict is CANNOT_TELL with fewer than 20 images; LOOKS if the interval lies above 0;
     IGNORES if it lies below 0.05; else CANNOT_TELL.
 
-    Args: the same pairs scored with their own picture, with another's and with a blank one.
+    Args: the same pairs scored with their own image, with another's and with a blank one.
     Raises: ValueError, they are not the same pairs.
     """
     for blinded in (shuffled, blank):
         if not torch.equal(own.labels, blinded.labels):
             raise ValueError("pairs: wanted the same pairs in the same order three times")
     credit = torch.stack([own.credit, shuffled.credit, blank.credit], dim=1)
-    means = resampled_accuracies(credit, own.pictures, seed)
-    names = "own picture", "another picture", "blank picture"
+    means = resampled_accuracies(credit, own.images, seed)
+    names = "own image", "another image", "blank image"
     seen, other, none = accuracies(names, credit, means)
     low, high = map(float, percentile_interval(means[:, 0] - means[:, 1:].amax(dim=1)))
-    pictures = len(own.pictures[own.labels != 0.5].unique())
+    images = len(own.images[own.labels != 0.5].unique())
     gap = seen.value - max(other.value, none.value)
-    return Blindness(seen, other, none, gap, low, high, pictures, _verdict(low, high, pictures))
+    return Blindness(seen, other, none, gap, low, high, images, _verdict(low, high, images))
 
 
-def accuracy_spread(folds: Sequence[RewardFigures]) -> Spread:
+def accuracy_spread(folds: Sequence[RewardMetrics]) -> Spread:
     """How far the accuracies of the folds lie apart. Raises: StatisticsError, there is none."""
     values = [fold.accuracy.value for fold in folds]
     std = stdev(values) if len(values) > 1 else 0.0
     return Spread(fmean(values), std, min(values), max(values))
 
 
-def figure_rows(figures: RewardFigures) -> list[tuple[object, ...]]:
-    """Rows for `console.table` under FIGURE_COLUMNS."""
-    n = figures.pairs
+def metric_rows(metrics: RewardMetrics) -> list[tuple[object, ...]]:
+    """Rows for `console.table` under METRIC_COLUMNS."""
+    n = metrics.pairs
     return [
-        _row("accuracy", figures.accuracy),
-        (f"log loss (chance {CHANCE_LOSS:.4f})", figures.log_loss, "", n),
-        ("calibration error", figures.calibration_error, "", n),
-        ("ties", figures.ties, "", n),
-        ("correlation of score and words", figures.length_correlation, "", n),
-        ("the same of their ranks", figures.length_rank_correlation, "", n),
-        ("longer answer preferred", figures.longer_preferred, "", n),
-        ("longer answer scored higher", figures.longer_scored_higher, "", n),
-        *(_row(f"accuracy, preferred is {x.name}", x) for x in figures.by_length if x.pairs),
-        *(_row(f"accuracy of {x.name}", x) for x in figures.by_kind if x.name and x.pairs),
+        _row("accuracy", metrics.accuracy),
+        (f"log loss (chance {CHANCE_LOSS:.4f})", metrics.log_loss, "", n),
+        ("calibration error", metrics.calibration_error, "", n),
+        ("ties", metrics.ties, "", n),
+        ("correlation of score and words", metrics.length_correlation, "", n),
+        ("the same of their ranks", metrics.length_rank_correlation, "", n),
+        ("longer answer preferred", metrics.longer_preferred, "", n),
+        ("longer answer scored higher", metrics.longer_scored_higher, "", n),
+        *(_row(f"accuracy, preferred is {x.name}", x) for x in metrics.by_length if x.pairs),
+        *(_row(f"accuracy of {x.name}", x) for x in metrics.by_kind if x.name and x.pairs),
     ]
 
 
-def calibration_rows(figures: RewardFigures) -> list[tuple[object, ...]]:
+def calibration_rows(metrics: RewardMetrics) -> list[tuple[object, ...]]:
     """Rows for a table under CALIBRATION_COLUMNS."""
-    return [(x.predicted, x.observed, x.pairs) for x in figures.calibration]
+    return [(x.predicted, x.observed, x.pairs) for x in metrics.calibration]
 
 
 def blindness_rows(found: Blindness) -> list[tuple[object, ...]]:
-    """Rows for `console.table` under FIGURE_COLUMNS."""
+    """Rows for `console.table` under METRIC_COLUMNS."""
     parts = found.own, found.shuffled, found.blank
     gap = "gap, own minus the better blinded", found.gap, _interval(found.low, found.high)
     return [*(_row(f"accuracy, {part.name}", part) for part in parts), (*gap, found.own.pairs)]
@@ -234,9 +234,9 @@ def _interval(low: float, high: float) -> str:
     return "" if isnan(low) else f"{low:.3f} to {high:.3f}"
 
 
-def _plain(figures: RewardFigures | Blindness) -> dict[str, Any]:
+def _plain(metrics: RewardMetrics | Blindness) -> dict[str, Any]:
     """As JSON has it: msgspec writes NaN as null."""
-    return dict(msgspec.json.decode(msgspec.json.encode(figures)))
+    return dict(msgspec.json.decode(msgspec.json.encode(metrics)))
 
 
 def _accuracies(pairs: ScoredPairs, seed: int) -> tuple[Accuracy, ...]:
@@ -247,12 +247,12 @@ def _accuracies(pairs: ScoredPairs, seed: int) -> tuple[Accuracy, ...]:
     groups += [bands == place for place in range(len(LENGTH_BANDS))]
     groups += [torch.tensor([name == kind for name in pairs.kinds]) for kind in kinds]
     credit = torch.stack([pairs.credit.where(rows, nan) for rows in groups], dim=1)
-    means = resampled_accuracies(credit, pairs.pictures, seed)
+    means = resampled_accuracies(credit, pairs.images, seed)
     return accuracies(("all pairs", *LENGTH_BANDS, *kinds), credit, means)
 
 
-def _verdict(low: float, high: float, pictures: int) -> str:
-    if pictures < FEWEST_PICTURES:
+def _verdict(low: float, high: float, images: int) -> str:
+    if images < FEWEST_IMAGES:
         return CANNOT_TELL
     if low > 0:
         return LOOKS

@@ -14,7 +14,7 @@ from rlhf.evaluation.reward_metrics import (
     CHANCE_LOSS,
     LOOKS,
     Blindness,
-    RewardFigures,
+    RewardMetrics,
     accuracy_spread,
 )
 from rlhf.evaluation.scored_pairs import Accuracy
@@ -35,19 +35,17 @@ _STYLE = """
 .word.model { color: var(--line) } svg rect:hover, svg circle:hover { opacity: .6 }
 """
 _SENTENCES = {
-    LOOKS: "With the right picture it tells good from bad more often than without.",
-    CANNOT_TELL: "The gap may well be 0 and may well not: judge more pairs, of more pictures.",
+    LOOKS: "With the right image it tells good from bad more often than without.",
+    CANNOT_TELL: "The gap may well be 0 and may well not: judge more pairs, of more images.",
 }
-_IGNORED = (
-    "Without the right picture it does as well: it judges the words, not what they say of it."
-)
+_IGNORED = "Without the right image it does as well: it judges the words, not what they say of it."
 
 
 @dataclass(frozen=True)
-class JudgedPair:
+class ReportPair:
     """One pair to look at; label as in ScoredPairs, scores in reward-model units."""
 
-    picture: Image.Image
+    image: Image.Image
     instruction: str
     response_a: str
     response_b: str
@@ -61,13 +59,13 @@ def write_reward_report(
     path: Path,
     *,
     title: str,
-    figures: RewardFigures,
+    metrics: RewardMetrics,
     blindness: Blindness | None,
-    mistakes: Sequence[JudgedPair],
+    mistakes: Sequence[ReportPair],
     notes: Sequence[str] = (),
-    right: Sequence[JudgedPair] = (),
+    right: Sequence[ReportPair] = (),
     curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]] | None = None,
-    folds: Sequence[RewardFigures] | None = None,
+    folds: Sequence[RewardMetrics] | None = None,
 ) -> None:
     """Write one HTML file that needs no script and no other file; every text is escaped.
 
@@ -75,15 +73,15 @@ def write_reward_report(
         blindness: None when it was not tested.
         mistakes, right: pairs to look at, shown in the order given.
         curves: of each chart, one or two lines of (step, value) by name.
-        folds: figures of the held-out pairs of each fold.
+        folds: metrics of the held-out pairs of each fold.
     """
-    charts = [_calibration(figures), _margins(figures)]
+    charts = [_calibration(metrics), _margins(metrics)]
     charts += [curve(name, lines) for name, lines in (curves or {}).items()]
     parts = [
-        *grid("Held-out pairs", 165, _tiles(figures)),
+        *grid("Held-out pairs", 165, _tiles(metrics)),
         *(_blindness(blindness) if blindness else []),
         *grid("Scores", 340, charts),
-        *grid("Where it is right", 340, _bars_of_groups(figures, folds or ())),
+        *grid("Where it is right", 340, _bars_of_groups(metrics, folds or ())),
         *grid("Surest mistakes", 420, [_pair(pair) for pair in mistakes]),
         *grid("Right and sure of it", 420, [_pair(pair) for pair in right]),
     ]
@@ -98,21 +96,21 @@ def _interval(x: Accuracy) -> str:
     return "" if isnan(x.low) else f"95 %: {100 * x.low:.1f} to {100 * x.high:.1f} %"
 
 
-def _tiles(figures: RewardFigures) -> list[str]:
-    decided = figures.accuracy.pairs
-    equal = f", {figures.equal_scores:,} scored equal" if figures.equal_scores else ""
+def _tiles(metrics: RewardMetrics) -> list[str]:
+    decided = metrics.accuracy.pairs
+    equal = f", {metrics.equal_scores:,} scored equal" if metrics.equal_scores else ""
     tiles = {
-        "accuracy": (_percent(figures.accuracy.value), _interval(figures.accuracy)),
-        "log loss": (f"{figures.log_loss:.3f}", f"nats a pair; chance is {CHANCE_LOSS:.3f}"),
-        "calibration error": (_percent(figures.calibration_error), "0 is perfect"),
-        "pairs": (f"{figures.pairs:,}", f"{decided:,} decided, {figures.ties:,} ties{equal}"),
+        "accuracy": (_percent(metrics.accuracy.value), _interval(metrics.accuracy)),
+        "log loss": (f"{metrics.log_loss:.3f}", f"nats a pair; chance is {CHANCE_LOSS:.3f}"),
+        "calibration error": (_percent(metrics.calibration_error), "0 is perfect"),
+        "pairs": (f"{metrics.pairs:,}", f"{decided:,} decided, {metrics.ties:,} ties{equal}"),
         "score and length": (
-            f"{figures.length_correlation:+.2f}",
-            f"{figures.length_rank_correlation:+.2f} by rank: correlation, all answers",
+            f"{metrics.length_correlation:+.2f}",
+            f"{metrics.length_rank_correlation:+.2f} by rank: correlation, all answers",
         ),
         "longer scored higher": (
-            _percent(figures.longer_scored_higher),
-            f"longer preferred: {_percent(figures.longer_preferred)}",
+            _percent(metrics.longer_scored_higher),
+            f"longer preferred: {_percent(metrics.longer_preferred)}",
         ),
     }
     tile = '<div class="dim">{}</div><div class="big">{}</div><div class="dim">{}</div>'
@@ -124,11 +122,11 @@ def _blindness(found: Blindness) -> list[str]:
     color = {LOOKS: "win", CANNOT_TELL: "tie"}.get(found.verdict, "loss")
     known = "" if found.verdict == CANNOT_TELL else "This model "
     gap = "No pair is decided."
-    if found.pictures:
+    if found.images:
         gap = (
-            f"Own picture minus the better of the other two: {100 * found.gap:+.1f} points, "
+            f"Own image minus the better of the other two: {100 * found.gap:+.1f} points, "
             f"95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}, "
-            f"over {found.pictures:,} pictures."
+            f"over {found.images:,} images."
         )
     verdict = f"{known}{found.verdict}."
     bars = _bars((found.own, found.shuffled, found.blank))
@@ -141,12 +139,12 @@ def _blindness(found: Blindness) -> list[str]:
     ]
 
 
-def _bars_of_groups(figures: RewardFigures, folds: Sequence[RewardFigures]) -> list[str]:
-    named = [group for group in figures.by_kind if group.name]
+def _bars_of_groups(metrics: RewardMetrics, folds: Sequence[RewardMetrics]) -> list[str]:
+    named = [group for group in metrics.by_kind if group.name]
     cards = [
         "<b>Accuracy by length</b>"
         '<div class="dim">the preferred answer beside the other, in words; much: twice, half</div>'
-        + _bars(figures.by_length)
+        + _bars(metrics.by_length)
     ]
     if named:
         dim = '<div class="dim">of decided pairs; equal scores count half</div>'
@@ -184,9 +182,9 @@ def _bars(groups: Sequence[Accuracy], names: Sequence[str] = ()) -> str:
     return f'<div class="bars">{"".join(rows)}</div>'
 
 
-def _calibration(figures: RewardFigures) -> str:
+def _calibration(metrics: RewardMetrics) -> str:
     """Predicted against observed share; the area of a dot is that of its pairs."""
-    most = max(x.pairs for x in figures.calibration)
+    most = max(x.pairs for x in metrics.calibration)
     ticks = "".join(
         f'<path d="M46 {_up(y):.1f}H300" stroke="var(--edge)"/>'
         f'<text x="40" y="{_up(y) + 4:.1f}">{y:.0%}</text>'
@@ -195,7 +193,7 @@ def _calibration(figures: RewardFigures) -> str:
     marks = "".join(
         f'<text x="{_along(x):.1f}" y="188">{x:.0%}</text>' for x in (0.5, 0.6, 0.7, 0.8, 0.9, 1)
     )
-    places = [(_along(x.predicted), _up(x.observed), x) for x in figures.calibration]
+    places = [(_along(x.predicted), _up(x.observed), x) for x in metrics.calibration]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in places)
     dots = "".join(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 5 * (part.pairs / most) ** 0.5:.1f}" '
@@ -223,9 +221,9 @@ def _up(share: float) -> float:
     return 170 - 160 * share
 
 
-def _margins(figures: RewardFigures) -> str:
+def _margins(metrics: RewardMetrics) -> str:
     """Histogram of the preferred answer's margin, wrong to the left of 0, right of it right."""
-    edges, counts = figures.margin_edges, figures.margin_counts
+    edges, counts = metrics.margin_edges, metrics.margin_counts
     top, wide, reach = max(max(counts), 1), 290 / len(counts), edges[-1]
     bars = "".join(
         f'<rect x="{16 + wide * k:.1f}" y="{170 - 150 * count / top:.1f}" '
@@ -247,8 +245,8 @@ def _margins(figures: RewardFigures) -> str:
     )
 
 
-def _pair(pair: JudgedPair) -> str:
-    """Picture, question and both answers, with what the label says and what the model does."""
+def _pair(pair: ReportPair) -> str:
+    """Image, question and both answers, with what the label says and what the model does."""
     sure = 1 / (1 + exp(-min(abs(pair.score_a - pair.score_b), 700)))
     sides = (
         _side("A", pair.response_a, pair.score_a, pair.label > 0.5, pair.score_a > pair.score_b),
@@ -256,7 +254,7 @@ def _pair(pair: JudgedPair) -> str:
     )
     kind = f"{escape(pair.kind)} · " if pair.kind else ""
     return (
-        f"{embedded(pair.picture, pair.instruction)}<p><b>{escape(pair.instruction)}</b></p>"
+        f"{embedded(pair.image, pair.instruction)}<p><b>{escape(pair.instruction)}</b></p>"
         f'<div class="dim">{kind}the model is {_percent(sure)} sure</div>'
         f'<div class="pair">{"".join(sides)}</div>'
     )

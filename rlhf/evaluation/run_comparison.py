@@ -1,4 +1,4 @@
-"""Runs side by side: their curves, their last and best figures, one chart a metric."""
+"""Runs side by side: their curves, their last and best metrics, one chart a metric."""
 
 import json
 from collections import Counter
@@ -9,13 +9,13 @@ from math import isfinite, nan
 from pathlib import Path
 
 from rlhf.errors import DataError
-from rlhf.storage.run_folder import run_folders
+from rlhf.storage.run_directory import run_directories
 from rlhf.tracking.metrics import METRICS
 from rlhf.tracking.reader import Curves, read_events, read_metrics
 
 _SPENT = ("time/rollout", "time/update")  # what the seconds of a run are the sum of
-Figure = Callable[[Sequence[float]], float]
-_COLUMNS: dict[str, tuple[str, Figure]] = {  # heading: metric, figure of its values
+Statistic = Callable[[Sequence[float]], float]
+_COLUMNS: dict[str, tuple[str, Statistic]] = {  # heading: metric, metric of its values
     "score": ("objective/scores", lambda values: values[-1]),
     "best": ("objective/scores", max),
     "reward": ("objective/rlhf_reward", lambda values: values[-1]),
@@ -39,15 +39,15 @@ class Run:
     win_rate: float = nan
 
 
-def read_run(folder: Path, name: str) -> Run:
-    """A run of ours, or of trl by its TensorBoard events; of a folder of runs the newest.
+def read_run(directory: Path, name: str) -> Run:
+    """A run of ours, or of trl by its TensorBoard events; of a directory of runs the newest.
 
-    Raises: DataError: the folder holds no metrics, or they cannot be read.
+    Raises: DataError: the directory holds no metrics, or they cannot be read.
     """
-    ours = [path for path in run_folders(folder) if (path / "metrics.jsonl").is_file()]
+    ours = [path for path in run_directories(directory) if (path / "metrics.jsonl").is_file()]
     try:
         if not ours:
-            return Run(name, *read_events(folder))
+            return Run(name, *read_events(directory))
         curves = read_metrics(ours[0])
         summary = ours[0] / "summary.json"
         told = json.loads(summary.read_text()) if summary.is_file() else {}
@@ -56,12 +56,12 @@ def read_run(folder: Path, name: str) -> Run:
         return Run(name, curves, sum(spent) if spent else nan, nan if rate is None else rate)
     except (ValueError, KeyError, AttributeError) as error:
         fix = "name a run folder whose metrics.jsonl and summary.json are as they were written"
-        raise DataError(f"the metrics cannot be read: {error}", str(folder), fix) from None
+        raise DataError(f"the metrics cannot be read: {error}", str(directory), fix) from None
 
 
-def distinct_names(folders: Sequence[Path]) -> list[str]:
+def distinct_names(directories: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that tell them apart; equal paths get a number."""
-    paths = [path.resolve().parts for path in folders]
+    paths = [path.resolve().parts for path in directories]
     ends = {parts: parts[-1:] for parts in paths}
     for length in range(2, max(map(len, paths)) + 1):
         shared = Counter(ends.values())
@@ -73,14 +73,14 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def figures_of(run: Run) -> dict[str, float]:
+def metrics_of(run: Run) -> dict[str, float]:
     """Last and best values of a run by heading, its win rate and seconds, where they are known."""
-    figures = {}
-    for heading, (metric, figure) in _COLUMNS.items():
+    metrics = {}
+    for heading, (metric, statistic) in _COLUMNS.items():
         if values := [value for _, value in run.curves.get(metric, []) if isfinite(value)]:
-            figures[heading] = figure(values)
+            metrics[heading] = statistic(values)
     ends = {"win rate": run.win_rate, "seconds": run.seconds}
-    return figures | {name: value for name, value in ends.items() if isfinite(value)}
+    return metrics | {name: value for name, value in ends.items() if isfinite(value)}
 
 
 def by_episode(runs: Sequence[Run]) -> tuple[str, list[Curves]]:
@@ -155,12 +155,12 @@ def _color(n: int) -> str:
 
 
 def rows_of(
-    figures: Mapping[str, Mapping[str, float]],
+    metrics: Mapping[str, Mapping[str, float]],
 ) -> tuple[list[str], list[tuple[object, ...]]]:
     """Columns, those that some run has, and a row a run."""
     headings = [*_COLUMNS, "win rate", "seconds"]
-    used = [name for name in headings if any(name in own for own in figures.values())]
+    used = [name for name in headings if any(name in own for own in metrics.values())]
     rows: list[tuple[object, ...]] = [
-        (name, *(own.get(k, "–") for k in used)) for name, own in figures.items()
+        (name, *(own.get(k, "–") for k in used)) for name, own in metrics.items()
     ]
     return ["run", *used], rows

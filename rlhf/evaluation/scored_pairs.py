@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlhf.functional.preference_metrics import pair_credit, percentile_interval, resampled_means
 
-RESAMPLES = 2000  # of whole pictures: pairs of one picture are not independent
+RESAMPLES = 2000  # of whole images: pairs of one image are not independent
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ScoredPairs:
         scores_a, scores_b: [n] float32, finite, reward-model units.
         labels: [n] float32, 1 where a is preferred, 0 where b is, 0.5 for a tie.
         lengths_a, lengths_b: [n] int64, words.
-        pictures: [n] int64, equal where the picture is the same, by content.
+        images: [n] int64, equal where the image is the same, by content.
         kinds: the kind of each pair, or "".
 
     Raises:
@@ -33,7 +33,7 @@ class ScoredPairs:
     labels: Tensor
     lengths_a: Tensor
     lengths_b: Tensor
-    pictures: Tensor
+    images: Tensor
     kinds: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -65,17 +65,17 @@ class ScoredPairs:
         return pair_credit(self.differences, self.labels.double()).where(self.labels != 0.5, nan)
 
     @staticmethod
-    def joined(parts: Sequence["ScoredPairs"]) -> "ScoredPairs":
-        """The pairs of all parts, in order; no picture is in two of them."""
+    def concatenate(parts: Sequence["ScoredPairs"]) -> "ScoredPairs":
+        """The pairs of all parts, in order; no image is in two of them."""
         numbers, seen = [], 0
         for part in parts:
-            numbers.append(part.pictures + seen)
-            seen += int(part.pictures.max()) + 1
+            numbers.append(part.images + seen)
+            seen += int(part.images.max()) + 1
         kinds = tuple(kind for part in parts for kind in part.kinds)
         tensors = {
             name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0]._tensors()
         }
-        return ScoredPairs(**{**tensors, "pictures": torch.cat(numbers)}, kinds=kinds)
+        return ScoredPairs(**{**tensors, "images": torch.cat(numbers)}, kinds=kinds)
 
     def of_kind(self, kind: str) -> "ScoredPairs":
         """The pairs of one kind. Raises: ValueError, there is none."""
@@ -89,7 +89,7 @@ class ScoredPairs:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of decided pairs scored right, equal scores half, and its 95 % interval over pictures.
+    """Share of decided pairs scored right, equal scores half, and its 95 % interval over images.
 
     NaN where there is no pair.
     """
@@ -101,10 +101,10 @@ class Accuracy:
     high: float
 
 
-def resampled_accuracies(credit: Tensor, pictures: Tensor, seed: int) -> Tensor:
-    """[2000, K] accuracy by each column of credit [n, K], with pictures [n] drawn anew."""
+def resampled_accuracies(credit: Tensor, images: Tensor, seed: int) -> Tensor:
+    """[2000, K] accuracy by each column of credit [n, K], with images [n] drawn anew."""
     generator = torch.Generator().manual_seed(seed)
-    return resampled_means(credit, pictures, resamples=RESAMPLES, generator=generator)
+    return resampled_means(credit, images, resamples=RESAMPLES, generator=generator)
 
 
 def accuracies(names: Sequence[str], credit: Tensor, means: Tensor) -> tuple[Accuracy, ...]:
@@ -114,16 +114,16 @@ def accuracies(names: Sequence[str], credit: Tensor, means: Tensor) -> tuple[Acc
 
 
 def confident_rows(pairs: ScoredPairs, count: int) -> tuple[list[int], list[int]]:
-    """Decided pairs scored wrong, and right, the surest first: each list one a picture at most."""
+    """Decided pairs scored wrong, and right, the surest first: each list one an image at most."""
     order = pairs.differences.abs().argsort(descending=True, stable=True)
     credit = pairs.credit[order]
-    wrong, right = (_one_a_picture(pairs, order[credit == x])[:count] for x in (0, 1))
+    wrong, right = (_one_a_image(pairs, order[credit == x])[:count] for x in (0, 1))
     return wrong, right
 
 
-def _one_a_picture(pairs: ScoredPairs, rows: Tensor) -> list[int]:
-    """The first of `rows` of each picture."""
+def _one_a_image(pairs: ScoredPairs, rows: Tensor) -> list[int]:
+    """The first of `rows` of each image."""
     first: dict[int, int] = {}
     for row in rows.tolist():
-        first.setdefault(int(pairs.pictures[row]), row)
+        first.setdefault(int(pairs.images[row]), row)
     return list(first.values())

@@ -12,7 +12,7 @@ from rlhf.functional.kl import check_kl_choice as check_kl_choice
 from rlhf.functional.kl import kl_estimate as kl_estimate
 from rlhf.functional.losses import PolicyLoss as PolicyLoss
 from rlhf.functional.losses import ValueLoss as ValueLoss
-from rlhf.functional.losses import centring_penalty as centring_penalty
+from rlhf.functional.losses import center_rewards_loss as center_rewards_loss
 from rlhf.functional.losses import clipped_policy_loss as clipped_policy_loss
 from rlhf.functional.losses import clipped_value_loss as clipped_value_loss
 from rlhf.functional.losses import kl_penalty_loss as kl_penalty_loss
@@ -20,7 +20,7 @@ from rlhf.functional.losses import preference_loss as preference_loss
 from rlhf.functional.normalization import explained_variance as explained_variance
 from rlhf.functional.normalization import whiten as whiten
 from rlhf.functional.rewards import missing_eos_scores as missing_eos_scores
-from rlhf.functional.rewards import shape_rewards as shape_rewards
+from rlhf.functional.rewards import per_token_rewards as per_token_rewards
 from rlhf.functional.running import AdaptiveKLController as AdaptiveKLController
 from rlhf.functional.running import ScoreScaler as ScoreScaler
 from rlhf.functional.sampling import filtered_logits as filtered_logits

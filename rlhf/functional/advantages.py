@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rlhf.functional.checks import check_between, check_positive
 from rlhf.kernels import add_at_span_end, span_discounted_sum
-from rlhf.kernels.span_ops import checked_factor, later_in_span, widened
+from rlhf.kernels.span_ops import at_least_float32, checked_factor, later_in_span
 from rlhf.spans import Spans, check_rows
 
 
@@ -30,13 +30,13 @@ def generalized_advantages(
         a tensor [B] one λ a response; final_values [B], V after the last token, None for all 0.
     Source: Schulman et al. 2016, arXiv:1506.02438.
     """
-    check_rows("rewards", rewards, spans.total)
-    check_rows("values", values, spans.total)
+    check_rows("rewards", rewards, spans.num_tokens)
+    check_rows("values", values, spans.num_tokens)
     check_between("gamma", gamma, 0, 1)
     gae_lambda = checked_factor(gae_lambda, spans, "gae_lambda")
-    values = widened(values)
+    values = at_least_float32(values)
     if final_values is not None:
-        rewards = add_at_span_end(rewards, gamma * widened(final_values), spans)
+        rewards = add_at_span_end(rewards, gamma * at_least_float32(final_values), spans)
     deltas = rewards + gamma * later_in_span(values, spans) - values
     advantages = span_discounted_sum(deltas, spans, gamma * gae_lambda)
     return advantages, advantages + values

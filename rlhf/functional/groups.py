@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rlhf.functional.checks import check_positive
-from rlhf.kernels.span_ops import widened
+from rlhf.kernels.span_ops import at_least_float32
 from rlhf.spans import check_rows
 
 
@@ -12,9 +12,9 @@ def _group_sums(values: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     """[B] float64 sum over each response's group, and [B] how many belong to it."""
     check_rows("scores", values, len(groups))
     check_rows("groups", groups, len(groups))
-    _, places, counts = groups.unique(return_inverse=True, return_counts=True)
+    _, slots, counts = groups.unique(return_inverse=True, return_counts=True)
     sums = values.new_zeros(len(counts), dtype=torch.float64)
-    return sums.index_add(0, places, values.double())[places], counts[places]
+    return sums.index_add(0, slots, values.double())[slots], counts[slots]
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def rloo_advantages(scores: Tensor, groups: Tensor) -> Tensor:
     sums, counts = _group_sums(scores, groups)
     baseline = (sums - scores) / (counts - 1).clamp(min=1)
     alone = counts == 1
-    return torch.where(alone, 0, scores - baseline).to(widened(scores).dtype)
+    return torch.where(alone, 0, scores - baseline).to(at_least_float32(scores).dtype)
 
 
 @torch.no_grad()
@@ -49,4 +49,4 @@ def grpo_advantages(scores: Tensor, groups: Tensor, *, eps: float) -> Tensor:
     apart = scores - sums / counts
     squares, _ = _group_sums(apart.square(), groups)
     std = (squares / (counts - 1).clamp(min=1)).sqrt()
-    return torch.where(counts == 1, 0, apart / (std + eps)).to(widened(scores).dtype)
+    return torch.where(counts == 1, 0, apart / (std + eps)).to(at_least_float32(scores).dtype)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from rlhf.functional.checks import check_same_shape
-from rlhf.kernels.span_ops import widened
+from rlhf.kernels.span_ops import at_least_float32
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Tensor:
@@ -17,7 +17,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
     Source: Schulman 2020, "Approximating KL divergence".
     """
     check_same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs)
-    difference = widened(logprobs) - widened(ref_logprobs)
+    difference = at_least_float32(logprobs) - at_least_float32(ref_logprobs)
     if kind == "k1":
         return difference
     if kind == "k2":
@@ -27,10 +27,10 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
     raise ValueError(f"kind: got {kind!r}, wanted 'k1', 'k2' or 'k3'")
 
 
-SOUND = {"reward": ("k1",), "loss": ("k2", "exact")}
+VALID_KL = {"reward": ("k1",), "loss": ("k2", "exact")}
 # Why every other choice is wrong, and the total variation at which it ends from the known optimum
 # of the five-armed bandit in tests/proofs: 0.75 without any penalty, under 0.01 with a sound one.
-HARM: dict[tuple[str, str], tuple[str, float | None]] = {
+WHY_INVALID: dict[tuple[str, str], tuple[str, float | None]] = {
     ("reward", "k2"): ("it charges falling below the reference like rising above it", 0.31),
     ("reward", "k3"): ("its mean is the KL, but its gradient is another's", 0.40),
     ("reward", "abs"): ("|k1| charges the tokens that lower the KL as well", 0.21),
@@ -52,10 +52,10 @@ def check_kl_choice(placement: str, kind: str) -> None:
 
     Args: placement "reward" or "loss"; kind "k1", "k2", "k3", "abs", "clamp" or "exact".
     """
-    if kind in SOUND.get(placement, ()):
+    if kind in VALID_KL.get(placement, ()):
         return
-    why, distance = HARM.get((placement, kind), ("no such choice", None))
+    why, distance = WHY_INVALID.get((placement, kind), ("no such choice", None))
     if distance is not None:
         why += f", and a bandit ends {distance} (total variation) off its optimum"
-    sound = " or ".join(f"{k} in the {place}" for place, kinds in SOUND.items() for k in kinds)
+    sound = " or ".join(f"{k} in the {place}" for place, kinds in VALID_KL.items() for k in kinds)
     raise ValueError(f"{kind} in the {placement}: {why}; wanted {sound}")

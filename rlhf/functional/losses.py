@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from rlhf.functional.checks import check_between, check_positive, check_same_shape
 from rlhf.functional.kl import kl_estimate
-from rlhf.kernels.span_ops import widened
+from rlhf.kernels.span_ops import at_least_float32
 
 
 class PolicyLoss(NamedTuple):
@@ -40,7 +40,7 @@ def _token_mean(losses: Tensor, token_count: int | None) -> Tensor:
 
 def _ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     """exp(logprob - old_logprob), at most e⁴⁰: its square is finite, and a clip's gradient 0."""
-    return (widened(logprobs) - widened(old_logprobs)).clamp(max=40).exp()
+    return (at_least_float32(logprobs) - at_least_float32(old_logprobs)).clamp(max=40).exp()
 
 
 def _clip_bounds(clip_range: float, clip_range_high: float | None) -> tuple[float, float]:
@@ -98,7 +98,7 @@ def clipped_value_loss(
     Args: values, old_values, returns [N], reward-model units, as ε, clip_range_value; None is ∞.
     """
     check_same_shape(values=values, old_values=old_values, returns=returns)
-    values = widened(values)
+    values = at_least_float32(values)
     plain = errors = (values - returns).square()
     if clip_range_value is not None:
         check_positive("clip_range_value", clip_range_value)
@@ -159,13 +159,15 @@ def preference_loss(
     check_positive("pairs", len(chosen_scores))
     if isinstance(margin, Tensor) and margin.dim():
         check_same_shape(chosen_scores=chosen_scores, margin=margin)
-    y = widened(y)
-    apart = widened(chosen_scores) - widened(rejected_scores) - (2 * y - 1) * margin
+    y = at_least_float32(y)
+    apart = (
+        at_least_float32(chosen_scores) - at_least_float32(rejected_scores) - (2 * y - 1) * margin
+    )
     smoothed = (1 - label_smoothing) * y + label_smoothing * (1 - y)
     return -(smoothed * logsigmoid(apart) + (1 - smoothed) * logsigmoid(-apart)).mean()
 
 
-def centring_penalty(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
+def center_rewards_loss(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
     """0-d, mean (chosen + rejected)²: keeps scores near 0, which the preference loss leaves free.
 
     Args: chosen_scores, rejected_scores [B] raw scores.
@@ -173,4 +175,4 @@ def centring_penalty(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
     """
     check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores)
     check_positive("pairs", len(chosen_scores))
-    return (widened(chosen_scores) + widened(rejected_scores)).square().mean()
+    return (at_least_float32(chosen_scores) + at_least_float32(rejected_scores)).square().mean()

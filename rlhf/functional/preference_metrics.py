@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf.functional.checks import check_between, check_positive, check_same_shape
 from rlhf.functional.losses import preference_loss
-from rlhf.kernels.span_ops import widened
+from rlhf.kernels.span_ops import at_least_float32
 from rlhf.spans import check_rows
 
 # How long the preferred answer is beside the other; much: twice the words, or half, and beyond.
@@ -34,7 +34,7 @@ def pair_credit(differences: Tensor, labels: Tensor) -> Tensor:
     ½ + sign(d)·(y - ½)
     """
     _check_pairs(differences, labels)
-    return 0.5 + differences.sign() * (widened(labels) - 0.5)
+    return 0.5 + differences.sign() * (at_least_float32(labels) - 0.5)
 
 
 def pair_accuracy(differences: Tensor, labels: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def calibration_curve(differences: Tensor, labels: Tensor, *, bins: int = 10) ->
     """
     check_positive("bins", bins)
     credit = pair_credit(differences, labels).double()
-    p = widened(differences).double().abs().sigmoid()
+    p = at_least_float32(differences).double().abs().sigmoid()
     places = ((p - 0.5) * 2 * bins).long().clamp(max=bins - 1)
     counts = places.bincount(minlength=bins)
     predicted, observed = (places.bincount(x, minlength=bins) / counts for x in (p, credit))
@@ -97,7 +97,7 @@ def margin_histogram(
     _check_pairs(differences, labels)
     if bins < 2 or bins % 2:
         raise ValueError(f"bins: got {bins}, wanted an even number above 0")
-    margins = widened(differences) * (widened(labels) - 0.5).sign()
+    margins = at_least_float32(differences) * (at_least_float32(labels) - 0.5).sign()
     margins = margins[margins != 0]
     sizes = margins.abs().sort().values
     reach = sizes[math.ceil(0.99 * (len(sizes) - 1))] if len(sizes) else margins.new_ones(())
@@ -123,8 +123,11 @@ def longer_shares(differences: Tensor, labels: Tensor, longer: Tensor) -> tuple[
     """
     _check_pairs(differences, labels)
     check_rows("longer", longer, len(labels))
-    rows, sign, y = (labels != 0.5) & (longer != 0), longer.sign(), widened(labels)
-    preferred, scored_higher = 0.5 + sign * (y - 0.5), 0.5 + sign * widened(differences).sign() / 2
+    rows, sign, y = (labels != 0.5) & (longer != 0), longer.sign(), at_least_float32(labels)
+    preferred, scored_higher = (
+        0.5 + sign * (y - 0.5),
+        0.5 + sign * at_least_float32(differences).sign() / 2,
+    )
     return preferred[rows].mean(), scored_higher[rows].mean()
 
 
@@ -133,14 +136,14 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
     check_same_shape(x=x, y=y)
     check_positive("x", len(x))
     if (x == x[0]).all() or (y == y[0]).all():
-        return widened(x).new_zeros(())
+        return at_least_float32(x).new_zeros(())
     a, b = x.double() - x.double().mean(), y.double() - y.double().mean()
-    return torch.dot(a / a.norm(), b / b.norm()).clamp(-1, 1).to(widened(x).dtype)
+    return torch.dot(a / a.norm(), b / b.norm()).clamp(-1, 1).to(at_least_float32(x).dtype)
 
 
 def spearman(x: Tensor, y: Tensor) -> Tensor:
     """0-d, `pearson` of the ranks of x and y [n]; equal values share their mean rank."""
-    return pearson(_ranks(x), _ranks(y)).to(widened(x).dtype)
+    return pearson(_ranks(x), _ranks(y)).to(at_least_float32(x).dtype)
 
 
 def resampled_means(

@@ -5,19 +5,19 @@ from torch import Tensor
 
 from rlhf.functional.checks import check_between, check_same_shape
 from rlhf.kernels import add_at_span_end
-from rlhf.kernels.span_ops import widened
+from rlhf.kernels.span_ops import at_least_float32
 from rlhf.spans import Spans, check_rows
 
 
-def shape_rewards(scores: Tensor, kl: Tensor, spans: Spans, *, kl_coef: float) -> Tensor:
+def per_token_rewards(scores: Tensor, kl: Tensor, spans: Spans, *, kl_coef: float) -> Tensor:
     """[N] rewards, rₜ = -kl_coef·klₜ, plus the score at the last token of the response.
 
     Args: scores [B], reward-model units; kl [N], nats; kl_coef, reward per nat, at least 0.
     """
     check_between("kl_coef", kl_coef, 0)
-    check_rows("kl", kl, spans.total)
+    check_rows("kl", kl, spans.num_tokens)
     check_rows("scores", scores, len(spans))
-    return add_at_span_end(-kl_coef * widened(kl), scores, spans)
+    return add_at_span_end(-kl_coef * at_least_float32(kl), scores, spans)
 
 
 def missing_eos_scores(scores: Tensor, finished: Tensor, *, mode: str, penalty: float) -> Tensor:
@@ -31,7 +31,7 @@ def missing_eos_scores(scores: Tensor, finished: Tensor, *, mode: str, penalty: 
     check_between("penalty", penalty, 0)
     if finished.dtype != torch.bool:
         raise ValueError(f"finished: got {finished.dtype}, wanted bool")
-    scores = widened(scores)
+    scores = at_least_float32(scores)
     cut = {"none": scores, "penalty": scores - penalty, "replace": scores.new_tensor(-penalty)}
     cut["bootstrap"] = scores
     if mode not in cut:

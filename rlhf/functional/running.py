@@ -8,7 +8,7 @@ from math import isfinite, sqrt
 from torch import Tensor
 
 from rlhf.functional.checks import check_between, check_positive
-from rlhf.kernels.span_ops import widened
+from rlhf.kernels.span_ops import at_least_float32
 
 
 class AdaptiveKLController:
@@ -76,7 +76,7 @@ class ScoreScaler:
     def scale(self, scores: Tensor) -> Tensor:
         """[B] scores over the standard deviation, these included; not finite ones do not count."""
         self._observe(scores.detach().double()[scores.isfinite()])
-        scaled = widened(scores) / self.std
+        scaled = at_least_float32(scores) / self.std
         return scaled if self.clip is None else scaled.clamp(-self.clip, self.clip)
 
     def _observe(self, scores: Tensor) -> None:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from rlhf.config.schema import EngineKind, SamplingConfig
 from rlhf.generation.sampler import generate
-from rlhf.generation.transformers_engine import stock_generate
+from rlhf.generation.transformers_engine import hf_generate
 from rlhf.models.packed.forward import Llava
-from rlhf.types import Drawn, PromptBatch, Responses
+from rlhf.types import PromptBatch, Responses, SampledTokens
 
 
 class Engine(Protocol):
@@ -24,10 +24,10 @@ class Engine(Protocol):
         seed: int = 0,
         iteration: int = 0,
         samples: Tensor | None = None,
-        keep_states: bool = False,
+        return_hidden_states: bool = False,
         on_chunk: Callable[[int], None] = ...,
-    ) -> tuple[Responses, Drawn]:
+    ) -> tuple[Responses, SampledTokens]:
         """The responses, and what is known of how they were drawn."""
 
 
-ENGINES: dict[EngineKind, Engine] = {"own": generate, "reference": stock_generate}
+ENGINES: dict[EngineKind, Engine] = {"native": generate, "transformers": hf_generate}

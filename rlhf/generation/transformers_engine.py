@@ -11,13 +11,13 @@ from rlhf.config.schema import SamplingConfig
 from rlhf.data.images import load_image
 from rlhf.errors import UsageError
 from rlhf.functional import keyed_uniforms
-from rlhf.generation.sampler import draw, joined
+from rlhf.generation.sampler import sample_tokens, to_responses
 from rlhf.models.packed.forward import Llava
-from rlhf.types import Drawn, PromptBatch, Responses
+from rlhf.types import PromptBatch, Responses, SampledTokens
 
 
 @torch.no_grad()
-def stock_generate(
+def hf_generate(
     llava: Llava,
     prompts: PromptBatch,
     sampling: SamplingConfig,
@@ -25,24 +25,24 @@ def stock_generate(
     seed: int = 0,
     iteration: int = 0,
     samples: Tensor | None = None,
-    keep_states: bool = False,
+    return_hidden_states: bool = False,
     on_chunk: Callable[[int], None] = lambda rows: None,
-) -> tuple[Responses, Drawn]:
+) -> tuple[Responses, SampledTokens]:
     """As `generate`: the same numbers pick the tokens. Prompts are padded, none is shared.
 
-    The stock loop hands out no states; `keep_states` changes nothing.
+    The stock loop hands out no states; `return_hidden_states` changes nothing.
     """
     samples = torch.zeros(len(prompts), dtype=torch.int64) if samples is None else samples
     rows: list[Tensor] = []
     logprobs: list[Tensor] = []
     for chunk in torch.arange(len(prompts)).split(sampling.batch_size):
-        keys = (seed, iteration, prompts.keys[chunk], samples[chunk])
-        picks = _Keyed(llava, sampling, keys)
+        keys = (seed, iteration, prompts.sampling_keys[chunk], samples[chunk])
+        picks = KeyedSampling(llava, sampling, keys)
         for tokens, scores in _generated(llava, prompts.select(chunk), sampling, picks):
             rows.append(tokens)
             logprobs.append(scores)
         on_chunk(len(chunk))
-    return joined(llava, rows), Drawn(torch.cat(logprobs))
+    return to_responses(llava, rows), SampledTokens(torch.cat(logprobs))
 
 
 @torch.no_grad()
@@ -56,15 +56,15 @@ def beam_search(
     Raises:
         UsageError: the model reads its prompts without its adapter.
     """
-    if llava.adapters.scope == "response":
-        where, fix = "model.lora_scope=response", "set collect.beams=0"
+    if llava.adapters.lora_type == "alora":
+        where, fix = "model.lora_type=alora", "set collect.num_beams=0"
         raise UsageError("beam search cannot read a prompt apart", where, fix)
     rows = [
         row
         for chunk in torch.arange(len(prompts)).split(max(1, sampling.batch_size // beams))
-        for row in _ended(llava, _searched(llava, prompts.select(chunk), sampling, beams))
+        for row in truncate_at_eos(llava, _searched(llava, prompts.select(chunk), sampling, beams))
     ]
-    return joined(llava, rows)
+    return to_responses(llava, rows)
 
 
 def _searched(llava: Llava, prompts: PromptBatch, sampling: SamplingConfig, beams: int) -> Tensor:
@@ -81,14 +81,14 @@ def _searched(llava: Llava, prompts: PromptBatch, sampling: SamplingConfig, beam
     return found[:, given["input_ids"].shape[1] :].cpu()
 
 
-def _ended(llava: Llava, tokens: Tensor) -> list[Tensor]:
+def truncate_at_eos(llava: Llava, tokens: Tensor) -> list[Tensor]:
     """Each row [T] up to its first end, that included."""
     ends = torch.isin(tokens, torch.tensor(llava.eos_ids))
     lengths = torch.where(ends.any(1), ends.int().argmax(1) + 1, tokens.shape[1]).tolist()
     return [tokens[row, :n] for row, n in enumerate(lengths)]
 
 
-class _Keyed(LogitsProcessor):  # type: ignore[misc]
+class KeyedSampling(LogitsProcessor):  # type: ignore[misc]
     """Leaves of each row's logits only the token that its key picks."""
 
     def __init__(
@@ -99,19 +99,19 @@ class _Keyed(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         uniforms = keyed_uniforms(*self.keys, len(self.logprobs))
-        chosen, logprobs = draw(self.llava, scores, self.sampling, uniforms)
+        chosen, logprobs = sample_tokens(self.llava, scores, self.sampling, uniforms)
         self.logprobs.append(logprobs.cpu())
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen.unsqueeze(1), 0)
 
 
 def _generated(
-    llava: Llava, prompts: PromptBatch, sampling: SamplingConfig, picks: _Keyed
+    llava: Llava, prompts: PromptBatch, sampling: SamplingConfig, picks: KeyedSampling
 ) -> list[tuple[Tensor, Tensor]]:
     """Tokens and log-probabilities of each row."""
     given = _inputs(llava, prompts)
     width = given["input_ids"].shape[1]
-    if llava.adapters.scope == "response":
-        given = _read_before(llava, given)
+    if llava.adapters.lora_type == "alora":
+        given = prefill_prefix(llava, given)
     options = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=False,
@@ -120,16 +120,19 @@ def _generated(
     )
     found = llava.model.generate(**given, generation_config=options, logits_processor=[picks])
     tokens, scores = found[:, width:].cpu(), torch.stack(picks.logprobs, dim=1)
-    return [(row, own[: len(row)]) for row, own in zip(_ended(llava, tokens), scores, strict=True)]
+    return [
+        (row, own[: len(row)])
+        for row, own in zip(truncate_at_eos(llava, tokens), scores, strict=True)
+    ]
 
 
 def _inputs(llava: Llava, prompts: PromptBatch) -> dict[str, Any]:
     """Prompts padded on the left, and pixels, as the stock model takes them."""
-    spans, width = prompts.spans, prompts.spans.longest
-    columns = width - spans.lengths[spans.owner] + spans.positions
+    spans, width = prompts.spans, prompts.spans.max_len
+    columns = width - spans.lengths[spans.segment_ids] + spans.positions
     tokens = torch.full((len(prompts), width), llava.eos_ids[0])
     mask = torch.zeros_like(tokens)
-    tokens[spans.owner, columns], mask[spans.owner, columns] = prompts.tokens, 1
+    tokens[spans.segment_ids, columns], mask[spans.segment_ids, columns] = prompts.tokens, 1
     given = {"input_ids": tokens.to(llava.device), "attention_mask": mask.to(llava.device)}
     images = [load_image(path) for row in prompts.images for path in row]
     if not images:
@@ -139,7 +142,7 @@ def _inputs(llava: Llava, prompts: PromptBatch) -> dict[str, Any]:
     return given | dict(pixels.to(device=llava.device, dtype=dtype))
 
 
-def _read_before(llava: Llava, given: dict[str, Any]) -> dict[str, Any]:
+def prefill_prefix(llava: Llava, given: dict[str, Any]) -> dict[str, Any]:
     """What is left to read after the bare trunk has read all but the invocation."""
     cut, cache = -len(llava.adapters.invocation), DynamicCache()
     before = {name: given[name][:, :cut] for name in ("input_ids", "attention_mask")}

@@ -16,7 +16,7 @@ def has_flash(query: Tensor) -> bool:
     return query.device.type == "cpu"
 
 
-def flash(
+def flash_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -33,7 +33,7 @@ def flash(
     return out, lse
 
 
-def flash_backward(
+def flash_attention_backward(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
@@ -63,14 +63,14 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     Args: query, key, value [B, H, T, D].
     """
     if has_flash(query) and torch.is_grad_enabled():
-        return _Causal.apply(query, key, value, scale)  # type: ignore[no-any-return, no-untyped-call]
+        return _CausalAttention.apply(query, key, value, scale)  # type: ignore[no-any-return, no-untyped-call]
     return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
 
 
-class _Causal(torch.autograd.Function):
+class _CausalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        out, lse = flash(query, key, value, causal=True, scale=scale)
+        out, lse = flash_attention(query, key, value, causal=True, scale=scale)
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.scale = scale
         return out
@@ -78,4 +78,6 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return *flash_backward(grad, *ctx.saved_tensors, causal=True, scale=ctx.scale), None
+        return *flash_attention_backward(
+            grad, *ctx.saved_tensors, causal=True, scale=ctx.scale
+        ), None

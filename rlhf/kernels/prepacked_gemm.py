@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 
-def few_rows_product(weight: Tensor, rows: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def prepacked_gemm(weight: Tensor, rows: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """[b, D] -> [b, V]: x·Wᵀ in `dtype`, of a copy of the weight that is made once, here.
 
     Args:
         weight: [V, D].
         rows: b, or about as many.
     """
-    if has_blocks(weight, dtype):
-        return blocked_product(weight, rows, dtype)
+    if can_prepack(weight, dtype):
+        return prepacked_matmul(weight, rows, dtype)
     weight = weight.detach().to(dtype)
     return lambda x: (weight @ x.to(dtype).T).T.contiguous()  # faster for few rows than x·Wᵀ
 
 
-def blocked_product(
+def prepacked_matmul(
     weight: Tensor, rows: int, dtype: torch.dtype, bias: Tensor | None = None
 ) -> Callable[[Tensor], Tensor]:
     """[…, b, D] -> […, b, V]: x·Wᵀ + bias in `dtype`, of a copy in oneDNN's blocked layout.
@@ -28,7 +28,7 @@ def blocked_product(
     of a plain one, and to make the copy as long as two.
 
     Args:
-        weight: [V, D], of which `has_blocks` is true.
+        weight: [V, D], of which `can_prepack` is true.
         rows: b, or about as many.
         bias: [V].
     """
@@ -38,7 +38,7 @@ def blocked_product(
     return lambda x: product(x.to(dtype), blocks, added, "none", [], "")
 
 
-def has_blocks(weight: Tensor, dtype: torch.dtype) -> bool:
+def can_prepack(weight: Tensor, dtype: torch.dtype) -> bool:
     """Whether oneDNN knows a layout for the weight in this dtype here."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False

@@ -9,14 +9,14 @@ from torch import Tensor
 from rlhf.spans import Spans, check_rows
 
 
-def widened(tensor: Tensor) -> Tensor:
+def at_least_float32(tensor: Tensor) -> Tensor:
     """`tensor` in float32, or float64 where it is: half-precision sums lose what they add."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def check_gather(padded: Tensor, starts: Tensor, spans: Spans) -> None:
     """Raise ValueError unless shapes agree and every span lies inside its row."""
-    check_rows("padded", padded, len(spans), wide=True)
+    check_rows("padded", padded, len(spans), allow_trailing=True)
     check_rows("starts", starts, len(spans))
     if padded.dim() < 2 or starts.is_floating_point():
         shape, dtype = list(padded.shape), starts.dtype
@@ -28,10 +28,10 @@ def check_gather(padded: Tensor, starts: Tensor, spans: Spans) -> None:
 
 def checked_width(flat: Tensor, spans: Spans, width: int | None) -> int:
     """Columns for `flat` [N, ...]: `width`, or the longest span; ValueError when that is longer."""
-    check_rows("flat", flat, spans.total, wide=True)
-    width = spans.longest if width is None else width
-    if width < spans.longest:
-        raise ValueError(f"width: got {width}, wanted at least the longest span, {spans.longest}")
+    check_rows("flat", flat, spans.num_tokens, allow_trailing=True)
+    width = spans.max_len if width is None else width
+    if width < spans.max_len:
+        raise ValueError(f"width: got {width}, wanted at least the longest span, {spans.max_len}")
     return width
 
 
@@ -55,8 +55,8 @@ def gather_spans(padded: Tensor, starts: Tensor, spans: Spans) -> Tensor:
     """
     check_gather(padded, starts, spans)
     width = padded.shape[1]
-    columns = starts[spans.owner] + spans.positions
-    return padded.flatten(0, 1).index_select(0, spans.owner * width + columns)
+    columns = starts[spans.segment_ids] + spans.positions
+    return padded.flatten(0, 1).index_select(0, spans.segment_ids * width + columns)
 
 
 def scatter_spans(flat: Tensor, spans: Spans, width: int | None = None, fill: float = 0) -> Tensor:
@@ -67,22 +67,22 @@ def scatter_spans(flat: Tensor, spans: Spans, width: int | None = None, fill: fl
     """
     width = checked_width(flat, spans, width)
     padded = flat.new_full((len(spans) * width, *flat.shape[1:]), fill)
-    padded.index_copy_(0, spans.owner * width + spans.positions, flat)  # fresh: in place
+    padded.index_copy_(0, spans.segment_ids * width + spans.positions, flat)  # fresh: in place
     return padded.view(len(spans), width, *flat.shape[1:])
 
 
 def add_at_span_end(flat: Tensor, per_span: Tensor, spans: Spans) -> Tensor:
     """`flat` [N] with per_span [B] added at the last token of each span."""
-    check_rows("flat", flat, spans.total)
+    check_rows("flat", flat, spans.num_tokens)
     check_rows("per_span", per_span, len(spans))
-    dtype = torch.promote_types(widened(flat).dtype, per_span.dtype)
+    dtype = torch.promote_types(at_least_float32(flat).dtype, per_span.dtype)
     return flat.to(dtype).index_add(0, spans.offsets[1:] - 1, per_span.to(dtype))
 
 
 def span_sum(flat: Tensor, spans: Spans) -> Tensor:
     """Sum over each span, [N] to [B]."""
-    check_rows("flat", flat, spans.total)
-    return torch.segment_reduce(widened(flat), "sum", offsets=spans.offsets)
+    check_rows("flat", flat, spans.num_tokens)
+    return torch.segment_reduce(at_least_float32(flat), "sum", offsets=spans.offsets)
 
 
 def span_mean(flat: Tensor, spans: Spans) -> Tensor:
@@ -92,8 +92,8 @@ def span_mean(flat: Tensor, spans: Spans) -> Tensor:
 
 def later_in_span(flat: Tensor, spans: Spans, steps: int = 1) -> Tensor:
     """[N] with out[t] = flat[t + steps] of the same span, 0 past its end."""
-    check_rows("flat", flat, spans.total)
-    inside = spans.positions + steps < spans.lengths[spans.owner]
+    check_rows("flat", flat, spans.num_tokens)
+    inside = spans.positions + steps < spans.lengths[spans.segment_ids]
     return torch.where(inside, flat.roll(-steps), 0)
 
 
@@ -105,14 +105,14 @@ def span_discounted_sum(flat: Tensor, spans: Spans, factor: float | Tensor) -> T
 
     Args: flat [N]; factor in [0, 1], a number or [B], one a span; no gradient reaches it.
     """
-    check_rows("flat", flat, spans.total)
+    check_rows("flat", flat, spans.num_tokens)
     factor = checked_factor(factor, spans)
-    sums, step = widened(flat), 1
-    left = spans.lengths[spans.owner] - spans.positions
-    while step < spans.longest:
+    sums, step = at_least_float32(flat), 1
+    left = spans.lengths[spans.segment_ids] - spans.positions
+    while step < spans.max_len:
         power = factor**step
         if isinstance(power, Tensor):
-            power = power.to(sums.dtype)[spans.owner]
+            power = power.to(sums.dtype)[spans.segment_ids]
         sums = sums + power * torch.where(left > step, sums.roll(-step), 0)
         step *= 2
     return sums

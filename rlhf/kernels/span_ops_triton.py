@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlhf.kernels.span_ops import check_gather, checked_factor, checked_width, widened
+from rlhf.kernels.span_ops import at_least_float32, check_gather, checked_factor, checked_width
 from rlhf.spans import Spans, check_rows
 
 BLOCK = 1024  # elements a program holds at once
@@ -18,7 +18,7 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by by
 
 
 @triton.jit
-def _copy_runs(
+def _copy_spans_kernel(
     source,
     target,
     source_rows,
@@ -36,7 +36,7 @@ def _copy_runs(
 
 
 @triton.jit
-def _total(flat, sums, firsts, lengths, BLOCK: tl.constexpr):
+def _segment_sum_kernel(flat, sums, firsts, lengths, BLOCK: tl.constexpr):
     span = tl.program_id(0)
     first, length = tl.load(firsts + span), tl.load(lengths + span)
     parts = tl.zeros([BLOCK], sums.dtype.element_ty)
@@ -47,12 +47,12 @@ def _total(flat, sums, firsts, lengths, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _then(decay, total, next_decay, next_total):
+def _scan_combine(decay, total, next_decay, next_total):
     return decay * next_decay, next_decay * total + next_total
 
 
 @triton.jit
-def _discounted_sum(
+def _discounted_sum_kernel(
     flat,
     sums,
     factors,
@@ -69,7 +69,7 @@ def _discounted_sum(
         mask = start + lane < length
         at = first + STEP * (start + lane)
         terms = tl.load(flat + at, mask=mask, other=0).to(tl.float64)
-        decay, total = tl.associative_scan((decays, terms), 0, _then)
+        decay, total = tl.associative_scan((decays, terms), 0, _scan_combine)
         total += decay * carry
         tl.store(sums + at, total.to(sums.dtype.element_ty), mask=mask)
         carry = tl.sum(tl.where(lane == BLOCK - 1, total, 0), 0)
@@ -90,9 +90,9 @@ def _copied(
     """
     bits = _bits(source)
     inner = bits.numel() // max(1, len(bits))
-    blocks = triton.cdiv(spans.longest * inner, BLOCK)
+    blocks = triton.cdiv(spans.max_len * inner, BLOCK)
     if blocks:
-        _copy_runs[(len(spans) * blocks,)](
+        _copy_spans_kernel[(len(spans) * blocks,)](
             bits, _bits(target), source_rows, target_rows, spans.lengths, inner, blocks, BLOCK
         )
     return target
@@ -132,23 +132,25 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, flat: Tensor, spans: Spans) -> Tensor:
         ctx.spans, ctx.dtype = spans, flat.dtype
-        sums = flat.new_empty(len(spans), dtype=widened(flat[:0]).dtype)
+        sums = flat.new_empty(len(spans), dtype=at_least_float32(flat[:0]).dtype)
         if len(spans):
-            _total[(len(spans),)](flat.contiguous(), sums, spans.offsets, spans.lengths, BLOCK)
+            _segment_sum_kernel[(len(spans),)](
+                flat.contiguous(), sums, spans.offsets, spans.lengths, BLOCK
+            )
         return sums
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        return upstream[ctx.spans.owner].to(ctx.dtype), None
+        return upstream[ctx.spans.segment_ids].to(ctx.dtype), None
 
 
 def _scan(flat: Tensor, factors: Tensor, spans: Spans, step: int) -> Tensor:
     """Discounted sums to the end of each span (step -1: from there on) or to its start (step 1)."""
-    sums = torch.empty_like(flat, dtype=widened(flat[:0]).dtype)
+    sums = torch.empty_like(flat, dtype=at_least_float32(flat[:0]).dtype)
     firsts = spans.offsets[:-1] if step == 1 else spans.offsets[1:] - 1
     if len(spans):
-        _discounted_sum[(len(spans),)](
+        _discounted_sum_kernel[(len(spans),)](
             flat.contiguous(), sums, factors, firsts, spans.lengths, step, BLOCK
         )
     return sums
@@ -171,7 +173,7 @@ class _DiscountedSum(torch.autograd.Function):
 def gather_spans(padded: Tensor, starts: Tensor, spans: Spans) -> Tensor:
     check_gather(padded, starts, spans)
     firsts = torch.arange(len(spans), device=starts.device) * padded.shape[1] + starts
-    options = (firsts, spans.offsets, spans, spans.total, None)
+    options = (firsts, spans.offsets, spans, spans.num_tokens, None)
     return _Copy.apply(padded.flatten(0, 1), *options)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -184,7 +186,7 @@ def scatter_spans(flat: Tensor, spans: Spans, width: int | None = None, fill: fl
 
 
 def span_sum(flat: Tensor, spans: Spans) -> Tensor:
-    check_rows("flat", flat, spans.total)
+    check_rows("flat", flat, spans.num_tokens)
     return _Sum.apply(flat, spans)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -193,6 +195,6 @@ def span_mean(flat: Tensor, spans: Spans) -> Tensor:
 
 
 def span_discounted_sum(flat: Tensor, spans: Spans, factor: float | Tensor) -> Tensor:
-    check_rows("flat", flat, spans.total)
+    check_rows("flat", flat, spans.num_tokens)
     factors = flat.new_ones(len(spans), dtype=torch.float64) * checked_factor(factor, spans)
     return _DiscountedSum.apply(flat, factors, spans)  # type: ignore[no-any-return, no-untyped-call]

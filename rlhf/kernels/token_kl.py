@@ -9,12 +9,12 @@ from torch.autograd.function import once_differentiable
 
 from rlhf.kernels.token_logprobs import Options, checked_options, chunk_logits, product
 
-Side = tuple[Tensor, Tensor]  # hidden over temperature [N, D] and weight [V, D], both wide
+LogitsSide = tuple[Tensor, Tensor]  # hidden over temperature [N, D] and weight [V, D], both wide
 
 
 def _sides(
     hidden: Tensor, weight: Tensor, ref_hidden: Tensor, ref_weight: Tensor | None, options: Options
-) -> tuple[Side, Side]:
+) -> tuple[LogitsSide, LogitsSide]:
     wide = weight.to(options.dtype)
     ref_wide = wide if ref_weight is None else ref_weight.to(options.dtype)
     scaled, ref_scaled = (h.to(options.dtype) / options.temperature for h in (hidden, ref_hidden))
@@ -22,7 +22,7 @@ def _sides(
 
 
 def _chunk_kl(
-    policy: Side, reference: Side, chunk: slice, banned: Tensor, options: Options
+    policy: LogitsSide, reference: LogitsSide, chunk: slice, banned: Tensor, options: Options
 ) -> tuple[Tensor, Tensor]:
     """KL [C] and its gradient by the logits [C, V], p (log p - log q - KL)."""
     log_p, log_q = (

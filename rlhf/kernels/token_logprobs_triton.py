@@ -25,7 +25,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 @triton.jit
-def _fold(
+def _online_softmax_kernel(
     logits,
     width,
     first,
@@ -62,7 +62,7 @@ def _fold(
 
 
 @triton.jit
-def _differentiate(
+def _logits_grad_kernel(
     logits,
     width,
     first,
@@ -127,7 +127,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 with torch.autocast(hidden.device.type, enabled=False):
                     logits = _product(hidden[chunk], weight[tile].T, dtype)
                 where = (logits.shape[1], tile.start, tokens[chunk], banned, temperature)
-                _fold[(len(tops),)](logits, *where, *state, BLOCK, num_warps=8)
+                _online_softmax_kernel[(len(tops),)](logits, *where, *state, BLOCK, num_warps=8)
             log_masses[chunk] = tops + masses.log()
             logprobs[chunk] = picks - log_masses[chunk]
             entropies[chunk] = masses.log() - tilts / masses
@@ -154,7 +154,7 @@ def _gradients(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | Non
         for tile in _tiles(len(weight), len(rows[0])):
             grad = _product(hidden[chunk], weight[tile].T, dtype)
             where = (grad.shape[1], tile.start, tokens[chunk], banned, temperature)
-            _differentiate[(len(grad),)](grad, *where, *rows, BLOCK, num_warps=8)
+            _logits_grad_kernel[(len(grad),)](grad, *where, *rows, BLOCK, num_warps=8)
             # float16 has too small a range for p / tokens
             grad = grad.bfloat16() if weight.dtype == torch.bfloat16 else grad
             if grad_hidden is not None:

@@ -22,7 +22,7 @@ class Critic:
         adapter           the states of the policy's trunk under a LoRA of the critic's own
         separate          the states of a copy of the trunk
 
-    All of them see the picture. The first two cost no forward of their own.
+    All of them see the image. The first two cost no forward of their own.
 
     Args:
         kind: which of these.
@@ -34,7 +34,7 @@ class Critic:
         self.head = ScalarHead(llava.hidden_size).to(llava.device)
 
     @property
-    def apart(self) -> bool:
+    def has_own_forward(self) -> bool:
         """Whether it reads states of its own, by a forward beside the policy's."""
         return self.kind in ("adapter", "separate")
 
@@ -42,7 +42,7 @@ class Critic:
         """[N] float32 (autograd); `hidden` [N, D] are the policy's states."""
         if self.kind == "shared_detached":
             hidden = hidden.detach()
-        elif self.apart:
+        elif self.has_own_forward:
             with self.role():
                 hidden = self.llava.response_hidden(prompts, responses)
         values: Tensor = self.head(hidden)
@@ -58,28 +58,30 @@ class Critic:
         """Inside the block the trunk gives the states that the critic reads."""
         return self.llava.adapters.use(CRITIC) if self.kind == "adapter" else nullcontext()
 
-    def trunk(self) -> dict[str, nn.Parameter]:
+    def backbone_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters of the trunk that are the critic's alone, by name."""
         if CRITIC in self.llava.adapters.names:
             return self.llava.adapters.tensors(CRITIC)
         own = self.llava.model.named_parameters() if self.kind == "separate" else ()
         return {name: value for name, value in own if value.requires_grad}
 
-    def trained(self) -> dict[str, nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """All that the critic's learning rate moves, by name."""
         head = {f"head.{name}": value for name, value in self.head.named_parameters()}
-        return {**self.trunk(), **head}
+        return {**self.backbone_parameters(), **head}
 
-    def save(self, folder: Path) -> None:
+    def save(self, directory: Path) -> None:
         """Write value_head.safetensors, and what the critic has of a trunk in critic/."""
-        self.head.save(folder / "value_head.safetensors")
+        self.head.save(directory / "value_head.safetensors")
         if CRITIC in self.llava.adapters.names:
-            self.llava.adapters.save(CRITIC, folder / "critic", self.llava.base)
+            self.llava.adapters.save(CRITIC, directory / "critic", self.llava.base)
         elif self.kind == "separate":
-            self.llava.save(folder / "critic")
+            self.llava.save(directory / "critic")
 
 
-def build_critic(kind: CriticKind, llava: Llava, config: ModelConfig, start: Path | None) -> Critic:
+def build_critic(
+    kind: CriticKind, llava: Llava, config: ModelConfig, init_adapter: Path | None
+) -> Critic:
     """A critic that expects 0 everywhere.
 
     Args:
@@ -91,10 +93,10 @@ def build_critic(kind: CriticKind, llava: Llava, config: ModelConfig, start: Pat
     if kind == "separate":
         llava = llava.frozen_copy()
     if kind in ("adapter", "separate"):
-        if start is None:
+        if init_adapter is None:
             add_adapter(llava.adapters, CRITIC, config)
         else:
-            llava.adapters.load(CRITIC, start, trains=True)
+            llava.adapters.load(CRITIC, init_adapter, trains=True)
     return Critic(kind, llava)
 
 

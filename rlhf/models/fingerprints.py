@@ -40,7 +40,7 @@ def same_encoding(one: Any, other: Any) -> bool:
     if not (hasattr(one, "processor") and hasattr(other, "processor")):
         return False
     told = [
-        (tokenizer_hash(x.tokenizer), x.processor.chat_template, x.picture_tokens.rule)
+        (tokenizer_hash(x.tokenizer), x.processor.chat_template, x.image_tokens.rule)
         for x in (one, other)
     ]
     return told[0] == told[1]

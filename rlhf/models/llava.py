@@ -10,15 +10,15 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from rlhf.data.chat_prompts import PromptBuilder
-from rlhf.models.loading import fingerprints, load_stock
+from rlhf.models.loading import fingerprints, load_hf
 from rlhf.models.lora import Adapters
-from rlhf.models.packed.kv_cache import Prefixes
-from rlhf.models.packed.prepacked_linear import blocked_layers
-from rlhf.models.vision.families import picture_tokens
-from rlhf.models.vision.image_encoder import Vision
+from rlhf.models.packed.kv_cache import PrefixCache
+from rlhf.models.packed.prepacked_linear import prepacked_layers
+from rlhf.models.vision.families import image_tokens
+from rlhf.models.vision.image_encoder import ImageEncoder
 
 
-class Trunk:
+class LlavaBase:
     """A LLaVA with its processor, its cached vision features and its adapters.
 
     Args:
@@ -31,12 +31,12 @@ class Trunk:
     def __init__(self, model: Any, processor: Any, base: str, quantization: str = "none") -> None:
         self.model, self.processor, self.base = model.eval(), processor, base
         self.quantization = quantization
-        self.builder = PromptBuilder(processor, picture_tokens(model.config, processor))
+        self.builder = PromptBuilder(processor, image_tokens(model.config, processor))
         self.adapters = Adapters(model, self.builder.invocation_ids())
         self.image_token_id = int(model.config.image_token_id)
-        self.vision = Vision(model, processor.image_processor)
-        self.prefixes = Prefixes()  # of adapters that start after the prompt
-        self.prefill_tokens = 8192  # tokens of prompts read at once
+        self.vision = ImageEncoder(model, processor.image_processor)
+        self.prefix_cache = PrefixCache()  # of adapters that start after the prompt
+        self.max_prefill_tokens = 8192  # tokens of prompts read at once
         self.precision = model.lm_head.weight.dtype  # of the language model's products
         self.checkpoints_layers = False  # in forwards with autograd: recompute in the backward
 
@@ -49,7 +49,7 @@ class Trunk:
         Raises:
             UsageError: the files are not those of a LLaVA.
         """
-        model, processor = load_stock(base, device=device, dtype=dtype, quantization=quantization)
+        model, processor = load_hf(base, device=device, dtype=dtype, quantization=quantization)
         return cls(model, processor, base, quantization)
 
     @property
@@ -79,7 +79,7 @@ class Trunk:
 
     @property
     def banned_ids(self) -> list[int]:
-        """Ids a response may not contain: picture placeholder and pad."""
+        """Ids a response may not contain: image placeholder and pad."""
         pad = self.processor.tokenizer.pad_token_id
         ids = {self.image_token_id, self.image_token_id if pad is None else pad}
         return sorted(ids - set(self.eos_ids))
@@ -105,31 +105,31 @@ class Trunk:
         twin = copy.copy(self)
         twin.model = copy.deepcopy(self.model).requires_grad_(False)
         twin.adapters = Adapters(twin.model, self.adapters.invocation)
-        twin.vision = Vision(twin.model, self.processor.image_processor, self.vision.cache)
+        twin.vision = ImageEncoder(twin.model, self.processor.image_processor, self.vision.cache)
         return twin
 
-    def save(self, folder: Path) -> None:
+    def save(self, directory: Path) -> None:
         """Write model and processor where the stock classes load them."""
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        self.model.save_pretrained(directory)
+        self.processor.save_pretrained(directory)
 
-    def contract(self) -> dict[str, str]:
-        """Fingerprints of how text and picture become the trunk's input."""
-        return fingerprints(self.processor, self.builder.picture_tokens.rule)
+    def input_fingerprint(self) -> dict[str, str]:
+        """Fingerprints of how text and image become the trunk's input."""
+        return fingerprints(self.processor, self.builder.image_tokens.rule)
 
-    def few_rows(self, rows: int, products: int) -> AbstractContextManager[None]:
+    def prepacked(self, rows: int, calls: int) -> AbstractContextManager[None]:
         """Inside the block, without autograd, the language model may multiply by copies of its
         weights: so many products of so many rows."""
         language = self.model.model.language_model
-        dtype = self.precision if self._narrows else None
-        return blocked_layers(language, rows=rows, products=products, dtype=dtype)
+        dtype = self.precision if self._needs_autocast else None
+        return prepacked_layers(language, rows=rows, calls=calls, dtype=dtype)
 
-    def products(self) -> AbstractContextManager[None]:
+    def autocast(self) -> AbstractContextManager[None]:
         """Inside the block weights that are wider than `precision` multiply in it."""
-        if self._narrows:
+        if self._needs_autocast:
             return torch.autocast(self.device.type, self.precision)
         return nullcontext()
 
     @property
-    def _narrows(self) -> bool:
+    def _needs_autocast(self) -> bool:
         return bool(self.precision.itemsize < 4 and self.output_weight.dtype != self.precision)

@@ -8,11 +8,11 @@ from transformers import AutoProcessor
 
 from rlhf.models.fingerprints import text_hash, tokenizer_hash
 from rlhf.models.quantization import keep_gradients, quantization_config
-from rlhf.models.reading import reading
-from rlhf.models.vision.families import stock_class
+from rlhf.models.reading import as_usage_error
+from rlhf.models.vision.families import hf_class
 
 
-def load_stock(
+def load_hf(
     base: str, *, device: torch.device, dtype: torch.dtype, quantization: str
 ) -> tuple[Any, Any]:
     """Model, frozen, and processor of a LLaVA directory or hub id.
@@ -22,9 +22,9 @@ def load_stock(
     """
     transformers.utils.logging.disable_progress_bar()  # it breaks our own progress lines
     fix = "check model.path; if a package is named, install the package"
-    with reading(f"{base} does not load as a LLaVA", "its files", fix):
+    with as_usage_error(f"{base} does not load as a LLaVA", "its files", fix):
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
-        model = stock_class(base).from_pretrained(
+        model = hf_class(base).from_pretrained(
             base,
             dtype=dtype,
             quantization_config=quantization_config(quantization, dtype),
@@ -36,11 +36,11 @@ def load_stock(
     return (model if quantization != "none" else model.to(device)), processor
 
 
-def fingerprints(processor: Any, picture_rule: str) -> dict[str, str]:
-    """Of template, tokenizer and picture sizes: how text and picture become a trunk's input."""
-    pictures = str(processor.image_processor.to_json_string())
+def fingerprints(processor: Any, image_rule: str) -> dict[str, str]:
+    """Of template, tokenizer and image sizes: how text and image become a trunk's input."""
+    images = str(processor.image_processor.to_json_string())
     return {
         "template": text_hash(str(processor.chat_template)),
         "tokenizer": tokenizer_hash(processor.tokenizer),
-        "pictures": text_hash(f"{picture_rule} {pictures}"),
+        "images": text_hash(f"{image_rule} {images}"),
     }

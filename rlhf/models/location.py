@@ -1,4 +1,4 @@
-"""Where a model's files are: a LLaVA directory, an adapter on one, a run folder, or a hub id."""
+"""Where a model's files are: a LLaVA directory, an adapter on one, a run directory, or a hub id."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.errors import UsageError
-from rlhf.storage.run_folder import run_folders
+from rlhf.storage.run_directory import run_directories
 
 
 @dataclass(frozen=True)
@@ -18,22 +18,22 @@ class ModelLocation:
 
 
 def locate_model(path: str) -> ModelLocation:
-    """The files behind `model.path`; of a folder of runs those of the newest that has a model.
+    """The files behind `model.path`; of a directory of runs those of the newest that has a model.
 
     Raises:
         UsageError: nothing there that could be a model.
     """
     if not path:
         raise UsageError("no model is given", "model.path", "set model.path=DIRECTORY_OR_HUB_ID")
-    folder = Path(path).expanduser()
-    runs = run_folders(folder)
+    directory = Path(path).expanduser()
+    runs = run_directories(directory)
     for place in (run / part for run in runs for part in ("", "model", "adapter")):
         if (place / "adapter_config.json").is_file():
             config = json.loads((place / "adapter_config.json").read_text())
             return ModelLocation(_existing(config["base_model_name_or_path"], place), place)
         if (place / "config.json").is_file():
             return ModelLocation(str(place.resolve()))
-    return ModelLocation(_existing(path, folder))
+    return ModelLocation(_existing(path, directory))
 
 
 def _existing(path: str, where: Path) -> str:

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlhf.config.schema import LoraScope, ModelConfig
+from rlhf.config.schema import LoraType, ModelConfig
 from rlhf.errors import UsageError
-from rlhf.models.reading import reading
+from rlhf.models.reading import as_usage_error
 
 # Linear layers of the language model only: bare names would also match the vision tower.
 LANGUAGE_LINEARS = r"(?!.*vision_tower).*\.(q|k|v|o|gate|up|down)_proj"
@@ -24,13 +24,13 @@ LANGUAGE_LINEARS = r"(?!.*vision_tower).*\.(q|k|v|o|gate|up|down)_proj"
 class Adapters:
     """Named LoRA adapters of one model. At most one is active; which ones train never changes.
 
-    An adapter of scope `response` is meant for the tokens from the invocation on, the ids that end
+    An adapter of type `alora` is meant for the tokens from the invocation on, the ids that end
     every prompt; to run what stands before them without it is up to the caller. It is saved as
     peft's activated LoRA.
 
     Args:
         model: the trunk; its linear layers are wrapped in place when an adapter is added.
-        invocation: the ids that end every prompt; without any there is no scope `response`.
+        invocation: the ids that end every prompt; without any there is no type `alora`.
 
     Source: Greenewald et al. 2025, arXiv:2504.12397.
     """
@@ -41,7 +41,7 @@ class Adapters:
         self._trains: dict[str, bool] = {}
         self._tuned: list[Any] = []  # layers, and below their factors by adapter: roles change
         self._factors: dict[str, dict[str, nn.Parameter]] = {}  # often, and the model is large
-        self._scopes: dict[str, LoraScope] = {}
+        self._lora_types: dict[str, LoraType] = {}
         self.current: str | None = None
 
     @property
@@ -55,47 +55,51 @@ class Adapters:
         return [name for name, layer in named if isinstance(layer, BaseTunerLayer)]
 
     @property
-    def scope(self) -> LoraScope:
+    def lora_type(self) -> LoraType:
         """Of the active adapter; with none active, of all adapters if they agree."""
-        known = set(self._scopes.values()) if self.current is None else {self._scopes[self.current]}
-        return "response" if known == {"response"} else "all"
+        known = (
+            set(self._lora_types.values())
+            if self.current is None
+            else {self._lora_types[self.current]}
+        )
+        return "alora" if known == {"alora"} else "lora"
 
-    def add(self, name: str, *, rank: int, alpha: float, scope: LoraScope = "all") -> None:
+    def add(self, name: str, *, rank: int, alpha: float, lora_type: LoraType = "lora") -> None:
         """Add a fresh adapter, which changes nothing until trained; it trains, and is active.
 
         Raises:
             UsageError: the model has no layer of the names that LoRA is put on, or no invocation.
         """
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LANGUAGE_LINEARS)
-        self._insert(name, config, scope, trains=True)
+        self._insert(name, config, lora_type, trains=True)
 
-    def load(self, name: str, folder: Path, *, trains: bool) -> None:
+    def load(self, name: str, directory: Path, *, trains: bool) -> None:
         """Load an adapter saved in peft's format and make it active; does it train from here?
 
         Raises:
             UsageError: its weights or its invocation are not for this model.
         """
         fix = "name a folder that a run left"
-        with reading("the adapter cannot be read", folder, fix):
-            config = LoraConfig.from_pretrained(str(folder))
-            weights = load_file(folder / "adapter_model.safetensors")
+        with as_usage_error("the adapter cannot be read", directory, fix):
+            config = LoraConfig.from_pretrained(str(directory))
+            weights = load_file(directory / "adapter_model.safetensors")
         invocation, config.alora_invocation_tokens = config.alora_invocation_tokens, None
         if invocation and list(invocation) != self.invocation:
             raise UsageError(
                 "the adapter waits for other ids than those that end this model's prompts",
-                f"{folder}: {invocation} there, {self.invocation} here",
+                f"{directory}: {invocation} there, {self.invocation} here",
                 "use the tokenizer and chat template it was trained with",
             )
-        self._insert(name, config, "response" if invocation else "all", trains=trains)
+        self._insert(name, config, "alora" if invocation else "lora", trains=trains)
         loaded = set_peft_model_state_dict(self._peft, weights, adapter_name=name)
         missing = [key for key in loaded.missing_keys if f".{name}." in key and ".lora_" in key]
         if wrong := [*missing, *loaded.unexpected_keys]:
-            where, fix = f"{folder}: {wrong[0]}", "load it on the model it was trained on"
+            where, fix = f"{directory}: {wrong[0]}", "load it on the model it was trained on"
             raise UsageError("the adapter is of another model", where, fix)
 
-    def _insert(self, name: str, config: LoraConfig, scope: LoraScope, *, trains: bool) -> None:
-        if scope == "response" and not self.invocation:
-            fix = "use model.lora_scope=all"
+    def _insert(self, name: str, config: LoraConfig, lora_type: LoraType, *, trains: bool) -> None:
+        if lora_type == "alora" and not self.invocation:
+            fix = "use model.lora_type=lora"
             raise UsageError("nothing tells this model where a response begins", name, fix)
         try:
             if self._peft is None:
@@ -108,7 +112,7 @@ class Adapters:
                 str(error).split("\n")[0],
                 "train it in full, or only the head",
             ) from error
-        self._trains[name], self._scopes[name] = trains, scope
+        self._trains[name], self._lora_types[name] = trains, lora_type
         self._tuned = [x for x in self._model.modules() if isinstance(x, BaseTunerLayer)]
         for layer in self._tuned:
             _multiply_as_stored(layer, name)
@@ -147,16 +151,16 @@ class Adapters:
         """The adapter's parameters by name."""
         return dict(self._factors.get(name, {}))
 
-    def save(self, name: str, folder: Path, base: str) -> None:
-        """Write the adapter where stock `PeftModel.from_pretrained(model, folder)` reads it."""
+    def save(self, name: str, directory: Path, base: str) -> None:
+        """Write the adapter where stock `PeftModel.from_pretrained(model, directory)` reads it."""
         assert self._peft is not None
         config = self._peft.peft_config[name]
         config.base_model_name_or_path = base
-        if self._scopes[name] == "response":  # peft is silent without this task, and does nothing
+        if self._lora_types[name] == "alora":  # peft is silent without this task, and does nothing
             config.task_type, config.alora_invocation_tokens = "CAUSAL_LM", self.invocation
         with tempfile.TemporaryDirectory() as scratch:
             self._peft.save_pretrained(scratch, selected_adapters=[name])
-            shutil.copytree(Path(scratch, name), folder, dirs_exist_ok=True)
+            shutil.copytree(Path(scratch, name), directory, dirs_exist_ok=True)
         config.task_type = config.alora_invocation_tokens = None
 
     def merge(self, name: str) -> None:
@@ -165,19 +169,19 @@ class Adapters:
         W + alpha / rank · B A in the dtype of W.
 
         Raises:
-            UsageError: it is of scope `response`, and weights serve every token.
+            UsageError: it is of type `alora`, and weights serve every token.
         """
         assert self._peft is not None
-        if self._scopes[name] == "response":
-            fix = "load it with peft as it is, or train with model.lora_scope=all"
+        if self._lora_types[name] == "alora":
+            fix = "load it with peft as it is, or train with model.lora_type=lora"
             raise UsageError("an adapter of responses alone cannot be merged", name, fix)
         self._peft.merge_and_unload(adapter_names=[name])
         self._peft, self.current = None, None
-        for known in (self._trains, self._scopes, self._factors, self._tuned):
+        for known in (self._trains, self._lora_types, self._factors, self._tuned):
             known.clear()
 
 
-class _Factor(nn.Linear):
+class LoraFactor(nn.Linear):
     """A float32 factor of LoRA that multiplies in the dtype of what it is given.
 
     peft widens that instead: beside a half-precision trunk, half of what the backward keeps.
@@ -192,11 +196,11 @@ def _multiply_as_stored(layer: Any, name: str) -> None:
     layer.cast_input_dtype_enabled = False
     for factors in (layer.lora_A, layer.lora_B):
         old = factors[name]
-        factors[name] = _Factor(old.in_features, old.out_features, bias=False, device="meta")
+        factors[name] = LoraFactor(old.in_features, old.out_features, bias=False, device="meta")
         factors[name].weight = old.weight
 
 
 def add_adapter(adapters: Adapters, name: str, config: ModelConfig) -> None:
-    """Add a fresh adapter of the rank, scale and scope that the options name."""
-    rank, alpha, scope = config.lora_rank, config.lora_alpha, config.lora_scope
-    adapters.add(name, rank=rank, alpha=alpha, scope=scope)
+    """Add a fresh adapter of the rank, scale and type that the options name."""
+    rank, alpha, lora_type = config.lora_rank, config.lora_alpha, config.lora_type
+    adapters.add(name, rank=rank, alpha=alpha, lora_type=lora_type)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from rlhf.models.packed.forward import Llava
-from rlhf.models.quantization import packed_kind
+from rlhf.models.quantization import quantization_of
 
 PLACES = {  # a word in a parameter's name to the part it belongs to; the first that is there
     "vision_tower": "vision tower",
@@ -19,7 +19,7 @@ PLACES = {  # a word in a parameter's name to the part it belongs to; the first 
 
 
 @dataclass(frozen=True)
-class Part:
+class ParameterGroup:
     """A part of the model; `trained` of its `count` parameters train."""
 
     name: str
@@ -28,7 +28,7 @@ class Part:
     trained: int
 
 
-def parts_of(llava: Llava) -> list[Part]:
+def summarize_parameters(llava: Llava) -> list[ParameterGroup]:
     """The parts of a model in the order of their names, one for each way of storage.
 
     A weight that two layers share is counted once. Adapters are parts by their role.
@@ -40,7 +40,7 @@ def parts_of(llava: Llava) -> list[Part]:
             place = f"adapter {name.rsplit('.', 2)[1]}"
         counts[place, stored] += count
         trained[place, stored] += count * trains
-    return [Part(*key, counts[key], trained[key]) for key in sorted(counts)]
+    return [ParameterGroup(*key, counts[key], trained[key]) for key in sorted(counts)]
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, str, int, bool]]:
@@ -51,7 +51,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, str, int, bool]]:
             if id(value) in seen:
                 continue
             seen.add(id(value))
-            stored = packed_kind(module) if name.endswith("weight") else ""
+            stored = quantization_of(module) if name.endswith("weight") else ""
             count = module.in_features * module.out_features if stored else value.numel()
             dtype = str(value.dtype).removeprefix("torch.")
             yield name, stored or dtype, int(count), value.requires_grad

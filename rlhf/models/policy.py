@@ -17,7 +17,7 @@ from rlhf.models.lora import add_adapter
 from rlhf.models.packed.forward import Llava
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.tracking.profiler import phase
-from rlhf.types import PromptBatch, Responses, TokenScores
+from rlhf.types import PolicyOutputs, PromptBatch, Responses
 
 POLICY, REFERENCE = "policy", "reference"
 
@@ -42,13 +42,13 @@ class Policy:
     def value_head(self) -> ScalarHead:
         return self.critic.head
 
-    def score(
+    def evaluate(
         self,
         prompts: PromptBatch,
         responses: Responses,
         ref_hidden: Tensor | None = None,
-        states: Tensor | None = None,
-    ) -> TokenScores:
+        hidden_states: Tensor | None = None,
+    ) -> PolicyOutputs:
         """Log-probability, entropy and value of every response token (autograd).
 
         Args:
@@ -56,25 +56,25 @@ class Policy:
             ref_hidden: [N, D], the reference's states; given them, the exact KL to it as well.
             states: [N, D], the policy's own states where they are known: no forward then.
         """
-        scores = self.policy_score(prompts, responses, ref_hidden, states)
-        return replace(scores, values=self.values(scores, prompts, responses), hidden=None)
+        outputs = self.policy_outputs(prompts, responses, ref_hidden, hidden_states)
+        return replace(outputs, values=self.values(outputs, prompts, responses), hidden_states=None)
 
-    def policy_score(
+    def policy_outputs(
         self,
         prompts: PromptBatch,
         responses: Responses,
         ref_hidden: Tensor | None = None,
-        states: Tensor | None = None,
-    ) -> TokenScores:
+        hidden_states: Tensor | None = None,
+    ) -> PolicyOutputs:
         """The same with the states, but without values (autograd)."""
-        if states is None:
-            states = self.llava.response_hidden(prompts, responses)
-        scores = self._scores(self.llava, states, responses)
+        if hidden_states is None:
+            hidden_states = self.llava.response_hidden(prompts, responses)
+        scores = self._token_outputs(self.llava, hidden_states, responses)
         if ref_hidden is None:
             return scores
         kl = token_kl(
-            states,
-            ref_hidden.to(states.device),
+            hidden_states,
+            ref_hidden.to(hidden_states.device),
             self.llava.output_weight,
             ref_weight=self.reference.output_weight,
             temperature=self.temperature,
@@ -82,21 +82,21 @@ class Policy:
         )
         return replace(scores, kl=kl)
 
-    def values(self, scores: TokenScores, prompts: PromptBatch, responses: Responses) -> Tensor:
+    def values(self, outputs: PolicyOutputs, prompts: PromptBatch, responses: Responses) -> Tensor:
         """[N] float32, V of the states before these tokens (autograd); `scores` of the policy."""
-        assert scores.hidden is not None
+        assert outputs.hidden_states is not None
         with phase("values"):
-            return self.critic.values(scores.hidden, prompts, responses)
+            return self.critic.values(outputs.hidden_states, prompts, responses)
 
     @torch.no_grad()
-    def reference_score(
+    def reference_outputs(
         self, prompts: PromptBatch, responses: Responses, *, keep_hidden: bool = False
-    ) -> TokenScores:
+    ) -> PolicyOutputs:
         """The same under the frozen reference (no autograd), without values."""
         with self.reference_role():
             states = self.reference.response_hidden(prompts, responses)
-        scores = self._scores(self.reference, states, responses)
-        return scores if keep_hidden else replace(scores, hidden=None)
+        outputs = self._token_outputs(self.reference, states, responses)
+        return outputs if keep_hidden else replace(outputs, hidden_states=None)
 
     @torch.no_grad()
     def final_values(self, prompts: PromptBatch, responses: Responses) -> Tensor:
@@ -109,28 +109,32 @@ class Policy:
         adapters = self.reference.adapters
         return adapters.use(REFERENCE if REFERENCE in adapters.names else None)
 
-    def trained(self) -> dict[str, nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The policy's own trainable parameters by name; none of the critic's is among them."""
         if POLICY in self.llava.adapters.names:
             return self.llava.adapters.tensors(POLICY)
         named = self.llava.model.named_parameters()
         return {name: value for name, value in named if value.requires_grad}
 
-    def critic_trained(self) -> dict[str, nn.Parameter]:
+    def critic_parameters(self) -> dict[str, nn.Parameter]:
         """The critic's own trainable parameters by name."""
-        return self.critic.trained()
+        return self.critic.trainable_parameters()
 
     def frozen_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Everything that must not move: trunks, reference and foreign adapters, by name."""
-        trained = {id(x) for own in (self.trained(), self.critic_trained()) for x in own.values()}
+        trained = {
+            id(x)
+            for own in (self.trainable_parameters(), self.critic_parameters())
+            for x in own.values()
+        }
         return [
             (f"{part}.{name}", value)
-            for part, model in self.trunks().items()
+            for part, model in self.base_models().items()
             for name, value in model.named_parameters()
             if id(value) not in trained
         ]
 
-    def trunks(self) -> dict[str, nn.Module]:
+    def base_models(self) -> dict[str, nn.Module]:
         """The models in memory by the first role that needs each."""
         roles = {"policy": self.llava, "reference": self.reference, "critic": self.critic.llava}
         found: dict[str, nn.Module] = {}
@@ -139,7 +143,7 @@ class Policy:
                 found[role] = llava.model
         return found
 
-    def _scores(self, llava: Llava, hidden: Tensor, responses: Responses) -> TokenScores:
+    def _token_outputs(self, llava: Llava, hidden: Tensor, responses: Responses) -> PolicyOutputs:
         logprobs, entropy = token_logprobs(
             hidden,
             llava.output_weight,
@@ -147,7 +151,7 @@ class Policy:
             temperature=self.temperature,
             banned_ids=llava.banned_ids,
         )
-        return TokenScores(logprobs, entropy, torch.zeros_like(logprobs.detach()), hidden)
+        return PolicyOutputs(logprobs, entropy, torch.zeros_like(logprobs.detach()), hidden)
 
 
 def build_policy(
@@ -155,9 +159,9 @@ def build_policy(
     config: ModelConfig,
     *,
     temperature: float,
-    start: Path | None = None,
+    init_adapter: Path | None = None,
     critic: CriticKind = "shared_detached",
-    critic_start: Path | None = None,
+    critic_init: Path | None = None,
 ) -> Policy:
     """The policy of a run, its critic and its frozen reference. What trains is float32.
 
@@ -168,19 +172,19 @@ def build_policy(
         start: an adapter to begin from. The reference is a frozen second copy of it; without one
             the adapter is fresh and the reference is the bare trunk.
         critic: what the values are read from, see `Critic`.
-        critic_start: the adapter that the critic's own begins from; None: `start`.
+        critic_init: the adapter that the critic's own begins from; None: `start`.
 
     Raises:
         UsageError: full training with an adapter of any role.
     """
     if config.train == "full":
-        if start is not None:
+        if init_adapter is not None:
             raise UsageError(
                 "full training cannot begin from an adapter",
                 "model.train=full",
                 "use model.train=lora, or a model.path with merged weights",
             )
-        if critic == "adapter" or critic_start is not None:
+        if critic == "adapter" or critic_init is not None:
             raise UsageError(
                 "the adapter of a critic needs a trunk that stays",
                 "model.train=full",
@@ -190,22 +194,22 @@ def build_policy(
         reference = llava.frozen_copy()
         own = full_critic(critic, llava)
         return Policy(llava, reference, temperature=temperature, critic=own)
-    own = build_critic(critic, llava, config, critic_start or start)
-    if start is None:
+    own = build_critic(critic, llava, config, critic_init or init_adapter)
+    if init_adapter is None:
         add_adapter(llava.adapters, POLICY, config)
     else:
-        llava.adapters.load(REFERENCE, start, trains=False)
-        llava.adapters.load(POLICY, start, trains=True)
+        llava.adapters.load(REFERENCE, init_adapter, trains=False)
+        llava.adapters.load(POLICY, init_adapter, trains=True)
     return Policy(llava, llava, temperature=temperature, critic=own)
 
 
-def in_pieces(
-    function: Callable[..., TokenScores],
+def map_microbatches(
+    function: Callable[..., PolicyOutputs],
     prompts: PromptBatch,
     responses: Responses,
     max_tokens: int,
     **tokenwise: Tensor,
-) -> TokenScores:
+) -> PolicyOutputs:
     """What `function` says of every response token, computed in pieces of bounded size.
 
     Args:
@@ -230,4 +234,4 @@ def in_pieces(
     places = torch.cat(tokens).argsort()
     names = [name for name, value in vars(parts[0]).items() if value is not None]
     joined = {name: torch.cat([getattr(part, name).cpu() for part in parts]) for name in names}
-    return TokenScores(**{name: value[places] for name, value in joined.items()})
+    return PolicyOutputs(**{name: value[places] for name, value in joined.items()})

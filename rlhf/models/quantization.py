@@ -10,7 +10,7 @@ from bitsandbytes import cextension
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
-_PACKED = {bitsandbytes.nn.Linear4bit: "nf4", bitsandbytes.nn.Linear8bitLt: "int8"}
+PACKED_DTYPES = {bitsandbytes.nn.Linear4bit: "nf4", bitsandbytes.nn.Linear8bitLt: "int8"}
 
 
 def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
@@ -39,9 +39,9 @@ def keep_gradients(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def packed_kind(module: nn.Module) -> str:
+def quantization_of(module: nn.Module) -> str:
     """How a layer's weight is packed, nf4 or int8; empty if it is not."""
-    return _PACKED.get(type(module), "")
+    return PACKED_DTYPES.get(type(module), "")
 
 
 @dataclass(frozen=True)

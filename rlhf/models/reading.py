@@ -8,7 +8,7 @@ from rlhf.errors import RlhfError, UsageError, is_out_of_memory
 
 
 @contextmanager
-def reading(what: str, where: str | Path, fix: str) -> Iterator[None]:
+def as_usage_error(what: str, where: str | Path, fix: str) -> Iterator[None]:
     """Whatever a library raises over files that are not what they should be, in three lines.
 
     Raises:

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rlhf.models.reading import reading
+from rlhf.models.reading import as_usage_error
 
 
 class ScalarHead(nn.Module):
@@ -25,7 +25,7 @@ class ScalarHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     @classmethod
-    def of(cls, linear: nn.Linear) -> "ScalarHead":
+    def from_linear(cls, linear: nn.Linear) -> "ScalarHead":
         """A head that computes what a classifier's own [1, D] layer does."""
         head = cls(linear.in_features)
         with torch.no_grad():
@@ -35,7 +35,7 @@ class ScalarHead(nn.Module):
         return head
 
     @classmethod
-    def passing(cls, features: int) -> "ScalarHead":
+    def identity(cls, features: int) -> "ScalarHead":
         """A head of that many features that passes the last one on."""
         head = cls(features)
         nn.init.ones_(head.linear.weight[:, -1])
@@ -53,7 +53,9 @@ class ScalarHead(nn.Module):
     @classmethod
     def load(cls, path: Path, device: torch.device) -> "ScalarHead":
         """The head of a safetensors file; a missing or extra key is an error."""
-        with reading("the scalar head cannot be read", path, "name a folder that a run left"):
+        with as_usage_error(
+            "the scalar head cannot be read", path, "name a folder that a run left"
+        ):
             state = load_file(path, device=str(device))
             head = cls(state["linear.weight"].shape[1]).to(device)
             head.load_state_dict(state, strict=True)

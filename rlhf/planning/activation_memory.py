@@ -4,19 +4,19 @@ They follow from what the code keeps; where a library decides, the note says wha
 """
 
 from rlhf.kernels.token_logprobs import CHUNK_LOGITS, CHUNK_TOKENS
-from rlhf.planning.model_shape import ModelShape
-from rlhf.planning.workload import Setup
+from rlhf.planning.model_shape import ModelDims
+from rlhf.planning.workload import Workload
 
 TILE_LOGITS = 2**23  # of a chunk in Triton, whose module needs Triton to be read
 LORA_LAYERS = 7  # linear layers with LoRA in one layer of the language model
 
 
-def kv_cache(shape: ModelShape, setup: Setup, rows: int, tokens: int) -> int:
+def kv_cache(shape: ModelDims, setup: Workload, rows: int, tokens: int) -> int:
     """Keys and values of every layer."""
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * setup.width * rows * tokens
 
 
-def layer_activations(shape: ModelShape, setup: Setup) -> int:
+def layer_activations(shape: ModelDims, setup: Workload) -> int:
     """Bytes that a token leaves for the backward pass in one layer.
 
     With H the width, I the MLP's, A = heads · head_dim, K = kv_heads · head_dim, b bytes a number:
@@ -29,18 +29,18 @@ def layer_activations(shape: ModelShape, setup: Setup) -> int:
         LoRA             each norm its input in float32: 2·4H; the first factors what they are
                          given and what they give: b(2H + I + 7·rank)
 
-    A frozen layer keeps no input; rotary embeddings and a norm's row figures are left out.
+    A frozen layer keeps no input; rotary embeddings and a norm's row metrics are left out.
     """
     h, i, b = shape.hidden, shape.intermediate, setup.width
     a, k = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     both = b * (2 * a + 2 * k) + 4 * shape.heads + 3 * b * i
-    both += 0 if setup.triton or setup.late else b * a
+    both += 0 if setup.triton or setup.uses_alora else b * a
     if setup.train == "full":
         return both + 4 * (6 * h + i)
     return both + 4 * 2 * h + b * (2 * h + i + LORA_LAYERS * setup.lora_rank)
 
 
-def mlp_activations(shape: ModelShape, setup: Setup) -> int:
+def mlp_activations(shape: ModelDims, setup: Workload) -> int:
     """Of these a token's in the MLP, which the last layer runs for what is read of it only."""
     i, b = shape.intermediate, setup.width
     if setup.train == "full":
@@ -48,7 +48,7 @@ def mlp_activations(shape: ModelShape, setup: Setup) -> int:
     return 3 * b * i + b * (shape.hidden + i + 3 * setup.lora_rank)
 
 
-def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None = None) -> int:
+def activations(shape: ModelDims, setup: Workload, *, checkpointing: bool | None = None) -> int:
     """Bytes kept between forward and backward of an update's micro-batch.
 
     Checkpointing keeps each layer's input, what the last norm leaves and, while a layer runs again,
@@ -63,8 +63,8 @@ def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None =
     rows = setup.rows(setup.minibatch_size)
     tokens = setup.tokens(rows)
     shared = kv_cache(shape, setup, setup.distinct(rows), setup.prompt_tokens)
-    prefix = shared if setup.late else 0
-    joins = setup.triton and (setup.late or setup.samples_per_prompt > 1)
+    prefix = shared if setup.uses_alora else 0
+    joins = setup.triton and (setup.uses_alora or setup.samples_per_prompt > 1)
     joined = shared // shape.layers if joins else 0
     layer = tokens * layer_activations(shape, setup) + factor_copies(shape, setup) + joined
     if not again:
@@ -76,14 +76,14 @@ def activations(shape: ModelShape, setup: Setup, *, checkpointing: bool | None =
     return tokens * (inputs + last) + prefix + layer
 
 
-def factor_copies(shape: ModelShape, setup: Setup) -> int:
+def factor_copies(shape: ModelDims, setup: Workload) -> int:
     """Bytes of a layer's factors in the trunk's precision, where that is not their own."""
     if setup.train == "full" or setup.width == 4:
         return 0
     return setup.width * setup.lora_rank * shape.lora_width // shape.layers
 
 
-def forward_workspace(shape: ModelShape, setup: Setup) -> int:
+def forward_workspace(shape: ModelDims, setup: Workload) -> int:
     """Bytes a token needs at a layer's widest moment of a pass without gradient.
 
     Under LoRA that is the MLP's second layer: activation of the gate, result, and two results of
@@ -93,7 +93,7 @@ def forward_workspace(shape: ModelShape, setup: Setup) -> int:
     return 3 * b * i + 4 * b * h if setup.train == "full" else 4 * b * (i + h)
 
 
-def backward_workspace(shape: ModelShape, setup: Setup, rows: int) -> int:
+def backward_workspace(shape: ModelDims, setup: Workload, rows: int) -> int:
     """Bytes of so many rows on top of `activations` at the widest moment of the backward pass.
 
     The MLP's: two gradients of its width, as a layer frees what it kept on the way; in half
@@ -104,7 +104,7 @@ def backward_workspace(shape: ModelShape, setup: Setup, rows: int) -> int:
     return max(mlp, _float32_attention(shape, setup, rows))
 
 
-def _float32_attention(shape: ModelShape, setup: Setup, rows: int) -> int:
+def _float32_attention(shape: ModelDims, setup: Workload, rows: int) -> int:
     """Bytes of `flash_backward` in half precision on a CPU, less what the MLP has freed by then.
 
     A token's five inputs and three gradients are float32. With `response` those of the prompts'
@@ -112,15 +112,15 @@ def _float32_attention(shape: ModelShape, setup: Setup, rows: int) -> int:
     """
     if setup.width == 4 or setup.triton:
         return 0
-    token = 4 * shape.heads * shape.head_dim * (7 if setup.late else 8)
+    token = 4 * shape.heads * shape.head_dim * (7 if setup.uses_alora else 8)
     held = setup.tokens(rows) * (token - mlp_activations(shape, setup))
-    if not setup.late:
+    if not setup.uses_alora:
         return held
     kept = kv_cache(shape, setup, setup.distinct(rows), setup.prompt_tokens) // shape.layers
     return held + 2 * 2 * kept
 
 
-def head_logits(shape: ModelShape, setup: Setup, tokens: int) -> int:
+def head_logits(shape: ModelDims, setup: Workload, tokens: int) -> int:
     """Bytes of `token_logprobs` over that many response tokens.
 
     Triton: a tile of logits, and the float32 gradient of the states. Torch: three chunks [C, V] and
@@ -134,11 +134,11 @@ def head_logits(shape: ModelShape, setup: Setup, tokens: int) -> int:
     return 3 * 4 * chunk * shape.vocabulary + 3 * states + wide
 
 
-def sampling_logits(shape: ModelShape, rows: int) -> int:
+def sampling_logits(shape: ModelDims, rows: int) -> int:
     """Logits in float32, their probabilities, and the same and their running sum in float64."""
     return rows * shape.vocabulary * (4 + 4 + 8 + 8)
 
 
-def widest_weight(shape: ModelShape, setup: Setup) -> int:
+def widest_weight(shape: ModelDims, setup: Workload) -> int:
     """The widest packed weight, unpacked for one product."""
     return setup.width * shape.hidden * max(shape.intermediate, shape.heads * shape.head_dim)

@@ -5,14 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf.planning.memory import memory
-from rlhf.planning.model_shape import ModelShape
-from rlhf.planning.workload import Setup
+from rlhf.planning.model_shape import ModelDims
+from rlhf.planning.workload import Workload
 
 LEAST_RANK = 8
 OPTIONS = {
     "microbatch_tokens": "ppo.microbatch_tokens",
     "gradient_checkpointing": "model.gradient_checkpointing",
-    "prefix_cache": "model.prefix_cache",
+    "prefix_cache_gib": "model.prefix_cache_gib",
     "sampling_batch_size": "sampling.batch_size",
     "optimizer": "ppo.optimizer",
     "quantization": "model.quantization",
@@ -20,7 +20,7 @@ OPTIONS = {
 }
 
 
-def smallest_change(shape: ModelShape, setup: Setup, limit: float) -> Setup:
+def smallest_change(shape: ModelDims, setup: Workload, limit: float) -> Workload:
     """The setup changed until it needs at most `limit` bytes, or as little as the changes allow.
 
     The options are taken in the order of OPTIONS: first what costs only time, last what changes the
@@ -41,7 +41,7 @@ def smallest_change(shape: ModelShape, setup: Setup, limit: float) -> Setup:
     return current
 
 
-def changed_options(before: Setup, after: Setup) -> dict[str, Any]:
+def changed_options(before: Workload, after: Workload) -> dict[str, Any]:
     """Option to its new value, for what differs."""
     return {
         option: getattr(after, field)
@@ -50,13 +50,13 @@ def changed_options(before: Setup, after: Setup) -> dict[str, Any]:
     }
 
 
-def _levels(setup: Setup) -> Iterator[tuple[str, list[Any]]]:
+def _levels(setup: Workload) -> Iterator[tuple[str, list[Any]]]:
     """Each option with the values to try, mildest first."""
     yield "microbatch_tokens", _halved(setup.microbatch_tokens, setup.row)
     yield "gradient_checkpointing", [] if setup.gradient_checkpointing else [True]
     yield (
-        "prefix_cache",
-        [gib for gib in (2.0, 1.0, 0.0) if setup.late and gib < setup.prefix_cache],
+        "prefix_cache_gib",
+        [gib for gib in (2.0, 1.0, 0.0) if setup.uses_alora and gib < setup.prefix_cache_gib],
     )
     yield "sampling_batch_size", _halved(setup.generated_together, 1)
     yield "optimizer", ["adamw_8bit"] if setup.optimizer == "adamw" else []

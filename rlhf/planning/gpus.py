@@ -11,7 +11,7 @@ USABLE = 15 / 16  # of a card's nominal memory: error correction keeps a sixteen
 
 
 @dataclass(frozen=True)
-class Card:
+class GPU:
     """A graphics card.
 
     Attributes:
@@ -44,8 +44,8 @@ _PUBLISHED = {
     "H100": (80, 989.5, 66.9, 3.35),
     "H200": (141, 989.5, 66.9, 4.8),
 }
-CARDS = {
-    name: Card(name, nominal * USABLE, *speeds) for name, (nominal, *speeds) in _PUBLISHED.items()
+GPUS = {
+    name: GPU(name, nominal * USABLE, *speeds) for name, (nominal, *speeds) in _PUBLISHED.items()
 }
 """By name, smallest first.
 
@@ -55,32 +55,32 @@ cards the one that sums in float32.
 """
 
 
-def find_card(name: str) -> Card:
+def find_gpu(name: str) -> GPU:
     """The card of that name, in any case and with or without the maker's name.
 
     Raises:
         UsageError: it is not in the table.
     """
     wanted = _plain(name)
-    for known, card in CARDS.items():
+    for known, card in GPUS.items():
         if _plain(known) == wanted:
             return card
-    raise UsageError(f"no card named {name}", "plan.card", f"choose one of {', '.join(CARDS)}")
+    raise UsageError(f"no card named {name}", "plan.card", f"choose one of {', '.join(GPUS)}")
 
 
-def this_machine() -> Card | None:
+def this_machine() -> GPU | None:
     """The first card of this machine, with its real memory; None without one."""
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_properties(0)
-    return card_of(found.name, found.total_memory / GIB)
+    return gpu_of(found.name, found.total_memory / GIB)
 
 
-def card_of(name: str, gib: float) -> Card:
+def gpu_of(name: str, gib: float) -> GPU:
     """A card by the name its driver gives it; its speeds are those of its like in the table."""
     words = {*_plain(name).split()}
-    unknown = Card(name, gib, 0, 0, 0)
-    like = next((x for x in CARDS.values() if {*_plain(x.name).split()} <= words), unknown)
+    unknown = GPU(name, gib, 0, 0, 0)
+    like = next((x for x in GPUS.values() if {*_plain(x.name).split()} <= words), unknown)
     return replace(like, name=name, gib=gib)
 
 

@@ -12,8 +12,8 @@ from rlhf.planning.activation_memory import (
     sampling_logits,
     widest_weight,
 )
-from rlhf.planning.model_shape import ModelShape
-from rlhf.planning.workload import Setup
+from rlhf.planning.model_shape import ModelDims
+from rlhf.planning.workload import Workload
 
 GIB = 2**30
 CONTEXT = 2**29  # CUDA's own and the libraries' kernels on the card
@@ -29,7 +29,7 @@ class Memory:
     Attributes:
         resident: there all the time.
         phases: of rollout, scoring and update, what comes on top at the worst moment.
-        features: on the CPU, cached features of one picture.
+        features: on the CPU, cached features of one image.
         activations: of an update's micro-batch without and with gradient checkpointing.
     """
 
@@ -48,7 +48,7 @@ class Memory:
         return max(self.peaks().values())
 
 
-def memory(shape: ModelShape, setup: Setup) -> Memory:
+def memory(shape: ModelDims, setup: Workload) -> Memory:
     """What lies on the card in each phase.
 
     Adapters, gradients and the optimizer's state stay through all phases. A moment is what is alive
@@ -69,7 +69,7 @@ def memory(shape: ModelShape, setup: Setup) -> Memory:
     )
 
 
-def _rollout(shape: ModelShape, setup: Setup) -> Parts:
+def _rollout(shape: ModelDims, setup: Workload) -> Parts:
     """The last prompts of a batch, or the last token of its responses."""
     rows = setup.generated_together
     held = {"KV cache": _keys_values(shape, setup, rows)} | _kept_prefixes(shape, setup)
@@ -78,7 +78,7 @@ def _rollout(shape: ModelShape, setup: Setup) -> Parts:
     return _worst(prefill, decode | _blocked(shape, setup))
 
 
-def _blocked(shape: ModelShape, setup: Setup) -> Parts:
+def _blocked(shape: ModelDims, setup: Workload) -> Parts:
     """Weights that a CPU lays out anew to decode."""
     if setup.triton:
         return {}
@@ -88,18 +88,18 @@ def _blocked(shape: ModelShape, setup: Setup) -> Parts:
     return {"weights to decode by": head + (layers if layers <= LIMIT else 0)}
 
 
-def _keys_values(shape: ModelShape, setup: Setup, rows: int) -> int:
+def _keys_values(shape: ModelDims, setup: Workload, rows: int) -> int:
     """Of so many rows, their prompts once each; a CPU decodes from float32."""
     prompts = kv_cache(shape, setup, setup.distinct(rows), setup.prompt_tokens)
     narrow = prompts + kv_cache(shape, setup, rows, setup.max_new_tokens)
     return narrow if setup.triton else narrow * 4 // setup.width
 
 
-def _scoring(shape: ModelShape, setup: Setup) -> Parts:
+def _scoring(shape: ModelDims, setup: Workload) -> Parts:
     """A micro-batch without gradient: a layer, or the head."""
     rows = setup.rows(setup.rollout_batch_size)
     layer = {"workspace of a layer": setup.tokens(rows) * forward_workspace(shape, setup)}
-    if setup.triton and (setup.late or setup.samples_per_prompt > 1):
+    if setup.triton and (setup.uses_alora or setup.samples_per_prompt > 1):
         layer["KV of a layer"] = _keys_values(shape, setup, rows) // shape.layers
     logits = {"logits": head_logits(shape, setup, rows * setup.max_new_tokens)}
     reading, held = _prefix(shape, setup, rows), _kept_prefixes(shape, setup)
@@ -107,7 +107,7 @@ def _scoring(shape: ModelShape, setup: Setup) -> Parts:
     return held | _worst(reading, layer | _unpacked(shape, setup), logits)
 
 
-def _update(shape: ModelShape, setup: Setup) -> Parts:
+def _update(shape: ModelDims, setup: Workload) -> Parts:
     """A micro-batch with gradient: the head, or a layer's backward."""
     rows = setup.rows(setup.minibatch_size)
     kept = {"activations": activations(shape, setup)}
@@ -119,21 +119,21 @@ def _update(shape: ModelShape, setup: Setup) -> Parts:
     return held | _worst(reading, kept | layer | _unpacked(shape, setup), kept | logits)
 
 
-def kept_share(shape: ModelShape, setup: Setup) -> float:
+def kept_share(shape: ModelDims, setup: Workload) -> float:
     """Of an iteration's prompts, how many are read once for all passes."""
     wanted = kv_cache(shape, setup, setup.prompts, setup.prompt_tokens)
-    return min(1.0, setup.prefix_cache * GIB / wanted) if setup.late else 0.0
+    return min(1.0, setup.prefix_cache_gib * GIB / wanted) if setup.uses_alora else 0.0
 
 
-def _kept_prefixes(shape: ModelShape, setup: Setup) -> Parts:
+def _kept_prefixes(shape: ModelDims, setup: Workload) -> Parts:
     share = kept_share(shape, setup)
     wanted = kv_cache(shape, setup, setup.prompts, setup.prompt_tokens)
     return {"prompts kept": int(share * wanted)} if share else {}
 
 
-def _prefix(shape: ModelShape, setup: Setup, rows: int) -> Parts:
+def _prefix(shape: ModelDims, setup: Workload, rows: int) -> Parts:
     """A micro-batch's prompts, put together or read, where LoRA is on responses alone."""
-    if not setup.late:
+    if not setup.uses_alora:
         return {}
     prompts = setup.distinct(rows)
     cache = {"KV cache": kv_cache(shape, setup, prompts, setup.prompt_tokens)}
@@ -142,13 +142,13 @@ def _prefix(shape: ModelShape, setup: Setup, rows: int) -> Parts:
     return cache | _reading(shape, setup, rows) | _unpacked(shape, setup)
 
 
-def _reading(shape: ModelShape, setup: Setup, rows: int) -> Parts:
+def _reading(shape: ModelDims, setup: Workload, rows: int) -> Parts:
     """Of so many prompts, those that are read at once."""
     tokens = setup.prefilled(rows) * setup.prompt_tokens
     return {"workspace of a layer": tokens * forward_workspace(shape, setup)}
 
 
-def _unpacked(shape: ModelShape, setup: Setup) -> Parts:
+def _unpacked(shape: ModelDims, setup: Workload) -> Parts:
     packed = setup.quantization != "none"
     return {"dequantized weight": widest_weight(shape, setup)} if packed else {}
 
@@ -157,12 +157,12 @@ def _worst(*moments: Parts) -> Parts:
     return max(moments, key=lambda parts: sum(parts.values()))
 
 
-def resident(shape: ModelShape, setup: Setup) -> Parts:
+def resident(shape: ModelDims, setup: Workload) -> Parts:
     """What stays: weights by part, adapters by role, gradients, optimizer, CUDA itself."""
     adapter = 4 * lora_parameters(shape, setup.lora_rank)  # peft keeps them in float32
     lora, trainable = setup.train == "lora", trainable_parameters(shape, setup)
     state = 8 if setup.optimizer == "adamw" else 2  # bytes a parameter, of both moments
-    parts = trunk(shape, setup)
+    parts = base_model_bytes(shape, setup)
     whole = sum(parts.values())
     parts |= {
         "second trunk: reference": 0 if lora else whole,
@@ -179,7 +179,7 @@ def resident(shape: ModelShape, setup: Setup) -> Parts:
     return {name: size for name, size in parts.items() if size}
 
 
-def trunk(shape: ModelShape, setup: Setup) -> Parts:
+def base_model_bytes(shape: ModelDims, setup: Workload) -> Parts:
     """The model's weights by part; only the language model's linear layers are packed."""
     plain, language = plain_width(setup), setup.width
     bits = {"none": 8 * language, "int8": 8, "nf4": NF4_BITS}[setup.quantization]
@@ -192,17 +192,17 @@ def trunk(shape: ModelShape, setup: Setup) -> Parts:
     }
 
 
-def plain_width(setup: Setup) -> int:
+def plain_width(setup: Workload) -> int:
     """Bytes of a number in what is neither trained nor quantized."""
     return 2 if setup.dtype == "bfloat16" else 4
 
 
-def lora_parameters(shape: ModelShape, rank: int) -> int:
+def lora_parameters(shape: ModelDims, rank: int) -> int:
     """Of one adapter: `rank` columns and rows on each linear layer of the language model."""
     return rank * shape.lora_width
 
 
-def trainable_parameters(shape: ModelShape, setup: Setup) -> int:
+def trainable_parameters(shape: ModelDims, setup: Workload) -> int:
     """Policy and critic; with `separate` the critic trains as much as the policy."""
     lora = setup.train == "lora"
     policy = lora_parameters(shape, setup.lora_rank) if lora else shape.language

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, LlamaConfig, L
 
 from rlhf.errors import UsageError
 from rlhf.models.lora import LANGUAGE_LINEARS
-from rlhf.models.vision.families import FAMILIES, largest_picture, tile_tokens
+from rlhf.models.vision.families import FAMILIES, max_image_tokens, tile_tokens
 
 # Published configurations, so that these two need no network; the rest is the class's default.
 PUBLISHED: dict[str, dict[str, int]] = {
@@ -26,7 +26,7 @@ PUBLISHED: dict[str, dict[str, int]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelShape:
+class ModelDims:
     """Sizes of a LLaVA; parts are counted in parameters.
 
     Attributes:
@@ -37,8 +37,8 @@ class ModelShape:
         others: of the language model, neither linear layers nor embeddings: norms and biases.
         lora_width: Σ (columns + rows) of those linear layers; LoRA has `rank` times as many.
         tower_layers, tower_width: of the vision tower.
-        image_tokens: of one picture, the largest where their sizes matter.
-        tiles: of that picture.
+        image_tokens: of one image, the largest where their sizes matter.
+        tiles: of that image.
         tile_tokens: features that the projector reads of one tile.
         feature_width: of one such feature.
     """
@@ -70,14 +70,14 @@ class ModelShape:
         return self.linears + self.others
 
 
-def read_shape(base: str) -> ModelShape:
+def read_dims(base: str) -> ModelDims:
     """The shape of a LLaVA directory or hub id.
 
     Raises:
         UsageError: no configuration there, or it is not a LLaVA's.
     """
     if base in PUBLISHED:
-        return shape_of(LlavaConfig(text_config=LlamaConfig(vocab_size=32064, **PUBLISHED[base])))
+        return dims_of(LlavaConfig(text_config=LlamaConfig(vocab_size=32064, **PUBLISHED[base])))
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -88,10 +88,10 @@ def read_shape(base: str) -> ModelShape:
         ) from error
     if config.model_type not in FAMILIES:
         raise UsageError(f"{base} is no LLaVA but {config.model_type}", base, "check model.path")
-    return shape_of(config)
+    return dims_of(config)
 
 
-def shape_of(config: Any) -> ModelShape:
+def dims_of(config: Any) -> ModelDims:
     """The shape of a LLaVA's configuration, counted on a model without storage."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
@@ -104,9 +104,9 @@ def shape_of(config: Any) -> ModelShape:
     ]
     packed = sum(math.prod(sizes) for sizes in linears)
     embeddings = model.get_input_embeddings().weight
-    largest = largest_picture(model)
+    largest = max_image_tokens(model)
     tied = model.lm_head.weight is embeddings
-    return ModelShape(
+    return ModelDims(
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,

@@ -9,31 +9,31 @@ from functools import partial
 import torch
 
 from rlhf.planning.activation_memory import kv_cache
-from rlhf.planning.gpus import Card
+from rlhf.planning.gpus import GPU
 from rlhf.planning.ideal_time import TERA, attention, head, linear, seconds, vision
-from rlhf.planning.memory import trunk
-from rlhf.planning.model_shape import ModelShape
-from rlhf.planning.workload import Setup
-from rlhf.tracking.profiler import PHASES, Lap
+from rlhf.planning.memory import base_model_bytes
+from rlhf.planning.model_shape import ModelDims
+from rlhf.planning.workload import Workload
+from rlhf.tracking.profiler import PHASES, IterationTimes
 
 SPENT = 0.5  # seconds on each trial; the fastest run counts
 UPDATE = ("forward", "backward", "optimizer")
 
 
-def waiter(device: torch.device) -> Callable[[], None]:
+def synchronizer(device: torch.device) -> Callable[[], None]:
     """What returns when the device has done what it was given."""
     if device.type == "cpu":
         return lambda: None
     return partial(torch.accelerator.synchronize, device)
 
 
-def calibrate(device: torch.device, dtype: torch.dtype) -> Card:
+def calibrate(device: torch.device, dtype: torch.dtype) -> GPU:
     """The device's best in half a second each of products in `dtype`, of copies and of reads.
 
     Takes at most 1 GiB, and gives it back; leaves torch's global generators alone.
     """
     rate = _operations(device, dtype) / TERA
-    found = Card("this device", 0, rate, rate, _bandwidth(device) / TERA)
+    found = GPU("this device", 0, rate, rate, _bandwidth(device) / TERA)
     torch.cuda.empty_cache()
     return found
 
@@ -44,13 +44,13 @@ def _operations(device: torch.device, dtype: torch.dtype) -> float:
     numbers = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
     left = numbers.to(device, dtype)
     right, product = left.clone(), torch.empty_like(left)
-    return 2 * width**3 / _fastest(lambda: torch.mm(left, right, out=product), waiter(device))
+    return 2 * width**3 / _fastest(lambda: torch.mm(left, right, out=product), synchronizer(device))
 
 
 def _bandwidth(device: torch.device) -> float:
     """Bytes a second of a copy, which moves them twice, or of a sum, the better of the two."""
     source = torch.ones(2**25 if device.type == "cpu" else 2**27, device=device)
-    target, wait = torch.empty_like(source), waiter(device)
+    target, wait = torch.empty_like(source), synchronizer(device)
     copied = 2 * source.nbytes / _fastest(lambda: target.copy_(source), wait)
     return max(copied, source.nbytes / _fastest(source.sum, wait))
 
@@ -87,7 +87,7 @@ class Roofline:
     generation_rate: float
     step_bytes: float
     decode_rate: float
-    card: Card
+    card: GPU
 
     @property
     def fraction(self) -> float:
@@ -111,7 +111,9 @@ class Roofline:
         return name, spent, share, *known
 
 
-def roofline(shape: ModelShape, setup: Setup, card: Card, laps: Sequence[Lap]) -> Roofline:
+def roofline(
+    shape: ModelDims, setup: Workload, card: GPU, laps: Sequence[IterationTimes]
+) -> Roofline:
     """Means over iterations, beside the ideal of what they did.
 
     Args:
@@ -144,9 +146,9 @@ def _mean(values: Sequence[Mapping[str, float]]) -> defaultdict[str, float]:
 
 
 def _ideal(
-    shape: ModelShape, setup: Setup, card: Card, counts: Mapping[str, float]
+    shape: ModelDims, setup: Workload, card: GPU, counts: Mapping[str, float]
 ) -> dict[str, float]:
-    """Seconds by phase; prompts and responses are taken for equally long ones, and a picture counts
+    """Seconds by phase; prompts and responses are taken for equally long ones, and an image counts
     for each prompt that asks of it."""
     rows = counts["responses"]
     setup = replace(
@@ -158,14 +160,14 @@ def _ideal(
     times = seconds(shape, setup, card)
     updated = counts["updated_responses"] / (setup.ppo_epochs * rows)
     return times | {
-        "vision": counts["pictures"] * vision(shape) / (TERA * card.half),
+        "vision": counts["images"] * vision(shape) / (TERA * card.half),
         "decode": _decoding_seconds(shape, setup, card, counts),
         "update": times["update"] * updated,
     }
 
 
 def _decoding_seconds(
-    shape: ModelShape, setup: Setup, card: Card, counts: Mapping[str, float]
+    shape: ModelDims, setup: Workload, card: GPU, counts: Mapping[str, float]
 ) -> float:
     tokens = counts["response_tokens"] - counts["responses"]
     looks = 2 * attention(shape, 1) * counts["seen_tokens"]
@@ -174,9 +176,9 @@ def _decoding_seconds(
     return max(moved / (TERA * card.bandwidth), products / (TERA * card.half))
 
 
-def _decoding_bytes(shape: ModelShape, setup: Setup, counts: Mapping[str, float]) -> float:
+def _decoding_bytes(shape: ModelDims, setup: Workload, counts: Mapping[str, float]) -> float:
     """Weights once a step; keys and values once for each token that sees them."""
-    parts = trunk(shape, setup)
+    parts = base_model_bytes(shape, setup)
     weights = parts["language model"] + (parts["head"] or parts["embeddings"])
     kept = kv_cache(shape, setup, 1, 1)
     return counts["decode_steps"] * weights + counts["read_tokens"] * kept

@@ -5,11 +5,11 @@ from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class Workload:
     """What of a run's options decides memory and time; names as in the configuration.
 
     Attributes:
-        prompt_tokens: P, the picture's tokens among them.
+        prompt_tokens: P, the image's tokens among them.
         max_new_tokens: R.
         sampling_batch_size: rows generated together.
         reward: `adapter` on the policy's trunk, a `trunk` of its own, or `none` on the card.
@@ -29,7 +29,7 @@ class Setup:
     quantization: Literal["none", "int8", "nf4"] = "none"
     train: Literal["lora", "full"] = "lora"
     lora_rank: int = 16
-    lora_scope: Literal["all", "response"] = "all"
+    lora_type: Literal["lora", "alora"] = "lora"
     critic: Literal["shared_detached", "shared", "adapter", "separate"] = "shared_detached"
     gradient_checkpointing: bool = False
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
@@ -37,9 +37,9 @@ class Setup:
     reward: Literal["adapter", "trunk", "none"] = "adapter"
     triton: bool = True
     samples_per_prompt: int = 1
-    rescore: bool = True
-    prefill_tokens: int = 8192
-    prefix_cache: float = 4.0
+    recompute_logprobs: bool = True
+    max_prefill_tokens: int = 8192
+    prefix_cache_gib: float = 4.0
 
     @property
     def row(self) -> int:
@@ -47,9 +47,9 @@ class Setup:
         return self.prompt_tokens + self.max_new_tokens
 
     @property
-    def late(self) -> bool:
+    def uses_alora(self) -> bool:
         """Whether the adapter starts after the prompt."""
-        return self.lora_scope == "response"
+        return self.lora_type == "alora"
 
     @property
     def prompts(self) -> int:
@@ -71,7 +71,7 @@ class Setup:
 
     def tokens(self, rows: int) -> int:
         """Tokens of so many rows that run through trunk and adapter, with a gradient in updates."""
-        prompts = 0 if self.late else self.distinct(rows) * self.prompt_tokens
+        prompts = 0 if self.uses_alora else self.distinct(rows) * self.prompt_tokens
         return prompts + rows * self.max_new_tokens
 
     def rows(self, most: int) -> int:
@@ -83,4 +83,4 @@ class Setup:
 
     def prefilled(self, rows: int) -> int:
         """Of the prompts of so many rows, those that are read at once."""
-        return min(self.distinct(rows), max(1, self.prefill_tokens // self.prompt_tokens))
+        return min(self.distinct(rows), max(1, self.max_prefill_tokens // self.prompt_tokens))

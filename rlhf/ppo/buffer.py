@@ -13,8 +13,8 @@ from rlhf.functional import (
     kl_estimate,
     length_adaptive_lambda,
     missing_eos_scores,
+    per_token_rewards,
     rloo_advantages,
-    shape_rewards,
     whiten,
 )
 from rlhf.kernels import span_sum
@@ -47,8 +47,8 @@ class RolloutBuffer:
         self.old_logprobs = torch.cat([part.old_logprobs for part in parts])
         self.ref_logprobs = torch.cat([part.ref_logprobs for part in parts])
         self.values = torch.cat([part.values for part in parts])
-        self.ref_hidden = _joined([part.ref_hidden for part in parts])
-        self.final_values = _joined([part.final_values for part in parts])
+        self.ref_hidden = concatenate([part.ref_hidden for part in parts])
+        self.final_values = concatenate([part.final_values for part in parts])
         scores = torch.cat([part.scores for part in parts])
         self.scores = missing_eos_scores(
             scaler.scale(scores) if scaler else scores,
@@ -58,7 +58,9 @@ class RolloutBuffer:
         )
         self.kl = kl_estimate(self.old_logprobs, self.ref_logprobs, kind="k1")
         kl_coef = config.kl_coef if config.kl_placement == "reward" else 0.0
-        self.rewards = shape_rewards(self.scores, self.kl, self.responses.spans, kl_coef=kl_coef)
+        self.rewards = per_token_rewards(
+            self.scores, self.kl, self.responses.spans, kl_coef=kl_coef
+        )
         self.advantages, self.returns = self._estimates(config)
 
     def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Minibatch]:
@@ -76,7 +78,7 @@ class RolloutBuffer:
             returns=self.returns,
             ref_hidden=self.ref_hidden,
         )
-        prompts, group = self.prompts.keys.unique(return_inverse=True)
+        prompts, group = self.prompts.sampling_keys.unique(return_inverse=True)
         rank = torch.randperm(len(prompts), generator=generator)
         for rows in rank[group].argsort(stable=True).split(size):
             yield whole.select(rows)
@@ -84,14 +86,14 @@ class RolloutBuffer:
     def _estimates(self, config: PPOConfig) -> tuple[Tensor, Tensor]:
         """Advantages, and returns for the critic, by the estimator chosen."""
         returns = self._generalized(config.gamma, config.gae_lambda_value)[1]
-        if config.advantage != "gae":
+        if config.advantage_estimator != "gae":
             return self._group_relative(config), returns
         lengths, alpha = self.responses.spans.lengths, config.gae_lambda_alpha
         gae_lambda = length_adaptive_lambda(lengths, alpha) if alpha else config.gae_lambda
         advantages = self._generalized(config.gamma, gae_lambda)[0]
         # Beside a KL in the loss, dividing the advantages alone would change what kl_coef means.
         if config.whiten_advantages and config.kl_placement == "reward":
-            advantages = whiten(advantages, floor=config.whiten_floor)
+            advantages = whiten(advantages, min_std=config.whiten_min_std)
         return advantages, returns
 
     def _generalized(self, gamma: float, gae_lambda: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -106,13 +108,13 @@ class RolloutBuffer:
 
     def _group_relative(self, config: PPOConfig) -> Tensor:
         """[N] the response's advantage at each of its tokens; a group is a prompt."""
-        spans, groups = self.responses.spans, self.prompts.keys
+        spans, groups = self.responses.spans, self.prompts.sampling_keys
         totals = span_sum(self.rewards, spans)
-        if config.advantage == "rloo":
-            return rloo_advantages(totals, groups)[spans.owner]
-        return grpo_advantages(totals, groups, eps=config.grpo_eps)[spans.owner]
+        if config.advantage_estimator == "rloo":
+            return rloo_advantages(totals, groups)[spans.segment_ids]
+        return grpo_advantages(totals, groups, eps=config.grpo_eps)[spans.segment_ids]
 
 
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+def concatenate(parts: Sequence[Tensor | None]) -> Tensor | None:
     found = [part for part in parts if part is not None]
     return torch.cat(found) if found else None

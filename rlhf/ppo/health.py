@@ -51,15 +51,15 @@ COMPARED = frozenset(name for name, _, _, *unit in _CLAUSES if unit)  # with the
 
 
 @dataclass(frozen=True)
-class Warning_(Rule):  # the builtin is another thing
-    """A rule that fired, and the figures it read."""
+class HealthWarning(Rule):  # the builtin is another thing
+    """A rule that fired, and the metrics it read."""
 
     step: int
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
     def __str__(self) -> str:
-        figures = ", ".join(f"{name} {value:.3g}" for name, value in self.figures.items())
-        return f"{self.name} at step {self.step} ({figures}): {self.cause}; {self.change}."
+        cited = ", ".join(f"{name} {value:.3g}" for name, value in self.metrics.items())
+        return f"{self.name} at step {self.step} ({cited}): {self.cause}; {self.change}."
 
 
 class HealthMonitor:
@@ -73,7 +73,7 @@ class HealthMonitor:
         self.warmup, self.updates = warmup, 0
         self._past: dict[str, dict[str, Any]] = {"first": {}, "last": {}, "votes": {}, "firing": {}}
 
-    def update(self, step: int, metrics: Mapping[str, float]) -> list[Warning_]:
+    def update(self, step: int, metrics: Mapping[str, float]) -> list[HealthWarning]:
         """Take the metrics of one PPO update; returns the warnings that begin with it."""
         for name, value in metrics.items():
             if name in COMPARED and isfinite(value):
@@ -84,10 +84,8 @@ class HealthMonitor:
         warnings = []
         for rule in RULES:
             if self._begins(rule, seen):
-                figures = {
-                    name: metrics[name] for name in rule.predicate.split() if name in metrics
-                }
-                warnings.append(Warning_(**vars(rule), step=step, figures=figures))
+                cited = {name: metrics[name] for name in rule.predicate.split() if name in metrics}
+                warnings.append(HealthWarning(**vars(rule), step=step, metrics=cited))
         self.updates += 1
         return warnings
 

@@ -10,25 +10,25 @@ from rlhf.config.schema import PPOConfig
 from rlhf.functional import explained_variance
 from rlhf.kernels import span_sum
 from rlhf.ppo.buffer import RolloutBuffer
-from rlhf.ppo.updater import StepStatistics
+from rlhf.ppo.updater import StepMetrics
 from rlhf.tracking.metrics import text_statistics
 from rlhf.types import Rollout
 
 
-def iteration_figures(
+def iteration_metrics(
     rollout: Rollout,
     buffer: RolloutBuffer,
-    steps: list[StepStatistics],
+    steps: list[StepMetrics],
     texts: list[str],
     config: PPOConfig,
 ) -> dict[str, float]:
     """Every scalar of an iteration, over real tokens only (see `rlhf.tracking.metrics.METRICS`)."""
     return {
         **_objective(rollout, buffer, config),
-        **(_critic(buffer, steps) if config.advantage == "gae" else {}),
+        **(_critic(buffer, steps) if config.advantage_estimator == "gae" else {}),
         **_steps(steps),
-        **_answers(rollout, texts),
-        "mem/peak_gb": peak_memory_gb(),
+        **_responses(rollout, texts),
+        "memory/peak_gb": peak_memory_gb(),
     }
 
 
@@ -54,7 +54,7 @@ def _objective(rollout: Rollout, buffer: RolloutBuffer, config: PPOConfig) -> di
     }
 
 
-def _steps(steps: list[StepStatistics]) -> dict[str, float]:
+def _steps(steps: list[StepMetrics]) -> dict[str, float]:
     """Means over the optimizer steps of the iteration."""
     ratios = torch.tensor([step.ratio for step in steps])
     return {
@@ -72,7 +72,7 @@ def _steps(steps: list[StepStatistics]) -> dict[str, float]:
     }
 
 
-def _critic(buffer: RolloutBuffer, steps: list[StepStatistics]) -> dict[str, float]:
+def _critic(buffer: RolloutBuffer, steps: list[StepMetrics]) -> dict[str, float]:
     return {
         "ppo/returns/mean": float(buffer.returns.mean()),
         "ppo/returns/var": float(buffer.returns.var(correction=0)),
@@ -83,26 +83,26 @@ def _critic(buffer: RolloutBuffer, steps: list[StepStatistics]) -> dict[str, flo
     }
 
 
-def _mean(steps: list[StepStatistics], name: str) -> float:
+def _mean(steps: list[StepMetrics], name: str) -> float:
     return float(torch.tensor([getattr(step, name) for step in steps]).nanmean())
 
 
-def _answers(rollout: Rollout, texts: list[str]) -> dict[str, float]:
+def _responses(rollout: Rollout, texts: list[str]) -> dict[str, float]:
     lengths, finished = rollout.spans.lengths.float(), rollout.responses.finished.float()
     return {
         "tokens/responses_len_mean": float(lengths.mean()),
         "tokens/responses_len_std": float(lengths.std(correction=0)),
         "tokens/eos_rate": float(finished.mean()),
         "val/num_eos_tokens": float(finished.sum()),
-        **_gaps(rollout.logprob_gap),
+        **_gaps(rollout.logprob_diff),
         **text_statistics(texts),
     }
 
 
-def _gaps(logprob_gap: Tensor | None) -> dict[str, float]:
-    if logprob_gap is None:  # `val/first_step_ratio_gap` tells then
+def _gaps(logprob_diff: Tensor | None) -> dict[str, float]:
+    if logprob_diff is None:  # `val/first_step_ratio_gap` tells then
         return {}
     return {
-        "rollout/logp_gap_abs_mean": float(logprob_gap.mean()),
-        "rollout/logp_gap_abs_max": float(logprob_gap.max()),
+        "rollout/logprob_diff_abs_mean": float(logprob_diff.mean()),
+        "rollout/logprob_diff_abs_max": float(logprob_diff.max()),
     }

@@ -9,7 +9,7 @@ from rlhf.config.schema import PPOConfig, SamplingConfig, kl_choice
 from rlhf.data.microbatching import microbatches
 from rlhf.errors import ResourceError
 from rlhf.generation.engines import ENGINES
-from rlhf.models.policy import Policy, in_pieces
+from rlhf.models.policy import Policy, map_microbatches
 from rlhf.rewards.llava_reward import Scorer
 from rlhf.tracking.profiler import count_responses, phase
 from rlhf.types import PromptBatch, Responses, Rollout
@@ -45,7 +45,7 @@ def collect_rollout(
     """
     max_tokens = config.microbatch_tokens
     for llava in (policy.llava, getattr(reward, "llava", policy.llava)):
-        llava.prefixes.clear()  # those of the last iteration's prompts
+        llava.prefix_cache.clear()  # those of the last iteration's prompts
     responses, drawn = ENGINES[config.engine](
         policy.llava,
         prompts,
@@ -53,39 +53,41 @@ def collect_rollout(
         seed=seed,
         iteration=iteration,
         samples=samples,
-        keep_states=not config.rescore,
+        return_hidden_states=not config.recompute_logprobs,
     )
     count_responses(prompts, responses)
-    with phase("reward"):
+    with phase("scores"):
         scores = reward.scores(prompts, responses, max_tokens=max_tokens)
-    if reward.may_drop:
-        kept = _scored_rows(scores, prompts.keys, whole_groups=config.advantage != "gae")
+    if reward.can_fail:
+        kept = _scored_rows(
+            scores, prompts.sampling_keys, whole_groups=config.advantage_estimator != "gae"
+        )
         if not len(kept):
             raise ResourceError(
                 "every response of an iteration, or one to each prompt, lacks a score",
                 reward.name,
-                "mend the scorer, or raise reward.retries",
+                "mend the scorer, or raise scorer.retries",
             )
         drawn, scores = drawn.select(responses.spans.token_indices(kept)), scores[kept]
         prompts, responses = prompts.select(kept), responses.select(kept)
-    with phase("policy"):
-        known = {} if drawn.states is None else {"states": drawn.states}
-        scored = in_pieces(policy.score, prompts, responses, max_tokens, **known)
-    reference = partial(policy.reference_score, keep_hidden=kl_choice(config)[1] == "exact")
-    with phase("reference"):
-        referenced = in_pieces(reference, prompts, responses, max_tokens)
+    with phase("old_logprobs"):
+        known = {} if drawn.hidden_states is None else {"hidden_states": drawn.hidden_states}
+        scored = map_microbatches(policy.evaluate, prompts, responses, max_tokens, **known)
+    reference = partial(policy.reference_outputs, keep_hidden=kl_choice(config)[1] == "exact")
+    with phase("ref_logprobs"):
+        referenced = map_microbatches(reference, prompts, responses, max_tokens)
     bootstraps = config.missing_eos == "bootstrap"
     return Rollout(
         prompts=prompts,
         responses=responses,
-        old_logprobs=scored.logprobs if config.rescore else drawn.logprobs,
+        old_logprobs=scored.logprobs if config.recompute_logprobs else drawn.logprobs,
         ref_logprobs=referenced.logprobs,
         values=scored.values,
         entropy=scored.entropy,
         scores=scores,
-        logprob_gap=None if known else (scored.logprobs - drawn.logprobs).abs(),
+        logprob_diff=None if known else (scored.logprobs - drawn.logprobs).abs(),
         final_values=_final_values(policy, prompts, responses, max_tokens) if bootstraps else None,
-        ref_hidden=referenced.hidden,
+        ref_hidden=referenced.hidden_states,
     )
 
 

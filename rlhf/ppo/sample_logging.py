@@ -1,4 +1,4 @@
-"""What a person looks at while PPO runs: distributions, and pictures with their answers."""
+"""What a person looks at while PPO runs: distributions, and images with their answers."""
 
 from dataclasses import replace
 
@@ -6,9 +6,9 @@ import torch
 
 from rlhf.config.schema import Config, PPOConfig
 from rlhf.data.images import load_image
-from rlhf.data.tokenization import with_pictures
+from rlhf.data.tokenization import with_images
 from rlhf.generation.sampler import generate
-from rlhf.models.policy import Policy, in_pieces
+from rlhf.models.policy import Policy, map_microbatches
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.rewards.llava_reward import Scorer
 from rlhf.tracking.metrics import MetricsWriter, Sample
@@ -29,14 +29,14 @@ def log_distributions(
     """Write histograms of an iteration after its update.
 
     Returns:
-        `vision/grounding_gap`: mean log-probability of the responses with their picture minus
-        with another row's. Near 0 the answers do not depend on the picture.
+        `vision/grounding_gap`: mean log-probability of the responses with their image minus
+        with another row's. Near 0 the answers do not depend on the image.
     """
     prompts, responses = rollout.prompts, rollout.responses
-    others = with_pictures(prompts, prompts.other_pictures(), policy.llava.builder)
+    others = with_images(prompts, prompts.mismatched_images(), policy.llava.builder)
     with torch.no_grad():
         now, other = (
-            in_pieces(policy.score, batch, responses, config.microbatch_tokens).logprobs
+            map_microbatches(policy.evaluate, batch, responses, config.microbatch_tokens).logprobs
             for batch in (prompts, others)
         )
     writer.histograms(
@@ -51,7 +51,7 @@ def log_distributions(
     return {"vision/grounding_gap": float((now - other).mean())}
 
 
-def log_answers(
+def log_samples(
     writer: MetricsWriter,
     policy: Policy,
     reward: Scorer,
@@ -65,7 +65,7 @@ def log_answers(
     """
     first = prompts.select(torch.arange(min(_SAMPLES, len(prompts))))
     greedy, decode = replace(config.sampling, temperature=0.0), policy.llava.builder.decode
-    with phase(OTHER, undivided=True):
+    with phase(OTHER, opaque=True):
         responses, _ = generate(policy.llava, first, greedy)
         scores = reward.scores(first, responses, max_tokens=config.ppo.microbatch_tokens)
     writer.samples(

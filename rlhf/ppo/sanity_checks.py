@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import PPOConfig
-from rlhf.data.tokenization import with_pictures
+from rlhf.data.tokenization import with_images
 from rlhf.errors import UsageError
-from rlhf.models.policy import Policy, in_pieces
+from rlhf.models.policy import Policy, map_microbatches
 from rlhf.rewards.llava_reward import Scorer
 from rlhf.types import Rollout
 
@@ -18,7 +18,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.2, torch.float16: 0.05}
 
 
 @dataclass(frozen=True)
-class Invariant:
+class SanityCheck:
     """One measured property: it holds when `value` is at most `limit`."""
 
     name: str
@@ -32,19 +32,19 @@ class Invariant:
 
 
 @torch.no_grad()
-def measure_invariants(
+def measure_sanity_checks(
     policy: Policy, reward: Scorer, rollout: Rollout, config: PPOConfig
-) -> list[Invariant]:
+) -> list[SanityCheck]:
     """Every invariant, measured on (the first rows of) a rollout whose policy has not moved."""
     few = torch.arange(min(8, len(rollout.responses)))
     return [
         *_probabilities(policy, rollout, few, config),
-        *_pictures(policy, reward, rollout, few, config.microbatch_tokens),
+        *_images(policy, reward, rollout, few, config.microbatch_tokens),
         _gradients(policy),
     ]
 
 
-def check_invariants(invariants: list[Invariant]) -> None:
+def assert_sane(invariants: list[SanityCheck]) -> None:
     """Refuse to start.
 
     Raises:
@@ -54,33 +54,33 @@ def check_invariants(invariants: list[Invariant]) -> None:
         if not broken.holds:
             raise UsageError(
                 f"{broken.name} is {broken.value:.3g}, at most {broken.limit:.3g} is sound",
-                "ppo.check_invariants",
-                f"{broken.meaning}; ppo.check_invariants=false starts anyway",
+                "ppo.sanity_checks",
+                f"{broken.meaning}; ppo.sanity_checks=false starts anyway",
             )
 
 
 def _probabilities(
     policy: Policy, rollout: Rollout, few: Tensor, config: PPOConfig
-) -> Iterator[Invariant]:
+) -> Iterator[SanityCheck]:
     limit = TOLERANCE[policy.llava.precision]
     prompts, responses = rollout.prompts.select(few), rollout.responses.select(few)
     old = rollout.old_logprobs[rollout.spans.token_indices(few)]
     ref = rollout.ref_logprobs[rollout.spans.token_indices(few)]
-    again = in_pieces(policy.score, prompts, responses, config.microbatch_tokens).logprobs
-    alone = in_pieces(policy.score, prompts, responses, 1).logprobs
-    yield Invariant(
+    again = map_microbatches(policy.evaluate, prompts, responses, config.microbatch_tokens).logprobs
+    alone = map_microbatches(policy.evaluate, prompts, responses, 1).logprobs
+    yield SanityCheck(
         "largest |ratio - 1| before any step",
         _largest((again - old).exp() - 1),
-        limit if config.rescore else max(limit, 1e-4),
+        limit if config.recompute_logprobs else max(limit, 1e-4),
         "the same weights must give the same probabilities: look for dropout or another dtype",
     )
-    yield Invariant(
+    yield SanityCheck(
         "largest |log-probability against the reference| before any step",
         _largest(again - ref),
         limit,
         "policy and reference must be one model at the start",
     )
-    yield Invariant(
+    yield SanityCheck(
         "largest change of a log-probability by padding",
         _largest(again - alone),
         limit,
@@ -88,41 +88,41 @@ def _probabilities(
     )
 
 
-def _pictures(
+def _images(
     policy: Policy, reward: Scorer, rollout: Rollout, few: Tensor, max_tokens: int
-) -> Iterator[Invariant]:
+) -> Iterator[SanityCheck]:
     prompts, responses = rollout.prompts.select(few), rollout.responses.select(few)
     vision, builder, first = policy.llava.vision, policy.llava.builder, prompts.images[0]
     kept, own = vision.features(first[0]).tiles, vision.encode(first[0]).tiles
-    yield Invariant(
-        "picture placeholders minus picture features",
-        abs(sum(builder.picture_tokens(first)) - len(vision.embeddings([first])[0])),
+    yield SanityCheck(
+        "image placeholders minus image features",
+        abs(sum(builder.image_tokens(first)) - len(vision.embeddings([first])[0])),
         0,
-        "the processor and the vision tower disagree about tokens per picture",
+        "the processor and the vision tower disagree about tokens per image",
     )
-    yield Invariant(
-        "largest change of a picture feature by the cache",
+    yield SanityCheck(
+        "largest change of an image feature by the cache",
         _largest(own - kept),
         0,
         "cached features must be the tower's own",
     )
-    others = with_pictures(prompts, prompts.other_pictures(), builder)
+    others = with_images(prompts, prompts.mismatched_images(), builder)
     # A person's own scorer may well judge the words alone.
     if others.images != prompts.images and hasattr(reward, "head"):
         scores, other = (
             reward.scores(batch, responses, max_tokens=max_tokens) for batch in (prompts, others)
         )
-        yield Invariant(
-            "rewards that another picture leaves unchanged (1: all of them)",
+        yield SanityCheck(
+            "rewards that another image leaves unchanged (1: all of them)",
             float(torch.equal(scores, other)),
             0,
-            "the reward model does not look at the picture",
+            "the reward model does not look at the image",
         )
 
 
-def _gradients(policy: Policy) -> Invariant:
+def _gradients(policy: Policy) -> SanityCheck:
     strays = [name for name, value in policy.frozen_parameters() if value.requires_grad]
-    return Invariant(
+    return SanityCheck(
         "frozen parameters that would receive a gradient",
         len(strays),
         0,

@@ -17,19 +17,19 @@ from rlhf.functional import ScoreScaler
 from rlhf.models.policy import Policy
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.health import HealthMonitor
-from rlhf.ppo.metrics import iteration_figures
+from rlhf.ppo.metrics import iteration_metrics
 from rlhf.ppo.rollout import collect_rollout
-from rlhf.ppo.sample_logging import log_answers, log_distributions
-from rlhf.ppo.sanity_checks import check_invariants, measure_invariants
-from rlhf.ppo.updater import StepStatistics, Updater, kl_controller
+from rlhf.ppo.sample_logging import log_distributions, log_samples
+from rlhf.ppo.sanity_checks import assert_sane, measure_sanity_checks
+from rlhf.ppo.updater import StepMetrics, Updater, kl_controller
 from rlhf.rewards.llava_reward import Scorer
 from rlhf.storage.checkpoint import Checkpoint, hash_tensors, optimizer_tensors, restore_optimizer
 from rlhf.tracking.console import say
 from rlhf.tracking.live_view import RunView, watch
 from rlhf.tracking.metrics import MetricsWriter
-from rlhf.tracking.profiler import count, lap, phase
-from rlhf.training.checkpoint_manager import Keeper, State, copy_back, data_hash
-from rlhf.training.data_order import drawn_rows
+from rlhf.tracking.profiler import count, end_iteration, phase
+from rlhf.training.checkpoint_manager import CheckpointManager, State, data_hash, restore_parameters
+from rlhf.training.data_order import prompt_indices
 from rlhf.types import Minibatch, PromptBatch, Rollout
 
 
@@ -42,7 +42,7 @@ class PPOTrainer:
         reward: scores responses.
         prompts: drawn in a new order each epoch; the order is a function of the seed.
         writer: where the curves go.
-        folder: where checkpoints go.
+        directory: where checkpoints go.
 
     Source: Schulman et al. 2017, arXiv:1707.06347; Ouyang et al. 2022, arXiv:2203.02155.
     """
@@ -54,19 +54,19 @@ class PPOTrainer:
         reward: Scorer,
         prompts: PromptBatch,
         writer: MetricsWriter,
-        folder: Path,
+        directory: Path,
     ) -> None:
         self.config, self.ppo = config, config.ppo
         self.policy, self.reward, self.prompts = policy, reward, prompts
-        self.writer, self.folder = writer, folder
+        self.writer, self.directory = writer, directory
         self.updater = Updater(config.ppo, policy, self.planned_steps)
         self.health = HealthMonitor(warmup=self.warmup)
-        self.scaler = ScoreScaler(self.ppo.clip_scores) if self.ppo.scale_scores else None
+        self.scaler = ScoreScaler(self.ppo.clip_scores) if self.ppo.normalize_scores else None
         self.controller = kl_controller(self.ppo)
         given = self.ppo.save_every, self.state, data_hash(prompts)
-        self.keeper = Keeper("ppo", config, folder, *given)
+        self.checkpoints = CheckpointManager("ppo", config, directory, *given)
         self.iteration = self.skipped = 0
-        self.figures: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         self.warnings: list[tuple[int, str]] = []  # iteration and name of each
 
     @property
@@ -78,12 +78,12 @@ class PPOTrainer:
     @property
     def warmup(self) -> int:
         """First iterations that move the critic only; without a critic there are none."""
-        return self.ppo.value_warmup_iterations if self.ppo.advantage == "gae" else 0
+        return self.ppo.critic_warmup_iterations if self.ppo.advantage_estimator == "gae" else 0
 
     @property
-    def sized(self) -> Config:
+    def config_after_oom(self) -> Config:
         """The options, with batches in as many pieces as memory asked for."""
-        share, config = self.updater.backoff.share, self.config
+        share, config = self.updater.oom_retry.split, self.config
         ppo = replace(self.ppo, microbatch_tokens=share(self.ppo.microbatch_tokens))
         sampling = replace(config.sampling, batch_size=share(config.sampling.batch_size))
         return replace(config, ppo=ppo, sampling=sampling)
@@ -95,22 +95,22 @@ class PPOTrainer:
 
     def run(self) -> None:
         """Iterate to the end; leaves a checkpoint there and each `save_every` iterations."""
-        with self.keeper.watching(), watch(self.ppo.iterations, self.iteration) as view:
+        with self.checkpoints.catch_signals(), watch(self.ppo.iterations, self.iteration) as view:
             while self.iteration < self.ppo.iterations:
-                figures = self.figures = self.step(self.iteration)
+                metrics = self.metrics = self.step(self.iteration)
                 self.iteration += 1
-                view.advance(figures)
-                self._warn(figures, view)
+                view.advance(metrics)
+                self._warn(metrics, view)
                 done = self.iteration == self.ppo.iterations
-                self.keeper.after(self.iteration, last=done, good=self.health.calm)
+                self.checkpoints.maybe_save(self.iteration, last=done, good=self.health.calm)
 
     def step(self, iteration: int) -> dict[str, float]:
-        """One iteration: a rollout, then `ppo_epochs` passes over it. Its figures."""
+        """One iteration: a rollout, then `ppo_epochs` passes over it. Its metrics."""
         started = time.perf_counter()
-        rollout = self.updater.backoff.run("rollout", partial(self.rollout, iteration))
+        rollout = self.updater.oom_retry.run("rollout", partial(self.rollout, iteration))
         self._check_finite(rollout, iteration)
-        if iteration == 0 and self.ppo.check_invariants:
-            self._prove(rollout)
+        if iteration == 0 and self.ppo.sanity_checks:
+            self._run_sanity_checks(rollout)
         options = replace(self.ppo, kl_coef=self.kl_coef)
         buffer = RolloutBuffer()
         buffer.append(rollout)
@@ -120,43 +120,47 @@ class PPOTrainer:
         steps = self.update(buffer, iteration)
         updated = time.perf_counter()
         texts = [self.policy.llava.builder.decode(row) for row in rollout.responses.rows()]
-        figures = iteration_figures(rollout, buffer, steps, texts, options) | {
+        metrics = iteration_metrics(rollout, buffer, steps, texts, options) | {
             "time/rollout": rolled_out - started,
             "time/update": updated - rolled_out,
-            "tokens_per_s": rollout.spans.total / (updated - started),
-            "rollout/dropped": float(self.ppo.rollout_batch_size - len(rollout.responses)),
+            "throughput/tokens_per_second": rollout.spans.num_tokens / (updated - started),
+            "rollout/unscored": float(self.ppo.rollout_batch_size - len(rollout.responses)),
             "episode": float((iteration + 1) * self.ppo.rollout_batch_size),
-            **self._follow(buffer),
+            **self._update_controllers(buffer),
         }
-        if iteration % self.ppo.sample_every == 0:
-            look = partial(self._look, rollout, buffer, iteration)
-            figures |= self.updater.backoff.run("samples to look at", look)
-        self.writer.scalars(figures | lap(), iteration)
-        return figures
+        if iteration % self.ppo.log_samples_every == 0:
+            look = partial(self._log_samples, rollout, buffer, iteration)
+            metrics |= self.updater.oom_retry.run("samples to look at", look)
+        self.writer.scalars(metrics | end_iteration(), iteration)
+        return metrics
 
-    def _look(self, rollout: Rollout, buffer: RolloutBuffer, iteration: int) -> dict[str, float]:
-        """Write what a person looks at; the figures found on the way."""
+    def _log_samples(
+        self, rollout: Rollout, buffer: RolloutBuffer, iteration: int
+    ) -> dict[str, float]:
+        """Write what a person looks at; the metrics found on the way."""
         judged = self.policy, self.reward, self.prompts
-        log_answers(self.writer, *judged, iteration, self.sized)
+        log_samples(self.writer, *judged, iteration, self.config_after_oom)
         seen = self.policy, rollout, buffer
         return log_distributions(self.writer, *seen, iteration, self.ppo)
 
-    def _follow(self, buffer: RolloutBuffer) -> dict[str, float]:
-        """Let what follows the run take in this iteration; its figures."""
-        figures = {"lr": self.updater.lr}
+    def _update_controllers(self, buffer: RolloutBuffer) -> dict[str, float]:
+        """Let what follows the run take in this iteration; its metrics."""
+        metrics = {"lr": self.updater.lr}
         if self.scaler:
-            figures["objective/score_scale"] = self.scaler.std
+            metrics["objective/score_scale"] = self.scaler.std
         if self.controller:
             responses = len(buffer.responses)
             kl = float(buffer.kl.sum()) / responses
             self.updater.kl_coef = self.controller.update(kl, responses)
-        return figures
+        return metrics
 
     def rollout(self, iteration: int) -> Rollout:
         """The iteration's prompts, answered and scored."""
         prompts, samples = self.prompts_of(iteration)
-        llava, sized = self.policy.llava, self.sized
-        llava.prefill_tokens = self.updater.backoff.share(self.config.model.prefill_tokens)
+        llava, sized = self.policy.llava, self.config_after_oom
+        llava.max_prefill_tokens = self.updater.oom_retry.split(
+            self.config.model.max_prefill_tokens
+        )
         return collect_rollout(
             self.policy,
             self.reward,
@@ -168,11 +172,11 @@ class PPOTrainer:
             config=sized.ppo,
         )
 
-    def update(self, buffer: RolloutBuffer, iteration: int) -> list[StepStatistics]:
+    def update(self, buffer: RolloutBuffer, iteration: int) -> list[StepMetrics]:
         """All optimizer steps of one rollout; ends early when one is over target_kl."""
         train_policy = iteration >= self.warmup
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + iteration)
-        steps: list[StepStatistics] = []
+        steps: list[StepMetrics] = []
         for _ in range(self.ppo.ppo_epochs):
             for minibatch in buffer.minibatches(self.ppo.minibatch_size, generator):
                 steps.append(self.updater.step(minibatch, train_policy=train_policy))
@@ -188,38 +192,38 @@ class PPOTrainer:
 
         Each prompt comes `samples_per_prompt` times in a row.
         """
-        rows, samples = drawn_rows(
+        rows, samples = prompt_indices(
             len(self.prompts),
             self.ppo.rollout_batch_size,
             iteration,
-            each=self.ppo.samples_per_prompt,
+            samples_per_prompt=self.ppo.samples_per_prompt,
             seed=self.config.seed,
         )
         return self.prompts.select(rows), samples
 
     def save(self) -> Path:
         """Write a checkpoint of everything that training changed."""
-        return self.keeper.save(self.iteration)
+        return self.checkpoints.save(self.iteration)
 
     def state(self) -> State:
         """Everything that training changed."""
         optimizer, optimizer_state = optimizer_tensors(self.updater.optimizer)
         tensors: dict[str, Mapping[str, Tensor]] = {
-            "policy": self.policy.trained(),
-            "critic": self.policy.critic_trained(),
+            "policy": self.policy.trainable_parameters(),
+            "critic": self.policy.critic_parameters(),
             "optimizer": optimizer,
         }
         values = {
             "iteration": self.iteration,
             "skipped": self.skipped,
-            "pieces": self.updater.backoff.pieces,
+            "pieces": self.updater.oom_retry.num_splits,
             "optimizer": optimizer_state,
             "steps_done": self.updater.steps_done,
             "health": self.health.state_dict(),
             "controller": self.controller.state_dict() if self.controller else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "frozen": self._frozen,
-            "figures": self.figures,
+            "metrics": self.metrics,
             "warnings": self.warnings,
         }
         return State(tensors, values)
@@ -235,8 +239,8 @@ class PPOTrainer:
             what = "the reference or the reward model is not the one this run began with"
             fix = "restore the original model.path and reward.path"
             raise UsageError(what, str(checkpoint.path), fix)
-        copy_back(self.policy.trained(), checkpoint, "policy")
-        copy_back(self.policy.critic_trained(), checkpoint, "critic")
+        restore_parameters(self.policy.trainable_parameters(), checkpoint, "policy")
+        restore_parameters(self.policy.critic_parameters(), checkpoint, "critic")
         moments = checkpoint.tensors["optimizer"]
         restore_optimizer(self.updater.optimizer, moments, state["optimizer"])
         self.updater.steps_done = state["steps_done"]
@@ -247,9 +251,9 @@ class PPOTrainer:
         if self.scaler and state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
         self.iteration, self.skipped = state["iteration"], state["skipped"]
-        self.figures, self.updater.backoff.pieces = state["figures"], state["pieces"]
+        self.metrics, self.updater.oom_retry.num_splits = state["metrics"], state["pieces"]
         self.warnings = [(step, name) for step, name in state["warnings"]]
-        self.keeper.resume(checkpoint)
+        self.checkpoints.resume(checkpoint)
 
     @cached_property
     def _frozen(self) -> str:
@@ -262,24 +266,27 @@ class PPOTrainer:
         named = [(f"head.{name}", value) for name, value in head.named_parameters()] if head else []
         return hash_tensors([*self.policy.frozen_parameters(), *named])
 
-    def _prove(self, rollout: Rollout) -> None:
+    def _run_sanity_checks(self, rollout: Rollout) -> None:
         """Print what must hold before the first step; refuse to take it when something does not."""
-        invariants = measure_invariants(self.policy, self.reward, rollout, self.sized.ppo)
+        invariants = measure_sanity_checks(
+            self.policy, self.reward, rollout, self.config_after_oom.ppo
+        )
         for x in invariants:
             say(f"{x.name}: {x.value:.2g} (at most {x.limit:.2g})")
-        check_invariants(invariants)
+        assert_sane(invariants)
 
     def _check_finite(self, rollout: Rollout, iteration: int) -> None:
         """Refuse a rollout with NaN or infinity before anything learns from it."""
         if broken := rollout.not_finite():
-            where = f"iteration {iteration}; last checkpoint: {self.keeper.path(self.keeper.saved)}"
+            last = self.checkpoints.path(self.checkpoints.saved)
+            where = f"iteration {iteration}; last checkpoint: {last}"
             fix = "check the reward model's scores; train in float32, or lower ppo.lr"
             raise DivergedError(f"{', '.join(broken)} of a rollout: not finite", where, fix)
 
     def _count_skip(self, iteration: int, minibatch: Minibatch) -> None:
         self.skipped += 1
-        if self.skipped > self.ppo.max_skips:
-            path = self.folder / "diverged.safetensors"
+        if self.skipped > self.ppo.max_skipped_steps:
+            path = self.directory / "diverged.safetensors"
             save_file(minibatch.tensors(), path)
             raise DivergedError(
                 f"{self.skipped} optimizer steps were not finite and were skipped",
@@ -287,13 +294,13 @@ class PPOTrainer:
                 "lower ppo.lr, or raise ppo.kl_coef",
             )
 
-    def _warn(self, figures: dict[str, float], view: RunView) -> None:
-        for warning in self.health.update(self.iteration, figures):
+    def _warn(self, metrics: dict[str, float], view: RunView) -> None:
+        for warning in self.health.update(self.iteration, metrics):
             self.warnings.append((self.iteration, warning.name))
             view.warn(str(warning))
             say(str(warning), "yellow")
             self.writer.text("health", str(warning), self.iteration)
             if self.ppo.on_warning == "stop":
-                good = self.keeper.path(self.keeper.good)
+                good = self.checkpoints.path(self.checkpoints.last_healthy_step)
                 fix = f"last good checkpoint: {good} (resume={good} goes on from it)"
-                raise DivergedError(str(warning), str(self.folder), fix)
+                raise DivergedError(str(warning), str(self.directory), fix)

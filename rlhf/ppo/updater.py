@@ -18,11 +18,12 @@ from rlhf.functional import (
 from rlhf.models.policy import Policy
 from rlhf.tracking.profiler import phase
 from rlhf.training.gradients import clip_gradients, finite
-from rlhf.training.oom_retry import Backoff
+from rlhf.training.oom_retry import OOMRetry
 from rlhf.training.optimizers import adamw
-from rlhf.types import Minibatch, TokenScores
+from rlhf.types import Minibatch, PolicyOutputs
 
-MEANS = (
+DEFAULT_CRITIC_LR_RATIO = 5.0  # critic learning rate / policy learning rate
+TOKEN_MEANS = (
     "policy_loss",
     "value_loss",
     "approx_kl",
@@ -35,8 +36,8 @@ MEANS = (
 
 
 @dataclass(frozen=True)
-class StepStatistics:
-    """Figures of one optimizer step, means over its tokens.
+class StepMetrics:
+    """Metrics of one optimizer step, means over its tokens.
 
     Attributes:
         kl_loss: KL penalty in the loss before its coefficient, nats; 0 when it is in the reward.
@@ -79,30 +80,41 @@ class Updater:
     def __init__(self, config: PPOConfig, policy: Policy, steps: int) -> None:
         check_kl_choice(*kl_choice(config))
         self.config, self.policy, self.kl_coef = config, policy, config.kl_coef
-        self.policy_parameters = list(policy.trained().values())
-        self.critic_parameters = list(policy.critic_trained().values())
+        self.policy_parameters = list(policy.trainable_parameters().values())
+        self.critic_parameters = list(policy.critic_parameters().values())
         self.steps, self.steps_done = steps, 0
-        self.backoff = Backoff(config.rollout_batch_size)
+        self.oom_retry = OOMRetry(config.rollout_batch_size)
         groups = [{"params": self.policy_parameters}, {"params": self.critic_parameters}]
         self.optimizer = adamw(config.optimizer, groups, lr=self.lr, eps=config.adam_eps)
 
     @property
     def lr(self) -> float:
-        """The policy's learning rate at the next step."""
-        if self.config.lr_schedule == "constant":
-            return self.config.lr
-        return self.config.lr * max(0.0, 1 - self.steps_done / self.steps)
+        """Learning rate of the policy at the next step."""
+        return self.config.lr * self.lr_multiplier
 
-    def step(self, minibatch: Minibatch, *, train_policy: bool) -> StepStatistics:
+    @property
+    def critic_lr(self) -> float:
+        """Learning rate of the critic at the next step."""
+        if self.config.critic_lr is None:
+            return self.lr * DEFAULT_CRITIC_LR_RATIO
+        return self.config.critic_lr * self.lr_multiplier
+
+    @property
+    def lr_multiplier(self) -> float:
+        """Share of the configured learning rates that the schedule leaves at the next step."""
+        if self.config.lr_schedule == "constant":
+            return 1.0
+        return max(0.0, 1 - self.steps_done / self.steps)
+
+    def step(self, minibatch: Minibatch, *, train_policy: bool) -> StepMetrics:
         """One optimizer step on `minibatch`; with `train_policy` False only the critic moves."""
         if self.config.whiten_minibatches:
-            white = whiten(minibatch.advantages, floor=self.config.whiten_floor)
+            white = whiten(minibatch.advantages, min_std=self.config.whiten_min_std)
             minibatch = replace(minibatch, advantages=white)
-        factors = (1.0, self.config.critic_lr_factor)
-        for group, factor in zip(self.optimizer.param_groups, factors, strict=True):
-            group["lr"] = self.lr * factor
-        sums, ratio_gap = self.backoff.run(
-            "update", lambda: self._accumulate(minibatch, train_policy)
+        for group, lr in zip(self.optimizer.param_groups, (self.lr, self.critic_lr), strict=True):
+            group["lr"] = lr
+        sums, ratio_gap = self.oom_retry.run(
+            "update", lambda: self._accumulate_gradients(minibatch, train_policy)
         )
         with phase("optimizer"):
             policy_norm = clip_gradients(self.policy_parameters, self.config.max_grad_norm)
@@ -111,8 +123,8 @@ class Updater:
             if outcome == "taken":
                 self.optimizer.step()
         self.steps_done += 1
-        means = dict(zip(MEANS, sums.tolist(), strict=True))
-        return StepStatistics(
+        means = dict(zip(TOKEN_MEANS, sums.tolist(), strict=True))
+        return StepMetrics(
             **means,
             ratio_gap=ratio_gap,
             grad_norm_policy=policy_norm,
@@ -120,36 +132,40 @@ class Updater:
             outcome=outcome,
         )
 
-    def _accumulate(self, minibatch: Minibatch, train_policy: bool) -> tuple[Tensor, float]:
+    def _accumulate_gradients(
+        self, minibatch: Minibatch, train_policy: bool
+    ) -> tuple[Tensor, float]:
         """Gradients of the whole minibatch; its statistics (MEANS) and largest |ratio - 1|."""
         self.optimizer.zero_grad(set_to_none=True)
-        count = minibatch.responses.spans.total
-        sums, ratio_gap = torch.zeros(len(MEANS)), 0.0
-        most = self.backoff.share(self.config.microbatch_tokens)
+        count = minibatch.responses.spans.num_tokens
+        sums, ratio_gap = torch.zeros(len(TOKEN_MEANS)), 0.0
+        most = self.oom_retry.split(self.config.microbatch_tokens)
         for rows in microbatches(minibatch.prompts, minibatch.responses, most):
-            part, gap = self._add(minibatch.select(rows), count, train_policy)
+            part, gap = self._backward_microbatch(minibatch.select(rows), count, train_policy)
             sums, ratio_gap = sums + part.cpu(), max(ratio_gap, gap)
         return sums, ratio_gap
 
-    def _add(self, batch: Minibatch, count: int, train_policy: bool) -> tuple[Tensor, float]:
+    def _backward_microbatch(
+        self, batch: Minibatch, count: int, train_policy: bool
+    ) -> tuple[Tensor, float]:
         """Add the share of `batch` to the gradients; its statistics (MEANS), its ratio gap.
 
         A critic with a forward of its own has it after the policy's backward, so that only one of
         the two keeps activations; where the critic alone moves, the policy keeps none.
         """
-        with phase("forward", undivided=True), torch.set_grad_enabled(train_policy):
-            scores = self.policy.policy_score(batch.prompts, batch.responses, batch.ref_hidden)
+        with phase("forward", opaque=True), torch.set_grad_enabled(train_policy):
+            scores = self.policy.policy_outputs(batch.prompts, batch.responses, batch.ref_hidden)
             batch = batch.to(scores.logprobs.device)
-            loss, figures = self._policy_loss(scores, batch, count)
-        if self.policy.critic.apart:
+            loss, metrics = self._policy_loss(scores, batch, count)
+        if self.policy.critic.has_own_forward:
             loss = self._backward(loss)
-        if self.config.advantage == "gae":
-            with phase("forward", undivided=True):
+        if self.config.advantage_estimator == "gae":
+            with phase("forward", opaque=True):
                 value_loss, more = self._value_loss(scores, batch, count)
-            loss, figures = loss + self.config.vf_coef * value_loss, figures | more
+            loss, metrics = loss + self.config.vf_coef * value_loss, metrics | more
         self._backward(loss)
         gap = (scores.logprobs.detach() - batch.old_logprobs).exp().sub(1).abs().max()
-        means = [figures.get(name, torch.zeros_like(loss)) for name in MEANS]
+        means = [metrics.get(name, torch.zeros_like(loss)) for name in TOKEN_MEANS]
         return torch.stack([value.detach().float() for value in means]), float(gap)
 
     def _backward(self, loss: Tensor) -> Tensor:
@@ -160,7 +176,7 @@ class Updater:
         return loss.detach()
 
     def _policy_loss(
-        self, scores: TokenScores, batch: Minibatch, count: int
+        self, scores: PolicyOutputs, batch: Minibatch, count: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy's share of the step's loss, and its part of the statistics."""
         config = self.config
@@ -188,7 +204,7 @@ class Updater:
         }
 
     def _value_loss(
-        self, scores: TokenScores, batch: Minibatch, count: int
+        self, scores: PolicyOutputs, batch: Minibatch, count: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The critic's, before its coefficient, and the rest."""
         critic = clipped_value_loss(
@@ -203,7 +219,7 @@ class Updater:
             "value_clipfrac": critic.clipped_sum / count,
         }
 
-    def _kl_loss(self, scores: TokenScores, batch: Minibatch, count: int) -> Tensor:
+    def _kl_loss(self, scores: PolicyOutputs, batch: Minibatch, count: int) -> Tensor:
         """The KL to the reference where its place is the loss, else 0."""
         placement, estimator = kl_choice(self.config)
         if placement == "reward":
@@ -224,17 +240,17 @@ class Updater:
     def _outcome(self, sums: Tensor, *norms: float) -> str:
         if not finite(*sums.tolist(), *norms):
             return "skipped"
-        target, approx_kl = self.config.target_kl, float(sums[MEANS.index("approx_kl")])
+        target, approx_kl = self.config.target_kl, float(sums[TOKEN_MEANS.index("approx_kl")])
         return "stopped" if target is not None and approx_kl > target else "taken"
 
 
 def kl_controller(ppo: PPOConfig) -> AdaptiveKLController | None:
     """What steers `kl_coef`, where that is asked for."""
-    if ppo.kl_goal is None:
+    if ppo.adaptive_kl_target is None:
         return None
     return AdaptiveKLController(
         ppo.kl_coef,
-        target=ppo.kl_goal,
+        target=ppo.adaptive_kl_target,
         horizon=ppo.kl_horizon,
         lowest=KL_COEF_LOWEST,
         highest=KL_COEF_HIGHEST,

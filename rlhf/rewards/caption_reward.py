@@ -1,4 +1,4 @@
-"""A reward model that reads text only: a description stands in for the picture."""
+"""A reward model that reads text only: a description stands in for the image."""
 
 import sys
 from pathlib import Path
@@ -7,32 +7,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf.data.tokenization import Encoder
+from rlhf.data.tokenization import TextEncoder
 from rlhf.errors import DataError
 from rlhf.models.fingerprints import tokenizer_hash
 from rlhf.models.lora import Adapters
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.rewards.captioner import Captioner
-from rlhf.rewards.llava_reward import REWARD, features_in_pieces, normalised
+from rlhf.rewards.llava_reward import REWARD, head_inputs_in_microbatches, normalized
 from rlhf.types import PromptBatch, Responses
 
 TEMPLATE = "Image description: {caption}\nInstruction: {instruction}\nResponse: {response}"
 
 
 class CaptionReward:
-    """A scalar head on a text model that reads a caption in place of the picture.
+    """A scalar head on a text model that reads a caption in place of the image.
 
     Args:
         model, tokenizer: a stock text model and its tokenizer. A causal model (`AutoModel`) is
             read at the last token; an encoder with a classifier of its own gives its one logit.
         head: reads the state.
-        captioner: describes the pictures.
+        captioner: describes the images.
         source: what encoded the responses.
         base: where the text model was loaded from.
     """
 
-    kind, name, may_drop = "caption_text", "reward", False
-    reads_likelihood = False
+    kind, name, can_fail = "caption_text", "reward", False
+    uses_logprob = False
 
     def __init__(
         self,
@@ -40,18 +40,20 @@ class CaptionReward:
         tokenizer: Any,
         head: ScalarHead,
         captioner: Captioner,
-        source: Encoder,
+        source: TextEncoder,
         base: str,
     ) -> None:
         self.model, self.tokenizer, self.head = model.eval(), tokenizer, head
-        self.captioner, self.source, self.base = captioner, source, base
+        self.captioner, self.backbone_path, self.base = captioner, source, base
         self.adapters = Adapters(model)
         self.mean, self.std = 0.0, 1.0
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        return normalised(self, features_in_pieces(self, prompts, responses, max_tokens=max_tokens))
+        return normalized(
+            self, head_inputs_in_microbatches(self, prompts, responses, max_tokens=max_tokens)
+        )
 
-    def features(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+    def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         ids = [self._ids(text) for text in self.texts(prompts, responses)]
         device = self.head.linear.weight.device
         tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
@@ -67,18 +69,18 @@ class CaptionReward:
     def texts(self, prompts: PromptBatch, responses: Responses) -> list[str]:
         """What the text model reads of each response."""
         captions = self.captioner.captions([row[0] for row in prompts.images])
-        answers = [self.source.decode(row) for row in responses.rows()]
-        rows = zip(captions, prompts.instructions, answers, strict=True)
+        texts = [self.backbone_path.decode(row) for row in responses.rows()]
+        rows = zip(captions, prompts.instructions, texts, strict=True)
         return [TEMPLATE.format(caption=c, instruction=i, response=r) for c, i, r in rows]
 
-    def network(self) -> Any:
+    def backbone(self) -> Any:
         return self.model
 
-    def save_trunk(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+    def save_backbone(self, directory: Path) -> None:
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
 
-    def contract(self) -> dict[str, str]:
+    def input_fingerprint(self) -> dict[str, str]:
         return {
             "template": TEMPLATE,
             "tokenizer": tokenizer_hash(self.tokenizer),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf.data.microbatching import microbatches
-from rlhf.data.tokenization import Encoder, prompts_like, response_batch
+from rlhf.data.tokenization import TextEncoder, prompts_like, response_batch
 from rlhf.kernels import span_sum, token_logprobs
 from rlhf.models.fingerprints import same_encoding
 from rlhf.models.lora import Adapters
@@ -28,11 +28,11 @@ class Scorer(Protocol):
 
     Attributes:
         name: shown in tables.
-        may_drop: whether NaN means that a response has no score; a model's NaN is a fault.
+        can_fail: whether NaN means that a response has no score; a model's NaN is a fault.
     """
 
     name: str
-    may_drop: bool
+    can_fail: bool
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
         """[B] float32 on the CPU."""
@@ -49,41 +49,41 @@ class RewardModel(Scorer, Protocol):
     adapters: Adapters
 
     @property
-    def reads_likelihood(self) -> bool:
+    def uses_logprob(self) -> bool:
         """Whether the last feature is the response's log-likelihood."""
 
-    def features(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+    def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """[B, D] with autograd: the state the head reads, at the last response token."""
 
-    def network(self) -> Any:
+    def backbone(self) -> Any:
         """The trunk; a stock model with `save_pretrained`."""
 
-    def save_trunk(self, folder: Path) -> None:
+    def save_backbone(self, directory: Path) -> None:
         """Write the trunk where the stock classes load it."""
 
-    def contract(self) -> dict[str, str]:
+    def input_fingerprint(self) -> dict[str, str]:
         """What is read and how: a score means something only where this is unchanged."""
 
 
 def raw_scores(model: RewardModel, prompts: PromptBatch, responses: Responses) -> Tensor:
     """[B] float32 with autograd: what training compares."""
-    return model.head(model.features(prompts, responses))  # type: ignore[no-any-return]
+    return model.head(model.head_inputs(prompts, responses))  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
-def features_in_pieces(
+def head_inputs_in_microbatches(
     model: RewardModel, prompts: PromptBatch, responses: Responses, *, max_tokens: int
 ) -> Tensor:
     """[B, D] on the CPU, without autograd, at most `max_tokens` tokens at a time."""
     parts, order = [], []
     for rows in microbatches(prompts, responses, max_tokens):
-        parts.append(model.features(prompts.select(rows), responses.select(rows)).cpu())
+        parts.append(model.head_inputs(prompts.select(rows), responses.select(rows)).cpu())
         order.append(rows)
     return torch.cat(parts)[torch.cat(order).argsort()]
 
 
 @torch.no_grad()
-def normalised(model: RewardModel, features: Tensor) -> Tensor:
+def normalized(model: RewardModel, features: Tensor) -> Tensor:
     """[B] float32 on the CPU, (raw score - mean) / std."""
     raw: Tensor = model.head(features.to(model.head.linear.weight.device))
     return (raw.cpu() - model.mean) / model.std
@@ -92,7 +92,7 @@ def normalised(model: RewardModel, features: Tensor) -> Tensor:
 class LlavaReward:
     """A scalar head on LLaVA's state h at the last response token, and on the log-likelihood.
 
-        r = w·h + v·Σₜ max(log π(yₜ | yₜ₋₁ …, picture, instruction), -3) + b    at first w = b = 0
+        r = w·h + v·Σₜ max(log π(yₜ | yₜ₋₁ …, image, instruction), -3) + b    at first w = b = 0
 
     π is the trunk, with the adapter `reward` where there is one, so that training moves it too. A
     state says little of whether the words before it were likely; the sum says just that, and
@@ -107,29 +107,31 @@ class LlavaReward:
             other ids, they are encoded anew from their text.
     """
 
-    kind, name, may_drop = "llava_head", "reward", False
+    kind, name, can_fail = "llava_head", "reward", False
 
-    def __init__(self, llava: Llava, head: ScalarHead, source: Encoder) -> None:
-        self.llava, self.head, self.source = llava, head, source
+    def __init__(self, llava: Llava, head: ScalarHead, source: TextEncoder) -> None:
+        self.llava, self.head, self.backbone_path = llava, head, source
         self._encodes_anew = not same_encoding(source, llava.builder)
         self.adapters, self.base = llava.adapters, llava.base
         self.mean, self.std = 0.0, 1.0
 
     @property
-    def reads_likelihood(self) -> bool:
+    def uses_logprob(self) -> bool:
         return self.head.linear.in_features > self.llava.hidden_size
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        return normalised(self, features_in_pieces(self, prompts, responses, max_tokens=max_tokens))
+        return normalized(
+            self, head_inputs_in_microbatches(self, prompts, responses, max_tokens=max_tokens)
+        )
 
-    def features(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+    def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         if self._encodes_anew:
             builder = self.llava.builder
-            texts = [self.source.decode(row) for row in responses.rows()]
+            texts = [self.backbone_path.decode(row) for row in responses.rows()]
             prompts, responses = prompts_like(prompts, builder), response_batch(texts, builder)
         with self.adapters.use(REWARD if REWARD in self.adapters.names else None):
             before, last = self.llava.response_states(prompts, responses)
-        if not self.reads_likelihood:
+        if not self.uses_logprob:
             return last
         spans = responses.spans.to(before.device)
         tokens = responses.tokens.to(before.device)
@@ -143,11 +145,11 @@ class LlavaReward:
         likelihood = span_sum(logprobs.clamp(min=LEAST_LOGPROB), spans)
         return torch.cat([last.float(), likelihood.unsqueeze(1)], dim=1)
 
-    def network(self) -> Any:
+    def backbone(self) -> Any:
         return self.llava.model
 
-    def save_trunk(self, folder: Path) -> None:
-        self.llava.save(folder)
+    def save_backbone(self, directory: Path) -> None:
+        self.llava.save(directory)
 
-    def contract(self) -> dict[str, str]:
-        return self.llava.contract()
+    def input_fingerprint(self) -> dict[str, str]:
+        return self.llava.input_fingerprint()

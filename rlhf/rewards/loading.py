@@ -12,12 +12,12 @@ from rlhf.errors import UsageError
 from rlhf.models.fingerprints import file_hash, stored_weights, text_hash
 from rlhf.models.lora import add_adapter
 from rlhf.models.packed.forward import Llava
-from rlhf.models.reading import reading
+from rlhf.models.reading import as_usage_error
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.captioner import GIVEN, Captioner, load_captions
 from rlhf.rewards.llava_reward import REWARD, LlavaReward, RewardModel
-from rlhf.rewards.reward_card import RewardCard, contract_faults, only_storage
+from rlhf.rewards.reward_card import RewardCard, differs_in_storage_only, fingerprint_mismatches
 from rlhf.storage.checkpoint import hash_tensors
 from rlhf.tracking.console import say
 
@@ -29,12 +29,12 @@ def build_reward(
     model: ModelConfig,
     llava: Llava,
     captions: Mapping[str, str] | None = None,
-    start: Path | None = None,
+    init_adapter: Path | None = None,
 ) -> RewardModel:
     """A reward model on the trunk `llava`, with what `config.train` names trainable.
 
     Args:
-        captions: caption_text reads only these, by content of the picture; None: LLaVA describes.
+        captions: caption_text reads only these, by content of the image; None: LLaVA describes.
         start: an adapter on the trunk, of supervised training; llava_head begins from it.
 
     Raises:
@@ -43,20 +43,20 @@ def build_reward(
     reward: RewardModel
     if config.kind == "llava_head":
         width = llava.hidden_size
-        head = ScalarHead.passing(width + 1) if config.likelihood else ScalarHead(width)
+        head = ScalarHead.identity(width + 1) if config.use_logprob_feature else ScalarHead(width)
         reward = LlavaReward(llava, head.to(llava.device), llava.builder)
     else:
         writer = llava if captions is None else None
         captioner = Captioner(writer, config.caption_instruction, captions)
         dtype = llava.output_weight.dtype
         reward = _caption_reward(config.text_model, captioner, llava, dtype)
-    _make_trainable(reward, config, model, start)
+    _make_trainable(reward, config, model, init_adapter)
     return reward
 
 
 def save_reward(
     reward: RewardModel,
-    folder: Path,
+    directory: Path,
     llava: Llava,
     config: RewardConfig,
     training: dict[str, Any],
@@ -68,15 +68,15 @@ def save_reward(
         config: the options it was trained with.
         training: what `rlhf score` needs to find the training pairs again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     adapter = REWARD in reward.adapters.names
     if adapter:
-        reward.adapters.save(REWARD, folder / "adapter", reward.base)
-    elif any(value.requires_grad for value in reward.network().parameters()):
-        reward.save_trunk(folder / "model")
+        reward.adapters.save(REWARD, directory / "adapter", reward.base)
+    elif any(value.requires_grad for value in reward.backbone().parameters()):
+        reward.save_backbone(directory / "model")
     if isinstance(reward, CaptionReward):
-        reward.captioner.save(folder / CAPTIONS)
-    reward.head.save(folder / "head.safetensors")
+        reward.captioner.save(directory / CAPTIONS)
+    reward.head.save(directory / "head.safetensors")
     RewardCard(
         kind=reward.kind,
         base=reward.base,
@@ -85,18 +85,18 @@ def save_reward(
         std=reward.std,
         captioner=llava.base if isinstance(reward, CaptionReward) else "",
         caption_instruction=config.caption_instruction,
-        contract=reward_contract(reward, folder),
+        contract=reward_fingerprint(reward, directory),
         training=training,
-    ).write(folder)
+    ).write(directory)
 
 
-def reward_contract(reward: RewardModel, folder: Path) -> dict[str, str]:
+def reward_fingerprint(reward: RewardModel, directory: Path) -> dict[str, str]:
     """Everything a score depends on, by name."""
     trained = [*reward.head.state_dict().items(), *reward.adapters.tensors(REWARD).items()]
-    contract = reward.contract() | {"head": hash_tensors(trained)}
-    contract |= stored_weights(reward.network(), quantization_of(reward))
-    if (folder / "model").is_dir():  # exact, whatever they are loaded as
-        contract["weights"] = contract["weights_rounded"] = _files_hash(folder / "model")
+    contract = reward.input_fingerprint() | {"head": hash_tensors(trained)}
+    contract |= stored_weights(reward.backbone(), backbone_quantization(reward))
+    if (directory / "model").is_dir():  # exact, whatever they are loaded as
+        contract["weights"] = contract["weights_rounded"] = _files_hash(directory / "model")
     writer = reward.captioner.llava if isinstance(reward, CaptionReward) else None
     if writer is not None:
         found = stored_weights(writer.model, writer.quantization)
@@ -104,7 +104,7 @@ def reward_contract(reward: RewardModel, folder: Path) -> dict[str, str]:
     return contract
 
 
-def quantization_of(reward: RewardModel) -> str:
+def backbone_quantization(reward: RewardModel) -> str:
     """How the trunk is stored; a text model is never quantized here."""
     return reward.llava.quantization if isinstance(reward, LlavaReward) else "none"
 
@@ -113,41 +113,41 @@ def load_reward(
     path: str,
     policy: Llava,
     *,
-    share_trunk: bool,
+    share_base_model: bool,
     captions: Mapping[str, str] | None = None,
     exact: bool = False,
 ) -> RewardModel:
     """The reward model of `path`, frozen, reading what `policy` writes.
 
     Args:
-        path: a reward model's folder or its run's.
+        path: a reward model's directory or its run's.
         policy: whose responses are scored; its trunk is shared when it is the same one.
         share_trunk: the policy trains adapters only, so its bare trunk stays put.
-        captions: more captions than those of training, by content of the picture.
+        captions: more captions than those of training, by content of the image.
         exact: refuse weights that are merely stored otherwise, too.
 
     Raises:
         UsageError: no reward model there, or it would not read what it was trained to read.
     """
-    folder, card = RewardCard.read(path)
-    base = card.trunk(folder)
-    shared = share_trunk and card.kind == "llava_head" and base == policy.base
-    head = ScalarHead.load(folder / "head.safetensors", policy.device)
+    directory, card = RewardCard.read(path)
+    base = card.backbone_path(directory)
+    shared = share_base_model and card.kind == "llava_head" and base == policy.base
+    head = ScalarHead.load(directory / "head.safetensors", policy.device)
     reward: RewardModel
     if card.kind == "llava_head":
         trunk = policy if shared else _load_beside(base, policy, card)
         reward = LlavaReward(trunk, head, policy.builder)
     else:
-        captioner = _captioner(card, folder, policy, share_trunk, captions)
+        captioner = _captioner(card, directory, policy, share_base_model, captions)
         reward = _caption_reward(base, captioner, policy, card.dtype(policy.output_weight.dtype))
         reward.head = head
     before = reward.adapters.current
     if card.adapter:
-        reward.adapters.load(REWARD, folder / "adapter", trains=False)
+        reward.adapters.load(REWARD, directory / "adapter", trains=False)
         reward.adapters.switch(before)
     reward.head.requires_grad_(False)
     reward.mean, reward.std = card.mean, card.std
-    _check_contract(reward, folder, card, exact)
+    _check_fingerprint(reward, directory, card, exact)
     return reward
 
 
@@ -171,7 +171,7 @@ def _make_trainable(
             reward.llava.model.float()  # of one dtype, so that it is read again as it was trained
             reward.llava.train_language_model()
         else:
-            reward.network().float().requires_grad_(True)
+            reward.backbone().float().requires_grad_(True)
     elif config.train == "none":
         reward.head.requires_grad_(False)
         if not reward.head.linear.weight.any():
@@ -184,13 +184,13 @@ def _make_trainable(
 
 def _captioner(
     card: RewardCard,
-    folder: Path,
+    directory: Path,
     policy: Llava,
     share_trunk: bool,
     captions: Mapping[str, str] | None,
 ) -> Captioner:
-    """Who describes pictures as in training; what was described then is not described again."""
-    known = {**load_captions(folder / CAPTIONS), **(captions or {})}
+    """Who describes images as in training; what was described then is not described again."""
+    known = {**load_captions(directory / CAPTIONS), **(captions or {})}
     if card.contract["captions"] == GIVEN:
         return Captioner(None, card.caption_instruction, known)
     shared = share_trunk and card.captioner == policy.base
@@ -198,10 +198,10 @@ def _captioner(
     return Captioner(writer, card.caption_instruction, known)
 
 
-def _check_contract(reward: RewardModel, folder: Path, card: RewardCard, exact: bool) -> None:
-    found = reward_contract(reward, folder)
-    faults = contract_faults(card.contract, found)
-    if faults and only_storage(faults) and not exact:
+def _check_fingerprint(reward: RewardModel, directory: Path, card: RewardCard, exact: bool) -> None:
+    found = reward_fingerprint(reward, directory)
+    faults = fingerprint_mismatches(card.contract, found)
+    if faults and differs_in_storage_only(faults) and not exact:
         say(f"the reward model's weights are stored otherwise than in training ({faults[0]})")
     elif faults:
         differences = "; ".join(
@@ -210,7 +210,7 @@ def _check_contract(reward: RewardModel, folder: Path, card: RewardCard, exact: 
         )
         raise UsageError(
             "the reward model would not read what it was trained to read",
-            f"{folder}: {differences}",
+            f"{directory}: {differences}",
             "restore the model, tokenizer and options it was trained with, or train it again",
         )
 
@@ -237,7 +237,9 @@ def _caption_reward(
     if not base:
         fix = "name a directory or hub id"
         raise UsageError("caption_text needs a text model", "reward.text_model", fix)
-    with reading(f"{base} does not load as a text model", "its files", "check reward.text_model"):
+    with as_usage_error(
+        f"{base} does not load as a text model", "its files", "check reward.text_model"
+    ):
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         names = config.architectures or [""]
@@ -247,12 +249,12 @@ def _caption_reward(
             base, dtype=dtype, trust_remote_code=False, use_safetensors=True
         )
     model.requires_grad_(False).to(policy.device)
-    trunk, head = _parted(model, base) if classifies else (model, None)
+    trunk, head = _split_classifier(model, base) if classifies else (model, None)
     head = head or ScalarHead(model.config.hidden_size)
     return CaptionReward(trunk, tokenizer, head.to(policy.device), captioner, policy.builder, base)
 
 
-def _parted(classifier: Any, base: str) -> tuple[Any, ScalarHead]:
+def _split_classifier(classifier: Any, base: str) -> tuple[Any, ScalarHead]:
     """Trunk and head of a classifier; an encoder's own head stays in it, ours passes it on."""
     if classifier.config.num_labels != 1:
         raise UsageError(
@@ -261,10 +263,10 @@ def _parted(classifier: Any, base: str) -> tuple[Any, ScalarHead]:
             "name a text reward model",
         )
     if isinstance(getattr(classifier, "score", None), torch.nn.Linear):  # read at the last token
-        return classifier.base_model, ScalarHead.of(classifier.score)
-    return classifier, ScalarHead.passing(1)
+        return classifier.base_model, ScalarHead.from_linear(classifier.score)
+    return classifier, ScalarHead.identity(1)
 
 
-def _files_hash(folder: Path) -> str:
+def _files_hash(directory: Path) -> str:
     """Of weights that lie beside the card, whatever they are loaded as."""
-    return text_hash(" ".join(map(file_hash, sorted(folder.glob("*.safetensors")))))
+    return text_hash(" ".join(map(file_hash, sorted(directory.glob("*.safetensors")))))

@@ -11,7 +11,7 @@ import torch
 
 from rlhf.data.jsonl import replaced_file
 from rlhf.errors import UsageError
-from rlhf.storage.run_folder import run_folders
+from rlhf.storage.run_directory import run_directories
 
 CARD = "reward.json"
 _STORAGE = ("quantization", "dtype")  # of weights: another one rounds otherwise
@@ -27,11 +27,11 @@ class RewardCard:
         base: trunk of llava_head; text model of caption_text.
         adapter: whether a LoRA was trained.
         mean, std: of the raw scores of the training pairs.
-        captioner: caption_text: LLaVA beside which it was trained, and which describes pictures
+        captioner: caption_text: LLaVA beside which it was trained, and which describes images
             unless the contract says that captions are given.
         caption_instruction: what it was asked.
         contract: what is read and how, by name.
-        training: file, split and figures of the training pairs.
+        training: file, split and metrics of the training pairs.
     """
 
     kind: str
@@ -44,13 +44,13 @@ class RewardCard:
     contract: dict[str, str]
     training: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, folder: Path) -> None:
-        with replaced_file(folder / CARD) as file:
+    def write(self, directory: Path) -> None:
+        with replaced_file(directory / CARD) as file:
             file.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
 
-    def trunk(self, folder: Path) -> str:
+    def backbone_path(self, directory: Path) -> str:
         """Where the trunk lies: beside the card when it was trained in full."""
-        own = folder / "model"
+        own = directory / "model"
         return str(own.resolve()) if own.is_dir() else self.base
 
     def dtype(self, otherwise: torch.dtype, part: str = "") -> torch.dtype:
@@ -59,18 +59,20 @@ class RewardCard:
 
     @classmethod
     def read(cls, path: str) -> tuple[Path, "RewardCard"]:
-        """The folder and card behind `reward.path`, a reward model, the run that
-        trained it, or a folder of runs: the newest that has one.
+        """The directory and card behind `reward.path`, a reward model, the run that
+        trained it, or a directory of runs: the newest that has one.
 
         Raises:
             UsageError: no reward model there, or its card is not of this version.
         """
-        for folder in (run / part for run in run_folders(Path(path)) for part in ("", "reward")):
-            if path and (folder / CARD).is_file():
+        for directory in (
+            run / part for run in run_directories(Path(path)) for part in ("", "reward")
+        ):
+            if path and (directory / CARD).is_file():
                 try:
-                    return folder, msgspec.json.decode((folder / CARD).read_bytes(), type=cls)
+                    return directory, msgspec.json.decode((directory / CARD).read_bytes(), type=cls)
                 except msgspec.MsgspecError as error:
-                    where, fix = str(folder / CARD), "train it again with `rlhf reward`"
+                    where, fix = str(directory / CARD), "train it again with `rlhf reward`"
                     raise UsageError("the card is of another version", where, fix) from error
         raise UsageError(
             f"no reward model at {path or '(nothing given)'}",
@@ -79,7 +81,7 @@ class RewardCard:
         )
 
 
-def contract_faults(stored: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+def fingerprint_mismatches(stored: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     """Names whose values differ.
 
     Weights of another dtype are compared as rounded to bfloat16, of another quantization not.
@@ -93,6 +95,6 @@ def contract_faults(stored: Mapping[str, str], found: Mapping[str, str]) -> list
     return faults
 
 
-def only_storage(faults: list[str]) -> bool:
+def differs_in_storage_only(faults: list[str]) -> bool:
     """Whether the weights are merely stored otherwise, so that scores are close, not equal."""
     return {name.removeprefix("captioner_") for name in faults} <= set(_STORAGE)

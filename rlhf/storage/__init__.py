@@ -1,1 +1,1 @@
-"""What is written to disk: checkpoints, run folders, model cards."""
+"""What is written to disk: checkpoints, run directories, model cards."""

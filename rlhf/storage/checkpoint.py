@@ -32,7 +32,7 @@ class NoCheckpointError(DataError, FileNotFoundError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `save_checkpoint` was given, tensors on the CPU, and the folder it came from."""
+    """What `save_checkpoint` was given, tensors on the CPU, and the directory it came from."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
@@ -82,24 +82,24 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """The newest checkpoint under `path` that verifies, or the one in the step folder `path`.
+    """The newest checkpoint under `path` that verifies, or the one in the step directory `path`.
 
     Warns of each damaged one it passes over. Raises: NoCheckpointError, a DataError, when there
     is none; plain DataError when there are some and none verifies.
     """
-    folders = [path] if (path / "manifest.json").exists() else _newest_first(path)
-    for folder in folders:
+    directories = [path] if (path / "manifest.json").exists() else _newest_first(path)
+    for directory in directories:
         try:
-            return _read(folder)
+            return _read(directory)
         except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
-            warnings.warn(f"{folder} is damaged, passed over: {error}", stacklevel=2)
-    if folders:
+            warnings.warn(f"{directory} is damaged, passed over: {error}", stacklevel=2)
+    if directories:
         raise DataError("No checkpoint here verifies.", str(path), "Restore one from a backup.")
     raise NoCheckpointError("There is no checkpoint here.", str(path), "Name the folder of a run.")
 
 
 def step_name(step: int) -> str:
-    """The name of a checkpoint's folder."""
+    """The name of a checkpoint's directory."""
     return f"step-{step:06d}"
 
 
@@ -166,10 +166,10 @@ def _sealed(manifest: Json) -> bytes:
 
 
 def _prune(root: Path, newest: Path, keep: int, protect: int | None) -> None:
-    folders = _newest_first(root)
-    for folder in folders[folders.index(newest) + keep :]:
-        if protect is None or folder.name != step_name(protect):
-            shutil.rmtree(folder, ignore_errors=True)
+    directories = _newest_first(root)
+    for directory in directories[directories.index(newest) + keep :]:
+        if protect is None or directory.name != step_name(protect):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _publish(files: Mapping[str, bytes], final: Path) -> None:
@@ -191,21 +191,21 @@ def _fsync(path: Path) -> None:
     os.close(handle)
 
 
-def _read(folder: Path) -> Checkpoint:
-    written = (folder / "manifest.json").read_bytes()
+def _read(directory: Path) -> Checkpoint:
+    written = (directory / "manifest.json").read_bytes()
     manifest = json.loads(written)
     if _sealed(manifest) != written:
         raise ValueError("manifest.json is not what was written")
-    if manifest["schema"] != _SCHEMA or folder.name != step_name(manifest["step"]):
+    if manifest["schema"] != _SCHEMA or directory.name != step_name(manifest["step"]):
         raise ValueError("manifest.json is of another schema or step")
     if any(Path(name).name != name for name in manifest["files"]):
         raise ValueError("manifest.json names files elsewhere")
-    files = {name: (folder / name).read_bytes() for name in manifest["files"]}
+    files = {name: (directory / name).read_bytes() for name in manifest["files"]}
     if broken := [name for name in files if _stamp(files[name]) != manifest["files"][name]]:
         raise ValueError(f"{', '.join(broken)} is not what was written")
     state = json.loads(files.pop("state.json"))
     tensors = {name.removesuffix(".safetensors"): load(data) for name, data in files.items()}
-    return Checkpoint(manifest["step"], tensors, state, folder)
+    return Checkpoint(manifest["step"], tensors, state, directory)
 
 
 def _newest_first(root: Path) -> list[Path]:

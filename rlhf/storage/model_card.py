@@ -1,4 +1,4 @@
-"""Model cards: what lies in a folder, what it was made from, and how stock classes load it."""
+"""Model cards: what lies in a directory, what it was made from, and how stock classes load it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,18 +40,18 @@ Made from `{base}` by `rlhf {command}`; replace FOLDER by this folder's path:
 
 
 def write_model_card(
-    folder: Path, base: str, *, command: str, figures: Mapping[str, object]
+    directory: Path, base: str, *, command: str, metrics: Mapping[str, object]
 ) -> None:
-    """Write README.md in a folder that holds a model or an adapter.
+    """Write README.md in a directory that holds a model or an adapter.
 
     Args:
-        folder: what was saved; an `adapter_config.json` in it tells an adapter.
+        directory: what was saved; an `adapter_config.json` in it tells an adapter.
         base: what it was made from.
         command: that made it: sft, ppo, reward or export.
-        figures: what the command measured, by name.
+        metrics: what the command measured, by name.
     """
-    adapter = (folder / "adapter_config.json").is_file()
-    rows = [f"| {name} | {_shown(value)} |" for name, value in figures.items()]
+    adapter = (directory / "adapter_config.json").is_file()
+    rows = [f"| {name} | {_shown(value)} |" for name, value in metrics.items()]
     text = _CARD.format(
         base=base,
         library="peft" if adapter else "transformers",
@@ -61,7 +61,7 @@ def write_model_card(
         loading=_ADAPTER.format(base=base) if adapter else _MODEL,
         rows="\n".join(rows),
     )
-    with replaced_file(folder / "README.md") as file:
+    with replaced_file(directory / "README.md") as file:
         file.write(text.encode())
 
 

@@ -34,17 +34,17 @@ class Track:
 
     def __init__(self, title: str, total: int, done: int, bar: rp.Progress | None) -> None:
         self._title, self._total, self._bar = title, max(total, 1), bar
-        self._done, self._before, self._figures = done, done, dict[str, float]()
+        self._done, self._before, self._metrics = done, done, dict[str, float]()
         self._start = self._printed = monotonic()
-        self._task = bar.add_task(title, total=total, completed=done, figures="") if bar else None
+        self._task = bar.add_task(title, total=total, completed=done, metrics="") if bar else None
 
-    def advance(self, n: int = 1, **figures: float) -> None:
-        """Count `n` more steps done and keep the latest figures."""
+    def advance(self, n: int = 1, **metrics: float) -> None:
+        """Count `n` more steps done and keep the latest metrics."""
         tenth, self._done = 10 * self._done // self._total, self._done + n
-        self._figures.update(figures)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in self._figures.items())
+        self._metrics.update(metrics)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in self._metrics.items())
         if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=self._done, figures=shown)
+            self._bar.update(self._task, completed=self._done, metrics=shown)
         elif 10 * self._done // self._total > tenth or monotonic() - self._printed >= 5:
             self._printed = monotonic()
             spent = self._printed - self._start
@@ -63,11 +63,11 @@ def track(title: str, total: int, done: int = 0) -> Iterator[Track]:
     if not console().is_terminal:
         yield Track(title, total, done, None)
         return
-    name, figures = (
-        rp.TextColumn(f"{{task.{x}}}", markup=False) for x in ("description", "fields[figures]")
+    name, metrics = (
+        rp.TextColumn(f"{{task.{x}}}", markup=False) for x in ("description", "fields[metrics]")
     )
     times = rp.MofNCompleteColumn(), rp.TimeElapsedColumn(), rp.TimeRemainingColumn()
-    with rp.Progress(name, rp.BarColumn(), *times, figures, console=console()) as bar:
+    with rp.Progress(name, rp.BarColumn(), *times, metrics, console=console()) as bar:
         yield Track(title, total, done, bar)
 
 

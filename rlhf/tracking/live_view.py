@@ -24,7 +24,7 @@ _PAUSE = 1.0  # seconds between plain lines at least
 
 
 class RunView:
-    """What is known of a run: its last figures, its rewards, its last warning.
+    """What is known of a run: its last metrics, its rewards, its last warning.
 
     Args:
         total: iterations of the whole run.
@@ -33,33 +33,33 @@ class RunView:
 
     def __init__(self, total: int, done: int = 0) -> None:
         self._total, self._first, self._done = total, done, done
-        self._figures, self._rewards, self._warning = dict[str, float](), list[float](), ""
+        self._metrics, self._rewards, self._warning = dict[str, float](), list[float](), ""
         self._start = monotonic()
         self._spent = 0.0
 
-    def advance(self, figures: Mapping[str, float]) -> None:
-        """Take in the figures of one more iteration."""
+    def advance(self, metrics: Mapping[str, float]) -> None:
+        """Take in the metrics of one more iteration."""
         self._done += 1
         self._spent = monotonic() - self._start
-        self._figures = {word: figures[name] for word, name in _SHOWN.items() if name in figures}
-        self._rewards = [*self._rewards, self._figures.get("reward", float("nan"))][-_WIDTH:]
+        self._metrics = {word: metrics[name] for word, name in _SHOWN.items() if name in metrics}
+        self._rewards = [*self._rewards, self._metrics.get("reward", float("nan"))][-_WIDTH:]
 
     def warn(self, warning: str) -> None:
         """Keep a warning on show until the next one."""
         self._warning = warning
 
     def lines(self) -> tuple[str, str]:
-        """How far the run is, and its last figures."""
+        """How far the run is, and its last metrics."""
         here = self._done - self._first
         each = self._spent / max(here, 1)
         left = each * (self._total - self._done)
         times = f"  {each:.3g} s each, {_duration(left)} left" if here else ""
-        figures = "  ".join(f"{word} {value:.4g}" for word, value in self._figures.items())
-        return f"iteration {self._done}/{self._total}{times}", figures
+        metrics = "  ".join(f"{word} {value:.4g}" for word, value in self._metrics.items())
+        return f"iteration {self._done}/{self._total}{times}", metrics
 
     def __rich__(self) -> Group:
-        where, figures = self.lines()
-        rows = [Text(where, style="bold"), Text(figures), Text(sparkline(self._rewards), "cyan")]
+        where, metrics = self.lines()
+        rows = [Text(where, style="bold"), Text(metrics), Text(sparkline(self._rewards), "cyan")]
         return Group(*rows, *([Text(self._warning, "yellow")] if self._warning else []))
 
 
@@ -68,9 +68,9 @@ class PlainView(RunView):
 
     _printed = -_PAUSE
 
-    def advance(self, figures: Mapping[str, float]) -> None:
-        """Take in the figures of one more iteration and say them."""
-        super().advance(figures)
+    def advance(self, metrics: Mapping[str, float]) -> None:
+        """Take in the metrics of one more iteration and say them."""
+        super().advance(metrics)
         last = self._done == self._total
         if last or self._done == self._first + 1 or self._spent - self._printed >= _PAUSE:
             self._printed = self._spent

@@ -28,7 +28,7 @@ METRICS: dict[str, str] = {
     "objective/rlhf_reward": "score plus KL penalty, mean over responses, score units",
     "objective/scores": "score, mean over responses, reward-model units",
     "objective/scores_std": "score, standard deviation over responses, reward-model units",
-    "objective/score_scale": "what scale_scores divides by, reward-model units",
+    "objective/score_scale": "what normalize_scores divides by, reward-model units",
     "objective/kl_coef": "weight of the KL penalty, score units a nat",
     "policy/approxkl_avg": "KL(old ‖ new policy), mean over tokens and steps, nats a token",
     "policy/clipfrac_avg": "share of tokens whose ratio was clipped, 0 to 1",
@@ -52,9 +52,9 @@ METRICS: dict[str, str] = {
     "text/zlib_ratio": "bytes over compressed bytes of a response, mean; high is repetitive",
     "text/distinct": "distinct responses over responses, 0 to 1",
     "vision/grounding_gap": "logprob with the image minus with a wrong one, nats a token",
-    "rollout/logp_gap_abs_mean": "|generator - trainer| logprob, mean over tokens, nats",
-    "rollout/dropped": "responses that the scorer could not score, count",
-    "rollout/logp_gap_abs_max": "|generator - trainer| logprob, largest, nats",
+    "rollout/logprob_diff_abs_mean": "|generator - trainer| logprob, mean over tokens, nats",
+    "rollout/unscored": "responses that the scorer could not score, count",
+    "rollout/logprob_diff_abs_max": "|generator - trainer| logprob, largest, nats",
     "optim/grad_norm": "gradient norm before clipping",
     "optim/grad_norm_policy": "gradient norm of the policy before clipping",
     "optim/grad_norm_critic": "gradient norm of the critic before clipping",
@@ -62,21 +62,21 @@ METRICS: dict[str, str] = {
     "lr": "learning rate of the first parameter group",
     "time/rollout": "sampling and scoring, seconds",
     "time/update": "optimizer steps, seconds",
-    "time/vision": "vision tower, seconds; this and the next with profile=true",
+    "time/vision": "vision tower, seconds; this and the next with ppo.profile=true",
     "time/prefill": "reading the prompts to answer, seconds",
     "time/decode": "generating all tokens but the first, seconds",
-    "time/policy": "the rollout's log-probabilities, seconds",
+    "time/old_logprobs": "the rollout's log-probabilities, seconds",
     "time/values": "the rollout's values, what the policy's pass does not give, seconds",
-    "time/reference": "the reference's log-probabilities, seconds",
-    "time/reward": "scores, seconds",
+    "time/ref_logprobs": "the reference's log-probabilities, seconds",
+    "time/scores": "scores, seconds",
     "time/advantages": "rewards, returns and advantages, seconds",
     "time/forward": "losses of the update, seconds",
     "time/backward": "their gradients, seconds",
     "time/optimizer": "clipping and moving the weights, seconds",
     "time/save": "writing a checkpoint, seconds",
     "time/other": "the rest since the iteration before, seconds",
-    "tokens_per_s": "tokens through the step a second",
-    "mem/peak_gb": "peak memory, GB",
+    "throughput/tokens_per_second": "tokens through the step a second",
+    "memory/peak_gb": "peak memory, GB",
     "episode": "responses sampled since the beginning, count",
     "sft/loss": "cross-entropy of the answer tokens, nats a token",
     "reward/loss": "preference loss, nats a pair",
@@ -87,9 +87,9 @@ METRICS: dict[str, str] = {
     "reward/calibration_error": "|share right - σ(margin)|, mean over held-out pairs, 0 to 1",
     "reward/length_correlation": "of score and words, over held-out responses, -1 to 1",
     "reward/longer_scored_higher": "held-out pairs whose longer response scores higher, 0 to 1",
-    "reward/blind_accuracy_shuffled": "validation_accuracy with the pictures of others, 0 to 1",
-    "reward/blind_accuracy_blank": "validation_accuracy with a blank picture, 0 to 1",
-    "reward/blindness_gap": "validation_accuracy minus the better blinded one; 0: no picture read",
+    "reward/blind_accuracy_shuffled": "validation_accuracy with the images of others, 0 to 1",
+    "reward/blind_accuracy_blank": "validation_accuracy with a blank image, 0 to 1",
+    "reward/blindness_gap": "validation_accuracy minus the better blinded one; 0: no image read",
 }
 
 _PAGES = {  # TensorBoard's custom scalars: page, chart, lines
@@ -108,9 +108,15 @@ _PAGES = {  # TensorBoard's custom scalars: page, chart, lines
     },
     "Speed": {
         "Iteration": ("time/rollout", "time/update"),
-        "Tokens a second": ("tokens_per_s",),
-        "Memory": ("mem/peak_gb",),
-        "Rollout": ("time/prefill", "time/decode", "time/policy", "time/reference", "time/reward"),
+        "Tokens a second": ("throughput/tokens_per_second",),
+        "Memory": ("memory/peak_gb",),
+        "Rollout": (
+            "time/prefill",
+            "time/decode",
+            "time/old_logprobs",
+            "time/ref_logprobs",
+            "time/scores",
+        ),
         "Update": ("time/forward", "time/backward", "time/optimizer"),
     },
 }
@@ -118,30 +124,30 @@ _PAGES = {  # TensorBoard's custom scalars: page, chart, lines
 
 @dataclass(frozen=True)
 class Sample:
-    """One answered picture, to be looked at."""
+    """One answered image, to be looked at."""
 
-    picture: Image.Image
+    image: Image.Image
     instruction: str
     response: str
     score: float
 
 
 class MetricsWriter:
-    """Writes TensorBoard events and `metrics.jsonl` into a folder, made when missing.
+    """Writes TensorBoard events and `metrics.jsonl` into a directory, made when missing.
 
     Given a `purge_step` (a resume), what was written for this step and later is dropped.
     """
 
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path, fresh = folder / "metrics.jsonl", folder / "metrics.tmp"
+    def __init__(self, directory: Path, purge_step: int | None = None) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        path, fresh = directory / "metrics.jsonl", directory / "metrics.tmp"
         kept = whole_lines(path)
         if purge_step is not None:
             kept = [line for line in kept if json.loads(line)["step"] < purge_step]
         fresh.write_text("".join(f"{line}\n" for line in kept))
         self._jsonl = fresh.replace(path).open("ab", buffering=0)
         self._complete = True
-        self._board = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
+        self._board = SummaryWriter(str(directory), purge_step=purge_step, flush_secs=10)
         if purge_step is None:
             self._lay_out()
 
@@ -165,7 +171,7 @@ class MetricsWriter:
                 self._board._get_file_writer().add_summary(summary)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Record figures of one step. Raises: ValueError for a name that METRICS lacks."""
+        """Record metrics of one step. Raises: ValueError for a name that METRICS lacks."""
         if unknown := sorted(values.keys() - METRICS.keys()):
             raise ValueError(f"values: got {', '.join(unknown)}, wanted names of METRICS")
         line: dict[str, float | None] = {"step": step}
@@ -193,7 +199,7 @@ class MetricsWriter:
                     self._board.add_histogram(name, tensor.detach().float().cpu(), step)
 
     def samples(self, rows: Sequence[Sample], step: int) -> None:
-        """Record answers: one text table, and each picture with its answer under it."""
+        """Record answers: one text table, and each image with its answer under it."""
         with self._unless_full():
             for number, row in enumerate(rows):
                 drawn = np.asarray(_captioned(row))
@@ -258,12 +264,12 @@ def _inert(text: str) -> str:
 
 
 def _captioned(row: Sample, width: int = 320) -> Image.Image:
-    height = max(1, round(row.picture.height * width / row.picture.width))
-    crisp = Image.Resampling.NEAREST if row.picture.width < width else Image.Resampling.LANCZOS
+    height = max(1, round(row.image.height * width / row.image.width))
+    crisp = Image.Resampling.NEAREST if row.image.width < width else Image.Resampling.LANCZOS
     words = (row.instruction, row.response, f"score {row.score:.3f}")
     lines = [line for text in words for line in textwrap.wrap(text, 44)]
     sheet = Image.new("RGB", (width, height + 18 * len(lines) + 10), "white")
-    sheet.paste(row.picture.convert("RGB").resize((width, height), crisp))
+    sheet.paste(row.image.convert("RGB").resize((width, height), crisp))
     font, place = ImageFont.load_default(size=14), (6, height + 4)
     ImageDraw.Draw(sheet).multiline_text(place, "\n".join(lines), "black", font)
     return sheet

@@ -17,10 +17,10 @@ PHASES = {  # by name: the metric
     "vision": "time/vision",
     "prefill": "time/prefill",
     "decode": "time/decode",
-    "policy": "time/policy",
+    "old_logprobs": "time/old_logprobs",
     "values": "time/values",
-    "reference": "time/reference",
-    "reward": "time/reward",
+    "ref_logprobs": "time/ref_logprobs",
+    "scores": "time/scores",
     "advantages": "time/advantages",
     "forward": "time/forward",
     "backward": "time/backward",
@@ -31,7 +31,7 @@ PHASES = {  # by name: the metric
 
 
 @dataclass
-class Lap:
+class IterationTimes:
     """What lay between two calls of `lap`.
 
     Attributes:
@@ -63,9 +63,9 @@ class Profile:
         on_lap: Callable[[int], None] = lambda done: None,
     ) -> None:
         self._wait, self._clock, self._on_lap = wait, clock, on_lap
-        self._phases, self._undivided = [OTHER], 0
-        self._lap, self._since = Lap(), 0.0
-        self.laps: list[Lap] = []
+        self._phases, self._opaque_depth = [OTHER], 0
+        self._lap, self._since = IterationTimes(), 0.0
+        self.iterations: list[IterationTimes] = []
 
     @contextmanager
     def active(self) -> Iterator[Self]:
@@ -79,33 +79,33 @@ class Profile:
             _ACTIVE.reset(token)
 
     @contextmanager
-    def phase(self, name: str, *, undivided: bool) -> Iterator[None]:
+    def phase(self, name: str, *, opaque: bool) -> Iterator[None]:
         """See the function `phase`."""
-        if self._undivided:
+        if self._opaque_depth:
             yield
             return
         self._charge()
         self._phases.append(name)
-        self._undivided += undivided
+        self._opaque_depth += opaque
         try:
             with record_function(name):  # names it in a trace
                 yield
         finally:
             self._charge()
             self._phases.pop()
-            self._undivided -= undivided
+            self._opaque_depth -= opaque
 
     def count(self, name: str, amount: int) -> None:
         """See the function `count`."""
-        if not self._undivided:
+        if not self._opaque_depth:
             self._lap.counts[name] += amount
 
-    def lap(self) -> Lap:
+    def end_iteration(self) -> IterationTimes:
         """What was measured since the last lap; begins the next one."""
         self._charge()
-        done, self._lap = self._lap, Lap()
-        self.laps.append(done)
-        self._on_lap(len(self.laps))
+        done, self._lap = self._lap, IterationTimes()
+        self.iterations.append(done)
+        self._on_lap(len(self.iterations))
         self._since = self._clock()
         return done
 
@@ -121,19 +121,19 @@ _ACTIVE: ContextVar[Profile | None] = ContextVar("profile", default=None)
 _NOTHING = nullcontext()
 
 
-def phase(name: str, *, undivided: bool = False) -> AbstractContextManager[None]:
+def phase(name: str, *, opaque: bool = False) -> AbstractContextManager[None]:
     """A block whose time counts as `name`.
 
     Args:
         name: one of PHASES.
-        undivided: what the phases inside take and count is this one's, under its name.
+        opaque: what the phases inside take and count is this one's, under its name.
     """
     profile = _ACTIVE.get()
-    return profile.phase(name, undivided=undivided) if profile else _NOTHING
+    return profile.phase(name, opaque=opaque) if profile else _NOTHING
 
 
 def count(name: str, amount: int = 1) -> None:
-    """Add to what is counted, such as pictures that the vision tower reads."""
+    """Add to what is counted, such as images that the vision tower reads."""
     if profile := _ACTIVE.get():
         profile.count(name, amount)
 
@@ -150,17 +150,17 @@ def count_responses(prompts: PromptBatch, responses: Responses) -> None:
     own = sum(t * (t + 1) // 2 for t in steps)
     seen = [t * length for t, length in zip(steps, lengths, strict=True)]
     once: dict[int, int] = {}  # by prompt, as often as its longest response sees it
-    for key, tokens in zip(prompts.keys.tolist(), seen, strict=True):
+    for key, tokens in zip(prompts.sampling_keys.tolist(), seen, strict=True):
         once[key] = max(once.get(key, 0), tokens)
     count("responses", len(lengths))
     count("prompt_tokens", sum(lengths))
-    count("response_tokens", responses.spans.total)
+    count("response_tokens", responses.spans.num_tokens)
     count("seen_tokens", own + sum(seen))
     count("read_tokens", own + sum(once.values()))
 
 
-def lap() -> dict[str, float]:
+def end_iteration() -> dict[str, float]:
     """End a lap: its seconds by phase under their metrics' names; empty if no profile is active."""
     profile = _ACTIVE.get()
-    seconds = profile.lap().seconds if profile else {}
+    seconds = profile.end_iteration().seconds if profile else {}
     return {PHASES[name]: value for name, value in seconds.items()}

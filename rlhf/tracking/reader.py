@@ -11,9 +11,9 @@ from rlhf.errors import DataError
 Curves = dict[str, list[tuple[int, float]]]  # metric: (step, value) in written order
 
 
-def read_metrics(folder: Path) -> Curves:
+def read_metrics(directory: Path) -> Curves:
     """Name to (step, value) in written order, NaN where not finite. Raises: DataError, no file."""
-    path = folder / "metrics.jsonl"
+    path = directory / "metrics.jsonl"
     if not path.exists():
         raise DataError("There are no metrics here.", str(path), "Name the folder of a run.")
     curves: Curves = {}
@@ -24,12 +24,12 @@ def read_metrics(folder: Path) -> Curves:
     return curves
 
 
-def read_events(folder: Path) -> tuple[Curves, float]:
-    """Scalars of the newest TensorBoard events in or below a folder, and the seconds they span.
+def read_events(directory: Path) -> tuple[Curves, float]:
+    """Scalars of the newest TensorBoard events in or below a directory, and the seconds they span.
 
     trl's trainers log behind `train/`, which is left out. Raises: DataError, no scalars.
     """
-    found = sorted(folder.rglob("events.out.tfevents.*"), key=lambda path: path.name)
+    found = sorted(directory.rglob("events.out.tfevents.*"), key=lambda path: path.name)
     curves: Curves = {}
     times: list[float] = []
     if found:
@@ -40,7 +40,7 @@ def read_events(folder: Path) -> tuple[Curves, float]:
             times += [x.wall_time for x in events]
     if not curves:
         fix = "name the folder of a run, or one with TensorBoard's event files"
-        raise DataError("there are no metrics here", str(folder), fix)
+        raise DataError("there are no metrics here", str(directory), fix)
     return curves, max(times) - min(times)
 
 

@@ -15,7 +15,7 @@ from rlhf.storage.checkpoint import Checkpoint, hash_tensors, save_checkpoint, s
 from rlhf.storage.rng_state import random_state, restore_random_state
 from rlhf.tracking.console import say
 from rlhf.tracking.profiler import phase
-from rlhf.training.signals import Asked, finishes_first, stopped
+from rlhf.training.signals import StopRequest, finishes_first, stopped
 from rlhf.types import PromptBatch, Responses
 
 FAILED_SAVES = 3  # in a row, after which the run ends
@@ -29,7 +29,7 @@ class State:
     values: Mapping[str, Any]
 
 
-class Keeper:
+class CheckpointManager:
     """Saves a loop's state each `every` steps, at its end, and when a signal asks it to stop.
 
     A save that fails is warned of and the loop goes on; the third in a row ends the run.
@@ -37,7 +37,7 @@ class Keeper:
     Args:
         command: which command the loop belongs to.
         config: stands in each checkpoint, for a resume to compare with.
-        folder: of the run; checkpoints/ is in it.
+        directory: of the run; checkpoints/ is in it.
         every: steps between two checkpoints; 0: at the end only.
         capture: the state after the steps done so far.
         data: `data_hash` of what is trained on, which a resume must find again.
@@ -47,24 +47,24 @@ class Keeper:
         self,
         command: str,
         config: Config,
-        folder: Path,
+        directory: Path,
         every: int,
         capture: Callable[[], State],
         data: str,
     ) -> None:
-        self.command, self.config, self.folder = command, config, folder
+        self.command, self.config, self.directory = command, config, directory
         self.every, self.capture, self.data = every, capture, data
-        self.good: int | None = None  # step of a checkpoint that is never pruned
+        self.last_healthy_step: int | None = None  # step of a checkpoint that is never pruned
         self.saved: int | None = None  # step of the newest checkpoint
-        self._asked, self._failed = Asked(), 0
+        self._asked, self._failed = StopRequest(), 0
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def catch_signals(self) -> Iterator[None]:
         """The loop: a signal inside it is dealt with by `after`."""
         with finishes_first() as self._asked:
             yield
 
-    def after(self, done: int, *, last: bool, good: bool = False) -> None:
+    def maybe_save(self, done: int, *, last: bool, good: bool = False) -> None:
         """Call it with the number of steps done, after each.
 
         Args:
@@ -78,10 +78,10 @@ class Keeper:
         signal = self._asked.signal
         if last or signal or (self.every and done % self.every == 0):
             saved = self._try(done, must=last or bool(signal))
-            self.good = done if saved and good else self.good
+            self.last_healthy_step = done if saved and good else self.last_healthy_step
         if signal:
-            fix = f"continue with: rlhf {self.command} resume={self.folder}"
-            raise stopped(signal, str(self.folder), fix)
+            fix = f"continue with: rlhf {self.command} resume={self.directory}"
+            raise stopped(signal, str(self.directory), fix)
 
     def save(self, done: int) -> Path:
         """Write a checkpoint. Raises: ResourceError when the disk refuses."""
@@ -89,14 +89,14 @@ class Keeper:
             state = self.capture()
             tensors, values = random_state()
             common: dict[str, Any] = {"config": asdict(self.config), "data": self.data}
-            common |= {"good": self.good, "random": values}
+            common |= {"good": self.last_healthy_step, "random": values}
             return save_checkpoint(
-                self.folder / "checkpoints",
+                self.directory / "checkpoints",
                 done,
                 tensors={**state.tensors, "random": tensors},
                 state={**state.values, **common},
                 facts={"command": self.command},
-                protect=self.good,
+                protect=self.last_healthy_step,
             )
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -109,12 +109,12 @@ class Keeper:
             what = "the data, or how they are tokenized, are not those the run began with"
             fix = "restore the files, or add 'resume_allow=[data]'"
             raise UsageError(what, str(checkpoint.path), fix)
-        self.good, self.saved = checkpoint.state["good"], checkpoint.step
+        self.last_healthy_step, self.saved = checkpoint.state["good"], checkpoint.step
         restore_random_state(checkpoint.tensors["random"], checkpoint.state["random"])
 
     def path(self, step: int | None) -> str:
         """Of the checkpoint of a step; "none" without one."""
-        return "none" if step is None else str(self.folder / "checkpoints" / step_name(step))
+        return "none" if step is None else str(self.directory / "checkpoints" / step_name(step))
 
     def _try(self, done: int, *, must: bool) -> bool:
         try:
@@ -130,7 +130,7 @@ class Keeper:
 
 
 def data_hash(*parts: PromptBatch | Responses | Tensor) -> str:
-    """Of tokens, lengths, the names of the pictures, and other figures, by their places."""
+    """Of tokens, lengths, the names of the images, and other metrics, by their places."""
     named = []
     for place, part in enumerate(parts):
         if isinstance(part, Tensor):
@@ -139,17 +139,17 @@ def data_hash(*parts: PromptBatch | Responses | Tensor) -> str:
         named += [(f"{place}.tokens", part.tokens), (f"{place}.lengths", part.spans.lengths)]
         if isinstance(part, PromptBatch):
             names = "/".join(path.name for paths in part.images for path in paths)
-            named.append((f"{place}.pictures", torch.tensor([*names.encode()])))
+            named.append((f"{place}.images", torch.tensor([*names.encode()])))
     return hash_tensors(named)
 
 
-def numbered(values: Iterable[Tensor]) -> dict[str, Tensor]:
+def by_index(values: Iterable[Tensor]) -> dict[str, Tensor]:
     """Parameters by their place."""
     return {str(place): value.detach() for place, value in enumerate(values)}
 
 
 @torch.no_grad()
-def copy_back(trained: Mapping[str, Tensor], checkpoint: Checkpoint, part: str) -> None:
+def restore_parameters(trained: Mapping[str, Tensor], checkpoint: Checkpoint, part: str) -> None:
     """Give parameters the values they had. Raises: DataError, they are others."""
     saved = checkpoint.tensors[part]
     if {k: x.shape for k, x in trained.items()} != {k: x.shape for k, x in saved.items()}:

@@ -14,19 +14,19 @@ def shuffled_batches(count: int, size: int, *, seed: int, epochs: int) -> Iterat
         yield from torch.randperm(count, generator=generator).split(size)
 
 
-def steps_of(count: int, size: int, epochs: int) -> int:
+def num_steps(count: int, size: int, epochs: int) -> int:
     """Optimizer steps that `shuffled_batches` yields."""
     return epochs * math.ceil(count / size)
 
 
-def drawn_rows(
-    count: int, batch: int, iteration: int, *, each: int, seed: int
+def prompt_indices(
+    count: int, batch: int, iteration: int, *, samples_per_prompt: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Of `count` prompts those of a PPO iteration, and which sample of its prompt each is, [batch].
 
     Each prompt comes `each` times in a row; each epoch draws every prompt once, in a new order.
     """
-    size = batch // each
+    size = batch // samples_per_prompt
     places = torch.arange(iteration * size, (iteration + 1) * size)
     epochs = places // count
     rows = torch.empty_like(places)
@@ -34,5 +34,7 @@ def drawn_rows(
         generator = torch.Generator().manual_seed(seed * 7_368_787 + epoch)
         order, here = torch.randperm(count, generator=generator), epochs == epoch
         rows[here] = order[places[here] % count]
-    samples = epochs.repeat_interleave(each) * each + torch.arange(each).repeat(size)
-    return rows.repeat_interleave(each), samples
+    samples = epochs.repeat_interleave(samples_per_prompt) * samples_per_prompt + torch.arange(
+        samples_per_prompt
+    ).repeat(size)
+    return rows.repeat_interleave(samples_per_prompt), samples

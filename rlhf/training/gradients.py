@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from rlhf.config.schema import RewardConfig, SFTConfig
 from rlhf.errors import DivergedError
 from rlhf.storage.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
-from rlhf.training.checkpoint_manager import copy_back, numbered
+from rlhf.training.checkpoint_manager import by_index, restore_parameters
 from rlhf.training.optimizers import adamw
 
 
-class Descent:
+class OptimizerLoop:
     """AdamW with clipped gradients; the learning rate rises linearly, then falls to 5 %.
 
     Args:
@@ -46,7 +46,7 @@ class Descent:
                 f"optimizer step {self.done}",
                 "lower the learning rate",
             )
-        rate = self.options.lr * self._factor()
+        rate = self.options.lr * self.lr_multiplier()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -56,17 +56,17 @@ class Descent:
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Parameters and optimizer, tensors and JSON."""
         tensors, values = optimizer_tensors(self.optimizer)
-        parts = {"parameters": numbered(self.parameters), "optimizer": tensors}
+        parts = {"parameters": by_index(self.parameters), "optimizer": tensors}
         return parts, {"done": self.done, "optimizer": values}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Undo `state`, which stands in the checkpoint as `descent`. Raises: DataError."""
-        copy_back(numbered(self.parameters), checkpoint, "parameters")
+        restore_parameters(by_index(self.parameters), checkpoint, "parameters")
         state = checkpoint.state["descent"]
         restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
         self.done = state["done"]
 
-    def _factor(self) -> float:
+    def lr_multiplier(self) -> float:
         rise = (self.done + 1) / max(1, self.options.warmup_steps)
         fall = (self.steps - self.done) / max(1, self.steps - self.options.warmup_steps)
         return min(rise, max(0.05, min(1.0, fall)))
@@ -79,5 +79,5 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float
 
 
 def finite(*values: float) -> bool:
-    """Whether none of the figures is NaN or infinite."""
+    """Whether none of the metrics is NaN or infinite."""
     return all(math.isfinite(value) for value in values)

@@ -7,7 +7,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of mallopt, as <malloc.h> 
 LARGEST = 2**25  # bytes: glibc takes no higher threshold
 
 
-def keep_freed_memory() -> None:
+def tune_malloc() -> None:
     """Let glibc keep freed memory for the next tensor instead of giving it back to the system.
 
     Memory that comes back is filled with zeros a page at a time, which on a virtual machine took

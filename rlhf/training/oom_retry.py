@@ -12,7 +12,7 @@ from rlhf.tracking.console import say
 Result = TypeVar("Result")
 
 
-class Backoff:
+class OOMRetry:
     """In how many pieces work is done: twice as many each time memory runs out.
 
     Args:
@@ -20,11 +20,11 @@ class Backoff:
     """
 
     def __init__(self, most: int) -> None:
-        self.pieces, self.most = 1, most
+        self.num_splits, self.max_splits = 1, most
 
-    def share(self, size: int) -> int:
+    def split(self, size: int) -> int:
         """One piece of a size, at least 1."""
-        return max(1, size // self.pieces)
+        return max(1, size // self.num_splits)
 
     def run(self, what: str, work: Callable[[], Result]) -> Result:
         """What `work` returns, which reads `share` and has no effect until it returns.
@@ -38,13 +38,13 @@ class Backoff:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.pieces >= self.most:
+                if self.num_splits >= self.max_splits:
                     raise out_of_memory(error) from error
-            self.pieces *= 2
+            self.num_splits *= 2
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             say(
-                f"out of memory in the {what}: again in {self.pieces} times as many pieces",
+                f"out of memory in the {what}: again in {self.num_splits} times as many pieces",
                 "yellow",
             )

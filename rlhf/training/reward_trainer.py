@@ -8,15 +8,21 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import Config, RewardConfig
-from rlhf.functional import centring_penalty, preference_loss
+from rlhf.functional import center_rewards_loss, preference_loss
 from rlhf.functional.preference_metrics import pair_accuracy
-from rlhf.rewards.llava_reward import RewardModel, features_in_pieces, raw_scores
+from rlhf.rewards.llava_reward import RewardModel, head_inputs_in_microbatches, raw_scores
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.console import track
 from rlhf.tracking.metrics import MetricsWriter
-from rlhf.training.checkpoint_manager import Keeper, State, copy_back, data_hash, numbered
-from rlhf.training.data_order import shuffled_batches, steps_of
-from rlhf.training.gradients import Descent
+from rlhf.training.checkpoint_manager import (
+    CheckpointManager,
+    State,
+    by_index,
+    data_hash,
+    restore_parameters,
+)
+from rlhf.training.data_order import num_steps, shuffled_batches
+from rlhf.training.gradients import OptimizerLoop
 from rlhf.types import PreferenceBatch
 
 STARTING_PAIRS, STARTING_SPREAD = 512, 2.0  # pairs; deviation of their differences, raw scores
@@ -25,15 +31,15 @@ STARTING_PAIRS, STARTING_SPREAD = 512, 2.0  # pairs; deviation of their differen
 class RewardTrainer:
     """Minimises -log σ(score of chosen - score of rejected), mean over pairs; a tie counts half.
 
-    Where the trunk is frozen its features are computed once. With `reward.patience`, training
-    stops when the held-out loss no longer falls, and the best weights are kept.
+    Where the trunk is frozen its features are computed once. With `reward.early_stopping_patience`,
+    training stops when the held-out loss no longer falls, and the best weights are kept.
 
     Args:
         config: reads `reward`, `ppo.microbatch_tokens`, `seed`.
         model: what trains is what requires a gradient in its head and trunk.
         pairs, validation: for training, and held out (may be empty).
         writer: where the curves go.
-        folder: where checkpoints go.
+        directory: where checkpoints go.
         steps: optimizer steps; 0: as many as `reward.epochs` passes take.
     """
 
@@ -44,22 +50,28 @@ class RewardTrainer:
         pairs: PreferenceBatch,
         validation: PreferenceBatch,
         writer: MetricsWriter,
-        folder: Path,
+        directory: Path,
         *,
         steps: int = 0,
     ) -> None:
         self.config, self.model, self.writer = config, model, writer
         reward = config.reward
-        candidates = [*model.network().parameters(), *model.head.parameters()]
+        candidates = [*model.backbone().parameters(), *model.head.parameters()]
         self.parameters = [value for value in candidates if value.requires_grad]
-        planned = steps or steps_of(len(pairs), reward.batch_size, reward.epochs)
+        planned = steps or num_steps(len(pairs), reward.batch_size, reward.epochs)
         self.steps = planned if self.parameters else 0
-        self.descent = Descent(self.parameters, reward, self.steps) if self.steps else None
+        self.optimizer_loop = (
+            OptimizerLoop(self.parameters, reward, self.steps) if self.steps else None
+        )
         data = data_hash(pairs.prompts, pairs.chosen, pairs.rejected, pairs.labels)
-        self.keeper = Keeper("reward", config, folder, reward.save_every, self.state, data)
+        self.checkpoints = CheckpointManager(
+            "reward", config, directory, reward.save_every, self.state, data
+        )
         self._best, self._best_step, self._over = inf, 0, False
         # Copies of the weights, only where training goes back to the best ones.
-        self._kept = [x.detach().clone() for x in self.parameters] if reward.patience else []
+        self._kept = (
+            [x.detach().clone() for x in self.parameters] if reward.early_stopping_patience else []
+        )
         self._pairs, self._validation = (
             _Pairs(model, part, config.ppo.microbatch_tokens) for part in (pairs, validation)
         )
@@ -67,21 +79,21 @@ class RewardTrainer:
     def run(self) -> int:
         """Train, then fix the scale of the scores; the optimizer steps whose weights are kept."""
         reward = self.config.reward
-        if self.descent and not self.descent.done:
+        if self.optimizer_loop and not self.optimizer_loop.done:
             self._start_likelihood()
-        if self.descent and not self._over:
-            with self.keeper.watching():
-                self._descend(self.descent)
-        restores = bool(reward.patience and len(self._validation))
+        if self.optimizer_loop and not self._over:
+            with self.checkpoints.catch_signals():
+                self._descend(self.optimizer_loop)
+        restores = bool(reward.early_stopping_patience and len(self._validation))
         if restores:
             self._restore()
         self._normalise()
         return self._best_step if restores else self.steps
 
-    def _descend(self, descent: Descent) -> None:
+    def _descend(self, descent: OptimizerLoop) -> None:
         """Optimizer steps from where it stands to the last, or until patience ends."""
         reward, pairs, done = self.config.reward, len(self._pairs), descent.done
-        every = reward.evaluate_every or steps_of(pairs, reward.batch_size, 1)
+        every = reward.evaluate_every or num_steps(pairs, reward.batch_size, 1)
         batches = shuffled_batches(
             pairs, reward.batch_size, seed=self.config.seed, epochs=reward.epochs
         )
@@ -90,40 +102,40 @@ class RewardTrainer:
                 loss, accuracy = self.step(descent, step, rows)
                 progress.advance(1, loss=loss, accuracy=accuracy)
                 last = step == self.steps
-                goes_on = self._look(step, every) if last or step % every == 0 else True
+                goes_on = self._evaluate(step, every) if last or step % every == 0 else True
                 self._over = last or not goes_on
-                self.keeper.after(step, last=self._over)
+                self.checkpoints.maybe_save(step, last=self._over)
                 if self._over:
                     break
 
     def state(self) -> State:
         """Everything that training changed."""
-        assert self.descent is not None
-        tensors, values = self.descent.state()
+        assert self.optimizer_loop is not None
+        tensors, values = self.optimizer_loop.state()
         best = {"best": self._best, "best_step": self._best_step, "over": self._over}
-        return State({**tensors, "kept": numbered(self._kept)}, {"descent": values, **best})
+        return State({**tensors, "kept": by_index(self._kept)}, {"descent": values, **best})
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint as if there had been no break."""
         state = checkpoint.state
-        if self.descent:
-            self.descent.restore(checkpoint)
-        copy_back(numbered(self._kept), checkpoint, "kept")
+        if self.optimizer_loop:
+            self.optimizer_loop.restore(checkpoint)
+        restore_parameters(by_index(self._kept), checkpoint, "kept")
         self._best, self._best_step = float(state["best"]), state["best_step"]
         self._over = state["over"]
-        self.keeper.resume(checkpoint)
+        self.checkpoints.resume(checkpoint)
 
-    def step(self, descent: Descent, step: int, rows: Tensor) -> tuple[float, float]:
+    def step(self, descent: OptimizerLoop, step: int, rows: Tensor) -> tuple[float, float]:
         """One optimizer step on the pairs `rows`; its loss and accuracy."""
         chosen, rejected = self._pairs.raw_scores(rows)
         loss = _objective(chosen, rejected, self._pairs.labels[rows], self.config.reward)
         accuracy = float((chosen > rejected).float().mean())
-        figures = {
+        metrics = {
             "reward/loss": loss.item(),
             "reward/accuracy": accuracy,
             "reward/margin": (chosen - rejected).mean().item(),
         }
-        self.writer.scalars({**descent.step(loss), **figures}, step)
+        self.writer.scalars({**descent.step(loss), **metrics}, step)
         return loss.item(), accuracy
 
     @torch.no_grad()
@@ -132,7 +144,7 @@ class RewardTrainer:
 
         A weight of 1 would suit short answers only: sums over long ones differ by tens of nats.
         """
-        if not self.steps or not self.model.reads_likelihood:
+        if not self.steps or not self.model.uses_logprob:
             return
         order = torch.Generator().manual_seed(self.config.seed)
         rows = torch.randperm(len(self._pairs), generator=order)[:STARTING_PAIRS]
@@ -141,13 +153,13 @@ class RewardTrainer:
         self.model.head.linear.weight[:, -1] = STARTING_SPREAD / max(spread, 1e-6)
 
     @torch.no_grad()
-    def _look(self, step: int, every: int) -> bool:
+    def _evaluate(self, step: int, every: int) -> bool:
         """Measure the held-out loss, keep the best weights; whether to go on."""
         if not len(self._validation):
             return True
-        chosen, rejected = self._validation.raw_scores_in_pieces()
+        chosen, rejected = self._validation.raw_scores_in_microbatches()
         labels = self._validation.labels
-        patience = self.config.reward.patience
+        patience = self.config.reward.early_stopping_patience
         loss = float(preference_loss(chosen, rejected, labels))
         decided = bool((labels != 0.5).any())
         accuracy = float(pair_accuracy(chosen - rejected, labels)) if decided else 0.5
@@ -169,7 +181,7 @@ class RewardTrainer:
     @torch.no_grad()
     def _normalise(self) -> None:
         """Bring the scores of the training pairs to mean 0 and standard deviation 1."""
-        scores = torch.cat(self._pairs.raw_scores_in_pieces())
+        scores = torch.cat(self._pairs.raw_scores_in_microbatches())
         self.model.mean = float(scores.mean())
         self.model.std = max(float(scores.std(correction=0)), 1e-6)
 
@@ -185,7 +197,7 @@ class _Pairs:
 
     def __init__(self, model: RewardModel, batch: PreferenceBatch, max_tokens: int) -> None:
         self.model, self.batch, self.max_tokens = model, batch, max_tokens
-        frozen = not any(value.requires_grad for value in model.network().parameters())
+        frozen = not any(value.requires_grad for value in model.backbone().parameters())
         self._features: Tensor | None = None
         if frozen and len(batch):
             self._features = self.features(torch.arange(len(batch)))
@@ -202,7 +214,7 @@ class _Pairs:
         if self._features is not None:
             return self._features[torch.cat([rows, rows + len(self)])]
         pairs = self.batch.select(rows).stacked()
-        return features_in_pieces(self.model, *pairs, max_tokens=self.max_tokens)
+        return head_inputs_in_microbatches(self.model, *pairs, max_tokens=self.max_tokens)
 
     def raw_scores(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Raw scores of chosen and rejected, [K] each, with autograd."""
@@ -213,7 +225,7 @@ class _Pairs:
         chosen, rejected = scores.chunk(2)
         return chosen, rejected
 
-    def raw_scores_in_pieces(self) -> tuple[Tensor, Tensor]:
+    def raw_scores_in_microbatches(self) -> tuple[Tensor, Tensor]:
         """The same of all pairs, [n] each, without autograd."""
         chosen, rejected = self._read(self.features(torch.arange(len(self)))).chunk(2)
         return chosen, rejected
@@ -228,6 +240,6 @@ def _objective(chosen: Tensor, rejected: Tensor, labels: Tensor, reward: RewardC
     loss = preference_loss(
         chosen, rejected, labels, margin=reward.margin, label_smoothing=reward.label_smoothing
     )
-    if reward.centring:
-        loss = loss + reward.centring * centring_penalty(chosen, rejected)
+    if reward.center_coef:
+        loss = loss + reward.center_coef * center_rewards_loss(chosen, rejected)
     return loss

@@ -17,7 +17,7 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 @dataclass
-class Asked:
+class StopRequest:
     """The name of the signal that asked to stop; empty: none did."""
 
     signal: str = ""
@@ -40,9 +40,9 @@ def stops_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def finishes_first() -> Iterator[Asked]:
+def finishes_first() -> Iterator[StopRequest]:
     """Inside the block the first signal is noted, for the loop to save; a second stops at once."""
-    asked = Asked()
+    asked = StopRequest()
 
     def note(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name

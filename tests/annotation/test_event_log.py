@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.annotation import event_log
 from rlhf.annotation.event_log import EventLog, Judgment, Skip, Undo, preferences, read_events
-from rlhf.errors import DataError, FolderInUseError, ResourceError
+from rlhf.errors import DataError, DirectoryInUseError, ResourceError
 
 WHEN = "2026-01-02T03:04:05.000+00:00"
 
@@ -78,7 +78,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(
 
 
 def test_one_process_writes_a_log(log: EventLog) -> None:
-    with pytest.raises(FolderInUseError) as caught:
+    with pytest.raises(DirectoryInUseError) as caught:
         EventLog(log.path)
     assert caught.value.exit_code == 6
     log.close()
@@ -110,7 +110,7 @@ def test_what_stands_is_not_undone_and_the_last_word_on_a_pair() -> None:
         Undo("6", "eva", WHEN, undoes="5"),
         Skip("7", "eva", WHEN, "s"),
     ]
-    assert [event.key for event in event_log.standing(said)] == ["2", "3", "4", "7"]
+    assert [event.key for event in event_log.active_events(said)] == ["2", "3", "4", "7"]
     found = preferences(said)
     assert [(r.preference, r.annotator) for r in found] == [
         ("response_b", "eva"),

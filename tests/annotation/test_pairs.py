@@ -4,8 +4,8 @@ from rlhf.annotation.pairs import Pair, pairs_of
 from rlhf.data.records import CandidatesRecord
 
 
-def candidates(picture: str, *responses: str) -> CandidatesRecord:
-    return CandidatesRecord(image_path=picture, instruction="What?", responses=list(responses))
+def candidates(image: str, *responses: str) -> CandidatesRecord:
+    return CandidatesRecord(image_path=image, instruction="What?", responses=list(responses))
 
 
 def test_one_pair_of_every_prompt_comes_before_the_second_of_any() -> None:
@@ -20,12 +20,12 @@ def test_one_pair_of_every_prompt_comes_before_the_second_of_any() -> None:
     assert all(key == pair.key for key, pair in found.items())
 
 
-def test_equal_answers_and_repeated_pairs_are_shown_once() -> None:
+def test_equal_responses_and_repeated_pairs_are_shown_once() -> None:
     found = pairs_of([candidates("1.png", "a", "b", "a"), candidates("1.png", "b", "a")])
     assert len(found) == 1
 
 
-def test_a_key_knows_picture_instruction_and_texts_but_not_their_order() -> None:
+def test_a_key_knows_image_instruction_and_texts_but_not_their_order() -> None:
     pair = Pair("1.png", "What?", "a", "b")
     assert pair.key == Pair("1.png", "What?", "b", "a").key
     others = [

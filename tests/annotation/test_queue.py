@@ -6,7 +6,7 @@ import pytest
 
 from rlhf.annotation.event_log import EventLog, preferences, read_events
 from rlhf.annotation.pairs import Pair
-from rlhf.annotation.queue import Answer, Choice, Desk, left_side
+from rlhf.annotation.queue import AnnotationQueue, Choice, Submission, left_side
 
 
 class Clock:
@@ -25,14 +25,14 @@ PAIRS = {p.key: p for p in (Pair(f"{n}.png", "What?", "x", "y") for n in range(6
 KEYS = list(PAIRS)
 
 
-def desk_of(path: Path, clock: Clock, *, overlap: int = 1) -> Desk:
+def desk_of(path: Path, clock: Clock, *, overlap: int = 1) -> AnnotationQueue:
     log = EventLog(path / "log.jsonl")
     log.close()  # so that a second one may open it, as after a crash
-    return Desk(PAIRS, log, overlap=overlap, lease=10, clock=clock)
+    return AnnotationQueue(PAIRS, log, overlap=overlap, lease=10, clock=clock)
 
 
 @pytest.fixture
-def desk(tmp_path: Path, clock: Clock) -> Desk:
+def desk(tmp_path: Path, clock: Clock) -> AnnotationQueue:
     return desk_of(tmp_path, clock)
 
 
@@ -40,100 +40,102 @@ def keys(pairs: list[Pair]) -> list[str]:
     return [pair.key for pair in pairs]
 
 
-def answer(pair: str, choice: Choice = "tie", *, by: str = "eva", key: str = "") -> Answer:
-    return Answer(key or f"{by}-{pair}", by, pair, choice, 1.0)
+def response(pair: str, choice: Choice = "tie", *, by: str = "eva", key: str = "") -> Submission:
+    return Submission(key or f"{by}-{pair}", by, pair, choice, 1.0)
 
 
-def test_two_people_never_have_the_same_pair(desk: Desk) -> None:
-    assert keys(desk.handed("eva", "page of eva", [], 2)) == KEYS[:2]
-    assert keys(desk.handed("udo", "page of udo", [], 3)) == KEYS[2:5]
-    assert keys(desk.handed("eva", "page of eva", KEYS[:2], 9)) == KEYS[5:]
+def test_two_people_never_have_the_same_pair(desk: AnnotationQueue) -> None:
+    assert keys(desk.assign("eva", "page of eva", [], 2)) == KEYS[:2]
+    assert keys(desk.assign("udo", "page of udo", [], 3)) == KEYS[2:5]
+    assert keys(desk.assign("eva", "page of eva", KEYS[:2], 9)) == KEYS[5:]
 
 
-def test_a_lease_that_ran_out_frees_the_pair(desk: Desk, clock: Clock) -> None:
-    desk.handed("eva", "page of eva", [], 6)
+def test_a_lease_that_ran_out_frees_the_pair(desk: AnnotationQueue, clock: Clock) -> None:
+    desk.assign("eva", "page of eva", [], 6)
     clock.now = 9.0
-    assert desk.handed("udo", "page of udo", [], 6) == []
-    desk.handed("eva", "page of eva", KEYS, 0)
+    assert desk.assign("udo", "page of udo", [], 6) == []
+    desk.assign("eva", "page of eva", KEYS, 0)
     clock.now = 18.0
-    assert desk.handed("udo", "page of udo", [], 6) == []
-    desk.handed("eva", "page of eva", KEYS[:1], 0)  # she still has the first
+    assert desk.assign("udo", "page of udo", [], 6) == []
+    desk.assign("eva", "page of eva", KEYS[:1], 0)  # she still has the first
     clock.now = 20.0
-    assert keys(desk.handed("udo", "page of udo", [], 6)) == KEYS[1:]
+    assert keys(desk.assign("udo", "page of udo", [], 6)) == KEYS[1:]
 
 
-def test_what_someone_no_longer_holds_is_free_for_others(desk: Desk) -> None:
-    desk.handed("eva", "page of eva", [], 4)
-    assert desk.handed("eva", "page of eva", KEYS[1:2], 0) == []
-    assert keys(desk.handed("udo", "page of udo", [], 9)) == [KEYS[0], *KEYS[2:]]
+def test_what_someone_no_longer_holds_is_free_for_others(desk: AnnotationQueue) -> None:
+    desk.assign("eva", "page of eva", [], 4)
+    assert desk.assign("eva", "page of eva", KEYS[1:2], 0) == []
+    assert keys(desk.assign("udo", "page of udo", [], 9)) == [KEYS[0], *KEYS[2:]]
 
 
-def test_two_pages_of_one_person_have_different_pairs(desk: Desk) -> None:
-    assert keys(desk.handed("eva", "first page", [], 2)) == KEYS[:2]
-    assert keys(desk.handed("eva", "second page", [], 2)) == KEYS[2:4]
+def test_two_pages_of_one_person_have_different_pairs(desk: AnnotationQueue) -> None:
+    assert keys(desk.assign("eva", "first page", [], 2)) == KEYS[:2]
+    assert keys(desk.assign("eva", "second page", [], 2)) == KEYS[2:4]
 
 
 def test_overlap_shows_a_pair_to_so_many_people(tmp_path: Path, clock: Clock) -> None:
     desk = desk_of(tmp_path, clock, overlap=2)
-    desk.record(answer(KEYS[0], by="eva"))
-    assert keys(desk.handed("udo", "page of udo", [], 1)) == KEYS[:1]
-    assert keys(desk.handed("ida", "page of ida", [], 1)) == KEYS[1:2]
-    desk.record(answer(KEYS[0], by="udo"))
+    desk.record(response(KEYS[0], by="eva"))
+    assert keys(desk.assign("udo", "page of udo", [], 1)) == KEYS[:1]
+    assert keys(desk.assign("ida", "page of ida", [], 1)) == KEYS[1:2]
+    desk.record(response(KEYS[0], by="udo"))
     clock.now = 99.0
-    assert keys(desk.handed("ida", "page of ida", [], 9)) == KEYS[1:]
-    assert keys(desk.handed("eva", "page of eva", [], 9)) == KEYS[1:]
+    assert keys(desk.assign("ida", "page of ida", [], 9)) == KEYS[1:]
+    assert keys(desk.assign("eva", "page of eva", [], 9)) == KEYS[1:]
 
 
-def test_who_skips_a_pair_leaves_it_to_others(desk: Desk) -> None:
-    desk.record(answer(KEYS[0], "skip"))
-    assert keys(desk.handed("eva", "page of eva", [], 1)) == KEYS[1:2]
-    assert keys(desk.handed("udo", "page of udo", [], 1)) == KEYS[:1]
+def test_who_skips_a_pair_leaves_it_to_others(desk: AnnotationQueue) -> None:
+    desk.record(response(KEYS[0], "skip"))
+    assert keys(desk.assign("eva", "page of eva", [], 1)) == KEYS[1:2]
+    assert keys(desk.assign("udo", "page of udo", [], 1)) == KEYS[:1]
 
 
-def test_an_answer_that_comes_again_is_written_once(desk: Desk, tmp_path: Path) -> None:
+def test_an_response_that_comes_again_is_written_once(
+    desk: AnnotationQueue, tmp_path: Path
+) -> None:
     for _ in range(3):
-        desk.record(answer(KEYS[0]))
+        desk.record(response(KEYS[0]))
     assert len(read_events(tmp_path / "log.jsonl")) == 1
 
 
-def test_the_state_is_that_of_the_log(desk: Desk, tmp_path: Path, clock: Clock) -> None:
-    desk.record(answer(KEYS[0]))
-    desk.record(answer(KEYS[1], "skip"))
-    desk.record(answer(KEYS[2]))
+def test_the_state_is_that_of_the_log(desk: AnnotationQueue, tmp_path: Path, clock: Clock) -> None:
+    desk.record(response(KEYS[0]))
+    desk.record(response(KEYS[1], "skip"))
+    desk.record(response(KEYS[2]))
     desk.undo("eva", "page of eva", "undo-1")
     again = desk_of(tmp_path, clock)
-    assert keys(again.handed("eva", "page of eva", [], 9)) == KEYS[2:]
+    assert keys(again.assign("eva", "page of eva", [], 9)) == KEYS[2:]
     assert again.progress("eva") == {"done": 2, "total": 6}
-    again.record(answer(KEYS[0]))  # sent again after a crash
+    again.record(response(KEYS[0]))  # sent again after a crash
     assert again.undo("eva", "page of eva", "undo-1") == PAIRS[KEYS[2]]
     assert len(read_events(tmp_path / "log.jsonl")) == 4
 
 
-def test_undo_goes_back_one_by_one_and_only_over_ones_own(desk: Desk) -> None:
-    desk.record(answer(KEYS[0]))
-    desk.record(answer(KEYS[1]))
-    desk.record(answer(KEYS[2], by="udo"))
+def test_undo_goes_back_one_by_one_and_only_over_ones_own(desk: AnnotationQueue) -> None:
+    desk.record(response(KEYS[0]))
+    desk.record(response(KEYS[1]))
+    desk.record(response(KEYS[2], by="udo"))
     assert desk.undo("eva", "page of eva", "first") == PAIRS[KEYS[1]]
     assert desk.undo("eva", "page of eva", "first") == PAIRS[KEYS[1]]  # the same request again
     assert desk.undo("eva", "page of eva", "second") == PAIRS[KEYS[0]]
     assert desk.undo("eva", "page of eva", "third") is None
-    assert keys(desk.handed("udo", "page of udo", [], 9)) == KEYS[3:]  # eva has the two again
+    assert keys(desk.assign("udo", "page of udo", [], 9)) == KEYS[3:]  # eva has the two again
 
 
-def test_undoing_a_second_answer_to_a_pair_brings_the_first_back(desk: Desk) -> None:
-    desk.record(answer(KEYS[0], "left", key="first"))
-    desk.record(answer(KEYS[0], "right", key="second"))
+def test_undoing_a_second_response_to_a_pair_brings_the_first_back(desk: AnnotationQueue) -> None:
+    desk.record(response(KEYS[0], "left", key="first"))
+    desk.record(response(KEYS[0], "right", key="second"))
     desk.undo("eva", "page of eva", "undo")
-    assert keys(desk.handed("eva", "page of eva", [], 1)) == KEYS[1:2]
+    assert keys(desk.assign("eva", "page of eva", [], 1)) == KEYS[1:2]
     assert desk.progress("eva")["done"] == 1
 
 
 @pytest.mark.parametrize("choice", ["left", "right", "tie"])
-def test_a_side_becomes_the_answer_that_was_shown_there(
-    desk: Desk, tmp_path: Path, choice: Choice
+def test_a_side_becomes_the_response_that_was_shown_there(
+    desk: AnnotationQueue, tmp_path: Path, choice: Choice
 ) -> None:
     for key in KEYS:
-        desk.record(answer(key, choice))
+        desk.record(response(key, choice))
     found = preferences(read_events(tmp_path / "log.jsonl"))
     assert {record.shown_left for record in found} == {"response_a", "response_b"}
     for record, pair in zip(found, PAIRS.values(), strict=True):
@@ -152,7 +154,7 @@ def test_sides_are_shuffled_evenly_and_stay() -> None:
     assert 440 < both < 560
 
 
-def test_a_pair_of_another_file_is_refused(desk: Desk, tmp_path: Path) -> None:
+def test_a_pair_of_another_file_is_refused(desk: AnnotationQueue, tmp_path: Path) -> None:
     with pytest.raises(KeyError):
-        desk.record(answer("no such pair"))
+        desk.record(response("no such pair"))
     assert not (tmp_path / "log.jsonl").exists()

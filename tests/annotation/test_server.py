@@ -11,9 +11,9 @@ from starlette.testclient import TestClient
 
 from rlhf.annotation import server
 from rlhf.annotation.event_log import EventLog, Judgment, read_events
-from rlhf.annotation.image_store import Shelf
+from rlhf.annotation.image_store import ImageStore
 from rlhf.annotation.pairs import Pair
-from rlhf.annotation.queue import Desk
+from rlhf.annotation.queue import AnnotationQueue
 from rlhf.annotation.server import MAX_BODY, Page, application
 from rlhf.data.images import load_image
 
@@ -29,8 +29,8 @@ def page(tmp_path: Path) -> Page:
     for n in range(3):
         Image.new("RGBA", (9, 7), (10 * n, 20, 30, 128)).save(tmp_path / f"{n}.png")
     (tmp_path / "secret.png").write_bytes((tmp_path / "0.png").read_bytes())
-    shelf = Shelf((pair.image_path for pair in PAIRS.values()), tmp_path, TOKEN)
-    return Page(Desk(PAIRS, EventLog(tmp_path / "log.jsonl")), shelf, TOKEN, "someone")
+    shelf = ImageStore((pair.image_path for pair in PAIRS.values()), tmp_path, TOKEN)
+    return Page(AnnotationQueue(PAIRS, EventLog(tmp_path / "log.jsonl")), shelf, TOKEN, "someone")
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def say(client: TestClient, view: dict[str, Any], **changes: Any) -> Any:
     return client.post("/api/answers", json={**said, "seconds": 1.5, **changes})
 
 
-def test_a_pair_is_shown_answered_and_taken_back(client: TestClient, tmp_path: Path) -> None:
+def test_a_pair_is_shown_responseed_and_taken_back(client: TestClient, tmp_path: Path) -> None:
     found = client.post("/api/pairs", json=ASK).json()
     assert [view["instruction"] for view in found["pairs"]] == ["What 0?", "What 1?"]
     assert found["progress"] == {"done": 0, "total": 3}
     first = found["pairs"][0]
-    assert set(first) == {"key", "picture", "instruction", "left", "right"}  # and no model
+    assert set(first) == {"key", "image", "instruction", "left", "right"}  # and no model
     assert say(client, first).json()["progress"] == {"done": 1, "total": 3}
     (event,) = read_events(tmp_path / "log.jsonl")
     assert isinstance(event, Judgment)
@@ -66,22 +66,22 @@ def test_who_gives_no_name_is_the_one_of_the_command_line(client: TestClient) ->
     )
 
 
-def test_a_picture_is_the_rgb_that_the_model_is_given(client: TestClient, tmp_path: Path) -> None:
+def test_a_image_is_the_rgb_that_the_model_is_given(client: TestClient, tmp_path: Path) -> None:
     view = client.post("/api/pairs", json=ASK).json()["pairs"][1]
-    answer = client.get(view["picture"], headers={"X-Token": ""})  # an <img> brings no header
-    assert answer.headers["content-type"] == "image/png"
-    with Image.open(BytesIO(answer.content)) as shown:
+    response = client.get(view["image"], headers={"X-Token": ""})  # an <img> brings no header
+    assert response.headers["content-type"] == "image/png"
+    with Image.open(BytesIO(response.content)) as shown:
         assert shown.mode == "RGB"
         assert list(shown.getdata()) == list(load_image(tmp_path / "1.png").getdata())
 
 
 @pytest.mark.parametrize("name", ["0.png", "../0.png", "%2e%2e%2fsecret.png", "0" * 16])
-def test_other_pictures_have_no_name(client: TestClient, name: str) -> None:
-    assert client.get(f"/pictures/{name}").status_code == 404
+def test_other_images_have_no_name(client: TestClient, name: str) -> None:
+    assert client.get(f"/images/{name}").status_code == 404
 
 
-def test_names_of_pictures_follow_from_the_secret(tmp_path: Path) -> None:
-    one, other = Shelf(["0.png"], tmp_path, "one"), Shelf(["0.png"], tmp_path, "other")
+def test_names_of_images_follow_from_the_secret(tmp_path: Path) -> None:
+    one, other = ImageStore(["0.png"], tmp_path, "one"), ImageStore(["0.png"], tmp_path, "other")
     assert one.names != other.names
 
 
@@ -108,7 +108,7 @@ def test_strangers_are_refused(
     assert not (tmp_path / "log.jsonl").exists()
 
 
-@pytest.mark.parametrize("path", ["/", "/static/annotate.js", "/pictures/x"])
+@pytest.mark.parametrize("path", ["/", "/static/annotate.js", "/images/x"])
 def test_a_foreign_host_sees_nothing(client: TestClient, path: str) -> None:
     assert client.get(path, headers={"Host": "evil.example"}).status_code == 400
 
@@ -125,7 +125,7 @@ def test_a_foreign_host_sees_nothing(client: TestClient, path: str) -> None:
         {"more": 1},
     ],
 )
-def test_a_malformed_answer_is_refused(
+def test_a_malformed_response_is_refused(
     client: TestClient, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     assert say(client, {"key": next(iter(PAIRS))}, **changes).status_code == 422
@@ -140,7 +140,7 @@ def test_an_unknown_pair_and_a_long_body_are_refused(client: TestClient) -> None
     assert client.get("/api/answers").status_code == 405
 
 
-def test_a_full_disk_is_told_and_the_answer_may_come_again(
+def test_a_full_disk_is_told_and_the_response_may_come_again(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = client.post("/api/pairs", json=ASK).json()["pairs"][0]
@@ -151,7 +151,7 @@ def test_a_full_disk_is_told_and_the_answer_may_come_again(
 
 
 @pytest.mark.parametrize("path", ["/", "/static/annotate.css", "/nowhere", "/api/pairs"])
-def test_every_answer_forbids_foreign_and_inline_code(client: TestClient, path: str) -> None:
+def test_every_response_forbids_foreign_and_inline_code(client: TestClient, path: str) -> None:
     found = client.get(path).headers
     assert found["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
     assert "unsafe" not in found["content-security-policy"]

@@ -47,13 +47,13 @@ def test_prompts_are_of_one_length_and_all_different(tiny: Any) -> None:
     assert len(ids) == len(pixels) == TINY.iterations * TINY.batch
     assert len({tuple(row.tolist()) for row in ids}) == len(ids)
     image = LlavaForConditionalGeneration.from_pretrained(tiny.model).config.image_token_id
-    assert (ids == image).sum(1).tolist() == [TINY.picture_tokens] * len(ids)
+    assert (ids == image).sum(1).tolist() == [TINY.image_tokens] * len(ids)
 
 
 def test_our_loop_reports_the_timed_iterations(
     tiny: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ours.main(str(tiny.folder))
+    ours.main(str(tiny.directory))
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     for kind in ("wall", "cpu"):
         assert [*map(set, report[kind])] == [{"rollout", "update", "figures"}] * TINY.timed
@@ -70,14 +70,14 @@ def test_no_response_ends_by_itself(tiny: Any) -> None:
     free = generate(llava, prompts, sampling)[0]
     with ours.fixed_lengths():
         fixed = generate(llava, prompts, sampling)[0]
-    assert free.finished.any() and free.spans.total < fixed.spans.total
+    assert free.finished.any() and free.spans.num_tokens < fixed.spans.num_tokens
     assert fixed.spans.lengths.tolist() == [60] * len(prompts)
     assert llava.banned_ids == before
 
 
-def test_pictures_are_found_by_the_prompt(tiny: Any) -> None:
+def test_images_are_found_by_the_prompt(tiny: Any) -> None:
     tensors, dtype = tiny.tensors(), torch.float32
-    found = shown_llava.load_llava(tiny, shown_llava.Pictures(tensors, dtype)).eval()
+    found = shown_llava.load_llava(tiny, shown_llava.Images(tensors, dtype)).eval()
     stock = LlavaForConditionalGeneration.from_pretrained(tiny.model, dtype=dtype).eval()
     rows = torch.tensor([3, 0])
     ids = torch.cat([tensors["ids"][rows], torch.tensor([[5, 6], [7, 8]])], 1)
@@ -114,8 +114,8 @@ def test_a_clock_leaves_out_warmups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made_up(**changes: float) -> dict[str, torch.Tensor]:
-    """Figures of 1, with some of them changed."""
-    return {name: torch.tensor([1.0, 1.0 + changes.get(name, 0)]) for name in parity.FIGURES}
+    """Metrics of 1, with some of them changed."""
+    return {name: torch.tensor([1.0, 1.0 + changes.get(name, 0)]) for name in parity.METRICS}
 
 
 def test_parity_refuses_what_differs() -> None:
@@ -138,10 +138,10 @@ def test_parity_refuses_what_is_not_there() -> None:
         parity.gaps(made_up(), {**made_up(), "logprobs": torch.ones(3)})
 
 
-def test_our_figures_are_those_that_are_compared(tmp_path: Path) -> None:
+def test_our_metrics_are_those_that_are_compared(tmp_path: Path) -> None:
     case = parity.parity_case(TINY)
-    found = parity_ours.figures(world.build_world(tmp_path, case))
-    assert parity.gaps(found, found) == dict.fromkeys(parity.FIGURES, 0)
+    found = parity_ours.metrics(world.build_world(tmp_path, case))
+    assert parity.gaps(found, found) == dict.fromkeys(parity.METRICS, 0)
     assert found["tokens"].shape == found["values"].shape == (case.batch, case.response)
     assert (found["logprobs"] - found["ref_logprobs"]).abs().max() > 1e-3
     assert len(found["loss"]) == case.epochs and found["loss"].unique().numel() == case.epochs
@@ -166,12 +166,12 @@ class Children:
         self.apart, self.ran = apart, list[str]()
 
     def run(self, words: Sequence[str], **_: Any) -> Any:
-        name, folder = words[2].removeprefix("baselines."), Path(words[3])
+        name, directory = words[2].removeprefix("baselines."), Path(words[3])
         self.ran.append(name)
         if name.startswith("parity_"):
             side = {"parity_ours": "ours", "parity_trl": "theirs"}[name]
             apart = self.apart if side == "ours" else 0.0
-            save_file(made_up(loss=apart), folder / f"{side}.safetensors")
+            save_file(made_up(loss=apart), directory / f"{side}.safetensors")
         wall = [{"rollout": 1.0, "update": 8.0 if name == "trl_ppo" else 2.0}]
         peak = {"loaded": 100, "trl_ppo": 500}.get(name, 300)
         report = {"wall": wall, "cpu": wall, "peak_bytes": peak}
@@ -179,17 +179,17 @@ class Children:
 
 
 def compared(
-    children: Children, monkeypatch: pytest.MonkeyPatch, folder: Path, *, installed: bool
+    children: Children, monkeypatch: pytest.MonkeyPatch, directory: Path, *, installed: bool
 ) -> tuple[int, Path]:
     """Exit code and results of a comparison whose processes are `children`."""
     if installed:
-        python = folder / "trl-1.12.0" / "bin" / "python"
+        python = directory / "trl-1.12.0" / "bin" / "python"
         python.parent.mkdir(parents=True)
         python.touch()
     fake = SimpleNamespace(run=children.run, CalledProcessError=subprocess.CalledProcessError)
     monkeypatch.setattr(runs, "subprocess", fake)
-    output = folder / "found.json"
-    words = ["--tiny", "--cases", "same", "--environments", str(folder), "--output", str(output)]
+    output = directory / "found.json"
+    words = ["--tiny", "--cases", "same", "--environments", str(directory), "--output", str(output)]
     return compare_trl.main(words), output
 
 
@@ -220,7 +220,7 @@ def test_theirs_and_ours_run_there_and_back(
     assert "3.00 [3.00, 3.00]" in printed and "0.50" in printed
 
 
-def test_no_time_is_taken_where_figures_differ(
+def test_no_time_is_taken_where_metrics_differ(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     children = Children(apart=1e-3)

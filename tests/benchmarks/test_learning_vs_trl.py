@@ -1,4 +1,4 @@
-"""Learning side by side, where trl is not installed: ours, what trl is handed, the figures."""
+"""Learning side by side, where trl is not installed: ours, what trl is handed, the metrics."""
 
 import importlib
 import json
@@ -25,15 +25,15 @@ from rlhf.rewards.loading import build_reward, load_reward, save_reward
 from rlhf.tracking.metrics import METRICS
 from tests.support import tiny_models
 
-PARTS = ("task", "ours", "trl", "numbers", "runs", "figures")
+PARTS = ("task", "ours", "trl", "numbers", "runs", "metrics")
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 script = importlib.import_module("learning_vs_trl")
-task_, ours, trl, numbers, runs, figures = (
+task_, ours, trl, numbers, runs, metrics = (
     importlib.import_module(f"baselines.learning_{part}") for part in PARTS
 )
 sys.path.pop()
 
-CHANGES = {**script.TINY, "ppo.value_warmup_iterations": 0, "ppo.lr": 0.01}
+CHANGES = {**script.TINY, "ppo.critic_warmup_iterations": 0, "ppo.lr": 0.01}
 
 
 def run_of(scores: Sequence[float], **found: float) -> Any:
@@ -48,19 +48,19 @@ def run_of(scores: Sequence[float], **found: float) -> Any:
 
 @pytest.fixture(scope="module")
 def start(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Prompts, of which pairs are alike but for their pictures, and an untrained reward model."""
-    folder = tmp_path_factory.mktemp("learning")
-    shutil.copytree(tiny, folder, dirs_exist_ok=True)
+    """Prompts, of which pairs are alike but for their images, and an untrained reward model."""
+    directory = tmp_path_factory.mktemp("learning")
+    shutil.copytree(tiny, directory, dirs_exist_ok=True)
     asked = ("What colour is the circle?", "Who?")
     records = [PromptRecord(f"pictures/{n:05d}.png", asked[n // 4], id=f"p{n}") for n in range(8)]
-    write_records(folder / "preference.jsonl", records)
-    llava, options = tiny_models.load(folder), RewardConfig()
+    write_records(directory / "preference.jsonl", records)
+    llava, options = tiny_models.load(directory), RewardConfig()
     torch.manual_seed(0)
     reward = build_reward(options, ModelConfig(), llava)
     torch.nn.init.normal_(reward.head.linear.weight)
-    save_reward(reward, folder / "reward", llava, options, {})
-    model, data = str(folder / "model"), str(folder)
-    return task_.Start(model=model, reward=str(folder / "reward"), data=data)
+    save_reward(reward, directory / "reward", llava, options, {})
+    model, data = str(directory / "model"), str(directory)
+    return task_.Start(model=model, reward=str(directory / "reward"), data=data)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_a_task_is_the_same_after_its_file_and_has_the_options_of_the_demo(tmp_p
 def test_the_ladder_changes_critic_groups_and_scope_only() -> None:
     start = task_.Start(model="m", reward="r", data="d")
     configs = [task_.Task(start=start, seed=0, changes=one.changes).config for one in runs.LADDER]
-    found = [(x.ppo.critic, x.ppo.samples_per_prompt, x.model.lora_scope) for x in configs]
+    found = [(x.ppo.critic, x.ppo.samples_per_prompt, x.model.lora_type) for x in configs]
     assert found == [
         ("separate", 1, "all"),
         ("shared", 1, "all"),
@@ -132,7 +132,7 @@ def test_trl_is_scored_as_we_are(judge: Any, start: Any) -> None:
     scores, ends = judge.scores([2, 0, 5], rows)
     assert ends.tolist() == [True, True, False]
     llava = tiny_models.load(Path(start.data))
-    alone = load_reward(start.reward, llava, share_trunk=True)
+    alone = load_reward(start.reward, llava, share_base_model=True)
     for number, row, score in zip([2, 0, 5], rows, scores, strict=True):
         prompt = judge.prompts.select(torch.tensor([number]))
         spans = trl.Spans.from_lengths([len(row)])
@@ -140,7 +140,7 @@ def test_trl_is_scored_as_we_are(judge: Any, start: Any) -> None:
         assert alone.scores(prompt, response, max_tokens=999).item() == pytest.approx(float(score))
 
 
-def test_a_number_of_a_prompt_stands_for_its_picture(judge: Any, task: Any) -> None:
+def test_a_number_of_a_prompt_stands_for_its_image(judge: Any, task: Any) -> None:
     banned = judge.llava.banned_ids
     plain, shown = (trl.load_llava(task, banned).eval() for _ in range(2))
     vocabulary = plain.config.text_config.vocab_size
@@ -198,8 +198,8 @@ def test_the_last_demo_with_a_reward_model_is_begun_from(tmp_path: Path) -> None
         card = tmp_path / "demo" / stamp / "reward" / "reward.json"
         card.parent.mkdir(parents=True)
         card.write_text(json.dumps({"base": str(base)}))
-    for folder in (tmp_path, tmp_path / "demo"):
-        start = runs.start_of(folder)
+    for directory in (tmp_path, tmp_path / "demo"):
+        start = runs.start_of(directory)
         assert Path(start.model).parts[-2:] == ("run-two", "model")
         assert Path(start.reward).name == "20250202"
         assert Path(start.data).parts[-2:] == ("base-two", "data")
@@ -245,13 +245,13 @@ def test_a_run_with_the_same_options_is_read_again(
 
 def test_means_medians_and_ranges() -> None:
     one, two, three = run_of([1, 2], win_rate=0.9), run_of([3, 6], win_rate=0.8), run_of([0])
-    middle = figures.middle_curve([one.curve, two.curve])
+    middle = metrics.middle_curve([one.curve, two.curve])
     assert [line["scores"] for line in middle] == [2.0, 4.0]
     assert [line["seconds"] for line in middle] == [2.0, 4.0]
-    assert figures.trailing([6, 0, 3, 9], count=2) == [6, 3, 1.5, 6]
-    assert figures.cell("win rate", [one, two, three]) == "80.0% [50.0%, 90.0%]"
-    assert figures.cell("seconds", [one, two, three]) == "4 [2, 4]"
-    assert figures.cell("score", [one, two]) == "1.000"
+    assert metrics.trailing([6, 0, 3, 9], count=2) == [6, 3, 1.5, 6]
+    assert metrics.cell("win rate", [one, two, three]) == "80.0% [50.0%, 90.0%]"
+    assert metrics.cell("seconds", [one, two, three]) == "4 [2, 4]"
+    assert metrics.cell("score", [one, two]) == "1.000"
 
 
 def test_the_table_has_a_line_for_each_contender() -> None:
@@ -266,9 +266,9 @@ def test_the_table_has_a_line_for_each_contender() -> None:
     assert cells == ["theirs", *halves, "1.50", "0.5", "2"]
 
 
-def test_the_picture_has_three_panels_and_a_line_for_each_seed(tmp_path: Path) -> None:
+def test_the_image_has_three_panels_and_a_line_for_each_seed(tmp_path: Path) -> None:
     both = {"ours": [run_of([1, 2]).curve, run_of([3, 6]).curve], "theirs": [run_of([5, 5]).curve]}
-    drawn = figures.draw(both)
+    drawn = metrics.draw(both)
     path = tmp_path / "x.png"
     drawn.savefig(path)
     assert path.read_bytes()[:4] == b"\x89PNG"
@@ -283,15 +283,15 @@ def test_the_picture_has_three_panels_and_a_line_for_each_seed(tmp_path: Path) -
 
 def test_a_seed_that_falls_apart_does_not_hide_the_others() -> None:
     runs_of_seeds = [run_of([1, last]).curve for last in (2, -80, 3)]
-    axes = figures.draw({"ours": runs_of_seeds}).axes[0]
+    axes = metrics.draw({"ours": runs_of_seeds}).axes[0]
     assert axes.get_lines()[3].get_ydata().tolist() == [1.0, 1.5]
     assert axes.get_ylim() == (0.75, 2.25)
 
 
 def test_tensorboard_counts_samples_and_seconds_of_training(tmp_path: Path) -> None:
-    assert figures.TAGS.keys() <= METRICS.keys()
+    assert metrics.TAGS.keys() <= METRICS.keys()
     for scores in ([9, 9, 9], [1, 2]):  # the second time the first is gone
-        figures.write_board(tmp_path, run_of(scores).curve)
+        metrics.write_board(tmp_path, run_of(scores).curve)
     board = EventAccumulator(str(tmp_path)).Reload()
     events = board.Scalars("objective/scores")
     assert [(event.step, event.value) for event in events] == [(4, 1.0), (8, 2.0)]

@@ -39,4 +39,4 @@ def test_every_kind_of_iteration_is_timed_beside_its_ideal(tmp_path: Path) -> No
         )
         assert all(0 < share < 1 for share in shares)
     shared, groups, late = (one["ideal"] for one in found)
-    assert groups["update"] < shared["update"] and late["reference"] < shared["reference"]
+    assert groups["update"] < shared["update"] and late["ref_logprobs"] < shared["ref_logprobs"]

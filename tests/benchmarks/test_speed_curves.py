@@ -1,4 +1,4 @@
-"""The curves of time over sizes: what is run, where a point lies, and the picture."""
+"""The curves of time over sizes: what is run, where a point lies, and the image."""
 
 import importlib
 import json
@@ -32,7 +32,7 @@ def test_lengths_of_all_sizes_have_the_mean_of_the_fixed_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case = spec.Case(**rows.TINY | {"response": 32, "ends": 1 / 8, "batch": 32, "timed": 1})
-    ours.main(str(world.build_world(tmp_path, case).folder))
+    ours.main(str(world.build_world(tmp_path, case).directory))
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert len(report["tokens"]) == case.timed
     assert 5 < report["tokens"][0] / case.batch < 12

@@ -18,14 +18,14 @@ ROOT = Path(__file__).parents[2]
 
 
 class Server:
-    """`rlhf annotate candidates.jsonl` in a folder; may be killed and started again.
+    """`rlhf annotate candidates.jsonl` in a directory; may be killed and started again.
 
     Attributes:
         url: the link that it printed, with the token.
     """
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.folder, self._options, self._port = folder, options, "0"
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory, self._options, self._port = directory, options, "0"
         self.url = ""
         self.start()
 
@@ -34,7 +34,7 @@ class Server:
         # a session of its own: no output of it may end up in a pipe that nobody reads
         self.process = subprocess.Popen(
             [sys.executable, "-m", "rlhf", *words],
-            cwd=self.folder,
+            cwd=self.directory,
             stdout=subprocess.PIPE if wait else subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             text=True,
@@ -50,7 +50,7 @@ class Server:
         self.process.wait()
 
     def events(self) -> list[dict[str, Any]]:
-        lines = (self.folder / "judgments.jsonl").read_text().splitlines()
+        lines = (self.directory / "judgments.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
 
@@ -61,17 +61,17 @@ def _until_ready(output: Any) -> Iterator[str]:
             return
 
 
-def write_candidates(folder: Path, prompts: int, answers: int, **changes: Any) -> int:
-    """Pictures and candidates.jsonl; the number of pairs."""
+def write_candidates(directory: Path, prompts: int, responses: int, **changes: Any) -> int:
+    """Images and candidates.jsonl; the number of pairs."""
     rows = []
     for n in range(prompts):
-        picture = Image.linear_gradient("L").resize((320, 240)).rotate(13 * n).convert("RGB")
-        picture.save(folder / f"{n}.png")
-        texts = [f"answer {k} about picture {n}" for k in range(answers)]
+        image = Image.linear_gradient("L").resize((320, 240)).rotate(13 * n).convert("RGB")
+        image.save(directory / f"{n}.png")
+        texts = [f"answer {k} about picture {n}" for k in range(responses)]
         asked = {"image_path": f"{n}.png", "instruction": f"What is in picture {n}?"}
         rows.append({**asked, "responses": texts, **changes})
-    (folder / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return prompts * len(list(combinations(range(answers), 2)))
+    (directory / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return prompts * len(list(combinations(range(responses), 2)))
 
 
 def until(page: Page, expression: str, *, seconds: float = 30) -> None:

@@ -18,7 +18,7 @@ XSS = Path(__file__).with_name("xss.txt").read_text().splitlines()
 
 @pytest.fixture
 def server(tmp_path: Path, servers: list[Server]) -> Server:
-    write_candidates(tmp_path, prompts=12, answers=3)
+    write_candidates(tmp_path, prompts=12, responses=3)
     servers.append(Server(tmp_path))
     return servers[0]
 
@@ -32,7 +32,7 @@ def test_a_thousand_judgments_and_fifty_kills_lose_nothing(
     page: Page, tmp_path: Path, servers: list[Server]
 ) -> None:
     draw = random.Random(0)
-    assert write_candidates(tmp_path, prompts=25, answers=10) >= 1000
+    assert write_candidates(tmp_path, prompts=25, responses=10) >= 1000
     server = Server(tmp_path)
     servers.append(server)
     acknowledged: list[str] = []
@@ -66,7 +66,7 @@ def test_fifty_strings_that_would_be_code_are_text(
     assert len(XSS) == 50
     asked = [{"image_path": "0.png", "instruction": text} for text in XSS]
     rows = [{**row, "responses": [row["instruction"], f"no: {n}"]} for n, row in enumerate(asked)]
-    write_candidates(tmp_path, prompts=1, answers=2)
+    write_candidates(tmp_path, prompts=1, responses=2)
     (tmp_path / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     servers.append(Server(tmp_path))
     alarms = list[str]()
@@ -139,7 +139,7 @@ def test_undo_shows_the_pair_again_and_is_a_line_of_its_own(page: Page, server: 
     ]
 
 
-def test_offline_answers_wait_also_when_the_page_is_closed(
+def test_offline_responses_wait_also_when_the_page_is_closed(
     chromium: Browser, server: Server
 ) -> None:
     context = chromium.new_context()
@@ -152,7 +152,7 @@ def test_offline_answers_wait_also_when_the_page_is_closed(
         key_of(page)
         page.keyboard.press("1")
     until(page, "$('state').textContent === 'no connection, 3 waiting'")
-    assert not (server.folder / "judgments.jsonl").exists()
+    assert not (server.directory / "judgments.jsonl").exists()
     page.close()
     context.set_offline(False)
     page = context.new_page()
@@ -181,9 +181,9 @@ def test_no_request_leaves_the_machine_and_strangers_see_no_pair(
 
 
 def test_another_site_cannot_judge(page: Page, server: Server, servers: list[Server]) -> None:
-    other = server.folder / "other"
+    other = server.directory / "other"
     other.mkdir()
-    write_candidates(other, prompts=1, answers=2)
+    write_candidates(other, prompts=1, responses=2)
     servers.append(Server(other))  # another port is another origin
     page.goto(servers[1].url)
     key_of(page)

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
-from rlhf.evaluation.model_report import Answered, write_evaluation_report
+from rlhf.evaluation.model_report import ReportItem, write_evaluation_report
 
 XSS = Path(__file__).with_name("xss.txt").read_text().splitlines()
 
 
-def write(path: Path, answered: list[Answered], models: tuple[str, str] = ("sft", "ppo")) -> str:
+def write(path: Path, items: list[ReportItem], models: tuple[str, str] = ("sft", "ppo")) -> str:
     write_evaluation_report(
         path / "report.html",
         title="Report",
@@ -20,15 +20,15 @@ def write(path: Path, answered: list[Answered], models: tuple[str, str] = ("sft"
         models={name: {"kl": float(n)} for n, name in enumerate(models)},
         scores={name: float(n) for n, name in enumerate(models)},
         kinds={},
-        answered=answered,
+        items=items,
         curves={},
     )
     return (path / "report.html").as_uri()
 
 
-def item(text: str, score: float, verdict: str, kind: str = "what is") -> Answered:
-    picture = Image.new("RGB", (48, 48))
-    return Answered(picture, f"about {text}", kind, ("old", text), (0.0, score), verdict)
+def item(text: str, score: float, verdict: str, kind: str = "what is") -> ReportItem:
+    image = Image.new("RGB", (48, 48))
+    return ReportItem(image, f"about {text}", kind, ("old", text), (0.0, score), verdict)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_strings_that_would_be_code_are_text(tmp_path: Path, page: Page) -> None
 
 def test_two_hundred_photographs_open_within_two_seconds(tmp_path: Path, page: Page) -> None:
     photo = Image.effect_noise((640, 480), 40).convert("RGB")
-    row = Answered(photo, "what?", "what?", ("a", "b"), (0.0, 1.0), "win")
+    row = ReportItem(photo, "what?", "what?", ("a", "b"), (0.0, 1.0), "win")
     url = write(tmp_path, [row] * 200)
     start = time.perf_counter()
     page.goto(url)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rlhf.cli.help import COMMANDS
-from rlhf.cli.main import _composed, _config_folder, _sweep, main, parse
+from rlhf.cli.main import _composed, _config_directory, _sweep, main, parse
 from rlhf.config.validation import load_config
 from rlhf.errors import UsageError
 from rlhf.tracking.console import console
@@ -47,7 +47,7 @@ def test_a_text_reaches_its_option_as_typed(text: str) -> None:
     assert composed["ppo"]["lr"] == 0.5
 
 
-EXPERIMENTS = sorted(path.stem for path in (_config_folder() / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (_config_directory() / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -58,7 +58,7 @@ def test_every_experiment_composes_with_every_command(command: str, experiment: 
 
 def test_every_group_file_composes() -> None:
     for group in ("model", "data", "reward", "ppo"):
-        for path in (_config_folder() / group).glob("*.yaml"):
+        for path in (_config_directory() / group).glob("*.yaml"):
             load_config(_composed("ppo", [f"{group}={path.stem}"]))
 
 
@@ -81,7 +81,7 @@ def line(**fields: object) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     (tmp_path / "good.jsonl").write_text(line())
@@ -130,14 +130,14 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_wrong_input_gets_three_lines_and_its_exit_code(
-    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+    directory: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    (folder / "bad.jsonl").write_text(line() + "{not json\n")
-    (folder / "label.jsonl").write_text(line(preference=1))
-    (folder / "lost.jsonl").write_text(line(image_path="lost.png"))
-    (folder / "broken.jsonl").write_text(line(image_path="broken.png"))
-    (folder / "outside.jsonl").write_text(line(image_path="../a.png"))
-    (folder / "prompts.jsonl").write_text('{"image_path": "a.png", "instruction": "What?"}\n')
+    (directory / "bad.jsonl").write_text(line() + "{not json\n")
+    (directory / "label.jsonl").write_text(line(preference=1))
+    (directory / "lost.jsonl").write_text(line(image_path="lost.png"))
+    (directory / "broken.jsonl").write_text(line(image_path="broken.png"))
+    (directory / "outside.jsonl").write_text(line(image_path="../a.png"))
+    (directory / "prompts.jsonl").write_text('{"image_path": "a.png", "instruction": "What?"}\n')
     words, code, mentioned = REFUSED[name]
     assert main([*words, "--json"]) == code
     captured = capsys.readouterr()
@@ -146,10 +146,10 @@ def test_wrong_input_gets_three_lines_and_its_exit_code(
     assert "Traceback" not in captured.err
 
 
-def test_validate_counts_and_exits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_counts_and_exits(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "good.jsonl", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["usable"] == 1
-    (folder / "bad.jsonl").write_text(line() + "{not json\n" + line(preference="left one"))
+    (directory / "bad.jsonl").write_text(line() + "{not json\n" + line(preference="left one"))
     assert main(["validate", "bad.jsonl"]) == 3
     captured = capsys.readouterr()
     assert "bad.jsonl:2" in captured.out and "bad.jsonl:3:preference" in captured.out
@@ -158,10 +158,10 @@ def test_validate_counts_and_exits(folder: Path, capsys: pytest.CaptureFixture[s
 def test_json_has_null_for_what_is_no_number(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    figures = {"a": math.nan, "b": [{"c": math.inf}, (-math.inf, 1.5)], "d": "NaN", "e": 7}
-    monkeypatch.setattr("rlhf.cli.main.stage_function", lambda command: lambda job: figures)
+    metrics = {"a": math.nan, "b": [{"c": math.inf}, (-math.inf, 1.5)], "d": "NaN", "e": 7}
+    monkeypatch.setattr("rlhf.cli.main.command_function", lambda command: lambda job: metrics)
     wanted = {"a": None, "b": [{"c": None}, [None, 1.5]], "d": "NaN", "e": 7}
-    for command in ("validate", "sft"):  # without and with a run folder
+    for command in ("validate", "sft"):  # without and with a run directory
         assert main([command, f"output_dir={tmp_path}", "--json"]) == 0
         out = capsys.readouterr().out
         assert json.loads(out) == wanted and out.count("NaN") == 1
@@ -170,7 +170,7 @@ def test_json_has_null_for_what_is_no_number(
     assert summary.read_text().count("NaN") == 1
 
 
-def test_json_silences_one_call_only(folder: Path) -> None:
+def test_json_silences_one_call_only(directory: Path) -> None:
     assert main(["validate", "good.jsonl", "--json"]) == 0
     assert not console().quiet
 

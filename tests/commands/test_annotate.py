@@ -27,7 +27,7 @@ def write(path: Path, *rows: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in "ab":
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
     write(tmp_path / "candidates.jsonl", *CANDIDATES)
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def person(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Says what someone answers, and what the page was given, in place of a browser."""
 
-    def answers(*choices: str) -> None:
+    def responses(*choices: str) -> None:
         def served(site: Any, host: str, port: int, ready: Callable[[int], None]) -> None:
             ready(port)
             token = next(Path().glob("*.token")).read_text()
@@ -54,11 +54,11 @@ def person(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         monkeypatch.setattr(server, "serve", served)
 
-    return answers
+    return responses
 
 
 def test_a_person_ranks_goes_on_later_and_writes_the_preferences(
-    folder: Path, person: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    directory: Path, person: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     person("left", "skip")
     assert main(["annotate", "candidates.jsonl", "annotate.annotator=eva"]) == 0
@@ -66,9 +66,9 @@ def test_a_person_ranks_goes_on_later_and_writes_the_preferences(
     assert "4 pairs of 2 prompts, 0 judgments so far" in said
     assert re.search(r"open http://127\.0\.0\.1:8765/#token=\S{24,}", said)
     person("right", "tie")
-    assert main(["annotate", "candidates.jsonl", "compact=pairs.jsonl"]) == 0
+    assert main(["annotate", "candidates.jsonl", "annotate.output=pairs.jsonl"]) == 0
     assert "1 judgments so far" in capsys.readouterr().out
-    found = read_records(folder / "pairs.jsonl", PreferenceRecord)
+    found = read_records(directory / "pairs.jsonl", PreferenceRecord)
     assert [record.annotator for record in found][0] == "eva"
     assert len(found) == 3
     assert [record.image_path for record in found] == ["a.png", "b.png", "b.png"]
@@ -76,19 +76,19 @@ def test_a_person_ranks_goes_on_later_and_writes_the_preferences(
 
 
 def test_a_log_is_compacted_by_itself(
-    folder: Path, person: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    directory: Path, person: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     person("left", "right", "skip")
     assert main(["annotate", "candidates.jsonl", "output=log.jsonl"]) == 0
     capsys.readouterr()
-    assert main(["annotate", "log.jsonl", "compact=pairs.jsonl", "--json"]) == 0
+    assert main(["annotate", "log.jsonl", "annotate.output=pairs.jsonl", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["judgments"], told["skipped"]) == (2, 1)
-    assert len(read_records(folder / "pairs.jsonl", PreferenceRecord)) == 2
+    assert len(read_records(directory / "pairs.jsonl", PreferenceRecord)) == 2
 
 
 def test_the_link_stays_good_and_only_its_owner_reads_the_token(
-    folder: Path, person: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    directory: Path, person: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     links = []
     for _ in range(2):
@@ -96,7 +96,7 @@ def test_the_link_stays_good_and_only_its_owner_reads_the_token(
         main(["annotate", "candidates.jsonl"])
         links += re.findall(r"open (\S+)", capsys.readouterr().out)
     assert links[0] == links[1]
-    assert stat.S_IMODE((folder / "judgments.jsonl.token").stat().st_mode) == 0o600
+    assert stat.S_IMODE((directory / "judgments.jsonl.token").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(
@@ -106,27 +106,27 @@ def test_the_link_stays_good_and_only_its_owner_reads_the_token(
         (["candidates.jsonl", "candidates.jsonl"], 2, "2 files are given"),
         (["none.jsonl"], 3, "there is no such file"),
         (["prompts.jsonl"], 2, "the file holds no candidates"),
-        (["prompts.jsonl", "compact=out.jsonl"], 3, "no event of a ranking"),
+        (["prompts.jsonl", "annotate.output=out.jsonl"], 3, "no event of a ranking"),
         (["equal.jsonl"], 3, "no prompt has two different answers"),
-        (["lost.jsonl"], 3, "picture cannot be read"),
+        (["lost.jsonl"], 3, "image cannot be read"),
         (["candidates.jsonl", "annotate.host=0.0.0.0"], 2, "stands for every address"),
         (["candidates.jsonl", "annotate.port=70000"], 2, "annotate.port"),
         (["candidates.jsonl", "output=a.png/log.jsonl"], 5, "Cannot write"),
     ],
 )
 def test_wrong_input_gets_three_lines(
-    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, told: str
+    directory: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, told: str
 ) -> None:
-    write(folder / "prompts.jsonl", {"image_path": "a.png", "instruction": "What?"})
-    write(folder / "equal.jsonl", {**CANDIDATES[0], "responses": ["x", "x"]})
-    write(folder / "lost.jsonl", {**CANDIDATES[0], "image_path": "none.png"})
+    write(directory / "prompts.jsonl", {"image_path": "a.png", "instruction": "What?"})
+    write(directory / "equal.jsonl", {**CANDIDATES[0], "responses": ["x", "x"]})
+    write(directory / "lost.jsonl", {**CANDIDATES[0], "image_path": "none.png"})
     assert main(["annotate", *words]) == code
     said = capsys.readouterr().err
     assert told in said and "where:" in said and "to do:" in said
-    assert not (folder / "out.jsonl").exists()
+    assert not (directory / "out.jsonl").exists()
 
 
-def test_a_taken_port_is_an_exit_code(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_an_exit_code(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["annotate", "candidates.jsonl", f"annotate.port={port}"]) == 5
@@ -134,7 +134,7 @@ def test_a_taken_port_is_an_exit_code(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_without_the_extra_it_says_what_to_install(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("rlhf.commands.annotate.find_spec", lambda name: None)
     assert main(["annotate", "candidates.jsonl"]) == 2

@@ -22,7 +22,7 @@ SMALL = ["sampling.max_new_tokens=4", "sampling.batch_size=6", "collect.response
 
 
 @pytest.fixture
-def folder(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     rows = [
         {"image_path": f"pictures/{n:05}.png", "instruction": f"What is it, {n}?"} for n in range(7)
@@ -36,8 +36,8 @@ def run(tiny: Path, *words: str) -> int:
     return main(["collect", *given, *SMALL, *words])
 
 
-def runs(folder: Path) -> list[Path]:
-    return sorted((folder / "runs" / "collect").iterdir(), key=lambda path: path.stat().st_mtime)
+def runs(directory: Path) -> list[Path]:
+    return sorted((directory / "runs" / "collect").iterdir(), key=lambda path: path.stat().st_mtime)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -53,17 +53,17 @@ def test_temperatures_take_turns() -> None:
     assert kinds == [(1.0, [0, 1])]
 
 
-def test_answers_that_differ_in_outer_blanks_are_one() -> None:
-    answers = [("a ", "1"), ("b", "2"), (" a", "3"), ("", "4"), (" ", "5"), ("A", "6")]
-    assert _different(answers) == [("a ", "1"), ("b", "2"), ("A", "6")]
+def test_responses_that_differ_in_outer_blanks_are_one() -> None:
+    responses = [("a ", "1"), ("b", "2"), (" a", "3"), ("", "4"), (" ", "5"), ("A", "6")]
+    assert _different(responses) == [("a ", "1"), ("b", "2"), ("A", "6")]
 
 
 def test_an_interrupted_run_goes_on_to_the_same_file(
-    tiny: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hot = ["collect.temperatures=[0.7,1.5]", "collect.beams=2"]
+    hot = ["collect.temperatures=[0.7,1.5]", "collect.num_beams=2"]
     assert run(tiny, *hot) == 0
-    whole = (runs(folder)[0] / "candidates.jsonl").read_bytes()
+    whole = (runs(directory)[0] / "candidates.jsonl").read_bytes()
     written = list[bytes]()
     append = collect.append_line
 
@@ -77,11 +77,11 @@ def test_an_interrupted_run_goes_on_to_the_same_file(
     with monkeypatch.context() as patched:
         patched.setattr(collect, "append_line", stopped)
         assert run(tiny, *hot) == 130
-    second = runs(folder)[1]
+    second = runs(directory)[1]
     assert (second / "candidates.jsonl").read_bytes().startswith(b"".join(written))
     asked = list[int]()
-    inner = collect._answers
-    monkeypatch.setattr(collect, "_answers", lambda *a: asked.append(len(a[2])) or inner(*a))
+    inner = collect._responses
+    monkeypatch.setattr(collect, "_responses", lambda *a: asked.append(len(a[2])) or inner(*a))
     assert main(["collect", f"resume={second}"]) == 0
     assert (second / "candidates.jsonl").read_bytes() == whole
     assert sum(asked) == 4
@@ -91,37 +91,37 @@ def test_an_interrupted_run_goes_on_to_the_same_file(
 
 
 def test_other_prompts_are_not_mixed_in(
-    tiny: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Path, directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tiny) == 0
-    (folder / "prompts.jsonl").write_text(
+    (directory / "prompts.jsonl").write_text(
         json.dumps({"image_path": "pictures/00000.png", "instruction": "Else?"}) + "\n"
     )
-    assert main(["collect", f"resume={runs(folder)[0]}"]) == 3
+    assert main(["collect", f"resume={runs(directory)[0]}"]) == 3
     assert "this prompt is not asked here" in capsys.readouterr().err
 
 
-def test_a_folder_of_pictures_is_asked_one_instruction(
-    tiny: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+def test_a_directory_of_images_is_asked_one_instruction(
+    tiny: Path, directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    photos = folder / "photos"
+    photos = directory / "photos"
     shutil.copytree(tiny / "pictures", photos)
-    (photos / "notes.txt").write_text("no picture")
+    (photos / "notes.txt").write_text("no image")
     words = ["data.prompts=photos", "instruction=What is it?", "output=photos/candidates.jsonl"]
     assert main(["collect", f"model.path={tiny / 'model'}", *SMALL, *words]) == 0
     rows = rows_of(photos / "candidates.jsonl")
     assert [row["image_path"] for row in rows] == [f"{n:05}.png" for n in range(len(rows))]
     assert {row["instruction"] for row in rows} == {"What is it?"}
     assert "next: rlhf annotate photos/candidates.jsonl\n" in capsys.readouterr().out
-    (folder / "empty").mkdir()
+    (directory / "empty").mkdir()
     assert main(["collect", f"model.path={tiny / 'model'}", "data.prompts=empty"]) == 3
-    assert "the folder has no pictures" in capsys.readouterr().err
+    assert "the folder has no images" in capsys.readouterr().err
 
 
 class Lengths:
     """Scores a response by its tokens."""
 
-    name, may_drop = "lengths", False
+    name, can_fail = "lengths", False
 
     def scores(self, prompts: Any, responses: Any, *, max_tokens: int) -> torch.Tensor:
         return (
@@ -129,17 +129,17 @@ class Lengths:
         )
 
 
-def test_chosen_pairs_are_two_answers_each(
-    tiny: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_chosen_pairs_are_two_responses_each(
+    tiny: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collect, "scorer_of", lambda *a, **b: Lengths())
-    assert run(tiny, "collect.pairs=uncertain", "collect.limit=5", "reward.path=some") == 0
-    pairs = rows_of(runs(folder)[0] / "pairs.jsonl")
+    assert run(tiny, "collect.pair_selection=uncertain", "collect.limit=5", "reward.path=some") == 0
+    pairs = rows_of(runs(directory)[0] / "pairs.jsonl")
     gaps = [abs(pair["meta"]["score_gap"]) for pair in pairs]
     assert len(pairs) == 5 and gaps == sorted(gaps)
     known = {
         (row["image_path"], text)
-        for row in rows_of(runs(folder)[0] / "candidates.jsonl")
+        for row in rows_of(runs(directory)[0] / "candidates.jsonl")
         for text in row["responses"]
     }
     assert all(len(set(pair["responses"])) == 2 for pair in pairs)
@@ -150,13 +150,13 @@ def test_chosen_pairs_are_two_answers_each(
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("collect.pairs=closest", "none is given"),
+        ("collect.pair_selection=closest", "none is given"),
         ("collect.temperatures=[-1]", "a temperature is at least 0"),
         ("collect.temperatures=warm", "temperatures"),
     ],
 )
 def test_wrong_options_get_three_lines(
-    tiny: Path, folder: Path, capsys: pytest.CaptureFixture[str], word: str, told: str
+    tiny: Path, directory: Path, capsys: pytest.CaptureFixture[str], word: str, told: str
 ) -> None:
     assert run(tiny, word) == 2
     said = capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from rlhf.cli.main import main
-from rlhf.evaluation.run_comparison import Run, by_episode, chart, distinct_names, figures_of
+from rlhf.evaluation.run_comparison import Run, by_episode, chart, distinct_names, metrics_of
 from rlhf.tracking.metrics import MetricsWriter
 
 
@@ -19,16 +19,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def ours(folder: Path, scores: list[float]) -> None:
-    with MetricsWriter(folder) as writer:
+def ours(directory: Path, scores: list[float]) -> None:
+    with MetricsWriter(directory) as writer:
         for step, score in enumerate(scores):
-            figures = {"objective/scores": score, "time/rollout": 1.5, "time/update": 0.5}
-            writer.scalars(figures | {"episode": 8 * (step + 1)}, step)
+            metrics = {"objective/scores": score, "time/rollout": 1.5, "time/update": 0.5}
+            writer.scalars(metrics | {"episode": 8 * (step + 1)}, step)
 
 
-def trl(folder: Path, scores: list[float]) -> None:
-    """As its trainers log: behind train/, in a folder of its own inside."""
-    with SummaryWriter(str(folder / "runs" / "Nov23_host")) as board:
+def trl(directory: Path, scores: list[float]) -> None:
+    """As its trainers log: behind train/, in a directory of its own inside."""
+    with SummaryWriter(str(directory / "runs" / "Nov23_host")) as board:
         for step, score in enumerate(scores):
             board.add_scalar("train/objective/scores", score, step, walltime=1000.0 + 3 * step)
             board.add_scalar("train/episode", 16 * (step + 1), step, walltime=1000.0 + 3 * step)
@@ -60,7 +60,7 @@ def test_the_page_goes_where_output_says(here: Path, capsys: pytest.CaptureFixtu
     assert len(capsys.readouterr().err.splitlines()) == 3
 
 
-def test_a_folder_without_metrics_and_no_folder(
+def test_a_directory_without_metrics_and_no_directory(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "empty").mkdir()
@@ -93,7 +93,7 @@ def test_names_are_the_shortest_ends_that_differ() -> None:
 def test_values_that_are_not_finite_count_for_nothing() -> None:
     nan = float("nan")
     run = Run("a", {"objective/scores": [(0, nan), (1, 3.0), (2, 1.0), (3, nan)]}, nan)
-    assert figures_of(run) == {"score": 1.0, "best": 3.0}
+    assert metrics_of(run) == {"score": 1.0, "best": 3.0}
     assert "no finite value" in chart("lr", [[(0, nan)], []], "step")
 
 

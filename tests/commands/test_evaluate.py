@@ -14,8 +14,8 @@ SMALL = ["sampling.max_new_tokens=4", "sampling.batch_size=8", "instruction=What
 
 
 @pytest.fixture
-def folder(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two models that answer differently, three pictures and a scorer."""
+def directory(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two models that answer differently, three images and a scorer."""
     monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
         shutil.copytree(tiny / "model", tmp_path / name)
@@ -29,42 +29,44 @@ def folder(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def newest(folder: Path) -> Path:
-    return max((folder / "runs" / "evaluate").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+def newest(directory: Path) -> Path:
+    return max(
+        (directory / "runs" / "evaluate").iterdir(), key=lambda path: path.stat().st_mtime_ns
+    )
 
 
 def run(*words: str) -> int:
     return main(["evaluate", *words, "data.prompts=photos", *SMALL])
 
 
-def test_three_models_and_the_best_of_some_samples(folder: Path) -> None:
+def test_three_models_and_the_best_of_some_samples(directory: Path) -> None:
     judge = "--scorer=length.py:length"
     warm = "sampling.temperature=1"
     assert run("one", "two", judge, warm, "evaluation.best_of=6") == 0
-    figures: dict[str, Any] = json.loads((newest(folder) / "figures.json").read_text())
-    one, best, two = figures["models"].values()
-    assert list(figures["models"]) == ["one", "one, best of 6", "two"]
+    metrics: dict[str, Any] = json.loads((newest(directory) / "metrics.json").read_text())
+    one, best, two = metrics["models"].values()
+    assert list(metrics["models"]) == ["one", "one, best of 6", "two"]
     score = next(name for name in one if name.startswith("score_"))
     assert best[score] > one[score] and best["wins"] > best["losses"]
     assert best["kl"] == pytest.approx(0.958426, abs=1e-6)  # log 6 - 5/6
     assert one["kl"] == 0 and two["kl"] != 0
     assert one["win_rate"] is None and two["wins"] + two["losses"] + two["ties"] == 8
-    assert sum(kind["prompts"] for kind in figures["kinds"].values()) == 8
-    assert (newest(folder) / "report.html").read_text().count("<article") == 8
+    assert sum(kind["prompts"] for kind in metrics["kinds"].values()) == 8
+    assert (newest(directory) / "report.html").read_text().count("<article") == 8
 
 
-def test_the_same_model_ties_with_itself(folder: Path) -> None:
-    shutil.copytree(folder / "one", folder / "again")
+def test_the_same_model_ties_with_itself(directory: Path) -> None:
+    shutil.copytree(directory / "one", directory / "again")
     assert run("one", "again", "--scorer=length.py:length") == 0
-    told = json.loads((newest(folder) / "summary.json").read_text())
+    told = json.loads((newest(directory) / "summary.json").read_text())
     assert (told["win_rate"], told["ties"], told["kl"]) == (0.5, 8, 0)
     assert told["length_before"] == told["length_after"]
 
 
-def test_people_judge_blind_and_decide(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_people_judge_blind_and_decide(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("one", "two", "evaluation.judge=person", "sampling.temperature=1")
     assert run(*words) == 0
-    asked = read_records(newest(folder) / "blind.jsonl", CandidatesRecord)
+    asked = read_records(newest(directory) / "blind.jsonl", CandidatesRecord)
     assert "rlhf annotate" in capsys.readouterr().out
     assert asked and all(len(row.responses) == 2 and not row.model for row in asked)
     texts = {text for row in asked for text in row.responses}
@@ -73,11 +75,11 @@ def test_people_judge_blind_and_decide(folder: Path, capsys: pytest.CaptureFixtu
         PreferenceRecord(row.image_path, row.instruction, *row.responses, "response_a")
         for row in kept
     ]
-    write_records(folder / "said.jsonl", said)
+    write_records(directory / "said.jsonl", said)
     assert run(*words, "evaluation.judgments=said.jsonl") == 0
-    left = read_records(newest(folder) / "blind.jsonl", CandidatesRecord)
+    left = read_records(newest(directory) / "blind.jsonl", CandidatesRecord)
     assert len(left) == 1 and left[0].responses[0] in texts
-    two = json.loads((newest(folder) / "figures.json").read_text())["models"]["two"]
+    two = json.loads((newest(directory) / "metrics.json").read_text())["models"]["two"]
     assert two["wins"] + two["losses"] == len(kept)
 
 
@@ -95,7 +97,7 @@ def test_people_judge_blind_and_decide(folder: Path, capsys: pytest.CaptureFixtu
     ],
 )
 def test_wrong_words_get_three_lines(
-    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, told: str
+    directory: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, told: str
 ) -> None:
     assert run(*words) == code
     said = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`rlhf generate`: one picture, a folder of them, several models side by side."""
+"""`rlhf generate`: one image, a directory of them, several models side by side."""
 
 import json
 import shutil
@@ -18,13 +18,13 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]
     return found
 
 
-def test_a_folder_is_its_pictures_and_bad_ones_are_left_out(
+def test_a_directory_is_its_images_and_bad_ones_are_left_out(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(tiny / "pictures", photos)
-    (photos / "broken.png").write_text("no picture")
-    (photos / "notes.txt").write_text("no picture")
+    (photos / "broken.png").write_text("no image")
+    (photos / "notes.txt").write_text("no image")
     model = str(tiny / "model")
     found = run(capsys, model, str(photos))
     assert [Path(row["image_path"]).name for row in found] == [f"{n:05}.png" for n in range(8)]
@@ -39,9 +39,9 @@ def test_models_stand_side_by_side(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny / "model", copy)
-    picture = str(tiny / "pictures" / "00000.png")
-    (alone,) = run(capsys, str(copy), picture)
-    (both,) = run(capsys, str(tiny / "model"), str(copy), picture)
+    image = str(tiny / "pictures" / "00000.png")
+    (alone,) = run(capsys, str(copy), image)
+    (both,) = run(capsys, str(tiny / "model"), str(copy), image)
     assert both["responses"] == dict.fromkeys((str(tiny / "model"), str(copy)), alone["response"])
 
 
@@ -50,7 +50,7 @@ def test_models_stand_side_by_side(
     [
         (["pictures"], 2, "no model is given"),
         (["model", "broken.png"], 3, "cannot be read"),
-        (["model", "bad"], 3, "no picture of the folder can be read"),
+        (["model", "bad"], 3, "no image of the folder can be read"),
         (["model"], 2, "no input file is given"),
         (["nothing", "pictures"], 2, "no model at"),
     ],
@@ -68,7 +68,7 @@ def test_wrong_words_get_three_lines(
     shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
     (tmp_path / "bad").mkdir()
     for path in (tmp_path / "broken.png", tmp_path / "bad" / "broken.png"):
-        path.write_text("no picture")
+        path.write_text("no image")
     assert main(["generate", *words, *SMALL]) == code
     said = capsys.readouterr().err
     assert told in said and "to do:" in said

@@ -1,4 +1,4 @@
-"""`rlhf import` and `rlhf export` from the command line: figures, tables and exit codes."""
+"""`rlhf import` and `rlhf export` from the command line: metrics, tables and exit codes."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ ROW = {"image": "a.png", "question": "What?", "chosen": "A cat.", "rejected": "A
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (8, 8), "red").save(tmp_path / "photos" / "a.png")
     monkeypatch.chdir(tmp_path)
@@ -26,34 +26,34 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 IMPORT = ["import", "rlaif_v", "set.json", "output=out", "data.root=photos"]
 
 
-def figures(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def metrics(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return dict(json.loads(capsys.readouterr().out))
 
 
-def test_there_and_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_there_and_back(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*IMPORT, "--json"]) == 0
-    found = figures(capsys)
-    assert (found["records"], found["pictures"], found["tie"]) == (3, 1, 0)
+    found = metrics(capsys)
+    assert (found["records"], found["images"], found["tie"]) == (3, 1, 0)
     assert found["response_a"] + found["response_b"] == 3
     assert found["skipped"] == {"blank text": 1}
     assert main(["validate", "out/preferences.jsonl", "--json"]) == 0
     capsys.readouterr()
     assert main(["export", "trl", "out/preferences.jsonl", "output=t.parquet", "--json"]) == 0
-    assert figures(capsys) == {"written": 3, "skipped": {}, "output": "t.parquet"}
+    assert metrics(capsys) == {"written": 3, "skipped": {}, "output": "t.parquet"}
     words = ["export", "label_studio", "out/preferences.jsonl", "output=out/tasks.json"]
     assert main(words) == 0
     assert main(["import", "label_studio", "out/tasks.json", "output=back"]) == 0
     assert Path("back/preferences.jsonl").read_text() == Path("out/preferences.jsonl").read_text()
 
 
-def test_what_is_left_out_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_left_out_is_printed(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(IMPORT) == 0
     out = capsys.readouterr().out
     assert "left out: blank text" in out
     assert "set.json:4:first answer: blank text" in out
 
 
-def test_the_seed_turns_sides(folder: Path) -> None:
+def test_the_seed_turns_sides(directory: Path) -> None:
     texts = set()
     for seed in range(3):
         assert main([*IMPORT, f"seed={seed}", f"output=out{seed}"]) == 0
@@ -61,20 +61,20 @@ def test_the_seed_turns_sides(folder: Path) -> None:
     assert len(texts) > 1
 
 
-def test_candidates_are_exported_for_labelling(folder: Path) -> None:
+def test_candidates_are_exported_for_labelling(directory: Path) -> None:
     record = {"image_path": "a.png", "instruction": "What?", "responses": ["x", "y", "z"]}
-    (folder / "photos" / "c.jsonl").write_text(json.dumps(record) + "\n")
+    (directory / "photos" / "c.jsonl").write_text(json.dumps(record) + "\n")
     assert main(["export", "label_studio", "photos/c.jsonl", "output=tasks.json"]) == 0
     assert len(json.loads(Path("tasks.json").read_text())) == 3
 
 
-def test_label_coding(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_label_coding(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"image": "a.png", "prompt": "q", "response_a": "x", "response_b": "y", "preference": 1}
     Path("t.json").write_text(json.dumps([row]))
     words = ["import", "table", "t.json", "data.root=photos", "output=out"]
     assert main(words) == 2
     assert "t.json:1:preference" in capsys.readouterr().err
-    assert main([*words, "data.label_coding=0/1"]) == 0
+    assert main([*words, "data.label_encoding=0/1"]) == 0
     assert json.loads(Path("out/preferences.jsonl").read_text())["preference"] == "response_b"
 
 
@@ -95,7 +95,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_wrong_calls_get_three_lines(
-    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+    directory: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     words, code, mentioned = REFUSED[name]
     assert main(words) == code

@@ -1,4 +1,4 @@
-"""`rlhf export RUN merge=true`: a plain LLaVA for stock classes without rlhf."""
+"""`rlhf export RUN export.merge=true`: a plain LLaVA for stock classes without rlhf."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ assert not any(name.split(".")[0] == "rlhf" for name in sys.modules)
 
 @pytest.fixture
 def run(tiny: Path, tmp_path: Path) -> tuple[Path, Llava]:
-    """A run folder with an adapter, and the model that carries it."""
+    """A run directory with an adapter, and the model that carries it."""
     llava = tiny_models.load(tiny)
     llava.adapters.add(POLICY, rank=4, alpha=8)
     with torch.no_grad():
@@ -40,16 +40,16 @@ def run(tiny: Path, tmp_path: Path) -> tuple[Path, Llava]:
 
 
 def exported(run: Path, capsys: pytest.CaptureFixture[str], *words: str) -> Path:
-    assert main(["export", str(run), "merge=true", "--json", *words]) == 0
+    assert main(["export", str(run), "export.merge=true", "--json", *words]) == 0
     return Path(json.loads(capsys.readouterr().out)["output"])
 
 
-def test_a_merged_run_answers_alike_in_stock_classes(
+def test_a_merged_run_responses_alike_in_stock_classes(
     run: tuple[Path, Llava], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, llava = run
-    merged = exported(folder, capsys)
-    assert merged == folder / "merged"
+    directory, llava = run
+    merged = exported(directory, capsys)
+    assert merged == directory / "merged"
     subprocess.run([sys.executable, "-c", STOCK, str(merged), str(tmp_path / "out.pt")], check=True)
     found = torch.load(tmp_path / "out.pt", weights_only=True)  # noqa: TID251
     ids = torch.arange(5, 25).unsqueeze(0)
@@ -77,17 +77,17 @@ def test_it_is_stored_as_the_trunk_is_or_as_asked(
     asked: tuple[str, ...],
     found: torch.dtype,
 ) -> None:
-    folder, llava = run
+    directory, llava = run
     trunk = LlavaForConditionalGeneration.from_pretrained(llava.base, dtype=getattr(torch, stored))
     trunk.save_pretrained(tmp_path / "trunk")
     llava.processor.save_pretrained(tmp_path / "trunk")
-    llava.adapters.save(POLICY, folder / "adapter", str(tmp_path / "trunk"))
-    merged = exported(folder, capsys, f"output={tmp_path / 'there'}", *asked)
+    llava.adapters.save(POLICY, directory / "adapter", str(tmp_path / "trunk"))
+    merged = exported(directory, capsys, f"output={tmp_path / 'there'}", *asked)
     with safe_open(merged / "model.safetensors", "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {found}  # noqa: SIM118
 
 
 def test_what_has_no_adapter_is_not_merged(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(tiny / "model"), "merge=true"]) == 2
+    assert main(["export", str(tiny / "model"), "export.merge=true"]) == 2
     assert "no adapter to merge" in capsys.readouterr().err
-    assert main(["export", "merge=true"]) == 2
+    assert main(["export", "export.merge=true"]) == 2

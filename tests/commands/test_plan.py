@@ -1,4 +1,4 @@
-"""`rlhf plan`: figures and verdicts from options alone, without weights or network."""
+"""`rlhf plan`: metrics and verdicts from options alone, without weights or network."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig
 
 from rlhf.commands.job import Job
-from rlhf.commands.plan import plan, setup_of
+from rlhf.commands.plan import plan, workload_of
 from rlhf.config.schema import (
     Config,
     ModelConfig,
@@ -23,8 +23,8 @@ from rlhf.config.schema import (
 from rlhf.errors import UsageError
 from rlhf.models.packed.forward import Llava
 from rlhf.models.policy import POLICY
-from rlhf.planning.gpus import CARDS
-from rlhf.planning.model_shape import read_shape
+from rlhf.planning.gpus import GPUS
+from rlhf.planning.model_shape import read_dims
 
 SEVEN = "llava-hf/llava-1.5-7b-hf"
 
@@ -55,29 +55,29 @@ def planned(config: Config) -> dict[str, Any]:
 def test_the_7b_is_planned_for_every_card(capsys: pytest.CaptureFixture[str]) -> None:
     model = ModelConfig(path=SEVEN, lora_rank=64, quantization="nf4")
     sampling = SamplingConfig(max_new_tokens=128, batch_size=16)
-    figures = planned(Config(model=model, sampling=sampling, ppo=PPOConfig(microbatch_tokens=1024)))
-    json.dumps(figures)
-    assert [*figures["cards"]] == [*figures["seconds"]] == [*CARDS]
-    assert figures["cards"]["T4"]["fits"]
-    assert figures["resident"]["adapter: policy"] == 4 * 159_907_840
-    assert figures["phases"]["rollout"]["KV cache"] == 16 * 768 * 2**19
-    assert max(figures["peaks"].values()) == figures["peak_gib"] * 2**30
+    metrics = planned(Config(model=model, sampling=sampling, ppo=PPOConfig(microbatch_tokens=1024)))
+    json.dumps(metrics)
+    assert [*metrics["cards"]] == [*metrics["seconds"]] == [*GPUS]
+    assert metrics["cards"]["T4"]["fits"]
+    assert metrics["resident"]["adapter: policy"] == 4 * 159_907_840
+    assert metrics["phases"]["rollout"]["KV cache"] == 16 * 768 * 2**19
+    assert max(metrics["peaks"].values()) == metrics["peak_gib"] * 2**30
     shown = capsys.readouterr().out
     assert "T4: fits" in shown and "adapter: policy" in shown and "ideal seconds" in shown
 
 
 def test_the_verdict_names_the_options_to_change(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = of(SEVEN, sampling=SamplingConfig(max_new_tokens=128))
-    verdict = figures["cards"]["RTX 3090"]
+    metrics = of(SEVEN, sampling=SamplingConfig(max_new_tokens=128))
+    verdict = metrics["cards"]["RTX 3090"]
     assert not verdict["fits"]
     options = " ".join(f"{name}={value}" for name, value in verdict["change"].items()).lower()
     assert options and f"fits with {options}" in capsys.readouterr().out
 
 
 def test_what_cannot_fit_says_what_it_needs() -> None:
-    figures = planned(Config(model=ModelConfig(path=SEVEN, train="full")))
-    assert "does not fit" in figures["cards"]["T4"]["says"]
-    assert figures["resident"]["second trunk: reference"] > 26 * 2**30
+    metrics = planned(Config(model=ModelConfig(path=SEVEN, train="full")))
+    assert "does not fit" in metrics["cards"]["T4"]["says"]
+    assert metrics["resident"]["second trunk: reference"] > 26 * 2**30
 
 
 def test_a_directory_and_an_adapter_on_it_are_planned(tiny: Path, tmp_path: Path) -> None:
@@ -105,23 +105,23 @@ def test_one_card_is_asked_for_and_checkpointing_chosen(capsys: pytest.CaptureFi
 
 
 def test_options_reach_the_setup() -> None:
-    shape, config = read_shape(SEVEN), Config(sampling=SamplingConfig(max_new_tokens=9))
-    setup = setup_of(config, shape, starts_from_adapter=True)
+    shape, config = read_dims(SEVEN), Config(sampling=SamplingConfig(max_new_tokens=9))
+    setup = workload_of(config, shape, starts_from_adapter=True)
     assert (setup.prompt_tokens, setup.max_new_tokens, setup.dtype) == (640, 9, "bfloat16")
     assert setup.starts_from_adapter and setup.reward == "adapter"
-    full = setup_of(
+    full = workload_of(
         replace(config, model=ModelConfig(train="full")), shape, starts_from_adapter=False
     )
     assert (full.dtype, full.reward) == ("float32", "trunk")
     short = replace(config, plan=PlanConfig(prompt_tokens=10))
-    assert setup_of(short, shape, starts_from_adapter=False).prompt_tokens == 586
+    assert workload_of(short, shape, starts_from_adapter=False).prompt_tokens == 586
     chosen = Config(
         model=ModelConfig(gradient_checkpointing=True, lora_rank=5, quantization="int8"),
         ppo=PPOConfig(critic="adapter", optimizer="adamw_8bit", ppo_epochs=7),
         sampling=SamplingConfig(batch_size=3),
         reward=RewardConfig(kind="caption_text"),
     )
-    setup = setup_of(chosen, shape, starts_from_adapter=False)
+    setup = workload_of(chosen, shape, starts_from_adapter=False)
     assert (setup.critic, setup.optimizer, setup.ppo_epochs) == ("adapter", "adamw_8bit", 7)
     assert (setup.gradient_checkpointing, setup.lora_rank) == (True, 5)
     assert (setup.quantization, setup.sampling_batch_size) == ("int8", 3)

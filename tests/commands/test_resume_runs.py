@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from rlhf.cli.main import main
 from rlhf.data.records import DemonstrationRecord, PromptRecord, write_records
 from rlhf.errors import DivergedError
-from rlhf.storage.run_folder import unfinished_run
-from rlhf.training.checkpoint_manager import Keeper
+from rlhf.storage.run_directory import unfinished_run
+from rlhf.training.checkpoint_manager import CheckpointManager
 from tests.commands.test_reward import pairs
 from tests.ppo.test_trainer import PPO, trainer
 from tests.support.tiny_models import timeless_curves
@@ -25,17 +25,17 @@ WORDS = {
         "data.preferences=pairs.jsonl",
         "reward.epochs=3",
         "reward.batch_size=8",
-        "reward.patience=3",
+        "reward.early_stopping_patience=3",
         "reward.evaluate_every=2",
     ],
-    "folds": ["data.preferences=pairs.jsonl", "reward.folds=2", "reward.batch_size=8"],
+    "folds": ["data.preferences=pairs.jsonl", "reward.cv_folds=2", "reward.batch_size=8"],
     "ppo": [
         "data.prompts=asked.jsonl",
         "--scorer=judge.py:score",
         "ppo.iterations=6",
         "ppo.rollout_batch_size=4",
         "ppo.minibatch_size=4",
-        "ppo.value_warmup_iterations=1",
+        "ppo.critic_warmup_iterations=1",
     ],
 }
 
@@ -58,15 +58,15 @@ def data(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def stops(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """A signal arrives at one step of one loop, both counted from the start of the process."""
     order: dict[str, Any] = {"at": None, "seen": 0}
-    after = Keeper.after
+    after = CheckpointManager.maybe_save
 
-    def counted(self: Keeper, done: int, *, last: bool, good: bool = False) -> None:
+    def counted(self: CheckpointManager, done: int, *, last: bool, good: bool = False) -> None:
         order["seen"] += 1
         if order["seen"] == order["at"]:
             self._asked.signal = "SIGTERM"
         after(self, done, last=last, good=good)
 
-    monkeypatch.setattr(Keeper, "after", counted)
+    monkeypatch.setattr(CheckpointManager, "maybe_save", counted)
     yield order
 
 
@@ -76,19 +76,19 @@ def run(tiny: Path, kind: str, name: str, *more: str) -> int:
     return main([command, *given, *WORDS[kind], *more])
 
 
-def folder_of(data: Path, name: str) -> Path:
+def directory_of(data: Path, name: str) -> Path:
     (found,) = (data / "runs" / name).iterdir()
     return found
 
 
-def curves(folder: Path) -> dict[str, list[dict[str, str]]]:
-    files = sorted(folder.rglob("metrics.jsonl"))
-    return {str(path.relative_to(folder)): timeless_curves(path) for path in files}
+def curves(directory: Path) -> dict[str, list[dict[str, str]]]:
+    files = sorted(directory.rglob("metrics.jsonl"))
+    return {str(path.relative_to(directory)): timeless_curves(path) for path in files}
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    files = [x for x in sorted(folder.rglob("*.safetensors")) if "checkpoints" not in x.parts]
-    return {f"{x.relative_to(folder)}:{k}": w for x in files for k, w in load_file(x).items()}
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    files = [x for x in sorted(directory.rglob("*.safetensors")) if "checkpoints" not in x.parts]
+    return {f"{x.relative_to(directory)}:{k}": w for x in files for k, w in load_file(x).items()}
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_a_stopped_run_goes_on_with_the_same_command_line(
     assert run(tiny, kind, "whole") == 0
     stops.update(at=at, seen=0)
     assert run(tiny, kind, "cut", "resume=auto") == 143
-    assert not (folder_of(data, "cut") / "summary.json").exists()
+    assert not (directory_of(data, "cut") / "summary.json").exists()
     assert run(tiny, kind, "cut", "resume=auto") == 0
     assert unfinished_run(data / "runs" / "cut", "reward" if kind == "folds" else kind) is None
-    whole, cut = folder_of(data, "whole"), folder_of(data, "cut")
+    whole, cut = directory_of(data, "whole"), directory_of(data, "cut")
     assert curves(cut) == curves(whole) and curves(whole)
     one, two = weights(whole), weights(cut)
     assert one.keys() == two.keys() and one
@@ -116,15 +116,15 @@ def test_a_refused_resume_changes_nothing(
 ) -> None:
     stops["at"] = 4
     assert run(tiny, "ppo", "cut", "ppo.save_every=2") == 143
-    folder = folder_of(data, "cut")
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    for place in (folder, folder / "checkpoints" / "step-000002"):
+    directory = directory_of(data, "cut")
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    for place in (directory, directory / "checkpoints" / "step-000002"):
         assert main(["ppo", f"resume={place}", "seed=5", "--scorer=judge.py:score"]) == 2
         assert "seed: 0 then, 5 now" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    again = folder / "checkpoints" / "step-000002"
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+    again = directory / "checkpoints" / "step-000002"
     assert main(["ppo", f"resume={again}", "ppo.save_every=5", "--scorer=judge.py:score"]) == 0
-    assert "save_every: 5" in (folder / "config.yaml").read_text()
+    assert "save_every: 5" in (directory / "config.yaml").read_text()
 
 
 def test_a_warning_can_end_the_run_and_names_where_to_go_back_to(
@@ -135,9 +135,9 @@ def test_a_warning_can_end_the_run_and_names_where_to_go_back_to(
     step = one.step
 
     def collapses(iteration: int) -> dict[str, float]:
-        figures = step(iteration)
-        figures.pop("vision/grounding_gap", None)  # of this model it warns as well
-        return figures | ({"objective/kl": 99.0} if iteration >= 3 else {})
+        metrics = step(iteration)
+        metrics.pop("vision/grounding_gap", None)  # of this model it warns as well
+        return metrics | ({"objective/kl": 99.0} if iteration >= 3 else {})
 
     one.step = collapses  # type: ignore[method-assign]
     with pytest.raises(DivergedError, match="KL explosion at step 6") as error:

@@ -15,17 +15,17 @@ QUICK = ("reward.train=head", "reward.epochs=6", "reward.lr=0.05", "reward.batch
 
 
 def pairs(count: int, *, ties: int = 0) -> list[PreferenceRecord]:
-    """Pairs of eight pictures: the short answer is preferred; the last ones are ties."""
+    """Pairs of eight images: the short answer is preferred; the last ones are ties."""
     records = []
     for n in range(count):
         sides = ("blue", "I do not know what it is.")
         a, b = sides if n % 2 else sides[::-1]
         label = "tie" if n >= count - ties else "response_a" if n % 2 else "response_b"
         meta = {"pair": "style" if n % 3 else "right-wrong"}
-        picture = f"pictures/{n % 8:05d}.png"
+        image = f"pictures/{n % 8:05d}.png"
         records.append(
             PreferenceRecord(
-                picture, "What is it?", response_a=a, response_b=b, preference=label, meta=meta
+                image, "What is it?", response_a=a, response_b=b, preference=label, meta=meta
             )
         )
     return records
@@ -33,7 +33,7 @@ def pairs(count: int, *, ties: int = 0) -> list[PreferenceRecord]:
 
 @pytest.fixture
 def data(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run in, with pairs.jsonl about the tiny model's pictures."""
+    """A directory to run in, with pairs.jsonl about the tiny model's images."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").symlink_to(tiny / "pictures")
     write_records(tmp_path / "pairs.jsonl", pairs(24, ties=4))
@@ -41,7 +41,7 @@ def data(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
-    """One command in this process: its figures, or what it says on standard error."""
+    """One command in this process: its metrics, or what it says on standard error."""
     found = main([*words, "--json"])
     out = capsys.readouterr()
     assert found == code, out.err
@@ -62,23 +62,23 @@ def trained(capsys: pytest.CaptureFixture[str], tiny: Path, *words: str) -> dict
     )
 
 
-def run_folder(figures: dict[str, Any]) -> Path:
-    return Path(figures["report"]).parent
+def run_directory(metrics: dict[str, Any]) -> Path:
+    return Path(metrics["report"]).parent
 
 
-def test_reward_leaves_figures_curves_and_a_report(
+def test_reward_leaves_metrics_curves_and_a_report(
     tiny: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = trained(capsys, tiny, "data.validation_fraction=0.25")
-    assert figures["reward_model_accuracy"] == 1.0
-    assert (figures["pairs"], figures["held_out_pairs"]) == (18, 6)
-    assert figures["accuracy_style"] == 1.0 and figures["training_accuracy"] == 1.0
-    assert figures["blindness"] == "cannot tell: too few pairs"
-    folder = run_folder(figures)
-    told = json.loads((folder / "figures.json").read_text())
-    assert told["figures"]["pairs"] == 6 and told["blindness"]["pictures"] == 2
-    assert "Calibration" in (folder / "report.html").read_text()
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    metrics = trained(capsys, tiny, "data.validation_fraction=0.25")
+    assert metrics["reward_model_accuracy"] == 1.0
+    assert (metrics["pairs"], metrics["held_out_pairs"]) == (18, 6)
+    assert metrics["accuracy_style"] == 1.0 and metrics["training_accuracy"] == 1.0
+    assert metrics["blindness"] == "cannot tell: too few pairs"
+    directory = run_directory(metrics)
+    told = json.loads((directory / "metrics.json").read_text())
+    assert told["metrics"]["pairs"] == 6 and told["blindness"]["images"] == 2
+    assert "Calibration" in (directory / "report.html").read_text()
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
     names = {name for line in lines for name in json.loads(line)}
     wanted = "loss calibration_error length_correlation blindness_gap validation_loss"
     assert {f"reward/{name}" for name in wanted.split()} <= names
@@ -87,21 +87,21 @@ def test_reward_leaves_figures_curves_and_a_report(
 def test_score_reproduces_the_training_accuracy(
     tiny: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = trained(capsys, tiny, "data.validation_fraction=0.25", "reward.train=lora")
-    folder, root = run_folder(figures), f"data.root={tiny}"
-    found = run(capsys, "score", str(folder), "pairs.jsonl", root, "output=scores.jsonl")
-    assert found["training_accuracy"] == figures["training_accuracy"]
-    assert found["held_out_accuracy"] == figures["reward_model_accuracy"]
+    metrics = trained(capsys, tiny, "data.validation_fraction=0.25", "reward.train=lora")
+    directory, root = run_directory(metrics), f"data.root={tiny}"
+    found = run(capsys, "score", str(directory), "pairs.jsonl", root, "output=scores.jsonl")
+    assert found["training_accuracy"] == metrics["training_accuracy"]
+    assert found["held_out_accuracy"] == metrics["reward_model_accuracy"]
     rows = [json.loads(line) for line in (data / "scores.jsonl").read_text().splitlines()]
     assert [row["response_a"] for row in rows] == [r.response_a for r in pairs(24)]
     for row in rows:
         a, b = row["scores"]
         short_is_a = row["response_a"] == "blue"
         assert (a > b) == short_is_a
-    card = json.loads((folder / "reward" / "reward.json").read_text())
+    card = json.loads((directory / "reward" / "reward.json").read_text())
     card["training"]["accuracy"] = 0.5
-    (folder / "reward" / "reward.json").write_text(json.dumps(card))
-    said = run(capsys, "score", str(folder), "pairs.jsonl", root, code=2)
+    (directory / "reward" / "reward.json").write_text(json.dumps(card))
+    said = run(capsys, "score", str(directory), "pairs.jsonl", root, code=2)
     assert "does not score its training pairs as it did" in said
 
 
@@ -109,10 +109,10 @@ def test_score_reproduces_the_training_accuracy(
 def test_a_card_that_does_not_tell_of_its_training_still_scores(
     tiny: Path, data: Path, capsys: pytest.CaptureFixture[str], damage: object
 ) -> None:
-    folder = run_folder(trained(capsys, tiny, "reward.epochs=1"))
-    card = json.loads((folder / "reward" / "reward.json").read_text())
-    (folder / "reward" / "reward.json").write_text(json.dumps(card | {"training": damage}))
-    found = run(capsys, "score", str(folder), "pairs.jsonl", f"data.root={tiny}")
+    directory = run_directory(trained(capsys, tiny, "reward.epochs=1"))
+    card = json.loads((directory / "reward" / "reward.json").read_text())
+    (directory / "reward" / "reward.json").write_text(json.dumps(card | {"training": damage}))
+    found = run(capsys, "score", str(directory), "pairs.jsonl", f"data.root={tiny}")
     assert found["records"] == 24 and 0 <= found["accuracy"] <= 1
     assert "training_accuracy" not in found
 
@@ -120,26 +120,26 @@ def test_a_card_that_does_not_tell_of_its_training_still_scores(
 def test_a_damaged_head_is_not_scored_with(
     tiny: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = run_folder(trained(capsys, tiny))
-    head = folder / "reward" / "head.safetensors"
+    directory = run_directory(trained(capsys, tiny))
+    head = directory / "reward" / "head.safetensors"
     save_file({name: value * 1.001 for name, value in load_file(head).items()}, head)
-    said = run(capsys, "score", str(folder), "pairs.jsonl", f"data.root={tiny}", code=2)
+    said = run(capsys, "score", str(directory), "pairs.jsonl", f"data.root={tiny}", code=2)
     assert "would not read what it was trained to read" in said
 
 
 def test_folds_judge_every_pair_by_a_model_that_did_not_see_it(
     tiny: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = trained(capsys, tiny, "reward.folds=4", "reward.patience=2")
-    assert figures["pairs"] == 24 and figures["held_out_pairs"] == 0
-    assert 0 <= figures["fold_accuracy_std"] <= 1
-    told = json.loads((run_folder(figures) / "figures.json").read_text())
+    metrics = trained(capsys, tiny, "reward.cv_folds=4", "reward.early_stopping_patience=2")
+    assert metrics["pairs"] == 24 and metrics["held_out_pairs"] == 0
+    assert 0 <= metrics["fold_accuracy_std"] <= 1
+    told = json.loads((run_directory(metrics) / "metrics.json").read_text())
     assert sorted(told["folds"]) == ["1", "2", "3", "4"]
     assert sum(fold["pairs"] for fold in told["folds"].values()) == 24
-    assert told["figures"]["pairs"] == 24 and told["blindness"]["pictures"] == 8
-    assert "Accuracy by fold" in (run_folder(figures) / "report.html").read_text()
-    again = run(capsys, "score", str(run_folder(figures)), "pairs.jsonl", f"data.root={tiny}")
-    assert again["training_accuracy"] == figures["training_accuracy"]
+    assert told["metrics"]["pairs"] == 24 and told["blindness"]["images"] == 8
+    assert "Accuracy by fold" in (run_directory(metrics) / "report.html").read_text()
+    again = run(capsys, "score", str(run_directory(metrics)), "pairs.jsonl", f"data.root={tiny}")
+    assert again["training_accuracy"] == metrics["training_accuracy"]
 
 
 def test_score_by_ones_own_function(
@@ -183,12 +183,12 @@ def test_a_captions_file_stands_in_for_the_describing(
     ]
     (data / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     words = ("reward=caption_text", f"reward.text_model={tmp_path / 'text'}", "reward.train=head")
-    figures = trained(capsys, tiny, *words, "reward.captions=captions.jsonl")
-    folder = run_folder(figures)
-    kept = (folder / "reward" / "captions.jsonl").read_text()
+    metrics = trained(capsys, tiny, *words, "reward.captions=captions.jsonl")
+    directory = run_directory(metrics)
+    kept = (directory / "reward" / "captions.jsonl").read_text()
     assert kept.count("number") == 8
-    again = run(capsys, "score", str(folder), "pairs.jsonl", f"data.root={tiny}")
-    assert again["training_accuracy"] == figures["training_accuracy"]
+    again = run(capsys, "score", str(directory), "pairs.jsonl", f"data.root={tiny}")
+    assert again["training_accuracy"] == metrics["training_accuracy"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -202,25 +202,25 @@ def test_a_trunk_trained_in_full_scores_as_in_training(
     ]
     write_records(data / "pairs.jsonl", padded)
     words = ("reward.train=full", "reward.lr=1e-3", "reward.epochs=2", f"dtype={dtype}")
-    figures = trained(capsys, tiny, *words)
-    folder = run_folder(figures)
-    found = run(capsys, "score", str(folder), "pairs.jsonl", f"data.root={tiny}")
-    assert found["training_accuracy"] == figures["training_accuracy"]
+    metrics = trained(capsys, tiny, *words)
+    directory = run_directory(metrics)
+    found = run(capsys, "score", str(directory), "pairs.jsonl", f"data.root={tiny}")
+    assert found["training_accuracy"] == metrics["training_accuracy"]
     if dtype == "float32":
         assert found["mean_score"] == pytest.approx(0, abs=0.5)
 
 
-def test_fewer_pictures_than_folds_are_a_fold_each(
+def test_fewer_images_than_folds_are_a_fold_each(
     data: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_records(data / "pairs.jsonl", [x for x in pairs(24) if int(x.image_path[-5]) < 3])
     words = [f"model.path={tiny / 'model'}", "data.preferences=pairs.jsonl", f"data.root={tiny}"]
-    assert main(["reward", *words, *QUICK, "reward.folds=5", "output_dir=three"]) == 0
-    assert "reward.folds=5: there are 3 pictures, each is a fold" in capsys.readouterr().out
+    assert main(["reward", *words, *QUICK, "reward.cv_folds=5", "output_dir=three"]) == 0
+    assert "reward.cv_folds=5: there are 3 images, each is a fold" in capsys.readouterr().out
     assert sorted(path.name for path in data.glob("three/*/*/fold-*")) == [
         "fold-1",
         "fold-2",
         "fold-3",
     ]
     write_records(data / "pairs.jsonl", [x for x in pairs(24) if x.image_path[-5] == "1"])
-    assert main(["reward", *words, *QUICK, "reward.folds=5", "output_dir=one"]) == 3
+    assert main(["reward", *words, *QUICK, "reward.cv_folds=5", "output_dir=one"]) == 3

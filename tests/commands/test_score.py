@@ -17,12 +17,12 @@ def number(images, instructions, responses):
 def length(images, instructions, responses):
     return [float(len(text)) for text in instructions]
 """
-OWN = ("--scorer=mine.py:number", "reward.on_failure=drop")
+OWN = ("--scorer=mine.py:number", "scorer.on_failure=drop")
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run in, with a picture, and a scorer that reads the answer as a number."""
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory to run in, with an image, and a scorer that reads the answer as a number."""
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "mine.py").write_text(SCORER)
     monkeypatch.chdir(tmp_path)
@@ -39,7 +39,7 @@ def pair(a: str, b: str, preference: str) -> dict[str, object]:
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
-    """The figures of one command that succeeds."""
+    """The metrics of one command that succeeds."""
     assert main([*words, "--json"]) == 0, capsys.readouterr().err
     return json.loads(capsys.readouterr().out)
 
@@ -48,8 +48,8 @@ def scores_of(path: Path) -> list[list[float | None]]:
     return [json.loads(line)["scores"] for line in path.read_text().splitlines()]
 
 
-def test_pairs_with_a_missing_score_are_in_no_figure(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+def test_pairs_with_a_missing_score_are_in_no_metric(
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
         pair("none", "9", "response_a"),
@@ -61,33 +61,33 @@ def test_pairs_with_a_missing_score_are_in_no_figure(
         pair("7", "8", "response_b"),
         pair("0", "0", "tie"),
     ]
-    write(folder / "pairs.jsonl", rows)
+    write(directory / "pairs.jsonl", rows)
     found = run(capsys, "score", "pairs.jsonl", *OWN, "output=scores.jsonl")
     assert found["accuracy"] == 0.75  # 2 > 1, 6 > 1 and 8 > 7 are right, 5 > 4 is wrong
     assert (found["records"], found["unscored"], found["unscored_pairs"]) == (8, 4, 3)
     assert found["mean_score"] == 46 / 12
     wanted = [[None, 9], [2, 1], [5, 4], [3, None], [1, 6], [None, None], [7, 8], [0, 0]]
-    assert scores_of(folder / "scores.jsonl") == wanted
+    assert scores_of(directory / "scores.jsonl") == wanted
 
 
-def test_without_a_whole_pair_there_are_no_figures(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+def test_without_a_whole_pair_there_are_no_metrics(
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(folder / "pairs.jsonl", [pair("none", "9", "response_a"), pair("3", "none", "tie")])
+    write(directory / "pairs.jsonl", [pair("none", "9", "response_a"), pair("3", "none", "tie")])
     found = run(capsys, "score", "pairs.jsonl", *OWN, "output=scores.jsonl")
     assert found == {"records": 2, "mean_score": 6.0, "unscored": 2, "unscored_pairs": 2}
-    assert scores_of(folder / "scores.jsonl") == [[None, 9.0], [3.0, None]]
+    assert scores_of(directory / "scores.jsonl") == [[None, 9.0], [3.0, None]]
 
 
-def test_ties_alone_have_no_accuracy(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(folder / "pairs.jsonl", [pair("1", "2", "tie")])
+def test_ties_alone_have_no_accuracy(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(directory / "pairs.jsonl", [pair("1", "2", "tie")])
     assert run(capsys, "score", "pairs.jsonl", *OWN)["accuracy"] is None
 
 
-def test_answers_are_shown_unless_they_are_written(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+def test_responses_are_shown_unless_they_are_written(
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(folder / "c.jsonl", [{"responses": ["11.5", "none", "12"]}] * 10)
+    write(directory / "c.jsonl", [{"responses": ["11.5", "none", "12"]}] * 10)
     assert main(["score", "c.jsonl", *OWN]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "a.png" in line]
@@ -96,7 +96,7 @@ def test_answers_are_shown_unless_they_are_written(
     assert any("10 more" in line for line in lines)
     assert main(["score", "c.jsonl", *OWN, "output=scores.jsonl"]) == 0
     assert "a.png" not in capsys.readouterr().out
-    assert scores_of(folder / "scores.jsonl") == [[11.5, None, 12.0]] * 10
+    assert scores_of(directory / "scores.jsonl") == [[11.5, None, 12.0]] * 10
 
 
 SHOWN = (("11.5", "none", "12"), ("11.5", "–", "12"))
@@ -104,10 +104,10 @@ SHOWN = (("11.5", "none", "12"), ("11.5", "–", "12"))
 
 @pytest.mark.parametrize("kind", ["pairs", "candidates"])
 def test_a_limit_of_tokens_does_not_hold_where_no_model_reads(
-    folder: Path, capsys: pytest.CaptureFixture[str], kind: str
+    directory: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    answers = pair("1", "2", "tie") if kind == "pairs" else {"responses": ["1", "2"]}
-    write(folder / "long.jsonl", [answers | {"instruction": "x" * 5000}])
+    responses = pair("1", "2", "tie") if kind == "pairs" else {"responses": ["1", "2"]}
+    write(directory / "long.jsonl", [responses | {"instruction": "x" * 5000}])
     words = ("score", "long.jsonl", "--scorer=mine.py:length", "data.max_prompt_tokens=4")
     assert run(capsys, *words)["mean_score"] == 5000.0
 
@@ -126,16 +126,16 @@ REFUSED = {
 @pytest.mark.parametrize("judge", [(), OWN])
 @pytest.mark.parametrize("name", REFUSED)
 def test_files_are_checked_before_anything_loads(
-    folder: Path, capsys: pytest.CaptureFixture[str], name: str, judge: tuple[str, ...]
+    directory: Path, capsys: pytest.CaptureFixture[str], name: str, judge: tuple[str, ...]
 ) -> None:
-    write(folder / "pairs.jsonl", [pair("1", "2", "tie")])
-    (folder / "link.jsonl").symlink_to("pairs.jsonl")
-    (folder / "taken").mkdir()
-    (folder / "mine.py").unlink()
-    before = (folder / "pairs.jsonl").read_bytes()
+    write(directory / "pairs.jsonl", [pair("1", "2", "tie")])
+    (directory / "link.jsonl").symlink_to("pairs.jsonl")
+    (directory / "taken").mkdir()
+    (directory / "mine.py").unlink()
+    before = (directory / "pairs.jsonl").read_bytes()
     file, output, code, said = REFUSED[name]
     run_or_none = () if judge else ("no-run",)
     assert main(["score", *run_or_none, file, output, *judge]) == code
     err = capsys.readouterr().err
     assert said in err and len(err.splitlines()) == 3
-    assert (folder / "pairs.jsonl").read_bytes() == before
+    assert (directory / "pairs.jsonl").read_bytes() == before

@@ -44,10 +44,10 @@ def test_sight_is_taught_without_moving_the_language_model(tmp_path: Path) -> No
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rng = random.Random(0)
     scenes = [sample_scene(rng) for _ in range(128)]
-    pictures, facts = [draw_scene(s) for s in scenes], [s.facts() for s in scenes]
+    images, facts = [draw_scene(s) for s in scenes], [s.facts() for s in scenes]
     steps = list[int]()
     told, written = teach_sight(
-        model, llava.processor, pictures, facts, steps=40, seed=0,
+        model, llava.processor, images, facts, steps=40, seed=0,
         on_step=lambda done, total, loss: steps.append(done),
     )  # fmt: skip
     assert steps == [*range(1, 41)] * 2
@@ -57,20 +57,20 @@ def test_sight_is_taught_without_moving_the_language_model(tmp_path: Path) -> No
         assert moved <= ("vision" in name or "projector" in name), name
 
 
-def stamps_package(folder: Path) -> Path:
+def stamps_package(directory: Path) -> Path:
     """An unpacked package with the stamps that scenes are composed of."""
     for number, (name, path) in enumerate(STAMPS.items()):
-        picture = folder / "usr/share/tuxpaint/stamps" / f"{path}.png"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (20, 20), (number, 0, 0)).save(picture)
-        picture.with_suffix(".txt").write_text(f"A {name}.")
-    (folder / "usr/share/doc/tuxpaint-stamps-default").mkdir(parents=True)
-    (folder / "usr/share/doc/tuxpaint-stamps-default/copyright").write_text("GPL-2")
-    return folder
+        image = directory / "usr/share/tuxpaint/stamps" / f"{path}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(image)
+        image.with_suffix(".txt").write_text(f"A {name}.")
+    (directory / "usr/share/doc/tuxpaint-stamps-default").mkdir(parents=True)
+    (directory / "usr/share/doc/tuxpaint-stamps-default/copyright").write_text("GPL-2")
+    return directory
 
 
 SMALL = ("smol.demonstrations=24", "smol.lessons=8", "smol.lesson_steps=2", "sft.batch_size=8")
-SMALL += ("smol.preference_pictures=2", "smol.evaluation_pictures=2", "dtype=float32")
+SMALL += ("smol.preference_images=2", "smol.evaluation_images=2", "dtype=float32")
 
 
 @pytest.mark.parametrize("stamps", [False, True])

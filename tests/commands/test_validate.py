@@ -17,7 +17,7 @@ def pair(**fields: object) -> bytes:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     monkeypatch.chdir(tmp_path)
@@ -40,14 +40,16 @@ MIXED = (
 
 
 def test_fix_keeps_the_bytes_of_usable_lines_and_explains_the_rest(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "pairs.jsonl").write_bytes(b"".join(MIXED))
-    assert main(["validate", "pairs.jsonl", "fix=usable.jsonl"]) == 3
-    usable = folder / "usable.jsonl"
+    (directory / "pairs.jsonl").write_bytes(b"".join(MIXED))
+    assert main(["validate", "pairs.jsonl", "validate.fix_output=usable.jsonl"]) == 3
+    usable = directory / "usable.jsonl"
     assert usable.read_bytes() == MIXED[0][3:] + MIXED[2] + MIXED[-1] + b"\n"
     assert [record.id for record in read_records(usable, PreferenceRecord)] == ["1", "", "2"]
-    rest = [json.loads(row) for row in (folder / "usable.rejected.jsonl").read_bytes().splitlines()]
+    rest = [
+        json.loads(row) for row in (directory / "usable.rejected.jsonl").read_bytes().splitlines()
+    ]
     places = [(2, ""), (5, "preference"), (6, "image_path"), (7, "image_path"), (8, "preference")]
     assert [(row["line"], row["field"]) for row in rest] == [*places, (9, "")]
     assert all(row["file"] == "pairs.jsonl" and row["message"] for row in rest)
@@ -58,76 +60,94 @@ def test_fix_keeps_the_bytes_of_usable_lines_and_explains_the_rest(
     assert main(["validate", "usable.jsonl"]) == 0
 
 
-def test_fix_of_a_good_file_leaves_no_rest(folder: Path) -> None:
-    (folder / "usable.rejected.jsonl").write_text("of an earlier call")
-    (folder / "pairs.jsonl").write_bytes(pair())
-    (folder / "more.jsonl").write_bytes(pair(response_a="z"))
-    assert main(["validate", "pairs.jsonl", "more.jsonl", "fix=usable.jsonl"]) == 0
-    assert (folder / "usable.jsonl").read_bytes() == pair() + pair(response_a="z")
-    assert (folder / "usable.rejected.jsonl").read_bytes() == b""
+def test_fix_of_a_good_file_leaves_no_rest(directory: Path) -> None:
+    (directory / "usable.rejected.jsonl").write_text("of an earlier call")
+    (directory / "pairs.jsonl").write_bytes(pair())
+    (directory / "more.jsonl").write_bytes(pair(response_a="z"))
+    assert main(["validate", "pairs.jsonl", "more.jsonl", "validate.fix_output=usable.jsonl"]) == 0
+    assert (directory / "usable.jsonl").read_bytes() == pair() + pair(response_a="z")
+    assert (directory / "usable.rejected.jsonl").read_bytes() == b""
 
 
 FIX_REFUSED = {
-    "the input": (["pairs.jsonl", "fix=pairs.jsonl"], "overwritten"),
-    "the input by another path": (["pairs.jsonl", "fix=sub/../pairs.jsonl"], "overwritten"),
-    "the input by a link": (["pairs.jsonl", "fix=link.jsonl"], "overwritten"),
-    "the input by a second name": (["pairs.jsonl", "fix=hard.jsonl"], "overwritten"),
-    "the second input": (["more.jsonl", "pairs.jsonl", "fix=pairs.jsonl"], "overwritten"),
-    "the rest over an input": (["pairs.rejected.jsonl", "fix=pairs.jsonl"], "overwritten"),
-    "another folder": (["pairs.jsonl", "fix=sub/usable.jsonl"], "data.root"),
-    "several folders": (["pairs.jsonl", "sub/pairs.jsonl", "fix=usable.jsonl"], "data.root"),
-    "several kinds": (["pairs.jsonl", "prompts.jsonl", "fix=usable.jsonl"], "PromptRecord"),
+    "the input": (["pairs.jsonl", "validate.fix_output=pairs.jsonl"], "overwritten"),
+    "the input by another path": (
+        ["pairs.jsonl", "validate.fix_output=sub/../pairs.jsonl"],
+        "overwritten",
+    ),
+    "the input by a link": (["pairs.jsonl", "validate.fix_output=link.jsonl"], "overwritten"),
+    "the input by a second name": (
+        ["pairs.jsonl", "validate.fix_output=hard.jsonl"],
+        "overwritten",
+    ),
+    "the second input": (
+        ["more.jsonl", "pairs.jsonl", "validate.fix_output=pairs.jsonl"],
+        "overwritten",
+    ),
+    "the rest over an input": (
+        ["pairs.rejected.jsonl", "validate.fix_output=pairs.jsonl"],
+        "overwritten",
+    ),
+    "another folder": (["pairs.jsonl", "validate.fix_output=sub/usable.jsonl"], "data.root"),
+    "several folders": (
+        ["pairs.jsonl", "sub/pairs.jsonl", "validate.fix_output=usable.jsonl"],
+        "data.root",
+    ),
+    "several kinds": (
+        ["pairs.jsonl", "prompts.jsonl", "validate.fix_output=usable.jsonl"],
+        "PromptRecord",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", FIX_REFUSED)
 def test_what_fix_would_spoil_is_refused(
-    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+    directory: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    (folder / "sub").mkdir()
+    (directory / "sub").mkdir()
     for file in ("pairs.jsonl", "more.jsonl", "pairs.rejected.jsonl", "sub/pairs.jsonl"):
-        (folder / file).write_bytes(pair())
-    (folder / "prompts.jsonl").write_text('{"image_path": "a.png", "instruction": "What?"}\n')
-    (folder / "link.jsonl").symlink_to("pairs.jsonl")
-    (folder / "hard.jsonl").hardlink_to(folder / "pairs.jsonl")
-    before = {path: path.read_bytes() for path in folder.rglob("*.jsonl")}
+        (directory / file).write_bytes(pair())
+    (directory / "prompts.jsonl").write_text('{"image_path": "a.png", "instruction": "What?"}\n')
+    (directory / "link.jsonl").symlink_to("pairs.jsonl")
+    (directory / "hard.jsonl").hardlink_to(directory / "pairs.jsonl")
+    before = {path: path.read_bytes() for path in directory.rglob("*.jsonl")}
     words, said = FIX_REFUSED[name]
     assert main(["validate", *words]) == 2
     assert said in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in folder.rglob("*.jsonl")} == before
+    assert {path: path.read_bytes() for path in directory.rglob("*.jsonl")} == before
 
 
-def test_with_data_root_the_fixed_file_may_lie_anywhere(folder: Path) -> None:
+def test_with_data_root_the_fixed_file_may_lie_anywhere(directory: Path) -> None:
     for name in ("one", "two", "out"):
-        (folder / name).mkdir()
-    (folder / "one" / "p.jsonl").write_bytes(pair() + b"{\n")
-    (folder / "two" / "p.jsonl").write_bytes(pair(response_a="z"))
+        (directory / name).mkdir()
+    (directory / "one" / "p.jsonl").write_bytes(pair() + b"{\n")
+    (directory / "two" / "p.jsonl").write_bytes(pair(response_a="z"))
     words = [
         "validate",
         "one/p.jsonl",
         "two/p.jsonl",
-        "fix=out/usable.jsonl",
-        f"data.root={folder}",
+        "validate.fix_output=out/usable.jsonl",
+        f"data.root={directory}",
     ]
     assert main(words) == 3
-    assert main(["validate", "out/usable.jsonl", f"data.root={folder}"]) == 0
+    assert main(["validate", "out/usable.jsonl", f"data.root={directory}"]) == 0
     assert main(["validate", "out/usable.jsonl"]) == 3
 
 
 def test_a_fix_that_cannot_be_written_leaves_everything(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "pairs.jsonl").write_bytes(pair())
-    (folder / "usable.jsonl").mkdir()
-    assert main(["validate", "pairs.jsonl", "fix=usable.jsonl"]) == 5
+    (directory / "pairs.jsonl").write_bytes(pair())
+    (directory / "usable.jsonl").mkdir()
+    assert main(["validate", "pairs.jsonl", "validate.fix_output=usable.jsonl"]) == 5
     assert "Cannot write" in capsys.readouterr().err
-    assert not [path for path in folder.iterdir() if "tmp" in path.name]
+    assert not [path for path in directory.iterdir() if "tmp" in path.name]
 
 
 def test_twenty_problems_errors_first_and_how_many_more(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "pairs.jsonl").write_bytes(pair(id="1") * 15 + b"{\n" * 10)
+    (directory / "pairs.jsonl").write_bytes(pair(id="1") * 15 + b"{\n" * 10)
     assert main(["validate", "pairs.jsonl"]) == 3
     lines = capsys.readouterr().out.splitlines()
     shown = [line.split(":")[1] for line in lines if line.startswith("pairs.jsonl:")]
@@ -136,19 +156,19 @@ def test_twenty_problems_errors_first_and_how_many_more(
     assert "… and 18 more problems" in lines  # 10 + 2·14 - 20
 
 
-def test_pictures_stay_closed_if_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "pairs.jsonl").write_bytes(pair(image_path="none.png"))
+def test_images_stay_closed_if_told(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (directory / "pairs.jsonl").write_bytes(pair(image_path="none.png"))
     assert main(["validate", "pairs.jsonl"]) == 3
-    assert main(["validate", "pairs.jsonl", "data.open_pictures=false", "--json"]) == 0
+    assert main(["validate", "pairs.jsonl", "validate.check_images=false", "--json"]) == 0
     row = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"][0]
     assert (row["usable"], row["images found"]) == (1, None)
 
 
 def test_the_table_and_warnings_do_not_refuse(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "train.jsonl").write_bytes(pair() + pair(preference="response_b"))
-    (folder / "valid.jsonl").write_bytes(pair(response_a="z", preference="tie"))
+    (directory / "train.jsonl").write_bytes(pair() + pair(preference="response_b"))
+    (directory / "valid.jsonl").write_bytes(pair(response_a="z", preference="tie"))
     assert main(["validate", "train.jsonl", "valid.jsonl"]) == 0
     out = capsys.readouterr().out
     cells = {
@@ -158,11 +178,11 @@ def test_the_table_and_warnings_do_not_refuse(
     assert [cell.strip() for cell in cells["share won by a"]] == ["0.5", "–"]
     assert [cell.strip() for cell in cells["images of earlier files"]] == ["0", "1"]
     assert "train.jsonl:2:preference: the opposite label of line 1" in out
-    assert "valid.jsonl:image_path: 1 pictures are also in train.jsonl" in out
+    assert "valid.jsonl:image_path: 1 images are also in train.jsonl" in out
 
 
-def test_no_record_at_all(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "empty.jsonl").touch()
+def test_no_record_at_all(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (directory / "empty.jsonl").touch()
     assert main(["validate", "empty.jsonl", "none.jsonl"]) == 3
     captured = capsys.readouterr()
     assert "empty.jsonl: the file holds no records" in captured.out
@@ -171,7 +191,7 @@ def test_no_record_at_all(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_people_who_disagree_and_a_favoured_side_are_told(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
         pair(instruction=f"{n}?", annotator=who, shown_left=left, preference=wins)
@@ -181,7 +201,7 @@ def test_people_who_disagree_and_a_favoured_side_are_told(
             ("udo", "response_b", "response_b" if n % 3 else "response_a"),
         )
     ]
-    (folder / "pairs.jsonl").write_bytes(b"".join(rows))
+    (directory / "pairs.jsonl").write_bytes(b"".join(rows))
     assert main(["validate", "pairs.jsonl", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     (people,) = told["people"]

@@ -1,4 +1,4 @@
-"""The loop as a user runs it: commands on files, from pictures to a report, and again with text."""
+"""The loop as a user runs it: commands on files, from images to a report, and again with text."""
 
 import json
 import subprocess
@@ -11,45 +11,45 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaModel
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
-    "demo.sft_pictures=160",
-    "demo.preference_pictures=40",
-    "demo.evaluation_pictures=8",
+    "demo.sft_images=160",
+    "demo.preference_images=40",
+    "demo.evaluation_images=8",
     "demo.tower_steps=20",
     "sft.epochs=1",
     "reward.epochs=1",
     "ppo.iterations=4",
-    "ppo.value_warmup_iterations=1",
+    "ppo.critic_warmup_iterations=1",
     "ppo.rollout_batch_size=16",
     "ppo.minibatch_size=8",
     "ppo.ppo_epochs=2",
 )
 
 
-def rlhf(folder: Path, *words: str, code: int = 0) -> dict[str, object]:
-    """Run one command in `folder`; its figures."""
+def rlhf(directory: Path, *words: str, code: int = 0) -> dict[str, object]:
+    """Run one command in `directory`; its metrics."""
     command = [sys.executable, "-m", "rlhf", *words, "--json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     return dict(json.loads(done.stdout)) if code == 0 else {}
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which `rlhf demo` ran, small."""
-    folder = tmp_path_factory.mktemp("loop")
-    rlhf(folder, "demo", *SMALL)
-    return folder
+    """A directory in which `rlhf demo` ran, small."""
+    directory = tmp_path_factory.mktemp("loop")
+    rlhf(directory, "demo", *SMALL)
+    return directory
 
 
-def only(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
+def only(directory: Path, pattern: str) -> Path:
+    found = sorted(directory.glob(pattern))
     assert len(found) == 1, found
     return found[0]
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("loop")
-def test_the_demo_leaves_every_promised_figure_and_file(demo: Path) -> None:
+def test_the_demo_leaves_every_promised_metric_and_file(demo: Path) -> None:
     summary = json.loads((demo / "runs/demo/summary.json").read_text())
     promised = (
         "win_rate wins_by_correctness losses_by_correctness accuracy_before accuracy_after kl "
@@ -69,7 +69,7 @@ def test_the_demo_leaves_every_promised_figure_and_file(demo: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("loop")
-def test_a_run_is_continued_by_its_folder(demo: Path) -> None:
+def test_a_run_is_continued_by_its_directory(demo: Path) -> None:
     run = only(demo, "runs/demo/*/adapter").parent
     longer = (f"resume={run}", "ppo.iterations=6")
     rlhf(demo, "ppo", *longer, code=2)  # the learning rate falls to 0 at the last step
@@ -95,7 +95,7 @@ def test_two_runs_with_one_seed_give_the_same_curves(demo: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.xdist_group("loop")
 def test_the_loop_with_a_text_reward_model_and_full_training(demo: Path) -> None:
-    """The tiny model describes the pictures, a small text model reads and scores."""
+    """The tiny model describes the images, a small text model reads and scores."""
     model = only(demo, "runs/demo/*/model").parent
     pairs = only(demo, "runs/demo/*/preferences.jsonl")
     data = only(demo, "runs/demo/base-*/data")
@@ -120,7 +120,7 @@ def test_the_loop_with_a_text_reward_model_and_full_training(demo: Path) -> None
     )
     judge = only(demo, "runs/text/*/reward").parent
     prompts = f"data.prompts={data / 'evaluation.jsonl'}"
-    options = (f"reward.path={judge}", prompts, "ppo.check_invariants=false", "model=full")
+    options = (f"reward.path={judge}", prompts, "ppo.sanity_checks=false", "model=full")
     tuned = rlhf(demo, "ppo", *common, *options)
     assert tuned["iterations"] == 4
     full = only(demo, "runs/text/*/model").parent
@@ -130,12 +130,12 @@ def test_the_loop_with_a_text_reward_model_and_full_training(demo: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("loop")
-def test_a_persons_own_pictures_and_words(demo: Path) -> None:
+def test_a_persons_own_images_and_words(demo: Path) -> None:
     model = only(demo, "runs/demo/*/model").parent
-    picture = only(demo, "runs/demo/base-*/data/pictures/evaluation/00000.png")
+    image = only(demo, "runs/demo/base-*/data/pictures/evaluation/00000.png")
     words = ("instruction=What is <image> </s>?", "sampling.max_new_tokens=8")
-    answers = rlhf(demo, "generate", str(model), str(picture), *words)["responses"]
-    assert isinstance(answers, list) and answers[0]["image_path"] == str(picture.resolve())
+    responses = rlhf(demo, "generate", str(model), str(image), *words)["responses"]
+    assert isinstance(responses, list) and responses[0]["image_path"] == str(image.resolve())
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def test_help_names_every_option_of_its_sections_with_a_comment(command: str) ->
         ("ppo.iterations", 0, "ppo.iterations"),
         ("ppo.minibatch_size", 48, "not a multiple"),
         ("ppo.samples_per_prompt", 3, "not a multiple"),
-        ("ppo.advantage", "rloo", "compares the responses to one prompt"),
+        ("ppo.advantage_estimator", "rloo", "compares responses to one prompt"),
         ("ppo.dual_clip", 0.5, "ppo.dual_clip"),
         ("ppo.kl_estimator", "k4", "ppo.kl_estimator"),
         ("model.train", "everything", "model.train"),
@@ -75,9 +75,9 @@ def test_values_out_of_range_are_refused_by_name(name: str, value: object, messa
 
 
 def test_without_a_critic_nothing_is_bootstrapped() -> None:
-    values = changed("ppo.advantage", "grpo")
+    values = changed("ppo.advantage_estimator", "grpo")
     values["ppo"] |= {"samples_per_prompt": 4}  # type: ignore[operator]
-    assert load_config(values).ppo.advantage == "grpo"
+    assert load_config(values).ppo.advantage_estimator == "grpo"
     values["ppo"] |= {"missing_eos": "bootstrap"}  # type: ignore[operator]
     with pytest.raises(UsageError, match="no critic to bootstrap from"):
         load_config(values)
@@ -85,9 +85,9 @@ def test_without_a_critic_nothing_is_bootstrapped() -> None:
 
 def test_folds_hold_out_parts_of_one_file() -> None:
     with pytest.raises(UsageError, match="nothing to train on"):
-        load_config(changed("reward.folds", 1))
-    values = changed("reward.folds", 5)
-    assert load_config(values).reward.folds == 5
+        load_config(changed("reward.cv_folds", 1))
+    values = changed("reward.cv_folds", 5)
+    assert load_config(values).reward.cv_folds == 5
     values["data"] |= {"validation_preferences": "other.jsonl"}  # type: ignore[operator]
     with pytest.raises(UsageError, match="not another file"):
         load_config(values)
@@ -104,9 +104,12 @@ def test_whitened_minibatches_and_a_kl_in_the_loss_exclude_each_other() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kl_goal": 6.0, "kl_coef": 0.0}, "begins between 0.0001 and 10.0"),
+        ({"adaptive_kl_target": 6.0, "kl_coef": 0.0}, "begins between 0.0001 and 10.0"),
         ({"clip_scores": 3.0}, "only scaled scores are clipped"),
-        ({"advantage": "rloo", "samples_per_prompt": 4, "gae_lambda_alpha": 0.05}, "has no λ"),
+        (
+            {"advantage_estimator": "rloo", "samples_per_prompt": 4, "gae_lambda_alpha": 0.05},
+            "has no λ",
+        ),
         ({"kl_coef": float("inf")}, "not finite"),
         ({"lr": float("nan")}, "not finite"),
     ],

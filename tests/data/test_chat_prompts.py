@@ -14,7 +14,7 @@ from rlhf.errors import DataError, UsageError
 from rlhf.models.packed.forward import Llava
 from tests.support import tiny_models
 
-PICTURE = [Path("not opened.png")]
+IMAGE = [Path("not opened.png")]
 
 
 @pytest.fixture(scope="session")
@@ -26,12 +26,12 @@ def test_an_ordinary_prompt_is_that_of_the_processor(llava: Llava) -> None:
     text = "USER: <image>\nWhat colour is the circle? ASSISTANT:"
     expanded = text.replace("<image>", "<image>" * 16)
     stock = llava.processor.tokenizer(expanded).input_ids
-    assert llava.builder.prompt_ids("What colour is the circle?", PICTURE) == stock
+    assert llava.builder.prompt_ids("What colour is the circle?", IMAGE) == stock
 
 
 def test_a_response_continues_the_prompt_as_the_template_writes_it(llava: Llava) -> None:
     builder = llava.builder
-    ids = builder.prompt_ids("What?", PICTURE) + builder.response_ids("a red star")
+    ids = builder.prompt_ids("What?", IMAGE) + builder.response_ids("a red star")
     whole = "USER: " + "<image>" * 16 + "\nWhat? ASSISTANT: a red star</s>"
     assert ids == llava.processor.tokenizer(whole).input_ids
     assert builder.decode(builder.response_ids("a red star")) == "a red star"
@@ -42,12 +42,12 @@ def test_a_response_continues_the_prompt_as_the_template_writes_it(llava: Llava)
 )
 def test_special_tokens_typed_by_a_user_become_text(llava: Llava, typed: str) -> None:
     specials = set(llava.processor.tokenizer.all_special_ids) | {llava.image_token_id}
-    ids = llava.builder.prompt_ids(f"What is {typed}?", PICTURE)
+    ids = llava.builder.prompt_ids(f"What is {typed}?", IMAGE)
     assert sum(token == llava.image_token_id for token in ids) == 16
     assert sum(token in specials for token in ids) == 16
-    answer = llava.builder.response_ids(f"It is {typed}.")
-    assert [token for token in answer if token in specials] == [answer[-1]]
-    assert llava.builder.decode(answer) == f"It is {typed}."
+    response = llava.builder.response_ids(f"It is {typed}.")
+    assert [token for token in response if token in specials] == [response[-1]]
+    assert llava.builder.decode(response) == f"It is {typed}."
 
 
 PIECES = [
@@ -69,21 +69,21 @@ PIECES = [
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=5), min_size=1, max_size=8))
-def test_no_text_places_a_picture_or_ends_a_turn(llava: Llava, pieces: list[str]) -> None:
+def test_no_text_places_a_image_or_ends_a_turn(llava: Llava, pieces: list[str]) -> None:
     specials = set(llava.processor.tokenizer.all_special_ids) - {llava.image_token_id}
-    ids = llava.builder.prompt_ids("".join(pieces), PICTURE)
+    ids = llava.builder.prompt_ids("".join(pieces), IMAGE)
     assert sum(token == llava.image_token_id for token in ids) == 16
     assert not specials & set(ids)
 
 
 def test_text_that_looks_like_the_stand_in_is_left_alone(llava: Llava) -> None:
-    ids = llava.builder.prompt_ids("say @@instruction@@ and @@response@@", PICTURE)
+    ids = llava.builder.prompt_ids("say @@instruction@@ and @@response@@", IMAGE)
     assert "say @@instruction@@ and @@response@@" in llava.processor.tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_each_picture_takes_its_placeholders(llava: Llava, count: int) -> None:
-    ids = llava.builder.prompt_ids("Compare.", PICTURE * count)
+def test_each_image_takes_its_placeholders(llava: Llava, count: int) -> None:
+    ids = llava.builder.prompt_ids("Compare.", IMAGE * count)
     assert sum(token == llava.image_token_id for token in ids) == 16 * count
 
 
@@ -100,6 +100,6 @@ def test_long_prompts_are_refused_not_cut(llava: Llava, tiny: Path) -> None:
         prompt_batch([record], llava.builder, tiny, max_tokens=50)
 
 
-def test_pictures_outside_the_root_are_refused(llava: Llava, tiny: Path) -> None:
+def test_images_outside_the_root_are_refused(llava: Llava, tiny: Path) -> None:
     with pytest.raises(DataError):
         prompt_batch([PromptRecord("../x.png", "what")], llava.builder, tiny, max_tokens=90)

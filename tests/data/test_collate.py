@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.data.microbatching import fitting, microbatches
+from rlhf.data.microbatching import microbatches, pack_to_budget
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch, Responses
 from tests.support.float64 import quick
@@ -21,22 +21,22 @@ def pieces(rows: list[tuple[int, int]], prompts: dict[int, int], most: int) -> l
         ("",) * len(rows),
     )
     spans = Spans.from_lengths([own for _, own in rows])
-    tokens = torch.zeros(spans.total, dtype=torch.int64)
-    answered = Responses(tokens, spans, torch.ones(len(rows), dtype=torch.bool))
-    return [piece.tolist() for piece in microbatches(asked, answered, most)]
+    tokens = torch.zeros(spans.num_tokens, dtype=torch.int64)
+    items = Responses(tokens, spans, torch.ones(len(rows), dtype=torch.bool))
+    return [piece.tolist() for piece in microbatches(asked, items, most)]
 
 
 def test_pieces_literal() -> None:
     """Sorted: 2, 3, 3, 5, 9; the first three fill 8 of 10."""
-    assert fitting([9, 3, 5, 2, 3], 10) == [[3, 1, 4], [2], [0]]
-    assert fitting([4, 7], 3) == [[0], [1]]
-    assert fitting([], 3) == []
+    assert pack_to_budget([9, 3, 5, 2, 3], 10) == [[3, 1, 4], [2], [0]]
+    assert pack_to_budget([4, 7], 3) == [[0], [1]]
+    assert pack_to_budget([], 3) == []
 
 
-def test_things_of_one_picture_stay_together_where_they_fit() -> None:
-    assert fitting([5, 3, 5, 3], 8, "abba") == [[3, 0], [1, 2]]
-    assert fitting([5, 5, 1], 8, "aab") == [[2, 0], [1]]
-    assert fitting([], 3, "") == []
+def test_things_of_one_image_stay_together_where_they_fit() -> None:
+    assert pack_to_budget([5, 3, 5, 3], 8, "abba") == [[3, 0], [1, 2]]
+    assert pack_to_budget([5, 5, 1], 8, "aab") == [[2, 0], [1]]
+    assert pack_to_budget([], 3, "") == []
 
 
 def test_a_prompt_counts_once_and_its_responses_stay_together() -> None:

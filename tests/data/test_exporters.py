@@ -56,7 +56,7 @@ def test_trl_rows(root: Path) -> None:
     assert last["chosen"][0]["content"] == [{"type": "text", "text": "y"}]
 
 
-def test_trl_columns_say_that_images_are_pictures(root: Path) -> None:
+def test_trl_columns_say_that_images_are_images(root: Path) -> None:
     export_trl([FIRST], root, root / "out.parquet")
     schema = pq.read_schema(root / "out.parquet")
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]

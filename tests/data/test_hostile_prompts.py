@@ -1,4 +1,4 @@
-"""Whatever is typed: no special id, no picture of another row, no letter changed."""
+"""Whatever is typed: no special id, no image of another row, no letter changed."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Pictures nobody wants to meet: each is refused in one line or read right, soon and small."""
+"""Images nobody wants to meet: each is refused in one line or read right, soon and small."""
 
 import io
 import os
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from rlhf.data import images
-from rlhf.data.images import load_image, picture_digest
+from rlhf.data.images import image_digest, load_image
 from rlhf.errors import DataError
 from tests.support.image_files import (
     ORIENTATION,
@@ -30,7 +30,7 @@ from tests.support.image_files import (
 )
 
 
-def test_files_that_are_no_pictures(tmp_path: Path) -> None:
+def test_files_that_are_no_images(tmp_path: Path) -> None:
     page = tmp_path / "page.png"
     page.write_text("<!DOCTYPE html><html><body>404</body></html>")
     assert "not JPEG or PNG" in reason(page) and "BytesIO" not in reason(page)
@@ -91,7 +91,7 @@ def test_limits_include_their_own_value(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(images, "MAX_BYTES", size - 1)
     assert "over 0 MB" in reason(path)
     with pytest.raises(DataError, match="over 0 MB"):
-        picture_digest(path)
+        image_digest(path)
 
 
 def test_broken_exif_is_refused(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def huge(name: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", images.FORMATS)
-def test_a_header_that_claims_a_huge_picture(tmp_path: Path, name: str) -> None:
+def test_a_header_that_claims_a_huge_image(tmp_path: Path, name: str) -> None:
     path = tmp_path / "x"
     path.write_bytes(huge(name))
     assert "cannot be read" in reason(path)
@@ -242,7 +242,7 @@ def test_paths_that_cannot_be_opened(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
-def test_the_largest_pictures_fit_into_500_mib(tmp_path: Path, kind: str) -> None:
+def test_the_largest_images_fit_into_500_mib(tmp_path: Path, kind: str) -> None:
     """Composited and turned, or progressive with four colours: what takes most."""
     exif, path = Image.Exif(), tmp_path / f"x.{kind}"
     exif[ORIENTATION] = 6

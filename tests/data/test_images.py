@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rlhf.data import images
-from rlhf.data.images import load_image, picture_digest, picture_size
+from rlhf.data.images import image_digest, image_size, load_image
 from rlhf.errors import DataError
 from tests.support.image_files import (
     BLACK,
@@ -86,7 +86,7 @@ def test_palette_transparency_goes_on_white(tmp_path: Path) -> None:
     assert pixels(load_image(path)) == [RED, GREEN, WHITE]
 
 
-def test_a_picture_of_many_rows_is_whole(tmp_path: Path) -> None:
+def test_a_image_of_many_rows_is_whole(tmp_path: Path) -> None:
     """Alpha is composited 512 rows at a time: here two times and 76 rows."""
     image = Image.new("RGBA", (60, 1100), (255, 0, 0, 0))
     image.paste((*BLUE, 255), (0, 1024, 60, 1100))
@@ -116,7 +116,7 @@ def test_colour_key_transparency(tmp_path: Path) -> None:
     assert pixels(load_image(path)) == [WHITE, (2, 2, 2)]
 
 
-# Where the stored top-left pixel of a 3 x 2 picture belongs, and the upright size (EXIF 2.3).
+# Where the stored top-left pixel of a 3 x 2 image belongs, and the upright size (EXIF 2.3).
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
 @pytest.mark.parametrize(
     ("orientation", "corner", "size"),
@@ -142,7 +142,7 @@ def test_exif_orientation(
     options = {"tiffinfo": {ORIENTATION: orientation}} if suffix == "tif" else {"exif": exif}
     upright = load_image(path := saved(tmp_path / f"x.{suffix}", image, **options))
     assert upright.size == size
-    assert picture_size(path) == size[::-1]
+    assert image_size(path) == size[::-1]
     width, height = size
     corners = [(0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)]
     assert [at for at in corners if upright.getpixel(at)[0] > 128] == [corner]
@@ -196,10 +196,10 @@ def test_one_thread_at_a_time_changes_the_filters(
 def test_digest_is_of_the_content(tmp_path: Path) -> None:
     first = saved(tmp_path / "a.png", Image.new("RGB", (2, 2), RED))
     (tmp_path / "b.dat").write_bytes(first.read_bytes())
-    assert picture_digest(first) == hashlib.sha256(first.read_bytes()).hexdigest()
-    assert picture_digest(tmp_path / "b.dat") == picture_digest(first)
+    assert image_digest(first) == hashlib.sha256(first.read_bytes()).hexdigest()
+    assert image_digest(tmp_path / "b.dat") == image_digest(first)
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, example B.1
-    assert picture_digest(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
+    assert image_digest(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(DataError):
-            picture_digest(path)
+            image_digest(path)

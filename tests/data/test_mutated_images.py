@@ -1,4 +1,4 @@
-"""Ten thousand damaged pictures: an RGB picture or one DataError, soon, in little memory."""
+"""Ten thousand damaged images: an RGB image or one DataError, soon, in little memory."""
 
 import resource
 from pathlib import Path
@@ -16,7 +16,7 @@ def test_the_files_to_damage_are_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trials", [500, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_damaged_pictures_load_or_are_refused(tmp_path: Path, trials: int) -> None:
+def test_damaged_images_load_or_are_refused(tmp_path: Path, trials: int) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     counts, slowest = attack(trials, tmp_path)
     assert counts["crashes"] == 0

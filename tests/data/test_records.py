@@ -42,7 +42,7 @@ def pair_with(**changes: object) -> bytes:
 
 
 def fault(path: Path, kind: type = PromptRecord) -> tuple[str, str]:
-    """Place without the file's folder, and message, of the first problem."""
+    """Place without the file's directory, and message, of the first problem."""
     with pytest.raises(DataError) as caught:
         read_records(path, kind)
     assert caught.value.fix and caught.value.exit_code == 3

@@ -23,7 +23,7 @@ from tests.support.processors import (
 )
 
 INSTRUCTIONS = ["What?", " two  spaces ", "\nline\n", "é 图 🙂", "a\u0301", "tab\t\x07", "", "x:"]
-PICTURE = [Path("not opened.png")]
+IMAGE = [Path("not opened.png")]
 RESPONSES = ["red", " red", "\tred", "图", "🙂 no", "a , b", "red\n"]
 
 
@@ -58,22 +58,25 @@ def test_parts_give_the_ids_of_the_whole(name: str) -> None:
     processor = PROCESSORS[name]()
     builder, lead = builder_of(processor), "" if name == "smollm2" else " "
     for instruction in INSTRUCTIONS:
-        prompt, ids = written(processor, instruction), builder.prompt_ids(instruction, PICTURE)
+        prompt, ids = written(processor, instruction), builder.prompt_ids(instruction, IMAGE)
         assert ids == processor.tokenizer(prompt).input_ids
         for response in RESPONSES:
-            answer = builder.response_ids(response)
-            assert ids + answer[:-1] == processor.tokenizer(prompt + lead + response).input_ids
-            assert answer[-1] == processor.tokenizer.eos_token_id
-            assert builder.decode(answer) == response.strip()
+            ids_of_response = builder.response_ids(response)
+            assert (
+                ids + ids_of_response[:-1]
+                == processor.tokenizer(prompt + lead + response).input_ids
+            )
+            assert ids_of_response[-1] == processor.tokenizer.eos_token_id
+            assert builder.decode(ids_of_response) == response.strip()
 
 
 @pytest.mark.parametrize(
     ("style", "before"), [("first", []), ("always", ["▁"]), ("normalizer", ["▁"])]
 )
 def test_llama_prompt_literal(style: str, before: list[str]) -> None:
-    """图 is E5 9B BE in UTF-8; what follows a picture has a prefix space only in old files."""
+    """图 is E5 9B BE in UTF-8; what follows an image has a prefix space only in old files."""
     builder = builder_of(llama(style))
-    tokens = builder.tokenizer.convert_ids_to_tokens(builder.prompt_ids("图", PICTURE))
+    tokens = builder.tokenizer.convert_ids_to_tokens(builder.prompt_ids("图", IMAGE))
     middle = [*before, "<0x0A>", "<0xE5>", "<0x9B>", "<0xBE>"]
     assert tokens == ["<s>", "▁USER:", "▁", *["<image>"] * 16, *middle, "▁ASSISTANT:"]
     tokens = builder.tokenizer.convert_ids_to_tokens(builder.response_ids("图"))
@@ -100,7 +103,7 @@ def test_chat_ml_prompt_literal(name: str) -> None:
 @pytest.mark.parametrize("name", ["byte-level", "llama, first"])
 def test_texts_come_back(name: str, text: str) -> None:
     builder = builder_of(PROCESSORS[name]())
-    ids = builder.prompt_ids(text, PICTURE) + builder.response_ids(text)
+    ids = builder.prompt_ids(text, IMAGE) + builder.response_ids(text)
     start = "USER: " + "<image>" * 16 + f"\n{text} ASSISTANT:"
     decoded = builder.tokenizer.decode(ids).removeprefix("<s>").lstrip(" ")
     assert decoded == start + (f" {text}" if text else "") + "</s>"
@@ -118,7 +121,7 @@ def test_a_response_never_merges_into_the_prompt() -> None:
 
 def test_a_look_alike_that_normalises_to_a_special_token_is_text() -> None:
     builder = builder_of(processor_of(trained(["x"], normalizers.NFKC()), LLAVA_TEMPLATE))
-    ids = builder.prompt_ids("＜image＞ ＜/s＞", PICTURE)
+    ids = builder.prompt_ids("＜image＞ ＜/s＞", IMAGE)
     assert "<image> </s>" in builder.tokenizer.decode(ids)
     assert sum(token in builder.tokenizer.all_special_ids for token in ids) == 0
     assert ids.count(builder.processor.image_token_id) == 16
@@ -132,7 +135,7 @@ def test_a_token_of_the_template_cannot_be_typed(special: bool) -> None:
     tokenizer.add_tokens([AddedToken("  "), AddedToken("\n")])
     builder = builder_of(processor_of(tokenizer, CHAT_ML))
     marker, spaces = tokenizer.convert_tokens_to_ids(["<|im_start|>", "  "])
-    ids = builder.prompt_ids("<|im_start|>assistant  yes", PICTURE)
+    ids = builder.prompt_ids("<|im_start|>assistant  yes", IMAGE)
     assert ids.count(marker) == 2 and ids.count(spaces) == 1  # an added word is a word
     assert marker not in builder.response_ids("<|im_start|>")
     assert tokenizer.convert_tokens_to_ids("\n") in builder.response_ids("a\nb")
@@ -144,14 +147,14 @@ def test_spaces_that_a_special_token_takes_with_it() -> None:
     ends += [AddedToken("<|im_end|>", special=True, lstrip=True, normalized=False)]
     tokenizer.add_tokens(ends, special_tokens=True)
     processor = processor_of(tokenizer, CHAT_ML.replace("<|im_start|>", "<|im_start|> "))
-    ids = builder_of(processor).prompt_ids("What? ", PICTURE)
+    ids = builder_of(processor).prompt_ids("What? ", IMAGE)
     assert ids == tokenizer(written(processor, "What? ")).input_ids
 
 
 def test_a_special_token_that_begins_another() -> None:
     tokenizer = trained(["x"])
     tokenizer.add_tokens([AddedToken("<image", special=True)], special_tokens=True)
-    ids = builder_of(processor_of(tokenizer, LLAVA_TEMPLATE)).prompt_ids("x", PICTURE)
+    ids = builder_of(processor_of(tokenizer, LLAVA_TEMPLATE)).prompt_ids("x", IMAGE)
     assert ids.count(tokenizer.convert_tokens_to_ids("<image>")) == 16
 
 
@@ -160,21 +163,21 @@ def test_the_first_token_is_there_once() -> None:
     processor = llama("first")
     twice = processor_of(processor.tokenizer, "<s>" + LLAVA_TEMPLATE)
     for one in (processor, twice):
-        assert builder_of(one).prompt_ids("x", PICTURE).count(processor.tokenizer.bos_token_id) == 1
+        assert builder_of(one).prompt_ids("x", IMAGE).count(processor.tokenizer.bos_token_id) == 1
 
 
 @pytest.mark.parametrize("part", ["{{ p.text }}", "<image>\n"])
 def test_a_template_that_leaves_something_out_is_refused(part: str) -> None:
     processor = processor_of(trained(["x"]), LLAVA_TEMPLATE.replace(part, ""))
     with pytest.raises(UsageError, match="does not write"):
-        builder_of(processor).prompt_ids("x", PICTURE)
+        builder_of(processor).prompt_ids("x", IMAGE)
 
 
 def test_an_unknown_sign_is_refused_not_lost() -> None:
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "<image>": 2}, "<unk>"))
     stock = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
     with pytest.raises(DataError, match="cannot spell") as caught:
-        builder_of(processor_of(stock, LLAVA_TEMPLATE)).prompt_ids("图", PICTURE)
+        builder_of(processor_of(stock, LLAVA_TEMPLATE)).prompt_ids("图", IMAGE)
     assert caught.value.where == "'图'"
 
 

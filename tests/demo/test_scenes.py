@@ -7,7 +7,7 @@ from PIL import Image
 from rlhf.data.records import DemonstrationRecord, PromptRecord, read_records
 from rlhf.demo.questions import demonstration, prompt_records, write_split
 from rlhf.demo.rule_judge import is_right
-from rlhf.demo.scenes import Scene, Shape, draw_scene, sample_scene, write_pictures
+from rlhf.demo.scenes import Scene, Shape, draw_scene, sample_scene, write_images
 
 RED = (255, 0, 0)
 SCENE = Scene(
@@ -58,10 +58,10 @@ def test_scenes_are_distinct_in_every_fact_and_shapes_stay_in_their_quarter() ->
     assert counts == {1, 2, 3}
 
 
-def test_pictures_are_png_files_fixed_by_their_seed(tmp_path: Path) -> None:
-    first = write_pictures(tmp_path / "a", 3, 7)
-    longer = write_pictures(tmp_path / "b", 5, 7)
-    other = write_pictures(tmp_path / "c", 3, 8)
+def test_images_are_png_files_fixed_by_their_seed(tmp_path: Path) -> None:
+    first = write_images(tmp_path / "a", 3, 7)
+    longer = write_images(tmp_path / "b", 5, 7)
+    other = write_images(tmp_path / "c", 3, 8)
     names = ["00000.png", "00001.png", "00002.png"]
     assert [path.name for path, _ in first] == names
     assert all(
@@ -73,7 +73,7 @@ def test_pictures_are_png_files_fixed_by_their_seed(tmp_path: Path) -> None:
 
 
 def test_each_kind_of_question_has_its_shortest_answer(tmp_path: Path) -> None:
-    prompts = prompt_records([(tmp_path / "a.png", SCENE)], tmp_path, per_picture=200, seed=0)
+    prompts = prompt_records([(tmp_path / "a.png", SCENE)], tmp_path, per_image=200, seed=0)
     asked = {record.instruction: record.meta["answer"] for record in prompts}
     assert asked == {
         "What colour is the circle?": "red",
@@ -90,8 +90,8 @@ def test_each_kind_of_question_has_its_shortest_answer(tmp_path: Path) -> None:
 
 
 def test_demonstrations_are_right_unless_they_list_or_mistake(tmp_path: Path) -> None:
-    pictures = [(tmp_path / f"{i}.png", sample_scene(random.Random(i))) for i in range(200)]
-    prompts = prompt_records(pictures, tmp_path, per_picture=3, seed=0)
+    images = [(tmp_path / f"{i}.png", sample_scene(random.Random(i))) for i in range(200)]
+    prompts = prompt_records(images, tmp_path, per_image=3, seed=0)
     rng = random.Random(0)
     seen = set()
     for record in (demonstration(prompt, rng) for prompt in prompts):
@@ -101,17 +101,17 @@ def test_demonstrations_are_right_unless_they_list_or_mistake(tmp_path: Path) ->
     assert len(seen) == 6 * 3 * 2 + 2  # each style, right and mistaken; listed kinds
 
 
-def test_a_pictures_questions_do_not_depend_on_the_others(tmp_path: Path) -> None:
-    pictures = [(tmp_path / f"{i}.png", sample_scene(random.Random(i))) for i in range(4)]
-    together = prompt_records(pictures, tmp_path, per_picture=3, seed=0)
-    alone = prompt_records(pictures[2:3], tmp_path, per_picture=3, seed=0)
+def test_a_images_questions_do_not_depend_on_the_others(tmp_path: Path) -> None:
+    images = [(tmp_path / f"{i}.png", sample_scene(random.Random(i))) for i in range(4)]
+    together = prompt_records(images, tmp_path, per_image=3, seed=0)
+    alone = prompt_records(images[2:3], tmp_path, per_image=3, seed=0)
     assert together[6:9] == alone
     assert [record.id for record in alone] == ["2.png#0", "2.png#1", "2.png#2"]
 
 
-def test_splits_share_no_picture_and_read_back(tmp_path: Path) -> None:
-    sft = write_split(tmp_path, "sft", 30, per_picture=2, seed=0, demonstrate=True)
-    evaluation = write_split(tmp_path, "evaluation", 30, per_picture=1, seed=0)
+def test_splits_share_no_image_and_read_back(tmp_path: Path) -> None:
+    sft = write_split(tmp_path, "sft", 30, per_image=2, seed=0, demonstrate=True)
+    evaluation = write_split(tmp_path, "evaluation", 30, per_image=1, seed=0)
     demonstrations = read_records(sft, DemonstrationRecord)
     prompts = read_records(evaluation, PromptRecord)
     assert (len(demonstrations), len(prompts)) == (60, 30)

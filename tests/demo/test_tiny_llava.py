@@ -19,31 +19,31 @@ ANSWER = {"role": "assistant", "content": [{"type": "text", "text": "red"}]}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tiny")
     tiny_llava.build_tiny_llava(path, TEXTS, seed=0)
     return path
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
-    model = AutoModelForImageTextToText.from_pretrained(folder)
-    return model, AutoProcessor.from_pretrained(folder)
+def _load(directory: Path) -> tuple[Any, Any]:
+    model = AutoModelForImageTextToText.from_pretrained(directory)
+    return model, AutoProcessor.from_pretrained(directory)
 
 
-def test_the_saved_model_is_a_real_llava_fixed_by_its_seed(folder: Path, tmp_path: Path) -> None:
+def test_the_saved_model_is_a_real_llava_fixed_by_its_seed(directory: Path, tmp_path: Path) -> None:
     state = torch.get_rng_state()
     tiny_llava.build_tiny_llava(tmp_path / "same", TEXTS, seed=0)
     tiny_llava.build_tiny_llava(tmp_path / "other", TEXTS, seed=1)
     assert torch.equal(state, torch.get_rng_state())
-    weights = [_load(path)[0].state_dict() for path in (folder, tmp_path / "same")]
+    weights = [_load(path)[0].state_dict() for path in (directory, tmp_path / "same")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     other, _ = _load(tmp_path / "other")
     assert isinstance(other, LlavaForConditionalGeneration)
     assert not torch.equal(other.lm_head.weight, weights[0]["lm_head.weight"])
 
 
-def test_a_loaded_model_gives_the_logits_of_the_one_saved(folder: Path, tmp_path: Path) -> None:
-    model, processor = _load(folder)
+def test_a_loaded_model_gives_the_logits_of_the_one_saved(directory: Path, tmp_path: Path) -> None:
+    model, processor = _load(directory)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     again, processor_again = _load(tmp_path)
@@ -58,8 +58,8 @@ def test_a_loaded_model_gives_the_logits_of_the_one_saved(folder: Path, tmp_path
     assert inputs[0]["pixel_values"].shape == (1, 3, 48, 48)
 
 
-def test_template_and_tokens(folder: Path) -> None:
-    _, processor = _load(folder)
+def test_template_and_tokens(directory: Path) -> None:
+    _, processor = _load(directory)
     tokenizer = processor.tokenizer
     prompt = processor.apply_chat_template(QUESTION, add_generation_prompt=True)
     assert prompt == "USER: <image>\nWhat colour? ASSISTANT:"
@@ -74,7 +74,7 @@ def test_template_and_tokens(folder: Path) -> None:
     assert len(tokenizer(" red").input_ids) == 1
 
 
-def test_quarters_number_colour_and_shape_by_place(folder: Path) -> None:
+def test_quarters_number_colour_and_shape_by_place(directory: Path) -> None:
     one = next(scene for scene in SCENES if len(scene.shapes) == 1)
     shape, place = one.shapes[0], tiny_llava.PLACES.index(one.shapes[0].place)
     labels = tiny_llava._quarters(one)
@@ -107,8 +107,8 @@ def test_folded_statistics_whiten_what_the_projector_reads() -> None:
     torch.testing.assert_close(first(features).detach(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_bootstrap_teaches_the_layer_that_is_read_and_nothing_else(folder: Path) -> None:
-    model, processor = _load(folder)
+def test_bootstrap_teaches_the_layer_that_is_read_and_nothing_else(directory: Path) -> None:
+    model, processor = _load(directory)
     language = {k: v.clone() for k, v in model.model.language_model.state_dict().items()}
     losses: list[float] = []
     state = torch.get_rng_state()

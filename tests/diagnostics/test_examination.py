@@ -197,7 +197,7 @@ def test_an_error_is_mended(error: str, fix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "found"),
+    ("response", "found"),
     [
         (None, {}),
         (
@@ -213,8 +213,8 @@ def test_an_error_is_mended(error: str, fix: str) -> None:
         ((9, ""), {"driver_fault": "exit code 9"}),
     ],
 )
-def test_nvidia_smi_is_read(answer: tuple[int, str] | None, found: dict[str, str]) -> None:
-    assert driver_facts(answer) == found
+def test_nvidia_smi_is_read(response: tuple[int, str] | None, found: dict[str, str]) -> None:
+    assert driver_facts(response) == found
 
 
 def cuda_torch(available: bool, init: Callable[[], None]) -> Any:

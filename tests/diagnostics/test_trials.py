@@ -19,7 +19,7 @@ from rlhf.config.schema import Config, ModelConfig
 from rlhf.diagnostics.examination import UnfitError, check_quick, examine
 from rlhf.diagnostics.facts import Facts, gather
 from rlhf.diagnostics.trials import Check, check, run_checks, try_linear
-from rlhf.storage.run_folder import json_text
+from rlhf.storage.run_directory import json_text
 
 
 def test_a_trial_that_fails_is_told_and_one_without_use_is_not_tried() -> None:
@@ -115,12 +115,12 @@ def job(config: Config) -> Job:
 
 
 def test_the_command_shows_and_returns_it(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = doctor(job(Config(device="cpu")))
+    metrics = doctor(job(Config(device="cpu")))
     shown = capsys.readouterr().out
-    for word in (torch.__version__, figures["facts"]["bits_library"], "8-bit AdamW", "skipped"):
+    for word in (torch.__version__, metrics["facts"]["bits_library"], "8-bit AdamW", "skipped"):
         assert word in shown
     assert "the chosen options can run here (tried: float32)" in shown
-    assert json.loads(json_text(figures))["ready"] is True
+    assert json.loads(json_text(metrics))["ready"] is True
 
 
 def test_the_command_stops_with_all_it_found(capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,5 +128,5 @@ def test_the_command_stops_with_all_it_found(capsys: pytest.CaptureFixture[str])
     with pytest.raises(UnfitError) as caught:
         doctor(job(Config(device=other)))
     assert f"stops the run: device={other} is asked for" in capsys.readouterr().out
-    assert caught.value.figures["ready"] is False
-    assert sum(problem["stops"] for problem in caught.value.figures["problems"]) == 1
+    assert caught.value.metrics["ready"] is False
+    assert sum(problem["stops"] for problem in caught.value.metrics["problems"]) == 1

@@ -8,7 +8,7 @@ from math import inf, nan
 import pytest
 from PIL import Image
 
-from rlhf.evaluation.model_report import Answered, marked, write_evaluation_report
+from rlhf.evaluation.model_report import ReportItem, marked, write_evaluation_report
 from rlhf.tracking.metrics import METRICS
 
 NASTY = "<script>alert('x')</script>\" onload=\"x & y"
@@ -38,7 +38,7 @@ class Page(HTMLParser):
 
 def written(path, **parts):
     given = {"title": "Run", "notes": [], "models": {}, "scores": {}, "kinds": {}}
-    given |= {"answered": [], "curves": {}}
+    given |= {"items": [], "curves": {}}
     if "curves" in parts:
         parts["curves"] = {name: {"": points} for name, points in parts["curves"].items()}
     write_evaluation_report(path / "deep" / "report.html", **given | parts)
@@ -48,9 +48,9 @@ def written(path, **parts):
 NAMES = {"sft": {}, "ppo": {}}
 
 
-def answered(size=(48, 48), verdict="win", text="a red circle", mode="RGB", kind="what is"):
+def report_item(size=(48, 48), verdict="win", text="a red circle", mode="RGB", kind="what is"):
     texts, scores = ("a circle maybe", text), (-0.5, 1.25)
-    return Answered(Image.new(mode, size, 77), "what is it?", kind, texts, scores, verdict)
+    return ReportItem(Image.new(mode, size, 77), "what is it?", kind, texts, scores, verdict)
 
 
 def test_a_win_rate_stands_with_its_interval(tmp_path):
@@ -64,7 +64,7 @@ def test_a_win_rate_stands_with_its_interval(tmp_path):
 
 
 def test_nothing_is_fetched_and_only_the_pages_own_script_may_run(tmp_path):
-    page = written(tmp_path, models=NAMES, answered=[answered()], curves={"lr": [(0, 1), (1, 2)]})
+    page = written(tmp_path, models=NAMES, items=[report_item()], curves={"lr": [(0, 1), (1, 2)]})
     names = {tag for tag, _ in page.tags}
     assert not names & {"link", "iframe", "object", "base", "form"}
     for _, attributes in page.tags:
@@ -85,8 +85,8 @@ def test_nothing_is_fetched_and_only_the_pages_own_script_may_run(tmp_path):
 
 def test_every_text_is_escaped(tmp_path):
     small = Image.new("RGB", (4, 4))
-    nasty = Answered(small, NASTY, NASTY, (NASTY, f"{NASTY} {NASTY}"), (1.0, nan), NASTY)
-    parts = {"answered": [answered()], "models": NAMES, "curves": {"a": [(0, 1.0)]}}
+    nasty = ReportItem(small, NASTY, NASTY, (NASTY, f"{NASTY} {NASTY}"), (1.0, nan), NASTY)
+    parts = {"items": [report_item()], "models": NAMES, "curves": {"a": [(0, 1.0)]}}
     plain = written(tmp_path, **parts, kinds={"what is": {"prompts": 1}})
     page = written(
         tmp_path,
@@ -94,7 +94,7 @@ def test_every_text_is_escaped(tmp_path):
         notes=[NASTY],
         models={NASTY: {NASTY: NASTY}, "ppo": {}},
         kinds={NASTY: {"prompts": 1}},
-        answered=[nasty],
+        items=[nasty],
         curves={NASTY: [(0, 1.0)]},
     )
     allowed = {tag for tag, _ in plain.tags} | {"ins", "del"}
@@ -110,7 +110,7 @@ def test_what_is_new_and_what_is_gone_is_marked():
 
 
 def test_cards_carry_what_they_are_sorted_and_filtered_by(tmp_path):
-    page = written(tmp_path, models=NAMES, answered=[answered(), answered(verdict="loss")])
+    page = written(tmp_path, models=NAMES, items=[report_item(), report_item(verdict="loss")])
     first, second = page.all("article")
     assert (first["data-gain"], first["data-words"], first["data-kind"]) == ("1.75", "0", "what is")
     assert (first["data-n"], second["data-n"]) == ("0", "1")
@@ -119,8 +119,8 @@ def test_cards_carry_what_they_are_sorted_and_filtered_by(tmp_path):
 
 def test_two_hundred_photographs_stay_small(tmp_path):
     photo = Image.effect_noise((640, 480), 40).convert("RGB")
-    item = Answered(photo, "what?", "what?", ("a", "b"), (0.0, 1.0), "win")
-    written(tmp_path, models=NAMES, answered=[item] * 200)
+    item = ReportItem(photo, "what?", "what?", ("a", "b"), (0.0, 1.0), "win")
+    written(tmp_path, models=NAMES, items=[item] * 200)
     assert (tmp_path / "deep" / "report.html").stat().st_size <= 10_000_000
 
 
@@ -128,40 +128,40 @@ def test_a_lone_surrogate_does_not_stop_the_report(tmp_path):
     assert written(tmp_path, notes=["half \ud83d done"]).text.count("done") == 1
 
 
-def picture(page, number=0):
+def image(page, number=0):
     kind, data = page.all("img")[number]["src"].removeprefix("data:image/").split(";base64,")
     return kind, Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-def test_a_tiny_picture_is_unharmed_and_shown_crisp(tmp_path):
-    item = answered()
-    item.picture.putpixel((3, 4), (1, 2, 3))
-    page = written(tmp_path, models=NAMES, answered=[item])
-    kind, shown = picture(page)
+def test_a_tiny_image_is_unharmed_and_shown_crisp(tmp_path):
+    item = report_item()
+    item.image.putpixel((3, 4), (1, 2, 3))
+    page = written(tmp_path, models=NAMES, items=[item])
+    kind, shown = image(page)
     assert kind == "png" and page.all("img")[0]["class"] == "tiny"
-    assert shown.tobytes() == item.picture.tobytes()
+    assert shown.tobytes() == item.image.tobytes()
     assert page.all("img")[0]["alt"] == "what is it?"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "I;16"])
-def test_a_large_picture_of_any_mode_is_shrunk_and_itself_untouched(tmp_path, mode):
-    item = answered((2000, 1000), mode=mode)
-    kind, shown = picture(written(tmp_path, models=NAMES, answered=[item]))
+def test_a_large_image_of_any_mode_is_shrunk_and_itself_untouched(tmp_path, mode):
+    item = report_item((2000, 1000), mode=mode)
+    kind, shown = image(written(tmp_path, models=NAMES, items=[item]))
     assert kind == "jpeg" and shown.size == (640, 320)
-    assert item.picture.size == (2000, 1000) and item.picture.mode == mode
+    assert item.image.size == (2000, 1000) and item.image.mode == mode
 
 
 @pytest.mark.parametrize(
     "verdict, color", [("win", "win"), ("loss", "loss"), ("tie", "tie"), ("unscored", "tie")]
 )
 def test_the_badge_shows_the_verdict(tmp_path, verdict, color):
-    page = written(tmp_path, models=NAMES, answered=[answered(verdict=verdict)])
+    page = written(tmp_path, models=NAMES, items=[report_item(verdict=verdict)])
     (badge,) = [x for x in page.all("span") if x.get("class") == "badge"]
     assert badge["style"] == f"background: var(--{color})"
 
 
-def test_answers_stand_side_by_side_with_model_and_score(tmp_path):
-    text = written(tmp_path, models=NAMES, answered=[answered()]).text
+def test_responses_stand_side_by_side_with_model_and_score(tmp_path):
+    text = written(tmp_path, models=NAMES, items=[report_item()]).text
     assert text.index("sft · -0.5") < text.index("a circle maybe") < text.index("ppo · 1.25")
 
 

@@ -1,4 +1,4 @@
-"""Models set against the first of them: figures worked by hand, and what people said."""
+"""Models set against the first of them: metrics worked by hand, and what people said."""
 
 from math import isnan
 
@@ -6,15 +6,15 @@ import pytest
 
 from rlhf.data.records import PreferenceRecord, PromptRecord
 from rlhf.evaluation.judges import outcomes
-from rlhf.evaluation.model_comparison import by_kind, kind_of, person_verdicts, win_figures
+from rlhf.evaluation.model_comparison import by_kind, kind_of, person_verdicts, win_metrics
 
 
 def test_a_tie_is_half_a_win_and_what_nobody_judged_counts_for_nothing() -> None:
-    found = win_figures(["win", "win", "tie", "loss", "unscored"])
+    found = win_metrics(["win", "win", "tie", "loss", "unscored"])
     assert (found["wins"], found["losses"], found["ties"]) == (2, 1, 1)
     assert found["win_rate"] == 2.5 / 4
     assert found["low"] < 2.5 / 4 < found["high"]
-    assert win_figures(["unscored"])["win_rate"] is None
+    assert win_metrics(["unscored"])["win_rate"] is None
 
 
 def test_kinds_are_the_type_or_the_first_two_words() -> None:

@@ -1,4 +1,4 @@
-"""Figures of held-out pairs by hand, their intervals, and the verdict on blindness."""
+"""Metrics of held-out pairs by hand, their intervals, and the verdict on blindness."""
 
 import json
 import math
@@ -10,99 +10,99 @@ from torch import Tensor
 
 from rlhf.evaluation.reward_metrics import (
     CANNOT_TELL,
-    FIGURE_COLUMNS,
     IGNORES,
     LOOKS,
+    METRIC_COLUMNS,
     accuracy_spread,
     blindness,
     blindness_rows,
-    figure_rows,
-    reward_figures,
+    metric_rows,
+    reward_metrics,
 )
 from rlhf.evaluation.scored_pairs import ScoredPairs, confident_rows
 
 
-def scored(differences, labels=None, pictures=None, kinds=None, lengths=None) -> ScoredPairs:  # noqa: ANN001
+def scored(differences, labels=None, images=None, kinds=None, lengths=None) -> ScoredPairs:  # noqa: ANN001
     """Pairs whose a scores `differences` and whose b scores 0; a is preferred."""
     d = torch.as_tensor(differences, dtype=torch.float32)
     y = torch.ones(len(d)) if labels is None else torch.tensor(labels, dtype=torch.float32)
-    rows = torch.arange(len(d)) if pictures is None else torch.as_tensor(pictures)
+    rows = torch.arange(len(d)) if images is None else torch.as_tensor(images)
     a, b = torch.tensor(lengths or [(3, 3)] * len(d)).T
     return ScoredPairs(d, torch.zeros(len(d)), y, a, b, rows, tuple(kinds or [""] * len(d)))
 
 
-def with_accuracy(share: float, pictures: int = 100) -> ScoredPairs:
-    """One pair a picture, this share of them right, the first ones."""
-    right = torch.arange(pictures) < round(share * pictures)
+def with_accuracy(share: float, images: int = 100) -> ScoredPairs:
+    """One pair an image, this share of them right, the first ones."""
+    right = torch.arange(images) < round(share * images)
     return scored(right.float() * 2 - 1)
 
 
 SIX = scored(
     [2.0, -1.0, 3.0, 0.0, -4.0, 1.0],
     [1, 1, 0, 1, 0, 0.5],
-    pictures=[5, 5, 6, 6, 7, 7],
+    images=[5, 5, 6, 6, 7, 7],
     kinds=["style", "style", "right", "right", "right", "style"],
     lengths=[(2, 4), (5, 4), (3, 3), (9, 1), (1, 9), (8, 2)],
 )
 
 
-def test_figures_of_six_pairs() -> None:
+def test_metrics_of_six_pairs() -> None:
     """Right, wrong, wrong, equal, right, and a tie."""
-    figures = reward_figures(SIX)
-    assert (figures.pairs, figures.ties, figures.equal_scores) == (6, 1, 1)
-    assert (figures.accuracy.pairs, figures.accuracy.value) == (5, 0.5)
-    bands = {x.name: (x.pairs, x.value) for x in figures.by_length if x.pairs}
+    metrics = reward_metrics(SIX)
+    assert (metrics.pairs, metrics.ties, metrics.equal_scores) == (6, 1, 1)
+    assert (metrics.accuracy.pairs, metrics.accuracy.value) == (5, 0.5)
+    bands = {x.name: (x.pairs, x.value) for x in metrics.by_length if x.pairs}
     assert bands == {
         "much shorter": (1, 1),
         "equally long": (1, 0),
         "longer": (1, 0),
         "much longer": (2, 0.75),
     }
-    assert [x.name for x in figures.by_length][1] == "shorter"
-    assert math.isnan(figures.by_length[1].value)
-    kinds = {x.name: (x.pairs, x.value) for x in figures.by_kind}
+    assert [x.name for x in metrics.by_length][1] == "shorter"
+    assert math.isnan(metrics.by_length[1].value)
+    kinds = {x.name: (x.pairs, x.value) for x in metrics.by_kind}
     assert kinds == {"right": (3, 0.5), "style": (2, 0.5)}
     # -log σ of 2, -1, -3, 0, 4, and the mean of those of 1 and -1
     losses = [0.126928, 1.313262, 3.048587, 0.693147, 0.018150, (0.313262 + 1.313262) / 2]
-    assert figures.log_loss == pytest.approx(sum(losses) / 6, abs=1e-6)
-    assert sum(x.pairs for x in figures.calibration) == 6
-    assert sum(figures.margin_counts) == 4 and figures.margin_edges[-1] == 4
+    assert metrics.log_loss == pytest.approx(sum(losses) / 6, abs=1e-6)
+    assert sum(x.pairs for x in metrics.calibration) == 6
+    assert sum(metrics.margin_counts) == 4 and metrics.margin_edges[-1] == 4
     # of unequal length: b, a, a, b are longer; a, a, a, b preferred; a, b, neither, b higher
-    assert figures.longer_preferred == (0 + 1 + 1 + 1) / 4
-    assert figures.longer_scored_higher == (0 + 0 + 0.5 + 1) / 4
+    assert metrics.longer_preferred == (0 + 1 + 1 + 1) / 4
+    assert metrics.longer_scored_higher == (0 + 0 + 0.5 + 1) / 4
 
 
-def test_the_interval_comes_from_pictures() -> None:
-    """A hundred pairs of two pictures, one all right and one all wrong: anything may be."""
-    pairs = scored([1.0] * 50 + [-1.0] * 50, pictures=[0] * 50 + [1] * 50)
-    figures = reward_figures(pairs)
-    assert (figures.accuracy.low, figures.accuracy.high) == (0, 1)
-    apart = reward_figures(replace(pairs, pictures=torch.arange(100)))
+def test_the_interval_comes_from_images() -> None:
+    """A hundred pairs of two images, one all right and one all wrong: anything may be."""
+    pairs = scored([1.0] * 50 + [-1.0] * 50, images=[0] * 50 + [1] * 50)
+    metrics = reward_metrics(pairs)
+    assert (metrics.accuracy.low, metrics.accuracy.high) == (0, 1)
+    apart = reward_metrics(replace(pairs, images=torch.arange(100)))
     # 95 % of a share of one half in 100: ± 0.098
     assert apart.accuracy.low == pytest.approx(0.402, abs=0.015)
     assert apart.accuracy.high == pytest.approx(0.598, abs=0.015)
-    right = reward_figures(scored([1.0, 2.0, 0.5])).accuracy
+    right = reward_metrics(scored([1.0, 2.0, 0.5])).accuracy
     assert (right.value, right.low, right.high) == (1, 1, 1)
 
 
-def test_a_seed_gives_the_same_figures_again() -> None:
-    pairs = scored(torch.randn(300), pictures=torch.randint(90, (300,)))
-    assert reward_figures(pairs, seed=3).by_length[2] == reward_figures(pairs, seed=3).by_length[2]
-    assert reward_figures(pairs, seed=3).accuracy != reward_figures(pairs, seed=4).accuracy
+def test_a_seed_gives_the_same_metrics_again() -> None:
+    pairs = scored(torch.randn(300), images=torch.randint(90, (300,)))
+    assert reward_metrics(pairs, seed=3).by_length[2] == reward_metrics(pairs, seed=3).by_length[2]
+    assert reward_metrics(pairs, seed=3).accuracy != reward_metrics(pairs, seed=4).accuracy
 
 
 def test_scores_of_length_are_called_so() -> None:
     lengths = [(n, 20 - n) for n in range(1, 20)]
     pairs = scored([float(2 * n - 20) for n in range(1, 20)], lengths=lengths)
     pairs = replace(pairs, scores_a=pairs.lengths_a.float(), scores_b=pairs.lengths_b.float())
-    figures = reward_figures(pairs)
-    assert figures.length_correlation == pytest.approx(1)
-    assert figures.length_rank_correlation == pytest.approx(1)
-    assert figures.longer_scored_higher == 1 and figures.longer_preferred == 0.5
+    metrics = reward_metrics(pairs)
+    assert metrics.length_correlation == pytest.approx(1)
+    assert metrics.length_rank_correlation == pytest.approx(1)
+    assert metrics.longer_scored_higher == 1 and metrics.longer_preferred == 0.5
 
 
-def test_figures_are_json_whatever_is_missing() -> None:
-    only_ties = reward_figures(scored([1.0, 0.0], [0.5, 0.5]))
+def test_metrics_are_json_whatever_is_missing() -> None:
+    only_ties = reward_metrics(scored([1.0, 0.0], [0.5, 0.5]))
     assert math.isnan(only_ties.accuracy.value) and only_ties.length_correlation == 0
     found = json.loads(json.dumps(only_ties.as_dict(), allow_nan=False))
     assert found["accuracy"] == {
@@ -118,14 +118,14 @@ def test_figures_are_json_whatever_is_missing() -> None:
     assert found["gap"] is None and found["verdict"] == CANNOT_TELL
 
 
-def test_scalars_are_the_figures() -> None:
-    figures = reward_figures(SIX)
-    assert figures.scalars() == {
+def test_scalars_are_the_metrics() -> None:
+    metrics = reward_metrics(SIX)
+    assert metrics.scalars() == {
         "reward/validation_accuracy": 0.5,
-        "reward/validation_loss": figures.log_loss,
-        "reward/calibration_error": figures.calibration_error,
-        "reward/length_correlation": figures.length_correlation,
-        "reward/longer_scored_higher": figures.longer_scored_higher,
+        "reward/validation_loss": metrics.log_loss,
+        "reward/calibration_error": metrics.calibration_error,
+        "reward/length_correlation": metrics.length_correlation,
+        "reward/longer_scored_higher": metrics.longer_scored_higher,
     }
     found = blindness(with_accuracy(0.9), with_accuracy(0.5), with_accuracy(0.6))
     assert found.scalars() == {
@@ -136,7 +136,7 @@ def test_scalars_are_the_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    "own, shuffled, blank, pictures, verdict",
+    "own, shuffled, blank, images, verdict",
     [
         (0.9, 0.5, 0.6, 100, LOOKS),
         (0.9, 0.5, 0.9, 100, IGNORES),  # one blinded model as good as the seeing one is enough
@@ -146,18 +146,18 @@ def test_scalars_are_the_figures() -> None:
         (1.0, 0.0, 0.0, 20, LOOKS),
     ],
 )
-def test_the_verdict(own: float, shuffled: float, blank: float, pictures: int, verdict: str):  # noqa: ANN201
-    found = blindness(*(with_accuracy(share, pictures) for share in (own, shuffled, blank)))
-    assert found.verdict == verdict and found.pictures == pictures
+def test_the_verdict(own: float, shuffled: float, blank: float, images: int, verdict: str):  # noqa: ANN201
+    found = blindness(*(with_accuracy(share, images) for share in (own, shuffled, blank)))
+    assert found.verdict == verdict and found.images == images
 
 
-def test_pictures_are_counted_not_pairs() -> None:
-    few = [replace(with_accuracy(x), pictures=torch.arange(100) // 10) for x in (1, 0, 0)]
-    assert blindness(*few).pictures == 10 and blindness(*few).verdict == CANNOT_TELL
+def test_images_are_counted_not_pairs() -> None:
+    few = [replace(with_accuracy(x), images=torch.arange(100) // 10) for x in (1, 0, 0)]
+    assert blindness(*few).images == 10 and blindness(*few).verdict == CANNOT_TELL
 
 
 def test_a_wide_interval_about_0_says_nothing() -> None:
-    """11 of 20 right with the picture, and without it another 10: no verdict on so few."""
+    """11 of 20 right with the image, and without it another 10: no verdict on so few."""
     own, blinded = scored([1.0] * 11 + [-1.0] * 9), scored([-1.0] * 10 + [1.0] * 10)
     found = blindness(own, blinded, blinded)
     assert found.gap == pytest.approx(0.05) and found.low < -0.1 and found.high > 0.1
@@ -165,7 +165,7 @@ def test_a_wide_interval_about_0_says_nothing() -> None:
 
 
 def test_the_gap_is_paired() -> None:
-    """90 and 70 of 100 right, the same 70 among them: each differs on a fifth of the pictures."""
+    """90 and 70 of 100 right, the same 70 among them: each differs on a fifth of the images."""
     found = blindness(with_accuracy(0.9), with_accuracy(0.7), with_accuracy(0.1))
     assert found.gap == pytest.approx(0.2)
     # ± 1.96·√(0.2·0.8 / 100) = 0.078; unpaired it would be 0.108
@@ -181,7 +181,7 @@ def test_blinded_scores_must_be_of_the_same_pairs() -> None:
                 blindness(*three)
 
 
-def test_the_surest_rows_are_one_a_picture() -> None:
+def test_the_surest_rows_are_one_a_image() -> None:
     pairs = scored(
         [-1.0, -5.0, -4.0, 2.0, 9.0, 0.0, -7.0], [1, 1, 1, 1, 1, 1, 0.5], [0, 1, 1, 2, 3, 4, 5]
     )
@@ -192,7 +192,7 @@ def test_the_surest_rows_are_one_a_picture() -> None:
 def test_pairs_of_a_kind() -> None:
     style = SIX.of_kind("style")
     assert (len(style), style.differences.tolist()) == (3, [2, -1, 1])
-    assert style.pictures.tolist() == [5, 5, 7] and set(style.kinds) == {"style"}
+    assert style.images.tolist() == [5, 5, 7] and set(style.kinds) == {"style"}
     with pytest.raises(ValueError, match="pairs"):
         SIX.of_kind("taste")
 
@@ -204,7 +204,7 @@ def test_pairs_of_a_kind() -> None:
         ({"labels": torch.tensor([1, 1, 0, 1, 0, math.nan])}, "labels"),
         ({"scores_a": torch.tensor([1, 1, 0, 1, 0, math.nan])}, "scores"),
         ({"scores_b": torch.tensor([1, 1, 0, 1, 0, math.inf])}, "scores"),
-        ({"pictures": torch.arange(5)}, "pairs"),
+        ({"images": torch.arange(5)}, "pairs"),
         ({"kinds": ("",)}, "pairs"),
     ],
 )
@@ -214,7 +214,7 @@ def test_pairs_that_cannot_be_are_refused(change: dict[str, Tensor], name: str) 
 
 
 def test_the_spread_of_folds() -> None:
-    folds = [reward_figures(with_accuracy(share, 10)) for share in (0.6, 0.7, 0.8)]
+    folds = [reward_metrics(with_accuracy(share, 10)) for share in (0.6, 0.7, 0.8)]
     spread = accuracy_spread(folds)
     assert (spread.mean, spread.std) == (pytest.approx(0.7), pytest.approx(0.1))
     assert (spread.low, spread.high) == (pytest.approx(0.6), pytest.approx(0.8))
@@ -222,8 +222,8 @@ def test_the_spread_of_folds() -> None:
 
 
 def test_rows_for_the_console() -> None:
-    rows = figure_rows(reward_figures(SIX))
-    assert {len(row) for row in rows} == {len(FIGURE_COLUMNS)}
+    rows = metric_rows(reward_metrics(SIX))
+    assert {len(row) for row in rows} == {len(METRIC_COLUMNS)}
     named = {row[0]: row[1:] for row in rows}
     assert named["accuracy"][0] == 0.5 and named["accuracy"][2] == 5
     assert named["accuracy of style"][0] == 0.5

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rlhf.evaluation.reward_metrics import blindness, reward_figures
-from rlhf.evaluation.reward_report import JudgedPair, write_reward_report
+from rlhf.evaluation.reward_metrics import blindness, reward_metrics
+from rlhf.evaluation.reward_report import ReportPair, write_reward_report
 from tests.evaluation.test_html import NASTY, Page
 from tests.evaluation.test_reward_metrics import SIX, scored, with_accuracy
 
@@ -17,28 +17,28 @@ BLIND = blindness(*[with_accuracy(0.9)] * 3)
 FEW = blindness(*[with_accuracy(0.9, 10)] * 3)
 
 
-def judged(text="a red star", kind="style", scores=(2.0, -1.0), label=0.0) -> JudgedPair:  # noqa: ANN001
-    return JudgedPair(Image.new("RGB", (8, 8)), text, text, text, *scores, label, kind)
+def judged(text="a red star", kind="style", scores=(2.0, -1.0), label=0.0) -> ReportPair:  # noqa: ANN001
+    return ReportPair(Image.new("RGB", (8, 8)), text, text, text, *scores, label, kind)
 
 
-def written(path, figures=None, **parts) -> Page:  # noqa: ANN001, ANN003
+def written(path, metrics=None, **parts) -> Page:  # noqa: ANN001, ANN003
     given = {"title": "Reward", "blindness": None, "mistakes": [], **parts}
     file = path / "deep" / "report.html"
-    write_reward_report(file, figures=figures or reward_figures(SIX), **given)
+    write_reward_report(file, metrics=metrics or reward_metrics(SIX), **given)
     return Page(file.read_text("utf-8"))
 
 
 def everything(text="plain") -> dict:  # noqa: ANN001, D103
     pairs = scored([1.0, -1.0], kinds=[text, text])
     return {
-        "figures": reward_figures(pairs),
+        "metrics": reward_metrics(pairs),
         "title": text,
         "notes": [text],
         "blindness": LOOKING,
         "mistakes": [judged(text, kind=text)],
         "right": [judged(text, kind=text)],
         "curves": {text: {text: [(0, 1.0), (5, 0.5)], "held out": [(0, 1.0)]}},
-        "folds": [reward_figures(pairs)],
+        "folds": [reward_metrics(pairs)],
     }
 
 
@@ -63,7 +63,7 @@ def test_every_text_is_escaped(tmp_path) -> None:  # noqa: ANN001
     assert page.text.count("alert('x')") == 6 + 2 * 4
 
 
-def test_the_figures_are_said(tmp_path) -> None:  # noqa: ANN001
+def test_the_metrics_are_said(tmp_path) -> None:  # noqa: ANN001
     text = written(tmp_path).text
     for part in ("accuracy 50.0 % 95 %:", "log loss 1.002", "chance is 0.693", "pairs 6"):
         assert part in text
@@ -76,8 +76,8 @@ def test_the_figures_are_said(tmp_path) -> None:  # noqa: ANN001
 @pytest.mark.parametrize(
     "found, color, sentence",
     [
-        (LOOKING, "win", "This model looks at the picture."),
-        (BLIND, "loss", "This model ignores the picture."),
+        (LOOKING, "win", "This model looks at the image."),
+        (BLIND, "loss", "This model ignores the image."),
         (FEW, "tie", "Cannot tell: too few pairs."),
     ],
 )
@@ -102,8 +102,8 @@ def test_bars_lie_where_their_shares_say(tmp_path) -> None:  # noqa: ANN001
 def test_calibration_dots_lie_where_their_shares_say(tmp_path) -> None:  # noqa: ANN001
     """Three of four right at p = ¾ lie on the diagonal; the one wrong at p = 0.99 at the bottom."""
     apart = torch.logit(torch.tensor([0.75, 0.75, 0.75, 0.75, 0.99]))
-    figures = reward_figures(scored(apart, [1, 1, 1, 0, 0]))
-    page = written(tmp_path, figures)
+    metrics = reward_metrics(scored(apart, [1, 1, 1, 0, 0]))
+    page = written(tmp_path, metrics)
     near, far = (tuple(float(x[key]) for key in ("cx", "cy", "r")) for x in page.all("circle"))
     (diagonal,) = [x["d"] for x in page.all("path") if "stroke-dasharray" in x]
     left, half, right, one = map(float, re.findall(r"[\d.]+", diagonal))
@@ -115,7 +115,7 @@ def test_calibration_dots_lie_where_their_shares_say(tmp_path) -> None:  # noqa:
 
 def test_margin_bars_are_as_high_as_their_counts(tmp_path) -> None:  # noqa: ANN001
     """Margins -4, 1, 1, 4 in 20 bins of 0.4: the first, the thirteenth and the last."""
-    page = written(tmp_path, reward_figures(scored([-4.0, 1.0, 1.0, 4.0])))
+    page = written(tmp_path, reward_metrics(scored([-4.0, 1.0, 1.0, 4.0])))
     heights = [float(x["height"]) for x in page.all("rect")]
     tallest = max(heights)
     assert [place for place, x in enumerate(heights) if x] == [0, 12, 19]
@@ -141,7 +141,7 @@ def places(line: dict) -> list[tuple[float, ...]]:
     return [tuple(map(float, pair.split(","))) for pair in line["points"].split()]
 
 
-def test_label_and_model_are_marked_on_their_answers(tmp_path) -> None:  # noqa: ANN001
+def test_label_and_model_are_marked_on_their_responses(tmp_path) -> None:  # noqa: ANN001
     page = written(tmp_path, mistakes=[judged()])
     assert "the model is 95.3 % sure" in page.text  # σ(3)
     assert "A · 2 · model a red star B · -1 · label" in page.text
@@ -153,7 +153,7 @@ def test_label_and_model_are_marked_on_their_answers(tmp_path) -> None:  # noqa:
 
 
 def test_folds_are_shown_with_their_spread(tmp_path) -> None:  # noqa: ANN001
-    folds = [reward_figures(with_accuracy(share, 10)) for share in (0.6, 0.7, 0.8)]
+    folds = [reward_metrics(with_accuracy(share, 10)) for share in (0.6, 0.7, 0.8)]
     text = written(tmp_path, folds=folds).text
     assert "mean 70.0 %, standard deviation 10.0 points, 60.0 % to 80.0 %" in text
     assert "fold 3 80.0 % of 10" in text
@@ -162,6 +162,6 @@ def test_folds_are_shown_with_their_spread(tmp_path) -> None:  # noqa: ANN001
 
 def test_no_decided_pair_still_makes_a_page(tmp_path) -> None:  # noqa: ANN001
     ties = scored([0.0, 1.0], [0.5, 0.5])
-    page = written(tmp_path, reward_figures(ties), blindness=blindness(ties, ties, ties))
+    page = written(tmp_path, reward_metrics(ties), blindness=blindness(ties, ties, ties))
     assert "accuracy –" in page.text and "nan" not in page.text.lower()
     assert not any("nan" in value for _, attributes in page.tags for value in attributes.values())

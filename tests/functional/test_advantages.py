@@ -31,7 +31,7 @@ def test_advantages_are_the_mixture_of_k_step_ones(
     lengths: list[int], gamma: float, gae_lambda: float
 ) -> None:
     spans = Spans.from_lengths(lengths)
-    rewards, values = doubles(spans.total), doubles(spans.total)
+    rewards, values = doubles(spans.num_tokens), doubles(spans.num_tokens)
     pairs = zip(
         oracles.split(rewards.tolist(), lengths),
         oracles.split(values.tolist(), lengths),
@@ -49,7 +49,7 @@ def test_advantages_are_the_mixture_of_k_step_ones(
 @given(ragged, unit, unit)
 def test_advantages_agree_with_scipy(lengths: list[int], gamma: float, gae_lambda: float) -> None:
     spans = Spans.from_lengths(lengths)
-    rewards, values = doubles(spans.total), doubles(spans.total)
+    rewards, values = doubles(spans.num_tokens), doubles(spans.num_tokens)
     got, _ = generalized_advantages(rewards, values, spans, gamma=gamma, gae_lambda=gae_lambda)
     for b in range(len(spans)):
         where = spans.token_indices([b])
@@ -97,7 +97,11 @@ def test_a_cut_response_continues_with_its_final_value() -> None:
 @given(ragged, unit)
 def test_each_response_may_have_its_own_lambda(lengths: list[int], gamma: float) -> None:
     spans = Spans.from_lengths(lengths)
-    rewards, values, lambdas = doubles(spans.total), doubles(spans.total), torch.rand(len(lengths))
+    rewards, values, lambdas = (
+        doubles(spans.num_tokens),
+        doubles(spans.num_tokens),
+        torch.rand(len(lengths)),
+    )
     got, _ = generalized_advantages(rewards, values, spans, gamma=gamma, gae_lambda=lambdas)
     for b, gae_lambda in enumerate(lambdas.tolist()):
         where, own = spans.token_indices([b]), spans.select([b])
@@ -139,8 +143,8 @@ def test_whiten_literals() -> None:
     values = torch.tensor([2.0, 6.0])
     assert whiten(values).tolist() == [-1.0, 1.0]
     assert whiten(values, shift_mean=False).tolist() == [3.0, 5.0]
-    assert whiten(values, floor=4.0).tolist() == [-0.5, 0.5]
-    assert whiten(values, floor=1.0).tolist() == [-1.0, 1.0]
+    assert whiten(values, min_std=4.0).tolist() == [-0.5, 0.5]
+    assert whiten(values, min_std=1.0).tolist() == [-1.0, 1.0]
     assert whiten(torch.tensor([7.0])).tolist() == [0.0]
     assert whiten(torch.tensor([7.0]), shift_mean=False).tolist() == [7.0]
     assert whiten(torch.full((1001,), 5.3)).tolist() == [0.0] * 1001
@@ -148,7 +152,7 @@ def test_whiten_literals() -> None:
     assert whiten(torch.zeros(0)).shape == (0,)
     assert whiten(values.bfloat16()).dtype == torch.float32
     with pytest.raises(ValueError, match="floor: got 0"):
-        whiten(values, floor=0.0)
+        whiten(values, min_std=0.0)
 
 
 def test_explained_variance_literals() -> None:

@@ -19,7 +19,7 @@ GROUPS = torch.tensor([0, 1, 0])
 CALLS: dict[str, tuple[Callable[..., Any], list[int]]] = {
     "kl_estimate": (lambda a, b: functional.kl_estimate(a, b, "k3"), [TOKENS, TOKENS]),
     "shape_rewards": (
-        lambda scores, kl: functional.shape_rewards(scores, kl, SPANS, kl_coef=0.5),
+        lambda scores, kl: functional.per_token_rewards(scores, kl, SPANS, kl_coef=0.5),
         [RESPONSES, TOKENS],
     ),
     "missing_eos_scores": (
@@ -63,7 +63,7 @@ CALLS: dict[str, tuple[Callable[..., Any], list[int]]] = {
         [TOKENS] * 3,
     ),
     "preference_loss": (functional.preference_loss, [RESPONSES, RESPONSES]),
-    "centring_penalty": (functional.centring_penalty, [RESPONSES, RESPONSES]),
+    "center_rewards_loss": (functional.center_rewards_loss, [RESPONSES, RESPONSES]),
     "ScoreScaler": (lambda scores: functional.ScoreScaler(clip=1.0).scale(scores), [RESPONSES]),
     "span_discounted_sum": (lambda x: kernels.span_discounted_sum(x, SPANS, 0.5), [TOKENS]),
     "add_at_span_end": (

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlhf.functional import (
-    centring_penalty,
+    center_rewards_loss,
     clipped_policy_loss,
     clipped_value_loss,
     kl_penalty_loss,
@@ -125,9 +125,9 @@ def test_value_loss_literals() -> None:
 @pytest.mark.parametrize("lengths", [[1, 2, 40, 7, 3, 90], [5, 64, 1, 1, 33, 2]])
 def test_micro_batches_add_up_to_the_whole_step(lengths: list[int]) -> None:
     spans = Spans.from_lengths(lengths)
-    old, advantages, returns = (doubles(spans.total) for _ in range(3))
-    start = old + doubles(spans.total) / 4
-    share = torch.linspace(-2, 2, spans.total, dtype=torch.float64)
+    old, advantages, returns = (doubles(spans.num_tokens) for _ in range(3))
+    start = old + doubles(spans.num_tokens) / 4
+    share = torch.linspace(-2, 2, spans.num_tokens, dtype=torch.float64)
 
     def gradient(size: int, token_count: int | None) -> tuple[float, Tensor, Tensor]:
         """One shared parameter moves every token, as in a network."""
@@ -153,7 +153,7 @@ def test_micro_batches_add_up_to_the_whole_step(lengths: list[int]) -> None:
 
     whole = gradient(len(lengths), None)
     for size in (1, 2, 3, len(lengths)):
-        for ours, theirs in zip(gradient(size, spans.total), whole, strict=True):
+        for ours, theirs in zip(gradient(size, spans.num_tokens), whole, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     means = gradient(1, None)[1]
     assert float((means - whole[1]).norm() / whole[1].norm()) > 0.05
@@ -222,12 +222,12 @@ def test_a_tie_counts_half_each_way_and_has_no_margin() -> None:
 
 def test_the_centring_penalty_is_the_mean_square_of_the_sums() -> None:
     chosen, rejected = exact([1.0, -2.0]).requires_grad_(), exact([3.0, 2.0])
-    penalty = centring_penalty(chosen, rejected)
+    penalty = center_rewards_loss(chosen, rejected)
     assert penalty.item() == (16 + 0) / 2
     penalty.backward()
     assert chosen.grad is not None and chosen.grad.tolist() == [4.0, 0.0]  # 2·(c + r)/n
     with pytest.raises(ValueError, match="rejected_scores"):
-        centring_penalty(chosen, rejected[:1])
+        center_rewards_loss(chosen, rejected[:1])
 
 
 def test_preference_refuses() -> None:

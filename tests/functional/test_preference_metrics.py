@@ -1,4 +1,4 @@
-"""Figures of judged pairs: literals, float64 loops, and the bootstrap against known cases."""
+"""Metrics of judged pairs: literals, float64 loops, and the bootstrap against known cases."""
 
 import math
 
@@ -98,7 +98,7 @@ def test_calibration_is_that_of_the_loop() -> None:
     assert calibration_error(curve).item() == pytest.approx(error, abs=1e-12)
 
 
-def test_swapping_the_sides_changes_no_figure() -> None:
+def test_swapping_the_sides_changes_no_metric() -> None:
     differences, labels = random_pairs()
     for function in (pair_credit, pair_accuracy, log_loss, margin_histogram, calibration_curve):
         got, swapped = function(differences, labels), function(-differences, 1 - labels)
@@ -233,7 +233,7 @@ def test_copies_of_a_pair_do_not_narrow_the_interval() -> None:
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    """300 data sets of 100 pictures with four pairs that go together; 0.95 ± 4 standard errors."""
+    """300 data sets of 100 images with four pairs that go together; 0.95 ± 4 standard errors."""
     covered, names = 0, torch.arange(400) // 4
     for seed in range(300):
         chances = torch.rand(100, generator=seeded(seed)).repeat_interleave(4)

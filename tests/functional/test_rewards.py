@@ -9,7 +9,7 @@ from rlhf.functional import (
     check_kl_choice,
     kl_estimate,
     missing_eos_scores,
-    shape_rewards,
+    per_token_rewards,
 )
 from rlhf.spans import Spans
 from tests.support.float64 import EXACT, exact
@@ -52,15 +52,15 @@ def test_only_the_sound_kl_penalties_are_accepted(placement: str, kind: str) -> 
 def test_shape_rewards_literal() -> None:
     spans = Spans.from_lengths([2, 1])
     kl = torch.tensor([1.0, -2.0, 4.0])
-    got = shape_rewards(torch.tensor([10.0, 20.0]), kl, spans, kl_coef=0.5)
+    got = per_token_rewards(torch.tensor([10.0, 20.0]), kl, spans, kl_coef=0.5)
     assert got.tolist() == [-0.5, 11.0, 18.0]
     assert kl.tolist() == [1.0, -2.0, 4.0]
     with pytest.raises(ValueError, match="kl_coef: got -1"):
-        shape_rewards(torch.zeros(2), kl, spans, kl_coef=-1.0)
+        per_token_rewards(torch.zeros(2), kl, spans, kl_coef=-1.0)
     with pytest.raises(ValueError, match=r"scores: got shape \[3\], wanted \[2\]"):
-        shape_rewards(kl, kl, spans, kl_coef=0.1)
+        per_token_rewards(kl, kl, spans, kl_coef=0.1)
     with pytest.raises(ValueError, match=r"kl: got shape \[2\], wanted \[3\]"):
-        shape_rewards(kl[:2], kl[:2], spans, kl_coef=0.1)
+        per_token_rewards(kl[:2], kl[:2], spans, kl_coef=0.1)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.support import oracles
 from tests.support.float64 import exact, quick
 
 
-def test_splitmix64_known_answers() -> None:
+def test_splitmix64_known_responses() -> None:
     """The first outputs of the published generator seeded with 0 and with 1234567."""
     assert [oracles.splitmix64(0, i) for i in range(2)] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
     assert oracles.splitmix64(1234567, 0) == 6457827717110365317

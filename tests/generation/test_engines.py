@@ -8,27 +8,27 @@ import torch
 
 from rlhf.config.schema import ModelConfig, SamplingConfig
 from rlhf.generation.sampler import generate
-from rlhf.generation.transformers_engine import stock_generate
+from rlhf.generation.transformers_engine import hf_generate
 from rlhf.models.packed.forward import Llava
 from rlhf.models.policy import build_policy
 from tests.models.test_alora import adapted
 from tests.support import tiny_models
 
 
-@pytest.mark.parametrize("scope", ["all", "response"])
+@pytest.mark.parametrize("lora_type", ["lora", "alora"])
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_both_engines_draw_the_same_tokens(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, scope: str, temperature: float
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, lora_type: str, temperature: float
 ) -> None:
     """Prompts of different lengths, two responses each, of which some end early."""
-    llava = adapted(tiny, scope)
+    llava = adapted(tiny, lora_type)
     monkeypatch.setattr(Llava, "eos_ids", property(lambda self: list(range(1, 300, 23))))
     prompts = tiny_models.prompts_of(llava, tiny).select(torch.arange(4).repeat_interleave(2))
     samples = torch.arange(2).repeat(4)
     sampling = SamplingConfig(temperature=temperature, max_new_tokens=12, batch_size=5)
     given = {"seed": 3, "iteration": 2, "samples": samples}
     ours, own = generate(llava, prompts, sampling, **given)  # type: ignore[arg-type]
-    stock, theirs = stock_generate(llava, prompts, sampling, **given)  # type: ignore[arg-type]
+    stock, theirs = hf_generate(llava, prompts, sampling, **given)  # type: ignore[arg-type]
     assert ours.rows() == stock.rows()
     assert torch.equal(ours.finished, stock.finished)
     torch.testing.assert_close(own.logprobs, theirs.logprobs, atol=2e-5, rtol=0)
@@ -37,12 +37,12 @@ def test_both_engines_draw_the_same_tokens(
         assert len({*ours.spans.lengths.tolist()}) > 2
 
 
-@pytest.mark.parametrize("scope", ["all", "response"])
-def test_a_run_by_either_engine_is_the_same(tiny: Path, tmp_path: Path, scope: str) -> None:
+@pytest.mark.parametrize("lora_type", ["lora", "alora"])
+def test_a_run_by_either_engine_is_the_same(tiny: Path, tmp_path: Path, lora_type: str) -> None:
     found = []
-    for engine in ("own", "reference"):
+    for engine in ("native", "transformers"):
         llava = tiny_models.load(tiny)
-        config = ModelConfig(lora_rank=4, lora_scope=scope)  # type: ignore[arg-type]
+        config = ModelConfig(lora_rank=4, lora_type=lora_type)  # type: ignore[arg-type]
         torch.manual_seed(0)
         policy = build_policy(llava, config, temperature=1.0)
         run = tiny_models.two_iterations(
@@ -50,10 +50,10 @@ def test_a_run_by_either_engine_is_the_same(tiny: Path, tmp_path: Path, scope: s
         )
         run.ppo = replace(run.ppo, engine=engine)
         run.run()
-        found.append((run.figures, policy.trained()))
+        found.append((run.metrics, policy.trainable_parameters()))
     (ours, moved), (theirs, also) = found
     for name, value in ours.items():
-        if not name.startswith(("time", "tokens_per_s", "mem")):
+        if not name.startswith(("time", "throughput", "memory")):
             assert theirs[name] == pytest.approx(value, abs=1e-4, rel=1e-4), name
     for name, weights in moved.items():
         torch.testing.assert_close(also[name], weights, atol=1e-5, rtol=0)

@@ -45,11 +45,11 @@ def test_seed_iteration_and_sample_index_each_change_what_is_sampled(
     assert generate(llava, prompts, sampling, samples=ones)[0].rows() != base
 
 
-@pytest.mark.parametrize("scope", ["all", "response"])
+@pytest.mark.parametrize("lora_type", ["lora", "alora"])
 def test_finished_rows_leave_and_the_others_do_not_notice(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, scope: str
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, lora_type: str
 ) -> None:
-    llava, computed = adapted(tiny, scope), list[int]()
+    llava, computed = adapted(tiny, lora_type), list[int]()
     monkeypatch.setattr(Llava, "eos_ids", property(lambda self: list(range(1, 300, 11))))
     prompts, sampling = tiny_models.prompts_of(llava, tiny, 8), SamplingConfig(max_new_tokens=12)
     decode = llava.decode
@@ -59,11 +59,11 @@ def test_finished_rows_leave_and_the_others_do_not_notice(
         return decode(tokens, state)
 
     monkeypatch.setattr(llava, "decode", counting)
-    monkeypatch.setattr("rlhf.generation.sampler.STILL_RUNNING", 0)
+    monkeypatch.setattr("rlhf.generation.sampler.COMPACT_BELOW", 0)
     stayed, theirs = generate(llava, prompts, sampling, seed=2)
     assert set(computed) == {8}
     computed.clear()
-    monkeypatch.setattr("rlhf.generation.sampler.STILL_RUNNING", 0.75)
+    monkeypatch.setattr("rlhf.generation.sampler.COMPACT_BELOW", 0.75)
     left, drawn = generate(llava, prompts, sampling, seed=2)
     assert left.rows() == stayed.rows()
     torch.testing.assert_close(drawn.logprobs, theirs.logprobs, atol=1e-4, rtol=0)
@@ -78,8 +78,8 @@ def test_greedy_tokens_are_those_of_stock_generate(llava: Llava, tiny: Path) -> 
     prompts = tiny_models.prompts_of(llava, tiny)
     ours, _ = generate(llava, prompts, SamplingConfig(temperature=0.0, max_new_tokens=10))
     for row, tokens in enumerate(ours.rows()):
-        picture = load_image(prompts.images[row][0])
-        pixels = llava.processor.image_processor(picture, return_tensors="pt").pixel_values
+        image = load_image(prompts.images[row][0])
+        pixels = llava.processor.image_processor(image, return_tensors="pt").pixel_values
         ids = prompts.select(torch.tensor([row])).tokens.unsqueeze(0)
         stock = llava.model.generate(
             input_ids=ids,
@@ -154,4 +154,4 @@ def test_the_end_belongs_to_the_response_when_it_is_also_the_pad(llava: Llava, t
     end = llava.processor.tokenizer.eos_token_id
     assert responses.finished.any()
     assert [row[-1] == end for row in responses.rows()] == responses.finished.tolist()
-    assert len(drawn.logprobs) == responses.spans.total
+    assert len(drawn.logprobs) == responses.spans.num_tokens

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from rlhf.kernels.flash_cpu import causal_attention, flash, flash_backward
+from rlhf.kernels.flash_cpu import causal_attention, flash_attention, flash_attention_backward
 
 SCALE = 0.3
 
@@ -62,10 +62,10 @@ def test_without_gradients_the_result_is_the_same() -> None:
 
 def test_bfloat16_gradients_are_those_of_the_same_numbers_in_float32() -> None:
     given = [x.detach() for x in _tensors(torch.bfloat16)]
-    out, lse = flash(*given, causal=True, scale=SCALE)
-    narrow = flash_backward(out, *given, out, lse, causal=True, scale=SCALE)
+    out, lse = flash_attention(*given, causal=True, scale=SCALE)
+    narrow = flash_attention_backward(out, *given, out, lse, causal=True, scale=SCALE)
     wide = [x.float() for x in (out, *given, out)]
-    again = flash_backward(*wide, lse, causal=True, scale=SCALE)
+    again = flash_attention_backward(*wide, lse, causal=True, scale=SCALE)
     for one, other in zip(narrow, again, strict=True):
         assert one.dtype == torch.float32
         assert torch.equal(one, other)
@@ -75,6 +75,6 @@ def test_a_mask_is_added_to_the_products() -> None:
     given = _tensors(torch.float64)
     mask = torch.zeros(2, 3, 7, 7, dtype=torch.float64)
     mask[..., 5:] = -torch.inf
-    out, _ = flash(*given, causal=False, scale=SCALE, mask=mask)
+    out, _ = flash_attention(*given, causal=False, scale=SCALE, mask=mask)
     wanted = scaled_dot_product_attention(*given, attn_mask=mask, scale=SCALE)
     torch.testing.assert_close(out, wanted)

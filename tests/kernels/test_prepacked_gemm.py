@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlhf.kernels import prepacked_gemm as module
-from rlhf.kernels.prepacked_gemm import few_rows_product
+from rlhf.kernels.prepacked_gemm import prepacked_gemm
 
 
 @pytest.mark.parametrize("blocks", [True, False])
@@ -16,11 +16,11 @@ def test_product_of_any_rows(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, near: float, count: int, blocks: bool
 ) -> None:
     if not blocks:
-        monkeypatch.setattr(module, "has_blocks", lambda weight, dtype: False)
+        monkeypatch.setattr(module, "can_prepack", lambda weight, dtype: False)
     numbers = torch.Generator().manual_seed(0)
     weight = torch.randn(70, 24, generator=numbers, dtype=torch.float64).to(dtype)
     x = torch.randn(count, 24, generator=numbers, dtype=torch.float64).to(dtype)
-    found = few_rows_product(weight, 8, dtype)(x)
+    found = prepacked_gemm(weight, 8, dtype)(x)
     assert (found.shape, found.dtype) == ((count, 70), dtype)
     wanted = x.double() @ weight.double().T
     torch.testing.assert_close(found.double(), wanted, rtol=near, atol=near)
@@ -31,8 +31,8 @@ def test_a_wider_weight_multiplies_in_the_dtype(
     monkeypatch: pytest.MonkeyPatch, blocks: bool
 ) -> None:
     if not blocks:
-        monkeypatch.setattr(module, "has_blocks", lambda weight, dtype: False)
+        monkeypatch.setattr(module, "can_prepack", lambda weight, dtype: False)
     weight = torch.tensor([[1 + 2**-10, 0.0], [0.0, 2.0]], requires_grad=True)
-    found = few_rows_product(weight, 1, torch.bfloat16)(torch.tensor([[1.0, 1.0]]))
+    found = prepacked_gemm(weight, 1, torch.bfloat16)(torch.tensor([[1.0, 1.0]]))
     assert found.tolist() == [[1.0, 2.0]]  # 1 + 2^-10 has no place in seven bits
     assert not found.requires_grad

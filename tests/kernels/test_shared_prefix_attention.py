@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from rlhf.kernels import shared_prefix_attention as module
-from rlhf.kernels.shared_prefix_attention import Groups, prefix_attention
+from rlhf.kernels.shared_prefix_attention import PrefixGroups, shared_prefix_attention
 
 SCALE = 0.3
 OWNERS = ([0, 0, 1, 1], [0, 1, 2], [1, 0, 0, 1, 0], [0, 0, 0])
@@ -59,13 +59,13 @@ def test_it_is_the_softmax_over_what_is_seen(
     tensors = [x.requires_grad_() for x in given(owner, rows, width, kept)]
     lengths = [2, 5, 3][: max(owner) + 1] if ragged else [5] * (max(owner) + 1)
     told = torch.tensor(lengths) if ragged else None
-    groups = Groups(torch.tensor(owner))
-    found = prefix_attention(*tensors, groups, told, scale=SCALE, window=window)
+    groups = PrefixGroups(torch.tensor(owner))
+    found = shared_prefix_attention(*tensors, groups, told, scale=SCALE, window=window)
     wanted = [x.detach().clone().requires_grad_() for x in tensors]
     expected = loop(wanted, owner, lengths, window or 100)
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
     with torch.no_grad():
-        again = prefix_attention(*tensors, groups, told, scale=SCALE, window=window)
+        again = shared_prefix_attention(*tensors, groups, told, scale=SCALE, window=window)
     assert torch.equal(again, found)
     pull = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
     (found * pull).sum().backward()
@@ -77,27 +77,27 @@ def test_it_is_the_softmax_over_what_is_seen(
 
 @pytest.mark.parametrize("owner", OWNERS)
 def test_groups_put_responses_beside_those_of_their_prompt_and_back(owner: list[int]) -> None:
-    groups = Groups(torch.tensor(owner))
+    groups = PrefixGroups(torch.tensor(owner))
     rows = torch.arange(len(owner) * 2 * 3 * 1.0).view(len(owner), 2, 3, 1) + 1
-    spread = groups.spread(rows)
-    assert spread.shape == (max(owner) + 1, 2, 3 * groups.size, 1)
+    spread = groups.group(rows)
+    assert spread.shape == (max(owner) + 1, 2, 3 * groups.max_size, 1)
     for prompt in range(max(owner) + 1):
         members = [row for row, own in enumerate(owner) if own == prompt]
         own = torch.cat([rows[row] for row in members], dim=1)
         assert torch.equal(spread[prompt, :, : own.shape[1]], own)
         assert not spread[prompt, :, own.shape[1] :].any()
-    assert torch.equal(groups.collect(spread), rows)
+    assert torch.equal(groups.ungroup(spread), rows)
 
 
 def test_autocast_does_not_narrow_the_keys_of_a_token_that_looks_back() -> None:
-    tensors, groups = given([0, 0, 1], 1, 4, 2), Groups(torch.tensor([0, 0, 1]))
-    wanted = prefix_attention(*tensors, groups, None, scale=SCALE)
+    tensors, groups = given([0, 0, 1], 1, 4, 2), PrefixGroups(torch.tensor([0, 0, 1]))
+    wanted = shared_prefix_attention(*tensors, groups, None, scale=SCALE)
     with torch.autocast("cpu", torch.bfloat16):
-        found = prefix_attention(*tensors, groups, None, scale=SCALE)
+        found = shared_prefix_attention(*tensors, groups, None, scale=SCALE)
     assert found.dtype == torch.float32 and torch.equal(found, wanted)
 
 
 def test_groups_of_some_responses() -> None:
-    groups = Groups(torch.tensor([0, 0, 1, 2, 2]))
+    groups = PrefixGroups(torch.tensor([0, 0, 1, 2, 2]))
     some, prompts = groups.select(torch.tensor([4, 0, 3]))
-    assert prompts.tolist() == [0, 2] and some.owner.tolist() == [1, 0, 1]
+    assert prompts.tolist() == [0, 2] and some.prefix_ids.tolist() == [1, 0, 1]

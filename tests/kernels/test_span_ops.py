@@ -43,11 +43,11 @@ def test_scatter_literal(kernels: ModuleType) -> None:
 @given(ragged, st.integers(0, 7))
 def test_gather_undoes_scatter(lengths: list[int], extra: int) -> None:
     spans = Spans.from_lengths(lengths)
-    flat = doubles(spans.total, 2)
-    padded = scatter_spans(flat, spans, width=spans.longest + extra, fill=math.nan)
+    flat = doubles(spans.num_tokens, 2)
+    padded = scatter_spans(flat, spans, width=spans.max_len + extra, fill=math.nan)
     starts = torch.zeros(len(spans), dtype=torch.int64)
     assert torch.equal(gather_spans(padded, starts, spans), flat)
-    assert int(padded.isnan().sum()) == 2 * (padded[..., 0].numel() - spans.total)
+    assert int(padded.isnan().sum()) == 2 * (padded[..., 0].numel() - spans.num_tokens)
     shifted = torch.nn.functional.pad(padded, (0, 0, 3, 0), value=math.nan)
     assert torch.equal(gather_spans(shifted, starts + 3, spans), flat)
 
@@ -163,7 +163,7 @@ def test_sums_agree_with_loops(drawn: list[tuple[int, float]]) -> None:
 @given(ragged)
 def test_a_span_does_not_feel_its_neighbours(lengths: list[int]) -> None:
     spans, own = Spans.from_lengths([*lengths, 77, *lengths]), Spans.from_lengths([77])
-    flat = torch.full((spans.total,), math.nan)
+    flat = torch.full((spans.num_tokens,), math.nan)
     where = spans.token_indices([len(lengths)])
     flat[where] = torch.randn(77)
     alone, factors = flat[where], torch.rand(len(spans))

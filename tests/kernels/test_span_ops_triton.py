@@ -57,13 +57,13 @@ def test_copies(
 ) -> None:
     spans = Spans.from_lengths(lengths)
     starts = torch.arange(len(spans)) % 3
-    padded = torch.randn(len(spans), spans.longest + 4, *trailing).mul(3).to(dtype)
-    flat = torch.randn(spans.total, *trailing).mul(3).to(dtype)
+    padded = torch.randn(len(spans), spans.max_len + 4, *trailing).mul(3).to(dtype)
+    flat = torch.randn(spans.num_tokens, *trailing).mul(3).to(dtype)
     moved = padded.transpose(0, 1).contiguous().transpose(0, 1)  # the same, with gaps in memory
     for source in (padded, moved):
         got = kernels.gather_spans(source, starts, spans)
         assert torch.equal(got, span_ops.gather_spans(padded, starts, spans))
-    for width in (None, spans.longest + 3):
+    for width in (None, spans.max_len + 3):
         got = kernels.scatter_spans(flat, spans, width, fill=1)
         assert torch.equal(got, span_ops.scatter_spans(flat, spans, width, fill=1))
 

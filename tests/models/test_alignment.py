@@ -12,7 +12,7 @@ from torch import Tensor
 from rlhf.config.schema import ModelConfig, SamplingConfig
 from rlhf.generation.sampler import generate
 from rlhf.models.packed.forward import Llava
-from rlhf.models.policy import Policy, build_policy, in_pieces
+from rlhf.models.policy import Policy, build_policy, map_microbatches
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.rewards.llava_reward import LlavaReward, raw_scores
 from rlhf.spans import Spans
@@ -41,8 +41,8 @@ def test_a_token_changes_the_value_after_it_and_none_before(policy: Policy, tiny
     tokens = tokens.clone()
     tokens[2] = 50
     with torch.no_grad():
-        before = policy.score(prompts, responses).values
-        after = policy.score(prompts, replace(responses, tokens=tokens)).values
+        before = policy.evaluate(prompts, responses).values
+        after = policy.evaluate(prompts, replace(responses, tokens=tokens)).values
     changed = ((after - before).abs() > 1e-4).tolist()
     assert changed == [False, False, False, True, True]
 
@@ -54,8 +54,8 @@ def test_pieces_keep_values_and_entropies_in_order(policy: Policy, tiny: Path) -
     )
     responses = Responses.concatenate([responses, responses])
     with torch.no_grad():
-        whole = policy.score(prompts, responses)
-        pieces = in_pieces(policy.score, prompts, responses, 90)
+        whole = policy.evaluate(prompts, responses)
+        pieces = map_microbatches(policy.evaluate, prompts, responses, 90)
     torch.testing.assert_close(pieces.values, whole.values, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(pieces.entropy, whole.entropy, atol=1e-5, rtol=1e-5)
 
@@ -65,7 +65,7 @@ def test_the_entropy_is_that_of_the_sampled_distribution(llava: Llava, tiny: Pat
     prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=0.5)
     with torch.no_grad():
-        found = policy.score(prompts, responses).entropy
+        found = policy.evaluate(prompts, responses).entropy
         logits = llava.response_hidden(prompts, responses) @ llava.output_weight.T
     logits[:, llava.banned_ids] = -100
     p = (2 * logits.double()).softmax(1)
@@ -122,7 +122,7 @@ def test_the_models_own_dropout_is_off(tiny: Path, tmp_path: Path) -> None:
     llava = tiny_models.load(tmp_path)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
-    one, two = (policy.score(prompts, responses).logprobs for _ in range(2))
+    one, two = (policy.evaluate(prompts, responses).logprobs for _ in range(2))
     assert torch.equal(one, two)
     (path,) = prompts.images[0]
     assert torch.equal(llava.vision.encode(path).tiles, llava.vision.encode(path).tiles)

@@ -24,13 +24,13 @@ ATOL = {"atol": 1e-5, "rtol": 1e-5}
 @pytest.fixture
 def llava(tiny: Path) -> Llava:
     """With a policy that has moved."""
-    return adapted(tiny, "response")
+    return adapted(tiny, "alora")
 
 
 def adapted(tiny: Path, scope: str) -> Llava:
     torch.manual_seed(0)
     llava = tiny_models.load(tiny)
-    llava.adapters.add(POLICY, rank=4, alpha=8, scope=scope)  # type: ignore[arg-type]
+    llava.adapters.add(POLICY, rank=4, alpha=8, lora_type=scope)  # type: ignore[arg-type]
     with torch.no_grad():
         for value in llava.adapters.tensors(POLICY).values():
             value.add_(0.1 * torch.randn_like(value))
@@ -43,17 +43,17 @@ def logits_of(llava: Llava, tiny: Path, responses: Responses) -> list[Tensor]:
     return list((hidden @ llava.output_weight.T).split(responses.spans.lengths.tolist()))
 
 
-def stock(llava: Llava, folder: Path) -> PeftModel:
-    llava.adapters.save(POLICY, folder, llava.base)
+def stock(llava: Llava, directory: Path) -> PeftModel:
+    llava.adapters.save(POLICY, directory, llava.base)
     base = LlavaForConditionalGeneration.from_pretrained(llava.base, dtype=torch.float32)
-    return PeftModel.from_pretrained(base, folder).eval()
+    return PeftModel.from_pretrained(base, directory).eval()
 
 
 def inputs(llava: Llava, tiny: Path, row: int) -> dict[str, Tensor]:
     """A prompt as stock classes take it."""
     prompts = tiny_models.prompts_of(llava, tiny)
-    picture = load_image(prompts.images[row][0])
-    pixels = llava.processor.image_processor(picture, return_tensors="pt").pixel_values
+    image = load_image(prompts.images[row][0])
+    pixels = llava.processor.image_processor(image, return_tensors="pt").pixel_values
     ids = prompts.select(torch.tensor([row])).tokens.unsqueeze(0)
     return {"input_ids": ids, "pixel_values": pixels, "attention_mask": torch.ones_like(ids)}
 
@@ -68,7 +68,7 @@ def test_the_invocation_is_what_ends_every_prompt(llava: Llava, tiny: Path) -> N
 def test_stock_peft_gives_the_same_logits(llava: Llava, tiny: Path, tmp_path: Path) -> None:
     responses, model = tiny_models.responses_of(llava), stock(llava, tmp_path)
     found = logits_of(llava, tiny, responses)
-    everywhere = logits_of(adapted(tiny, "all"), tiny, responses)
+    everywhere = logits_of(adapted(tiny, "lora"), tiny, responses)
     for row, tokens in enumerate(responses.rows()):
         given = inputs(llava, tiny, row)
         start = given["input_ids"].shape[1] - 1
@@ -83,20 +83,20 @@ def test_stock_peft_gives_the_same_logits(llava: Llava, tiny: Path, tmp_path: Pa
         assert float((found[row] - everywhere[row]).abs().max()) > 1e-3
 
 
-def test_stock_peft_generates_the_same_answers(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+def test_stock_peft_generates_the_same_responses(llava: Llava, tiny: Path, tmp_path: Path) -> None:
     model = stock(llava, tmp_path)
     greedy = SamplingConfig(temperature=0, max_new_tokens=6)
     ours, _ = generate(llava, tiny_models.prompts_of(llava, tiny), greedy)
     banned = [[token] for token in llava.banned_ids]
     for row, tokens in enumerate(ours.rows()):
         given = inputs(llava, tiny, row)
-        answer = model.generate(
+        response = model.generate(
             **given, do_sample=False, max_new_tokens=6, bad_words_ids=banned, pad_token_id=0
         )
-        assert answer[0, given["input_ids"].shape[1] :].tolist() == list(tokens)
+        assert response[0, given["input_ids"].shape[1] :].tolist() == list(tokens)
 
 
-def test_an_answer_that_says_the_invocation_does_not_move_the_start(
+def test_an_response_that_says_the_invocation_does_not_move_the_start(
     llava: Llava, tiny: Path
 ) -> None:
     """What stands before it in the answer keeps its states."""
@@ -116,7 +116,7 @@ def test_an_answer_that_says_the_invocation_does_not_move_the_start(
 
 def test_a_fresh_adapter_changes_nothing_and_gradients_reach_it(tiny: Path) -> None:
     bare, llava = tiny_models.load(tiny), tiny_models.load(tiny)
-    llava.adapters.add(POLICY, rank=4, alpha=8, scope="response")
+    llava.adapters.add(POLICY, rank=4, alpha=8, lora_type="alora")
     responses = tiny_models.responses_of(llava)
     for one, two in zip(
         logits_of(bare, tiny, responses), logits_of(llava, tiny, responses), strict=True
@@ -145,7 +145,7 @@ def test_it_is_saved_and_loaded_with_its_scope(llava: Llava, tiny: Path, tmp_pat
     llava.adapters.save(POLICY, tmp_path, llava.base)
     again = tiny_models.load(tiny)
     again.adapters.load(POLICY, tmp_path, trains=False)
-    assert again.adapters.scope == llava.adapters.scope == "response"
+    assert again.adapters.lora_type == llava.adapters.lora_type == "alora"
     responses = tiny_models.responses_of(llava)
     for one, two in zip(
         logits_of(llava, tiny, responses), logits_of(again, tiny, responses), strict=True
@@ -163,8 +163,8 @@ def test_refusals(llava: Llava, tiny: Path, tmp_path: Path) -> None:
         other.adapters.load(POLICY, tmp_path, trains=False)
     other.adapters.invocation = []
     with pytest.raises(UsageError, match="where a response begins"):
-        other.adapters.add(POLICY, rank=4, alpha=8, scope="response")
+        other.adapters.add(POLICY, rank=4, alpha=8, lora_type="alora")
     prompts = tiny_models.prompts_of(llava, tiny, 1)
-    cut = prompts.first(prompts.spans.lengths - 1)
+    cut = prompts.truncate(prompts.spans.lengths - 1)
     with pytest.raises(ValueError, match="wanted each to end with"):
         llava.response_hidden(cut, tiny_models.responses_of(llava, 1))

@@ -11,14 +11,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
-from rlhf.config.schema import CriticKind, LoraScope, ModelConfig, PPOConfig
+from rlhf.config.schema import CriticKind, LoraType, ModelConfig, PPOConfig
 from rlhf.errors import UsageError
 from rlhf.models.critic import CRITIC
 from rlhf.models.packed.forward import Llava
 from rlhf.models.policy import POLICY, Policy, build_policy
 from rlhf.ppo.updater import Updater
 from rlhf.storage.checkpoint import hash_tensors, load_checkpoint
-from rlhf.types import TokenScores
+from rlhf.types import PolicyOutputs
 from tests.ppo.test_trainer import PPO, trainer
 from tests.support import tiny_models
 
@@ -32,11 +32,13 @@ def built(
     kind: CriticKind,
     train: str = "lora",
     start: Path | None = None,
-    scope: LoraScope = "all",
+    scope: LoraType = "lora",
 ) -> Policy:
     """A policy whose critic expects something."""
-    config = ModelConfig(train=train, lora_rank=4, lora_scope=scope)
-    policy = build_policy(tiny_models.load(tiny), config, temperature=1.0, critic=kind, start=start)
+    config = ModelConfig(train=train, lora_rank=4, lora_type=scope)
+    policy = build_policy(
+        tiny_models.load(tiny), config, temperature=1.0, critic=kind, init_adapter=start
+    )
     torch.nn.init.normal_(policy.value_head.linear.weight)
     return policy
 
@@ -48,7 +50,7 @@ def shake(parameters: dict[str, torch.nn.Parameter]) -> None:
 
 
 @pytest.mark.parametrize(("train", "kind"), CASES)
-def test_every_critic_sees_the_picture_and_expects_0_at_first(
+def test_every_critic_sees_the_image_and_expects_0_at_first(
     tiny: Path, train: str, kind: CriticKind
 ) -> None:
     policy = built(tiny, kind, train)
@@ -59,10 +61,10 @@ def test_every_critic_sees_the_picture_and_expects_0_at_first(
     responses = responses.select(torch.tensor([0, 2]))
     swapped = replace(prompts, images=prompts.images[::-1])
     with torch.no_grad():
-        own, other = (policy.score(batch, responses).values for batch in (prompts, swapped))
+        own, other = (policy.evaluate(batch, responses).values for batch in (prompts, swapped))
         last, other_last = (policy.final_values(batch, responses) for batch in (prompts, swapped))
         torch.nn.init.zeros_(policy.value_head.linear.weight)
-        assert not policy.score(prompts, responses).values.any()
+        assert not policy.evaluate(prompts, responses).values.any()
     assert float((own - other).abs().max()) > 1e-3
     assert float((last - other_last).abs().max()) > 1e-3
 
@@ -72,15 +74,17 @@ def test_the_value_loss_reaches_the_critic_and_the_policy_only_where_shared(
     tiny: Path, train: str, kind: CriticKind
 ) -> None:
     policy = built(tiny, kind, train)
-    shake(policy.critic.trunk())
+    shake(policy.critic.backbone_parameters())
     prompts, responses = (
         tiny_models.prompts_of(policy.llava, tiny),
         tiny_models.responses_of(policy.llava),
     )
-    policy.score(prompts, responses).values.square().sum().backward()
-    reached = {v.grad is not None and bool(v.grad.any()) for v in policy.trained().values()}
+    policy.evaluate(prompts, responses).values.square().sum().backward()
+    reached = {
+        v.grad is not None and bool(v.grad.any()) for v in policy.trainable_parameters().values()
+    }
     assert (True in reached) == (kind == "shared")
-    grads = [value.grad for value in policy.critic_trained().values()]
+    grads = [value.grad for value in policy.critic_parameters().values()]
     assert all(grad is not None and grad.isfinite().all() for grad in grads)
     assert any(grad is not None and bool(grad.any()) for grad in grads)
 
@@ -95,17 +99,17 @@ def test_a_critic_that_moves_moves_no_other_role(tiny: Path, train: str, kind: C
 
     def roles() -> tuple[torch.Tensor, ...]:
         with torch.no_grad():
-            own = policy.score(prompts, responses)
-            return own.logprobs, policy.reference_score(prompts, responses).logprobs, own.values
+            own = policy.evaluate(prompts, responses)
+            return own.logprobs, policy.reference_outputs(prompts, responses).logprobs, own.values
 
     before, frozen = roles(), hash_tensors(policy.frozen_parameters())
-    shake(policy.critic_trained())
+    shake(policy.critic_parameters())
     after = roles()
     assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
     assert float((before[2] - after[2]).abs().max()) > 1e-3
     assert hash_tensors(policy.frozen_parameters()) == frozen
     values = after[2]
-    shake(policy.trained())
+    shake(policy.trainable_parameters())
     moved = roles()
     assert torch.equal(moved[1], before[1]) and not torch.equal(moved[0], before[0])
     assert torch.equal(moved[2], values) == (not kind.startswith("shared"))
@@ -116,7 +120,7 @@ def test_a_starting_adapter_is_where_critics_with_their_own_begin(
     tiny: Path, tmp_path: Path, kind: CriticKind
 ) -> None:
     first = built(tiny, "shared_detached")
-    shake(first.trained())
+    shake(first.trainable_parameters())
     first.llava.adapters.save(POLICY, tmp_path / "adapter", first.llava.base)
     policy = built(tiny, kind, start=tmp_path / "adapter")
     policy.value_head.load_state_dict(first.value_head.state_dict())
@@ -125,8 +129,8 @@ def test_a_starting_adapter_is_where_critics_with_their_own_begin(
         tiny_models.responses_of(policy.llava),
     )
     with torch.no_grad():
-        expected = first.score(prompts, responses)
-        found = policy.score(prompts, responses)
+        expected = first.evaluate(prompts, responses)
+        found = policy.evaluate(prompts, responses)
     torch.testing.assert_close(found.values, expected.values)
     torch.testing.assert_close(found.logprobs, expected.logprobs)
 
@@ -141,10 +145,14 @@ def test_a_step_has_the_gradients_of_the_joint_loss(
     policy.critic.llava.model.double()
     batch = tiny_models.minibatch_of(policy, tiny)
     updater = Updater(PPOConfig(lr=1e-30, max_grad_norm=1e9, microbatch_tokens=1), policy, steps=1)
-    named, values, seen = policy.trained() | policy.critic_trained(), policy.values, []
+    named, values, seen = (
+        policy.trainable_parameters() | policy.critic_parameters(),
+        policy.values,
+        [],
+    )
 
     def watched(*given: Any) -> torch.Tensor:
-        had = [value.grad for value in policy.trained().values()]
+        had = [value.grad for value in policy.trainable_parameters().values()]
         seen.append(any(grad is not None and bool(grad.any()) for grad in had))
         return values(*given)
 
@@ -152,7 +160,7 @@ def test_a_step_has_the_gradients_of_the_joint_loss(
     updater.step(batch, train_policy=True)
     found = {name: value.grad for name, value in named.items()}
     assert seen == [kind in ("adapter", "separate"), True, True, True]
-    scores = policy.score(batch.prompts, batch.responses)
+    scores = policy.evaluate(batch.prompts, batch.responses)
     gain = (batch.advantages * (scores.logprobs - batch.old_logprobs).exp()).mean()
     error = 0.5 * (scores.values - batch.returns).square().mean()
     loss = updater.config.vf_coef * error - gain
@@ -167,7 +175,7 @@ def test_a_warm_up_keeps_no_graph_of_the_policy(
     policy = built(tiny, kind)
     updater, values, graphs = Updater(PPOConfig(), policy, steps=2), policy.values, []
 
-    def watched(scores: TokenScores, *given: Any) -> torch.Tensor:
+    def watched(scores: PolicyOutputs, *given: Any) -> torch.Tensor:
         graphs.append(scores.logprobs.requires_grad)
         return values(scores, *given)
 
@@ -175,7 +183,9 @@ def test_a_warm_up_keeps_no_graph_of_the_policy(
     batch = tiny_models.minibatch_of(policy, tiny)
     graphs.clear()
     assert updater.step(batch, train_policy=False).grad_norm_critic > 0
-    assert graphs == [False] and all(value.grad is None for value in policy.trained().values())
+    assert graphs == [False] and all(
+        value.grad is None for value in policy.trainable_parameters().values()
+    )
     updater.step(batch, train_policy=True)
     assert graphs == [False, True]
 
@@ -184,13 +194,18 @@ def test_a_warm_up_keeps_no_graph_of_the_policy(
 def test_a_warm_up_moves_the_critic_and_not_the_policy(
     tiny: Path, tmp_path: Path, kind: CriticKind
 ) -> None:
-    options = replace(PPO, critic=kind, iterations=2, value_warmup_iterations=2)
+    options = replace(PPO, critic=kind, iterations=2, critic_warmup_iterations=2)
     run = trainer(tiny, tmp_path, options)
-    policy = {name: value.detach().clone() for name, value in run.policy.trained().items()}
-    critic = {name: v.detach().clone() for name, v in run.policy.critic_trained().items()}
+    policy = {
+        name: value.detach().clone() for name, value in run.policy.trainable_parameters().items()
+    }
+    critic = {name: v.detach().clone() for name, v in run.policy.critic_parameters().items()}
     run.run()
-    assert all(torch.equal(value, policy[name]) for name, value in run.policy.trained().items())
-    moved = {k for k, value in run.policy.critic_trained().items() if not value.equal(critic[k])}
+    assert all(
+        torch.equal(value, policy[name])
+        for name, value in run.policy.trainable_parameters().items()
+    )
+    moved = {k for k, value in run.policy.critic_parameters().items() if not value.equal(critic[k])}
     assert moved >= {"head.linear.weight", "head.linear.bias"}
     assert (len(moved) > 2) == (kind in ("adapter", "separate"))
 
@@ -207,14 +222,14 @@ def test_a_broken_run_continues_bit_for_bit(tiny: Path, tmp_path: Path, kind: Cr
     broken.restore(load_checkpoint(tmp_path / "whole" / "checkpoints"))
     assert broken.iteration == 2
     broken.run()
-    for of in (Policy.trained, Policy.critic_trained):
+    for of in (Policy.trainable_parameters, Policy.critic_parameters):
         one, two = (hash_tensors(of(run.policy).items()) for run in (whole, broken))
         assert one == two
 
 
 def test_a_critics_adapter_and_head_are_saved_for_stock_peft(tiny: Path, tmp_path: Path) -> None:
     policy = built(tiny, "adapter")
-    shake(policy.critic_trained())
+    shake(policy.critic_parameters())
     policy.critic.save(tmp_path)
     assert load_file(tmp_path / "value_head.safetensors").keys() == {"linear.weight", "linear.bias"}
     stock = LlavaForConditionalGeneration.from_pretrained(policy.llava.base, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The model's door: padding, pictures and adapters must not leak into a row's numbers."""
+"""The model's door: padding, images and adapters must not leak into a row's numbers."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -107,7 +107,7 @@ def test_the_last_layer_computes_what_is_read_only(llava: Llava, tiny: Path) -> 
         llava.response_states(prompts, responses)
         llava.response_hidden(prompts, responses)
         llava.prefill(prompts, 3)
-    said, read = responses.spans.total, prompts.spans.total - 4
+    said, read = responses.spans.num_tokens, prompts.spans.num_tokens - 4
     assert seen["k_proj"] == [said + 4 + read, said + read, read, 4]
     assert seen["q_proj"] == [said + 4, said, 1, 4]
 
@@ -120,13 +120,13 @@ def _counting(whole: Product, counts: list[int], states: torch.Tensor) -> torch.
     return whole(states)
 
 
-def test_a_prompt_that_ends_with_a_picture_is_refused(llava: Llava, tiny: Path) -> None:
+def test_a_prompt_that_ends_with_a_image_is_refused(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
     cut = int(prompts.tokens[: prompts.spans.offsets[1]].eq(llava.image_token_id).nonzero()[-1]) + 1
     lengths = torch.tensor([cut, int(prompts.spans.lengths[1])])
     tokens = torch.cat([prompts.tokens[:cut], prompts.tokens[prompts.spans.offsets[1] :]])
     short = replace(prompts, tokens=tokens, spans=Spans.from_lengths(lengths.tolist()))
-    with pytest.raises(ValueError, match="wanted text at the end of each, got a picture"):
+    with pytest.raises(ValueError, match="wanted text at the end of each, got an image"):
         llava.response_hidden(short, responses)
 
 
@@ -148,15 +148,15 @@ def test_features_are_those_the_stock_projector_reads(llava: Llava, tiny: Path) 
     assert torch.equal(llava.vision.embeddings([[path]])[0], stock)
 
 
-def test_pictures_are_counted_row_by_row(llava: Llava, tiny: Path) -> None:
-    """Two pictures in row 0 and none in row 1 add up over the batch, and must still be refused."""
+def test_images_are_counted_row_by_row(llava: Llava, tiny: Path) -> None:
+    """Two images in row 0 and none in row 1 add up over the batch, and must still be refused."""
     prompts = tiny_models.prompts_of(llava, tiny, 2)
     moved = replace(prompts, images=((*prompts.images[0], *prompts.images[1]), ()))
-    with pytest.raises(ValueError, match="row 0 has 16 picture placeholders for 2 pictures"):
+    with pytest.raises(ValueError, match="row 0 has 16 image placeholders for 2 images"):
         llava.response_hidden(moved, tiny_models.responses_of(llava, 2))
 
 
-def test_rows_with_zero_one_and_two_pictures_can_be_shuffled(llava: Llava, tiny: Path) -> None:
+def test_rows_with_zero_one_and_two_images_can_be_shuffled(llava: Llava, tiny: Path) -> None:
     paths = [tiny / f"pictures/{row:05d}.png" for row in range(3)]
     rows = [llava.builder.prompt_ids("Describe the picture.", paths[:n]) for n in (0, 1, 2)]
     base = tiny_models.prompts_of(llava, tiny, 3)
@@ -174,7 +174,7 @@ def test_rows_with_zero_one_and_two_pictures_can_be_shuffled(llava: Llava, tiny:
     torch.testing.assert_close(reverse, straight[index], atol=1e-5, rtol=1e-5)
 
 
-def test_another_picture_changes_the_states(llava: Llava, tiny: Path) -> None:
+def test_another_image_changes_the_states(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
     swapped = replace(prompts, images=prompts.images[::-1])
     with torch.no_grad():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.models.parameter_summary import Part, parts_of
+from rlhf.models.parameter_summary import ParameterGroup, summarize_parameters
 from tests.support import tiny_models
 
 
@@ -15,9 +15,9 @@ def test_every_number_is_counted_once_and_only_the_language_model_is_packed(
     whole = tiny_models.load(tiny).model
     llava = tiny_models.load(tiny, quantization=kind)
     llava.adapters.add("policy", rank=4, alpha=8)
-    parts = {(part.name, part.stored): part for part in parts_of(llava)}
+    parts = {(part.name, part.stored): part for part in summarize_parameters(llava)}
     factors = sum(value.numel() for value in llava.adapters.tensors("policy").values())
-    assert parts.pop(("adapter policy", "float32")) == Part(
+    assert parts.pop(("adapter policy", "float32")) == ParameterGroup(
         "adapter policy", "float32", factors, factors
     )
     assert sum(part.count for part in parts.values()) == sum(x.numel() for x in whole.parameters())

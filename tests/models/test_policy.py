@@ -9,7 +9,7 @@ import torch
 from rlhf.config.schema import ModelConfig, SamplingConfig
 from rlhf.generation.sampler import generate
 from rlhf.models.packed.forward import Llava
-from rlhf.models.policy import POLICY, Policy, build_policy, in_pieces
+from rlhf.models.policy import POLICY, Policy, build_policy, map_microbatches
 from tests.support import tiny_models
 
 
@@ -20,7 +20,7 @@ def llava(tiny: Path) -> Llava:
 
 def move(policy: Policy) -> None:
     with torch.no_grad():
-        for value in policy.trained().values():
+        for value in policy.trainable_parameters().values():
             value.add_(0.05 * torch.randn_like(value))
 
 
@@ -29,12 +29,12 @@ def test_reference_is_the_starting_model_and_stays(llava: Llava, tiny: Path, tra
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     policy = build_policy(llava, ModelConfig(train=train, lora_rank=4), temperature=1.0)
     with torch.no_grad():
-        start = policy.score(prompts, responses).logprobs
-        assert torch.equal(policy.reference_score(prompts, responses).logprobs, start)
+        start = policy.evaluate(prompts, responses).logprobs
+        assert torch.equal(policy.reference_outputs(prompts, responses).logprobs, start)
         move(policy)
-        moved = policy.score(prompts, responses).logprobs
+        moved = policy.evaluate(prompts, responses).logprobs
     assert float((moved - start).abs().max()) > 1e-2
-    assert torch.equal(policy.reference_score(prompts, responses).logprobs, start)
+    assert torch.equal(policy.reference_outputs(prompts, responses).logprobs, start)
 
 
 def test_a_starting_adapter_is_the_reference_not_the_bare_trunk(
@@ -43,36 +43,38 @@ def test_a_starting_adapter_is_the_reference_not_the_bare_trunk(
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     first = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     with torch.no_grad():
-        bare = first.reference_score(prompts, responses).logprobs
+        bare = first.reference_outputs(prompts, responses).logprobs
         move(first)
-        tuned = first.score(prompts, responses).logprobs
+        tuned = first.evaluate(prompts, responses).logprobs
     llava.adapters.save(POLICY, tmp_path / "adapter", llava.base)
 
     second = build_policy(
         tiny_models.load(tiny),
         ModelConfig(lora_rank=4),
         temperature=1.0,
-        start=tmp_path / "adapter",
+        init_adapter=tmp_path / "adapter",
     )
     with torch.no_grad():
-        torch.testing.assert_close(second.score(prompts, responses).logprobs, tuned)
+        torch.testing.assert_close(second.evaluate(prompts, responses).logprobs, tuned)
         move(second)
-        reference = second.reference_score(prompts, responses).logprobs
+        reference = second.reference_outputs(prompts, responses).logprobs
     torch.testing.assert_close(reference, tuned)
     assert float((reference - bare).abs().max()) > 1e-2
 
 
-def test_the_critic_sees_the_picture_and_does_not_move_the_trunk(llava: Llava, tiny: Path) -> None:
+def test_the_critic_sees_the_image_and_does_not_move_the_trunk(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
-    assert torch.equal(policy.score(prompts, responses).values, torch.zeros(responses.spans.total))
+    assert torch.equal(
+        policy.evaluate(prompts, responses).values, torch.zeros(responses.spans.num_tokens)
+    )
     torch.nn.init.normal_(policy.value_head.linear.weight)
-    own = policy.score(prompts, responses).values
+    own = policy.evaluate(prompts, responses).values
     swapped = replace(prompts, images=prompts.images[::-1])
-    assert float((policy.score(swapped, responses).values - own).detach().abs().max()) > 1e-3
+    assert float((policy.evaluate(swapped, responses).values - own).detach().abs().max()) > 1e-3
     own.sum().backward()
     assert policy.value_head.linear.weight.grad is not None
-    assert all(value.grad is None for value in policy.trained().values())
+    assert all(value.grad is None for value in policy.trainable_parameters().values())
 
 
 def test_values_are_of_the_state_before_the_token(llava: Llava, tiny: Path) -> None:
@@ -83,8 +85,8 @@ def test_values_are_of_the_state_before_the_token(llava: Llava, tiny: Path) -> N
     other = responses.tokens.clone()
     other[-1] = 40
     with torch.no_grad():
-        before = policy.score(prompts, responses).values
-        after = policy.score(prompts, replace(responses, tokens=other)).values
+        before = policy.evaluate(prompts, responses).values
+        after = policy.evaluate(prompts, replace(responses, tokens=other)).values
     torch.testing.assert_close(before, after)
 
 
@@ -93,7 +95,7 @@ def test_two_forwards_are_bit_equal_with_trainable_adapters(llava: Llava, tiny: 
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     move(policy)
-    one, two = (policy.score(prompts, responses) for _ in range(2))
+    one, two = (policy.evaluate(prompts, responses) for _ in range(2))
     assert torch.equal(one.logprobs, two.logprobs)
 
 
@@ -101,9 +103,9 @@ def test_pieces_come_back_in_order(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny, 8), tiny_models.responses_of(llava, 8)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     with torch.no_grad():
-        whole = policy.score(prompts, responses)
+        whole = policy.evaluate(prompts, responses)
         for budget in (1, 90, 10_000):
-            pieces = in_pieces(policy.score, prompts, responses, budget)
+            pieces = map_microbatches(policy.evaluate, prompts, responses, budget)
             torch.testing.assert_close(pieces.logprobs, whole.logprobs, atol=1e-5, rtol=1e-5)
 
 
@@ -113,7 +115,7 @@ def test_frozen_parameters_are_all_that_is_not_trained(llava: Llava) -> None:
     assert "policy.lm_head.weight" in frozen
     assert not any("lora_" in name for name in frozen)
     total = sum(1 for _ in llava.model.parameters())
-    assert len(frozen) + len(policy.trained()) == total
+    assert len(frozen) + len(policy.trainable_parameters()) == total
 
 
 def test_log_probabilities_are_those_of_the_sampled_temperature(llava: Llava, tiny: Path) -> None:
@@ -123,8 +125,8 @@ def test_log_probabilities_are_those_of_the_sampled_temperature(llava: Llava, ti
     responses, drawn = generate(llava, prompts, sampling)
     with torch.no_grad():
         for scores in (
-            policy.score(prompts, responses),
-            policy.reference_score(prompts, responses),
+            policy.evaluate(prompts, responses),
+            policy.reference_outputs(prompts, responses),
         ):
             torch.testing.assert_close(scores.logprobs, drawn.logprobs, atol=1e-4, rtol=0)
 
@@ -136,22 +138,24 @@ def test_full_training_of_a_bfloat16_trunk_moves_float32_and_multiplies_in_bfloa
     llava = Llava.load(str(tiny / "model"), device=torch.device("cpu"), dtype=torch.bfloat16)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     policy = build_policy(llava, ModelConfig(train="full"), temperature=1.0)
-    assert {value.dtype for value in policy.trained().values()} == {torch.float32}
+    assert {value.dtype for value in policy.trainable_parameters().values()} == {torch.float32}
     with torch.no_grad():
-        own = policy.score(prompts, responses).logprobs
+        own = policy.evaluate(prompts, responses).logprobs
     assert own.dtype == torch.float32
-    assert torch.equal(policy.reference_score(prompts, responses).logprobs, own)
+    assert torch.equal(policy.reference_outputs(prompts, responses).logprobs, own)
     llava.precision = policy.reference.precision = torch.float32
     with torch.no_grad():
-        exact = policy.score(prompts, responses).logprobs
+        exact = policy.evaluate(prompts, responses).logprobs
     assert 1e-4 < float((own - exact).abs().max()) < 0.2
     llava.precision = policy.reference.precision = torch.bfloat16
     found, drawn = generate(llava, prompts, SamplingConfig(max_new_tokens=6))
     with torch.no_grad():
-        scored = policy.score(prompts, found).logprobs
+        scored = policy.evaluate(prompts, found).logprobs
     torch.testing.assert_close(scored, drawn.logprobs, atol=0.05, rtol=0)
-    loss = policy.score(prompts, responses).logprobs.sum()
+    loss = policy.evaluate(prompts, responses).logprobs.sum()
     loss.backward()
-    assert {value.grad.dtype for value in policy.trained().values() if value.grad is not None} == {
-        torch.float32
-    }
+    assert {
+        value.grad.dtype
+        for value in policy.trainable_parameters().values()
+        if value.grad is not None
+    } == {torch.float32}

@@ -7,7 +7,7 @@ import bitsandbytes
 import pytest
 import torch
 
-from rlhf.config.schema import CriticKind, LoraScope, ModelConfig, SamplingConfig
+from rlhf.config.schema import CriticKind, LoraType, ModelConfig, SamplingConfig
 from rlhf.generation.sampler import generate
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.ppo.trainer import PPOTrainer
@@ -26,45 +26,47 @@ def test_gradients_are_alive_after_a_rollout(tiny: Path, kind: str) -> None:
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     prompts = tiny_models.prompts_of(llava, tiny)
     responses, _ = generate(llava, prompts, SamplingConfig(max_new_tokens=6))
-    policy.score(prompts, responses).logprobs.sum().backward()
-    norms = [v.grad.norm() for n, v in policy.trained().items() if "lora_B" in n]
+    policy.evaluate(prompts, responses).logprobs.sum().backward()
+    norms = [v.grad.norm() for n, v in policy.trainable_parameters().items() if "lora_B" in n]
     assert norms and all(float(norm) > 0 for norm in norms)
 
 
 def built(
-    tiny: Path, folder: Path, storage: str, critic: CriticKind, scope: LoraScope
+    tiny: Path, directory: Path, storage: str, critic: CriticKind, scope: LoraType
 ) -> PPOTrainer:
     """A run of two iterations; `storage` is of the language model, or the dtype of all weights."""
     torch.manual_seed(0)
     dtype = "bfloat16" if storage == "bfloat16" else "float32"
     llava = tiny_models.load(tiny, dtype, storage if storage in PACKED else "none")
-    config = ModelConfig(lora_rank=4, lora_scope=scope)
+    config = ModelConfig(lora_rank=4, lora_type=scope)
     policy = build_policy(llava, config, temperature=1.0, critic=critic)
-    return tiny_models.two_iterations(policy, tiny_models.prompts_of(llava, tiny), folder)
+    return tiny_models.two_iterations(policy, tiny_models.prompts_of(llava, tiny), directory)
 
 
-@pytest.mark.parametrize("scope", get_args(LoraScope))
+@pytest.mark.parametrize("scope", get_args(LoraType))
 @pytest.mark.parametrize("critic", get_args(CriticKind))
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", *PACKED])
 def test_the_loop_keeps_its_invariants_under_every_storage_critic_and_scope(
-    tiny: Path, tmp_path: Path, storage: str, critic: CriticKind, scope: LoraScope
+    tiny: Path, tmp_path: Path, storage: str, critic: CriticKind, scope: LoraType
 ) -> None:
     """Rollout, reward, update, checkpoint, resume, adapter: it refuses to start if one fails."""
     run = built(tiny, tmp_path, storage, critic, scope)
     policy, llava = run.policy, run.policy.llava
     frozen = hash_tensors(policy.frozen_parameters())
-    start = hash_tensors(policy.trained().items())
-    figures = run.step(0)
+    start = hash_tensors(policy.trainable_parameters().items())
+    metrics = run.step(0)
     run.iteration = 1
     checkpoint = run.save()
     run.run()
-    assert figures["val/first_step_ratio_gap"] < (0.1 if storage == "bfloat16" else 1e-5)
+    assert metrics["val/first_step_ratio_gap"] < (0.1 if storage == "bfloat16" else 1e-5)
     assert hash_tensors(policy.frozen_parameters()) == frozen
-    assert hash_tensors(policy.trained().items()) != start
+    assert hash_tensors(policy.trainable_parameters().items()) != start
     again = built(tiny, tmp_path, storage, critic, scope)
     again.restore(load_checkpoint(checkpoint))
     again.run()
-    for one, two in zip(run.policy.trunks().values(), again.policy.trunks().values(), strict=True):
+    for one, two in zip(
+        run.policy.base_models().values(), again.policy.base_models().values(), strict=True
+    ):
         assert hash_tensors(one.named_parameters()) == hash_tensors(two.named_parameters())
     llava.adapters.save(POLICY, tmp_path / "adapter", llava.base)
     loaded = tiny_models.load(

@@ -73,10 +73,10 @@ def patched(bug: Bug, text: str) -> str:
     return text
 
 
-def copy_with(bug: Bug, package: Path, folder: Path) -> None:
-    """Copy `package` to folder/rlhf and put the bug into the copy."""
-    shutil.copytree(package, folder / "rlhf")
-    file = folder / "rlhf" / bug.file
+def copy_with(bug: Bug, package: Path, directory: Path) -> None:
+    """Copy `package` to directory/rlhf and put the bug into the copy."""
+    shutil.copytree(package, directory / "rlhf")
+    file = directory / "rlhf" / bug.file
     file.write_text(patched(bug, file.read_text()))
     for stale in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
         stale.unlink()

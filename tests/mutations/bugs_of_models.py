@@ -1,4 +1,4 @@
-"""Historical bugs of padding, pictures, adapters and the three roles of one model."""
+"""Historical bugs of padding, images, adapters and the three roles of one model."""
 
 from tests.mutations.bugs import Bug
 

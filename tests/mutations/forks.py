@@ -30,7 +30,7 @@ EXTRA = ["scipy.stats", "hypothesis.strategies", "transformers.models.clip.model
 
 
 class Forks:
-    """A process that answers orders (a folder that holds `rlhf/`, and tests) with exit codes."""
+    """A process that answers orders (a directory that holds `rlhf/`, and tests) with exit codes."""
 
     def __enter__(self) -> Self:
         plain = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
@@ -44,11 +44,11 @@ class Forks:
         )
         return self
 
-    def run(self, folder: Path, tests: list[str]) -> tuple[int, str]:
+    def run(self, directory: Path, tests: list[str]) -> tuple[int, str]:
         """pytest's exit code (negative: ended by a signal) and its output."""
         assert self._child.stdin and self._child.stdout
-        print(json.dumps([str(folder), tests]), file=self._child.stdin, flush=True)
-        return int(self._child.stdout.readline()), (folder / "output.txt").read_text()
+        print(json.dumps([str(directory), tests]), file=self._child.stdin, flush=True)
+        return int(self._child.stdout.readline()), (directory / "output.txt").read_text()
 
     def __exit__(self, *error: object) -> None:
         assert self._child.stdin and self._child.stdout
@@ -72,10 +72,10 @@ def serve() -> None:
     assert "rlhf" not in sys.modules
     gc.freeze()  # a fork's collections leave alone what all forks share
     for line in sys.stdin:
-        folder, tests = json.loads(line)
+        directory, tests = json.loads(line)
         child = os.fork()
         if not child:
-            run_tests(pytest, Path(folder), tests)
+            run_tests(pytest, Path(directory), tests)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     os._exit(0)  # what libraries say as they are unloaded interests nobody
 
@@ -87,9 +87,9 @@ def warm_up() -> None:
     transformers.utils.logging.disable_progress_bar()
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     config = transformers.LlamaConfig(**sizes, num_attention_heads=1, vocab_size=8)
-    with tempfile.TemporaryDirectory() as folder:
-        transformers.LlamaModel(config).save_pretrained(folder)
-        transformers.AutoModel.from_pretrained(folder)
+    with tempfile.TemporaryDirectory() as directory:
+        transformers.LlamaModel(config).save_pretrained(directory)
+        transformers.AutoModel.from_pretrained(directory)
 
 
 def import_libraries(module: ast.Module) -> None:
@@ -102,19 +102,19 @@ def import_libraries(module: ast.Module) -> None:
                     exec(statement, {})
 
 
-def run_tests(pytest: Any, folder: Path, tests: list[str]) -> None:
+def run_tests(pytest: Any, directory: Path, tests: list[str]) -> None:
     """End this process with pytest's exit code; what it prints goes to `output.txt`."""
     signal.alarm(SECONDS)
     code = 70
     try:
-        output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        output = os.open(directory / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        sys.path.insert(0, str(folder))
+        sys.path.insert(0, str(directory))
         package = importlib.import_module("rlhf")
-        assert Path(package.__file__ or "").is_relative_to(folder)
+        assert Path(package.__file__ or "").is_relative_to(directory)
         options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp"]
-        code = pytest.main([*tests, *options, str(folder / "scratch")])
+        code = pytest.main([*tests, *options, str(directory / "scratch")])
         sys.stdout.flush()
     finally:
         os._exit(code)

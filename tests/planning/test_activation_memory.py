@@ -22,18 +22,18 @@ from rlhf.planning.activation_memory import (
     kv_cache,
     layer_activations,
 )
-from rlhf.planning.model_shape import ModelShape, read_shape
-from rlhf.planning.workload import Setup
+from rlhf.planning.model_shape import ModelDims, read_dims
+from rlhf.planning.workload import Workload
 from rlhf.ppo.updater import Updater
 from tests.support import tiny_models
 from tests.support.planned import SETUP, wide_model
 
 CASES = [
-    ("lora", "all", "float32"),
-    ("lora", "all", "bfloat16"),
-    ("lora", "response", "float32"),
-    ("lora", "response", "bfloat16"),
-    ("full", "all", "float32"),
+    ("lora", "lora", "float32"),
+    ("lora", "lora", "bfloat16"),
+    ("lora", "alora", "float32"),
+    ("lora", "alora", "bfloat16"),
+    ("full", "lora", "float32"),
 ]
 
 
@@ -74,8 +74,8 @@ class Pass:
 
     run: Callable[[], Tensor]
     weights: set[int]
-    setup: Setup
-    shape: ModelShape
+    setup: Workload
+    shape: ModelDims
 
     @property
     def tokens(self) -> int:
@@ -85,7 +85,7 @@ class Pass:
     def prompts(self) -> int:
         """Bytes of the kept prompts, put together for the pass."""
         setup = self.setup
-        return kv_cache(self.shape, setup, 4, setup.prompt_tokens) if setup.late else 0
+        return kv_cache(self.shape, setup, 4, setup.prompt_tokens) if setup.uses_alora else 0
 
 
 @pytest.fixture(scope="module")
@@ -93,18 +93,18 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wide_model(tmp_path_factory.mktemp("wide"))
 
 
-def prepared(path: Path, train: Any, scope: Any, dtype: Any, again: bool) -> Pass:
+def prepared(path: Path, train: Any, lora_type: Any, dtype: Any, again: bool) -> Pass:
     llava = tiny_models.load(path, dtype)
-    config = ModelConfig(train=train, lora_rank=4, lora_scope=scope)
+    config = ModelConfig(train=train, lora_rank=4, lora_type=lora_type)
     build_policy(llava, config, temperature=1.0)
     llava.checkpoints_layers = again
-    four = tiny_models.prompts_of(llava, path)  # and below one question about four pictures
+    four = tiny_models.prompts_of(llava, path)  # and below one question about four images
     prompts = replace(four.select(torch.zeros(4, dtype=torch.int64)), images=four.images)
     responses = tiny_models.responses_of(llava).select(torch.full((4,), 2))
-    for (picture,) in prompts.images:
-        llava.vision.features(picture)
+    for (image,) in prompts.images:
+        llava.vision.features(image)
     longest = int((prompts.spans.lengths + responses.spans.lengths).max())
-    late = len(llava.adapters.invocation) + responses.spans.longest
+    late = len(llava.adapters.invocation) + responses.spans.max_len
     setup = replace(
         SETUP,
         prompt_tokens=longest - 8,
@@ -113,30 +113,35 @@ def prepared(path: Path, train: Any, scope: Any, dtype: Any, again: bool) -> Pas
         dtype=dtype,
         train=train,
         lora_rank=4,
-        lora_scope=scope,
+        lora_type=lora_type,
         gradient_checkpointing=again,
         triton=False,
     )
-    if scope == "response":
+    if lora_type == "alora":
         with torch.no_grad():
             llava.response_hidden(prompts, responses)  # from here on the prompts are kept
-        before = prompts.spans.longest - len(llava.adapters.invocation)
+        before = prompts.spans.max_len - len(llava.adapters.invocation)
         setup = replace(setup, prompt_tokens=before, max_new_tokens=late)
     return Pass(
         lambda: llava.response_hidden(prompts, responses),
         {value.untyped_storage()._cdata for value in llava.model.parameters()},
         setup,
-        read_shape(llava.base),
+        read_dims(llava.base),
     )
 
 
 @pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize(("train", "scope", "dtype"), CASES)
-@pytest.mark.parametrize("folder", ["tiny", "wide"])
+@pytest.mark.parametrize(("train", "lora_type", "dtype"), CASES)
+@pytest.mark.parametrize("directory", ["tiny", "wide"])
 def test_activations_are_what_autograd_saves(
-    folder: str, train: str, scope: str, dtype: str, again: bool, request: pytest.FixtureRequest
+    directory: str,
+    train: str,
+    lora_type: str,
+    dtype: str,
+    again: bool,
+    request: pytest.FixtureRequest,
 ) -> None:
-    one = prepared(request.getfixturevalue(folder), train, scope, dtype, again)
+    one = prepared(request.getfixturevalue(directory), train, lora_type, dtype, again)
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -154,16 +159,21 @@ def test_activations_are_what_autograd_saves(
     else:
         planned += one.prompts
     # What joins two parts, which counts beside so small a model, is not planned.
-    assert planned == pytest.approx(found, rel=0.1 if scope == "response" else 0.05)
+    assert planned == pytest.approx(found, rel=0.1 if lora_type == "alora" else 0.05)
 
 
 @pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize(("train", "scope", "dtype"), CASES)
-@pytest.mark.parametrize("folder", ["tiny", "wide"])
+@pytest.mark.parametrize(("train", "lora_type", "dtype"), CASES)
+@pytest.mark.parametrize("directory", ["tiny", "wide"])
 def test_the_peak_of_an_update_is_that_of_its_live_tensors(
-    folder: str, train: str, scope: str, dtype: str, again: bool, request: pytest.FixtureRequest
+    directory: str,
+    train: str,
+    lora_type: str,
+    dtype: str,
+    again: bool,
+    request: pytest.FixtureRequest,
 ) -> None:
-    one = prepared(request.getfixturevalue(folder), train, scope, dtype, again)
+    one = prepared(request.getfixturevalue(directory), train, lora_type, dtype, again)
     one.run().float().sum().backward()  # from here on gradients are there and only added to
     with LiveBytes() as live:
         one.run().float().sum().backward()
@@ -173,12 +183,12 @@ def test_the_peak_of_an_update_is_that_of_its_live_tensors(
     assert planned == pytest.approx(live.peak, rel=0.15)
 
 
-@pytest.mark.parametrize(("train", "scope", "dtype"), CASES)
-@pytest.mark.parametrize("folder", ["tiny", "wide"])
+@pytest.mark.parametrize(("train", "lora_type", "dtype"), CASES)
+@pytest.mark.parametrize("directory", ["tiny", "wide"])
 def test_the_workspace_of_scoring_is_that_of_its_live_tensors(
-    folder: str, train: str, scope: str, dtype: str, request: pytest.FixtureRequest
+    directory: str, train: str, lora_type: str, dtype: str, request: pytest.FixtureRequest
 ) -> None:
-    one = prepared(request.getfixturevalue(folder), train, scope, dtype, False)
+    one = prepared(request.getfixturevalue(directory), train, lora_type, dtype, False)
     with torch.no_grad(), LiveBytes() as live:
         one.run()
     planned = one.tokens * forward_workspace(one.shape, one.setup) + one.prompts

@@ -6,35 +6,35 @@ from typing import Any
 import pytest
 
 from rlhf.planning.fit import OPTIONS, changed_options, smallest_change
-from rlhf.planning.gpus import CARDS, GIB, card_of, find_card
+from rlhf.planning.gpus import GIB, GPUS, find_gpu, gpu_of
 from rlhf.planning.memory import memory
-from rlhf.planning.model_shape import ModelShape, read_shape
-from rlhf.planning.workload import Setup
+from rlhf.planning.model_shape import ModelDims, read_dims
+from rlhf.planning.workload import Workload
 from tests.support.planned import SETUP
 
 SETUPS = {
     "plain": SETUP,
     "nf4": replace(SETUP, quantization="nf4"),
     "large": replace(SETUP, critic="separate", lora_rank=256, sampling_batch_size=512),
-    "late": replace(SETUP, lora_scope="response", gradient_checkpointing=True),
+    "late": replace(SETUP, lora_type="alora", gradient_checkpointing=True),
     "full": replace(SETUP, train="full", dtype="float32", reward="trunk"),
 }
 
 
 @pytest.fixture(scope="module")
-def seven() -> ModelShape:
-    return read_shape("llava-hf/llava-1.5-7b-hf")
+def seven() -> ModelDims:
+    return read_dims("llava-hf/llava-1.5-7b-hf")
 
 
-def change(shape: ModelShape, setup: Setup, gib: float) -> dict[str, Any]:
+def change(shape: ModelDims, setup: Workload, gib: float) -> dict[str, Any]:
     return changed_options(setup, smallest_change(shape, setup, gib * GIB))
 
 
-def test_what_fits_stays(seven: ModelShape) -> None:
+def test_what_fits_stays(seven: ModelDims) -> None:
     assert change(seven, SETUP, 139) == {}
 
 
-def test_what_costs_only_time_is_changed_first(seven: ModelShape) -> None:
+def test_what_costs_only_time_is_changed_first(seven: ModelDims) -> None:
     assert change(seven, SETUP, 50) == {"ppo.microbatch_tokens": 4096}
     one_row = replace(SETUP, microbatch_tokens=1000, sampling_batch_size=4)
     assert change(seven, one_row, 20) == {"model.gradient_checkpointing": True}
@@ -44,25 +44,25 @@ def test_what_costs_only_time_is_changed_first(seven: ModelShape) -> None:
     }
 
 
-def test_prompts_are_let_go_before_fewer_are_answered_together(seven: ModelShape) -> None:
+def test_prompts_are_let_go_before_fewer_are_responseed_together(seven: ModelDims) -> None:
     late = replace(SETUPS["late"], quantization="nf4", sampling_batch_size=16)
     assert change(seven, late, 19) == {}
-    assert change(seven, late, 17) == {"model.prefix_cache": 2.0}
-    assert change(seven, replace(late, lora_scope="all"), 14)["sampling.batch_size"] == 8
+    assert change(seven, late, 17) == {"model.prefix_cache_gib": 2.0}
+    assert change(seven, replace(late, lora_type="lora"), 14)["sampling.batch_size"] == 8
 
 
-def test_quantization_comes_when_nothing_else_serves(seven: ModelShape) -> None:
+def test_quantization_comes_when_nothing_else_serves(seven: ModelDims) -> None:
     assert change(seven, SETUP, 15)["model.quantization"] == "int8"
     assert change(seven, SETUP, 9.5)["model.quantization"] == "nf4"
 
 
-def test_full_training_is_neither_quantized_nor_ranked(seven: ModelShape) -> None:
+def test_full_training_is_neither_quantized_nor_ranked(seven: ModelDims) -> None:
     assert not {"model.quantization", "model.lora_rank"} & {*change(seven, SETUPS["full"], 10)}
 
 
 @pytest.mark.parametrize("name", SETUPS)
 @pytest.mark.parametrize("gib", [2, 7, 8, 9.5, 11, 13, 15, 22.5, 30, 45, 75, 100, 150])
-def test_no_change_is_in_vain(seven: ModelShape, name: str, gib: float) -> None:
+def test_no_change_is_in_vain(seven: ModelDims, name: str, gib: float) -> None:
     setup = SETUPS[name]
     after = smallest_change(seven, setup, gib * GIB)
     peak = memory(seven, after).peak
@@ -75,7 +75,7 @@ def test_no_change_is_in_vain(seven: ModelShape, name: str, gib: float) -> None:
 
 
 @pytest.mark.parametrize("name", SETUPS)
-def test_no_step_raises_the_peak(seven: ModelShape, name: str) -> None:
+def test_no_step_raises_the_peak(seven: ModelDims, name: str) -> None:
     setup = SETUPS[name]
     strongest = smallest_change(seven, setup, 0)
     for field in OPTIONS:
@@ -85,15 +85,15 @@ def test_no_step_raises_the_peak(seven: ModelShape, name: str) -> None:
 
 
 def test_a_card_is_found_by_its_name() -> None:
-    assert find_card("nvidia rtx-4090") is CARDS["RTX 4090"]
-    assert CARDS["T4"].gib == 15
-    assert [card.gib for card in CARDS.values()][-1] > 130
+    assert find_gpu("nvidia rtx-4090") is GPUS["RTX 4090"]
+    assert GPUS["T4"].gib == 15
+    assert [card.gib for card in GPUS.values()][-1] > 130
 
 
 def test_a_machine_has_its_own_memory_and_the_speed_of_its_like() -> None:
-    assert card_of("NVIDIA A100-SXM4-80GB", 79.3).bandwidth == 2.039
-    assert card_of("NVIDIA A100-SXM4-40GB", 39.4).bandwidth == 1.555
-    ti = card_of("NVIDIA GeForce RTX 4060 Ti", 15.6)
+    assert gpu_of("NVIDIA A100-SXM4-80GB", 79.3).bandwidth == 2.039
+    assert gpu_of("NVIDIA A100-SXM4-40GB", 39.4).bandwidth == 1.555
+    ti = gpu_of("NVIDIA GeForce RTX 4060 Ti", 15.6)
     assert (ti.name, ti.gib, ti.half) == ("NVIDIA GeForce RTX 4060 Ti", 15.6, 44.1)
-    assert card_of("NVIDIA GeForce RTX 4090", 23.5).half == 165.2
-    assert card_of("NVIDIA A10G", 22).bandwidth == 0
+    assert gpu_of("NVIDIA GeForce RTX 4090", 23.5).half == 165.2
+    assert gpu_of("NVIDIA A10G", 22).bandwidth == 0

@@ -1,49 +1,49 @@
-"""The time that the device's best would take, against figures worked by hand."""
+"""The time that the device's best would take, against metrics worked by hand."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from rlhf.planning.gpus import Card
+from rlhf.planning.gpus import GPU
 from rlhf.planning.ideal_time import forward, head, linear, seconds, vision
-from rlhf.planning.model_shape import ModelShape, read_shape
+from rlhf.planning.model_shape import ModelDims, read_dims
 from tests.support.planned import SETUP
 
 
 @pytest.fixture(scope="module")
-def seven() -> ModelShape:
-    return read_shape("llava-hf/llava-1.5-7b-hf")
+def seven() -> ModelDims:
+    return read_dims("llava-hf/llava-1.5-7b-hf")
 
 
-def test_the_time_of_the_7b_by_hand(seven: ModelShape) -> None:
+def test_the_time_of_the_7b_by_hand(seven: ModelDims) -> None:
     """The published sums: 7.1 PF at 790 TF/s are 8.9 s, and decoding 1.1 s at 4.3 TB/s."""
     assert linear(seven) == pytest.approx(12.95e9, rel=0.001)
     assert forward(seven, SETUP) == pytest.approx(10.10e12, rel=0.001)
     assert head(seven) == 2 * 4096 * 32064
     assert vision(seven) == pytest.approx(0.405e12, rel=0.01)
-    card = Card("measured H200", 139, 790, 60, 4.3)
+    card = GPU("measured H200", 139, 790, 60, 4.3)
     found = seconds(seven, SETUP, card)
     assert found["prefill"] == pytest.approx(64 * 8.40 / 790, rel=0.005)
-    assert found["reference"] == found["reward"] == found["policy"]
-    assert found["reference"] == pytest.approx(64 * (10.10 + 0.034) / 790, rel=0.005)
+    assert found["ref_logprobs"] == found["scores"] == found["old_logprobs"]
+    assert found["ref_logprobs"] == pytest.approx(64 * (10.10 + 0.034) / 790, rel=0.005)
     assert found["update"] == pytest.approx(4 * 64 * 2 * (10.10 + 0.034) / 790, rel=0.005)
     assert found["decode"] == pytest.approx(1.09, rel=0.01)
-    assert sum(found.values()) - found["policy"] == pytest.approx(10.0, rel=0.02)
+    assert sum(found.values()) - found["old_logprobs"] == pytest.approx(10.0, rel=0.02)
 
 
-def test_the_time_of_responses_alone_by_hand(seven: ModelShape) -> None:
+def test_the_time_of_responses_alone_by_hand(seven: ModelDims) -> None:
     """The published sum is 3.2 s; of prompts that are not kept each pass reads its own."""
-    card = Card("measured H200", 139, 790, 60, 4.3)
-    setup = replace(SETUP, lora_scope="response", prefix_cache=100)
+    card = GPU("measured H200", 139, 790, 60, 4.3)
+    setup = replace(SETUP, lora_type="alora", prefix_cache_gib=100)
     kept = seconds(seven, setup, card)
     assert kept["prefill"] == pytest.approx(64 * 8.40 / 790, rel=0.005)
-    assert kept["reference"] == pytest.approx(64 * (1.71 + 0.034) / 790, rel=0.005)
+    assert kept["ref_logprobs"] == pytest.approx(64 * (1.71 + 0.034) / 790, rel=0.005)
     assert kept["update"] == pytest.approx(4 * 64 * 2 * (1.71 + 0.034) / 790, rel=0.005)
-    assert sum(kept.values()) - kept["policy"] == pytest.approx(3.2, rel=0.03)
-    anew = seconds(seven, replace(setup, prefix_cache=0), card)
-    assert anew["reference"] == pytest.approx(64 * (10.10 + 0.034) / 790, rel=0.005)
-    half = seconds(seven, replace(setup, prefix_cache=10), card)  # of 20 GiB
+    assert sum(kept.values()) - kept["old_logprobs"] == pytest.approx(3.2, rel=0.03)
+    anew = seconds(seven, replace(setup, prefix_cache_gib=0), card)
+    assert anew["ref_logprobs"] == pytest.approx(64 * (10.10 + 0.034) / 790, rel=0.005)
+    half = seconds(seven, replace(setup, prefix_cache_gib=10), card)  # of 20 GiB
     assert half["update"] == pytest.approx((kept["update"] + anew["update"]) / 2)
     four = seconds(seven, replace(setup, samples_per_prompt=4), card)
     assert four["prefill"] == pytest.approx(kept["prefill"] / 4, rel=0.01)
@@ -51,18 +51,18 @@ def test_the_time_of_responses_alone_by_hand(seven: ModelShape) -> None:
 
 @pytest.mark.parametrize(("samples", "total"), [(4, 3.9), (8, 2.9)])
 def test_the_time_of_shared_prompts_is_the_published_sum(
-    seven: ModelShape, samples: int, total: float
+    seven: ModelDims, samples: int, total: float
 ) -> None:
-    card = Card("measured H200", 139, 790, 60, 4.3)
+    card = GPU("measured H200", 139, 790, 60, 4.3)
     found = seconds(seven, replace(SETUP, samples_per_prompt=samples), card)
-    assert sum(found.values()) - found["policy"] == pytest.approx(total, rel=0.05)
+    assert sum(found.values()) - found["old_logprobs"] == pytest.approx(total, rel=0.05)
     # 8.40 TF a prompt, 1.71 a response
     expected = 64 * (8.40 / samples + 1.71 + 0.034) / 790
-    assert found["reference"] == pytest.approx(expected, rel=0.005)
+    assert found["ref_logprobs"] == pytest.approx(expected, rel=0.005)
 
 
-def test_what_costs_time(seven: ModelShape) -> None:
-    card = Card("some", 80, 300, 20, 2)
+def test_what_costs_time(seven: ModelDims) -> None:
+    card = GPU("some", 80, 300, 20, 2)
 
     def of(**options: Any) -> dict[str, float]:
         return seconds(seven, replace(SETUP, **options), card)
@@ -71,7 +71,7 @@ def test_what_costs_time(seven: ModelShape) -> None:
     assert of(gradient_checkpointing=True)["update"] - of()["update"] == pytest.approx(row)
     assert of(critic="adapter")["update"] == 2 * of()["update"]
     assert of(train="full")["update"] == pytest.approx(1.5 * of()["update"] * 300 / 20)
-    assert of(reward="none")["reward"] == 0
+    assert of(reward="none")["scores"] == 0
     assert of(sampling_batch_size=16)["decode"] > of(sampling_batch_size=48)["decode"]
     assert of(sampling_batch_size=48)["decode"] > of()["decode"]
     slow = replace(card, half=0.001)  # bound by arithmetic: rows cost, not batches

@@ -1,4 +1,4 @@
-"""The ideal of what was measured, by figures worked by hand; the calibration by its bounds."""
+"""The ideal of what was measured, by metrics worked by hand; the calibration by its bounds."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from rlhf.planning import roofline as module
-from rlhf.planning.gpus import Card
+from rlhf.planning.gpus import GPU
 from rlhf.planning.ideal_time import seconds
-from rlhf.planning.model_shape import ModelShape, read_shape
-from rlhf.planning.roofline import calibrate, roofline, waiter
-from rlhf.tracking.profiler import Lap
+from rlhf.planning.model_shape import ModelDims, read_dims
+from rlhf.planning.roofline import calibrate, roofline, synchronizer
+from rlhf.tracking.profiler import IterationTimes
 from tests.support.planned import SETUP
 
-CARD = Card("made up", 0, 100.0, 100.0, 2.0)
+CARD = GPU("made up", 0, 100.0, 100.0, 2.0)
 WEIGHTS = 2 * (6_476_005_376 + 65 * 4096 + 32064 * 4096)  # bfloat16, embeddings left out
 KEPT = 2 * 32 * 4096 * 2  # keys and values of a token, 32 layers
 COUNTS = {
@@ -25,20 +25,20 @@ COUNTS = {
     "read_tokens": 64 * 127 * (640 + 64),
     "decode_steps": 127,
     "updated_responses": 4 * 64,
-    "pictures": 64,
+    "images": 64,
 }
 
 
 @pytest.fixture(scope="module")
-def seven() -> ModelShape:
-    return read_shape("llava-hf/llava-1.5-7b-hf")
+def seven() -> ModelDims:
+    return read_dims("llava-hf/llava-1.5-7b-hf")
 
 
-def lap(counts: dict[str, int], **spent: float) -> Lap:
-    return Lap(defaultdict(float, spent), defaultdict(int, counts))
+def lap(counts: dict[str, int], **spent: float) -> IterationTimes:
+    return IterationTimes(defaultdict(float, spent), defaultdict(int, counts))
 
 
-def test_a_run_as_planned_has_the_planned_ideal(seven: ModelShape) -> None:
+def test_a_run_as_planned_has_the_planned_ideal(seven: ModelDims) -> None:
     found = roofline(seven, SETUP, CARD, [lap(COUNTS, decode=4.0, other=196.0)])
     planned = seconds(seven, SETUP, CARD)
     assert found.ideal["values"] == 0
@@ -46,7 +46,7 @@ def test_a_run_as_planned_has_the_planned_ideal(seven: ModelShape) -> None:
     assert found.fraction == pytest.approx(sum(planned.values()) / 200)
 
 
-def test_decoding_is_bound_by_bytes_or_by_products(seven: ModelShape) -> None:
+def test_decoding_is_bound_by_bytes_or_by_products(seven: ModelDims) -> None:
     moved = 127 * WEIGHTS + 64 * 127 * 704 * KEPT
     found = roofline(seven, SETUP, CARD, [lap(COUNTS, prefill=1.0, decode=4.0, other=5.0)])
     assert found.ideal["decode"] == pytest.approx(moved / 2e12)
@@ -58,22 +58,22 @@ def test_decoding_is_bound_by_bytes_or_by_products(seven: ModelShape) -> None:
     assert slow.ideal["decode"] == pytest.approx(64 * 127 * token / 1e11)
 
 
-def test_only_work_that_was_done_has_an_ideal(seven: ModelShape) -> None:
-    """Half of the steps were left out, and the pictures were known."""
+def test_only_work_that_was_done_has_an_ideal(seven: ModelDims) -> None:
+    """Half of the steps were left out, and the images were known."""
     whole = roofline(seven, SETUP, CARD, [lap(COUNTS, other=1.0)])
-    fewer = {**COUNTS, "updated_responses": 2 * 64, "pictures": 0}
+    fewer = {**COUNTS, "updated_responses": 2 * 64, "images": 0}
     part = roofline(seven, SETUP, CARD, [lap(fewer, other=1.0)])
     assert part.ideal["update"] == pytest.approx(whole.ideal["update"] / 2)
     assert part.ideal["vision"] == 0 < whole.ideal["vision"]
 
 
-def test_a_critic_of_its_own_takes_as_long_as_the_policy(seven: ModelShape) -> None:
+def test_a_critic_of_its_own_takes_as_long_as_the_policy(seven: ModelDims) -> None:
     shared = roofline(seven, SETUP, CARD, [lap(COUNTS, other=1.0)]).ideal
     own = roofline(seven, replace(SETUP, critic="separate"), CARD, [lap(COUNTS, other=1.0)]).ideal
-    assert own["values"] == own["policy"] == pytest.approx(shared["policy"])
+    assert own["values"] == own["old_logprobs"] == pytest.approx(shared["old_logprobs"])
 
 
-def test_iterations_are_averaged_and_the_table_adds_up(seven: ModelShape) -> None:
+def test_iterations_are_averaged_and_the_table_adds_up(seven: ModelDims) -> None:
     laps = [
         lap(COUNTS, other=1.0, forward=2.0, backward=4.0, vision=0.5),
         lap(COUNTS, other=3.0, forward=4.0, backward=6.0, optimizer=1.0),
@@ -88,7 +88,7 @@ def test_iterations_are_averaged_and_the_table_adds_up(seven: ModelShape) -> Non
     assert rows["other"][1:] == ("19%", "", "")
 
 
-def test_without_decoding_there_is_no_rate(seven: ModelShape) -> None:
+def test_without_decoding_there_is_no_rate(seven: ModelDims) -> None:
     counts = {**COUNTS, "response_tokens": 64, "seen_tokens": 0, "read_tokens": 0}
     counts["decode_steps"] = 0
     found = roofline(seven, SETUP, CARD, [lap(counts, other=1.0)])
@@ -119,6 +119,6 @@ def test_the_fastest_run_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[torch.device] = []
     monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
-    waiter(torch.device("cpu"))()
-    waiter(torch.device("cuda:1"))()
+    synchronizer(torch.device("cpu"))()
+    synchronizer(torch.device("cuda:1"))()
     assert waited == [torch.device("cuda:1")]

@@ -21,7 +21,7 @@ def rollout(finished: tuple[bool, bool] = (True, True), shift: int = 0) -> Rollo
         tokens=torch.arange(5) + shift,
         spans=Spans.from_lengths([2, 3]),
         images=((Path("a.png"),), (Path("b.png"),)),
-        keys=torch.tensor([1, 2]) + shift,
+        sampling_keys=torch.tensor([1, 2]) + shift,
         instructions=("one", "two"),
     )
     return Rollout(
@@ -32,7 +32,7 @@ def rollout(finished: tuple[bool, bool] = (True, True), shift: int = 0) -> Rollo
         values=torch.tensor([0.5, 1.0, 0.0, 2.0]),
         entropy=torch.zeros(4),
         scores=torch.tensor([3.0, -1.0]),
-        logprob_gap=torch.zeros(4),
+        logprob_diff=torch.zeros(4),
     )
 
 
@@ -114,10 +114,10 @@ def test_group_relative_advantages_are_the_responses_own_at_each_token(
     advantage: str, first: float
 ) -> None:
     # Totals, KL included: 2.95 and -1.0, both answers to one prompt.
-    plain = replace(PLAIN, advantage=advantage, whiten_advantages=True)
+    plain = replace(PLAIN, advantage_estimator=advantage, whiten_advantages=True)
     twins = rollout()
     twins = dataclasses.replace(
-        twins, prompts=dataclasses.replace(twins.prompts, keys=torch.tensor([7, 7]))
+        twins, prompts=dataclasses.replace(twins.prompts, sampling_keys=torch.tensor([7, 7]))
     )
     got = finished_buffer(plain, twins).advantages
     torch.testing.assert_close(got, torch.tensor([first, -first, -first, -first]))
@@ -149,7 +149,7 @@ def test_minibatches_hold_every_response_once_and_keep_its_tokens_together() -> 
     assert len(batches) == 4
     seen = {}
     for batch in batches:
-        seen[int(batch.prompts.keys[0])] = (
+        seen[int(batch.prompts.sampling_keys[0])] = (
             batch.responses.tokens.tolist(),
             batch.old_logprobs.tolist(),
         )
@@ -169,6 +169,6 @@ def test_the_order_is_a_function_of_the_generator() -> None:
 
     def order(seed: int) -> list[int]:
         batches = buffer.minibatches(1, torch.Generator().manual_seed(seed))
-        return [int(batch.prompts.keys[0]) for batch in batches]
+        return [int(batch.prompts.sampling_keys[0]) for batch in batches]
 
     assert order(1) == order(1) != order(2)

@@ -17,12 +17,12 @@ import rlhf.ppo.rollout
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.spans import Spans
 from rlhf.storage.checkpoint import hash_tensors
-from rlhf.types import Drawn, Responses
+from rlhf.types import Responses, SampledTokens
 from tests.ppo.test_trainer import PPO, trainer
 
 FILE = Path(__file__).parent / "golden_run.json"
-OPTIONS = replace(PPO, iterations=5, value_warmup_iterations=1, lr_schedule="linear")
-FIGURES = (
+OPTIONS = replace(PPO, iterations=5, critic_warmup_iterations=1, lr_schedule="linear")
+METRICS = (
     "objective/scores",
     "objective/kl",
     "objective/entropy",
@@ -47,23 +47,25 @@ def machine() -> str:
 
 def weights(run: PPOTrainer) -> str:
     """A hash of everything that trained."""
-    return hash_tensors([*run.policy.trained().items(), *run.policy.critic_trained().items()])
+    return hash_tensors(
+        [*run.policy.trainable_parameters().items(), *run.policy.critic_parameters().items()]
+    )
 
 
-def replayed(tiny: Path, folder: Path, recorded: dict[str, Any]) -> dict[str, float]:
-    """Figures of one iteration that moves the policy, on the responses that were recorded."""
-    run = trainer(tiny, folder, replace(OPTIONS, value_warmup_iterations=0))
+def replayed(tiny: Path, directory: Path, recorded: dict[str, Any]) -> dict[str, float]:
+    """Metrics of one iteration that moves the policy, on the responses that were recorded."""
+    run = trainer(tiny, directory, replace(OPTIONS, critic_warmup_iterations=0))
     tokens = torch.tensor(recorded["tokens"])
     finished = torch.tensor(recorded["finished"])
     responses = Responses(tokens, Spans.from_lengths(recorded["lengths"]), finished)
-    drawn = Drawn(torch.zeros(len(tokens)))
-    own = rlhf.ppo.rollout.ENGINES["own"]
+    drawn = SampledTokens(torch.zeros(len(tokens)))
+    own = rlhf.ppo.rollout.ENGINES["native"]
     try:
-        rlhf.ppo.rollout.ENGINES["own"] = lambda *given, **options: (responses, drawn)
+        rlhf.ppo.rollout.ENGINES["native"] = lambda *given, **options: (responses, drawn)
         found = run.step(0)
     finally:
-        rlhf.ppo.rollout.ENGINES["own"] = own
-    return {name: found[name] for name in FIGURES}
+        rlhf.ppo.rollout.ENGINES["native"] = own
+    return {name: found[name] for name in METRICS}
 
 
 def test_twenty_steps_are_those_of_the_record(tiny: Path, tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ def test_two_runs_with_one_seed_are_bit_equal(tiny: Path, tmp_path: Path) -> Non
     assert weights(runs[0]) == weights(runs[1])
 
 
-def test_an_update_on_the_recorded_responses_has_the_recorded_figures(
+def test_an_update_on_the_recorded_responses_has_the_recorded_metrics(
     tiny: Path, tmp_path: Path
 ) -> None:
     recorded = json.loads(FILE.read_text())["update"]
@@ -91,25 +93,25 @@ def test_an_update_on_the_recorded_responses_has_the_recorded_figures(
     assert found == pytest.approx(recorded["figures"], rel=1e-5, abs=1e-5)
 
 
-def record(tiny: Path, folder: Path) -> None:
+def record(tiny: Path, directory: Path) -> None:
     """Write this machine's hash, and what an update gives."""
     known = json.loads(FILE.read_text()) if FILE.exists() else {"hashes": {}}
-    rollout = trainer(tiny, folder / "rollout", OPTIONS).rollout(0)
+    rollout = trainer(tiny, directory / "rollout", OPTIONS).rollout(0)
     update: dict[str, Any] = {
         "tokens": rollout.responses.tokens.tolist(),
         "lengths": rollout.spans.lengths.tolist(),
         "finished": rollout.responses.finished.tolist(),
     }
-    update["figures"] = replayed(tiny, folder / "update", update)
-    run = trainer(tiny, folder / "run", OPTIONS)
+    update["figures"] = replayed(tiny, directory / "update", update)
+    run = trainer(tiny, directory / "run", OPTIONS)
     run.run()
     known["hashes"][machine()] = weights(run)
     FILE.write_text(json.dumps({**known, "update": update}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    from tests.reliability.harness import model_folder
+    from tests.reliability.harness import model_directory
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
-        record(model_folder(Path(place)), Path(place))
+        record(model_directory(Path(place)), Path(place))

@@ -125,7 +125,7 @@ def test_a_warning_says_what_it_saw_why_and_what_to_do():
     monitor = settled()
     feed(monitor, *[TROUBLE["KL explosion"]] * 2)
     (warning,) = monitor.update(42, {**CALM, "objective/kl": 61.0})
-    assert (warning.step, warning.figures) == (42, {"objective/kl": 61.0})
+    assert (warning.step, warning.metrics) == (42, {"objective/kl": 61.0})
     assert warning.cause and "kl_coef" in warning.change
     for part in ("KL explosion", "42", "objective/kl 61", warning.cause, warning.change):
         assert part in str(warning)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from rlhf.errors import DivergedError, UsageError
 from rlhf.models.vision.image_encoder import Features
-from rlhf.ppo.sanity_checks import check_invariants, measure_invariants
+from rlhf.ppo.sanity_checks import assert_sane, measure_sanity_checks
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ppo.updater import Updater
 from tests.ppo.test_trainer import PPO, trainer
@@ -19,23 +19,23 @@ from tests.ppo.test_trainer import PPO, trainer
 def test_too_many_steps_that_are_not_finite_stop_the_run(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = trainer(tiny, tmp_path, replace(PPO, max_skips=2))
+    run = trainer(tiny, tmp_path, replace(PPO, max_skipped_steps=2))
     policy_loss = Updater._policy_loss
 
     def poisoned(*given: Any) -> Any:
-        loss, figures = policy_loss(*given)
-        return loss * float("nan"), figures
+        loss, metrics = policy_loss(*given)
+        return loss * float("nan"), metrics
 
     monkeypatch.setattr(Updater, "_policy_loss", poisoned)
-    start = {name: value.clone() for name, value in run.policy.trained().items()}
+    start = {name: value.clone() for name, value in run.policy.trainable_parameters().items()}
     with pytest.raises(DivergedError, match="3 optimizer steps"):
         run.run()
     assert "returns" in load_file(tmp_path / "diverged.safetensors")
-    assert all(torch.equal(start[k], v) for k, v in run.policy.trained().items())
+    assert all(torch.equal(start[k], v) for k, v in run.policy.trainable_parameters().items())
 
 
 def test_a_score_that_is_no_number_stops_the_run_by_name(tiny: Path, tmp_path: Path) -> None:
-    run = trainer(tiny, tmp_path, replace(PPO, save_every=1, check_invariants=False))
+    run = trainer(tiny, tmp_path, replace(PPO, save_every=1, sanity_checks=False))
     run.iteration = 1
     run.save()
     run.reward.std = float("nan")
@@ -49,9 +49,9 @@ def broken(tiny: Path, tmp_path: Path, name: str) -> PPOTrainer:
     policy = run.policy
     if name == "against the reference":
         with torch.no_grad():
-            for value in policy.trained().values():
+            for value in policy.trainable_parameters().values():
                 value.add_(0.1)
-    elif name == "another picture":
+    elif name == "another image":
         run.reward.head.linear.weight.data.zero_()
     elif name == "frozen parameters":
         policy.llava.model.lm_head.requires_grad_(True)
@@ -64,7 +64,7 @@ def broken(tiny: Path, tmp_path: Path, name: str) -> PPOTrainer:
 
 
 @pytest.mark.parametrize(
-    "name", ["against the reference", "another picture", "frozen parameters", "by the cache"]
+    "name", ["against the reference", "another image", "frozen parameters", "by the cache"]
 )
 def test_a_broken_set_up_is_refused_by_name(tiny: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=name):
@@ -74,9 +74,9 @@ def test_a_broken_set_up_is_refused_by_name(tiny: Path, tmp_path: Path, name: st
 def test_a_ratio_away_from_one_is_refused(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path)
     rollout = run.rollout(0)
-    found = measure_invariants(run.policy, run.reward, rollout, run.ppo)
+    found = measure_sanity_checks(run.policy, run.reward, rollout, run.ppo)
     assert all(invariant.holds for invariant in found)
     assert len(found) == 7
     shifted = replace(rollout, old_logprobs=rollout.old_logprobs + 0.01)
     with pytest.raises(UsageError, match="ratio - 1"):
-        check_invariants(measure_invariants(run.policy, run.reward, shifted, run.ppo))
+        assert_sane(measure_sanity_checks(run.policy, run.reward, shifted, run.ppo))

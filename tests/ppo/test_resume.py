@@ -16,10 +16,10 @@ def saved_and_restored(tiny: Path, tmp_path: Path) -> tuple[PPOTrainer, PPOTrain
     once = replace(
         PPO,
         iterations=1,
-        value_warmup_iterations=0,
+        critic_warmup_iterations=0,
         lr_schedule="linear",
-        scale_scores=True,
-        kl_goal=6.0,
+        normalize_scores=True,
+        adaptive_kl_target=6.0,
     )
     saved = trainer(tiny, tmp_path, once)
     saved.run()
@@ -43,7 +43,7 @@ def test_every_part_of_the_training_state_is_restored(
     assert restored.kl_coef == saved.kl_coef < PPO.kl_coef
     heads = [run.policy.value_head.linear.weight for run in (saved, restored)]
     assert torch.equal(*heads) and float(heads[0].detach().abs().max()) > 0
-    trained = [run.policy.trained() for run in (saved, restored)]
+    trained = [run.policy.trainable_parameters() for run in (saved, restored)]
     assert all(torch.equal(value, trained[1][name]) for name, value in trained[0].items())
     moments = [optimizer_tensors(run.updater.optimizer)[0] for run in (saved, restored)]
     assert moments[0].keys() == moments[1].keys() and moments[0]
@@ -52,7 +52,7 @@ def test_every_part_of_the_training_state_is_restored(
 
 def test_options_given_at_a_resume_count(tiny: Path, tmp_path: Path) -> None:
     trainer(tiny, tmp_path, replace(PPO, iterations=1)).run()
-    changed = replace(PPO, kl_coef=0.2, scale_scores=True)
+    changed = replace(PPO, kl_coef=0.2, normalize_scores=True)
     restored = trainer(tiny, tmp_path, changed)
     restored.restore(load_checkpoint(tmp_path / "checkpoints"))
     assert restored.kl_coef == 0.2

@@ -21,7 +21,7 @@ CONFIG = PPOConfig(rollout_batch_size=8, minibatch_size=4, microbatch_tokens=999
 class Forgetful:
     """Scores a response by its row; those of `lost` have none."""
 
-    name, may_drop = "forgetful", True
+    name, can_fail = "forgetful", True
 
     def __init__(self, *lost: int) -> None:
         self.lost = lost
@@ -60,7 +60,7 @@ def test_a_response_without_a_score_is_dropped_and_nothing_else_changes(tiny: Pa
     assert less.scores.tolist() == kept.tolist()
     assert torch.equal(less.responses.tokens, whole.responses.tokens[tokens])
     assert less.prompts.instructions == whole.prompts.select(kept).instructions
-    for name in ("old_logprobs", "ref_logprobs", "values", "entropy", "logprob_gap"):
+    for name in ("old_logprobs", "ref_logprobs", "values", "entropy", "logprob_diff"):
         torch.testing.assert_close(
             getattr(less, name), getattr(whole, name)[tokens], atol=1e-5, rtol=0
         )
@@ -74,7 +74,7 @@ def test_a_response_without_a_score_is_dropped_and_nothing_else_changes(tiny: Pa
 @pytest.mark.parametrize("advantage", ["rloo", "grpo"])
 def test_a_group_loses_all_its_responses_with_one(tiny: Path, advantage: str) -> None:
     """Rows 0-3 answer the first prompt, rows 4-7 the second."""
-    config = replace(CONFIG, advantage=advantage, samples_per_prompt=4)
+    config = replace(CONFIG, advantage_estimator=advantage, samples_per_prompt=4)
     rollout = rollout_of(tiny, Forgetful(6), config)
     assert rollout.scores.tolist() == [0, 1, 2, 3]
     buffer = RolloutBuffer()
@@ -84,7 +84,7 @@ def test_a_group_loses_all_its_responses_with_one(tiny: Path, advantage: str) ->
 
 
 def test_an_iteration_that_loses_every_group_stops_the_run(tiny: Path) -> None:
-    config = replace(CONFIG, advantage="rloo", samples_per_prompt=2)
+    config = replace(CONFIG, advantage_estimator="rloo", samples_per_prompt=2)
     with pytest.raises(ResourceError, match="lacks a score") as caught:
         rollout_of(tiny, Forgetful(0, 2, 4, 6), config)
     assert caught.value.where == "forgetful" and caught.value.exit_code == 5

@@ -1,4 +1,4 @@
-"""What a person looks at while PPO runs: the same pictures each time, answered as they would be."""
+"""What a person looks at while PPO runs: the same images each time, answered as they would be."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ def looked_at(run: PPOTrainer) -> dict[int, list[Sample]]:
     return found
 
 
-def test_the_same_prompts_are_answered_each_time_and_greedily(tiny: Path, tmp_path: Path) -> None:
+def test_the_same_prompts_are_responseed_each_time_and_greedily(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, iterations=3))
     found = looked_at(run)
     assert list(found) == [0, 2]
@@ -35,10 +35,10 @@ def test_the_same_prompts_are_answered_each_time_and_greedily(tiny: Path, tmp_pa
 
 def test_looking_changes_nothing_of_the_training(tiny: Path, tmp_path: Path) -> None:
     often, never = (
-        trainer(tiny, tmp_path / str(every), replace(PPO, iterations=3, sample_every=every))
+        trainer(tiny, tmp_path / str(every), replace(PPO, iterations=3, log_samples_every=every))
         for every in (1, 100)
     )
     often.run(), never.run()
-    assert often.figures["objective/scores"] == never.figures["objective/scores"]
-    for name, value in often.policy.trained().items():
-        assert torch.equal(value, never.policy.trained()[name]), name
+    assert often.metrics["objective/scores"] == never.metrics["objective/scores"]
+    for name, value in often.policy.trainable_parameters().items():
+        assert torch.equal(value, never.policy.trainable_parameters()[name]), name

@@ -27,7 +27,7 @@ def stepped(policy: Policy, batch: Minibatch, **options: float) -> tuple[dict, d
     """Statistics and gradients of a step that clips nothing and hardly moves."""
     updater = Updater(PPOConfig(lr=1e-30, max_grad_norm=1e9, **options), policy, steps=1)
     statistics = vars(updater.step(batch, train_policy=True))
-    named = policy.trained() | dict(policy.value_head.named_parameters())
+    named = policy.trainable_parameters() | dict(policy.value_head.named_parameters())
     return statistics, {name: value.grad for name, value in named.items()}
 
 
@@ -36,7 +36,7 @@ def test_the_entropy_is_the_mean_over_tokens(
     policy: Policy, batch: Minibatch, microbatch_tokens: int
 ) -> None:
     with torch.no_grad():
-        entropy = policy.score(batch.prompts, batch.responses).entropy
+        entropy = policy.evaluate(batch.prompts, batch.responses).entropy
     statistics, _ = stepped(policy, batch, microbatch_tokens=microbatch_tokens)
     assert statistics["entropy"] == pytest.approx(entropy.mean().item(), rel=1e-5)
 
@@ -54,13 +54,13 @@ def test_a_token_of_probability_one_counts(policy: Policy, batch: Minibatch) -> 
 def test_the_gradient_is_that_of_the_mean_over_tokens(policy: Policy, batch: Minibatch) -> None:
     """At the old weights it is the policy gradient, less the bonus: mean of -A·∇log π - c·∇H."""
     _, found = stepped(policy, batch, ent_coef=0.3, vf_coef=0.5, microbatch_tokens=1)
-    scores = policy.score(batch.prompts, batch.responses)
+    scores = policy.evaluate(batch.prompts, batch.responses)
     policy_loss = -(batch.advantages * scores.logprobs + 0.3 * scores.entropy).mean()
     value_loss = 0.25 * (scores.values - batch.returns).square().mean()
-    for value in (*policy.trained().values(), *policy.value_head.parameters()):
+    for value in (*policy.trainable_parameters().values(), *policy.value_head.parameters()):
         value.grad = None
     (policy_loss + value_loss).backward()
-    named = policy.trained() | dict(policy.value_head.named_parameters())
+    named = policy.trainable_parameters() | dict(policy.value_head.named_parameters())
     expected = {name: value.grad for name, value in named.items()}
     assert max(float(value.abs().max()) for value in expected.values()) > 1e-3
     for name, value in expected.items():

@@ -12,7 +12,7 @@ from rlhf.config.schema import Config, CriticKind, ModelConfig, PPOConfig, Sampl
 from rlhf.errors import UsageError
 from rlhf.kernels import span_mean
 from rlhf.models.packed.forward import Llava
-from rlhf.models.policy import build_policy, in_pieces
+from rlhf.models.policy import build_policy, map_microbatches
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import LlavaReward
@@ -28,8 +28,8 @@ PPO = PPOConfig(
     minibatch_size=4,
     ppo_epochs=2,
     lr=1e-3,
-    value_warmup_iterations=1,
-    sample_every=2,
+    critic_warmup_iterations=1,
+    log_samples_every=2,
 )
 
 
@@ -44,7 +44,7 @@ class LikesADirection(LlavaReward):
         return span_mean(liked, responses.spans) + 1e-3 * own
 
 
-def trainer(tiny: Path, folder: Path, ppo: PPOConfig = PPO, seed: int = 0) -> PPOTrainer:
+def trainer(tiny: Path, directory: Path, ppo: PPOConfig = PPO, seed: int = 0) -> PPOTrainer:
     config = Config(seed=seed, ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
     llava = tiny_models.load(tiny)
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def trainer(tiny: Path, folder: Path, ppo: PPOConfig = PPO, seed: int = 0) -> PP
     torch.nn.init.normal_(head.linear.weight)
     reward = LikesADirection(llava, head, llava.builder)
     prompts = tiny_models.prompts_of(llava, tiny, 8)
-    return PPOTrainer(config, policy, reward, prompts, MetricsWriter(folder), folder)
+    return PPOTrainer(config, policy, reward, prompts, MetricsWriter(directory), directory)
 
 
 def test_every_planned_step_is_taken_and_only_the_policy_and_critic_move(
@@ -69,30 +69,30 @@ def test_every_planned_step_is_taken_and_only_the_policy_and_critic_move(
 
     run.updater.step = counted  # type: ignore[method-assign]
     frozen = run.frozen_hash()
-    start = {name: value.clone() for name, value in run.policy.trained().items()}
+    start = {name: value.clone() for name, value in run.policy.trainable_parameters().items()}
     run.run()
     assert len(taken) == run.planned_steps == 4 * 2 * 2
     assert run.frozen_hash() == frozen
-    assert any(not torch.equal(start[k], v) for k, v in run.policy.trained().items())
+    assert any(not torch.equal(start[k], v) for k, v in run.policy.trainable_parameters().items())
 
 
-def test_the_first_figures_are_those_of_a_policy_that_has_not_moved(
+def test_the_first_metrics_are_those_of_a_policy_that_has_not_moved(
     tiny: Path, tmp_path: Path
 ) -> None:
     trainer(tiny, tmp_path).run()
     metrics = read_metrics(tmp_path)
     assert metrics["objective/kl"][0][1] == pytest.approx(0, abs=1e-5)
     assert all(gap < 1e-5 for _, gap in metrics["val/first_step_ratio_gap"])
-    assert all(gap < 1e-4 for _, gap in metrics["rollout/logp_gap_abs_max"])
+    assert all(gap < 1e-4 for _, gap in metrics["rollout/logprob_diff_abs_max"])
     assert [step for step, _ in metrics["vision/grounding_gap"]] == [0, 2]
     assert metrics["episode"][-1][1] == 32
 
 
 def test_the_first_iterations_move_the_critic_only(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, iterations=1))
-    start = {name: value.clone() for name, value in run.policy.trained().items()}
+    start = {name: value.clone() for name, value in run.policy.trainable_parameters().items()}
     run.run()
-    assert all(torch.equal(start[k], v) for k, v in run.policy.trained().items())
+    assert all(torch.equal(start[k], v) for k, v in run.policy.trainable_parameters().items())
     assert float(run.policy.value_head.linear.weight.detach().abs().max()) > 0
 
 
@@ -100,14 +100,14 @@ def test_the_first_iterations_move_the_critic_only(tiny: Path, tmp_path: Path) -
 def test_old_logprobs_are_those_of_the_training_forward_if_rescored(
     tiny: Path, tmp_path: Path, rescore: bool
 ) -> None:
-    run = trainer(tiny, tmp_path, replace(PPO, rescore=rescore))
+    run = trainer(tiny, tmp_path, replace(PPO, recompute_logprobs=rescore))
     torch.nn.init.normal_(run.policy.value_head.linear.weight)
     found = run.rollout(0)
     with torch.no_grad():
-        scored = in_pieces(run.policy.score, found.prompts, found.responses, 8192)
+        scored = map_microbatches(run.policy.evaluate, found.prompts, found.responses, 8192)
     gap = (scored.logprobs - found.old_logprobs).abs()
     assert (gap.max() == 0) == rescore
-    assert (found.logprob_gap is None) != rescore
+    assert (found.logprob_diff is None) != rescore
     pairs = (found.old_logprobs, scored.logprobs), (found.values, scored.values)
     for own, trained in (*pairs, (found.entropy, scored.entropy)):
         torch.testing.assert_close(own, trained, atol=1e-5, rtol=1e-5)
@@ -129,7 +129,7 @@ def test_without_rescoring_the_policy_reads_no_response_twice(
     monkeypatch.setattr(Llava, "_states", counted)
     rows = {}
     for rescore in (True, False):
-        run.ppo = replace(run.ppo, rescore=rescore)
+        run.ppo = replace(run.ppo, recompute_logprobs=rescore)
         run.rollout(0)
         rows[rescore] = sum(read)
         read.clear()
@@ -147,8 +147,8 @@ def test_a_continued_run_equals_an_uninterrupted_one(tiny: Path, tmp_path: Path)
     rest.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))
     assert rest.iteration == 2
     rest.run()
-    for name, value in whole.policy.trained().items():
-        assert torch.equal(rest.policy.trained()[name], value), name
+    for name, value in whole.policy.trainable_parameters().items():
+        assert torch.equal(rest.policy.trainable_parameters()[name], value), name
     one, two = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "half")
     assert one["objective/scores"] == two["objective/scores"]
 
@@ -166,9 +166,13 @@ def test_each_epoch_draws_every_prompt_once_in_a_new_order(tiny: Path, tmp_path:
     ppo = replace(PPO, rollout_batch_size=4, minibatch_size=4)
     run = trainer(tiny, tmp_path, ppo)
     halves = [run.prompts_of(iteration) for iteration in range(4)]
-    first = torch.cat([halves[0][0].keys, halves[1][0].keys])
-    second = torch.cat([halves[2][0].keys, halves[3][0].keys])
-    assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(run.prompts.keys.tolist())
+    first = torch.cat([halves[0][0].sampling_keys, halves[1][0].sampling_keys])
+    second = torch.cat([halves[2][0].sampling_keys, halves[3][0].sampling_keys])
+    assert (
+        sorted(first.tolist())
+        == sorted(second.tolist())
+        == sorted(run.prompts.sampling_keys.tolist())
+    )
     assert first.tolist() != second.tolist()
     assert [samples.tolist() for _, samples in halves] == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
 
@@ -177,12 +181,12 @@ def test_samples_of_a_prompt_come_together_and_are_counted(tiny: Path, tmp_path:
     run = trainer(tiny, tmp_path, replace(PPO, samples_per_prompt=2))
     drawn = [run.prompts_of(iteration) for iteration in range(4)]
     for prompts, _ in drawn:
-        assert prompts.keys[0::2].tolist() == prompts.keys[1::2].tolist()
+        assert prompts.sampling_keys[0::2].tolist() == prompts.sampling_keys[1::2].tolist()
     assert [samples.tolist() for _, samples in drawn] == [[0, 1] * 4] * 2 + [[2, 3] * 4] * 2
     pairs = [
         (key, sample)
         for prompts, samples in drawn
-        for key, sample in zip(prompts.keys.tolist(), samples.tolist(), strict=True)
+        for key, sample in zip(prompts.sampling_keys.tolist(), samples.tolist(), strict=True)
     ]
     assert len(set(pairs)) == 32
 
@@ -191,7 +195,7 @@ def test_samples_of_a_prompt_come_together_and_are_counted(tiny: Path, tmp_path:
 def test_it_learns_without_a_critic(tiny: Path, tmp_path: Path, advantage: str) -> None:
     ppo = replace(
         PPO,
-        advantage=advantage,
+        advantage_estimator=advantage,
         samples_per_prompt=4,
         iterations=12,
         rollout_batch_size=32,
@@ -209,7 +213,7 @@ def test_it_learns_without_a_critic(tiny: Path, tmp_path: Path, advantage: str) 
 @pytest.mark.parametrize("estimator", ["", "exact"])
 def test_the_kl_in_the_loss_reaches_the_update(tiny: Path, tmp_path: Path, estimator: str) -> None:
     ppo = replace(
-        PPO, kl_placement="loss", kl_estimator=estimator, kl_coef=0.5, value_warmup_iterations=0
+        PPO, kl_placement="loss", kl_estimator=estimator, kl_coef=0.5, critic_warmup_iterations=0
     )
     trainer(tiny, tmp_path, ppo).run()
     penalties = [value for _, value in read_metrics(tmp_path)["loss/kl_avg"]]
@@ -235,7 +239,7 @@ def test_cut_responses_continue_with_the_critics_value(tiny: Path, tmp_path: Pat
 def test_a_steered_kl_coefficient_and_the_scale_of_scores_survive_a_break(
     tiny: Path, tmp_path: Path
 ) -> None:
-    steered = replace(PPO, kl_goal=1e-6, kl_horizon=80, scale_scores=True)
+    steered = replace(PPO, adaptive_kl_target=1e-6, kl_horizon=80, normalize_scores=True)
     whole = trainer(tiny, tmp_path / "whole", steered)
     whole.run()
     half = trainer(tiny, tmp_path / "half", steered)
@@ -251,8 +255,8 @@ def test_a_steered_kl_coefficient_and_the_scale_of_scores_survive_a_break(
     # KL is 0 in the first two iterations: the policy has not moved. Then it is over its goal.
     expected = [0.05, 0.05 * 0.98, 0.05 * 0.98**2, 0.05 * 0.98**2 * 1.02]
     assert kl_coefs == pytest.approx(expected)
-    for name, value in whole.policy.trained().items():
-        assert torch.equal(rest.policy.trained()[name], value), name
+    for name, value in whole.policy.trainable_parameters().items():
+        assert torch.equal(rest.policy.trainable_parameters()[name], value), name
 
 
 def test_learning_rate_zero_leaves_every_ratio_at_one(tiny: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def gradients(policy: Policy, batch: Minibatch, microbatch_tokens: int) -> list[
     config = PPOConfig(lr=1e-12, max_grad_norm=1e9, microbatch_tokens=microbatch_tokens)
     updater = Updater(config, policy, steps=1)
     updater.step(batch, train_policy=True)
-    parameters = [*policy.trained().values(), *policy.value_head.parameters()]
+    parameters = [*policy.trainable_parameters().values(), *policy.value_head.parameters()]
     return [value.grad.clone() for value in parameters if value.grad is not None]
 
 
@@ -66,7 +66,7 @@ def test_at_the_old_weights_the_ratio_is_one_and_nothing_is_clipped(
 ) -> None:
     batch = minibatch(policy, tiny)
     with torch.no_grad():
-        old = policy.score(batch.prompts, batch.responses).logprobs
+        old = policy.evaluate(batch.prompts, batch.responses).logprobs
     same = replace(batch, old_logprobs=old)
     updater = Updater(PPOConfig(lr=1e-30), policy, steps=1)
     for _ in range(3):
@@ -79,13 +79,18 @@ def test_at_the_old_weights_the_ratio_is_one_and_nothing_is_clipped(
 
 def test_warm_up_moves_the_critic_only(policy: Policy, tiny: Path) -> None:
     batch = minibatch(policy, tiny)
-    before = {name: value.clone() for name, value in policy.trained().items()}
+    before = {name: value.clone() for name, value in policy.trainable_parameters().items()}
     updater = Updater(PPOConfig(lr=1e-3), policy, steps=1)
     updater.step(batch, train_policy=False)
-    assert all(torch.equal(before[name], value) for name, value in policy.trained().items())
+    assert all(
+        torch.equal(before[name], value) for name, value in policy.trainable_parameters().items()
+    )
     assert float(policy.value_head.linear.weight.detach().abs().max()) > 0
     updater.step(batch, train_policy=True)
-    assert any(not torch.equal(before[name], value) for name, value in policy.trained().items())
+    assert any(
+        not torch.equal(before[name], value)
+        for name, value in policy.trainable_parameters().items()
+    )
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -96,20 +101,26 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone(
     batch = minibatch(policy, tiny)
     poisoned = getattr(batch, where).clone()
     poisoned[2] = bad
-    before = [value.clone() for value in policy.trained().values()]
+    before = [value.clone() for value in policy.trainable_parameters().values()]
     updater = Updater(PPOConfig(lr=1e-3), policy, steps=2)
     statistics = updater.step(replace(batch, **{where: poisoned}), train_policy=True)
     assert statistics.outcome == "skipped"
-    assert all(torch.equal(a, b) for a, b in zip(before, policy.trained().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before, policy.trainable_parameters().values(), strict=True)
+    )
     assert updater.step(batch, train_policy=True).outcome == "taken"
 
 
 def test_over_target_kl_the_step_is_not_taken(policy: Policy, tiny: Path) -> None:
     batch = minibatch(policy, tiny)
-    before = [value.clone() for value in policy.trained().values()]
+    before = [value.clone() for value in policy.trainable_parameters().values()]
     updater = Updater(PPOConfig(lr=1e-3, target_kl=1e-9), policy, steps=1)
     assert updater.step(batch, train_policy=True).outcome == "stopped"
-    assert all(torch.equal(a, b) for a, b in zip(before, policy.trained().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before, policy.trainable_parameters().values(), strict=True)
+    )
 
 
 def test_the_gradient_is_clipped_per_group_and_its_norm_reported_unclipped(
@@ -119,13 +130,15 @@ def test_the_gradient_is_clipped_per_group_and_its_norm_reported_unclipped(
     updater = Updater(PPOConfig(lr=1e-12, max_grad_norm=1e-3), policy, steps=1)
     statistics = updater.step(batch, train_policy=True)
     assert statistics.grad_norm_policy > 1e-3 and statistics.grad_norm_critic > 1e-3
-    left = [value.grad for value in policy.trained().values() if value.grad is not None]
+    left = [
+        value.grad for value in policy.trainable_parameters().values() if value.grad is not None
+    ]
     norm = torch.stack([value.norm() for value in left]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_learning_rates_of_policy_and_critic(policy: Policy, tiny: Path) -> None:
-    config = PPOConfig(lr=1e-4, critic_lr_factor=5, lr_schedule="linear")
+    config = PPOConfig(lr=1e-4, lr_schedule="linear")
     updater, batch = Updater(config, policy, steps=4), minibatch(policy, tiny)
     seen = []
     for _ in range(4):
@@ -160,11 +173,11 @@ def test_the_kl_in_the_loss_pulls_back_to_the_reference(
     batch = minibatch(policy, tiny)
     torch.manual_seed(1)
     with torch.no_grad():
-        for value in policy.trained().values():
+        for value in policy.trainable_parameters().values():
             value.add_(0.3 * torch.randn_like(value))
-        old = policy.score(batch.prompts, batch.responses).logprobs
-        reference = policy.reference_score(batch.prompts, batch.responses, keep_hidden=True)
-    hidden, flat = reference.hidden, torch.zeros(len(old))
+        old = policy.evaluate(batch.prompts, batch.responses).logprobs
+        reference = policy.reference_outputs(batch.prompts, batch.responses, keep_hidden=True)
+    hidden, flat = reference.hidden_states, torch.zeros(len(old))
     batch = replace(batch, old_logprobs=old, ref_hidden=hidden, advantages=flat)
     start = exact_kl(policy, batch)
     config = PPOConfig(lr=3e-3, kl_placement="loss", kl_estimator=estimator, kl_coef=1.0)
@@ -202,7 +215,7 @@ def test_minibatches_are_whitened_on_request(policy: Policy, tiny: Path) -> None
     shifted = replace(batch, advantages=5 * batch.advantages + 3)
 
     def norm(batch: Minibatch, whiten: bool) -> float:
-        config = PPOConfig(lr=1e-12, whiten_minibatches=whiten, whiten_floor=1e-6)
+        config = PPOConfig(lr=1e-12, whiten_minibatches=whiten, whiten_min_std=1e-6)
         return Updater(config, policy, steps=1).step(batch, train_policy=True).grad_norm_policy
 
     assert norm(batch, True) == pytest.approx(norm(shifted, True), rel=1e-5)
@@ -210,7 +223,7 @@ def test_minibatches_are_whitened_on_request(policy: Policy, tiny: Path) -> None
 
 
 def test_without_a_critic_its_head_receives_no_gradient(policy: Policy, tiny: Path) -> None:
-    updater = Updater(PPOConfig(lr=1e-3, advantage="rloo"), policy, steps=1)
+    updater = Updater(PPOConfig(lr=1e-3, advantage_estimator="rloo"), policy, steps=1)
     statistics = updater.step(minibatch(policy, tiny), train_policy=True)
     assert statistics.grad_norm_critic == 0 and statistics.grad_norm_policy > 0
     assert not policy.value_head.linear.weight.detach().any()

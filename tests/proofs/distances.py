@@ -47,7 +47,7 @@ def lines() -> dict[str, list[float]]:
         "bandit, grpo": distances(bandit, **GRPO),
         "bandit, grpo with the KL in the loss": distances(bandit, **GRPO, kl_placement="loss"),
         "bandit, constant lr, whitening with floor 0.1": distances(bandit, **CONSTANT),
-        "bandit, constant lr, floor 1e-8": distances(bandit, **CONSTANT, whiten_floor=1e-8),
+        "bandit, constant lr, floor 1e-8": distances(bandit, **CONSTANT, whiten_min_std=1e-8),
         "sequences, λ = 0.95": distances(words),
         "sequences, λ = 1": distances(words, gae_lambda=1.0),
         "sequences, rloo": distances(words, **RLOO),

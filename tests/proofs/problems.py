@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf.config.schema import PPOConfig
 from rlhf.spans import Spans
-from tests.proofs.tabular import EOS, Answer, TabularPolicy, learn
+from tests.proofs.tabular import EOS, Response, TabularPolicy, learn
 
 PPO = PPOConfig(
     iterations=100,
@@ -22,9 +22,9 @@ PPO = PPOConfig(
     ppo_epochs=2,
     lr=0.15,
     lr_schedule="linear",
-    critic_lr_factor=2.0,
+    critic_lr=0.3,
     vf_coef=1.0,
-    value_warmup_iterations=0,
+    critic_warmup_iterations=0,
 )
 # With the KL in the loss the advantages keep the noise of the scores, at the optimum too, where
 # those above are 0: more samples, one pass over them.
@@ -48,10 +48,10 @@ class Problem:
 
     reference: tuple[float, ...]
     longest: int
-    scores: dict[Answer, float]
+    scores: dict[Response, float]
     kl_coef: float = 0.25
 
-    def optimum(self, *, sees_later_kl: bool = True) -> dict[Answer, float]:
+    def optimum(self, *, sees_later_kl: bool = True) -> dict[Response, float]:
         """Probability of every answer under the best policy, by soft dynamic programming.
 
             π(a) ∝ π_ref(a)·exp(Q(a)/β)        V = β·log Σ π_ref(a)·exp(Q(a)/β)
@@ -60,7 +60,7 @@ class Problem:
         to (`sees_later_kl` False): then V = Σ π(a)·Q(a), what the answer is expected to score.
         """
 
-        def walk(prefix: Answer) -> tuple[float, dict[Answer, float]]:
+        def walk(prefix: Response) -> tuple[float, dict[Response, float]]:
             """V after `prefix`, and the probabilities of the answers from there."""
             if prefix in self.scores:
                 return self.scores[prefix], {prefix: 1.0}
@@ -74,9 +74,9 @@ class Problem:
             if not sees_later_kl:
                 value = math.fsum(w / mass * q for w, (q, _) in zip(weights, later, strict=True))
             found = {
-                answer: w / mass * p
+                response: w / mass * p
                 for w, (_, ends) in zip(weights, later, strict=True)
-                for answer, p in ends.items()
+                for response, p in ends.items()
             }
             return value, found
 
@@ -86,24 +86,24 @@ class Problem:
         """Total variation, over whole answers, between `policy` and the optimum."""
         table = policy.logits.detach().double().softmax(-1).tolist()
 
-        def probability(answer: Answer) -> float:
+        def probability(response: Response) -> float:
             prefix, product = 0, 1.0
-            for token in answer:
+            for token in response:
                 product *= table[prefix][token]
                 prefix = prefix * len(self.reference) + token + 1
             return product
 
         best = self.optimum(sees_later_kl=sees_later_kl).items()
-        return math.fsum(abs(probability(answer) - p) for answer, p in best) / 2
+        return math.fsum(abs(probability(response) - p) for response, p in best) / 2
 
 
-def answers(vocabulary: int, longest: int, prefix: Answer = ()) -> Iterator[Answer]:
+def responses(vocabulary: int, longest: int, prefix: Response = ()) -> Iterator[Response]:
     """Every answer that begins with `prefix`."""
     if prefix and (prefix[-1] == EOS or len(prefix) == longest):
         yield prefix
         return
     for token in range(vocabulary):
-        yield from answers(vocabulary, longest, (*prefix, token))
+        yield from responses(vocabulary, longest, (*prefix, token))
 
 
 ARMS = (0.0, 0.25, 0.5, 1.0, 1.25)
@@ -113,7 +113,7 @@ BANDIT = Problem((0.5, 0.3, 0.15, 0.04, 0.01), 1, {(arm,): r for arm, r in enume
 def sequences(seed: int) -> Problem:
     """V = 4, T = 3: 40 answers whose scores are uniform in ±1."""
     drawn = random.Random(seed)
-    scores = {answer: drawn.uniform(-1, 1) for answer in answers(4, 3)}
+    scores = {response: drawn.uniform(-1, 1) for response in responses(4, 3)}
     return Problem((0.2, 0.35, 0.15, 0.3), 3, scores, kl_coef=0.2)
 
 

@@ -13,10 +13,10 @@ from rlhf.kernels import gather_spans, token_kl, token_logprobs
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.updater import Updater
 from rlhf.spans import Spans
-from rlhf.types import PromptBatch, Responses, Rollout, TokenScores
+from rlhf.types import PolicyOutputs, PromptBatch, Responses, Rollout
 
 EOS = 0
-Answer = tuple[int, ...]
+Response = tuple[int, ...]
 
 
 class TabularPolicy:
@@ -36,7 +36,7 @@ class TabularPolicy:
         self.reference = torch.tensor(reference).log().repeat(prefixes, 1)
         self.identity = torch.eye(self.vocabulary)
         self.logits = nn.Parameter(self.reference.clone())
-        self.critic = SimpleNamespace(apart=False)
+        self.critic = SimpleNamespace(has_own_forward=False)
         self.value_head = nn.Embedding.from_pretrained(torch.zeros(prefixes, 1), freeze=False)
 
     def double(self) -> "TabularPolicy":
@@ -46,47 +46,50 @@ class TabularPolicy:
         self.value_head.double()
         return self
 
-    def trained(self) -> dict[str, nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
         return {"logits": self.logits}
 
-    def critic_trained(self) -> dict[str, nn.Parameter]:
+    def critic_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.value_head.named_parameters())
 
     def prefixes(self, responses: Responses) -> Tensor:
         """[N], the prefix before each token."""
         prefix = torch.zeros_like(responses.tokens)
-        for _ in range(responses.spans.longest - 1):
+        for _ in range(responses.spans.max_len - 1):
             longer = prefix.roll(1) * self.vocabulary + responses.tokens.roll(1) + 1
             prefix = longer.where(responses.spans.positions > 0, 0)
         return prefix
 
-    def policy_score(
+    def policy_outputs(
         self, prompts: PromptBatch, responses: Responses, ref_hidden: Tensor | None = None
-    ) -> TokenScores:
+    ) -> PolicyOutputs:
         hidden = self.logits[self.prefixes(responses)]
         logprobs, entropy = token_logprobs(hidden, self.identity, responses.tokens)
         kl = None if ref_hidden is None else token_kl(hidden, ref_hidden, self.identity)
-        return TokenScores(logprobs, entropy, torch.zeros_like(logprobs), kl=kl)
+        return PolicyOutputs(logprobs, entropy, torch.zeros_like(logprobs), kl=kl)
 
-    def values(self, scores: TokenScores, prompts: PromptBatch, responses: Responses) -> Tensor:
+    def values(self, outputs: PolicyOutputs, prompts: PromptBatch, responses: Responses) -> Tensor:
         values: Tensor = self.value_head(self.prefixes(responses)).squeeze(1)
         return values
 
-    def score(
+    def evaluate(
         self, prompts: PromptBatch, responses: Responses, ref_hidden: Tensor | None = None
-    ) -> TokenScores:
-        scores = self.policy_score(prompts, responses, ref_hidden)
+    ) -> PolicyOutputs:
+        scores = self.policy_outputs(prompts, responses, ref_hidden)
         return replace(scores, values=self.values(scores, prompts, responses))
 
     @torch.no_grad()
     def rollout(
-        self, scores: Mapping[Answer, float], config: PPOConfig, *, seed: int, iteration: int
+        self, scores: Mapping[Response, float], config: PPOConfig, *, seed: int, iteration: int
     ) -> Rollout:
         """Answers drawn by key, `samples_per_prompt` to each prompt, with their scores."""
         rows = torch.arange(config.rollout_batch_size)
         keys, samples = rows // config.samples_per_prompt, rows % config.samples_per_prompt
-        prompts, responses = prompts_of(keys), self._answers(keys, samples, seed, iteration)
-        now, ref_hidden = self.score(prompts, responses), self.reference[self.prefixes(responses)]
+        prompts, responses = prompts_of(keys), self._responses(keys, samples, seed, iteration)
+        now, ref_hidden = (
+            self.evaluate(prompts, responses),
+            self.reference[self.prefixes(responses)],
+        )
         return Rollout(
             prompts=prompts,
             responses=responses,
@@ -95,11 +98,11 @@ class TabularPolicy:
             values=now.values,
             entropy=now.entropy,
             scores=torch.tensor([scores[tuple(row)] for row in responses.rows()]),
-            logprob_gap=torch.zeros_like(now.logprobs),
+            logprob_diff=torch.zeros_like(now.logprobs),
             ref_hidden=ref_hidden if kl_choice(config)[1] == "exact" else None,
         )
 
-    def _answers(self, keys: Tensor, samples: Tensor, seed: int, iteration: int) -> Responses:
+    def _responses(self, keys: Tensor, samples: Tensor, seed: int, iteration: int) -> Responses:
         prefix, tokens = torch.zeros_like(keys), []
         for position in range(self.longest):
             uniforms = keyed_uniforms(seed, iteration, keys, samples, position)
@@ -127,7 +130,7 @@ def responses_of(tokens: Tensor) -> Responses:
 
 
 def learn(
-    policy: TabularPolicy, scores: Mapping[Answer, float], config: PPOConfig, seed: int
+    policy: TabularPolicy, scores: Mapping[Response, float], config: PPOConfig, seed: int
 ) -> None:
     """Every iteration of PPO, as the trainer runs them."""
     minibatches = config.rollout_batch_size // config.minibatch_size
@@ -136,7 +139,7 @@ def learn(
         buffer, generator = RolloutBuffer(), torch.Generator().manual_seed(iteration)
         buffer.append(policy.rollout(scores, config, seed=seed, iteration=iteration))
         buffer.finish(config)
-        train_policy = iteration >= config.value_warmup_iterations
+        train_policy = iteration >= config.critic_warmup_iterations
         for _ in range(config.ppo_epochs):
             for minibatch in buffer.minibatches(config.minibatch_size, generator):
                 updater.step(minibatch, train_policy=train_policy)

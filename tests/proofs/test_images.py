@@ -1,4 +1,4 @@
-"""The whole trainer on a tiny LLaVA whose reward depends on the colour of the picture alone."""
+"""The whole trainer on a tiny LLaVA whose reward depends on the colour of the image alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +34,10 @@ PPO = PPOConfig(
     lr=3e-3,
     lr_schedule="linear",
     kl_coef=0.01,
-    value_warmup_iterations=1,
+    critic_warmup_iterations=1,
     missing_eos="none",
-    check_invariants=False,  # one wants a reward that looks at the picture's own pixels
-    sample_every=1000,
+    sanity_checks=False,  # one wants a reward that looks at the image's own pixels
+    log_samples_every=1000,
 )
 
 
@@ -45,21 +45,21 @@ class LikesTheColour(LlavaReward):
     """1 if the number of the only token, modulo 4, is that of the prompt's colour, else 0."""
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        return (responses.tokens % len(COLOURS) == prompts.keys % len(COLOURS)).float()
+        return (responses.tokens % len(COLOURS) == prompts.sampling_keys % len(COLOURS)).float()
 
 
-def coloured_prompts(llava: Llava, folder: Path) -> PromptBatch:
-    """64 equal questions about pictures of one colour each, in four shades."""
+def coloured_prompts(llava: Llava, directory: Path) -> PromptBatch:
+    """64 equal questions about images of one colour each, in four shades."""
     count = PPO.rollout_batch_size
     for row in range(count):
         shade = tuple(value + 3 * (row // 4 % 4) for value in COLOURS[row % 4])
-        Image.new("RGB", (48, 48), shade).save(folder / f"{row}.png")
+        Image.new("RGB", (48, 48), shade).save(directory / f"{row}.png")
     records = [PromptRecord(f"{row}.png", "Describe the picture.") for row in range(count)]
-    prompts = prompt_batch(records, llava.builder, folder, max_tokens=200)
-    return replace(prompts, keys=torch.arange(count))
+    prompts = prompt_batch(records, llava.builder, directory, max_tokens=200)
+    return replace(prompts, sampling_keys=torch.arange(count))
 
 
-def trainer(tiny: Path, folder: Path) -> PPOTrainer:
+def trainer(tiny: Path, directory: Path) -> PPOTrainer:
     """At temperature 0.2 even logits as small as this model's can make a token all but certain."""
     config = Config(ppo=PPO, sampling=SamplingConfig(max_new_tokens=1, temperature=0.2))
     llava, random = tiny_models.load(tiny), Random(0)
@@ -67,13 +67,13 @@ def trainer(tiny: Path, folder: Path) -> PPOTrainer:
     bootstrap_tower(llava.model, llava.processor, scenes, steps=2, seed=0)
     policy = build_policy(llava, ModelConfig(train="full"), temperature=0.2)
     reward = LikesTheColour(llava, ScalarHead(llava.hidden_size), llava.builder)
-    prompts = coloured_prompts(llava, folder)
-    return PPOTrainer(config, policy, reward, prompts, MetricsWriter(folder), folder)
+    prompts = coloured_prompts(llava, directory)
+    return PPOTrainer(config, policy, reward, prompts, MetricsWriter(directory), directory)
 
 
-def last_scores(folder: Path) -> float:
+def last_scores(directory: Path) -> float:
     """Mean score of the last five iterations."""
-    return sum(value for _, value in read_metrics(folder)["objective/scores"][-5:]) / 5
+    return sum(value for _, value in read_metrics(directory)["objective/scores"][-5:]) / 5
 
 
 @pytest.mark.slow
@@ -85,8 +85,8 @@ def test_the_colour_is_learned(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_with_shuffled_pictures_it_stays_at_chance(tiny: Path, tmp_path: Path) -> None:
-    """The control: what is learned above is read off the picture, not off anything else."""
+def test_with_shuffled_images_it_stays_at_chance(tiny: Path, tmp_path: Path) -> None:
+    """The control: what is learned above is read off the image, not off anything else."""
     run = trainer(tiny, tmp_path)
     draw, generator = run.prompts_of, torch.Generator().manual_seed(0)
 

@@ -9,18 +9,18 @@ import torch
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.updater import Updater
 from rlhf.types import Rollout
-from tests.proofs.problems import PPO, Problem, answers, sequences, trained
-from tests.proofs.tabular import Answer, TabularPolicy, prompts_of, responses_of
+from tests.proofs.problems import PPO, Problem, responses, sequences, trained
+from tests.proofs.tabular import Response, TabularPolicy, prompts_of, responses_of
 
 EVEN = (0.25, 0.25, 0.25, 0.25)
 
 
-def every_answer(policy: TabularPolicy, problem: Problem) -> Rollout:
+def every_response(policy: TabularPolicy, problem: Problem) -> Rollout:
     """Each answer as often as it is likely under EVEN: 64 rows, no sampling noise."""
     rows = torch.cartesian_prod(*[torch.arange(4)] * 3)
     prompts, responses = prompts_of(torch.arange(len(rows))), responses_of(rows)
     with torch.no_grad():
-        now = policy.score(prompts, responses)
+        now = policy.evaluate(prompts, responses)
     return Rollout(
         prompts=prompts,
         responses=responses,
@@ -29,7 +29,7 @@ def every_answer(policy: TabularPolicy, problem: Problem) -> Rollout:
         values=now.values,
         entropy=now.entropy,
         scores=torch.tensor([problem.scores[tuple(row)] for row in responses.rows()]),
-        logprob_gap=torch.zeros_like(now.logprobs),
+        logprob_diff=torch.zeros_like(now.logprobs),
     )
 
 
@@ -41,13 +41,13 @@ def test_the_critic_ends_at_the_expected_score(gae_lambda_value: float) -> None:
     updater = Updater(config, policy, config.iterations)
     for _ in range(config.iterations):
         buffer = RolloutBuffer()
-        buffer.append(every_answer(policy, problem))
+        buffer.append(every_response(policy, problem))
         buffer.finish(config)
         for minibatch in buffer.minibatches(64, torch.Generator()):
             updater.step(minibatch, train_policy=False)
     values = policy.value_head.weight.flatten().tolist()
 
-    def expected(prefix: Answer, place: int) -> float:
+    def expected(prefix: Response, place: int) -> float:
         if prefix in problem.scores:
             return problem.scores[prefix]
         mean = math.fsum(expected((*prefix, a), place * 4 + a + 1) for a in range(4)) / 4
@@ -60,7 +60,7 @@ def test_the_critic_ends_at_the_expected_score(gae_lambda_value: float) -> None:
 
 def test_the_length_that_is_rewarded_is_learned() -> None:
     """-|length - 5| from coin flips: at first one answer in 32 has 5 tokens."""
-    scores = {answer: -abs(len(answer) - 5.0) for answer in answers(2, 8)}
+    scores = {response: -abs(len(response) - 5.0) for response in responses(2, 8)}
     problem = Problem((0.5, 0.5), 8, scores, kl_coef=0.1)
     assert problem.distance(TabularPolicy((0.5, 0.5), 8)) > 0.9
     policy = trained(problem, 0)

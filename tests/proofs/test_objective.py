@@ -46,10 +46,10 @@ def minibatch(policy: TabularPolicy, kind: str) -> Minibatch:
     """Ratios and values on both sides of their clips."""
     responses = responses_of(torch.tensor(ROWS))
     prompts = prompts_of(torch.arange(len(ROWS)))
-    prefixes, count = policy.prefixes(responses), responses.spans.total
+    prefixes, count = policy.prefixes(responses), responses.spans.num_tokens
     ref_hidden = policy.reference[prefixes]
     with torch.no_grad():
-        now = policy.score(prompts, responses)
+        now = policy.evaluate(prompts, responses)
     return Minibatch(
         prompts=prompts,
         responses=responses,
@@ -92,13 +92,17 @@ def test_the_split_does_not_change_the_gradient(
 
 
 def test_a_mean_of_means_is_another_gradient(policy: TabularPolicy) -> None:
-    batch, config, add = minibatch(policy, "k2"), options("loss", "k2"), Updater._add
+    batch, config, add = (
+        minibatch(policy, "k2"),
+        options("loss", "k2"),
+        Updater._backward_microbatch,
+    )
     whole = gradients(policy, batch, config)
 
     def own_mean(self: Updater, part: Minibatch, count: int, train_policy: bool) -> Any:
-        return add(self, part, len(ROWS) * part.responses.spans.total, train_policy)
+        return add(self, part, len(ROWS) * part.responses.spans.num_tokens, train_policy)
 
-    with rows_of(1), patch.object(Updater, "_add", own_mean):
+    with rows_of(1), patch.object(Updater, "_backward_microbatch", own_mean):
         means = gradients(policy, batch, config)
     assert float((means - whole).norm() / whole.norm()) > 0.05
 
@@ -166,8 +170,8 @@ def test_the_gradient_is_that_of_a_float64_loop(
         rows = [table[i : i + vocabulary] for i in range(0, len(table), vocabulary)]
         return oracle(rows, numbers[len(logits) :])
 
-    updater, count = Updater(config, policy, steps=1), batch.responses.spans.total
-    scores = policy.policy_score(batch.prompts, batch.responses, batch.ref_hidden)
+    updater, count = Updater(config, policy, steps=1), batch.responses.spans.num_tokens
+    scores = policy.policy_outputs(batch.prompts, batch.responses, batch.ref_hidden)
     loss = updater._policy_loss(scores, batch, count)[0]
     loss = loss + config.vf_coef * updater._value_loss(scores, batch, count)[0]
     assert loss.item() == pytest.approx(objective(logits + values), abs=1e-12)

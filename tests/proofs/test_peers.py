@@ -27,11 +27,11 @@ def test_advantages_are_those_of_stable_baselines3(
 ) -> None:
     """One environment whose episodes are the responses, one after another."""
     spans = Spans.from_lengths(lengths)
-    rewards, values = doubles(spans.total), doubles(spans.total)
+    rewards, values = doubles(spans.num_tokens), doubles(spans.num_tokens)
     space = spaces.Discrete(2)
-    peer = RolloutBuffer(spans.total, space, space, gamma=gamma, gae_lambda=gae_lambda)
+    peer = RolloutBuffer(spans.num_tokens, space, space, gamma=gamma, gae_lambda=gae_lambda)
     peer.rewards, peer.values = rewards.numpy()[:, None], values.numpy()[:, None]
-    peer.advantages = np.zeros((spans.total, 1))
+    peer.advantages = np.zeros((spans.num_tokens, 1))
     peer.episode_starts = (spans.positions == 0).double().numpy()[:, None]
     peer.compute_returns_and_advantage(torch.zeros(1), np.ones(1))
     got = generalized_advantages(rewards, values, spans, gamma=gamma, gae_lambda=gae_lambda)
@@ -46,8 +46,8 @@ def test_advantages_are_those_of_torchrl(
 ) -> None:
     """One trajectory whose episodes are the responses, one after another."""
     spans = Spans.from_lengths(lengths)
-    rewards, values = doubles(spans.total), doubles(spans.total)
-    done = torch.zeros(spans.total, dtype=torch.bool)
+    rewards, values = doubles(spans.num_tokens), doubles(spans.num_tokens)
+    done = torch.zeros(spans.num_tokens, dtype=torch.bool)
     done[spans.offsets[1:] - 1] = True
     column = [x[:, None] for x in (values, values.roll(-1), rewards, done)]
     discount = torch.tensor(gamma, dtype=torch.float64)  # a plain number it takes in float32

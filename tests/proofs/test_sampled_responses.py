@@ -15,7 +15,7 @@ from tests.support import tiny_models
 DRAWS = 4000
 
 
-def test_answers_are_as_frequent_as_policy_score_says(tiny: Path) -> None:
+def test_responses_are_as_frequent_as_policy_score_says(tiny: Path) -> None:
     """χ² of answers of up to two tokens, at temperature 0.7 with banned ids.
 
     Larger output embeddings leave few answers, likely enough to be counted; the banned ids would
@@ -38,7 +38,7 @@ def test_answers_are_as_frequent_as_policy_score_says(tiny: Path) -> None:
     tokens = torch.tensor([token for kind in kinds for token in kind])
     responses = Responses(tokens, spans, torch.ones(len(kinds), dtype=torch.bool))
     with torch.no_grad():
-        logprobs = policy.score(prompts.select(torch.arange(len(kinds))), responses).logprobs
+        logprobs = policy.evaluate(prompts.select(torch.arange(len(kinds))), responses).logprobs
     sums = [float(part.double().sum()) for part in logprobs.split(spans.lengths.tolist())]
     expected = torch.tensor(sums, dtype=torch.float64).exp() * DRAWS
     observed = torch.tensor([rows.count(kind) for kind in kinds], dtype=torch.float64)

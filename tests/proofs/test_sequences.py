@@ -12,13 +12,13 @@ def test_dynamic_programming_finds_the_tilted_reference(seed: int) -> None:
     """The optimum has a second form, over whole answers: π_ref(y)·exp(score(y)/β)/Z."""
     problem = sequences(seed)
     weights = {
-        answer: math.prod(problem.reference[token] for token in answer)
+        response: math.prod(problem.reference[token] for token in response)
         * math.exp(score / problem.kl_coef)
-        for answer, score in problem.scores.items()
+        for response, score in problem.scores.items()
     }
     best = problem.optimum()
-    for answer, weight in weights.items():
-        assert best[answer] == pytest.approx(weight / math.fsum(weights.values()), rel=1e-12)
+    for response, weight in weights.items():
+        assert best[response] == pytest.approx(weight / math.fsum(weights.values()), rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -33,7 +33,7 @@ def test_a_score_one_token_early_misses_it(seed: int) -> None:
 
 
 def test_rloo_reaches_the_optimum_without_a_critic() -> None:
-    assert distance(sequences(0), 0, advantage="rloo", samples_per_prompt=4) < 0.005
+    assert distance(sequences(0), 0, advantage_estimator="rloo", samples_per_prompt=4) < 0.005
 
 
 def test_a_kl_in_the_loss_charges_a_token_for_its_own_kl_only() -> None:

@@ -23,15 +23,26 @@ from tests.reliability.outcome import Outcome
 VALUES = (float("nan"), float("inf"), -float("inf"))
 UPDATE = ("advantage", "loss", "policy gradient", "critic gradient")
 PLACES = ("score", "log-probability", "value", "reference log-probability", *UPDATE)
-PHASES = ("vision", "prefill", "decode", "policy", "reference", "reward", "forward", "backward")
+PHASES = (
+    "vision",
+    "prefill",
+    "decode",
+    "old_logprobs",
+    "ref_logprobs",
+    "scores",
+    "forward",
+    "backward",
+)
 
 
-def not_finite(trials: int, tiny: Path, folder: Path) -> Outcome:
+def not_finite(trials: int, tiny: Path, directory: Path) -> Outcome:
     """NaN or infinity in one place at one step: refused by name or skipped, no weight moved."""
     outcome = Outcome()
     for number in range(trials):
         place, step = PLACES[number % 8], number // 8 + 1
-        build = partial(ppo, tiny, folder / str(number), 0, replace(PPO, value_warmup_iterations=0))
+        build = partial(
+            ppo, tiny, directory / str(number), 0, replace(PPO, critic_warmup_iterations=0)
+        )
         child = fork(lambda says, b=build, p=place, s=step: _poisoned(b(), p, s, says))
         code, said = child.wait(), child.heard()
         outcome.trials += 1
@@ -58,7 +69,9 @@ def _poisoned(run: PPOTrainer, place: str, step: int, says: Connection) -> None:
     with poisoned(*_target(run, place, step, value)):
         try:
             run.run()
-            finite = all(bool(x.isfinite().all()) for x in run.policy.trained().values())
+            finite = all(
+                bool(x.isfinite().all()) for x in run.policy.trainable_parameters().values()
+            )
             says.send("ended" if finite else "not finite")
         except DivergedError:
             says.send("refused" if _weights(run) == before[0] else "refused, and yet moved")
@@ -88,13 +101,16 @@ def _target(run: PPOTrainer, place: str, step: int, value: float) -> tuple[Any, 
 
 def _weights(run: PPOTrainer) -> str:
     """Of policy, critic and optimizer."""
-    named: dict[str, Tensor] = {**run.policy.trained(), **run.policy.critic_trained()}
+    named: dict[str, Tensor] = {
+        **run.policy.trainable_parameters(),
+        **run.policy.critic_parameters(),
+    }
     moments = optimizer_tensors(run.updater.optimizer)[0]
     return hash_tensors([*named.items(), *moments.items()])
 
 
-def memory(trials: int, tiny: Path, folder: Path) -> Outcome:
-    """Memory runs out once in a phase: the same answers, and figures as if sizes had been half.
+def memory(trials: int, tiny: Path, directory: Path) -> Outcome:
+    """Memory runs out once in a phase: the same answers, and metrics as if sizes had been half.
 
     In the first phase of a run the state is even bit-equal to one with half the sizes.
     """
@@ -102,7 +118,7 @@ def memory(trials: int, tiny: Path, folder: Path) -> Outcome:
     for number in range(-1, trials):
         phase = PHASES[number % 8] if number >= 0 else ""
         step = 1 if phase == "vision" else number // 8 + 1
-        build = partial(_sized, tiny, folder / str(number))
+        build = partial(_sized, tiny, directory / str(number))
         child = fork(lambda says, b=build, p=phase, s=step: _short_of_memory(b(), p, s, says))
         code, said = child.wait(), child.heard()
         if number < 0:
@@ -123,21 +139,21 @@ def memory(trials: int, tiny: Path, folder: Path) -> Outcome:
     return outcome
 
 
-def _sized(tiny: Path, folder: Path) -> PPOTrainer:
+def _sized(tiny: Path, directory: Path) -> PPOTrainer:
     """Three iterations in which half the sizes mean more pieces."""
     options = replace(PPO, iterations=3, microbatch_tokens=120)
-    run = ppo(tiny, folder, 0, options)
+    run = ppo(tiny, directory, 0, options)
     run.config = replace(run.config, sampling=replace(run.config.sampling, batch_size=4))
     return run
 
 
 def _short_of_memory(run: PPOTrainer, phase: str, step: int, says: Connection) -> None:
     """Run to the end; without a phase in two pieces from the start."""
-    answers, collect = [], run.rollout
+    responses, collect = [], run.rollout
 
     def listened(iteration: int) -> Any:
         rollout = collect(iteration)
-        answers.append(rollout.responses.tokens.tolist())
+        responses.append(rollout.responses.tokens.tolist())
         return rollout
 
     run.rollout = listened  # type: ignore[method-assign]
@@ -145,8 +161,10 @@ def _short_of_memory(run: PPOTrainer, phase: str, step: int, says: Connection) -
         with fail_at(phase, step, "oom"):
             run.run()
     else:
-        run.updater.backoff.pieces = 2
+        run.updater.oom_retry.num_splits = 2
         run.run()
-    weights = {name: x.detach() for name, x in run.policy.trained().items()}
-    figures = {"answers": answers, "weights": {k: x.numpy() for k, x in weights.items()}}
-    says.send({**figures, "hash": state_hash(run.state()), "pieces": run.updater.backoff.pieces})
+    weights = {name: x.detach() for name, x in run.policy.trainable_parameters().items()}
+    metrics = {"answers": responses, "weights": {k: x.numpy() for k, x in weights.items()}}
+    says.send(
+        {**metrics, "hash": state_hash(run.state()), "pieces": run.updater.oom_retry.num_splits}
+    )

@@ -17,11 +17,11 @@ from tests.reliability.outcome import Outcome
 LIMIT = 20_000  # bytes a file may have while the disk counts as full
 
 
-def full_disk(trials: int, tiny: Path, folder: Path) -> Outcome:
+def full_disk(trials: int, tiny: Path, directory: Path) -> Outcome:
     """No file may grow for some iterations: training goes on; for longer it ends with code 5."""
     outcome = Outcome()
     for number in range(trials):
-        place = folder / str(number)
+        place = directory / str(number)
         until = 5 if number % 2 else 99  # from iteration 4 on the disk is full, to before this one
         child = fork(lambda says, p=place, u=until: _fill(ppo(tiny, p, 0, shorter(10)), u, says))
         code, said = child.wait(), child.heard()
@@ -55,22 +55,22 @@ def _fill(run: PPOTrainer, until: int, says: Connection) -> int:
     return 0
 
 
-def soak(iterations: int, tiny: Path, folder: Path) -> Outcome:
+def soak(iterations: int, tiny: Path, directory: Path) -> Outcome:
     """A long run: memory of the last fifth within 2 % of that after the start; no file, no thread.
 
     A trial is an iteration.
     """
     outcome = Outcome(iterations)
-    child = fork(lambda says: _soak(ppo(tiny, folder, 0, shorter(iterations)), says))
+    child = fork(lambda says: _soak(ppo(tiny, directory, 0, shorter(iterations)), says))
     outcome.check(child.wait() == 0, "the run did not end")
-    figures = child.heard()
+    metrics = child.heard()
     fifth = iterations // 5
-    early, late = figures[fifth // 2 : fifth // 2 + fifth], figures[-fifth:]
+    early, late = metrics[fifth // 2 : fifth // 2 + fifth], metrics[-fifth:]
     before, after = (statistics.fmean(x[0] for x in part) for part in (early, late))
     outcome.note("growth of memory, parts in 10,000", round(1e4 * (after / before - 1)))
     outcome.check(after < 1.02 * before, f"{before / 2**20:.1f} MiB, then {after / 2**20:.1f}")
     for place, what in ((1, "files"), (2, "threads")):
-        outcome.check(figures[-1][place] <= early[0][place], f"{what}: {figures[-1][place]}")
+        outcome.check(metrics[-1][place] <= early[0][place], f"{what}: {metrics[-1][place]}")
     return outcome
 
 
@@ -78,12 +78,12 @@ def _soak(run: PPOTrainer, says: Connection) -> None:
     step, page = run.step, os.sysconf("SC_PAGE_SIZE")
 
     def measured(iteration: int) -> dict[str, float]:
-        figures = step(iteration)
+        metrics = step(iteration)
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
         says.send(
             (resident, sum(1 for _ in Path("/proc/self/fd").iterdir()), threading.active_count())
         )
-        return figures
+        return metrics
 
     run.step = measured  # type: ignore[method-assign]
     run.run()

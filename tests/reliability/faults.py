@@ -25,12 +25,12 @@ class _Faulty(Profile):
         self.place, self.step, self.break_, self.seen = place, step, break_, 0
 
     @contextmanager
-    def phase(self, name: str, *, undivided: bool) -> Iterator[None]:
+    def phase(self, name: str, *, opaque: bool) -> Iterator[None]:
         if name == self.place:
             self.seen += 1
             if self.seen == self.step:
                 self.break_()
-        with super().phase(name, undivided=undivided):
+        with super().phase(name, opaque=opaque):
             yield
 
 

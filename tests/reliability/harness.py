@@ -17,7 +17,7 @@ import torch
 from rlhf.config.schema import Config, ModelConfig, PPOConfig, RewardConfig, SFTConfig
 from rlhf.data.collate import preference_batch
 from rlhf.data.records import PreferenceRecord
-from rlhf.demo.scenes import write_pictures
+from rlhf.demo.scenes import write_images
 from rlhf.demo.tiny_llava import build_tiny_llava
 from rlhf.models.lora import add_adapter
 from rlhf.models.policy import POLICY
@@ -38,34 +38,34 @@ PPO = PPOConfig(
     ppo_epochs=1,
     lr=1e-3,
     lr_schedule="linear",
-    value_warmup_iterations=1,
-    scale_scores=True,
-    kl_goal=6.0,
-    sample_every=5,
+    critic_warmup_iterations=1,
+    normalize_scores=True,
+    adaptive_kl_target=6.0,
+    log_samples_every=5,
     save_every=1,
-    check_invariants=False,
+    sanity_checks=False,
 )
 Trainer = PPOTrainer | RewardTrainer | SFTTrainer
 Build = Callable[[Path, Path, int], Trainer]
 
 
-def model_folder(folder: Path) -> Path:
-    """A tiny LLaVA and eight pictures, as the fixture `tiny` of the tests makes them."""
-    write_pictures(folder / "pictures", 8, "tests")
+def model_directory(directory: Path) -> Path:
+    """A tiny LLaVA and eight images, as the fixture `tiny` of the tests makes them."""
+    write_images(directory / "pictures", 8, "tests")
     texts = ["What colour is the circle? red", "There are two shapes in this picture."]
-    build_tiny_llava(folder / "model", texts, seed=0, hidden=32, layers=2)
-    return folder
+    build_tiny_llava(directory / "model", texts, seed=0, hidden=32, layers=2)
+    return directory
 
 
-def ppo(tiny: Path, folder: Path, seed: int = 0, options: PPOConfig = PPO) -> PPOTrainer:
+def ppo(tiny: Path, directory: Path, seed: int = 0, options: PPOConfig = PPO) -> PPOTrainer:
     """Twelve iterations with everything in them that has a state."""
-    return ppo_trainer(tiny, folder, options, seed)
+    return ppo_trainer(tiny, directory, options, seed)
 
 
-def reward(tiny: Path, folder: Path, seed: int = 0) -> RewardTrainer:
+def reward(tiny: Path, directory: Path, seed: int = 0) -> RewardTrainer:
     """Twelve steps of a reward model with LoRA, its best weights kept."""
     options = RewardConfig(
-        epochs=6, batch_size=4, evaluate_every=2, patience=6, lr=1e-2, save_every=1
+        epochs=6, batch_size=4, evaluate_every=2, early_stopping_patience=6, lr=1e-2, save_every=1
     )
     config = Config(seed=seed, reward=options, model=ModelConfig(lora_rank=4))
     llava = tiny_models.load(tiny)
@@ -73,10 +73,10 @@ def reward(tiny: Path, folder: Path, seed: int = 0) -> RewardTrainer:
     model = build_reward(options, config.model, llava)
     pairs = preference_batch(_preferences(), llava.builder, tiny, max_tokens=200)
     held_out = pairs.select(torch.tensor([1, 4]))
-    return RewardTrainer(config, model, pairs, held_out, MetricsWriter(folder), folder)
+    return RewardTrainer(config, model, pairs, held_out, MetricsWriter(directory), directory)
 
 
-def sft(tiny: Path, folder: Path, seed: int = 0) -> SFTTrainer:
+def sft(tiny: Path, directory: Path, seed: int = 0) -> SFTTrainer:
     """Twelve steps of supervised training with LoRA."""
     options = SFTConfig(epochs=6, batch_size=2, lr=1e-3, save_every=1)
     config = Config(seed=seed, sft=options, model=ModelConfig(lora_rank=4))
@@ -84,7 +84,7 @@ def sft(tiny: Path, folder: Path, seed: int = 0) -> SFTTrainer:
     torch.manual_seed(0)
     add_adapter(llava.adapters, POLICY, config.model)
     batches = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
-    return SFTTrainer(config, llava, *batches, MetricsWriter(folder), folder)
+    return SFTTrainer(config, llava, *batches, MetricsWriter(directory), directory)
 
 
 BUILDS: dict[str, Build] = {"ppo": ppo, "reward": reward, "sft": sft}
@@ -101,9 +101,9 @@ def _preferences() -> list[PreferenceRecord]:
 
 
 def state_hash(state: State) -> str:
-    """One hash of every tensor and figure of a training state."""
+    """One hash of every tensor and metric of a training state."""
     named = {f"{part}.{k}": x for part, group in state.tensors.items() for k, x in group.items()}
-    timeless = {key: value for key, value in state.values.items() if key != "figures"}
+    timeless = {key: value for key, value in state.values.items() if key != "metrics"}
     values = json.dumps(timeless, sort_keys=True)
     return hash_tensors([*named.items(), ("values", torch.tensor([*values.encode()]))])
 

@@ -1,4 +1,4 @@
-"""Damaged files of records, damaged pictures, prompts full of special tokens."""
+"""Damaged files of records, damaged images, prompts full of special tokens."""
 
 from pathlib import Path
 
@@ -7,18 +7,18 @@ from tests.support import fuzzed_records, hostile_prompts, mutated_images
 from tests.support.processors import HAS_SMOL, PROCESSORS
 
 
-def records(trials: int, tiny: Path, folder: Path) -> Outcome:
+def records(trials: int, tiny: Path, directory: Path) -> Outcome:
     """Files of fuzzed lines."""
-    figures = fuzzed_records.run(trials, 0, folder)
-    outcome = Outcome(trials, list(figures.crashes))
-    outcome.note("lines refused", figures.lines_refused)
-    outcome.note("lines accepted", figures.lines_accepted)
+    metrics = fuzzed_records.run(trials, 0, directory)
+    outcome = Outcome(trials, list(metrics.crashes))
+    outcome.note("lines refused", metrics.lines_refused)
+    outcome.note("lines accepted", metrics.lines_accepted)
     return outcome
 
 
-def pictures(trials: int, tiny: Path, folder: Path) -> Outcome:
+def images(trials: int, tiny: Path, directory: Path) -> Outcome:
     """Flipped, cut and joined files of every format."""
-    counts, slowest = mutated_images.attack(trials, folder)
+    counts, slowest = mutated_images.attack(trials, directory)
     outcome = Outcome(trials)
     outcome.check(not counts["crashes"], f"{counts['crashes']} crashes")
     outcome.check(slowest < 2, f"the slowest took {slowest:.1f} s")
@@ -27,7 +27,7 @@ def pictures(trials: int, tiny: Path, folder: Path) -> Outcome:
     return outcome
 
 
-def prompts(trials: int, tiny: Path, folder: Path) -> Outcome:
+def prompts(trials: int, tiny: Path, directory: Path) -> Outcome:
     """Texts of special tokens, look-alikes and parts of them, for each kind of tokenizer."""
     names = [name for name in PROCESSORS if HAS_SMOL or name != "smollm2"]
     outcome = Outcome()

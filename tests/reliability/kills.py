@@ -18,17 +18,17 @@ from tests.reliability.outcome import Outcome
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "fsync"}
 
 
-def train(run: PPOTrainer, folder: Path, says: Connection) -> None:
+def train(run: PPOTrainer, directory: Path, says: Connection) -> None:
     """Go on from the newest checkpoint; say when a save begins, and what was saved."""
-    run.folder = run.keeper.folder = folder
+    run.directory = run.checkpoints.directory = directory
     try:
-        checkpoint = load_checkpoint(folder / "checkpoints")
+        checkpoint = load_checkpoint(directory / "checkpoints")
     except NoCheckpointError:
         checkpoint = None
-    run.writer = MetricsWriter(folder, checkpoint.step if checkpoint else None)
+    run.writer = MetricsWriter(directory, checkpoint.step if checkpoint else None)
     if checkpoint:
         run.restore(checkpoint)
-    save = run.keeper.save
+    save = run.checkpoints.save
 
     def acknowledged(done: int) -> Path:
         says.send((done, ""))
@@ -36,21 +36,21 @@ def train(run: PPOTrainer, folder: Path, says: Connection) -> None:
         says.send((done, state_hash(run.state())))
         return path
 
-    run.keeper.save = acknowledged  # type: ignore[method-assign]
+    run.checkpoints.save = acknowledged  # type: ignore[method-assign]
     says.send((run.iteration, ""))
     run.run()
 
 
-def kills(trials: int, tiny: Path, folder: Path) -> Outcome:
+def kills(trials: int, tiny: Path, directory: Path) -> Outcome:
     """A training killed after a random time; what it acknowledged is there, to the bit."""
     outcome, rng = Outcome(trials), random.Random(0)
-    template = ppo(tiny, folder / "template")
+    template = ppo(tiny, directory / "template")
     template.state()  # hashes what is frozen, once for all forks
-    whole = fork(lambda says: train(template, folder / "whole", says))
+    whole = fork(lambda says: train(template, directory / "whole", says))
     whole.wait()
     expected = dict(_saved(whole))
     assert len(expected) == PPO.iterations, "the uninterrupted run did not end"
-    run = folder / "run-0"
+    run = directory / "run-0"
     acknowledged = 0
     for trial in range(trials):
         child = fork(lambda says, run=run: train(template, run, says))
@@ -70,7 +70,7 @@ def kills(trials: int, tiny: Path, folder: Path) -> Outcome:
         outcome.check(newest >= acknowledged, f"kill {trial}: step {acknowledged} lost")
         if newest == PPO.iterations:
             shutil.rmtree(run)
-            run, acknowledged = folder / f"run-{trial + 1}", 0
+            run, acknowledged = directory / f"run-{trial + 1}", 0
     return outcome
 
 
@@ -99,39 +99,39 @@ def _newest(run: Path) -> int:
         return -1
 
 
-def crash_points(rounds: int, tiny: Path, folder: Path) -> Outcome:
+def crash_points(rounds: int, tiny: Path, directory: Path) -> Outcome:
     """`os._exit` before each file operation of a save in turn: the first save, and a later one."""
-    outcome, run = Outcome(), ppo(tiny, folder / "run")
+    outcome, run = Outcome(), ppo(tiny, directory / "run")
     run.iteration = 2
     for start in range(rounds):
-        before = folder / f"before-{start}"
+        before = directory / f"before-{start}"
         if start:  # else there is no checkpoint yet
             for step in (1, 2):
-                run.keeper.folder = before
-                run.keeper.save(step)
-        count = fork(lambda says, before=before: _save(run, before, folder / "copy", 0, says))
+                run.checkpoints.directory = before
+                run.checkpoints.save(step)
+        count = fork(lambda says, before=before: _save(run, before, directory / "copy", 0, says))
         count.wait()
         operations = count.heard()[0]
         for place in range(1, operations + 1):
             outcome.trials += 1
-            copy = folder / "copy"
-            child = fork(lambda says, b=before, p=place: _save(run, b, folder / "copy", p, says))
+            copy = directory / "copy"
+            child = fork(lambda says, b=before, p=place: _save(run, b, directory / "copy", p, says))
             ended = child.wait()
             found, wanted = _newest(copy), ((0, 3) if not start else (2, 3))
             outcome.check(ended == 9 and found in wanted, f"operation {place}: {found}, {ended}")
-            run.keeper.folder = copy
-            run.keeper.save(4)
+            run.checkpoints.directory = copy
+            run.checkpoints.save(4)
             outcome.check(_newest(copy) == 4, f"operation {place}: no save afterwards")
             outcome.check(not list(copy.glob("checkpoints/.step-*")), f"{place}: leftovers")
     return outcome
 
 
 def _save(run: PPOTrainer, before: Path, copy: Path, place: int, says: Connection) -> None:
-    """Save in a copy of a folder, and exit with 9 before that operation; 0: count them."""
+    """Save in a copy of a directory, and exit with 9 before that operation; 0: count them."""
     shutil.rmtree(copy, ignore_errors=True)
     if before.exists():
         shutil.copytree(before, copy)
-    run.keeper.folder, done = copy, [0]
+    run.checkpoints.directory, done = copy, [0]
 
     def happens(event: str, *_: object) -> None:
         if event in OPERATIONS:
@@ -142,19 +142,19 @@ def _save(run: PPOTrainer, before: Path, copy: Path, place: int, says: Connectio
     fsync = os.fsync
     os.fsync = lambda handle: (happens("fsync"), fsync(handle))[1]
     sys.addaudithook(happens)
-    run.keeper.save(3)
+    run.checkpoints.save(3)
     says.send(done[0])
 
 
-def damage(trials: int, tiny: Path, folder: Path) -> Outcome:
+def damage(trials: int, tiny: Path, directory: Path) -> Outcome:
     """The newest checkpoint flipped, cut, emptied or without a file: the one before is taken."""
-    outcome, rng, run = Outcome(trials), random.Random(0), ppo(tiny, folder / "run")
+    outcome, rng, run = Outcome(trials), random.Random(0), ppo(tiny, directory / "run")
     for step in (1, 2):
-        run.keeper.save(step)
+        run.checkpoints.save(step)
     for trial in range(trials):
-        copy = folder / "copy"
+        copy = directory / "copy"
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(folder / "run" / "checkpoints", copy)
+        shutil.copytree(directory / "run" / "checkpoints", copy)
         file = rng.choice(sorted((copy / "step-000002").iterdir()))
         kind = rng.choice(["flipped", "cut", "emptied", "missing"])
         _damage(file, kind, rng)

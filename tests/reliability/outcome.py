@@ -32,7 +32,7 @@ class Scenario:
     """A promise and the experiment that could break it.
 
     Attributes:
-        run: makes so many trials with a tiny model in one folder, in another that is empty.
+        run: makes so many trials with a tiny model in one directory, in another that is empty.
         full, reduced: trials of `make reliability`, and of the tests; 0: it counts itself, and is
             itself a test.
     """

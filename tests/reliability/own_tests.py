@@ -14,8 +14,8 @@ TESTS = Path(__file__).parents[1]
 def tests_of(*names: str) -> Callable[[int, Path, Path], Outcome]:
     """A scenario that runs test files to the end, slow ones too; a trial is a test."""
 
-    def run(trials: int, tiny: Path, folder: Path) -> Outcome:
-        words = ["-p", "no:cacheprovider", f"--basetemp={folder / 'tests'}"]
+    def run(trials: int, tiny: Path, directory: Path) -> Outcome:
+        words = ["-p", "no:cacheprovider", f"--basetemp={directory / 'tests'}"]
         command = [sys.executable, "-m", "pytest", *words, *(str(TESTS / x) for x in names)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         passed = re.search(r"(\d+) passed", done.stdout)

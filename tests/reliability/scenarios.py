@@ -2,7 +2,7 @@
 
 from tests.reliability.broken_numbers import memory, not_finite
 from tests.reliability.disk import full_disk, soak
-from tests.reliability.hostile_input import pictures, prompts, records
+from tests.reliability.hostile_input import images, prompts, records
 from tests.reliability.kills import crash_points, damage, kills
 from tests.reliability.outcome import Scenario
 from tests.reliability.own_tests import tests_of
@@ -77,7 +77,7 @@ SCENARIOS = {
     ),
     "pictures": Scenario(
         "damaged pictures load or are refused, none slower than 2 s",
-        pictures,
+        images,
         full=10_000,
         reduced=200,
     ),
@@ -88,7 +88,7 @@ SCENARIOS = {
         reduced=500,
     ),
     "zoo": Scenario(
-        "pictures of every mode, turned, cut, swollen, or no pictures at all: no uncaught error",
+        "pictures of every mode, turned, cut, swollen, or no images at all: no uncaught error",
         tests_of("data/test_image_zoo.py"),
     ),
     "paths": Scenario(

@@ -1,4 +1,4 @@
-"""Signals, resumes in a new process, a folder that several runs want."""
+"""Signals, resumes in a new process, a directory that several runs want."""
 
 import os
 import random
@@ -11,9 +11,9 @@ from typing import Any
 
 import rlhf.commands.ppo  # noqa: F401 loaded once for all forks
 from rlhf.cli.main import main
-from rlhf.errors import FolderInUseError
+from rlhf.errors import DirectoryInUseError
 from rlhf.storage.checkpoint import load_checkpoint
-from rlhf.storage.run_folder import RunFolder
+from rlhf.storage.run_directory import RunDirectory
 from rlhf.tracking.metrics import MetricsWriter
 from rlhf.tracking.reader import whole_lines
 from rlhf.training.reward_trainer import RewardTrainer
@@ -33,49 +33,49 @@ SMALL = [
 ]
 
 
-def signals(trials: int, tiny: Path, folder: Path) -> Outcome:
+def signals(trials: int, tiny: Path, directory: Path) -> Outcome:
     """`rlhf ppo` told to stop at a random time: the promised exit code, and it goes on."""
     outcome, rng = Outcome(trials), random.Random(0)
-    judge, prompts = folder / "judge.py", folder / "prompts.jsonl"
+    judge, prompts = directory / "judge.py", directory / "prompts.jsonl"
     judge.write_text("def score(images, asked, said):\n    return [float(len(x)) for x in said]\n")
     row = '{{"image_path": "pictures/{:05d}.png", "instruction": "What?"}}\n'
     prompts.write_text("".join(row.format(n) for n in range(8)))
     words = [f"model.path={tiny / 'model'}", f"data.prompts={prompts}", f"data.root={tiny}"]
-    words += [f"output_dir={folder}", f"--scorer={judge}:score", *SMALL]
+    words += [f"output_dir={directory}", f"--scorer={judge}:score", *SMALL]
     for trial in range(trials):
         name = rng.choice(list(EXIT_CODES))
         run = [*words, f"name=trial-{trial}", "resume=auto"]
         begun = 0
         for _ in range(2):  # the second goes on where the first stopped
             child = fork(lambda says, run=run: main(["ppo", *run]))
-            _until_trained(folder / f"trial-{trial}", begun)
+            _until_trained(directory / f"trial-{trial}", begun)
             time.sleep(rng.uniform(0, 1))
             os.kill(child.pid, getattr(signal, name))
             code = child.wait()
             outcome.check(code == EXIT_CODES[name], f"trial {trial}: {name} gave {code}")
-            saved = _newest(folder / f"trial-{trial}")
+            saved = _newest(directory / f"trial-{trial}")
             outcome.check(saved > begun, f"trial {trial}: {saved} after {begun}")
             begun = saved
-        runs = list((folder / f"trial-{trial}").iterdir())
+        runs = list((directory / f"trial-{trial}").iterdir())
         outcome.check(len(runs) == 1, f"trial {trial}: {len(runs)} runs")
         outcome.note(name)
     return outcome
 
 
-def _until_trained(folder: Path, begun: int) -> None:
+def _until_trained(directory: Path, begun: int) -> None:
     """Wait for an iteration after those before."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if any(len(whole_lines(x)) > begun for x in folder.glob("*/metrics.jsonl")):
+        if any(len(whole_lines(x)) > begun for x in directory.glob("*/metrics.jsonl")):
             return
         time.sleep(0.02)
 
 
-def _newest(folder: Path) -> int:
-    return max(load_checkpoint(run / "checkpoints").step for run in folder.iterdir())
+def _newest(directory: Path) -> int:
+    return max(load_checkpoint(run / "checkpoints").step for run in directory.iterdir())
 
 
-def resumes(trials: int, tiny: Path, folder: Path) -> Outcome:
+def resumes(trials: int, tiny: Path, directory: Path) -> Outcome:
     """A run cut in two processes and more, against one that was not: curves and state to the bit.
 
     A trial is one seed, one place to cut and one of sft, reward and ppo.
@@ -88,7 +88,7 @@ def resumes(trials: int, tiny: Path, folder: Path) -> Outcome:
         outcome.trials += 1
         states, curves = [], []
         for part in ("whole", "cut"):
-            place = folder / f"{number}-{part}"
+            place = directory / f"{number}-{part}"
             for stop in (*(cuts if part == "cut" else ()), 0):
                 child = fork(
                     lambda says, b=BUILDS[command], p=place, x=stop, s=seed: _train(
@@ -103,43 +103,45 @@ def resumes(trials: int, tiny: Path, folder: Path) -> Outcome:
     return outcome
 
 
-def _train(run: Trainer, folder: Path, stop: int, says: Connection) -> None:
+def _train(run: Trainer, directory: Path, stop: int, says: Connection) -> None:
     """Go on from the newest checkpoint to one after so many steps, or to the end."""
-    if any((folder / "checkpoints").glob("step-*")):
-        checkpoint = load_checkpoint(folder / "checkpoints")
+    if any((directory / "checkpoints").glob("step-*")):
+        checkpoint = load_checkpoint(directory / "checkpoints")
         first = 1 if isinstance(run, RewardTrainer) else 0
-        run.writer = MetricsWriter(folder, checkpoint.step + first)
+        run.writer = MetricsWriter(directory, checkpoint.step + first)
         run.restore(checkpoint)
-    after = run.keeper.after
+    after = run.checkpoints.maybe_save
 
     def cut(done: int, *, last: bool, good: bool = False) -> None:
         after(done, last=last, good=good)
         if done == stop:
             os._exit(0)
 
-    run.keeper.after = cut  # type: ignore[method-assign]
+    run.checkpoints.maybe_save = cut  # type: ignore[method-assign]
     run.run()
     says.send(state_hash(run.state()))
 
 
-def starts(rounds: int, tiny: Path, folder: Path) -> Outcome:
-    """Eight processes that want one run folder at the same time: one gets it."""
+def starts(rounds: int, tiny: Path, directory: Path) -> Outcome:
+    """Eight processes that want one run directory at the same time: one gets it."""
     outcome = Outcome()
     for number in range(rounds):
         gate, end = Barrier(8), Barrier(8)
-        place = folder / str(number)
+        place = directory / str(number)
         children = [fork(lambda says, g=gate, e=end, p=place: _start(p, g, e)) for _ in range(8)]
         codes = sorted(child.wait() for child in children)
         outcome.trials += 8
-        outcome.check(codes == [0] + [FolderInUseError.exit_code] * 7, f"round {number}: {codes}")
+        outcome.check(
+            codes == [0] + [DirectoryInUseError.exit_code] * 7, f"round {number}: {codes}"
+        )
     return outcome
 
 
 def _start(place: Path, gate: Any, end: Any) -> int:
     gate.wait()
     try:
-        run = RunFolder(place)
-    except FolderInUseError as error:
+        run = RunDirectory(place)
+    except DirectoryInUseError as error:
         end.wait()
         return error.exit_code
     end.wait()

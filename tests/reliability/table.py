@@ -2,7 +2,7 @@
 
 Writes docs/reliability.md and benchmarks/results/reliability.json. With names of scenarios, as in
 `make reliability ONLY="kills signals"`, only these are run and replaced there. `--part FILE` tries
-a part of each and writes the figures to a file, for the tests.
+a part of each and writes the metrics to a file, for the tests.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from rlhf.tracking.console import say, stage, table
-from tests.reliability.harness import model_folder
+from tests.reliability.harness import model_directory
 from tests.reliability.scenarios import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
@@ -38,8 +38,8 @@ def measure(name: str, *, part: bool) -> dict[str, Any]:
     """Run one scenario, in part or at full count."""
     scenario = SCENARIOS[name]
     stage(f"{name}: {scenario.promise}")
-    with tempfile.TemporaryDirectory() as folder:
-        tiny, place = model_folder(Path(folder) / "tiny"), Path(folder) / "place"
+    with tempfile.TemporaryDirectory() as directory:
+        tiny, place = model_directory(Path(directory) / "tiny"), Path(directory) / "place"
         place.mkdir()
         started = time.perf_counter()
         outcome = scenario.run(scenario.reduced if part else scenario.full, tiny, place)

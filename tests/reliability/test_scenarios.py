@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The figures of all scenarios, run by a process that forks before any gradient."""
+    """The metrics of all scenarios, run by a process that forks before any gradient."""
     file = tmp_path_factory.mktemp("reliability") / "rows.json"
     command = [sys.executable, "-m", "tests.reliability.table", "--part", str(file)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

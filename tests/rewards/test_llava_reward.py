@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoModelForSequenceClassification
 
 from rlhf.data.chat_prompts import PromptBuilder
-from rlhf.data.tokenization import TextBytes, prompts_like
+from rlhf.data.tokenization import ByteEncoder, prompts_like
 from rlhf.errors import DataError, UsageError
 from rlhf.kernels import span_sum
 from rlhf.models.fingerprints import same_encoding
@@ -64,7 +64,7 @@ def test_left_and_right_padding_give_one_score(llava: Llava, tiny: Path) -> None
     kit.shake(model)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     rows = zip(prompts.tokens.split(prompts.spans.lengths.tolist()), responses.rows(), strict=True)
-    whole = [torch.cat([prompt, torch.tensor(answer)]) for prompt, answer in rows]
+    whole = [torch.cat([prompt, torch.tensor(response)]) for prompt, response in rows]
     spans = type(prompts.spans).from_lengths([len(row) for row in whole])
     with torch.no_grad():
         left, _ = llava.prefill(replace(prompts, tokens=torch.cat(whole), spans=spans), 0)
@@ -72,7 +72,7 @@ def test_left_and_right_padding_give_one_score(llava: Llava, tiny: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["llava_head", "llava_state"])
-def test_llava_head_sees_picture_instruction_and_response(
+def test_llava_head_sees_image_instruction_and_response(
     llava: Llava, tiny: Path, kind: str
 ) -> None:
     model = kit.build(llava, kit.options(kind))
@@ -89,7 +89,7 @@ def test_before_training_the_score_is_the_log_likelihood(llava: Llava, tiny: Pat
     model = kit.build(llava, kit.options("llava_head", train="head"))
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     with torch.no_grad():
-        logprobs = Policy(llava, llava, temperature=1.0).score(prompts, responses).logprobs
+        logprobs = Policy(llava, llava, temperature=1.0).evaluate(prompts, responses).logprobs
     assert logprobs.min() < -6 < logprobs.max()
     expected = span_sum(logprobs.clamp(min=-6), responses.spans)
     torch.testing.assert_close(scores(model, prompts, responses), expected, **ATOL)
@@ -109,12 +109,12 @@ def test_caption_text_reads_description_instruction_and_response(
     )
 
 
-def test_a_caption_belongs_to_the_content_of_a_picture(llava: Llava, tmp_path: Path) -> None:
+def test_a_caption_belongs_to_the_content_of_a_image(llava: Llava, tmp_path: Path) -> None:
     for name, colour in (("a.png", "red"), ("b.png", "red"), ("c.png", "blue")):
         Image.new("RGB", (8, 8), colour).save(tmp_path / name)
     first, twin, other = (tmp_path / name for name in ("a.png", "b.png", "c.png"))
     given = Captioner(None, "")
-    given.give(first, "a red square")
+    given.add(first, "a red square")
     assert given.captions([twin, first]) == ["a red square"] * 2
     with pytest.raises(DataError, match="no caption"):
         given.captions([first, other])
@@ -129,11 +129,11 @@ def test_a_stock_classifier_keeps_its_own_scores(
     llava: Llava, tiny: Path, tmp_path: Path, kind: str
 ) -> None:
     """As the stock class computes them from one row at a time, which needs no padding."""
-    folder = kit.write_text_model(tmp_path, tiny, kind)
-    model = kit.build(llava, kit.options("caption_text", folder, "none"))
+    directory = kit.write_text_model(tmp_path, tiny, kind)
+    model = kit.build(llava, kit.options("caption_text", directory, "none"))
     assert isinstance(model, CaptionReward)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
-    stock = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    stock = AutoModelForSequenceClassification.from_pretrained(directory).eval()
     ids = [
         [*model.tokenizer(text).input_ids, model.tokenizer.eos_token_id]
         for text in model.texts(prompts, responses)
@@ -149,9 +149,9 @@ def test_what_is_no_reward_model_is_refused(llava: Llava, tiny: Path, tmp_path: 
         kit.build(llava, kit.options("caption_text"))
     with pytest.raises(UsageError, match="no trained head"):
         kit.build(llava, kit.options("llava_state", train="none"))
-    folder = kit.write_text_model(tmp_path, tiny, "bert", labels=2)
+    directory = kit.write_text_model(tmp_path, tiny, "bert", labels=2)
     with pytest.raises(UsageError, match="one label, this classifier 2"):
-        kit.build(llava, kit.options("caption_text", folder))
+        kit.build(llava, kit.options("caption_text", directory))
 
 
 def test_scores_are_normalised_by_the_stored_mean_and_std(llava: Llava, tiny: Path) -> None:
@@ -170,10 +170,10 @@ def test_another_models_responses_are_encoded_anew(llava: Llava, tiny: Path) -> 
     own = scores(model, prompts, responses)
     other = tiny_models.load(tiny)
     other.processor.chat_template = other.processor.chat_template.replace("USER: ", "Human says ")
-    source = PromptBuilder(other.processor, other.builder.picture_tokens)
+    source = PromptBuilder(other.processor, other.builder.image_tokens)
     assert not same_encoding(source, llava.builder)
     assert same_encoding(tiny_models.load(tiny).builder, llava.builder)
-    assert not same_encoding(TextBytes(), llava.builder)
+    assert not same_encoding(ByteEncoder(), llava.builder)
     reading = LlavaReward(llava, model.head, source)
     foreign = prompts_like(prompts, source)
     assert not torch.equal(foreign.tokens, prompts.tokens)
@@ -183,9 +183,9 @@ def test_another_models_responses_are_encoded_anew(llava: Llava, tiny: Path) -> 
 def test_a_text_too_long_for_the_text_model_is_refused(
     llava: Llava, tiny: Path, tmp_path: Path
 ) -> None:
-    folder = kit.write_text_model(tmp_path, tiny, "bert")
-    model = kit.build(llava, kit.options("caption_text", folder, "none"))
-    model.network().config.max_position_embeddings = 8
+    directory = kit.write_text_model(tmp_path, tiny, "bert")
+    model = kit.build(llava, kit.options("caption_text", directory, "none"))
+    model.backbone().config.max_position_embeddings = 8
     with pytest.raises(DataError, match="the text model reads 8"):
         scores(model, tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava))
 

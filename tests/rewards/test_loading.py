@@ -16,7 +16,12 @@ from rlhf.models.packed.forward import Llava
 from rlhf.models.policy import Policy
 from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.rewards.loading import build_reward, load_reward
-from rlhf.rewards.reward_card import CARD, RewardCard, contract_faults, only_storage
+from rlhf.rewards.reward_card import (
+    CARD,
+    RewardCard,
+    differs_in_storage_only,
+    fingerprint_mismatches,
+)
 from tests.support import reward_models as kit
 from tests.support import tiny_models
 
@@ -49,7 +54,7 @@ def test_what_is_saved_scores_the_same_bits(
     model = kit.build(llava, reward)
     kit.shake(model)
     with torch.no_grad():
-        for value in model.network().parameters():
+        for value in model.backbone().parameters():
             if value.requires_grad:
                 value.add_(torch.randn_like(value) * 0.02)
     model.mean, model.std = 0.5, 2.0
@@ -57,7 +62,9 @@ def test_what_is_saved_scores_the_same_bits(
     own = model.scores(prompts, responses, max_tokens=9999)
     kit.save(model, tmp_path, llava, reward)
     for share in (True, False):
-        again = load_reward(str(tmp_path), tiny_models.load(tiny), share_trunk=share, exact=True)
+        again = load_reward(
+            str(tmp_path), tiny_models.load(tiny), share_base_model=share, exact=True
+        )
         assert torch.equal(again.scores(prompts, responses, max_tokens=9999), own)
         assert not any(value.requires_grad for value in again.head.parameters())
 
@@ -70,7 +77,7 @@ from tests.support import tiny_models
 torch.set_num_threads(1)
 from rlhf.rewards.loading import load_reward
 llava = tiny_models.load(Path(sys.argv[2]))
-model = load_reward(sys.argv[3], llava, share_trunk=True, exact=True)
+model = load_reward(sys.argv[3], llava, share_base_model=True, exact=True)
 prompts = tiny_models.prompts_of(llava, Path(sys.argv[2]))
 responses = tiny_models.responses_of(llava)
 found = model.scores(prompts, responses, max_tokens=9999)
@@ -101,7 +108,7 @@ def test_the_shared_trunk_is_read_with_the_policy_adapter_off(
     kit.save(model, tmp_path, llava, reward)
     policy = tiny_models.load(tiny)
     policy.adapters.add("policy", rank=4, alpha=8)
-    shared = load_reward(str(tmp_path), policy, share_trunk=True)
+    shared = load_reward(str(tmp_path), policy, share_base_model=True)
     assert isinstance(shared, LlavaReward) and shared.llava is policy
     assert policy.adapters.current == "policy"
     prompts, responses = tiny_models.prompts_of(policy, tiny), tiny_models.responses_of(policy)
@@ -113,25 +120,25 @@ def test_the_shared_trunk_is_read_with_the_policy_adapter_off(
 
 
 def saved(
-    llava: Llava, folder: Path, kind: str = "llava_head", text_model: Path | str = ""
+    llava: Llava, directory: Path, kind: str = "llava_head", text_model: Path | str = ""
 ) -> Path:
     reward = kit.options(kind, text_model, "head")
     model = kit.build(llava, reward)
     kit.shake(model)
-    kit.save(model, folder, llava, reward)
-    return folder
+    kit.save(model, directory, llava, reward)
+    return directory
 
 
-def change_model(folder: Path) -> None:
+def change_model(directory: Path) -> None:
     """Another weight in the trunk."""
-    llava = tiny_models.load(folder)
+    llava = tiny_models.load(directory)
     with torch.no_grad():
         next(llava.model.model.language_model.layers.parameters()).mul_(1.01)
-    llava.save(folder / "model")
+    llava.save(directory / "model")
 
 
-def change_text(folder: Path, name: str, old: str, new: str) -> None:
-    path = folder / "model" / name
+def change_text(directory: Path, name: str, old: str, new: str) -> None:
+    path = directory / "model" / name
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
 
@@ -142,32 +149,32 @@ def change_text(folder: Path, name: str, old: str, new: str) -> None:
         ("weights", "", "", "weights"),
         ("chat_template.jinja", "USER: ", "Human: ", "template"),
         ("tokenizer.json", '"add_prefix_space": false', '"add_prefix_space": true', "tokenizer"),
-        ("processor_config.json", '"do_normalize": true', '"do_normalize": false', "pictures"),
+        ("processor_config.json", '"do_normalize": true', '"do_normalize": false', "images"),
     ],
 )
 def test_a_changed_model_is_named_and_refused(
     tiny: Path, tmp_path: Path, file: str, old: str, new: str, named: str
 ) -> None:
     shutil.copytree(tiny / "model", tmp_path / "model")
-    folder = saved(tiny_models.load(tmp_path), tmp_path / "reward")
-    load_reward(str(folder), tiny_models.load(tmp_path), share_trunk=True)
+    directory = saved(tiny_models.load(tmp_path), tmp_path / "reward")
+    load_reward(str(directory), tiny_models.load(tmp_path), share_base_model=True)
     if file == "weights":
         change_model(tmp_path)
     else:
         change_text(tmp_path, file, old, new)
     with pytest.raises(UsageError, match="would not read") as caught:
-        load_reward(str(folder), tiny_models.load(tmp_path), share_trunk=True)
+        load_reward(str(directory), tiny_models.load(tmp_path), share_base_model=True)
     assert f" {named}: " in caught.value.where
 
 
 def test_a_changed_head_is_refused(llava: Llava, tmp_path: Path) -> None:
-    folder = saved(llava, tmp_path)
-    path = folder / "head.safetensors"
+    directory = saved(llava, tmp_path)
+    path = directory / "head.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1  # the lowest bit of a bias
     path.write_bytes(data)
     with pytest.raises(UsageError, match="would not read") as caught:
-        load_reward(str(folder), llava, share_trunk=True)
+        load_reward(str(directory), llava, share_base_model=True)
     assert " head: " in caught.value.where
 
 
@@ -181,13 +188,13 @@ def test_captions_are_part_of_what_was_read(
     kit.shake(model)
     own = model.scores(prompts, responses, max_tokens=9999)
     kit.save(model, tmp_path / "asked", llava, reward)
-    again = load_reward(str(tmp_path / "asked"), tiny_models.load(tiny), share_trunk=True)
+    again = load_reward(str(tmp_path / "asked"), tiny_models.load(tiny), share_base_model=True)
     again.captioner._described = None  # type: ignore[attr-defined]
     assert torch.equal(again.scores(prompts, responses, max_tokens=9999), own)
 
     given = build_reward(reward, ModelConfig(), llava, captions={})
     kit.save(given, tmp_path / "given", llava, reward)
-    again = load_reward(str(tmp_path / "given"), tiny_models.load(tiny), share_trunk=True)
+    again = load_reward(str(tmp_path / "given"), tiny_models.load(tiny), share_base_model=True)
     with pytest.raises(DataError, match="no caption"):
         again.scores(prompts, responses, max_tokens=9999)
 
@@ -195,39 +202,39 @@ def test_captions_are_part_of_what_was_read(
 def test_weights_stored_otherwise_are_said_but_allowed_unless_exact(
     llava: Llava, tiny: Path, tmp_path: Path
 ) -> None:
-    folder = saved(llava, tmp_path)
+    directory = saved(llava, tmp_path)
     half = Llava.load(str(tiny / "model"), device=torch.device("cpu"), dtype=torch.bfloat16)
-    load_reward(str(folder), half, share_trunk=True)
+    load_reward(str(directory), half, share_base_model=True)
     with pytest.raises(UsageError, match="would not read") as caught:
-        load_reward(str(folder), half, share_trunk=True, exact=True)
+        load_reward(str(directory), half, share_base_model=True, exact=True)
     assert "dtype: torch.float32 in training, torch.bfloat16 here" in caught.value.where
 
 
 def test_faults_of_a_contract() -> None:
     stored = {"dtype": "float32", "weights": "a", "template": "t"}
-    assert contract_faults(stored, dict(stored)) == []
-    assert contract_faults(stored, {**stored, "weights": "b"}) == ["weights"]
-    other = contract_faults(stored, {**stored, "weights": "b", "dtype": "bfloat16"})
-    assert other == ["dtype"] and only_storage(other)
-    more = contract_faults(stored, {"weights": "b", "dtype": "bfloat16"})
-    assert more == ["dtype", "template"] and not only_storage(more)
+    assert fingerprint_mismatches(stored, dict(stored)) == []
+    assert fingerprint_mismatches(stored, {**stored, "weights": "b"}) == ["weights"]
+    other = fingerprint_mismatches(stored, {**stored, "weights": "b", "dtype": "bfloat16"})
+    assert other == ["dtype"] and differs_in_storage_only(other)
+    more = fingerprint_mismatches(stored, {"weights": "b", "dtype": "bfloat16"})
+    assert more == ["dtype", "template"] and not differs_in_storage_only(more)
     rounded = {"dtype": "float32", "weights": "a", "weights_rounded": "r", "quantization": "none"}
     swapped = {**rounded, "dtype": "bfloat16", "weights": "b", "weights_rounded": "other"}
-    assert contract_faults(rounded, swapped) == ["dtype", "weights_rounded"]
+    assert fingerprint_mismatches(rounded, swapped) == ["dtype", "weights_rounded"]
     packed = {**swapped, "quantization": "nf4"}
-    assert contract_faults(rounded, packed) == ["dtype", "quantization"]
+    assert fingerprint_mismatches(rounded, packed) == ["dtype", "quantization"]
     captioned = {f"captioner_{name}": value for name, value in rounded.items()}
-    named = contract_faults(captioned, {**captioned, "captioner_weights": "b"})
-    assert named == ["captioner_weights"] and not only_storage(named)
+    named = fingerprint_mismatches(captioned, {**captioned, "captioner_weights": "b"})
+    assert named == ["captioner_weights"] and not differs_in_storage_only(named)
 
 
-def test_a_folder_without_a_reward_model_is_refused(llava: Llava, tmp_path: Path) -> None:
+def test_a_directory_without_a_reward_model_is_refused(llava: Llava, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no reward model"):
-        load_reward(str(tmp_path), llava, share_trunk=True)
+        load_reward(str(tmp_path), llava, share_base_model=True)
     card = {"kind": "llava_head", "std": 1.0}
     (tmp_path / CARD).write_text(json.dumps(card))
     with pytest.raises(UsageError, match="another version"):
-        load_reward(str(tmp_path), llava, share_trunk=True)
+        load_reward(str(tmp_path), llava, share_base_model=True)
     texts = ("kind", "base", "captioner", "caption_instruction")
     card = {**dict.fromkeys(texts, ""), "adapter": True, "mean": 0, "std": 1, "contract": []}
     (tmp_path / CARD).write_text(json.dumps(card))
@@ -235,20 +242,20 @@ def test_a_folder_without_a_reward_model_is_refused(llava: Llava, tmp_path: Path
         RewardCard.read(str(tmp_path))
 
 
-def test_code_in_a_models_folder_is_never_run(llava: Llava, tmp_path: Path) -> None:
+def test_code_in_a_models_directory_is_never_run(llava: Llava, tmp_path: Path) -> None:
     """Whatever a card names: stock classes only, and nobody is asked."""
-    folder = tmp_path / "evil"
-    folder.mkdir()
+    directory = tmp_path / "evil"
+    directory.mkdir()
     config = {
         "model_type": "evil",
         "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"},
     }
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
     with pytest.raises(UsageError, match="does not load as a text model"):
-        kit.build(llava, kit.options("caption_text", folder))
+        kit.build(llava, kit.options("caption_text", directory))
     with pytest.raises(UsageError, match="does not load as a LLaVA"):
-        Llava.load(str(folder), device=torch.device("cpu"), dtype=torch.float32)
+        Llava.load(str(directory), device=torch.device("cpu"), dtype=torch.float32)
     assert not (tmp_path / "ran").exists()
 
 
@@ -256,10 +263,10 @@ def test_another_captioner_is_named_and_refused(
     tiny: Path, text_model: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny / "model", tmp_path / "model")
-    folder = saved(tiny_models.load(tmp_path), tmp_path / "reward", "caption_text", text_model)
+    directory = saved(tiny_models.load(tmp_path), tmp_path / "reward", "caption_text", text_model)
     change_model(tmp_path)
     with pytest.raises(UsageError, match="would not read") as caught:
-        load_reward(str(folder), tiny_models.load(tmp_path), share_trunk=True)
+        load_reward(str(directory), tiny_models.load(tmp_path), share_base_model=True)
     assert " captioner_weights: " in caught.value.where
 
 
@@ -275,10 +282,10 @@ def test_a_reward_model_begins_from_the_supervised_adapter(
             value.add_(0.05 * torch.randn_like(value))
     llava.adapters.save("policy", tmp_path / "adapter", llava.base)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
-    logprobs = Policy(llava, llava, temperature=1.0).score(prompts, responses).logprobs
+    logprobs = Policy(llava, llava, temperature=1.0).evaluate(prompts, responses).logprobs
     reward = kit.options("llava_head", train=train)
     fresh = tiny_models.load(tiny)
-    model = build_reward(reward, ModelConfig(), fresh, start=tmp_path / "adapter")
+    model = build_reward(reward, ModelConfig(), fresh, init_adapter=tmp_path / "adapter")
     found = model.scores(prompts, responses, max_tokens=9999)
     expected = span_sum(logprobs.clamp(min=-6), responses.spans)
     torch.testing.assert_close(found, expected.detach())
@@ -286,9 +293,9 @@ def test_a_reward_model_begins_from_the_supervised_adapter(
     assert learns == {train == "lora"}
     kit.save(model, tmp_path / "reward", fresh, reward)
     again = load_reward(
-        str(tmp_path / "reward"), tiny_models.load(tiny), share_trunk=True, exact=True
+        str(tmp_path / "reward"), tiny_models.load(tiny), share_base_model=True, exact=True
     )
     assert torch.equal(again.scores(prompts, responses, max_tokens=9999), found)
     full = kit.options("llava_head", train="full")
     with pytest.raises(UsageError, match="cannot begin from an adapter"):
-        build_reward(full, ModelConfig(), tiny_models.load(tiny), start=tmp_path / "adapter")
+        build_reward(full, ModelConfig(), tiny_models.load(tiny), init_adapter=tmp_path / "adapter")

@@ -1,7 +1,7 @@
 """Thirty files and words made to run something, each given to the command that would read it.
 
-Every payload tries to write one marker file. A payload gets a folder of its own that holds a copy
-of a tiny model, a picture and the words of a command that reads what it has spoilt.
+Every payload tries to write one marker file. A payload gets a directory of its own that holds a
+copy of a tiny model, an image and the words of a command that reads what it has spoilt.
 """
 
 import json
@@ -24,12 +24,12 @@ class Place:
         marker: the file whose existence shows that something ran.
     """
 
-    folder: Path
+    directory: Path
     marker: Path
 
     @property
     def model(self) -> Path:
-        return self.folder / "model"
+        return self.directory / "model"
 
     @property
     def code(self) -> str:
@@ -43,12 +43,12 @@ class Place:
 
     def merge(self, file: str, **values: Any) -> None:
         """Add values to a JSON file."""
-        path = self.folder / file
+        path = self.directory / file
         path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
     def write(self, file: str, content: str | bytes) -> Path:
-        """Write a file, its folders made."""
-        path = self.folder / file
+        """Write a file, its directories made."""
+        path = self.directory / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
@@ -73,7 +73,7 @@ def payload(make: Payload) -> Payload:
     return make
 
 
-# A model's folder
+# A model's directory
 
 
 @payload
@@ -163,10 +163,10 @@ def template_that_walks_classes(at: Place) -> list[str]:
 
 
 def _adapter(at: Place, **config: Any) -> Path:
-    """The folder of a run with an adapter."""
+    """The directory of a run with an adapter."""
     text = {"peft_type": "LORA", "base_model_name_or_path": str(at.model), "r": 2}
     at.write("run/adapter/adapter_config.json", json.dumps({**text, **config}))
-    return at.folder / "run"
+    return at.directory / "run"
 
 
 @payload
@@ -224,7 +224,9 @@ def reward_of_a_kind_that_is_a_function(at: Place) -> list[str]:
 def reward_whose_text_model_has_code(at: Place) -> list[str]:
     at.write("text/evil.py", at.code)
     at.write("text/config.json", json.dumps({"auto_map": {"AutoConfig": "evil.Evil"}}))
-    return _scored(at, kind="caption_text", base=str(at.folder / "text"), captioner=str(at.model))
+    return _scored(
+        at, kind="caption_text", base=str(at.directory / "text"), captioner=str(at.model)
+    )
 
 
 # Runs to continue, and words of the command line
@@ -264,7 +266,7 @@ def target_on_the_command_line(at: Place) -> list[str]:
 @payload
 def search_path_of_configurations(at: Place) -> list[str]:
     at.write("evil/experiment/x.yaml", "ppo:\n  _target_: os.system\n")
-    return ["ppo", f"hydra.searchpath=[file://{at.folder}/evil]", "experiment=x"]
+    return ["ppo", f"hydra.searchpath=[file://{at.directory}/evil]", "experiment=x"]
 
 
 @payload
@@ -290,7 +292,7 @@ def _checkpoint(at: Place, **files: bytes) -> Path:
     for name, data in named.items():
         at.write(f"run/checkpoints/step-000001/{name}", data)
     at.write("run/checkpoints/step-000001/manifest.json", _sealed(manifest))
-    return at.folder / "run"
+    return at.directory / "run"
 
 
 @payload
@@ -325,14 +327,14 @@ def _refused(read: Callable[[], object]) -> None:
 
 
 @payload
-def picture_that_is_a_program(at: Place) -> list[str]:
+def image_that_is_a_program(at: Place) -> list[str]:
     run = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch {at.marker}) (w) file\n"
     at.write("picture.png", run)
     return GENERATE
 
 
 @payload
-def picture_that_is_a_pickle(at: Place) -> list[str]:
+def image_that_is_a_pickle(at: Place) -> list[str]:
     at.write("picture.png", at.pickled)
     return GENERATE
 
@@ -347,16 +349,16 @@ def path_with_a_command(at: Place) -> list[str]:
 
 @payload
 def kept_features_that_are_pickles(at: Place) -> list[str]:
-    words = [*GENERATE, "model.feature_folder=features"]
+    words = [*GENERATE, "model.vision_cache_dir=features"]
     for name in range(3):
         at.write(f"features/{name}.safetensors", at.pickled)
     return words
 
 
-def lay(tiny: Path, folder: Path, marker: Path) -> Place:
-    """A place with a model and a picture."""
-    shutil.copytree(tiny / "model", folder / "model")
-    shutil.copy(tiny / "pictures" / "00000.png", folder / "picture.png")
-    weights = folder / "model" / "model.safetensors"
+def lay(tiny: Path, directory: Path, marker: Path) -> Place:
+    """A place with a model and an image."""
+    shutil.copytree(tiny / "model", directory / "model")
+    shutil.copy(tiny / "pictures" / "00000.png", directory / "picture.png")
+    weights = directory / "model" / "model.safetensors"
     save_file(load_file(weights), weights, metadata={"format": "pt"})
-    return Place(folder, marker)
+    return Place(directory, marker)

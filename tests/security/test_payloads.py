@@ -21,8 +21,8 @@ def test_it_does_not_run(
 ) -> None:
     (tmp_path / "at").mkdir()
     place = lay(tiny, tmp_path / "at", tmp_path / "it-ran")
-    monkeypatch.chdir(place.folder)
-    monkeypatch.syspath_prepend(str(place.folder))
+    monkeypatch.chdir(place.directory)
+    monkeypatch.syspath_prepend(str(place.directory))
     code = main(PAYLOADS[name](place))
     assert not place.marker.exists()
     assert code in CODES

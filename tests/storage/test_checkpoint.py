@@ -38,11 +38,11 @@ def load_with_warning(path, match):
 
 
 def test_what_is_saved_comes_back_to_the_bit(tmp_path):
-    folder = save(tmp_path / "new" / "run", 123)
-    assert folder.name == "step-000123"
-    for path in (folder, folder.parent):
+    directory = save(tmp_path / "new" / "run", 123)
+    assert directory.name == "step-000123"
+    for path in (directory, directory.parent):
         found = load_checkpoint(path)
-        assert (found.step, found.path, found.state) == (123, folder, {**STATE, "step": 123})
+        assert (found.step, found.path, found.state) == (123, directory, {**STATE, "step": 123})
         assert found.tensors.keys() == TENSORS.keys()
         for name, group in TENSORS.items():
             assert hash_tensors(found.tensors[name].items()) == hash_tensors(group.items())
@@ -57,9 +57,9 @@ def test_tensors_that_share_memory_or_are_strided_are_saved(tmp_path):
 
 
 def test_the_manifest_lists_every_file_with_size_and_versions(tmp_path):
-    folder = save(tmp_path, 1)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    others = {path.name: path.stat().st_size for path in folder.iterdir()}
+    directory = save(tmp_path, 1)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    others = {path.name: path.stat().st_size for path in directory.iterdir()}
     others.pop("manifest.json")
     assert {name: entry["size"] for name, entry in manifest["files"].items()} == others
     assert manifest["step"] == 1 and manifest["libraries"]["torch"] == torch.__version__
@@ -108,7 +108,7 @@ def test_a_missing_file_is_noticed(tmp_path, name):
     assert load_with_warning(tmp_path, "step-000002").step == 1
 
 
-def test_a_renamed_folder_and_another_schema_are_not_taken(tmp_path):
+def test_a_renamed_directory_and_another_schema_are_not_taken(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 2).rename(tmp_path / "step-000003")
     assert load_with_warning(tmp_path, "step-000003").step == 1
@@ -130,10 +130,10 @@ def test_none_at_all_and_none_that_verifies_are_different_errors(tmp_path):
     assert damaged.value.where == str(tmp_path)
 
 
-def test_a_leftover_temporary_folder_is_ignored_and_then_removed(tmp_path):
-    folder = save(tmp_path, 1)
+def test_a_leftover_temporary_directory_is_ignored_and_then_removed(tmp_path):
+    directory = save(tmp_path, 1)
     for name in (".step-000009.tmp-1", f".step-000002.tmp-{os.getpid()}"):
-        shutil.copytree(folder, tmp_path / name)
+        shutil.copytree(directory, tmp_path / name)
     assert load_checkpoint(tmp_path).step == 1
     save(tmp_path, 2)
     assert sorted(x.name for x in tmp_path.iterdir()) == ["step-000001", "step-000002"]
@@ -187,7 +187,7 @@ def test_a_crash_at_any_write_or_rename_leaves_a_checkpoint_that_loads(
         os._exit(0)
     _, status = os.wait()
     found = load_checkpoint(tmp_path)
-    # 4 files, their folder, then the rename, then the parent
+    # 4 files, their directory, then the rename, then the parent
     assert os.waitstatus_to_exitcode(status) == (9 if count <= 7 else 0)
     assert found.step == (1 if count <= 6 else 2) == found.state["step"]
     save(tmp_path, 3)

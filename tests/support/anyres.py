@@ -1,4 +1,4 @@
-"""Tiny models that cut a picture into tiles, and pictures of several sizes, for tests."""
+"""Tiny models that cut an image into tiles, and images of several sizes, for tests."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ QUESTIONS = ["What colour is the circle?", "Describe the picture.", "How many?",
 SIZES = [(40, 30), (30, 40), (90, 20), (70, 64), (24, 24), (31, 70)]  # width and height
 
 
-class PictureProcessor(LlavaOnevisionProcessor):
+class ImageOnlyProcessor(LlavaOnevisionProcessor):
     """The stock one without its part for videos, which needs torchvision."""
 
     @classmethod
@@ -44,7 +44,7 @@ class PictureProcessor(LlavaOnevisionProcessor):
         return ["image_processor", "tokenizer"]
 
 
-def write_picture(path: Path, width: int, height: int) -> Path:
+def write_image(path: Path, width: int, height: int) -> Path:
     """Noise of this size; its path."""
     noise = torch.Generator().manual_seed(width)
     pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=noise)
@@ -52,27 +52,27 @@ def write_picture(path: Path, width: int, height: int) -> Path:
     return path
 
 
-def write_pictures(folder: Path) -> None:
-    """`pictures/00000.png` and so on, of the sizes above."""
-    (folder / "pictures").mkdir()
+def write_images(directory: Path) -> None:
+    """`images/00000.png` and so on, of the sizes above."""
+    (directory / "pictures").mkdir()
     for number, size in enumerate(SIZES):
-        write_picture(folder / f"pictures/{number:05d}.png", *size)
+        write_image(directory / f"pictures/{number:05d}.png", *size)
 
 
-def folder_of(llava: Llava) -> Path:
-    """Where `build` wrote the model and its pictures."""
+def directory_of(llava: Llava) -> Path:
+    """Where `build` wrote the model and its images."""
     return Path(llava.base).parent
 
 
-def pictures(llava: Llava) -> list[Path]:
-    return [folder_of(llava) / f"pictures/{row:05d}.png" for row in range(len(SIZES))]
+def images(llava: Llava) -> list[Path]:
+    return [directory_of(llava) / f"pictures/{row:05d}.png" for row in range(len(SIZES))]
 
 
 def prompts_of(llava: Llava, count: int = 4) -> PromptBatch:
-    """The questions, each about its own picture."""
+    """The questions, each about its own image."""
     asked = enumerate(QUESTIONS[:count])
     records = [PromptRecord(f"pictures/{row:05d}.png", text, id=f"p{row}") for row, text in asked]
-    return prompt_batch(records, llava.builder, folder_of(llava), max_tokens=400)
+    return prompt_batch(records, llava.builder, directory_of(llava), max_tokens=400)
 
 
 def build_next(tokenizer: Any, text: type = LlamaConfig) -> tuple[Any, Any]:
@@ -109,7 +109,7 @@ def build_onevision(tokenizer: Any) -> tuple[Any, Any]:
     images = LlavaOnevisionImageProcessorPil(
         image_grid_pinpoints=GRID, size={"height": SIDE, "width": SIDE}
     )
-    processor = PictureProcessor(
+    processor = ImageOnlyProcessor(
         images,
         tokenizer,
         num_image_tokens=16,
@@ -127,20 +127,20 @@ BUILDERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
 }
 
 
-def build(kind: str, tiny: Path, folder: Path) -> Llava:
-    """A model of `BUILDERS` with the tokenizer of the `tiny` fixture; writes model/, pictures/."""
-    write_pictures(folder)
+def build(kind: str, tiny: Path, directory: Path) -> Llava:
+    """A model of `BUILDERS` with the tokenizer of the `tiny` fixture; writes model/, images/."""
+    write_images(directory)
     torch.manual_seed(0)
     model, processor = BUILDERS[kind](AutoTokenizer.from_pretrained(tiny / "model"))
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
-    model.save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
-    if isinstance(processor, PictureProcessor):  # as the stock one would have saved itself
-        config = folder / "model/processor_config.json"
+    model.save_pretrained(directory / "model")
+    processor.save_pretrained(directory / "model")
+    if isinstance(processor, ImageOnlyProcessor):  # as the stock one would have saved itself
+        config = directory / "model/processor_config.json"
         config.write_text(config.read_text().replace("PictureProc", "LlavaOnevisionProc"))
         video = {"video_processor_type": "LlavaOnevisionVideoProcessor"}
-        (folder / "model/video_preprocessor_config.json").write_text(json.dumps(video))
-    return Llava(model.requires_grad_(False), processor, str(folder / "model"))
+        (directory / "model/video_preprocessor_config.json").write_text(json.dumps(video))
+    return Llava(model.requires_grad_(False), processor, str(directory / "model"))
 
 
 def _tower() -> dict[str, Any]:

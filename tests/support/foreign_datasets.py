@@ -51,10 +51,10 @@ def write_rows(path: Path, rows: Rows) -> Path:
 
 
 def imported(
-    folder: Path, source: str, rows: Rows, suffix: str = "json", **options: Any
+    directory: Path, source: str, rows: Rows, suffix: str = "json", **options: Any
 ) -> tuple[list[PreferenceRecord], Imported]:
-    path = write_rows(folder / "set" / f"rows.{suffix}", rows)
-    output = folder / f"out{len(list(folder.iterdir()))}"
+    path = write_rows(directory / "set" / f"rows.{suffix}", rows)
+    output = directory / f"out{len(list(directory.iterdir()))}"
     report = import_set(source, [path], output, **options)
     return read_records(output / "preferences.jsonl", PreferenceRecord), report
 

@@ -65,7 +65,7 @@ PIECES = (
 
 
 @dataclass
-class Figures:
+class Metrics:
     """What came of the trials; `crashes` holds tracebacks and broken promises."""
 
     files: int = 0
@@ -132,7 +132,7 @@ def content(random: Random) -> bytes:
     return start + random.choice((b"\n", b"\r\n", b"\n\n")).join(lines)
 
 
-def check(path: Path, figures: Figures) -> list[Record]:
+def check(path: Path, metrics: Metrics) -> list[Record]:
     """Count what is read in a file; the records.
 
     Raises:
@@ -142,11 +142,11 @@ def check(path: Path, figures: Figures) -> list[Record]:
     for number, item in parse_file(path, record_kind(path)):
         text = written[number - 1].removeprefix(b"\xef\xbb\xbf" if number == 1 else b"")
         if isinstance(item, Problem):
-            figures.lines_refused += 1
+            metrics.lines_refused += 1
             assert (item.file, item.line) == (str(path), number) and item.message
             assert item.field or not number or not is_plain_object(text), str(item)
         else:
-            figures.lines_accepted += 1
+            metrics.lines_accepted += 1
             check_record(item, json.loads(text, object_pairs_hook=without_twins))
             found.append(item)
     validate_files([path])
@@ -199,20 +199,20 @@ def check_round_trip(records: list[Record], path: Path) -> None:
         assert read_records(path, kind) == kept
 
 
-def run(files: int, seed: int, folder: Path) -> Figures:
+def run(files: int, seed: int, directory: Path) -> Metrics:
     """Try as many files; the seed decides them all."""
-    random, figures, start = Random(seed), Figures(files), perf_counter()
-    path, accepted = folder / "file.jsonl", list[Record]()
+    random, metrics, start = Random(seed), Metrics(files), perf_counter()
+    path, accepted = directory / "file.jsonl", list[Record]()
     for _ in range(files):
         path.unlink(missing_ok=True)  # some file systems flush a file that is cut to nothing
         path.write_bytes(content(random))
         try:
-            accepted += check(path, figures)
+            accepted += check(path, metrics)
         except Exception:
-            figures.crashes.append(f"{path.read_bytes()!r}\n{traceback.format_exc()}")
+            metrics.crashes.append(f"{path.read_bytes()!r}\n{traceback.format_exc()}")
     check_round_trip(accepted, path)
-    figures.seconds = round(perf_counter() - start, 1)
-    return figures
+    metrics.seconds = round(perf_counter() - start, 1)
+    return metrics
 
 
 def main() -> None:
@@ -220,10 +220,10 @@ def main() -> None:
     parser.add_argument("files", nargs="?", type=int, default=10_000)
     parser.add_argument("seed", nargs="?", type=int, default=0)
     arguments = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        figures = run(arguments.files, arguments.seed, Path(folder))
-    print(json.dumps(asdict(figures) | {"crashes": len(figures.crashes)}))
-    print("\n".join(figures.crashes[:3]))
+    with TemporaryDirectory() as directory:
+        metrics = run(arguments.files, arguments.seed, Path(directory))
+    print(json.dumps(asdict(metrics) | {"crashes": len(metrics.crashes)}))
+    print("\n".join(metrics.crashes[:3]))
 
 
 if __name__ == "__main__":

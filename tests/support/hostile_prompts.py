@@ -64,22 +64,24 @@ def attack(processor: Any, trials: int, seed: int = 0) -> Counter[str]:
             batch = prompt_batch(
                 [PromptRecord("a.png", text) for text in texts], builder, Path(), max_tokens=9999
             )
-            answers = [builder.response_ids(text) for text in texts]
+            responses = [builder.response_ids(text) for text in texts]
         except DataError:
             counts["refused"] += len(texts)
             continue
         rows = batch.tokens.split(batch.spans.lengths.tolist())
-        for text, row, answer in zip(texts, (row.tolist() for row in rows), answers, strict=True):
+        for text, row, response in zip(
+            texts, (row.tolist() for row in rows), responses, strict=True
+        ):
             counts["smuggled"] += [token for token in row if token in specials] != structure
-            counts["smuggled"] += any(token in specials for token in answer[:-1])
+            counts["smuggled"] += any(token in specials for token in response[:-1])
             counts["wrong pictures"] += row.count(processor.image_token_id) != IMAGE_TOKENS
             counts["changed"] += text not in processor.tokenizer.decode(row)
-            counts["changed"] += builder.decode(answer) != text.strip()
+            counts["changed"] += builder.decode(response) != text.strip()
     return counts
 
 
 def main(trials: int) -> None:
-    """Print the figures of `trials` prompts, shared out among the tokenizers."""
+    """Print the metrics of `trials` prompts, shared out among the tokenizers."""
     rows = []
     names = [name for name in PROCESSORS if HAS_SMOL or name != "smollm2"]
     for name in names:

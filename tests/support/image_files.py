@@ -1,4 +1,4 @@
-"""Picture files for tests, some of them written by hand."""
+"""Image files for tests, some of them written by hand."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""Damaged copies of small pictures of every format; each loads or is refused in one line.
+"""Damaged copies of small images of every format; each loads or is refused in one line.
 
 `python -m tests.support.mutated_images 10000` prints what became of as many.
 """
@@ -72,11 +72,11 @@ def mutated(rng: random.Random, files: list[bytes]) -> bytes:
     return bytes(data)
 
 
-def attack(trials: int, folder: Path, seed: int = 0) -> tuple[Counter[str], float]:
-    """What became of `trials` pictures, by COLUMNS, and the seconds of the slowest."""
+def attack(trials: int, directory: Path, seed: int = 0) -> tuple[Counter[str], float]:
+    """What became of `trials` images, by COLUMNS, and the seconds of the slowest."""
     rng, files, counts, slowest = random.Random(seed), seeds(), Counter(trials=trials), 0.0
     for _ in range(trials):
-        path, start = folder / "x", time.perf_counter()
+        path, start = directory / "x", time.perf_counter()
         path.write_bytes(data := mutated(rng, files))
         try:
             image = load_image(path)
@@ -92,9 +92,9 @@ def attack(trials: int, folder: Path, seed: int = 0) -> tuple[Counter[str], floa
 
 
 def main(trials: int) -> None:
-    """Print the figures of `trials` pictures."""
-    with TemporaryDirectory() as folder:
-        counts, slowest = attack(trials, Path(folder))
+    """Print the metrics of `trials` images."""
+    with TemporaryDirectory() as directory:
+        counts, slowest = attack(trials, Path(directory))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     row = (*(counts[column] for column in COLUMNS), slowest, peak)
     table("Mutated pictures", (*COLUMNS, "slowest, s", "peak memory, MB"), [row])

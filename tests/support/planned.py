@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from rlhf.demo.scenes import write_pictures
+from rlhf.demo.scenes import write_images
 from rlhf.demo.tiny_llava import build_tiny_llava
-from rlhf.planning.workload import Setup
+from rlhf.planning.workload import Workload
 
-SETUP = Setup(
+SETUP = Workload(
     prompt_tokens=640,
     max_new_tokens=128,
     rollout_batch_size=64,
@@ -17,9 +17,9 @@ SETUP = Setup(
 )
 
 
-def wide_model(folder: Path) -> Path:
-    """Build a wider and deeper model than that of the `tiny` fixture, with pictures."""
-    write_pictures(folder / "pictures", 8, "tests")
+def wide_model(directory: Path) -> Path:
+    """Build a wider and deeper model than that of the `tiny` fixture, with images."""
+    write_images(directory / "pictures", 8, "tests")
     texts = ["What colour is the circle? red", "There are two shapes in this picture."]
-    build_tiny_llava(folder / "model", texts, seed=0, hidden=96, layers=3)
-    return folder
+    build_tiny_llava(directory / "model", texts, seed=0, hidden=96, layers=3)
+    return directory

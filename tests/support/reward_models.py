@@ -23,7 +23,7 @@ from tests.support import tiny_models
 KINDS = ("llava_head", "llava_state", "caption_text")
 
 
-def write_text_model(folder: Path, tiny: Path, kind: str, labels: int = 1) -> Path:
+def write_text_model(directory: Path, tiny: Path, kind: str, labels: int = 1) -> Path:
     """A text model with the tiny model's tokenizer: `text`, `llama` or `bert` (classifiers)."""
     tokenizer = AutoTokenizer.from_pretrained(tiny / "model")
     torch.manual_seed(1)
@@ -42,9 +42,9 @@ def write_text_model(folder: Path, tiny: Path, kind: str, labels: int = 1) -> Pa
         model = LlamaForSequenceClassification(LlamaConfig(**sizes, num_labels=labels))
     else:
         model = LlamaModel(LlamaConfig(**sizes))
-    model.eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    model.eval().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
 
 
 def options(
@@ -52,7 +52,7 @@ def options(
 ) -> RewardConfig:
     """`llava_state` is a llava_head that reads no likelihood."""
     fields: dict[str, object] = {"lr": 1e-2, "epochs": 8, "warmup_steps": 2, "train": train}
-    fields |= {"kind": kind.replace("state", "head"), "likelihood": kind == "llava_head"}
+    fields |= {"kind": kind.replace("state", "head"), "use_logprob_feature": kind == "llava_head"}
     return RewardConfig(**{**fields, "text_model": str(text_model), **more})
 
 
@@ -65,8 +65,8 @@ def shake(model: RewardModel) -> None:
     torch.nn.init.normal_(model.head.linear.weight)
 
 
-def save(model: RewardModel, folder: Path, llava: Llava, config: RewardConfig) -> None:
-    save_reward(model, folder, llava, config, {})
+def save(model: RewardModel, directory: Path, llava: Llava, config: RewardConfig) -> None:
+    save_reward(model, directory, llava, config, {})
 
 
 def pairs_of(llava: Llava, tiny: Path, labels: list[float] | None = None) -> PreferenceBatch:

@@ -23,16 +23,16 @@ class Builder:
 builder = cast(PromptBuilder, Builder())
 
 
-def rows(folder: Path, count: int) -> tuple[PromptBatch, Responses]:
-    """`count` rows; row 3 is a file that holds `picture 3`, `instruction 3` and `response 3`."""
+def rows(directory: Path, count: int) -> tuple[PromptBatch, Responses]:
+    """`count` rows; row 3 is a file that holds `image 3`, `instruction 3` and `response 3`."""
     for row in range(count):
-        (folder / f"{row}.png").write_bytes(b"picture %d" % row)
+        (directory / f"{row}.png").write_bytes(b"picture %d" % row)
     spans, tokens = Spans.from_lengths([1] * count), torch.arange(count)
     prompts = PromptBatch(
         tokens=tokens,
         spans=spans,
-        images=tuple((folder / f"{row}.png",) for row in range(count)),
-        keys=tokens,
+        images=tuple((directory / f"{row}.png",) for row in range(count)),
+        sampling_keys=tokens,
         instructions=tuple(f"instruction {row}" for row in range(count)),
     )
     return prompts, Responses(tokens, spans, torch.ones(count, dtype=torch.bool))

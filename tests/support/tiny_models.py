@@ -1,4 +1,4 @@
-"""A tiny LLaVA, pictures and batches for tests."""
+"""A tiny LLaVA, images and batches for tests."""
 
 import json
 from pathlib import Path
@@ -26,19 +26,19 @@ INSTRUCTIONS = (
 )
 
 
-def load(folder: Path, dtype: str = "float32", quantization: str = "none") -> Llava:
-    """A fresh copy of the model in a folder such as that of the `tiny` fixture, on the CPU."""
+def load(directory: Path, dtype: str = "float32", quantization: str = "none") -> Llava:
+    """A fresh copy of the model in a directory such as that of the `tiny` fixture, on the CPU."""
     kind, cpu = getattr(torch, dtype), torch.device("cpu")
-    return Llava.load(str(folder / "model"), device=cpu, dtype=kind, quantization=quantization)
+    return Llava.load(str(directory / "model"), device=cpu, dtype=kind, quantization=quantization)
 
 
-def prompts_of(llava: Llava, folder: Path, count: int = 4) -> PromptBatch:
-    """The first `count` prompts, each with its own picture, of different lengths."""
+def prompts_of(llava: Llava, directory: Path, count: int = 4) -> PromptBatch:
+    """The first `count` prompts, each with its own image, of different lengths."""
     records = [
         PromptRecord(f"pictures/{row:05d}.png", INSTRUCTIONS[row % 4], id=f"p{row}")
         for row in range(count)
     ]
-    return prompt_batch(records, llava.builder, folder, max_tokens=200)
+    return prompt_batch(records, llava.builder, directory, max_tokens=200)
 
 
 def responses_of(llava: Llava, count: int = 4) -> Responses:
@@ -48,19 +48,19 @@ def responses_of(llava: Llava, count: int = 4) -> Responses:
 
 
 def timeless_curves(file: Path) -> list[dict[str, str]]:
-    """Every figure of every step of a metrics.jsonl, to the last bit, but for times and memory."""
-    timed = ("time/", "mem/", "tokens_per_s")
+    """Every metric of every step of a metrics.jsonl, to the last bit, but for times and memory."""
+    timed = ("time/", "memory/", "throughput/")
     return [
         {k: float(x).hex() for k, x in step.items() if x is not None and not k.startswith(timed)}
         for step in map(json.loads, whole_lines(file))
     ]
 
 
-def minibatch_of(policy: Policy, folder: Path) -> Minibatch:
+def minibatch_of(policy: Policy, directory: Path) -> Minibatch:
     """The responses above, by a policy that has not moved, with random advantages and returns."""
-    prompts, responses = prompts_of(policy.llava, folder), responses_of(policy.llava)
+    prompts, responses = prompts_of(policy.llava, directory), responses_of(policy.llava)
     with torch.no_grad():
-        logprobs = policy.score(prompts, responses).logprobs
+        logprobs = policy.evaluate(prompts, responses).logprobs
     return Minibatch(
         prompts=prompts,
         responses=responses,
@@ -72,7 +72,7 @@ def minibatch_of(policy: Policy, folder: Path) -> Minibatch:
     )
 
 
-def two_iterations(policy: Policy, prompts: PromptBatch, folder: Path) -> PPOTrainer:
+def two_iterations(policy: Policy, prompts: PromptBatch, directory: Path) -> PPOTrainer:
     """A run that changes the policy at once, its reward a random head on the policy's trunk."""
     head = ScalarHead(policy.llava.hidden_size)
     torch.nn.init.normal_(head.linear.weight)
@@ -81,11 +81,11 @@ def two_iterations(policy: Policy, prompts: PromptBatch, folder: Path) -> PPOTra
         rollout_batch_size=4,
         minibatch_size=4,
         ppo_epochs=1,
-        value_warmup_iterations=0,
+        critic_warmup_iterations=0,
         lr=1e-2,
         critic=policy.critic.kind,
         microbatch_tokens=120,
     )
     config = Config(ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
     reward = LlavaReward(policy.llava, head, policy.llava.builder)
-    return PPOTrainer(config, policy, reward, prompts, MetricsWriter(folder), folder)
+    return PPOTrainer(config, policy, reward, prompts, MetricsWriter(directory), directory)

@@ -35,7 +35,7 @@ def test_plain_lines_come_after_five_seconds_with_the_time_left(capsys, clock):
     assert lines[0].split(maxsplit=2)[2] == "6 s, 1994 s left"
 
 
-def test_the_latest_figures_stay_until_they_change(capsys, clock):
+def test_the_latest_metrics_stay_until_they_change(capsys, clock):
     with track("ppo", 2) as progress:
         progress.advance(kl=1.0, score=2.0)
         progress.advance(kl=3.14159)
@@ -82,7 +82,7 @@ def test_a_table_shows_its_cells_as_they_are(capsys):
     assert len(widths) == 2 and widths[0] == widths[1], "numbers end in one column"
 
 
-def test_on_a_terminal_a_bar_shows_count_and_figures(monkeypatch):
+def test_on_a_terminal_a_bar_shows_count_and_metrics(monkeypatch):
     screen = module.Console(force_terminal=True, file=io.StringIO(), width=120)
     monkeypatch.setattr(module, "console", lambda: screen)
     with track("train [a]", 4) as progress:

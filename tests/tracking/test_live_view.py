@@ -8,7 +8,7 @@ from rlhf.tracking import live_view as module
 from rlhf.tracking.console import Console, say
 from rlhf.tracking.live_view import sparkline, watch
 
-FIGURES = {"objective/rlhf_reward": 0.5, "objective/kl": 1.25, "tokens/responses_len_mean": 7.0}
+METRICS = {"objective/rlhf_reward": 0.5, "objective/kl": 1.25, "tokens/responses_len_mean": 7.0}
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def test_a_sparkline_goes_from_the_lowest_to_the_highest() -> None:
     assert sparkline([]) == sparkline([float("inf")]) == ""
 
 
-def test_plain_lines_tell_figures_and_time_left_of_a_continued_run(
+def test_plain_lines_tell_metrics_and_time_left_of_a_continued_run(
     capsys: pytest.CaptureFixture[str], clock: list[float]
 ) -> None:
     with watch(1810, done=8) as view:
         clock[0] = 4
-        view.advance(FIGURES)
+        view.advance(METRICS)
         clock[0] = 8
-        view.advance(FIGURES)
+        view.advance(METRICS)
     first, second = capsys.readouterr().out.splitlines()
     # 4 s each; 1801 are left after the first: 7204 s
     assert first == "iteration 9/1810  4 s each, 2:00:04 left  reward 0.5  KL 1.25  tokens 7"
@@ -52,20 +52,20 @@ def test_quick_iterations_give_the_first_line_the_last_and_one_a_second(
     with watch(35) as view:
         for n in range(35):
             clock[0] = n / 8
-            view.advance(FIGURES)
+            view.advance(METRICS)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["1/35", "9/35", "17/35", "25/35", "33/35"] + [
         "35/35"
     ]
 
 
-def test_the_view_shows_figures_rewards_and_the_last_warning(
+def test_the_view_shows_metrics_rewards_and_the_last_warning(
     screen: Console, clock: list[float]
 ) -> None:
     with watch(4) as view:
         for reward in (0.0, 1.0):
             clock[0] += 30
-            view.advance(FIGURES | {"objective/rlhf_reward": reward})
+            view.advance(METRICS | {"objective/rlhf_reward": reward})
         view.warn("an older [one]")
         view.warn("KL explosion")
     shown = screen.file.getvalue()  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ def test_the_view_shows_figures_rewards_and_the_last_warning(
 
 def test_what_is_said_meanwhile_stands_above_whole(screen: Console) -> None:
     with watch(2) as view:
-        view.advance(FIGURES)
+        view.advance(METRICS)
         say("read this " + "x" * 300)
     shown = screen.file.getvalue()  # type: ignore[attr-defined]
     assert "read this " + "x" * 300 in shown
@@ -96,6 +96,6 @@ def test_the_cursor_comes_back_after_a_break(screen: Console, error: type[BaseEx
 def test_a_narrow_terminal_wraps(screen: Console, width: int) -> None:
     screen.width = width
     with watch(2) as view:
-        view.advance(FIGURES)
+        view.advance(METRICS)
         view.warn("KL explosion at step 3: the reward pulls too hard")
     assert "iteration"[:width] in screen.file.getvalue()  # type: ignore[attr-defined]

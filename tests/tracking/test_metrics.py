@@ -19,8 +19,8 @@ from rlhf.tracking.metrics import METRICS, MetricsWriter, Sample, text_statistic
 from rlhf.tracking.reader import read_metrics
 
 
-def events(folder):
-    return EventAccumulator(str(folder), size_guidance={"tensors": 0, "images": 0}).Reload()
+def events(directory):
+    return EventAccumulator(str(directory), size_guidance={"tensors": 0, "images": 0}).Reload()
 
 
 def test_scalars_come_back_exactly_from_the_lines_and_from_tensorboard(tmp_path):
@@ -84,11 +84,11 @@ def test_histograms_accept_integers_and_leave_out_the_empty(tmp_path):
     assert board.Histograms("lengths")[0].histogram_value.num == 4
 
 
-def test_samples_are_a_table_that_text_cannot_break_and_pictures_with_the_answer_below(tmp_path):
+def test_samples_are_a_table_that_text_cannot_break_and_images_with_the_response_below(tmp_path):
     nasty = "a | b\n| <script>x</script> `c` *d* _e_"
-    picture = Image.new("RGBA", (48, 24), (255, 0, 0, 255))
+    drawn = Image.new("RGBA", (48, 24), (255, 0, 0, 255))
     with MetricsWriter(tmp_path) as writer:
-        writer.samples([Sample(picture, "what?", nasty, 1.25)], 7)
+        writer.samples([Sample(drawn, "what?", nasty, 1.25)], 7)
     board = events(tmp_path)
     (text,) = board.Tensors("samples/text_summary")
     table = text.tensor_proto.string_val[0].decode().splitlines()
@@ -123,7 +123,9 @@ def test_a_resumed_run_has_one_layout(tmp_path):
 
 def test_the_table_of_runs_knows_options_and_shows_the_last_values(tmp_path):
     with MetricsWriter(tmp_path) as writer:
-        writer.hparams({"ppo.lr": 1e-3, "ppo.kl_goal": None, "ppo.critic": "shared"}, ["lr"])
+        writer.hparams(
+            {"ppo.lr": 1e-3, "ppo.adaptive_kl_target": None, "ppo.critic": "shared"}, ["lr"]
+        )
         writer.scalars({"lr": 0.5}, 0)
         writer.scalars({"lr": 0.25}, 1)
     board = events(tmp_path)
@@ -136,7 +138,7 @@ def test_the_table_of_runs_knows_options_and_shows_the_last_values(tmp_path):
     started = content["_hparams_/session_start_info"].session_start_info.hparams
     assert started["ppo.lr"].number_value == 1e-3
     assert started["ppo.critic"].string_value == "shared"
-    assert started["ppo.kl_goal"].string_value == "None"
+    assert started["ppo.adaptive_kl_target"].string_value == "None"
     metrics = content["_hparams_/experiment"].experiment.metric_infos
     assert [info.name.tag for info in metrics] == ["lr"]
     assert [x.value for x in board.Scalars("lr")] == [0.5, 0.25], "no value of its own"
@@ -168,7 +170,9 @@ def test_every_metric_has_a_one_line_meaning():
 def test_every_metric_is_written_somewhere() -> None:
     sources = Path(__file__).parents[2] / "rlhf"
     text = "".join(
-        path.read_text() for path in sources.rglob("*.py") if path.name != "metrics.py" or path.parent.name != "tracking"
+        path.read_text()
+        for path in sources.rglob("*.py")
+        if path.name != "metrics.py" or path.parent.name != "tracking"
     )
     produced = {*text_statistics(["a"])}
     assert [name for name in METRICS if f'"{name}"' not in text and name not in produced] == []

@@ -19,7 +19,7 @@ from rlhf.models.policy import build_policy
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.spans import Spans
 from rlhf.tracking.metrics import METRICS
-from rlhf.tracking.profiler import PHASES, Profile, count, count_responses, lap, phase
+from rlhf.tracking.profiler import PHASES, Profile, count, count_responses, end_iteration, phase
 from rlhf.tracking.reader import read_metrics
 from rlhf.types import PromptBatch, Responses
 from tests.support import tiny_models
@@ -47,41 +47,41 @@ def test_a_phase_inside_another_is_not_counted_in_that_one(clock: Clock) -> None
     clock.now = 100
     with profile.active():
         clock.now += 1
-        with phase("policy"):
+        with phase("old_logprobs"):
             clock.now += 2
             with phase("vision"):
                 clock.now += 4
             clock.now += 8
         clock.now += 16
-        found = lap()
-    assert found == {"time/policy": 10, "time/vision": 4, "time/other": 17}
+        found = end_iteration()
+    assert found == {"time/old_logprobs": 10, "time/vision": 4, "time/other": 17}
 
 
 def test_an_undivided_phase_keeps_what_is_inside(clock: Clock) -> None:
     with Profile(clock=clock).active() as profile:
-        with phase("forward", undivided=True):
+        with phase("forward", opaque=True):
             clock.now += 1
             with phase("vision"), phase("values"):
                 clock.now += 2
-                count("pictures")
+                count("images")
             clock.now += 4
         with phase("vision"):
             clock.now += 8
-            count("pictures", 3)
-        done = profile.lap()
+            count("images", 3)
+        done = profile.end_iteration()
     assert done.seconds == {"forward": 7, "vision": 8, "other": 0}
-    assert done.counts == {"pictures": 3}
+    assert done.counts == {"images": 3}
 
 
 def test_a_phase_that_fails_ends_all_the_same(clock: Clock) -> None:
     with Profile(clock=clock).active() as profile:
-        with pytest.raises(KeyError), phase("forward", undivided=True), phase("values"):
+        with pytest.raises(KeyError), phase("forward", opaque=True), phase("values"):
             clock.now += 1
             raise KeyError
-        with phase("reward"):
+        with phase("scores"):
             clock.now += 2
         clock.now += 4
-        assert profile.lap().seconds == {"forward": 1, "reward": 2, "other": 4}
+        assert profile.end_iteration().seconds == {"forward": 1, "scores": 2, "other": 4}
 
 
 def test_each_lap_begins_anew_and_what_follows_one_is_in_none(clock: Clock) -> None:
@@ -97,11 +97,11 @@ def test_each_lap_begins_anew_and_what_follows_one_is_in_none(clock: Clock) -> N
             with phase("decode"):
                 clock.now += seconds
             count("decode_steps", 10 * seconds)
-            lap()
+            end_iteration()
     clock.now += 5
-    assert [one.seconds["decode"] for one in profile.laps] == [1, 2]
-    assert [one.seconds["other"] for one in profile.laps] == [0, 0]
-    assert [one.counts["decode_steps"] for one in profile.laps] == [10, 20]
+    assert [one.seconds["decode"] for one in profile.iterations] == [1, 2]
+    assert [one.seconds["other"] for one in profile.iterations] == [0, 0]
+    assert [one.counts["decode_steps"] for one in profile.iterations] == [10, 20]
     assert told == [1, 2]
 
 
@@ -113,7 +113,7 @@ def test_the_device_is_waited_for_before_each_look_at_the_clock() -> None:
         return 0.0
 
     with Profile(lambda: seen.append("wait"), look).active():
-        with phase("forward", undivided=True), phase("vision"):
+        with phase("forward", opaque=True), phase("vision"):
             pass
         assert seen == ["wait", "look"] * 3
 
@@ -124,9 +124,9 @@ def test_without_a_profile_nothing_is_taken() -> None:
         pass
     with phase("decode") as nothing:
         count("decode_steps")
-    assert nothing is None and phase("decode") is phase("reward")
-    assert lap() == {} and profile.laps == []
-    assert profile.lap().counts == {}
+    assert nothing is None and phase("decode") is phase("scores")
+    assert end_iteration() == {} and profile.iterations == []
+    assert profile.end_iteration().counts == {}
 
 
 def responses_of_lengths(lengths: list[int], keys: list[int], said: list[int]) -> Any:
@@ -150,7 +150,7 @@ def test_decoding_sees_every_token_before_and_reads_a_shared_prompt_once() -> No
         read += step * len(alive) + sum({keys[row]: lengths[row] for row in alive}.values())
     with Profile().active() as profile:
         count_responses(*responses_of_lengths(lengths, keys, said))
-        assert profile.lap().counts == {
+        assert profile.end_iteration().counts == {
             "responses": 4,
             "prompt_tokens": 37,
             "response_tokens": 10,
@@ -162,15 +162,15 @@ def test_decoding_sees_every_token_before_and_reads_a_shared_prompt_once() -> No
 def test_every_phase_in_the_code_has_its_metric() -> None:
     sources = [path.read_text() for path in (ROOT / "rlhf").rglob("*.py")]
     used = {name for text in sources for name in re.findall(r'\bphase\("(\w+)"', text)}
-    assert {"policy", "forward", "optimizer"} <= used <= PHASES.keys()
+    assert {"old_logprobs", "forward", "optimizer"} <= used <= PHASES.keys()
     assert set(PHASES.values()) <= METRICS.keys()
 
 
-def two_iterations(tiny: Path, folder: Path, profile: Profile | None) -> PPOTrainer:
+def two_iterations(tiny: Path, directory: Path, profile: Profile | None) -> PPOTrainer:
     llava = tiny_models.load(tiny)
     torch.manual_seed(0)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
-    run = tiny_models.two_iterations(policy, tiny_models.prompts_of(llava, tiny), folder)
+    run = tiny_models.two_iterations(policy, tiny_models.prompts_of(llava, tiny), directory)
     with profile.active() if profile else nullcontext():
         run.run()
     return run
@@ -183,10 +183,12 @@ def test_a_profiled_run_is_the_same_run(tiny: Path, tmp_path: Path) -> None:
     ]
     plain, profiled = (read_metrics(tmp_path / name) for name in ("plain", "profiled"))
     assert {*profiled} - {*plain} <= {*PHASES.values()} <= {*METRICS} - {*plain}
-    timed = ("time/rollout", "time/update", "tokens_per_s", "mem/peak_gb")
+    timed = ("time/rollout", "time/update", "throughput/tokens_per_second", "memory/peak_gb")
     same = plain.keys() - timed
     assert {name: profiled[name] for name in same} == {name: plain[name] for name in same}
-    for before, after in zip(*(run.policy.trained().values() for run in runs), strict=True):
+    for before, after in zip(
+        *(run.policy.trainable_parameters().values() for run in runs), strict=True
+    ):
         assert torch.equal(before, after)
 
 
@@ -197,9 +199,9 @@ def test_every_second_of_a_run_is_in_one_phase(tiny: Path, tmp_path: Path) -> No
     least = sum(value for name in ("time/rollout", "time/update") for _, value in found[name])
     charged = sum(value for name in PHASES.values() for _, value in found.get(name, []))
     assert least < charged < ended - started
-    assert charged == pytest.approx(sum(sum(one.seconds.values()) for one in profile.laps))
+    assert charged == pytest.approx(sum(sum(one.seconds.values()) for one in profile.iterations))
     elsewhere = {"vision", "prefill", "decode", "save"}  # of another lap, or of none
-    for one in profile.laps:
+    for one in profile.iterations:
         assert {name for name in PHASES if one.seconds[name]} | elsewhere == {*PHASES}
         assert (one.counts["responses"], one.counts["updated_responses"]) == (4, 4)
 
@@ -216,11 +218,12 @@ def job(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
     def made(iterations: int, profile: Any) -> Job:
         sizes: Any = {"rollout_batch_size": 4, "minibatch_size": 4, "ppo_epochs": 1}
         config = Config(
-            profile=profile,
             model=ModelConfig(path=str(tiny / "model"), lora_rank=4),
             data=DataConfig(prompts=str(prompts), root=str(tiny)),
             sampling=SamplingConfig(max_new_tokens=4),
-            ppo=PPOConfig(iterations=iterations, value_warmup_iterations=0, **sizes),
+            ppo=PPOConfig(
+                iterations=iterations, critic_warmup_iterations=0, profile=profile, **sizes
+            ),
         )
         return Job(config, tmp_path, [], [], lambda *_: (Path(), {}), f"{judge}:score")
 
@@ -231,16 +234,16 @@ def job(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
 def test_the_command_prints_the_roofline_and_traces_one_iteration(
     iterations: int, job: Callable[..., Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = ppo(job(iterations, "trace"))["profile"]
-    json.dumps(figures)
-    assert figures["roofline"] > 0 and figures["ideal_seconds"]["reward"] == 0
+    metrics = ppo(job(iterations, "trace"))["profile"]
+    json.dumps(metrics)
+    assert metrics["roofline"] > 0 and metrics["ideal_seconds"]["scores"] == 0
     trace = json.loads(gzip.decompress((tmp_path / "trace.json.gz").read_bytes()))
     names = [event.get("name") for event in trace["traceEvents"]]
-    assert names.count("optimizer") == names.count("reward") == 1
+    assert names.count("optimizer") == names.count("scores") == 1
     shown = capsys.readouterr().out
-    last = read_metrics(tmp_path)["time/reward"][-1]
+    last = read_metrics(tmp_path)["time/scores"][-1]
     assert f"iterations {iterations} to {iterations}, mean" in shown and "in all" in shown
-    assert figures["seconds"]["reward"] == last[1]
+    assert metrics["seconds"]["scores"] == last[1]
 
 
 def test_the_command_measures_nothing_unasked(job: Callable[..., Job], tmp_path: Path) -> None:

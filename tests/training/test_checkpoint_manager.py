@@ -13,24 +13,24 @@ from rlhf.errors import ResourceError, StoppedError, UsageError
 from rlhf.storage.checkpoint import load_checkpoint
 from rlhf.training import checkpoint_manager as keeping
 from rlhf.training import signals
-from rlhf.training.checkpoint_manager import Keeper, State, data_hash
+from rlhf.training.checkpoint_manager import CheckpointManager, State, data_hash
 from tests.support import tiny_models
 
 
-def keeper(folder: Path, every: int = 2) -> Keeper:
+def keeper(directory: Path, every: int = 2) -> CheckpointManager:
     state = State({"weights": {"w": torch.ones(2)}}, {"loss": 0.5})
-    return Keeper("ppo", Config(), folder, every, lambda: state, "of the data")
+    return CheckpointManager("ppo", Config(), directory, every, lambda: state, "of the data")
 
 
-def saved(folder: Path) -> list[int]:
-    return sorted(int(path.name[5:]) for path in (folder / "checkpoints").glob("step-*"))
+def saved(directory: Path) -> list[int]:
+    return sorted(int(path.name[5:]) for path in (directory / "checkpoints").glob("step-*"))
 
 
 def test_it_saves_each_so_many_steps_and_at_the_end(tmp_path: Path) -> None:
     one, steps = keeper(tmp_path, every=3), []
-    with one.watching():
+    with one.catch_signals():
         for done in range(1, 8):
-            one.after(done, last=done == 7)
+            one.maybe_save(done, last=done == 7)
             steps.append(one.saved)
     assert steps == [None, None, 3, 3, 3, 6, 7]
 
@@ -40,11 +40,11 @@ def test_a_signal_is_dealt_with_after_the_step(
     tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     one, before = keeper(tmp_path), signal.getsignal(getattr(signal, name))
-    with pytest.raises(StoppedError) as error, one.watching():
-        one.after(1, last=False)
+    with pytest.raises(StoppedError) as error, one.catch_signals():
+        one.maybe_save(1, last=False)
         os.kill(os.getpid(), getattr(signal, name))
         assert not saved(tmp_path)
-        one.after(3, last=False)
+        one.maybe_save(3, last=False)
     assert saved(tmp_path) == [3]
     assert error.value.exit_code == {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75}[name]
     assert error.value.fix == f"continue with: rlhf ppo resume={tmp_path}"
@@ -54,7 +54,7 @@ def test_a_signal_is_dealt_with_after_the_step(
 
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     one = keeper(tmp_path)
-    with pytest.raises(StoppedError), signals.stops_at_once(), one.watching():
+    with pytest.raises(StoppedError), signals.stops_at_once(), one.catch_signals():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
     assert not (tmp_path / "checkpoints").exists()
@@ -73,27 +73,27 @@ def test_failed_saves_are_warned_of_twice(
         raise ResourceError("The disk is full.", "there", "Free space.")
 
     one = keeper(tmp_path, every=1)
-    one.after(1, last=False)
+    one.maybe_save(1, last=False)
     monkeypatch.setattr(keeping, "save_checkpoint", full)
     for done in (2, 3):
-        one.after(done, last=False)
+        one.maybe_save(done, last=False)
     assert capsys.readouterr().out.count("training goes on") == 2
     with pytest.raises(ResourceError):
-        one.after(4, last=False)
+        one.maybe_save(4, last=False)
     assert one.saved == 1
     with pytest.raises(ResourceError):  # at the end nothing comes that could save it
-        keeper(tmp_path).after(1, last=True)
+        keeper(tmp_path).maybe_save(1, last=True)
 
 
 def test_a_good_state_is_kept_and_known_after_a_resume(tmp_path: Path) -> None:
     one = keeper(tmp_path, every=1)
     for done in range(1, 7):
-        one.after(done, last=False, good=done == 2)
+        one.maybe_save(done, last=False, good=done == 2)
     assert saved(tmp_path) == [2, 5, 6]
-    assert one.path(one.good).endswith("step-000002")
+    assert one.path(one.last_healthy_step).endswith("step-000002")
     other = keeper(tmp_path, every=1)
     other.resume(load_checkpoint(tmp_path / "checkpoints"))
-    assert (other.good, other.saved) == (2, 6)
+    assert (other.last_healthy_step, other.saved) == (2, 6)
     assert other.path(None) == "none"
 
 
@@ -108,7 +108,7 @@ def test_other_data_are_refused_unless_that_is_allowed(tmp_path: Path) -> None:
     one.resume(found)
 
 
-def test_the_hash_of_data_sees_tokens_rows_pictures_and_labels(tiny: Path) -> None:
+def test_the_hash_of_data_sees_tokens_rows_images_and_labels(tiny: Path) -> None:
     llava = tiny_models.load(tiny)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     swapped = torch.tensor([1, 0, 2, 3])

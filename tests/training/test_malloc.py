@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf.training.malloc import keep_freed_memory
+from rlhf.training.malloc import tune_malloc
 
 
 def test_glibc_is_told_both_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -13,7 +13,7 @@ def test_glibc_is_told_both_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
     library = SimpleNamespace(mallopt=lambda name, value: told.append((name, value)))
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
     monkeypatch.setattr("sys.platform", "linux")
-    keep_freed_memory()
+    tune_malloc()
     assert told == [(-3, 32 * 2**20), (-1, 2**31 - 1)]
 
 
@@ -23,4 +23,4 @@ def test_elsewhere_nothing_is_done(
 ) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
     monkeypatch.setattr("sys.platform", system)
-    keep_freed_memory()
+    tune_malloc()

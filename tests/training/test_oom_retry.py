@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from rlhf.errors import ResourceError, is_out_of_memory, out_of_memory
-from rlhf.training.oom_retry import Backoff
+from rlhf.training.oom_retry import OOMRetry
 
 OOM = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand more")
 
 
 def test_pieces_double_until_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
-    backoff, sizes = Backoff(most=8), []
+    backoff, sizes = OOMRetry(most=8), []
 
     def work() -> str:
-        sizes.append(backoff.share(100))
+        sizes.append(backoff.split(100))
         if sizes[-1] > 30:
             raise OOM
         return "done"
@@ -23,7 +23,7 @@ def test_pieces_double_until_it_fits(capsys: pytest.CaptureFixture[str]) -> None
     assert "out of memory in the update: again in 4 times as many pieces" in capsys.readouterr().out
     assert backoff.run("update", work) == "done"  # and it stays so
     assert sizes == [100, 50, 25, 25]
-    assert Backoff(most=8).share(0) == 1
+    assert OOMRetry(most=8).split(0) == 1
 
 
 def test_beyond_the_smallest_pieces_it_says_so() -> None:
@@ -31,7 +31,7 @@ def test_beyond_the_smallest_pieces_it_says_so() -> None:
         raise OOM
 
     with pytest.raises(ResourceError) as error:
-        Backoff(most=4).run("rollout", work)
+        OOMRetry(most=4).run("rollout", work)
     assert error.value.exit_code == 5
     assert error.value.where == "CUDA out of memory. Tried to allocate 2.00 GiB"
 
@@ -44,7 +44,7 @@ def test_another_error_is_not_repeated() -> None:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Backoff(most=4).run("update", work)
+        OOMRetry(most=4).run("update", work)
     assert len(tries) == 1
 
 

@@ -34,12 +34,12 @@ def train(
     reward: RewardConfig,
     pairs: PreferenceBatch,
     held_out: PreferenceBatch,
-    folder: Path,
+    directory: Path,
     steps: int = 0,
 ) -> int:
     config = Config(reward=reward, ppo=PPOConfig(microbatch_tokens=9999))
-    with MetricsWriter(folder) as writer:
-        return RewardTrainer(config, model, pairs, held_out, writer, folder, steps=steps).run()
+    with MetricsWriter(directory) as writer:
+        return RewardTrainer(config, model, pairs, held_out, writer, directory, steps=steps).run()
 
 
 def both_scores(model: RewardModel, pairs: PreferenceBatch) -> torch.Tensor:
@@ -53,10 +53,10 @@ def test_an_easy_preference_is_learnt_and_nothing_else_moves(
 ) -> None:
     reward = kit.options(kind, text_model, train_what, epochs=20, lr=3e-2)
     model, pairs = kit.build(llava, reward), kit.pairs_of(llava, tiny)
-    before = {name: value.clone() for name, value in model.network().named_parameters()}
+    before = {name: value.clone() for name, value in model.backbone().named_parameters()}
     trunk = {name: value.clone() for name, value in llava.model.named_parameters()}
     train(model, reward, pairs, pairs, tmp_path)
-    for network, old in ((model.network(), before), (llava.model, trunk)):
+    for network, old in ((model.backbone(), before), (llava.model, trunk)):
         for name, value in network.named_parameters():
             assert "lora_" in name or torch.equal(value, old[name]), name
     both = both_scores(model, pairs)
@@ -103,7 +103,7 @@ def test_training_by_cached_features_is_training(llava: Llava, tiny: Path, tmp_p
     optimizer = torch.optim.AdamW([weight, bias], lr=1e-2, weight_decay=0.0)
     for rate in (1e-2, 5e-3):
         with torch.no_grad():
-            features = model.features(*pairs.stacked())
+            features = model.head_inputs(*pairs.stacked())
         chosen, rejected = (features @ weight.T + bias).squeeze(1).chunk(2)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
@@ -114,11 +114,11 @@ def test_training_by_cached_features_is_training(llava: Llava, tiny: Path, tmp_p
 
 
 def run_without_patience(
-    llava: Llava, pairs: PreferenceBatch, held_out: PreferenceBatch, folder: Path
+    llava: Llava, pairs: PreferenceBatch, held_out: PreferenceBatch, directory: Path
 ) -> int:
     """The last weights are kept, and so the steps are all of them."""
     reward = kit.options("llava_head", train="head", epochs=50, lr=0.1, batch_size=8)
-    return train(kit.build(llava, reward), reward, pairs, held_out, folder)
+    return train(kit.build(llava, reward), reward, pairs, held_out, directory)
 
 
 def test_the_best_weights_by_held_out_loss_are_kept(
@@ -126,7 +126,13 @@ def test_the_best_weights_by_held_out_loss_are_kept(
 ) -> None:
     """Held-out labels against the training's: each step is worse, the first look the best."""
     reward = kit.options(
-        "llava_head", train="head", epochs=50, lr=0.1, patience=3, evaluate_every=1, batch_size=8
+        "llava_head",
+        train="head",
+        epochs=50,
+        lr=0.1,
+        early_stopping_patience=3,
+        evaluate_every=1,
+        batch_size=8,
     )
     model, pairs = kit.build(llava, reward), kit.pairs_of(llava, tiny)
     opposite = PreferenceBatch(pairs.prompts, pairs.rejected, pairs.chosen, pairs.labels)
@@ -151,7 +157,7 @@ def test_ties_count_half_margin_and_centring_reach_the_loss(
     for name, more in {
         "plain": {},
         "margin": {"margin": 2.0},
-        "centring": {"centring": 0.5},
+        "centering": {"center_coef": 0.5},
         "smoothing": {"label_smoothing": 0.25},
     }.items():
         reward = kit.options("llava_head", train="head", epochs=1, batch_size=8, **more)
@@ -168,7 +174,7 @@ def test_ties_count_half_margin_and_centring_reach_the_loss(
     assert losses["plain"] == pytest.approx(loss(d, y), abs=1e-4)
     assert losses["margin"] == pytest.approx(loss(torch.where(y == 1, d - 2, d), y), abs=1e-4)
     centred = loss(d, y) + 0.5 * float((chosen + rejected).square().mean())
-    assert losses["centring"] == pytest.approx(centred, rel=1e-4)
+    assert losses["centering"] == pytest.approx(centred, rel=1e-4)
     assert losses["smoothing"] == pytest.approx(loss(d, 0.75 * y + 0.25 * (1 - y)), abs=1e-4)
 
 

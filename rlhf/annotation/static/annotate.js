@@ -14,7 +14,7 @@ const store = { name: "rlhf.name", outbox: `rlhf.outbox.${token}` };
 
 const page = newKey(); // two pages never have the same pair at hand
 let current = null; // the pair that is shown
-let queue = []; // pairs that come next, their pictures loading
+let queue = []; // pairs that come next, their images loading
 let outbox = JSON.parse(localStorage.getItem(store.outbox) || "[]");
 let name = localStorage.getItem(store.name) || "";
 let shownAt = 0;
@@ -86,11 +86,11 @@ function notice(text) {
 
 function preload(pair) {
   const image = new Image();
-  image.alt = "the picture that the answers are about";
+  image.alt = "the image that the answers are about";
   image.addEventListener("load", () => {
     image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) <= 160);
   });
-  image.src = pair.picture;
+  image.src = pair.image;
   image.decode().catch(() => {});
   return { ...pair, image };
 }
@@ -99,7 +99,7 @@ function show(pair) {
   current = pair;
   $("notice").hidden = true;
   $("main").hidden = false;
-  $("picture").replaceChildren(pair.image);
+  $("image").replaceChildren(pair.image);
   $("instruction").textContent = pair.instruction;
   $("left").textContent = pair.left;
   $("right").textContent = pair.right;
@@ -250,7 +250,7 @@ $("skip").querySelector("form").addEventListener("submit", (event) => {
   event.preventDefault();
   if ($("reason").value.trim()) skipFor($("reason").value.trim());
 });
-$("picture").addEventListener("click", zoom);
+$("image").addEventListener("click", zoom);
 $("zoom").addEventListener("click", zoom);
 $("help").addEventListener("click", () => $("help").close());
 $("name").addEventListener("change", rename);

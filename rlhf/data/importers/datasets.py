@@ -21,8 +21,8 @@ from rlhf.data.importers.fields import (
     Skip,
     exchange,
     identity,
+    image_of,
     message,
-    picture,
     provenance,
     text,
     typed,
@@ -55,7 +55,7 @@ class PublicSet:
 def rlaif_v(row: Row) -> Found:
     """openbmb/RLAIF-V-Dataset."""
     yield Pair(
-        image=picture(row, *IMAGE),
+        image=image_of(row, *IMAGE),
         instruction=text(row, "question"),
         first=text(row, "chosen"),
         second=text(row, "rejected"),
@@ -67,7 +67,7 @@ def rlaif_v(row: Row) -> Found:
 def trl(row: Row) -> Found:
     """trl's conversational preference form, e.g. trl-lib/rlaif-v."""
     yield Pair(
-        image=picture(row, "images", "image"),
+        image=image_of(row, "images", "image"),
         instruction=message(row, "prompt", "user"),
         first=message(row, "chosen", "assistant"),
         second=message(row, "rejected", "assistant"),
@@ -82,7 +82,7 @@ def rlhf_v(row: Row) -> Found:
         raise Skip("unexpected form", "text", error) from error
     fields = {f"text.{name}": value for name, value in inner.items()}
     yield Pair(
-        image=picture(row, *IMAGE),
+        image=image_of(row, *IMAGE),
         instruction=text(fields, "text.question"),
         first=text(fields, "text.chosen"),
         second=text(fields, "text.rejected"),
@@ -95,7 +95,7 @@ def llava_rlhf(row: Row) -> Found:
     """zhiqings/LLaVA-Human-Preference-10K: 1 prefers output_1; rows with earlier turns are left."""
     outputs = [typed(row, name, dict[str, str]) for name in ("output_1", "output_2")]
     yield Pair(
-        image=picture(row, "image"),
+        image=image_of(row, "image"),
         instruction=exchange(row, "conversations")[0],
         first=text(outputs[0], "value"),
         second=text(outputs[1], "value"),
@@ -128,7 +128,7 @@ def vlfeedback(row: Row) -> Found:
     A completion of which an aspect is "N/A" is not compared: means over other aspects than its
     rival's would decide.
     """
-    image, instruction = picture(row, "img_path", "image"), text(row, "prompt")
+    image, instruction = image_of(row, "img_path", "image"), text(row, "prompt")
     completions = _completions(row)
     if len(completions) < 2:
         raise Skip("fewer than two answers", "completions")
@@ -164,7 +164,7 @@ def _completions(row: Row) -> list[_Completion]:
 def spa_vl(row: Row) -> Found:
     """sqrti/SPA-VL."""
     yield Pair(
-        image=picture(row, "image"),
+        image=image_of(row, "image"),
         instruction=text(row, "question"),
         first=text(row, "chosen"),
         second=text(row, "rejected"),
@@ -176,7 +176,7 @@ def povid(row: Row) -> Found:
     """YiyangAiLab/POVID_preference_data_for_VLLMs; rows with earlier turns are left out."""
     instruction, first = exchange(row, "conversations")
     yield Pair(
-        image=picture(row, "image"),
+        image=image_of(row, "image"),
         instruction=instruction,
         first=first,
         second=exchange(row, "rejected_conversations")[1],
@@ -189,7 +189,7 @@ def mm_rlhf(row: Row) -> Found:
     if row.get("video"):
         raise Skip("video row", "video")
     yield Pair(
-        image=picture(row, "image"),
+        image=image_of(row, "image"),
         instruction=unmarked(text(row, "prompt"), "prompt"),
         first=text(row, "chosen"),
         second=text(row, "rejected"),
@@ -205,7 +205,7 @@ def vl_rewardbench(row: Row) -> Found:
     models = row.get("models")
     names = models if isinstance(models, list) and len(models) == 2 else ["", ""]
     yield Pair(
-        image=picture(row, "image"),
+        image=image_of(row, "image"),
         instruction=text(row, "query"),
         first=responses[0],
         second=responses[1],
@@ -217,11 +217,11 @@ def vl_rewardbench(row: Row) -> Found:
 
 
 def table(row: Row) -> Found:
-    """Any table with a picture, a question, and answers with a label or chosen and rejected."""
+    """Any table with an image, a question, and answers with a label or chosen and rejected."""
     paired = row.get("response_a") is not None
     first, second = ("response_a", "response_b") if paired else ("chosen", "rejected")
     yield Pair(
-        image=picture(row, "image_path", "image"),
+        image=image_of(row, "image_path", "image"),
         instruction=text(row, *QUESTION),
         first=text(row, first),
         second=text(row, second),

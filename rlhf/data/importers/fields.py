@@ -29,7 +29,7 @@ class Skip(Exception):
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
     """Two answers to one question; label "a" prefers `first`, "b" `second`, or as the set codes it.
 
-    `image` is a path, base64 text or the bytes of a picture; `about` describes each answer;
+    `image` is a path, base64 text or the bytes of an image; `about` describes each answer;
     `keeps_sides` says that a person saw `first` and `second` as sides.
     """
 
@@ -87,8 +87,8 @@ def typed(row: Row, name: str, kind: type[T]) -> T:
         raise Skip("unexpected form", name, error) from error
 
 
-def picture(row: Row, *names: str) -> str | bytes:
-    """The one picture in the first of these fields that holds any."""
+def image_of(row: Row, *names: str) -> str | bytes:
+    """The one image in the first of these fields that holds any."""
     for name in names:
         values = row.get(name)
         found = [
@@ -97,14 +97,14 @@ def picture(row: Row, *names: str) -> str | bytes:
             if (content := _content(value))
         ]
         if len(found) > 1:
-            raise Skip("several pictures", name)
+            raise Skip("several images", name)
         if found:
             return found[0]
-    raise Skip("no picture", names[0])
+    raise Skip("no image", names[0])
 
 
 def _content(value: object) -> str | bytes | None:
-    """What stands for a picture: text or bytes, also inside `{bytes, path}`."""
+    """What stands for an image: text or bytes, also inside `{bytes, path}`."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     return value if isinstance(value, str | bytes) and value else None
@@ -124,7 +124,7 @@ def provenance(row: Row, *names: str) -> dict[str, Any]:
 def unmarked(value: str, name: str) -> str:
     """The text without the `<image>` that LLaVA's format puts before or after it."""
     if value.count("<image>") > 1:
-        raise Skip("several pictures", name)
+        raise Skip("several images", name)
     return re.sub(r"\A\s*<image>\s*|\s*<image>\s*\Z", "", value)
 
 
@@ -136,10 +136,10 @@ def exchange(row: Row, name: str) -> tuple[str, str]:
     """
     turns = typed(row, name, list[_Turn])
     questions = [turn.value for turn in turns if turn.speaker in ("human", "user")]
-    answers = [turn.value for turn in turns if turn.speaker not in ("human", "user")]
-    if len(questions) != 1 or len(answers) > 1:
+    responses = [turn.value for turn in turns if turn.speaker not in ("human", "user")]
+    if len(questions) != 1 or len(responses) > 1:
         raise Skip("not one user turn", name, f"{len(questions)} user turns")
-    return unmarked(questions[0], name), "".join(answers)
+    return unmarked(questions[0], name), "".join(responses)
 
 
 def message(row: Row, name: str, role: str) -> str:

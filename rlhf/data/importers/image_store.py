@@ -1,4 +1,4 @@
-"""Pictures of imported sets: checked, named by content, and kept in one folder."""
+"""Images of imported sets: checked, named by content, and kept in one directory."""
 
 import base64
 import hashlib
@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-from rlhf.data.images import MAX_BYTES, load_image, picture_digest
+from rlhf.data.images import MAX_BYTES, image_digest, load_image
 from rlhf.data.records import resolve_image
 from rlhf.errors import DataError, ResourceError
 
@@ -17,15 +17,15 @@ _MAGIC |= {b"BM": "bmp", b"II": "tif", b"MM": "tif"}
 _DATA_URI = re.compile(r"\Adata:[\w/+.-]*;base64,")
 
 
-class Pictures:
-    """A folder that holds each picture once, as `<16 hex digits of its SHA-256>.<format>`.
+class Images:
+    """A directory that holds each image once, as `<16 hex digits of its SHA-256>.<format>`.
 
     Args:
-        folder: made when the first picture is kept.
+        directory: made when the first image is kept.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self._kept: dict[str, str | DataError] = {}  # by digest: the name, or what is wrong
         self._digests: dict[Path, str] = {}
 
@@ -33,7 +33,7 @@ class Pictures:
         return sum(isinstance(name, str) for name in self._kept.values())
 
     def add(self, image: str | bytes, root: Path) -> str:
-        """The `image_path` of a picture, relative to the folder that holds `folder`.
+        """The `image_path` of an image, relative to the directory that holds `directory`.
 
         Args:
             image: its bytes, its base64 text, or its path below `root`. A file is hard-linked,
@@ -50,18 +50,18 @@ class Pictures:
 
     def _from_file(self, path: Path) -> str:
         if path not in self._digests:
-            self._digests[path] = picture_digest(path)
+            self._digests[path] = image_digest(path)
         return self._once(self._digests[path], path)
 
     def _from_bytes(self, content: bytes) -> str:
         if len(content) > MAX_BYTES:
-            raise DataError(f"the embedded picture is over {MAX_BYTES // 10**6} MB")
+            raise DataError(f"the embedded image is over {MAX_BYTES // 10**6} MB")
         digest = hashlib.sha256(content).hexdigest()
         if digest in self._kept:
             return self._once(digest, Path())
-        part = self.folder / f".{digest[:16]}.tmp-{os.getpid()}"
+        part = self.directory / f".{digest[:16]}.tmp-{os.getpid()}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.directory.mkdir(parents=True, exist_ok=True)
             part.write_bytes(content)
             return self._once(digest, part)
         except OSError as error:
@@ -79,17 +79,17 @@ class Pictures:
         kept = self._kept[digest]
         if isinstance(kept, DataError):
             raise kept
-        return f"{self.folder.name}/{kept}"
+        return f"{self.directory.name}/{kept}"
 
     def _keep(self, digest: str, path: Path) -> str:
         load_image(path)
         with path.open("rb") as file:
             name = f"{digest[:16]}.{_suffix(file.read(8))}"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            _link(path, self.folder / name)
+            _link(path, self.directory / name)
         except OSError as error:
-            raise _full(self.folder / name, error) from error
+            raise _full(self.directory / name, error) from error
         return name
 
 
@@ -113,7 +113,7 @@ def _suffix(head: bytes) -> str:
 
 
 def _decoded(text: str) -> bytes | None:
-    """The picture that base64 text spells; None for a path, however much like base64."""
+    """The image that base64 text spells; None for a path, however much like base64."""
     try:
         content = base64.b64decode(_DATA_URI.sub("", text, count=1), validate=True)
     except ValueError:
@@ -123,4 +123,4 @@ def _decoded(text: str) -> bytes | None:
 
 def _full(path: Path, error: OSError) -> ResourceError:
     fix = "Choose a folder with space that may be written."
-    return ResourceError(f"Cannot keep the picture: {error.strerror}.", str(path), fix)
+    return ResourceError(f"Cannot keep the image: {error.strerror}.", str(path), fix)

@@ -1,4 +1,4 @@
-"""`rlhf import`: the rows of a public set as preference records beside their pictures."""
+"""`rlhf import`: the rows of a public set as preference records beside their images."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ import msgspec
 
 from rlhf.data.importers.datasets import SETS
 from rlhf.data.importers.fields import Pair, Row, Skip
-from rlhf.data.importers.image_store import Pictures
+from rlhf.data.importers.image_store import Images
 from rlhf.data.importers.readers import Rows, open_rows
 from rlhf.data.records import PreferenceRecord, write_records
 from rlhf.errors import DataError, ResourceError, UsageError
@@ -43,7 +43,7 @@ class Imported:
     labels: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
-    pictures: int = 0
+    images: int = 0
 
 
 def import_set(
@@ -55,20 +55,20 @@ def import_set(
     seed: int = 0,
     coding: str = "",
 ) -> Imported:
-    """Write `output`/preferences.jsonl and `output`/pictures/, which need nothing outside.
+    """Write `output`/preferences.jsonl and `output`/images/, which need nothing outside.
 
     Which answer is response_a depends on the seed and the row alone; pairs that a person saw
     as left and right keep their sides.
 
     Args:
         source: a name in SETS.
-        root: where paths of pictures start and stay, by default in the folder of each file.
+        root: where paths of images start and stay, by default in the directory of each file.
         coding: what numbers as labels mean where the set does not say: "1/2" or "0/1".
 
     Raises:
         UsageError: an unknown source, numbers without a coding, or preferences are there already.
         DataError: a file of another form, or no row is usable.
-        ResourceError: the folder cannot be written.
+        ResourceError: the directory cannot be written.
     """
     if source not in SETS:
         names = ", ".join(SETS)
@@ -81,9 +81,9 @@ def import_set(
     except OSError as error:
         fix = "choose a folder that may be written"
         raise ResourceError(f"cannot make it: {error.strerror}", str(output), fix) from error
-    run = _Import(source, Pictures(output / "pictures"), seed, SETS[source].coding or coding)
+    run = _Import(source, Images(output / "pictures"), seed, SETS[source].coding or coding)
     write_records(target, run.records(files, root))
-    run.report.pictures = len(run.pictures)
+    run.report.images = len(run.images)
     return run.report
 
 
@@ -99,10 +99,10 @@ def winner(label: object, coding: str) -> str:
     word = str(label) if isinstance(label, str | int) else ""
     if re.fullmatch(r"-?\d+", word):
         if not coding:
-            fix = "set data.label_coding=1/2 or 0/1: the first number prefers response_a"
+            fix = "set data.label_encoding=1/2 or 0/1: the first number prefers response_a"
             raise UsageError(f"the label is the number {word}", "preference", fix)
         if coding == "0/1" and word == "2":
-            fix = "set data.label_coding=1/2 if 1 prefers response_a"
+            fix = "set data.label_encoding=1/2 if 1 prefers response_a"
             raise UsageError("the label 2 is not of the coding 0/1", "preference", fix)
     side = _NUMBERED.get(coding, {}).get(word) or _NAMED.get(word)
     if side is None:
@@ -113,8 +113,8 @@ def winner(label: object, coding: str) -> str:
 class _Import:
     """One run over some files."""
 
-    def __init__(self, source: str, pictures: Pictures, seed: int, coding: str) -> None:
-        self.source, self.pictures, self.seed, self.coding = source, pictures, seed, coding
+    def __init__(self, source: str, images: Images, seed: int, coding: str) -> None:
+        self.source, self.images, self.seed, self.coding = source, images, seed, coding
         self.report, self._seen = Imported(), set[bytes]()
 
     def records(self, files: Sequence[Path], root: Path | None) -> Iterator[PreferenceRecord]:
@@ -168,9 +168,9 @@ class _Import:
         label = winner(pair.label, self.coding)
         _check_texts(pair, label)
         try:
-            image_path = self.pictures.add(pair.image, root)
+            image_path = self.images.add(pair.image, root)
         except DataError as error:
-            raise Skip("missing or bad picture", "image", error.what) from error
+            raise Skip("missing or bad image", "image", error.what) from error
         record = self._sided(pair, label, image_path)
         digest = hashlib.blake2b(msgspec.json.encode(record), digest_size=8).digest()
         if digest in self._seen:
@@ -183,15 +183,15 @@ class _Import:
         """The record, its sides changed or not by a coin of the seed and the row's content."""
         key = (self.seed, image_path, pair.instruction, pair.first, pair.second, pair.id)
         coin = hashlib.blake2b(msgspec.json.encode(key)).digest()[0] & 1
-        answers, about = (pair.first, pair.second), pair.about
+        responses, about = (pair.first, pair.second), pair.about
         if coin and not pair.keeps_sides:
-            answers, about, label = answers[::-1], about[::-1], _OTHER_SIDE[label]
+            responses, about, label = responses[::-1], about[::-1], _OTHER_SIDE[label]
         described = dict(zip(("response_a", "response_b"), about, strict=True))
         return PreferenceRecord(
             image_path=image_path,
             instruction=pair.instruction,
-            response_a=answers[0],
-            response_b=answers[1],
+            response_a=responses[0],
+            response_b=responses[1],
             preference=label,
             id=pair.id,
             annotator=pair.annotator,

@@ -13,7 +13,7 @@ from rlhf.data.importers.fields import (
     Row,
     Skip,
     identity,
-    picture,
+    image_of,
     text,
     typed,
 )
@@ -40,9 +40,9 @@ def label_studio(row: Row) -> Found:
     has no tie; a Choices tag with the one choice "tie" beside it (as our export writes) adds it.
     """
     data = typed(row, "data", dict[str, Any])
-    image = picture(data, *IMAGE)
+    image = image_of(data, *IMAGE)
     instruction = text(data, *QUESTION)
-    answers = [text(data, f"response_{x}", f"text{n}", f"answer{n}") for x, n in ("a1", "b2")]
+    responses = [text(data, f"response_{x}", f"text{n}", f"answer{n}") for x, n in ("a1", "b2")]
     annotations = typed(row, "annotations", list[_Annotation])
     if not annotations:
         yield Skip("no annotation", "annotations")
@@ -54,8 +54,8 @@ def label_studio(row: Row) -> Found:
             else Pair(
                 image=_served_path(image) if isinstance(image, str) else image,
                 instruction=instruction,
-                first=answers[0],
-                second=answers[1],
+                first=responses[0],
+                second=responses[1],
                 keeps_sides=True,
                 id=identity(data, "id") or identity(row, "id"),
                 source=data.get("source") if isinstance(data.get("source"), str) else None,
@@ -85,7 +85,7 @@ def _judgment(annotation: _Annotation) -> dict[str, Any] | Skip:
 
 
 def _served_path(address: str) -> str:
-    """The file behind Label Studio's address of a local picture."""
+    """The file behind Label Studio's address of a local image."""
     if address.startswith("/data/local-files/?d="):
         return unquote(address.partition("?d=")[2])
     return address.removeprefix("/data/")

@@ -12,9 +12,9 @@ import msgspec
 from rlhf.data.importers.fields import Row, Skip
 from rlhf.errors import DataError, UsageError
 
-MAX_LINE_BYTES = 64_000_000  # a picture of 20 MB in base64 fits
+MAX_LINE_BYTES = 64_000_000  # an image of 20 MB in base64 fits
 LOOKED_AT = 1000  # first rows of a JSON file whose fields count as its columns
-BATCH = 64  # rows of a parquet file in memory at a time, pictures included
+BATCH = 64  # rows of a parquet file in memory at a time, images included
 
 
 class Rows(NamedTuple):

@@ -77,7 +77,7 @@ class People:
             self._who.append(self._names.setdefault(record.annotator, len(self._names)))
             self._labels.append(label)
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """What the judgments tell: counts by person, agreement, and the left side's share."""
         table = self._table()
         counts = np.stack([(table == label).sum(1) for label in range(LABELS)], axis=1)

@@ -19,7 +19,7 @@ MIN_PAIRS = 20  # fewer pairs reach such shares by chance
 MAX_CHARACTERS = 8_000  # of a text: some 2,000 tokens, what a prompt may have by default
 
 
-class Tally:
+class FileStatistics:
     """Counts of one file.
 
     Repeats are found by hashes of 64 bits: among a million lines two different ones are taken for
@@ -29,7 +29,11 @@ class Tally:
     def __init__(self, path: Path, kind: type[Record]) -> None:
         self._path, self._kind = path, kind
         self._rows, self._labels = 0, {"response_a": 0, "response_b": 0, "tie": 0}
-        self._asked, self._answered, self._responses = 0, 0, 0  # characters, characters, number
+        self._prompt_characters, self._response_characters, self._responses = (
+            0,
+            0,
+            0,
+        )  # characters, characters, number
         self._longer, self._shorter = 0, 0  # which response won
         self._duplicates, self._contradictions = 0, 0
         self._lines, self._texts, self._winners = array("q"), array("q"), bytearray()
@@ -44,8 +48,8 @@ class Tally:
             return
         texts = responses(item)
         lengths = list(map(len, texts))
-        self._asked += len(item.instruction)
-        self._answered += sum(lengths)
+        self._prompt_characters += len(item.instruction)
+        self._response_characters += sum(lengths)
         self._responses += len(lengths)
         self._lines.append(number)
         pair = hash((item.image_path, item.instruction, *sorted(texts)))
@@ -96,8 +100,8 @@ class Tally:
             **self._labels,
             "duplicates": self._duplicates,
             "contradictions": self._contradictions,
-            "characters per instruction": _share(self._asked, usable),
-            "characters per response": _share(self._answered, self._responses),
+            "characters per instruction": _share(self._prompt_characters, usable),
+            "characters per response": _share(self._response_characters, self._responses),
             "share won by a": _share(self._labels["response_a"], decided),
             "share won by longer": _share(self._longer, self._longer + self._shorter),
         }
@@ -140,7 +144,7 @@ class Tally:
                 yield self._problem(line, "preference", f"the opposite label of line {earlier}")
             elif earlier != line:
                 self._duplicates += 1
-                yield self._problem(line, "", f"the same picture and texts as line {earlier}")
+                yield self._problem(line, "", f"the same image and texts as line {earlier}")
 
     def _name_repeats(self) -> Iterator[Problem]:
         first = dict[int, int]()

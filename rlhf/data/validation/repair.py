@@ -18,10 +18,10 @@ def rejected_path(output: Path) -> Path:
 
 
 def check_output(output: Path, inputs: Sequence[Path], root: Path | None) -> None:
-    """Refuse an output that would destroy an input, or whose rows would not find their pictures.
+    """Refuse an output that would destroy an input, or whose rows would not find their images.
 
     Args:
-        root: where image paths start; None for the folder of each file.
+        root: where image paths start; None for the directory of each file.
 
     Raises:
         UsageError: see above, or the inputs are of different kinds.
@@ -29,18 +29,24 @@ def check_output(output: Path, inputs: Sequence[Path], root: Path | None) -> Non
     existing = [path for path in (output, rejected_path(output)) if path.exists()]
     for path, given in product(existing, filter(Path.exists, inputs)):
         if path.samefile(given):
-            raise UsageError("an input would be overwritten", f"fix={output}", "choose a new name")
-    folders = {path.resolve().parent for path in inputs}
-    if root is None and folders != {output.resolve().parent}:
+            raise UsageError(
+                "an input would be overwritten",
+                f"validate.fix_output={output}",
+                "choose a new name",
+            )
+    directories = {path.resolve().parent for path in inputs}
+    if root is None and directories != {output.resolve().parent}:
         raise UsageError(
-            "the usable rows name their pictures from the folder of their own file",
-            f"fix={output}",
-            "write into the one folder of the files, or set data.root=PICTURES",
+            "the usable rows name their images from the folder of their own file",
+            f"validate.fix_output={output}",
+            "write into the one folder of the files, or set data.root=IMAGES",
         )
     if len(kinds := {record_kind(path).__name__ for path in inputs}) > 1:
         said = f"{', '.join(sorted(kinds))} do not go into one file"
         raise UsageError(
-            said, f"fix={output}", "give the files of each kind in a call of their own"
+            said,
+            f"validate.fix_output={output}",
+            "give the files of each kind in a call of their own",
         )
 
 

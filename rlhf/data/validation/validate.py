@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from rlhf.data.records import Problem, Record, record_kind, scan_file
-from rlhf.data.validation.file_statistics import Tally
-from rlhf.data.validation.image_checks import IMAGE_NAMES, Album, FilePictures
+from rlhf.data.validation.file_statistics import FileStatistics
+from rlhf.data.validation.image_checks import IMAGE_NAMES, FileImages, ImageIndex
 
 MAX_LISTED = 1000  # problems of each sort that are kept; the rest are only counted
 _STRIDE = 1000  # lines between two reports of progress
@@ -59,42 +59,42 @@ def validate_files(
     paths: Sequence[Path],
     *,
     root: Path | None = None,
-    open_pictures: bool = True,
+    check_images: bool = True,
     on_line: Callable[[bytes, Record | Problem], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """All problems of some files and their pictures, and what their labels and texts are like.
+    """All problems of some files and their images, and what their labels and texts are like.
 
     Args:
-        root: where image paths start, by default in the folder of each file.
+        root: where image paths start, by default in the directory of each file.
         on_line: called with the bytes of each line and the record or the problem found there.
         on_progress: called now and then with the lines read since.
     """
-    report, album = Report(), Album()
+    report, album = Report(), ImageIndex()
     for path in paths:
         kind = record_kind(path)
-        tally = Tally(path, kind)
-        pictures = FilePictures(path, root or path.parent, album) if open_pictures else None
+        tally = FileStatistics(path, kind)
+        file_images = FileImages(path, root or path.parent, album) if check_images else None
         lines: Iterator[Line] = scan_file(path, kind)
-        lines = _checked(lines, pictures) if pictures else lines
+        lines = _checked(lines, file_images) if file_images else lines
         for number, line, item in _watched(lines, on_progress) if on_progress else lines:
             tally.add(item, number, len(line))
             if isinstance(item, Problem):
                 report.refuse(item)
             if on_line:
                 on_line(line, item)
-        for warning in chain(tally.warnings(), pictures.warnings() if pictures else ()):
+        for warning in chain(tally.warnings(), file_images.warnings() if file_images else ()):
             report.warn(warning)
-        images = pictures.row() if pictures else dict.fromkeys(IMAGE_NAMES)
+        images = file_images.row() if file_images else dict.fromkeys(IMAGE_NAMES)
         report.rows.append(tally.row() | images)
-        report.people.append({"file": str(path), **tally.people.figures()})
+        report.people.append({"file": str(path), **tally.people.metrics()})
     return report
 
 
-def _checked(lines: Iterator[Line], pictures: FilePictures) -> Iterator[Line]:
-    """The lines, a record replaced by what is wrong with its picture."""
+def _checked(lines: Iterator[Line], images: FileImages) -> Iterator[Line]:
+    """The lines, a record replaced by what is wrong with its image."""
     for number, line, item in lines:
-        yield number, line, item if isinstance(item, Problem) else pictures.checked(item, number)
+        yield number, line, item if isinstance(item, Problem) else images.checked(item, number)
 
 
 def _watched(lines: Iterator[Line], on_progress: Callable[[int], None]) -> Iterator[Line]:

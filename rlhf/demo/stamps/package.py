@@ -15,7 +15,7 @@ PACKAGE = "tuxpaint-stamps-default"
 STAMPS, DOCS = "usr/share/tuxpaint/stamps/", f"usr/share/doc/{PACKAGE}/"
 INSTALLED = Path("/", STAMPS)
 
-# No dot in a folder and none first in a name: no `..`, and no file in the place of a folder.
+# No dot in a directory and none first in a name: no `..`, and no file in the place of a directory.
 _WANTED = re.compile(
     rf"(?:\./)?({STAMPS}(?:[\w-]+/)*[\w-][\w.-]*\.(?:png|txt)|{DOCS}[\w-][\w.-]*)", re.ASCII
 )
@@ -25,17 +25,17 @@ _DAMAGE = (OSError, EOFError, ValueError, MemoryError, lzma.LZMAError, tarfile.T
 
 
 def read_package(source: Path) -> dict[str, bytes]:
-    """The pictures, captions and documents of a package, sorted by name below the root.
+    """The images, captions and documents of a package, sorted by name below the root.
 
     Args:
-        source: a .deb, the root of an unpacked package, or its `stamps` folder.
+        source: a .deb, the root of an unpacked package, or its `stamps` directory.
 
     Raises:
         DataError: there is no package, or it is damaged.
     """
     total, files = 0, {}
     try:
-        for name, data in _folder_files(source) if source.is_dir() else _deb_files(source):
+        for name, data in _directory_files(source) if source.is_dir() else _deb_files(source):
             files[name], total = data, total + len(data)
             if total > _MAX_TOTAL:
                 raise ValueError(f"its files are over {_MAX_TOTAL // 10**6} MB together")
@@ -56,14 +56,14 @@ def no_stamps(reason: str, source: Path) -> DataError:
     )
 
 
-def _folder_files(source: Path) -> Iterator[tuple[str, bytes]]:
+def _directory_files(source: Path) -> Iterator[tuple[str, bytes]]:
     root = source.resolve()
     stamps = next((f for f in (root / STAMPS, root) if f.is_dir() and f.name == "stamps"), None)
     if stamps is None:
         raise ValueError(f"the folder holds no {STAMPS}")
-    for folder, name in ((stamps, STAMPS), (stamps.parent.parent / "doc" / PACKAGE, DOCS)):
-        for path in folder.rglob("*"):
-            inside = name + path.relative_to(folder).as_posix()
+    for directory, name in ((stamps, STAMPS), (stamps.parent.parent / "doc" / PACKAGE, DOCS)):
+        for path in directory.rglob("*"):
+            inside = name + path.relative_to(directory).as_posix()
             regular = path.is_file() and not path.is_symlink()
             if regular and _WANTED.fullmatch(inside) and path.stat().st_size <= MAX_BYTES:
                 yield inside, path.read_bytes()

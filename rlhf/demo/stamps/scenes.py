@@ -1,7 +1,7 @@
-"""Seeded pictures of one or two of 32 stamps, real photographs, with their questions.
+"""Seeded images of one or two of 32 stamps, real photographs, with their questions.
 
-The pictures are those of Debian's `tuxpaint-stamps-default`, which are not part of this project:
-`rlhf stamps` makes the folder that is read here.
+The images are those of Debian's `tuxpaint-stamps-default`, which are not part of this project:
+`rlhf stamps` makes the directory that is read here.
 """
 
 import random
@@ -15,7 +15,7 @@ from rlhf.data.images import load_image
 from rlhf.demo.questions import COUNTS, Topic, write_questions
 from rlhf.demo.scenes import PLACES, SIDE
 
-# Photographs whose caption is one noun ("A banana."), with their path below pictures/.
+# Photographs whose caption is one noun ("A banana."), with their path below images/.
 STAMPS = {
     "banana": "food/fruit/banana",
     "basketball": "sports/basketball",
@@ -78,7 +78,7 @@ class Stamp:
 
 @dataclass(frozen=True)
 class StampScene:
-    """A picture before it is composed. Names and places are each distinct within it."""
+    """An image before it is composed. Names and places are each distinct within it."""
 
     stamps: tuple[Stamp, ...]
     light: tuple[int, int, int]  # colour that white takes
@@ -101,55 +101,55 @@ def sample_stamp_scene(rng: random.Random) -> StampScene:
     return StampScene(stamps, (rng.randint(215, 255), rng.randint(215, 255), rng.randint(215, 255)))
 
 
-def draw_stamp_scene(scene: StampScene, stamps_folder: Path) -> Image.Image:
-    """The scene as an RGB picture of 48 × 48 pixels.
+def draw_stamp_scene(scene: StampScene, stamps_directory: Path) -> Image.Image:
+    """The scene as an RGB image of 48 × 48 pixels.
 
     Args:
-        stamps_folder: the output of `rlhf stamps`.
+        stamps_directory: the output of `rlhf stamps`.
 
     Raises:
         DataError: a stamp is missing there or cannot be read.
     """
     image = Image.new("RGB", (SIDE, SIDE), "white")
     for stamp in scene.stamps:
-        picture = _cut_out(stamps_folder / "pictures" / f"{STAMPS[stamp.name]}.png").copy()
-        picture.thumbnail((round(stamp.side),) * 2, Image.Resampling.BOX)
-        corner = round(stamp.x - picture.width / 2), round(stamp.y - picture.height / 2)
-        image.paste(picture, corner)
+        stamp_image = _cut_out(stamps_directory / "pictures" / f"{STAMPS[stamp.name]}.png").copy()
+        stamp_image.thumbnail((round(stamp.side),) * 2, Image.Resampling.BOX)
+        corner = round(stamp.x - stamp_image.width / 2), round(stamp.y - stamp_image.height / 2)
+        image.paste(stamp_image, corner)
     return ImageChops.multiply(image, Image.new("RGB", image.size, scene.light))
 
 
-def write_stamp_pictures(
-    folder: Path, count: int, seed: int | str, stamps_folder: Path
+def write_stamp_images(
+    directory: Path, count: int, seed: int | str, stamps_directory: Path
 ) -> list[tuple[Path, StampScene]]:
-    """Compose `folder/00000.png` and so on; picture i depends on (seed, i) alone."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = []
+    """Compose `directory/00000.png` and so on; image i depends on (seed, i) alone."""
+    directory.mkdir(parents=True, exist_ok=True)
+    images = []
     for i in range(count):
         scene = sample_stamp_scene(random.Random(f"stamps/{seed}/{i}"))
-        draw_stamp_scene(scene, stamps_folder).save(folder / f"{i:05d}.png")
-        pictures.append((folder / f"{i:05d}.png", scene))
-    return pictures
+        draw_stamp_scene(scene, stamps_directory).save(directory / f"{i:05d}.png")
+        images.append((directory / f"{i:05d}.png", scene))
+    return images
 
 
 def write_stamp_split(
     root: Path,
     name: str,
-    pictures: int,
+    images: int,
     *,
-    stamps_folder: Path,
+    stamps_directory: Path,
     seed: int,
-    per_picture: int,
+    per_image: int,
     demonstrate: bool = False,
 ) -> Path:
-    """As `questions.write_split`, of stamps: pictures, and `root/name.jsonl` about them."""
-    folder = root / "pictures" / name
-    drawn = write_stamp_pictures(folder, pictures, f"{name}/{seed}", stamps_folder)
+    """As `questions.write_split`, of stamps: images, and `root/name.jsonl` about them."""
+    directory = root / "pictures" / name
+    drawn = write_stamp_images(directory, images, f"{name}/{seed}", stamps_directory)
     return write_questions(
         root,
         name,
         drawn,
-        per_picture=per_picture,
+        per_image=per_image,
         seed=seed,
         demonstrate=demonstrate,
         topic=TOPIC,

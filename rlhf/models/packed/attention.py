@@ -18,14 +18,18 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from rlhf.kernels.flash_cpu import causal_attention
-from rlhf.kernels.shared_prefix_attention import Groups, near, prefix_attention
-from rlhf.models.packed.kv_cache import KeysValues
+from rlhf.kernels.shared_prefix_attention import (
+    PrefixGroups,
+    shared_prefix_attention,
+    sliding_window_mask,
+)
+from rlhf.models.packed.kv_cache import KVCache
 from rlhf.spans import Spans
 
 SPANS = "rlhf_spans"
 
 
-class Look(NamedTuple):
+class AttentionParams(NamedTuple):
     """How a layer looks back.
 
     Attributes:
@@ -36,13 +40,15 @@ class Look(NamedTuple):
 
     scale: float
     window: int | None
-    final: bool = False
+    last_layer: bool = False
 
 
 class Layout(Protocol):
     """Which tokens of a flat batch see which."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: AttentionParams
+    ) -> Tensor:
         """[S, H, Dh] of query [S, H, Dh], key and value [S, K, Dh], K dividing H."""
 
 
@@ -126,11 +132,11 @@ def _attention(
     query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     query, key = query.to(value.dtype), key.to(value.dtype)  # autocast: rotations are wider
     last = some and module.layer_idx + 1 == module.config.num_hidden_layers
-    look = Look(scaling, options.get("sliding_window"), last)
+    look = AttentionParams(scaling, options.get("sliding_window"), last)
     return layout.attend(module.layer_idx, query, key, value, look).unsqueeze(0), None
 
 
-class Rows:
+class CausalRows:
     """Rows that do not see one another; a token sees what is not after it in its row.
 
     Args:
@@ -139,7 +145,7 @@ class Rows:
 
     def __init__(self, spans: Spans) -> None:
         self.spans = spans
-        self.even = spans.total == len(spans) * spans.longest
+        self.even = spans.num_tokens == len(spans) * spans.max_len
         self._places: Tensor | None = None
 
     @property
@@ -151,12 +157,12 @@ class Rows:
         """[S] where each token stands among the padded ones."""
         if self._places is None:
             spans = self.spans
-            self._places = (spans.owner * spans.longest + spans.positions).to(device)
+            self._places = (spans.segment_ids * spans.max_len + spans.positions).to(device)
         return self._places
 
     def pad(self, flat: Tensor) -> Tensor:
         """[B, H, T, Dh] of [S, H, Dh], zeros past each row's end."""
-        count, width = len(self.spans), self.spans.longest
+        count, width = len(self.spans), self.spans.max_len
         if not self.even:
             blank = flat.new_zeros(count * width, *flat.shape[1:])
             flat = blank.index_copy(0, self.places(flat.device), flat)
@@ -168,13 +174,15 @@ class Rows:
         flat = padded.transpose(1, 2).flatten(0, 1)
         return flat if self.even else flat.index_select(0, self.places(flat.device))
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: AttentionParams
+    ) -> Tensor:
         q, k, v = (self.pad(x) for x in (query, key, value))
         return self.flatten(_causal(q, k, v, look))
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class CacheFill:
     """Another layout, whose tokens are read only for their keys and values.
 
     Attributes:
@@ -183,35 +191,39 @@ class Kept:
     """
 
     layout: Layout
-    into: KeysValues
+    into: KVCache
     places: Tensor
     rows: Tensor
     columns: Tensor
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: AttentionParams
+    ) -> Tensor:
         own = key[self.places], value[self.places]
         self.into.write(layer, *own, self.rows, self.columns)
-        if look.final:
+        if look.last_layer:
             return torch.zeros_like(query)
         return self.layout.attend(layer, query, key, value, look)
 
 
 @dataclass(frozen=True, eq=False)
-class PromptsThenResponses:
+class SharedPrefix:
     """All openings of prompts, each once, then all rows that go on from them, which see theirs."""
 
-    prompts: Rows
-    responses: Rows
-    groups: Groups
+    prompts: CausalRows
+    responses: CausalRows
+    groups: PrefixGroups
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
-        sizes = self.prompts.spans.total, self.responses.spans.total
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: AttentionParams
+    ) -> Tensor:
+        sizes = self.prompts.spans.num_tokens, self.responses.spans.num_tokens
         parts = [x.split(sizes) for x in (query, key, value)]  # two slices cost two fills backwards
         q, k, v = (self.prompts.pad(x) for x, _ in parts)
         query, key, value = (self.responses.pad(x) for _, x in parts)
         given = (query, key, value, k, v, self.groups, self.prompts.lengths)
-        later = prefix_attention(*given, scale=look.scale, window=look.window)
-        if look.final:
+        later = shared_prefix_attention(*given, scale=look.scale, window=look.window)
+        if look.last_layer:
             earlier = torch.zeros_like(parts[0][0])
         else:
             earlier = self.prompts.flatten(_causal(q, k, v, look))
@@ -219,29 +231,31 @@ class PromptsThenResponses:
 
 
 @dataclass(frozen=True, eq=False)
-class AfterPrompts:
+class CachedPrefix:
     """Rows that follow prompts read before; with `own` also what was read of the rows."""
 
-    rows: Rows
-    prompts: KeysValues
-    groups: Groups
-    own: KeysValues | None = None
+    rows: CausalRows
+    prompts: KVCache
+    groups: PrefixGroups
+    own: KVCache | None = None
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: AttentionParams
+    ) -> Tensor:
         q, k, v = (self.rows.pad(x) for x in (query, key, value))
         if self.own is not None:
             k, v = self.own.append(layer, k, v)
-        keys, values = self.prompts.of(layer)
+        keys, values = self.prompts.layer(layer)
         given = (q.to(keys.dtype), k, v, keys, values, self.groups, self.prompts.lengths)
-        seen = prefix_attention(*given, scale=look.scale, window=look.window)
+        seen = shared_prefix_attention(*given, scale=look.scale, window=look.window)
         return self.rows.flatten(seen.to(query.dtype))
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+def _causal(query: Tensor, key: Tensor, value: Tensor, look: AttentionParams) -> Tensor:
     width, times = query.shape[2], query.shape[1] // key.shape[1]
     if times > 1:
         key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
     if look.window is None or look.window >= width:
         return causal_attention(query, key, value, look.scale)
-    mask = near(width, width, look.window, query.device)
+    mask = sliding_window_mask(width, width, look.window, query.device)
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=look.scale)

@@ -10,7 +10,7 @@ from rlhf.types import Responses
 
 
 @dataclass(frozen=True, eq=False)
-class Continuations:
+class PackedSequences:
     """B rows of tokens, M of them of prompts and N of responses.
 
     Attributes:
@@ -22,38 +22,38 @@ class Continuations:
 
     rows: Spans
     cuts: Tensor
-    said: Tensor
-    whole: bool
+    response_tokens: Tensor
+    include_last: bool
 
     @staticmethod
-    def of(cuts: Tensor, responses: Responses, *, whole: bool) -> "Continuations":
+    def of(cuts: Tensor, responses: Responses, *, include_last: bool) -> "PackedSequences":
         """Of rows that begin with so many tokens [B] of a prompt.
 
         Args:
             whole: False leaves out each response's last token, after which nothing is said.
         """
         spans = responses.spans
-        lengths = spans.lengths if whole else spans.lengths - 1
-        said = responses.tokens.cpu()[spans.positions < lengths[spans.owner]]
-        return Continuations(Spans.from_lengths(cuts + lengths), cuts, said, whole)
+        lengths = spans.lengths if include_last else spans.lengths - 1
+        said = responses.tokens.cpu()[spans.positions < lengths[spans.segment_ids]]
+        return PackedSequences(Spans.from_lengths(cuts + lengths), cuts, said, include_last)
 
     @property
-    def before(self) -> Tensor:
+    def predicting_idx(self) -> Tensor:
         """Where the token before each token of the responses stands."""
         rows = self.rows
-        speaks = rows.positions >= self.cuts[rows.owner] - 1
-        if self.whole:
-            speaks[self.last] = False
+        speaks = rows.positions >= self.cuts[rows.segment_ids] - 1
+        if self.include_last:
+            speaks[self.last_idx] = False
         return speaks.nonzero().squeeze(1)
 
     @property
-    def last(self) -> Tensor:
+    def last_idx(self) -> Tensor:
         """[B], where the last token of each row stands."""
         return self.rows.offsets[1:] - 1
 
-    def joined(self, prompts: Tensor, responses: Tensor) -> Tensor:
+    def interleave(self, prompts: Tensor, responses: Tensor) -> Tensor:
         """[M + N, …], a row after the other, of what belongs to prompts [M, …] and responses."""
-        says = self.rows.positions >= self.cuts[self.rows.owner]
+        says = self.rows.positions >= self.cuts[self.rows.segment_ids]
         order = torch.empty(len(says), dtype=torch.int64)
         order[~says] = torch.arange(len(prompts))
         order[says] = torch.arange(len(responses)) + len(prompts)

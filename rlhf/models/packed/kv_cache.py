@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf.kernels.shared_prefix_attention import Groups
-from rlhf.models.packed.prefix_sharing import prompt_names
+from rlhf.kernels.shared_prefix_attention import PrefixGroups
+from rlhf.models.packed.prefix_sharing import prefix_cache_keys
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch
 
 GIB = 2**30
 
 
-class KeysValues:
+class KVCache:
     """Keys and values [B, H, S, Dh] of each layer, each row's first token in column 0.
 
     A layer's memory is taken at its first write; to append a token copies nothing.
@@ -35,21 +35,21 @@ class KeysValues:
         size: int,
         lengths: Tensor | None = None,
         *,
-        wide: bool = False,
+        upcast: bool = False,
     ) -> None:
-        self.rows, self.size, self.lengths, self.wide = rows, size, lengths, wide
-        self.given: torch.dtype | None = None  # of what was written
+        self.rows, self.size, self.lengths, self.upcast = rows, size, lengths, upcast
+        self.source_dtype: torch.dtype | None = None  # of what was written
         self.layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self.filled = [0] * layers
 
     @staticmethod
-    def for_rows(layers: int, spans: Spans, device: torch.device, *, wide: bool) -> "KeysValues":
+    def for_rows(layers: int, spans: Spans, device: torch.device, *, upcast: bool) -> "KVCache":
         """Room for rows of these lengths."""
-        even = spans.total == len(spans) * spans.longest
+        even = spans.num_tokens == len(spans) * spans.max_len
         lengths = None if even else spans.lengths.to(device)
-        return KeysValues(layers, len(spans), spans.longest, lengths, wide=wide)
+        return KVCache(layers, len(spans), spans.max_len, lengths, upcast=upcast)
 
-    def of(self, layer: int) -> tuple[Tensor, Tensor]:
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer."""
         found = self.layers[layer]
         assert found is not None
@@ -80,36 +80,36 @@ class KeysValues:
     def _room(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
         found = self.layers[layer]
         if found is None:
-            self.given = like.dtype
-            held = torch.promote_types(like.dtype, torch.float32) if self.wide else like.dtype
+            self.source_dtype = like.dtype
+            held = torch.promote_types(like.dtype, torch.float32) if self.upcast else like.dtype
             shape = (self.rows, like.shape[1], self.size, like.shape[-1])
             room = (like.new_zeros(shape, dtype=held), like.new_zeros(shape, dtype=held))
             found = self.layers[layer] = room
         return found
 
-    def row(self, row: int, length: int) -> Tensor:
+    def export_row(self, row: int, length: int) -> Tensor:
         """[L, 2, H, length, Dh], a copy of what was read of one row, as it was given."""
-        layers = [self.of(layer) for layer in range(len(self.layers))]
+        layers = [self.layer(layer) for layer in range(len(self.layers))]
         held = torch.stack([torch.stack([x[row, :, :length] for x in pair]) for pair in layers])
-        return held.to(self.given)
+        return held.to(self.source_dtype)
 
     def row_bytes(self, length: int) -> int:
         """Of what `row` gives."""
-        assert self.given is not None
+        assert self.source_dtype is not None
         numbers = sum(x[0, :, :length].numel() for pair in self.layers if pair for x in pair)
-        return numbers * self.given.itemsize
+        return numbers * self.source_dtype.itemsize
 
-    def put(self, row: int, kept: Tensor) -> None:
+    def import_row(self, row: int, kept: Tensor) -> None:
         """Write what `row` gave, of this prompt or an equal one."""
         for layer, (keys, values) in enumerate(kept.transpose(2, 3)):
             columns = torch.arange(len(keys), device=keys.device)
             self.write(layer, keys, values, torch.full_like(columns, row), columns)
 
-    def select(self, rows: Tensor) -> "KeysValues":
+    def select(self, rows: Tensor) -> "KVCache":
         """These rows [K] only; a new copy."""
         lengths = None if self.lengths is None else self.lengths[rows]
-        chosen = KeysValues(len(self.layers), len(rows), self.size, lengths, wide=self.wide)
-        chosen.filled, chosen.given = [*self.filled], self.given
+        chosen = KVCache(len(self.layers), len(rows), self.size, lengths, upcast=self.upcast)
+        chosen.filled, chosen.source_dtype = [*self.filled], self.source_dtype
         for layer, pair in enumerate(self.layers):
             if pair is not None:
                 at = rows.to(pair[0].device)
@@ -128,24 +128,24 @@ class DecodeState:
         positions: [B] of the next token in its row.
     """
 
-    prompts: KeysValues
-    own: KeysValues
-    groups: Groups
+    prefix: KVCache
+    suffix: KVCache
+    groups: PrefixGroups
     positions: Tensor
 
     def select(self, rows: Tensor) -> "DecodeState":
         """The same of these rows [K] only; the memory of the others is given back."""
         groups, used = self.groups.select(rows)
-        all_used = len(used) == self.prompts.rows
+        all_used = len(used) == self.prefix.rows
         return DecodeState(
-            self.prompts if all_used else self.prompts.select(used),
-            self.own.select(rows),
+            self.prefix if all_used else self.prefix.select(used),
+            self.suffix.select(rows),
             groups,
             self.positions[rows.to(self.positions.device)],
         )
 
 
-class Prefixes:
+class PrefixCache:
     """Keys and values of prompts under the bare trunk, by prompt; first come, first kept.
 
     Passes come round in cycles, in which dropping the oldest would drop each just before its use.
@@ -162,9 +162,7 @@ class Prefixes:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def fill(
-        self, cache: KeysValues, prompts: PromptBatch, read: Callable[[Tensor], object]
-    ) -> None:
+    def fill(self, cache: KVCache, prompts: PromptBatch, read: Callable[[Tensor], object]) -> None:
         """Give `cache` all prompts: what is kept, and the others by `read`.
 
         Args:
@@ -172,16 +170,16 @@ class Prefixes:
             prompts: B prompts, all different.
             read: reads the prompts of the rows [b] it is given into `cache`.
         """
-        keys, lengths = prompt_names(prompts), prompts.spans.lengths.tolist()
+        keys, lengths = prefix_cache_keys(prompts), prompts.spans.lengths.tolist()
         unread = [row for row, key in enumerate(keys) if key not in self._kept]
         if unread:
             read(torch.tensor(unread))
         for row in sorted({*range(len(keys))} - {*unread}):
-            cache.put(row, self._kept[keys[row]])
+            cache.import_row(row, self._kept[keys[row]])
         for row in unread:
             size = cache.row_bytes(lengths[row])
             if self.bytes + size <= self.limit * GIB:
-                self._kept[keys[row]] = cache.row(row, lengths[row])
+                self._kept[keys[row]] = cache.export_row(row, lengths[row])
                 self.bytes += size
 
     def clear(self) -> None:

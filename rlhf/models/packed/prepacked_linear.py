@@ -6,15 +6,15 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from rlhf.kernels.prepacked_gemm import blocked_product, has_blocks
+from rlhf.kernels.prepacked_gemm import can_prepack, prepacked_matmul
 
 LIMIT = 2**30  # bytes of all copies
-PAYS = 8  # products of a layer; to lay its weight out takes as long as six of them save
+MIN_CALLS = 8  # products of a layer; to lay its weight out takes as long as six of them save
 
 
 @contextmanager
-def blocked_layers(
-    model: nn.Module, *, rows: int, products: int, dtype: torch.dtype | None
+def prepacked_layers(
+    model: nn.Module, *, rows: int, calls: int, dtype: torch.dtype | None
 ) -> Iterator[None]:
     """Inside the block linear layers on a CPU multiply by copies of weights, without autograd.
 
@@ -33,10 +33,10 @@ def blocked_layers(
         if type(layer) is nn.Linear and "forward" not in vars(layer)
     }
     size = sum(layer.weight.numel() * kind.itemsize for layer, kind in layers.items())
-    changed = layers if products >= PAYS and size <= LIMIT else {}
+    changed = layers if calls >= MIN_CALLS and size <= LIMIT else {}
     for layer, kind in changed.items():
-        if has_blocks(layer.weight, kind):
-            layer.forward = blocked_product(layer.weight, rows, kind, layer.bias)  # type: ignore[assignment]
+        if can_prepack(layer.weight, kind):
+            layer.forward = prepacked_matmul(layer.weight, rows, kind, layer.bias)  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
 """What differs between LLaVA-1.5, LLaVA-NeXT and LLaVA-OneVision, each by its stock class.
 
-The first shows a picture as one tile. The others cut it into tiles beside a small one of the
+The first shows an image as one tile. The others cut it into tiles beside a small one of the
 whole; what padding filled is left out again, and each line of patches ends with a token of its own.
 """
 
@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from rlhf.data.image_token_counts import FixedTokens, PictureTokens, TiledTokens
+from rlhf.data.image_token_counts import FixedTokens, ImageTokens, TiledTokens
 
 FAMILIES: dict[str, Any] = {
     "llava": LlavaForConditionalGeneration,
@@ -25,8 +25,8 @@ FAMILIES: dict[str, Any] = {
 }
 
 
-class Largest(NamedTuple):
-    """The picture that takes most tokens, of those as large as one of the grid's sizes.
+class MaxImageTokens(NamedTuple):
+    """The image that takes most tokens, of those as large as one of the grid's sizes.
 
     Attributes:
         tokens: of the language model.
@@ -37,7 +37,7 @@ class Largest(NamedTuple):
     tiles: int
 
 
-def stock_class(base: str) -> Any:
+def hf_class(base: str) -> Any:
     """The stock class of a LLaVA directory or hub id.
 
     Raises:
@@ -50,8 +50,8 @@ def stock_class(base: str) -> Any:
     return FAMILIES[kind]
 
 
-def picture_tokens(config: Any, processor: Any) -> PictureTokens:
-    """What counts the tokens of a prompt's pictures, for a model of this configuration."""
+def image_tokens(config: Any, processor: Any) -> ImageTokens:
+    """What counts the tokens of a prompt's images, for a model of this configuration."""
     if config.model_type == "llava":
         return FixedTokens(tile_tokens(config))
     return TiledTokens(processor, several=config.model_type == "llava_next")
@@ -65,13 +65,13 @@ def tile_tokens(config: Any) -> int:
     return int(side * side + class_token - (config.vision_feature_select_strategy == "default"))
 
 
-def packed(model: Any, tiles: Tensor, size: tuple[int, int]) -> Tensor:
-    """[I, D], a picture as the language model reads it, by the stock model's own function.
+def pack_image_features(model: Any, tiles: Tensor, size: tuple[int, int]) -> Tensor:
+    """[I, D], an image as the language model reads it, by the stock model's own function.
 
     Args:
         model: the stock model.
         tiles: [T, tokens of a tile, D], projected.
-        size: height and width of the picture.
+        size: height and width of the image.
     """
     config, inner = model.config, model.model
     if config.model_type == "llava":
@@ -86,22 +86,22 @@ def packed(model: Any, tiles: Tensor, size: tuple[int, int]) -> Tensor:
     return tokens  # type: ignore[no-any-return]
 
 
-def largest_picture(model: Any) -> Largest:
+def max_image_tokens(model: Any) -> MaxImageTokens:
     """What `rlhf plan` plans for.
 
-    A picture between two of OneVision's sizes may take up to a tenth more.
+    An image between two of OneVision's sizes may take up to a tenth more.
 
     Args:
         model: the stock model, on the device `meta`.
     """
     config = model.config
     if config.model_type == "llava":
-        return Largest(tile_tokens(config), 1)
+        return MaxImageTokens(tile_tokens(config), 1)
     shape = (tile_tokens(config), config.text_config.hidden_size)
     grid, side = config.image_grid_pinpoints, config.vision_config.image_size
-    pictures = []
+    images = []
     for size in grid:
         tiles = image_size_to_num_patches(size, grid, side)
-        tokens = packed(model, torch.empty(tiles, *shape, device="meta"), tuple(size))
-        pictures.append(Largest(len(tokens), tiles))
-    return max(pictures)
+        tokens = pack_image_features(model, torch.empty(tiles, *shape, device="meta"), tuple(size))
+        images.append(MaxImageTokens(len(tokens), tiles))
+    return max(images)

@@ -1,4 +1,4 @@
-"""A picture's features on disk, for the runs to come."""
+"""An image's features on disk, for the runs to come."""
 
 import os
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from rlhf.storage.checkpoint import hash_tensors
 
 
 class Features(NamedTuple):
-    """What the projector reads of a picture.
+    """What the projector reads of an image.
 
     Attributes:
         tiles: [T, I, Dv]; LLaVA-1.5 has one tile.
-        size: the picture's height and width.
+        size: the image's height and width.
     """
 
     tiles: Tensor
@@ -29,25 +29,25 @@ class Features(NamedTuple):
 
 
 class FeatureFiles:
-    """A file a picture, named by what its features follow from: tower, preprocessing, bytes.
+    """A file an image, named by what its features follow from: tower, preprocessing, bytes.
 
-    A damaged file is written anew. Several runs may share a folder.
+    A damaged file is written anew. Several runs may share a directory.
 
     Args:
-        folder: made if missing.
+        directory: made if missing.
         maker: a hash of tower and preprocessing; the files of another one are never read.
     """
 
-    def __init__(self, folder: Path, maker: str) -> None:
-        self.folder = folder / maker[:16]
+    def __init__(self, directory: Path, maker: str) -> None:
+        self.directory = directory / maker[:16]
 
     def get(self, path: Path, make: Callable[[Path], Features]) -> Features:
-        """The picture's features, made and written if they are not there.
+        """The image's features, made and written if they are not there.
 
         Raises:
             ResourceError: they cannot be written.
         """
-        file = self.folder / f"{file_hash(path)}.safetensors"
+        file = self.directory / f"{file_hash(path)}.safetensors"
         found = _read(file)
         if found is None:
             found = make(path)
@@ -80,7 +80,7 @@ def _write(features: Features, file: Path) -> None:
         with suppress(OSError):
             part.unlink()
         raise ResourceError(
-            "the features of a picture cannot be written",
+            "the features of an image cannot be written",
             f"{file.parent}: {error}",
-            "free disk space, or leave model.feature_folder empty",
+            "free disk space, or leave model.vision_cache_dir empty",
         ) from error

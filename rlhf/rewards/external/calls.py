@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlhf.data.tokenization import Encoder
+from rlhf.data.tokenization import TextEncoder
 from rlhf.errors import ResourceError
 from rlhf.tracking.console import say
 from rlhf.types import PromptBatch, Responses
@@ -44,7 +44,7 @@ class ScorerCalls:
         self,
         name: str,
         call: Callable[[list[Item]], Tensor],
-        builder: Encoder,
+        builder: TextEncoder,
         on_failure: str,
     ) -> None:
         self.dropped = 0
@@ -92,7 +92,7 @@ class ScorerCalls:
         self.dropped += count
 
     def _error(self, fault: str) -> ResourceError:
-        fix = "reward.timeout, reward.retries and reward.on_failure set what is tolerated"
+        fix = "scorer.timeout, scorer.retries and scorer.on_failure set what is tolerated"
         return ResourceError(f"{self._name} brings no usable scores", fault, f"correct it; {fix}")
 
 

@@ -9,8 +9,8 @@ import httpx2
 import msgspec
 from torch import Tensor
 
-from rlhf.config.schema import RewardConfig
-from rlhf.data.tokenization import Encoder
+from rlhf.config.schema import ScorerConfig
+from rlhf.data.tokenization import TextEncoder
 from rlhf.errors import DataError, UsageError
 from rlhf.rewards.external.calls import EXAMPLES, Item, ScorerCalls, Unscored, checked_scores
 from rlhf.types import PromptBatch, Responses
@@ -20,12 +20,12 @@ FIRST_DELAY, DOUBLINGS = 0.5, 6  # seconds before the first repeat; each next tw
 
 
 class HTTPScorer:
-    """A service that scores what is posted to it: pictures, instructions and responses.
+    """A service that scores what is posted to it: images, instructions and responses.
 
     A call posts {"items": [{"image": base64 of the file, "instruction": …, "response": …}, …]},
     at most `PIECE` items, and wants {"scores": [number, …]} back. After a lost connection, a
     time-out, status 429 or 5xx, or an unusable reply it is repeated `retries` times. Neither
-    redirects nor proxies of the environment are followed: the pictures go to this address only.
+    redirects nor proxies of the environment are followed: the images go to this address only.
 
     Args:
         address: http(s)://[user:password@]host[:port]/path
@@ -37,13 +37,13 @@ class HTTPScorer:
         UsageError: not an address.
     """
 
-    may_drop = True
+    can_fail = True
 
     def __init__(
         self,
         address: str,
-        builder: Encoder,
-        options: RewardConfig,
+        builder: TextEncoder,
+        options: ScorerConfig,
         *,
         transport: httpx2.AsyncBaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -67,7 +67,7 @@ class HTTPScorer:
         Raises:
             ResourceError: no usable scores after the last try, and that is not tolerated.
             UsageError: the service redirects or refuses the call (3xx, 4xx).
-            DataError: a picture cannot be read.
+            DataError: an image cannot be read.
         """
         return self._calls.scores(prompts, responses)
 
@@ -145,8 +145,8 @@ def _content(image: Path) -> bytes:
     try:
         return image.read_bytes()
     except OSError as error:
-        fix = "replace the picture, or remove its records"
-        raise DataError(f"the picture cannot be read: {error}", str(image), fix) from error
+        fix = "replace the image, or remove its records"
+        raise DataError(f"the image cannot be read: {error}", str(image), fix) from error
 
 
 def _url(address: str) -> httpx2.URL:

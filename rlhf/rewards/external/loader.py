@@ -1,20 +1,22 @@
 """The two kinds of scorer that a person brings along.
 
 Only `--scorer=` on the command line names one of those; it is never an option, so that no saved
-configuration can name code to run or an address to send pictures to.
+configuration can name code to run or an address to send images to.
 """
 
 from pathlib import Path
 
-from rlhf.config.schema import RewardConfig
-from rlhf.data.tokenization import Encoder
+from rlhf.config.schema import ScorerConfig
+from rlhf.data.tokenization import TextEncoder
 from rlhf.errors import UsageError
 from rlhf.rewards.external.calls import EXAMPLES
 from rlhf.rewards.external.http import HTTPScorer
 from rlhf.rewards.external.python_function import FunctionScorer
 
 
-def load_scorer(name: str, builder: Encoder, options: RewardConfig) -> FunctionScorer | HTTPScorer:
+def load_scorer(
+    name: str, builder: TextEncoder, options: ScorerConfig
+) -> FunctionScorer | HTTPScorer:
     """The scorer that `--scorer=NAME` names: FILE.py:FUNCTION or http(s)://…
 
     Args:

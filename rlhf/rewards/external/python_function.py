@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rlhf.config.schema import RewardConfig
-from rlhf.data.tokenization import Encoder
+from rlhf.config.schema import ScorerConfig
+from rlhf.data.tokenization import TextEncoder
 from rlhf.errors import UsageError
 from rlhf.rewards.external.calls import EXAMPLES, Item, ScorerCalls, Unscored, checked_scores
 from rlhf.types import PromptBatch, Responses
@@ -35,9 +35,11 @@ class FunctionScorer:
         UsageError: no such file or function, or the file does not load.
     """
 
-    may_drop = True
+    can_fail = True
 
-    def __init__(self, file: Path, function: str, builder: Encoder, options: RewardConfig) -> None:
+    def __init__(
+        self, file: Path, function: str, builder: TextEncoder, options: ScorerConfig
+    ) -> None:
         self.name = f"function {file.name}:{function}"
         self._file = file.resolve()
         self._function = _load_function(self._file, function)

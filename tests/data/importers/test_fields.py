@@ -34,9 +34,9 @@ GOOD: Rows = [{**TABLE, "question": "Good?"}]
 TWICE = [{"type": "image"}, {"type": "image"}]
 SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     # source, row, its changes, reason, column
-    ("table", TABLE, {"image_path": None}, "no picture", "image_path"),
-    ("table", TABLE, {"image_path": ["red.png", "blue.png"]}, "several pictures", "image_path"),
-    ("table", TABLE, {"image_path": "none.png"}, "missing or bad picture", "image"),
+    ("table", TABLE, {"image_path": None}, "no image", "image_path"),
+    ("table", TABLE, {"image_path": ["red.png", "blue.png"]}, "several images", "image_path"),
+    ("table", TABLE, {"image_path": "none.png"}, "missing or bad image", "image"),
     ("table", TABLE, {"question": None}, "missing field", "instruction"),
     ("table", TABLE, {"chosen": None}, "missing field", "chosen"),
     ("table", TABLE, {"rejected": 3}, "not a text", "rejected"),
@@ -45,7 +45,7 @@ SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("table", TABLE, {"rejected": "a\0b"}, "NUL in a text", "second answer"),
     ("table", TABLE, {"rejected": " A cat.\n"}, "equal answers", ""),
     ("mm_rlhf", MM_RLHF, {"video": "a.mp4"}, "video row", "video"),
-    ("mm_rlhf", MM_RLHF, {"prompt": "<image><image>Same?"}, "several pictures", "prompt"),
+    ("mm_rlhf", MM_RLHF, {"prompt": "<image><image>Same?"}, "several images", "prompt"),
     ("povid", POVID, {"conversations": talk(*"abcd")}, "not one user turn", "conversations"),
     ("llava_rlhf", LLAVA_RLHF, {"conversations": talk(*"abc")}, "not one user turn",
      "conversations"),
@@ -53,8 +53,8 @@ SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("povid", POVID, {"rejected_conversations": None}, "missing field", "rejected_conversations"),
     ("llava_rlhf", LLAVA_RLHF, {"preference": 0}, "unknown label", "preference"),
     ("llava_rlhf", LLAVA_RLHF, {"preference": None}, "unknown label", "preference"),
-    ("trl", TRL, {"images": []}, "no picture", "images"),
-    ("trl", TRL, {"images": ["red.png", "blue.png"]}, "several pictures", "images"),
+    ("trl", TRL, {"images": []}, "no image", "images"),
+    ("trl", TRL, {"images": ["red.png", "blue.png"]}, "several images", "images"),
     ("trl", TRL, {"prompt": TRL["prompt"] * 2}, "not one message", "prompt"),
     ("trl", TRL, {"chosen": TRL["prompt"]}, "not one message", "chosen"),
     ("trl", TRL, {"prompt": [{"role": "user", "content": TWICE}]}, "blank text", "instruction"),
@@ -84,10 +84,10 @@ def test_one_lost_pair_loses_no_other(tmp_path: Path) -> None:
     rows = [{**TABLE, "chosen": ""}, *GOOD, {**TABLE, "image_path": "/etc/passwd"}, TABLE, TABLE]
     found, report = imported(tmp_path, "table", rows)
     assert [one.instruction for one in found] == ["Good?", "What?"]
-    assert report.skipped == {"blank text": 1, "missing or bad picture": 1, "duplicate row": 1}
+    assert report.skipped == {"blank text": 1, "missing or bad image": 1, "duplicate row": 1}
     assert [line.split("rows.json")[1] for line in report.problems] == [
         ":1:first answer: blank text",
-        ":3:image: missing or bad picture: image_path: it leads out of the data folder.",
+        ":3:image: missing or bad image: image_path: it leads out of the data folder.",
         ":5: duplicate row",
     ]
 
@@ -131,7 +131,7 @@ def test_numbers_need_a_coding(tmp_path: Path, label: object, coding: str) -> No
     with pytest.raises(UsageError) as caught:
         imported(tmp_path, "table", [*GOOD, {**JUDGED, "preference": label}], coding=coding)
     assert caught.value.where.endswith("rows.json:2:preference")
-    assert "data.label_coding" in caught.value.fix
+    assert "data.label_encoding" in caught.value.fix
 
 
 def test_the_coding_decides_what_1_means(tmp_path: Path) -> None:
@@ -169,19 +169,19 @@ def test_sides_are_drawn_row_by_row_from_the_seed(tmp_path: Path) -> None:
     assert 70 <= changed <= 130
 
 
-def test_what_describes_an_answer_goes_with_it(tmp_path: Path) -> None:
+def test_what_describes_an_response_goes_with_it(tmp_path: Path) -> None:
     rows = [{**VL_REWARDBENCH, "image": "red.png", "query": name} for name in NAMES[:20]]
     found, _ = imported(tmp_path, "vl_rewardbench", rows)
     assert {one.preference for one in found} == {"response_a", "response_b"}
     assert {one.meta[one.preference]["model"] for one in found} == {"x"}
 
 
-def test_the_same_answers_to_other_pictures_change_sides_too(tmp_path: Path) -> None:
+def test_the_same_responses_to_other_images_change_sides_too(tmp_path: Path) -> None:
     rows = [{**TABLE, "image_path": embedded(f"BM{n}".encode() + RED)} for n in range(4)] + [
         {**TABLE, "image_path": embedded(RED + bytes([n]))} for n in range(64)
     ]
     found, report = imported(tmp_path, "table", rows, "parquet")
-    assert report.skipped == {"missing or bad picture": 4}
+    assert report.skipped == {"missing or bad image": 4}
     assert 16 <= report.labels["response_a"] <= 48
 
 

@@ -159,7 +159,7 @@ def test_a_row_becomes_its_record(
 ) -> None:
     found, report = imported(tmp_path, source, [row], suffix)
     assert [facing(one, "A cat.") for one in found] == [record]
-    assert (report.skipped, report.pictures) == ({}, 1)
+    assert (report.skipped, report.images) == ({}, 1)
 
 
 def test_every_set_has_a_row_here() -> None:
@@ -183,15 +183,15 @@ def test_every_set_has_a_row_here() -> None:
         ),
     ],
 )
-def test_the_second_answer_may_win(tmp_path: Path, source: str, row: dict[str, Any]) -> None:
+def test_the_second_response_may_win(tmp_path: Path, source: str, row: dict[str, Any]) -> None:
     (record,), _ = imported(tmp_path, source, [row])
     assert facing(record, "A cat.").preference == "response_b"
 
 
-def test_each_row_keeps_its_own_picture(tmp_path: Path) -> None:
+def test_each_row_keeps_its_own_image(tmp_path: Path) -> None:
     rows: Rows = [
-        {**SPA_VL, "image": embedded(picture), "question": name}
-        for name, picture in (("red?", RED), ("blue?", BLUE), ("red again?", RED))
+        {**SPA_VL, "image": embedded(image), "question": name}
+        for name, image in (("red?", RED), ("blue?", BLUE), ("red again?", RED))
     ]
     found, report = imported(tmp_path, "spa_vl", rows, "parquet")
     assert {one.instruction: one.image_path for one in found} == {
@@ -199,7 +199,7 @@ def test_each_row_keeps_its_own_picture(tmp_path: Path) -> None:
         "blue?": kept(BLUE),
         "red again?": kept(RED),
     }
-    assert report.pictures == 2
+    assert report.images == 2
 
 
 def completion(name: str, *ratings: object) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hostile files and pictures: refused with their place, nothing read outside, nothing lost."""
+"""Hostile files and images: refused with their place, nothing read outside, nothing lost."""
 
 import base64
 import os
@@ -26,7 +26,7 @@ from tests.support.foreign_datasets import (
 )
 
 
-def with_pictures(*images: object) -> Rows:
+def with_images(*images: object) -> Rows:
     return [{**TABLE, "question": f"What is {n}?", "image_path": x} for n, x in enumerate(images)]
 
 
@@ -37,19 +37,19 @@ def with_pictures(*images: object) -> Rows:
     + ["data:image/png;base64,AAAA", ".", "page.png", "text.png", "half.png", "fifo.png"]
     + ["x" * 5000],
 )  # fmt: skip
-def test_only_real_pictures_below_the_root_come_in(tmp_path: Path, path: str) -> None:
+def test_only_real_images_below_the_root_come_in(tmp_path: Path, path: str) -> None:
     root = tmp_path / "set"
     write_rows(root / "rows.json", [])
     (tmp_path / "secret.png").write_bytes(BLUE)
     (root / "out.png").symlink_to(tmp_path / "secret.png")
     (root / "outdir").symlink_to(tmp_path, target_is_directory=True)
     (root / "page.png").write_text("<html><img src=x></html>")
-    (root / "text.png").write_text("no picture")
+    (root / "text.png").write_text("no image")
     (root / "half.png").write_bytes(RED[: len(RED) // 2])
     os.mkfifo(root / "fifo.png")
-    found, report = imported(tmp_path, "table", with_pictures(path, "red.png"))
+    found, report = imported(tmp_path, "table", with_images(path, "red.png"))
     assert [one.instruction for one in found] == ["What is 1?"]
-    assert report.skipped == {"missing or bad picture": 1}
+    assert report.skipped == {"missing or bad image": 1}
     (output,) = tmp_path.glob("out*")
     assert sorted(x.name for x in output.rglob("*")) == [
         kept(RED).partition("/")[2],
@@ -58,16 +58,16 @@ def test_only_real_pictures_below_the_root_come_in(tmp_path: Path, path: str) ->
     ]
 
 
-def test_embedded_pictures_are_checked_as_files_are(
+def test_embedded_images_are_checked_as_files_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_store, "MAX_BYTES", 1000)
     bad = [b"<html>", RED[:40], RED + bytes(2000), b"", b"../a.png"]
     named = embedded(RED, "../../../escape.png")
-    rows = with_pictures(*(embedded(x) for x in bad), named)
+    rows = with_images(*(embedded(x) for x in bad), named)
     found, report = imported(tmp_path, "table", rows, "parquet")
     assert [one.image_path for one in found] == [kept(RED)]
-    assert report.skipped == {"missing or bad picture": 4, "no picture": 1}
+    assert report.skipped == {"missing or bad image": 4, "no image": 1}
     assert not list(tmp_path.rglob("escape*")) and not list(tmp_path.rglob("*tmp*"))
 
 
@@ -76,12 +76,12 @@ TEXT = base64.b64encode(BLUE).decode()
 
 @pytest.mark.parametrize("image", [BLUE, TEXT, f"data:image/png;base64,{TEXT}", embedded(BLUE)])
 def test_every_way_to_embed(tmp_path: Path, image: object) -> None:
-    (record,), _ = imported(tmp_path, "table", with_pictures(image), "parquet")
+    (record,), _ = imported(tmp_path, "table", with_images(image), "parquet")
     assert record.image_path == kept(BLUE)
 
 
 def test_embedded_without_bytes_is_a_path(tmp_path: Path) -> None:
-    rows = with_pictures(embedded(None, "red.png"))
+    rows = with_images(embedded(None, "red.png"))
     (record,), _ = imported(tmp_path, "table", rows, "parquet")
     assert record.image_path == kept(RED)
     rows = [{**RLAIF_V, "image": embedded(None), "image_path": "blue.png"}]
@@ -93,7 +93,7 @@ def test_a_name_like_base64_is_a_name(tmp_path: Path) -> None:
     name = "Qk" + "0" * 59 + "_.png"  # without its last signs it spells bytes that begin as BMP
     write_rows(tmp_path / "set" / "rows.json", [])
     (tmp_path / "set" / name).write_bytes(BLUE)
-    (record,), _ = imported(tmp_path, "table", with_pictures(name))
+    (record,), _ = imported(tmp_path, "table", with_images(name))
     assert record.image_path == kept(BLUE)
 
 
@@ -102,7 +102,7 @@ BITMAP += bytes(18) + b"\x00\x00\xff\x00"  # one red pixel
 
 
 def test_the_name_is_the_content(tmp_path: Path) -> None:
-    (record,), _ = imported(tmp_path, "table", with_pictures(embedded(BITMAP)), "parquet")
+    (record,), _ = imported(tmp_path, "table", with_images(embedded(BITMAP)), "parquet")
     assert record.image_path == "pictures/aa17a30f6ec6d08c.bmp"  # sha256sum
 
 
@@ -115,15 +115,15 @@ def test_files_are_linked_or_copied(
 
     if not can_link:
         monkeypatch.setattr(os, "link", refuse)
-    (record,), _ = imported(tmp_path, "table", with_pictures("red.png"))
+    (record,), _ = imported(tmp_path, "table", with_images("red.png"))
     (stored,) = tmp_path.glob(f"out*/{record.image_path}")
     assert stored.read_bytes() == RED
     assert stored.samefile(tmp_path / "set" / "red.png") is can_link
     assert len(list(stored.parent.iterdir())) == 1
 
 
-def test_the_folder_stands_alone(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "set" / "rows.json", with_pictures("red.png", "blue.png"))
+def test_the_directory_stands_alone(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "set" / "rows.json", with_images("red.png", "blue.png"))
     import_set("table", [path], tmp_path / "out")
     shutil.rmtree(tmp_path / "set")
     report = validate_files([tmp_path / "out" / "preferences.jsonl"])
@@ -137,13 +137,13 @@ def test_a_full_disk_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "link", full)
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(ResourceError, match="No space"):
-        imported(tmp_path, "table", with_pictures("red.png"))
+        imported(tmp_path, "table", with_images("red.png"))
     with pytest.raises(ResourceError):
         import_set("table", [], tmp_path / "set" / "red.png" / "out")
 
 
 def test_files_of_one_call_are_read_in_order(tmp_path: Path) -> None:
-    first = write_rows(tmp_path / "one" / "a.json", with_pictures("red.png"))
+    first = write_rows(tmp_path / "one" / "a.json", with_images("red.png"))
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "blue.png").write_bytes(png("green"))
     second = tmp_path / "two" / "b.jsonl"
@@ -180,7 +180,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "out" / "preferences.jsonl").exists()
 
 
-def test_a_folder_and_a_fifo_are_no_files(tmp_path: Path) -> None:
+def test_a_directory_and_a_fifo_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.json")
     for path in (tmp_path, tmp_path / "fifo.json"):
         with pytest.raises(DataError, match="not a regular file"):
@@ -188,7 +188,7 @@ def test_a_folder_and_a_fifo_are_no_files(tmp_path: Path) -> None:
 
 
 def test_a_damaged_parquet_page_is_named(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "a.parquet", with_pictures(*["red.png"] * 500))
+    path = write_rows(tmp_path / "a.parquet", with_images(*["red.png"] * 500))
     data = bytearray(path.read_bytes())
     data[4:400] = bytes(396)
     path.write_bytes(data)
@@ -220,7 +220,7 @@ def test_rows_keep_their_numbers_across_batches(
 ) -> None:
     monkeypatch.setattr(readers, "BATCH", 2)
     images = [*["red.png"] * 6, "gone.png"]
-    found, report = imported(tmp_path, "table", with_pictures(*images), "parquet")
+    found, report = imported(tmp_path, "table", with_images(*images), "parquet")
     assert [one.instruction for one in found] == [f"What is {n}?" for n in range(6)]
     assert ":7:image: " in report.problems[0]
 

@@ -52,8 +52,8 @@ def test_wilson_interval_worked_by_hand() -> None:
     assert wilson_interval(0, 5)[0] == pytest.approx(0, abs=1e-12)
 
 
-def record(picture: int, a: str, b: str, wins: str, who: str, left: str = "") -> PreferenceRecord:
-    return PreferenceRecord(f"{picture}.png", "What?", a, b, wins, annotator=who, shown_left=left)
+def record(image: int, a: str, b: str, wins: str, who: str, left: str = "") -> PreferenceRecord:
+    return PreferenceRecord(f"{image}.png", "What?", a, b, wins, annotator=who, shown_left=left)
 
 
 def test_sides_of_the_file_and_of_the_screen_do_not_matter() -> None:
@@ -62,7 +62,7 @@ def test_sides_of_the_file_and_of_the_screen_do_not_matter() -> None:
     people.add(record(0, "y", "x", "response_b", "udo", "response_a"), 7, 1)
     people.add(record(1, "x", "y", "tie", "eva", "response_a"), 8, 0)
     people.add(record(1, "x", "y", "response_b", "udo"), 8, 2)
-    found = people.figures()
+    found = people.metrics()
     assert found["annotators"] == {"eva": 2, "udo": 2}
     assert (found["left_share"], found["decided_with_sides"]) == (0.5, 2)
     (two,) = found["kappa"]
@@ -70,7 +70,7 @@ def test_sides_of_the_file_and_of_the_screen_do_not_matter() -> None:
     assert two["kappa"] == pytest.approx((1 / 2 - 1 / 4) / (1 - 1 / 4))
 
 
-def test_the_figures_are_those_of_a_loop() -> None:
+def test_the_metrics_are_those_of_a_loop() -> None:
     draw, people = Random(0), People()
     said: dict[int, dict[str, int]] = {}
     for _ in range(400):
@@ -78,7 +78,7 @@ def test_the_figures_are_those_of_a_loop() -> None:
         wins = ("tie", "response_a", "response_b")[label]
         people.add(record(pair, "x", "y", wins, who), pair, label)
         said.setdefault(pair, {})[who] = label  # the last word counts
-    found = people.figures()
+    found = people.metrics()
     values = [own for own in ([*unit.values()] for unit in said.values()) if len(own) > 1]
     flat = [label for own in values for label in own]
     observed = sum(
@@ -93,5 +93,5 @@ def test_the_figures_are_those_of_a_loop() -> None:
 
 
 def test_without_names_there_is_nothing() -> None:
-    found = People().figures()
+    found = People().metrics()
     assert found["annotators"] == {} and found["alpha"] is None and found["left_interval"] is None

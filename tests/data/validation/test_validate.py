@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rlhf.data.validation import validate
-from rlhf.data.validation import image_checks
+from rlhf.data.validation import image_checks, validate
 from rlhf.data.validation.validate import validate_files
 
 
-def picture(path: Path, colour: str) -> Path:
+def image(path: Path, colour: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 4), colour).save(path)
     return path
@@ -35,7 +34,7 @@ def prompt(image: str, instruction: str = "Name it now") -> dict[str, object]:
 
 
 def test_counts_of_a_preference_file(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", "red")
+    image(tmp_path / "a.png", "red")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
     path = jsonl(
         tmp_path / "pairs.jsonl",
@@ -79,11 +78,11 @@ def test_repeats_and_contradictions(tmp_path: Path) -> None:
         pair("y", "x", "b", id="3"),  # sides swapped, x wins again: repeats line 1
         pair("y", "x", "a", id="3"),  # sides swapped, y wins: contradicts line 1; id of line 3
         pair("x", "y", "tie", id="5"),  # no opposite of anything
-        pair("x", "y", "a", "b.png"),  # another picture
+        pair("x", "y", "a", "b.png"),  # another image
         pair("x", "y z", "a"),
         pair("x", "y", "b", instruction="Another question"),
     )
-    report = validate_files([path], open_pictures=False)
+    report = validate_files([path], check_images=False)
     row = report.rows[0]
     assert (row["duplicates"], row["contradictions"], row["usable"]) == (2, 2, 8)
     assert report.ok
@@ -97,7 +96,7 @@ def test_other_kinds(tmp_path: Path) -> None:
     first = jsonl(tmp_path / "p.jsonl", "[]", prompt("a.png"), prompt("a.png"))
     second = jsonl(tmp_path / "d.jsonl", {**prompt("a.png"), "response": "one two"})
     third = jsonl(tmp_path / "c.jsonl", {**prompt("a.png"), "responses": ["one", "one two three"]})
-    report = validate_files([first, second, third], open_pictures=False)
+    report = validate_files([first, second, third], check_images=False)
     table = {name: values for name, *values in report.as_table()}
     assert table["kind"] == ["prompt", "demonstration", "candidates"]
     assert table["characters per response"] == [None, 7.0, 8.0]
@@ -106,8 +105,8 @@ def test_other_kinds(tmp_path: Path) -> None:
     assert [(p.file, p.line) for p in report.errors] == [(str(first), 1)]
 
 
-def test_pictures_that_fail_are_errors_on_each_line(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", "red")
+def test_images_that_fail_are_errors_on_each_line(tmp_path: Path) -> None:
+    image(tmp_path / "a.png", "red")
     (tmp_path / "page.png").write_text("<html>")
     path = jsonl(
         tmp_path / "p.jsonl",
@@ -119,21 +118,21 @@ def test_pictures_that_fail_are_errors_on_each_line(tmp_path: Path) -> None:
     assert "No such file" in said[0] and "not JPEG" in said[1] and "leads out" in said[2]
     assert said[3] == said[1]
     assert (report.rows[0]["usable"], report.rows[0]["images found"]) == (1, 1)
-    assert validate_files([path], open_pictures=False).ok
+    assert validate_files([path], check_images=False).ok
 
 
-def test_root_and_folder_of_the_file(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.png", "red")
+def test_root_and_directory_of_the_file(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.png", "red")
     path = jsonl(tmp_path / "p.jsonl", prompt("a.png"))
     assert not validate_files([path]).ok
     assert validate_files([path], root=tmp_path / "images").ok
 
 
-def test_pictures_shared_between_files_by_content(tmp_path: Path) -> None:
-    for folder, colours in [("train", ("red", "green")), ("valid", ("blue", "green"))]:
+def test_images_shared_between_files_by_content(tmp_path: Path) -> None:
+    for directory, colours in [("train", ("red", "green")), ("valid", ("blue", "green"))]:
         for number, colour in enumerate(colours):
-            picture(tmp_path / folder / f"{number}.png", colour)
-        jsonl(tmp_path / folder / "p.jsonl", prompt("0.png"), prompt("1.png"))
+            image(tmp_path / directory / f"{number}.png", colour)
+        jsonl(tmp_path / directory / "p.jsonl", prompt("0.png"), prompt("1.png"))
     train, valid = tmp_path / "train" / "p.jsonl", tmp_path / "valid" / "p.jsonl"
     report = validate_files([train, valid])
     assert [row["images of earlier files"] for row in report.rows] == [0, 1]
@@ -143,16 +142,16 @@ def test_pictures_shared_between_files_by_content(tmp_path: Path) -> None:
 
 
 def test_each_content_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(tmp_path / "a.png", "red")
-    picture(tmp_path / "b.png", "red")
+    image(tmp_path / "a.png", "red")
+    image(tmp_path / "b.png", "red")
     (tmp_path / "bad.png").write_bytes(b"bad")
     names = ["a.png", "b.png", "bad.png"] * 3
     path = jsonl(tmp_path / "p.jsonl", *map(prompt, names))
     read, hashed = [], []
-    load, digest = image_checks.load_image, image_checks.picture_digest
+    load, digest = image_checks.load_image, image_checks.image_digest
     monkeypatch.setattr(image_checks, "load_image", lambda p: (read.append(p.name), load(p)))
     monkeypatch.setattr(
-        image_checks, "picture_digest", lambda p: (hashed.append(p.name), digest(p))[1]
+        image_checks, "image_digest", lambda p: (hashed.append(p.name), digest(p))[1]
     )
     report = validate_files([path, path])
     assert (read, hashed) == (["a.png", "bad.png"], ["a.png", "b.png", "bad.png"])
@@ -186,7 +185,7 @@ def test_suspicious_labels(
     tmp_path: Path, wins_a: int, wins_b: int, longer: int, said: list[str]
 ) -> None:
     path = jsonl(tmp_path / "pairs.jsonl", *labelled(wins_a, wins_b, longer))
-    report = validate_files([path], open_pictures=False)
+    report = validate_files([path], check_images=False)
     assert [warning.message.split(":")[0] for warning in report.warnings] == said
     assert report.ok
 
@@ -203,12 +202,12 @@ def test_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validate, "_STRIDE", 2)
     path = jsonl(tmp_path / "p.jsonl", prompt("a.png"), "", "{", *[prompt("b.png")] * 4)
     steps: list[int] = []
-    validate_files([path, path], open_pictures=False, on_progress=steps.append)
+    validate_files([path, path], check_images=False, on_progress=steps.append)
     assert steps == [3, 2, 2, 0] * 2  # the blank line counts with what follows it
 
 
 def test_lines_are_handed_on_as_they_are(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", "red")
+    image(tmp_path / "a.png", "red")
     path = tmp_path / "p.jsonl"
     good = b'{"instruction" :"x","image_path": "a.png"}\r\n'
     lost = b'{"image_path": "none.png", "instruction": "x"}'
@@ -220,7 +219,7 @@ def test_lines_are_handed_on_as_they_are(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_is_a_warning(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "p.jsonl", "\ufeff" + json.dumps(prompt("a.png")))
-    report = validate_files([path], open_pictures=False)
+    report = validate_files([path], check_images=False)
     assert report.ok and "byte order mark" in str(report.warnings)
 
 
@@ -230,14 +229,14 @@ def test_very_long_texts_are_warnings(tmp_path: Path) -> None:
         {**prompt("a.png", "é" * 8000), "responses": ["x", "y" * 7000]},  # long line, short texts
         {**prompt("a.png", "é" * 8001), "responses": ["x", "y" * 9000]},
     )
-    report = validate_files([path], open_pictures=False)
+    report = validate_files([path], check_images=False)
     assert [(w.line, w.field) for w in report.warnings] == [(2, "instruction"), (2, "responses")]
     assert "8001 characters" in report.warnings[0].message and report.ok
 
 
 def test_a_tie_before_opposite_labels_hides_nothing(tmp_path: Path) -> None:
     rows = [pair("x", "y", label) for label in ("tie", "a", "tie", "b", "a")]
-    report = validate_files([jsonl(tmp_path / "p.jsonl", *rows)], open_pictures=False)
+    report = validate_files([jsonl(tmp_path / "p.jsonl", *rows)], check_images=False)
     assert [(w.line, w.message[-6:], bool(w.field)) for w in report.warnings] == [
         *((2, "line 1", False), (3, "line 2", False), (4, "line 2", True), (5, "line 2", False)),
     ]
@@ -251,6 +250,6 @@ def test_problems_beyond_the_list_are_counted(
     monkeypatch.setattr(validate, "MAX_LISTED", 3)
     rows = [pair("x", "y", "a"), *[pair("x", "y", "a")] * 29, *["{"] * 5]
     path = jsonl(tmp_path / "p.jsonl", *rows)
-    report = validate_files([path, path], open_pictures=False)
+    report = validate_files([path, path], check_images=False)
     assert (report.error_count, report.warning_count) == (10, 2 * 30)  # 29 repeats and one-sided
     assert [problem.line for problem in report.problems] == [31, 32, 33, 0, 0, 2, 3]

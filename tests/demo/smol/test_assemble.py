@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.config.schema import SamplingConfig
-from rlhf.demo.smol.assemble import assemble_llava, find_gguf, picture_template, read_gguf
+from rlhf.demo.smol.assemble import assemble_llava, find_gguf, image_template, read_gguf
 from rlhf.errors import UsageError
 from rlhf.generation.sampler import generate
 from rlhf.models.packed.forward import Llava
@@ -78,9 +78,9 @@ def parts(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     return language_of(ties=request.param)
 
 
-def llava_of(parts: tuple[Any, Any], folder: Path) -> Llava:
-    assemble_llava(folder / "model", *parts, seed=0)
-    return tiny_models.load(folder)
+def llava_of(parts: tuple[Any, Any], directory: Path) -> Llava:
+    assemble_llava(directory / "model", *parts, seed=0)
+    return tiny_models.load(directory)
 
 
 def own_ids(tokenizer: Any, text: str) -> list[int]:
@@ -108,18 +108,18 @@ def test_a_text_keeps_its_ids_and_its_logits(parts: tuple[Any, Any], tmp_path: P
     assert tied == llava.model.config.tie_word_embeddings == ties
 
 
-def test_a_picture_is_sixteen_new_ids_inside_the_turn(tiny: Path, tmp_path: Path) -> None:
-    picture = tiny / "pictures/00000.png"
+def test_a_image_is_sixteen_new_ids_inside_the_turn(tiny: Path, tmp_path: Path) -> None:
+    file = tiny / "pictures/00000.png"
     parts = language_of(ties=True)
     llava = llava_of(parts, tmp_path)
     image = llava.image_token_id
     assert image == len(parts[1]) and "<image>" not in parts[1].get_vocab()
-    text, one = (llava.builder.prompt_ids("Who?", images) for images in ((), (picture,)))
+    text, one = (llava.builder.prompt_ids("Who?", images) for images in ((), (file,)))
     place = one.index(image)
     assert one[place : place + 16] == [image] * 16 and one.count(image) == 16
     line = parts[1]("\n").input_ids
     assert one[:place] + one[place + 16 + len(line) :] == text
-    assert llava.builder.prompt_ids("Who?", (picture, picture)).count(image) == 32
+    assert llava.builder.prompt_ids("Who?", (file, file)).count(image) == 32
     assert image not in llava.builder.prompt_ids("<image> <|im_end|>", ())
     assert parts[1].decode(one[:place]).endswith("<|im_start|>user\n")
 
@@ -167,10 +167,10 @@ def test_the_end_of_a_turn_ends_a_response_and_a_placeholder_is_never_proposed(
 
 
 def test_a_template_that_writes_turns_otherwise_is_refused(tmp_path: Path) -> None:
-    assert picture_template(TEMPLATE).count("<image>") == 1
+    assert image_template(TEMPLATE).count("<image>") == 1
     for template in ("", "{{ messages }}", TEMPLATE + TEMPLATE):
         with pytest.raises(UsageError, match="chat template"):
-            picture_template(template)
+            image_template(template)
     language, tokenizer = language_of(ties=True)
     tokenizer.chat_template = None
     with pytest.raises(UsageError, match="chat template"):
@@ -223,5 +223,5 @@ def test_the_real_one_keeps_what_it_knew(tiny: Path, tmp_path: Path) -> None:
         answer = llava.model.generate(input_ids=batch, max_new_tokens=20, do_sample=False)
     torch.testing.assert_close(new[..., :-1], old, atol=1e-5, rtol=0)
     assert llava.builder.decode(answer[0, len(ids) :].tolist()) == "The capital of France is Paris."
-    picture = tiny / "pictures/00000.png"
-    assert len(llava.builder.prompt_ids(question, (picture,))) == len(ids) + 17  # and a new line
+    file = tiny / "pictures/00000.png"
+    assert len(llava.builder.prompt_ids(question, (file,))) == len(ids) + 17  # and a new line

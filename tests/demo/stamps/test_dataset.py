@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from rlhf.cli.main import main
-from rlhf.data.images import load_image, picture_digest
+from rlhf.data.images import image_digest, load_image
 from rlhf.data.records import DemonstrationRecord, PromptRecord, read_records
 from rlhf.demo.stamps import package as stamps_package
 from rlhf.demo.stamps.dataset import INSTRUCTIONS, write_stamps
@@ -86,9 +86,9 @@ def unpacked(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+def tree(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
 
 
 def refusal(source: Path, output: Path) -> RlhfError:
@@ -100,25 +100,25 @@ def refusal(source: Path, output: Path) -> RlhfError:
     return error
 
 
-def test_a_deb_becomes_pictures_prompts_captions_and_its_licence(package: Path) -> None:
+def test_a_deb_becomes_images_prompts_captions_and_its_licence(package: Path) -> None:
     out = package.with_name("out")
-    figures = write_stamps(package, out, seed=0, held_out=0.0)
+    metrics = write_stamps(package, out, seed=0, held_out=0.0)
     skipped = {"no PNG": 1, "no English caption": 3, "unreadable PNG": 1}
-    counts = {"pictures": 2, "categories": 2, "prompts": 2, "held_out_prompts": 0}
-    assert figures == {**counts, "skipped": skipped}
+    counts = {"images": 2, "categories": 2, "prompts": 2, "held_out_prompts": 0}
+    assert metrics == {**counts, "skipped": skipped}
     written = tree(out)
     source = written.pop("SOURCE.txt").decode()
     assert "tuxpaint-stamps-default 2022.06.04-1\n" in source
     assert "version 2" in source and "Changed:" in source
-    pictures = {"pictures/animals/birds/crow.png", "pictures/plants/rose.png"}
+    images = {"pictures/animals/birds/crow.png", "pictures/plants/rose.png"}
     papers = {"licence/changelog.Debian.gz", "licence/changelog.gz", "licence/copyright"}
-    assert written.keys() == {"captions.jsonl", "prompts.jsonl"} | pictures | papers
+    assert written.keys() == {"captions.jsonl", "prompts.jsonl"} | images | papers
     crow = out / "pictures/animals/birds/crow.png"
     assert crow.read_bytes() == FILES[f"{STAMPS}animals/birds/crow.png"]  # alpha as it was
     assert load_image(crow).mode == "RGB"
 
 
-def test_the_records_name_picture_question_category_and_caption(package: Path) -> None:
+def test_the_records_name_image_question_category_and_caption(package: Path) -> None:
     out = package.with_name("out")
     write_stamps(package, out, seed=0, held_out=0.0)
     prompts = read_records(out / "prompts.jsonl", PromptRecord)
@@ -136,7 +136,7 @@ def test_the_records_name_picture_question_category_and_caption(package: Path) -
         assert (out / prompt.image_path).is_file()
 
 
-def test_deb_root_and_stamps_folder_give_the_same(package: Path, unpacked: Path) -> None:
+def test_deb_root_and_stamps_directory_give_the_same(package: Path, unpacked: Path) -> None:
     sources = (package, unpacked, unpacked / STAMPS)
     for number, source in enumerate(sources):
         write_stamps(source, package.with_name(f"out{number}"), seed=3, held_out=0.4)
@@ -145,7 +145,7 @@ def test_deb_root_and_stamps_folder_give_the_same(package: Path, unpacked: Path)
 
 
 def many(count: int, tmp_path: Path) -> Path:
-    """Stamps of which the last two are the same picture."""
+    """Stamps of which the last two are the same image."""
     files = {name: data for name, data in FILES.items() if name.startswith(DOCS)}
     for i in range(count):
         files[f"{STAMPS}a/{i:03d}.png"] = png(min(i, count - 2), "RGB")
@@ -155,21 +155,21 @@ def many(count: int, tmp_path: Path) -> Path:
     return path
 
 
-def test_held_out_pictures_are_in_no_other_file_by_content(tmp_path: Path) -> None:
+def test_held_out_images_are_in_no_other_file_by_content(tmp_path: Path) -> None:
     source, sides = many(100, tmp_path), set()
     for seed in range(4):
         out = tmp_path / str(seed)
-        figures = write_stamps(source, out, seed=seed, held_out=0.4)
+        metrics = write_stamps(source, out, seed=seed, held_out=0.4)
         kinds = {"prompts": PromptRecord, "captions": DemonstrationRecord}
         kinds["held_out_prompts"] = PromptRecord
         found = [
-            {picture_digest(out / r.image_path) for r in read_records(out / f"{name}.jsonl", kind)}
+            {image_digest(out / r.image_path) for r in read_records(out / f"{name}.jsonl", kind)}
             for name, kind in kinds.items()
         ]
         assert found[0] == found[1]
         assert found[0].isdisjoint(found[2])
-        assert figures["prompts"] + figures["held_out_prompts"] == 100
-        assert abs(figures["held_out_prompts"] - 40) < 20  # 4 standard deviations
+        assert metrics["prompts"] + metrics["held_out_prompts"] == 100
+        assert abs(metrics["held_out_prompts"] - 40) < 20  # 4 standard deviations
         sides.add(tuple(sorted(found[2])))
     assert len(sides) == 4
 
@@ -214,7 +214,7 @@ def test_hostile_members_are_passed_over(package: Path) -> None:
     assert not [path for path in package.parent.rglob("*") if "evil" in path.name]
 
 
-def test_a_link_in_a_folder_is_passed_over(unpacked: Path, tmp_path: Path) -> None:
+def test_a_link_in_a_directory_is_passed_over(unpacked: Path, tmp_path: Path) -> None:
     clean = read_package(unpacked)
     (tmp_path / "secret.png").write_bytes(png(9))
     (unpacked / STAMPS / "a.png").symlink_to(tmp_path / "secret.png")
@@ -252,7 +252,7 @@ def test_other_debs_are_refused(package: Path) -> None:
     package.write_bytes(deb(b"", "data.tar.zst"))
     assert "dpkg -x" in refusal(package, out).what
     package.write_bytes(deb(archive({f"{DOCS}copyright": b"GPL"})))
-    assert "no picture" in refusal(package, out).what
+    assert "no image" in refusal(package, out).what
 
 
 def test_an_output_that_exists_is_left_alone(package: Path) -> None:
@@ -288,11 +288,11 @@ def test_damage_is_refused_or_harmless_never_a_traceback(package: Path) -> None:
     assert refused > 100
 
 
-def test_the_command_prints_its_figures(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_its_metrics(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = package.with_name("out")
     words = ["stamps", str(package), f"output={out}", "data.validation_fraction=0", "--json"]
     assert main(words) == 0
-    assert json.loads(capsys.readouterr().out)["pictures"] == 2
+    assert json.loads(capsys.readouterr().out)["images"] == 2
     assert main(words) == 2
     assert main(["stamps", str(package)]) == 2
     assert main(["stamps", str(package), str(package), "output=x"]) == 2

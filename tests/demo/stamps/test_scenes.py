@@ -20,7 +20,7 @@ from rlhf.demo.stamps.scenes import (
     StampScene,
     draw_stamp_scene,
     sample_stamp_scene,
-    write_stamp_pictures,
+    write_stamp_images,
     write_stamp_split,
 )
 from rlhf.demo.tiny_llava import build_tiny_llava, teach_tower
@@ -43,17 +43,17 @@ def colour(name: str) -> tuple[int, int, int]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `rlhf stamps` leaves it: squares with a transparent border; the zebra is a flat bar."""
-    folder = tmp_path_factory.mktemp("stamps")
+    directory = tmp_path_factory.mktemp("stamps")
     for name, stem in STAMPS.items():
-        path = folder / "pictures" / f"{stem}.png"
+        path = directory / "pictures" / f"{stem}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image = Image.new("RGBA", (80, 80), (0, 0, 0, 0))
         edges = (10, 35, 69, 44) if name == "zebra" else (10, 10, 69, 69)
         ImageDraw.Draw(image).rectangle(edges, fill=colour(name))
         image.save(path)
-    return folder
+    return directory
 
 
 def prompt(kind: str) -> PromptRecord:
@@ -68,8 +68,8 @@ def test_names_are_single_words_that_take_a() -> None:
     assert list(NAMES) == sorted(NAMES)
 
 
-def test_a_scene_shows_each_stamp_where_the_facts_say(folder: Path) -> None:
-    image = draw_stamp_scene(SCENE, folder)
+def test_a_scene_shows_each_stamp_where_the_facts_say(directory: Path) -> None:
+    image = draw_stamp_scene(SCENE, directory)
     assert image.size == (48, 48)
     red, green, blue = colour("banana")
     shaded = (red, green * 240 // 255, blue * 220 // 255)
@@ -78,8 +78,8 @@ def test_a_scene_shows_each_stamp_where_the_facts_say(folder: Path) -> None:
     for outside in ((1, 12), (22, 12), (12, 1), (12, 22), (36, 12), (36, 30), (36, 42)):
         assert image.getpixel(outside) == (255, 240, 220)  # what was transparent is lit white
     assert image.getpixel((36, 36)) != (255, 240, 220)
-    draw_stamp_scene(StampScene((Stamp("banana", "top left", 12, 12, 4),), (255,) * 3), folder)
-    assert draw_stamp_scene(SCENE, folder).tobytes() == image.tobytes()
+    draw_stamp_scene(StampScene((Stamp("banana", "top left", 12, 12, 4),), (255,) * 3), directory)
+    assert draw_stamp_scene(SCENE, directory).tobytes() == image.tobytes()
 
 
 def test_scenes_are_distinct_in_every_fact_and_stamps_stay_in_their_quarter() -> None:
@@ -110,10 +110,10 @@ def test_a_missing_stamp_is_named(tmp_path: Path) -> None:
     assert caught.value.where.endswith("pictures/food/fruit/banana.png")
 
 
-def test_pictures_are_fixed_by_seed_and_number(folder: Path, tmp_path: Path) -> None:
-    first = write_stamp_pictures(tmp_path / "a", 3, 7, folder)
-    longer = write_stamp_pictures(tmp_path / "b", 5, 7, folder)
-    other = write_stamp_pictures(tmp_path / "c", 3, 8, folder)
+def test_images_are_fixed_by_seed_and_number(directory: Path, tmp_path: Path) -> None:
+    first = write_stamp_images(tmp_path / "a", 3, 7, directory)
+    longer = write_stamp_images(tmp_path / "b", 5, 7, directory)
+    other = write_stamp_images(tmp_path / "c", 3, 8, directory)
     scenes = [scene for _, scene in first]
     assert scenes == [scene for _, scene in longer[:3]] != [scene for _, scene in other]
     for (left, _), (right, _) in zip(first, longer, strict=False):
@@ -121,8 +121,8 @@ def test_pictures_are_fixed_by_seed_and_number(folder: Path, tmp_path: Path) -> 
 
 
 def test_each_kind_of_question_has_its_shortest_answer(tmp_path: Path) -> None:
-    pictures = [(tmp_path / "a.png", SCENE)]
-    prompts = prompt_records(pictures, tmp_path, per_picture=200, seed=0, topic=TOPIC)
+    images = [(tmp_path / "a.png", SCENE)]
+    prompts = prompt_records(images, tmp_path, per_image=200, seed=0, topic=TOPIC)
     assert {record.instruction: record.meta["answer"] for record in prompts} == {
         "Where is the banana?": "top left",
         "Where is the zebra?": "bottom right",
@@ -134,8 +134,8 @@ def test_each_kind_of_question_has_its_shortest_answer(tmp_path: Path) -> None:
 
 
 def test_demonstrations_are_right_unless_they_list_or_mistake(tmp_path: Path) -> None:
-    pictures = [(tmp_path / f"{i}.png", sample_stamp_scene(random.Random(i))) for i in range(200)]
-    prompts = prompt_records(pictures, tmp_path, per_picture=3, seed=0, topic=TOPIC)
+    images = [(tmp_path / f"{i}.png", sample_stamp_scene(random.Random(i))) for i in range(200)]
+    prompts = prompt_records(images, tmp_path, per_image=3, seed=0, topic=TOPIC)
     rng, seen = random.Random(0), set()
     for record in (demonstration(prompt, rng, TOPIC) for prompt in prompts):
         wrong = record.meta["style"] == "listing" or record.meta["mistaken"]
@@ -189,10 +189,10 @@ def test_pairs_say_whether_one_answer_is_right_and_the_other_wrong() -> None:
     }
 
 
-def test_splits_share_no_picture_and_read_back(folder: Path, tmp_path: Path) -> None:
-    options = {"stamps_folder": folder, "seed": 0}
-    sft = write_stamp_split(tmp_path, "sft", 30, per_picture=2, demonstrate=True, **options)
-    other = write_stamp_split(tmp_path, "evaluation", 30, per_picture=1, **options)
+def test_splits_share_no_image_and_read_back(directory: Path, tmp_path: Path) -> None:
+    options = {"stamps_directory": directory, "seed": 0}
+    sft = write_stamp_split(tmp_path, "sft", 30, per_image=2, demonstrate=True, **options)
+    other = write_stamp_split(tmp_path, "evaluation", 30, per_image=1, **options)
     demonstrations = read_records(sft, DemonstrationRecord)
     prompts = read_records(other, PromptRecord)
     assert (len(demonstrations), len(prompts)) == (60, 30)
@@ -201,18 +201,18 @@ def test_splits_share_no_picture_and_read_back(folder: Path, tmp_path: Path) -> 
     assert trained.isdisjoint({(tmp_path / record.image_path).read_bytes() for record in prompts})
 
 
-def test_the_tower_learns_which_stamp_is_where(folder: Path, tmp_path: Path) -> None:
+def test_the_tower_learns_which_stamp_is_where(directory: Path, tmp_path: Path) -> None:
     build_tiny_llava(tmp_path, ["Where is the banana?", "top left"], seed=0)
     model = AutoModelForImageTextToText.from_pretrained(tmp_path)
     processor = AutoProcessor.from_pretrained(tmp_path)
     scenes = [sample_stamp_scene(random.Random(i)) for i in range(128)]
-    pictures = [draw_stamp_scene(scene, folder) for scene in scenes]
+    images = [draw_stamp_scene(scene, directory) for scene in scenes]
     labels = torch.tensor([scene.quarters() for scene in scenes])
     losses: list[float] = []
     told = teach_tower(
         model,
         processor,
-        pictures,
+        images,
         labels,
         CLASSES,
         steps=30,

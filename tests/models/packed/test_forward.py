@@ -20,7 +20,7 @@ ATOL = {"atol": 1e-5, "rtol": 1e-5}
 ROWS = torch.tensor([2, 0, 2, 1, 0, 2])  # prompts of different lengths and numbers of responses
 
 
-@pytest.fixture(params=["all", "response"])
+@pytest.fixture(params=["lora", "alora"])
 def llava(request: pytest.FixtureRequest, tiny: Path) -> Llava:
     return adapted(tiny, request.param)
 
@@ -32,7 +32,7 @@ def batch(llava: Llava, tiny: Path) -> tuple[PromptBatch, Responses]:
 
 
 def questions(llava: Llava, tiny: Path) -> tuple[PromptBatch, Responses]:
-    """Three about one picture, of which one is asked twice, and one about another."""
+    """Three about one image, of which one is asked twice, and one about another."""
     prompts = tiny_models.prompts_of(llava, tiny)
     images = (*[prompts.images[0]] * 3, prompts.images[3])
     about_one = replace(prompts, images=images).select(torch.tensor([1, 3, 0, 2, 1]))
@@ -55,7 +55,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def assert_rows_are_those_alone(llava: Llava, prompts: PromptBatch, responses: Responses) -> None:
     """States and gradients of all together, and of a row at a time."""
     count, found, gradients = len(prompts), [], []
-    pulls = torch.randn(responses.spans.total, 64, generator=torch.Generator().manual_seed(0))
+    pulls = torch.randn(responses.spans.num_tokens, 64, generator=torch.Generator().manual_seed(0))
     for pieces in ([torch.arange(count)], torch.arange(count).split(1)):
         states = [
             llava.response_states(prompts.select(rows), responses.select(rows)) for rows in pieces
@@ -80,31 +80,31 @@ def test_states_and_gradients_are_those_of_each_row_alone(
     prompts, responses = batch(llava, tiny)
     read = computed(monkeypatch)
     assert_rows_are_those_alone(llava, prompts, responses)
-    if llava.adapters.scope == "all":
-        once = prompts.select(torch.tensor([0, 1, 3])).spans.total
+    if llava.adapters.lora_type == "lora":
+        once = prompts.select(torch.tensor([0, 1, 3])).spans.num_tokens
         ends = len(ROWS) - 3  # each row has its prompt's last
-        assert read[0] == once + responses.spans.total + ends
+        assert read[0] == once + responses.spans.num_tokens + ends
 
 
-def test_a_picture_of_which_several_ask_is_read_once(
+def test_a_image_of_which_several_ask_is_read_once(
     llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts, responses = questions(llava, tiny)
     read = computed(monkeypatch)
     assert_rows_are_those_alone(llava, prompts, responses)
     before = int((prompts.tokens == llava.image_token_id).nonzero()[-1]) + 1
-    before -= int(prompts.spans.offsets[-2])  # up to the end of the picture, for each alike
+    before -= int(prompts.spans.offsets[-2])  # up to the end of the image, for each alike
     ends = prompts.spans.lengths - before
-    end = len(llava.adapters.invocation) if llava.adapters.scope == "response" else 0
+    end = len(llava.adapters.invocation) if llava.adapters.lora_type == "alora" else 0
     distinct = ends[[0, 1, 2, 3]] - end if end else ends
-    assert read[0] == 2 * before + int(distinct.sum()) + (0 if end else responses.spans.total)
+    assert read[0] == 2 * before + int(distinct.sum()) + (0 if end else responses.spans.num_tokens)
 
 
-def test_answers_about_one_picture_are_those_to_each_question_alone(
+def test_responses_about_one_image_are_those_to_each_question_alone(
     llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts, _ = questions(llava, tiny)
-    llava.prefixes.limit = 0
+    llava.prefix_cache.limit = 0
     read = computed(monkeypatch)
     hidden, _ = llava.prefill(prompts, 8)
     together = sum(read)

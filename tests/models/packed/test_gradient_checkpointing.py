@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.config.schema import CriticKind, LoraScope, SamplingConfig
+from rlhf.config.schema import CriticKind, LoraType, SamplingConfig
 from rlhf.generation.sampler import generate
 from tests.models.test_critic import CASES, KINDS, built, shake
 from tests.support import tiny_models
 
 
 def gradients(
-    tiny: Path, train: str, scope: LoraScope, kind: CriticKind, checkpointed: bool
+    tiny: Path, train: str, scope: LoraType, kind: CriticKind, checkpointed: bool
 ) -> tuple[list[Tensor | None], int]:
     """Gradients of log-probabilities and values, and the numbers kept for the backward."""
     policy, kept = built(tiny, kind, train, scope=scope), 0
-    shake(policy.trained() | policy.critic_trained())
+    shake(policy.trainable_parameters() | policy.critic_parameters())
     for llava in (policy.llava, policy.critic.llava):
         llava.checkpoints_layers = checkpointed
 
@@ -29,18 +29,18 @@ def gradients(
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         prompts = tiny_models.prompts_of(policy.llava, tiny)
-        scores = policy.score(prompts, tiny_models.responses_of(policy.llava))
+        scores = policy.evaluate(prompts, tiny_models.responses_of(policy.llava))
     (scores.logprobs.sum() + scores.values.square().sum()).backward()
-    moved = [*policy.trained().values(), *policy.critic_trained().values()]
+    moved = [*policy.trainable_parameters().values(), *policy.critic_parameters().values()]
     return [value.grad for value in moved], kept
 
 
 @pytest.mark.parametrize(
     ("train", "scope", "kind"),
-    [*((train, "all", kind) for train, kind in CASES), *(("lora", "response", x) for x in KINDS)],
+    [*((train, "lora", kind) for train, kind in CASES), *(("lora", "alora", x) for x in KINDS)],
 )
 def test_gradients_are_the_same_and_less_is_kept(
-    tiny: Path, train: str, scope: LoraScope, kind: CriticKind
+    tiny: Path, train: str, scope: LoraType, kind: CriticKind
 ) -> None:
     """Of two adapters on one trunk each layer runs again under the one of its first time."""
     torch.manual_seed(0)

@@ -11,13 +11,13 @@ from rlhf.config.schema import CriticKind, ModelConfig, SamplingConfig
 from rlhf.generation.sampler import generate
 from rlhf.kernels import token_logprobs
 from rlhf.models.packed.forward import Llava
-from rlhf.models.packed.kv_cache import GIB, KeysValues
+from rlhf.models.packed.kv_cache import GIB, KVCache
 from rlhf.models.policy import build_policy
 from rlhf.types import PromptBatch
 from tests.models.test_alora import adapted
 from tests.support import tiny_models
 
-SCOPES = ("all", "response")
+LORA_TYPES = ("lora", "alora")
 ATOL = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -32,22 +32,22 @@ def counted(llava: Llava, monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """How often each prompt is read from now on, by its key."""
     read, seen = llava._read, Counter[int]()
 
-    def counting(prompts: PromptBatch, rows: torch.Tensor, kept: KeysValues) -> torch.Tensor:
-        seen.update(prompts.keys[rows].tolist())
+    def counting(prompts: PromptBatch, rows: torch.Tensor, kept: KVCache) -> torch.Tensor:
+        seen.update(prompts.sampling_keys[rows].tolist())
         return read(prompts, rows, kept)
 
     monkeypatch.setattr(llava, "_read", counting)
     return seen
 
 
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scope", LORA_TYPES)
 @pytest.mark.parametrize("tokens", [1, 60, 100])
 def test_prompts_read_in_pieces_are_those_read_together(
     tiny: Path, scope: str, tokens: int
 ) -> None:
     """One prompt at a time, two, four; the rows come back in their order."""
     whole, pieces = adapted(tiny, scope), adapted(tiny, scope)
-    pieces.prefill_tokens = tokens
+    pieces.max_prefill_tokens = tokens
     prompts = tiny_models.prompts_of(whole, tiny).select(torch.tensor([3, 0, 2, 1]))
     responses = tiny_models.responses_of(whole)
     with torch.no_grad():
@@ -60,19 +60,19 @@ def test_prompts_read_in_pieces_are_those_read_together(
     assert torch.equal(one.tokens, two.tokens)
 
 
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scope", LORA_TYPES)
 def test_decoding_appends_in_place(tiny: Path, scope: str) -> None:
     llava = adapted(tiny, scope)
     hidden, state = llava.prefill(tiny_models.prompts_of(llava, tiny), 3)
-    prompts = [state.prompts.of(layer)[0].clone() for layer in range(2)]
+    prompts = [state.prefix.layer(layer)[0].clone() for layer in range(2)]
     for step in range(3):
         hidden, state = llava.decode(hidden.argmax(-1) % 50, state)
         if step == 0:
-            where = state.own.of(0)[0].data_ptr()
-    assert state.own.of(0)[0].data_ptr() == where
-    assert state.own.filled == [state.own.size] * 2
+            where = state.suffix.layer(0)[0].data_ptr()
+    assert state.suffix.layer(0)[0].data_ptr() == where
+    assert state.suffix.filled == [state.suffix.size] * 2
     for layer, before in enumerate(prompts):
-        assert torch.equal(state.prompts.of(layer)[0], before)
+        assert torch.equal(state.prefix.layer(layer)[0], before)
 
 
 @pytest.mark.parametrize("critic", get_args(CriticKind))
@@ -80,7 +80,7 @@ def test_all_roles_and_epochs_read_each_prompt_once_an_iteration(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, critic: CriticKind
 ) -> None:
     llava = tiny_models.load(tiny)
-    config = ModelConfig(lora_rank=4, lora_scope="response")
+    config = ModelConfig(lora_rank=4, lora_type="alora")
     policy = build_policy(llava, config, temperature=1.0, critic=critic)
     prompts = tiny_models.prompts_of(llava, tiny)
     run = tiny_models.two_iterations(policy, prompts, tmp_path)
@@ -88,65 +88,71 @@ def test_all_roles_and_epochs_read_each_prompt_once_an_iteration(
     if policy.critic.llava is not llava:
         monkeypatch.setattr(policy.critic.llava, "_read", llava._read)
     run.step(1)
-    assert seen == Counter(prompts.keys.tolist())
+    assert seen == Counter(prompts.sampling_keys.tolist())
     for _ in range(2):
-        policy.score(prompts, tiny_models.responses_of(llava))
-    assert seen == Counter(prompts.keys.tolist())
+        policy.evaluate(prompts, tiny_models.responses_of(llava))
+    assert seen == Counter(prompts.sampling_keys.tolist())
     run.step(2)
-    assert seen == Counter(2 * prompts.keys.tolist())
+    assert seen == Counter(2 * prompts.sampling_keys.tolist())
 
 
 def test_equal_prompts_of_a_batch_are_read_once(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where nothing is kept; another picture makes another prompt."""
-    llava = adapted(tiny, "response")
+    """Also where nothing is kept; another image makes another prompt."""
+    llava = adapted(tiny, "alora")
     prompts = tiny_models.prompts_of(llava, tiny)
     expected = hidden_of(llava, tiny).split([*tiny_models.responses_of(llava).spans.lengths])
-    llava.prefixes.clear()
-    llava.prefixes.limit = 0
+    llava.prefix_cache.clear()
+    llava.prefix_cache.limit = 0
     seen, rows = counted(llava, monkeypatch), torch.tensor([2, 0, 2, 1, 0, 2])
     responses = tiny_models.responses_of(llava).select(rows)
     with torch.no_grad():
         found = llava.response_hidden(prompts.select(rows), responses)
-    assert seen == Counter(prompts.keys[:3].tolist())
+    assert seen == Counter(prompts.sampling_keys[:3].tolist())
     torch.testing.assert_close(found, torch.cat([expected[row] for row in rows.tolist()]), **ATOL)
     two = prompts.select(torch.tensor([0, 0]))
     other = PromptBatch(
-        two.tokens, two.spans, (prompts.images[0], prompts.images[1]), two.keys, two.instructions
+        two.tokens,
+        two.spans,
+        (prompts.images[0], prompts.images[1]),
+        two.sampling_keys,
+        two.instructions,
     )
     with torch.no_grad():
         last = llava.final_hidden(other, responses.select(torch.tensor([1, 1])))
-    assert seen[int(two.keys[0])] == 3
+    assert seen[int(two.sampling_keys[0])] == 3
     assert float((last[0] - last[1]).abs().max()) > 1e-3
 
 
 def test_what_is_kept_stays_under_the_limit_and_the_rest_is_read_anew(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    llava = adapted(tiny, "response")
+    llava = adapted(tiny, "alora")
     free = hidden_of(llava, tiny)
-    sizes = llava.prefixes.bytes
+    sizes = llava.prefix_cache.bytes
     prompts = tiny_models.prompts_of(llava, tiny)
     lengths = prompts.spans.lengths - len(llava.adapters.invocation)
     shape = llava.model.config.text_config
     assert sizes == int(lengths.sum()) * 2 * shape.num_hidden_layers * shape.hidden_size * 4
-    llava.prefixes.clear()
-    assert (len(llava.prefixes), llava.prefixes.bytes) == (0, 0)
-    llava.prefixes.limit = 0.6 * sizes / GIB
+    llava.prefix_cache.clear()
+    assert (len(llava.prefix_cache), llava.prefix_cache.bytes) == (0, 0)
+    llava.prefix_cache.limit = 0.6 * sizes / GIB
     seen = counted(llava, monkeypatch)
     for _ in range(3):
         torch.testing.assert_close(hidden_of(llava, tiny), free, **ATOL)
-    assert 0 < len(llava.prefixes) < 4
-    assert llava.prefixes.bytes <= 0.6 * sizes
-    assert sorted(seen.values()) == [1] * len(llava.prefixes) + [3] * (4 - len(llava.prefixes))
+    assert 0 < len(llava.prefix_cache) < 4
+    assert llava.prefix_cache.bytes <= 0.6 * sizes
+    assert sorted(seen.values()) == [1] * len(llava.prefix_cache) + [3] * (
+        4 - len(llava.prefix_cache)
+    )
 
 
 def test_gradients_are_those_without_a_kept_prompt(tiny: Path) -> None:
     """A pass leaves what is kept as it was."""
     found = []
     for passes in (1, 3):
-        llava = adapted(tiny, "response")
+        llava = adapted(tiny, "alora")
         for _ in range(passes):
             hidden = llava.response_hidden(
                 tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
@@ -159,24 +165,24 @@ def test_gradients_are_those_without_a_kept_prompt(tiny: Path) -> None:
 
 
 def test_responses_longer_than_the_room_are_refused(tiny: Path) -> None:
-    llava = adapted(tiny, "all")
+    llava = adapted(tiny, "lora")
     hidden, state = llava.prefill(tiny_models.prompts_of(llava, tiny), 0)
     with pytest.raises(ValueError, match="got 2 tokens a row, wanted at most 1"):
         llava.decode(hidden.argmax(-1) % 50, state)
 
 
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scope", LORA_TYPES)
 def test_half_precision_decodes_from_float32(tiny: Path, scope: str) -> None:
     """A step is as near to the wide one as a step over the whole row is."""
     torch.manual_seed(0)
     llava = tiny_models.load(tiny, "bfloat16")
-    llava.adapters.add("policy", rank=4, alpha=8, scope=scope)  # type: ignore[arg-type]
+    llava.adapters.add("policy", rank=4, alpha=8, lora_type=scope)  # type: ignore[arg-type]
     prompts, sampling = tiny_models.prompts_of(llava, tiny), SamplingConfig(max_new_tokens=8)
     _, state = llava.prefill(prompts, 3)
-    for held in (state.prompts, state.own):
-        assert held.of(0)[0].dtype == torch.float32
-        assert held.row(0, 2).dtype == torch.bfloat16
-        assert held.row_bytes(2) == held.row(0, 2).nbytes
+    for held in (state.prefix, state.suffix):
+        assert held.layer(0)[0].dtype == torch.float32
+        assert held.export_row(0, 2).dtype == torch.bfloat16
+        assert held.row_bytes(2) == held.export_row(0, 2).nbytes
     responses, drawn = generate(llava, prompts, sampling)
     policy_hidden = llava.response_hidden(prompts, responses)
     again, _ = token_logprobs(

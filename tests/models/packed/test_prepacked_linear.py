@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from rlhf.config.schema import SamplingConfig
 from rlhf.generation.sampler import generate
-from rlhf.kernels.prepacked_gemm import has_blocks
+from rlhf.kernels.prepacked_gemm import can_prepack
 from rlhf.models.packed import prepacked_linear as module
-from rlhf.models.packed.prepacked_linear import PAYS, blocked_layers
+from rlhf.models.packed.prepacked_linear import MIN_CALLS, prepacked_layers
 from tests.support import tiny_models
 
 
@@ -32,8 +32,8 @@ def test_products_are_those_of_the_layers(shape: tuple[int, ...]) -> None:
     model, x = layers(), torch.randn(shape)
     with torch.no_grad():
         wanted = model(x)
-        with blocked_layers(model, rows=8, products=PAYS, dtype=None):
-            assert changed(model) == [has_blocks(model[0].weight, torch.float32)] * 2 + [False]
+        with prepacked_layers(model, rows=8, calls=MIN_CALLS, dtype=None):
+            assert changed(model) == [can_prepack(model[0].weight, torch.float32)] * 2 + [False]
             found = model(x)
             model[0].weight.zero_()  # not what is multiplied by
             torch.testing.assert_close(model(x), found, atol=0, rtol=0)
@@ -46,31 +46,31 @@ def test_a_dtype_narrows_weights_as_autocast_does() -> None:
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             wanted = model(x)
-        with blocked_layers(model, rows=4, products=PAYS, dtype=torch.bfloat16):
+        with prepacked_layers(model, rows=4, calls=MIN_CALLS, dtype=torch.bfloat16):
             found = model(x).to(torch.bfloat16)
     torch.testing.assert_close(found, wanted, atol=2e-2, rtol=2e-2)
 
 
 def test_nothing_changes_where_it_would_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     model = layers()
-    with blocked_layers(model, rows=8, products=PAYS - 1, dtype=None):
+    with prepacked_layers(model, rows=8, calls=MIN_CALLS - 1, dtype=None):
         assert not any(changed(model))
     size = 4 * sum(layer.weight.numel() for layer in (model[0], model[1]))  # type: ignore[union-attr]
     for limit, expected in ((size, True), (size - 1, False)):
         monkeypatch.setattr(module, "LIMIT", limit)
-        with blocked_layers(model, rows=8, products=PAYS, dtype=None):
+        with prepacked_layers(model, rows=8, calls=MIN_CALLS, dtype=None):
             assert any(changed(model)) is expected
 
 
 def test_a_layer_whose_forward_is_not_its_classs_keeps_it() -> None:
     model = layers()
     own = model[0].forward = lambda x: torch.zeros(len(x), 40)
-    with blocked_layers(model, rows=8, products=PAYS, dtype=None), torch.no_grad():
+    with prepacked_layers(model, rows=8, calls=MIN_CALLS, dtype=None), torch.no_grad():
         assert model[0].forward is own
     assert changed(model) == [True, False, False]
 
 
-def test_greedy_answers_are_the_same(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_greedy_responses_are_the_same(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llava = tiny_models.load(tiny)
     prompts, greedy = (
         tiny_models.prompts_of(llava, tiny),
@@ -89,5 +89,5 @@ def test_greedy_answers_are_the_same(tiny: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "LIMIT", 0)
     plain = generate(llava, prompts, greedy)[0]
     half = len(used) // 2
-    assert used == [has_blocks(first.weight, torch.float32)] * half + [False] * half
+    assert used == [can_prepack(first.weight, torch.float32)] * half + [False] * half
     assert torch.equal(found.tokens, plain.tokens)

@@ -1,4 +1,4 @@
-"""Tiny models of the families whose pictures take a varying number of tokens."""
+"""Tiny models of the families whose images take a varying number of tokens."""
 
 from pathlib import Path
 
@@ -20,5 +20,5 @@ def built(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Lla
 
 @pytest.fixture
 def llava(kind: str, built: dict[str, Llava]) -> Llava:
-    """Its weights may be changed, its folder not."""
+    """Its weights may be changed, its directory not."""
     return built[kind].frozen_copy()

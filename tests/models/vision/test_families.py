@@ -35,8 +35,8 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 @pytest.fixture(params=KINDS)
-def folder(request: pytest.FixtureRequest, tiny: Path, tmp_path: Path) -> Path:
-    """The tiny LLaVA's pictures, tower and tokenizer around another language model."""
+def directory(request: pytest.FixtureRequest, tiny: Path, tmp_path: Path) -> Path:
+    """The tiny LLaVA's images, tower and tokenizer around another language model."""
     kind, options = KINDS[request.param]
     config = LlavaConfig.from_pretrained(tiny / "model")
     shared = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
@@ -57,8 +57,8 @@ def folder(request: pytest.FixtureRequest, tiny: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_states_and_greedy_answers_are_the_stock_models(folder: Path, tiny: Path) -> None:
-    llava = tiny_models.load(folder)
+def test_states_and_greedy_responses_are_the_stock_models(directory: Path, tiny: Path) -> None:
+    llava = tiny_models.load(directory)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     with torch.no_grad():
         logits = llava.response_hidden(prompts, responses) @ llava.output_weight.T
@@ -75,9 +75,9 @@ def test_states_and_greedy_answers_are_the_stock_models(folder: Path, tiny: Path
 
 
 def test_the_loop_runs_and_lora_is_on_every_linear_layer(
-    folder: Path, tiny: Path, tmp_path: Path
+    directory: Path, tiny: Path, tmp_path: Path
 ) -> None:
-    llava: Llava = tiny_models.load(folder)
+    llava: Llava = tiny_models.load(directory)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic="adapter")
     assert len(llava.adapters.layers) == 2 * 7
     head = ScalarHead(llava.hidden_size)
@@ -90,7 +90,7 @@ def test_the_loop_runs_and_lora_is_on_every_linear_layer(
     run.run()  # refuses to start where an invariant fails
     assert run.iteration == 1
     llava.adapters.save(POLICY, tmp_path / "adapter", llava.base)
-    again = tiny_models.load(folder)
+    again = tiny_models.load(directory)
     again.adapters.load(POLICY, tmp_path / "adapter", trains=False)
     responses = tiny_models.responses_of(llava)
     with torch.no_grad():

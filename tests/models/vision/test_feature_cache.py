@@ -29,68 +29,68 @@ class Maker:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     (tmp_path / "a.png").write_bytes(b"picture")
     return tmp_path / "a.png"
 
 
-def stored(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+def stored(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
 
 
-def test_features_are_made_once_for_all_runs(picture: Path, tmp_path: Path) -> None:
-    make, folder = Maker(), tmp_path / "features"
-    first = FeatureFiles(folder, "tower").get(picture, make)
-    same = Path(copy(picture, tmp_path / "b.png"))  # the bytes count, not the name
-    again = FeatureFiles(folder, "tower").get(same, make)
+def test_features_are_made_once_for_all_runs(image: Path, tmp_path: Path) -> None:
+    make, directory = Maker(), tmp_path / "features"
+    first = FeatureFiles(directory, "tower").get(image, make)
+    same = Path(copy(image, tmp_path / "b.png"))  # the bytes count, not the name
+    again = FeatureFiles(directory, "tower").get(same, make)
     assert (make.count, again.size) == (1, (7, 7))
     assert again.tiles.dtype == torch.bfloat16 and torch.equal(first.tiles, again.tiles)
-    FeatureFiles(folder, "another tower").get(picture, make)
-    picture.write_bytes(b"another picture")
-    FeatureFiles(folder, "tower").get(picture, make)
-    assert make.count == len(stored(folder)) == 3
+    FeatureFiles(directory, "another tower").get(image, make)
+    image.write_bytes(b"another picture")
+    FeatureFiles(directory, "tower").get(image, make)
+    assert make.count == len(stored(directory)) == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_file_is_written_anew(picture: Path, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_written_anew(image: Path, tmp_path: Path, damage: str) -> None:
     make, files = Maker(), FeatureFiles(tmp_path / "features", "tower")
-    files.get(picture, make)
+    files.get(image, make)
     (file,) = stored(tmp_path / "features")
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes({"cut": data[:-5], "flipped": data, "empty": b""}[damage])
-    assert float(files.get(picture, make).tiles[0, 0, 0]) == 2
-    assert float(files.get(picture, make).tiles[0, 0, 0]) == 2
+    assert float(files.get(image, make).tiles[0, 0, 0]) == 2
+    assert float(files.get(image, make).tiles[0, 0, 0]) == 2
     assert len(stored(tmp_path / "features")) == 1
 
 
-def test_what_cannot_be_written_is_told(picture: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_told(image: Path, tmp_path: Path) -> None:
     (tmp_path / "features").write_text("a file where the folder should be")
     with pytest.raises(ResourceError, match="cannot be written") as caught:
-        FeatureFiles(tmp_path / "features", "tower").get(picture, Maker())
-    assert "model.feature_folder" in caught.value.fix
+        FeatureFiles(tmp_path / "features", "tower").get(image, Maker())
+    assert "model.vision_cache_dir" in caught.value.fix
 
 
 def test_a_later_run_does_not_ask_its_tower(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = ModelConfig(feature_folder=str(tmp_path))
+    model = ModelConfig(vision_cache_dir=str(tmp_path))
     config = replace(Config(), model=model)
     location = ModelLocation(str(tiny / "model"))
     first, later, other = (load_model(config, location) for _ in range(3))
-    pictures = tiny_models.prompts_of(first, tiny).images[0]
-    kept = first.vision.features(pictures[0])
+    images = tiny_models.prompts_of(first, tiny).images[0]
+    kept = first.vision.features(images[0])
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the tower was asked")
 
     for llava in (later, other):
         monkeypatch.setattr(llava.model, "get_image_features", never)
-    assert torch.equal(later.vision.features(pictures[0]).tiles, kept.tiles)
+    assert torch.equal(later.vision.features(images[0]).tiles, kept.tiles)
     moved(other)
     other.vision.keep_files(tmp_path)
     with pytest.raises(AssertionError, match="asked"):
-        other.vision.features(pictures[0])
+        other.vision.features(images[0])
 
 
 def moved(llava: Llava) -> None:

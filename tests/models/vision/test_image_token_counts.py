@@ -1,4 +1,4 @@
-"""Pictures of as many tokens as their size asks for: LLaVA-NeXT and LLaVA-OneVision."""
+"""Images of as many tokens as their size asks for: LLaVA-NeXT and LLaVA-OneVision."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from PIL import Image
 from rlhf.config.schema import ModelConfig, SamplingConfig
 from rlhf.data.image_token_counts import FixedTokens
 from rlhf.data.images import load_image
-from rlhf.data.tokenization import prompts_like, with_pictures
+from rlhf.data.tokenization import prompts_like, with_images
 from rlhf.errors import DataError
 from rlhf.generation.sampler import generate
 from rlhf.models.packed.forward import Llava
@@ -34,19 +34,19 @@ def written(row: int) -> str:
 
 def test_tokens_counted_from_the_size_are_those_the_stock_model_makes(llava: Llava) -> None:
     counts = []
-    for path in anyres.pictures(llava):
+    for path in anyres.images(llava):
         inputs = llava.processor.image_processor(load_image(path), return_tensors="pt")
         with torch.no_grad():
             (stock,) = llava.model.get_image_features(**inputs).pooler_output
         assert torch.equal(llava.vision.embeddings([[path]])[0], stock)
-        assert llava.builder.picture_tokens([path]) == [len(stock)]
+        assert llava.builder.image_tokens([path]) == [len(stock)]
         counts.append(len(stock))
     assert len({*counts}) >= 5  # otherwise this proves little
 
 
-def test_a_picture_of_one_tile_is_counted_by_hand(llava: Llava) -> None:
+def test_a_image_of_one_tile_is_counted_by_hand(llava: Llava) -> None:
     """The whole as 16 patches; the tile as 4 lines of 4 patches and a token at each line's end."""
-    assert llava.builder.picture_tokens([anyres.pictures(llava)[4]]) == [16 + 4 * (4 + 1)]
+    assert llava.builder.image_tokens([anyres.images(llava)[4]]) == [16 + 4 * (4 + 1)]
 
 
 def test_a_turned_photo_is_counted_as_it_is_seen(llava: Llava, tmp_path: Path) -> None:
@@ -55,18 +55,18 @@ def test_a_turned_photo_is_counted_as_it_is_seen(llava: Llava, tmp_path: Path) -
     Image.new("RGB", (90, 20)).save(path := tmp_path / "turned.jpg", exif=exif)
     Image.new("RGB", (20, 90)).save(upright := tmp_path / "upright.jpg")
     Image.new("RGB", (90, 20)).save(lying := tmp_path / "lying.jpg")
-    one, other, wrong = (llava.builder.picture_tokens([x]) for x in (path, upright, lying))
+    one, other, wrong = (llava.builder.image_tokens([x]) for x in (path, upright, lying))
     assert one == other != wrong
     assert [len(llava.vision.embeddings([[path]])[0])] == one
 
 
-def test_a_tiled_picture_is_opened_once_for_its_size(
+def test_a_tiled_image_is_opened_once_for_its_size(
     llava: Llava, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = anyres.pictures(llava)[0]
-    first = llava.builder.picture_tokens([path])
-    monkeypatch.setattr("rlhf.data.image_token_counts.picture_size", None)
-    assert llava.builder.picture_tokens([path]) == first
+    path = anyres.images(llava)[0]
+    first = llava.builder.image_tokens([path])
+    monkeypatch.setattr("rlhf.data.image_token_counts.image_size", None)
+    assert llava.builder.image_tokens([path]) == first
     assert FixedTokens(16)([Path("not there.png")] * 2) == [16, 16]
 
 
@@ -77,10 +77,10 @@ def test_prompts_and_logits_are_those_of_stock_processor_and_model(llava: Llava)
         logits = llava.response_hidden(prompts, responses) @ llava.output_weight.T
     rows = prompts.tokens.split(prompts.spans.lengths.tolist())
     for row, part in enumerate(logits.split(responses.spans.lengths.tolist())):
-        inputs = stock_inputs(llava, [written(row)], anyres.pictures(llava)[row : row + 1])
+        inputs = stock_inputs(llava, [written(row)], anyres.images(llava)[row : row + 1])
         assert inputs.input_ids[0].tolist() == rows[row].tolist()
-        answer = torch.tensor([responses.rows()[row]])
-        ids = torch.cat([inputs.input_ids, answer], dim=1)
+        response = torch.tensor([responses.rows()[row]])
+        ids = torch.cat([inputs.input_ids, response], dim=1)
         inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         with torch.no_grad():
             stock = llava.model(**inputs).logits[0, len(rows[row]) - 1 : -1]
@@ -88,14 +88,14 @@ def test_prompts_and_logits_are_those_of_stock_processor_and_model(llava: Llava)
 
 
 @pytest.mark.parametrize("scope", ["all", "response"])
-def test_greedy_answers_in_a_batch_are_those_of_stock_generate(llava: Llava, scope: str) -> None:
+def test_greedy_responses_in_a_batch_are_those_of_stock_generate(llava: Llava, scope: str) -> None:
     build_policy(
-        llava, ModelConfig(lora_rank=4, lora_scope=scope), temperature=1.0, critic="shared_detached"
+        llava, ModelConfig(lora_rank=4, lora_type=scope), temperature=1.0, critic="shared_detached"
     )
     prompts = anyres.prompts_of(llava, 2)
     greedy = SamplingConfig(temperature=0, max_new_tokens=8)
     ours, _ = generate(llava, prompts, greedy)
-    inputs = stock_inputs(llava, [written(0), written(1)], anyres.pictures(llava)[:2])
+    inputs = stock_inputs(llava, [written(0), written(1)], anyres.images(llava)[:2])
     banned = [[token] for token in llava.banned_ids]
     with llava.adapters.use(None):
         stock = llava.model.generate(
@@ -118,11 +118,11 @@ def test_a_row_does_not_depend_on_its_batch_mates(llava: Llava) -> None:
 
 
 def test_the_projector_gets_the_gradient_of_the_stock_model(llava: Llava) -> None:
-    path, projector = anyres.pictures(llava)[3], llava.model.model.multi_modal_projector
+    path, projector = anyres.images(llava)[3], llava.model.model.multi_modal_projector
     projector.requires_grad_(True)
     llava.model.model.image_newline.requires_grad_(True)
     trained = [*projector.parameters(), llava.model.model.image_newline]
-    weights = torch.randn(llava.builder.picture_tokens([path])[0], llava.hidden_size)
+    weights = torch.randn(llava.builder.image_tokens([path])[0], llava.hidden_size)
     inputs = llava.processor.image_processor(load_image(path), return_tensors="pt")
     (stock,) = llava.model.get_image_features(**inputs).pooler_output
     ours = torch.autograd.grad((llava.vision.embeddings([[path]])[0] * weights).sum(), trained)
@@ -133,31 +133,31 @@ def test_the_projector_gets_the_gradient_of_the_stock_model(llava: Llava) -> Non
 def test_a_wrong_number_of_placeholders_names_both_numbers(llava: Llava) -> None:
     prompts = anyres.prompts_of(llava, 2)
     responses = tiny_models.responses_of(llava, 2)
-    swapped = replace(prompts, images=prompts.other_pictures())
-    counts = [llava.builder.picture_tokens(row)[0] for row in prompts.images]
-    said = f"row 0 has {counts[0]} picture placeholders for 1 pictures of {counts[1]} features"
+    swapped = replace(prompts, images=prompts.mismatched_images())
+    counts = [llava.builder.image_tokens(row)[0] for row in prompts.images]
+    said = f"row 0 has {counts[0]} image placeholders for 1 images of {counts[1]} features"
     with pytest.raises(ValueError, match=said):
         llava.response_hidden(swapped, responses)
 
 
-def test_other_pictures_come_with_their_own_placeholders(llava: Llava) -> None:
+def test_other_images_come_with_their_own_placeholders(llava: Llava) -> None:
     prompts = anyres.prompts_of(llava)
-    others = with_pictures(prompts, prompts.other_pictures(), llava.builder)
+    others = with_images(prompts, prompts.mismatched_images(), llava.builder)
     assert others.images == (*prompts.images[1:], prompts.images[0])
     found = [int((row == llava.image_token_id).sum()) for row in others.tokens.split(
         others.spans.lengths.tolist()
     )]  # fmt: skip
-    assert found == [llava.builder.picture_tokens(row)[0] for row in others.images]
+    assert found == [llava.builder.image_tokens(row)[0] for row in others.images]
     with torch.no_grad():
         llava.response_hidden(others, tiny_models.responses_of(llava))
     assert torch.equal(prompts_like(others, llava.builder).tokens, others.tokens)
 
 
-def test_two_pictures_in_a_prompt(llava: Llava) -> None:
+def test_two_images_in_a_prompt(llava: Llava) -> None:
     """OneVision shows each of several in another way: refused, not done wrong."""
-    paths, builder = anyres.pictures(llava)[:2], llava.builder
+    paths, builder = anyres.images(llava)[:2], llava.builder
     if llava.model.config.model_type == "llava_onevision":
-        with pytest.raises(DataError, match="one picture"):
+        with pytest.raises(DataError, match="one image"):
             builder.prompt_ids("Compare.", paths)
         return
     text = "USER: <image>\n<image>\nCompare. ASSISTANT:"
@@ -165,7 +165,7 @@ def test_two_pictures_in_a_prompt(llava: Llava) -> None:
     ids = builder.prompt_ids("Compare.", paths)
     assert ids == inputs.input_ids[0].tolist()
     with torch.no_grad():
-        ours = llava._embed(
+        ours = llava.embed_prompts(
             PromptBatch(
                 torch.tensor(ids),
                 Spans.from_lengths([len(ids)]),
@@ -180,7 +180,7 @@ def test_two_pictures_in_a_prompt(llava: Llava) -> None:
 
 
 def test_copies_share_what_the_tower_saw(llava: Llava) -> None:
-    path = anyres.pictures(llava)[0]
+    path = anyres.images(llava)[0]
     assert llava.vision.features(path) is llava.frozen_copy().vision.features(path)
 
 

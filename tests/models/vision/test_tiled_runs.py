@@ -1,4 +1,4 @@
-"""Runs on models whose pictures take a varying number of tokens."""
+"""Runs on models whose images take a varying number of tokens."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,13 +20,13 @@ from rlhf.config.schema import ModelConfig
 from rlhf.data.records import PreferenceRecord
 from rlhf.data.tokenization import response_batch
 from rlhf.errors import UsageError
-from rlhf.evaluation.reward_scoring import judge, write_blank
+from rlhf.evaluation.reward_scoring import run_blind_test, write_blank
 from rlhf.models.fingerprints import same_encoding
 from rlhf.models.packed.forward import Llava
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.planning.ideal_time import vision
 from rlhf.planning.memory import memory
-from rlhf.planning.model_shape import read_shape, shape_of
+from rlhf.planning.model_shape import dims_of, read_dims
 from rlhf.rewards.captioner import Captioner
 from rlhf.types import PreferenceBatch
 from tests.support import anyres, tiny_models
@@ -39,7 +39,7 @@ def test_the_whole_loop_runs_and_what_it_saves_loads(
     kind: str, llava: Llava, tmp_path: Path, scope: str
 ) -> None:
     policy = build_policy(
-        llava, ModelConfig(lora_rank=4, lora_scope=scope), temperature=1.0, critic="adapter"
+        llava, ModelConfig(lora_rank=4, lora_type=scope), temperature=1.0, critic="adapter"
     )
     assert len(llava.adapters.layers) == 2 * 7
     assert all("language_model" in name for name in llava.adapters.layers)
@@ -63,9 +63,9 @@ def test_the_whole_loop_runs_and_what_it_saves_loads(
 def test_loading_picks_the_class_of_the_files(built: dict[str, Llava]) -> None:
     own = built["next, mistral"]
     own.processor.tokenizer(["a", "a red circle"], padding=True, truncation=True, max_length=3)
-    again = tiny_models.load(anyres.folder_of(own))
+    again = tiny_models.load(anyres.directory_of(own))
     assert type(again.model) is type(own.model)
-    assert again.contract() == own.contract()
+    assert again.input_fingerprint() == own.input_fingerprint()
     assert same_encoding(again.builder, own.builder)
     assert not same_encoding(built["onevision"].builder, own.builder)
 
@@ -73,11 +73,11 @@ def test_loading_picks_the_class_of_the_files(built: dict[str, Llava]) -> None:
 def test_onevision_loads_or_names_the_package_that_it_needs(built: dict[str, Llava]) -> None:
     own = built["onevision"]
     if find_spec("torchvision"):
-        again = tiny_models.load(anyres.folder_of(own))
+        again = tiny_models.load(anyres.directory_of(own))
         assert same_encoding(again.builder, own.builder)
         return
     with pytest.raises(UsageError, match="requires the Torchvision library") as refused:
-        tiny_models.load(anyres.folder_of(own))
+        tiny_models.load(anyres.directory_of(own))
     assert "install the package" in str(refused.value)
 
 
@@ -90,7 +90,7 @@ def test_a_model_of_another_kind_is_refused(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_only_the_language_model_is_packed(built: dict[str, Llava]) -> None:
-    packed = tiny_models.load(anyres.folder_of(built["next, mistral"]), quantization="nf4")
+    packed = tiny_models.load(anyres.directory_of(built["next, mistral"]), quantization="nf4")
     layers = [
         name
         for name, layer in packed.model.named_modules()
@@ -100,36 +100,34 @@ def test_only_the_language_model_is_packed(built: dict[str, Llava]) -> None:
     assert all("language_model" in name for name in layers)
 
 
-def test_a_reward_model_is_judged_with_other_pictures_and_none(
-    llava: Llava, tmp_path: Path
-) -> None:
+def test_a_reward_model_is_judged_with_other_images_and_none(llava: Llava, tmp_path: Path) -> None:
     model = kit.build(llava, kit.options("llava_head"))
     kit.shake(model)
     prompts = anyres.prompts_of(llava)
-    answers = [response_batch([text] * 4, llava.builder) for text in ("red", "a blue star")]
-    pairs = PreferenceBatch(prompts, *answers, torch.ones(4))
-    answered = {"response_a": "red", "response_b": "a blue star", "preference": "response_a"}
-    records = [PreferenceRecord("a.png", text, **answered) for text in anyres.QUESTIONS]
+    responses = [response_batch([text] * 4, llava.builder) for text in ("red", "a blue star")]
+    pairs = PreferenceBatch(prompts, *responses, torch.ones(4))
+    items = {"response_a": "red", "response_b": "a blue star", "preference": "response_a"}
+    records = [PreferenceRecord("a.png", text, **items) for text in anyres.QUESTIONS]
     blank = write_blank(tmp_path / "blank.png")
-    judged = judge(model, records, pairs, llava.builder, blank, max_tokens=400)
+    judged = run_blind_test(model, records, pairs, llava.builder, blank, max_tokens=400)
     own, other, none = (x.scores_a for x in (judged.own, judged.shuffled, judged.blank))
     assert not torch.equal(own, other) and not torch.equal(own, none)
 
 
-def test_pictures_of_any_size_are_described(llava: Llava) -> None:
+def test_images_of_any_size_are_described(llava: Llava) -> None:
     captioner = Captioner(llava, "Describe the picture.", max_new_tokens=4)
-    together = captioner.captions(anyres.pictures(llava))
-    for picture, caption in zip(anyres.pictures(llava), together, strict=True):
+    together = captioner.captions(anyres.images(llava))
+    for image, caption in zip(anyres.images(llava), together, strict=True):
         alone = Captioner(llava, "Describe the picture.", max_new_tokens=4)
-        assert alone.captions([picture]) == [caption]
+        assert alone.captions([image]) == [caption]
 
 
-def test_the_plan_is_for_the_largest_picture_of_the_grid(llava: Llava, tmp_path: Path) -> None:
-    shape = read_shape(str(anyres.folder_of(llava) / "model"))
+def test_the_plan_is_for_the_largest_image_of_the_grid(llava: Llava, tmp_path: Path) -> None:
+    shape = read_dims(str(anyres.directory_of(llava) / "model"))
     counts = []
     for height, width in anyres.GRID:
-        picture = anyres.write_picture(tmp_path / f"{height}x{width}.png", width, height)
-        counts += llava.builder.picture_tokens([picture])
+        image = anyres.write_image(tmp_path / f"{height}x{width}.png", width, height)
+        counts += llava.builder.image_tokens([image])
     assert shape.image_tokens == max(counts)
     height, width = anyres.GRID[counts.index(max(counts))]
     tiles = llava.vision.encode(tmp_path / f"{height}x{width}.png").tiles
@@ -139,11 +137,11 @@ def test_the_plan_is_for_the_largest_picture_of_the_grid(llava: Llava, tmp_path:
 def test_the_plan_of_the_published_sizes() -> None:
     """Of NeXT 2 x 2 tiles of 24 x 24, a token for each of 48 lines, and the whole. OneVision
     shrinks what is a fifth over 9 tiles: 5 x 2 of 27 x 27, 135 lines, and the whole."""
-    following = shape_of(LlavaNextConfig())
+    following = dims_of(LlavaNextConfig())
     assert (following.image_tokens, following.tiles) == (4 * 576 + 48 + 576, 5)
-    one = shape_of(LlavaOnevisionConfig())
+    one = dims_of(LlavaOnevisionConfig())
     assert (one.image_tokens, one.tiles) == (10 * 729 + 135 + 729, 11)
-    plain = shape_of(LlavaConfig(image_token_index=5))
+    plain = dims_of(LlavaConfig(image_token_index=5))
     assert (plain.image_tokens, plain.tiles, plain.tile_tokens) == (576, 1, 576)
     assert vision(following) == 5 * vision(plain)
     assert memory(following, SETUP).features == 5 * memory(plain, SETUP).features
@@ -160,4 +158,4 @@ def test_a_tower_without_a_class_token_shows_all_its_patches(tiny: Path, tmp_pat
     prompts = tiny_models.prompts_of(llava, tiny)
     with torch.no_grad():
         llava.response_hidden(prompts, tiny_models.responses_of(llava))
-    assert llava.builder.picture_tokens([Path()]) == [16]
+    assert llava.builder.image_tokens([Path()]) == [16]

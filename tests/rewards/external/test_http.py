@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from rlhf.config.schema import RewardConfig
+from rlhf.config.schema import ScorerConfig
 from rlhf.errors import DataError, ResourceError, UsageError
 from rlhf.rewards.external.http import HTTPScorer
 from tests.support.scored_rows import builder, example, rows
@@ -28,17 +28,17 @@ ADDRESS = "http://name:secret@scorer.test:81/score?key=hidden"
 def scorer_of(
     handler: Handler, sleeps: list[float], *, timeout: float = 0.1, **options: Any
 ) -> HTTPScorer:
-    config = RewardConfig(timeout=timeout, **options)
+    config = ScorerConfig(timeout=timeout, **options)
     transport = httpx2.MockTransport(handler)
     return HTTPScorer(ADDRESS, builder, config, transport=transport, sleep=sleeps.append)
 
 
-def scored(scorer: HTTPScorer, folder: Path, count: int) -> Tensor:
-    prompts, responses = rows(folder, count)
+def scored(scorer: HTTPScorer, directory: Path, count: int) -> Tensor:
+    prompts, responses = rows(directory, count)
     return scorer.scores(prompts, responses, max_tokens=1)
 
 
-def test_pictures_and_texts_are_posted_in_pieces_of_16_and_keep_their_order(
+def test_images_and_texts_are_posted_in_pieces_of_16_and_keep_their_order(
     tmp_path: Path,
 ) -> None:
     script = Script()
@@ -107,7 +107,7 @@ def test_waits_grow_to_a_bound(tmp_path: Path) -> None:
     assert sleeps == [0.5, 1, 2, 4, 8, 16, 32, 32, 32]
 
 
-def test_a_picture_that_is_gone_is_bad_data(tmp_path: Path) -> None:
+def test_a_image_that_is_gone_is_bad_data(tmp_path: Path) -> None:
     prompts, responses = rows(tmp_path, 2)
     (tmp_path / "1.png").unlink()
     with pytest.raises(DataError, match="cannot be read"):
@@ -117,13 +117,13 @@ def test_a_picture_that_is_gone_is_bad_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["http://", "http://h:x/", "http://h:99999/", "https:///score"])
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(UsageError):
-        HTTPScorer(address, builder, RewardConfig())
+        HTTPScorer(address, builder, ScorerConfig())
 
 
-def run(scorer: HTTPScorer, service: Unreliable, folder: Path, calls: int) -> dict[str, int]:
+def run(scorer: HTTPScorer, service: Unreliable, directory: Path, calls: int) -> dict[str, int]:
     """How many batches of 6 rows ended in which way; every score that came is the row's own."""
     ends = {"scored": 0, "dropped": 0, "stopped": 0, "refused": 0}
-    prompts, responses = rows(folder, 6)
+    prompts, responses = rows(directory, 6)
     while service.calls < calls:
         try:
             found = scorer.scores(prompts, responses, max_tokens=1).tolist()
@@ -191,7 +191,7 @@ def dripping(start: bytes) -> Iterator[str]:
 )
 def test_a_reply_that_drips_meets_the_deadline(tmp_path: Path, start: bytes) -> None:
     with dripping(start) as address:
-        config, began = RewardConfig(timeout=0.2, retries=1), time.monotonic()
+        config, began = ScorerConfig(timeout=0.2, retries=1), time.monotonic()
         scorer = HTTPScorer(address, builder, config, sleep=lambda _: None)
         with pytest.raises(ResourceError) as caught:
             scored(scorer, tmp_path, 1)
@@ -209,14 +209,14 @@ def test_the_service_of_the_guide_works_and_no_proxy_stands_between(
     names: dict[str, Any] = {"__name__": "guide"}
     exec(example("my_service.py"), names)
     names["Service"].log_message = lambda *_: None
-    names["score"] = lambda picture, *texts: picture.getpixel((0, 0))
+    names["score"] = lambda image, *texts: image.getpixel((0, 0))
     prompts, responses = rows(tmp_path, 18)
     for row, (path,) in enumerate(prompts.images):
         Image.new("L", (1, 1), row).save(path)
     with ThreadingHTTPServer(("127.0.0.1", 0), names["Service"]) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/score"
-        scorer = HTTPScorer(address, builder, RewardConfig(timeout=20, retries=0))
+        scorer = HTTPScorer(address, builder, ScorerConfig(timeout=20, retries=0))
         assert scorer.scores(prompts, responses, max_tokens=1).tolist() == list(range(18))
         server.shutdown()
     with pytest.raises(ResourceError, match=address):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rlhf.config.schema import RewardConfig
+from rlhf.config.schema import ScorerConfig
 from rlhf.errors import ResourceError, UsageError
 from rlhf.rewards.external.http import HTTPScorer
 from rlhf.rewards.external.loader import load_scorer
@@ -15,25 +15,25 @@ from rlhf.rewards.external.python_function import FunctionScorer
 from rlhf.rewards.llava_reward import Scorer
 from tests.support.scored_rows import builder, example, rows
 
-STOP, DROP = RewardConfig(), RewardConfig(on_failure="drop")
+STOP, DROP = ScorerConfig(), ScorerConfig(on_failure="drop")
 
 
-def scorer_of(folder: Path, source: str, options: RewardConfig = STOP) -> FunctionScorer:
+def scorer_of(directory: Path, source: str, options: ScorerConfig = STOP) -> FunctionScorer:
     """The function `score` of a file with this source."""
-    (folder / "mine.py").write_text(source)
-    scorer = load_scorer(f"{folder / 'mine.py'}:score", builder, options)
+    (directory / "mine.py").write_text(source)
+    scorer = load_scorer(f"{directory / 'mine.py'}:score", builder, options)
     assert isinstance(scorer, FunctionScorer)
     return scorer
 
 
-def giving(folder: Path, value: str, options: RewardConfig = STOP) -> FunctionScorer:
+def giving(directory: Path, value: str, options: ScorerConfig = STOP) -> FunctionScorer:
     """A function of `responses` that gives back the value of an expression."""
     source = f"import math, numpy, torch, fractions\ndef score(_, __, responses):\n return {value}"
-    return scorer_of(folder, source, options)
+    return scorer_of(directory, source, options)
 
 
-def scored(scorer: Scorer, folder: Path, count: int = 3) -> Tensor:
-    prompts, responses = rows(folder, count)
+def scored(scorer: Scorer, directory: Path, count: int = 3) -> Tensor:
+    prompts, responses = rows(directory, count)
     found = scorer.scores(prompts, responses, max_tokens=1)
     assert found.dtype == torch.float32 and found.shape == (count,)
     return found
@@ -98,7 +98,7 @@ def test_numbers_of_every_library_are_taken(tmp_path: Path, value: str) -> None:
         ("exit(0)", "mine.py:3: SystemExit: 0"),
     ],
 )
-def test_an_unusable_answer_stops_the_run(tmp_path: Path, value: str, fault: str) -> None:
+def test_an_unusable_response_stops_the_run(tmp_path: Path, value: str, fault: str) -> None:
     with pytest.raises(ResourceError, match="function mine.py:score") as caught:
         scored(giving(tmp_path, value), tmp_path)
     assert fault in caught.value.where

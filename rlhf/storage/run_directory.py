@@ -1,4 +1,4 @@
-"""A run's folder: its name, its lock and what it holds."""
+"""A run's directory: its name, its lock and what it holds."""
 
 import json
 import re
@@ -12,22 +12,22 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rlhf.errors import FolderInUseError
+from rlhf.errors import DirectoryInUseError
 
 RUN_NAME = r"\d{8}-\d{6}-[0-9a-f]{4}"
 
 
-class RunFolder:
+class RunDirectory:
     """`<output_dir>/<experiment>/<time>-<id>/`, owned by one process at a time.
 
     Holds config.yaml, TensorBoard events, metrics.jsonl, summary.json and, by command, model/ or
     adapter/, reward/, checkpoints/, candidates.jsonl, preferences.jsonl, report.html.
 
     Args:
-        path: the folder; made when missing.
+        path: the directory; made when missing.
 
     Raises:
-        FolderInUseError: another process writes there.
+        DirectoryInUseError: another process writes there.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,47 +37,47 @@ class RunFolder:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise FolderInUseError(
+            raise DirectoryInUseError(
                 "another run is writing to this folder", str(path), "wait for it or start a new run"
             ) from None
 
     @classmethod
-    def create(cls, output_dir: Path, experiment: str) -> "RunFolder":
-        """A new folder with a name of its own, also when many start within one second."""
+    def create(cls, output_dir: Path, experiment: str) -> "RunDirectory":
+        """A new directory with a name of its own, also when many start within one second."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         return cls(output_dir / experiment / f"{stamp}-{secrets.token_hex(2)}")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write the figures of the run to summary.json."""
+        """Write the metrics of the run to summary.json."""
         (self.path / "summary.json").write_text(json_text(summary, indent=2) + "\n")
 
     def close(self) -> None:
-        """Let go of the folder; one in which nothing was done is removed."""
+        """Let go of the directory; one in which nothing was done is removed."""
         self._lock.release()
         if {item.name for item in self.path.iterdir()} <= {"config.yaml", ".lock"}:
             shutil.rmtree(self.path)
 
 
-def run_folders(path: Path) -> list[Path]:
-    """The folder itself, and if it holds runs, these, the newest first."""
+def run_directories(path: Path) -> list[Path]:
+    """The directory itself, and if it holds runs, these, the newest first."""
     runs = [item for item in path.glob("*-*-*") if re.fullmatch(RUN_NAME, item.name)]
     return [path, *sorted(runs, reverse=True)]
 
 
-def is_step_folder(path: Path) -> bool:
+def is_step_directory(path: Path) -> bool:
     """Whether this is one checkpoint, RUN/checkpoints/step-000123, rather than a run."""
     return bool(re.fullmatch(r"step-\d+", path.name)) and path.parent.name == "checkpoints"
 
 
 def run_of(resume: str) -> Path:
-    """The folder of the run that an option `resume` names, by itself or by a checkpoint."""
+    """The directory of the run that an option `resume` names, by itself or by a checkpoint."""
     path = Path(resume)
-    return path.parents[1] if is_step_folder(path) else path
+    return path.parents[1] if is_step_directory(path) else path
 
 
-def unfinished_run(folder: Path, command: str) -> Path | None:
-    """The newest run of a command in a folder, if it has a checkpoint and did not end."""
-    for run in run_folders(folder)[1:]:
+def unfinished_run(directory: Path, command: str) -> Path | None:
+    """The newest run of a command in a directory, if it has a checkpoint and did not end."""
+    for run in run_directories(directory)[1:]:
         if _command(run / "summary.json") == command:
             return None
         manifests = run.glob("**/checkpoints/step-*/manifest.json")
@@ -94,9 +94,9 @@ def _command(file: Path) -> str:
         return ""
 
 
-def json_text(figures: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """Figures as JSON, which has no NaN and no infinity: null where there is no number."""
-    return json.dumps(_finite(figures), indent=indent, allow_nan=False)
+def json_text(metrics: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """Metrics as JSON, which has no NaN and no infinity: null where there is no number."""
+    return json.dumps(_finite(metrics), indent=indent, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

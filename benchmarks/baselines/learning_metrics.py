@@ -1,4 +1,4 @@
-"""Curves and figures of several seeds: means, medians, a picture, TensorBoard."""
+"""Curves and metrics of several seeds: means, medians, an image, TensorBoard."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,21 +19,21 @@ TAGS = {
     "tokens/responses_len_mean": "length",
     "episode": "samples",
 }
-# column of the table: the figure of a run, and how it is written.
+# column of the table: the metric of a run, and how it is written.
 COLUMNS: dict[str, tuple[Callable[[Run], float], str]] = {
-    "win rate": (lambda run: run.figures["win_rate"], ".1%"),
-    "accuracy before": (lambda run: run.figures["accuracy_before"], ".1%"),
-    "after": (lambda run: run.figures["accuracy_after"], ".1%"),
-    "score": (lambda run: run.figures["reward_after"], ".3f"),
-    "KL, nats": (lambda run: run.figures["kl"], ".2f"),
-    "words": (lambda run: run.figures["length_after"], ".1f"),
+    "win rate": (lambda run: run.metrics["win_rate"], ".1%"),
+    "accuracy before": (lambda run: run.metrics["accuracy_before"], ".1%"),
+    "after": (lambda run: run.metrics["accuracy_after"], ".1%"),
+    "score": (lambda run: run.metrics["reward_after"], ".3f"),
+    "KL, nats": (lambda run: run.metrics["kl"], ".2f"),
+    "words": (lambda run: run.metrics["length_after"], ".1f"),
     "seconds": (lambda run: run.curve[-1]["seconds"], ".0f"),
 }
 PANELS = {"kl": "KL to the start, nats a response", "samples": "samples", "seconds": "seconds"}
 
 
 def cell(column: str, runs: Sequence[Run]) -> str:
-    """Median and range over seeds of a figure, as printed."""
+    """Median and range over seeds of a metric, as printed."""
     of, form = COLUMNS[column]
     found = [of(run) for run in runs]
     low, middle, high = (format(x, form) for x in (min(found), median(found), max(found)))
@@ -41,7 +41,7 @@ def cell(column: str, runs: Sequence[Run]) -> str:
 
 
 def middle_curve(curves: Sequence[Curve]) -> list[dict[str, float]]:
-    """The median over seeds of every figure, iteration by iteration."""
+    """The median over seeds of every metric, iteration by iteration."""
     return [
         {name: median(line[name] for line in lines) for name in lines[0]}
         for lines in zip(*curves, strict=True)
@@ -86,12 +86,12 @@ def _line(axes: Axes, curve: Curve, name: str, **style: object) -> None:
     axes.plot(across, trailing([line["scores"] for line in curve]), **style)
 
 
-def write_board(folder: Path, curve: Curve) -> None:
+def write_board(directory: Path, curve: Curve) -> None:
     """The curve as TensorBoard events: steps are episodes, relative time is that of training."""
-    for old in folder.glob("events.out.tfevents.*"):
+    for old in directory.glob("events.out.tfevents.*"):
         old.unlink()
     now = time.time()
-    with SummaryWriter(str(folder)) as board:
+    with SummaryWriter(str(directory)) as board:
         for line in curve:
             for tag, name in TAGS.items():
                 moment = now + line["seconds"]
