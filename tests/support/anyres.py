@@ -137,7 +137,7 @@ def build(kind: str, tiny: Path, directory: Path) -> Llava:
     processor.save_pretrained(directory / "model")
     if isinstance(processor, ImageOnlyProcessor):  # as the stock one would have saved itself
         config = directory / "model/processor_config.json"
-        config.write_text(config.read_text().replace("PictureProc", "LlavaOnevisionProc"))
+        config.write_text(config.read_text().replace("ImageOnlyProc", "LlavaOnevisionProc"))
         video = {"video_processor_type": "LlavaOnevisionVideoProcessor"}
         (directory / "model/video_preprocessor_config.json").write_text(json.dumps(video))
     return Llava(model.requires_grad_(False), processor, str(directory / "model"))
