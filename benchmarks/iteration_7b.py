@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rlhf.config.schema import Config, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
-from rlhf.models.packed.forward import Llava
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.planning.model_shape import read_dims

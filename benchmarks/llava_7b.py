@@ -33,8 +33,8 @@ from rich.table import Table
 
 from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
 from rlhf.generation.sampler import generate
+from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
-from rlhf.models.packed.forward import Llava
 from rlhf.models.policy import POLICY, build_policy, map_microbatches
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.planning.gpus import GIB, this_machine

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from rlhf.demo.tiny_llava import build_tiny_llava
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch
 

@@ -31,7 +31,7 @@ from rlhf.data.records import CandidatesRecord, PreferenceRecord, read_records
 from rlhf.demo.rule_judge import label_pairs
 from rlhf.evaluation.reward_metrics import blindness, reward_metrics
 from rlhf.evaluation.reward_scoring import BlindTest, run_blind_test, write_blank
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.rewards.loading import build_reward
 from rlhf.tracking.console import console
 from rlhf.tracking.metrics import MetricsWriter

@@ -32,7 +32,7 @@ from rlhf.demo.stamps.scenes import (
 )
 from rlhf.demo.tiny_llava import build_tiny_llava, teach_tower
 from rlhf.evaluation.judges import generate_responses
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.tracking.console import say, stage, track
 
 # Split: images, questions about each.

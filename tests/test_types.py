@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.types import PromptBatch, Responses
 from tests.support import tiny_models
 

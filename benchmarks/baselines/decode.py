@@ -12,7 +12,7 @@ from baselines.shown_llava import load_llava
 from baselines.spec import World
 from rlhf.config.schema import SamplingConfig
 from rlhf.generation.sampler import generate
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.training.malloc import tune_malloc
 
 Response = Callable[[torch.Tensor, int], None]  # what makes so many tokens for these prompts

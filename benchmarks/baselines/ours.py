@@ -12,7 +12,7 @@ from torch import Tensor
 from baselines.clock import Clock, show
 from baselines.spec import PPO, Case, World
 from rlhf.config.schema import Config, ModelConfig, PPOConfig, SamplingConfig
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.buffer import RolloutBuffer

@@ -21,7 +21,7 @@ from rlhf.demo.rule_judge import label_pairs
 from rlhf.errors import DataError, UsageError
 from rlhf.generation.sampler import generate
 from rlhf.generation.transformers_engine import beam_search
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.tracking.console import say, track
 from rlhf.types import PromptBatch
 

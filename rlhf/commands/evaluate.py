@@ -42,7 +42,7 @@ from rlhf.evaluation.model_comparison import (
 )
 from rlhf.evaluation.model_report import ReportItem, write_evaluation_report
 from rlhf.evaluation.run_comparison import distinct_names
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.storage.run_directory import json_text, run_directories
 from rlhf.tracking.console import say, table
 from rlhf.tracking.reader import read_metrics

@@ -14,8 +14,8 @@ from rlhf.config.schema import Config, leaves, weights_dtype
 from rlhf.data.images import image_digest
 from rlhf.data.input_files import input_file
 from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
+from rlhf.models.llava import Llava
 from rlhf.models.location import ModelLocation, locate_model
-from rlhf.models.packed.forward import Llava
 from rlhf.models.parameter_summary import summarize_parameters
 from rlhf.models.policy import POLICY
 from rlhf.rewards.external.loader import load_scorer

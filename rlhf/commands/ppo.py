@@ -20,9 +20,9 @@ from rlhf.data.tokenization import response_batch
 from rlhf.diagnostics.examination import check_quick
 from rlhf.errors import UsageError
 from rlhf.functional import check_kl_choice
+from rlhf.models.llava import Llava
 from rlhf.models.location import locate_model
 from rlhf.models.lora import add_adapter
-from rlhf.models.packed.forward import Llava
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.reward_card import RewardCard

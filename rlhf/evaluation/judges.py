@@ -11,7 +11,7 @@ from rlhf.config.schema import SamplingConfig
 from rlhf.data.collate import Record
 from rlhf.generation.sampler import generate
 from rlhf.kernels import span_sum
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, map_microbatches
 from rlhf.rewards.llava_reward import Scorer
 from rlhf.tracking.console import track

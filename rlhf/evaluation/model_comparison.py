@@ -20,7 +20,7 @@ from rlhf.evaluation.judges import (
     kl_divergence,
 )
 from rlhf.generation.sampler import generate
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.tracking.metrics import text_statistics
 from rlhf.types import PromptBatch
 

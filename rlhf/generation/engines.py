@@ -8,7 +8,7 @@ from torch import Tensor
 from rlhf.config.schema import EngineKind, SamplingConfig
 from rlhf.generation.sampler import generate
 from rlhf.generation.transformers_engine import hf_generate
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.types import PromptBatch, Responses, SampledTokens
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from rlhf.config.schema import SamplingConfig
 from rlhf.functional import filtered_logits, inverse_cdf_tokens, keyed_uniforms
 from rlhf.kernels.prepacked_gemm import prepacked_gemm
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.packed.kv_cache import DecodeState
 from rlhf.spans import Spans
 from rlhf.tracking.profiler import count, phase

@@ -12,7 +12,7 @@ from rlhf.data.images import load_image
 from rlhf.errors import UsageError
 from rlhf.functional import keyed_uniforms
 from rlhf.generation.sampler import sample_tokens, to_responses
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.types import PromptBatch, Responses, SampledTokens
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from rlhf.config.schema import CriticKind, ModelConfig
+from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
-from rlhf.models.packed.forward import Llava
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.types import PromptBatch, Responses
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.quantization import quantization_of
 
 PLACES = {  # a word in a parameter's name to the part it belongs to; the first that is there

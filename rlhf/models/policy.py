@@ -13,8 +13,8 @@ from rlhf.data.microbatching import microbatches
 from rlhf.errors import UsageError
 from rlhf.kernels import token_kl, token_logprobs
 from rlhf.models.critic import Critic, build_critic, full_critic
+from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
-from rlhf.models.packed.forward import Llava
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.tracking.profiler import phase
 from rlhf.types import PolicyOutputs, PromptBatch, Responses

@@ -12,7 +12,7 @@ from rlhf.data.jsonl import replaced_file
 from rlhf.errors import DataError
 from rlhf.generation.sampler import generate
 from rlhf.models.fingerprints import text_hash
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch
 

@@ -14,8 +14,8 @@ from rlhf.data.microbatching import microbatches
 from rlhf.data.tokenization import TextEncoder, prompts_like, response_batch
 from rlhf.kernels import span_sum, token_logprobs
 from rlhf.models.fingerprints import same_encoding
+from rlhf.models.llava import Llava
 from rlhf.models.lora import Adapters
-from rlhf.models.packed.forward import Llava
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.types import PromptBatch, Responses
 

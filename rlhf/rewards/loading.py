@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from rlhf.config.schema import ModelConfig, RewardConfig
 from rlhf.errors import UsageError
 from rlhf.models.fingerprints import file_hash, stored_weights, text_hash
+from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
-from rlhf.models.packed.forward import Llava
 from rlhf.models.reading import as_usage_error
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.rewards.caption_reward import CaptionReward

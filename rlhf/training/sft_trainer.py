@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlhf.config.schema import Config
 from rlhf.kernels import token_logprobs
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.console import track
 from rlhf.tracking.metrics import MetricsWriter

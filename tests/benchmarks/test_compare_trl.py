@@ -16,7 +16,7 @@ from transformers import LlavaForConditionalGeneration
 
 from rlhf.config.schema import SamplingConfig
 from rlhf.generation.sampler import generate
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 
 NAMES = ("compare_trl", "baselines.parity", "baselines.pairing", "baselines.spec")
 MORE = ("baselines.ours", "baselines.parity_ours", "baselines.shown_llava", "baselines.world")

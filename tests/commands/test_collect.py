@@ -16,7 +16,7 @@ from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord
 from rlhf.generation.sampler import generate
 from rlhf.generation.transformers_engine import beam_search
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 
 SMALL = ["sampling.max_new_tokens=4", "sampling.batch_size=6", "collect.responses_per_prompt=3"]
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import LlavaForConditionalGeneration
 
 from rlhf.cli.main import main
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY
 from tests.support import tiny_models
 

@@ -21,7 +21,7 @@ from rlhf.config.schema import (
     SamplingConfig,
 )
 from rlhf.errors import UsageError
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY
 from rlhf.planning.gpus import GPUS
 from rlhf.planning.model_shape import read_dims

@@ -11,7 +11,7 @@ from rlhf.cli.main import main
 from rlhf.demo.scenes import draw_scene, sample_scene
 from rlhf.demo.smol.vision_pretraining import seen_quarters, teach_sight, word_targets
 from rlhf.demo.stamps.scenes import STAMPS
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from tests.demo.smol.test_assemble import language_of, llava_of
 
 FACTS = [

@@ -11,7 +11,7 @@ from rlhf.data.collate import prompt_batch
 from rlhf.data.image_token_counts import FixedTokens
 from rlhf.data.records import PromptRecord
 from rlhf.errors import DataError, UsageError
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from tests.support import tiny_models
 
 IMAGE = [Path("not opened.png")]

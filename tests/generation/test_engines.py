@@ -9,7 +9,7 @@ import torch
 from rlhf.config.schema import ModelConfig, SamplingConfig
 from rlhf.generation.sampler import generate
 from rlhf.generation.transformers_engine import hf_generate
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy
 from tests.models.test_alora import adapted
 from tests.support import tiny_models

@@ -12,7 +12,7 @@ from rlhf.config.schema import SamplingConfig
 from rlhf.data.images import load_image
 from rlhf.generation.sampler import generate
 from rlhf.kernels import token_logprobs
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.packed.kv_cache import DecodeState
 from tests.models.test_alora import adapted
 from tests.support import tiny_models

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlhf.config.schema import ModelConfig, SamplingConfig
 from rlhf.generation.sampler import generate
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, build_policy, map_microbatches
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.rewards.llava_reward import LlavaReward, raw_scores

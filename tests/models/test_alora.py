@@ -13,7 +13,7 @@ from rlhf.data.images import load_image
 from rlhf.errors import UsageError
 from rlhf.generation.sampler import generate
 from rlhf.kernels import token_logprobs
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY
 from rlhf.types import Responses
 from tests.support import tiny_models

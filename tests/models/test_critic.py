@@ -14,7 +14,7 @@ from transformers import LlavaForConditionalGeneration
 from rlhf.config.schema import CriticKind, LoraType, ModelConfig, PPOConfig
 from rlhf.errors import UsageError
 from rlhf.models.critic import CRITIC
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, Policy, build_policy
 from rlhf.ppo.updater import Updater
 from rlhf.storage.checkpoint import hash_tensors, load_checkpoint

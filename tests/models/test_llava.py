@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import LlavaForConditionalGeneration
 
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.spans import Spans
 from tests.support import tiny_models
 

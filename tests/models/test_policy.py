@@ -8,7 +8,7 @@ import torch
 
 from rlhf.config.schema import ModelConfig, SamplingConfig
 from rlhf.generation.sampler import generate
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, Policy, build_policy, map_microbatches
 from tests.support import tiny_models
 

@@ -146,7 +146,7 @@ BUGS = (
     Bug(
         "positions count the pads",
         ("trl #469", "trl #6800", "OpenRLHF #217", "trlx #508"),
-        "models/packed/forward.py",
+        "models/llava.py",
         (
             (
                 "return kept, parted",
@@ -170,7 +170,7 @@ BUGS = (
     Bug(
         "the response is cut out where another row's begins",
         ("trl #1718",),
-        "models/packed/forward.py",
+        "models/llava.py",
         (
             (
                 "*given, rest.before + first,",
@@ -182,7 +182,7 @@ BUGS = (
     Bug(
         "the score is read in the last column",
         ("trl #2778", "align-anything: score read at -1"),
-        "models/packed/forward.py",
+        "models/llava.py",
         (
             (
                 "torch.cat([before, last])",
@@ -194,7 +194,7 @@ BUGS = (
     Bug(
         "the score is a mean over what is not of the response",
         ("LightRFT: attention pooling without a mask",),
-        "models/packed/forward.py",
+        "models/llava.py",
         (
             (
                 "states[len(before) :]",

@@ -11,7 +11,7 @@ from torch import Tensor
 from rlhf.config.schema import Config, CriticKind, ModelConfig, PPOConfig, SamplingConfig
 from rlhf.errors import UsageError
 from rlhf.kernels import span_mean
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy, map_microbatches
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer

@@ -9,7 +9,7 @@ import torch
 
 from rlhf.config.schema import ModelConfig, PPOConfig
 from rlhf.kernels.token_logprobs import chunk_logits
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, build_policy
 from rlhf.ppo.updater import Updater
 from rlhf.types import Minibatch

@@ -14,7 +14,7 @@ from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord
 from rlhf.demo.scenes import sample_scene
 from rlhf.demo.tiny_llava import bootstrap_tower
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer

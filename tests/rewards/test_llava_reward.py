@@ -14,7 +14,7 @@ from rlhf.data.tokenization import ByteEncoder, prompts_like
 from rlhf.errors import DataError, UsageError
 from rlhf.kernels import span_sum
 from rlhf.models.fingerprints import same_encoding
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.captioner import Captioner, load_captions

@@ -12,7 +12,7 @@ import torch
 from rlhf.config.schema import ModelConfig
 from rlhf.errors import DataError, UsageError
 from rlhf.kernels import span_sum
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy
 from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.rewards.loading import build_reward, load_reward

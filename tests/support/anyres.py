@@ -27,7 +27,7 @@ from transformers import (
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord
 from rlhf.demo.tiny_llava import CHAT_TEMPLATE
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.types import PromptBatch
 
 SIDE, PATCH = 24, 6  # pixels of a tile and of a patch: 16 patches

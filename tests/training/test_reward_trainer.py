@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlhf.config.schema import Config, PPOConfig, RewardConfig
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.rewards.llava_reward import RewardModel
 from rlhf.tracking.metrics import MetricsWriter
 from rlhf.tracking.reader import read_metrics

@@ -18,7 +18,7 @@ from rlhf.config.schema import SamplingConfig
 from rlhf.demo.smol.assemble import assemble_llava, find_gguf, image_template, read_gguf
 from rlhf.errors import UsageError
 from rlhf.generation.sampler import generate
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from tests.support import tiny_models
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"

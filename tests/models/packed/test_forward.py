@@ -9,8 +9,8 @@ from torch import Tensor
 
 from rlhf.config.schema import SamplingConfig
 from rlhf.generation.sampler import generate
+from rlhf.models.llava import Llava
 from rlhf.models.packed import attention
-from rlhf.models.packed.forward import Llava
 from rlhf.models.policy import POLICY
 from rlhf.types import PromptBatch, Responses
 from tests.models.test_alora import adapted
@@ -48,7 +48,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         read.append(len(embeds))
         return run(model, embeds, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("rlhf.models.packed.forward.run", counting)
+    monkeypatch.setattr("rlhf.models.llava.run", counting)
     return read
 
 

@@ -10,7 +10,7 @@ import torch
 from rlhf.config.schema import CriticKind, ModelConfig, SamplingConfig
 from rlhf.generation.sampler import generate
 from rlhf.kernels import token_logprobs
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.packed.kv_cache import GIB, KVCache
 from rlhf.models.policy import build_policy
 from rlhf.types import PromptBatch

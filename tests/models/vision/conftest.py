@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from tests.support import anyres
 
 

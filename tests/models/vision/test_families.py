@@ -16,7 +16,7 @@ from transformers import (
 
 from rlhf.config.schema import Config, ModelConfig, PPOConfig, SamplingConfig
 from rlhf.generation.sampler import generate
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer

@@ -14,7 +14,7 @@ from rlhf.data.images import load_image
 from rlhf.data.tokenization import prompts_like, with_images
 from rlhf.errors import DataError
 from rlhf.generation.sampler import generate
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy
 from rlhf.models.vision.image_encoder import FeatureCache, Features
 from rlhf.spans import Spans

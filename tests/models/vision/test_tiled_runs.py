@@ -22,7 +22,7 @@ from rlhf.data.tokenization import response_batch
 from rlhf.errors import UsageError
 from rlhf.evaluation.reward_scoring import run_blind_test, write_blank
 from rlhf.models.fingerprints import same_encoding
-from rlhf.models.packed.forward import Llava
+from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.planning.ideal_time import vision
 from rlhf.planning.memory import memory
