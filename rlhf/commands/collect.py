@@ -10,7 +10,6 @@ import torch
 
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import load_adapted, scorer_of
-from rlhf.commands.score import RecordScorer, scored
 from rlhf.config.schema import CollectConfig, Config, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.input_files import read_prompts
@@ -22,6 +21,7 @@ from rlhf.errors import DataError, UsageError
 from rlhf.generation.sampler import generate
 from rlhf.generation.transformers_engine import beam_search
 from rlhf.models.llava import Llava
+from rlhf.rewards.record_scoring import RecordScorer
 from rlhf.tracking.console import say, track
 from rlhf.types import PromptBatch
 
@@ -186,13 +186,13 @@ def _candidates(
 def _choose(job: Job, llava: Llava, candidates: Sequence[CandidatesRecord], root: Path) -> int:
     """Write the chosen pairs to pairs.jsonl, most telling first; their number."""
     config = job.config
-    judge = RecordScorer(
+    scorer = RecordScorer(
         scorer_of(job, llava, share_trunk=True),
         llava.builder,
         config.data.max_prompt_tokens,
         config.ppo.microbatch_tokens,
     )
-    scores = scored(judge, candidates, root)
+    scores = scorer.scores(candidates, root)
     chosen = chosen_pairs(scores, config.collect.pair_selection, limit=config.collect.limit)
     pairs = [_pair(candidates[pair.row], pair) for pair in chosen]
     write_records(job.directory / "pairs.jsonl", pairs)

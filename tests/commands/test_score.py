@@ -22,7 +22,7 @@ OWN = ("--scorer=mine.py:number", "scorer.on_failure=drop")
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory to run in, with an image, and a scorer that reads the answer as a number."""
+    """A directory to run in, with an image, and a scorer that reads the response as a number."""
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "mine.py").write_text(SCORER)
     monkeypatch.chdir(tmp_path)
