@@ -17,7 +17,8 @@ FLOORS = {
         [
             "errors spans kernels functional",
             "types config",
-            "storage tracking data",
+            "storage tracking",
+            "data",
             "models",
             "generation",
             "rewards planning",

@@ -6,9 +6,10 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock, Timeout
 
-from rlhf.data.jsonl import append_line, read_lines, set_torn_line_aside, unwritable
+from rlhf.data.jsonl import read_lines
 from rlhf.data.records import PreferenceRecord
 from rlhf.errors import DataError, DirectoryInUseError
+from rlhf.storage.atomic import append_line, set_torn_line_aside, unwritable
 
 
 class _Event(

@@ -29,8 +29,8 @@ from rlhf.cli.help import COMMANDS, FLAGS, command_help, overview
 from rlhf.commands.job import Job
 from rlhf.config.schema import Config, defaults, leaves
 from rlhf.config.validation import load_config, nearest
-from rlhf.data.jsonl import replaced_file
 from rlhf.errors import RlhfError, UsageError, is_out_of_memory, out_of_memory
+from rlhf.storage.atomic import replaced_file
 from rlhf.storage.run_directory import RunDirectory, json_text, run_of, unfinished_run
 from rlhf.tracking.console import console, print_error, say, stage, table
 from rlhf.training.signals import stops_at_once

@@ -16,9 +16,9 @@ from rlhf.annotation.queue import AnnotationQueue
 from rlhf.commands.job import Job
 from rlhf.config.schema import AnnotateConfig
 from rlhf.data.input_files import read_with_images
-from rlhf.data.jsonl import unwritable
 from rlhf.data.records import CandidatesRecord, record_kind, write_records
 from rlhf.errors import DataError, UsageError
+from rlhf.storage.atomic import unwritable
 from rlhf.tracking.console import say
 
 DEFAULT_LOG = "judgments.jsonl"  # beside the candidates

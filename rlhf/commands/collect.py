@@ -13,7 +13,6 @@ from rlhf.commands.model_setup import load_adapted, scorer_of
 from rlhf.config.schema import CollectConfig, Config, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.input_files import read_prompts
-from rlhf.data.jsonl import append_line, replaced_file, set_torn_line_aside
 from rlhf.data.pair_selection import Choice, chosen_pairs
 from rlhf.data.records import CandidatesRecord, PromptRecord, read_records, write_records
 from rlhf.demo.rule_judge import label_pairs
@@ -22,6 +21,7 @@ from rlhf.generation.sampler import generate
 from rlhf.generation.transformers_engine import beam_search
 from rlhf.models.llava import Llava
 from rlhf.rewards.record_scoring import RecordScorer
+from rlhf.storage.atomic import append_line, replaced_file, set_torn_line_aside
 from rlhf.tracking.console import say, track
 from rlhf.types import PromptBatch
 

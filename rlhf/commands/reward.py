@@ -39,10 +39,10 @@ from rlhf.evaluation.reward_scoring import (
     scored_pairs,
     write_blank,
 )
-from rlhf.models.fingerprints import file_hash
 from rlhf.models.location import locate_model
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.loading import build_reward, save_reward
+from rlhf.storage.hashing import file_hash
 from rlhf.storage.model_card import write_model_card
 from rlhf.tracking.console import say, stage, table
 from rlhf.tracking.metrics import MetricsWriter

@@ -14,19 +14,19 @@ from rlhf.commands.job import Job
 from rlhf.commands.model_setup import load_model, read_captions
 from rlhf.data.collate import Record
 from rlhf.data.input_files import input_file, read_with_images
-from rlhf.data.jsonl import replaced_file
 from rlhf.data.records import PreferenceRecord, PromptRecord, record_kind, responses
 from rlhf.data.tokenization import ByteEncoder
 from rlhf.errors import ResourceError, UsageError
 from rlhf.evaluation.preference_scoring import score_complete_pairs, score_split
 from rlhf.evaluation.reward_metrics import METRIC_COLUMNS, metric_rows, reward_metrics
 from rlhf.evaluation.scored_pairs import ScoredPairs
-from rlhf.models.fingerprints import file_hash
 from rlhf.models.location import ModelLocation
 from rlhf.rewards.external.loader import load_scorer
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.record_scoring import RecordScorer, RecordScores
 from rlhf.rewards.reward_card import RewardCard
+from rlhf.storage.atomic import replaced_file
+from rlhf.storage.hashing import file_hash
 from rlhf.tracking.console import say, table
 
 MAX_ROWS = 20  # responses in the printed table

@@ -13,7 +13,6 @@ import msgspec
 
 from rlhf.data.images import load_image
 from rlhf.data.importers.readers import arrow
-from rlhf.data.jsonl import replaced_file
 from rlhf.data.records import (
     CandidatesRecord,
     PreferenceRecord,
@@ -22,6 +21,7 @@ from rlhf.data.records import (
     resolve_image,
 )
 from rlhf.errors import UsageError
+from rlhf.storage.atomic import replaced_file
 
 BATCH = 64  # records whose images are in memory at a time
 

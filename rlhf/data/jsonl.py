@@ -1,18 +1,16 @@
 """JSON Lines: bounded reading, one JSON object without twins a line, one atomic step on writing."""
 
-import errno
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
-from rlhf.errors import DataError, ResourceError
+from rlhf.errors import DataError
 
 MAX_LINE_BYTES = 16_000_000
 _BOM = b"\xef\xbb\xbf"
@@ -84,82 +82,6 @@ def json_object(line: bytes) -> dict[str, Any]:
 def shown_key(key: str) -> str:
     """A key as a place in a message: without control characters, short, never empty."""
     return json.dumps(key)[1:-1][:80] or '""'
-
-
-@contextmanager
-def replaced_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends, and vanishes when it fails.
-
-    Raises:
-        ResourceError: it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with suppress(OSError):  # there is none, or the directory is no directory
-            part.unlink()
-
-
-def append_line(path: Path, line: bytes) -> None:
-    """Write a line behind the last one; it is on the disk when this returns.
-
-    Raises:
-        ResourceError: it was not written, and the file is as before.
-    """
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            write_whole(handle, line)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise unwritable(path, error) from error
-
-
-def set_torn_line_aside(path: Path) -> None:
-    """Move a last line that a crash cut short to `<path>.torn`.
-
-    Raises:
-        ResourceError: the file cannot be changed.
-    """
-    try:
-        data = path.read_bytes() if path.is_file() else b""
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            append_line(Path(f"{path}.torn"), data[whole:] + b"\n")
-            os.truncate(path, whole)
-    except OSError as error:
-        raise unwritable(path, error) from error
-
-
-def unwritable(path: Path, error: OSError) -> ResourceError:
-    """What to say of a file that cannot be written."""
-    fix = "Choose a folder that exists and has space."
-    return ResourceError(f"Cannot write: {error.strerror}.", str(path), fix)
-
-
-def write_whole(handle: int, line: bytes, *, sync: bool = True) -> None:
-    """Append the line, and wait for the disk if `sync`; or leave the file as it was.
-
-    Raises:
-        OSError: the line does not fit, or the disk refuses it.
-    """
-    before = os.fstat(handle).st_size
-    try:
-        if os.write(handle, line) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if sync:
-            os.fsync(handle)
-    except OSError:
-        os.ftruncate(handle, before)
-        raise
 
 
 def _check_twins(line: bytes, fields: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from rlhf.data.jsonl import json_object, read_lines, replaced_file, shown_key
+from rlhf.data.jsonl import json_object, read_lines, shown_key
 from rlhf.errors import DataError
+from rlhf.storage.atomic import replaced_file
 
 Text = str  # as read: not blank, no NUL
 Label = str  # as read: one of the values below

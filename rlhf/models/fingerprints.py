@@ -2,25 +2,12 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
-from hashlib import file_digest, sha256
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rlhf.storage.checkpoint import hash_tensors
-
-
-def text_hash(text: str) -> str:
-    """SHA-256 in hex."""
-    return sha256(text.encode()).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes in hex."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+from rlhf.storage.hashing import hash_tensors, text_hash
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

@@ -6,10 +6,11 @@ import torch
 import transformers
 from transformers import AutoProcessor
 
-from rlhf.models.fingerprints import text_hash, tokenizer_hash
+from rlhf.models.fingerprints import tokenizer_hash
 from rlhf.models.quantization import keep_gradients, quantization_config
 from rlhf.models.reading import as_usage_error
 from rlhf.models.vision.families import hf_class
+from rlhf.storage.hashing import text_hash
 
 
 def load_hf(

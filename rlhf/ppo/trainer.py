@@ -23,7 +23,8 @@ from rlhf.ppo.sample_logging import log_distributions, log_samples
 from rlhf.ppo.sanity_checks import assert_sane, measure_sanity_checks
 from rlhf.ppo.updater import StepMetrics, Updater, kl_controller
 from rlhf.rewards.llava_reward import Scorer
-from rlhf.storage.checkpoint import Checkpoint, hash_tensors, optimizer_tensors, restore_optimizer
+from rlhf.storage.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from rlhf.storage.hashing import hash_tensors
 from rlhf.tracking.console import say
 from rlhf.tracking.live_view import RunView, watch
 from rlhf.tracking.metrics import MetricsWriter

@@ -8,12 +8,12 @@ import torch
 
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.images import image_digest
-from rlhf.data.jsonl import replaced_file
 from rlhf.errors import DataError
 from rlhf.generation.sampler import generate
-from rlhf.models.fingerprints import text_hash
 from rlhf.models.llava import Llava
 from rlhf.spans import Spans
+from rlhf.storage.atomic import replaced_file
+from rlhf.storage.hashing import text_hash
 from rlhf.types import PromptBatch
 
 GIVEN = "given"  # the policy of captions that only a file provides

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from rlhf.config.schema import ModelConfig, RewardConfig
 from rlhf.errors import UsageError
-from rlhf.models.fingerprints import file_hash, stored_weights, text_hash
+from rlhf.models.fingerprints import stored_weights
 from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
 from rlhf.models.reading import as_usage_error
@@ -18,7 +18,7 @@ from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.captioner import GIVEN, Captioner, load_captions
 from rlhf.rewards.llava_reward import REWARD, LlavaReward, RewardModel
 from rlhf.rewards.reward_card import RewardCard, differs_in_storage_only, fingerprint_mismatches
-from rlhf.storage.checkpoint import hash_tensors
+from rlhf.storage.hashing import file_hash, hash_tensors, text_hash
 from rlhf.tracking.console import say
 
 CAPTIONS = "captions.jsonl"

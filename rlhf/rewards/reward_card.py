@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import torch
 
-from rlhf.data.jsonl import replaced_file
 from rlhf.errors import UsageError
+from rlhf.storage.atomic import replaced_file
 from rlhf.storage.run_directory import run_directories
 
 CARD = "reward.json"

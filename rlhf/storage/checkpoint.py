@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -133,16 +133,6 @@ def restore_optimizer(optimizer: Optimizer, tensors: Tensors, state: Json) -> No
         place[name] = value
     groups = [{k: tuple(x) if k == "betas" else x for k, x in g.items()} for g in state["groups"]]
     optimizer.load_state_dict({"state": values, "param_groups": groups})
-
-
-def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 of names, dtypes, shapes and bytes, whatever the order and the device."""
-    digest = sha256()
-    for name, tensor in sorted(named, key=lambda pair: pair[0]):
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _shapes(optimizer: Optimizer) -> list[list[int]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from rlhf.data.jsonl import replaced_file
+from rlhf.storage.atomic import replaced_file
 
 _MODEL = """\
 from transformers import AutoModelForImageTextToText, AutoProcessor

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from rlhf.data.jsonl import write_whole
+from rlhf.storage.atomic import write_whole
 from rlhf.tracking.console import say
 from rlhf.tracking.reader import whole_lines
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rlhf.config.schema import Config
 from rlhf.errors import DataError, ResourceError, UsageError
-from rlhf.storage.checkpoint import Checkpoint, hash_tensors, save_checkpoint, step_name
+from rlhf.storage.checkpoint import Checkpoint, save_checkpoint, step_name
+from rlhf.storage.hashing import hash_tensors
 from rlhf.storage.rng_state import random_state, restore_random_state
 from rlhf.tracking.console import say
 from rlhf.tracking.profiler import phase

@@ -17,7 +17,8 @@ from rlhf.models.critic import CRITIC
 from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, Policy, build_policy
 from rlhf.ppo.updater import Updater
-from rlhf.storage.checkpoint import hash_tensors, load_checkpoint
+from rlhf.storage.checkpoint import load_checkpoint
+from rlhf.storage.hashing import hash_tensors
 from rlhf.types import PolicyOutputs
 from tests.ppo.test_trainer import PPO, trainer
 from tests.support import tiny_models

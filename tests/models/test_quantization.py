@@ -11,7 +11,8 @@ from rlhf.config.schema import CriticKind, LoraType, ModelConfig, SamplingConfig
 from rlhf.generation.sampler import generate
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.ppo.trainer import PPOTrainer
-from rlhf.storage.checkpoint import hash_tensors, load_checkpoint
+from rlhf.storage.checkpoint import load_checkpoint
+from rlhf.storage.hashing import hash_tensors
 from tests.support import tiny_models
 
 PACKED = {"nf4": bitsandbytes.nn.Linear4bit, "int8": bitsandbytes.nn.Linear8bitLt}

@@ -16,7 +16,7 @@ import torch
 import rlhf.ppo.rollout
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.spans import Spans
-from rlhf.storage.checkpoint import hash_tensors
+from rlhf.storage.hashing import hash_tensors
 from rlhf.types import Responses, SampledTokens
 from tests.ppo.test_trainer import PPO, trainer
 

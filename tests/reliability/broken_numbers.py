@@ -14,7 +14,8 @@ import rlhf.ppo.trainer
 from rlhf.errors import DivergedError
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.updater import Updater
-from rlhf.storage.checkpoint import hash_tensors, optimizer_tensors
+from rlhf.storage.checkpoint import optimizer_tensors
+from rlhf.storage.hashing import hash_tensors
 from rlhf.types import Minibatch
 from tests.reliability.faults import fail_at, poisoned, with_nan
 from tests.reliability.harness import PPO, PPOTrainer, fork, ppo, state_hash

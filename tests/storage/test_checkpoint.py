@@ -9,12 +9,8 @@ import pytest
 import torch
 
 from rlhf.errors import DataError, ResourceError
-from rlhf.storage.checkpoint import (
-    NoCheckpointError,
-    hash_tensors,
-    load_checkpoint,
-    save_checkpoint,
-)
+from rlhf.storage.checkpoint import NoCheckpointError, load_checkpoint, save_checkpoint
+from rlhf.storage.hashing import hash_tensors
 
 TENSORS = {
     "policy": {

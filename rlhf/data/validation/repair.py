@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from rlhf.data.jsonl import replaced_file
 from rlhf.data.records import Problem, Record, record_kind
 from rlhf.errors import UsageError
+from rlhf.storage.atomic import replaced_file
 
 
 def rejected_path(output: Path) -> Path:

@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlhf.errors import ResourceError
-from rlhf.models.fingerprints import file_hash
-from rlhf.storage.checkpoint import hash_tensors
+from rlhf.storage.hashing import file_hash, hash_tensors
 
 
 class Features(NamedTuple):

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from rlhf.data.images import load_image
 from rlhf.kernels import span_sum
-from rlhf.models.fingerprints import text_hash
 from rlhf.models.vision.families import pack_image_features
 from rlhf.models.vision.feature_cache import FeatureFiles, Features
-from rlhf.storage.checkpoint import hash_tensors
+from rlhf.storage.hashing import hash_tensors, text_hash
 from rlhf.tracking.profiler import count, phase
 from rlhf.types import PromptBatch
 
