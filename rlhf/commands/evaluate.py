@@ -21,11 +21,10 @@ from rlhf.data.records import (
     resolve_image,
     write_records,
 )
-from rlhf.demo.rule_judge import TIE_MARGIN, is_right, rule_score
 from rlhf.errors import UsageError
 from rlhf.evaluation.judges import (
     Judge,
-    ModelResponses,
+    RuleJudge,
     ScorerJudge,
     Verdicts,
     comparison_metrics,
@@ -55,20 +54,6 @@ CURVES = (
     "val/explained_variance",
     "tokens/responses_len_mean",
 )
-
-
-class RuleJudge:
-    """The published rule, on records that carry the facts of their image."""
-
-    name, tie_margin = "rule", TIE_MARGIN
-
-    def scores(self, records: Sequence[Record], responses: ModelResponses) -> list[float]:
-        pairs = zip(records, responses.texts, strict=True)
-        return [rule_score(record, text) for record, text in pairs]
-
-    def right(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
-        pairs = zip(records, texts, strict=True)
-        return [is_right(record, text) for record, text in pairs]
 
 
 def evaluate(job: Job) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import msgspec
 import torch
 
 from rlhf.commands.job import Job
-from rlhf.commands.plan import checkpoints_layers
 from rlhf.config.schema import Config, leaves, weights_dtype
 from rlhf.data.images import image_digest
 from rlhf.data.input_files import input_file
@@ -18,6 +17,7 @@ from rlhf.models.llava import Llava
 from rlhf.models.location import ModelLocation, locate_model
 from rlhf.models.parameter_summary import summarize_parameters
 from rlhf.models.policy import POLICY
+from rlhf.planning.fit import uses_gradient_checkpointing
 from rlhf.rewards.external.loader import load_scorer
 from rlhf.rewards.llava_reward import Scorer
 from rlhf.rewards.loading import load_reward
@@ -63,7 +63,7 @@ def load_adapted(config: Config, path: str) -> Llava:
 def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> Llava:
     """The same to be trained, in full or not: its layers may run again in the backward."""
     llava = load_model(config, location, trains_fully=fully)
-    llava.checkpoints_layers = checkpoints_layers(config, location)
+    llava.checkpoints_layers = uses_gradient_checkpointing(config, location)
     return llava
 
 

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 
 from rlhf.commands.job import Job
-from rlhf.commands.plan import workload_of
 from rlhf.config.schema import weights_dtype
 from rlhf.models.location import ModelLocation
 from rlhf.planning.gpus import GIB
 from rlhf.planning.model_shape import ModelDims, read_dims
 from rlhf.planning.roofline import Roofline, calibrate, roofline, synchronizer
-from rlhf.planning.workload import Workload
+from rlhf.planning.workload import Workload, workload_of
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.tracking.console import say, stage, table
 from rlhf.tracking.profiler import Profile

@@ -9,6 +9,7 @@ import torch
 
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.collate import Record
+from rlhf.demo.rule_judge import TIE_MARGIN, is_right, rule_score
 from rlhf.generation.sampler import generate
 from rlhf.kernels import span_sum
 from rlhf.models.llava import Llava
@@ -65,6 +66,22 @@ class ScorerJudge:
 
     def right(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
         return None
+
+
+class RuleJudge:
+    """The published rule of the demo as judge, on records that carry the facts of their image."""
+
+    name, tie_margin = "rule", TIE_MARGIN
+
+    def scores(self, records: Sequence[Record], responses: ModelResponses) -> list[float]:
+        """One score for each response by the rule, which reads the facts of its record."""
+        pairs = zip(records, responses.texts, strict=True)
+        return [rule_score(record, text) for record, text in pairs]
+
+    def right(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
+        """Whether each text names the facts of its record correctly."""
+        pairs = zip(records, texts, strict=True)
+        return [is_right(record, text) for record, text in pairs]
 
 
 def generate_responses(

@@ -1,12 +1,15 @@
-"""The smallest change of options with which a run fits into a card's memory."""
+"""Whether a run fits into a GPU's memory, and the smallest change of options with which it does."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from rlhf.config.schema import Config
+from rlhf.models.location import ModelLocation
+from rlhf.planning.gpus import GIB, this_machine
 from rlhf.planning.memory import memory
-from rlhf.planning.model_shape import ModelDims
-from rlhf.planning.workload import Workload
+from rlhf.planning.model_shape import ModelDims, read_dims
+from rlhf.planning.workload import Workload, workload_of
 
 LEAST_RANK = 8
 OPTIONS = {
@@ -18,6 +21,35 @@ OPTIONS = {
     "quantization": "model.quantization",
     "lora_rank": "model.lora_rank",
 }
+
+
+def uses_gradient_checkpointing(config: Config, location: ModelLocation) -> bool:
+    """Whether training recomputes layers: as configured, or if "auto", where the GPU is too small.
+
+    Args:
+        config: the options of the run.
+        location: where the model's files are.
+    """
+    option, gpu = config.model.gradient_checkpointing, this_machine()
+    if option != "auto":
+        return option
+    if gpu is None or config.device == "cpu":
+        return False
+    dims = read_dims(location.base)
+    workload = workload_of(config, dims, starts_from_adapter=location.adapter is not None)
+    return with_checkpointing_if_needed(dims, workload, gpu.gib).gradient_checkpointing
+
+
+def with_checkpointing_if_needed(dims: ModelDims, workload: Workload, gib: float) -> Workload:
+    """The workload, with gradient checkpointing where it needs more than `gib` GiB without.
+
+    Args:
+        dims: sizes of the model.
+        workload: what the run does, without gradient checkpointing.
+        gib: memory of the GPU, GiB.
+    """
+    fits = memory(dims, workload).peak <= gib * GIB
+    return workload if fits else replace(workload, gradient_checkpointing=True)
 
 
 def smallest_change(shape: ModelDims, setup: Workload, limit: float) -> Workload:

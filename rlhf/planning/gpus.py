@@ -68,6 +68,18 @@ def find_gpu(name: str) -> GPU:
     raise UsageError(f"no card named {name}", "plan.card", f"choose one of {', '.join(GPUS)}")
 
 
+def select_gpus(name: str) -> list[GPU]:
+    """The GPU of that name; if it is empty, this machine's; if it has none, all in the table.
+
+    Raises:
+        UsageError: the name is not in the table.
+    """
+    if name:
+        return [find_gpu(name)]
+    gpu = this_machine()
+    return [gpu] if gpu else list(GPUS.values())
+
+
 def this_machine() -> GPU | None:
     """The first card of this machine, with its real memory; None without one."""
     if not torch.cuda.is_available():

@@ -1,7 +1,15 @@
-"""What of a run's options decides its memory and time."""
+"""The options of a PPO run that decide its memory and time."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
+
+from rlhf.config.schema import Config, weights_dtype
+from rlhf.models.location import locate_model
+from rlhf.planning.model_shape import ModelDims
+from rlhf.rewards.reward_card import RewardCard
+
+RewardPlacement = Literal["adapter", "trunk", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +42,7 @@ class Workload:
     gradient_checkpointing: bool = False
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     starts_from_adapter: bool = False
-    reward: Literal["adapter", "trunk", "none"] = "adapter"
+    reward: RewardPlacement = "adapter"
     triton: bool = True
     samples_per_prompt: int = 1
     recompute_logprobs: bool = True
@@ -84,3 +92,56 @@ class Workload:
     def prefilled(self, rows: int) -> int:
         """Of the prompts of so many rows, those that are read at once."""
         return min(self.distinct(rows), max(1, self.max_prefill_tokens // self.prompt_tokens))
+
+
+def workload_of(config: Config, dims: ModelDims, *, starts_from_adapter: bool) -> Workload:
+    """The workload of `rlhf ppo` with these options, every response at its longest.
+
+    Args:
+        config: the options of the run.
+        dims: sizes of the model it trains.
+        starts_from_adapter: `model.path` names a trained adapter.
+    """
+    model, ppo, full = config.model, config.ppo, config.model.train == "full"
+    return Workload(
+        prompt_tokens=dims.image_tokens + config.plan.prompt_tokens,
+        max_new_tokens=config.sampling.max_new_tokens,
+        rollout_batch_size=ppo.rollout_batch_size,
+        minibatch_size=ppo.minibatch_size,
+        microbatch_tokens=ppo.microbatch_tokens,
+        sampling_batch_size=config.sampling.batch_size,
+        ppo_epochs=ppo.ppo_epochs,
+        dtype=weights_dtype(config, "cuda", trains_fully=full),  # type: ignore[arg-type]
+        quantization=model.quantization,
+        train=model.train,
+        lora_rank=model.lora_rank,
+        lora_type=model.lora_type,
+        critic=ppo.critic,
+        gradient_checkpointing=model.gradient_checkpointing is True,
+        optimizer=ppo.optimizer,
+        starts_from_adapter=starts_from_adapter and not full,
+        reward=_reward_placement(config),
+        triton=find_spec("triton") is not None,
+        samples_per_prompt=ppo.samples_per_prompt,
+        recompute_logprobs=ppo.recompute_logprobs or ppo.engine != "native",
+        max_prefill_tokens=model.max_prefill_tokens,
+        prefix_cache_gib=model.prefix_cache_gib,
+    )
+
+
+def _reward_placement(config: Config) -> RewardPlacement:
+    """Where the reward model runs; if no path names one, where `rlhf reward` would train it.
+
+    A text model that reads captions is another model and is not counted.
+    """
+    kind: str = config.reward.kind
+    shares_base_model = config.model.train != "full"
+    if config.reward.path:
+        directory, card = RewardCard.read(config.reward.path)
+        kind = card.kind
+        if kind == "llava_head":
+            base = locate_model(config.model.path).base
+            shares_base_model &= card.backbone_path(directory) == base
+    if kind != "llava_head":
+        return "none"
+    return "adapter" if shares_base_model else "trunk"

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig
 
 from rlhf.commands.job import Job
-from rlhf.commands.plan import plan, workload_of
+from rlhf.commands.plan import plan
 from rlhf.config.schema import (
     Config,
     ModelConfig,
@@ -25,6 +25,7 @@ from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY
 from rlhf.planning.gpus import GPUS
 from rlhf.planning.model_shape import read_dims
+from rlhf.planning.workload import workload_of
 
 SEVEN = "llava-hf/llava-1.5-7b-hf"
 

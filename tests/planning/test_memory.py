@@ -197,7 +197,7 @@ def test_the_7b_on_one_card_by_hand(seven: ModelDims) -> None:
     rollout = found.phases["rollout"]  # room for the responses is taken with the first prompts
     assert rollout["KV cache"] == 64 * 768 * 512 * 2**10
     assert rollout["workspace of a layer"] == 12 * 640 * 8 * (11008 + 4096)
-    short = replace(SETUP, prompt_tokens=10, prefill_tokens=10, sampling_batch_size=48)
+    short = replace(SETUP, prompt_tokens=10, max_prefill_tokens=10, sampling_batch_size=48)
     decoding = {"KV cache": 48 * 138 * 512 * 2**10, "logits": sampling_logits(seven, 48)}
     assert memory(seven, short).phases["rollout"] == decoding
     in_update = found.phases["update"]
