@@ -35,7 +35,8 @@ from rlhf.planning.model_shape import read_dims
 from rlhf.planning.roofline import Roofline, calibrate, roofline, synchronizer
 from rlhf.planning.workload import Workload
 from rlhf.ppo.trainer import PPOTrainer
-from rlhf.rewards.llava_reward import REWARD, LlavaReward
+from rlhf.rewards.base import REWARD
+from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.tracking.profiler import Profile
 
 RESULTS = Path(__file__).parent / "results" / "iteration_7b.json"

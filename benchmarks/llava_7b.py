@@ -32,10 +32,11 @@ from rich.console import Console
 from rich.table import Table
 
 from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
+from rlhf.data.microbatching import map_microbatches
 from rlhf.generation.sampler import generate
 from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
-from rlhf.models.policy import POLICY, build_policy, map_microbatches
+from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.planning.gpus import GIB, this_machine
 from rlhf.planning.ideal_time import seconds
@@ -44,7 +45,8 @@ from rlhf.planning.model_shape import read_dims
 from rlhf.planning.workload import Workload
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.updater import Updater
-from rlhf.rewards.llava_reward import REWARD, LlavaReward
+from rlhf.rewards.base import REWARD
+from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.types import PromptBatch, Responses, Rollout, SampledTokens
 
 RESULTS = Path(__file__).parent / "results" / "llava_7b.json"

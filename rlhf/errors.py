@@ -1,5 +1,9 @@
 """Errors a person can act on: three lines (what, where, what to do) and an exit code."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class RlhfError(Exception):
     """An expected failure.
@@ -70,3 +74,29 @@ def out_of_memory(error: BaseException) -> ResourceError:
     first = str(error).strip().split("\n")[0]
     fix = "lower batch sizes and tokens, or see what fits: rlhf plan with the same options"
     return ResourceError("memory ran out", first, fix)
+
+
+@contextmanager
+def as_usage_error(what: str, where: str | Path, fix: str) -> Iterator[None]:
+    """Turn whatever a library raises inside the block into a usage error.
+
+    For files that somebody else wrote: a damaged or foreign file makes libraries raise anything.
+    Errors of this package and out-of-memory errors pass through unchanged.
+
+    Args:
+        what: one sentence, what is wrong.
+        where: the place; the first line of the library's message is added.
+        fix: one sentence, what to do about it.
+
+    Raises:
+        UsageError: the block raised.
+    """
+    try:
+        yield
+    except RlhfError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        message = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UsageError(what, f"{where}: {message}", fix) from error

@@ -18,7 +18,8 @@ from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ppo.updater import StepMetrics
-from rlhf.rewards.llava_reward import LlavaReward, Scorer
+from rlhf.rewards.base import Scorer
+from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.spans import Spans
 from rlhf.training.malloc import tune_malloc
 from rlhf.types import PromptBatch, Responses, Rollout

@@ -15,7 +15,7 @@ from rlhf.data.records import DemonstrationRecord, read_records
 from rlhf.demo.questions import write_split
 from rlhf.demo.scenes import sample_scene
 from rlhf.demo.tiny_llava import bootstrap_tower, build_tiny_llava
-from rlhf.models.location import locate_model
+from rlhf.models.loading import locate_model
 from rlhf.storage.run_directory import json_text
 from rlhf.tracking.console import say, stage, table, track
 

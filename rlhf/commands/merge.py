@@ -9,7 +9,7 @@ import torch
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import load_model
 from rlhf.errors import UsageError
-from rlhf.models.location import locate_model
+from rlhf.models.loading import locate_model
 from rlhf.models.policy import POLICY
 from rlhf.storage.model_card import write_model_card
 from rlhf.tracking.console import say

@@ -14,12 +14,12 @@ from rlhf.data.images import image_digest
 from rlhf.data.input_files import input_file
 from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
 from rlhf.models.llava import Llava
-from rlhf.models.location import ModelLocation, locate_model
+from rlhf.models.loading import ModelLocation, locate_model
 from rlhf.models.parameter_summary import summarize_parameters
 from rlhf.models.policy import POLICY
 from rlhf.planning.fit import uses_gradient_checkpointing
+from rlhf.rewards.base import Scorer
 from rlhf.rewards.external.loader import load_scorer
-from rlhf.rewards.llava_reward import Scorer
 from rlhf.rewards.loading import load_reward
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.console import say, table

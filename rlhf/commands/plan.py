@@ -3,7 +3,7 @@
 from typing import Any
 
 from rlhf.commands.job import Job
-from rlhf.models.location import locate_model
+from rlhf.models.loading import locate_model
 from rlhf.planning.fit import changed_options, smallest_change, with_checkpointing_if_needed
 from rlhf.planning.gpus import GIB, GPU, select_gpus
 from rlhf.planning.ideal_time import seconds

@@ -21,7 +21,7 @@ from rlhf.diagnostics.examination import check_quick
 from rlhf.errors import UsageError
 from rlhf.functional import check_kl_choice
 from rlhf.models.llava import Llava
-from rlhf.models.location import locate_model
+from rlhf.models.loading import locate_model
 from rlhf.models.lora import add_adapter
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.ppo.trainer import PPOTrainer

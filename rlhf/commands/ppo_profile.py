@@ -10,7 +10,7 @@ import torch
 
 from rlhf.commands.job import Job
 from rlhf.config.schema import weights_dtype
-from rlhf.models.location import ModelLocation
+from rlhf.models.loading import ModelLocation
 from rlhf.planning.gpus import GIB
 from rlhf.planning.model_shape import ModelDims, read_dims
 from rlhf.planning.roofline import Roofline, calibrate, roofline, synchronizer

@@ -39,7 +39,7 @@ from rlhf.evaluation.reward_scoring import (
     scored_pairs,
     write_blank,
 )
-from rlhf.models.location import locate_model
+from rlhf.models.loading import locate_model
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.loading import build_reward, save_reward
 from rlhf.storage.hashing import file_hash

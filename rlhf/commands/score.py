@@ -20,7 +20,7 @@ from rlhf.errors import ResourceError, UsageError
 from rlhf.evaluation.preference_scoring import score_complete_pairs, score_split
 from rlhf.evaluation.reward_metrics import METRIC_COLUMNS, metric_rows, reward_metrics
 from rlhf.evaluation.scored_pairs import ScoredPairs
-from rlhf.models.location import ModelLocation
+from rlhf.models.loading import ModelLocation
 from rlhf.rewards.external.loader import load_scorer
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.record_scoring import RecordScorer, RecordScores

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from rlhf.config.ranges import Count, CountOrZero, Fraction, NonNegative, Positive, Range
 from rlhf.errors import UsageError
 
+GIB = 2**30  # bytes; the unit of options whose name ends in _gib
 KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # where a steered ppo.kl_coef stays
 
 

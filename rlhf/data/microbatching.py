@@ -1,11 +1,14 @@
 """Batches in pieces that fit into memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from rlhf.types import PromptBatch, Responses
+from rlhf.types import PolicyOutputs, PromptBatch, Responses
+
+Output = TypeVar("Output", Tensor, PolicyOutputs)
 
 
 def microbatches(prompts: PromptBatch, responses: Responses, max_tokens: int) -> list[Tensor]:
@@ -29,6 +32,60 @@ def microbatches(prompts: PromptBatch, responses: Responses, max_tokens: int) ->
         torch.tensor([row for number in piece for row in parts[number]])
         for piece in pack_to_budget(sizes, max_tokens, images)
     ]
+
+
+def map_microbatches(
+    function: Callable[..., Output],
+    prompts: PromptBatch,
+    responses: Responses,
+    max_tokens: int,
+    **per_token: Tensor,
+) -> Output:
+    """Apply a function of prompts and responses to microbatches of bounded size.
+
+    Args:
+        function: called with the prompts and responses of a microbatch and its share of
+            `per_token`; returns a tensor [b, ...], a row for each response, or the outputs of
+            its tokens.
+        prompts: B prompts.
+        responses: B responses of N tokens in all, one to each prompt.
+        max_tokens: tokens of one microbatch, see `microbatches`.
+        **per_token: tensors [N, ...], of which `function` gets the rows of its tokens.
+
+    Returns:
+        [B, ...] or the outputs of all N tokens, in the order of `responses`, on the CPU.
+    """
+    groups = microbatches(prompts, responses, max_tokens)
+    tokens = [responses.spans.token_indices(rows) for rows in groups]
+    outputs = [
+        _to_cpu(
+            function(
+                prompts.select(rows),
+                responses.select(rows),
+                **{name: value[where.to(value.device)] for name, value in per_token.items()},
+            )
+        )
+        for rows, where in zip(groups, tokens, strict=True)
+    ]
+    if isinstance(outputs[0], Tensor):
+        return torch.cat(outputs)[torch.cat(groups).argsort()]
+    order = torch.cat(tokens).argsort()
+    return PolicyOutputs(
+        **{
+            name: torch.cat([getattr(output, name) for output in outputs])[order]
+            for name in _tensors(outputs[0])
+        }
+    )
+
+
+def _to_cpu(output: Output) -> Output:
+    if isinstance(output, Tensor):
+        return output.cpu()
+    return PolicyOutputs(**{name: value.cpu() for name, value in _tensors(output).items()})
+
+
+def _tensors(outputs: PolicyOutputs) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(outputs).items() if value is not None}
 
 
 def pack_to_budget(

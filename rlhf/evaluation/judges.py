@@ -9,12 +9,13 @@ import torch
 
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.collate import Record
+from rlhf.data.microbatching import map_microbatches
 from rlhf.demo.rule_judge import TIE_MARGIN, is_right, rule_score
 from rlhf.generation.sampler import generate
 from rlhf.kernels import span_sum
 from rlhf.models.llava import Llava
-from rlhf.models.policy import Policy, map_microbatches
-from rlhf.rewards.llava_reward import Scorer
+from rlhf.models.policy import Policy
+from rlhf.rewards.base import Scorer
 from rlhf.tracking.console import track
 from rlhf.types import PromptBatch, Responses
 

@@ -14,7 +14,7 @@ from rlhf.data.records import PreferenceRecord, resolve_image
 from rlhf.data.tokenization import TextEncoder, with_images
 from rlhf.evaluation.reward_report import ReportPair
 from rlhf.evaluation.scored_pairs import ScoredPairs, confident_rows
-from rlhf.rewards.llava_reward import Scorer
+from rlhf.rewards.base import Scorer
 from rlhf.types import PreferenceBatch
 
 BLANK_SIDE, BLANK_GREY = 64, 128  # pixels; between black and white

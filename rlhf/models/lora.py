@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlhf.config.schema import LoraType, ModelConfig
-from rlhf.errors import UsageError
-from rlhf.models.reading import as_usage_error
+from rlhf.errors import UsageError, as_usage_error
 
 # Linear layers of the language model only: bare names would also match the vision tower.
 LANGUAGE_LINEARS = r"(?!.*vision_tower).*\.(q|k|v|o|gate|up|down)_proj"

@@ -1,6 +1,5 @@
 """The policy, its critic and its frozen reference: roles of one trunk."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.config.schema import CriticKind, ModelConfig
-from rlhf.data.microbatching import microbatches
 from rlhf.errors import UsageError
 from rlhf.kernels import token_kl, token_logprobs
 from rlhf.models.critic import Critic, build_critic, full_critic
@@ -201,37 +199,3 @@ def build_policy(
         llava.adapters.load(REFERENCE, init_adapter, trains=False)
         llava.adapters.load(POLICY, init_adapter, trains=True)
     return Policy(llava, llava, temperature=temperature, critic=own)
-
-
-def map_microbatches(
-    function: Callable[..., PolicyOutputs],
-    prompts: PromptBatch,
-    responses: Responses,
-    max_tokens: int,
-    **tokenwise: Tensor,
-) -> PolicyOutputs:
-    """What `function` says of every response token, computed in pieces of bounded size.
-
-    Args:
-        function: scores the tokens of the responses it is handed.
-        prompts, responses: B of each.
-        max_tokens: of one piece, see `microbatches`.
-        tokenwise: [N, …] each, what else it is handed of its tokens, by name.
-
-    Returns:
-        the scores of all N tokens, in the order of `responses`, on the CPU.
-    """
-    groups = microbatches(prompts, responses, max_tokens)
-    tokens = [responses.spans.token_indices(rows) for rows in groups]
-    parts = [
-        function(
-            prompts.select(rows),
-            responses.select(rows),
-            **{name: value[where.to(value.device)] for name, value in tokenwise.items()},
-        )
-        for rows, where in zip(groups, tokens, strict=True)
-    ]
-    places = torch.cat(tokens).argsort()
-    names = [name for name, value in vars(parts[0]).items() if value is not None]
-    joined = {name: torch.cat([getattr(part, name).cpu() for part in parts]) for name in names}
-    return PolicyOutputs(**{name: value[places] for name, value in joined.items()})

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rlhf.models.reading import as_usage_error
+from rlhf.errors import as_usage_error
 
 
 class ScalarHead(nn.Module):

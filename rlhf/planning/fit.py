@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf.config.schema import Config
-from rlhf.models.location import ModelLocation
+from rlhf.models.loading import ModelLocation
 from rlhf.planning.gpus import GIB, this_machine
 from rlhf.planning.memory import memory
 from rlhf.planning.model_shape import ModelDims, read_dims

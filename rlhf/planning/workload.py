@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from rlhf.config.schema import Config, weights_dtype
-from rlhf.models.location import locate_model
+from rlhf.models.loading import locate_model
 from rlhf.planning.model_shape import ModelDims
 from rlhf.rewards.reward_card import RewardCard
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import PPOConfig, SamplingConfig, kl_choice
-from rlhf.data.microbatching import microbatches
+from rlhf.data.microbatching import map_microbatches, microbatches
 from rlhf.errors import ResourceError
 from rlhf.generation.engines import ENGINES
-from rlhf.models.policy import Policy, map_microbatches
-from rlhf.rewards.llava_reward import Scorer
+from rlhf.models.policy import Policy
+from rlhf.rewards.base import Scorer
 from rlhf.tracking.profiler import count_responses, phase
 from rlhf.types import PromptBatch, Responses, Rollout
 

@@ -6,11 +6,12 @@ import torch
 
 from rlhf.config.schema import Config, PPOConfig
 from rlhf.data.images import load_image
+from rlhf.data.microbatching import map_microbatches
 from rlhf.data.tokenization import with_images
 from rlhf.generation.sampler import generate
-from rlhf.models.policy import Policy, map_microbatches
+from rlhf.models.policy import Policy
 from rlhf.ppo.buffer import RolloutBuffer
-from rlhf.rewards.llava_reward import Scorer
+from rlhf.rewards.base import Scorer
 from rlhf.tracking.metrics import MetricsWriter, Sample
 from rlhf.tracking.profiler import OTHER, phase
 from rlhf.types import PromptBatch, Rollout

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import PPOConfig
+from rlhf.data.microbatching import map_microbatches
 from rlhf.data.tokenization import with_images
 from rlhf.errors import UsageError
-from rlhf.models.policy import Policy, map_microbatches
-from rlhf.rewards.llava_reward import Scorer
+from rlhf.models.policy import Policy
+from rlhf.rewards.base import Scorer
 from rlhf.types import Rollout
 
 # Float32 rounding of a forward in another batch shape; bfloat16 keeps 8 bits of each term.

@@ -22,7 +22,7 @@ from rlhf.ppo.rollout import collect_rollout
 from rlhf.ppo.sample_logging import log_distributions, log_samples
 from rlhf.ppo.sanity_checks import assert_sane, measure_sanity_checks
 from rlhf.ppo.updater import StepMetrics, Updater, kl_controller
-from rlhf.rewards.llava_reward import Scorer
+from rlhf.rewards.base import Scorer
 from rlhf.storage.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from rlhf.storage.hashing import hash_tensors
 from rlhf.tracking.console import say

@@ -12,8 +12,8 @@ from rlhf.errors import DataError
 from rlhf.models.fingerprints import tokenizer_hash
 from rlhf.models.lora import Adapters
 from rlhf.models.scalar_head import ScalarHead
+from rlhf.rewards.base import REWARD, normalized_scores
 from rlhf.rewards.captioner import Captioner
-from rlhf.rewards.llava_reward import REWARD, head_inputs_in_microbatches, normalized
 from rlhf.types import PromptBatch, Responses
 
 TEMPLATE = "Image description: {caption}\nInstruction: {instruction}\nResponse: {response}"
@@ -49,9 +49,7 @@ class CaptionReward:
         self.mean, self.std = 0.0, 1.0
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        return normalized(
-            self, head_inputs_in_microbatches(self, prompts, responses, max_tokens=max_tokens)
-        )
+        return normalized_scores(self, prompts, responses, max_tokens=max_tokens)
 
     def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         ids = [self._ids(text) for text in self.texts(prompts, responses)]

@@ -1,92 +1,20 @@
-"""Scorers, whatever gives responses numbers; reward models, which are trained to.
-
-A model of either kind is a trunk that turns them into a state, and a scalar head that reads the
-state. `LlavaReward`, here, reads LLaVA's own features; `CaptionReward` reads a description.
-"""
+"""A reward model on LLaVA itself: a scalar head on its hidden states."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlhf.data.microbatching import microbatches
 from rlhf.data.tokenization import TextEncoder, prompts_like, response_batch
 from rlhf.kernels import span_sum, token_logprobs
 from rlhf.models.fingerprints import same_encoding
 from rlhf.models.llava import Llava
-from rlhf.models.lora import Adapters
 from rlhf.models.scalar_head import ScalarHead
+from rlhf.rewards.base import REWARD, normalized_scores
 from rlhf.types import PromptBatch, Responses
 
-REWARD = "reward"
 LEAST_LOGPROB = -3.0  # nats: below, a token is as good as impossible
-
-
-class Scorer(Protocol):
-    """Gives responses numbers.
-
-    Attributes:
-        name: shown in tables.
-        can_fail: whether NaN means that a response has no score; a model's NaN is a fault.
-    """
-
-    name: str
-    can_fail: bool
-
-    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        """[B] float32 on the CPU."""
-
-
-class RewardModel(Scorer, Protocol):
-    """A scorer that can be trained; `mean` and `std` bring raw scores to mean 0, deviation 1."""
-
-    kind: str
-    base: str
-    mean: float
-    std: float
-    head: ScalarHead
-    adapters: Adapters
-
-    @property
-    def uses_logprob(self) -> bool:
-        """Whether the last feature is the response's log-likelihood."""
-
-    def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """[B, D] with autograd: the state the head reads, at the last response token."""
-
-    def backbone(self) -> Any:
-        """The trunk; a stock model with `save_pretrained`."""
-
-    def save_backbone(self, directory: Path) -> None:
-        """Write the trunk where the stock classes load it."""
-
-    def input_fingerprint(self) -> dict[str, str]:
-        """What is read and how: a score means something only where this is unchanged."""
-
-
-def raw_scores(model: RewardModel, prompts: PromptBatch, responses: Responses) -> Tensor:
-    """[B] float32 with autograd: what training compares."""
-    return model.head(model.head_inputs(prompts, responses))  # type: ignore[no-any-return]
-
-
-@torch.no_grad()
-def head_inputs_in_microbatches(
-    model: RewardModel, prompts: PromptBatch, responses: Responses, *, max_tokens: int
-) -> Tensor:
-    """[B, D] on the CPU, without autograd, at most `max_tokens` tokens at a time."""
-    parts, order = [], []
-    for rows in microbatches(prompts, responses, max_tokens):
-        parts.append(model.head_inputs(prompts.select(rows), responses.select(rows)).cpu())
-        order.append(rows)
-    return torch.cat(parts)[torch.cat(order).argsort()]
-
-
-@torch.no_grad()
-def normalized(model: RewardModel, features: Tensor) -> Tensor:
-    """[B] float32 on the CPU, (raw score - mean) / std."""
-    raw: Tensor = model.head(features.to(model.head.linear.weight.device))
-    return (raw.cpu() - model.mean) / model.std
 
 
 class LlavaReward:
@@ -120,9 +48,7 @@ class LlavaReward:
         return self.head.linear.in_features > self.llava.hidden_size
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        return normalized(
-            self, head_inputs_in_microbatches(self, prompts, responses, max_tokens=max_tokens)
-        )
+        return normalized_scores(self, prompts, responses, max_tokens=max_tokens)
 
     def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         if self._encodes_anew:

@@ -8,15 +8,15 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf.config.schema import ModelConfig, RewardConfig
-from rlhf.errors import UsageError
+from rlhf.errors import UsageError, as_usage_error
 from rlhf.models.fingerprints import stored_weights
 from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
-from rlhf.models.reading import as_usage_error
 from rlhf.models.scalar_head import ScalarHead
+from rlhf.rewards.base import REWARD, RewardModel
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.captioner import GIVEN, Captioner, load_captions
-from rlhf.rewards.llava_reward import REWARD, LlavaReward, RewardModel
+from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.rewards.reward_card import RewardCard, differs_in_storage_only, fingerprint_mismatches
 from rlhf.storage.hashing import file_hash, hash_tensors, text_hash
 from rlhf.tracking.console import say

@@ -7,7 +7,7 @@ from pathlib import Path
 from rlhf.data.collate import Record, prompt_batch
 from rlhf.data.records import responses
 from rlhf.data.tokenization import TextEncoder, response_batch
-from rlhf.rewards.llava_reward import Scorer
+from rlhf.rewards.base import Scorer
 from rlhf.rewards.reward_card import RewardCard
 
 RecordScores = list[list[float]]  # one per response of each record; NaN: no score

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import Config, RewardConfig
+from rlhf.data.microbatching import map_microbatches
 from rlhf.functional import center_rewards_loss, preference_loss
 from rlhf.functional.preference_metrics import pair_accuracy
-from rlhf.rewards.llava_reward import RewardModel, head_inputs_in_microbatches, raw_scores
+from rlhf.rewards.base import RewardModel, raw_scores
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.console import track
 from rlhf.tracking.metrics import MetricsWriter
@@ -209,12 +210,13 @@ class _Pairs:
     def labels(self) -> Tensor:
         return self.batch.labels.to(self.model.head.linear.weight.device)
 
+    @torch.no_grad()
     def features(self, rows: Tensor) -> Tensor:
         """[2K, D] of chosen, then of rejected, without autograd."""
         if self._features is not None:
             return self._features[torch.cat([rows, rows + len(self)])]
         pairs = self.batch.select(rows).stacked()
-        return head_inputs_in_microbatches(self.model, *pairs, max_tokens=self.max_tokens)
+        return map_microbatches(self.model.head_inputs, *pairs, self.max_tokens)
 
     def raw_scores(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Raw scores of chosen and rejected, [K] each, with autograd."""

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import ModelConfig, SamplingConfig
+from rlhf.data.microbatching import map_microbatches
 from rlhf.generation.sampler import generate
 from rlhf.models.llava import Llava
-from rlhf.models.policy import Policy, build_policy, map_microbatches
+from rlhf.models.policy import Policy, build_policy
 from rlhf.models.scalar_head import ScalarHead
-from rlhf.rewards.llava_reward import LlavaReward, raw_scores
+from rlhf.rewards.base import raw_scores
+from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.spans import Spans
 from rlhf.types import Responses
 from tests.support import tiny_models

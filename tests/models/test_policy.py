@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from rlhf.config.schema import ModelConfig, SamplingConfig
+from rlhf.data.microbatching import map_microbatches
 from rlhf.generation.sampler import generate
 from rlhf.models.llava import Llava
-from rlhf.models.policy import POLICY, Policy, build_policy, map_microbatches
+from rlhf.models.policy import POLICY, Policy, build_policy
 from tests.support import tiny_models
 
 

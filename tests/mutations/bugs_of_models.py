@@ -39,11 +39,11 @@ BUGS = (
     Bug(
         "values come back in the order of the micro-batches",
         ("verl #431",),
-        "models/policy.py",
+        "data/microbatching.py",
         (
             (
-                "**{name: value[places] for",
-                '**{name: value if name == "values" else value[places] for',
+                "for output in outputs])[order]",
+                'for output in outputs])[order if name != "values" else ...]',
             ),
         ),
         ALIGNMENT + "test_pieces_keep_values_and_entropies_in_order",

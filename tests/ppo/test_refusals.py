@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf.errors import DivergedError, UsageError
-from rlhf.models.vision.image_encoder import Features
+from rlhf.models.vision.feature_cache import Features
 from rlhf.ppo.sanity_checks import assert_sane, measure_sanity_checks
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ppo.updater import Updater

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import Config, CriticKind, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.data.microbatching import map_microbatches
 from rlhf.errors import UsageError
 from rlhf.kernels import span_mean
 from rlhf.models.llava import Llava
-from rlhf.models.policy import build_policy, map_microbatches
+from rlhf.models.policy import build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import LlavaReward

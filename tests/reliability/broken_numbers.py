@@ -90,9 +90,14 @@ def _target(run: PPOTrainer, place: str, step: int, value: float) -> tuple[Any, 
     updater = run.updater
     return {
         "score": (rlhf.ppo.trainer, "collect_rollout", step, field("scores")),
-        "log-probability": (rlhf.ppo.rollout, "in_pieces", 2 * step - 1, field("logprobs")),
-        "value": (rlhf.ppo.rollout, "in_pieces", 2 * step - 1, field("values")),
-        "reference log-probability": (rlhf.ppo.rollout, "in_pieces", 2 * step, field("logprobs")),
+        "log-probability": (rlhf.ppo.rollout, "map_microbatches", 2 * step - 1, field("logprobs")),
+        "value": (rlhf.ppo.rollout, "map_microbatches", 2 * step - 1, field("values")),
+        "reference log-probability": (
+            rlhf.ppo.rollout,
+            "map_microbatches",
+            2 * step,
+            field("logprobs"),
+        ),
         "advantage": (RolloutBuffer, "_estimates", step, lambda x: (with_nan(x[0], value), x[1])),
         "loss": (Updater, "_policy_loss", step, lambda x: (x[0] * value, x[1])),
         "policy gradient": (Updater, "_accumulate", step, gradient(updater.policy_parameters)),

@@ -16,9 +16,10 @@ from rlhf.kernels import span_sum
 from rlhf.models.fingerprints import same_encoding
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy
+from rlhf.rewards.base import RewardModel
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.captioner import Captioner, load_captions
-from rlhf.rewards.llava_reward import LlavaReward, RewardModel
+from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.types import PromptBatch, Responses
 from tests.support import reward_models as kit
 from tests.support import tiny_models

@@ -15,7 +15,7 @@ from transformers import (
 from rlhf.config.schema import ModelConfig, RewardConfig
 from rlhf.data.tokenization import response_batch
 from rlhf.models.llava import Llava
-from rlhf.rewards.llava_reward import RewardModel
+from rlhf.rewards.base import RewardModel
 from rlhf.rewards.loading import build_reward, save_reward
 from rlhf.types import PreferenceBatch
 from tests.support import tiny_models

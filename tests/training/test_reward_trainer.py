@@ -8,7 +8,7 @@ import torch
 
 from rlhf.config.schema import Config, PPOConfig, RewardConfig
 from rlhf.models.llava import Llava
-from rlhf.rewards.llava_reward import RewardModel
+from rlhf.rewards.base import RewardModel
 from rlhf.tracking.metrics import MetricsWriter
 from rlhf.tracking.reader import read_metrics
 from rlhf.training.reward_trainer import RewardTrainer

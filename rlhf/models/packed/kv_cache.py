@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlhf.config.schema import GIB
 from rlhf.kernels.shared_prefix_attention import PrefixGroups
 from rlhf.models.packed.prefix_sharing import prefix_cache_keys
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch
-
-GIB = 2**30
 
 
 class KVCache:

@@ -1,6 +1,7 @@
 """An image's features on disk, for the runs to come."""
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlhf.config.schema import GIB
 from rlhf.errors import ResourceError
 from rlhf.storage.hashing import file_hash, hash_tensors
 
@@ -52,6 +54,37 @@ class FeatureFiles:
             found = make(path)
             _write(found, file)
         return found
+
+
+class FeatureCache:
+    """Features by image; beyond the limit those used longest ago go first.
+
+    Args:
+        limit: GiB.
+        files: where they are kept for later runs too.
+    """
+
+    def __init__(self, limit: float = 4.0, files: FeatureFiles | None = None) -> None:
+        self.limit, self.bytes, self.files = limit, 0, files
+        self._kept: OrderedDict[Path, Features] = OrderedDict()
+
+    def get(self, path: Path, make: Callable[[Path], Features]) -> Features:
+        """The image's features, made if they are not kept."""
+        if path not in self._kept:
+            self.put(path, self.files.get(path, make) if self.files else make(path))
+        self._kept.move_to_end(path)
+        found = self._kept[path]
+        while self.bytes > self.limit * GIB:
+            self.bytes -= self._kept.popitem(last=False)[1].tiles.nbytes
+        return found
+
+    def put(self, path: Path, features: Features) -> None:
+        old = self._kept.pop(path, None)
+        self._kept[path] = features
+        self.bytes += features.tiles.nbytes - (old.tiles.nbytes if old else 0)
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
 
 def _read(file: Path) -> Features | None:

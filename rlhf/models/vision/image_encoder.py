@@ -1,7 +1,6 @@
 """What the language model is shown of an image: the tower's features, projected and packed."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +10,10 @@ from torch import Tensor
 from rlhf.data.images import load_image
 from rlhf.kernels import span_sum
 from rlhf.models.vision.families import pack_image_features
-from rlhf.models.vision.feature_cache import FeatureFiles, Features
+from rlhf.models.vision.feature_cache import FeatureCache, FeatureFiles, Features
 from rlhf.storage.hashing import hash_tensors, text_hash
 from rlhf.tracking.profiler import count, phase
 from rlhf.types import PromptBatch
-
-GIB = 2**30
-
-
-class FeatureCache:
-    """Features by image; beyond the limit those used longest ago go first.
-
-    Args:
-        limit: GiB.
-        files: where they are kept for later runs too.
-    """
-
-    def __init__(self, limit: float = 4.0, files: FeatureFiles | None = None) -> None:
-        self.limit, self.bytes, self.files = limit, 0, files
-        self._kept: OrderedDict[Path, Features] = OrderedDict()
-
-    def get(self, path: Path, make: Callable[[Path], Features]) -> Features:
-        """The image's features, made if they are not kept."""
-        if path not in self._kept:
-            self.put(path, self.files.get(path, make) if self.files else make(path))
-        self._kept.move_to_end(path)
-        found = self._kept[path]
-        while self.bytes > self.limit * GIB:
-            self.bytes -= self._kept.popitem(last=False)[1].tiles.nbytes
-        return found
-
-    def put(self, path: Path, features: Features) -> None:
-        old = self._kept.pop(path, None)
-        self._kept[path] = features
-        self.bytes += features.tiles.nbytes - (old.tiles.nbytes if old else 0)
-
-    def __len__(self) -> int:
-        return len(self._kept)
 
 
 class ImageEncoder:

@@ -7,11 +7,11 @@ from typing import get_args
 import pytest
 import torch
 
-from rlhf.config.schema import CriticKind, ModelConfig, SamplingConfig
+from rlhf.config.schema import GIB, CriticKind, ModelConfig, SamplingConfig
 from rlhf.generation.sampler import generate
 from rlhf.kernels import token_logprobs
 from rlhf.models.llava import Llava
-from rlhf.models.packed.kv_cache import GIB, KVCache
+from rlhf.models.packed.kv_cache import KVCache
 from rlhf.models.policy import build_policy
 from rlhf.types import PromptBatch
 from tests.models.test_alora import adapted

@@ -11,7 +11,7 @@ from rlhf.commands.model_setup import load_model
 from rlhf.config.schema import Config, ModelConfig
 from rlhf.errors import ResourceError
 from rlhf.models.llava import Llava
-from rlhf.models.location import ModelLocation
+from rlhf.models.loading import ModelLocation
 from rlhf.models.vision.feature_cache import FeatureFiles, Features
 from tests.support import tiny_models
 

@@ -16,7 +16,7 @@ from rlhf.errors import DataError
 from rlhf.generation.sampler import generate
 from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy
-from rlhf.models.vision.image_encoder import FeatureCache, Features
+from rlhf.models.vision.feature_cache import FeatureCache, Features
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch
 from tests.support import anyres, tiny_models

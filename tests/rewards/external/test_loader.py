@@ -9,10 +9,10 @@ from torch import Tensor
 
 from rlhf.config.schema import ScorerConfig
 from rlhf.errors import ResourceError, UsageError
+from rlhf.rewards.base import Scorer
 from rlhf.rewards.external.http import HTTPScorer
 from rlhf.rewards.external.loader import load_scorer
 from rlhf.rewards.external.python_function import FunctionScorer
-from rlhf.rewards.llava_reward import Scorer
 from tests.support.scored_rows import builder, example, rows
 
 STOP, DROP = ScorerConfig(), ScorerConfig(on_failure="drop")

@@ -1,0 +1,122 @@
+"""What every scorer and every reward model offers, and what they share.
+
+A scorer gives responses numbers. A reward model is a scorer that can be trained: a base model turns
+prompt and response into a vector, and a scalar head reads the score from it. `LlavaReward` reads
+LLaVA's own hidden states, `CaptionReward` those of a text model that reads a caption of the image.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rlhf.data.microbatching import map_microbatches
+from rlhf.models.lora import Adapters
+from rlhf.models.scalar_head import ScalarHead
+from rlhf.types import PromptBatch, Responses
+
+REWARD = "reward"  # name of the adapter that reward training adds
+
+
+class Scorer(Protocol):
+    """Gives responses numbers.
+
+    Attributes:
+        name: shown in tables.
+        can_fail: whether NaN means that a response has no score; a model's NaN is a fault.
+    """
+
+    name: str
+    can_fail: bool
+
+    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
+        """Score every response.
+
+        Args:
+            prompts: B prompts.
+            responses: B responses, one to each prompt.
+            max_tokens: padded tokens of one microbatch, where a model reads them.
+
+        Returns:
+            [B] float32 on the CPU.
+        """
+
+
+class RewardModel(Scorer, Protocol):
+    """A scorer that can be trained.
+
+    Attributes:
+        kind: `llava_head` or `caption_text`, as in `reward.kind`.
+        base: directory or hub id of the base model.
+        mean: of the raw scores of the training pairs.
+        std: standard deviation of the raw scores of the training pairs.
+        head: reads the raw score.
+        adapters: of the base model; the one named `reward` is this model's.
+    """
+
+    kind: str
+    base: str
+    mean: float
+    std: float
+    head: ScalarHead
+    adapters: Adapters
+
+    @property
+    def uses_logprob(self) -> bool:
+        """Whether the last input of the head is the log-likelihood of the response."""
+
+    def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """What the head reads of every response (autograd).
+
+        Args:
+            prompts: B prompts.
+            responses: B responses, one to each prompt.
+
+        Returns:
+            [B, D], the hidden state at the last response token; with `uses_logprob` the
+            log-likelihood of the response is its last column.
+        """
+
+    def backbone(self) -> Any:
+        """The base model, a transformers model with `save_pretrained`."""
+
+    def save_backbone(self, directory: Path) -> None:
+        """Write the base model where the transformers classes load it."""
+
+    def input_fingerprint(self) -> dict[str, str]:
+        """Hashes of what is read and how; scores are comparable only where all are equal."""
+
+
+def raw_scores(model: RewardModel, prompts: PromptBatch, responses: Responses) -> Tensor:
+    """Scores before normalization, which training compares (autograd).
+
+    Args:
+        model: the reward model.
+        prompts: B prompts.
+        responses: B responses, one to each prompt.
+
+    Returns:
+        [B] float32.
+    """
+    return model.head(model.head_inputs(prompts, responses))  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def normalized_scores(
+    model: RewardModel, prompts: PromptBatch, responses: Responses, *, max_tokens: int
+) -> Tensor:
+    """(raw score - mean) / std of every response, computed in microbatches.
+
+    Args:
+        model: the reward model.
+        prompts: B prompts.
+        responses: B responses, one to each prompt.
+        max_tokens: tokens of one microbatch.
+
+    Returns:
+        [B] float32 on the CPU.
+    """
+    inputs = map_microbatches(model.head_inputs, prompts, responses, max_tokens)
+    raw: Tensor = model.head(inputs.to(model.head.linear.weight.device))
+    return (raw.cpu() - model.mean) / model.std
