@@ -34,7 +34,7 @@ from rlhf.evaluation.reward_scoring import BlindTest, run_blind_test, write_blan
 from rlhf.models.llava import Llava
 from rlhf.rewards.loading import build_reward
 from rlhf.tracking.console import console
-from rlhf.tracking.metrics import MetricsWriter
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.reward_trainer import RewardTrainer
 
 RESULTS = Path(__file__).parent / "results" / "reward_models.json"

@@ -44,8 +44,8 @@ KNOWN_BY = {
     ],
     "peft": ["rlhf.models.lora"],
     "bitsandbytes": ["rlhf.models.quantization", "rlhf.training.optimizers"],
-    "tensorboard": ["rlhf.tracking"],
-    "torch.utils.tensorboard": ["rlhf.tracking"],
+    "tensorboard": ["rlhf.tracking.reader"],
+    "torch.utils.tensorboard": ["rlhf.tracking.writer"],
     "triton": ["rlhf.kernels"],
     "httpx2": ["rlhf.rewards.external.http"],
     "pyarrow": ["rlhf.data"],
@@ -252,7 +252,7 @@ def test_libraries_at_home_are_allowed() -> None:
         models__quantization="import bitsandbytes",
         models__llava="from transformers import LlavaForConditionalGeneration",
         data__chat_prompts="import transformers",
-        tracking__metrics="from torch.utils.tensorboard import SummaryWriter",
+        tracking__writer="from torch.utils.tensorboard import SummaryWriter",
         data="import trlx",
     )
     assert library_faults(sources) == []

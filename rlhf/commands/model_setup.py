@@ -23,7 +23,7 @@ from rlhf.rewards.external.loader import load_scorer
 from rlhf.rewards.loading import load_reward
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.console import say, table
-from rlhf.tracking.metrics import MetricsWriter
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.malloc import tune_malloc
 
 

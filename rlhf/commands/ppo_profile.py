@@ -36,7 +36,7 @@ def profiled(job: Job, location: ModelLocation, trainer: PPOTrainer) -> Iterator
     say(f"{card.half:.4g}·10¹² operations a second, {card.bandwidth * 1000:.4g} GB a second")
     traced = min(TRACED, trainer.ppo.iterations - first) if job.config.ppo.profile == "trace" else 0
     profile = Profile(
-        synchronizer(llava.device), on_lap=_tracer(job.directory / "trace.json.gz", traced)
+        synchronizer(llava.device), on_iteration=_tracer(job.directory / "trace.json.gz", traced)
     )
     with profile.active():
         yield found
@@ -62,10 +62,10 @@ def _setup(job: Job, location: ModelLocation, shape: ModelDims, trainer: PPOTrai
 
 
 def _tracer(path: Path, traced: int) -> Callable[[int], None]:
-    """Told of laps done, it leaves a trace of the one with the number `traced`; 0: of none."""
+    """Return a callback of iterations done that writes a trace of the `traced`-th; 0: of none."""
     recorder = torch.profiler.profile() if traced else None
 
-    def on_lap(done: int) -> None:
+    def on_iteration(done: int) -> None:
         if recorder and done == traced - 1:
             recorder.start()
         if recorder and done == traced:
@@ -73,8 +73,8 @@ def _tracer(path: Path, traced: int) -> Callable[[int], None]:
             recorder.export_chrome_trace(str(path))
             say(f"a trace of one iteration, for https://ui.perfetto.dev: {path}")
 
-    on_lap(0)
-    return on_lap
+    on_iteration(0)
+    return on_iteration
 
 
 def _show(found: Roofline, title: str) -> None:

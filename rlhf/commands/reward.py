@@ -45,8 +45,8 @@ from rlhf.rewards.loading import build_reward, save_reward
 from rlhf.storage.hashing import file_hash
 from rlhf.storage.model_card import write_model_card
 from rlhf.tracking.console import say, stage, table
-from rlhf.tracking.metrics import MetricsWriter
 from rlhf.tracking.reader import read_metrics
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.reward_trainer import RewardTrainer
 from rlhf.types import PreferenceBatch
 

@@ -25,7 +25,7 @@ ASKED = ("rlhf", "torch", "transformers", "peft", "bitsandbytes")  # whose requi
 MODULES = (
     "torch",
     "rlhf.models.quantization",
-    "rlhf.tracking.metrics",
+    "rlhf.tracking.writer",
 )  # with all that a training command loads
 
 

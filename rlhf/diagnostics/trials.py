@@ -131,7 +131,7 @@ def _try_triton() -> None:
 
 
 def _try_metrics() -> None:
-    from rlhf.tracking.metrics import MetricsWriter
+    from rlhf.tracking.writer import MetricsWriter
 
     with tempfile.TemporaryDirectory() as scratch:
         with MetricsWriter(Path(scratch)) as writer:

@@ -95,11 +95,6 @@ def generate_responses(
     return ModelResponses(name, prompts, responses, texts)
 
 
-def judged(judge: Judge, records: Sequence[Record], responses: ModelResponses) -> Verdicts:
-    """The judge's scores and, where it can tell, which answers are right."""
-    return Verdicts(judge.scores(records, responses), judge.right(records, responses.texts))
-
-
 @torch.no_grad()
 def kl_divergence(
     llava: Llava,

@@ -21,7 +21,7 @@ from rlhf.evaluation.judges import (
 )
 from rlhf.generation.sampler import generate
 from rlhf.models.llava import Llava
-from rlhf.tracking.metrics import text_statistics
+from rlhf.tracking.text_metrics import text_statistics
 from rlhf.types import PromptBatch
 
 

@@ -1,7 +1,7 @@
 """Judged pairs with a model's scores, and how often it is right, with an interval."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import nan
 from typing import Any
 
@@ -76,12 +76,6 @@ class ScoredPairs:
             name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0]._tensors()
         }
         return ScoredPairs(**{**tensors, "images": torch.cat(numbers)}, kinds=kinds)
-
-    def of_kind(self, kind: str) -> "ScoredPairs":
-        """The pairs of one kind. Raises: ValueError, there is none."""
-        rows = [row for row, name in enumerate(self.kinds) if name == kind]
-        chosen = {name: tensor[rows] for name, tensor in self._tensors().items()}
-        return replace(self, **chosen, kinds=tuple(kind for _ in rows))
 
     def _tensors(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "kinds"}

@@ -11,7 +11,7 @@ from rlhf.functional import explained_variance
 from rlhf.kernels import span_sum
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.updater import StepMetrics
-from rlhf.tracking.metrics import text_statistics
+from rlhf.tracking.text_metrics import text_statistics
 from rlhf.types import Rollout
 
 

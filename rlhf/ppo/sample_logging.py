@@ -12,8 +12,8 @@ from rlhf.generation.sampler import generate
 from rlhf.models.policy import Policy
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.rewards.base import Scorer
-from rlhf.tracking.metrics import MetricsWriter, Sample
 from rlhf.tracking.profiler import OTHER, phase
+from rlhf.tracking.writer import MetricsWriter, Sample
 from rlhf.types import PromptBatch, Rollout
 
 _SAMPLES = 4  # answers shown each time

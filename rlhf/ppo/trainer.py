@@ -27,8 +27,8 @@ from rlhf.storage.checkpoint import Checkpoint, optimizer_tensors, restore_optim
 from rlhf.storage.hashing import hash_tensors
 from rlhf.tracking.console import say
 from rlhf.tracking.live_view import RunView, watch
-from rlhf.tracking.metrics import MetricsWriter
 from rlhf.tracking.profiler import count, end_iteration, phase
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.checkpoint_manager import CheckpointManager, State, data_hash, restore_parameters
 from rlhf.training.data_order import prompt_indices
 from rlhf.types import Minibatch, PromptBatch, Rollout

@@ -1,25 +1,4 @@
-"""The one list of metric names, and where they go: TensorBoard and `metrics.jsonl`."""
-
-import json
-import re
-import textwrap
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from math import isfinite
-from pathlib import Path
-from typing import Self
-
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
-
-from rlhf.storage.atomic import write_whole
-from rlhf.tracking.console import say
-from rlhf.tracking.reader import whole_lines
+"""The one list of metric names, with a line of meaning each, and TensorBoard's layout of them."""
 
 METRICS: dict[str, str] = {
     "objective/kl": "KL(policy ‖ reference), sum over a response, mean, nats",
@@ -92,7 +71,7 @@ METRICS: dict[str, str] = {
     "reward/blindness_gap": "validation_accuracy minus the better blinded one; 0: no image read",
 }
 
-_PAGES = {  # TensorBoard's custom scalars: page, chart, lines
+_PAGES: dict[str, dict[str, tuple[str, ...]]] = {  # of custom scalars: page, chart, metrics
     "PPO health": {
         "Reward": ("objective/scores", "objective/rlhf_reward", "objective/non_score_reward"),
         "Distance": ("objective/kl", "policy/approxkl_avg", "policy/clipfrac_avg"),
@@ -122,154 +101,12 @@ _PAGES = {  # TensorBoard's custom scalars: page, chart, lines
 }
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One answered image, to be looked at."""
-
-    image: Image.Image
-    instruction: str
-    response: str
-    score: float
-
-
-class MetricsWriter:
-    """Writes TensorBoard events and `metrics.jsonl` into a directory, made when missing.
-
-    Given a `purge_step` (a resume), what was written for this step and later is dropped.
-    """
-
-    def __init__(self, directory: Path, purge_step: int | None = None) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        path, fresh = directory / "metrics.jsonl", directory / "metrics.tmp"
-        kept = whole_lines(path)
-        if purge_step is not None:
-            kept = [line for line in kept if json.loads(line)["step"] < purge_step]
-        fresh.write_text("".join(f"{line}\n" for line in kept))
-        self._jsonl = fresh.replace(path).open("ab", buffering=0)
-        self._complete = True
-        self._board = SummaryWriter(str(directory), purge_step=purge_step, flush_secs=10)
-        if purge_step is None:
-            self._lay_out()
-
-    def _lay_out(self) -> None:
-        # TensorBoard matches tags as prefixes: without `$` objective/kl also draws kl_coef.
-        self._board.add_custom_scalars(
-            {
-                page: {k: ["Multiline", [f"{name}$" for name in v]] for k, v in charts.items()}
-                for page, charts in _PAGES.items()
-            }
-        )
-
-    def hparams(self, options: Mapping[str, object], metrics: Sequence[str]) -> None:
-        """Record a run's options for the table of runs, which shows the last value of `metrics`.
-
-        Call it once a run: of two records TensorBoard reads the first.
-        """
-        plain = {k: x if isinstance(x, int | float | str) else str(x) for k, x in options.items()}
-        with self._unless_full():
-            for summary in hparams(plain, dict.fromkeys(metrics, 0.0)):
-                self._board._get_file_writer().add_summary(summary)
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Record metrics of one step. Raises: ValueError for a name that METRICS lacks."""
-        if unknown := sorted(values.keys() - METRICS.keys()):
-            raise ValueError(f"values: got {', '.join(unknown)}, wanted names of METRICS")
-        line: dict[str, float | None] = {"step": step}
-        line |= {name: float(x) if isfinite(x) else None for name, x in values.items()}
-        with self._unless_full():
-            write_whole(self._jsonl.fileno(), json.dumps(line).encode() + b"\n", sync=False)
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
-
-    @contextmanager
-    def _unless_full(self) -> Iterator[None]:
-        """What the disk refuses is missing from the curves; training is worth more than that."""
-        try:
-            yield
-        except OSError as error:
-            if self._complete:
-                say(f"The curves are not complete from here: {error.strerror}.", "yellow")
-            self._complete = False
-
-    def histograms(self, values: Mapping[str, Tensor], step: int) -> None:
-        """Record distributions, each a tensor of any shape; an empty one is left out."""
-        with self._unless_full():
-            for name, tensor in values.items():
-                if tensor.numel():
-                    self._board.add_histogram(name, tensor.detach().float().cpu(), step)
-
-    def samples(self, rows: Sequence[Sample], step: int) -> None:
-        """Record answers: one text table, and each image with its answer under it."""
-        with self._unless_full():
-            for number, row in enumerate(rows):
-                drawn = np.asarray(_captioned(row))
-                self._board.add_image(f"samples/{number}", drawn, step, dataformats="HWC")
-        cells = [(row.instruction, row.response, row.score) for row in rows]
-        self.table("samples", ("instruction", "response", "score"), cells, step)
-
-    def table(
-        self, tag: str, columns: Sequence[str], rows: Iterable[Sequence[object]], step: int
-    ) -> None:
-        """Record a table; its texts have no effect in Markdown or HTML."""
-        lines = [columns, ["---"] * len(columns)]
-        for row in rows:
-            cells = [f"{x:.3f}" if isinstance(x, float) else _inert(str(x)) for x in row]
-            lines.append(cells)
-        self.text(tag, "\n".join(f"| {' | '.join(line)} |" for line in lines), step)
-
-    def text(self, tag: str, markdown: str, step: int) -> None:
-        """Record a text, shown as Markdown."""
-        with self._unless_full():
-            self._board.add_text(tag, markdown, step)
-
-    def close(self) -> None:
-        """Write out what is pending."""
-        with self._unless_full():
-            self._board.close()
-        self._jsonl.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-def text_statistics(responses: Sequence[str]) -> dict[str, float]:
-    """Repetition inside responses (rep4, zlib_ratio: means) and variety among them (distinct).
-
-        rep4 = 1 - distinct four-word runs / four-word runs        zlib_ratio = bytes / deflated
-
-    A response under four words has rep4 = 0. Raises: ValueError when there are no responses.
-    """
-    if not responses:
-        raise ValueError("responses: got none, wanted at least one")
-    raw = [response.encode(errors="replace") for response in responses]
+def tensorboard_layout() -> dict[str, dict[str, list[object]]]:
+    """The pages and charts of TensorBoard's custom scalars, as `add_custom_scalars` takes them."""
+    # TensorBoard matches tags as prefixes: without `$` objective/kl also draws kl_coef.
     return {
-        "text/rep4": sum(map(_rep4, responses)) / len(responses),
-        "text/zlib_ratio": sum(len(x) / len(zlib.compress(x)) for x in raw) / len(responses),
-        "text/distinct": len(set(responses)) / len(responses),
+        page: {
+            chart: ["Multiline", [f"{name}$" for name in names]] for chart, names in charts.items()
+        }
+        for page, charts in _PAGES.items()
     }
-
-
-def _rep4(response: str) -> float:
-    words = response.split()
-    runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
-
-
-def _inert(text: str) -> str:
-    """Text without effect in Markdown, HTML or a table."""
-    return re.sub(r"[^\w\s.,?!']|_", lambda x: f"&#{ord(x[0])};", " ".join(text.split()))
-
-
-def _captioned(row: Sample, width: int = 320) -> Image.Image:
-    height = max(1, round(row.image.height * width / row.image.width))
-    crisp = Image.Resampling.NEAREST if row.image.width < width else Image.Resampling.LANCZOS
-    words = (row.instruction, row.response, f"score {row.score:.3f}")
-    lines = [line for text in words for line in textwrap.wrap(text, 44)]
-    sheet = Image.new("RGB", (width, height + 18 * len(lines) + 10), "white")
-    sheet.paste(row.image.convert("RGB").resize((width, height), crisp))
-    font, place = ImageFont.load_default(size=14), (6, height + 4)
-    ImageDraw.Draw(sheet).multiline_text(place, "\n".join(lines), "black", font)
-    return sheet

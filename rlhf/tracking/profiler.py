@@ -1,4 +1,4 @@
-"""Seconds by phase of what runs while a profile is active; else `phase` and `count` do nothing."""
+"""Seconds by phase of each iteration, measured only while a profile is active."""
 
 import time
 from collections import defaultdict
@@ -12,8 +12,8 @@ from torch.profiler import record_function
 
 from rlhf.types import PromptBatch, Responses
 
-OTHER = "other"  # the phase outside all phases
-PHASES = {  # by name: the metric
+OTHER = "other"  # the time outside all phases
+PHASES = {  # phase: metric
     "vision": "time/vision",
     "prefill": "time/prefill",
     "decode": "time/decode",
@@ -32,11 +32,11 @@ PHASES = {  # by name: the metric
 
 @dataclass
 class IterationTimes:
-    """What lay between two calls of `lap`.
+    """Seconds and counts of one iteration.
 
     Attributes:
-        seconds: by phase; a phase inside another is not counted in that one.
-        counts: what `count` was told.
+        seconds: by phase; the time of a nested phase is its own, not that of the phase around it.
+        counts: sums of what `count` added, by name.
     """
 
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -44,34 +44,35 @@ class IterationTimes:
 
 
 class Profile:
-    """Where the time goes, a lap at a time.
+    """Measures the seconds of each phase, one iteration after another.
 
     Args:
-        wait: returns when the device has done what it was given; called where a phase begins or
-            ends, so that each phase is charged with its own work.
-        clock: seconds.
-        on_lap: called with the number of laps done, outside all laps.
+        wait: blocks until the device has done its queued work; called where a phase begins or ends,
+            so that each phase is charged with its own work.
+        clock: returns seconds.
+        on_iteration: called with the number of iterations done, at the end of each; its own time
+            belongs to none.
 
     Attributes:
-        laps: those that are done.
+        iterations: the times of the iterations done.
     """
 
     def __init__(
         self,
         wait: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
-        on_lap: Callable[[int], None] = lambda done: None,
+        on_iteration: Callable[[int], None] = lambda done: None,
     ) -> None:
-        self._wait, self._clock, self._on_lap = wait, clock, on_lap
+        self._wait, self._clock, self._on_iteration = wait, clock, on_iteration
         self._phases, self._opaque_depth = [OTHER], 0
-        self._lap, self._since = IterationTimes(), 0.0
+        self._current, self._last_boundary = IterationTimes(), 0.0
         self.iterations: list[IterationTimes] = []
 
     @contextmanager
     def active(self) -> Iterator[Self]:
-        """Inside the block this profile takes what `phase` and `count` tell."""
+        """Make this the profile that the functions `phase` and `count` of this module report to."""
         self._wait()
-        self._since = self._clock()
+        self._last_boundary = self._clock()
         token = _ACTIVE.set(self)
         try:
             yield self
@@ -80,41 +81,46 @@ class Profile:
 
     @contextmanager
     def phase(self, name: str, *, opaque: bool) -> Iterator[None]:
-        """See the function `phase`."""
+        """Charge the time of the block to the phase `name`.
+
+        Args:
+            name: one of PHASES.
+            opaque: phases inside the block are charged to this one, and their counts are dropped.
+        """
         if self._opaque_depth:
             yield
             return
-        self._charge()
+        self._add_elapsed()
         self._phases.append(name)
         self._opaque_depth += opaque
         try:
-            with record_function(name):  # names it in a trace
+            with record_function(name):  # the block's name in a trace
                 yield
         finally:
-            self._charge()
+            self._add_elapsed()
             self._phases.pop()
             self._opaque_depth -= opaque
 
     def count(self, name: str, amount: int) -> None:
-        """See the function `count`."""
+        """Add `amount` to the iteration's count `name`, unless an opaque phase is running."""
         if not self._opaque_depth:
-            self._lap.counts[name] += amount
+            self._current.counts[name] += amount
 
     def end_iteration(self) -> IterationTimes:
-        """What was measured since the last lap; begins the next one."""
-        self._charge()
-        done, self._lap = self._lap, IterationTimes()
-        self.iterations.append(done)
-        self._on_lap(len(self.iterations))
-        self._since = self._clock()
-        return done
+        """Return the times of the iteration that ends here, and begin the next one."""
+        self._add_elapsed()
+        ended, self._current = self._current, IterationTimes()
+        self.iterations.append(ended)
+        self._on_iteration(len(self.iterations))
+        self._last_boundary = self._clock()
+        return ended
 
-    def _charge(self) -> None:
-        """The time since the last boundary belongs to the innermost phase."""
+    def _add_elapsed(self) -> None:
+        """Charge the time since the last boundary to the innermost phase."""
         self._wait()
         now = self._clock()
-        self._lap.seconds[self._phases[-1]] += now - self._since
-        self._since = now
+        self._current.seconds[self._phases[-1]] += now - self._last_boundary
+        self._last_boundary = now
 
 
 _ACTIVE: ContextVar[Profile | None] = ContextVar("profile", default=None)
@@ -122,45 +128,54 @@ _NOTHING = nullcontext()
 
 
 def phase(name: str, *, opaque: bool = False) -> AbstractContextManager[None]:
-    """A block whose time counts as `name`.
+    """Charge the time of the block to a phase of the active profile; do nothing without one.
 
     Args:
         name: one of PHASES.
-        opaque: what the phases inside take and count is this one's, under its name.
+        opaque: phases inside the block are charged to this one, and their counts are dropped.
     """
     profile = _ACTIVE.get()
     return profile.phase(name, opaque=opaque) if profile else _NOTHING
 
 
 def count(name: str, amount: int = 1) -> None:
-    """Add to what is counted, such as images that the vision tower reads."""
+    """Add to a count of the active profile, such as the images that the vision tower reads."""
     if profile := _ACTIVE.get():
         profile.count(name, amount)
 
 
 def count_responses(prompts: PromptBatch, responses: Responses) -> None:
-    """Count what was generated, and the tokens whose keys and values decoding had to see.
+    """Count what was generated, and the tokens whose keys and values decoding attended to.
 
-    A response of R tokens takes R - 1 decoded ones, the t-th of which sees its prompt and t more:
-    `seen_tokens`. `read_tokens` are the same with a prompt read once for all that continue it.
+    A response of R tokens takes R - 1 decoding steps, the t-th of which attends to its prompt and
+    to t tokens more: `seen_tokens`. `read_tokens` counts a prompt shared by several responses once
+    a step: what a kernel has to read that reads the prompt's cache once for all of them.
+
+    Args:
+        prompts: B prompts.
+        responses: one to each prompt.
     """
     if not _ACTIVE.get():
         return
     lengths, steps = prompts.spans.lengths.tolist(), (responses.spans.lengths - 1).tolist()
-    own = sum(t * (t + 1) // 2 for t in steps)
-    seen = [t * length for t, length in zip(steps, lengths, strict=True)]
-    once: dict[int, int] = {}  # by prompt, as often as its longest response sees it
-    for key, tokens in zip(prompts.sampling_keys.tolist(), seen, strict=True):
-        once[key] = max(once.get(key, 0), tokens)
+    suffix_tokens = sum(t * (t + 1) // 2 for t in steps)
+    prompt_tokens = [t * length for t, length in zip(steps, lengths, strict=True)]
+    shared: dict[int, int] = {}  # by prompt: as often as its longest response attends to it
+    for key, tokens in zip(prompts.sampling_keys.tolist(), prompt_tokens, strict=True):
+        shared[key] = max(shared.get(key, 0), tokens)
     count("responses", len(lengths))
     count("prompt_tokens", sum(lengths))
     count("response_tokens", responses.spans.num_tokens)
-    count("seen_tokens", own + sum(seen))
-    count("read_tokens", own + sum(once.values()))
+    count("seen_tokens", suffix_tokens + sum(prompt_tokens))
+    count("read_tokens", suffix_tokens + sum(shared.values()))
 
 
 def end_iteration() -> dict[str, float]:
-    """End a lap: its seconds by phase under their metrics' names; empty if no profile is active."""
+    """End an iteration of the active profile.
+
+    Returns:
+        Its seconds by phase under the names of their metrics; empty without an active profile.
+    """
     profile = _ACTIVE.get()
     seconds = profile.end_iteration().seconds if profile else {}
     return {PHASES[name]: value for name, value in seconds.items()}

@@ -14,7 +14,7 @@ from rlhf.functional.preference_metrics import pair_accuracy
 from rlhf.rewards.base import RewardModel, raw_scores
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.console import track
-from rlhf.tracking.metrics import MetricsWriter
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.checkpoint_manager import (
     CheckpointManager,
     State,

@@ -10,7 +10,7 @@ from rlhf.kernels import token_logprobs
 from rlhf.models.llava import Llava
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.console import track
-from rlhf.tracking.metrics import MetricsWriter
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.checkpoint_manager import CheckpointManager, State, data_hash
 from rlhf.training.data_order import num_steps, shuffled_batches
 from rlhf.training.gradients import OptimizerLoop

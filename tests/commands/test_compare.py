@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from rlhf.cli.main import main
 from rlhf.evaluation.run_comparison import Run, by_episode, chart, distinct_names, metrics_of
-from rlhf.tracking.metrics import MetricsWriter
+from rlhf.tracking.writer import MetricsWriter
 
 
 @pytest.fixture(autouse=True)

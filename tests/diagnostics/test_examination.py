@@ -90,7 +90,7 @@ MISMATCHES = [
     ("disk full", replace(SOUND, disk_free=999_999_999), "disk",
      "1.00 GB of disk are left for output_dir=runs", "output_dir=FOLDER"),
     ("torch broken", Facts(faults={"torch": "libcudart.so.13: cannot open shared object file",
-     "rlhf.tracking.metrics": "the same"}), "libraries", "torch does not load: libcudart.so.13",
+     "rlhf.tracking.writer": "the same"}), "libraries", "torch does not load: libcudart.so.13",
      "--force-reinstall torch"),
     ("a library is missing", Facts(faults={"rlhf.models.quantization": "No module named 'peft.x'"}),
      "libraries", "rlhf.models.quantization does not load", "pip install peft"),

@@ -189,14 +189,6 @@ def test_the_surest_rows_are_one_a_image() -> None:
     assert confident_rows(pairs, 1) == ([1], [4])
 
 
-def test_pairs_of_a_kind() -> None:
-    style = SIX.of_kind("style")
-    assert (len(style), style.differences.tolist()) == (3, [2, -1, 1])
-    assert style.images.tolist() == [5, 5, 7] and set(style.kinds) == {"style"}
-    with pytest.raises(ValueError, match="pairs"):
-        SIX.of_kind("taste")
-
-
 @pytest.mark.parametrize(
     "change, name",
     [

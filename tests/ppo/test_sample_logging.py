@@ -7,7 +7,7 @@ import torch
 
 from rlhf.generation.sampler import generate
 from rlhf.ppo.trainer import PPOTrainer
-from rlhf.tracking.metrics import Sample
+from rlhf.tracking.writer import Sample
 from tests.ppo.test_trainer import PPO, trainer
 
 

@@ -18,8 +18,8 @@ from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.storage.checkpoint import load_checkpoint
-from rlhf.tracking.metrics import MetricsWriter
 from rlhf.tracking.reader import read_metrics
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.types import PromptBatch, Responses
 from tests.support import tiny_models
 

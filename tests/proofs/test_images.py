@@ -19,8 +19,8 @@ from rlhf.models.policy import build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import LlavaReward
-from rlhf.tracking.metrics import MetricsWriter
 from rlhf.tracking.reader import read_metrics
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.types import PromptBatch, Responses
 from tests.support import tiny_models
 

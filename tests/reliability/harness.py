@@ -24,7 +24,7 @@ from rlhf.models.policy import POLICY
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.loading import build_reward
 from rlhf.storage.hashing import hash_tensors
-from rlhf.tracking.metrics import MetricsWriter
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.checkpoint_manager import State
 from rlhf.training.reward_trainer import RewardTrainer
 from rlhf.training.sft_trainer import SFTTrainer

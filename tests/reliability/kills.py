@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlhf.errors import DataError
 from rlhf.storage.checkpoint import NoCheckpointError, load_checkpoint
-from rlhf.tracking.metrics import MetricsWriter
+from rlhf.tracking.writer import MetricsWriter
 from tests.reliability.harness import PPO, Child, PPOTrainer, fork, ppo, state_hash
 from tests.reliability.outcome import Outcome
 

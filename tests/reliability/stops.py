@@ -14,8 +14,8 @@ from rlhf.cli.main import main
 from rlhf.errors import DirectoryInUseError
 from rlhf.storage.checkpoint import load_checkpoint
 from rlhf.storage.run_directory import RunDirectory
-from rlhf.tracking.metrics import MetricsWriter
 from rlhf.tracking.reader import whole_lines
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.reward_trainer import RewardTrainer
 from rlhf.training.signals import EXIT_CODES
 from tests.reliability.harness import BUILDS, Trainer, fork, state_hash

@@ -14,8 +14,8 @@ from rlhf.models.policy import Policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import LlavaReward
-from rlhf.tracking.metrics import MetricsWriter
 from rlhf.tracking.reader import whole_lines
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.types import Minibatch, PromptBatch, Responses
 
 INSTRUCTIONS = (

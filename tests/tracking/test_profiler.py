@@ -57,7 +57,7 @@ def test_a_phase_inside_another_is_not_counted_in_that_one(clock: Clock) -> None
     assert found == {"time/old_logprobs": 10, "time/vision": 4, "time/other": 17}
 
 
-def test_an_undivided_phase_keeps_what_is_inside(clock: Clock) -> None:
+def test_an_opaque_phase_keeps_what_is_inside(clock: Clock) -> None:
     with Profile(clock=clock).active() as profile:
         with phase("forward", opaque=True):
             clock.now += 1
@@ -84,14 +84,14 @@ def test_a_phase_that_fails_ends_all_the_same(clock: Clock) -> None:
         assert profile.end_iteration().seconds == {"forward": 1, "scores": 2, "other": 4}
 
 
-def test_each_lap_begins_anew_and_what_follows_one_is_in_none(clock: Clock) -> None:
-    told: list[int] = []
+def test_each_iteration_begins_anew_and_what_follows_one_is_in_none(clock: Clock) -> None:
+    calls: list[int] = []
 
-    def on_lap(done: int) -> None:
-        told.append(done)
+    def on_iteration(done: int) -> None:
+        calls.append(done)
         clock.now += 1000
 
-    profile = Profile(clock=clock, on_lap=on_lap)
+    profile = Profile(clock=clock, on_iteration=on_iteration)
     with profile.active():
         for seconds in (1, 2):
             with phase("decode"):
@@ -99,10 +99,10 @@ def test_each_lap_begins_anew_and_what_follows_one_is_in_none(clock: Clock) -> N
             count("decode_steps", 10 * seconds)
             end_iteration()
     clock.now += 5
-    assert [one.seconds["decode"] for one in profile.iterations] == [1, 2]
-    assert [one.seconds["other"] for one in profile.iterations] == [0, 0]
-    assert [one.counts["decode_steps"] for one in profile.iterations] == [10, 20]
-    assert told == [1, 2]
+    assert [times.seconds["decode"] for times in profile.iterations] == [1, 2]
+    assert [times.seconds["other"] for times in profile.iterations] == [0, 0]
+    assert [times.counts["decode_steps"] for times in profile.iterations] == [10, 20]
+    assert calls == [1, 2]
 
 
 def test_the_device_is_waited_for_before_each_look_at_the_clock() -> None:
@@ -129,7 +129,7 @@ def test_without_a_profile_nothing_is_taken() -> None:
     assert profile.end_iteration().counts == {}
 
 
-def responses_of_lengths(lengths: list[int], keys: list[int], said: list[int]) -> Any:
+def responses_of_lengths(lengths: list[int], keys: list[int], response_lengths: list[int]) -> Any:
     prompts = PromptBatch(
         torch.zeros(sum(lengths), dtype=torch.int64),
         Spans.from_lengths(lengths),
@@ -137,19 +137,21 @@ def responses_of_lengths(lengths: list[int], keys: list[int], said: list[int]) -
         torch.tensor(keys),
         tuple("" for _ in lengths),
     )
-    tokens = torch.zeros(sum(said), dtype=torch.int64)
-    return prompts, Responses(tokens, Spans.from_lengths(said), torch.ones(len(said)).bool())
+    tokens = torch.zeros(sum(response_lengths), dtype=torch.int64)
+    return prompts, Responses(
+        tokens, Spans.from_lengths(response_lengths), torch.ones(len(response_lengths)).bool()
+    )
 
 
 def test_decoding_sees_every_token_before_and_reads_a_shared_prompt_once() -> None:
-    lengths, keys, said = [10, 7, 10, 10], [1, 2, 1, 1], [3, 4, 2, 1]
+    lengths, keys, response_lengths = [10, 7, 10, 10], [1, 2, 1, 1], [3, 4, 2, 1]
     seen = read = 0
     for step in range(1, 4):  # the first token comes of the prompt's own pass
-        alive = [row for row in range(4) if said[row] > step]
+        alive = [row for row in range(4) if response_lengths[row] > step]
         seen += sum(lengths[row] + step for row in alive)
         read += step * len(alive) + sum({keys[row]: lengths[row] for row in alive}.values())
     with Profile().active() as profile:
-        count_responses(*responses_of_lengths(lengths, keys, said))
+        count_responses(*responses_of_lengths(lengths, keys, response_lengths))
         assert profile.end_iteration().counts == {
             "responses": 4,
             "prompt_tokens": 37,
@@ -199,11 +201,13 @@ def test_every_second_of_a_run_is_in_one_phase(tiny: Path, tmp_path: Path) -> No
     least = sum(value for name in ("time/rollout", "time/update") for _, value in found[name])
     charged = sum(value for name in PHASES.values() for _, value in found.get(name, []))
     assert least < charged < ended - started
-    assert charged == pytest.approx(sum(sum(one.seconds.values()) for one in profile.iterations))
-    elsewhere = {"vision", "prefill", "decode", "save"}  # of another lap, or of none
-    for one in profile.iterations:
-        assert {name for name in PHASES if one.seconds[name]} | elsewhere == {*PHASES}
-        assert (one.counts["responses"], one.counts["updated_responses"]) == (4, 4)
+    assert charged == pytest.approx(
+        sum(sum(times.seconds.values()) for times in profile.iterations)
+    )
+    elsewhere = {"vision", "prefill", "decode", "save"}  # of another iteration, or of none
+    for times in profile.iterations:
+        assert {name for name in PHASES if times.seconds[name]} | elsewhere == {*PHASES}
+        assert (times.counts["responses"], times.counts["updated_responses"]) == (4, 4)
 
 
 @pytest.fixture

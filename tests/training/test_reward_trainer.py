@@ -9,8 +9,8 @@ import torch
 from rlhf.config.schema import Config, PPOConfig, RewardConfig
 from rlhf.models.llava import Llava
 from rlhf.rewards.base import RewardModel
-from rlhf.tracking.metrics import MetricsWriter
 from rlhf.tracking.reader import read_metrics
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.reward_trainer import RewardTrainer
 from rlhf.types import PreferenceBatch
 from tests.support import reward_models as kit

@@ -21,7 +21,7 @@ from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import LlavaReward
-from rlhf.tracking.metrics import MetricsWriter
+from rlhf.tracking.writer import MetricsWriter
 from tests.models.test_llava import stock_logits
 from tests.support import tiny_models
 

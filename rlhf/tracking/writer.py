@@ -1,0 +1,187 @@
+"""The writer of a run's metrics: TensorBoard's events and `metrics.jsonl`."""
+
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from rlhf.storage.atomic import write_whole
+from rlhf.tracking.console import say
+from rlhf.tracking.metrics import METRICS, tensorboard_layout
+from rlhf.tracking.reader import whole_lines
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sampled response with its prompt, for TensorBoard.
+
+    Attributes:
+        image: the image of the prompt.
+        instruction: the text of the prompt.
+        response: the sampled text.
+        score: the reward model's score of the response.
+    """
+
+    image: Image.Image
+    instruction: str
+    response: str
+    score: float
+
+
+class MetricsWriter:
+    """Writes TensorBoard events and `metrics.jsonl` into one directory.
+
+    When the disk is full, training goes on: what cannot be written is missing from the curves, and
+    the console says so once.
+
+    Args:
+        directory: where both are written; made when missing.
+        purge_step: the first step of a resumed run; what was written for it and for later steps is
+            dropped. None: keep every line.
+    """
+
+    def __init__(self, directory: Path, purge_step: int | None = None) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        path, temporary = directory / "metrics.jsonl", directory / "metrics.tmp"
+        lines = whole_lines(path)
+        if purge_step is not None:
+            lines = [line for line in lines if json.loads(line)["step"] < purge_step]
+        temporary.write_text("".join(f"{line}\n" for line in lines))
+        self._jsonl = temporary.replace(path).open("ab", buffering=0)
+        self._complete = True
+        self._board = SummaryWriter(str(directory), purge_step=purge_step, flush_secs=10)
+        if purge_step is None:
+            self._board.add_custom_scalars(tensorboard_layout())
+
+    def hparams(self, options: Mapping[str, object], metrics: Sequence[str]) -> None:
+        """Record the options of a run for TensorBoard's table of runs.
+
+        Call it once per run: of two records TensorBoard reads the first.
+
+        Args:
+            options: name to value; what is neither a number nor a text is recorded as text.
+            metrics: names in METRICS; the table shows their last values.
+        """
+        plain = {k: x if isinstance(x, int | float | str) else str(x) for k, x in options.items()}
+        with self._survive_full_disk():
+            for summary in hparams(plain, dict.fromkeys(metrics, 0.0)):
+                self._board._get_file_writer().add_summary(summary)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Record the metrics of one step; a value that is not finite becomes null in the JSON.
+
+        Args:
+            values: name, as in METRICS, to value.
+            step: the step that they belong to.
+
+        Raises:
+            ValueError: METRICS lacks one of the names.
+        """
+        if unknown := sorted(values.keys() - METRICS.keys()):
+            raise ValueError(f"values: got {', '.join(unknown)}, wanted names of METRICS")
+        line: dict[str, float | None] = {"step": step}
+        line |= {name: float(x) if isfinite(x) else None for name, x in values.items()}
+        with self._survive_full_disk():
+            write_whole(self._jsonl.fileno(), json.dumps(line).encode() + b"\n", sync=False)
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def histograms(self, values: Mapping[str, Tensor], step: int) -> None:
+        """Record distributions.
+
+        Args:
+            values: name to a tensor of any shape and dtype; an empty one is left out.
+            step: the step that they belong to.
+        """
+        with self._survive_full_disk():
+            for name, tensor in values.items():
+                if tensor.numel():
+                    self._board.add_histogram(name, tensor.detach().float().cpu(), step)
+
+    def samples(self, rows: Sequence[Sample], step: int) -> None:
+        """Record sampled responses: one text table, and each image with its response below."""
+        with self._survive_full_disk():
+            for number, row in enumerate(rows):
+                pixels = np.asarray(_captioned(row))
+                self._board.add_image(f"samples/{number}", pixels, step, dataformats="HWC")
+        cells = [(row.instruction, row.response, row.score) for row in rows]
+        self.table("samples", ("instruction", "response", "score"), cells, step)
+
+    def table(
+        self, tag: str, columns: Sequence[str], rows: Iterable[Sequence[object]], step: int
+    ) -> None:
+        """Record a table whose texts have no effect in Markdown or HTML.
+
+        Args:
+            tag: its name in TensorBoard.
+            columns: the headings, shown as they are.
+            rows: a cell for each column; floats are shown with three decimals.
+            step: the step that it belongs to.
+        """
+        lines = [columns, ["---"] * len(columns)]
+        for row in rows:
+            lines.append([f"{x:.3f}" if isinstance(x, float) else _escaped(str(x)) for x in row])
+        self.text(tag, "\n".join(f"| {' | '.join(line)} |" for line in lines), step)
+
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """Record a text that TensorBoard shows as Markdown.
+
+        Args:
+            tag: its name in TensorBoard.
+            markdown: the text.
+            step: the step that it belongs to.
+        """
+        with self._survive_full_disk():
+            self._board.add_text(tag, markdown, step)
+
+    def close(self) -> None:
+        """Write out what is pending and close both files."""
+        with self._survive_full_disk():
+            self._board.close()
+        self._jsonl.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _survive_full_disk(self) -> Iterator[None]:
+        """Turn an OSError into one warning: training is worth more than its curves."""
+        try:
+            yield
+        except OSError as error:
+            if self._complete:
+                say(f"The curves are not complete from here: {error.strerror}.", "yellow")
+            self._complete = False
+
+
+def _escaped(text: str) -> str:
+    """The text in one line, without effect in Markdown, HTML or a table."""
+    return re.sub(r"[^\w\s.,?!']|_", lambda x: f"&#{ord(x[0])};", " ".join(text.split()))
+
+
+def _captioned(row: Sample, width: int = 320) -> Image.Image:
+    """The image, `width` pixels wide, with instruction, response and score below."""
+    height = max(1, round(row.image.height * width / row.image.width))
+    enlarged = row.image.width < width
+    resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
+    texts = (row.instruction, row.response, f"score {row.score:.3f}")
+    lines = [line for text in texts for line in textwrap.wrap(text, 44)]
+    sheet = Image.new("RGB", (width, height + 18 * len(lines) + 10), "white")
+    sheet.paste(row.image.convert("RGB").resize((width, height), resampling))
+    font, position = ImageFont.load_default(size=14), (6, height + 4)
+    ImageDraw.Draw(sheet).multiline_text(position, "\n".join(lines), "black", font)
+    return sheet
