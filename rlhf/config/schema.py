@@ -18,6 +18,8 @@ OptimizerKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 LoraType = Literal["lora", "alora"]
 PairChoice = Literal["all", "best_vs_worst", "closest", "uncertain"]
 EngineKind = Literal["native", "transformers"]
+# k3, abs and clamp are refused with the reason, see `check_kl_choice`.
+KLEstimatorKind = Literal["", "k1", "k2", "k3", "abs", "clamp", "exact"]
 CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
 
 
@@ -122,7 +124,7 @@ class PPOConfig(Section):
     critic_init: Literal["model", "reward"] = "model"  # adapter, separate: the LoRA begun from
     critic_lr: Positive | None = None  # critic learning rate; null: five times lr
     adam_eps: Positive = 1e-5  # term in Adam's denominator
-    advantage_estimator: Literal["gae", "rloo", "grpo"] = "gae"  # rloo and grpo train no critic
+    advantage_estimator: str = "gae"  # gae with a critic; rloo, grpo: against the same prompt's
     grpo_eps: Positive = 1e-4  # grpo: added to a group's standard deviation, reward units
     gamma: Fraction = 1.0  # discount per token
     gae_lambda: Fraction = 0.95  # of the policy's advantages
@@ -136,7 +138,7 @@ class PPOConfig(Section):
     ent_coef: NonNegative = 0.0  # weight of the entropy bonus
     kl_coef: NonNegative = 0.05  # reward units per nat of KL to the reference
     kl_placement: Literal["reward", "loss"] = "reward"  # where the KL penalty stands
-    kl_estimator: Literal["", "k1", "k2", "k3", "abs", "clamp", "exact"] = ""  # empty: a sound one
+    kl_estimator: KLEstimatorKind = ""  # k1 in the reward, k2 or exact in the loss; empty: k1, k2
     adaptive_kl_target: Positive | None = (
         None  # nats a response that kl_coef is steered to; null: fixed
     )
@@ -147,7 +149,7 @@ class PPOConfig(Section):
     missing_eos_penalty: NonNegative = 1.0  # reward units
     normalize_scores: bool = False  # divide scores by their running standard deviation
     clip_scores: Positive | None = None  # normalize_scores: largest size of a scaled score
-    whiten_advantages: bool = True  # gae, KL in the reward: over all tokens of a rollout
+    whiten_advantages: bool = True  # KL in the reward, no groups: over a rollout's tokens
     whiten_minibatches: bool = False  # over the tokens of each optimizer step as well
     whiten_min_std: Positive = 0.1  # least standard deviation divided by, reward units
     critic_warmup_iterations: CountOrZero = 5  # first iterations that move the critic only

@@ -84,8 +84,8 @@ def _check_sizes(config: Config) -> None:
             "choose a number of samples that divides the rollout",
         )
     _check_folds(config)
-    if ppo.advantage_estimator != "gae":
-        _check_without_critic(ppo)
+    if ppo.advantage_estimator != PPOConfig.advantage_estimator:  # the default suits all options
+        _check_advantage_estimator(ppo)
     if ppo.adaptive_kl_target is not None and not KL_COEF_LOWEST <= ppo.kl_coef <= KL_COEF_HIGHEST:
         raise UsageError(
             f"a steered KL coefficient begins between {KL_COEF_LOWEST} and {KL_COEF_HIGHEST}",
@@ -119,22 +119,35 @@ def _check_folds(config: Config) -> None:
         )
 
 
-def _check_without_critic(ppo: PPOConfig) -> None:
-    if ppo.samples_per_prompt == 1:
+def _check_advantage_estimator(ppo: PPOConfig) -> None:
+    """Refuse an unknown estimator, and options that the estimator chosen cannot use."""
+    from rlhf.functional import ADVANTAGE_ESTIMATORS  # torch: seconds that --help need not take
+
+    name = f"ppo.advantage_estimator={ppo.advantage_estimator}"
+    estimator = ADVANTAGE_ESTIMATORS.get(ppo.advantage_estimator)
+    if estimator is None:
+        known = f"choose one of {', '.join(ADVANTAGE_ESTIMATORS)}"
+        raise UsageError("there is no such advantage estimator", name, known)
+    if estimator.needs_groups and ppo.samples_per_prompt == 1:
         raise UsageError(
-            f"ppo.advantage_estimator={ppo.advantage_estimator} compares responses to one prompt",
+            f"{name} compares responses to one prompt",
             "ppo.samples_per_prompt=1",
             "set ppo.samples_per_prompt to 2 or more",
         )
+    if not estimator.needs_critic:
+        _check_without_critic(ppo, name)
+
+
+def _check_without_critic(ppo: PPOConfig, name: str) -> None:
     if ppo.gae_lambda_alpha is not None:
         raise UsageError(
-            f"ppo.advantage_estimator={ppo.advantage_estimator} has no λ",
+            f"{name} has no λ",
             f"ppo.gae_lambda_alpha={ppo.gae_lambda_alpha}",
             "leave ppo.gae_lambda_alpha empty, or set ppo.advantage_estimator=gae",
         )
     if ppo.missing_eos == "bootstrap":
         raise UsageError(
-            f"ppo.advantage_estimator={ppo.advantage_estimator} has no critic to bootstrap from",
+            f"{name} has no critic to bootstrap from",
             "ppo.missing_eos=bootstrap",
             "set ppo.missing_eos=penalty, or ppo.advantage_estimator=gae",
         )

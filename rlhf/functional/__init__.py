@@ -4,10 +4,15 @@ Results are float32, or float64 where an input is. Shapes that disagree and opti
 raise ValueError.
 """
 
+from rlhf.functional.advantage_estimators import ADVANTAGE_ESTIMATORS as ADVANTAGE_ESTIMATORS
+from rlhf.functional.advantage_estimators import AdvantageEstimator as AdvantageEstimator
+from rlhf.functional.advantage_estimators import AdvantageInputs as AdvantageInputs
+from rlhf.functional.advantage_estimators import advantage_estimator as advantage_estimator
 from rlhf.functional.advantages import generalized_advantages as generalized_advantages
+from rlhf.functional.advantages import grpo_advantages as grpo_advantages
 from rlhf.functional.advantages import length_adaptive_lambda as length_adaptive_lambda
-from rlhf.functional.groups import grpo_advantages as grpo_advantages
-from rlhf.functional.groups import rloo_advantages as rloo_advantages
+from rlhf.functional.advantages import rloo_advantages as rloo_advantages
+from rlhf.functional.kl import AdaptiveKLController as AdaptiveKLController
 from rlhf.functional.kl import check_kl_choice as check_kl_choice
 from rlhf.functional.kl import kl_estimate as kl_estimate
 from rlhf.functional.losses import PolicyLoss as PolicyLoss
@@ -17,12 +22,11 @@ from rlhf.functional.losses import clipped_policy_loss as clipped_policy_loss
 from rlhf.functional.losses import clipped_value_loss as clipped_value_loss
 from rlhf.functional.losses import kl_penalty_loss as kl_penalty_loss
 from rlhf.functional.losses import preference_loss as preference_loss
+from rlhf.functional.normalization import ScoreScaler as ScoreScaler
 from rlhf.functional.normalization import explained_variance as explained_variance
 from rlhf.functional.normalization import whiten as whiten
 from rlhf.functional.rewards import missing_eos_scores as missing_eos_scores
 from rlhf.functional.rewards import per_token_rewards as per_token_rewards
-from rlhf.functional.running import AdaptiveKLController as AdaptiveKLController
-from rlhf.functional.running import ScoreScaler as ScoreScaler
 from rlhf.functional.sampling import filtered_logits as filtered_logits
 from rlhf.functional.sampling import inverse_cdf_tokens as inverse_cdf_tokens
 from rlhf.functional.sampling import keyed_uniforms as keyed_uniforms

@@ -1,11 +1,12 @@
-"""Advantages and value targets."""
+"""Advantages and value targets: GAE with a critic, RLOO and GRPO without one."""
 
 import torch
 from torch import Tensor
 
 from rlhf.functional.checks import check_between, check_positive
-from rlhf.kernels import add_at_span_end, span_discounted_sum
-from rlhf.kernels.span_ops import at_least_float32, checked_factor, later_in_span
+from rlhf.kernels import add_at_span_end, later_in_span, span_discounted_sum
+from rlhf.kernels.dtypes import at_least_float32
+from rlhf.kernels.span_ops import checked_factor
 from rlhf.spans import Spans, check_rows
 
 
@@ -19,15 +20,27 @@ def generalized_advantages(
     gae_lambda: float | Tensor,
     final_values: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """advantages [N] and returns [N], float32 or better, no autograd, not whitened.
+    """Compute generalized advantage estimates and returns [N], not whitened, without autograd.
 
         δₜ = rₜ + γ·Vₜ₊₁ - Vₜ        Aₜ = δₜ + γλ·Aₜ₊₁        Rₜ = Aₜ + Vₜ
 
     A response is one finished episode: V after its last token is 0, or its final value.
 
-    Args: rewards [N], KL penalty already subtracted; values [N], V of the state before token t;
-        gamma and gae_lambda in [0, 1]: λ = 0 is the TD error, 1 the Monte Carlo return minus V,
-        a tensor [B] one λ a response; final_values [B], V after the last token, None for all 0.
+    Args:
+        rewards: [N], reward units, the KL penalty already subtracted.
+        values: [N], reward units, V of the state before token t.
+        spans: B responses in the N tokens.
+        gamma: γ in [0, 1], discount per token.
+        gae_lambda: λ in [0, 1]: 0 gives the TD error, 1 the Monte Carlo return minus V. A tensor
+            [B] holds one λ per response.
+        final_values: [B], reward units, V after the last token; None: all 0.
+
+    Returns:
+        Advantages and returns, [N] each, reward units, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: shapes disagree, or gamma or gae_lambda is outside [0, 1].
+
     Source: Schulman et al. 2016, arXiv:1506.02438.
     """
     check_rows("rewards", rewards, spans.num_tokens)
@@ -43,14 +56,84 @@ def generalized_advantages(
 
 
 def length_adaptive_lambda(lengths: Tensor, alpha: float) -> Tensor:
-    """[B] λ that grows with the length of a response, float64.
+    """Compute a GAE λ [B] that grows with the length of each response.
 
         λ = clip(1 - 1 / (α·length), 0, 1)
 
-    Unclipped it is negative for responses shorter than 1/α tokens.
+    Unclipped, λ is negative for responses shorter than 1/α tokens.
 
-    Args: lengths [B], tokens, each at least 1; alpha above 0; the source takes 0.05.
+    Args:
+        lengths: [B], tokens, each at least 1.
+        alpha: α above 0, 1/tokens; the source takes 0.05.
+
+    Returns:
+        [B] float64 in [0, 1).
+
+    Raises:
+        ValueError: alpha is not above 0.
+
     Source: Yue et al. 2025 (VAPO), arXiv:2504.05118.
     """
     check_positive("alpha", alpha)
     return (1 - 1 / (alpha * lengths.double())).clamp(min=0)
+
+
+@torch.no_grad()
+def rloo_advantages(scores: Tensor, groups: Tensor) -> Tensor:
+    """Subtract from each score [B] the mean of the other scores of its group; 0 in a group of one.
+
+        A_b = s_b - Σ_{j ≠ b} s_j / (n - 1)        over the n responses to b's prompt
+
+    Args:
+        scores: [B], reward units.
+        groups: [B] int64, names the prompt of each response, in any order.
+
+    Returns:
+        Advantages [B], reward units, float32 (float64 for float64 scores).
+
+    Raises:
+        ValueError: shapes disagree.
+
+    Source: Kool et al. 2019; Ahmadian et al. 2024, arXiv:2402.14740.
+    """
+    sums, counts = _group_sums(scores, groups)
+    baseline = (sums - scores) / (counts - 1).clamp(min=1)
+    return torch.where(counts == 1, 0, scores - baseline).to(at_least_float32(scores).dtype)
+
+
+@torch.no_grad()
+def grpo_advantages(scores: Tensor, groups: Tensor, *, eps: float) -> Tensor:
+    """Standardize each score [B] within its group; 0 in a group of one.
+
+        A_b = (s_b - mean) / (std + ε)        std² = Σ (s_j - mean)² / (n - 1)
+
+    The standard deviation divides by n - 1, as trl's does, so that runs can be compared.
+
+    Args:
+        scores: [B], reward units.
+        groups: [B] int64, names the prompt of each response, in any order.
+        eps: ε above 0, reward units; keeps a group of equal scores at 0.
+
+    Returns:
+        Advantages [B], without unit, float32 (float64 for float64 scores).
+
+    Raises:
+        ValueError: shapes disagree, or eps is not above 0.
+
+    Source: Shao et al. 2024, arXiv:2402.03300.
+    """
+    check_positive("eps", eps)
+    sums, counts = _group_sums(scores, groups)
+    centered = scores - sums / counts
+    squares, _ = _group_sums(centered.square(), groups)
+    std = (squares / (counts - 1).clamp(min=1)).sqrt()
+    return torch.where(counts == 1, 0, centered / (std + eps)).to(at_least_float32(scores).dtype)
+
+
+def _group_sums(values: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over each response's group [B] float64, and the size of that group [B]."""
+    check_rows("scores", values, len(groups))
+    check_rows("groups", groups, len(groups))
+    _, slots, counts = groups.unique(return_inverse=True, return_counts=True)
+    sums = values.new_zeros(len(counts), dtype=torch.float64)
+    return sums.index_add(0, slots, values.double())[slots], counts[slots]

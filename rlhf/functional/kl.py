@@ -1,35 +1,49 @@
-"""Estimates of the KL divergence from sampled tokens, and where each may stand."""
+"""KL divergence from sampled tokens: estimators, where each may stand, and its coefficient."""
+
+from math import isfinite
 
 from torch import Tensor
 
-from rlhf.functional.checks import check_same_shape
-from rlhf.kernels.span_ops import at_least_float32
+from rlhf.functional.checks import check_between, check_positive, check_same_shape
+from rlhf.kernels.dtypes import at_least_float32
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Tensor:
-    """[N] nats, float32 or better: KL(policy ‖ reference) at each token sampled from the policy.
+    """Estimate KL(policy ‖ reference) [N], nats, at each token sampled from the policy.
 
         d = logprob - ref_logprob        k1 = d        k2 = d²/2        k3 = e⁻ᵈ - 1 + d
 
     k1 belongs in the reward and k2 in the loss; k3, never negative, is for logging only: see
     `check_kl_choice`.
 
+    Args:
+        logprobs: [N], nats, of the policy.
+        ref_logprobs: [N], nats, of the reference.
+        kind: "k1", "k2" or "k3".
+
+    Returns:
+        [N], float32 (float64 for float64 inputs), differentiable.
+
+    Raises:
+        ValueError: shapes disagree, or kind is none of the three.
+
     Source: Schulman 2020, "Approximating KL divergence".
     """
     check_same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs)
-    difference = at_least_float32(logprobs) - at_least_float32(ref_logprobs)
+    log_ratio = at_least_float32(logprobs) - at_least_float32(ref_logprobs)
     if kind == "k1":
-        return difference
+        return log_ratio
     if kind == "k2":
-        return difference.square() / 2
+        return log_ratio.square() / 2
     if kind == "k3":
-        return (-difference).expm1() + difference
+        return (-log_ratio).expm1() + log_ratio
     raise ValueError(f"kind: got {kind!r}, wanted 'k1', 'k2' or 'k3'")
 
 
 VALID_KL = {"reward": ("k1",), "loss": ("k2", "exact")}
-# Why every other choice is wrong, and the total variation at which it ends from the known optimum
-# of the five-armed bandit in tests/proofs: 0.75 without any penalty, under 0.01 with a sound one.
+# (placement, kind) -> why it is wrong, and the total variation at which it ends from the known
+# optimum of the five-armed bandit in tests/proofs: 0.75 without any penalty, under 0.01 with a
+# valid one.
 WHY_INVALID: dict[tuple[str, str], tuple[str, float | None]] = {
     ("reward", "k2"): ("it charges falling below the reference like rising above it", 0.31),
     ("reward", "k3"): ("its mean is the KL, but its gradient is another's", 0.40),
@@ -44,18 +58,81 @@ WHY_INVALID: dict[tuple[str, str], tuple[str, float | None]] = {
 
 
 def check_kl_choice(placement: str, kind: str) -> None:
-    """Raise ValueError unless this estimator, in this place, leads to a known optimum.
+    """Refuse a KL estimator that, in this place, does not lead to a known optimum.
 
-    From the reward it is π_ref·exp(score/β)/Z over whole responses. From the loss a token pays for
-    its own KL and not for that of the tokens it leads to: for one token that is the same, for more
-    it is π(a) ∝ π_ref(a)·exp(Q(a)/β) at each state, with Q the score to be expected.
+    From the reward the optimum is π_ref·exp(score/β)/Z over whole responses. From the loss a token
+    pays for its own KL and not for that of the tokens it leads to: for one token that is the same,
+    for more it is π(a) ∝ π_ref(a)·exp(Q(a)/β) at each state, with Q the expected score.
 
-    Args: placement "reward" or "loss"; kind "k1", "k2", "k3", "abs", "clamp" or "exact".
+    Args:
+        placement: "reward" or "loss".
+        kind: "k1", "k2" or "exact"; "k3", "abs" and "clamp" are refused everywhere.
+
+    Raises:
+        ValueError: says what is wrong with the choice, how far off it ends, and what is valid.
     """
     if kind in VALID_KL.get(placement, ()):
         return
     why, distance = WHY_INVALID.get((placement, kind), ("no such choice", None))
     if distance is not None:
         why += f", and a bandit ends {distance} (total variation) off its optimum"
-    sound = " or ".join(f"{k} in the {place}" for place, kinds in VALID_KL.items() for k in kinds)
-    raise ValueError(f"{kind} in the {placement}: {why}; wanted {sound}")
+    valid = " or ".join(f"{k} in the {place}" for place, kinds in VALID_KL.items() for k in kinds)
+    raise ValueError(f"{kind} in the {placement}: {why}; wanted {valid}")
+
+
+class AdaptiveKLController:
+    """A KL coefficient that steers the KL of a response to a target.
+
+        e = clip(KL / target - 1, ±0.2)        β ← clip(β·(1 + e·n / horizon), lowest, highest)
+
+    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2.
+    """
+
+    def __init__(
+        self,
+        kl_coef: float,
+        *,
+        target: float = 6.0,
+        horizon: float = 10_000,
+        lowest: float = 1e-4,
+        highest: float = 10.0,
+    ) -> None:
+        """Set the start and the target.
+
+        Args:
+            kl_coef: β at the start, reward units per nat.
+            target: nats, KL summed over a response.
+            horizon: responses over which β moves by the error.
+            lowest: smallest β, above 0.
+            highest: largest β.
+
+        Raises:
+            ValueError: target, horizon or lowest is not above 0, or kl_coef outside its bounds.
+        """
+        check_positive("target", target)
+        check_positive("horizon", horizon)
+        check_positive("lowest", lowest)
+        check_between("kl_coef", kl_coef, lowest, highest)
+        self.kl_coef, self.target, self.horizon = kl_coef, target, horizon
+        self.lowest, self.highest = lowest, highest
+
+    def update(self, kl: float, responses: int) -> float:
+        """Move the coefficient after a batch and return it.
+
+        Args:
+            kl: mean KL of a response, nats; a value that is not finite changes nothing.
+            responses: n, how many responses the mean is over.
+        """
+        if isfinite(kl):
+            error = min(max(kl / self.target - 1, -0.2), 0.2)
+            kl_coef = self.kl_coef * (1 + error * responses / self.horizon)
+            self.kl_coef = min(max(kl_coef, self.lowest), self.highest)
+        return self.kl_coef
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the coefficient, for a checkpoint."""
+        return {"kl_coef": self.kl_coef}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore what `state_dict` returned."""
+        self.kl_coef = state["kl_coef"]

@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from rlhf.functional.checks import check_between, check_positive, check_same_shape
 from rlhf.functional.kl import kl_estimate
-from rlhf.kernels.span_ops import at_least_float32
+from rlhf.kernels.dtypes import at_least_float32
 
 
 class PolicyLoss(NamedTuple):
@@ -22,7 +22,6 @@ class PolicyLoss(NamedTuple):
     clipped_sum: Tensor  # tokens at which a clip holds the gradient back
     approx_kl_sum: Tensor  # k2 of new against old policy, nats
     ratio_sum: Tensor
-    ratio_sq_sum: Tensor
 
 
 class ValueLoss(NamedTuple):
@@ -79,7 +78,7 @@ def clipped_policy_loss(
         bound = -dual_clip * advantages
         losses = torch.where((advantages < 0) & (losses > bound), bound, losses)
     ratio, kl = ratio.detach(), kl_estimate(logprobs, old_logprobs, "k2").detach()
-    sums = (losses != plain).sum(), kl.sum(), ratio.sum(), ratio.square().sum()
+    sums = (losses != plain).sum(), kl.sum(), ratio.sum()
     return PolicyLoss(_token_mean(losses, token_count), *sums)
 
 

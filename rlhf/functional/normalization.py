@@ -1,28 +1,55 @@
-"""Statistics over the tokens of a batch."""
+"""Statistics over a batch of tokens, and the running scale of the scores."""
+
+from math import sqrt
 
 import torch
 from torch import Tensor
 
 from rlhf.functional.checks import check_positive, check_same_shape
-from rlhf.kernels.span_ops import at_least_float32
+from rlhf.kernels.dtypes import at_least_float32
 
 
-def whiten(values: Tensor, *, min_std: float = 1e-8, shift_mean: bool = True) -> Tensor:
-    """[N], (x - mean) / max(std, floor) by the population std; the mean stays on request.
+def whiten(values: Tensor, *, min_std: float = 1e-8) -> Tensor:
+    """Shift values [N] to mean 0 and scale them to standard deviation 1.
 
-    Args: values [N]; floor, in their units: a smaller std is noise, not to be blown up to 1.
+        (x - mean) / max(std, min_std)        std² = Σ (x - mean)² / n
+
+    The variance divides by n; trl's `masked_whiten` divides by n - 1.
+
+    Args:
+        values: [N].
+        min_std: above 0, in the unit of the values: a smaller deviation is noise, which must not
+            be blown up to 1.
+
+    Returns:
+        [N], float32 (float64 for float64 values).
+
+    Raises:
+        ValueError: min_std is not above 0.
     """
-    check_positive("floor", min_std)
+    check_positive("min_std", min_std)
     if not values.numel():
         return at_least_float32(values)
-    exact = values.double()  # in float32 the rounding of the mean is such noise
+    exact = values.double()  # the rounding of a float32 mean is such noise
     mean, std = exact.mean(), exact.std(correction=0)
-    white = (exact - mean) / std.clamp(min=min_std)
-    return (white if shift_mean else white + mean).to(at_least_float32(values).dtype)
+    return ((exact - mean) / std.clamp(min=min_std)).to(at_least_float32(values).dtype)
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
-    """0-d, 1 - Var(returns - values) / Var(returns): 1 is perfect; 0 if returns do not vary."""
+    """Share of the variance of the returns that the values explain, 0-d.
+
+        1 - Var(returns - values) / Var(returns)
+
+    Args:
+        values: [N], reward units.
+        returns: [N], reward units.
+
+    Returns:
+        At most 1, which is perfect; 0 where the returns do not vary.
+
+    Raises:
+        ValueError: shapes disagree.
+    """
     check_same_shape(values=values, returns=returns)
     if not returns.numel():
         return at_least_float32(values).new_zeros(())
@@ -30,3 +57,58 @@ def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
     unexplained = (exact - values.double()).var(correction=0) / exact.var(correction=0)
     constant = (returns == returns[:1]).all()
     return torch.where(constant, 0, 1 - unexplained).to(at_least_float32(values).dtype)
+
+
+class ScoreScaler:
+    """Divide scores by the standard deviation of all scores so far; their mean stays.
+
+    Shifting the mean would change which responses are worth more than their KL. Until the scores
+    vary they are not divided.
+
+    Source: Engstrom et al. 2020, arXiv:2005.12729; running moments: Chan et al. 1979.
+    """
+
+    def __init__(self, clip: float | None = None) -> None:
+        """Start without any scores.
+
+        Args:
+            clip: largest absolute value of a scaled score; None does not clip.
+
+        Raises:
+            ValueError: clip is not above 0.
+        """
+        if clip is not None:
+            check_positive("clip", clip)
+        self.clip, self.count, self.mean, self.squares = clip, 0, 0.0, 0.0
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation so far; 1 until the scores vary."""
+        std = sqrt(self.squares / self.count) if self.count else 0.0
+        return std if std > 1e-8 * max(1.0, abs(self.mean)) else 1.0
+
+    def scale(self, scores: Tensor) -> Tensor:
+        """Take the scores [B] into the statistics and return them scaled, [B].
+
+        Scores that are not finite do not count.
+        """
+        self._observe(scores.detach().double()[scores.isfinite()])
+        scaled = at_least_float32(scores) / self.std
+        return scaled if self.clip is None else scaled.clamp(-self.clip, self.clip)
+
+    def _observe(self, scores: Tensor) -> None:
+        if not len(scores):
+            return
+        mean, count = float(scores.mean()), self.count + len(scores)
+        mean_diff, share = mean - self.mean, len(scores) / count
+        self.squares += float((scores - mean).square().sum()) + mean_diff**2 * share * self.count
+        self.mean, self.count = self.mean + mean_diff * share, count
+
+    def state_dict(self) -> dict[str, float]:
+        """Return count, mean and sum of squared deviations, for a checkpoint."""
+        return {"count": self.count, "mean": self.mean, "squares": self.squares}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore what `state_dict` returned."""
+        self.count, self.mean = int(state["count"]), state["mean"]
+        self.squares = state["squares"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf.functional.checks import check_between, check_positive, check_same_shape
 from rlhf.functional.losses import preference_loss
-from rlhf.kernels.span_ops import at_least_float32
+from rlhf.kernels.dtypes import at_least_float32
 from rlhf.spans import check_rows
 
 # How long the preferred answer is beside the other; much: twice the words, or half, and beyond.

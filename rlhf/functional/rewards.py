@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rlhf.functional.checks import check_between, check_same_shape
 from rlhf.kernels import add_at_span_end
-from rlhf.kernels.span_ops import at_least_float32
+from rlhf.kernels.dtypes import at_least_float32
 from rlhf.spans import Spans, check_rows
 
 

@@ -6,12 +6,8 @@ Reductions return float32, or float64 for float64. Disagreeing shapes raise Valu
 import torch
 from torch import Tensor
 
+from rlhf.kernels.dtypes import at_least_float32
 from rlhf.spans import Spans, check_rows
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """`tensor` in float32, or float64 where it is: half-precision sums lose what they add."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def check_gather(padded: Tensor, starts: Tensor, spans: Spans) -> None:

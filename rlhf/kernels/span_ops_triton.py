@@ -10,7 +10,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlhf.kernels.span_ops import at_least_float32, check_gather, checked_factor, checked_width
+from rlhf.kernels.dtypes import at_least_float32
+from rlhf.kernels.span_ops import check_gather, checked_factor, checked_width
 from rlhf.spans import Spans, check_rows
 
 BLOCK = 1024  # elements a program holds at once

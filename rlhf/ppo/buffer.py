@@ -7,17 +7,16 @@ from torch import Tensor
 
 from rlhf.config.schema import PPOConfig
 from rlhf.functional import (
+    ADVANTAGE_ESTIMATORS,
+    AdvantageInputs,
     ScoreScaler,
     generalized_advantages,
-    grpo_advantages,
     kl_estimate,
     length_adaptive_lambda,
     missing_eos_scores,
     per_token_rewards,
-    rloo_advantages,
     whiten,
 )
-from rlhf.kernels import span_sum
 from rlhf.types import Minibatch, PromptBatch, Responses, Rollout
 
 
@@ -84,35 +83,38 @@ class RolloutBuffer:
             yield whole.select(rows)
 
     def _estimates(self, config: PPOConfig) -> tuple[Tensor, Tensor]:
-        """Advantages, and returns for the critic, by the estimator chosen."""
-        returns = self._generalized(config.gamma, config.gae_lambda_value)[1]
-        if config.advantage_estimator != "gae":
-            return self._group_relative(config), returns
-        lengths, alpha = self.responses.spans.lengths, config.gae_lambda_alpha
-        gae_lambda = length_adaptive_lambda(lengths, alpha) if alpha else config.gae_lambda
-        advantages = self._generalized(config.gamma, gae_lambda)[0]
+        """Advantages [N] by the estimator chosen, and returns [N], the targets of the critic."""
+        estimator = ADVANTAGE_ESTIMATORS[config.advantage_estimator]
+        advantages = estimator.function(self._estimator_inputs(config))
         # Beside a KL in the loss, dividing the advantages alone would change what kl_coef means.
-        if config.whiten_advantages and config.kl_placement == "reward":
+        whitens = config.whiten_advantages and config.kl_placement == "reward"
+        if whitens and not estimator.needs_groups:
             advantages = whiten(advantages, min_std=config.whiten_min_std)
-        return advantages, returns
+        return advantages, self._returns(config)
 
-    def _generalized(self, gamma: float, gae_lambda: float | Tensor) -> tuple[Tensor, Tensor]:
+    def _estimator_inputs(self, config: PPOConfig) -> AdvantageInputs:
+        spans, alpha = self.responses.spans, config.gae_lambda_alpha
+        return AdvantageInputs(
+            rewards=self.rewards,
+            values=self.values,
+            spans=spans,
+            groups=self.prompts.sampling_keys,
+            final_values=self.final_values,
+            gamma=config.gamma,
+            gae_lambda=length_adaptive_lambda(spans.lengths, alpha) if alpha else config.gae_lambda,
+            eps=config.grpo_eps,
+        )
+
+    def _returns(self, config: PPOConfig) -> Tensor:
+        """[N] targets of the critic, by its own λ."""
         return generalized_advantages(
             self.rewards,
             self.values,
             self.responses.spans,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda_value,
             final_values=self.final_values,
-        )
-
-    def _group_relative(self, config: PPOConfig) -> Tensor:
-        """[N] the response's advantage at each of its tokens; a group is a prompt."""
-        spans, groups = self.responses.spans, self.prompts.sampling_keys
-        totals = span_sum(self.rewards, spans)
-        if config.advantage_estimator == "rloo":
-            return rloo_advantages(totals, groups)[spans.segment_ids]
-        return grpo_advantages(totals, groups, eps=config.grpo_eps)[spans.segment_ids]
+        )[1]
 
 
 def concatenate(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import PPOConfig
-from rlhf.functional import explained_variance
+from rlhf.functional import ADVANTAGE_ESTIMATORS, explained_variance
 from rlhf.kernels import span_sum
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.updater import StepMetrics
@@ -23,9 +23,10 @@ def iteration_metrics(
     config: PPOConfig,
 ) -> dict[str, float]:
     """Every scalar of an iteration, over real tokens only (see `rlhf.tracking.metrics.METRICS`)."""
+    needs_critic = ADVANTAGE_ESTIMATORS[config.advantage_estimator].needs_critic
     return {
         **_objective(rollout, buffer, config),
-        **(_critic(buffer, steps) if config.advantage_estimator == "gae" else {}),
+        **(_critic(buffer, steps) if needs_critic else {}),
         **_steps(steps),
         **_responses(rollout, texts),
         "memory/peak_gb": peak_memory_gb(),

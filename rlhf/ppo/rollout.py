@@ -8,6 +8,7 @@ from torch import Tensor
 from rlhf.config.schema import PPOConfig, SamplingConfig, kl_choice
 from rlhf.data.microbatching import map_microbatches, microbatches
 from rlhf.errors import ResourceError
+from rlhf.functional import ADVANTAGE_ESTIMATORS
 from rlhf.generation.engines import ENGINES
 from rlhf.models.policy import Policy
 from rlhf.rewards.base import Scorer
@@ -59,9 +60,8 @@ def collect_rollout(
     with phase("scores"):
         scores = reward.scores(prompts, responses, max_tokens=max_tokens)
     if reward.can_fail:
-        kept = _scored_rows(
-            scores, prompts.sampling_keys, whole_groups=config.advantage_estimator != "gae"
-        )
+        whole_groups = ADVANTAGE_ESTIMATORS[config.advantage_estimator].needs_groups
+        kept = _scored_rows(scores, prompts.sampling_keys, whole_groups=whole_groups)
         if not len(kept):
             raise ResourceError(
                 "every response of an iteration, or one to each prompt, lacks a score",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlhf.config.schema import Config
 from rlhf.errors import DivergedError, UsageError
-from rlhf.functional import ScoreScaler
+from rlhf.functional import ADVANTAGE_ESTIMATORS, ScoreScaler
 from rlhf.models.policy import Policy
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.health import HealthMonitor
@@ -79,7 +79,8 @@ class PPOTrainer:
     @property
     def warmup(self) -> int:
         """First iterations that move the critic only; without a critic there are none."""
-        return self.ppo.critic_warmup_iterations if self.ppo.advantage_estimator == "gae" else 0
+        needs_critic = ADVANTAGE_ESTIMATORS[self.ppo.advantage_estimator].needs_critic
+        return self.ppo.critic_warmup_iterations if needs_critic else 0
 
     @property
     def config_after_oom(self) -> Config:

@@ -8,6 +8,7 @@ from torch import Tensor
 from rlhf.config.schema import KL_COEF_HIGHEST, KL_COEF_LOWEST, PPOConfig, kl_choice
 from rlhf.data.microbatching import microbatches
 from rlhf.functional import (
+    ADVANTAGE_ESTIMATORS,
     AdaptiveKLController,
     check_kl_choice,
     clipped_policy_loss,
@@ -159,7 +160,7 @@ class Updater:
             loss, metrics = self._policy_loss(scores, batch, count)
         if self.policy.critic.has_own_forward:
             loss = self._backward(loss)
-        if self.config.advantage_estimator == "gae":
+        if ADVANTAGE_ESTIMATORS[self.config.advantage_estimator].needs_critic:
             with phase("forward", opaque=True):
                 value_loss, more = self._value_loss(scores, batch, count)
             loss, metrics = loss + self.config.vf_coef * value_loss, metrics | more

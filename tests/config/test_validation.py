@@ -62,6 +62,7 @@ def test_help_names_every_option_of_its_sections_with_a_comment(command: str) ->
         ("ppo.minibatch_size", 48, "not a multiple"),
         ("ppo.samples_per_prompt", 3, "not a multiple"),
         ("ppo.advantage_estimator", "rloo", "compares responses to one prompt"),
+        ("ppo.advantage_estimator", "gea", "choose one of gae, rloo, grpo"),
         ("ppo.dual_clip", 0.5, "ppo.dual_clip"),
         ("ppo.kl_estimator", "k4", "ppo.kl_estimator"),
         ("model.train", "everything", "model.train"),

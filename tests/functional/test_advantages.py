@@ -1,4 +1,4 @@
-"""Advantages and statistics: literals, other formulas of the same thing, scipy."""
+"""Generalized advantages: literals, other formulas of the same thing, scipy."""
 
 import pytest
 import torch
@@ -7,10 +7,8 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 
 from rlhf.functional import (
-    explained_variance,
     generalized_advantages,
     length_adaptive_lambda,
-    whiten,
 )
 from rlhf.spans import Spans
 from tests.support import oracles
@@ -137,33 +135,3 @@ def test_advantages_refuse(options: dict, message: str) -> None:
     for rewards, values in ((zeros[:1], zeros), (zeros, zeros[:, None])):
         with pytest.raises(ValueError, match="(rewards|values): got shape"):
             generalized_advantages(rewards, values, spans, gamma=1.0, gae_lambda=1.0)
-
-
-def test_whiten_literals() -> None:
-    values = torch.tensor([2.0, 6.0])
-    assert whiten(values).tolist() == [-1.0, 1.0]
-    assert whiten(values, shift_mean=False).tolist() == [3.0, 5.0]
-    assert whiten(values, min_std=4.0).tolist() == [-0.5, 0.5]
-    assert whiten(values, min_std=1.0).tolist() == [-1.0, 1.0]
-    assert whiten(torch.tensor([7.0])).tolist() == [0.0]
-    assert whiten(torch.tensor([7.0]), shift_mean=False).tolist() == [7.0]
-    assert whiten(torch.full((1001,), 5.3)).tolist() == [0.0] * 1001
-    assert whiten(torch.zeros(0).bfloat16()).dtype == torch.float32
-    assert whiten(torch.zeros(0)).shape == (0,)
-    assert whiten(values.bfloat16()).dtype == torch.float32
-    with pytest.raises(ValueError, match="floor: got 0"):
-        whiten(values, min_std=0.0)
-
-
-def test_explained_variance_literals() -> None:
-    returns = torch.tensor([1.0, 3.0])
-    assert explained_variance(returns, returns).item() == 1.0
-    assert explained_variance(returns[:0], returns[:0]).item() == 0.0
-    assert explained_variance(returns + 5, returns).item() == 1.0
-    assert explained_variance(torch.tensor([2.0, 2.0]), returns).item() == 0.0
-    assert explained_variance(torch.tensor([3.0, 1.0]), returns).item() == -3.0
-    assert explained_variance(returns, torch.tensor([0.1, 0.1])).item() == 0.0
-    constant = torch.full((3,), 0.1, dtype=torch.float64)
-    assert explained_variance(doubles(3), constant).item() == 0.0
-    with pytest.raises(ValueError, match="returns"):
-        explained_variance(returns, returns[:1])

@@ -1,4 +1,4 @@
-"""Numbers that follow a run: literals, known limits, and state that survives a checkpoint."""
+"""Statistics of a batch and the running scale: literals, and state that survives a checkpoint."""
 
 import json
 import math
@@ -9,46 +9,36 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.functional import AdaptiveKLController, ScoreScaler
+from rlhf.functional import ScoreScaler, explained_variance, whiten
 from tests.support.float64 import doubles, exact, quick
 
 
-def test_the_kl_coefficient_literals() -> None:
-    """Errors 0.1, then 3 clipped to 0.2, then -1 clipped to -0.2; 100 of 1,000 responses each."""
-    controller = AdaptiveKLController(0.5, target=10.0, horizon=1000)
-    assert controller.update(11.0, 100) == pytest.approx(0.5 * 1.01)
-    assert controller.update(40.0, 100) == pytest.approx(0.5 * 1.01 * 1.02)
-    assert controller.update(0.0, 100) == pytest.approx(0.5 * 1.01 * 1.02 * 0.98)
-    before = controller.kl_coef
-    assert controller.update(10.0, 100) == before
+def test_whiten_literals() -> None:
+    values = torch.tensor([2.0, 6.0])
+    assert whiten(values).tolist() == [-1.0, 1.0]
+    assert whiten(values, min_std=4.0).tolist() == [-0.5, 0.5]
+    assert whiten(values, min_std=1.0).tolist() == [-1.0, 1.0]
+    assert whiten(torch.tensor([7.0])).tolist() == [0.0]
+    assert whiten(torch.full((1001,), 5.3)).tolist() == [0.0] * 1001
+    assert whiten(torch.zeros(0).bfloat16()).dtype == torch.float32
+    assert whiten(torch.zeros(0)).shape == (0,)
+    assert whiten(values.bfloat16()).dtype == torch.float32
+    with pytest.raises(ValueError, match="min_std: got 0"):
+        whiten(values, min_std=0.0)
 
 
-def test_the_kl_coefficient_stays_in_its_range_and_ignores_what_is_not_finite() -> None:
-    controller = AdaptiveKLController(0.5, target=1.0, horizon=1.0, lowest=0.4, highest=0.6)
-    assert controller.update(5.0, 100) == 0.6
-    assert controller.update(0.0, 100) == 0.4
-    for kl in (math.nan, math.inf, -math.inf):
-        assert controller.update(kl, 100) == 0.4
-
-
-def test_the_kl_is_steered_to_its_target() -> None:
-    """A policy whose KL is 1 / β ends at the β with KL = target."""
-    controller = AdaptiveKLController(2.0, target=6.0, horizon=50)
-    for _ in range(200):
-        controller.update(1 / controller.kl_coef, 10)
-    assert 1 / controller.kl_coef == pytest.approx(6.0, rel=1e-3)
-
-
-def test_the_kl_coefficient_refuses() -> None:
-    for options, name in (
-        ({"kl_coef": 0.0}, "kl_coef"),
-        ({"kl_coef": 1.0, "target": 0.0}, "target"),
-        ({"kl_coef": 1.0, "horizon": 0.0}, "horizon"),
-        ({"kl_coef": 1.0, "lowest": 0.0}, "lowest"),
-        ({"kl_coef": 1.0, "highest": 0.5}, "kl_coef"),
-    ):
-        with pytest.raises(ValueError, match=f"{name}: got"):
-            AdaptiveKLController(**options)
+def test_explained_variance_literals() -> None:
+    returns = torch.tensor([1.0, 3.0])
+    assert explained_variance(returns, returns).item() == 1.0
+    assert explained_variance(returns[:0], returns[:0]).item() == 0.0
+    assert explained_variance(returns + 5, returns).item() == 1.0
+    assert explained_variance(torch.tensor([2.0, 2.0]), returns).item() == 0.0
+    assert explained_variance(torch.tensor([3.0, 1.0]), returns).item() == -3.0
+    assert explained_variance(returns, torch.tensor([0.1, 0.1])).item() == 0.0
+    constant = torch.full((3,), 0.1, dtype=torch.float64)
+    assert explained_variance(doubles(3), constant).item() == 0.0
+    with pytest.raises(ValueError, match="returns"):
+        explained_variance(returns, returns[:1])
 
 
 @quick
@@ -83,12 +73,9 @@ def test_scores_that_are_not_finite_do_not_count() -> None:
     assert scaler.scale(exact([math.nan])).isnan().all()
 
 
-def test_both_states_survive_json() -> None:
+def test_the_scale_survives_json() -> None:
     first, second = ScoreScaler(), ScoreScaler()
     first.scale(doubles(5))
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     scores = doubles(4)
     assert torch.equal(first.scale(scores), second.scale(scores))
-    steady, resumed = AdaptiveKLController(0.3), AdaptiveKLController(0.9)
-    resumed.load_state_dict(json.loads(json.dumps(steady.state_dict())))
-    assert steady.update(7.0, 64) == resumed.update(7.0, 64)

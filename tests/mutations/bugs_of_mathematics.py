@@ -3,6 +3,8 @@
 from tests.mutations.bugs import Bug
 
 LOSSES = "tests/functional/test_losses.py::"
+KL = "tests/functional/test_kl.py::"
+NORMALIZATION = "tests/functional/test_normalization.py::"
 REWARDS = "tests/functional/test_rewards.py::"
 ADVANTAGES = "tests/functional/test_advantages.py::"
 BUFFER = "tests/ppo/test_buffer.py::"
@@ -12,7 +14,7 @@ BUGS = (
         "the score lands on the token after the last one",
         ("trl #1893", "trl #3750", "trl #5338"),
         "kernels/span_ops.py",
-        (("spans.offsets[1:] - 1, per", "spans.offsets[1:].clamp(max=spans.total - 1), per"),),
+        (("spans.offsets[1:] - 1, per", "spans.offsets[1:].clamp(max=spans.num_tokens - 1), per"),),
         BUFFER + "test_rewards_are_minus_kl_with_the_score_on_the_last_token",
     ),
     Bug(
@@ -22,7 +24,7 @@ BUGS = (
         (
             (
                 "spans.offsets[1:] - 1, per",
-                "(spans.offsets[:-1] + spans.longest - 1).clamp(max=spans.total - 1), per",
+                "(spans.offsets[:-1] + spans.max_len - 1).clamp(max=spans.num_tokens - 1), per",
             ),
         ),
         BUFFER + "test_rewards_are_minus_kl_with_the_score_on_the_last_token",
@@ -45,21 +47,21 @@ BUGS = (
         "a reward reaches only the tokens near it",
         ("verl #7278", "verl #7300"),
         "kernels/span_ops.py",
-        (("while step < spans.longest:", "while step < min(4, spans.longest):"),),
+        (("while step < spans.max_len:", "while step < min(4, spans.max_len):"),),
         ADVANTAGES + "test_advantages_agree_with_scipy",
     ),
     Bug(
         "the KL is added up in the tensor the reward is written to",
         ("NiuTrans: aliased KL", "DeepSpeedExamples #703"),
         "functional/rewards.py",
-        (("-kl_coef * widened(kl)", "widened(kl).mul_(-kl_coef)"),),
-        REWARDS + "test_shape_rewards_literal",
+        (("-kl_coef * at_least_float32(kl)", "at_least_float32(kl).mul_(-kl_coef)"),),
+        REWARDS + "test_per_token_rewards_literal",
     ),
     Bug(
         "a view is changed in place under its owner",
         ("verl #6935",),
         "functional/normalization.py",
-        (("white = (exact - mean) /", "white = exact.sub_(mean) /"),),
+        (("return ((exact - mean) /", "return (exact.sub_(mean) /"),),
         "tests/functional/test_arguments.py::test_no_function_changes_what_it_is_given",
     ),
     Bug(
@@ -119,7 +121,7 @@ BUGS = (
         ("verl #6058",),
         "functional/kl.py",
         (('if kind == "k3":', 'if kind == "k3+":'),),
-        REWARDS + "test_kl_literals",
+        KL + "test_kl_literals",
     ),
     Bug(
         "the penalty of a cut response replaces its score",
@@ -132,7 +134,7 @@ BUGS = (
         "the rewards are multiplied by ten when nothing is whitened",
         ("LLaVA-RLHF: hidden scale",),
         "ppo/buffer.py",
-        (("        return advantages, returns", "        return 10 * advantages, returns"),),
+        (("return advantages, self._returns", "return 10 * advantages, self._returns"),),
         BUFFER + "test_advantages_and_targets_use_their_own_lambda",
     ),
     Bug(
@@ -141,8 +143,8 @@ BUGS = (
         "ppo/buffer.py",
         (
             (
-                "advantages = whiten(advantages, floor=config.whiten_floor)",
-                "rows = advantages.split(lengths.tolist())\n"
+                "advantages = whiten(advantages, min_std=config.whiten_min_std)",
+                "rows = advantages.split(self.responses.spans.lengths.tolist())\n"
                 "            advantages = torch.cat([whiten(row) for row in rows])",
             ),
         ),
@@ -154,9 +156,11 @@ BUGS = (
         "ppo/buffer.py",
         (
             (
-                "advantages = whiten(advantages, floor=config.whiten_floor)",
-                "pads = advantages.new_zeros(len(lengths) * int(lengths.max()) - len(advantages))\n"
-                "            padded = whiten(torch.cat([advantages, pads]), floor=1e-8)\n"
+                "advantages = whiten(advantages, min_std=config.whiten_min_std)",
+                "spans = self.responses.spans\n"
+                "            size = len(spans) * spans.max_len - len(advantages)\n"
+                "            pads = advantages.new_zeros(size)\n"
+                "            padded = whiten(torch.cat([advantages, pads]), min_std=1e-8)\n"
                 "            advantages = padded[: len(advantages)]",
             ),
         ),
@@ -167,14 +171,14 @@ BUGS = (
         ("stable-baselines3 #325",),
         "functional/normalization.py",
         (("exact.std(correction=0)", "exact.std()"),),
-        ADVANTAGES + "test_whiten_literals",
+        NORMALIZATION + "test_whiten_literals",
     ),
     Bug(
         "whitening blows up noise near the optimum",
         ("measured: std without a floor",),
         "functional/normalization.py",
-        (("std.clamp(min=floor)", "(std + 1e-8)"),),
-        ADVANTAGES + "test_whiten_literals",
+        (("std.clamp(min=min_std)", "(std + 1e-8)"),),
+        NORMALIZATION + "test_whiten_literals",
     ),
     Bug(
         "λ by length is negative for short responses",
@@ -194,20 +198,20 @@ BUGS = (
         "one response to a prompt is compared with itself",
         ("OpenRLHF #1250",),
         "config/validation.py",
-        (("if ppo.samples_per_prompt == 1:", "if False:"),),
+        (("and ppo.samples_per_prompt == 1:", "and False:"),),
         "tests/config/test_validation.py::test_values_out_of_range_are_refused_by_name",
     ),
     Bug(
         "equal scores differ from their own mean by rounding",
         ("NeMo-RL #4158",),
-        "functional/groups.py",
+        "functional/advantages.py",
         (
             (
                 "sums = values.new_zeros(len(counts), dtype=torch.float64)",
                 "sums, values = values.new_zeros(len(counts), dtype=torch.float64), values.half()",
             ),
         ),
-        "tests/functional/test_groups.py::test_equal_scores_have_no_advantage",
+        "tests/functional/test_group_advantages.py::test_equal_scores_have_no_advantage",
     ),
     Bug(
         "each micro-batch is averaged over its own tokens",

@@ -46,10 +46,10 @@ def test_grpo_standardises_each_group(names: list[int]) -> None:
     scores, groups = doubles(len(names)), torch.tensor(names)
     got = grpo_advantages(scores, groups, eps=1e-9)
     for name in set(names):
-        own = got[groups == name]
-        assert own.mean().item() == pytest.approx(0, abs=1e-9)
-        if len(own) > 1:
-            assert statistics.stdev(own.tolist()) == pytest.approx(1, abs=1e-4)
+        group = got[groups == name]
+        assert group.mean().item() == pytest.approx(0, abs=1e-9)
+        if len(group) > 1:
+            assert statistics.stdev(group.tolist()) == pytest.approx(1, abs=1e-4)
 
 
 def test_equal_scores_have_no_advantage() -> None:

@@ -1,0 +1,78 @@
+"""The table of advantage estimators: its rows, and that nothing else names one."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf.config.schema import PPOConfig
+from rlhf.functional import (
+    ADVANTAGE_ESTIMATORS,
+    AdvantageInputs,
+    advantage_estimator,
+    generalized_advantages,
+    grpo_advantages,
+    rloo_advantages,
+)
+from rlhf.spans import Spans
+from tests.support.float64 import doubles
+
+ROOT = Path(__file__).parents[2] / "rlhf"
+# The table, the default, and the notice that GRPO beside a KL in the loss changes its unit.
+NAMED_IN = {"functional/advantage_estimators.py", "config/schema.py", "commands/ppo.py"}
+
+
+def inputs() -> AdvantageInputs:
+    spans = Spans.from_lengths([2, 1, 3])
+    return AdvantageInputs(
+        rewards=doubles(6),
+        values=doubles(6),
+        spans=spans,
+        groups=torch.tensor([4, 9, 4]),
+        final_values=doubles(3),
+        gamma=0.9,
+        gae_lambda=0.8,
+        eps=0.1,
+    )
+
+
+def test_each_row_is_its_formula() -> None:
+    x = inputs()
+    options = {"gamma": 0.9, "gae_lambda": 0.8, "final_values": x.final_values}
+    sums = torch.stack([part.sum() for part in x.rewards.split([2, 1, 3])])
+    expected = {
+        "gae": generalized_advantages(x.rewards, x.values, x.spans, **options)[0],
+        "rloo": rloo_advantages(sums, x.groups)[x.spans.segment_ids],
+        "grpo": grpo_advantages(sums, x.groups, eps=0.1)[x.spans.segment_ids],
+    }
+    assert expected.keys() == ADVANTAGE_ESTIMATORS.keys()
+    for name, advantages in expected.items():
+        torch.testing.assert_close(ADVANTAGE_ESTIMATORS[name].function(x), advantages)
+
+
+def test_what_each_row_needs() -> None:
+    needs = {
+        name: (row.needs_critic, row.needs_groups) for name, row in ADVANTAGE_ESTIMATORS.items()
+    }
+    assert needs == {"gae": (True, False), "rloo": (False, True), "grpo": (False, True)}
+
+
+def test_the_default_suits_every_option() -> None:
+    """Validation looks the table up for other estimators only."""
+    default = ADVANTAGE_ESTIMATORS[PPOConfig().advantage_estimator]
+    assert (default.needs_critic, default.needs_groups) == (True, False)
+
+
+def test_a_name_is_given_once() -> None:
+    with pytest.raises(ValueError, match="'gae': this name is taken"):
+        advantage_estimator("gae", needs_critic=True, needs_groups=False)(lambda x: x.rewards)
+
+
+def test_a_new_estimator_touches_two_files_because_only_the_table_names_them() -> None:
+    """Its formula in functional/advantages.py and its row in functional/advantage_estimators.py."""
+    names = re.compile("|".join(f'"{name}"' for name in ADVANTAGE_ESTIMATORS))
+    named_in = {
+        str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if names.search(path.read_text())
+    }
+    assert named_in == NAMED_IN
