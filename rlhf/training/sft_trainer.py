@@ -1,6 +1,5 @@
-"""Supervised training: the cross-entropy of demonstrated responses."""
+"""Supervised fine-tuning: the cross-entropy of demonstrated responses."""
 
-from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
@@ -12,20 +11,25 @@ from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.console import track
 from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.checkpoint_manager import CheckpointManager, State, data_hash
-from rlhf.training.data_order import num_steps, shuffled_batches
-from rlhf.training.gradients import OptimizerLoop
+from rlhf.training.data_order import num_steps
+from rlhf.training.supervised_loop import OptimizerLoop
 from rlhf.types import PromptBatch, Responses
 
 
 class SFTTrainer:
-    """Minimises -log π(response | image, instruction), mean over response tokens.
+    """Minimises -log π(response | image, instruction), mean over the response tokens of a batch.
 
     Args:
         config: reads `sft`, `seed`.
-        llava: what trains is what requires a gradient.
-        prompts, responses: the demonstrations.
-        writer: where the curves go.
-        directory: where checkpoints go.
+        llava: parameters that require a gradient are trained.
+        prompts: n prompts.
+        responses: the n demonstrated responses.
+        writer: receives the metrics.
+        directory: run directory; checkpoints go to its `checkpoints/`.
+
+    Attributes:
+        steps: planned optimizer steps.
+        loss: of the last optimizer step, nats a token; 0 before the first.
     """
 
     def __init__(
@@ -46,38 +50,44 @@ class SFTTrainer:
         self.loss = 0.0
 
     def run(self) -> float:
-        """Train; the loss of the last step, nats per token."""
-        sft, done = self.config.sft, self.optimizer_loop.done
-        batches = shuffled_batches(
-            len(self.prompts), sft.batch_size, seed=self.config.seed, epochs=sft.epochs
-        )
+        """Train to the end; the loss of the last step, nats a token."""
+        loop = self.optimizer_loop
         with (
             self.checkpoints.catch_signals(),
-            track("supervised training", self.steps, done) as progress,
+            track("supervised training", self.steps, loop.done) as progress,
         ):
-            for step, rows in enumerate(islice(batches, done, None), done):
-                self.loss = self.step(step, rows)
+            for rows in loop.batches(len(self.prompts), seed=self.config.seed):
+                self.loss = self.step(rows)
                 progress.advance(1, loss=self.loss)
-                self.checkpoints.maybe_save(step + 1, last=step + 1 == self.steps)
+                self.checkpoints.maybe_save(loop.done, last=loop.finished)
         return self.loss
 
-    def state(self) -> State:
-        """Everything that training changed."""
-        tensors, values = self.optimizer_loop.state()
-        return State(tensors, {"descent": values, "loss": self.loss})
+    def step(self, rows: Tensor) -> float:
+        """Take one optimizer step; its loss before the step, nats a token.
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint as if there had been no break."""
-        self.optimizer_loop.restore(checkpoint)
-        self.loss = checkpoint.state["loss"]
-        self.checkpoints.resume(checkpoint)
-
-    def step(self, step: int, rows: Tensor) -> float:
-        """One optimizer step on the demonstrations `rows`; its loss."""
-        responses = self.responses.select(rows)
-        hidden = self.llava.response_hidden(self.prompts.select(rows), responses)
-        tokens = responses.tokens.to(hidden.device)
-        logprobs, _ = token_logprobs(hidden, self.llava.output_weight, tokens)
+        Args:
+            rows: [K] int64, indices of demonstrations.
+        """
+        step, responses = self.optimizer_loop.done, self.responses.select(rows)
+        hidden_states = self.llava.response_hidden(self.prompts.select(rows), responses)
+        tokens = responses.tokens.to(hidden_states.device)
+        logprobs, _ = token_logprobs(hidden_states, self.llava.output_weight, tokens)
         loss = -logprobs.mean()
         self.writer.scalars({**self.optimizer_loop.step(loss), "sft/loss": loss.item()}, step)
         return loss.item()
+
+    def state(self) -> State:
+        """Everything that training changes."""
+        tensors, values = self.optimizer_loop.state()
+        return State(tensors, {"optimizer_loop": values, "loss": self.loss})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint as if there had been no break.
+
+        Raises:
+            DataError: the checkpoint is of other parameters.
+            UsageError: the demonstrations are not those the run began with.
+        """
+        self.optimizer_loop.restore(checkpoint)
+        self.loss = checkpoint.state["loss"]
+        self.checkpoints.resume(checkpoint)

@@ -151,7 +151,7 @@ def test_ties_count_half_margin_and_centring_reach_the_loss(
     llava: Llava, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One look at the loss of a head that passes on the log-likelihoods."""
-    monkeypatch.setattr(RewardTrainer, "_start_likelihood", lambda trainer: None)
+    monkeypatch.setattr(RewardTrainer, "_init_logprob_weight", lambda trainer: None)
     pairs = kit.pairs_of(llava, tiny, [1.0] * 4 + [0.5] * 4)
     losses = {}
     for name, more in {

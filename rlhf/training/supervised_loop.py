@@ -1,0 +1,108 @@
+"""The optimizer loop that supervised and reward-model training share."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+
+from rlhf.config.schema import RewardConfig, SFTConfig
+from rlhf.errors import DivergedError
+from rlhf.storage.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from rlhf.training.checkpoint_manager import by_index, restore_parameters
+from rlhf.training.data_order import shuffled_batches
+from rlhf.training.gradients import clip_gradients, finite
+from rlhf.training.optimizers import adamw
+
+MIN_LR_MULTIPLIER = 0.05  # of the peak learning rate, at the end of the decay
+
+
+class OptimizerLoop:
+    """AdamW steps over shuffled batches, with gradient clipping and a linear schedule.
+
+    The learning rate at step k of n, with w warm-up steps, is
+
+        lr·min((k + 1) / w, max(0.05, min(1, (n - k) / (n - w))))
+
+    Args:
+        parameters: those that require a gradient are trained.
+        options: optimizer, lr, warmup_steps, weight_decay, max_grad_norm, batch_size, epochs.
+        steps: planned optimizer steps n, over which the learning rate decays.
+
+    Attributes:
+        done: optimizer steps taken so far.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], options: SFTConfig | RewardConfig, steps: int
+    ) -> None:
+        self.options, self.steps, self.done = options, steps, 0
+        self.parameters = [value for value in parameters if value.requires_grad]
+        self.optimizer = adamw(
+            options.optimizer, self.parameters, lr=options.lr, weight_decay=options.weight_decay
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether every planned step is taken."""
+        return self.done >= self.steps
+
+    @property
+    def lr_multiplier(self) -> float:
+        """Learning rate of the next step as a fraction of the configured one."""
+        warmup = (self.done + 1) / max(1, self.options.warmup_steps)
+        decay = (self.steps - self.done) / max(1, self.steps - self.options.warmup_steps)
+        return min(warmup, max(MIN_LR_MULTIPLIER, min(1.0, decay)))
+
+    def batches(self, num_rows: int, *, seed: int) -> Iterator[Tensor]:
+        """Row indices of each optimizer step that is still to be taken.
+
+        Args:
+            num_rows: rows of the training set; every epoch visits each of them once.
+            seed: decides the order, see `shuffled_batches`.
+        """
+        options = self.options
+        order = shuffled_batches(num_rows, options.batch_size, seed=seed, epochs=options.epochs)
+        return islice(order, self.done, None)
+
+    def step(self, loss: Tensor) -> dict[str, float]:
+        """Backpropagate `loss` and take one optimizer step.
+
+        Returns:
+            The metrics `optim/grad_norm` (before clipping) and `lr` (of this step).
+
+        Raises:
+            DivergedError: the loss or its gradient is not finite; the weights are untouched.
+        """
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = clip_gradients(self.parameters, self.options.max_grad_norm)
+        if not finite(loss.item(), norm):
+            raise DivergedError(
+                f"the loss is {loss.item()}, the gradient norm {norm}",
+                f"optimizer step {self.done}",
+                "lower the learning rate",
+            )
+        lr = self.options.lr * self.lr_multiplier
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.done += 1
+        return {"optim/grad_norm": norm, "lr": lr}
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Tensors by part and name (parameters, optimizer), and the rest of the state as JSON."""
+        tensors, values = optimizer_tensors(self.optimizer)
+        parts = {"parameters": by_index(self.parameters), "optimizer": tensors}
+        return parts, {"done": self.done, "optimizer": values}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take the state from a checkpoint, whose entry `optimizer_loop` is that of `state`.
+
+        Raises:
+            DataError: the checkpoint is of other parameters.
+        """
+        restore_parameters(by_index(self.parameters), checkpoint, "parameters")
+        state = checkpoint.state["optimizer_loop"]
+        restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
+        self.done = state["done"]
