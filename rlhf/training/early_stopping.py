@@ -27,7 +27,8 @@ class EarlyStopping:
 
     def __init__(self, parameters: Sequence[nn.Parameter], patience: int) -> None:
         self.parameters, self.patience = parameters, patience
-        self.best_loss, self.best_step = inf, 0
+        self.best_loss = inf
+        self.best_step = 0
         self.best_weights = self._copies() if patience else []
 
     def update(self, step: int, loss: float) -> bool:

@@ -36,7 +36,8 @@ class OptimizerLoop:
     def __init__(
         self, parameters: Iterable[nn.Parameter], options: SFTConfig | RewardConfig, steps: int
     ) -> None:
-        self.options, self.steps, self.done = options, steps, 0
+        self.options, self.steps = options, steps
+        self.done = 0
         self.parameters = [value for value in parameters if value.requires_grad]
         self.optimizer = adamw(
             options.optimizer, self.parameters, lr=options.lr, weight_decay=options.weight_decay
