@@ -122,7 +122,7 @@ def active_events(events: Iterable[Event]) -> Iterator[Judgment | Skip]:
     yield from said.values()
 
 
-def preferences(events: Iterable[Event]) -> list[PreferenceRecord]:
+def preference_records(events: Iterable[Event]) -> list[PreferenceRecord]:
     """The judgments that hold, as preference records."""
     return [
         PreferenceRecord(

@@ -22,15 +22,15 @@ class Pair:
     @property
     def key(self) -> str:
         texts = sorted((self.response_a, self.response_b))
-        return digest(self.image_path, self.instruction, *texts)
+        return short_hash(self.image_path, self.instruction, *texts)
 
 
-def digest(*words: str) -> str:
+def short_hash(*words: str) -> str:
     """16 hexadecimal digits of BLAKE2b."""
     return hashlib.blake2b(msgspec.json.encode(words), digest_size=8).hexdigest()
 
 
-def pairs_of(records: Sequence[CandidatesRecord]) -> dict[str, Pair]:
+def candidate_pairs(records: Sequence[CandidatesRecord]) -> dict[str, Pair]:
     """Every two different answers to one prompt, by key: one pair of each prompt, then the next.
 
     Whoever stops early has seen every image before any image's second pair.

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Literal
 
 from rlhf.annotation.event_log import Event, EventLog, Judgment, Skip, Undo, active_events
-from rlhf.annotation.pairs import Pair, digest
+from rlhf.annotation.pairs import Pair, short_hash
 
 Choice = Literal["left", "right", "tie", "skip"]
 
@@ -80,18 +80,18 @@ class AnnotationQueue:
             self._leases[key][page] = annotator, self._clock() + self._lease
         return [self.pairs[key] for key in found]
 
-    def record(self, response: Submission) -> None:
+    def record(self, submission: Submission) -> None:
         """Write an answer down; one whose key is known has been written.
 
         Raises:
             KeyError: there is no such pair.
             ResourceError: it cannot be written.
         """
-        pair = self.pairs[response.pair]
-        if response.key not in self._pair_by_key:
-            event = _event(response, pair)
+        pair = self.pairs[submission.pair]
+        if submission.key not in self._pair_by_key:
+            event = _event(submission, pair)
             self._write(event)
-            self._judgments[response.pair][response.annotator] = event
+            self._judgments[submission.pair][submission.annotator] = event
 
     def undo(self, annotator: str, page: str, key: str) -> Pair | None:
         """Take this person's last answer back; its pair, now on this page, or None.
@@ -151,7 +151,7 @@ class AnnotationQueue:
 
 def left_side(pair: Pair, annotator: str) -> Literal["response_a", "response_b"]:
     """Which answer this person sees on the left: as if by a coin, always the same."""
-    return "response_a" if int(digest(pair.key, annotator), 16) % 2 else "response_b"
+    return "response_a" if int(short_hash(pair.key, annotator), 16) % 2 else "response_b"
 
 
 def _event(response: Submission, pair: Pair) -> Judgment | Skip:

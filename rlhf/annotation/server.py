@@ -24,9 +24,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from rlhf.annotation.image_store import ImageStore
 from rlhf.annotation.pairs import Pair
 from rlhf.annotation.queue import AnnotationQueue, Choice, Submission, left_side
+from rlhf.annotation.served_images import ServedImages
 from rlhf.errors import DataError, ResourceError
 
 MAX_BODY = 64 * 1024  # bytes of a request
@@ -81,7 +81,7 @@ class Page:
     """
 
     queue: AnnotationQueue
-    images: ImageStore
+    images: ServedImages
     token: str
     annotator: str
 

@@ -31,7 +31,7 @@ from rlhf.config.schema import Config, defaults, leaves
 from rlhf.config.validation import load_config, nearest
 from rlhf.errors import RlhfError, UsageError, is_out_of_memory, out_of_memory
 from rlhf.storage.atomic import replaced_file
-from rlhf.storage.run_directory import RunDirectory, json_text, run_of, unfinished_run
+from rlhf.storage.run_directory import RunDirectory, json_text, run_directory_of, unfinished_run
 from rlhf.tracking.console import console, print_error, say, stage, table
 from rlhf.training.signals import stops_at_once
 
@@ -143,7 +143,7 @@ def run_command(
     if command in WITHOUT_DIRECTORY:
         return Path(), function(Job(config, Path(), paths, overrides, run_command, scorer))
     new = RunDirectory.create(Path(config.output_dir), config.name) if not config.resume else None
-    run = new or RunDirectory(run_of(config.resume))
+    run = new or RunDirectory(run_directory_of(config.resume))
     try:
         keep = partial(_keep_options, config, run.path)
         if new or command not in RESUMABLE:
@@ -204,7 +204,7 @@ def _continued(composed: DictConfig, command: str, overrides: list[str]) -> Dict
         return composed
     if not resume or any(_is_group(word) for word in overrides):
         return composed
-    stored = run_of(resume) / "config.yaml"
+    stored = run_directory_of(resume) / "config.yaml"
     if not stored.is_file():
         raise UsageError("there is no run to continue", resume, "set resume=RUN_FOLDER")
     try:

@@ -9,10 +9,16 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from rlhf.annotation.event_log import EventLog, Judgment, active_events, preferences, read_events
-from rlhf.annotation.image_store import ImageStore
-from rlhf.annotation.pairs import Pair, pairs_of
+from rlhf.annotation.event_log import (
+    EventLog,
+    Judgment,
+    active_events,
+    preference_records,
+    read_events,
+)
+from rlhf.annotation.pairs import Pair, candidate_pairs
 from rlhf.annotation.queue import AnnotationQueue
+from rlhf.annotation.served_images import ServedImages
 from rlhf.commands.job import Job
 from rlhf.config.schema import AnnotateConfig
 from rlhf.data.input_files import read_with_images
@@ -51,7 +57,7 @@ def _rank(job: Job, path: Path) -> Path:
     options, output = job.config.annotate, Path(job.config.output or path.parent / DEFAULT_LOG)
     _check_host(options.host)
     records, root = read_with_images(job.config, path, CandidatesRecord)
-    pairs = pairs_of(records)
+    pairs = candidate_pairs(records)
     if not pairs:
         fix = "collect more answers, or warmer ones: sampling.temperature"
         raise DataError("no prompt has two different answers", str(path), fix)
@@ -68,7 +74,7 @@ def _serve(
 ) -> None:
     from rlhf.annotation.server import Page, application, serve
 
-    shelf = ImageStore((pair.image_path for pair in pairs.values()), root, token)
+    shelf = ServedImages((pair.image_path for pair in pairs.values()), root, token)
     page = Page(desk, shelf, token, options.annotator or _login_name())
     hosts = [options.host, "localhost"]
 
@@ -82,7 +88,7 @@ def _serve(
 def _compacted(log: Path, output: str) -> dict[str, Any]:
     """Write the judgments of a log that hold as preference records, if a file is named."""
     said = list(active_events(read_events(log) if log.is_file() else []))
-    found = preferences(said)
+    found = preference_records(said)
     summary: dict[str, Any] = {"judgments": len(found), "skipped": len(said) - len(found)}
     if output:
         write_records(Path(output), found)

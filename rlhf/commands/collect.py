@@ -13,7 +13,7 @@ from rlhf.commands.model_setup import load_adapted, scorer_of
 from rlhf.config.schema import CollectConfig, Config, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.input_files import read_prompts
-from rlhf.data.pair_selection import Choice, chosen_pairs
+from rlhf.data.pair_selection import SelectedPair, select_pairs
 from rlhf.data.records import CandidatesRecord, PromptRecord, read_records, write_records
 from rlhf.demo.rule_judge import label_pairs
 from rlhf.errors import DataError, UsageError
@@ -193,17 +193,17 @@ def _choose(job: Job, llava: Llava, candidates: Sequence[CandidatesRecord], root
         config.ppo.microbatch_tokens,
     )
     scores = scorer.scores(candidates, root)
-    chosen = chosen_pairs(scores, config.collect.pair_selection, limit=config.collect.limit)
+    chosen = select_pairs(scores, config.collect.pair_selection, limit=config.collect.limit)
     pairs = [_pair(candidates[pair.row], pair) for pair in chosen]
     write_records(job.directory / "pairs.jsonl", pairs)
     return len(pairs)
 
 
-def _pair(record: CandidatesRecord, pair: Choice) -> CandidatesRecord:
+def _pair(record: CandidatesRecord, pair: SelectedPair) -> CandidatesRecord:
     both = pair.first, pair.second
     return msgspec.structs.replace(
         record,
         responses=[record.responses[n] for n in both],
         sampling=record.sampling | {"made_by": [record.sampling["made_by"][n] for n in both]},
-        meta=record.meta | {"score_gap": pair.gap},
+        meta=record.meta | {"score_gap": pair.score_diff},
     )

@@ -6,8 +6,8 @@ from typing import Any
 from rlhf.commands.job import Job
 from rlhf.commands.merge import merge
 from rlhf.data.exporters import export_label_studio, export_trl
-from rlhf.data.importers.datasets import SETS
-from rlhf.data.importers.importer import import_set
+from rlhf.data.importers.datasets import DATASETS
+from rlhf.data.importers.importer import import_dataset
 from rlhf.data.input_files import read_with_images
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, record_kind
 from rlhf.errors import UsageError
@@ -19,16 +19,16 @@ def import_records(job: Job) -> dict[str, Any]:
     source, *files = [str(path) for path in job.files] or [""]
     if not files:
         usage = "rlhf import SOURCE FILE… output=FOLDER"
-        raise UsageError("no source and file are given", usage, f"SOURCE is {', '.join(SETS)}")
+        raise UsageError("no source and file are given", usage, f"SOURCE is {', '.join(DATASETS)}")
     root = Path(job.config.data.root) if job.config.data.root else None
     output = _output(job, "FOLDER")
-    imported = import_set(
+    imported = import_dataset(
         source,
         [Path(file) for file in files],
         output,
         root=root,
         seed=job.config.seed,
-        coding=job.config.data.label_encoding,
+        label_encoding=job.config.data.label_encoding,
     )
     labels = {name: imported.labels[name] for name in ("response_a", "response_b", "tie")}
     counts = {"records": sum(labels.values()), **labels, "images": imported.images}

@@ -19,7 +19,7 @@ from rlhf.commands.resume import checkpoint_of, drop_checkpoints
 from rlhf.data.collate import preference_batch
 from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.records import PreferenceRecord
-from rlhf.data.splits import Split, fold_splits, split_of
+from rlhf.data.splits import Split, fold_splits, split_from_config
 from rlhf.evaluation.reward_metrics import (
     CALIBRATION_COLUMNS,
     METRIC_COLUMNS,
@@ -70,7 +70,7 @@ def reward(job: Job) -> dict[str, Any]:
         judged, folds, steps = study.cross_validate(split)
         study.train(split, job.directory, steps=steps)
     else:
-        split = split_of(config, records, root)
+        split = split_from_config(config, records, root)
         steps = study.train(split, job.directory)
         if not split.held_out:
             say("no pair is held out: the figures are those of the training pairs")

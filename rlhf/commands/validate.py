@@ -7,7 +7,7 @@ from typing import Any
 from rlhf.commands.job import Job
 from rlhf.data.jsonl import count_lines
 from rlhf.data.validation.repair import check_output, rejected_path, repaired_file
-from rlhf.data.validation.validate import Report, validate_files
+from rlhf.data.validation.validate import ValidationReport, validate_files
 from rlhf.errors import DataError, UsageError
 from rlhf.tracking.console import say, table, track
 
@@ -39,7 +39,7 @@ def validate(job: Job) -> dict[str, Any]:
     return report.as_dict()
 
 
-def _show(report: Report, output: Path | None) -> None:
+def _show(report: ValidationReport, output: Path | None) -> None:
     """Print the table and the first problems.
 
     Raises:
@@ -83,7 +83,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _refusal(report: Report, output: Path | None) -> DataError:
+def _refusal(report: ValidationReport, output: Path | None) -> DataError:
     rows = sum(row["records"] - row["usable"] for row in report.rows)
     files = report.error_count - rows  # what is wrong with a file itself stands at no row
     counts = {"unusable rows": rows, "files empty or unreadable": files}

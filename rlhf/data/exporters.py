@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from rlhf.data.images import load_image
-from rlhf.data.importers.readers import arrow
+from rlhf.data.importers.readers import import_pyarrow
 from rlhf.data.records import (
     CandidatesRecord,
     PreferenceRecord,
@@ -66,8 +66,8 @@ def export_trl(
     pairs = [record for record in records if record.preference != "tie"]
     if not pairs:
         raise UsageError("trl's form has no ties, and every record is one", str(output), "")
-    schema, parquet = _trl_schema(), arrow("pyarrow.parquet")
-    table = arrow("pyarrow").Table
+    schema, parquet = _trl_schema(), import_pyarrow("pyarrow.parquet")
+    table = import_pyarrow("pyarrow").Table
     with _new_file(output) as part, parquet.ParquetWriter(part, schema) as writer:
         for start in range(0, len(pairs), BATCH):
             rows = [_trl_row(record, root) for record in pairs[start : start + BATCH]]
@@ -112,7 +112,7 @@ def export_label_studio(
 
 
 def _trl_schema() -> Any:
-    pa = arrow("pyarrow")
+    pa = import_pyarrow("pyarrow")
     part = pa.struct([("type", pa.string()), ("text", pa.string())])
     turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(part))]))
     images = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))

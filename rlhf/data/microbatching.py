@@ -110,11 +110,11 @@ def pack_to_budget(
     return [[index for number in piece for index in parts[number]] for piece in pieces]
 
 
-def fill(sizes: Sequence[int], most: int) -> list[list[int]]:
+def fill(sizes: Sequence[int], budget: int) -> list[list[int]]:
     pieces: list[list[int]] = []
     filled = 0
     for index in sorted(range(len(sizes)), key=sizes.__getitem__):
-        if pieces and filled + sizes[index] <= most:
+        if pieces and filled + sizes[index] <= budget:
             pieces[-1].append(index)
             filled += sizes[index]
         else:
@@ -124,10 +124,10 @@ def fill(sizes: Sequence[int], most: int) -> list[list[int]]:
 
 
 def split_group(
-    rows: list[int], first: Sequence[int], own: Sequence[int], most: int
+    rows: list[int], prompt_lens: Sequence[int], response_lens: Sequence[int], budget: int
 ) -> list[list[int]]:
     """Rows of one prompt, whose tokens count in each part."""
-    if first[rows[0]] + sum(own[row] for row in rows) <= most:
+    if prompt_lens[rows[0]] + sum(response_lens[row] for row in rows) <= budget:
         return [rows]
-    pieces = pack_to_budget([own[row] for row in rows], most - first[rows[0]])
+    pieces = pack_to_budget([response_lens[row] for row in rows], budget - prompt_lens[rows[0]])
     return [[rows[number] for number in sorted(piece)] for piece in pieces]

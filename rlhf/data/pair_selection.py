@@ -8,18 +8,18 @@ from typing import NamedTuple
 from rlhf.config.schema import PairChoice
 
 
-class Choice(NamedTuple):
+class SelectedPair(NamedTuple):
     """Answers `first` < `second` to prompt `row`, and by how much the second scores higher."""
 
     row: int
     first: int
     second: int
-    gap: float
+    score_diff: float
 
 
-def chosen_pairs(
+def select_pairs(
     scores: Sequence[Sequence[float]], choice: PairChoice, *, limit: int = 0
-) -> list[Choice]:
+) -> list[SelectedPair]:
     """The pairs to be ranked, at most `limit` of them unless that is 0.
 
     - best_vs_worst: of each prompt the answers of highest and lowest score;
@@ -32,11 +32,11 @@ def chosen_pairs(
     """
     found = [pair for row, own in enumerate(scores) for pair in _of_prompt(row, own, choice)]
     if choice == "uncertain":
-        found.sort(key=lambda pair: abs(pair.gap))
+        found.sort(key=lambda pair: abs(pair.score_diff))
     return found[:limit] if limit else found
 
 
-def _of_prompt(row: int, scores: Sequence[float], choice: PairChoice) -> Iterator[Choice]:
+def _of_prompt(row: int, scores: Sequence[float], choice: PairChoice) -> Iterator[SelectedPair]:
     order = sorted((score, n) for n, score in enumerate(scores) if not isnan(score))
     pairs: list[tuple[tuple[float, int], tuple[float, int]]] = list(combinations(order, 2))
     if choice == "best_vs_worst":
@@ -45,4 +45,4 @@ def _of_prompt(row: int, scores: Sequence[float], choice: PairChoice) -> Iterato
         pairs = [min(pairwise(order), key=lambda pair: pair[1][0] - pair[0][0])] if pairs else []
     for pair in pairs:  # in the order of the answers: the side must not tell the score
         (first, before), (second, after) = sorted((n, score) for score, n in pair)
-        yield Choice(row, first, second, after - before)
+        yield SelectedPair(row, first, second, after - before)

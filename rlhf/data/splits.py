@@ -23,7 +23,7 @@ class Split:
     held_out_root: Path
 
 
-def split_of(config: Config, records: list[PreferenceRecord], root: Path) -> Split:
+def split_from_config(config: Config, records: list[PreferenceRecord], root: Path) -> Split:
     """The split that the options name: another file's pairs held out, or a share of the images.
 
     Raises:

@@ -41,7 +41,7 @@ class ByteEncoder:
         return bytes(ids).decode()
 
 
-def prompts_like(prompts: PromptBatch, builder: TextEncoder) -> PromptBatch:
+def reencode_prompts(prompts: PromptBatch, builder: TextEncoder) -> PromptBatch:
     """The same prompts, encoded by another model's builder."""
     asked = zip(prompts.instructions, prompts.images, strict=True)
     rows = [builder.prompt_ids(text, images) for text, images in asked]
@@ -53,7 +53,7 @@ def with_images(
     prompts: PromptBatch, images: tuple[tuple[Path, ...], ...], builder: TextEncoder
 ) -> PromptBatch:
     """The same instructions about other images, which may take more or fewer tokens."""
-    return prompts_like(replace(prompts, images=images), builder)
+    return reencode_prompts(replace(prompts, images=images), builder)
 
 
 def response_batch(texts: Sequence[str], builder: TextEncoder) -> Responses:

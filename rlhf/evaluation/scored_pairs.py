@@ -111,11 +111,11 @@ def confident_rows(pairs: ScoredPairs, count: int) -> tuple[list[int], list[int]
     """Decided pairs scored wrong, and right, the surest first: each list one an image at most."""
     order = pairs.differences.abs().argsort(descending=True, stable=True)
     credit = pairs.credit[order]
-    wrong, right = (_one_a_image(pairs, order[credit == x])[:count] for x in (0, 1))
+    wrong, right = (_one_per_image(pairs, order[credit == x])[:count] for x in (0, 1))
     return wrong, right
 
 
-def _one_a_image(pairs: ScoredPairs, rows: Tensor) -> list[int]:
+def _one_per_image(pairs: ScoredPairs, rows: Tensor) -> list[int]:
     """The first of `rows` of each image."""
     first: dict[int, int] = {}
     for row in rows.tolist():

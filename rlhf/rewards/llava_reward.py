@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.data.tokenization import TextEncoder, prompts_like, response_batch
+from rlhf.data.tokenization import TextEncoder, reencode_prompts, response_batch
 from rlhf.kernels import span_sum, token_logprobs
 from rlhf.models.fingerprints import same_encoding
 from rlhf.models.llava import Llava
@@ -54,7 +54,7 @@ class LlavaReward:
         if self._encodes_anew:
             builder = self.llava.builder
             texts = [self.backbone_path.decode(row) for row in responses.rows()]
-            prompts, responses = prompts_like(prompts, builder), response_batch(texts, builder)
+            prompts, responses = reencode_prompts(prompts, builder), response_batch(texts, builder)
         with self.adapters.use(REWARD if REWARD in self.adapters.names else None):
             before, last = self.llava.response_states(prompts, responses)
         if not self.uses_logprob:

@@ -63,11 +63,11 @@ def save_checkpoint(
     for name, group in tensors.items():
         copies = {key: t.detach().to("cpu", copy=True).contiguous() for key, t in group.items()}
         files[f"{name}.safetensors"] = save(copies)
-    stamps = {name: _stamp(data) for name, data in files.items()}
+    stamps = {name: _hash_and_size(data) for name, data in files.items()}
     libraries = {name: version(name) for name in ("torch", "transformers", "safetensors")}
     manifest = {**(facts or {}), "schema": _SCHEMA, "step": step, "config": _config_hash(state)}
     manifest |= {"files": stamps, "libraries": libraries}
-    files["manifest.json"] = _sealed(manifest)
+    files["manifest.json"] = _manifest_bytes(manifest)
     final = root / step_name(step)
     try:
         _publish(files, final)
@@ -139,7 +139,7 @@ def _shapes(optimizer: Optimizer) -> list[list[int]]:
     return [list(p.shape) for group in optimizer.param_groups for p in group["params"]]
 
 
-def _stamp(data: bytes) -> dict[str, Any]:
+def _hash_and_size(data: bytes) -> dict[str, Any]:
     return {"sha256": sha256(data).hexdigest(), "size": len(data)}
 
 
@@ -148,7 +148,7 @@ def _config_hash(state: Json) -> str:
     return sha256(json.dumps(state.get("config"), sort_keys=True).encode()).hexdigest()
 
 
-def _sealed(manifest: Json) -> bytes:
+def _manifest_bytes(manifest: Json) -> bytes:
     """The file of a manifest, with its own hash in it."""
     own = {key: value for key, value in manifest.items() if key != "sha256"}
     own["sha256"] = sha256(json.dumps(own).encode()).hexdigest()
@@ -184,14 +184,14 @@ def _fsync(path: Path) -> None:
 def _read(directory: Path) -> Checkpoint:
     written = (directory / "manifest.json").read_bytes()
     manifest = json.loads(written)
-    if _sealed(manifest) != written:
+    if _manifest_bytes(manifest) != written:
         raise ValueError("manifest.json is not what was written")
     if manifest["schema"] != _SCHEMA or directory.name != step_name(manifest["step"]):
         raise ValueError("manifest.json is of another schema or step")
     if any(Path(name).name != name for name in manifest["files"]):
         raise ValueError("manifest.json names files elsewhere")
     files = {name: (directory / name).read_bytes() for name in manifest["files"]}
-    if broken := [name for name in files if _stamp(files[name]) != manifest["files"][name]]:
+    if broken := [name for name in files if _hash_and_size(files[name]) != manifest["files"][name]]:
         raise ValueError(f"{', '.join(broken)} is not what was written")
     state = json.loads(files.pop("state.json"))
     tensors = {name.removesuffix(".safetensors"): load(data) for name, data in files.items()}

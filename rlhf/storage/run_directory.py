@@ -69,7 +69,7 @@ def is_step_directory(path: Path) -> bool:
     return bool(re.fullmatch(r"step-\d+", path.name)) and path.parent.name == "checkpoints"
 
 
-def run_of(resume: str) -> Path:
+def run_directory_of(resume: str) -> Path:
     """The directory of the run that an option `resume` names, by itself or by a checkpoint."""
     path = Path(resume)
     return path.parents[1] if is_step_directory(path) else path

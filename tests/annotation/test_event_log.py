@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from rlhf.annotation import event_log
-from rlhf.annotation.event_log import EventLog, Judgment, Skip, Undo, preferences, read_events
+from rlhf.annotation.event_log import (
+    EventLog,
+    Judgment,
+    Skip,
+    Undo,
+    preference_records,
+    read_events,
+)
 from rlhf.errors import DataError, DirectoryInUseError, ResourceError
 
 WHEN = "2026-01-02T03:04:05.000+00:00"
@@ -111,7 +118,7 @@ def test_what_stands_is_not_undone_and_the_last_word_on_a_pair() -> None:
         Skip("7", "eva", WHEN, "s"),
     ]
     assert [event.key for event in event_log.active_events(said)] == ["2", "3", "4", "7"]
-    found = preferences(said)
+    found = preference_records(said)
     assert [(r.preference, r.annotator) for r in found] == [
         ("response_b", "eva"),
         ("tie", "udo"),
@@ -126,4 +133,4 @@ def test_an_undone_second_word_leaves_the_first() -> None:
         judgment("2", wins="response_b"),
         Undo("3", "eva", WHEN, "2"),
     ]
-    assert [record.preference for record in preferences(said)] == ["response_a"]
+    assert [record.preference for record in preference_records(said)] == ["response_a"]

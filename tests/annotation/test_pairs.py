@@ -1,6 +1,6 @@
 """Which pairs are shown, and in which order."""
 
-from rlhf.annotation.pairs import Pair, pairs_of
+from rlhf.annotation.pairs import Pair, candidate_pairs
 from rlhf.data.records import CandidatesRecord
 
 
@@ -9,7 +9,7 @@ def candidates(image: str, *responses: str) -> CandidatesRecord:
 
 
 def test_one_pair_of_every_prompt_comes_before_the_second_of_any() -> None:
-    found = pairs_of([candidates("1.png", "a", "b", "c"), candidates("2.png", "d", "e")])
+    found = candidate_pairs([candidates("1.png", "a", "b", "c"), candidates("2.png", "d", "e")])
     shown = [(pair.image_path, pair.response_a, pair.response_b) for pair in found.values()]
     assert shown == [
         ("1.png", "a", "b"),
@@ -21,7 +21,7 @@ def test_one_pair_of_every_prompt_comes_before_the_second_of_any() -> None:
 
 
 def test_equal_responses_and_repeated_pairs_are_shown_once() -> None:
-    found = pairs_of([candidates("1.png", "a", "b", "a"), candidates("1.png", "b", "a")])
+    found = candidate_pairs([candidates("1.png", "a", "b", "a"), candidates("1.png", "b", "a")])
     assert len(found) == 1
 
 

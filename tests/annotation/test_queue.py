@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.annotation.event_log import EventLog, preferences, read_events
+from rlhf.annotation.event_log import EventLog, preference_records, read_events
 from rlhf.annotation.pairs import Pair
 from rlhf.annotation.queue import AnnotationQueue, Choice, Submission, left_side
 
@@ -90,9 +90,7 @@ def test_who_skips_a_pair_leaves_it_to_others(desk: AnnotationQueue) -> None:
     assert keys(desk.assign("udo", "page of udo", [], 1)) == KEYS[:1]
 
 
-def test_an_response_that_comes_again_is_written_once(
-    desk: AnnotationQueue, tmp_path: Path
-) -> None:
+def test_a_response_that_comes_again_is_written_once(desk: AnnotationQueue, tmp_path: Path) -> None:
     for _ in range(3):
         desk.record(response(KEYS[0]))
     assert len(read_events(tmp_path / "log.jsonl")) == 1
@@ -136,7 +134,7 @@ def test_a_side_becomes_the_response_that_was_shown_there(
 ) -> None:
     for key in KEYS:
         desk.record(response(key, choice))
-    found = preferences(read_events(tmp_path / "log.jsonl"))
+    found = preference_records(read_events(tmp_path / "log.jsonl"))
     assert {record.shown_left for record in found} == {"response_a", "response_b"}
     for record, pair in zip(found, PAIRS.values(), strict=True):
         assert (record.response_a, record.response_b) == (pair.response_a, pair.response_b)

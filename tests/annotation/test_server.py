@@ -11,9 +11,9 @@ from starlette.testclient import TestClient
 
 from rlhf.annotation import server
 from rlhf.annotation.event_log import EventLog, Judgment, read_events
-from rlhf.annotation.image_store import ImageStore
 from rlhf.annotation.pairs import Pair
 from rlhf.annotation.queue import AnnotationQueue
+from rlhf.annotation.served_images import ServedImages
 from rlhf.annotation.server import MAX_BODY, Page, application
 from rlhf.data.images import load_image
 
@@ -29,7 +29,7 @@ def page(tmp_path: Path) -> Page:
     for n in range(3):
         Image.new("RGBA", (9, 7), (10 * n, 20, 30, 128)).save(tmp_path / f"{n}.png")
     (tmp_path / "secret.png").write_bytes((tmp_path / "0.png").read_bytes())
-    shelf = ImageStore((pair.image_path for pair in PAIRS.values()), tmp_path, TOKEN)
+    shelf = ServedImages((pair.image_path for pair in PAIRS.values()), tmp_path, TOKEN)
     return Page(AnnotationQueue(PAIRS, EventLog(tmp_path / "log.jsonl")), shelf, TOKEN, "someone")
 
 
@@ -44,7 +44,7 @@ def say(client: TestClient, view: dict[str, Any], **changes: Any) -> Any:
     return client.post("/api/answers", json={**said, "seconds": 1.5, **changes})
 
 
-def test_a_pair_is_shown_responseed_and_taken_back(client: TestClient, tmp_path: Path) -> None:
+def test_a_pair_is_shown_judged_and_taken_back(client: TestClient, tmp_path: Path) -> None:
     found = client.post("/api/pairs", json=ASK).json()
     assert [view["instruction"] for view in found["pairs"]] == ["What 0?", "What 1?"]
     assert found["progress"] == {"done": 0, "total": 3}
@@ -66,7 +66,7 @@ def test_who_gives_no_name_is_the_one_of_the_command_line(client: TestClient) ->
     )
 
 
-def test_a_image_is_the_rgb_that_the_model_is_given(client: TestClient, tmp_path: Path) -> None:
+def test_an_image_is_the_rgb_that_the_model_is_given(client: TestClient, tmp_path: Path) -> None:
     view = client.post("/api/pairs", json=ASK).json()["pairs"][1]
     response = client.get(view["image"], headers={"X-Token": ""})  # an <img> brings no header
     assert response.headers["content-type"] == "image/png"
@@ -81,7 +81,10 @@ def test_other_images_have_no_name(client: TestClient, name: str) -> None:
 
 
 def test_names_of_images_follow_from_the_secret(tmp_path: Path) -> None:
-    one, other = ImageStore(["0.png"], tmp_path, "one"), ImageStore(["0.png"], tmp_path, "other")
+    one, other = (
+        ServedImages(["0.png"], tmp_path, "one"),
+        ServedImages(["0.png"], tmp_path, "other"),
+    )
     assert one.names != other.names
 
 

@@ -13,7 +13,7 @@ from rlhf.commands.resume import check_options, checkpoint_of
 from rlhf.config.schema import Config, PPOConfig
 from rlhf.errors import UsageError
 from rlhf.storage.checkpoint import NoCheckpointError, load_checkpoint, save_checkpoint
-from rlhf.storage.run_directory import is_step_directory, run_of, unfinished_run
+from rlhf.storage.run_directory import is_step_directory, run_directory_of, unfinished_run
 
 BEGUN = Config(ppo=PPOConfig(lr=1e-5), resume="")
 
@@ -37,7 +37,7 @@ def saved(run: Path, *steps: int, command: str = "ppo", config: Config = BEGUN) 
 
 def job(run: Path, **options: object) -> Job:
     config = replace(BEGUN, **{"resume": str(run), **options})  # type: ignore[arg-type]
-    return Job(config, run_of(config.resume), [], [], lambda *_: (run, {}))
+    return Job(config, run_directory_of(config.resume), [], [], lambda *_: (run, {}))
 
 
 def test_the_same_options_pass_and_others_are_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +79,7 @@ def test_it_goes_back_to_a_step_and_puts_the_later_ones_aside(tmp_path: Path) ->
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["left-000006", "left-000009", "step-000003"]
     assert load_checkpoint(tmp_path / "checkpoints").step == 3
-    assert is_step_directory(step) and run_of(str(step)) == tmp_path
+    assert is_step_directory(step) and run_directory_of(str(step)) == tmp_path
 
 
 def test_auto_is_the_newest_run_of_the_command_if_it_did_not_end(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ PIECES = [
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=5), min_size=1, max_size=8))
-def test_no_text_places_a_image_or_ends_a_turn(llava: Llava, pieces: list[str]) -> None:
+def test_no_text_places_an_image_or_ends_a_turn(llava: Llava, pieces: list[str]) -> None:
     specials = set(llava.processor.tokenizer.all_special_ids) - {llava.image_token_id}
     ids = llava.builder.prompt_ids("".join(pieces), IMAGE)
     assert sum(token == llava.image_token_id for token in ids) == 16

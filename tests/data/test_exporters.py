@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from rlhf.data import exporters
 from rlhf.data.exporters import LABELING_CONFIG, export_label_studio, export_trl
-from rlhf.data.importers.importer import import_set
+from rlhf.data.importers.importer import import_dataset
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, read_records
 from rlhf.errors import DataError, ResourceError, UsageError
 from tests.support.foreign_datasets import BLUE, RED, facing, kept
@@ -34,7 +34,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def back(source: str, path: Path) -> list[PreferenceRecord]:
-    import_set(source, [path], path.parent / "back")
+    import_dataset(source, [path], path.parent / "back")
     return read_records(path.parent / "back" / "preferences.jsonl", PreferenceRecord)
 
 

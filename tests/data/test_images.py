@@ -86,7 +86,7 @@ def test_palette_transparency_goes_on_white(tmp_path: Path) -> None:
     assert pixels(load_image(path)) == [RED, GREEN, WHITE]
 
 
-def test_a_image_of_many_rows_is_whole(tmp_path: Path) -> None:
+def test_an_image_of_many_rows_is_whole(tmp_path: Path) -> None:
     """Alpha is composited 512 rows at a time: here two times and 76 rows."""
     image = Image.new("RGBA", (60, 1100), (255, 0, 0, 0))
     image.paste((*BLUE, 255), (0, 1024, 60, 1100))

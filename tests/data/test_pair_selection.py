@@ -5,7 +5,7 @@ from math import nan
 import pytest
 
 from rlhf.config.schema import PairChoice
-from rlhf.data.pair_selection import chosen_pairs
+from rlhf.data.pair_selection import select_pairs
 
 SCORES = [[1.0, 4.0, 2.5, 2.0], [0.0, 0.25], [nan, 3.0], [7.0, nan, 5.0]]
 
@@ -18,18 +18,18 @@ SCORES = [[1.0, 4.0, 2.5, 2.0], [0.0, 0.25], [nan, 3.0], [7.0, nan, 5.0]]
     ],
 )
 def test_of_each_prompt_one(choice: PairChoice, wanted: list[tuple[int, int, int, float]]) -> None:
-    assert chosen_pairs(SCORES, choice) == wanted
-    assert chosen_pairs(SCORES, choice, limit=2) == wanted[:2]
+    assert select_pairs(SCORES, choice) == wanted
+    assert select_pairs(SCORES, choice, limit=2) == wanted[:2]
 
 
 def test_uncertain_ones_of_all_prompts_come_first() -> None:
-    found = chosen_pairs(SCORES, "uncertain")
-    assert [abs(pair.gap) for pair in found] == [0.25, 0.5, 1.0, 1.5, 1.5, 2.0, 2.0, 3.0]
+    found = select_pairs(SCORES, "uncertain")
+    assert [abs(pair.score_diff) for pair in found] == [0.25, 0.5, 1.0, 1.5, 1.5, 2.0, 2.0, 3.0]
     assert found[0][:3] == (1, 0, 1) and found[-1][:3] == (0, 0, 1)
     assert len({(pair.row, frozenset(pair[1:3])) for pair in found}) == len(found)
-    assert chosen_pairs(SCORES, "uncertain", limit=3) == found[:3]
+    assert select_pairs(SCORES, "uncertain", limit=3) == found[:3]
 
 
 def test_without_two_scores_there_is_no_pair() -> None:
     for choice in ("best_vs_worst", "closest", "uncertain"):
-        assert chosen_pairs([[nan, 1.0], [nan], []], choice) == []
+        assert select_pairs([[nan, 1.0], [nan], []], choice) == []

@@ -101,7 +101,7 @@ def test_demonstrations_are_right_unless_they_list_or_mistake(tmp_path: Path) ->
     assert len(seen) == 6 * 3 * 2 + 2  # each style, right and mistaken; listed kinds
 
 
-def test_a_images_questions_do_not_depend_on_the_others(tmp_path: Path) -> None:
+def test_an_images_questions_do_not_depend_on_the_others(tmp_path: Path) -> None:
     images = [(tmp_path / f"{i}.png", sample_scene(random.Random(i))) for i in range(4)]
     together = prompt_records(images, tmp_path, per_image=3, seed=0)
     alone = prompt_records(images[2:3], tmp_path, per_image=3, seed=0)

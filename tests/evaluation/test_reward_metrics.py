@@ -181,7 +181,7 @@ def test_blinded_scores_must_be_of_the_same_pairs() -> None:
                 blindness(*three)
 
 
-def test_the_surest_rows_are_one_a_image() -> None:
+def test_the_surest_rows_are_one_per_image() -> None:
     pairs = scored(
         [-1.0, -5.0, -4.0, 2.0, 9.0, 0.0, -7.0], [1, 1, 1, 1, 1, 1, 0.5], [0, 1, 1, 2, 3, 4, 5]
     )

@@ -96,7 +96,7 @@ def test_stock_peft_generates_the_same_responses(llava: Llava, tiny: Path, tmp_p
         assert response[0, given["input_ids"].shape[1] :].tolist() == list(tokens)
 
 
-def test_an_response_that_says_the_invocation_does_not_move_the_start(
+def test_a_response_that_says_the_invocation_does_not_move_the_start(
     llava: Llava, tiny: Path
 ) -> None:
     """What stands before it in the answer keeps its states."""

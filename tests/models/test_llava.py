@@ -120,7 +120,7 @@ def _counting(whole: Product, counts: list[int], states: torch.Tensor) -> torch.
     return whole(states)
 
 
-def test_a_prompt_that_ends_with_a_image_is_refused(llava: Llava, tiny: Path) -> None:
+def test_a_prompt_that_ends_with_an_image_is_refused(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
     cut = int(prompts.tokens[: prompts.spans.offsets[1]].eq(llava.image_token_id).nonzero()[-1]) + 1
     lengths = torch.tensor([cut, int(prompts.spans.lengths[1])])

@@ -44,7 +44,7 @@ def test_what_costs_only_time_is_changed_first(seven: ModelDims) -> None:
     }
 
 
-def test_prompts_are_let_go_before_fewer_are_responseed_together(seven: ModelDims) -> None:
+def test_prompts_are_dropped_before_fewer_responses_are_sampled_together(seven: ModelDims) -> None:
     late = replace(SETUPS["late"], quantization="nf4", sampling_batch_size=16)
     assert change(seven, late, 19) == {}
     assert change(seven, late, 17) == {"model.prefix_cache_gib": 2.0}

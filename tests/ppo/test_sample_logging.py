@@ -19,7 +19,7 @@ def looked_at(run: PPOTrainer) -> dict[int, list[Sample]]:
     return found
 
 
-def test_the_same_prompts_are_responseed_each_time_and_greedily(tiny: Path, tmp_path: Path) -> None:
+def test_the_same_prompts_are_sampled_each_time_and_greedily(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, iterations=3))
     found = looked_at(run)
     assert list(found) == [0, 2]

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoModelForSequenceClassification
 
 from rlhf.data.chat_prompts import PromptBuilder
-from rlhf.data.tokenization import ByteEncoder, prompts_like
+from rlhf.data.tokenization import ByteEncoder, reencode_prompts
 from rlhf.errors import DataError, UsageError
 from rlhf.kernels import span_sum
 from rlhf.models.fingerprints import same_encoding
@@ -110,7 +110,7 @@ def test_caption_text_reads_description_instruction_and_response(
     )
 
 
-def test_a_caption_belongs_to_the_content_of_a_image(llava: Llava, tmp_path: Path) -> None:
+def test_a_caption_belongs_to_the_content_of_an_image(llava: Llava, tmp_path: Path) -> None:
     for name, colour in (("a.png", "red"), ("b.png", "red"), ("c.png", "blue")):
         Image.new("RGB", (8, 8), colour).save(tmp_path / name)
     first, twin, other = (tmp_path / name for name in ("a.png", "b.png", "c.png"))
@@ -176,7 +176,7 @@ def test_another_models_responses_are_encoded_anew(llava: Llava, tiny: Path) -> 
     assert same_encoding(tiny_models.load(tiny).builder, llava.builder)
     assert not same_encoding(ByteEncoder(), llava.builder)
     reading = LlavaReward(llava, model.head, source)
-    foreign = prompts_like(prompts, source)
+    foreign = reencode_prompts(prompts, source)
     assert not torch.equal(foreign.tokens, prompts.tokens)
     torch.testing.assert_close(scores(reading, foreign, responses), own)
 

@@ -284,14 +284,14 @@ def run_name_with_a_command(at: Place) -> list[str]:
 
 def _checkpoint(at: Place, **files: bytes) -> Path:
     """A step whose manifest is right in every point."""
-    from rlhf.storage.checkpoint import _sealed, _stamp
+    from rlhf.storage.checkpoint import _hash_and_size, _manifest_bytes
 
     named = {name.replace("__", "."): data for name, data in files.items()}
-    stamps = {name: _stamp(data) for name, data in named.items()}
+    stamps = {name: _hash_and_size(data) for name, data in named.items()}
     manifest = {"schema": 1, "step": 1, "files": stamps, "libraries": {}}
     for name, data in named.items():
         at.write(f"run/checkpoints/step-000001/{name}", data)
-    at.write("run/checkpoints/step-000001/manifest.json", _sealed(manifest))
+    at.write("run/checkpoints/step-000001/manifest.json", _manifest_bytes(manifest))
     return at.directory / "run"
 
 

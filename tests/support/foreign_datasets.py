@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from msgspec.structs import replace
 from PIL import Image
 
-from rlhf.data.importers.importer import Imported, import_set
+from rlhf.data.importers.importer import ImportReport, import_dataset
 from rlhf.data.records import PreferenceRecord, read_records
 
 Rows = list[dict[str, Any]]
@@ -52,10 +52,10 @@ def write_rows(path: Path, rows: Rows) -> Path:
 
 def imported(
     directory: Path, source: str, rows: Rows, suffix: str = "json", **options: Any
-) -> tuple[list[PreferenceRecord], Imported]:
+) -> tuple[list[PreferenceRecord], ImportReport]:
     path = write_rows(directory / "set" / f"rows.{suffix}", rows)
     output = directory / f"out{len(list(directory.iterdir()))}"
-    report = import_set(source, [path], output, **options)
+    report = import_dataset(source, [path], output, **options)
     return read_records(output / "preferences.jsonl", PreferenceRecord), report
 
 

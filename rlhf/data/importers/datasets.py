@@ -13,28 +13,28 @@ from typing import Any
 import msgspec
 
 from rlhf.data.importers.fields import (
-    IMAGE,
-    QUESTION,
-    Found,
-    Pair,
+    IMAGE_COLUMNS,
+    INSTRUCTION_COLUMNS,
+    ImportedPair,
+    PairIterator,
     Row,
     Skip,
-    exchange,
-    identity,
-    image_of,
-    message,
-    provenance,
-    text,
-    typed,
-    unmarked,
+    read_as,
+    read_id,
+    read_image,
+    read_message,
+    read_scalars,
+    read_single_turn,
+    read_text,
+    strip_image_marker,
 )
 from rlhf.data.importers.label_studio import label_studio
 
-ORIGIN = ("ds_name", "origin_dataset", "origin_split", "image_path")
+ORIGIN_COLUMNS = ("ds_name", "origin_dataset", "origin_split", "image_path")
 
 
 @dataclass(frozen=True)
-class PublicSet:
+class DatasetFormat:
     """A form of preference data.
 
     Attributes:
@@ -43,64 +43,64 @@ class PublicSet:
         coding: what numbers as labels mean, "1/2" or "0/1"; "": the set does not say.
     """
 
-    pairs: Callable[[Row], Found]
+    pairs: Callable[[Row], PairIterator]
     columns: tuple[tuple[str, ...], ...]
-    coding: str = ""
+    label_encoding: str = ""
 
-    def missing(self, columns: frozenset[str]) -> list[tuple[str, ...]]:
+    def missing_columns(self, columns: frozenset[str]) -> list[tuple[str, ...]]:
         """The groups of which there is no column."""
         return [group for group in self.columns if not columns & set(group)]
 
 
-def rlaif_v(row: Row) -> Found:
+def rlaif_v(row: Row) -> PairIterator:
     """openbmb/RLAIF-V-Dataset."""
-    yield Pair(
-        image=image_of(row, *IMAGE),
-        instruction=text(row, "question"),
-        first=text(row, "chosen"),
-        second=text(row, "rejected"),
-        id=identity(row, "idx"),
-        meta=provenance(row, *ORIGIN),
+    yield ImportedPair(
+        image=read_image(row, *IMAGE_COLUMNS),
+        instruction=read_text(row, "question"),
+        first=read_text(row, "chosen"),
+        second=read_text(row, "rejected"),
+        id=read_id(row, "idx"),
+        meta=read_scalars(row, *ORIGIN_COLUMNS),
     )
 
 
-def trl(row: Row) -> Found:
+def trl(row: Row) -> PairIterator:
     """trl's conversational preference form, e.g. trl-lib/rlaif-v."""
-    yield Pair(
-        image=image_of(row, "images", "image"),
-        instruction=message(row, "prompt", "user"),
-        first=message(row, "chosen", "assistant"),
-        second=message(row, "rejected", "assistant"),
+    yield ImportedPair(
+        image=read_image(row, "images", "image"),
+        instruction=read_message(row, "prompt", "user"),
+        first=read_message(row, "chosen", "assistant"),
+        second=read_message(row, "rejected", "assistant"),
     )
 
 
-def rlhf_v(row: Row) -> Found:
+def rlhf_v(row: Row) -> PairIterator:
     """openbmb/RLHF-V-Dataset: question and answers are JSON inside the column `text`."""
     try:
-        inner = msgspec.json.decode(text(row, "text"), type=dict[str, Any])
+        inner = msgspec.json.decode(read_text(row, "text"), type=dict[str, Any])
     except msgspec.MsgspecError as error:
         raise Skip("unexpected form", "text", error) from error
     fields = {f"text.{name}": value for name, value in inner.items()}
-    yield Pair(
-        image=image_of(row, *IMAGE),
-        instruction=text(fields, "text.question"),
-        first=text(fields, "text.chosen"),
-        second=text(fields, "text.rejected"),
-        id=identity(row, "idx"),
-        meta=provenance(row, *ORIGIN),
+    yield ImportedPair(
+        image=read_image(row, *IMAGE_COLUMNS),
+        instruction=read_text(fields, "text.question"),
+        first=read_text(fields, "text.chosen"),
+        second=read_text(fields, "text.rejected"),
+        id=read_id(row, "idx"),
+        meta=read_scalars(row, *ORIGIN_COLUMNS),
     )
 
 
-def llava_rlhf(row: Row) -> Found:
+def llava_rlhf(row: Row) -> PairIterator:
     """zhiqings/LLaVA-Human-Preference-10K: 1 prefers output_1; rows with earlier turns are left."""
-    outputs = [typed(row, name, dict[str, str]) for name in ("output_1", "output_2")]
-    yield Pair(
-        image=image_of(row, "image"),
-        instruction=exchange(row, "conversations")[0],
-        first=text(outputs[0], "value"),
-        second=text(outputs[1], "value"),
+    outputs = [read_as(row, name, dict[str, str]) for name in ("output_1", "output_2")]
+    yield ImportedPair(
+        image=read_image(row, "image"),
+        instruction=read_single_turn(row, "conversations")[0],
+        first=read_text(outputs[0], "value"),
+        second=read_text(outputs[1], "value"),
         label=row.get("preference"),
-        id=identity(row, "id"),
+        id=read_id(row, "id"),
     )
 
 
@@ -122,13 +122,13 @@ class _Completion(msgspec.Struct):
         return {"model": self.model, "rating": round(self.rating() or 0, 3)}
 
 
-def vlfeedback(row: Row) -> Found:
+def vlfeedback(row: Row) -> PairIterator:
     """MMInstruction/VLFeedback: every two completions; a higher mean rating wins, equal ones tie.
 
     A completion of which an aspect is "N/A" is not compared: means over other aspects than its
     rival's would decide.
     """
-    image, instruction = image_of(row, "img_path", "image"), text(row, "prompt")
+    image, instruction = read_image(row, "img_path", "image"), read_text(row, "prompt")
     completions = _completions(row)
     if len(completions) < 2:
         raise Skip("fewer than two answers", "completions")
@@ -137,14 +137,14 @@ def vlfeedback(row: Row) -> Found:
         if ratings[0] is None or ratings[1] is None:
             yield Skip("rating N/A", "completions", f"{first.model} against {second.model}")
             continue
-        yield Pair(
+        yield ImportedPair(
             image=image,
             instruction=instruction,
             first=first.response,
             second=second.response,
             label="tie" if ratings[0] == ratings[1] else "ab"[ratings[1] > ratings[0]],
-            id=identity(row, "id"),
-            about=(first.about(), second.about()),
+            id=read_id(row, "id"),
+            response_meta=(first.about(), second.about()),
         )
 
 
@@ -152,108 +152,110 @@ def _completions(row: Row) -> list[_Completion]:
     """Published both as a list of completions and as a list for each of their fields."""
     lists = row.get("completions")
     if isinstance(lists, Mapping):
-        lists = typed(row, "completions", dict[str, list[Any]])
+        lists = read_as(row, "completions", dict[str, list[Any]])
         try:
             each = list(zip(*lists.values(), strict=True))
         except ValueError as error:
             raise Skip("unexpected form", "completions", error) from error
         row = {"completions": [dict(zip(lists, one, strict=True)) for one in each]}
-    return typed(row, "completions", list[_Completion])
+    return read_as(row, "completions", list[_Completion])
 
 
-def spa_vl(row: Row) -> Found:
+def spa_vl(row: Row) -> PairIterator:
     """sqrti/SPA-VL."""
-    yield Pair(
-        image=image_of(row, "image"),
-        instruction=text(row, "question"),
-        first=text(row, "chosen"),
-        second=text(row, "rejected"),
-        meta=provenance(row, "image_name"),
+    yield ImportedPair(
+        image=read_image(row, "image"),
+        instruction=read_text(row, "question"),
+        first=read_text(row, "chosen"),
+        second=read_text(row, "rejected"),
+        meta=read_scalars(row, "image_name"),
     )
 
 
-def povid(row: Row) -> Found:
+def povid(row: Row) -> PairIterator:
     """YiyangAiLab/POVID_preference_data_for_VLLMs; rows with earlier turns are left out."""
-    instruction, first = exchange(row, "conversations")
-    yield Pair(
-        image=image_of(row, "image"),
+    instruction, first = read_single_turn(row, "conversations")
+    yield ImportedPair(
+        image=read_image(row, "image"),
         instruction=instruction,
         first=first,
-        second=exchange(row, "rejected_conversations")[1],
-        id=identity(row, "id"),
+        second=read_single_turn(row, "rejected_conversations")[1],
+        id=read_id(row, "id"),
     )
 
 
-def mm_rlhf(row: Row) -> Found:
+def mm_rlhf(row: Row) -> PairIterator:
     """yifanzhang114/MM-RLHF, dpo_pairs.jsonl: videos are left out."""
     if row.get("video"):
         raise Skip("video row", "video")
-    yield Pair(
-        image=image_of(row, "image"),
-        instruction=unmarked(text(row, "prompt"), "prompt"),
-        first=text(row, "chosen"),
-        second=text(row, "rejected"),
-        id=identity(row, "id"),
+    yield ImportedPair(
+        image=read_image(row, "image"),
+        instruction=strip_image_marker(read_text(row, "prompt"), "prompt"),
+        first=read_text(row, "chosen"),
+        second=read_text(row, "rejected"),
+        id=read_id(row, "id"),
     )
 
 
-def vl_rewardbench(row: Row) -> Found:
+def vl_rewardbench(row: Row) -> PairIterator:
     """MMInstruction/VL-RewardBench: human_ranking gives each answer's place, 0 the better."""
-    ranking, responses = row.get("human_ranking"), typed(row, "response", list[str])
+    ranking, responses = row.get("human_ranking"), read_as(row, "response", list[str])
     if ranking not in ([0, 1], [1, 0]) or len(responses) != 2:
         raise Skip("unknown label", "human_ranking", ranking)
     models = row.get("models")
     names = models if isinstance(models, list) and len(models) == 2 else ["", ""]
-    yield Pair(
-        image=image_of(row, "image"),
-        instruction=text(row, "query"),
+    yield ImportedPair(
+        image=read_image(row, "image"),
+        instruction=read_text(row, "query"),
         first=responses[0],
         second=responses[1],
         label="ab"[ranking[0]],
-        id=identity(row, "id"),
-        meta=provenance(row, "query_source"),
-        about=({"model": names[0]}, {"model": names[1]}) if any(names) else ({}, {}),
+        id=read_id(row, "id"),
+        meta=read_scalars(row, "query_source"),
+        response_meta=({"model": names[0]}, {"model": names[1]}) if any(names) else ({}, {}),
     )
 
 
-def table(row: Row) -> Found:
+def table(row: Row) -> PairIterator:
     """Any table with an image, a question, and answers with a label or chosen and rejected."""
     paired = row.get("response_a") is not None
     first, second = ("response_a", "response_b") if paired else ("chosen", "rejected")
-    yield Pair(
-        image=image_of(row, "image_path", "image"),
-        instruction=text(row, *QUESTION),
-        first=text(row, first),
-        second=text(row, second),
+    yield ImportedPair(
+        image=read_image(row, "image_path", "image"),
+        instruction=read_text(row, *INSTRUCTION_COLUMNS),
+        first=read_text(row, first),
+        second=read_text(row, second),
         label=row.get("preference") if paired else "a",
-        id=identity(row, "id"),
-        annotator=identity(row, "annotator"),
-        created_at=identity(row, "created_at"),
+        id=read_id(row, "id"),
+        annotator=read_id(row, "annotator"),
+        created_at=read_id(row, "created_at"),
         keeps_sides=paired,
     )
 
 
-SETS = {
-    "rlaif_v": PublicSet(rlaif_v, (IMAGE, ("question",), ("chosen",), ("rejected",))),
-    "trl": PublicSet(trl, (("images", "image"), ("prompt",), ("chosen",), ("rejected",))),
-    "rlhf_v": PublicSet(rlhf_v, (IMAGE, ("text",))),
-    "llava_rlhf": PublicSet(
+DATASETS = {
+    "rlaif_v": DatasetFormat(rlaif_v, (IMAGE_COLUMNS, ("question",), ("chosen",), ("rejected",))),
+    "trl": DatasetFormat(trl, (("images", "image"), ("prompt",), ("chosen",), ("rejected",))),
+    "rlhf_v": DatasetFormat(rlhf_v, (IMAGE_COLUMNS, ("text",))),
+    "llava_rlhf": DatasetFormat(
         llava_rlhf,
         (("image",), ("conversations",), ("output_1",), ("output_2",), ("preference",)),
-        coding="1/2",
+        label_encoding="1/2",
     ),
-    "vlfeedback": PublicSet(vlfeedback, (("img_path", "image"), ("prompt",), ("completions",))),
-    "spa_vl": PublicSet(spa_vl, (("image",), ("question",), ("chosen",), ("rejected",))),
-    "povid": PublicSet(povid, (("image",), ("conversations",), ("rejected_conversations",))),
-    "mm_rlhf": PublicSet(mm_rlhf, (("image", "video"), ("prompt",), ("chosen",), ("rejected",))),
-    "vl_rewardbench": PublicSet(
+    "vlfeedback": DatasetFormat(vlfeedback, (("img_path", "image"), ("prompt",), ("completions",))),
+    "spa_vl": DatasetFormat(spa_vl, (("image",), ("question",), ("chosen",), ("rejected",))),
+    "povid": DatasetFormat(povid, (("image",), ("conversations",), ("rejected_conversations",))),
+    "mm_rlhf": DatasetFormat(
+        mm_rlhf, (("image", "video"), ("prompt",), ("chosen",), ("rejected",))
+    ),
+    "vl_rewardbench": DatasetFormat(
         vl_rewardbench, (("image",), ("query",), ("response",), ("human_ranking",))
     ),
-    "label_studio": PublicSet(label_studio, (("data",), ("annotations",))),
-    "table": PublicSet(
+    "label_studio": DatasetFormat(label_studio, (("data",), ("annotations",))),
+    "table": DatasetFormat(
         table,
         (
-            *(IMAGE, QUESTION),
+            *(IMAGE_COLUMNS, INSTRUCTION_COLUMNS),
             *(("response_a", "chosen"), ("response_b", "rejected"), ("preference", "chosen")),
         ),
     ),

@@ -8,8 +8,8 @@ import msgspec
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
-IMAGE = ("image", "image_path")
-QUESTION = ("instruction", "prompt", "question")
+IMAGE_COLUMNS = ("image", "image_path")
+INSTRUCTION_COLUMNS = ("instruction", "prompt", "question")
 
 
 class Skip(Exception):
@@ -26,7 +26,7 @@ class Skip(Exception):
         super().__init__(reason)
 
 
-class Pair(msgspec.Struct, frozen=True, kw_only=True):
+class ImportedPair(msgspec.Struct, frozen=True, kw_only=True):
     """Two answers to one question; label "a" prefers `first`, "b" `second`, or as the set codes it.
 
     `image` is a path, base64 text or the bytes of an image; `about` describes each answer;
@@ -46,7 +46,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str = ""
     source: str | None = None  # None: the name of the set
     meta: Mapping[str, Any] = {}
-    about: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
+    response_meta: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
 
 
 class _Turn(msgspec.Struct):
@@ -64,10 +64,10 @@ class _Message(msgspec.Struct):
     content: str | list[_Part]
 
 
-Found = Iterator[Pair | Skip]
+PairIterator = Iterator[ImportedPair | Skip]
 
 
-def text(row: Row, *names: str) -> str:
+def read_text(row: Row, *names: str) -> str:
     """The first of these fields that is there."""
     name = next((name for name in names if row.get(name) is not None), "")
     if not name:
@@ -77,7 +77,7 @@ def text(row: Row, *names: str) -> str:
     return str(row[name])
 
 
-def typed(row: Row, name: str, kind: type[T]) -> T:
+def read_as(row: Row, name: str, kind: type[T]) -> T:
     """A nested field in its expected form."""
     if row.get(name) is None:
         raise Skip("missing field", name)
@@ -87,7 +87,7 @@ def typed(row: Row, name: str, kind: type[T]) -> T:
         raise Skip("unexpected form", name, error) from error
 
 
-def image_of(row: Row, *names: str) -> str | bytes:
+def read_image(row: Row, *names: str) -> str | bytes:
     """The one image in the first of these fields that holds any."""
     for name in names:
         values = row.get(name)
@@ -110,43 +110,43 @@ def _content(value: object) -> str | bytes | None:
     return value if isinstance(value, str | bytes) and value else None
 
 
-def identity(row: Row, name: str) -> str:
+def read_id(row: Row, name: str) -> str:
     """The source's own id as text; "" without one."""
     value = row.get(name)
     return str(value) if isinstance(value, str | int) else ""
 
 
-def provenance(row: Row, *names: str) -> dict[str, Any]:
+def read_scalars(row: Row, *names: str) -> dict[str, Any]:
     """The plain values among these fields."""
     return {name: row[name] for name in names if isinstance(row.get(name), str | int)}
 
 
-def unmarked(value: str, name: str) -> str:
+def strip_image_marker(value: str, name: str) -> str:
     """The text without the `<image>` that LLaVA's format puts before or after it."""
     if value.count("<image>") > 1:
         raise Skip("several images", name)
     return re.sub(r"\A\s*<image>\s*|\s*<image>\s*\Z", "", value)
 
 
-def exchange(row: Row, name: str) -> tuple[str, str]:
+def read_single_turn(row: Row, name: str) -> tuple[str, str]:
     """Question and answer of a conversation `[{from, value}]` with one user turn.
 
     More turns are refused: our record has one instruction, and earlier answers belong in it
     neither as the user's words nor unmarked.
     """
-    turns = typed(row, name, list[_Turn])
+    turns = read_as(row, name, list[_Turn])
     questions = [turn.value for turn in turns if turn.speaker in ("human", "user")]
     responses = [turn.value for turn in turns if turn.speaker not in ("human", "user")]
     if len(questions) != 1 or len(responses) > 1:
         raise Skip("not one user turn", name, f"{len(questions)} user turns")
-    return unmarked(questions[0], name), "".join(responses)
+    return strip_image_marker(questions[0], name), "".join(responses)
 
 
-def message(row: Row, name: str, role: str) -> str:
+def read_message(row: Row, name: str, role: str) -> str:
     """The text of a field in trl's form: plain, or one message of this role."""
     if isinstance(row.get(name), str):
-        return text(row, name)
-    messages = typed(row, name, list[_Message])
+        return read_text(row, name)
+    messages = read_as(row, name, list[_Message])
     if [item.role for item in messages] != [role]:
         raise Skip("not one message", name, ", ".join(item.role for item in messages))
     content = messages[0].content

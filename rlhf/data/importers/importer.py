@@ -10,15 +10,15 @@ from typing import Any
 
 import msgspec
 
-from rlhf.data.importers.datasets import SETS
-from rlhf.data.importers.fields import Pair, Row, Skip
-from rlhf.data.importers.image_store import Images
-from rlhf.data.importers.readers import Rows, open_rows
+from rlhf.data.importers.datasets import DATASETS
+from rlhf.data.importers.fields import ImportedPair, Row, Skip
+from rlhf.data.importers.image_directory import ImageDirectory
+from rlhf.data.importers.readers import OpenedRows, open_rows
 from rlhf.data.records import PreferenceRecord, write_records
 from rlhf.errors import DataError, ResourceError, UsageError
 from rlhf.tracking.console import track
 
-SHOWN = 20  # problems kept as text; the others are counted only
+MAX_PROBLEMS = 20  # problems kept as text; the others are counted only
 
 _NAMED = {"tie": "tie"}
 _NAMED |= dict.fromkeys(("response_a", "a", "A", "left"), "response_a")
@@ -31,7 +31,7 @@ _OTHER_SIDE = {"response_a": "response_b", "response_b": "response_a", "tie": "t
 
 
 @dataclass
-class Imported:
+class ImportReport:
     """What an import has written and left out.
 
     Attributes:
@@ -46,15 +46,15 @@ class Imported:
     images: int = 0
 
 
-def import_set(
+def import_dataset(
     source: str,
     files: Sequence[Path],
     output: Path,
     *,
     root: Path | None = None,
     seed: int = 0,
-    coding: str = "",
-) -> Imported:
+    label_encoding: str = "",
+) -> ImportReport:
     """Write `output`/preferences.jsonl and `output`/images/, which need nothing outside.
 
     Which answer is response_a depends on the seed and the row alone; pairs that a person saw
@@ -70,8 +70,8 @@ def import_set(
         DataError: a file of another form, or no row is usable.
         ResourceError: the directory cannot be written.
     """
-    if source not in SETS:
-        names = ", ".join(SETS)
+    if source not in DATASETS:
+        names = ", ".join(DATASETS)
         raise UsageError(f"there is no source {source}", f"rlhf import {source}", f"one of {names}")
     target = output / "preferences.jsonl"
     if target.exists():
@@ -81,13 +81,18 @@ def import_set(
     except OSError as error:
         fix = "choose a folder that may be written"
         raise ResourceError(f"cannot make it: {error.strerror}", str(output), fix) from error
-    run = _Import(source, Images(output / "pictures"), seed, SETS[source].coding or coding)
+    run = _Import(
+        source,
+        ImageDirectory(output / "pictures"),
+        seed,
+        DATASETS[source].label_encoding or label_encoding,
+    )
     write_records(target, run.records(files, root))
     run.report.images = len(run.images)
     return run.report
 
 
-def winner(label: object, coding: str) -> str:
+def parse_label(label: object, label_encoding: str) -> str:
     """response_a, response_b or tie: what a label of another set means.
 
     Raises:
@@ -98,13 +103,13 @@ def winner(label: object, coding: str) -> str:
         label = int(label)  # a column with gaps holds its integers as floats
     word = str(label) if isinstance(label, str | int) else ""
     if re.fullmatch(r"-?\d+", word):
-        if not coding:
+        if not label_encoding:
             fix = "set data.label_encoding=1/2 or 0/1: the first number prefers response_a"
             raise UsageError(f"the label is the number {word}", "preference", fix)
-        if coding == "0/1" and word == "2":
+        if label_encoding == "0/1" and word == "2":
             fix = "set data.label_encoding=1/2 if 1 prefers response_a"
             raise UsageError("the label 2 is not of the coding 0/1", "preference", fix)
-    side = _NUMBERED.get(coding, {}).get(word) or _NAMED.get(word)
+    side = _NUMBERED.get(label_encoding, {}).get(word) or _NAMED.get(word)
     if side is None:
         raise Skip("unknown label", "preference", repr(label))
     return side
@@ -113,9 +118,9 @@ def winner(label: object, coding: str) -> str:
 class _Import:
     """One run over some files."""
 
-    def __init__(self, source: str, images: Images, seed: int, coding: str) -> None:
+    def __init__(self, source: str, images: ImageDirectory, seed: int, coding: str) -> None:
         self.source, self.images, self.seed, self.coding = source, images, seed, coding
-        self.report, self._seen = Imported(), set[bytes]()
+        self.report, self._seen = ImportReport(), set[bytes]()
 
     def records(self, files: Sequence[Path], root: Path | None) -> Iterator[PreferenceRecord]:
         """Every usable pair; DataError at the end when there was none."""
@@ -131,12 +136,12 @@ class _Import:
             reasons = ", ".join(f"{n} {reason}" for reason, n in self.report.skipped.most_common())
             raise DataError(f"no row is usable: {reasons}", first, "check SOURCE and data.root")
 
-    def _check_columns(self, path: Path, opened: Rows) -> None:
-        missing = SETS[self.source].missing(opened.columns)
+    def _check_columns(self, path: Path, opened: OpenedRows) -> None:
+        missing = DATASETS[self.source].missing_columns(opened.columns)
         if not missing:
             return
         wanted = ", ".join("/".join(group) for group in missing)
-        fits = [name for name, one in SETS.items() if not one.missing(opened.columns)]
+        fits = [name for name, one in DATASETS.items() if not one.missing_columns(opened.columns)]
         hint = f"these columns fit {' or '.join(fits)}" if fits else "rename them and use table"
         found = ", ".join(sorted(opened.columns)) or "none"
         raise DataError(f"{self.source} needs {wanted}", f"{path}: has {found}", hint)
@@ -149,23 +154,23 @@ class _Import:
                 yield self._record(item, root)
             except Skip as skip:
                 self.report.skipped[skip.reason] += 1
-                if len(self.report.problems) < SHOWN:
+                if len(self.report.problems) < MAX_PROBLEMS:
                     place = f"{where}:{skip.field}" if skip.field else where
                     detail = f": {skip.detail[:200]}" if skip.detail else ""
                     self.report.problems.append(f"{place}: {skip.reason}{detail}")
             except UsageError as error:
                 raise UsageError(error.what, f"{where}:{error.where}", error.fix) from None
 
-    def _pairs(self, row: Row | Skip) -> Iterator[Pair | Skip]:
+    def _pairs(self, row: Row | Skip) -> Iterator[ImportedPair | Skip]:
         try:
             if isinstance(row, Skip):
                 raise row
-            yield from SETS[self.source].pairs(row)
+            yield from DATASETS[self.source].pairs(row)
         except Skip as skip:
             yield skip
 
-    def _record(self, pair: Pair, root: Path) -> PreferenceRecord:
-        label = winner(pair.label, self.coding)
+    def _record(self, pair: ImportedPair, root: Path) -> PreferenceRecord:
+        label = parse_label(pair.label, self.coding)
         _check_texts(pair, label)
         try:
             image_path = self.images.add(pair.image, root)
@@ -179,11 +184,11 @@ class _Import:
         self.report.labels[record.preference] += 1
         return record
 
-    def _sided(self, pair: Pair, label: str, image_path: str) -> PreferenceRecord:
+    def _sided(self, pair: ImportedPair, label: str, image_path: str) -> PreferenceRecord:
         """The record, its sides changed or not by a coin of the seed and the row's content."""
         key = (self.seed, image_path, pair.instruction, pair.first, pair.second, pair.id)
         coin = hashlib.blake2b(msgspec.json.encode(key)).digest()[0] & 1
-        responses, about = (pair.first, pair.second), pair.about
+        responses, about = (pair.first, pair.second), pair.response_meta
         if coin and not pair.keeps_sides:
             responses, about, label = responses[::-1], about[::-1], _OTHER_SIDE[label]
         described = dict(zip(("response_a", "response_b"), about, strict=True))
@@ -203,7 +208,7 @@ class _Import:
         )
 
 
-def _check_texts(pair: Pair, label: str) -> None:
+def _check_texts(pair: ImportedPair, label: str) -> None:
     """What a record demands of its texts."""
     texts: dict[str, Any] = {"instruction": pair.instruction}
     texts |= {"first answer": pair.first, "second answer": pair.second}

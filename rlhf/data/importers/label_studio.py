@@ -6,16 +6,16 @@ from urllib.parse import unquote
 import msgspec
 
 from rlhf.data.importers.fields import (
-    IMAGE,
-    QUESTION,
-    Found,
-    Pair,
+    IMAGE_COLUMNS,
+    INSTRUCTION_COLUMNS,
+    ImportedPair,
+    PairIterator,
     Row,
     Skip,
-    identity,
-    image_of,
-    text,
-    typed,
+    read_as,
+    read_id,
+    read_image,
+    read_text,
 )
 
 
@@ -33,17 +33,19 @@ class _Annotation(msgspec.Struct):
     was_cancelled: bool = False
 
 
-def label_studio(row: Row) -> Found:
+def label_studio(row: Row) -> PairIterator:
     """Label Studio's JSON export of tasks compared with its Pairwise tag, one pair an annotation.
 
     The two answers are `response_a`/`response_b`, `text1`/`text2`, … of the task's data. The tag
     has no tie; a Choices tag with the one choice "tie" beside it (as our export writes) adds it.
     """
-    data = typed(row, "data", dict[str, Any])
-    image = image_of(data, *IMAGE)
-    instruction = text(data, *QUESTION)
-    responses = [text(data, f"response_{x}", f"text{n}", f"answer{n}") for x, n in ("a1", "b2")]
-    annotations = typed(row, "annotations", list[_Annotation])
+    data = read_as(row, "data", dict[str, Any])
+    image = read_image(data, *IMAGE_COLUMNS)
+    instruction = read_text(data, *INSTRUCTION_COLUMNS)
+    responses = [
+        read_text(data, f"response_{x}", f"text{n}", f"answer{n}") for x, n in ("a1", "b2")
+    ]
+    annotations = read_as(row, "annotations", list[_Annotation])
     if not annotations:
         yield Skip("no annotation", "annotations")
     for annotation in annotations:
@@ -51,13 +53,13 @@ def label_studio(row: Row) -> Found:
         yield (
             given
             if isinstance(given, Skip)
-            else Pair(
+            else ImportedPair(
                 image=_served_path(image) if isinstance(image, str) else image,
                 instruction=instruction,
                 first=responses[0],
                 second=responses[1],
                 keeps_sides=True,
-                id=identity(data, "id") or identity(row, "id"),
+                id=read_id(data, "id") or read_id(row, "id"),
                 source=data.get("source") if isinstance(data.get("source"), str) else None,
                 meta=data["meta"] if isinstance(data.get("meta"), dict) else {},
                 **given,

@@ -13,11 +13,11 @@ from rlhf.data.importers.fields import Row, Skip
 from rlhf.errors import DataError, UsageError
 
 MAX_LINE_BYTES = 64_000_000  # an image of 20 MB in base64 fits
-LOOKED_AT = 1000  # first rows of a JSON file whose fields count as its columns
+COLUMN_SAMPLE_ROWS = 1000  # first rows of a JSON file whose fields count as its columns
 BATCH = 64  # rows of a parquet file in memory at a time, images included
 
 
-class Rows(NamedTuple):
+class OpenedRows(NamedTuple):
     """The names of the columns, the number of rows, and the rows with their numbers from 1."""
 
     columns: frozenset[str]
@@ -25,7 +25,7 @@ class Rows(NamedTuple):
     rows: Iterator[tuple[int, Row | Skip]]
 
 
-def open_rows(path: Path) -> Rows:
+def open_rows(path: Path) -> OpenedRows:
     """A file's rows, read as they are asked for; what is no row comes as a Skip.
 
     Raises:
@@ -42,7 +42,7 @@ def open_rows(path: Path) -> Rows:
         raise _refusal(path, getattr(error, "strerror", None) or error) from error
 
 
-def arrow(module: str) -> Any:
+def import_pyarrow(module: str) -> Any:
     """A module of pyarrow, which only parquet files need.
 
     Raises:
@@ -55,7 +55,7 @@ def arrow(module: str) -> Any:
         raise UsageError("parquet files need pyarrow", module, fix) from error
 
 
-def _opened(path: Path, head: bytes) -> Rows:
+def _opened(path: Path, head: bytes) -> OpenedRows:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith(b"PAR1"):
         rows = _parquet(path)
@@ -82,16 +82,16 @@ def _refusal(path: Path, reason: object) -> DataError:
     return DataError(f"The file cannot be imported: {reason}.", str(path), fix)
 
 
-def _json_list(path: Path) -> Rows:
+def _json_list(path: Path) -> OpenedRows:
     found = msgspec.json.decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), type=list[Any])
     rows = [row if isinstance(row, dict) else Skip("not an object") for row in found]
-    return Rows(_columns(enumerate(rows)), len(rows), enumerate(rows, 1))
+    return OpenedRows(_columns(enumerate(rows)), len(rows), enumerate(rows, 1))
 
 
-def _json_lines(path: Path) -> Rows:
+def _json_lines(path: Path) -> OpenedRows:
     with path.open("rb") as file:
         total = sum(1 for line in file if line.strip())
-    return Rows(_columns(_lines(path)), total, _lines(path))
+    return OpenedRows(_columns(_lines(path)), total, _lines(path))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Row | Skip]]:
@@ -112,16 +112,16 @@ def _object(line: bytes) -> Row | Skip:
 
 
 def _columns(rows: Iterator[tuple[int, Row | Skip]]) -> frozenset[str]:
-    first = islice(rows, LOOKED_AT)
+    first = islice(rows, COLUMN_SAMPLE_ROWS)
     return frozenset(name for _, row in first if not isinstance(row, Skip) for name in row)
 
 
-def _parquet(path: Path) -> Rows:
-    parquet = arrow("pyarrow.parquet")
+def _parquet(path: Path) -> OpenedRows:
+    parquet = import_pyarrow("pyarrow.parquet")
     with _parquet_faults(path):
         file = parquet.ParquetFile(path)
     names = frozenset(file.schema_arrow.names)
-    return Rows(names, file.metadata.num_rows, _batches(path, file))
+    return OpenedRows(names, file.metadata.num_rows, _batches(path, file))
 
 
 def _batches(path: Path, file: Any) -> Iterator[tuple[int, Row]]:
@@ -140,5 +140,5 @@ def _batches(path: Path, file: Any) -> Iterator[tuple[int, Row]]:
 def _parquet_faults(path: Path, place: str = "") -> Iterator[None]:
     try:
         yield
-    except (arrow("pyarrow").ArrowException, OSError, ValueError) as error:
+    except (import_pyarrow("pyarrow").ArrowException, OSError, ValueError) as error:
         raise _refusal(path, place + str(error).partition("\n")[0]) from error

@@ -59,7 +59,7 @@ def krippendorffs_alpha(counts: NDArray[Any]) -> float | None:
     return None if not expected else float(1 - observed / expected)
 
 
-class People:
+class AnnotatorJudgments:
     """The judgments of named people, in some 13 bytes each."""
 
     def __init__(self) -> None:
@@ -87,10 +87,10 @@ class People:
             "judged_by_several": int((counts.sum(1) > 1).sum()),
             "kappa": [self._kappa(table, a, b) for a, b in combinations(self._names, 2)],
             "alpha": krippendorffs_alpha(counts),
-            **self.sides(),
+            **self.side_preference(),
         }
 
-    def sides(self) -> dict[str, Any]:
+    def side_preference(self) -> dict[str, Any]:
         """How often the answer shown left won: its share, the 95 % interval, out of how many."""
         decided = self._left + self._right
         return {

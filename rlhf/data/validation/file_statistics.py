@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf.data.jsonl import starts_with_bom
 from rlhf.data.records import PreferenceRecord, Problem, Record, responses
-from rlhf.data.validation.agreement import People
+from rlhf.data.validation.agreement import AnnotatorJudgments
 
 MAX_SIDE_SHARE = 0.9  # of the decided pairs won by one side: above, the labels are one-sided
 MAX_LONGER_SHARE = 0.8  # won by the response of more characters: above, length is learnt
@@ -39,7 +39,7 @@ class FileStatistics:
         self._lines, self._texts, self._winners = array("q"), array("q"), bytearray()
         self._named, self._names = array("q"), array("q")  # lines with an id, and the id
         self._long = list[Problem]()
-        self.people = People()
+        self.people = AnnotatorJudgments()
 
     def add(self, item: Record | Problem, number: int, size: int) -> None:
         """Count line `number` of `size` bytes; 0 is the file itself."""
@@ -121,7 +121,7 @@ class FileStatistics:
         yield from self._side_warnings()
 
     def _side_warnings(self) -> Iterator[Problem]:
-        told = self.people.sides()
+        told = self.people.side_preference()
         interval = told["left_interval"]
         if (
             interval

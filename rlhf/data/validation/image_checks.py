@@ -42,12 +42,12 @@ class FileImages:
         album: the images of all files; takes this one's in at `warnings`.
     """
 
-    def __init__(self, path: Path, root: Path, album: ImageIndex) -> None:
-        self._path, self._root, self._album = path, root, album
+    def __init__(self, path: Path, root: Path, index: ImageIndex) -> None:
+        self._path, self._root, self._album = path, root, index
         self._found, self._shared = 0, 0
         self._lines = dict[str, int]()  # content hash: first line
 
-    def checked(self, record: Record, line: int) -> Record | Problem:
+    def check(self, record: Record, line: int) -> Record | Problem:
         """The record, or what is wrong with its image."""
         digest, fault = self._album.check(record.image_path, self._root)
         if fault:

@@ -16,7 +16,7 @@ _STRIDE = 1000  # lines between two reports of progress
 Line = tuple[int, bytes, Record | Problem]  # number, bytes, what was read there
 
 
-class Report(msgspec.Struct):
+class ValidationReport(msgspec.Struct):
     """A row of named values for each file; errors stop a training, warnings want a look."""
 
     rows: list[dict[str, Any]] = []
@@ -36,12 +36,12 @@ class Report(msgspec.Struct):
         """Errors, then warnings: those of whole files first."""
         return self.errors + sorted(self.warnings, key=lambda problem: problem.line > 0)
 
-    def refuse(self, problem: Problem) -> None:
+    def add_error(self, problem: Problem) -> None:
         """Count an error."""
         self.error_count += 1
         self.errors += [problem] if self.error_count <= MAX_LISTED else []
 
-    def warn(self, problem: Problem) -> None:
+    def add_warning(self, problem: Problem) -> None:
         """Count a warning; those of whole files are always kept."""
         self.warning_count += 1
         self.warnings += [problem] if len(self.warnings) < MAX_LISTED or not problem.line else []
@@ -62,7 +62,7 @@ def validate_files(
     check_images: bool = True,
     on_line: Callable[[bytes, Record | Problem], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
-) -> Report:
+) -> ValidationReport:
     """All problems of some files and their images, and what their labels and texts are like.
 
     Args:
@@ -70,7 +70,7 @@ def validate_files(
         on_line: called with the bytes of each line and the record or the problem found there.
         on_progress: called now and then with the lines read since.
     """
-    report, album = Report(), ImageIndex()
+    report, album = ValidationReport(), ImageIndex()
     for path in paths:
         kind = record_kind(path)
         tally = FileStatistics(path, kind)
@@ -80,11 +80,11 @@ def validate_files(
         for number, line, item in _watched(lines, on_progress) if on_progress else lines:
             tally.add(item, number, len(line))
             if isinstance(item, Problem):
-                report.refuse(item)
+                report.add_error(item)
             if on_line:
                 on_line(line, item)
         for warning in chain(tally.warnings(), file_images.warnings() if file_images else ()):
-            report.warn(warning)
+            report.add_warning(warning)
         images = file_images.row() if file_images else dict.fromkeys(IMAGE_NAMES)
         report.rows.append(tally.row() | images)
         report.people.append({"file": str(path), **tally.people.metrics()})
@@ -94,7 +94,7 @@ def validate_files(
 def _checked(lines: Iterator[Line], images: FileImages) -> Iterator[Line]:
     """The lines, a record replaced by what is wrong with its image."""
     for number, line, item in lines:
-        yield number, line, item if isinstance(item, Problem) else images.checked(item, number)
+        yield number, line, item if isinstance(item, Problem) else images.check(item, number)
 
 
 def _watched(lines: Iterator[Line], on_progress: Callable[[int], None]) -> Iterator[Line]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rlhf.data.importers.fields import Skip
-from rlhf.data.importers.importer import import_set, winner
+from rlhf.data.importers.importer import import_dataset, parse_label
 from rlhf.errors import DataError, UsageError
 from tests.data.importers.test_importer import (
     LABEL_STUDIO,
@@ -74,7 +74,7 @@ def test_a_row_left_out_is_counted_and_named(
         changed["images"] = ["red.png"]
     path = write_rows(tmp_path / "rows.json", [{"annotations": 0, **row, **changed}])
     with pytest.raises(DataError) as caught:
-        import_set(source, [path], tmp_path / "out")
+        import_dataset(source, [path], tmp_path / "out")
     assert caught.value.what == f"no row is usable: 1 {reason}"
     assert caught.value.where.startswith(f"{path}:1:{column + ':' if column else ''} {reason}")
     assert not (tmp_path / "out" / "preferences.jsonl").exists()
@@ -99,44 +99,51 @@ def test_only_the_first_problems_are_kept_all_are_counted(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("label", "coding", "side"),
+    ("label", "label_encoding", "side"),
     [(x, "", "response_a") for x in ("response_a", "a", "A", "left")]
     + [(x, "0/1", "response_b") for x in ("response_b", "b", "B", "right", 1, "1", 1.0)]
     + [(x, "1/2", "response_a") for x in (1, "1", 1.0, "a")]
     + [(2, "1/2", "response_b"), (0, "0/1", "response_a"), ("0", "0/1", "response_a")]
     + [("tie", coding, "tie") for coding in ("", "1/2", "0/1")],
 )
-def test_labels_as_written(label: object, coding: str, side: str) -> None:
-    assert winner(label, coding) == side
+def test_labels_as_written(label: object, label_encoding: str, side: str) -> None:
+    assert parse_label(label, label_encoding) == side
 
 
-@pytest.mark.parametrize("coding", ["", "1/2", "0/1"])
+@pytest.mark.parametrize("label_encoding", ["", "1/2", "0/1"])
 @pytest.mark.parametrize("label", [None, "", "Tie", "c", "first", True, False, 0.5, float("nan")])
-def test_other_labels_are_no_win(label: object, coding: str) -> None:
+def test_other_labels_are_no_win(label: object, label_encoding: str) -> None:
     with pytest.raises(Skip, match="unknown label"):
-        winner(label, coding)
+        parse_label(label, label_encoding)
 
 
-@pytest.mark.parametrize(("label", "coding"), [(0, "1/2"), (3, "1/2"), (-1, "0/1"), (3, "0/1")])
-def test_numbers_outside_the_coding_are_no_win(label: object, coding: str) -> None:
+@pytest.mark.parametrize(
+    ("label", "label_encoding"), [(0, "1/2"), (3, "1/2"), (-1, "0/1"), (3, "0/1")]
+)
+def test_numbers_outside_the_encoding_are_no_win(label: object, label_encoding: str) -> None:
     with pytest.raises(Skip, match="unknown label"):
-        winner(label, coding)
+        parse_label(label, label_encoding)
 
 
 JUDGED = {"image": "red.png", "prompt": "What?", "response_a": "A cat.", "response_b": "A dog."}
 
 
-@pytest.mark.parametrize(("label", "coding"), [(1, ""), ("0", ""), (2, "0/1")])
-def test_numbers_need_a_coding(tmp_path: Path, label: object, coding: str) -> None:
+@pytest.mark.parametrize(("label", "label_encoding"), [(1, ""), ("0", ""), (2, "0/1")])
+def test_numbers_need_an_encoding(tmp_path: Path, label: object, label_encoding: str) -> None:
     with pytest.raises(UsageError) as caught:
-        imported(tmp_path, "table", [*GOOD, {**JUDGED, "preference": label}], coding=coding)
+        imported(
+            tmp_path,
+            "table",
+            [*GOOD, {**JUDGED, "preference": label}],
+            label_encoding=label_encoding,
+        )
     assert caught.value.where.endswith("rows.json:2:preference")
     assert "data.label_encoding" in caught.value.fix
 
 
-def test_the_coding_decides_what_1_means(tmp_path: Path) -> None:
-    (first,), _ = imported(tmp_path, "table", [{**JUDGED, "preference": 1}], coding="1/2")
-    (second,), _ = imported(tmp_path, "table", [{**JUDGED, "preference": 1}], coding="0/1")
+def test_the_encoding_decides_what_1_means(tmp_path: Path) -> None:
+    (first,), _ = imported(tmp_path, "table", [{**JUDGED, "preference": 1}], label_encoding="1/2")
+    (second,), _ = imported(tmp_path, "table", [{**JUDGED, "preference": 1}], label_encoding="0/1")
     assert (first.preference, second.preference) == ("response_a", "response_b")
     assert (first.response_a, second.response_a) == ("A cat.", "A cat.")
 
@@ -144,7 +151,7 @@ def test_the_coding_decides_what_1_means(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", [None, 0, ""])
 def test_a_pair_without_a_label_is_left_out(tmp_path: Path, label: object) -> None:
     rows = [*GOOD, {**JUDGED, "preference": label}]
-    found, report = imported(tmp_path, "table", rows, coding="1/2")
+    found, report = imported(tmp_path, "table", rows, label_encoding="1/2")
     assert (len(found), report.skipped) == (1, {"unknown label": 1})
 
 
@@ -169,7 +176,7 @@ def test_sides_are_drawn_row_by_row_from_the_seed(tmp_path: Path) -> None:
     assert 70 <= changed <= 130
 
 
-def test_what_describes_an_response_goes_with_it(tmp_path: Path) -> None:
+def test_what_describes_a_response_goes_with_it(tmp_path: Path) -> None:
     rows = [{**VL_REWARDBENCH, "image": "red.png", "query": name} for name in NAMES[:20]]
     found, _ = imported(tmp_path, "vl_rewardbench", rows)
     assert {one.preference for one in found} == {"response_a", "response_b"}

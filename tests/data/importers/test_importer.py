@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.data.importers.datasets import SETS
+from rlhf.data.importers.datasets import DATASETS
 from rlhf.data.records import PreferenceRecord
 from tests.support.foreign_datasets import BLUE, RED, Rows, embedded, facing, imported, kept
 
@@ -163,7 +163,7 @@ def test_a_row_becomes_its_record(
 
 
 def test_every_set_has_a_row_here() -> None:
-    assert {source for source, *_ in CASES} | {"vlfeedback"} == set(SETS)
+    assert {source for source, *_ in CASES} | {"vlfeedback"} == set(DATASETS)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from rlhf.data.importers import image_store, readers
-from rlhf.data.importers.importer import import_set
+from rlhf.data.importers import image_directory, readers
+from rlhf.data.importers.importer import import_dataset
 from rlhf.data.records import PreferenceRecord, read_records
 from rlhf.data.validation.validate import validate_files
 from rlhf.errors import DataError, ResourceError, UsageError
@@ -61,7 +61,7 @@ def test_only_real_images_below_the_root_come_in(tmp_path: Path, path: str) -> N
 def test_embedded_images_are_checked_as_files_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_store, "MAX_BYTES", 1000)
+    monkeypatch.setattr(image_directory, "MAX_BYTES", 1000)
     bad = [b"<html>", RED[:40], RED + bytes(2000), b"", b"../a.png"]
     named = embedded(RED, "../../../escape.png")
     rows = with_images(*(embedded(x) for x in bad), named)
@@ -124,7 +124,7 @@ def test_files_are_linked_or_copied(
 
 def test_the_directory_stands_alone(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "set" / "rows.json", with_images("red.png", "blue.png"))
-    import_set("table", [path], tmp_path / "out")
+    import_dataset("table", [path], tmp_path / "out")
     shutil.rmtree(tmp_path / "set")
     report = validate_files([tmp_path / "out" / "preferences.jsonl"])
     assert report.ok and report.rows[0]["images found"] == 2
@@ -139,7 +139,7 @@ def test_a_full_disk_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ResourceError, match="No space"):
         imported(tmp_path, "table", with_images("red.png"))
     with pytest.raises(ResourceError):
-        import_set("table", [], tmp_path / "set" / "red.png" / "out")
+        import_dataset("table", [], tmp_path / "set" / "red.png" / "out")
 
 
 def test_files_of_one_call_are_read_in_order(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_files_of_one_call_are_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "two" / "blue.png").write_bytes(png("green"))
     second = tmp_path / "two" / "b.jsonl"
     second.write_text('{"image":"blue.png","prompt":"q","chosen":"x","rejected":"y"}\n\n')
-    import_set("table", [first, second], tmp_path / "out")
+    import_dataset("table", [first, second], tmp_path / "out")
     found = read_records(tmp_path / "out" / "preferences.jsonl", PreferenceRecord)
     assert [one.image_path for one in found] == [kept(RED), kept(png("green"))]
 
@@ -175,7 +175,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     if content is not None:
         (tmp_path / file).write_bytes(content)
     with pytest.raises(DataError) as caught:
-        import_set("table", [tmp_path / file], tmp_path / "out")
+        import_dataset("table", [tmp_path / file], tmp_path / "out")
     assert said in caught.value.what and str(tmp_path / file) in caught.value.where
     assert not (tmp_path / "out" / "preferences.jsonl").exists()
 
@@ -184,7 +184,7 @@ def test_a_directory_and_a_fifo_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.json")
     for path in (tmp_path, tmp_path / "fifo.json"):
         with pytest.raises(DataError, match="not a regular file"):
-            import_set("table", [path], tmp_path / "out")
+            import_dataset("table", [path], tmp_path / "out")
 
 
 def test_a_damaged_parquet_page_is_named(tmp_path: Path) -> None:
@@ -194,25 +194,25 @@ def test_a_damaged_parquet_page_is_named(tmp_path: Path) -> None:
     path.write_bytes(data)
     assert pq.ParquetFile(path).metadata.num_rows == 500
     with pytest.raises(DataError, match="after row 0"):
-        import_set("table", [path], tmp_path / "out")
+        import_dataset("table", [path], tmp_path / "out")
 
 
 def test_rows_that_are_no_rows_are_counted(tmp_path: Path) -> None:
     good = '{"image": "red.png", "prompt": "q", "chosen": "x", "rejected": "y"}'
     path = write_rows(tmp_path / "rows.jsonl", [])
     path.write_text(f'{good}\n\n{{"image":\n[1]\n')
-    report = import_set("table", [path], tmp_path / "lines")
+    report = import_dataset("table", [path], tmp_path / "lines")
     assert report.skipped == {"not one JSON object": 2}
     assert [line.split("rows.jsonl")[1].split(" ")[0] for line in report.problems] == [":3:", ":4:"]
     path.write_text(f"[{good}, null, 3]")
-    assert import_set("table", [path], tmp_path / "list").skipped == {"not an object": 2}
+    assert import_dataset("table", [path], tmp_path / "list").skipped == {"not an object": 2}
 
 
 def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "MAX_LINE_BYTES", 150)
     path = write_rows(tmp_path / "a.jsonl", [TABLE, {**TABLE, "chosen": "x" * 200}])
     with pytest.raises(DataError, match="line 2 is over"):
-        import_set("table", [path], tmp_path / "out")
+        import_dataset("table", [path], tmp_path / "out")
 
 
 def test_rows_keep_their_numbers_across_batches(
@@ -240,7 +240,7 @@ def test_other_preferences_are_never_overwritten(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.json", [TABLE])
     (tmp_path / "preferences.jsonl").write_text("mine")
     with pytest.raises(UsageError, match="already"):
-        import_set("table", [path], tmp_path)
+        import_dataset("table", [path], tmp_path)
     assert (tmp_path / "preferences.jsonl").read_text() == "mine"
     assert not (tmp_path / "pictures").exists()
 
@@ -252,5 +252,5 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = write_rows(tmp_path / "a.parquet", [TABLE])
     monkeypatch.setattr(readers, "import_module", absent)
     with pytest.raises(UsageError) as caught:
-        import_set("table", [path], tmp_path / "out")
+        import_dataset("table", [path], tmp_path / "out")
     assert caught.value.fix == "pip install 'rlhf[data]'"

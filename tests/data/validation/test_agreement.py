@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.data.records import PreferenceRecord
 from rlhf.data.validation.agreement import (
-    People,
+    AnnotatorJudgments,
     cohens_kappa,
     krippendorffs_alpha,
     wilson_interval,
@@ -57,7 +57,7 @@ def record(image: int, a: str, b: str, wins: str, who: str, left: str = "") -> P
 
 
 def test_sides_of_the_file_and_of_the_screen_do_not_matter() -> None:
-    people = People()
+    people = AnnotatorJudgments()
     people.add(record(0, "x", "y", "response_a", "eva", "response_a"), 7, 1)
     people.add(record(0, "y", "x", "response_b", "udo", "response_a"), 7, 1)
     people.add(record(1, "x", "y", "tie", "eva", "response_a"), 8, 0)
@@ -71,7 +71,7 @@ def test_sides_of_the_file_and_of_the_screen_do_not_matter() -> None:
 
 
 def test_the_metrics_are_those_of_a_loop() -> None:
-    draw, people = Random(0), People()
+    draw, people = Random(0), AnnotatorJudgments()
     said: dict[int, dict[str, int]] = {}
     for _ in range(400):
         pair, who, label = draw.randrange(60), draw.choice("abcd"), draw.randrange(3)
@@ -93,5 +93,5 @@ def test_the_metrics_are_those_of_a_loop() -> None:
 
 
 def test_without_names_there_is_nothing() -> None:
-    found = People().metrics()
+    found = AnnotatorJudgments().metrics()
     assert found["annotators"] == {} and found["alpha"] is None and found["left_interval"] is None

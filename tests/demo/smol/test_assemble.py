@@ -108,7 +108,7 @@ def test_a_text_keeps_its_ids_and_its_logits(parts: tuple[Any, Any], tmp_path: P
     assert tied == llava.model.config.tie_word_embeddings == ties
 
 
-def test_a_image_is_sixteen_new_ids_inside_the_turn(tiny: Path, tmp_path: Path) -> None:
+def test_an_image_is_sixteen_new_ids_inside_the_turn(tiny: Path, tmp_path: Path) -> None:
     file = tiny / "pictures/00000.png"
     parts = language_of(ties=True)
     llava = llava_of(parts, tmp_path)

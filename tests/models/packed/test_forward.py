@@ -86,7 +86,7 @@ def test_states_and_gradients_are_those_of_each_row_alone(
         assert read[0] == once + responses.spans.num_tokens + ends
 
 
-def test_a_image_of_which_several_ask_is_read_once(
+def test_an_image_of_which_several_ask_is_read_once(
     llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts, responses = questions(llava, tiny)

@@ -26,7 +26,7 @@ def batch(*rows: tuple[list[int], Path | None]) -> PromptBatch:
     )
 
 
-def test_two_questions_about_a_image_are_parted_after_it() -> None:
+def test_two_questions_about_an_image_are_parted_after_it() -> None:
     """The cat: 5 + 2 + 1 tokens, not 6 + 5 before the last of each."""
     prompts = batch((CAT_TWO, CAT), (DOG_TWO, DOG), (CAT_ONE, CAT), (NOTHING, None))
     cuts = image_prefix_lens(prompts, 9)

@@ -11,7 +11,7 @@ from PIL import Image
 from rlhf.config.schema import ModelConfig, SamplingConfig
 from rlhf.data.image_token_counts import FixedTokens
 from rlhf.data.images import load_image
-from rlhf.data.tokenization import prompts_like, with_images
+from rlhf.data.tokenization import reencode_prompts, with_images
 from rlhf.errors import DataError
 from rlhf.generation.sampler import generate
 from rlhf.models.llava import Llava
@@ -44,7 +44,7 @@ def test_tokens_counted_from_the_size_are_those_the_stock_model_makes(llava: Lla
     assert len({*counts}) >= 5  # otherwise this proves little
 
 
-def test_a_image_of_one_tile_is_counted_by_hand(llava: Llava) -> None:
+def test_an_image_of_one_tile_is_counted_by_hand(llava: Llava) -> None:
     """The whole as 16 patches; the tile as 4 lines of 4 patches and a token at each line's end."""
     assert llava.builder.image_tokens([anyres.images(llava)[4]]) == [16 + 4 * (4 + 1)]
 
@@ -150,7 +150,7 @@ def test_other_images_come_with_their_own_placeholders(llava: Llava) -> None:
     assert found == [llava.builder.image_tokens(row)[0] for row in others.images]
     with torch.no_grad():
         llava.response_hidden(others, tiny_models.responses_of(llava))
-    assert torch.equal(prompts_like(others, llava.builder).tokens, others.tokens)
+    assert torch.equal(reencode_prompts(others, llava.builder).tokens, others.tokens)
 
 
 def test_two_images_in_a_prompt(llava: Llava) -> None:

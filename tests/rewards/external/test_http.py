@@ -107,7 +107,7 @@ def test_waits_grow_to_a_bound(tmp_path: Path) -> None:
     assert sleeps == [0.5, 1, 2, 4, 8, 16, 32, 32, 32]
 
 
-def test_a_image_that_is_gone_is_bad_data(tmp_path: Path) -> None:
+def test_an_image_that_is_gone_is_bad_data(tmp_path: Path) -> None:
     prompts, responses = rows(tmp_path, 2)
     (tmp_path / "1.png").unlink()
     with pytest.raises(DataError, match="cannot be read"):

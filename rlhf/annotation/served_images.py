@@ -5,14 +5,14 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
-from rlhf.annotation.pairs import digest
+from rlhf.annotation.pairs import short_hash
 from rlhf.data.images import load_image
 from rlhf.data.records import resolve_image
 
 KEPT = 32  # encoded images in memory
 
 
-class ImageStore:
+class ServedImages:
     """Images by name.
 
     Args:
@@ -22,7 +22,7 @@ class ImageStore:
     """
 
     def __init__(self, image_paths: Iterable[str], root: Path, secret: str) -> None:
-        self.names = {path: digest(secret, path) for path in dict.fromkeys(image_paths)}
+        self.names = {path: short_hash(secret, path) for path in dict.fromkeys(image_paths)}
         self._paths = {name: path for path, name in self.names.items()}
         self._root = root
         self._png = lru_cache(KEPT)(self._encoded)

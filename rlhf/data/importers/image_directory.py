@@ -17,7 +17,7 @@ _MAGIC |= {b"BM": "bmp", b"II": "tif", b"MM": "tif"}
 _DATA_URI = re.compile(r"\Adata:[\w/+.-]*;base64,")
 
 
-class Images:
+class ImageDirectory:
     """A directory that holds each image once, as `<16 hex digits of its SHA-256>.<format>`.
 
     Args:
