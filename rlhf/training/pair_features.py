@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from rlhf.rewards.base import RewardModel, head_inputs_in_microbatches, raw_scores
+from rlhf.data.microbatching import map_microbatches
+from rlhf.rewards.base import RewardModel, raw_scores
 from rlhf.types import PreferenceBatch
 
 
