@@ -47,7 +47,7 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
     llava.prefix_cache.limit = config.model.prefix_cache_gib
     llava.vision.cache.limit = config.model.vision_cache_gib
     if directory := config.model.vision_cache_dir:
-        llava.vision.keep_files(Path(directory))
+        llava.vision.use_disk_cache(Path(directory))
     return llava
 
 

@@ -1,1 +1,1 @@
-"""LLaVA and what is hung on it: adapters, heads, policy, reward models."""
+"""LLaVA, its adapters and scalar heads, and the policy, critic and reference built on it."""

@@ -1,4 +1,4 @@
-"""The critic: what return to expect after each token, and what that is read from."""
+"""The critic: the expected return V before each response token, and what it is read from."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -11,22 +11,24 @@ from rlhf.models.lora import add_adapter
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.types import PromptBatch, Responses
 
-CRITIC = "critic"
+CRITIC = "critic"  # name of the critic's adapter
 
 
 class Critic:
     """V of the state before each response token, by a float32 head on hidden states.
 
-        shared_detached   the policy's states; the value loss does not reach the trunk
-        shared            the policy's states; the value loss trains policy and head
-        adapter           the states of the policy's trunk under a LoRA of the critic's own
-        separate          the states of a copy of the trunk
+    The kinds differ in the hidden states that the head reads:
 
-    All of them see the image. The first two cost no forward of their own.
+        shared_detached   the policy's; the value loss does not reach the base model
+        shared            the policy's; the value loss trains the policy too
+        adapter           those of the policy's base model under the critic's own LoRA
+        separate          those of a copy of the base model
+
+    All of them see the image. The first two need no forward pass of their own.
 
     Args:
-        kind: which of these.
-        llava: the trunk it reads; for `adapter` it carries the adapter `critic`.
+        kind: which hidden states the head reads.
+        llava: the model that gives them; for `adapter` it carries the adapter `critic`.
     """
 
     def __init__(self, kind: CriticKind, llava: Llava) -> None:
@@ -35,43 +37,60 @@ class Critic:
 
     @property
     def has_own_forward(self) -> bool:
-        """Whether it reads states of its own, by a forward beside the policy's."""
+        """Whether the critic runs a forward pass besides the policy's."""
         return self.kind in ("adapter", "separate")
 
-    def values(self, hidden: Tensor, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """[N] float32 (autograd); `hidden` [N, D] are the policy's states."""
+    def values(self, hidden_states: Tensor, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """V of the state before each response token (autograd).
+
+        Args:
+            hidden_states: [N, D], the policy's, of any float dtype.
+            prompts: B prompts.
+            responses: B responses of N tokens in all, one to each prompt.
+
+        Returns:
+            [N] float32, reward units.
+        """
         if self.kind == "shared_detached":
-            hidden = hidden.detach()
+            hidden_states = hidden_states.detach()
         elif self.has_own_forward:
-            with self.role():
-                hidden = self.llava.response_hidden(prompts, responses)
-        values: Tensor = self.head(hidden)
+            with self.use_adapter():
+                hidden_states = self.llava.response_hidden(prompts, responses)
+        values: Tensor = self.head(hidden_states)
         return values
 
     def final_values(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """[B] float32, V of the state after the last token of each response."""
-        with self.role():
+        """V of the state after the last token of each response (autograd).
+
+        Args:
+            prompts: B prompts.
+            responses: B responses, one to each prompt.
+
+        Returns:
+            [B] float32, reward units.
+        """
+        with self.use_adapter():
             values: Tensor = self.head(self.llava.final_hidden(prompts, responses))
         return values
 
-    def role(self) -> AbstractContextManager[None]:
-        """Inside the block the trunk gives the states that the critic reads."""
+    def use_adapter(self) -> AbstractContextManager[None]:
+        """A context in which `llava` gives the hidden states that the critic reads."""
         return self.llava.adapters.use(CRITIC) if self.kind == "adapter" else nullcontext()
 
     def backbone_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters of the trunk that are the critic's alone, by name."""
+        """Trainable parameters below the head that only the critic uses, by name."""
         if CRITIC in self.llava.adapters.names:
             return self.llava.adapters.tensors(CRITIC)
-        own = self.llava.model.named_parameters() if self.kind == "separate" else ()
-        return {name: value for name, value in own if value.requires_grad}
+        named = self.llava.model.named_parameters() if self.kind == "separate" else ()
+        return {name: value for name, value in named if value.requires_grad}
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """All that the critic's learning rate moves, by name."""
+        """All parameters that the critic's learning rate applies to, by name."""
         head = {f"head.{name}": value for name, value in self.head.named_parameters()}
         return {**self.backbone_parameters(), **head}
 
     def save(self, directory: Path) -> None:
-        """Write value_head.safetensors, and what the critic has of a trunk in critic/."""
+        """Write value_head.safetensors, and the critic's own adapter or model to critic/."""
         self.head.save(directory / "value_head.safetensors")
         if CRITIC in self.llava.adapters.names:
             self.llava.adapters.save(CRITIC, directory / "critic", self.llava.base)
@@ -79,16 +98,16 @@ class Critic:
             self.llava.save(directory / "critic")
 
 
-def build_critic(
+def build_lora_critic(
     kind: CriticKind, llava: Llava, config: ModelConfig, init_adapter: Path | None
 ) -> Critic:
-    """A critic that expects 0 everywhere.
+    """The critic of a policy that trains a LoRA; it predicts 0 everywhere at first.
 
     Args:
         kind: see `Critic`.
-        llava: the policy's trunk, before the policy's own adapter is on it.
-        config: of the LoRA, where `adapter` or `separate` begin from none.
-        start: an adapter that these two begin from.
+        llava: the policy's model, before the policy's own adapter is added.
+        config: rank, scale and type of the LoRA of `adapter` and `separate`.
+        init_adapter: an adapter that these two start from; None: a fresh one.
     """
     if kind == "separate":
         llava = llava.frozen_copy()
@@ -100,8 +119,8 @@ def build_critic(
     return Critic(kind, llava)
 
 
-def full_critic(kind: CriticKind, llava: Llava) -> Critic:
-    """The same beside a policy that is trained in full: a copy is trained in full too."""
+def build_full_critic(kind: CriticKind, llava: Llava) -> Critic:
+    """The critic of a policy trained in full; the copy of `separate` is trained in full too."""
     if kind == "separate":
         llava = llava.frozen_copy()
         llava.train_language_model()

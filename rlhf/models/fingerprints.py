@@ -1,4 +1,4 @@
-"""Hashes of what decides a model's answers: files, tokenizer, prompts, weights."""
+"""Hashes of what determines a model's responses: tokenizer, prompts, weights."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -11,7 +11,7 @@ from rlhf.storage.hashing import hash_tensors, text_hash
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """SHA-256 of all a tokenizer does, in hex; the last call's padding and cutting left out."""
+    """SHA-256 (hex) of a tokenizer's behaviour; padding and truncation settings are left out."""
     backend = deepcopy(getattr(tokenizer, "backend_tokenizer", None))
     if backend is None:
         return text_hash(str(sorted(tokenizer.get_vocab().items())))
@@ -20,21 +20,30 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return text_hash(backend.to_str())
 
 
-def same_encoding(one: Any, other: Any) -> bool:
-    """Whether two encoders of LLaVAs give every text the same ids."""
-    if one is other:
+def same_encoding(first: Any, second: Any) -> bool:
+    """Whether two prompt builders of LLaVAs give every text the same ids."""
+    if first is second:
         return True
-    if not (hasattr(one, "processor") and hasattr(other, "processor")):
+    if not (hasattr(first, "processor") and hasattr(second, "processor")):
         return False
-    told = [
+    keys = [
         (tokenizer_hash(x.tokenizer), x.processor.chat_template, x.image_tokens.rule)
-        for x in (one, other)
+        for x in (first, second)
     ]
-    return told[0] == told[1]
+    return keys[0] == keys[1]
 
 
 def stored_weights(model: nn.Module, quantization: str) -> dict[str, str]:
-    """How a trunk's weights are stored, and their hashes without adapters."""
+    """Storage and hashes of a base model's weights, adapters left out.
+
+    Args:
+        model: a transformers model.
+        quantization: how it is stored, as in `model.quantization`.
+
+    Returns:
+        `quantization`, `dtype`, the hash `weights` of the weights as they are, and the hash
+        `weights_rounded` of the weights in bfloat16.
+    """
     dtypes = sorted({str(value.dtype) for _, value in bare_parameters(model)})
     rounded = (
         (name, value.to(torch.bfloat16) if value.is_floating_point() else value)
@@ -49,7 +58,7 @@ def stored_weights(model: nn.Module, quantization: str) -> dict[str, str]:
 
 
 def bare_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Names and parameters of a trunk as they were before adapters were put on."""
+    """Parameters of a base model, by the names they had before adapters were added."""
     for name, value in model.named_parameters():
         if "lora_" not in name:
             yield name.replace(".base_layer", ""), value

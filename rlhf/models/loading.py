@@ -20,17 +20,26 @@ from rlhf.storage.run_directory import run_directories
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """A LLaVA and, when the path named one, the adapter trained on it."""
+    """Where a LLaVA and, if the path named one, an adapter on it are stored.
+
+    Attributes:
+        base: directory or hub id of the LLaVA.
+        adapter: directory of the adapter; None: no adapter.
+    """
 
     base: str
     adapter: Path | None = None
 
 
 def locate_model(path: str) -> ModelLocation:
-    """The files behind `model.path`; of a directory of runs those of the newest that has a model.
+    """Find the model that `model.path` names.
+
+    Args:
+        path: a LLaVA directory, an adapter's directory, a run's directory, a directory of runs (the
+            newest run with a model is taken), or a hub id.
 
     Raises:
-        UsageError: nothing there that could be a model.
+        UsageError: no model there.
     """
     if not path:
         raise UsageError("no model is given", "model.path", "set model.path=DIRECTORY_OR_HUB_ID")
@@ -46,7 +55,7 @@ def locate_model(path: str) -> ModelLocation:
 
 
 def _existing(path: str, where: Path) -> str:
-    """The path of a model directory, or a name that looks like a hub id."""
+    """The path of a model directory, or `path` if it looks like a hub id."""
     if (Path(path) / "config.json").is_file():
         return str(Path(path).resolve())
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) and not where.exists():
@@ -54,20 +63,26 @@ def _existing(path: str, where: Path) -> str:
     raise UsageError(
         f"no model at {path}",
         str(where),
-        "give a directory with config.json, a run folder of `rlhf sft` or `rlhf ppo`, a hub id, "
-        "or build a model: `rlhf smol output=FOLDER`",
+        "give a directory with config.json, a run directory of `rlhf sft` or `rlhf ppo`, a hub id, "
+        "or build a model: `rlhf smol output=DIRECTORY`",
     )
 
 
 def load_hf(
     base: str, *, device: torch.device, dtype: torch.dtype, quantization: str
 ) -> tuple[Any, Any]:
-    """Model, frozen, and processor of a LLaVA directory or hub id.
+    """Load a LLaVA, frozen, and its processor by the transformers classes.
+
+    Args:
+        base: directory or hub id.
+        device: where the weights are put.
+        dtype: of the weights that are not quantized, and of the products of those that are.
+        quantization: none, int8 or nf4, as in `model.quantization`.
 
     Raises:
         UsageError: the files are not those of a LLaVA.
     """
-    transformers.utils.logging.disable_progress_bar()  # it breaks our own progress lines
+    transformers.utils.logging.disable_progress_bar()  # it would garble the progress lines
     fix = "check model.path; if a package is named, install the package"
     with as_usage_error(f"{base} does not load as a LLaVA", "its files", fix):
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
@@ -84,7 +99,14 @@ def load_hf(
 
 
 def fingerprints(processor: Any, image_rule: str) -> dict[str, str]:
-    """Of template, tokenizer and image sizes: how text and image become a trunk's input."""
+    """Hashes of chat template, tokenizer and image preprocessing, by name.
+
+    Two models with equal hashes read the same text and image as the same input.
+
+    Args:
+        processor: a LLaVA's processor.
+        image_rule: how image tokens are counted, `ImageTokens.rule`.
+    """
     images = str(processor.image_processor.to_json_string())
     return {
         "template": text_hash(str(processor.chat_template)),

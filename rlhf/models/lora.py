@@ -1,4 +1,4 @@
-"""LoRA adapters by role on one trunk. The only file that knows peft."""
+"""LoRA adapters, one for each role, on one base model. The only module that imports peft."""
 
 import shutil
 import tempfile
@@ -21,30 +21,33 @@ LANGUAGE_LINEARS = r"(?!.*vision_tower).*\.(q|k|v|o|gate|up|down)_proj"
 
 
 class Adapters:
-    """Named LoRA adapters of one model. At most one is active; which ones train never changes.
+    """Named LoRA adapters of one model; at most one is active at a time.
 
-    An adapter of type `alora` is meant for the tokens from the invocation on, the ids that end
-    every prompt; to run what stands before them without it is up to the caller. It is saved as
-    peft's activated LoRA.
+    Whether an adapter trains is set when it is added and does not change when another becomes
+    active (peft would freeze all but the active one).
+
+    An adapter of type `alora` (activated LoRA, Greenewald et al. 2025, arXiv:2504.12397) applies to
+    the tokens from the invocation on, the ids that end every prompt. The caller runs the tokens
+    before them without it. It is saved as peft's activated LoRA.
 
     Args:
-        model: the trunk; its linear layers are wrapped in place when an adapter is added.
+        model: the base model; its linear layers are wrapped in place when an adapter is added.
         invocation: the ids that end every prompt; without any there is no type `alora`.
-
-    Source: Greenewald et al. 2025, arXiv:2504.12397.
     """
 
     def __init__(self, model: nn.Module, invocation: Sequence[int] = ()) -> None:
         self._model, self.invocation = model, list(invocation)
         self._peft: PeftModel | None = None
         self._trains: dict[str, bool] = {}
-        self._tuned: list[Any] = []  # layers, and below their factors by adapter: roles change
-        self._factors: dict[str, dict[str, nn.Parameter]] = {}  # often, and the model is large
+        # Listed once: adapters are switched often, and walking the modules of a model is slow.
+        self._layers: list[Any] = []
+        self._parameters: dict[str, dict[str, nn.Parameter]] = {}
         self._lora_types: dict[str, LoraType] = {}
         self.current: str | None = None
 
     @property
     def names(self) -> list[str]:
+        """Names of all adapters."""
         return [] if self._peft is None else list(self._peft.peft_config)
 
     @property
@@ -55,16 +58,22 @@ class Adapters:
 
     @property
     def lora_type(self) -> LoraType:
-        """Of the active adapter; with none active, of all adapters if they agree."""
-        known = (
-            set(self._lora_types.values())
-            if self.current is None
-            else {self._lora_types[self.current]}
-        )
-        return "alora" if known == {"alora"} else "lora"
+        """The type of the active adapter; with none active, the one all adapters have.
+
+        `lora` when there is no adapter, or adapters of both types and none active.
+        """
+        if self.current is not None:
+            return self._lora_types[self.current]
+        return "alora" if set(self._lora_types.values()) == {"alora"} else "lora"
 
     def add(self, name: str, *, rank: int, alpha: float, lora_type: LoraType = "lora") -> None:
-        """Add a fresh adapter, which changes nothing until trained; it trains, and is active.
+        """Add a fresh trainable adapter and make it active; its update B·A is 0 at first.
+
+        Args:
+            name: of the adapter.
+            rank: columns of each factor.
+            alpha: the update is scaled by alpha / rank.
+            lora_type: `alora` applies from the invocation on only.
 
         Raises:
             UsageError: the model has no layer of the names that LoRA is put on, or no invocation.
@@ -73,33 +82,38 @@ class Adapters:
         self._insert(name, config, lora_type, trains=True)
 
     def load(self, name: str, directory: Path, *, trains: bool) -> None:
-        """Load an adapter saved in peft's format and make it active; does it train from here?
+        """Load an adapter saved in peft's format and make it active.
+
+        Args:
+            name: of the adapter here.
+            directory: with adapter_config.json and adapter_model.safetensors.
+            trains: whether its parameters are trainable.
 
         Raises:
-            UsageError: its weights or its invocation are not for this model.
+            UsageError: it cannot be read, or its weights or its invocation are of another model.
         """
-        fix = "name a folder that a run left"
+        fix = "name a directory written by a run"
         with as_usage_error("the adapter cannot be read", directory, fix):
             config = LoraConfig.from_pretrained(str(directory))
             weights = load_file(directory / "adapter_model.safetensors")
         invocation, config.alora_invocation_tokens = config.alora_invocation_tokens, None
         if invocation and list(invocation) != self.invocation:
             raise UsageError(
-                "the adapter waits for other ids than those that end this model's prompts",
+                "the adapter's invocation differs from the ids that end this model's prompts",
                 f"{directory}: {invocation} there, {self.invocation} here",
                 "use the tokenizer and chat template it was trained with",
             )
         self._insert(name, config, "alora" if invocation else "lora", trains=trains)
         loaded = set_peft_model_state_dict(self._peft, weights, adapter_name=name)
         missing = [key for key in loaded.missing_keys if f".{name}." in key and ".lora_" in key]
-        if wrong := [*missing, *loaded.unexpected_keys]:
-            where, fix = f"{directory}: {wrong[0]}", "load it on the model it was trained on"
+        if mismatched := [*missing, *loaded.unexpected_keys]:
+            where, fix = f"{directory}: {mismatched[0]}", "load it on the model it was trained on"
             raise UsageError("the adapter is of another model", where, fix)
 
     def _insert(self, name: str, config: LoraConfig, lora_type: LoraType, *, trains: bool) -> None:
         if lora_type == "alora" and not self.invocation:
             fix = "use model.lora_type=lora"
-            raise UsageError("nothing tells this model where a response begins", name, fix)
+            raise UsageError("no fixed ids end this model's prompts", f"adapter {name}", fix)
         try:
             if self._peft is None:
                 self._peft = PeftModel(self._model, config, adapter_name=name)
@@ -112,10 +126,10 @@ class Adapters:
                 "train it in full, or only the head",
             ) from error
         self._trains[name], self._lora_types[name] = trains, lora_type
-        self._tuned = [x for x in self._model.modules() if isinstance(x, BaseTunerLayer)]
-        for layer in self._tuned:
-            _multiply_as_stored(layer, name)
-        self._factors[name] = {
+        self._layers = [x for x in self._model.modules() if isinstance(x, BaseTunerLayer)]
+        for layer in self._layers:
+            _multiply_in_input_dtype(layer, name)
+        self._parameters[name] = {
             key: value
             for key, value in self._model.named_parameters()
             if ".lora_" in key and key.rsplit(".", 2)[1] == name  # ….lora_A.NAME.weight
@@ -123,39 +137,45 @@ class Adapters:
         self.switch(name)
 
     def switch(self, name: str | None) -> None:
-        """Make `name` the active adapter; None runs the bare trunk."""
-        for layer in self._tuned:
+        """Make `name` the active adapter; None: the base model runs without adapter."""
+        for layer in self._layers:
             layer.enable_adapters(name is not None)
             if name is not None:
                 layer.set_adapter(name)
-        for owner, factors in self._factors.items():  # peft lets only the active one train
-            for value in factors.values():
-                value.requires_grad_(self._trains[owner])
+        for adapter, parameters in self._parameters.items():  # peft lets only the active one train
+            for value in parameters.values():
+                value.requires_grad_(self._trains[adapter])
         self.current = name
 
     @contextmanager
     def use(self, name: str | None) -> Iterator[None]:
-        """The adapter `name` (None: the bare trunk) inside the block."""
-        before = self.current
-        if name == before:
+        """A context in which `name` is the active adapter (None: no adapter)."""
+        previous = self.current
+        if name == previous:
             yield
             return
         self.switch(name)
         try:
             yield
         finally:
-            self.switch(before)
+            self.switch(previous)
 
     def tensors(self, name: str) -> dict[str, nn.Parameter]:
-        """The adapter's parameters by name."""
-        return dict(self._factors.get(name, {}))
+        """The parameters of the adapter `name` by name; empty if there is no such adapter."""
+        return dict(self._parameters.get(name, {}))
 
     def save(self, name: str, directory: Path, base: str) -> None:
-        """Write the adapter where stock `PeftModel.from_pretrained(model, directory)` reads it."""
+        """Write an adapter so that `peft.PeftModel.from_pretrained(model, directory)` loads it.
+
+        Args:
+            name: of the adapter.
+            directory: made if missing; files of the same names are replaced.
+            base: directory or hub id of the base model, written to the adapter's configuration.
+        """
         assert self._peft is not None
         config = self._peft.peft_config[name]
         config.base_model_name_or_path = base
-        if self._lora_types[name] == "alora":  # peft is silent without this task, and does nothing
+        if self._lora_types[name] == "alora":  # peft ignores the invocation without this task type
             config.task_type, config.alora_invocation_tokens = "CAUSAL_LM", self.invocation
         with tempfile.TemporaryDirectory() as scratch:
             self._peft.save_pretrained(scratch, selected_adapters=[name])
@@ -163,35 +183,37 @@ class Adapters:
         config.task_type = config.alora_invocation_tokens = None
 
     def merge(self, name: str) -> None:
-        """Add the adapter `name` to the weights and take all adapters off.
+        """Add the update of the adapter `name` to the weights, and remove all adapters.
 
-        W + alpha / rank · B A in the dtype of W.
+        W ← W + alpha / rank · B A, in the dtype of W.
 
         Raises:
-            UsageError: it is of type `alora`, and weights serve every token.
+            UsageError: it is of type `alora`: merged weights would apply to every token.
         """
         assert self._peft is not None
         if self._lora_types[name] == "alora":
             fix = "load it with peft as it is, or train with model.lora_type=lora"
-            raise UsageError("an adapter of responses alone cannot be merged", name, fix)
+            raise UsageError("an adapter of type alora cannot be merged", name, fix)
         self._peft.merge_and_unload(adapter_names=[name])
         self._peft, self.current = None, None
-        for known in (self._trains, self._lora_types, self._factors, self._tuned):
-            known.clear()
+        for table in (self._trains, self._lora_types, self._parameters, self._layers):
+            table.clear()
 
 
 class LoraFactor(nn.Linear):
-    """A float32 factor of LoRA that multiplies in the dtype of what it is given.
+    """A float32 factor of a LoRA that multiplies in the dtype of its input.
 
-    peft widens that instead: beside a half-precision trunk, half of what the backward keeps.
+    peft casts the input to float32 instead; with a half-precision base model that doubles the
+    activations kept for the backward pass.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out], in the dtype of `x`."""
         return functional.linear(x, self.weight.to(x.dtype))
 
 
-def _multiply_as_stored(layer: Any, name: str) -> None:
-    """Let the adapter `name` of a peft layer work in the dtype of the layer's input."""
+def _multiply_in_input_dtype(layer: Any, name: str) -> None:
+    """Replace the factors of the adapter `name` in a peft layer by `LoraFactor`s."""
     layer.cast_input_dtype_enabled = False
     for factors in (layer.lora_A, layer.lora_B):
         old = factors[name]
@@ -200,6 +222,12 @@ def _multiply_as_stored(layer: Any, name: str) -> None:
 
 
 def add_adapter(adapters: Adapters, name: str, config: ModelConfig) -> None:
-    """Add a fresh adapter of the rank, scale and type that the options name."""
+    """Add a fresh trainable adapter with the rank, scale and type of the options.
+
+    Args:
+        adapters: of the model.
+        name: of the adapter.
+        config: `lora_rank`, `lora_alpha` and `lora_type` are read.
+    """
     rank, alpha, lora_type = config.lora_rank, config.lora_alpha, config.lora_type
     adapters.add(name, rank=rank, alpha=alpha, lora_type=lora_type)

@@ -1,4 +1,4 @@
-"""What a LLaVA consists of: how many numbers each part has, how they are stored, which train."""
+"""The parameters of a LLaVA by part: their number, their storage, how many train."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from torch import nn
 from rlhf.models.llava import Llava
 from rlhf.models.quantization import quantization_of
 
-PLACES = {  # a word in a parameter's name to the part it belongs to; the first that is there
+PARTS = {  # substring of a parameter's name to its part; the first match counts
     "vision_tower": "vision tower",
     "multi_modal_projector": "projector",
     "image_newline": "projector",
@@ -20,7 +20,14 @@ PLACES = {  # a word in a parameter's name to the part it belongs to; the first 
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """A part of the model; `trained` of its `count` parameters train."""
+    """Parameters of one part of the model that are stored alike.
+
+    Attributes:
+        name: of the part, e.g. `vision tower`.
+        stored: dtype, or the kind of quantization.
+        count: number of parameters.
+        trained: number of those that train.
+    """
 
     name: str
     stored: str
@@ -29,22 +36,22 @@ class ParameterGroup:
 
 
 def summarize_parameters(llava: Llava) -> list[ParameterGroup]:
-    """The parts of a model in the order of their names, one for each way of storage.
+    """The parameters of a model grouped by part and storage, sorted by name.
 
-    A weight that two layers share is counted once. Adapters are parts by their role.
+    A weight that two layers share is counted once. Each adapter is a part of its own.
     """
     counts, trained = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for name, stored, count, trains in _weights(llava.model):
-        place = next((part for word, part in PLACES.items() if word in name), "language model")
+        part = next((part for word, part in PARTS.items() if word in name), "language model")
         if ".lora_" in name:
-            place = f"adapter {name.rsplit('.', 2)[1]}"
-        counts[place, stored] += count
-        trained[place, stored] += count * trains
+            part = f"adapter {name.rsplit('.', 2)[1]}"
+        counts[part, stored] += count
+        trained[part, stored] += count * trains
     return [ParameterGroup(*key, counts[key], trained[key]) for key in sorted(counts)]
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, str, int, bool]]:
-    """Name, storage, how many numbers, and whether they train, of every weight."""
+    """Name, storage, number of parameters and whether they train, of every weight."""
     seen = set[int]()
     for prefix, module in model.named_modules():
         for name, value in module.named_parameters(prefix, recurse=False):

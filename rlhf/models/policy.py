@@ -1,4 +1,4 @@
-"""The policy, its critic and its frozen reference: roles of one trunk."""
+"""The policy, its critic and its frozen reference: roles that may share one model."""
 
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -10,24 +10,24 @@ from torch import Tensor, nn
 from rlhf.config.schema import CriticKind, ModelConfig
 from rlhf.errors import UsageError
 from rlhf.kernels import token_kl, token_logprobs
-from rlhf.models.critic import Critic, build_critic, full_critic
+from rlhf.models.critic import Critic, build_full_critic, build_lora_critic
 from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.tracking.profiler import phase
 from rlhf.types import PolicyOutputs, PromptBatch, Responses
 
-POLICY, REFERENCE = "policy", "reference"
+POLICY, REFERENCE = "policy", "reference"  # names of their adapters
 
 
 class Policy:
     """Log-probabilities, entropy and values of response tokens, and the reference's.
 
     Args:
-        llava: the trunk, with the adapter `policy` if LoRA is trained.
-        reference: the frozen starting model; `llava` itself when adapters tell them apart.
-        temperature: of sampling; all log-probabilities are of the distribution sampled from.
-        critic: gives the values; by default a head on the policy's states, which it leaves alone.
+        llava: the model, with the adapter `policy` if a LoRA is trained.
+        reference: the frozen initial model; `llava` itself when adapters tell the two apart.
+        temperature: of sampling; every log-probability is that of the distribution sampled from.
+        critic: gives the values; by default a head on the policy's detached hidden states.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Policy:
 
     @property
     def value_head(self) -> ScalarHead:
+        """The critic's head."""
         return self.critic.head
 
     def evaluate(
@@ -50,9 +51,13 @@ class Policy:
         """Log-probability, entropy and value of every response token (autograd).
 
         Args:
-            prompts, responses: B of each.
-            ref_hidden: [N, D], the reference's states; given them, the exact KL to it as well.
-            states: [N, D], the policy's own states where they are known: no forward then.
+            prompts: B prompts.
+            responses: B responses of N tokens in all, one to each prompt.
+            ref_hidden: [N, D], the reference's hidden states; given, the exact KL is computed too.
+            hidden_states: [N, D], the policy's; given, its forward pass is skipped.
+
+        Returns:
+            outputs of [N] float32 each, without hidden states.
         """
         outputs = self.policy_outputs(prompts, responses, ref_hidden, hidden_states)
         return replace(outputs, values=self.values(outputs, prompts, responses), hidden_states=None)
@@ -64,12 +69,22 @@ class Policy:
         ref_hidden: Tensor | None = None,
         hidden_states: Tensor | None = None,
     ) -> PolicyOutputs:
-        """The same with the states, but without values (autograd)."""
+        """Log-probability, entropy and hidden state of every response token (autograd).
+
+        Args:
+            prompts: B prompts.
+            responses: B responses of N tokens in all, one to each prompt.
+            ref_hidden: [N, D], the reference's hidden states; given, the exact KL is computed too.
+            hidden_states: [N, D], the policy's; given, its forward pass is skipped.
+
+        Returns:
+            outputs of [N] float32 each, with hidden states [N, D]; the values are zeros.
+        """
         if hidden_states is None:
             hidden_states = self.llava.response_hidden(prompts, responses)
-        scores = self._token_outputs(self.llava, hidden_states, responses)
+        outputs = self._token_outputs(self.llava, hidden_states, responses)
         if ref_hidden is None:
-            return scores
+            return outputs
         kl = token_kl(
             hidden_states,
             ref_hidden.to(hidden_states.device),
@@ -78,10 +93,19 @@ class Policy:
             temperature=self.temperature,
             banned_ids=self.llava.banned_ids,
         )
-        return replace(scores, kl=kl)
+        return replace(outputs, kl=kl)
 
     def values(self, outputs: PolicyOutputs, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """[N] float32, V of the states before these tokens (autograd); `scores` of the policy."""
+        """V of the state before each response token (autograd).
+
+        Args:
+            outputs: of `policy_outputs`, with the policy's hidden states [N, D].
+            prompts: B prompts.
+            responses: B responses of N tokens in all, one to each prompt.
+
+        Returns:
+            [N] float32, reward units.
+        """
         assert outputs.hidden_states is not None
         with phase("values"):
             return self.critic.values(outputs.hidden_states, prompts, responses)
@@ -90,66 +114,85 @@ class Policy:
     def reference_outputs(
         self, prompts: PromptBatch, responses: Responses, *, keep_hidden: bool = False
     ) -> PolicyOutputs:
-        """The same under the frozen reference (no autograd), without values."""
-        with self.reference_role():
-            states = self.reference.response_hidden(prompts, responses)
-        outputs = self._token_outputs(self.reference, states, responses)
+        """Log-probability and entropy of every response token under the reference (no autograd).
+
+        Args:
+            prompts: B prompts.
+            responses: B responses of N tokens in all, one to each prompt.
+            keep_hidden: return the reference's hidden states [N, D] too.
+
+        Returns:
+            outputs of [N] float32 each; the values are zeros.
+        """
+        with self.use_reference():
+            hidden_states = self.reference.response_hidden(prompts, responses)
+        outputs = self._token_outputs(self.reference, hidden_states, responses)
         return outputs if keep_hidden else replace(outputs, hidden_states=None)
 
     @torch.no_grad()
     def final_values(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """[B] float32, V of the state after the last token of each response (no autograd)."""
+        """V of the state after the last token of each response (no autograd).
+
+        Args:
+            prompts: B prompts.
+            responses: B responses, one to each prompt.
+
+        Returns:
+            [B] float32, reward units.
+        """
         with phase("values"):
             return self.critic.final_values(prompts, responses)
 
-    def reference_role(self) -> AbstractContextManager[None]:
-        """Inside the block `reference` runs as the model that training started from."""
+    def use_reference(self) -> AbstractContextManager[None]:
+        """A context in which `reference` runs as the model that training started from."""
         adapters = self.reference.adapters
         return adapters.use(REFERENCE if REFERENCE in adapters.names else None)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """The policy's own trainable parameters by name; none of the critic's is among them."""
+        """The policy's trainable parameters by name, without the critic's."""
         if POLICY in self.llava.adapters.names:
             return self.llava.adapters.tensors(POLICY)
         named = self.llava.model.named_parameters()
         return {name: value for name, value in named if value.requires_grad}
 
     def critic_parameters(self) -> dict[str, nn.Parameter]:
-        """The critic's own trainable parameters by name."""
+        """The critic's trainable parameters by name."""
         return self.critic.trainable_parameters()
 
     def frozen_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Everything that must not move: trunks, reference and foreign adapters, by name."""
-        trained = {
-            id(x)
-            for own in (self.trainable_parameters(), self.critic_parameters())
-            for x in own.values()
-        }
+        """Names and values of all parameters that training must not change.
+
+        Those of the base models, of the reference's adapter and of other models' adapters.
+        """
+        trainable = self.trainable_parameters() | self.critic_parameters()
+        trained = {id(value) for value in trainable.values()}
         return [
-            (f"{part}.{name}", value)
-            for part, model in self.base_models().items()
+            (f"{role}.{name}", value)
+            for role, model in self.base_models().items()
             for name, value in model.named_parameters()
             if id(value) not in trained
         ]
 
     def base_models(self) -> dict[str, nn.Module]:
-        """The models in memory by the first role that needs each."""
+        """The models in memory, each once, by the first role that uses it."""
         roles = {"policy": self.llava, "reference": self.reference, "critic": self.critic.llava}
-        found: dict[str, nn.Module] = {}
+        models: dict[str, nn.Module] = {}
         for role, llava in roles.items():
-            if all(llava.model is not model for model in found.values()):
-                found[role] = llava.model
-        return found
+            if all(llava.model is not model for model in models.values()):
+                models[role] = llava.model
+        return models
 
-    def _token_outputs(self, llava: Llava, hidden: Tensor, responses: Responses) -> PolicyOutputs:
+    def _token_outputs(
+        self, llava: Llava, hidden_states: Tensor, responses: Responses
+    ) -> PolicyOutputs:
         logprobs, entropy = token_logprobs(
-            hidden,
+            hidden_states,
             llava.output_weight,
-            responses.tokens.to(hidden.device),
+            responses.tokens.to(hidden_states.device),
             temperature=self.temperature,
             banned_ids=llava.banned_ids,
         )
-        return PolicyOutputs(logprobs, entropy, torch.zeros_like(logprobs.detach()), hidden)
+        return PolicyOutputs(logprobs, entropy, torch.zeros_like(logprobs.detach()), hidden_states)
 
 
 def build_policy(
@@ -161,41 +204,50 @@ def build_policy(
     critic: CriticKind = "shared_detached",
     critic_init: Path | None = None,
 ) -> Policy:
-    """The policy of a run, its critic and its frozen reference. What trains is float32.
+    """The policy of a run with its critic and its frozen reference.
+
+    The trained parameters are float32.
 
     Args:
-        llava: the trunk.
-        config: `lora` trains an adapter, `full` the layers of the language model.
+        llava: the model to train.
+        config: `train=lora` trains an adapter, `train=full` the layers of the language model.
         temperature: of sampling.
-        start: an adapter to begin from. The reference is a frozen second copy of it; without one
-            the adapter is fresh and the reference is the bare trunk.
+        init_adapter: an adapter to start from; a frozen second copy of it is the reference.
+            None: the adapter is fresh, and the reference is the model without adapter.
         critic: what the values are read from, see `Critic`.
-        critic_init: the adapter that the critic's own begins from; None: `start`.
+        critic_init: an adapter that the critic's own starts from; None: `init_adapter`.
 
     Raises:
         UsageError: full training with an adapter of any role.
     """
     if config.train == "full":
-        if init_adapter is not None:
-            raise UsageError(
-                "full training cannot begin from an adapter",
-                "model.train=full",
-                "use model.train=lora, or a model.path with merged weights",
-            )
-        if critic == "adapter" or critic_init is not None:
-            raise UsageError(
-                "the adapter of a critic needs a trunk that stays",
-                "model.train=full",
-                "use ppo.critic=shared_detached, shared or separate, or model.train=lora",
-            )
+        _check_no_adapter(init_adapter, critic, critic_init)
         llava.train_language_model()
         reference = llava.frozen_copy()
-        own = full_critic(critic, llava)
-        return Policy(llava, reference, temperature=temperature, critic=own)
-    own = build_critic(critic, llava, config, critic_init or init_adapter)
+        full_critic = build_full_critic(critic, llava)
+        return Policy(llava, reference, temperature=temperature, critic=full_critic)
+    lora_critic = build_lora_critic(critic, llava, config, critic_init or init_adapter)
     if init_adapter is None:
         add_adapter(llava.adapters, POLICY, config)
     else:
         llava.adapters.load(REFERENCE, init_adapter, trains=False)
         llava.adapters.load(POLICY, init_adapter, trains=True)
-    return Policy(llava, llava, temperature=temperature, critic=own)
+    return Policy(llava, llava, temperature=temperature, critic=lora_critic)
+
+
+def _check_no_adapter(
+    init_adapter: Path | None, critic: CriticKind, critic_init: Path | None
+) -> None:
+    """Refuse adapters of any role in full training."""
+    if init_adapter is not None:
+        raise UsageError(
+            "full training cannot start from an adapter",
+            "model.train=full",
+            "use model.train=lora, or a model.path with merged weights",
+        )
+    if critic == "adapter" or critic_init is not None:
+        raise UsageError(
+            "an adapter of the critic needs a frozen base model",
+            "model.train=full",
+            "use ppo.critic=shared_detached, shared or separate, or model.train=lora",
+        )

@@ -1,4 +1,4 @@
-"""Weights in 8 and 4 bits: how bitsandbytes stores them, and whether it computes here."""
+"""Weights in 8 and 4 bits, by bitsandbytes."""
 
 import os
 from dataclasses import dataclass
@@ -14,10 +14,17 @@ PACKED_DTYPES = {bitsandbytes.nn.Linear4bit: "nf4", bitsandbytes.nn.Linear8bitLt
 
 
 def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """How bitsandbytes stores the language model's linear layers.
+    """The options by which transformers quantizes a LLaVA's linear layers.
 
-    The vision tower, the projector and the output head stay as they are. The int8 threshold is 0
-    because outlier columns, chosen over a batch, would make a row depend on its batch mates.
+    The vision tower, the projector and the output head are not quantized. The int8 threshold is 0
+    because outlier columns are chosen over a batch: a row would depend on the rest of its batch.
+
+    Args:
+        kind: none, int8 or nf4, as in `model.quantization`.
+        dtype: of the products.
+
+    Returns:
+        None for `none`.
     """
     if kind == "none":
         return None
@@ -33,26 +40,26 @@ def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | N
 
 
 def keep_gradients(model: nn.Module) -> None:
-    """Stop the repacking of 4-bit weights that silently zeroes every gradient on AVX512-BF16."""
+    """Turn off the repacking of 4-bit weights, which zeroes every gradient on AVX512-BF16 CPUs."""
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
 
 
 def quantization_of(module: nn.Module) -> str:
-    """How a layer's weight is packed, nf4 or int8; empty if it is not."""
+    """The quantization of a layer's weight, `nf4` or `int8`; empty if it has none."""
     return PACKED_DTYPES.get(type(module), "")
 
 
 @dataclass(frozen=True)
 class NativeLibrary:
-    """What bitsandbytes computes with.
+    """The native library of bitsandbytes.
 
     Attributes:
-        name: file of the loaded library, e.g. `libbitsandbytes_cuda126.so`; empty if none loaded.
+        name: file of the loaded library, e.g. `libbitsandbytes_cuda126.so`; empty: none loaded.
         fault: why none loaded.
-        shipped: CUDA versions there are libraries for, e.g. `12.6`.
-        override: value of BNB_CUDA_VERSION, which names a library by hand.
+        shipped: CUDA versions that bitsandbytes ships libraries for, e.g. `12.6`.
+        override: value of BNB_CUDA_VERSION, which selects a library by hand.
     """
 
     name: str
@@ -62,8 +69,8 @@ class NativeLibrary:
 
 
 def native_library() -> NativeLibrary:
-    """The library that the import of bitsandbytes loaded, which is not tried again."""
-    parts = vars(cextension.lib)  # any attribute that it lacks would turn into a function
+    """The native library that importing bitsandbytes loaded."""
+    parts = vars(cextension.lib)  # getattr would return a function for any missing name
     loaded = parts.get("_lib")
     return NativeLibrary(
         name=Path(loaded._name).name if loaded else "",
@@ -74,10 +81,10 @@ def native_library() -> NativeLibrary:
 
 
 def quantized_linear(weight: Tensor, kind: str) -> nn.Module:
-    """A frozen linear layer in eval mode with `weight` stored as `model.quantization` would be.
+    """A frozen quantized linear layer in eval mode, as loading with `kind` would build it.
 
     Args:
-        weight: [out, in], in the dtype of the computation, on the device.
+        weight: [out, in], in the dtype of the products, on the device.
         kind: int8 or nf4.
     """
     options = quantization_config(kind, weight.dtype)
@@ -104,7 +111,18 @@ def quantized_linear(weight: Tensor, kind: str) -> nn.Module:
 
 
 def adamw_8bit_step(device: torch.device, lr: float) -> Tensor:
-    """[4096], zeros after one step of 8-bit AdamW on a gradient of ones: -lr each."""
+    """Zeros after one step of 8-bit AdamW with a gradient of ones; each should be -lr.
+
+    Args:
+        device: where the step runs.
+        lr: learning rate.
+
+    Returns:
+        [4096] float32.
+
+    Raises:
+        RuntimeError: the optimizer keeps its state in more than 8 bits.
+    """
     values = torch.zeros(4096, device=device, requires_grad=True)  # fewer would be kept in 32 bits
     values.grad = torch.ones_like(values)
     optimizer = bitsandbytes.optim.AdamW8bit([values], lr=lr, weight_decay=0.0)

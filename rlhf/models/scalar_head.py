@@ -1,4 +1,4 @@
-"""A scalar read from a hidden state: values and scores."""
+"""The scalar head: a value or a score read from a hidden state."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from rlhf.errors import as_usage_error
 
 
 class ScalarHead(nn.Module):
-    """w·h + b in float32, zero at the start.
+    """A linear layer w·h + b in float32, with w = b = 0 at first.
 
-    Starting at zero makes the first values and scores 0 whatever the trunk's scale.
+    Starting at zero makes the first values and scores 0, whatever the scale of the hidden states.
 
     Args:
         hidden_size: D, the width of the hidden states.
@@ -26,7 +26,7 @@ class ScalarHead(nn.Module):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear) -> "ScalarHead":
-        """A head that computes what a classifier's own [1, D] layer does."""
+        """A head with the weights of a classifier's linear layer [1, D]."""
         head = cls(linear.in_features)
         with torch.no_grad():
             head.linear.weight.copy_(linear.weight)
@@ -35,26 +35,37 @@ class ScalarHead(nn.Module):
         return head
 
     @classmethod
-    def identity(cls, features: int) -> "ScalarHead":
-        """A head of that many features that passes the last one on."""
-        head = cls(features)
+    def identity(cls, hidden_size: int) -> "ScalarHead":
+        """A head of `hidden_size` inputs that returns the last one unchanged."""
+        head = cls(hidden_size)
         nn.init.ones_(head.linear.weight[:, -1])
         return head
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., D] of any float dtype to [...] float32."""
+        """The scalar of each hidden state.
+
+        Args:
+            hidden: [..., D], of any float dtype.
+
+        Returns:
+            [...] float32.
+        """
         scalar: Tensor = self.linear(hidden.float())
         return scalar.squeeze(-1)
 
     def save(self, path: Path) -> None:
-        """Write the weights to a safetensors file."""
+        """Write the weights to the safetensors file `path`."""
         save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path)
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> "ScalarHead":
-        """The head of a safetensors file; a missing or extra key is an error."""
+        """The head stored in the safetensors file `path`.
+
+        Raises:
+            UsageError: the file is missing or damaged, or holds other tensors.
+        """
         with as_usage_error(
-            "the scalar head cannot be read", path, "name a folder that a run left"
+            "the scalar head cannot be read", path, "name a directory written by a run"
         ):
             state = load_file(path, device=str(device))
             head = cls(state["linear.weight"].shape[1]).to(device)

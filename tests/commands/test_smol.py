@@ -115,4 +115,4 @@ def test_without_the_model_its_options_name_the_command_that_builds_it(
     Path("prompts.jsonl").write_text('{"image_path": "a.png", "instruction": "What?"}\n')
     assert main(["collect", "model=smol_llava", "data.prompts=prompts.jsonl"]) == 2
     error = capsys.readouterr().err
-    assert len(error.strip().splitlines()) == 3 and "`rlhf smol output=FOLDER`" in error
+    assert len(error.strip().splitlines()) == 3 and "`rlhf smol output=DIRECTORY`" in error

@@ -237,12 +237,12 @@ def test_a_critics_adapter_and_head_are_saved_for_stock_peft(tiny: Path, tmp_pat
     twin: Llava = tiny_models.load(tiny)
     twin.model = PeftModel.from_pretrained(stock, tmp_path / CRITIC).eval().base_model.model
     prompts, responses = tiny_models.prompts_of(twin, tiny), tiny_models.responses_of(twin)
-    with torch.no_grad(), policy.critic.role():
+    with torch.no_grad(), policy.critic.use_adapter():
         ours = policy.llava.response_hidden(prompts, responses)
     assert torch.equal(twin.response_hidden(prompts, responses), ours)
 
 
 def test_an_adapter_needs_a_trunk_that_stays(tiny: Path) -> None:
-    with pytest.raises(UsageError, match="needs a trunk that stays") as caught:
+    with pytest.raises(UsageError, match="needs a frozen base model") as caught:
         built(tiny, "adapter", "full")
     assert caught.value.exit_code == 2

@@ -14,14 +14,24 @@ BUGS = (
         "values are those of one state earlier",
         ("trl #44", "trl #137"),
         "models/critic.py",
-        (("hidden = hidden.detach()\n", "hidden = hidden.detach().roll(1, 0)\n"),),
+        (
+            (
+                "hidden_states = hidden_states.detach()\n",
+                "hidden_states = hidden_states.detach().roll(1, 0)\n",
+            ),
+        ),
         ALIGNMENT + "test_a_token_changes_the_value_after_it_and_none_before",
     ),
     Bug(
         "values are those of the state after the token",
         ("trl #137",),
         "models/critic.py",
-        (("hidden = hidden.detach()\n", "hidden = hidden.detach().roll(-1, 0)\n"),),
+        (
+            (
+                "hidden_states = hidden_states.detach()\n",
+                "hidden_states = hidden_states.detach().roll(-1, 0)\n",
+            ),
+        ),
         ALIGNMENT + "test_a_token_changes_the_value_after_it_and_none_before",
     ),
     Bug(
@@ -30,8 +40,9 @@ BUGS = (
         "models/critic.py",
         (
             (
-                "hidden = hidden.detach()\n",
-                "hidden = self.llava.model.get_input_embeddings()(responses.tokens).detach()\n",
+                "hidden_states = hidden_states.detach()\n",
+                "embeddings = self.llava.model.get_input_embeddings()\n"
+                "            hidden_states = embeddings(responses.tokens).detach()\n",
             ),
         ),
         POLICY + "test_the_critic_sees_the_picture_and_does_not_move_the_trunk",
@@ -54,8 +65,8 @@ BUGS = (
         "models/policy.py",
         (
             (
-                "responses.tokens.to(hidden.device),\n            temperature=self.temperature,",
-                "responses.tokens.to(hidden.device),\n            temperature=1.0,",
+                "tokens.to(hidden_states.device),\n            temperature=self.temperature,",
+                "tokens.to(hidden_states.device),\n            temperature=1.0,",
             ),
         ),
         POLICY + "test_log_probabilities_are_those_of_the_sampled_temperature",
@@ -66,9 +77,9 @@ BUGS = (
         "models/policy.py",
         (
             (
-                "scores = self._scores(self.reference, states, responses)",
+                "outputs = self._token_outputs(self.reference, hidden_states, responses)",
                 "twin = Policy(self.llava, self.reference, temperature=1.0)\n"
-                "        scores = twin._scores(self.reference, states, responses)",
+                "        outputs = twin._token_outputs(self.reference, hidden_states, responses)",
             ),
         ),
         POLICY + "test_log_probabilities_are_those_of_the_sampled_temperature",
@@ -79,14 +90,14 @@ BUGS = (
         "models/policy.py",
         (
             (
-                "return TokenScores(logprobs, entropy, torch",
+                "return PolicyOutputs(logprobs, entropy, torch",
                 "entropy = token_logprobs(\n"
-                "            hidden,\n"
+                "            hidden_states,\n"
                 "            llava.output_weight,\n"
                 "            responses.tokens,\n"
                 "            banned_ids=llava.banned_ids,\n"
                 "        )[1]\n"
-                "        return TokenScores(logprobs, entropy, torch",
+                "        return PolicyOutputs(logprobs, entropy, torch",
             ),
         ),
         ALIGNMENT + "test_the_entropy_is_that_of_the_sampled_distribution",
@@ -107,7 +118,7 @@ BUGS = (
         "the reference of an adapter is the bare trunk",
         ("trl #495", "trl #1340"),
         "models/policy.py",
-        (("        llava.adapters.load(REFERENCE, start, trains=False)\n", ""),),
+        (("        llava.adapters.load(REFERENCE, init_adapter, trains=False)\n", ""),),
         POLICY + "test_a_starting_adapter_is_the_reference_not_the_bare_trunk",
     ),
     Bug(
@@ -226,7 +237,7 @@ BUGS = (
         "placeholders are counted over the batch",
         ("measured: pictures counted over the batch",),
         "models/vision/image_encoder.py",
-        (("if found != len(features):", "if sum(counts) != sum(map(len, shown)):"),),
+        (("if found != len(tokens):", "if sum(counts) != sum(map(len, image_embeds)):"),),
         LLAVA + "test_pictures_are_counted_row_by_row",
     ),
     Bug(

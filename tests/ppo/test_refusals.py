@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf.errors import DivergedError, UsageError
-from rlhf.models.vision.feature_cache import Features
+from rlhf.models.vision.feature_cache import ImageFeatures
 from rlhf.ppo.sanity_checks import assert_sane, measure_sanity_checks
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ppo.updater import Updater
@@ -59,7 +59,7 @@ def broken(tiny: Path, tmp_path: Path, name: str) -> PPOTrainer:
         vision = policy.llava.vision
         tiles, size = vision.encode(run.prompts.images[0][0])
         for image in run.prompts.images:
-            vision.cache.put(image[0], Features(tiles + 1, size))
+            vision.cache.put(image[0], ImageFeatures(tiles + 1, size))
     return run
 
 

@@ -155,7 +155,7 @@ def exact_kl(policy: Policy, batch: Minibatch) -> torch.Tensor:
     llava = policy.llava
     with torch.no_grad():
         log_p = log_distributions(llava, batch)
-        with policy.reference_role():
+        with policy.use_reference():
             log_q = log_distributions(llava, batch)
     return (log_p.exp() * (log_p - log_q).nan_to_num(0)).sum(1).mean()
 

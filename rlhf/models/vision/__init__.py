@@ -1,1 +1,1 @@
-"""Vision towers: their families, features and feature caches."""
+"""From images to input embeddings: model families, vision tower, feature caches."""

@@ -1,7 +1,7 @@
-"""What differs between LLaVA-1.5, LLaVA-NeXT and LLaVA-OneVision, each by its stock class.
+"""What differs between LLaVA-1.5, LLaVA-NeXT and LLaVA-OneVision.
 
-The first shows an image as one tile. The others cut it into tiles beside a small one of the
-whole; what padding filled is left out again, and each line of patches ends with a token of its own.
+LLaVA-1.5 reads an image as one tile. The others read it as a grid of tiles and one small tile of
+the whole image; tokens of padding are dropped, and each row of patches ends with a newline token.
 """
 
 from typing import Any, NamedTuple
@@ -26,11 +26,11 @@ FAMILIES: dict[str, Any] = {
 
 
 class MaxImageTokens(NamedTuple):
-    """The image that takes most tokens, of those as large as one of the grid's sizes.
+    """The size of the image with the most tokens, among images of the grid's own sizes.
 
     Attributes:
-        tokens: of the language model.
-        tiles: that the vision tower reads, the small one of the whole among them.
+        tokens: image tokens that the language model reads.
+        tiles: tiles that the vision tower reads, the small one of the whole image included.
     """
 
     tokens: int
@@ -38,27 +38,32 @@ class MaxImageTokens(NamedTuple):
 
 
 def hf_class(base: str) -> Any:
-    """The stock class of a LLaVA directory or hub id.
+    """The transformers class of a LLaVA directory or hub id.
 
     Raises:
         OSError: no configuration there.
-        ValueError: it is not a LLaVA's.
+        ValueError: the configuration is not a LLaVA's.
     """
-    kind = AutoConfig.from_pretrained(base, trust_remote_code=False).model_type
-    if kind not in FAMILIES:
-        raise ValueError(f"its model_type is {kind}, not {', '.join(FAMILIES)}")
-    return FAMILIES[kind]
+    family = AutoConfig.from_pretrained(base, trust_remote_code=False).model_type
+    if family not in FAMILIES:
+        raise ValueError(f"its model_type is {family}, not {', '.join(FAMILIES)}")
+    return FAMILIES[family]
 
 
 def image_tokens(config: Any, processor: Any) -> ImageTokens:
-    """What counts the tokens of a prompt's images, for a model of this configuration."""
+    """The rule that counts the image tokens of a prompt.
+
+    Args:
+        config: of the transformers LLaVA.
+        processor: of the same model.
+    """
     if config.model_type == "llava":
         return FixedTokens(tile_tokens(config))
     return TiledTokens(processor, several=config.model_type == "llava_next")
 
 
 def tile_tokens(config: Any) -> int:
-    """Features that the projector reads of one tile."""
+    """Number of features of one tile that the projector reads."""
     vision = config.vision_config
     side = vision.image_size // vision.patch_size
     class_token = not vision.model_type.startswith("siglip")
@@ -66,12 +71,15 @@ def tile_tokens(config: Any) -> int:
 
 
 def pack_image_features(model: Any, tiles: Tensor, size: tuple[int, int]) -> Tensor:
-    """[I, D], an image as the language model reads it, by the stock model's own function.
+    """Join the projected tiles of an image to the tokens that the language model reads.
 
     Args:
-        model: the stock model.
+        model: a transformers LLaVA; its own function of this name does the work.
         tiles: [T, tokens of a tile, D], projected.
-        size: height and width of the image.
+        size: height and width of the image, pixels.
+
+    Returns:
+        [I, D].
     """
     config, inner = model.config, model.model
     if config.model_type == "llava":
@@ -87,12 +95,12 @@ def pack_image_features(model: Any, tiles: Tensor, size: tuple[int, int]) -> Ten
 
 
 def max_image_tokens(model: Any) -> MaxImageTokens:
-    """What `rlhf plan` plans for.
+    """The most tokens and tiles that an image takes, for the estimates of `rlhf plan`.
 
-    An image between two of OneVision's sizes may take up to a tenth more.
+    An image whose size lies between two of OneVision's grid sizes may take up to a tenth more.
 
     Args:
-        model: the stock model, on the device `meta`.
+        model: a transformers LLaVA, on the device `meta`.
     """
     config = model.config
     if config.model_type == "llava":

@@ -1,4 +1,4 @@
-"""An image's features on disk, for the runs to come."""
+"""Caches of the vision tower's features: in memory, and on disk for later runs."""
 
 import os
 from collections import OrderedDict
@@ -17,100 +17,105 @@ from rlhf.errors import ResourceError
 from rlhf.storage.hashing import file_hash, hash_tensors
 
 
-class Features(NamedTuple):
-    """What the projector reads of an image.
+class ImageFeatures(NamedTuple):
+    """The output of the vision tower for one image, which the projector reads.
 
     Attributes:
-        tiles: [T, I, Dv]; LLaVA-1.5 has one tile.
-        size: the image's height and width.
+        tiles: [T, I, Dv]: T tiles (LLaVA-1.5 has one) of I tokens.
+        size: height and width of the image, pixels.
     """
 
     tiles: Tensor
     size: tuple[int, int]
 
 
-class FeatureFiles:
-    """A file an image, named by what its features follow from: tower, preprocessing, bytes.
+Encode = Callable[[Path], ImageFeatures]
 
-    A damaged file is written anew. Several runs may share a directory.
+
+class DiskFeatureCache:
+    """One file for each image, named by the hash of its bytes, in a directory for each encoder.
+
+    A damaged file is replaced. Several runs may share a directory.
 
     Args:
         directory: made if missing.
-        maker: a hash of tower and preprocessing; the files of another one are never read.
+        encoder_hash: of vision tower and preprocessing; files of another encoder are never read.
     """
 
-    def __init__(self, directory: Path, maker: str) -> None:
-        self.directory = directory / maker[:16]
+    def __init__(self, directory: Path, encoder_hash: str) -> None:
+        self.directory = directory / encoder_hash[:16]
 
-    def get(self, path: Path, make: Callable[[Path], Features]) -> Features:
-        """The image's features, made and written if they are not there.
+    def get(self, path: Path, encode: Encode) -> ImageFeatures:
+        """The features of the image at `path`, encoded and written if they are not stored.
 
         Raises:
             ResourceError: they cannot be written.
         """
         file = self.directory / f"{file_hash(path)}.safetensors"
-        found = _read(file)
-        if found is None:
-            found = make(path)
-            _write(found, file)
-        return found
+        features = _read(file)
+        if features is None:
+            features = encode(path)
+            _write(features, file)
+        return features
 
 
 class FeatureCache:
-    """Features by image; beyond the limit those used longest ago go first.
+    """Features of images in memory, by path; the least recently used are dropped first.
 
     Args:
-        limit: GiB.
-        files: where they are kept for later runs too.
+        limit: GiB of all features.
+        disk: keeps features for later runs too; None: memory only.
     """
 
-    def __init__(self, limit: float = 4.0, files: FeatureFiles | None = None) -> None:
-        self.limit, self.bytes, self.files = limit, 0, files
-        self._kept: OrderedDict[Path, Features] = OrderedDict()
+    def __init__(self, limit: float = 4.0, disk: DiskFeatureCache | None = None) -> None:
+        self.limit, self.bytes, self.disk = limit, 0, disk
+        self._entries: OrderedDict[Path, ImageFeatures] = OrderedDict()
 
-    def get(self, path: Path, make: Callable[[Path], Features]) -> Features:
-        """The image's features, made if they are not kept."""
-        if path not in self._kept:
-            self.put(path, self.files.get(path, make) if self.files else make(path))
-        self._kept.move_to_end(path)
-        found = self._kept[path]
+    def get(self, path: Path, encode: Encode) -> ImageFeatures:
+        """The features of the image at `path`, encoded if they are not cached."""
+        if path not in self._entries:
+            self.put(path, self.disk.get(path, encode) if self.disk else encode(path))
+        self._entries.move_to_end(path)
+        features = self._entries[path]
         while self.bytes > self.limit * GIB:
-            self.bytes -= self._kept.popitem(last=False)[1].tiles.nbytes
-        return found
+            self.bytes -= self._entries.popitem(last=False)[1].tiles.nbytes
+        return features
 
-    def put(self, path: Path, features: Features) -> None:
-        old = self._kept.pop(path, None)
-        self._kept[path] = features
-        self.bytes += features.tiles.nbytes - (old.tiles.nbytes if old else 0)
+    def put(self, path: Path, features: ImageFeatures) -> None:
+        """Set the features of the image at `path`."""
+        previous = self._entries.pop(path, None)
+        self._entries[path] = features
+        self.bytes += features.tiles.nbytes - (previous.tiles.nbytes if previous else 0)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
 
-def _read(file: Path) -> Features | None:
-    """None where the file is missing or not as it was written."""
+def _read(file: Path) -> ImageFeatures | None:
+    """The stored features; None if the file is missing or damaged."""
     try:
         with safe_open(file, framework="pt") as stored:
-            told = stored.metadata() or {}
+            metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        if hash_tensors(tensors.items()) != told.get("sha256"):
+        if hash_tensors(tensors.items()) != metadata.get("sha256"):
             return None
         height, width = tensors["size"].tolist()
-        return Features(tensors["tiles"], (height, width))
+        return ImageFeatures(tensors["tiles"], (height, width))
     except (OSError, SafetensorError, KeyError):
         return None
 
 
-def _write(features: Features, file: Path) -> None:
+def _write(features: ImageFeatures, file: Path) -> None:
+    """Write the features under a temporary name first, so that no reader sees half a file."""
     tensors = {"tiles": features.tiles.contiguous(), "size": torch.tensor(features.size)}
-    part = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, {"sha256": hash_tensors(tensors.items())})
-        part.replace(file)
+        save_file(tensors, temporary, {"sha256": hash_tensors(tensors.items())})
+        temporary.replace(file)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
-            part.unlink()
+            temporary.unlink()
         raise ResourceError(
             "the features of an image cannot be written",
             f"{file.parent}: {error}",

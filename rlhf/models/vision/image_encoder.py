@@ -1,4 +1,4 @@
-"""What the language model is shown of an image: the tower's features, projected and packed."""
+"""From images to input embeddings: vision tower, projector, and the packing of tiles."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor
 from rlhf.data.images import load_image
 from rlhf.kernels import span_sum
 from rlhf.models.vision.families import pack_image_features
-from rlhf.models.vision.feature_cache import FeatureCache, FeatureFiles, Features
+from rlhf.models.vision.feature_cache import DiskFeatureCache, FeatureCache, ImageFeatures
 from rlhf.storage.hashing import hash_tensors, text_hash
 from rlhf.tracking.profiler import count, phase
 from rlhf.types import PromptBatch
@@ -20,80 +20,98 @@ class ImageEncoder:
     """Vision tower and projector of a LLaVA; the tower runs once per image and never trains.
 
     Args:
-        model: the stock model.
+        model: a transformers LLaVA.
         image_processor: turns an image into the tower's pixels.
-        cache: on the CPU; to be shared with copies of the model.
+        cache: of features, on the CPU; copies of the model may share it. None: a new one.
     """
 
     def __init__(self, model: Any, image_processor: Any, cache: FeatureCache | None = None) -> None:
         self.model, self.image_processor = model, image_processor
         self.cache = FeatureCache() if cache is None else cache
 
-    def keep_files(self, directory: Path) -> None:
-        """Keep features in this directory too, and take those that are there."""
+    def use_disk_cache(self, directory: Path) -> None:
+        """Read features from this directory, and write new ones to it."""
         config = self.model.config
         layer, strategy = config.vision_feature_layer, config.vision_feature_select_strategy
         tower = hash_tensors(self.model.model.vision_tower.named_parameters())
-        pixels = self.image_processor.to_json_string()
-        self.cache.files = FeatureFiles(
-            directory, text_hash(f"{tower} {layer} {strategy} {pixels}")
-        )
+        preprocessing = self.image_processor.to_json_string()
+        encoder_hash = text_hash(f"{tower} {layer} {strategy} {preprocessing}")
+        self.cache.disk = DiskFeatureCache(directory, encoder_hash)
 
-    def features(self, path: Path) -> Features:
-        """The image's features on the CPU, kept."""
+    def features(self, path: Path) -> ImageFeatures:
+        """The tower's features of the image at `path`, on the CPU, through the cache."""
         return self.cache.get(path, self.encode)
 
     @torch.no_grad()
-    def encode(self, path: Path) -> Features:
-        """The same, made anew.
+    def encode(self, path: Path) -> ImageFeatures:
+        """Run the vision tower on the image at `path`, without the cache.
 
-        One image at a time, so that a feature does not depend on its batch mates. The stock model
-        makes its own tokens of the image; what its projector reads on the way is taken.
+        One image at a time, so that features do not depend on a batch. The transformers model runs
+        as it does for its own tokens; a hook takes the input of its projector.
+
+        Returns:
+            features on the CPU, in the dtype of the tower.
         """
         image, inner = load_image(path), self.model.model
         inputs = self.image_processor(images=image, return_tensors="pt")
-        read: list[Tensor] = []
-        watched = inner.multi_modal_projector.register_forward_pre_hook(
-            lambda _, inputs: read.append(inputs[0])
+        projector_inputs: list[Tensor] = []
+        hook = inner.multi_modal_projector.register_forward_pre_hook(
+            lambda _, inputs: projector_inputs.append(inputs[0])
         )
         count("images", 1)
-        with watched, phase("vision"):
+        with hook, phase("vision"):
             pixels = inputs.to(device=self.model.device, dtype=inner.vision_tower.dtype)
             self.model.get_image_features(**pixels)
-        return Features(read[0].cpu(), (image.height, image.width))
+        return ImageFeatures(projector_inputs[0].cpu(), (image.height, image.width))
 
     def embeddings(self, images: Sequence[Sequence[Path]]) -> list[Tensor]:
-        """For each prompt [Σ I, D] with autograd, the tokens of its images end to end."""
-        read = [self.features(path) for row in images for path in row]
-        tokens = iter(self._tokens(read) if read else ())
+        """Input embeddings of each prompt's images (autograd through the projector).
+
+        Args:
+            images: the images of each of B prompts.
+
+        Returns:
+            B tensors [I, D]: the tokens of the prompt's images end to end; I = 0 without images.
+        """
+        features = [self.features(path) for row in images for path in row]
+        tokens = iter(self._project(features) if features else ())
         width = self.model.config.text_config.hidden_size
-        nothing = self.model.lm_head.weight.new_empty(0, width)
-        return [torch.cat([nothing, *(next(tokens) for _ in row)]) for row in images]
+        empty = self.model.lm_head.weight.new_empty(0, width)
+        return [torch.cat([empty, *(next(tokens) for _ in row)]) for row in images]
 
     def merge_image_features(
-        self, words: Tensor, placeholder: Tensor, prompts: PromptBatch
+        self, embeds: Tensor, placeholders: Tensor, prompts: PromptBatch
     ) -> Tensor:
-        """[M, D], `words` with each image's features in its own prompt's placeholders [M] bool.
+        """Put each image's embeddings in the place of its prompt's placeholders.
+
+        Args:
+            embeds: [M, D], embeddings of all prompt tokens.
+            placeholders: [M] bool, true where a token stands for a part of an image.
+            prompts: B prompts of M tokens in all.
+
+        Returns:
+            [M, D], in the dtype of `embeds` (autograd).
 
         Raises:
-            ValueError: a prompt has more or fewer of them than its images have features.
+            ValueError: a prompt's number of placeholders differs from that of its image tokens.
         """
-        counts = span_sum(placeholder.float(), prompts.spans).long().tolist()
-        shown = self.embeddings(prompts.images)
-        for row, (found, features) in enumerate(zip(counts, shown, strict=True)):
-            if found != len(features):
+        counts = span_sum(placeholders.float(), prompts.spans).long().tolist()
+        image_embeds = self.embeddings(prompts.images)
+        for row, (found, tokens) in enumerate(zip(counts, image_embeds, strict=True)):
+            if found != len(tokens):
                 raise ValueError(
                     f"row {row} has {found} image placeholders for {len(prompts.images[row])} "
-                    f"images of {len(features)} features in all"
+                    f"images of {len(tokens)} features in all"
                 )
-        mask = placeholder.to(words.device).unsqueeze(-1)
-        return words.masked_scatter(mask, torch.cat(shown).to(words.dtype))
+        mask = placeholders.to(embeds.device).unsqueeze(-1)
+        return embeds.masked_scatter(mask, torch.cat(image_embeds).to(embeds.dtype))
 
-    def _tokens(self, read: list[Features]) -> list[Tensor]:
-        """[I, D] of each image; all are projected at once."""
-        tiles = torch.cat([one.tiles for one in read]).to(self.model.device)
-        parts = self.model.model.multi_modal_projector(tiles).split([len(x.tiles) for x in read])
+    def _project(self, features: list[ImageFeatures]) -> list[Tensor]:
+        """[I, D] of each image; all are projected in one call."""
+        tiles = torch.cat([image.tiles for image in features]).to(self.model.device)
+        counts = [len(image.tiles) for image in features]
+        projected = self.model.model.multi_modal_projector(tiles).split(counts)
         return [
-            pack_image_features(self.model, part, one.size)
-            for part, one in zip(parts, read, strict=True)
+            pack_image_features(self.model, part, image.size)
+            for part, image in zip(projected, features, strict=True)
         ]

@@ -12,7 +12,7 @@ from rlhf.config.schema import Config, ModelConfig
 from rlhf.errors import ResourceError
 from rlhf.models.llava import Llava
 from rlhf.models.loading import ModelLocation
-from rlhf.models.vision.feature_cache import FeatureFiles, Features
+from rlhf.models.vision.feature_cache import DiskFeatureCache, ImageFeatures
 from tests.support import tiny_models
 
 
@@ -22,10 +22,10 @@ class Maker:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, path: Path) -> Features:
+    def __call__(self, path: Path) -> ImageFeatures:
         self.count += 1
         tiles = torch.full((2, 3, 4), float(self.count), dtype=torch.bfloat16)
-        return Features(tiles, (len(path.read_bytes()), 7))
+        return ImageFeatures(tiles, (len(path.read_bytes()), 7))
 
 
 @pytest.fixture
@@ -40,20 +40,20 @@ def stored(directory: Path) -> list[Path]:
 
 def test_features_are_made_once_for_all_runs(image: Path, tmp_path: Path) -> None:
     make, directory = Maker(), tmp_path / "features"
-    first = FeatureFiles(directory, "tower").get(image, make)
+    first = DiskFeatureCache(directory, "tower").get(image, make)
     same = Path(copy(image, tmp_path / "b.png"))  # the bytes count, not the name
-    again = FeatureFiles(directory, "tower").get(same, make)
+    again = DiskFeatureCache(directory, "tower").get(same, make)
     assert (make.count, again.size) == (1, (7, 7))
     assert again.tiles.dtype == torch.bfloat16 and torch.equal(first.tiles, again.tiles)
-    FeatureFiles(directory, "another tower").get(image, make)
+    DiskFeatureCache(directory, "another tower").get(image, make)
     image.write_bytes(b"another picture")
-    FeatureFiles(directory, "tower").get(image, make)
+    DiskFeatureCache(directory, "tower").get(image, make)
     assert make.count == len(stored(directory)) == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_damaged_file_is_written_anew(image: Path, tmp_path: Path, damage: str) -> None:
-    make, files = Maker(), FeatureFiles(tmp_path / "features", "tower")
+    make, files = Maker(), DiskFeatureCache(tmp_path / "features", "tower")
     files.get(image, make)
     (file,) = stored(tmp_path / "features")
     data = bytearray(file.read_bytes())
@@ -67,7 +67,7 @@ def test_a_damaged_file_is_written_anew(image: Path, tmp_path: Path, damage: str
 def test_what_cannot_be_written_is_told(image: Path, tmp_path: Path) -> None:
     (tmp_path / "features").write_text("a file where the folder should be")
     with pytest.raises(ResourceError, match="cannot be written") as caught:
-        FeatureFiles(tmp_path / "features", "tower").get(image, Maker())
+        DiskFeatureCache(tmp_path / "features", "tower").get(image, Maker())
     assert "model.vision_cache_dir" in caught.value.fix
 
 
@@ -88,7 +88,7 @@ def test_a_later_run_does_not_ask_its_tower(
         monkeypatch.setattr(llava.model, "get_image_features", never)
     assert torch.equal(later.vision.features(images[0]).tiles, kept.tiles)
     moved(other)
-    other.vision.keep_files(tmp_path)
+    other.vision.use_disk_cache(tmp_path)
     with pytest.raises(AssertionError, match="asked"):
         other.vision.features(images[0])
 

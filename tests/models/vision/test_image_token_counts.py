@@ -16,7 +16,7 @@ from rlhf.errors import DataError
 from rlhf.generation.sampler import generate
 from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy
-from rlhf.models.vision.feature_cache import FeatureCache, Features
+from rlhf.models.vision.feature_cache import FeatureCache, ImageFeatures
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch
 from tests.support import anyres, tiny_models
@@ -187,9 +187,9 @@ def test_copies_share_what_the_tower_saw(llava: Llava) -> None:
 def test_the_feature_cache_is_bounded_and_drops_what_was_used_longest_ago() -> None:
     made: list[str] = []
 
-    def features(path: Path) -> Features:
+    def features(path: Path) -> ImageFeatures:
         made.append(path.name)
-        return Features(torch.zeros(1, 4, 64), (1, 1))  # 1 KiB
+        return ImageFeatures(torch.zeros(1, 4, 64), (1, 1))  # 1 KiB
 
     cache = FeatureCache(limit=2 / 2**20)  # two of them
     a, b, c = map(Path, "abc")
@@ -197,7 +197,7 @@ def test_the_feature_cache_is_bounded_and_drops_what_was_used_longest_ago() -> N
         cache.get(path, features)
     assert "".join(made) == "abcb"
     assert (len(cache), cache.bytes) == (2, 2048)
-    cache.put(a, Features(torch.zeros(1, 2, 64), (1, 1)))
+    cache.put(a, ImageFeatures(torch.zeros(1, 2, 64), (1, 1)))
     assert cache.bytes == 1024 + 512
     assert FeatureCache(limit=0.0).get(a, features).size == (1, 1)
     assert FeatureCache().limit == 4.0
