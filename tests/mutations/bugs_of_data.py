@@ -19,7 +19,7 @@ BUGS = (
         "tests/data/test_chat_prompts.py::test_special_tokens_typed_by_a_user_become_text",
     ),
     Bug(
-        "a long prompt is cut through its picture",
+        "a long prompt is cut through its image",
         ("EasyR1 #76",),
         "data/collate.py",
         (
@@ -31,7 +31,7 @@ BUGS = (
         "tests/data/test_chat_prompts.py::test_long_prompts_are_refused_not_cut",
     ),
     Bug(
-        "pictures are taken by their place in the batch",
+        "images are taken by their place in the batch",
         ("trl #4488",),
         "types.py",
         (("images=tuple(self.images[row] for row in rows)", "images=self.images[: len(rows)]"),),
@@ -84,7 +84,7 @@ BUGS = (
         (
             (
                 "torch.isin(flat[spans.offsets[1:] - 1], ends)",
-                "spans.lengths < spans.longest",
+                "spans.lengths < spans.max_len",
             ),
         ),
         ALIGNMENT + "test_a_response_that_ends_in_the_last_slot_is_finished",
@@ -134,7 +134,7 @@ BUGS = (
         "rewards/loading.py",
         (
             (
-                'head = ScalarHead.load(folder / "head.safetensors", policy.device)',
+                'head = ScalarHead.load(directory / "head.safetensors", policy.device)',
                 "head = ScalarHead(policy.hidden_size).to(policy.device)",
             ),
         ),
@@ -157,6 +157,6 @@ BUGS = (
         ("verl #498",),
         "models/scalar_head.py",
         (("nn.init.zeros_(self.linear.weight)", "nn.init.normal_(self.linear.weight)"),),
-        POLICY + "test_the_critic_sees_the_picture_and_does_not_move_the_trunk",
+        POLICY + "test_the_critic_sees_the_image_and_does_not_move_the_trunk",
     ),
 )

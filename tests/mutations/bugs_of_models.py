@@ -35,7 +35,7 @@ BUGS = (
         ALIGNMENT + "test_a_token_changes_the_value_after_it_and_none_before",
     ),
     Bug(
-        "the critic does not see the picture",
+        "the critic does not see the image",
         ("AReaL: is_critic ignored for vision models", "measured: text-only critic"),
         "models/critic.py",
         (
@@ -45,7 +45,7 @@ BUGS = (
                 "            hidden_states = embeddings(responses.tokens).detach()\n",
             ),
         ),
-        POLICY + "test_the_critic_sees_the_picture_and_does_not_move_the_trunk",
+        POLICY + "test_the_critic_sees_the_image_and_does_not_move_the_trunk",
     ),
     Bug(
         "values come back in the order of the micro-batches",
@@ -184,11 +184,11 @@ BUGS = (
         "models/llava.py",
         (
             (
-                "*given, rest.before + first,",
-                "*given, rest.before.clamp(min=int(rest.last[0])) + first,",
+                "*given, rest.predicting_idx + first,",
+                "*given, rest.predicting_idx.clamp(min=int(rest.last_idx[0])) + first,",
             ),
         ),
-        SHARING + "test_states_and_gradients_are_those_of_each_row_alone[all]",
+        SHARING + "test_states_and_gradients_are_those_of_each_row_alone[lora]",
     ),
     Bug(
         "the score is read in the last column",
@@ -227,7 +227,7 @@ BUGS = (
         ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
     ),
     Bug(
-        "the policy may sample the picture placeholder",
+        "the policy may sample the image placeholder",
         ("verl #7038", "NoisyRollout #3", "measured: sampled image token"),
         "models/llava.py",
         (("ids = {self.image_token_id, self", "ids = {pad, self"),),
@@ -235,14 +235,14 @@ BUGS = (
     ),
     Bug(
         "placeholders are counted over the batch",
-        ("measured: pictures counted over the batch",),
+        ("measured: images counted over the batch",),
         "models/vision/image_encoder.py",
         (("if found != len(tokens):", "if sum(counts) != sum(map(len, image_embeds)):"),),
         LLAVA + "test_pictures_are_counted_row_by_row",
     ),
     Bug(
-        "pictures are dropped without a word",
-        ("LlamaFactory: pictures dropped in PPO",),
+        "images are dropped without a word",
+        ("LlamaFactory: images dropped in PPO",),
         "models/vision/image_encoder.py",
         (
             (
@@ -250,6 +250,6 @@ BUGS = (
                 "[0 * x for x in self.embeddings(prompts.images)]",
             ),
         ),
-        LLAVA + "test_another_picture_changes_the_states",
+        LLAVA + "test_another_image_changes_the_states",
     ),
 )

@@ -11,7 +11,7 @@ BUGS = (
         "old log-probabilities are the generator's",
         ("trl #454", "trlx #508"),
         "ppo/rollout.py",
-        (("scored.logprobs if config.rescore else drawn.logprobs", "drawn.logprobs"),),
+        (("scored.logprobs if config.recompute_logprobs else drawn.logprobs", "drawn.logprobs"),),
         PPO + "test_old_logprobs_are_those_of_the_training_forward_if_rescored[True]",
     ),
     Bug(
@@ -61,7 +61,7 @@ BUGS = (
         "the loss is a sum over the tokens",
         ("another trainer: a sum without its mask",),
         "ppo/updater.py",
-        (("count = minibatch.responses.spans.total", "count = 1"),),
+        (("count = minibatch.responses.spans.num_tokens", "count = 1"),),
         STEP + "test_the_gradient_is_that_of_the_mean_over_tokens",
     ),
     Bug(
@@ -72,7 +72,7 @@ BUGS = (
             (
                 "entropy = scores.entropy.sum() / count",
                 "spans = batch.responses.spans\n"
-                "        entropy = scores.entropy.sum() / (len(spans) * spans.longest)",
+                "        entropy = scores.entropy.sum() / (len(spans) * spans.max_len)",
             ),
         ),
         STEP + "test_the_entropy_is_the_mean_over_tokens",
@@ -83,7 +83,7 @@ BUGS = (
         "ppo/updater.py",
         (
             (
-                "count = minibatch.responses.spans.total",
+                "count = minibatch.responses.spans.num_tokens",
                 "count = int((minibatch.old_logprobs != 0).sum())",
             ),
         ),
@@ -121,7 +121,12 @@ BUGS = (
         "the value head is fresh after a resume",
         ("trl #3293", "OpenRLHF #209"),
         "ppo/trainer.py",
-        (('        copy_back(self.policy.critic_trained(), checkpoint, "critic")\n', ""),),
+        (
+            (
+                'restore_parameters(self.policy.critic_parameters(), checkpoint, "critic")',
+                "",
+            ),
+        ),
         "tests/ppo/test_resume.py::test_every_part_of_the_training_state_is_restored",
     ),
     Bug(

@@ -29,7 +29,7 @@ THREADS = (
     "another trainer: a sum without its mask",
     *("NiuTrans: aliased KL", "NiuTrans: old log-probabilities of the current actor"),
     *("NiuTrans: retokenized by string replacement", "LlamaFactory #2382"),
-    *("LlamaFactory: pictures dropped in PPO", "LlamaFactory: generation defaults"),
+    *("LlamaFactory: images dropped in PPO", "LlamaFactory: generation defaults"),
 )
 
 # What was measured to keep a toy problem from its known optimum, or a model from its numbers.
@@ -49,7 +49,7 @@ MEASURED = (
     "measured: dropout left on",
     "measured: temperature missing in one scorer",
     "measured: sampled image token",
-    "measured: pictures counted over the batch",
+    "measured: images counted over the batch",
     "measured: LoRA by bare names",
     "measured: text-only critic",
 )
