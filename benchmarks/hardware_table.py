@@ -1,21 +1,21 @@
-"""What LLaVA-1.5-7B needs by plan, as the README's table: no weights, no GPU.
+"""Print the README's table of the memory LLaVA-1.5-7B needs, planned without weights or GPU.
 
     python benchmarks/hardware_table.py
 
-A row is how the trunk is stored, where LoRA is and how many responses are generated together; a
-column is a card. Where a run does not fit, the cell names the options to change.
+Each row is a storage of the base model's weights, a LoRA type and a number of responses generated
+together; each column is a GPU. Where a run does not fit, the cell names the options to change.
 """
 
 from dataclasses import replace
 from itertools import product
 
 from rlhf.planning.fit import changed_options, smallest_change
-from rlhf.planning.gpus import GIB, USABLE
-from rlhf.planning.memory import memory
-from rlhf.planning.model_shape import ModelDims, read_dims
+from rlhf.planning.gpus import GIB, USABLE_SHARE
+from rlhf.planning.memory import estimate_memory
+from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.workload import Workload
 
-CARDS = (16, 24, 48, 80)  # GB
+GPU_GB = (16, 24, 48, 80)  # GB
 SHORT = {
     "ppo.microbatch_tokens": "micro-batches {:,}",
     "model.prefix_cache_gib": "cache {:g}",
@@ -24,7 +24,7 @@ SHORT = {
     "model.lora_rank": "rank {}",
     "ppo.optimizer": "{}",
 }
-SETUP = Workload(
+WORKLOAD = Workload(
     prompt_tokens=640,
     max_new_tokens=128,
     rollout_batch_size=64,
@@ -36,27 +36,29 @@ SETUP = Workload(
 )
 
 
-def cell(shape: ModelDims, setup: Workload, nominal: int) -> str:
-    """`fits`, the options to change, or `no`."""
-    limit = nominal * USABLE * GIB
-    after = smallest_change(shape, setup, limit)
-    if memory(shape, after).peak > limit:
+def cell(dims: ModelDims, workload: Workload, gigabytes: int) -> str:
+    """Return `fits`, the options to change to make it fit, or `no`."""
+    limit = gigabytes * USABLE_SHARE * GIB
+    after = smallest_change(dims, workload, limit)
+    if estimate_memory(dims, after).peak > limit:
         return "no"
-    changes = changed_options(setup, after).items()
+    changes = changed_options(workload, after).items()
     return ", ".join(SHORT[name].format(value) for name, value in changes) or "fits"
 
 
 def main() -> None:
-    shape = read_dims("llava-hf/llava-1.5-7b-hf")
+    dims = read_dims("llava-hf/llava-1.5-7b-hf")
     print("| weights, `lora_type`, `sampling.batch_size` | peak |", end="")
-    print("".join(f" {card} GB |" for card in CARDS))
-    print("|---|---|" + "---|" * len(CARDS))
-    for stored, scope, rows in product(("nf4", "int8", "none"), ("all", "response"), (16, 32)):
-        setup = replace(SETUP, quantization=stored, lora_type=scope, sampling_batch_size=rows)  # type: ignore[arg-type]
+    print("".join(f" {gb} GB |" for gb in GPU_GB))
+    print("|---|---|" + "---|" * len(GPU_GB))
+    for stored, lora_type, rows in product(("nf4", "int8", "none"), ("lora", "alora"), (16, 32)):
+        workload = replace(
+            WORKLOAD, quantization=stored, lora_type=lora_type, sampling_batch_size=rows
+        )  # type: ignore[arg-type]
         name = "bf16" if stored == "none" else stored
-        peak = memory(shape, setup).peak / GIB
-        cells = [cell(shape, setup, card) for card in CARDS]
-        print(f"| {name}, {scope}, {rows} | {peak:.1f} | {' | '.join(cells)} |")
+        peak = estimate_memory(dims, workload).peak / GIB
+        cells = [cell(dims, workload, gb) for gb in GPU_GB]
+        print(f"| {name}, {lora_type}, {rows} | {peak:.1f} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.scalar_head import ScalarHead
-from rlhf.planning.model_shape import read_dims
-from rlhf.planning.roofline import Roofline, calibrate, roofline, synchronizer
+from rlhf.planning.model_dims import read_dims
+from rlhf.planning.roofline import Roofline, calibrate, measure_roofline, synchronizer
 from rlhf.planning.workload import Workload
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.base import REWARD
@@ -71,7 +71,7 @@ def measure(case: str, directory: Path, sizes: Sizes, device: torch.device) -> R
         for iteration in range(ppo.iterations):
             trainer.step(iteration)
     setup = _setup(ppo, own["lora_type"], sizes, precision)
-    return roofline(
+    return measure_roofline(
         read_dims(str(directory)), setup, calibrate(device, precision), profile.iterations[1:]
     )
 
@@ -111,7 +111,7 @@ def metrics(case: str, found: Roofline) -> dict[str, Any]:
     return {
         "case": case,
         "iteration": sum(found.seconds.values()),
-        "of_decode_bandwidth": found.decode_rate / found.card.bandwidth,
+        "of_decode_bandwidth": found.decode_tbs / found.gpu.bandwidth_tbs,
         "of_update_operations": found.ideal["update"] / update,
         "of_roofline": found.fraction,
         **asdict(found),

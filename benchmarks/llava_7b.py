@@ -38,10 +38,10 @@ from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.scalar_head import ScalarHead
-from rlhf.planning.gpus import GIB, this_machine
-from rlhf.planning.ideal_time import seconds
-from rlhf.planning.memory import CONTEXT, memory
-from rlhf.planning.model_shape import read_dims
+from rlhf.planning.gpus import GIB, local_gpu
+from rlhf.planning.ideal_time import ideal_seconds
+from rlhf.planning.memory import CUDA_CONTEXT_BYTES, estimate_memory
+from rlhf.planning.model_dims import read_dims
 from rlhf.planning.workload import Workload
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.updater import Updater
@@ -178,7 +178,9 @@ def measure(case: str, directory: Path, sizes: Sizes, device: torch.device) -> d
         **more,
     )
     plan, most = planned(str(directory), setup), max(meter.allocated.values(), default=0)
-    over = max(plan["planned_gib"].values()) * GIB - CONTEXT  # which the allocator does not see
+    over = (
+        max(plan["planned_gib"].values()) * GIB - CUDA_CONTEXT_BYTES
+    )  # which the allocator does not see
     return {
         "case": case,
         "seconds": meter.seconds,
@@ -193,9 +195,9 @@ def measure(case: str, directory: Path, sizes: Sizes, device: torch.device) -> d
 
 def planned(base: str, setup: Workload) -> dict[str, Any]:
     """What `rlhf plan` says of the same; ideal seconds where the card is known."""
-    shape, card = read_dims(base), this_machine()
-    peaks = memory(shape, setup).peaks()
-    times = seconds(shape, setup, card) if card and card.bandwidth else {}
+    shape, card = read_dims(base), local_gpu()
+    peaks = estimate_memory(shape, setup).peaks()
+    times = ideal_seconds(shape, setup, card) if card and card.bandwidth_tbs else {}
     return {
         "planned_gib": {name: peaks[phase] / GIB for name, phase in PHASES.items()},
         "ideal_seconds": {

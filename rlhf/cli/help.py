@@ -90,7 +90,7 @@ COMMANDS = {
     ),
     "plan": (
         "whether a PPO run fits a card, and how long an iteration takes at best",
-        "rlhf plan model.path=MODEL plan.card=NAME [options of rlhf ppo]",
+        "rlhf plan model.path=MODEL plan.gpu=NAME [options of rlhf ppo]",
         ("plan", "model", "sampling", "reward", "ppo"),
     ),
 }

@@ -6,9 +6,9 @@ from rlhf.commands.job import Job
 from rlhf.models.loading import locate_model
 from rlhf.planning.fit import changed_options, smallest_change, with_checkpointing_if_needed
 from rlhf.planning.gpus import GIB, GPU, select_gpus
-from rlhf.planning.ideal_time import seconds
-from rlhf.planning.memory import Memory, memory
-from rlhf.planning.model_shape import ModelDims, read_dims
+from rlhf.planning.ideal_time import ideal_seconds
+from rlhf.planning.memory import MemoryEstimate, estimate_memory
+from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.workload import Workload, workload_of
 from rlhf.tracking.console import say, stage, table
 
@@ -26,18 +26,18 @@ def plan(job: Job) -> dict[str, Any]:
     location = locate_model(config.model.path)
     dims = read_dims(location.base)
     workload = workload_of(config, dims, starts_from_adapter=location.adapter is not None)
-    gpus = select_gpus(config.plan.card)
+    gpus = select_gpus(config.plan.gpu)
     if config.model.gradient_checkpointing == "auto":
         workload = with_checkpointing_if_needed(dims, workload, max(gpu.gib for gpu in gpus))
-    needed = memory(dims, workload)
+    needed = estimate_memory(dims, workload)
     stage("one iteration")
-    largest = " (the largest of its grid)" if dims.tiles > 1 else ""
+    largest = " (the largest of its grid)" if dims.image_tiles > 1 else ""
     say(f"an image takes {dims.image_tokens} tokens{largest}")
     _print_memory(needed, workload)
     verdicts = {gpu.name: _verdict(dims, workload, gpu) for gpu in gpus}
-    times = {gpu.name: seconds(dims, workload, gpu) for gpu in gpus if gpu.bandwidth}
+    times = {gpu.name: ideal_seconds(dims, workload, gpu) for gpu in gpus if gpu.bandwidth_tbs}
     _print_times(times)
-    stage("cards")
+    stage("GPUs")
     for name, verdict in verdicts.items():
         say(f"{name}: {verdict['says']}")
     return {
@@ -52,18 +52,18 @@ def plan(job: Job) -> dict[str, Any]:
 
 def _verdict(dims: ModelDims, workload: Workload, gpu: GPU) -> dict[str, Any]:
     """Whether the run fits the GPU, the options to change where it does not, and a sentence."""
-    limit, need = gpu.gib * GIB, memory(dims, workload).peak / GIB
+    limit, need = gpu.gib * GIB, estimate_memory(dims, workload).peak / GIB
     if need <= gpu.gib:
         return {"fits": True, "change": {}, "says": f"fits, {gpu.gib - need:.1f} GiB to spare"}
     after = smallest_change(dims, workload, limit)
-    change, least = changed_options(workload, after), memory(dims, after).peak / GIB
+    change, least = changed_options(workload, after), estimate_memory(dims, after).peak / GIB
     options = " ".join(f"{name}={str(value).lower()}" for name, value in change.items())
     fits = f"needs {need:.1f} of {gpu.gib:.1f} GiB; fits with {options}"
     never = f"does not fit: needs {need:.1f} GiB, and {least:.1f} of {gpu.gib:.1f} with {options}"
     return {"fits": False, "change": change, "says": fits if least <= gpu.gib else never}
 
 
-def _print_memory(needed: Memory, workload: Workload) -> None:
+def _print_memory(needed: MemoryEstimate, workload: Workload) -> None:
     """Print GiB by part (rows) and phase at its peak (columns)."""
     names = [*needed.resident, *dict.fromkeys(n for x in needed.phases.values() for n in x)]
     rows = [
@@ -72,13 +72,14 @@ def _print_memory(needed: Memory, workload: Workload) -> None:
     ]
     peaks = needed.peaks()
     rows.append(["in all", *(_gib(peaks[phase]) for phase in PHASES)])
-    table("memory on the card, GiB", ("part", *PHASES), rows)
+    table("memory on the GPU, GiB", ("part", *PHASES), rows)
     without, checkpointed = needed.activations
+    rows_each = workload.microbatch_rows(workload.minibatch_size)
     say(
-        f"activations of a micro-batch of {workload.rows(workload.minibatch_size)} rows: "
+        f"activations of a micro-batch of {rows_each} rows: "
         f"{_gib(without)} GiB, with gradient checkpointing {_gib(checkpointed)} GiB"
     )
-    say(f"cached features on the CPU: {needed.features / 2**20:.2f} MiB an image")
+    say(f"cached features on the CPU: {needed.image_feature_bytes / 2**20:.2f} MiB an image")
 
 
 def _print_times(times: dict[str, dict[str, float]]) -> None:
@@ -89,7 +90,7 @@ def _print_times(times: dict[str, dict[str, float]]) -> None:
         rows = [*times[name].items(), ("in all", sums[name])]
         table("ideal seconds", ("phase", name), rows)
     elif times:
-        table("ideal seconds", ("card", "seconds"), list(sums.items()))
+        table("ideal seconds", ("GPU", "seconds"), list(sums.items()))
 
 
 def _gib(size: int | None) -> str:

@@ -12,8 +12,8 @@ from rlhf.commands.job import Job
 from rlhf.config.schema import weights_dtype
 from rlhf.models.loading import ModelLocation
 from rlhf.planning.gpus import GIB
-from rlhf.planning.model_shape import ModelDims, read_dims
-from rlhf.planning.roofline import Roofline, calibrate, roofline, synchronizer
+from rlhf.planning.model_dims import ModelDims, read_dims
+from rlhf.planning.roofline import Roofline, calibrate, measure_roofline, synchronizer
 from rlhf.planning.workload import Workload, workload_of
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.tracking.console import say, stage, table
@@ -29,11 +29,14 @@ def profiled(job: Job, location: ModelLocation, trainer: PPOTrainer) -> Iterator
     if not job.config.ppo.profile:
         yield found
         return
-    shape, first = read_dims(location.base), trainer.iteration
-    setup, llava = _setup(job, location, shape, trainer), trainer.policy.llava
+    dims, first = read_dims(location.base), trainer.iteration
+    workload, llava = _setup(job, location, dims, trainer), trainer.policy.llava
     stage("calibration")
-    card = calibrate(llava.device, llava.precision)
-    say(f"{card.half:.4g}·10¹² operations a second, {card.bandwidth * 1000:.4g} GB a second")
+    gpu = calibrate(llava.device, llava.precision)
+    say(
+        f"{gpu.bfloat16_tflops:.4g}·10¹² operations a second, "
+        f"{gpu.bandwidth_tbs * 1000:.4g} GB a second"
+    )
     traced = min(TRACED, trainer.ppo.iterations - first) if job.config.ppo.profile == "trace" else 0
     profile = Profile(
         synchronizer(llava.device), on_iteration=_tracer(job.directory / "trace.json.gz", traced)
@@ -43,22 +46,22 @@ def profiled(job: Job, location: ModelLocation, trainer: PPOTrainer) -> Iterator
     if profile.iterations:
         skipped = max(trainer.warmup - first, traced, 1)  # a critic's warm-up moves no policy
         skipped = min(skipped, len(profile.iterations) - 1)
-        measured = roofline(shape, setup, card, profile.iterations[skipped:])
+        measured = measure_roofline(dims, workload, gpu, profile.iterations[skipped:])
         _show(
             measured, f"iterations {first + skipped + 1} to {first + len(profile.iterations)}, mean"
         )
         found["profile"] = _metrics(measured)
 
 
-def _setup(job: Job, location: ModelLocation, shape: ModelDims, trainer: PPOTrainer) -> Workload:
+def _setup(job: Job, location: ModelLocation, dims: ModelDims, trainer: PPOTrainer) -> Workload:
     """Of the run as it is, on the device where it is."""
     config, llava = job.config, trainer.policy.llava
-    setup = workload_of(config, shape, starts_from_adapter=location.adapter is not None)
+    workload = workload_of(config, dims, starts_from_adapter=location.adapter is not None)
     full = config.model.train == "full"
     dtype: Any = weights_dtype(config, llava.device.type, trains_fully=full)
     checks = llava.checkpoints_layers
-    reward = "none" if job.scorer else setup.reward
-    return replace(setup, dtype=dtype, gradient_checkpointing=checks, reward=reward)
+    reward = "none" if job.scorer else workload.reward
+    return replace(workload, dtype=dtype, gradient_checkpointing=checks, reward=reward)
 
 
 def _tracer(path: Path, traced: int) -> Callable[[int], None]:
@@ -78,16 +81,16 @@ def _tracer(path: Path, traced: int) -> Callable[[int], None]:
 
 
 def _show(found: Roofline, title: str) -> None:
-    table(title, ("phase", "seconds", "share", "ideal", "of the roofline"), found.rows())
+    table(title, ("phase", "seconds", "share", "ideal", "of the roofline"), found.table_rows())
     say(
-        f"{found.response_rate:,.0f} response tokens a second, "
-        f"{found.generation_rate:,.0f} while generating"
+        f"{found.response_tokens_per_second:,.0f} response tokens a second, "
+        f"{found.generated_tokens_per_second:,.0f} while generating"
     )
-    if found.step_bytes:
-        reached = found.decode_rate / found.card.bandwidth
+    if found.bytes_per_decode_step:
+        reached = found.decode_tbs / found.gpu.bandwidth_tbs
         say(
-            f"a decoding step must read {found.step_bytes / GIB:.4g} GiB, and reads them at "
-            f"{found.decode_rate * 1000:.4g} GB a second, {reached:.0%} of the bandwidth"
+            f"a decoding step must read {found.bytes_per_decode_step / GIB:.4g} GiB, and reads "
+            f"them at {found.decode_tbs * 1000:.4g} GB a second, {reached:.0%} of the bandwidth"
         )
 
 
@@ -96,10 +99,10 @@ def _metrics(found: Roofline) -> dict[str, Any]:
         "seconds": found.seconds,
         "ideal_seconds": found.ideal,
         "roofline": found.fraction,
-        "response_tokens_per_s": found.response_rate,
-        "generated_tokens_per_s": found.generation_rate,
-        "decode_step_bytes": found.step_bytes,
-        "decode_bytes_per_s": found.decode_rate * 1e12,
-        "bandwidth_bytes_per_s": found.card.bandwidth * 1e12,
-        "operations_per_s": found.card.half * 1e12,
+        "response_tokens_per_s": found.response_tokens_per_second,
+        "generated_tokens_per_s": found.generated_tokens_per_second,
+        "decode_step_bytes": found.bytes_per_decode_step,
+        "decode_bytes_per_s": found.decode_tbs * 1e12,
+        "bandwidth_bytes_per_s": found.gpu.bandwidth_tbs * 1e12,
+        "operations_per_s": found.gpu.bfloat16_tflops * 1e12,
     }

@@ -225,7 +225,7 @@ class SmolConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(Section):
-    card: str = ""  # such as "RTX 4090"; empty: this machine's, or all that are known
+    gpu: str = ""  # such as "RTX 4090"; empty: this machine's, or all that are known
     prompt_tokens: Count = 64  # of a prompt, beside those of its image
 
 

@@ -4,19 +4,27 @@ They follow from what the code keeps; where a library decides, the note says wha
 """
 
 from rlhf.kernels.token_logprobs import CHUNK_LOGITS, CHUNK_TOKENS
-from rlhf.planning.model_shape import ModelDims
+from rlhf.planning.model_dims import ModelDims
 from rlhf.planning.workload import Workload
 
 TILE_LOGITS = 2**23  # of a chunk in Triton, whose module needs Triton to be read
 LORA_LAYERS = 7  # linear layers with LoRA in one layer of the language model
 
 
-def kv_cache(shape: ModelDims, setup: Workload, rows: int, tokens: int) -> int:
+def kv_cache_bytes(dims: ModelDims, workload: Workload, rows: int, tokens: int) -> int:
     """Keys and values of every layer."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * setup.width * rows * tokens
+    return (
+        2
+        * dims.num_layers
+        * dims.num_kv_heads
+        * dims.head_dim
+        * workload.activation_width
+        * rows
+        * tokens
+    )
 
 
-def layer_activations(shape: ModelDims, setup: Workload) -> int:
+def layer_activation_bytes(dims: ModelDims, workload: Workload) -> int:
     """Bytes that a token leaves for the backward pass in one layer.
 
     With H the width, I the MLP's, A = heads · head_dim, K = kv_heads · head_dim, b bytes a number:
@@ -31,24 +39,26 @@ def layer_activations(shape: ModelDims, setup: Workload) -> int:
 
     A frozen layer keeps no input; rotary embeddings and a norm's row metrics are left out.
     """
-    h, i, b = shape.hidden, shape.intermediate, setup.width
-    a, k = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    both = b * (2 * a + 2 * k) + 4 * shape.heads + 3 * b * i
-    both += 0 if setup.triton or setup.uses_alora else b * a
-    if setup.train == "full":
+    h, i, b = dims.hidden_size, dims.intermediate_size, workload.activation_width
+    a, k = dims.num_heads * dims.head_dim, dims.num_kv_heads * dims.head_dim
+    both = b * (2 * a + 2 * k) + 4 * dims.num_heads + 3 * b * i
+    both += 0 if workload.triton or workload.uses_alora else b * a
+    if workload.train == "full":
         return both + 4 * (6 * h + i)
-    return both + 4 * 2 * h + b * (2 * h + i + LORA_LAYERS * setup.lora_rank)
+    return both + 4 * 2 * h + b * (2 * h + i + LORA_LAYERS * workload.lora_rank)
 
 
-def mlp_activations(shape: ModelDims, setup: Workload) -> int:
+def mlp_activation_bytes(dims: ModelDims, workload: Workload) -> int:
     """Of these a token's in the MLP, which the last layer runs for what is read of it only."""
-    i, b = shape.intermediate, setup.width
-    if setup.train == "full":
+    i, b = dims.intermediate_size, workload.activation_width
+    if workload.train == "full":
         return 3 * b * i + 4 * i
-    return 3 * b * i + b * (shape.hidden + i + 3 * setup.lora_rank)
+    return 3 * b * i + b * (dims.hidden_size + i + 3 * workload.lora_rank)
 
 
-def activations(shape: ModelDims, setup: Workload, *, checkpointing: bool | None = None) -> int:
+def saved_activation_bytes(
+    dims: ModelDims, workload: Workload, *, checkpointing: bool | None = None
+) -> int:
     """Bytes kept between forward and backward of an update's micro-batch.
 
     Checkpointing keeps each layer's input, what the last norm leaves and, while a layer runs again,
@@ -59,86 +69,102 @@ def activations(shape: ModelDims, setup: Workload, *, checkpointing: bool | None
     shared or kept, each layer on a GPU joins their keys and values with those of the responses;
     with `response`, when a layer runs again, the prompt's stay for it.
     """
-    again = setup.gradient_checkpointing if checkpointing is None else checkpointing
-    rows = setup.rows(setup.minibatch_size)
-    tokens = setup.tokens(rows)
-    shared = kv_cache(shape, setup, setup.distinct(rows), setup.prompt_tokens)
-    prefix = shared if setup.uses_alora else 0
-    joins = setup.triton and (setup.uses_alora or setup.samples_per_prompt > 1)
-    joined = shared // shape.layers if joins else 0
-    layer = tokens * layer_activations(shape, setup) + factor_copies(shape, setup) + joined
+    again = workload.gradient_checkpointing if checkpointing is None else checkpointing
+    rows = workload.microbatch_rows(workload.minibatch_size)
+    tokens = workload.forward_tokens(rows)
+    shared = kv_cache_bytes(dims, workload, workload.prompts_of(rows), workload.prompt_tokens)
+    prefix = shared if workload.uses_alora else 0
+    joins = workload.triton and (workload.uses_alora or workload.samples_per_prompt > 1)
+    joined = shared // dims.num_layers if joins else 0
+    layer = (
+        tokens * layer_activation_bytes(dims, workload) + lora_copy_bytes(dims, workload) + joined
+    )
     if not again:
-        read = min(tokens, rows * (setup.max_new_tokens + 1))  # and the last token's
-        spared = (tokens - read) * mlp_activations(shape, setup)
-        return layer * shape.layers - spared
-    last = (8 if setup.train == "full" else 4) * shape.hidden
-    inputs = setup.width * shape.hidden * shape.layers
+        read = min(tokens, rows * (workload.max_new_tokens + 1))  # and the last token's
+        spared = (tokens - read) * mlp_activation_bytes(dims, workload)
+        return layer * dims.num_layers - spared
+    last = (8 if workload.train == "full" else 4) * dims.hidden_size
+    inputs = workload.activation_width * dims.hidden_size * dims.num_layers
     return tokens * (inputs + last) + prefix + layer
 
 
-def factor_copies(shape: ModelDims, setup: Workload) -> int:
+def lora_copy_bytes(dims: ModelDims, workload: Workload) -> int:
     """Bytes of a layer's factors in the trunk's precision, where that is not their own."""
-    if setup.train == "full" or setup.width == 4:
+    if workload.train == "full" or workload.activation_width == 4:
         return 0
-    return setup.width * setup.lora_rank * shape.lora_width // shape.layers
+    return (
+        workload.activation_width
+        * workload.lora_rank
+        * dims.lora_params_per_rank
+        // dims.num_layers
+    )
 
 
-def forward_workspace(shape: ModelDims, setup: Workload) -> int:
+def forward_workspace_bytes(dims: ModelDims, workload: Workload) -> int:
     """Bytes a token needs at a layer's widest moment of a pass without gradient.
 
     Under LoRA that is the MLP's second layer: activation of the gate, result, and two results of
     the adapter; without, activation, second layer and product. The same again for the states.
     """
-    h, i, b = shape.hidden, shape.intermediate, setup.width
-    return 3 * b * i + 4 * b * h if setup.train == "full" else 4 * b * (i + h)
+    h, i, b = dims.hidden_size, dims.intermediate_size, workload.activation_width
+    return 3 * b * i + 4 * b * h if workload.train == "full" else 4 * b * (i + h)
 
 
-def backward_workspace(shape: ModelDims, setup: Workload, rows: int) -> int:
+def backward_workspace_bytes(dims: ModelDims, workload: Workload, rows: int) -> int:
     """Bytes of so many rows on top of `activations` at the widest moment of the backward pass.
 
     The MLP's: two gradients of its width, as a layer frees what it kept on the way; in half
     precision a norm's float32 gradient of the states besides. Or attention's.
     """
-    states = 4 * shape.hidden if setup.width == 2 else 0
-    mlp = setup.tokens(rows) * (2 * setup.width * shape.intermediate + states)
-    return max(mlp, _float32_attention(shape, setup, rows))
+    states = 4 * dims.hidden_size if workload.activation_width == 2 else 0
+    mlp = workload.forward_tokens(rows) * (
+        2 * workload.activation_width * dims.intermediate_size + states
+    )
+    return max(mlp, _float32_attention_bytes(dims, workload, rows))
 
 
-def _float32_attention(shape: ModelDims, setup: Workload, rows: int) -> int:
+def _float32_attention_bytes(dims: ModelDims, workload: Workload, rows: int) -> int:
     """Bytes of `flash_backward` in half precision on a CPU, less what the MLP has freed by then.
 
     A token's five inputs and three gradients are float32. With `response` those of the prompts'
     keys and values come on top, when its own key and value are gone and its query has two.
     """
-    if setup.width == 4 or setup.triton:
+    if workload.activation_width == 4 or workload.triton:
         return 0
-    token = 4 * shape.heads * shape.head_dim * (7 if setup.uses_alora else 8)
-    held = setup.tokens(rows) * (token - mlp_activations(shape, setup))
-    if not setup.uses_alora:
+    token = 4 * dims.num_heads * dims.head_dim * (7 if workload.uses_alora else 8)
+    held = workload.forward_tokens(rows) * (token - mlp_activation_bytes(dims, workload))
+    if not workload.uses_alora:
         return held
-    kept = kv_cache(shape, setup, setup.distinct(rows), setup.prompt_tokens) // shape.layers
+    kept = (
+        kv_cache_bytes(dims, workload, workload.prompts_of(rows), workload.prompt_tokens)
+        // dims.num_layers
+    )
     return held + 2 * 2 * kept
 
 
-def head_logits(shape: ModelDims, setup: Workload, tokens: int) -> int:
+def logprob_workspace_bytes(dims: ModelDims, workload: Workload, tokens: int) -> int:
     """Bytes of `token_logprobs` over that many response tokens.
 
     Triton: a tile of logits, and the float32 gradient of the states. Torch: three chunks [C, V] and
     three float32 copies of the states; and a float32 copy of a half output embedding.
     """
-    states = 4 * tokens * shape.hidden
-    if setup.triton:
+    states = 4 * tokens * dims.hidden_size
+    if workload.triton:
         return 4 * TILE_LOGITS + states
-    chunk = min(tokens, max(CHUNK_TOKENS, CHUNK_LOGITS // shape.vocabulary))
-    wide = 4 * shape.vocabulary * shape.hidden if setup.dtype == "bfloat16" else 0
-    return 3 * 4 * chunk * shape.vocabulary + 3 * states + wide
+    chunk = min(tokens, max(CHUNK_TOKENS, CHUNK_LOGITS // dims.vocab_size))
+    wide = 4 * dims.vocab_size * dims.hidden_size if workload.dtype == "bfloat16" else 0
+    return 3 * 4 * chunk * dims.vocab_size + 3 * states + wide
 
 
-def sampling_logits(shape: ModelDims, rows: int) -> int:
+def sampling_workspace_bytes(dims: ModelDims, rows: int) -> int:
     """Logits in float32, their probabilities, and the same and their running sum in float64."""
-    return rows * shape.vocabulary * (4 + 4 + 8 + 8)
+    return rows * dims.vocab_size * (4 + 4 + 8 + 8)
 
 
-def widest_weight(shape: ModelDims, setup: Workload) -> int:
+def largest_dequantized_weight_bytes(dims: ModelDims, workload: Workload) -> int:
     """The widest packed weight, unpacked for one product."""
-    return setup.width * shape.hidden * max(shape.intermediate, shape.heads * shape.head_dim)
+    return (
+        workload.activation_width
+        * dims.hidden_size
+        * max(dims.intermediate_size, dims.num_heads * dims.head_dim)
+    )

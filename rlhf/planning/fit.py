@@ -6,12 +6,12 @@ from typing import Any
 
 from rlhf.config.schema import Config
 from rlhf.models.loading import ModelLocation
-from rlhf.planning.gpus import GIB, this_machine
-from rlhf.planning.memory import memory
-from rlhf.planning.model_shape import ModelDims, read_dims
+from rlhf.planning.gpus import GIB, local_gpu
+from rlhf.planning.memory import estimate_memory
+from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.workload import Workload, workload_of
 
-LEAST_RANK = 8
+MIN_LORA_RANK = 8
 OPTIONS = {
     "microbatch_tokens": "ppo.microbatch_tokens",
     "gradient_checkpointing": "model.gradient_checkpointing",
@@ -30,7 +30,7 @@ def uses_gradient_checkpointing(config: Config, location: ModelLocation) -> bool
         config: the options of the run.
         location: where the model's files are.
     """
-    option, gpu = config.model.gradient_checkpointing, this_machine()
+    option, gpu = config.model.gradient_checkpointing, local_gpu()
     if option != "auto":
         return option
     if gpu is None or config.device == "cpu":
@@ -48,26 +48,26 @@ def with_checkpointing_if_needed(dims: ModelDims, workload: Workload, gib: float
         workload: what the run does, without gradient checkpointing.
         gib: memory of the GPU, GiB.
     """
-    fits = memory(dims, workload).peak <= gib * GIB
+    fits = estimate_memory(dims, workload).peak <= gib * GIB
     return workload if fits else replace(workload, gradient_checkpointing=True)
 
 
-def smallest_change(shape: ModelDims, setup: Workload, limit: float) -> Workload:
-    """The setup changed until it needs at most `limit` bytes, or as little as the changes allow.
+def smallest_change(dims: ModelDims, workload: Workload, limit: float) -> Workload:
+    """The workload changed until it needs at most `limit` bytes, or as little as the changes allow.
 
     The options are taken in the order of OPTIONS: first what costs only time, last what changes the
     training. When it fits, each is given back as far as it still fits, the last ones first.
     """
-    current = setup
-    for field, values in _levels(setup):
+    current = workload
+    for field, values in _levels(workload):
         for value in values:
-            if memory(shape, current).peak > limit:
+            if estimate_memory(dims, current).peak > limit:
                 current = replace(current, **{field: value})
-    limit = max(limit, memory(shape, current).peak)
-    for field, values in reversed([*_levels(setup)]):
-        for value in (getattr(setup, field), *values):
+    limit = max(limit, estimate_memory(dims, current).peak)
+    for field, values in reversed([*_levels(workload)]):
+        for value in (getattr(workload, field), *values):
             milder = replace(current, **{field: value})
-            if memory(shape, milder).peak <= limit:
+            if estimate_memory(dims, milder).peak <= limit:
                 current = milder
                 break
     return current
@@ -82,23 +82,23 @@ def changed_options(before: Workload, after: Workload) -> dict[str, Any]:
     }
 
 
-def _levels(setup: Workload) -> Iterator[tuple[str, list[Any]]]:
+def _levels(workload: Workload) -> Iterator[tuple[str, list[Any]]]:
     """Each option with the values to try, mildest first."""
-    yield "microbatch_tokens", _halved(setup.microbatch_tokens, setup.row)
-    yield "gradient_checkpointing", [] if setup.gradient_checkpointing else [True]
+    yield "microbatch_tokens", _halvings(workload.microbatch_tokens, workload.sequence_tokens)
+    yield "gradient_checkpointing", [] if workload.gradient_checkpointing else [True]
     yield (
         "prefix_cache_gib",
-        [gib for gib in (2.0, 1.0, 0.0) if setup.uses_alora and gib < setup.prefix_cache_gib],
+        [gib for gib in (2.0, 1.0, 0.0) if workload.uses_alora and gib < workload.prefix_cache_gib],
     )
-    yield "sampling_batch_size", _halved(setup.generated_together, 1)
-    yield "optimizer", ["adamw_8bit"] if setup.optimizer == "adamw" else []
-    if setup.train == "lora":
+    yield "sampling_batch_size", _halvings(workload.generation_rows, 1)
+    yield "optimizer", ["adamw_8bit"] if workload.optimizer == "adamw" else []
+    if workload.train == "lora":
         kinds = ["none", "int8", "nf4"]
-        yield "quantization", kinds[kinds.index(setup.quantization) + 1 :]
-        yield "lora_rank", _halved(setup.lora_rank, LEAST_RANK)
+        yield "quantization", kinds[kinds.index(workload.quantization) + 1 :]
+        yield "lora_rank", _halvings(workload.lora_rank, MIN_LORA_RANK)
 
 
-def _halved(value: int, floor: int) -> list[int]:
+def _halvings(value: int, floor: int) -> list[int]:
     """value / 2, value / 4, … not under the floor."""
     found = []
     while (value := value // 2) >= floor:

@@ -7,7 +7,9 @@ import torch
 from rlhf.errors import UsageError
 
 GIB = 2**30
-USABLE = 15 / 16  # of a card's nominal memory: error correction keeps a sixteenth of GDDR memory
+USABLE_SHARE = (
+    15 / 16
+)  # of a card's nominal memory: error correction keeps a sixteenth of GDDR memory
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class GPU:
 
     name: str
     gib: float
-    half: float
-    single: float
-    bandwidth: float
+    bfloat16_tflops: float
+    float32_tflops: float
+    bandwidth_tbs: float
 
 
 # name: nominal GB, bfloat16, float32, bandwidth
@@ -45,7 +47,8 @@ _PUBLISHED = {
     "H200": (141, 989.5, 66.9, 4.8),
 }
 GPUS = {
-    name: GPU(name, nominal * USABLE, *speeds) for name, (nominal, *speeds) in _PUBLISHED.items()
+    name: GPU(name, nominal * USABLE_SHARE, *speeds)
+    for name, (nominal, *speeds) in _PUBLISHED.items()
 }
 """By name, smallest first.
 
@@ -61,11 +64,11 @@ def find_gpu(name: str) -> GPU:
     Raises:
         UsageError: it is not in the table.
     """
-    wanted = _plain(name)
-    for known, card in GPUS.items():
-        if _plain(known) == wanted:
-            return card
-    raise UsageError(f"no card named {name}", "plan.card", f"choose one of {', '.join(GPUS)}")
+    wanted = _normalized_name(name)
+    for known, gpu in GPUS.items():
+        if _normalized_name(known) == wanted:
+            return gpu
+    raise UsageError(f"no GPU named {name}", "plan.gpu", f"choose one of {', '.join(GPUS)}")
 
 
 def select_gpus(name: str) -> list[GPU]:
@@ -76,25 +79,25 @@ def select_gpus(name: str) -> list[GPU]:
     """
     if name:
         return [find_gpu(name)]
-    gpu = this_machine()
+    gpu = local_gpu()
     return [gpu] if gpu else list(GPUS.values())
 
 
-def this_machine() -> GPU | None:
+def local_gpu() -> GPU | None:
     """The first card of this machine, with its real memory; None without one."""
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_properties(0)
-    return gpu_of(found.name, found.total_memory / GIB)
+    return match_gpu(found.name, found.total_memory / GIB)
 
 
-def gpu_of(name: str, gib: float) -> GPU:
+def match_gpu(name: str, gib: float) -> GPU:
     """A card by the name its driver gives it; its speeds are those of its like in the table."""
-    words = {*_plain(name).split()}
+    words = {*_normalized_name(name).split()}
     unknown = GPU(name, gib, 0, 0, 0)
-    like = next((x for x in GPUS.values() if {*_plain(x.name).split()} <= words), unknown)
+    like = next((x for x in GPUS.values() if {*_normalized_name(x.name).split()} <= words), unknown)
     return replace(like, name=name, gib=gib)
 
 
-def _plain(name: str) -> str:
+def _normalized_name(name: str) -> str:
     return " ".join(name.lower().replace("-", " ").removeprefix("nvidia ").split())

@@ -6,7 +6,7 @@ from typing import Literal
 
 from rlhf.config.schema import Config, weights_dtype
 from rlhf.models.loading import locate_model
-from rlhf.planning.model_shape import ModelDims
+from rlhf.planning.model_dims import ModelDims
 from rlhf.rewards.reward_card import RewardCard
 
 RewardPlacement = Literal["adapter", "trunk", "none"]
@@ -50,7 +50,7 @@ class Workload:
     prefix_cache_gib: float = 4.0
 
     @property
-    def row(self) -> int:
+    def sequence_tokens(self) -> int:
         """S, tokens of a prompt and its response."""
         return self.prompt_tokens + self.max_new_tokens
 
@@ -60,38 +60,38 @@ class Workload:
         return self.lora_type == "alora"
 
     @property
-    def prompts(self) -> int:
+    def num_prompts(self) -> int:
         """Different prompts of an iteration."""
         return self.rollout_batch_size // self.samples_per_prompt
 
     @property
-    def width(self) -> int:
+    def activation_width(self) -> int:
         """Bytes of an activation: full training makes the language model float32."""
         return 4 if self.train == "full" or self.dtype == "float32" else 2
 
     @property
-    def generated_together(self) -> int:
+    def generation_rows(self) -> int:
         return min(self.sampling_batch_size, self.rollout_batch_size)
 
-    def distinct(self, rows: int) -> int:
+    def prompts_of(self, rows: int) -> int:
         """Different prompts of so many rows, of which those of one prompt are neighbours."""
         return -(-rows // self.samples_per_prompt)
 
-    def tokens(self, rows: int) -> int:
+    def forward_tokens(self, rows: int) -> int:
         """Tokens of so many rows that run through trunk and adapter, with a gradient in updates."""
-        prompts = 0 if self.uses_alora else self.distinct(rows) * self.prompt_tokens
+        prompts = 0 if self.uses_alora else self.prompts_of(rows) * self.prompt_tokens
         return prompts + rows * self.max_new_tokens
 
-    def rows(self, most: int) -> int:
+    def microbatch_rows(self, most: int) -> int:
         """Rows of a micro-batch of at most `most` rows; one row at the least."""
         group = self.prompt_tokens + self.samples_per_prompt * self.max_new_tokens
         fitting = self.microbatch_tokens // group * self.samples_per_prompt
         alone = (self.microbatch_tokens - self.prompt_tokens) // self.max_new_tokens
         return min(most, fitting or max(1, alone))
 
-    def prefilled(self, rows: int) -> int:
+    def prefill_prompts(self, rows: int) -> int:
         """Of the prompts of so many rows, those that are read at once."""
-        return min(self.distinct(rows), max(1, self.max_prefill_tokens // self.prompt_tokens))
+        return min(self.prompts_of(rows), max(1, self.max_prefill_tokens // self.prompt_tokens))
 
 
 def workload_of(config: Config, dims: ModelDims, *, starts_from_adapter: bool) -> Workload:

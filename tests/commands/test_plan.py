@@ -24,7 +24,7 @@ from rlhf.errors import UsageError
 from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY
 from rlhf.planning.gpus import GPUS
-from rlhf.planning.model_shape import read_dims
+from rlhf.planning.model_dims import read_dims
 from rlhf.planning.workload import workload_of
 
 SEVEN = "llava-hf/llava-1.5-7b-hf"
@@ -32,7 +32,7 @@ SEVEN = "llava-hf/llava-1.5-7b-hf"
 
 @pytest.fixture(autouse=True)
 def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only directories are read, and no machine has a card."""
+    """Only directories are read, and no machine has a gpu."""
     found: Callable[..., Any] = AutoConfig.from_pretrained
 
     def read(path: str, **options: Any) -> Any:
@@ -78,7 +78,7 @@ def test_the_verdict_names_the_options_to_change(capsys: pytest.CaptureFixture[s
 def test_what_cannot_fit_says_what_it_needs() -> None:
     metrics = planned(Config(model=ModelConfig(path=SEVEN, train="full")))
     assert "does not fit" in metrics["cards"]["T4"]["says"]
-    assert metrics["resident"]["second trunk: reference"] > 26 * 2**30
+    assert metrics["resident"]["second base model: reference"] > 26 * 2**30
 
 
 def test_a_directory_and_an_adapter_on_it_are_planned(tiny: Path, tmp_path: Path) -> None:
@@ -94,39 +94,43 @@ def test_a_directory_and_an_adapter_on_it_are_planned(tiny: Path, tmp_path: Path
 
 def test_one_card_is_asked_for_and_checkpointing_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     config = Config(model=ModelConfig(path=SEVEN), ppo=PPOConfig(minibatch_size=16))
-    asked = replace(config, plan=PlanConfig(card="l40s"))
+    asked = replace(config, plan=PlanConfig(gpu="l40s"))
     assert [*planned(asked)["cards"]] == ["L40S"]
     assert "prefill" in capsys.readouterr().out
     assert config.model.gradient_checkpointing == "auto"
     never = replace(asked, model=ModelConfig(path=SEVEN, gradient_checkpointing=False))
     plain = planned(never)["peaks"]["update"]
     assert planned(asked)["peaks"]["update"] < plain
-    roomy = replace(config, plan=PlanConfig(card="H200"))
+    roomy = replace(config, plan=PlanConfig(gpu="H200"))
     assert planned(roomy)["peaks"]["update"] == plain
 
 
 def test_options_reach_the_setup() -> None:
-    shape, config = read_dims(SEVEN), Config(sampling=SamplingConfig(max_new_tokens=9))
-    setup = workload_of(config, shape, starts_from_adapter=True)
-    assert (setup.prompt_tokens, setup.max_new_tokens, setup.dtype) == (640, 9, "bfloat16")
-    assert setup.starts_from_adapter and setup.reward == "adapter"
+    dims, config = read_dims(SEVEN), Config(sampling=SamplingConfig(max_new_tokens=9))
+    workload = workload_of(config, dims, starts_from_adapter=True)
+    assert (workload.prompt_tokens, workload.max_new_tokens, workload.dtype) == (640, 9, "bfloat16")
+    assert workload.starts_from_adapter and workload.reward == "adapter"
     full = workload_of(
-        replace(config, model=ModelConfig(train="full")), shape, starts_from_adapter=False
+        replace(config, model=ModelConfig(train="full")), dims, starts_from_adapter=False
     )
     assert (full.dtype, full.reward) == ("float32", "trunk")
     short = replace(config, plan=PlanConfig(prompt_tokens=10))
-    assert workload_of(short, shape, starts_from_adapter=False).prompt_tokens == 586
+    assert workload_of(short, dims, starts_from_adapter=False).prompt_tokens == 586
     chosen = Config(
         model=ModelConfig(gradient_checkpointing=True, lora_rank=5, quantization="int8"),
         ppo=PPOConfig(critic="adapter", optimizer="adamw_8bit", ppo_epochs=7),
         sampling=SamplingConfig(batch_size=3),
         reward=RewardConfig(kind="caption_text"),
     )
-    setup = workload_of(chosen, shape, starts_from_adapter=False)
-    assert (setup.critic, setup.optimizer, setup.ppo_epochs) == ("adapter", "adamw_8bit", 7)
-    assert (setup.gradient_checkpointing, setup.lora_rank) == (True, 5)
-    assert (setup.quantization, setup.sampling_batch_size) == ("int8", 3)
-    assert setup.reward == "none"
+    workload = workload_of(chosen, dims, starts_from_adapter=False)
+    assert (workload.critic, workload.optimizer, workload.ppo_epochs) == (
+        "adapter",
+        "adamw_8bit",
+        7,
+    )
+    assert (workload.gradient_checkpointing, workload.lora_rank) == (True, 5)
+    assert (workload.quantization, workload.sampling_batch_size) == ("int8", 3)
+    assert workload.reward == "none"
 
 
 def test_refusals_name_the_option(tmp_path: Path) -> None:
@@ -134,8 +138,8 @@ def test_refusals_name_the_option(tmp_path: Path) -> None:
         of("")
     with pytest.raises(UsageError, match="cannot be read"):
         of("someone/unknown")
-    with pytest.raises(UsageError, match="no card named abacus"):
-        of(SEVEN, plan=PlanConfig(card="abacus"))
+    with pytest.raises(UsageError, match="no GPU named abacus"):
+        of(SEVEN, plan=PlanConfig(gpu="abacus"))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UsageError, match="is no LLaVA but llama"):
         of(str(tmp_path))

@@ -15,18 +15,18 @@ from torch.utils._pytree import tree_leaves
 from rlhf.config.schema import ModelConfig, PPOConfig
 from rlhf.models.policy import build_policy
 from rlhf.planning.activation_memory import (
-    activations,
-    backward_workspace,
-    factor_copies,
-    forward_workspace,
-    kv_cache,
-    layer_activations,
+    backward_workspace_bytes,
+    forward_workspace_bytes,
+    kv_cache_bytes,
+    layer_activation_bytes,
+    lora_copy_bytes,
+    saved_activation_bytes,
 )
-from rlhf.planning.model_shape import ModelDims, read_dims
+from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.workload import Workload
 from rlhf.ppo.updater import Updater
 from tests.support import tiny_models
-from tests.support.planned import SETUP, wide_model
+from tests.support.planned import WORKLOAD, wide_model
 
 CASES = [
     ("lora", "lora", "float32"),
@@ -74,18 +74,22 @@ class Pass:
 
     run: Callable[[], Tensor]
     weights: set[int]
-    setup: Workload
-    shape: ModelDims
+    workload: Workload
+    dims: ModelDims
 
     @property
     def tokens(self) -> int:
-        return self.setup.tokens(4)
+        return self.workload.forward_tokens(4)
 
     @property
     def prompts(self) -> int:
         """Bytes of the kept prompts, put together for the pass."""
-        setup = self.setup
-        return kv_cache(self.shape, setup, 4, setup.prompt_tokens) if setup.uses_alora else 0
+        workload = self.workload
+        return (
+            kv_cache_bytes(self.dims, workload, 4, workload.prompt_tokens)
+            if workload.uses_alora
+            else 0
+        )
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +109,8 @@ def prepared(path: Path, train: Any, lora_type: Any, dtype: Any, again: bool) ->
         llava.vision.features(image)
     longest = int((prompts.spans.lengths + responses.spans.lengths).max())
     late = len(llava.adapters.invocation) + responses.spans.max_len
-    setup = replace(
-        SETUP,
+    workload = replace(
+        WORKLOAD,
         prompt_tokens=longest - 8,
         max_new_tokens=8,
         minibatch_size=4,
@@ -121,11 +125,11 @@ def prepared(path: Path, train: Any, lora_type: Any, dtype: Any, again: bool) ->
         with torch.no_grad():
             llava.response_hidden(prompts, responses)  # from here on the prompts are kept
         before = prompts.spans.max_len - len(llava.adapters.invocation)
-        setup = replace(setup, prompt_tokens=before, max_new_tokens=late)
+        workload = replace(workload, prompt_tokens=before, max_new_tokens=late)
     return Pass(
         lambda: llava.response_hidden(prompts, responses),
         {value.untyped_storage()._cdata for value in llava.model.parameters()},
-        setup,
+        workload,
         read_dims(llava.base),
     )
 
@@ -152,10 +156,10 @@ def test_activations_are_what_autograd_saves(
         hidden = one.run()
     found = sum(x.untyped_storage().nbytes() for key, x in kept.items() if key not in one.weights)
     assert hidden.requires_grad
-    planned = activations(one.shape, one.setup)
+    planned = saved_activation_bytes(one.dims, one.workload)
     if again:  # that layer is kept later; of the prompts autograd does not know
-        layer = one.tokens * layer_activations(one.shape, one.setup)
-        planned -= layer + factor_copies(one.shape, one.setup) + one.prompts
+        layer = one.tokens * layer_activation_bytes(one.dims, one.workload)
+        planned -= layer + lora_copy_bytes(one.dims, one.workload) + one.prompts
     else:
         planned += one.prompts
     # What joins two parts, which counts beside so small a model, is not planned.
@@ -177,8 +181,8 @@ def test_the_peak_of_an_update_is_that_of_its_live_tensors(
     one.run().float().sum().backward()  # from here on gradients are there and only added to
     with LiveBytes() as live:
         one.run().float().sum().backward()
-    workspace = backward_workspace(one.shape, one.setup, 4)
-    planned = activations(one.shape, one.setup) + workspace
+    workspace = backward_workspace_bytes(one.dims, one.workload, 4)
+    planned = saved_activation_bytes(one.dims, one.workload) + workspace
     planned += 0 if again else one.prompts  # else they are among the activations
     assert planned == pytest.approx(live.peak, rel=0.15)
 
@@ -191,7 +195,7 @@ def test_the_workspace_of_scoring_is_that_of_its_live_tensors(
     one = prepared(request.getfixturevalue(directory), train, lora_type, dtype, False)
     with torch.no_grad(), LiveBytes() as live:
         one.run()
-    planned = one.tokens * forward_workspace(one.shape, one.setup) + one.prompts
+    planned = one.tokens * forward_workspace_bytes(one.dims, one.workload) + one.prompts
     assert planned == pytest.approx(live.peak, rel=0.15)
 
 

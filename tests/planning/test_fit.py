@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 
 from rlhf.planning.fit import OPTIONS, changed_options, smallest_change
-from rlhf.planning.gpus import GIB, GPUS, find_gpu, gpu_of
-from rlhf.planning.memory import memory
-from rlhf.planning.model_shape import ModelDims, read_dims
+from rlhf.planning.gpus import GIB, GPUS, find_gpu, match_gpu
+from rlhf.planning.memory import estimate_memory
+from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.workload import Workload
-from tests.support.planned import SETUP
+from tests.support.planned import WORKLOAD
 
-SETUPS = {
-    "plain": SETUP,
-    "nf4": replace(SETUP, quantization="nf4"),
-    "large": replace(SETUP, critic="separate", lora_rank=256, sampling_batch_size=512),
-    "late": replace(SETUP, lora_type="alora", gradient_checkpointing=True),
-    "full": replace(SETUP, train="full", dtype="float32", reward="trunk"),
+WORKLOADS = {
+    "plain": WORKLOAD,
+    "nf4": replace(WORKLOAD, quantization="nf4"),
+    "large": replace(WORKLOAD, critic="separate", lora_rank=256, sampling_batch_size=512),
+    "late": replace(WORKLOAD, lora_type="alora", gradient_checkpointing=True),
+    "full": replace(WORKLOAD, train="full", dtype="float32", reward="trunk"),
 }
 
 
@@ -26,74 +26,74 @@ def seven() -> ModelDims:
     return read_dims("llava-hf/llava-1.5-7b-hf")
 
 
-def change(shape: ModelDims, setup: Workload, gib: float) -> dict[str, Any]:
-    return changed_options(setup, smallest_change(shape, setup, gib * GIB))
+def change(dims: ModelDims, workload: Workload, gib: float) -> dict[str, Any]:
+    return changed_options(workload, smallest_change(dims, workload, gib * GIB))
 
 
 def test_what_fits_stays(seven: ModelDims) -> None:
-    assert change(seven, SETUP, 139) == {}
+    assert change(seven, WORKLOAD, 139) == {}
 
 
 def test_what_costs_only_time_is_changed_first(seven: ModelDims) -> None:
-    assert change(seven, SETUP, 50) == {"ppo.microbatch_tokens": 4096}
-    one_row = replace(SETUP, microbatch_tokens=1000, sampling_batch_size=4)
+    assert change(seven, WORKLOAD, 50) == {"ppo.microbatch_tokens": 4096}
+    one_row = replace(WORKLOAD, microbatch_tokens=1000, sampling_batch_size=4)
     assert change(seven, one_row, 20) == {"model.gradient_checkpointing": True}
-    assert change(seven, replace(SETUP, quantization="nf4"), 22.5) == {
+    assert change(seven, replace(WORKLOAD, quantization="nf4"), 22.5) == {
         "ppo.microbatch_tokens": 2048,
         "sampling.batch_size": 32,
     }
 
 
 def test_prompts_are_dropped_before_fewer_responses_are_sampled_together(seven: ModelDims) -> None:
-    late = replace(SETUPS["late"], quantization="nf4", sampling_batch_size=16)
+    late = replace(WORKLOADS["late"], quantization="nf4", sampling_batch_size=16)
     assert change(seven, late, 19) == {}
     assert change(seven, late, 17) == {"model.prefix_cache_gib": 2.0}
     assert change(seven, replace(late, lora_type="lora"), 14)["sampling.batch_size"] == 8
 
 
 def test_quantization_comes_when_nothing_else_serves(seven: ModelDims) -> None:
-    assert change(seven, SETUP, 15)["model.quantization"] == "int8"
-    assert change(seven, SETUP, 9.5)["model.quantization"] == "nf4"
+    assert change(seven, WORKLOAD, 15)["model.quantization"] == "int8"
+    assert change(seven, WORKLOAD, 9.5)["model.quantization"] == "nf4"
 
 
 def test_full_training_is_neither_quantized_nor_ranked(seven: ModelDims) -> None:
-    assert not {"model.quantization", "model.lora_rank"} & {*change(seven, SETUPS["full"], 10)}
+    assert not {"model.quantization", "model.lora_rank"} & {*change(seven, WORKLOADS["full"], 10)}
 
 
-@pytest.mark.parametrize("name", SETUPS)
+@pytest.mark.parametrize("name", WORKLOADS)
 @pytest.mark.parametrize("gib", [2, 7, 8, 9.5, 11, 13, 15, 22.5, 30, 45, 75, 100, 150])
 def test_no_change_is_in_vain(seven: ModelDims, name: str, gib: float) -> None:
-    setup = SETUPS[name]
-    after = smallest_change(seven, setup, gib * GIB)
-    peak = memory(seven, after).peak
+    workload = WORKLOADS[name]
+    after = smallest_change(seven, workload, gib * GIB)
+    peak = estimate_memory(seven, after).peak
     reached = max(peak, gib * GIB)
-    changed = [field for field in OPTIONS if getattr(after, field) != getattr(setup, field)]
+    changed = [field for field in OPTIONS if getattr(after, field) != getattr(workload, field)]
     for field in changed:
-        back = replace(after, **{field: getattr(setup, field)})
-        assert memory(seven, back).peak > reached
-    assert after.microbatch_tokens >= min(setup.microbatch_tokens, after.row)
+        back = replace(after, **{field: getattr(workload, field)})
+        assert estimate_memory(seven, back).peak > reached
+    assert after.microbatch_tokens >= min(workload.microbatch_tokens, after.sequence_tokens)
 
 
-@pytest.mark.parametrize("name", SETUPS)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_no_step_raises_the_peak(seven: ModelDims, name: str) -> None:
-    setup = SETUPS[name]
-    strongest = smallest_change(seven, setup, 0)
+    workload = WORKLOADS[name]
+    strongest = smallest_change(seven, workload, 0)
     for field in OPTIONS:
-        before, setup = setup, replace(setup, **{field: getattr(strongest, field)})
-        assert memory(seven, setup).peak <= memory(seven, before).peak
-    assert memory(seven, setup).peak < memory(seven, SETUPS[name]).peak
+        before, workload = workload, replace(workload, **{field: getattr(strongest, field)})
+        assert estimate_memory(seven, workload).peak <= estimate_memory(seven, before).peak
+    assert estimate_memory(seven, workload).peak < estimate_memory(seven, WORKLOADS[name]).peak
 
 
 def test_a_card_is_found_by_its_name() -> None:
     assert find_gpu("nvidia rtx-4090") is GPUS["RTX 4090"]
     assert GPUS["T4"].gib == 15
-    assert [card.gib for card in GPUS.values()][-1] > 130
+    assert [gpu.gib for gpu in GPUS.values()][-1] > 130
 
 
 def test_a_machine_has_its_own_memory_and_the_speed_of_its_like() -> None:
-    assert gpu_of("NVIDIA A100-SXM4-80GB", 79.3).bandwidth == 2.039
-    assert gpu_of("NVIDIA A100-SXM4-40GB", 39.4).bandwidth == 1.555
-    ti = gpu_of("NVIDIA GeForce RTX 4060 Ti", 15.6)
-    assert (ti.name, ti.gib, ti.half) == ("NVIDIA GeForce RTX 4060 Ti", 15.6, 44.1)
-    assert gpu_of("NVIDIA GeForce RTX 4090", 23.5).half == 165.2
-    assert gpu_of("NVIDIA A10G", 22).bandwidth == 0
+    assert match_gpu("NVIDIA A100-SXM4-80GB", 79.3).bandwidth_tbs == 2.039
+    assert match_gpu("NVIDIA A100-SXM4-40GB", 39.4).bandwidth_tbs == 1.555
+    ti = match_gpu("NVIDIA GeForce RTX 4060 Ti", 15.6)
+    assert (ti.name, ti.gib, ti.bfloat16_tflops) == ("NVIDIA GeForce RTX 4060 Ti", 15.6, 44.1)
+    assert match_gpu("NVIDIA GeForce RTX 4090", 23.5).bfloat16_tflops == 165.2
+    assert match_gpu("NVIDIA A10G", 22).bandwidth_tbs == 0

@@ -6,7 +6,7 @@ from rlhf.demo.scenes import write_images
 from rlhf.demo.tiny_llava import build_tiny_llava
 from rlhf.planning.workload import Workload
 
-SETUP = Workload(
+WORKLOAD = Workload(
     prompt_tokens=640,
     max_new_tokens=128,
     rollout_batch_size=64,

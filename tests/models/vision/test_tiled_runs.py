@@ -24,14 +24,14 @@ from rlhf.evaluation.reward_scoring import run_blind_test, write_blank
 from rlhf.models.fingerprints import same_encoding
 from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, build_policy
-from rlhf.planning.ideal_time import vision
-from rlhf.planning.memory import memory
-from rlhf.planning.model_shape import dims_of, read_dims
+from rlhf.planning.ideal_time import vision_flops
+from rlhf.planning.memory import estimate_memory
+from rlhf.planning.model_dims import dims_of, read_dims
 from rlhf.rewards.captioner import Captioner
 from rlhf.types import PreferenceBatch
 from tests.support import anyres, tiny_models
 from tests.support import reward_models as kit
-from tests.support.planned import SETUP
+from tests.support.planned import WORKLOAD
 
 
 @pytest.mark.parametrize("scope", ["all", "response"])
@@ -123,28 +123,31 @@ def test_images_of_any_size_are_described(llava: Llava) -> None:
 
 
 def test_the_plan_is_for_the_largest_image_of_the_grid(llava: Llava, tmp_path: Path) -> None:
-    shape = read_dims(str(anyres.directory_of(llava) / "model"))
+    dims = read_dims(str(anyres.directory_of(llava) / "model"))
     counts = []
     for height, width in anyres.GRID:
         image = anyres.write_image(tmp_path / f"{height}x{width}.png", width, height)
         counts += llava.builder.image_tokens([image])
-    assert shape.image_tokens == max(counts)
+    assert dims.image_tokens == max(counts)
     height, width = anyres.GRID[counts.index(max(counts))]
     tiles = llava.vision.encode(tmp_path / f"{height}x{width}.png").tiles
-    assert tiles.shape == (shape.tiles, shape.tile_tokens, shape.feature_width)
+    assert tiles.shape == (dims.image_tiles, dims.tile_tokens, dims.vision_feature_size)
 
 
 def test_the_plan_of_the_published_sizes() -> None:
     """Of NeXT 2 x 2 tiles of 24 x 24, a token for each of 48 lines, and the whole. OneVision
     shrinks what is a fifth over 9 tiles: 5 x 2 of 27 x 27, 135 lines, and the whole."""
     following = dims_of(LlavaNextConfig())
-    assert (following.image_tokens, following.tiles) == (4 * 576 + 48 + 576, 5)
+    assert (following.image_tokens, following.image_tiles) == (4 * 576 + 48 + 576, 5)
     one = dims_of(LlavaOnevisionConfig())
-    assert (one.image_tokens, one.tiles) == (10 * 729 + 135 + 729, 11)
+    assert (one.image_tokens, one.image_tiles) == (10 * 729 + 135 + 729, 11)
     plain = dims_of(LlavaConfig(image_token_index=5))
-    assert (plain.image_tokens, plain.tiles, plain.tile_tokens) == (576, 1, 576)
-    assert vision(following) == 5 * vision(plain)
-    assert memory(following, SETUP).features == 5 * memory(plain, SETUP).features
+    assert (plain.image_tokens, plain.image_tiles, plain.tile_tokens) == (576, 1, 576)
+    assert vision_flops(following) == 5 * vision_flops(plain)
+    assert (
+        estimate_memory(following, WORKLOAD).image_feature_bytes
+        == 5 * estimate_memory(plain, WORKLOAD).image_feature_bytes
+    )
 
 
 def test_a_tower_without_a_class_token_shows_all_its_patches(tiny: Path, tmp_path: Path) -> None:

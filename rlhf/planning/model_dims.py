@@ -43,31 +43,31 @@ class ModelDims:
         feature_width: of one such feature.
     """
 
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
     head_dim: int
-    vocabulary: int
-    tower: int
-    projector: int
-    embeddings: int
-    head: int
-    linears: int
-    others: int
-    lora_width: int
-    tower_layers: int
-    tower_width: int
+    vocab_size: int
+    vision_tower_params: int
+    projector_params: int
+    embedding_params: int
+    lm_head_params: int
+    linear_params: int
+    norm_params: int
+    lora_params_per_rank: int
+    vision_layers: int
+    vision_hidden_size: int
     image_tokens: int
-    tiles: int
+    image_tiles: int
     tile_tokens: int
-    feature_width: int
+    vision_feature_size: int
 
     @property
-    def language(self) -> int:
+    def language_params(self) -> int:
         """Parameters that full training moves: the language model's without its embeddings."""
-        return self.linears + self.others
+        return self.linear_params + self.norm_params
 
 
 def read_dims(base: str) -> ModelDims:
@@ -107,26 +107,26 @@ def dims_of(config: Any) -> ModelDims:
     largest = max_image_tokens(model)
     tied = model.lm_head.weight is embeddings
     return ModelDims(
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
-        heads=text.num_attention_heads,
-        kv_heads=kv_heads,
+        num_layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        intermediate_size=text.intermediate_size,
+        num_heads=text.num_attention_heads,
+        num_kv_heads=kv_heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-        vocabulary=model.lm_head.out_features,
-        tower=_count(inner.vision_tower),
-        projector=_count(inner.multi_modal_projector),
-        embeddings=embeddings.numel(),
-        head=0 if tied else model.lm_head.weight.numel(),
-        linears=packed,
-        others=_count(inner.language_model) - embeddings.numel() - packed,
-        lora_width=sum(map(sum, linears)),
-        tower_layers=vision.num_hidden_layers,
-        tower_width=vision.hidden_size,
+        vocab_size=model.lm_head.out_features,
+        vision_tower_params=_count(inner.vision_tower),
+        projector_params=_count(inner.multi_modal_projector),
+        embedding_params=embeddings.numel(),
+        lm_head_params=0 if tied else model.lm_head.weight.numel(),
+        linear_params=packed,
+        norm_params=_count(inner.language_model) - embeddings.numel() - packed,
+        lora_params_per_rank=sum(map(sum, linears)),
+        vision_layers=vision.num_hidden_layers,
+        vision_hidden_size=vision.hidden_size,
         image_tokens=largest.tokens,
-        tiles=largest.tiles,
+        image_tiles=largest.tiles,
         tile_tokens=tile_tokens(config),
-        feature_width=inner.multi_modal_projector.linear_1.in_features,
+        vision_feature_size=inner.multi_modal_projector.linear_1.in_features,
     )
 
 
