@@ -140,7 +140,7 @@ def _responses(config: Config, llava: Llava, prompts: PromptBatch) -> list[list[
             how = f"temperature={sampling.temperature}"
             found[row].append((llava.builder.decode(tokens), how))
     if config.collect.num_beams:
-        best = beam_search(llava, prompts, config.sampling, beams=config.collect.num_beams)
+        best = beam_search(llava, prompts, config.sampling, num_beams=config.collect.num_beams)
         for own, tokens in zip(found, best.rows(), strict=True):
             own.append((llava.builder.decode(tokens), f"beams={config.collect.num_beams}"))
     return [_different(own) for own in found]

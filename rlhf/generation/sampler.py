@@ -1,6 +1,7 @@
-"""Sampling responses token by token, each from its own keyed uniform number."""
+"""Sample responses token by token, each token from its own keyed uniform number."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +15,53 @@ from rlhf.spans import Spans
 from rlhf.tracking.profiler import count, phase
 from rlhf.types import PromptBatch, Responses, SampledTokens
 
-COMPACT_BELOW = 0.75  # share of rows at which the finished ones leave; each leaving is a copy
+COMPACT_BELOW = 0.75  # share of running rows at which the finished ones leave; each time a copy
+
+
+class BatchGenerator(Protocol):
+    """Samples one response to each prompt of a batch."""
+
+    def __call__(
+        self,
+        llava: Llava,
+        prompts: PromptBatch,
+        sampling: SamplingConfig,
+        uniforms: Tensor,
+        *,
+        return_hidden_states: bool = False,
+    ) -> tuple[list[Tensor], SampledTokens]:
+        """The tokens [n] of each response, and what is known of all of them."""
+
+
+@torch.no_grad()
+def generate_batch(
+    llava: Llava,
+    prompts: PromptBatch,
+    sampling: SamplingConfig,
+    uniforms: Tensor,
+    *,
+    return_hidden_states: bool = False,
+) -> tuple[list[Tensor], SampledTokens]:
+    """Sample one response to each prompt by the decode loop of this package.
+
+    Args:
+        llava: the model; its active adapter is used.
+        prompts: B prompts.
+        sampling: temperature (0 is greedy), filters, longest response.
+        uniforms: [B, T] float64 in [0, 1), the number that picks each token.
+        return_hidden_states: return the hidden states that the tokens were sampled from.
+
+    Returns:
+        the tokens [n] of each response, and the log-probabilities [N] and, if wanted, hidden
+        states [N, D] of all of them, end to end.
+    """
+    with llava.autocast():  # around all steps, so that each weight is cast once
+        with phase("prefill"):
+            hidden, state = llava.prefill(prompts, sampling.max_new_tokens)
+        with phase("decode"), llava.prepacked(len(prompts), sampling.max_new_tokens):
+            return decode_loop(
+                llava, hidden, state, sampling, uniforms, return_hidden_states=return_hidden_states
+            )
 
 
 @torch.no_grad()
@@ -28,58 +75,62 @@ def generate(
     samples: Tensor | None = None,
     return_hidden_states: bool = False,
     on_chunk: Callable[[int], None] = lambda rows: None,
+    batch_generator: BatchGenerator = generate_batch,
 ) -> tuple[Responses, SampledTokens]:
-    """One response to each prompt, by the active adapter.
+    """Sample one response to each prompt, `sampling.batch_size` rows at a time.
 
     The number that picks a token is a function of (seed, iteration, prompt key, sample index,
-    position) only, so that neither batching nor order changes what is sampled.
+    position) only: neither the batch size nor the order of the prompts changes what is sampled.
 
     Args:
-        llava: the model.
+        llava: the model; its active adapter is used.
         prompts: B prompts.
         sampling: temperature (0 is greedy), filters, longest response, rows at a time.
-        seed, iteration: of the run.
-        samples: [B] int64, index of the sample of its prompt; default 0.
-        return_hidden_states: return the states that the tokens were drawn from.
-        on_chunk: called with the number of rows just finished.
+        seed: of the run.
+        iteration: of the run.
+        samples: [B] int64, index of the response among those to its prompt; None: 0.
+        return_hidden_states: return the hidden states that the tokens were sampled from.
+        on_chunk: called with the number of rows after each batch.
+        batch_generator: samples the responses of one batch.
+
+    Returns:
+        B responses of N tokens in all, and what is known of the tokens.
     """
     samples = torch.zeros(len(prompts), dtype=torch.int64) if samples is None else samples
     rows: list[Tensor] = []
-    drawn: list[SampledTokens] = []
+    sampled: list[SampledTokens] = []
     for chunk in torch.arange(len(prompts)).split(sampling.batch_size):
         keys = prompts.sampling_keys[chunk, None], samples[chunk, None]
         uniforms = keyed_uniforms(seed, iteration, *keys, torch.arange(sampling.max_new_tokens))
-        with llava.autocast():  # which narrows each weight once
-            some, found = generate_batch(
-                llava, prompts.select(chunk), sampling, uniforms, return_hidden_states
-            )
-        rows += some
-        drawn.append(found)
+        tokens, details = batch_generator(
+            llava,
+            prompts.select(chunk),
+            sampling,
+            uniforms,
+            return_hidden_states=return_hidden_states,
+        )
+        rows += tokens
+        sampled.append(details)
         on_chunk(len(chunk))
-    kept = [one.hidden_states for one in drawn if one.hidden_states is not None]
-    logprobs = torch.cat([one.logprobs for one in drawn])
-    return to_responses(llava, rows), SampledTokens(logprobs, torch.cat(kept) if kept else None)
+    return to_responses(llava, rows), _concatenate(sampled)
 
 
 def to_responses(llava: Llava, rows: list[Tensor]) -> Responses:
-    """The responses of these tokens each; one that ends in an end is finished."""
+    """Responses of these tokens; one whose last token is an end-of-sequence token is finished.
+
+    Args:
+        llava: the model that sampled them.
+        rows: the tokens [n] of each response, n ≥ 1.
+    """
     flat, spans = torch.cat(rows), Spans.from_lengths([len(row) for row in rows])
-    ends = torch.tensor(llava.eos_ids)
-    return Responses(flat, spans, torch.isin(flat[spans.offsets[1:] - 1], ends))
+    eos = torch.tensor(llava.eos_ids)
+    return Responses(flat, spans, torch.isin(flat[spans.offsets[1:] - 1], eos))
 
 
-def generate_batch(
-    llava: Llava,
-    prompts: PromptBatch,
-    sampling: SamplingConfig,
-    uniforms: Tensor,
-    return_hidden_states: bool,
-) -> tuple[list[Tensor], SampledTokens]:
-    """The tokens of each row, and what is known of all of them."""
-    with phase("prefill"):
-        hidden, state = llava.prefill(prompts, sampling.max_new_tokens)
-    with phase("decode"), llava.prepacked(len(prompts), sampling.max_new_tokens):
-        return decode_loop(llava, hidden, state, sampling, uniforms, return_hidden_states)
+def _concatenate(parts: list[SampledTokens]) -> SampledTokens:
+    logprobs = torch.cat([part.logprobs for part in parts])
+    hidden = [part.hidden_states for part in parts if part.hidden_states is not None]
+    return SampledTokens(logprobs, torch.cat(hidden) if hidden else None)
 
 
 def decode_loop(
@@ -88,24 +139,40 @@ def decode_loop(
     state: DecodeState,
     sampling: SamplingConfig,
     uniforms: Tensor,
-    return_hidden_states: bool,
+    *,
+    return_hidden_states: bool = False,
 ) -> tuple[list[Tensor], SampledTokens]:
-    """The same, from the states [B, D] after the prompts on; `uniforms` [B, T] pick the tokens."""
-    eos, longest = torch.tensor(llava.eos_ids), sampling.max_new_tokens
+    """Sample tokens until every response has ended or is as long as allowed.
+
+    Finished rows leave the batch once `COMPACT_BELOW` of its rows or fewer still run.
+
+    Args:
+        llava: the model.
+        hidden: [B, D], the hidden states after the prompts.
+        state: the KV cache after the prompts.
+        sampling: temperature (0 is greedy), filters, longest response T.
+        uniforms: [B, T] float64 in [0, 1), the number that picks each token.
+        return_hidden_states: return the hidden states that the tokens were sampled from.
+
+    Returns:
+        the tokens [n] of each response, and the log-probabilities [N] and, if wanted, hidden
+        states [N, D] of all of them, end to end.
+    """
+    eos, max_len = torch.tensor(llava.eos_ids), sampling.max_new_tokens
     tokens = torch.zeros(uniforms.shape, dtype=torch.int64)
-    scores = torch.zeros(uniforms.shape)
+    logprobs = torch.zeros(uniforms.shape)
     states = hidden.new_zeros(*uniforms.shape, hidden.shape[1]) if return_hidden_states else None
-    lengths = torch.full((len(hidden),), longest)
+    lengths = torch.full((len(hidden),), max_len)
     rows = torch.arange(len(hidden))  # those that the model still computes
     logits_of = prepacked_gemm(llava.output_weight, len(rows), llava.precision)
-    for position in range(longest):
+    for position in range(max_len):
         logits = logits_of(hidden)
-        chosen, chosen_scores = sample_tokens(llava, logits, sampling, uniforms[rows, position])
-        tokens[rows, position], scores[rows, position] = chosen.cpu(), chosen_scores.cpu()
+        chosen, chosen_logprobs = sample_tokens(llava, logits, sampling, uniforms[rows, position])
+        tokens[rows, position], logprobs[rows, position] = chosen.cpu(), chosen_logprobs.cpu()
         if states is not None:
             states[rows.to(states.device), position] = hidden
         running = lengths[rows] > position
-        ended = rows[running & torch.isin(chosen.cpu(), eos)]
+        ended = rows[running & torch.isin(tokens[rows, position], eos)]
         lengths[ended] = position + 1
         running = lengths[rows] > position + 1
         if not running.any():
@@ -115,25 +182,36 @@ def decode_loop(
             state = state.select(running.nonzero().squeeze(1))
         hidden, state = llava.decode(chosen, state)
         count("decode_steps", 1)
-    said = torch.arange(longest) < lengths[:, None]
-    kept = None if states is None else states[said.to(states.device)]
-    return list(tokens[said].split(lengths.tolist())), SampledTokens(scores[said], kept)
+    mask = torch.arange(max_len) < lengths[:, None]
+    hidden_states = None if states is None else states[mask.to(states.device)]
+    flat = tokens[mask]
+    return list(flat.split(lengths.tolist())), SampledTokens(logprobs[mask], hidden_states)
 
 
 def sample_tokens(
     llava: Llava, logits: Tensor, sampling: SamplingConfig, uniforms: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Tokens [B] of logits [B, V] by uniform numbers [B], and their log-probabilities."""
-    kept = filtered_logits(
+    """Pick a token from each row of logits by its uniform number.
+
+    Args:
+        llava: the model, whose banned ids are never picked.
+        logits: [B, V].
+        sampling: temperature (0 picks the likeliest token), top-k and top-p.
+        uniforms: [B] float64 in [0, 1).
+
+    Returns:
+        tokens [B] int64, and their log-probabilities [B] float32, nats.
+    """
+    filtered = filtered_logits(
         logits,
         temperature=sampling.temperature or 1.0,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         banned_ids=llava.banned_ids,
     )
-    if kept.device.type == "mps":  # has no float64, which the inverse CDF sums in
-        kept = kept.cpu()
+    if filtered.device.type == "mps":  # has no float64, which the inverse CDF sums in
+        filtered = filtered.cpu()
     if sampling.temperature == 0:
-        best = kept.max(-1)
-        return best.indices, best.values - kept.logsumexp(-1)
-    return inverse_cdf_tokens(kept, uniforms.to(kept.device))
+        best = filtered.max(-1)
+        return best.indices, best.values - filtered.logsumexp(-1)
+    return inverse_cdf_tokens(filtered, uniforms.to(filtered.device))

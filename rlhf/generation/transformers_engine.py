@@ -1,6 +1,6 @@
-"""The same responses by transformers' own `generate`: slower, and the judge of `generate`."""
+"""Generation by transformers' own `generate`: slower, an independent check of the native engine."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,145 +10,163 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.images import load_image
 from rlhf.errors import UsageError
-from rlhf.functional import keyed_uniforms
-from rlhf.generation.sampler import sample_tokens, to_responses
+from rlhf.generation.sampler import generate, sample_tokens, to_responses
 from rlhf.models.llava import Llava
 from rlhf.types import PromptBatch, Responses, SampledTokens
 
 
+class KeyedSampling(LogitsProcessor):  # type: ignore[misc]
+    """Sets all logits of a row to -inf but that of the token picked by its uniform number.
+
+    Attributes:
+        logprobs: [B] float32 of the picked tokens, one tensor for each position so far, nats.
+
+    Args:
+        llava: the model.
+        sampling: temperature and filters.
+        uniforms: [B, T] float64 in [0, 1), the number that picks each token.
+    """
+
+    def __init__(self, llava: Llava, sampling: SamplingConfig, uniforms: Tensor) -> None:
+        self.llava, self.sampling, self.uniforms = llava, sampling, uniforms
+        self.logprobs: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The logits [B, V] of the next position, -inf but for one 0 a row.
+
+        Args:
+            input_ids: [B, t], the tokens so far; not read.
+            scores: [B, V], the model's logits.
+        """
+        uniforms = self.uniforms[:, len(self.logprobs)]
+        tokens, logprobs = sample_tokens(self.llava, scores, self.sampling, uniforms)
+        self.logprobs.append(logprobs.cpu())
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens.unsqueeze(1), 0)
+
+
 @torch.no_grad()
-def hf_generate(
+def hf_generate_batch(
     llava: Llava,
     prompts: PromptBatch,
     sampling: SamplingConfig,
+    uniforms: Tensor,
     *,
-    seed: int = 0,
-    iteration: int = 0,
-    samples: Tensor | None = None,
     return_hidden_states: bool = False,
-    on_chunk: Callable[[int], None] = lambda rows: None,
-) -> tuple[Responses, SampledTokens]:
-    """As `generate`: the same numbers pick the tokens. Prompts are padded, none is shared.
+) -> tuple[list[Tensor], SampledTokens]:
+    """Sample one response to each prompt by transformers' `generate`, with padded prompts.
 
-    The stock loop hands out no states; `return_hidden_states` changes nothing.
+    Args:
+        llava: the model; its active adapter is used.
+        prompts: B prompts.
+        sampling: temperature (0 is greedy), filters, longest response.
+        uniforms: [B, T] float64 in [0, 1), the number that picks each token.
+        return_hidden_states: ignored, hidden states are not available here.
+
+    Returns:
+        the tokens [n] of each response, and the log-probabilities [N] of all of them, end to end.
     """
-    samples = torch.zeros(len(prompts), dtype=torch.int64) if samples is None else samples
-    rows: list[Tensor] = []
-    logprobs: list[Tensor] = []
-    for chunk in torch.arange(len(prompts)).split(sampling.batch_size):
-        keys = (seed, iteration, prompts.sampling_keys[chunk], samples[chunk])
-        picks = KeyedSampling(llava, sampling, keys)
-        for tokens, scores in _generated(llava, prompts.select(chunk), sampling, picks):
-            rows.append(tokens)
-            logprobs.append(scores)
-        on_chunk(len(chunk))
-    return to_responses(llava, rows), SampledTokens(torch.cat(logprobs))
+    inputs = _inputs(llava, prompts)
+    if llava.adapters.lora_type == "alora":
+        inputs = prefill_prefix(llava, inputs)
+    picks = KeyedSampling(llava, sampling, uniforms)
+    config = _generation_config(llava, sampling)
+    output = llava.model.generate(**inputs, generation_config=config, logits_processor=[picks])
+    rows = truncate_at_eos(llava, output[:, prompts.spans.max_len :].cpu())
+    logprobs = torch.stack(picks.logprobs, dim=1)
+    flat = torch.cat([row[: len(tokens)] for row, tokens in zip(logprobs, rows, strict=True)])
+    return rows, SampledTokens(flat)
+
+
+hf_generate = partial(generate, batch_generator=hf_generate_batch)
 
 
 @torch.no_grad()
 def beam_search(
-    llava: Llava, prompts: PromptBatch, sampling: SamplingConfig, *, beams: int
+    llava: Llava, prompts: PromptBatch, sampling: SamplingConfig, *, num_beams: int
 ) -> Responses:
-    """The likeliest response found to each prompt, by stock beam search of that width.
+    """The most probable response to each prompt that transformers' beam search finds.
 
-    Its score is the sum of log-probabilities over the length, in tokens.
+    A beam's score is the sum of its log-probabilities divided by its length in tokens.
+
+    Args:
+        llava: the model; its active adapter is used.
+        prompts: B prompts.
+        sampling: longest response, and rows at a time; temperature and filters are not read.
+        num_beams: hypotheses kept for each prompt.
 
     Raises:
-        UsageError: the model reads its prompts without its adapter.
+        UsageError: the adapter is of type `alora`.
     """
     if llava.adapters.lora_type == "alora":
         where, fix = "model.lora_type=alora", "set collect.num_beams=0"
-        raise UsageError("beam search cannot read a prompt apart", where, fix)
-    rows = [
-        row
-        for chunk in torch.arange(len(prompts)).split(max(1, sampling.batch_size // beams))
-        for row in truncate_at_eos(llava, _searched(llava, prompts.select(chunk), sampling, beams))
-    ]
+        raise UsageError("beam search does not support this type of adapter", where, fix)
+    config = _generation_config(
+        llava, sampling, num_beams=num_beams, suppress_tokens=list(llava.banned_ids)
+    )
+    rows: list[Tensor] = []
+    for chunk in torch.arange(len(prompts)).split(max(1, sampling.batch_size // num_beams)):
+        batch = prompts.select(chunk)
+        output = llava.model.generate(**_inputs(llava, batch), generation_config=config)
+        rows += truncate_at_eos(llava, output[:, batch.spans.max_len :].cpu())
     return to_responses(llava, rows)
 
 
-def _searched(llava: Llava, prompts: PromptBatch, sampling: SamplingConfig, beams: int) -> Tensor:
-    given = _inputs(llava, prompts)
-    options = GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens,
-        do_sample=False,
-        num_beams=beams,
-        suppress_tokens=list(llava.banned_ids),
-        eos_token_id=llava.eos_ids,
-        pad_token_id=llava.eos_ids[0],
-    )
-    found: Tensor = llava.model.generate(**given, generation_config=options)
-    return found[:, given["input_ids"].shape[1] :].cpu()
-
-
 def truncate_at_eos(llava: Llava, tokens: Tensor) -> list[Tensor]:
-    """Each row [T] up to its first end, that included."""
+    """Cut each row after its first end-of-sequence token.
+
+    Args:
+        llava: the model that sampled them.
+        tokens: [B, T] int64.
+
+    Returns:
+        B tensors [n], n ≤ T.
+    """
     ends = torch.isin(tokens, torch.tensor(llava.eos_ids))
     lengths = torch.where(ends.any(1), ends.int().argmax(1) + 1, tokens.shape[1]).tolist()
-    return [tokens[row, :n] for row, n in enumerate(lengths)]
+    return [tokens[row, :length] for row, length in enumerate(lengths)]
 
 
-class KeyedSampling(LogitsProcessor):  # type: ignore[misc]
-    """Leaves of each row's logits only the token that its key picks."""
-
-    def __init__(
-        self, llava: Llava, sampling: SamplingConfig, keys: tuple[int, int, Tensor, Tensor]
-    ) -> None:
-        self.llava, self.sampling, self.keys = llava, sampling, keys
-        self.logprobs: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        uniforms = keyed_uniforms(*self.keys, len(self.logprobs))
-        chosen, logprobs = sample_tokens(self.llava, scores, self.sampling, uniforms)
-        self.logprobs.append(logprobs.cpu())
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen.unsqueeze(1), 0)
-
-
-def _generated(
-    llava: Llava, prompts: PromptBatch, sampling: SamplingConfig, picks: KeyedSampling
-) -> list[tuple[Tensor, Tensor]]:
-    """Tokens and log-probabilities of each row."""
-    given = _inputs(llava, prompts)
-    width = given["input_ids"].shape[1]
-    if llava.adapters.lora_type == "alora":
-        given = prefill_prefix(llava, given)
-    options = GenerationConfig(
+def _generation_config(llava: Llava, sampling: SamplingConfig, **options: Any) -> GenerationConfig:
+    return GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=False,
         eos_token_id=llava.eos_ids,
         pad_token_id=llava.eos_ids[0],
+        **options,
     )
-    found = llava.model.generate(**given, generation_config=options, logits_processor=[picks])
-    tokens, scores = found[:, width:].cpu(), torch.stack(picks.logprobs, dim=1)
-    return [
-        (row, own[: len(row)])
-        for row, own in zip(truncate_at_eos(llava, tokens), scores, strict=True)
-    ]
 
 
 def _inputs(llava: Llava, prompts: PromptBatch) -> dict[str, Any]:
-    """Prompts padded on the left, and pixels, as the stock model takes them."""
+    """Prompts padded on the left, and pixels, as arguments of the transformers model."""
     spans, width = prompts.spans, prompts.spans.max_len
     columns = width - spans.lengths[spans.segment_ids] + spans.positions
     tokens = torch.full((len(prompts), width), llava.eos_ids[0])
     mask = torch.zeros_like(tokens)
     tokens[spans.segment_ids, columns], mask[spans.segment_ids, columns] = prompts.tokens, 1
-    given = {"input_ids": tokens.to(llava.device), "attention_mask": mask.to(llava.device)}
+    inputs = {"input_ids": tokens.to(llava.device), "attention_mask": mask.to(llava.device)}
     images = [load_image(path) for row in prompts.images for path in row]
     if not images:
-        return given
+        return inputs
     pixels = llava.processor.image_processor(images=images, return_tensors="pt")
     dtype = llava.model.model.vision_tower.dtype
-    return given | dict(pixels.to(device=llava.device, dtype=dtype))
+    return inputs | dict(pixels.to(device=llava.device, dtype=dtype))
 
 
-def prefill_prefix(llava: Llava, given: dict[str, Any]) -> dict[str, Any]:
-    """What is left to read after the bare trunk has read all but the invocation."""
+def prefill_prefix(llava: Llava, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Run the base model, without adapter, on all tokens before the invocation.
+
+    Args:
+        llava: the model, whose adapter is of type `alora`.
+        inputs: `input_ids` [B, t], `attention_mask` [B, t] and pixels.
+
+    Returns:
+        the arguments that `generate` continues from: ids, mask, and the KV cache of the prefix.
+    """
     cut, cache = -len(llava.adapters.invocation), DynamicCache()
-    before = {name: given[name][:, :cut] for name in ("input_ids", "attention_mask")}
-    places = (before["attention_mask"].cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
-    options = {"position_ids": places, "use_cache": True, "logits_to_keep": 1}
+    ids = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    prefix = {name: value[:, :cut] for name, value in ids.items()}
+    positions = (prefix["attention_mask"].cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
+    options = {"position_ids": positions, "use_cache": True, "logits_to_keep": 1}
     with llava.adapters.use(None):
-        llava.model(**given | before | options, past_key_values=cache)
-    ids = {name: given[name] for name in ("input_ids", "attention_mask")}
+        llava.model(**inputs | prefix | options, past_key_values=cache)
     return ids | {"past_key_values": cache}

@@ -169,7 +169,7 @@ def test_a_beam_of_one_is_greedy_and_wider_ones_say_nothing_banned(tiny: Path) -
     prompts = prompt_batch(records, llava.builder, tiny, max_tokens=512)
     sampling = SamplingConfig(temperature=0, max_new_tokens=5)
     greedy, drawn = generate(llava, prompts, sampling)
-    assert torch.equal(beam_search(llava, prompts, sampling, beams=1).tokens, greedy.tokens)
-    wide = beam_search(llava, prompts, sampling, beams=4)
+    assert torch.equal(beam_search(llava, prompts, sampling, num_beams=1).tokens, greedy.tokens)
+    wide = beam_search(llava, prompts, sampling, num_beams=4)
     assert len(wide.spans) == 3
     assert not torch.isin(wide.tokens, torch.tensor(llava.banned_ids)).any()

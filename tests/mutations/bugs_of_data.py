@@ -72,7 +72,7 @@ BUGS = (
         (
             (
                 "lengths[ended] = position + 1",
-                "lengths[ended] = longest",
+                "lengths[ended] = max_len",
             ),
         ),
         ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
@@ -83,7 +83,7 @@ BUGS = (
         "generation/sampler.py",
         (
             (
-                "torch.isin(flat[spans.offsets[1:] - 1], ends)",
+                "torch.isin(flat[spans.offsets[1:] - 1], eos)",
                 "spans.lengths < spans.max_len",
             ),
         ),
@@ -95,9 +95,9 @@ BUGS = (
         "generation/sampler.py",
         (
             (
-                "rows += some",
+                "rows += tokens",
                 "pad = llava.processor.tokenizer.pad_token_id\n"
-                "        rows += [row[row != pad] for row in some]",
+                "        rows += [row[row != pad] for row in tokens]",
             ),
         ),
         GENERATION + "test_the_end_belongs_to_the_response_when_it_is_also_the_pad",
@@ -108,8 +108,8 @@ BUGS = (
         "generation/sampler.py",
         (
             (
-                "list(tokens[said].split(lengths.tolist()))",
-                "[row[: n - longest] for row, n in zip(tokens, lengths.tolist())]",
+                "list(flat.split(lengths.tolist()))",
+                "[row[: n - max_len] for row, n in zip(tokens, lengths.tolist())]",
             ),
         ),
         ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
