@@ -1,8 +1,10 @@
-"""Attention of responses to their prompts, each prompt's keys and values held once."""
+"""Attention of responses to their prompts: the keys and values of a prompt are held once.
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+Shapes: B responses ("suffixes") of T tokens, of which the last R ask; g prompts ("prefixes") of up
+to P tokens, at most G responses to one; H query heads, K key heads, K dividing H, of D channels.
+"""
+
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,62 +12,31 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention, softplus
 
 from rlhf.kernels.flash_cpu import flash_attention, flash_attention_backward, has_flash
+from rlhf.kernels.prefix_groups import PrefixGroups as PrefixGroups
 
 
-@dataclass(frozen=True, eq=False)
-class PrefixGroups:
-    """Which prompt each response continues, and responses side by side with those of its prompt.
+class SharedPrefixInputs(NamedTuple):
+    """What every way to compute the attention takes.
 
-    Args: owner [B] int64, one of the g prompts, each of which has a response.
+    Attributes:
+        query: [B, H, R, D].
+        key: [B, K, T, D].
+        value: [B, K, T, D].
+        prefix_key: [g, K, P, D].
+        prefix_value: [g, K, P, D].
+        groups: which prefix each response continues.
+        prefix_lens: [g] int64, tokens of each prefix, of P; None: all P.
+        scale: of the products before the softmax.
     """
 
-    prefix_ids: Tensor
-
-    @cached_property
-    def slots(self) -> Tensor:
-        """[B] where each response stands among g·G places, G for each prompt."""
-        order, counts = self.prefix_ids.argsort(stable=True), self.prefix_ids.bincount()
-        nth = torch.empty_like(self.prefix_ids)
-        firsts = (counts.cumsum(0) - counts)[self.prefix_ids[order]]
-        nth[order] = torch.arange(len(order), device=order.device) - firsts
-        return self.prefix_ids * self.max_size + nth
-
-    @cached_property
-    def max_size(self) -> int:
-        """G, the most responses to one prompt."""
-        return int(self.prefix_ids.bincount().max())
-
-    @cached_property
-    def num_prefixes(self) -> int:
-        """g."""
-        return int(self.prefix_ids.max()) + 1
-
-    @cached_property
-    def in_order(self) -> bool:
-        """Whether every prompt has G responses, one after the other."""
-        return self.slots.tolist() == list(range(self.num_prefixes * self.max_size))
-
-    def group(self, rows: Tensor) -> Tensor:
-        """[g, H, G·R, D] of [B, H, R, D]; zeros where a prompt has fewer responses."""
-        if self.in_order and self.max_size == 1:
-            return rows
-        if not self.in_order:
-            blank = rows.new_zeros(self.num_prefixes * self.max_size, *rows.shape[1:])
-            rows = blank.index_copy(0, self.slots.to(rows.device), rows)
-        grouped: Tensor = rows.unflatten(0, (self.num_prefixes, self.max_size))
-        return grouped.transpose(1, 2).flatten(2, 3)
-
-    def ungroup(self, spread: Tensor) -> Tensor:
-        """[B, H, R, D] of [g, H, G·R, D]."""
-        if self.in_order and self.max_size == 1:
-            return spread
-        rows: Tensor = spread.unflatten(2, (self.max_size, -1)).transpose(1, 2).flatten(0, 1)
-        return rows if self.in_order else rows.index_select(0, self.slots.to(rows.device))
-
-    def select(self, rows: Tensor) -> tuple["PrefixGroups", Tensor]:
-        """The groups of these responses [K], and which of the prompts they have, rising."""
-        prompts, owner = self.prefix_ids[rows].unique(return_inverse=True)
-        return PrefixGroups(owner), prompts
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    prefix_key: Tensor
+    prefix_value: Tensor
+    groups: PrefixGroups
+    prefix_lens: Tensor | None
+    scale: float
 
 
 def shared_prefix_attention(
@@ -75,204 +46,253 @@ def shared_prefix_attention(
     prefix_key: Tensor,
     prefix_value: Tensor,
     groups: PrefixGroups,
-    lengths: Tensor | None,
+    prefix_lens: Tensor | None,
     *,
     scale: float,
     window: int | None = None,
 ) -> Tensor:
-    """[B, H, R, D]: each query sees all of its prompt, and of its row what is not after it.
+    """Attend from each response to its prompt and, causally, to itself; differentiable.
 
-    The two parts are softmaxes of their own, joined by their normalisers:
+    Prompt and response have a softmax each, merged by their log-sum-exp:
 
-        out = w·out_own + (1 - w)·out_prompt        w = sigmoid(lse_own - lse_prompt)
+        out = w·out_suffix + (1 - w)·out_prefix        w = sigmoid(lse_suffix - lse_prefix)
 
     Args:
-        query: [B, H, R, D], the last R of T tokens; R is 1 or T.
-        key, value: [B, K, T, D]; each serves H/K heads in a row.
-        prefix_key, prefix_value: [g, K, P, D].
-        groups: whose prompt each row continues.
-        lengths: [g] tokens of each prompt, the rest of P is never seen; None: all P.
+        query: [B, H, R, D], of the last R of T tokens; R is 1 or T.
+        key: [B, K, T, D], each serves H/K query heads in a row.
+        value: [B, K, T, D].
+        prefix_key: [g, K, P, D].
+        prefix_value: [g, K, P, D].
+        groups: which prefix each response continues.
+        prefix_lens: [g] int64, tokens of each prefix, what follows in P is never seen; None: all P.
         scale: of the products before the softmax.
-        window: tokens a query sees of prompt and row, itself the last; None: all.
+        window: how many tokens of prompt and response a query sees, itself the last; None: all.
 
-    Source: Milakov, Gimelshein 2018, arXiv:1805.02867; Juravsky et al. 2024, arXiv:2402.05099.
+    Returns:
+        [B, H, R, D], in the dtype of the query.
+
+    Source: merging: Milakov, Gimelshein 2018, arXiv:1805.02867; shared prefixes: Juravsky et al.
+    2024, arXiv:2402.05099.
     """
     if window is not None and window >= prefix_key.shape[2] + key.shape[2]:
         window = None
-    if query.shape[2] > 1 and query.shape[1] > key.shape[1]:
-        times = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
-    given = (query, key, value, prefix_key, prefix_value)
-    lengths = None if lengths is None else lengths.to(query.device)
+    if query.shape[2] > 1:
+        key, value = (_repeat_heads(x, query.shape[1]) for x in (key, value))
+    prefix_lens = None if prefix_lens is None else prefix_lens.to(query.device)
+    inputs = SharedPrefixInputs(
+        query, key, value, prefix_key, prefix_value, groups, prefix_lens, scale
+    )
     if window is not None or (not has_flash(query) and query.shape[2] > 1):
-        return masked_attention(*given, groups, lengths, scale, window)
-    mask = None if lengths is None else prefix_padding_mask(lengths, prefix_key, query.dtype)
+        return masked_attention(inputs, window)
     if query.shape[2] == 1:
-        with torch.autocast(query.device.type, enabled=False):  # it would narrow all keys each time
-            return decode_attention(*given, groups, mask, scale)
+        with torch.autocast(query.device.type, enabled=False):  # it would cast all keys each time
+            return decode_attention(inputs)
     if not torch.is_grad_enabled():
-        return merged_attention(*given, groups, mask, scale)[0]
-    return MergedAttention.apply(*given, groups, mask, scale)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def fold_heads(rows: Tensor, key: Tensor) -> Tensor:
-    """[·, K, H/K·R, D] of [·, H, R, D]: queries side by side that read the same key."""
-    heads = key.shape[1]
-    if rows.shape[1] == heads:
-        return rows
-    folded: Tensor = rows.unflatten(1, (heads, -1))
-    return folded.flatten(2, 3)
-
-
-def unfold_heads(folded: Tensor, heads: int) -> Tensor:
-    """[·, H, R, D] of [·, K, H/K·R, D]."""
-    if folded.shape[1] == heads:
-        return folded
-    rows: Tensor = folded.unflatten(2, (heads // folded.shape[1], -1))
-    return rows.flatten(1, 2)
+        return merged_attention(inputs)[0]
+    return _MergedAttention.apply(*inputs)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def sliding_window_mask(rows: int, width: int, window: int | None, device: torch.device) -> Tensor:
-    """[rows, width] which of `width` tokens each of the last `rows` sees of its row."""
-    back = torch.arange(width - rows, width, device=device)[:, None] - torch.arange(
-        width, device=device
-    )
-    return (back >= 0) & (back < (width if window is None else window))
+    """Causal mask [rows, width] bool: which of `width` tokens each of the last `rows` sees.
+
+    Args:
+        rows: R, queries.
+        width: T, keys.
+        window: tokens that a query sees, itself the last; None: all before it.
+        device: where the mask is made.
+    """
+    queries = torch.arange(width - rows, width, device=device)
+    distance = queries[:, None] - torch.arange(width, device=device)
+    return (distance >= 0) & (distance < (width if window is None else window))
 
 
-def prefix_padding_mask(lengths: Tensor, prefix_key: Tensor, dtype: torch.dtype) -> Tensor:
-    """[g, 1, 1, P], 0 where a prompt is and -inf after it."""
-    beyond = torch.arange(prefix_key.shape[2], device=lengths.device) >= lengths[:, None]
-    blank = torch.zeros(beyond.shape, dtype=dtype, device=lengths.device)
-    return blank.masked_fill_(beyond, -torch.inf)[:, None, None]
+def prefix_padding_mask(inputs: SharedPrefixInputs) -> Tensor | None:
+    """Additive mask [g, 1, 1, P]: 0 in a prefix and -inf after it; None where none is shorter."""
+    if inputs.prefix_lens is None:
+        return None
+    positions = torch.arange(inputs.prefix_key.shape[2], device=inputs.prefix_lens.device)
+    padding = positions >= inputs.prefix_lens[:, None]
+    mask = torch.zeros(padding.shape, dtype=inputs.query.dtype, device=padding.device)
+    return mask.masked_fill_(padding, -torch.inf)[:, None, None]
 
 
-def merged_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    groups: PrefixGroups,
-    mask: Tensor | None,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, and [B, H, R] lse_own and lse_own - lse_prompt."""
+def merge_attn_states(
+    prefix_out: Tensor, prefix_lse: Tensor, suffix_out: Tensor, suffix_lse: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Merge the attention to two sets of keys into that to their union.
+
+    Args:
+        prefix_out: [B, H, R, D], attention to the prefix.
+        prefix_lse: [B, H, R, 1] float32, log-sum-exp of its logits.
+        suffix_out: [B, H, R, D], attention to the suffix.
+        suffix_lse: [B, H, R, 1] float32.
+
+    Returns:
+        The merged attention [B, H, R, D] and its log-sum-exp [B, H, R, 1].
+
+    Source: Milakov, Gimelshein 2018, arXiv:1805.02867.
+    """
+    lse_diff = suffix_lse - prefix_lse
+    out = torch.lerp(prefix_out, suffix_out, lse_diff.sigmoid().to(suffix_out.dtype))
+    # log(suffix + prefix) = log(suffix) + log(1 + prefix / suffix)
+    return out, suffix_lse + softplus(-lse_diff)
+
+
+def merged_attention(inputs: SharedPrefixInputs) -> tuple[Tensor, Tensor]:
+    """Attend by one flash call for the suffixes and one for the prefixes, on a CPU.
+
+    Returns:
+        Attention [B, H, R, D] and its log-sum-exp [B, H, R, 1] float32.
+    """
+    query, key, value, prefix_key, prefix_value, groups, _, scale = inputs
     heads, causal = query.shape[1], query.shape[2] > 1
-    own, own_lse = flash_attention(fold_heads(query, key), key, value, causal=causal, scale=scale)
-    own, own_lse = unfold_heads(own, heads), unfold_heads(own_lse.unsqueeze(-1), heads)
-    spread = fold_heads(groups.group(query), prefix_key)
-    part, part_lse = flash_attention(
-        spread, prefix_key, prefix_value, causal=False, scale=scale, mask=_wide(mask, spread)
+    suffix = flash_attention(fold_heads(query, key), key, value, causal=causal, scale=scale)
+    suffix_out, suffix_lse = (unfold_heads(x, heads) for x in (suffix[0], suffix[1].unsqueeze(-1)))
+    grouped = fold_heads(groups.group(query), prefix_key)
+    prefix = flash_attention(
+        grouped,
+        prefix_key,
+        prefix_value,
+        causal=False,
+        scale=scale,
+        mask=_expanded_mask(inputs, grouped),
     )
-    gap = own_lse - groups.ungroup(unfold_heads(part_lse.unsqueeze(-1), heads))
-    out = torch.lerp(groups.ungroup(unfold_heads(part, heads)), own, gap.sigmoid().to(own.dtype))
-    return out, own_lse.squeeze(-1), gap.squeeze(-1)
+    prefix_out, prefix_lse = (
+        groups.ungroup(unfold_heads(x, heads)) for x in (prefix[0], prefix[1].unsqueeze(-1))
+    )
+    return merge_attn_states(prefix_out, prefix_lse, suffix_out, suffix_lse)
 
 
-def _wide(mask: Tensor | None, spread: Tensor) -> Tensor | None:
-    """A view [g, K, ·, P] of the mask [g, 1, 1, P]."""
-    return mask if mask is None else mask.expand(*spread.shape[:3], -1)
+class _MergedAttention(torch.autograd.Function):
+    """`merged_attention` with gradients.
 
-
-class MergedAttention(torch.autograd.Function):
-    """Both parts by the flash kernel, whose backward is right for each part given the joint
-    result and the joint normaliser."""
+    The backward of flash attention is right for each part when it is given the merged output and
+    the merged log-sum-exp, for the probabilities that it recomputes are then the merged ones.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        prefix_key: Tensor,
-        prefix_value: Tensor,
-        groups: PrefixGroups,
-        mask: Tensor | None,
-        scale: float,
-    ) -> Tensor:
-        given = (query, key, value, prefix_key, prefix_value)
-        out, own_lse, gap = merged_attention(*given, groups, mask, scale)
-        lse = own_lse + softplus(-gap)  # log(own + prompt) = log own + log(1 + prompt / own)
-        ctx.save_for_backward(*given, out, lse, mask)
-        ctx.groups, ctx.scale = groups, scale
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        inputs = SharedPrefixInputs(*arguments)
+        out, lse = merged_attention(inputs)
+        ctx.save_for_backward(*inputs[:5], inputs.prefix_lens, out, lse)
+        ctx.groups, ctx.scale = inputs.groups, inputs.scale
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        query, key, value, prefix_key, prefix_value, out, lse, mask = ctx.saved_tensors
-        groups, heads, causal = ctx.groups, query.shape[1], query.shape[2] > 1
-        rows = (grad, query, out, lse.unsqueeze(-1))
-        pull, asks, gave, norm = (fold_heads(x, key) for x in rows)
-        given = (pull, asks, key, value, gave, norm.squeeze(-1))
-        own, d_key, d_value = flash_attention_backward(*given, causal=causal, scale=ctx.scale)
-        pull, asks, gave, norm = (fold_heads(groups.group(x), prefix_key) for x in rows)
-        given = (pull, asks, prefix_key, prefix_value, gave, norm.squeeze(-1))
-        part, d_prefix_key, d_prefix_value = flash_attention_backward(
-            *given, causal=False, scale=ctx.scale, mask=_wide(mask, asks)
+    def backward(ctx: Any, grad_out: Tensor) -> Any:
+        *tensors, prefix_lens, out, lse = ctx.saved_tensors
+        query, key, value, prefix_key, prefix_value = tensors
+        groups, scale = ctx.groups, ctx.scale
+        inputs = SharedPrefixInputs(
+            query, key, value, prefix_key, prefix_value, groups, prefix_lens, scale
         )
-        d_query = unfold_heads(own, heads) + groups.ungroup(unfold_heads(part, heads))
-        return d_query, d_key, d_value, d_prefix_key, d_prefix_value, None, None, None
+        heads, causal = query.shape[1], query.shape[2] > 1
+        rows = (grad_out, query, out, lse)
+        suffix_rows = [fold_heads(x, key) for x in rows]
+        suffix_grad, grad_key, grad_value = _flash_backward(
+            suffix_rows, key, value, causal=causal, scale=scale, mask=None
+        )
+        prefix_rows = [fold_heads(groups.group(x), prefix_key) for x in rows]
+        mask = _expanded_mask(inputs, prefix_rows[1])
+        prefix_grad, grad_prefix_key, grad_prefix_value = _flash_backward(
+            prefix_rows, prefix_key, prefix_value, causal=False, scale=scale, mask=mask
+        )
+        prefix_grad = groups.ungroup(unfold_heads(prefix_grad, heads))
+        grad_query = unfold_heads(suffix_grad, heads) + prefix_grad
+        return grad_query, grad_key, grad_value, grad_prefix_key, grad_prefix_value, *[None] * 3
 
 
-def decode_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    groups: PrefixGroups,
-    mask: Tensor | None,
-    scale: float,
-) -> Tensor:
-    """The same for one token a row on any device, without a copy of keys or values."""
-    heads, count = query.shape[1], prefix_key.shape[2]
-    far = fold_heads(groups.group(query), prefix_key) @ prefix_key.transpose(2, 3) * scale
-    far = far if mask is None else far + mask
-    seen = groups.ungroup(unfold_heads(far, heads))
-    close = unfold_heads(fold_heads(query, key) @ key.transpose(2, 3) * scale, heads)
-    weights = torch.cat([seen, close], dim=3).softmax(3, dtype=torch.float32).to(value.dtype)
-    first = fold_heads(groups.group(weights[..., :count]), prefix_key) @ prefix_value
-    second = fold_heads(weights[..., count:], key) @ value
-    return groups.ungroup(unfold_heads(first, heads)) + unfold_heads(second, heads)
+def _flash_backward(
+    rows: list[Tensor], key: Tensor, value: Tensor, **options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value; `rows` are grad_out, query, out and lse, folded."""
+    grad_out, query, out, lse = rows
+    return flash_attention_backward(grad_out, query, key, value, out, lse.squeeze(-1), **options)
 
 
-def masked_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    groups: PrefixGroups,
-    lengths: Tensor | None,
-    scale: float,
-    window: int | None,
-) -> Tensor:
-    """The same on any device, by one call with a mask [g, 1, G·R, P+G·T]."""
-    (rows, width), device = (query.shape[2], key.shape[2]), query.device
-    own = torch.block_diag(*[sliding_window_mask(rows, width, window, device)] * groups.max_size)
-    prompt = torch.arange(prefix_key.shape[2], device=device)
-    if lengths is None:
-        lengths = torch.full((groups.num_prefixes,), len(prompt), device=device)
-    seen = prompt < lengths[:, None, None]
-    if window is not None:  # the distance to a prompt's token
-        late = torch.arange(width - rows, width, device=device).repeat(groups.max_size)
-        seen = seen & (lengths[:, None, None] + late[:, None] - prompt < window)
-    mask = torch.cat(
-        [seen.expand(-1, len(own), -1), own.expand(groups.num_prefixes, -1, -1)], dim=2
-    )
-    times = query.shape[1] // prefix_key.shape[1]
-    prefix_key, prefix_value = (
-        x.repeat_interleave(times, dim=1) for x in (prefix_key, prefix_value)
-    )
-    if key.shape[1] < query.shape[1]:
-        key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
+def _expanded_mask(inputs: SharedPrefixInputs, grouped: Tensor) -> Tensor | None:
+    """Padding mask [g, K, ·, P], a view, for grouped queries [g, K, ·, D]."""
+    mask = prefix_padding_mask(inputs)
+    return None if mask is None else mask.expand(*grouped.shape[:3], -1)
+
+
+def decode_attention(inputs: SharedPrefixInputs) -> Tensor:
+    """Attend from one token of each response, on any device, without a copy of keys or values.
+
+    Returns:
+        [B, H, 1, D].
+    """
+    query, key, value, prefix_key, prefix_value, groups, _, scale = inputs
+    heads, width, mask = query.shape[1], prefix_key.shape[2], prefix_padding_mask(inputs)
+    prefix_logits = fold_heads(groups.group(query), prefix_key) @ prefix_key.mT * scale
+    prefix_logits = prefix_logits if mask is None else prefix_logits + mask
+    prefix_logits = groups.ungroup(unfold_heads(prefix_logits, heads))
+    suffix_logits = unfold_heads(fold_heads(query, key) @ key.mT * scale, heads)
+    logits = torch.cat([prefix_logits, suffix_logits], dim=3)
+    weights = logits.softmax(3, dtype=torch.float32).to(value.dtype)
+    prefix_out = fold_heads(groups.group(weights[..., :width]), prefix_key) @ prefix_value
+    suffix_out = fold_heads(weights[..., width:], key) @ value
+    return groups.ungroup(unfold_heads(prefix_out, heads)) + unfold_heads(suffix_out, heads)
+
+
+def masked_attention(inputs: SharedPrefixInputs, window: int | None) -> Tensor:
+    """Attend by one call with a mask, on any device and with any window.
+
+    Args:
+        inputs: key and value have K or H heads.
+        window: tokens that a query sees, itself the last; None: all.
+
+    Returns:
+        [B, H, R, D].
+    """
+    query, groups, heads = inputs.query, inputs.groups, inputs.query.shape[1]
+    key, value, prefix_key, prefix_value = (_repeat_heads(x, heads) for x in inputs[1:5])
     out = scaled_dot_product_attention(
         groups.group(query),
         torch.cat([prefix_key, groups.group(key)], dim=2),
         torch.cat([prefix_value, groups.group(value)], dim=2),
-        attn_mask=mask.unsqueeze(1),
-        scale=scale,
+        attn_mask=_grouped_mask(inputs, window).unsqueeze(1),
+        scale=inputs.scale,
     )
     return groups.ungroup(out)
+
+
+def _grouped_mask(inputs: SharedPrefixInputs, window: int | None) -> Tensor:
+    """[g, G·R, P+G·T] bool: what each query of a group sees of its prefix and of its group."""
+    groups, device = inputs.groups, inputs.query.device
+    rows, width = inputs.query.shape[2], inputs.key.shape[2]
+    causal = sliding_window_mask(rows, width, window, device)
+    suffix_mask = torch.block_diag(*[causal] * groups.max_size)
+    prefix_positions = torch.arange(inputs.prefix_key.shape[2], device=device)
+    prefix_lens = inputs.prefix_lens
+    if prefix_lens is None:
+        prefix_lens = torch.full((groups.num_prefixes,), len(prefix_positions), device=device)
+    prefix_mask = prefix_positions < prefix_lens[:, None, None]
+    if window is not None:
+        queries = torch.arange(width - rows, width, device=device).repeat(groups.max_size)
+        distance = prefix_lens[:, None, None] + queries[:, None] - prefix_positions
+        prefix_mask = prefix_mask & (distance < window)
+    prefix_mask = prefix_mask.expand(-1, len(suffix_mask), -1)
+    return torch.cat([prefix_mask, suffix_mask.expand(groups.num_prefixes, -1, -1)], dim=2)
+
+
+# Reshapes, not einops: each decoded token calls these in every layer. With `rearrange` here and in
+# PrefixGroups a small decode_attention takes a fourth longer.
+def fold_heads(rows: Tensor, key: Tensor) -> Tensor:
+    """Put queries side by side that read the same key head: [·, H, R, D] to [·, K, H/K·R, D]."""
+    if rows.shape[1] == key.shape[1]:
+        return rows
+    return rows.reshape(len(rows), key.shape[1], -1, rows.shape[3])
+
+
+def unfold_heads(folded: Tensor, heads: int) -> Tensor:
+    """Undo `fold_heads`: [·, K, H/K·R, D] to [·, H, R, D], H = `heads`."""
+    if folded.shape[1] == heads:
+        return folded
+    return folded.reshape(len(folded), heads, -1, folded.shape[3])
+
+
+def _repeat_heads(rows: Tensor, heads: int) -> Tensor:
+    """[·, K, T, D] with each head repeated to [·, H, T, D]; unchanged where K is H."""
+    return rows if rows.shape[1] == heads else rows.repeat_interleave(heads // rows.shape[1], dim=1)

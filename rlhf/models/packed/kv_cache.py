@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import GIB
-from rlhf.kernels.shared_prefix_attention import PrefixGroups
+from rlhf.kernels.prefix_groups import PrefixGroups
 from rlhf.models.packed.prefix_sharing import prefix_cache_keys
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch

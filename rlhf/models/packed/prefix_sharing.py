@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlhf.kernels.shared_prefix_attention import PrefixGroups
+from rlhf.kernels.prefix_groups import PrefixGroups
 from rlhf.models.packed.continuations import PackedSequences
 from rlhf.types import PromptBatch, Responses
 
