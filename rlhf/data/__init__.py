@@ -1,1 +1,1 @@
-"""From files to checked records and RGB images."""
+"""Read data files into checked records, RGB images and batches of token ids."""

@@ -1,13 +1,13 @@
-"""Token ids of prompts and responses, built by parts.
+"""Encode prompts and responses with a chat template, safe against special tokens in the text.
 
-The template's own special tokens become special ids, each image becomes a placeholder id for
-each of its tokens, and whatever a person typed becomes ordinary text: `<image>` or `</s>` inside an
+The template's own special tokens become special ids, and each image becomes one placeholder id
+for each of its tokens. Everything a person typed becomes ordinary text: `<image>` or `</s>` in an
 instruction can neither place an image nor end a turn.
 
-How: a copy of the tokenizer gets a second name for each special token, one that nobody can guess.
-The template is written with these names and the user's text put into it; the whole is encoded
-once, with everything under its old name spelled out, and the second names become the old ids. So
-spaces and merges around a special token are those of the stock tokenizer.
+A copy of the tokenizer gets a second, random name for each special token. The template is written
+with the random names, the user's text is put in, and the whole is encoded once: the original names
+are spelled out as text, the random names become the original ids. So spaces and merges around
+special tokens are those of the original tokenizer.
 """
 
 import copy
@@ -25,20 +25,20 @@ from transformers import AddedToken
 from rlhf.data.image_token_counts import ImageTokens
 from rlhf.errors import DataError, UsageError
 
-# Stand for the user's text while the template is rendered; no template contains them.
+# Placeholders for the user's text while the template is rendered; no template contains them.
 _INSTRUCTION, _RESPONSE = "@@instruction@@", "@@response@@"
 
 
 class PromptBuilder:
-    """Turns instructions and responses into ids with a LLaVA processor's chat template.
+    """Encodes instructions and responses with a LLaVA processor's chat template.
 
     Args:
-        processor: the stock processor of a LLaVA (tokenizer and chat template).
-        image_tokens: counts placeholder ids.
+        processor: the Transformers processor of a LLaVA (tokenizer and chat template).
+        image_tokens: counts the placeholder ids of each image.
 
     Raises:
         UsageError: the processor has no end-of-sequence token, or no chat template that writes
-            the instruction as it is and a placeholder for each image.
+            the instruction unchanged and a placeholder for each image.
     """
 
     def __init__(self, processor: Any, image_tokens: ImageTokens) -> None:
@@ -51,54 +51,59 @@ class PromptBuilder:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_tokens = image_tokens
-        specials = self._specials()
+        specials = self._special_names()
         self._special_ids = {self.tokenizer.convert_tokens_to_ids(name) for name in specials}
         longest_first = sorted(specials, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first)))
-        self._names = {name: f"<{secrets.token_hex(8)}>" for name in specials}
-        self._plain = self._renaming(specials)
-        self._ids_of_names = {
-            self._plain.convert_tokens_to_ids(new): self.tokenizer.convert_tokens_to_ids(old)
-            for old, new in self._names.items()
+        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)))
+        self._random_names = {name: f"<{secrets.token_hex(8)}>" for name in specials}
+        self._renamed_tokenizer = self._with_random_names(specials)
+        self._original_ids = {
+            self._renamed_tokenizer.convert_tokens_to_ids(
+                new
+            ): self.tokenizer.convert_tokens_to_ids(old)
+            for old, new in self._random_names.items()
         }
-        self._start = self._start_ids()
-        self._render, self._context_ids = cache(self._rendered), cache(self._ids)
+        self._prefix = self._prefix_ids()
+        self._render, self._encode_context = cache(self._render_template), cache(self._encode)
 
     def prompt_ids(self, instruction: str, images: Sequence[Path]) -> list[int]:
-        """Ids of a user turn with these images, up to where the response begins."""
+        """Encode a user turn with these images, up to where the response begins."""
         prompt = self._render(len(images))[0].replace(_INSTRUCTION, instruction)
-        ids = self._start + self._ids(prompt, instruction, self.image_tokens(images))
+        ids = self._prefix + self._encode(prompt, instruction, self.image_tokens(images))
         bos = self.tokenizer.bos_token_id
         return ids[1:] if ids[:2] == [bos, bos] else ids
 
     def response_ids(self, response: str) -> list[int]:
-        """Ids of a finished response as they follow the prompt's; the last ends the sequence."""
-        prompt, lead = self._render(1)
+        """Encode a finished response as it follows the prompt; the last id is end-of-sequence."""
+        prompt, separator = self._render(1)
         end: int = self.tokenizer.eos_token_id
         if not response:
             return [end]
-        # Only where the prompt's last token would merge with the response, it cannot be seen.
-        for context in (prompt.rpartition(_INSTRUCTION)[2], self._names[self.tokenizer.eos_token]):
-            before = self._context_ids(context)
-            ids = self._ids(context + lead + response, response)
-            if ids[: len(before)] == before:
+        # If the prompt's last token would merge with the response, a special token stands before.
+        for context in (
+            prompt.rpartition(_INSTRUCTION)[2],
+            self._random_names[self.tokenizer.eos_token],
+        ):
+            context_ids = self._encode_context(context)
+            ids = self._encode(context + separator + response, response)
+            if ids[: len(context_ids)] == context_ids:
                 break
-        return [*ids[len(before) :], end]
+        return [*ids[len(context_ids) :], end]
 
     def invocation_ids(self) -> list[int]:
-        """What ends every prompt: the template's own words after the instruction."""
+        """Return the ids that end every prompt: the template's text after the instruction."""
         prompts = [self.prompt_ids(text, ())[::-1] for text in ("a", "Who?", "1.")]
-        same = takewhile(lambda ids: len({*ids}) == 1, zip(*prompts, strict=False))
-        return [ids[0] for ids in same][::-1]
+        common = takewhile(lambda ids: len({*ids}) == 1, zip(*prompts, strict=False))
+        return [ids[0] for ids in common][::-1]
 
     def decode(self, ids: list[int]) -> str:
-        """The response as a person reads it; a NUL, which no text file may hold, becomes U+FFFD."""
+        """Decode a response without special tokens; a NUL, which records refuse, becomes U+FFFD."""
         text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
         return text.replace("\0", "\ufffd").strip()
 
-    def _rendered(self, images: int) -> tuple[str, str]:
-        """The prompt with a stand-in for the instruction, and what precedes the response."""
-        prompt, whole = self._written(images)
+    def _render_template(self, images: int) -> tuple[str, str]:
+        """Render the prompt with a placeholder instruction, and the text before a response."""
+        prompt, conversation = self._apply_template(images)
         image_token = self.tokenizer.convert_ids_to_tokens(self.processor.image_token_id)
         if _INSTRUCTION not in prompt or prompt.count(image_token) != images:
             raise UsageError(
@@ -106,12 +111,13 @@ class PromptBuilder:
                 "chat_template.jinja",
                 "use the chat template of a LLaVA, e.g. llava-hf/llava-1.5-7b-hf",
             )
-        same = whole.startswith(prompt) and _RESPONSE in whole
-        lead = whole[len(prompt) : whole.index(_RESPONSE)] if same else ""
-        return self._renamed(prompt), self._renamed(lead)
+        continues = conversation.startswith(prompt) and _RESPONSE in conversation
+        end = conversation.index(_RESPONSE) if continues else len(prompt)
+        separator = conversation[len(prompt) : end]
+        return self._rename_specials(prompt), self._rename_specials(separator)
 
-    def _written(self, images: int) -> tuple[str, str]:
-        """By the template: a prompt, and the same with a response."""
+    def _apply_template(self, images: int) -> tuple[str, str]:
+        """Apply the chat template to a prompt, and to the prompt with a response."""
         user = [{"type": "image"}] * images + [{"type": "text", "text": _INSTRUCTION}]
         turns = [{"role": "user", "content": user}]
         response = {"role": "assistant", "content": [{"type": "text", "text": _RESPONSE}]}
@@ -123,46 +129,52 @@ class PromptBuilder:
             fix = "use the chat template of a LLaVA, e.g. llava-hf/llava-1.5-7b-hf"
             raise UsageError("the chat template fails", str(error).split("\n")[0], fix) from error
 
-    def _specials(self) -> set[str]:
-        """Names of the special tokens, and of other added tokens the template is written with."""
-        template = "".join(self._written(1))
+    def _special_names(self) -> set[str]:
+        """Collect the special tokens, and other added tokens that the template contains."""
+        template = "".join(self._apply_template(1))
         ids = {*self.tokenizer.all_special_ids, self.processor.image_token_id}
         for token, name in self.tokenizer.added_tokens_decoder.items():
             if name.special or (name.content.strip() and name.content in template):
                 ids.add(token)
         return {self.tokenizer.convert_ids_to_tokens(token) for token in ids}
 
-    def _renaming(self, specials: set[str]) -> Any:
-        """The tokenizer with the second names, which alone are not spelled out."""
+    def _with_random_names(self, specials: set[str]) -> Any:
+        """Copy the tokenizer; only the random names are encoded as single tokens in it."""
         known = {token.content: token for token in self.tokenizer.added_tokens_decoder.values()}
         tokenizer = copy.deepcopy(self.tokenizer)
         for name in specials:
             old = known.get(name, AddedToken(name))
-            sides = {"lstrip": old.lstrip, "rstrip": old.rstrip, "normalized": False}
-            tokenizer.add_tokens([AddedToken(name, special=True, **sides)], special_tokens=True)
-            tokenizer.add_tokens([AddedToken(self._names[name], special=False, **sides)])
+            options = {"lstrip": old.lstrip, "rstrip": old.rstrip, "normalized": False}
+            tokenizer.add_tokens([AddedToken(name, special=True, **options)], special_tokens=True)
+            tokenizer.add_tokens([AddedToken(self._random_names[name], special=False, **options)])
         return tokenizer
 
-    def _renamed(self, template: str) -> str:
-        return self._special.sub(lambda found: self._names[found[0]], template)
+    def _rename_specials(self, template: str) -> str:
+        return self._special_pattern.sub(lambda match: self._random_names[match[0]], template)
 
-    def _start_ids(self) -> list[int]:
-        """What the tokenizer itself puts before every text."""
-        plain = self.tokenizer("x", add_special_tokens=False).input_ids
-        full = self.tokenizer("x").input_ids
-        return list(full[: full.index(plain[0])])
+    def _prefix_ids(self) -> list[int]:
+        """Return the ids that the tokenizer itself puts before every text, e.g. BOS."""
+        text_ids = self.tokenizer("x", add_special_tokens=False).input_ids
+        all_ids = self.tokenizer("x").input_ids
+        return list(all_ids[: all_ids.index(text_ids[0])])
 
-    def _ids(self, text: str, typed: str = "", images: Sequence[int] = ()) -> list[int]:
-        """Ids of the renamed template with a person's text and so many tokens of each image."""
-        ids, image, counts = list[int](), self.processor.image_token_id, iter(images)
-        encoded = self._plain(text, add_special_tokens=False, split_special_tokens=True)
+    def _encode(self, text: str, user_text: str = "", image_lens: Sequence[int] = ()) -> list[int]:
+        """Encode the renamed template with a person's text in it.
+
+        Args:
+            text: the rendered template with random names of special tokens.
+            user_text: the part that a person typed, for the error message.
+            image_lens: placeholder ids of each image.
+        """
+        ids, image, counts = list[int](), self.processor.image_token_id, iter(image_lens)
+        encoded = self._renamed_tokenizer(text, add_special_tokens=False, split_special_tokens=True)
         for token in encoded.input_ids:
             if token in self._special_ids:
                 raise DataError(
-                    "the text contains a special token or a sign that this tokenizer cannot spell",
-                    repr(typed[:80]),
+                    "the text has a special token or a character that this tokenizer cannot encode",
+                    repr(user_text[:80]),
                     "remove it from the instruction or response",
                 )
-            token = self._ids_of_names.get(token, token)
+            token = self._original_ids.get(token, token)
             ids += [token] * (next(counts, 1) if token == image else 1)
         return ids

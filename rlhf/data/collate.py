@@ -1,4 +1,4 @@
-"""Records to batches of ids."""
+"""Encode records as batches of token ids."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,14 +26,23 @@ Record = PromptRecord | DemonstrationRecord | CandidatesRecord | PreferenceRecor
 def prompt_batch(
     records: Sequence[Record], builder: TextEncoder, root: Path, *, max_tokens: int
 ) -> PromptBatch:
-    """The prompts of `records`, one image each.
+    """Encode the prompts of B records, one image each.
+
+    Args:
+        records: B records of any kind.
+        builder: encodes the instructions.
+        root: the directory that image paths start in.
+        max_tokens: the longest prompt that is accepted, image tokens included.
+
+    Returns:
+        B prompts in the order of `records`.
 
     Raises:
         DataError: a prompt longer than `max_tokens`, or an image outside `root`.
     """
     images = [(resolve_image(record.image_path, root),) for record in records]
-    asked = zip(records, images, strict=True)
-    rows = [builder.prompt_ids(record.instruction, own) for record, own in asked]
+    pairs = zip(records, images, strict=True)
+    rows = [builder.prompt_ids(record.instruction, paths) for record, paths in pairs]
     for record, row in zip(records, rows, strict=True):
         if len(row) > max_tokens:
             raise DataError(
@@ -53,7 +62,20 @@ def prompt_batch(
 def preference_batch(
     records: Sequence[PreferenceRecord], builder: TextEncoder, root: Path, *, max_tokens: int
 ) -> PreferenceBatch:
-    """Pairs; of a tie, response_a stands as chosen, with the label 0.5."""
+    """Encode P preference records as pairs of a chosen and a rejected response.
+
+    Args:
+        records: P records; of a tie, response_a stands as chosen.
+        builder: encodes the texts.
+        root: the directory that image paths start in.
+        max_tokens: the longest prompt that is accepted, image tokens included.
+
+    Returns:
+        P pairs in the order of `records`, with labels [P] float32: 0.5 for a tie, else 1.
+
+    Raises:
+        DataError: a prompt longer than `max_tokens`, or an image outside `root`.
+    """
     texts = [ordered_responses(record) for record in records]
     ties = torch.tensor([record.preference == "tie" for record in records], dtype=torch.bool)
     return PreferenceBatch(
@@ -65,7 +87,7 @@ def preference_batch(
 
 
 def ordered_responses(record: PreferenceRecord) -> tuple[str, str]:
-    """Chosen and rejected; response_a and response_b of a tie."""
+    """Return the chosen and the rejected response; response_a and response_b of a tie."""
     if record.preference == "tie":
         return record.response_a, record.response_b
     return chosen(record), rejected(record)

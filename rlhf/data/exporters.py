@@ -1,4 +1,4 @@
-"""Our records in other tools' forms: trl's preference data and Label Studio's tasks."""
+"""Export records to other tools: as trl's preference data or as Label Studio's tasks."""
 
 import json
 from collections import Counter
@@ -25,7 +25,7 @@ from rlhf.storage.atomic import replaced_file
 
 BATCH = 64  # records whose images are in memory at a time
 
-# What the library `datasets` reads a parquet file's columns by: without it an image stays bytes.
+# Column types for the library `datasets`; without them it reads an image as plain bytes.
 _STRING = {"dtype": "string", "_type": "Value"}
 _TURNS = [{"role": _STRING, "content": [{"type": _STRING, "text": _STRING}]}]
 _FEATURES = dict.fromkeys(("prompt", "chosen", "rejected"), _TURNS)
@@ -50,13 +50,15 @@ LABELING_CONFIG = """\
 def export_trl(
     records: Sequence[PreferenceRecord], root: Path, output: Path
 ) -> tuple[int, Counter[str]]:
-    """Write trl's conversational preference form as parquet, images embedded.
+    """Write trl's conversational preference format as parquet, images embedded.
 
     Args:
-        root: where image paths start.
+        records: preferences; ties are left out, because the format has none.
+        root: the directory that image paths start in.
+        output: the parquet file.
 
     Returns:
-        Rows written, and records left out by reason: the form has no ties.
+        Number of rows written, and of records left out by reason.
 
     Raises:
         UsageError: `output` exists, pyarrow is not installed, or every record is a tie.
@@ -80,12 +82,12 @@ def export_label_studio(
 ) -> tuple[int, Counter[str]]:
     """Write Label Studio's tasks as JSON, and its labeling configuration beside them.
 
-    A preference becomes a task with its judgment as an annotation, candidates a task for every
-    two. Images are addressed as local files: LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the
-    directory image paths start in.
+    A preference becomes a task with one annotation, a candidates record a task for every two
+    responses. Images are addressed as local files: set Label Studio's
+    LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT to the directory that image paths start in.
 
     Returns:
-        Tasks written, and pairs left out by reason.
+        Number of tasks written, and of pairs left out by reason.
 
     Raises:
         UsageError: a file of that name exists, or no pair is left.
@@ -94,7 +96,7 @@ def export_label_studio(
     tasks, skipped = list[dict[str, Any]](), Counter[str]()
     for record in records:
         if isinstance(record, PreferenceRecord):
-            tasks.append(_judged_task(record, len(tasks)))
+            tasks.append(_preference_task(record, len(tasks)))
             continue
         for (i, first), (j, second) in combinations(enumerate(record.responses), 2):
             if first.strip() == second.strip():
@@ -125,31 +127,31 @@ def _trl_row(record: PreferenceRecord, root: Path) -> dict[str, Any]:
     path = resolve_image(record.image_path, root)
     load_image(path)
     return {
-        "prompt": _turn("user", {"type": "image"}, _said(record.instruction)),
+        "prompt": _message("user", {"type": "image"}, _text_part(record.instruction)),
         "images": [{"bytes": path.read_bytes(), "path": path.name}],
-        "chosen": _turn("assistant", _said(chosen(record))),
-        "rejected": _turn("assistant", _said(rejected(record))),
+        "chosen": _message("assistant", _text_part(chosen(record))),
+        "rejected": _message("assistant", _text_part(rejected(record))),
     }
 
 
-def _turn(role: str, *content: dict[str, str]) -> list[dict[str, Any]]:
+def _message(role: str, *content: dict[str, str]) -> list[dict[str, Any]]:
     return [{"role": role, "content": list(content)}]
 
 
-def _said(text: str) -> dict[str, str]:
+def _text_part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-def _judged_task(record: PreferenceRecord, number: int) -> dict[str, Any]:
-    """A task and its one annotation; what Label Studio does not keep is noted in the result."""
+def _preference_task(record: PreferenceRecord, number: int) -> dict[str, Any]:
+    """Build a task with one annotation; `meta` holds what Label Studio has no field for."""
     if record.preference == "tie":
         result = {"from_name": "tie", "to_name": "instruction", "type": "choices"}
         value: dict[str, Any] = {"choices": ["tie"]}
-    else:  # the tag stands as its own object in what Label Studio itself writes
+    else:  # in exports of Label Studio itself, from_name and to_name of Pairwise are equal
         result = {"from_name": "preference", "to_name": "preference", "type": "pairwise"}
         value = {"selected": "left" if record.preference == "response_a" else "right"}
-    noted = {name: getattr(record, name) for name in ("annotator", "shown_left", "created_at")}
-    annotation = {"result": [{"id": f"pair{number}", **result, "value": value, "meta": noted}]}
+    meta = {name: getattr(record, name) for name in ("annotator", "shown_left", "created_at")}
+    annotation = {"result": [{"id": f"pair{number}", **result, "value": value, "meta": meta}]}
     seconds = {} if record.seconds is None else {"lead_time": record.seconds}
     data = _task_data(record, record.response_a, record.response_b, record.id)
     return {
@@ -173,7 +175,7 @@ def _task_data(
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the name `path` when the block ends well; nobody's file is replaced."""
+    """Open a file that appears at `path` when the block succeeds; refuse an existing `path`."""
     if path.exists():
         raise UsageError("the output exists already", str(path), "choose another name")
     with replaced_file(path) as file:

@@ -1,4 +1,4 @@
-"""How many tokens an image takes in a prompt, known before any model sees it."""
+"""Count the tokens that an image takes in a prompt, without running a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,46 +12,50 @@ class ImageTokens(Protocol):
     """Counts the tokens of a prompt's images.
 
     Attributes:
-        rule: equal for two of them that count alike.
+        rule: describes how it counts; two counters with equal rules count alike.
     """
 
     rule: str
 
     def __call__(self, images: Sequence[Path]) -> list[int]:
-        """Tokens of each image of one prompt."""
+        """Count the tokens of each image of one prompt."""
 
 
 class FixedTokens:
-    """As many for every image, which is not opened: LLaVA-1.5's."""
+    """Counts the same number of tokens for every image, as LLaVA-1.5; no image is opened.
+
+    Args:
+        count: tokens of an image.
+    """
 
     def __init__(self, count: int) -> None:
         self.count, self.rule = count, str(count)
 
     def __call__(self, images: Sequence[Path]) -> list[int]:
-        """Tokens of each image of one prompt."""
+        """Count the tokens of each image of one prompt."""
         return [self.count] * len(images)
 
 
 class TiledTokens:
-    """By the image's size, as the stock processor counts: LLaVA-NeXT's and OneVision's.
+    """Counts tokens by the image's size, as the processor of LLaVA-NeXT and OneVision does.
 
     Args:
-        processor: the stock processor; its image processor has a grid of sizes.
-        several: whether a prompt may have several images. OneVision shows each of several in
-            another way, which is not done here.
+        processor: the Transformers processor; its image processor has a grid of sizes.
+        several: whether a prompt may have several images. OneVision encodes several images
+            differently, which is not supported here.
     """
 
     def __init__(self, processor: Any, *, several: bool) -> None:
         self._processor, self._several = processor, several
         self._sizes: dict[Path, tuple[int, int]] = {}
         grid = [(height, width) for height, width in processor.image_processor.image_grid_pinpoints]
-        self.rule = str(dict(zip(grid, self._of_sizes(grid), strict=True)))
+        self.rule = str(dict(zip(grid, self._count_by_size(grid), strict=True)))
 
     def __call__(self, images: Sequence[Path]) -> list[int]:
-        """Tokens of each image of one prompt, whose header is read once.
+        """Count the tokens of each image of one prompt; each file's header is read once.
 
         Raises:
-            DataError: an image cannot be read, or there are several and may not be.
+            DataError: an image cannot be read, or there are several and one is the limit.
         """
         if len(images) > 1 and not self._several:
             raise DataError(
@@ -60,9 +64,9 @@ class TiledTokens:
                 "ask about one image, or use a LLaVA-NeXT",
             )
         self._sizes |= {path: image_size(path) for path in images if path not in self._sizes}
-        return self._of_sizes([self._sizes[path] for path in images])
+        return self._count_by_size([self._sizes[path] for path in images])
 
-    def _of_sizes(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
-        """Of images of these heights and widths."""
-        counted = self._processor._get_num_multimodal_tokens(image_sizes=list(sizes))
-        return [int(count) for count in counted["num_image_tokens"]]
+    def _count_by_size(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """Count the tokens of images of these heights and widths."""
+        counts = self._processor._get_num_multimodal_tokens(image_sizes=list(sizes))
+        return [int(count) for count in counts["num_image_tokens"]]

@@ -1,4 +1,4 @@
-"""The files that a command is given, and their images; light, as no model is needed."""
+"""Read the data files that a command is given and check their images, without any model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,11 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 
 
 def input_file(path: str, option: str) -> Path:
-    """The file an option names.
+    """Return the path of the file that an option names.
+
+    Args:
+        path: the option's value.
+        option: the option's name, for the error message.
 
     Raises:
         UsageError: the option is empty.
@@ -29,13 +33,16 @@ def input_file(path: str, option: str) -> Path:
 
 
 def read_prompts(config: Config) -> tuple[list[PromptRecord], Path]:
-    """The prompts of data.prompts and the directory of their images.
+    """Read the prompts of data.prompts, a file or a directory of images.
 
-    A directory of images stands for `instruction`, asked of each of them.
+    For a directory, each image becomes a prompt with the option `instruction`.
+
+    Returns:
+        The prompts, and the directory that their image paths start in.
 
     Raises:
         UsageError: the option is empty.
-        DataError: nothing there, a bad record or image (as `read_with_images`).
+        DataError: there is no such file, no image, or a bad record or image.
     """
     directory = Path(config.data.prompts)
     if not config.data.prompts or not directory.is_dir():
@@ -50,12 +57,20 @@ def read_prompts(config: Config) -> tuple[list[PromptRecord], Path]:
 
 
 def images_in(directory: Path) -> list[Path]:
-    """The images of a directory by their names, sorted."""
+    """List the image files of a directory, sorted by name."""
     return sorted(path for path in directory.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def read_with_images(config: Config, path: Path, kind: type[T]) -> tuple[list[T], Path]:
-    """The records of a file whose images decode, and the directory of the images.
+    """Read the records of a file, without those whose image does not decode.
+
+    Args:
+        config: its data.root and data.on_bad_image apply.
+        path: the file.
+        kind: the class of its records.
+
+    Returns:
+        The records, and the directory that their image paths start in.
 
     Raises:
         DataError: a bad record, or a bad image while data.on_bad_image is `error`.
@@ -65,24 +80,24 @@ def read_with_images(config: Config, path: Path, kind: type[T]) -> tuple[list[T]
 
 
 def _with_images(config: Config, records: list[T], path: Path, root: Path) -> list[T]:
-    """The records whose images decode; `path` is where they come from."""
+    """Drop the records whose image does not decode; `path` is the file they come from."""
     faults = _image_faults(records, path, root)
     if faults and config.data.on_bad_image == "error":
         raise next(iter(faults.values()))
-    kept = [record for record in records if record.image_path not in faults]
+    usable = [record for record in records if record.image_path not in faults]
     if faults:
-        say(f"{path.name}: {len(records) - len(kept)} records dropped, bad image")
-    if not kept:
+        say(f"{path.name}: {len(records) - len(usable)} records dropped, bad image")
+    if not usable:
         raise DataError("no usable record is left", str(path), "check the file and its images")
-    return kept
+    return usable
 
 
 def _image_faults(records: Sequence[Record], path: Path, root: Path) -> dict[str, DataError]:
-    """What is wrong with each bad image; every distinct image is decoded once."""
-    first = {record.image_path: n for n, record in reversed(list(enumerate(records, 1)))}
+    """Decode every distinct image once; the errors of the bad ones by path."""
+    first_record = {record.image_path: n for n, record in reversed(list(enumerate(records, 1)))}
     faults = {}
-    with track(f"checking the images of {path.name}", len(first)) as progress:
-        for image_path, number in first.items():
+    with track(f"checking the images of {path.name}", len(first_record)) as progress:
+        for image_path, number in first_record.items():
             try:
                 load_image(resolve_image(image_path, root))
             except DataError as error:

@@ -1,4 +1,4 @@
-"""JSON Lines: bounded reading, one JSON object without twins a line, one atomic step on writing."""
+"""Read JSON Lines files: lines of bounded length, one JSON object without repeated keys each."""
 
 import json
 from collections import Counter
@@ -19,31 +19,31 @@ _decoder = msgspec.json.Decoder()
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Number and bytes of every line that is not blank, without a BOM.
+    """Yield number (from 1) and bytes of every line that is not blank, without a BOM.
 
-    Of a line over `MAX_LINE_BYTES` only the first `MAX_LINE_BYTES` + 1 come.
+    A line longer than `MAX_LINE_BYTES` is cut after `MAX_LINE_BYTES` + 1 bytes.
 
     Raises:
-        OSError: not a regular file, or it cannot be read.
+        OSError: it is no regular file, or cannot be read.
     """
     if path.exists() and not path.is_file():  # a FIFO would block for ever
         raise OSError(0, "not a regular file")
-    most = MAX_LINE_BYTES + 1
+    limit = MAX_LINE_BYTES + 1
     with path.open("rb") as file:
         if file.read(len(_BOM)) != _BOM:
             file.seek(0)
         for number in count(1):
-            rest = line = file.readline(most)
+            chunk = line = file.readline(limit)
             if not line:
                 return
-            while len(rest) == most and not rest.endswith(b"\n"):
-                rest = file.readline(most)
-            if len(line) == most or not line.isspace():
+            while len(chunk) == limit and not chunk.endswith(b"\n"):
+                chunk = file.readline(limit)
+            if len(line) == limit or not line.isspace():
                 yield number, line
 
 
 def count_lines(path: Path) -> int:
-    """How many lines a file has, blank ones included; 0 when it cannot be read."""
+    """Count the lines of a file, blank ones included; 0 when it cannot be read."""
     with suppress(OSError):
         if path.is_file():
             with path.open("rb") as file:
@@ -52,7 +52,7 @@ def count_lines(path: Path) -> int:
 
 
 def starts_with_bom(path: Path) -> bool:
-    """Whether a byte order mark comes first, which JSON does not have; False if unreadable."""
+    """Tell whether a file begins with a byte order mark, which JSON does not allow."""
     with suppress(OSError):
         if path.is_file():
             with path.open("rb") as file:
@@ -61,10 +61,10 @@ def starts_with_bom(path: Path) -> bool:
 
 
 def json_object(line: bytes) -> dict[str, Any]:
-    """The fields of a line.
+    """Decode a line as one JSON object.
 
     Raises:
-        DataError: no JSON object in UTF-8, too long, a NUL, or a key written twice.
+        DataError: it is no JSON object in UTF-8, is too long, holds a NUL, or repeats a key.
     """
     if len(line) > MAX_LINE_BYTES:
         raise DataError(f"a line is at most {MAX_LINE_BYTES} bytes")
@@ -72,7 +72,7 @@ def json_object(line: bytes) -> dict[str, Any]:
         fields = _decoder.decode(line)  # refuses what json lets pass: NaN, lone surrogates
         if not isinstance(fields, dict):
             raise DataError(f"a line is one JSON object, got {type(fields).__name__}")
-        _check_twins(line, fields)
+        _refuse_repeated_keys(line, fields)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         reason = "it holds a NUL" if b"\0" in line else error
         raise DataError(f"a line is one JSON object in UTF-8: {reason}") from error
@@ -80,26 +80,26 @@ def json_object(line: bytes) -> dict[str, Any]:
 
 
 def shown_key(key: str) -> str:
-    """A key as a place in a message: without control characters, short, never empty."""
+    """Format a key for an error message: without control characters, short, never empty."""
     return json.dumps(key)[1:-1][:80] or '""'
 
 
-def _check_twins(line: bytes, fields: dict[str, Any]) -> None:
-    """Refuse a key written twice in one object: msgspec keeps the last.
+def _refuse_repeated_keys(line: bytes, fields: dict[str, Any]) -> None:
+    """Refuse a key that occurs twice in one object, of which msgspec keeps the last.
 
-    Each key is written with a colon, and without blanks it ends in `":`, so that counting either
-    in the line gives at least the keys written. As many keys kept leave no room for a twin; else
-    a text holds such signs, or there are twins: json tells.
+    Every key in the line is followed by a colon, and `":` once blanks are removed, so the number
+    of either is at least the number of keys. If that equals the keys decoded, none is repeated.
+    Otherwise a text contains these characters or a key is repeated: the slow parser decides.
     """
     if line.count(b":") == len(fields):
         return
     written = line.translate(None, _BLANKS).count(b'":')
     if written != len(fields) and written != _count_keys(fields):
-        json.loads(line, object_pairs_hook=_refuse_twins)
+        json.loads(line, object_pairs_hook=_without_repeats)
 
 
 def _count_keys(fields: dict[str, Any]) -> int:
-    """Keys of an object and of all objects inside."""
+    """Count the keys of an object and of all objects inside it."""
     keys, pending = 0, list[Any]([fields])
     while pending:  # no recursion: json may nest deeper than Python calls
         value = pending.pop()
@@ -111,7 +111,8 @@ def _count_keys(fields: dict[str, Any]) -> int:
     return keys
 
 
-def _refuse_twins(pairs: list[tuple[str, Any]]) -> None:
+def _without_repeats(pairs: list[tuple[str, Any]]) -> None:
+    """Raise DataError if a key of one object is repeated; used as json's object hook."""
     for key, times in Counter(key for key, _ in pairs).items():
         if times > 1:
             raise DataError("the field is written twice", shown_key(key))

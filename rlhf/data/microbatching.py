@@ -1,4 +1,4 @@
-"""Batches in pieces that fit into memory."""
+"""Split batches into microbatches of a bounded number of tokens."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -12,25 +12,34 @@ Output = TypeVar("Output", Tensor, PolicyOutputs)
 
 
 def microbatches(prompts: PromptBatch, responses: Responses, max_tokens: int) -> list[Tensor]:
-    """Rows [b] of each piece, of at most `max_tokens` tokens (one row at the least).
+    """Split the rows of a batch into microbatches of bounded size.
 
-    Responses to one prompt stay together, for then it is read once and counts once; they are
-    parted where they alone are more. Prompts with one image stay together where they fit.
+    Responses to one prompt stay together, because the prompt is then read and counted once; they
+    are split only where they exceed `max_tokens` by themselves. Prompts with the same image stay
+    together where they fit.
+
+    Args:
+        prompts: B prompts.
+        responses: B responses, one to each prompt.
+        max_tokens: tokens of one microbatch; one with a single row may have more.
+
+    Returns:
+        The row indices [b] int64 of each microbatch; each of the B rows is in exactly one.
     """
-    own, first = responses.spans.lengths.tolist(), prompts.spans.lengths.tolist()
-    prompt_groups: dict[int, list[int]] = {}
+    prompt_lens, response_lens = prompts.spans.lengths.tolist(), responses.spans.lengths.tolist()
+    rows_by_prompt: dict[int, list[int]] = {}
     for row, key in enumerate(prompts.sampling_keys.tolist()):
-        prompt_groups.setdefault(key, []).append(row)
-    parts = [
-        part
-        for rows in prompt_groups.values()
-        for part in split_group(rows, first, own, max_tokens)
+        rows_by_prompt.setdefault(key, []).append(row)
+    groups = [
+        group
+        for rows in rows_by_prompt.values()
+        for group in split_group(rows, prompt_lens, response_lens, max_tokens)
     ]
-    sizes = [first[part[0]] + sum(own[row] for row in part) for part in parts]
-    images = [prompts.images[part[0]] for part in parts]
+    sizes = [prompt_lens[group[0]] + sum(response_lens[row] for row in group) for group in groups]
+    images = [prompts.images[group[0]] for group in groups]
     return [
-        torch.tensor([row for number in piece for row in parts[number]])
-        for piece in pack_to_budget(sizes, max_tokens, images)
+        torch.tensor([row for number in batch for row in groups[number]])
+        for batch in pack_to_budget(sizes, max_tokens, images)
     ]
 
 
@@ -91,43 +100,57 @@ def _tensors(outputs: PolicyOutputs) -> dict[str, Tensor]:
 def pack_to_budget(
     sizes: Sequence[int], budget: int, groups: Sequence[object] | None = None
 ) -> list[list[int]]:
-    """Indices of things in pieces whose sizes sum to at most `most` (one at the least).
+    """Pack items into batches by size, items of one group together where they fit.
 
-    Those of like size go together, and before that those of the same of `images`; each appears
-    once.
+    Args:
+        sizes: the size of each item.
+        budget: the largest total size of a batch; one with a single item may be larger.
+        groups: what each item belongs to, e.g. its image; None: all to one group.
+
+    Returns:
+        The item indices of each batch, items of similar size together; each index occurs once.
     """
     if groups is None:
         return fill(sizes, budget)
-    alike: dict[object, list[int]] = {}
-    for index, image in enumerate(groups):
-        alike.setdefault(image, []).append(index)
+    members: dict[object, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
     parts = [
-        [own[number] for number in piece]
-        for own in alike.values()
-        for piece in fill([sizes[index] for index in own], budget)
+        [indices[number] for number in batch]
+        for indices in members.values()
+        for batch in fill([sizes[index] for index in indices], budget)
     ]
-    pieces = fill([sum(sizes[index] for index in part) for part in parts], budget)
-    return [[index for number in piece for index in parts[number]] for piece in pieces]
+    batches = fill([sum(sizes[index] for index in part) for part in parts], budget)
+    return [[index for number in batch for index in parts[number]] for batch in batches]
 
 
 def fill(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    pieces: list[list[int]] = []
-    filled = 0
+    """Pack item indices into batches in the order of their sizes, smallest first."""
+    batches: list[list[int]] = []
+    total = 0
     for index in sorted(range(len(sizes)), key=sizes.__getitem__):
-        if pieces and filled + sizes[index] <= budget:
-            pieces[-1].append(index)
-            filled += sizes[index]
+        if batches and total + sizes[index] <= budget:
+            batches[-1].append(index)
+            total += sizes[index]
         else:
-            pieces.append([index])
-            filled = sizes[index]
-    return pieces
+            batches.append([index])
+            total = sizes[index]
+    return batches
 
 
 def split_group(
     rows: list[int], prompt_lens: Sequence[int], response_lens: Sequence[int], budget: int
 ) -> list[list[int]]:
-    """Rows of one prompt, whose tokens count in each part."""
-    if prompt_lens[rows[0]] + sum(response_lens[row] for row in rows) <= budget:
+    """Split the rows of one prompt; the prompt's tokens count once in each part.
+
+    Args:
+        rows: indices of rows with the same prompt.
+        prompt_lens: tokens of each row's prompt.
+        response_lens: tokens of each row's response.
+        budget: the most tokens of a part; one with a single row may have more.
+    """
+    prompt_len = prompt_lens[rows[0]]
+    if prompt_len + sum(response_lens[row] for row in rows) <= budget:
         return [rows]
-    pieces = pack_to_budget([response_lens[row] for row in rows], budget - prompt_lens[rows[0]])
-    return [[rows[number] for number in sorted(piece)] for piece in pieces]
+    batches = pack_to_budget([response_lens[row] for row in rows], budget - prompt_len)
+    return [[rows[number] for number in sorted(batch)] for batch in batches]

@@ -1,4 +1,4 @@
-"""Records of our JSON Lines files: every check on reading, one atomic step on writing."""
+"""Read and write the records of JSON Lines files: all checks on reading, one step on writing."""
 
 import difflib
 import hashlib
@@ -14,8 +14,8 @@ from rlhf.data.jsonl import json_object, read_lines, shown_key
 from rlhf.errors import DataError
 from rlhf.storage.atomic import replaced_file
 
-Text = str  # as read: not blank, no NUL
-Label = str  # as read: one of the values below
+Text = str  # checked on reading: not blank, no NUL
+Label = str  # checked on reading: one of the values below
 _LABELS = {name: name for name in ("response_a", "response_b", "tie")}
 _LABELS |= {"a": "response_a", "A": "response_a", "b": "response_b", "B": "response_b"}
 _LABEL_HELP = "write response_a, response_b or tie (number codings clash: 1/2 against 0/1)"
@@ -29,14 +29,14 @@ class _Prompt(
 
 
 class PromptRecord(_Prompt, frozen=True):
-    """An image and what is asked about it."""
+    """An image and an instruction about it."""
 
     id: str = ""
     meta: dict[str, Any] = {}
 
 
 class DemonstrationRecord(_Prompt, frozen=True):
-    """A prompt and the response to imitate (supervised file)."""
+    """A prompt and the response to imitate, for supervised fine-tuning."""
 
     response: Text
     id: str = ""
@@ -44,7 +44,7 @@ class DemonstrationRecord(_Prompt, frozen=True):
 
 
 class CandidatesRecord(_Prompt, frozen=True):
-    """A prompt and the sampled responses to be ranked."""
+    """A prompt and at least two sampled responses to compare."""
 
     responses: Annotated[list[Text], msgspec.Meta(min_length=2)]
     model: str = ""
@@ -54,7 +54,21 @@ class CandidatesRecord(_Prompt, frozen=True):
 
 
 class PreferenceRecord(_Prompt, frozen=True):
-    """One judgment: `preference` is "response_a", "response_b" or "tie"."""
+    """A prompt, two responses, and which one is preferred.
+
+    Attributes:
+        response_a: one response.
+        response_b: the other; it differs from `response_a` unless the preference is a tie.
+        preference: response_a, response_b or tie.
+        id: of the record, for the user's own use.
+        annotator: who judged.
+        shown_left: the response shown on the left, response_a or response_b; "" if unknown.
+        seconds: how long the annotator looked at the pair.
+        created_at: ISO 8601 time.
+        source: the dataset it was imported from.
+        meta: anything else.
+        schema_version: of this format.
+    """
 
     response_a: Text
     response_b: Text
@@ -74,7 +88,14 @@ T = TypeVar("T", bound=Record)
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """A fault in a file; line 0 is the file itself, field "" the whole line."""
+    """A fault in a data file.
+
+    Attributes:
+        file: the file's path.
+        line: number from 1; 0 for the file as a whole.
+        field: the field of the line; "" for the whole line.
+        message: what is wrong.
+    """
 
     file: str
     line: int
@@ -83,7 +104,7 @@ class Problem(msgspec.Struct, frozen=True):
 
     @property
     def where(self) -> str:
-        """`file:line:field`, as far as known."""
+        """Format the place as `file:line:field`, without the parts that are unknown."""
         return ":".join(str(part) for part in (self.file, self.line, self.field) if part)
 
     def __str__(self) -> str:
@@ -91,10 +112,15 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 def read_records(path: Path, kind: type[T], *, strict: bool = True) -> list[T]:
-    """All records of a file, blank lines skipped; `strict=False` drops unknown fields.
+    """Read all records of a file, blank lines skipped.
+
+    Args:
+        path: the file.
+        kind: the class of its records.
+        strict: whether unknown fields are refused rather than dropped.
 
     Raises:
-        DataError: the first problem, at `file:line:field`.
+        DataError: the first problem, placed at `file:line:field`.
     """
     records = []
     for _, item in parse_file(path, kind, strict=strict):
@@ -108,19 +134,38 @@ def read_records(path: Path, kind: type[T], *, strict: bool = True) -> list[T]:
 def parse_file(
     path: Path, kind: type[T], *, strict: bool = True
 ) -> Iterator[tuple[int, T | Problem]]:
-    """Line number (0 for the file itself) with the record or the problem found there."""
+    """Iterate over the lines of a file as records or problems.
+
+    Args:
+        path: the file.
+        kind: the class of its records.
+        strict: whether unknown fields are refused rather than dropped.
+
+    Yields:
+        Line number (0 for the file as a whole), and the record or the problem found there.
+    """
     return ((number, item) for number, _, item in scan_file(path, kind, strict=strict))
 
 
 def scan_file(
     path: Path, kind: type[T], *, strict: bool = True
 ) -> Iterator[tuple[int, bytes, T | Problem]]:
-    """What `parse_file` gives, with the bytes of each line between."""
+    """Iterate over the lines of a file as bytes and as records or problems.
+
+    Args:
+        path: the file.
+        kind: the class of its records.
+        strict: whether unknown fields are refused rather than dropped.
+
+    Yields:
+        Line number (0 for the file as a whole), the line's bytes, and the record or the problem
+        found there.
+    """
     number = 0
     try:
         for number, line in read_lines(path):
             try:
-                yield number, line, _record(json_object(line), kind, strict)
+                yield number, line, _parse_record(json_object(line), kind, strict)
             except DataError as error:
                 yield number, line, Problem(str(path), number, error.where, error.what)
         if not number:
@@ -131,7 +176,7 @@ def scan_file(
 
 
 def record_kind(path: Path) -> type[Record]:
-    """The kind of a file, by the keys of its first line that is a JSON object."""
+    """Tell a file's record class by the keys of its first line that is a JSON object."""
     with suppress(OSError):
         for _, line in read_lines(path):
             with suppress(DataError):
@@ -145,16 +190,25 @@ def record_kind(path: Path) -> type[Record]:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Replace a whole file in one step: a crash leaves the old one or the new one."""
+    """Write a file in one step: a crash leaves the old file or the new one.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
     with replaced_file(path) as file:
         file.writelines(msgspec.json.encode(record) + b"\n" for record in records)
 
 
 def resolve_image(record_path: str, root: Path, *, where: str = "") -> Path:
-    """The image of a record, below `root` also after links are followed.
+    """Resolve a record's image path, which must stay below `root` after links are followed.
+
+    Args:
+        record_path: the record's image_path.
+        root: the directory that image paths start in.
+        where: the place that an error names; by default the path.
 
     Raises:
-        DataError: a URL, or a path out of `root`; placed at `where`, else at the path.
+        DataError: it is a URL, or leads out of `root`.
     """
     try:
         if re.match(r"\s*([a-zA-Z][\w+.-]*://|data:)", record_path):
@@ -169,14 +223,14 @@ def resolve_image(record_path: str, root: Path, *, where: str = "") -> Path:
 
 
 def prompt_key(record: Record) -> int:
-    """63-bit BLAKE2b of the id, or without one of image path and instruction."""
+    """Hash a record's id, or its image path and instruction if it has none, to 63 bits."""
     parts = (record.id,) if record.id else (record.image_path, record.instruction)
     digest = hashlib.blake2b(msgspec.json.encode(parts), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def responses(record: Record) -> Sequence[str]:
-    """The responses of a record of any kind, in the order of its fields."""
+    """List the responses of a record of any kind, in the order of its fields."""
     if isinstance(record, PreferenceRecord):
         return record.response_a, record.response_b
     if isinstance(record, CandidatesRecord):
@@ -185,18 +239,26 @@ def responses(record: Record) -> Sequence[str]:
 
 
 def chosen(record: PreferenceRecord) -> str:
-    """The preferred response; ValueError for a tie."""
+    """Return the preferred response.
+
+    Raises:
+        ValueError: the preference is a tie.
+    """
     if record.preference == "tie":
         raise ValueError("record: wanted a decided preference, got a tie")
     return record.response_a if record.preference == "response_a" else record.response_b
 
 
 def rejected(record: PreferenceRecord) -> str:
-    """The other response; ValueError for a tie."""
+    """Return the response that is not preferred.
+
+    Raises:
+        ValueError: the preference is a tie.
+    """
     return record.response_b if chosen(record) == record.response_a else record.response_a
 
 
-def _record(fields: dict[str, Any], kind: type[T], strict: bool) -> T:
+def _parse_record(fields: dict[str, Any], kind: type[T], strict: bool) -> T:
     if isinstance(label := fields.get("preference"), str):
         fields["preference"] = _LABELS.get(label)
     if not strict:
@@ -204,7 +266,7 @@ def _record(fields: dict[str, Any], kind: type[T], strict: bool) -> T:
     try:
         record = msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
-        raise _refusal(fields, kind, str(error)) from error
+        raise _conversion_error(fields, kind, str(error)) from error
     _check_texts(record)
     if isinstance(record, PreferenceRecord) and record.preference != "tie":
         response_a, response_b = record.response_a.strip(), record.response_b.strip()
@@ -213,11 +275,12 @@ def _record(fields: dict[str, Any], kind: type[T], strict: bool) -> T:
     return record
 
 
-def _refusal(fields: dict[str, Any], kind: type[T], reason: str) -> DataError:
+def _conversion_error(fields: dict[str, Any], kind: type[T], reason: str) -> DataError:
+    """Turn msgspec's message into one that names the field and what to write there."""
     for name in fields:
         if name not in kind.__struct_fields__:
-            close = difflib.get_close_matches(name, kind.__struct_fields__, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            similar = difflib.get_close_matches(name, kind.__struct_fields__, 1)
+            hint = f"; did you mean {similar[0]}?" if similar else ""
             return DataError(f"unknown field{hint}", shown_key(name))
     message, _, place = reason.partition(" - at ")
     field = re.findall(r"\w+", place or message)[0 if place else -1]

@@ -1,4 +1,4 @@
-"""Training and held-out pairs: no image is on both sides, by content, unless files say so."""
+"""Split preference pairs into training and held-out pairs that share no image, by content."""
 
 import random
 from collections.abc import Sequence
@@ -15,7 +15,14 @@ from rlhf.tracking.console import say
 
 @dataclass(frozen=True)
 class Split:
-    """Pairs to train on and pairs held out, each with the directory of its images."""
+    """Pairs to train on and pairs held out.
+
+    Attributes:
+        training: pairs to train on.
+        held_out: pairs to measure on.
+        root: the directory that image paths of `training` start in.
+        held_out_root: the directory that image paths of `held_out` start in.
+    """
 
     training: list[PreferenceRecord]
     held_out: list[PreferenceRecord]
@@ -24,19 +31,25 @@ class Split:
 
 
 def split_from_config(config: Config, records: list[PreferenceRecord], root: Path) -> Split:
-    """The split that the options name: another file's pairs held out, or a share of the images.
+    """Hold out another file's pairs or a share of the images, as the options say.
+
+    Args:
+        config: its data.validation_preferences, data.validation_fraction and seed apply.
+        records: the pairs of data.preferences.
+        root: the directory that their image paths start in.
 
     Raises:
         DataError: no decided pair is left to train on.
     """
     data = config.data
     if data.validation_preferences:
-        other = input_file(data.validation_preferences, "data.validation_preferences")
-        held_out, held_out_root = read_with_images(config, other, PreferenceRecord)
+        validation_file = input_file(data.validation_preferences, "data.validation_preferences")
+        held_out, held_out_root = read_with_images(config, validation_file, PreferenceRecord)
         split = Split(records, held_out, root, held_out_root)
         shared = {*_images(records, root)} & {*_images(held_out, held_out_root)}
         if shared:
-            say(f"{len(shared)} images of {other.name} are also trained on: its metrics flatter")
+            name = validation_file.name
+            say(f"{len(shared)} images of {name} are also trained on: its metrics flatter")
     else:
         split = split_pairs(records, root, fraction=data.validation_fraction, seed=config.seed)
     if all(record.preference == "tie" for record in split.training):
@@ -51,20 +64,33 @@ def split_from_config(config: Config, records: list[PreferenceRecord], root: Pat
 def split_pairs(
     records: Sequence[PreferenceRecord], root: Path, *, fraction: float, seed: int
 ) -> Split:
-    """A share of the images, with all their pairs, held out."""
+    """Hold out a share of the images, with all their pairs.
+
+    Args:
+        records: the pairs to split.
+        root: the directory that their image paths start in.
+        fraction: share of the distinct images that is held out.
+        seed: decides which.
+    """
     images = _images(records, root)
     order = _shuffled(set(images), seed)
-    held = set(order[: round(fraction * len(order))])
+    held_out = set(order[: round(fraction * len(order))])
     parts: tuple[list[PreferenceRecord], list[PreferenceRecord]] = ([], [])
     for record, image in zip(records, images, strict=True):
-        parts[image in held].append(record)
+        parts[image in held_out].append(record)
     return Split(*parts, root, root)
 
 
 def fold_splits(
     records: Sequence[PreferenceRecord], root: Path, *, folds: int, seed: int
 ) -> list[Split]:
-    """`folds` splits, but at most one for each image, which is held out in one of them.
+    """Split pairs for cross-validation; each image is held out in exactly one split.
+
+    Args:
+        records: the pairs to split.
+        root: the directory that their image paths start in.
+        folds: how many splits; at most one for each distinct image.
+        seed: decides which images are held out together.
 
     Raises:
         DataError: there is one image, or a fold without a decided pair on either side.
@@ -77,21 +103,21 @@ def fold_splits(
     fold_of = {image: n % folds for n, image in enumerate(order)}
     splits = []
     for fold in range(folds):
-        mine = [fold_of[image] == fold for image in images]
-        held = [record for record, inside in zip(records, mine, strict=True) if inside]
-        rest = [record for record, inside in zip(records, mine, strict=True) if not inside]
-        if any(all(record.preference == "tie" for record in part) for part in (held, rest)):
+        sides: tuple[list[PreferenceRecord], list[PreferenceRecord]] = ([], [])
+        for record, image in zip(records, images, strict=True):
+            sides[fold_of[image] == fold].append(record)
+        if any(all(record.preference == "tie" for record in side) for side in sides):
             raise DataError(
                 f"fold {fold + 1} of {folds} has no decided pair to train on or to hold out",
                 f"reward.cv_folds={folds}: {len(fold_of)} images",
                 "choose fewer folds, or rank pairs of more images",
             )
-        splits.append(Split(rest, held, root, root))
+        splits.append(Split(*sides, root, root))
     return splits
 
 
 def _images(records: Sequence[PreferenceRecord], root: Path) -> list[str]:
-    """Content hash of each record's image."""
+    """Hash the content of each record's image."""
     paths = {record.image_path for record in records}
     digests = {path: image_digest(resolve_image(path, root)) for path in paths}
     return [digests[record.image_path] for record in records]

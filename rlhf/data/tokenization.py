@@ -1,4 +1,4 @@
-"""Texts to batches of ids by what encodes them: a model's `PromptBuilder`, or no model at all."""
+"""Encode texts as batches of ids, with a model's `PromptBuilder` or as bytes without a model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,38 +13,38 @@ from rlhf.types import PromptBatch, Responses
 
 
 class TextEncoder(Protocol):
-    """Turns instructions and responses into ids, and responses back."""
+    """Encodes instructions and responses as ids, and decodes responses."""
 
     def prompt_ids(self, instruction: str, images: Sequence[Path]) -> list[int]:
-        """Ids of a prompt with these images."""
+        """Encode a prompt with these images."""
 
     def response_ids(self, response: str) -> list[int]:
-        """Ids of a finished response."""
+        """Encode a finished response."""
 
     def decode(self, ids: list[int]) -> str:
-        """The response as a person reads it."""
+        """Decode a response."""
 
 
 class ByteEncoder:
-    """Text as its UTF-8 bytes, for scorers that read text and no model's tokens."""
+    """Encodes text as its UTF-8 bytes, for scorers that read text and no model's tokens."""
 
     def prompt_ids(self, instruction: str, images: Sequence[Path]) -> list[int]:
-        """The bytes of the instruction; images have no tokens here."""
+        """Encode the instruction; images take no tokens."""
         return list(instruction.encode())
 
     def response_ids(self, response: str) -> list[int]:
-        """The bytes of the response."""
+        """Encode the response."""
         return list(response.encode())
 
     def decode(self, ids: list[int]) -> str:
-        """The text of the bytes."""
+        """Decode bytes."""
         return bytes(ids).decode()
 
 
 def reencode_prompts(prompts: PromptBatch, builder: TextEncoder) -> PromptBatch:
-    """The same prompts, encoded by another model's builder."""
-    asked = zip(prompts.instructions, prompts.images, strict=True)
-    rows = [builder.prompt_ids(text, images) for text, images in asked]
+    """Encode the instructions of prompts anew, with another model's builder."""
+    pairs = zip(prompts.instructions, prompts.images, strict=True)
+    rows = [builder.prompt_ids(text, images) for text, images in pairs]
     spans = Spans.from_lengths([len(row) for row in rows])
     return replace(prompts, tokens=flat_ids(rows), spans=spans)
 
@@ -52,17 +52,23 @@ def reencode_prompts(prompts: PromptBatch, builder: TextEncoder) -> PromptBatch:
 def with_images(
     prompts: PromptBatch, images: tuple[tuple[Path, ...], ...], builder: TextEncoder
 ) -> PromptBatch:
-    """The same instructions about other images, which may take more or fewer tokens."""
+    """Replace the images of prompts and encode them anew: images may differ in tokens.
+
+    Args:
+        prompts: B prompts.
+        images: the new images of each of the B prompts.
+        builder: encodes the prompts.
+    """
     return reencode_prompts(replace(prompts, images=images), builder)
 
 
 def response_batch(texts: Sequence[str], builder: TextEncoder) -> Responses:
-    """Finished responses as written by a person or kept in a file."""
+    """Encode finished responses, e.g. those of a file."""
     rows = [builder.response_ids(text) for text in texts]
     spans = Spans.from_lengths([len(row) for row in rows])
     return Responses(flat_ids(rows), spans, torch.ones(len(rows), dtype=torch.bool))
 
 
 def flat_ids(rows: Sequence[Sequence[int]]) -> Tensor:
-    """[N] int64, the rows end to end."""
+    """Concatenate rows of ids into one tensor [N] int64."""
     return torch.tensor([token for row in rows for token in row], dtype=torch.int64)

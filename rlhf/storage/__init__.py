@@ -1,1 +1,1 @@
-"""What is written to disk: checkpoints, run directories, model cards."""
+"""Write what a run leaves on the disk: checkpoints, run directories, model cards, whole files."""

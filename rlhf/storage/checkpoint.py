@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent, verified when read, exact to the bit."""
+"""Save and load checkpoints: complete or absent, verified by hash, exact to the bit."""
 
 import json
 import os
@@ -32,7 +32,14 @@ class NoCheckpointError(DataError, FileNotFoundError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `save_checkpoint` was given, tensors on the CPU, and the directory it came from."""
+    """A checkpoint read from the disk.
+
+    Attributes:
+        step: the step it was saved at.
+        tensors: by group, then by name; on the CPU.
+        state: the JSON values saved with them.
+        path: the checkpoint's directory.
+    """
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
@@ -50,47 +57,55 @@ def save_checkpoint(
     keep: int = 2,
     protect: int | None = None,
 ) -> Path:
-    """Write `root/step-000123`: a kill at any instant leaves it complete or absent.
+    """Write the directory `root/step-000123`; a kill at any instant leaves it complete or absent.
 
-    Each entry of `tensors` becomes `<name>.safetensors`; `facts` stand in the manifest. Of the
-    checkpoints up to this step the newest `keep`, at least 2, stay, and that of the step
-    `protect`; later ones are left alone. Raises: ValueError for a smaller keep; ResourceError
-    when the disk refuses, the older checkpoints untouched.
+    Args:
+        root: the directory of a run's checkpoints.
+        step: the step that the checkpoint belongs to.
+        tensors: groups of named tensors; each group becomes `<name>.safetensors`.
+        state: JSON values, written to state.json.
+        facts: further entries of manifest.json.
+        keep: how many checkpoints stay, this one included (at least 2). Older ones are deleted,
+            those of later steps are left alone.
+        protect: a step whose checkpoint is never deleted.
+
+    Returns:
+        The checkpoint's directory.
+
+    Raises:
+        ValueError: `keep` is below 2.
+        ResourceError: it cannot be written; the older checkpoints are untouched.
     """
     if keep < 2:
         raise ValueError(f"keep: got {keep}, wanted at least 2")
-    files = {"state.json": json.dumps(state).encode()}
-    for name, group in tensors.items():
-        copies = {key: t.detach().to("cpu", copy=True).contiguous() for key, t in group.items()}
-        files[f"{name}.safetensors"] = save(copies)
-    stamps = {name: _hash_and_size(data) for name, data in files.items()}
-    libraries = {name: version(name) for name in ("torch", "transformers", "safetensors")}
-    manifest = {**(facts or {}), "schema": _SCHEMA, "step": step, "config": _config_hash(state)}
-    manifest |= {"files": stamps, "libraries": libraries}
-    files["manifest.json"] = _manifest_bytes(manifest)
+    files = _checkpoint_files(step, tensors, state, facts or {})
     final = root / step_name(step)
     try:
-        _publish(files, final)
+        _write_directory(files, final)
     except OSError as error:
         what = f"The checkpoint could not be written: {error.strerror}."
         raise ResourceError(what, str(final), "Free disk space and resume.") from error
     finally:
         for leftover in root.glob(".step-*.tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-    _prune(root, final, keep, protect)
+    _delete_older(root, final, keep, protect)
     return final
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """The newest checkpoint under `path` that verifies, or the one in the step directory `path`.
+    """Load the newest undamaged checkpoint of a run; warn of each damaged one passed over.
 
-    Warns of each damaged one it passes over. Raises: NoCheckpointError, a DataError, when there
-    is none; plain DataError when there are some and none verifies.
+    Args:
+        path: the directory of a run's checkpoints, or of one checkpoint.
+
+    Raises:
+        NoCheckpointError: there is none.
+        DataError: there are some, and all are damaged.
     """
     directories = [path] if (path / "manifest.json").exists() else _newest_first(path)
     for directory in directories:
         try:
-            return _read(directory)
+            return _read_verified(directory)
         except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             warnings.warn(f"{directory} is damaged, passed over: {error}", stacklevel=2)
     if directories:
@@ -99,43 +114,71 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def step_name(step: int) -> str:
-    """The name of a checkpoint's directory."""
+    """Return the directory name of a step's checkpoint, e.g. `step-000123`."""
     return f"step-{step:06d}"
 
 
 def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State of an optimizer: CPU copies named `<parameter number>.<name>`, the rest as JSON."""
+    """Split an optimizer's state into tensors and JSON values.
+
+    Returns:
+        Copies of the tensors on the CPU, named `<parameter number>.<name>`; and the parameter
+        groups, the other values and the parameters' shapes as JSON.
+    """
     saved = optimizer.state_dict()
     nested = leaves(saved["state"])  # 8-bit optimizers nest their state
     flat = {key: value for key, value in nested if not isinstance(value, Mapping)}
     tensors = {k: x.detach().to("cpu", copy=True) for k, x in flat.items() if torch.is_tensor(x)}
     others = {key: x for key, x in flat.items() if key not in tensors}
-    shapes = _shapes(optimizer)
+    shapes = _parameter_shapes(optimizer)
     return tensors, {"groups": saved["param_groups"], "others": others, "shapes": shapes}
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: Tensors, state: Json) -> None:
-    """Undo `optimizer_tensors`, parameters matched by order: the next steps are bit-equal.
+    """Load what `optimizer_tensors` returned; the next steps are then equal to the bit.
 
-    Raises: DataError when number or shapes of the parameters differ.
+    Args:
+        optimizer: has the same parameters in the same order; loaded in place.
+        tensors: named `<parameter number>.<name>`, any device.
+        state: the JSON values saved with them.
+
+    Raises:
+        DataError: number or shapes of the parameters differ.
     """
-    for number, (here, saved) in enumerate(zip_longest(_shapes(optimizer), state["shapes"])):
-        if here != saved:
-            where = f"parameter {number}: shape {here} here, {saved} in the checkpoint"
+    shapes = zip_longest(_parameter_shapes(optimizer), state["shapes"])
+    for number, (shape, saved_shape) in enumerate(shapes):
+        if shape != saved_shape:
+            where = f"parameter {number}: shape {shape} here, {saved_shape} in the checkpoint"
             fix = "Resume with the configuration it was saved with."
             raise DataError("The optimizer state belongs to another model.", where, fix)
     values: dict[Any, Any] = {}
     for key, value in {**{k: x.clone() for k, x in tensors.items()}, **state["others"]}.items():
         index, *path, name = key.split(".")
-        place = values.setdefault(int(index), {})
-        for step in path:
-            place = place.setdefault(step, {})
-        place[name] = value
+        parent = values.setdefault(int(index), {})
+        for part in path:
+            parent = parent.setdefault(part, {})
+        parent[name] = value
     groups = [{k: tuple(x) if k == "betas" else x for k, x in g.items()} for g in state["groups"]]
     optimizer.load_state_dict({"state": values, "param_groups": groups})
 
 
-def _shapes(optimizer: Optimizer) -> list[list[int]]:
+def _checkpoint_files(
+    step: int, tensors: Mapping[str, Tensors], state: Json, facts: Json
+) -> dict[str, bytes]:
+    """File names and contents of a checkpoint; the manifest, which hashes the others, is last."""
+    files = {"state.json": json.dumps(state).encode()}
+    for name, group in tensors.items():
+        copies = {key: t.detach().to("cpu", copy=True).contiguous() for key, t in group.items()}
+        files[f"{name}.safetensors"] = save(copies)
+    hashes = {name: _hash_and_size(data) for name, data in files.items()}
+    libraries = {name: version(name) for name in ("torch", "transformers", "safetensors")}
+    manifest = {**facts, "schema": _SCHEMA, "step": step, "config": _config_hash(state)}
+    manifest |= {"files": hashes, "libraries": libraries}
+    files["manifest.json"] = _manifest_bytes(manifest)
+    return files
+
+
+def _parameter_shapes(optimizer: Optimizer) -> list[list[int]]:
     return [list(p.shape) for group in optimizer.param_groups for p in group["params"]]
 
 
@@ -144,25 +187,26 @@ def _hash_and_size(data: bytes) -> dict[str, Any]:
 
 
 def _config_hash(state: Json) -> str:
-    """Of the options that stand in the state, if any do."""
+    """Hash the options in the state; those of a state without options hash as null."""
     return sha256(json.dumps(state.get("config"), sort_keys=True).encode()).hexdigest()
 
 
 def _manifest_bytes(manifest: Json) -> bytes:
-    """The file of a manifest, with its own hash in it."""
-    own = {key: value for key, value in manifest.items() if key != "sha256"}
-    own["sha256"] = sha256(json.dumps(own).encode()).hexdigest()
-    return json.dumps(own, indent=1).encode()
+    """Encode a manifest with the hash of its other entries under `sha256`."""
+    sealed = {key: value for key, value in manifest.items() if key != "sha256"}
+    sealed["sha256"] = sha256(json.dumps(sealed).encode()).hexdigest()
+    return json.dumps(sealed, indent=1).encode()
 
 
-def _prune(root: Path, newest: Path, keep: int, protect: int | None) -> None:
+def _delete_older(root: Path, newest: Path, keep: int, protect: int | None) -> None:
     directories = _newest_first(root)
     for directory in directories[directories.index(newest) + keep :]:
         if protect is None or directory.name != step_name(protect):
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _publish(files: Mapping[str, bytes], final: Path) -> None:
+def _write_directory(files: Mapping[str, bytes], final: Path) -> None:
+    """Write files into a temporary directory, wait for the disk, and rename it to `final`."""
     temp = final.with_name(f".{final.name}.tmp-{os.getpid()}")
     temp.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
@@ -181,7 +225,8 @@ def _fsync(path: Path) -> None:
     os.close(handle)
 
 
-def _read(directory: Path) -> Checkpoint:
+def _read_verified(directory: Path) -> Checkpoint:
+    """Read one checkpoint; ValueError when a file is not what was written."""
     written = (directory / "manifest.json").read_bytes()
     manifest = json.loads(written)
     if _manifest_bytes(manifest) != written:

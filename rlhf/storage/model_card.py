@@ -1,4 +1,4 @@
-"""Model cards: what lies in a directory, what it was made from, and how stock classes load it."""
+"""Write model cards: what a directory holds, its base model, and how Transformers loads it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +33,7 @@ Made from `{base}` by `rlhf {command}`; replace FOLDER by this folder's path:
 {loading}
 ```
 
-| figure | value |
+| metric | value |
 |---|---|
 {rows}
 """
@@ -42,16 +42,19 @@ Made from `{base}` by `rlhf {command}`; replace FOLDER by this folder's path:
 def write_model_card(
     directory: Path, base: str, *, command: str, metrics: Mapping[str, object]
 ) -> None:
-    """Write README.md in a directory that holds a model or an adapter.
+    """Write README.md in a directory that holds a model or a LoRA adapter.
 
     Args:
-        directory: what was saved; an `adapter_config.json` in it tells an adapter.
-        base: what it was made from.
-        command: that made it: sft, ppo, reward or export.
+        directory: the saved model; with an `adapter_config.json` it is an adapter.
+        base: name or path of the base model.
+        command: the command that made it: sft, ppo, reward or export.
         metrics: what the command measured, by name.
+
+    Raises:
+        ResourceError: it cannot be written.
     """
     adapter = (directory / "adapter_config.json").is_file()
-    rows = [f"| {name} | {_shown(value)} |" for name, value in metrics.items()]
+    rows = [f"| {name} | {_format_metric(value)} |" for name, value in metrics.items()]
     text = _CARD.format(
         base=base,
         library="peft" if adapter else "transformers",
@@ -65,5 +68,5 @@ def write_model_card(
         file.write(text.encode())
 
 
-def _shown(value: object) -> str:
+def _format_metric(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""A run's directory: its name, its lock and what it holds."""
+"""Create, lock and find the directories that runs write to."""
 
 import json
 import re
@@ -18,9 +18,9 @@ RUN_NAME = r"\d{8}-\d{6}-[0-9a-f]{4}"
 
 
 class RunDirectory:
-    """`<output_dir>/<experiment>/<time>-<id>/`, owned by one process at a time.
+    """Lock a run's directory, `<output_dir>/<experiment>/<time>-<id>/`, for this process.
 
-    Holds config.yaml, TensorBoard events, metrics.jsonl, summary.json and, by command, model/ or
+    It holds config.yaml, TensorBoard events, metrics.jsonl, summary.json and, by command, model/ or
     adapter/, reward/, checkpoints/, candidates.jsonl, preferences.jsonl, report.html.
 
     Args:
@@ -43,7 +43,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, output_dir: Path, experiment: str) -> "RunDirectory":
-        """A new directory with a name of its own, also when many start within one second."""
+        """Create a run's directory; its name is unique even if many start within one second."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         return cls(output_dir / experiment / f"{stamp}-{secrets.token_hex(2)}")
 
@@ -52,31 +52,39 @@ class RunDirectory:
         (self.path / "summary.json").write_text(json_text(summary, indent=2) + "\n")
 
     def close(self) -> None:
-        """Let go of the directory; one in which nothing was done is removed."""
+        """Release the lock; delete the directory if it holds nothing but its configuration."""
         self._lock.release()
         if {item.name for item in self.path.iterdir()} <= {"config.yaml", ".lock"}:
             shutil.rmtree(self.path)
 
 
 def run_directories(path: Path) -> list[Path]:
-    """The directory itself, and if it holds runs, these, the newest first."""
+    """List the directory itself, then the runs in it, newest first."""
     runs = [item for item in path.glob("*-*-*") if re.fullmatch(RUN_NAME, item.name)]
     return [path, *sorted(runs, reverse=True)]
 
 
 def is_step_directory(path: Path) -> bool:
-    """Whether this is one checkpoint, RUN/checkpoints/step-000123, rather than a run."""
+    """Tell whether a path is one checkpoint, RUN/checkpoints/step-000123, rather than a run."""
     return bool(re.fullmatch(r"step-\d+", path.name)) and path.parent.name == "checkpoints"
 
 
 def run_directory_of(resume: str) -> Path:
-    """The directory of the run that an option `resume` names, by itself or by a checkpoint."""
+    """Return the run's directory that `resume` names, either itself or one of its checkpoints."""
     path = Path(resume)
     return path.parents[1] if is_step_directory(path) else path
 
 
 def unfinished_run(directory: Path, command: str) -> Path | None:
-    """The newest run of a command in a directory, if it has a checkpoint and did not end."""
+    """Find the newest run of a command, if it has a checkpoint and did not finish.
+
+    Args:
+        directory: holds the runs of an experiment.
+        command: e.g. ppo.
+
+    Returns:
+        The run's directory; None if the newest run of the command finished, or there is none.
+    """
     for run in run_directories(directory)[1:]:
         if _command(run / "summary.json") == command:
             return None
@@ -87,7 +95,7 @@ def unfinished_run(directory: Path, command: str) -> Path | None:
 
 
 def _command(file: Path) -> str:
-    """Which command a summary or a checkpoint's manifest is of."""
+    """Read the command that wrote a summary or a checkpoint's manifest; "" when unreadable."""
     try:
         return str(json.loads(file.read_bytes()).get("command", ""))
     except (OSError, ValueError):
@@ -95,13 +103,13 @@ def _command(file: Path) -> str:
 
 
 def json_text(metrics: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """Metrics as JSON, which has no NaN and no infinity: null where there is no number."""
-    return json.dumps(_finite(metrics), indent=indent, allow_nan=False)
+    """Encode metrics as JSON, with null for NaN and infinity, which JSON does not have."""
+    return json.dumps(_without_nan(metrics), indent=indent, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: _without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [_without_nan(inner) for inner in value]
     return None if isinstance(value, float) and not isfinite(value) else value

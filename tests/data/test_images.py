@@ -100,7 +100,7 @@ def test_palette_with_alpha(tmp_path: Path) -> None:
     image.putpalette([255, 0, 0, 0, 255, 0])
     image.putpixel((0, 0), (0, 255))
     image.putpixel((1, 0), (1, 0))
-    assert pixels(images._rgb(image)) == [RED, WHITE]
+    assert pixels(images._to_rgb(image)) == [RED, WHITE]
 
 
 def test_colour_key_transparency(tmp_path: Path) -> None:
@@ -188,9 +188,9 @@ def test_one_thread_at_a_time_changes_the_filters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = []
-    monkeypatch.setattr(images, "_decoded", lambda data: held.append(images._quiet.locked()))
+    monkeypatch.setattr(images, "_decode", lambda data: held.append(images._warnings_lock.locked()))
     load_image(saved(tmp_path / "x.png", Image.new("L", (2, 2))))
-    assert held == [True] and not images._quiet.locked()
+    assert held == [True] and not images._warnings_lock.locked()
 
 
 def test_digest_is_of_the_content(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_a_template_that_leaves_something_out_is_refused(part: str) -> None:
 def test_an_unknown_sign_is_refused_not_lost() -> None:
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "<image>": 2}, "<unk>"))
     stock = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
-    with pytest.raises(DataError, match="cannot spell") as caught:
+    with pytest.raises(DataError, match="cannot encode") as caught:
         builder_of(processor_of(stock, LLAVA_TEMPLATE)).prompt_ids("图", IMAGE)
     assert caught.value.where == "'图'"
 
@@ -190,5 +190,5 @@ def test_a_special_token_that_the_model_itself_knows_as_a_word_is_refused() -> N
     stock.add_tokens([AddedToken("<repo>", special=True)], special_tokens=True)
     builder = builder_of(processor_of(stock, LLAVA_TEMPLATE))
     assert builder.response_ids("red") == [6, 1]
-    with pytest.raises(DataError, match="cannot spell"):
+    with pytest.raises(DataError, match="cannot encode"):
         builder.response_ids("<repo>")
