@@ -6,13 +6,17 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test browser-test reliability audit check format tensorboard clean
+.PHONY: demo test coverage browser-test reliability audit check format tensorboard clean
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+
+# Lines that the quick tests run; commands that tests start as processes of their own count not.
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m "not slow" --cov=rlhf --cov-report=term:skip-covered
 
 # The ranking page in headless Chromium; installs both, the browser as root by apt.
 browser-test: $(STAMP)
