@@ -159,7 +159,7 @@ def measure(case: str, directory: Path, sizes: Sizes, device: torch.device) -> d
     }
     kept: Any = {"dtype": getattr(torch, dtype), "quantization": kind}
     llava = Llava.load(str(directory), device=device, **kept)
-    llava.checkpoints_layers = True
+    llava.gradient_checkpointing = True
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what loading left
     prompts = prompts_of(llava, images(directory / "pictures", count), sizes.prompt)

@@ -70,8 +70,10 @@ class Spans:
         )
 
     def to(self, device: torch.device | str) -> "Spans":
-        """The same spans, held on another device."""
-        return Spans(self.offsets.to(device))
+        """Copy of the spans on another device; sizes known on the host are not read again."""
+        moved = Spans(self.offsets.to(device))
+        vars(moved).update(num_tokens=self.num_tokens, max_len=self.max_len)
+        return moved
 
     def select(self, indices: Sequence[int] | Tensor) -> "Spans":
         """The spans of these responses, in this order (a boolean [B] keeps the true ones)."""

@@ -63,7 +63,7 @@ def load_adapted(config: Config, path: str) -> Llava:
 def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> Llava:
     """The same to be trained, in full or not: its layers may run again in the backward."""
     llava = load_model(config, location, trains_fully=fully)
-    llava.checkpoints_layers = uses_gradient_checkpointing(config, location)
+    llava.gradient_checkpointing = uses_gradient_checkpointing(config, location)
     return llava
 
 

@@ -59,7 +59,7 @@ def _setup(job: Job, location: ModelLocation, dims: ModelDims, trainer: PPOTrain
     workload = workload_of(config, dims, starts_from_adapter=location.adapter is not None)
     full = config.model.train == "full"
     dtype: Any = weights_dtype(config, llava.device.type, trains_fully=full)
-    checks = llava.checkpoints_layers
+    checks = llava.gradient_checkpointing
     reward = "none" if job.scorer else workload.reward
     return replace(workload, dtype=dtype, gradient_checkpointing=checks, reward=reward)
 

@@ -10,14 +10,19 @@ from rlhf.kernels.dtypes import at_least_float32
 from rlhf.spans import Spans, check_rows
 
 
-def check_gather(padded: Tensor, starts: Tensor, spans: Spans) -> None:
+def check_gather(padded: Tensor, starts: Tensor | None, spans: Spans) -> None:
     """Raise ValueError unless shapes agree and every span lies inside its row."""
     check_rows("padded", padded, len(spans), allow_trailing=True)
-    check_rows("starts", starts, len(spans))
-    if padded.dim() < 2 or starts.is_floating_point():
-        shape, dtype = list(padded.shape), starts.dtype
-        raise ValueError(f"padded, starts: got {shape}, {dtype}, wanted [B, S, ...], whole numbers")
+    if padded.dim() < 2:
+        raise ValueError(f"padded: got {list(padded.shape)}, wanted [B, S, ...]")
     width = padded.shape[1]
+    if starts is None:
+        if spans.max_len > width:  # known on the host: nothing waits for the device
+            raise ValueError(f"padded: got {width} columns, wanted at least {spans.max_len}")
+        return
+    check_rows("starts", starts, len(spans))
+    if starts.is_floating_point():
+        raise ValueError(f"starts: got {starts.dtype}, wanted whole numbers")
     if bool(((starts < 0) | (starts + spans.lengths > width)).any()):
         raise ValueError(f"starts: got {starts.tolist()}, wanted every span inside {width} columns")
 
@@ -43,15 +48,27 @@ def checked_factor(factor: float | Tensor, spans: Spans, name: str = "factor") -
     raise ValueError(f"{name}: got {factor}, wanted 0 to 1")
 
 
-def gather_spans(padded: Tensor, starts: Tensor, spans: Spans) -> Tensor:
-    """[N, ...] with out[offsets[b] + t] = padded[b, starts[b] + t]; the rest is never read.
+def gather_spans(padded: Tensor, starts: Tensor | None, spans: Spans) -> Tensor:
+    """Tokens of spans that lie in padded rows, end to end; what is outside them is never read.
 
-    Args: padded [B, S, ...]; starts [B] int64, column of each row's first span token.
-    Raises: ValueError when a span leaves its row.
+        out[offsets[b] + t] = padded[b, starts[b] + t]
+
+    Args:
+        padded: [B, S, ...].
+        starts: [B] int64, column of each row's first span token; None: column 0.
+        spans: the B spans, N tokens in all.
+
+    Returns:
+        [N, ...] in the dtype of `padded`.
+
+    Raises:
+        ValueError: a span leaves its row.
     """
     check_gather(padded, starts, spans)
     width = padded.shape[1]
-    columns = starts[spans.segment_ids] + spans.positions
+    columns = spans.positions
+    if starts is not None:
+        columns = starts[spans.segment_ids] + columns
     return padded.flatten(0, 1).index_select(0, spans.segment_ids * width + columns)
 
 

@@ -171,9 +171,11 @@ class _DiscountedSum(torch.autograd.Function):
         return _scan(upstream, factors, ctx.spans, 1).to(ctx.dtype), None, None
 
 
-def gather_spans(padded: Tensor, starts: Tensor, spans: Spans) -> Tensor:
+def gather_spans(padded: Tensor, starts: Tensor | None, spans: Spans) -> Tensor:
     check_gather(padded, starts, spans)
-    firsts = torch.arange(len(spans), device=starts.device) * padded.shape[1] + starts
+    firsts = torch.arange(len(spans), device=padded.device) * padded.shape[1]
+    if starts is not None:
+        firsts = firsts + starts
     options = (firsts, spans.offsets, spans, spans.num_tokens, None)
     return _Copy.apply(padded.flatten(0, 1), *options)  # type: ignore[no-any-return, no-untyped-call]
 

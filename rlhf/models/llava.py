@@ -1,8 +1,10 @@
-"""A LLaVA with all that belongs to it: files, processor, vision features, adapters."""
+"""A LLaVA: its model, processor, vision features and adapters, and what it computes of prompts."""
 
 import copy
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,21 +13,16 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from rlhf.data.chat_prompts import PromptBuilder
-from rlhf.data.microbatching import pack_to_budget
 from rlhf.models.loading import fingerprints, load_hf
 from rlhf.models.lora import Adapters
-from rlhf.models.packed.attention import (
-    CachedPrefix,
-    CacheFill,
-    CausalRows,
-    Layout,
-    SharedPrefix,
-    run,
-)
-from rlhf.models.packed.continuations import PackedSequences
-from rlhf.models.packed.gradient_checkpointing import recomputed_layers
-from rlhf.models.packed.kv_cache import DecodeState, KVCache, PrefixCache
-from rlhf.models.packed.prefix_sharing import PrefixSplit, image_prefix_lens, split_before_suffix
+from rlhf.models.packed.forward import layout_of, run_language_model
+from rlhf.models.packed.gradient_checkpointing import checkpointed_layers
+from rlhf.models.packed.kv_cache import DecodeState, KVCache
+from rlhf.models.packed.layouts import Layout
+from rlhf.models.packed.packing import PackedBatch, pack, pack_step
+from rlhf.models.packed.prefill import fill_cache
+from rlhf.models.packed.prefix_cache import PrefixCache
+from rlhf.models.packed.prefix_sharing import PrefixSplit, share_prefixes, split_before_suffix
 from rlhf.models.packed.prepacked_linear import prepacked_layers
 from rlhf.models.vision.families import image_tokens
 from rlhf.models.vision.image_encoder import ImageEncoder
@@ -34,13 +31,21 @@ from rlhf.types import PromptBatch, Responses
 
 
 class Llava:
-    """A LLaVA with its processor, its cached vision features and its adapters.
+    """A LLaVA-1.5, NeXT or OneVision: prompts and responses in, hidden states out.
+
+    Tokens lie end to end inside it (`PackedBatch`); rows are padded for attention only.
 
     Args:
-        model: the stock model, in eval mode; its vision tower is never trained here.
-        processor: the stock processor.
-        base: where the model was loaded from.
-        quantization: how its linear layers are stored, as in `model.quantization`.
+        model: the model of transformers; its vision tower is never trained here.
+        processor: the processor of transformers.
+        base: directory or hub id that the model was loaded from.
+        quantization: how its linear layers are stored: none, int8 or nf4.
+
+    Attributes:
+        prefix_cache: prefixes kept for later passes, where LoRA starts after the prompt.
+        max_prefill_tokens: tokens of prompts read at once.
+        precision: dtype that the language model multiplies in.
+        gradient_checkpointing: whether layers run again in the backward to save memory.
     """
 
     def __init__(self, model: Any, processor: Any, base: str, quantization: str = "none") -> None:
@@ -50,16 +55,22 @@ class Llava:
         self.adapters = Adapters(model, self.builder.invocation_ids())
         self.image_token_id = int(model.config.image_token_id)
         self.vision = ImageEncoder(model, processor.image_processor)
-        self.prefix_cache = PrefixCache()  # of adapters that start after the prompt
-        self.max_prefill_tokens = 8192  # tokens of prompts read at once
-        self.precision = model.lm_head.weight.dtype  # of the language model's products
-        self.checkpoints_layers = False  # in forwards with autograd: recompute in the backward
+        self.prefix_cache = PrefixCache()
+        self.max_prefill_tokens = 8192
+        self.precision = model.lm_head.weight.dtype
+        self.gradient_checkpointing = False
 
     @classmethod
     def load(
         cls, base: str, *, device: torch.device, dtype: torch.dtype, quantization: str = "none"
     ) -> Self:
-        """A LLaVA directory or hub id, by the stock classes.
+        """Load a LLaVA directory or hub id by the classes of transformers.
+
+        Args:
+            base: directory or hub id.
+            device: where the model goes.
+            dtype: dtype of its weights.
+            quantization: how its linear layers are stored: none, int8 or nf4.
 
         Raises:
             UsageError: the files are not those of a LLaVA.
@@ -69,38 +80,40 @@ class Llava:
 
     @property
     def device(self) -> torch.device:
+        """Device of the model."""
         return self.model.lm_head.weight.device  # type: ignore[no-any-return]
 
     @property
     def stored_dtype(self) -> torch.dtype:
-        """Of the weights in the files it was loaded from; float32 if they do not tell."""
+        """Dtype of the weights in the files it was loaded from; float32 if they do not tell."""
         return AutoConfig.from_pretrained(self.base).dtype or torch.float32
 
     @property
     def hidden_size(self) -> int:
+        """D, width of the language model's hidden states."""
         return int(self.model.config.text_config.hidden_size)
 
     @property
     def output_weight(self) -> Tensor:
-        """[V, D], the output embedding."""
+        """Output embedding, [V, D]."""
         return self.model.lm_head.weight  # type: ignore[no-any-return]
 
     @property
     def eos_ids(self) -> list[int]:
-        """Ids that end a response."""
+        """Token ids that end a response."""
         ids = self.model.generation_config.eos_token_id or []
         listed = [ids] if isinstance(ids, int) else list(ids)
         return sorted({self.processor.tokenizer.eos_token_id, *listed})
 
     @property
     def banned_ids(self) -> list[int]:
-        """Ids a response may not contain: image placeholder and pad."""
+        """Token ids a response may not contain: image placeholder and pad."""
         pad = self.processor.tokenizer.pad_token_id
         ids = {self.image_token_id, self.image_token_id if pad is None else pad}
         return sorted(ids - set(self.eos_ids))
 
     def train_language_model(self, *, embeddings: bool = False) -> None:
-        """Make the language model trainable, in float32 as what reads its states.
+        """Make the language model trainable, with its weights in float32.
 
         It still multiplies in the precision that it was loaded in.
 
@@ -116,7 +129,7 @@ class Llava:
             self.model.model.multi_modal_projector.float().requires_grad_(True)
 
     def frozen_copy(self) -> Self:
-        """A copy of the weights that later training does not touch; features are shared."""
+        """Copy of the model that later training does not touch; cached features are shared."""
         twin = copy.copy(self)
         twin.model = copy.deepcopy(self.model).requires_grad_(False)
         twin.adapters = Adapters(twin.model, self.adapters.invocation)
@@ -124,20 +137,200 @@ class Llava:
         return twin
 
     def save(self, directory: Path) -> None:
-        """Write model and processor where the stock classes load them."""
+        """Write model and processor where the classes of transformers load them."""
         self.model.save_pretrained(directory)
         self.processor.save_pretrained(directory)
 
     def input_fingerprint(self) -> dict[str, str]:
-        """Fingerprints of how text and image become the trunk's input."""
+        """Fingerprints of how text and images become the language model's input."""
         return fingerprints(self.processor, self.builder.image_tokens.rule)
 
+    def response_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """Hidden states [N, D] that predict the response tokens: each of the token before.
+
+        Args:
+            prompts: B prompts.
+            responses: B responses, N tokens in all.
+
+        Raises:
+            ValueError: a response contains the placeholder of an image.
+        """
+        return self.forward(*self._packed(prompts, responses, include_last=False))
+
+    def final_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """Hidden state [B, D] of the last token of each response.
+
+        Args:
+            prompts: B prompts.
+            responses: B responses.
+
+        Raises:
+            ValueError: a response contains the placeholder of an image.
+        """
+        return self.response_states(prompts, responses)[1]
+
+    def response_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
+        """Hidden states of `response_hidden` [N, D] and of `final_hidden` [B, D], in one forward.
+
+        Args:
+            prompts: B prompts.
+            responses: B responses, N tokens in all.
+
+        Raises:
+            ValueError: a response contains the placeholder of an image.
+        """
+        hidden = self.forward(*self._packed(prompts, responses, include_last=True))
+        count = responses.spans.num_tokens
+        return hidden[:count], hidden[count:]
+
+    def _packed(
+        self, prompts: PromptBatch, responses: Responses, *, include_last: bool
+    ) -> tuple[PackedBatch, Layout]:
+        """Pack what is read of prompts and responses: shared prefixes once, or from the cache."""
+        if bool((responses.tokens == self.image_token_id).any()):
+            raise ValueError(f"responses: got {self.image_token_id}, the placeholder of an image")
+        if self.uses_alora:
+            split = split_before_suffix(prompts, self.adapters.invocation, self.image_token_id)
+            packed = pack(prompts, responses, split, include_last=include_last).without_prefixes()
+            return packed, layout_of(packed, prefix=self._prefill(split))
+        always = self.device.type == "cpu"  # on a GPU whole rows are faster, where none is shared
+        sharing = share_prefixes(prompts, self.image_token_id, always=always)
+        packed = pack(prompts, responses, sharing, include_last=include_last)
+        return packed, layout_of(packed)
+
+    @torch.no_grad()
+    def prefill(self, prompts: PromptBatch, max_new_tokens: int) -> tuple[Tensor, DecodeState]:
+        """Read prompts before sampling.
+
+        Args:
+            prompts: B prompts.
+            max_new_tokens: tokens of the longest response, for which memory is taken at once.
+
+        Returns:
+            Hidden state [B, D] of the last token of each prompt, and the state that `decode`
+            continues from.
+        """
+        suffix = self.adapters.invocation if self.uses_alora else None
+        split = split_before_suffix(prompts, suffix, self.image_token_id)
+        upcast = self.device.type == "cpu"
+        prefix = self._prefill(split, upcast=upcast)
+        tokens = split.suffix_tokens.view(len(prompts), -1)  # suffixes are of one length
+        size = tokens.shape[1] + max_new_tokens
+        state = DecodeState(
+            prefix,
+            KVCache(len(self.language_model.layers), len(prompts), size, upcast=upcast),
+            split.groups,
+            split.prefix_lens.to(self.device),
+        )
+        return self._step(tokens, state)
+
+    def decode(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
+        """Read one more token of every sequence.
+
+        Args:
+            tokens: [B] int64.
+            state: of the sequences so far.
+
+        Returns:
+            Hidden state [B, D] of these tokens, and the state after them.
+        """
+        return self._step(tokens.unsqueeze(1), state)
+
+    def _step(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
+        """Hidden state [B, D] of the last of `tokens` [B, T], which continue every sequence."""
+        packed = pack_step(tokens, state.positions, state.groups)
+        hidden = self.forward(packed, layout_of(packed, state.prefix, state.suffix))
+        return hidden, replace(state, positions=state.positions + tokens.shape[1])
+
+    @torch.no_grad()
+    def _prefill(self, split: PrefixSplit, *, upcast: bool = False) -> KVCache:
+        """KV cache of distinct prefixes; of the base model, and kept, where LoRA starts later."""
+        prefixes = split.prefixes
+        cache = KVCache.for_rows(
+            len(self.language_model.layers), prefixes.spans, self.device, upcast=upcast
+        )
+        compute = partial(self._fill_cache, prefixes, cache)
+        if self.uses_alora:
+            with self.adapters.use(None):
+                self.prefix_cache.fill(cache, prefixes, compute)
+        else:
+            compute(torch.arange(len(prefixes)))
+        return cache
+
+    def _fill_cache(self, prompts: PromptBatch, cache: KVCache, rows: Tensor) -> None:
+        """Read the prompts `rows` [b] into their rows of a KV cache."""
+        fill_cache(
+            self.forward,
+            prompts,
+            rows,
+            cache,
+            image_token_id=self.image_token_id,
+            max_tokens=self.max_prefill_tokens,
+            device=self.device,
+        )
+
+    def forward(self, packed: PackedBatch, layout: Layout) -> Tensor:
+        """Hidden states [N, D] of the tokens that a packed batch asks for.
+
+        Args:
+            packed: S packed tokens.
+            layout: which of them attend to which.
+        """
+        checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
+        embeds = self.embed(packed)
+        with checkpointed_layers(self.model, self.adapters, checkpointing), self.autocast():
+            return run_language_model(
+                self.language_model,
+                embeds,
+                packed.positions,
+                layout,
+                packed.output_idx,
+                every_token=checkpointing,
+            )
+
+    def embed(self, packed: PackedBatch) -> Tensor:
+        """Input embeddings [S, D] of packed tokens, image features in place of placeholders."""
+        rows = self._embed(packed.row_tokens)
+        if packed.row_images is not None:
+            rows = self._merge_images(rows, packed.row_tokens, packed.rows, packed.row_images)
+        if packed.prefixes is None:
+            return rows
+        return torch.cat([self.embed_prompts(packed.prefixes), rows])
+
+    def embed_prompts(self, prompts: PromptBatch) -> Tensor:
+        """Input embeddings [M, D] of prompts, image features in place of placeholders."""
+        embeds = self._embed(prompts.tokens)
+        return self._merge_images(embeds, prompts.tokens, prompts.spans, prompts.images)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        embeds: Tensor = self.model.get_input_embeddings()(tokens.to(self.device))
+        return embeds
+
+    def _merge_images(
+        self, embeds: Tensor, tokens: Tensor, spans: Spans, images: Sequence[Sequence[Path]]
+    ) -> Tensor:
+        is_image = tokens == self.image_token_id
+        return self.vision.merge_image_features(embeds, is_image, spans, images)
+
+    @property
+    def language_model(self) -> Any:
+        """The decoder, without the output embedding."""
+        return self.model.model.language_model
+
+    @property
+    def uses_alora(self) -> bool:
+        """Whether the adapters start with the invocation, so that prompts run without LoRA."""
+        return self.adapters.lora_type == "alora"
+
     def prepacked(self, rows: int, calls: int) -> AbstractContextManager[None]:
-        """Inside the block, without autograd, the language model may multiply by copies of its
-        weights: so many products of so many rows."""
-        language = self.model.model.language_model
+        """Inside the block, without autograd, linear layers may multiply by prepacked weights.
+
+        Args:
+            rows: rows of a product.
+            calls: calls of each layer.
+        """
         dtype = self.precision if self._needs_autocast else None
-        return prepacked_layers(language, rows=rows, calls=calls, dtype=dtype)
+        return prepacked_layers(self.language_model, rows=rows, calls=calls, dtype=dtype)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Inside the block weights that are wider than `precision` multiply in it."""
@@ -148,199 +341,3 @@ class Llava:
     @property
     def _needs_autocast(self) -> bool:
         return bool(self.precision.itemsize < 4 and self.output_weight.dtype != self.precision)
-
-    def response_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """[N, D], the state before each response token."""
-        return self._states(prompts, responses, whole=False)[0]
-
-    def final_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """[B, D], the state at the last token of each response."""
-        return self._states(prompts, responses, whole=True)[1]
-
-    def response_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
-        """`response_hidden` and `final_hidden`, of one forward."""
-        return self._states(prompts, responses, whole=True)
-
-    def _states(
-        self, prompts: PromptBatch, responses: Responses, *, whole: bool
-    ) -> tuple[Tensor, Tensor]:
-        """The same, without the latter where responses are not read `whole`.
-
-        A prompt that several responses continue is read once, and so is an image of which several
-        prompts ask.
-
-        Raises:
-            ValueError: a response contains an image's placeholder.
-        """
-        if bool((responses.tokens == self.image_token_id).any()):
-            raise ValueError(f"responses: got {self.image_token_id}, the placeholder of an image")
-        with recomputed_layers(self.model, self.adapters, self.checkpoints_layers):
-            if self._late:
-                return self._late_states(prompts, responses, whole)
-            cuts = image_prefix_lens(prompts, self.image_token_id)
-            parted = self._ends_off(prompts) if cuts is None else PrefixSplit.at(prompts, cuts)
-            if len(parted.prefixes) < len(prompts) or self.device.type == "cpu":
-                return self._shared_states(parted, responses, whole)
-            return self._row_states(prompts, responses, whole)
-
-    def _row_states(
-        self, prompts: PromptBatch, responses: Responses, whole: bool
-    ) -> tuple[Tensor, Tensor]:
-        """The tokens are prompt and response of each row."""
-        all_of = PackedSequences.of(prompts.spans.lengths, responses, include_last=whole)
-        embeds = all_of.interleave(
-            self.embed_prompts(prompts), self.embed_tokens(all_of.response_tokens)
-        )
-        rows = all_of.rows
-        return self._before_and_last(
-            embeds, rows.positions, CausalRows(rows), all_of.predicting_idx, all_of.last_idx
-        )
-
-    def _shared_states(
-        self, parted: PrefixSplit, responses: Responses, whole: bool
-    ) -> tuple[Tensor, Tensor]:
-        """The tokens are those of all openings, then the end of its prompt and the response of
-        each row: no state of the first part is read, and the last layer leaves it out."""
-        rest, tokens = parted.continued(responses, whole=whole)
-        given, first = self._once(parted, rest.rows, tokens), parted.prefixes.spans.num_tokens
-        return self._before_and_last(*given, rest.predicting_idx + first, rest.last_idx + first)
-
-    def _late_states(
-        self, prompts: PromptBatch, responses: Responses, whole: bool
-    ) -> tuple[Tensor, Tensor]:
-        """The tokens are invocation and response of each row: the adapter starts there."""
-        kept, parted = self._prefix(prompts)
-        rest, tokens = parted.continued(responses, whole=whole)
-        positions = parted.prefix_lens[rest.rows.segment_ids] + rest.rows.positions
-        layout = CachedPrefix(CausalRows(rest.rows), kept, parted.groups)
-        embeds = self.embed_tokens(tokens)
-        return self._before_and_last(embeds, positions, layout, rest.predicting_idx, rest.last_idx)
-
-    @torch.no_grad()
-    def prefill(self, prompts: PromptBatch, room: int) -> tuple[Tensor, DecodeState]:
-        """Hidden state [B, D] after each prompt, and what `decode` continues from.
-
-        Args:
-            prompts: B prompts.
-            room: tokens of the longest response, for which memory is taken at once.
-        """
-        wide = self.device.type == "cpu"
-        kept, parted = self._prefix(prompts, wide=wide)
-        ends = parted.suffix_tokens.unflatten(0, (len(prompts), -1))
-        own = KVCache(self._layers, len(ends), ends.shape[1] + room, upcast=wide)
-        return self._next(
-            ends, DecodeState(kept, own, parted.groups, parted.prefix_lens.to(self.device))
-        )
-
-    @torch.no_grad()
-    def _prefix(self, prompts: PromptBatch, *, wide: bool = False) -> tuple[KVCache, PrefixSplit]:
-        """What was read of the prompts without their ends, each once; under LoRA on responses by
-        the bare trunk, once for all passes."""
-        parted = self._ends_off(prompts)
-        distinct = parted.prefixes
-        kept = KVCache.for_rows(self._layers, distinct.spans, self.device, upcast=wide)
-        if self._late:
-            with self.adapters.use(None):
-                self.prefix_cache.fill(
-                    kept, distinct, lambda rows: self._read(distinct, rows, kept)
-                )
-        else:
-            self._read(distinct, torch.arange(len(distinct)), kept)
-        return kept, parted
-
-    @property
-    def _late(self) -> bool:
-        return self.adapters.lora_type == "alora"
-
-    def _ends_off(self, prompts: PromptBatch) -> PrefixSplit:
-        """The prompts parted before the invocation, where the adapter starts with it, else before
-        their last token."""
-        end = self.adapters.invocation if self._late else None
-        return split_before_suffix(prompts, end, self.image_token_id)
-
-    def _read(self, prompts: PromptBatch, rows: Tensor, kept: KVCache) -> None:
-        """The prompts of `rows` [b], rising, go into `kept`, by the active adapter."""
-        sizes = prompts.spans.lengths[rows].tolist()
-        images = [prompts.images[row] for row in rows.tolist()]
-        for piece in pack_to_budget(sizes, self.max_prefill_tokens, images):
-            some = rows[torch.tensor(piece)]
-            self._read_piece(prompts.select(some), some, kept)
-
-    def _read_piece(self, prompts: PromptBatch, rows: Tensor, kept: KVCache) -> None:
-        spans, cuts = prompts.spans, image_prefix_lens(prompts, self.image_token_id)
-        given: tuple[Tensor, Tensor, Layout]
-        if cuts is None:
-            places = torch.arange(spans.num_tokens)
-            given = self.embed_prompts(prompts), spans.positions, CausalRows(spans)
-        else:
-            parted = PrefixSplit.at(prompts, cuts)
-            places = parted.places(prompts)
-            given = self._once(parted, Spans.from_lengths(parted.suffix_lens), parted.suffix_tokens)
-        where = [x.to(self.device) for x in (places, rows[spans.segment_ids], spans.positions)]
-        self._run(*given[:2], CacheFill(given[2], kept, *where), torch.tensor([0]))
-
-    def _once(
-        self, parted: PrefixSplit, rows: Spans, tokens: Tensor
-    ) -> tuple[Tensor, Tensor, SharedPrefix]:
-        """All openings and then `rows` of these tokens, which go on from them: what is put in, at
-        which positions, and what sees what."""
-        first = parted.prefixes.spans
-        later = parted.prefix_lens[rows.segment_ids] + rows.positions
-        embeds = torch.cat([self.embed_prompts(parted.prefixes), self.embed_tokens(tokens)])
-        layout = SharedPrefix(CausalRows(first), CausalRows(rows), parted.groups)
-        return embeds, torch.cat([first.positions, later]), layout
-
-    def decode(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
-        """Hidden state [B, D] after one more token [B] of every row."""
-        return self._next(tokens.unsqueeze(1), state)
-
-    def _next(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
-        """State [B, D] after the last of `tokens` [B, t], the next of every row."""
-        count = tokens.shape[1]
-        positions = state.positions.unsqueeze(1) + torch.arange(count, device=self.device)
-        layout = CachedPrefix(
-            CausalRows(Spans.from_lengths([count] * len(tokens))),
-            state.prefix,
-            state.groups,
-            state.suffix,
-        )
-        ends = torch.arange(1, len(tokens) + 1) * count - 1
-        hidden = self._run(self.embed_tokens(tokens.flatten()), positions.flatten(), layout, ends)
-        return hidden, replace(state, positions=state.positions + count)
-
-    def _before_and_last(
-        self, embeds: Tensor, positions: Tensor, layout: Layout, before: Tensor, last: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """`response_states`, of the tokens that stand at `before` [N] and at `last` [B]."""
-        states = self._run(embeds, positions, layout, torch.cat([before, last]))
-        return states[: len(before)], states[len(before) :]
-
-    def _run(self, embeds: Tensor, positions: Tensor, layout: Layout, wanted: Tensor) -> Tensor:
-        """States [n, D] of the tokens `wanted` [n] among `embeds` [S, D].
-
-        Args:
-            positions: [S] of each token in its row.
-        """
-        again = self.checkpoints_layers and torch.is_grad_enabled()  # a layer runs by itself then
-        needed = None if again or len(wanted) == len(embeds) else wanted.unique()
-        with self.autocast():
-            states = run(self._language, embeds, positions, layout, needed)
-        return states[wanted.to(self.device)]
-
-    @property
-    def _language(self) -> Any:
-        return self.model.model.language_model
-
-    @property
-    def _layers(self) -> int:
-        return len(self._language.layers)
-
-    def embed_tokens(self, tokens: Tensor) -> Tensor:
-        """[S, D] of tokens [S], an image's placeholders among them as they are."""
-        embeds: Tensor = self.model.get_input_embeddings()(tokens.to(self.device))
-        return embeds
-
-    def embed_prompts(self, prompts: PromptBatch) -> Tensor:
-        """[M, D], with each image's features in its own prompt's placeholders."""
-        words, wanted = self.embed_tokens(prompts.tokens), prompts.tokens == self.image_token_id
-        return self.vision.merge_image_features(words, wanted, prompts)

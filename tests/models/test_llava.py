@@ -11,6 +11,9 @@ from peft import PeftModel
 from transformers import LlavaForConditionalGeneration
 
 from rlhf.models.llava import Llava
+from rlhf.models.packed.forward import layout_of
+from rlhf.models.packed.packing import pack
+from rlhf.models.packed.prefix_sharing import share_prefixes
 from rlhf.spans import Spans
 from tests.support import tiny_models
 
@@ -84,12 +87,13 @@ def test_rows_read_whole_are_those_read_in_two_parts(llava: Llava, tiny: Path) -
     llava.train_language_model()
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     found, gradients = [], []
-    rows = partial(llava._row_states, whole=True)
-    for way in (llava.response_states, rows):
+    split = share_prefixes(prompts, llava.image_token_id, always=True)
+    for sharing in (split, None):
         llava.model.zero_grad(set_to_none=True)
-        states = torch.cat(way(prompts, responses))
-        states.square().sum().backward()
-        found.append(states.detach())
+        packed = pack(prompts, responses, sharing, include_last=True)
+        hidden = llava.forward(packed, layout_of(packed))
+        hidden.square().sum().backward()
+        found.append(hidden.detach())
         gradients.append([x.grad for x in llava.model.parameters() if x.requires_grad])
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
     for one, two in zip(*gradients, strict=True):

@@ -160,8 +160,8 @@ BUGS = (
         "models/llava.py",
         (
             (
-                "return kept, parted",
-                "return kept, replace(parted, cuts=0 * parted.cuts + parted.cuts.max())",
+                "split.prefix_lens.to(self.device),",
+                "(0 * split.prefix_lens + split.prefix_lens.max()).to(self.device),",
             ),
         ),
         ALIGNMENT + "test_positions_count_a_rows_own_tokens_from_0",
@@ -181,11 +181,11 @@ BUGS = (
     Bug(
         "the response is cut out where another row's begins",
         ("trl #1718",),
-        "models/llava.py",
+        "models/packed/packing.py",
         (
             (
-                "*given, rest.predicting_idx + first,",
-                "*given, rest.predicting_idx.clamp(min=int(rest.last_idx[0])) + first,",
+                "output_idx = predicts.nonzero().squeeze(1)",
+                "output_idx = predicts.nonzero().squeeze(1).clamp(min=int(last_idx[0]))",
             ),
         ),
         SHARING + "test_states_and_gradients_are_those_of_each_row_alone[lora]",
@@ -193,11 +193,11 @@ BUGS = (
     Bug(
         "the score is read in the last column",
         ("trl #2778", "align-anything: score read at -1"),
-        "models/llava.py",
+        "models/packed/packing.py",
         (
             (
-                "torch.cat([before, last])",
-                "torch.cat([before, 0 * last + last.max()])",
+                "torch.cat([output_idx, last_idx])",
+                "torch.cat([output_idx, 0 * last_idx + last_idx.max()])",
             ),
         ),
         LLAVA + "test_final_state_is_that_of_the_last_response_token",
@@ -208,8 +208,8 @@ BUGS = (
         "models/llava.py",
         (
             (
-                "states[len(before) :]",
-                "states.mean(0).expand(len(last), -1)",
+                "hidden[count:]",
+                "hidden.mean(0).expand(len(responses), -1)",
             ),
         ),
         REWARD + "test_a_score_depends_on_no_batch_mate_and_no_order[llava_state]",
@@ -238,7 +238,7 @@ BUGS = (
         ("measured: images counted over the batch",),
         "models/vision/image_encoder.py",
         (("if found != len(tokens):", "if sum(counts) != sum(map(len, image_embeds)):"),),
-        LLAVA + "test_pictures_are_counted_row_by_row",
+        LLAVA + "test_images_are_counted_row_by_row",
     ),
     Bug(
         "images are dropped without a word",
@@ -246,8 +246,8 @@ BUGS = (
         "models/vision/image_encoder.py",
         (
             (
-                "self.embeddings(prompts.images)",
-                "[0 * x for x in self.embeddings(prompts.images)]",
+                "self.embeddings(images)",
+                "[0 * x for x in self.embeddings(images)]",
             ),
         ),
         LLAVA + "test_another_image_changes_the_states",

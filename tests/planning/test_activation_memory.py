@@ -101,7 +101,7 @@ def prepared(path: Path, train: Any, lora_type: Any, dtype: Any, again: bool) ->
     llava = tiny_models.load(path, dtype)
     config = ModelConfig(train=train, lora_rank=4, lora_type=lora_type)
     build_policy(llava, config, temperature=1.0)
-    llava.checkpoints_layers = again
+    llava.gradient_checkpointing = again
     four = tiny_models.prompts_of(llava, path)  # and below one question about four images
     prompts = replace(four.select(torch.zeros(4, dtype=torch.int64)), images=four.images)
     responses = tiny_models.responses_of(llava).select(torch.full((4,), 2))

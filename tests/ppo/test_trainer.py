@@ -121,13 +121,13 @@ def test_without_rescoring_the_policy_reads_no_response_twice(
     llava = tiny_models.load(tiny)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=critic)
     run = tiny_models.two_iterations(policy, tiny_models.prompts_of(llava, tiny), tmp_path)
-    read, states = [], Llava._states
+    read, pack = [], Llava._packed
 
-    def counted(own: Llava, prompts: PromptBatch, responses: Responses, *, whole: bool) -> Any:
+    def counted(own: Llava, prompts: PromptBatch, responses: Responses, **options: Any) -> Any:
         read.append(len(responses))
-        return states(own, prompts, responses, whole=whole)
+        return pack(own, prompts, responses, **options)
 
-    monkeypatch.setattr(Llava, "_states", counted)
+    monkeypatch.setattr(Llava, "_packed", counted)
     rows = {}
     for rescore in (True, False):
         run.ppo = replace(run.ppo, recompute_logprobs=rescore)

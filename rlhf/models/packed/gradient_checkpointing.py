@@ -12,18 +12,22 @@ from rlhf.models.lora import Adapters
 
 
 @contextmanager
-def recomputed_layers(model: Any, adapters: Adapters, wanted: bool) -> Iterator[None]:
-    """Inside the block a decoder layer keeps its input only, if `wanted`, and runs again in the
-    backward.
+def checkpointed_layers(model: Any, adapters: Adapters, enabled: bool) -> Iterator[None]:
+    """Inside the block decoder layers keep only their input and run again in the backward.
 
-    It runs again under the adapter of its first time: by then another role may be active. The
-    layers' own switch is not used: it works in training mode only and takes the cache away.
+    A layer runs again under the adapter of its first time, though by then another may be active.
+    transformers' own switch is not used: it works in training mode only and takes the cache away.
+
+    Args:
+        model: a LLaVA of transformers.
+        adapters: its adapters.
+        enabled: whether to checkpoint; without autograd nothing is.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), adapters.use(adapters.current)
 
-    layers = model.model.language_model.layers if wanted and torch.is_grad_enabled() else []
+    layers = model.model.language_model.layers if enabled and torch.is_grad_enabled() else []
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, context_fn=contexts)
     try:

@@ -1,35 +1,32 @@
-"""Keys and values of tokens already read: room for decoding, and prompts kept for many passes."""
+"""Keys and values of tokens already read, held in memory that is taken once."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from rlhf.config.schema import GIB
 from rlhf.kernels.prefix_groups import PrefixGroups
-from rlhf.models.packed.prefix_sharing import prefix_cache_keys
 from rlhf.spans import Spans
-from rlhf.types import PromptBatch
 
 
 class KVCache:
-    """Keys and values [B, H, S, Dh] of each layer, each row's first token in column 0.
+    """Keys and values [B, K, T, Dh] of every layer, each row's first token in column 0.
 
     A layer's memory is taken at its first write; to append a token copies nothing.
 
     Args:
-        layers: of the language model.
+        num_layers: layers of the language model.
         rows: B.
-        size: S, tokens of the longest row.
-        lengths: [B] tokens of each row, where they differ: the rest is never seen.
-        wide: hold them in float32 at least. One token that looks back costs a CPU a quarter of
-            the time then, and its products are not rounded.
+        size: T, tokens of the longest row.
+        lengths: [B] int64, tokens of each row, where they differ; columns past them are never seen.
+        upcast: hold keys and values in float32 at least. A single query on a CPU takes a quarter
+            of the time then, and its products are not rounded.
     """
 
     def __init__(
         self,
-        layers: int,
+        num_layers: int,
         rows: int,
         size: int,
         lengths: Tensor | None = None,
@@ -38,31 +35,47 @@ class KVCache:
     ) -> None:
         self.rows, self.size, self.lengths, self.upcast = rows, size, lengths, upcast
         self.source_dtype: torch.dtype | None = None  # of what was written
-        self.layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
-        self.filled = [0] * layers
+        self.layers: list[tuple[Tensor, Tensor] | None] = [None] * num_layers
+        self.filled = [0] * num_layers
 
     @staticmethod
-    def for_rows(layers: int, spans: Spans, device: torch.device, *, upcast: bool) -> "KVCache":
-        """Room for rows of these lengths."""
+    def for_rows(num_layers: int, spans: Spans, device: torch.device, *, upcast: bool) -> "KVCache":
+        """Empty cache with room for rows of the lengths of `spans`."""
         even = spans.num_tokens == len(spans) * spans.max_len
         lengths = None if even else spans.lengths.to(device)
-        return KVCache(layers, len(spans), spans.max_len, lengths, upcast=upcast)
+        return KVCache(num_layers, len(spans), spans.max_len, lengths, upcast=upcast)
 
-    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer."""
-        found = self.layers[layer]
-        assert found is not None
-        return found
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values, each [B, K, T, Dh], of one layer that was written to."""
+        pair = self.layers[index]
+        assert pair is not None
+        return pair
 
     def write(
         self, layer: int, keys: Tensor, values: Tensor, rows: Tensor, columns: Tensor
     ) -> None:
-        """Tokens [M, H, Dh], each into its row [M] and column [M]."""
-        for room, new in zip(self._room(layer, keys), (keys, values), strict=True):
-            room[rows, :, columns] = new.to(room.dtype)
+        """Write tokens to given places of a layer.
+
+        Args:
+            layer: index of the layer.
+            keys: [M, K, Dh].
+            values: [M, K, Dh].
+            rows: [M] int64, row of each token.
+            columns: [M] int64, column of each token.
+        """
+        for target, tokens in zip(self._allocated(layer, keys), (keys, values), strict=True):
+            target[rows, :, columns] = tokens.to(target.dtype)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """All that is there with the next tokens [B, H, t, Dh] of every row.
+        """Append the next tokens of every row to a layer.
+
+        Args:
+            layer: index of the layer.
+            keys: [B, K, t, Dh].
+            values: [B, K, t, Dh].
+
+        Returns:
+            Keys and values of the layer so far, each [B, K, T', Dh], as views.
 
         Raises:
             ValueError: there is no room for them.
@@ -70,42 +83,45 @@ class KVCache:
         start, end = self.filled[layer], self.filled[layer] + keys.shape[2]
         if end > self.size:
             raise ValueError(f"keys: got {end} tokens a row, wanted at most {self.size}")
-        room = self._room(layer, keys)
-        for own, new in zip(room, (keys, values), strict=True):
-            own[:, :, start:end] = new
+        targets = self._allocated(layer, keys)
+        for target, tokens in zip(targets, (keys, values), strict=True):
+            target[:, :, start:end] = tokens
         self.filled[layer] = end
-        return room[0][:, :, :end], room[1][:, :, :end]
+        return targets[0][:, :, :end], targets[1][:, :, :end]
 
-    def _room(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.layers[layer]
-        if found is None:
+    def _allocated(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, allocated at its first use, for tokens like these."""
+        pair = self.layers[layer]
+        if pair is None:
             self.source_dtype = like.dtype
-            held = torch.promote_types(like.dtype, torch.float32) if self.upcast else like.dtype
+            wide = torch.promote_types(like.dtype, torch.float32)
+            dtype = wide if self.upcast else like.dtype
             shape = (self.rows, like.shape[1], self.size, like.shape[-1])
-            room = (like.new_zeros(shape, dtype=held), like.new_zeros(shape, dtype=held))
-            found = self.layers[layer] = room
-        return found
+            pair = (like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype))
+            self.layers[layer] = pair
+        return pair
 
     def export_row(self, row: int, length: int) -> Tensor:
-        """[L, 2, H, length, Dh], a copy of what was read of one row, as it was given."""
-        layers = [self.layer(layer) for layer in range(len(self.layers))]
-        held = torch.stack([torch.stack([x[row, :, :length] for x in pair]) for pair in layers])
-        return held.to(self.source_dtype)
+        """Copy of the first `length` tokens of a row, [L, 2, K, length, Dh] in the source dtype."""
+        layers = [self.layer(index) for index in range(len(self.layers))]
+        copied = torch.stack([torch.stack([x[row, :, :length] for x in pair]) for pair in layers])
+        return copied.to(self.source_dtype)
 
     def row_bytes(self, length: int) -> int:
-        """Of what `row` gives."""
+        """Bytes of what `export_row` returns for a row of this length."""
         assert self.source_dtype is not None
         numbers = sum(x[0, :, :length].numel() for pair in self.layers if pair for x in pair)
         return numbers * self.source_dtype.itemsize
 
-    def import_row(self, row: int, kept: Tensor) -> None:
-        """Write what `row` gave, of this prompt or an equal one."""
-        for layer, (keys, values) in enumerate(kept.transpose(2, 3)):
+    def import_row(self, row: int, exported: Tensor) -> None:
+        """Write what `export_row` returned, [L, 2, K, length, Dh], of an equal prompt to a row."""
+        for layer, pair in enumerate(exported):
+            keys, values = rearrange(pair, "kv k t d -> kv t k d")
             columns = torch.arange(len(keys), device=keys.device)
             self.write(layer, keys, values, torch.full_like(columns, row), columns)
 
     def select(self, rows: Tensor) -> "KVCache":
-        """These rows [K] only; a new copy."""
+        """Move the rows [K] to a new cache; this one is left empty, layer by layer."""
         lengths = None if self.lengths is None else self.lengths[rows]
         chosen = KVCache(len(self.layers), len(rows), self.size, lengths, upcast=self.upcast)
         chosen.filled, chosen.source_dtype = [*self.filled], self.source_dtype
@@ -118,13 +134,13 @@ class KVCache:
 
 @dataclass(frozen=True, eq=False)
 class DecodeState:
-    """What decoding one more token of every row needs.
+    """What decoding one more token of every sequence needs.
 
     Attributes:
-        prompts: read once each, however many rows continue them.
-        own: what was read of the rows after their prompts.
-        groups: whose prompt each row continues.
-        positions: [B] of the next token in its row.
+        prefix: KV cache of the distinct prefixes, however many sequences continue each.
+        suffix: KV cache of what each sequence has after its prefix.
+        groups: which prefix each sequence continues.
+        positions: [B] int64, position of the next token in its sequence.
     """
 
     prefix: KVCache
@@ -133,7 +149,7 @@ class DecodeState:
     positions: Tensor
 
     def select(self, rows: Tensor) -> "DecodeState":
-        """The same of these rows [K] only; the memory of the others is given back."""
+        """State of the sequences `rows` [K] only; the memory of the others is given back."""
         groups, used = self.groups.select(rows)
         all_used = len(used) == self.prefix.rows
         return DecodeState(
@@ -142,45 +158,3 @@ class DecodeState:
             groups,
             self.positions[rows.to(self.positions.device)],
         )
-
-
-class PrefixCache:
-    """Keys and values of prompts under the bare trunk, by prompt; first come, first kept.
-
-    Passes come round in cycles, in which dropping the oldest would drop each just before its use.
-
-    Args:
-        limit: GiB that are kept; what goes beyond is computed anew each time.
-    """
-
-    def __init__(self, limit: float = 4.0) -> None:
-        self.limit = limit
-        self.bytes = 0
-        self._kept: dict[object, Tensor] = {}
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def fill(self, cache: KVCache, prompts: PromptBatch, read: Callable[[Tensor], object]) -> None:
-        """Give `cache` all prompts: what is kept, and the others by `read`.
-
-        Args:
-            cache: of these prompts, still empty.
-            prompts: B prompts, all different.
-            read: reads the prompts of the rows [b] it is given into `cache`.
-        """
-        keys, lengths = prefix_cache_keys(prompts), prompts.spans.lengths.tolist()
-        unread = [row for row, key in enumerate(keys) if key not in self._kept]
-        if unread:
-            read(torch.tensor(unread))
-        for row in sorted({*range(len(keys))} - {*unread}):
-            cache.import_row(row, self._kept[keys[row]])
-        for row in unread:
-            size = cache.row_bytes(lengths[row])
-            if self.bytes + size <= self.limit * GIB:
-                self._kept[keys[row]] = cache.export_row(row, lengths[row])
-                self.bytes += size
-
-    def clear(self) -> None:
-        self._kept.clear()
-        self.bytes = 0

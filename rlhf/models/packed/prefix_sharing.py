@@ -1,4 +1,4 @@
-"""What prompts begin with, read once for all that begin so: the prompt itself, or an image."""
+"""How prompts are split into shared prefixes and own suffixes, so that few tokens are read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,20 +8,19 @@ import torch
 from torch import Tensor
 
 from rlhf.kernels.prefix_groups import PrefixGroups
-from rlhf.models.packed.continuations import PackedSequences
-from rlhf.types import PromptBatch, Responses
+from rlhf.types import PromptBatch
 
 
 @dataclass(frozen=True, eq=False)
 class PrefixSplit:
-    """B prompts, each an opening and an end of its own.
+    """B prompts, each split into a prefix, which others may share, and a suffix of its own.
 
     Attributes:
-        openings: the different ones.
-        groups: with which of them each prompt begins.
-        cuts: [B] tokens of each prompt before its end.
-        ends: [E] tokens of all ends.
-        sizes: [B] tokens of each end.
+        prefixes: the g distinct prefixes.
+        groups: which of the prefixes each prompt begins with.
+        prefix_lens: [B] int64, tokens of each prompt's prefix.
+        suffix_tokens: [T] int64, token ids of all suffixes, one after the other.
+        suffix_lens: [B] int64, tokens of each suffix, at least 1.
     """
 
     prefixes: PromptBatch
@@ -31,87 +30,110 @@ class PrefixSplit:
     suffix_lens: Tensor
 
     @staticmethod
-    def at(prompts: PromptBatch, cuts: Tensor) -> "PrefixSplit":
-        """Prompts parted after so many tokens [B] each, of which each has more."""
+    def at(prompts: PromptBatch, prefix_lens: Tensor) -> "PrefixSplit":
+        """Split each prompt after its first `prefix_lens` [B] tokens; fewer than it has."""
         spans = prompts.spans
-        openings = prompts.truncate(cuts)
-        firsts, groups = unique_prompts(openings)
-        ends = prompts.tokens[spans.positions >= cuts[spans.segment_ids]]
-        return PrefixSplit(openings.select(firsts), groups, cuts, ends, spans.lengths - cuts)
-
-    def continued(self, responses: Responses, *, whole: bool) -> tuple[PackedSequences, Tensor]:
-        """Rows of an end and a response each, and their tokens; not `whole`: without the last."""
-        rest = PackedSequences.of(self.suffix_lens, responses, include_last=whole)
-        return rest, rest.interleave(self.suffix_tokens, rest.response_tokens)
-
-    def places(self, prompts: PromptBatch) -> Tensor:
-        """[M] where each token of the prompts stands among those of all openings, then all ends."""
-        spans, first = prompts.spans, self.prefixes.spans
-        inside = spans.positions - self.prefix_lens[spans.segment_ids]
-        opening = first.offsets[self.groups.prefix_ids[spans.segment_ids]] + spans.positions
-        end = (
-            first.num_tokens
-            + (self.suffix_lens.cumsum(0) - self.suffix_lens)[spans.segment_ids]
-            + inside
+        prefixes = prompts.truncate(prefix_lens)
+        first_rows, groups = unique_prompts(prefixes)
+        in_suffix = spans.positions >= prefix_lens[spans.segment_ids]
+        return PrefixSplit(
+            prefixes.select(first_rows),
+            groups,
+            prefix_lens,
+            prompts.tokens[in_suffix],
+            spans.lengths - prefix_lens,
         )
-        return torch.where(inside < 0, opening, end)
 
 
-def split_before_suffix(
-    prompts: PromptBatch, end: Sequence[int] | None, placeholder: int
-) -> PrefixSplit:
-    """Prompts parted before this end of all of them; None: before the last token of each.
-
-    Raises:
-        ValueError: a prompt ends otherwise, or with the placeholder of an image.
-    """
-    parted = PrefixSplit.at(prompts, prompts.spans.lengths - (len(end) if end else 1))
-    if end and parted.suffix_tokens.tolist() != [*end] * len(prompts):
-        raise ValueError(f"prompts: wanted each to end with {end}")
-    if bool((parted.suffix_tokens == placeholder).any()):
-        raise ValueError("prompts: wanted text at the end of each, got an image")
-    return parted
-
-
-def image_prefix_lens(prompts: PromptBatch, placeholder: int) -> Tensor | None:
-    """[B] where to part prompts so that an image of which several ask is read once for them.
-
-    Each is parted after its last image where that leaves fewer tokens to read: with p until then
-    and questions of q each p + Σ q, over all B, instead of Σ (p + q) over the different prompts.
-    The others are parted before their last token.
+def share_prefixes(
+    prompts: PromptBatch, image_token_id: int, *, always: bool
+) -> PrefixSplit | None:
+    """Split prompts so that an image, or else a prompt, that several rows have is read once.
 
     Args:
         prompts: B prompts.
-        placeholder: the token that stands where an image is.
+        image_token_id: the placeholder of image features.
+        always: split also where no prefix is shared: hidden states of prefixes are never asked
+            for, and the last layer skips them.
 
     Returns:
-        None where nothing is gained, or a prompt ends with an image.
+        The split, or None where nothing is shared.
+
+    Raises:
+        ValueError: a prompt ends with an image.
+    """
+    prefix_lens = image_prefix_lens(prompts, image_token_id)
+    if prefix_lens is not None:
+        return PrefixSplit.at(prompts, prefix_lens)
+    split = split_before_suffix(prompts, None, image_token_id)
+    return split if always or len(split.prefixes) < len(prompts) else None
+
+
+def split_before_suffix(
+    prompts: PromptBatch, suffix: Sequence[int] | None, image_token_id: int
+) -> PrefixSplit:
+    """Split each prompt before a suffix that all of them end with.
+
+    Args:
+        prompts: B prompts.
+        suffix: token ids of the suffix; None: the last token of each prompt, whatever it is.
+        image_token_id: the placeholder of image features.
+
+    Raises:
+        ValueError: a prompt ends otherwise, or with an image.
+    """
+    split = PrefixSplit.at(prompts, prompts.spans.lengths - (len(suffix) if suffix else 1))
+    if suffix and split.suffix_tokens.tolist() != [*suffix] * len(prompts):
+        raise ValueError(f"prompts: wanted each to end with {suffix}")
+    if bool((split.suffix_tokens == image_token_id).any()):
+        raise ValueError("prompts: wanted text at the end of each, got an image")
+    return split
+
+
+def image_prefix_lens(prompts: PromptBatch, image_token_id: int) -> Tensor | None:
+    """Prefix lengths [B] with which an image that several prompts ask about is read once for them.
+
+    A prefix of p tokens that ends with the image, and suffixes of q_b tokens, cost p + Σ q_b over
+    all B rows. Split before the last token instead, each distinct prompt costs p + q_b - 1, and
+    each row 1. Prompts are split after their last image where that costs fewer tokens, and before
+    their last token elsewhere.
+
+    Args:
+        prompts: B prompts.
+        image_token_id: the placeholder of image features.
+
+    Returns:
+        [B] int64; None where nothing is gained, or a prompt ends with an image.
     """
     spans, last = prompts.spans, prompts.spans.lengths - 1
-    shown = prompts.tokens == placeholder
-    firsts, _ = unique_prompts(prompts)
-    if len(firsts) == len({*prompts.images}) or bool(shown[spans.offsets[1:] - 1].any()):
+    is_image = prompts.tokens == image_token_id
+    first_rows, _ = unique_prompts(prompts)
+    if len(first_rows) == len({*prompts.images}) or bool(is_image[spans.offsets[1:] - 1].any()):
         return None
-    after = torch.zeros_like(last)
-    after = after.scatter_reduce(0, spans.segment_ids, (spans.positions + 1) * shown, "amax")
-    cuts = torch.where(after > 0, after, last)
-    owner = unique_prompts(prompts.truncate(cuts))[1].prefix_ids
-    saved = owner[firsts].bincount(last[firsts]) - owner.bincount(last - cuts)
-    gains = saved[owner] > cuts
-    return torch.where(gains, cuts, last) if bool(gains.any()) else None
+    after_image = torch.zeros_like(last)
+    ends = (spans.positions + 1) * is_image
+    after_image = after_image.scatter_reduce(0, spans.segment_ids, ends, "amax")
+    prefix_lens = torch.where(after_image > 0, after_image, last)
+    prefix_ids = unique_prompts(prompts.truncate(prefix_lens))[1].prefix_ids
+    saved = prefix_ids[first_rows].bincount(last[first_rows])
+    saved = saved - prefix_ids.bincount(last - prefix_lens)
+    gains = saved[prefix_ids] > prefix_lens
+    return torch.where(gains, prefix_lens, last) if bool(gains.any()) else None
 
 
 def prefix_cache_keys(prompts: PromptBatch) -> list[tuple[tuple[Path, ...], bytes]]:
-    """What tells prompts apart: their images and their tokens."""
+    """Key of each prompt by its content: the paths of its images and its token ids."""
     rows = prompts.tokens.split(prompts.spans.lengths.tolist())
-    return [(own, row.numpy().tobytes()) for own, row in zip(prompts.images, rows, strict=True)]
+    return [
+        (images, row.numpy().tobytes()) for images, row in zip(prompts.images, rows, strict=True)
+    ]
 
 
 def unique_prompts(prompts: PromptBatch) -> tuple[Tensor, PrefixGroups]:
-    """The first row [g] of each of the different prompts, and which of them each row is."""
-    found: dict[object, int] = {}
-    owner = [found.setdefault(name, len(found)) for name in prefix_cache_keys(prompts)]
-    firsts: dict[int, int] = {}
-    for row, prompt in enumerate(owner):
-        firsts.setdefault(prompt, row)
-    return torch.tensor([*firsts.values()]), PrefixGroups(torch.tensor(owner))
+    """First row [g] of each distinct prompt, and which distinct prompt each of the B rows is."""
+    ids: dict[object, int] = {}
+    prompt_ids = [ids.setdefault(key, len(ids)) for key in prefix_cache_keys(prompts)]
+    first_rows: dict[int, int] = {}
+    for row, prompt_id in enumerate(prompt_ids):
+        first_rows.setdefault(prompt_id, row)
+    return torch.tensor([*first_rows.values()]), PrefixGroups(torch.tensor(prompt_ids))

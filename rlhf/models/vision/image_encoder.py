@@ -11,9 +11,9 @@ from rlhf.data.images import load_image
 from rlhf.kernels import span_sum
 from rlhf.models.vision.families import pack_image_features
 from rlhf.models.vision.feature_cache import DiskFeatureCache, FeatureCache, ImageFeatures
+from rlhf.spans import Spans
 from rlhf.storage.hashing import hash_tensors, text_hash
 from rlhf.tracking.profiler import count, phase
-from rlhf.types import PromptBatch
 
 
 class ImageEncoder:
@@ -80,30 +80,35 @@ class ImageEncoder:
         return [torch.cat([empty, *(next(tokens) for _ in row)]) for row in images]
 
     def merge_image_features(
-        self, embeds: Tensor, placeholders: Tensor, prompts: PromptBatch
+        self,
+        embeds: Tensor,
+        is_image: Tensor,
+        spans: Spans,
+        images: Sequence[Sequence[Path]],
     ) -> Tensor:
-        """Put each image's embeddings in the place of its prompt's placeholders.
+        """Put the projected features of images in place of their placeholders.
 
         Args:
-            embeds: [M, D], embeddings of all prompt tokens.
-            placeholders: [M] bool, true where a token stands for a part of an image.
-            prompts: B prompts of M tokens in all.
+            embeds: [M, D], input embeddings of B prompts.
+            is_image: [M] bool, which tokens are placeholders.
+            spans: where each prompt lies in the M tokens.
+            images: images of each prompt, in the order of their placeholders.
 
         Returns:
-            [M, D], in the dtype of `embeds` (autograd).
+            [M, D], in the dtype of `embeds`.
 
         Raises:
-            ValueError: a prompt's number of placeholders differs from that of its image tokens.
+            ValueError: a prompt has more or fewer placeholders than its images have features.
         """
-        counts = span_sum(placeholders.float(), prompts.spans).long().tolist()
-        image_embeds = self.embeddings(prompts.images)
+        counts = span_sum(is_image.float(), spans).long().tolist()
+        image_embeds = self.embeddings(images)
         for row, (found, tokens) in enumerate(zip(counts, image_embeds, strict=True)):
             if found != len(tokens):
                 raise ValueError(
-                    f"row {row} has {found} image placeholders for {len(prompts.images[row])} "
+                    f"row {row} has {found} image placeholders for {len(images[row])} "
                     f"images of {len(tokens)} features in all"
                 )
-        mask = placeholders.to(embeds.device).unsqueeze(-1)
+        mask = is_image.to(embeds.device).unsqueeze(-1)
         return embeds.masked_scatter(mask, torch.cat(image_embeds).to(embeds.dtype))
 
     def _project(self, features: list[ImageFeatures]) -> list[Tensor]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from rlhf.config.schema import SamplingConfig
 from rlhf.generation.sampler import generate
+from rlhf.models import llava as llava_module
 from rlhf.models.llava import Llava
-from rlhf.models.packed import attention
 from rlhf.models.policy import POLICY
 from rlhf.types import PromptBatch, Responses
 from tests.models.test_alora import adapted
@@ -42,13 +42,13 @@ def questions(llava: Llava, tiny: Path) -> tuple[PromptBatch, Responses]:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens that each pass of the language model reads from now on."""
     read: list[int] = []
-    run = attention.run
+    run = llava_module.run_language_model
 
-    def counting(model: object, embeds: Tensor, *given: object) -> Tensor:
+    def counting(model: object, embeds: Tensor, *given: object, **options: object) -> Tensor:
         read.append(len(embeds))
-        return run(model, embeds, *given)  # type: ignore[arg-type]
+        return run(model, embeds, *given, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("rlhf.models.llava.run", counting)
+    monkeypatch.setattr("rlhf.models.llava.run_language_model", counting)
     return read
 
 

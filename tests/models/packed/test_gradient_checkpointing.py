@@ -20,7 +20,7 @@ def gradients(
     policy, kept = built(tiny, kind, train, scope=scope), 0
     shake(policy.trainable_parameters() | policy.critic_parameters())
     for llava in (policy.llava, policy.critic.llava):
-        llava.checkpoints_layers = checkpointed
+        llava.gradient_checkpointing = checkpointed
 
     def keep(value: Any) -> Any:
         nonlocal kept
@@ -59,6 +59,6 @@ def test_generation_keeps_its_cache(tiny: Path) -> None:
     policy = built(tiny, "shared_detached")
     prompts, sampling = tiny_models.prompts_of(policy.llava, tiny), SamplingConfig(max_new_tokens=5)
     plain, _ = generate(policy.llava, prompts, sampling)
-    policy.llava.checkpoints_layers = True
+    policy.llava.gradient_checkpointing = True
     again, _ = generate(policy.llava, prompts, sampling)
     assert torch.equal(plain.tokens, again.tokens)

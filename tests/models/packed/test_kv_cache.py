@@ -30,13 +30,13 @@ def hidden_of(llava: Llava, tiny: Path) -> torch.Tensor:
 
 def counted(llava: Llava, monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """How often each prompt is read from now on, by its key."""
-    read, seen = llava._read, Counter[int]()
+    fill, seen = llava._fill_cache, Counter[int]()
 
-    def counting(prompts: PromptBatch, rows: torch.Tensor, kept: KVCache) -> torch.Tensor:
+    def counting(prompts: PromptBatch, cache: KVCache, rows: torch.Tensor) -> None:
         seen.update(prompts.sampling_keys[rows].tolist())
-        return read(prompts, rows, kept)
+        fill(prompts, cache, rows)
 
-    monkeypatch.setattr(llava, "_read", counting)
+    monkeypatch.setattr(llava, "_fill_cache", counting)
     return seen
 
 
@@ -86,7 +86,7 @@ def test_all_roles_and_epochs_read_each_prompt_once_an_iteration(
     run = tiny_models.two_iterations(policy, prompts, tmp_path)
     seen = counted(llava, monkeypatch)
     if policy.critic.llava is not llava:
-        monkeypatch.setattr(policy.critic.llava, "_read", llava._read)
+        monkeypatch.setattr(policy.critic.llava, "_fill_cache", llava._fill_cache)
     run.step(1)
     assert seen == Counter(prompts.sampling_keys.tolist())
     for _ in range(2):

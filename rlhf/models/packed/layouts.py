@@ -1,0 +1,216 @@
+"""Which packed tokens attend to which: attention over tokens that lie end to end, without a mask.
+
+Queries, keys and values are [S, H, Dh] for a whole batch; rows are padded for attention only.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from rlhf.kernels import gather_spans, scatter_spans
+from rlhf.kernels.flash_cpu import causal_attention
+from rlhf.kernels.prefix_groups import PrefixGroups
+from rlhf.kernels.shared_prefix_attention import shared_prefix_attention, sliding_window_mask
+from rlhf.models.packed.kv_cache import KVCache
+from rlhf.spans import Spans
+
+
+class AttentionParams(NamedTuple):
+    """How one layer attends.
+
+    Attributes:
+        scale: factor of the logits before the softmax.
+        window: tokens that a query attends to, itself the last of them; None: all before it.
+        last_layer: whether this is the last layer and hidden states of prefixes are not asked for,
+            so that what prefix tokens attend to need not be computed.
+    """
+
+    scale: float
+    window: int | None
+    last_layer: bool = False
+
+
+class Layout(Protocol):
+    """Attention pattern of a packed batch."""
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
+    ) -> Tensor:
+        """Attention output of every packed token.
+
+        Args:
+            layer: index of the layer.
+            query: [S, H, Dh].
+            key: [S, K, Dh], K dividing H.
+            value: [S, K, Dh].
+            params: scale, window and whether prefixes may be skipped.
+
+        Returns:
+            [S, H, Dh].
+        """
+
+
+class CausalRows:
+    """Rows that do not see one another; a token attends to its row up to itself.
+
+    Args:
+        spans: where each of the B rows lies in the S tokens.
+    """
+
+    def __init__(self, spans: Spans) -> None:
+        self.spans = spans
+        self.even = spans.num_tokens == len(spans) * spans.max_len
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """[B] int64, tokens of each row; None where all rows are of one length."""
+        return None if self.even else self.spans.lengths
+
+    def pad(self, flat: Tensor) -> Tensor:
+        """Padded rows [B, H, T, Dh] of flat tokens [S, H, Dh]; zeros past each row's end."""
+        if self.even:
+            return rearrange(flat, "(b t) h d -> b h t d", b=len(self.spans))
+        return rearrange(scatter_spans(flat, self._spans_on(flat)), "b t h d -> b h t d")
+
+    def flatten(self, padded: Tensor) -> Tensor:
+        """Flat tokens [S, H, Dh] of padded rows [B, H, T, Dh]."""
+        if self.even:
+            return rearrange(padded, "b h t d -> (b t) h d")
+        return gather_spans(rearrange(padded, "b h t d -> b t h d"), None, self._spans_on(padded))
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
+    ) -> Tensor:
+        """Causal attention inside each row; see `Layout.attend`."""
+        q, k, v = (self.pad(x) for x in (query, key, value))
+        return self.flatten(_causal(q, k, v, params))
+
+    def _spans_on(self, tensor: Tensor) -> Spans:
+        """The spans on the device of a tensor, moved once."""
+        if self.spans.offsets.device != tensor.device:
+            self.spans = self.spans.to(tensor.device)
+        return self.spans
+
+
+@dataclass(frozen=True, eq=False)
+class CacheFill:
+    """Another layout whose keys and values are written to a KV cache as they are computed.
+
+    Attributes:
+        layout: attention pattern of S tokens.
+        cache: where the keys and values go.
+        token_idx: [M] int64, the packed tokens to write.
+        rows: [M] int64, row of the cache for each of them.
+        columns: [M] int64, column of the cache for each of them.
+    """
+
+    layout: Layout
+    cache: KVCache
+    token_idx: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
+    ) -> Tensor:
+        """Fill the layer's cache, then attend, which the last layer may skip."""
+        self.cache.write(layer, key[self.token_idx], value[self.token_idx], self.rows, self.columns)
+        if params.last_layer:
+            return torch.zeros_like(query)
+        return self.layout.attend(layer, query, key, value, params)
+
+
+@dataclass(frozen=True, eq=False)
+class SharedPrefix:
+    """Distinct prefixes, then the rows that continue them; a row attends to its prefix and itself.
+
+    Attributes:
+        prefixes: the g prefixes, first in the packed tokens.
+        rows: the B rows, after them.
+        groups: which prefix each row continues.
+    """
+
+    prefixes: CausalRows
+    rows: CausalRows
+    groups: PrefixGroups
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
+    ) -> Tensor:
+        """Causal attention of prefixes, and of rows that see their prefix; see `Layout.attend`."""
+        sizes = self.prefixes.spans.num_tokens, self.rows.spans.num_tokens
+        parts = [x.split(sizes) for x in (query, key, value)]  # two slices cost two fills backwards
+        prefix_query, prefix_key, prefix_value = (self.prefixes.pad(x) for x, _ in parts)
+        row_query, row_key, row_value = (self.rows.pad(x) for _, x in parts)
+        rows = shared_prefix_attention(
+            row_query,
+            row_key,
+            row_value,
+            prefix_key,
+            prefix_value,
+            self.groups,
+            self.prefixes.lengths,
+            scale=params.scale,
+            window=params.window,
+        )
+        if params.last_layer:
+            prefixes = torch.zeros_like(parts[0][0])
+        else:
+            prefixes = self.prefixes.flatten(
+                _causal(prefix_query, prefix_key, prefix_value, params)
+            )
+        return torch.cat([prefixes, self.rows.flatten(rows)])
+
+
+@dataclass(frozen=True, eq=False)
+class CachedPrefix:
+    """Rows that continue prefixes in a KV cache.
+
+    Attributes:
+        rows: the B rows of packed tokens.
+        prefix: keys and values of the prefixes.
+        groups: which prefix each row continues.
+        suffix: keys and values of what each row has after its prefix already, to which those of
+            the packed tokens are appended; None: nothing yet.
+    """
+
+    rows: CausalRows
+    prefix: KVCache
+    groups: PrefixGroups
+    suffix: KVCache | None = None
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
+    ) -> Tensor:
+        """Attention to the cached prefix and to the row so far; see `Layout.attend`."""
+        q, k, v = (self.rows.pad(x) for x in (query, key, value))
+        if self.suffix is not None:
+            k, v = self.suffix.append(layer, k, v)
+        prefix_key, prefix_value = self.prefix.layer(layer)
+        output = shared_prefix_attention(
+            q.to(prefix_key.dtype),
+            k,
+            v,
+            prefix_key,
+            prefix_value,
+            self.groups,
+            self.prefix.lengths,
+            scale=params.scale,
+            window=params.window,
+        )
+        return self.rows.flatten(output.to(query.dtype))
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+    """Causal attention [B, H, T, Dh] of padded rows, where heads may share keys and values."""
+    length, heads_per_key = query.shape[2], query.shape[1] // key.shape[1]
+    if heads_per_key > 1:
+        key, value = (x.repeat_interleave(heads_per_key, dim=1) for x in (key, value))
+    if params.window is None or params.window >= length:
+        return causal_attention(query, key, value, params.scale)
+    mask = sliding_window_mask(length, length, params.window, query.device)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=params.scale)

@@ -1,0 +1,155 @@
+"""Index arithmetic of prompts and responses packed end to end; no model takes part in it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rlhf.kernels.prefix_groups import PrefixGroups
+from rlhf.models.packed.prefix_sharing import PrefixSplit
+from rlhf.spans import Spans
+from rlhf.types import PromptBatch, Responses
+
+
+@dataclass(frozen=True, eq=False)
+class PackedBatch:
+    """Token sequences packed end to end: g shared prefixes, then B rows.
+
+    A row is what follows a prefix (the rest of the prompt, then the response), or a whole sequence.
+    The S packed tokens are those of the prefixes and then those of the rows.
+
+    Attributes:
+        prefixes: g prompt prefixes; None where rows are whole, or their prefixes in a KV cache.
+        row_tokens: [R] int64, token ids of all rows.
+        rows: where each of the B rows lies in the R tokens.
+        row_images: images of each row, in the order of their placeholders; None: rows are text.
+        groups: which prefix each row continues; None where rows are whole.
+        positions: [S] int64, position of each packed token in its own sequence.
+        output_idx: [N] int64, the packed tokens whose hidden states are asked for.
+    """
+
+    prefixes: PromptBatch | None
+    row_tokens: Tensor
+    rows: Spans
+    row_images: tuple[tuple[Path, ...], ...] | None
+    groups: PrefixGroups | None
+    positions: Tensor
+    output_idx: Tensor
+
+    def without_prefixes(self) -> "PackedBatch":
+        """The rows alone, for a forward whose prefixes are in a KV cache."""
+        start = 0 if self.prefixes is None else self.prefixes.spans.num_tokens
+        return replace(
+            self,
+            prefixes=None,
+            positions=self.positions[start:],
+            output_idx=self.output_idx - start,
+        )
+
+
+def pack(
+    prompts: PromptBatch,
+    responses: Responses,
+    sharing: PrefixSplit | None,
+    *,
+    include_last: bool,
+) -> PackedBatch:
+    """Pack prompts with their responses, to read the hidden states that predict response tokens.
+
+    Args:
+        prompts: B prompts.
+        responses: B responses, N tokens in all.
+        sharing: how the prompts are split into prefixes and suffixes; None: rows are whole.
+        include_last: pack each response's last token too, which predicts nothing, and ask for its
+            hidden state.
+
+    Returns:
+        A batch whose outputs are N hidden states, each of the token before a response token; with
+        `include_last` then B more, of the last token of each response.
+    """
+    spans = responses.spans
+    response_lens = spans.lengths if include_last else spans.lengths - 1
+    kept = spans.positions < response_lens[spans.segment_ids]
+    batch = _pack_rows(prompts, sharing, responses.tokens.cpu()[kept], response_lens)
+    rows = batch.rows
+    head_lens = rows.lengths - response_lens
+    predicts = rows.positions >= head_lens[rows.segment_ids] - 1
+    last_idx = rows.offsets[1:] - 1
+    if include_last:
+        predicts[last_idx] = False
+    output_idx = predicts.nonzero().squeeze(1)
+    if include_last:
+        output_idx = torch.cat([output_idx, last_idx])
+    first_row_token = len(batch.positions) - len(batch.row_tokens)
+    return replace(batch, output_idx=output_idx + first_row_token)
+
+
+def pack_prompts(prompts: PromptBatch, sharing: PrefixSplit | None) -> tuple[PackedBatch, Tensor]:
+    """Pack prompts alone, to fill a KV cache with them.
+
+    Args:
+        prompts: B prompts, M tokens in all.
+        sharing: how the prompts are split into prefixes and suffixes; None: rows are whole.
+
+    Returns:
+        The batch, which asks for one hidden state only, and [M] int64, the packed token of each
+        prompt token.
+    """
+    none = prompts.tokens[:0]
+    batch = _pack_rows(prompts, sharing, none, torch.zeros_like(prompts.spans.lengths))
+    if sharing is None:
+        return batch, torch.arange(prompts.spans.num_tokens)
+    spans, prefix_spans = prompts.spans, sharing.prefixes.spans
+    from_suffix = spans.positions - sharing.prefix_lens[spans.segment_ids]
+    in_prefix = prefix_spans.offsets[sharing.groups.prefix_ids[spans.segment_ids]] + spans.positions
+    in_row = prefix_spans.num_tokens + batch.rows.offsets[spans.segment_ids] + from_suffix
+    return batch, torch.where(from_suffix < 0, in_prefix, in_row)
+
+
+def pack_step(tokens: Tensor, positions: Tensor, groups: PrefixGroups) -> PackedBatch:
+    """Pack the next tokens of sequences that are in KV caches, to read the last one's hidden state.
+
+    Args:
+        tokens: [B, T] int64, the next tokens of each sequence.
+        positions: [B] int64, position of the first of them in its sequence, on the model's device.
+        groups: which cached prefix each sequence continues.
+    """
+    count, length = tokens.shape
+    steps = positions.unsqueeze(1) + torch.arange(length, device=positions.device)
+    return PackedBatch(
+        prefixes=None,
+        row_tokens=tokens.flatten(),
+        rows=Spans.from_lengths([length] * count),
+        row_images=None,
+        groups=groups,
+        positions=steps.flatten(),
+        output_idx=torch.arange(1, count + 1) * length - 1,
+    )
+
+
+def _pack_rows(
+    prompts: PromptBatch, sharing: PrefixSplit | None, tokens: Tensor, lengths: Tensor
+) -> PackedBatch:
+    """Rows of a prompt (its suffix, when split), followed by `lengths` [B] more of `tokens`."""
+    if sharing is None:
+        heads, head_lens = prompts.tokens, prompts.spans.lengths
+    else:
+        heads, head_lens = sharing.suffix_tokens, sharing.suffix_lens
+    rows = Spans.from_lengths(head_lens + lengths)
+    in_head = rows.positions < head_lens[rows.segment_ids]
+    row_tokens = torch.empty_like(in_head, dtype=torch.int64)
+    row_tokens[in_head], row_tokens[~in_head] = heads, tokens
+    positions = rows.positions
+    if sharing is not None:
+        positions = positions + sharing.prefix_lens[rows.segment_ids]
+        positions = torch.cat([sharing.prefixes.spans.positions, positions])
+    return PackedBatch(
+        prefixes=None if sharing is None else sharing.prefixes,
+        row_tokens=row_tokens,
+        rows=rows,
+        row_images=prompts.images if sharing is None else None,
+        groups=None if sharing is None else sharing.groups,
+        positions=positions,
+        output_idx=torch.tensor([0]),
+    )

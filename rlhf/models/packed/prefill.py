@@ -1,0 +1,49 @@
+"""Read prompts into a KV cache, a bounded number of tokens at a time."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rlhf.data.microbatching import pack_to_budget
+from rlhf.models.packed.forward import layout_of
+from rlhf.models.packed.kv_cache import KVCache
+from rlhf.models.packed.layouts import CacheFill, Layout
+from rlhf.models.packed.packing import PackedBatch, pack_prompts
+from rlhf.models.packed.prefix_sharing import PrefixSplit, image_prefix_lens
+from rlhf.types import PromptBatch
+
+
+def fill_cache(
+    forward: Callable[[PackedBatch, Layout], Tensor],
+    prompts: PromptBatch,
+    rows: Tensor,
+    cache: KVCache,
+    *,
+    image_token_id: int,
+    max_tokens: int,
+    device: torch.device,
+) -> None:
+    """Read prompts into their rows of a KV cache; an image that several share is read once.
+
+    Args:
+        forward: runs a packed batch under a layout.
+        prompts: B prompts.
+        rows: [b] int64, rising: which of them to read.
+        cache: has a row for each of the B prompts.
+        image_token_id: the placeholder of image features.
+        max_tokens: tokens of prompts read at once, one prompt at the least.
+        device: where the cache lies.
+    """
+    lengths = prompts.spans.lengths[rows].tolist()
+    images = [prompts.images[row] for row in rows.tolist()]
+    for chunk in pack_to_budget(lengths, max_tokens, images):
+        chunk_rows = rows[torch.tensor(chunk)]
+        selected = prompts.select(chunk_rows)
+        prefix_lens = image_prefix_lens(selected, image_token_id)
+        sharing = None if prefix_lens is None else PrefixSplit.at(selected, prefix_lens)
+        packed, token_idx = pack_prompts(selected, sharing)
+        spans = selected.spans
+        targets = (token_idx, chunk_rows[spans.segment_ids], spans.positions)
+        fill = CacheFill(layout_of(packed), cache, *(index.to(device) for index in targets))
+        forward(packed, fill)
