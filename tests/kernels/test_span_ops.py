@@ -96,9 +96,12 @@ def test_wrong_sizes_are_refused(kernels: ModuleType) -> None:
         kernels.scatter_spans(torch.zeros(6), spans, width=2)
     with pytest.raises(ValueError, match=r"flat: got shape \[5\], wanted \[6, ...\]"):
         kernels.scatter_spans(torch.zeros(5), spans)
-    for padded, starts in ((torch.zeros(3), [0, 0, 0]), (torch.zeros(3, 4), [0.0, 0.0, 0.0])):
-        with pytest.raises(ValueError, match=r"padded, starts: got \[3"):
-            kernels.gather_spans(padded, torch.tensor(starts), spans)
+    with pytest.raises(ValueError, match=r"padded: got \[3\], wanted \[B, S, ...\]"):
+        kernels.gather_spans(torch.zeros(3), None, spans)
+    with pytest.raises(ValueError, match="padded: got 2 columns, wanted at least 3"):
+        kernels.gather_spans(torch.zeros(3, 2), None, spans)
+    with pytest.raises(ValueError, match="starts: got torch.float32, wanted whole numbers"):
+        kernels.gather_spans(torch.zeros(3, 4), torch.zeros(3), spans)
     with pytest.raises(ValueError, match=r"padded: got shape \[2, 4\], wanted \[3, ...\]"):
         kernels.gather_spans(torch.zeros(2, 4), torch.zeros(3, dtype=torch.int64), spans)
     for kernel in (kernels.span_sum, kernels.span_mean, later_in_span):
@@ -238,3 +241,9 @@ def test_no_spans_at_all(kernels: ModuleType) -> None:
     for factor in (0.5, empty):
         assert kernels.span_discounted_sum(empty, none, factor).shape == (0,)
     assert add_at_span_end(empty, empty, none).shape == (0,)
+
+
+def test_gathering_from_column_0_undoes_scattering(kernels: ModuleType) -> None:
+    spans, flat = Spans.from_lengths(LENGTHS), torch.randn(sum(LENGTHS), 2)
+    padded = kernels.scatter_spans(flat, spans, width=5, fill=float("nan"))
+    assert torch.equal(kernels.gather_spans(padded, None, spans), flat)
