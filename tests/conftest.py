@@ -19,7 +19,7 @@ def fixed_seed() -> None:
 @pytest.fixture
 def low_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the untrained tiny model every token is unlikely: some are floored, not all."""
-    monkeypatch.setattr("rlhf.rewards.llava_reward.LEAST_LOGPROB", -6.0)
+    monkeypatch.setattr("rlhf.rewards.llava_reward.MIN_LOGPROB", -6.0)
 
 
 @pytest.fixture(scope="session")

@@ -90,8 +90,8 @@ def _record_scorer(job: Job) -> RecordScorer:
     path = str(job.files[0])
     directory, card = RewardCard.read(path)
     part = "captioner_" if card.captioner else ""
-    stored: Any = card.contract.get(f"{part}quantization", config.model.quantization)
-    dtype: Any = card.contract.get(f"{part}dtype", "").removeprefix("torch.")
+    stored: Any = card.fingerprint.get(f"{part}quantization", config.model.quantization)
+    dtype: Any = card.fingerprint.get(f"{part}dtype", "").removeprefix("torch.")
     config = replace(
         config,
         model=replace(config.model, quantization=stored),

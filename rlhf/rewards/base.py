@@ -87,6 +87,9 @@ class RewardModel(Scorer, Protocol):
     def input_fingerprint(self) -> dict[str, str]:
         """Hashes of what is read and how; scores are comparable only where all are equal."""
 
+    def weights_fingerprint(self) -> dict[str, str]:
+        """Storage and hashes of the weights below the head, adapters left out."""
+
 
 def raw_scores(model: RewardModel, prompts: PromptBatch, responses: Responses) -> Tensor:
     """Scores before normalization, which training compares (autograd).

@@ -1,4 +1,4 @@
-"""A reward model that reads text only: a description stands in for the image."""
+"""The reward model that reads text only: a caption stands in for the image."""
 
 import sys
 from pathlib import Path
@@ -6,14 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf.data.tokenization import TextEncoder
-from rlhf.errors import DataError
-from rlhf.models.fingerprints import tokenizer_hash
+from rlhf.errors import DataError, UsageError, as_usage_error
+from rlhf.models.fingerprints import stored_weights, tokenizer_hash
+from rlhf.models.llava import Llava
 from rlhf.models.lora import Adapters
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.rewards.base import REWARD, normalized_scores
 from rlhf.rewards.captioner import Captioner
+from rlhf.rewards.reward_card import CAPTIONER
 from rlhf.types import PromptBatch, Responses
 
 TEMPLATE = "Image description: {caption}\nInstruction: {instruction}\nResponse: {response}"
@@ -23,12 +26,13 @@ class CaptionReward:
     """A scalar head on a text model that reads a caption in place of the image.
 
     Args:
-        model, tokenizer: a stock text model and its tokenizer. A causal model (`AutoModel`) is
-            read at the last token; an encoder with a classifier of its own gives its one logit.
-        head: reads the state.
+        model: a transformers text model. A causal model (`AutoModel`) is read at the last token; a
+            sequence classifier with a head of its own gives one logit.
+        tokenizer: of the text model.
+        head: reads the score.
         captioner: describes the images.
-        source: what encoded the responses.
-        base: where the text model was loaded from.
+        encoder: what encoded the responses.
+        base: directory or hub id of the text model.
     """
 
     kind, name, can_fail = "caption_text", "reward", False
@@ -40,18 +44,41 @@ class CaptionReward:
         tokenizer: Any,
         head: ScalarHead,
         captioner: Captioner,
-        source: TextEncoder,
+        encoder: TextEncoder,
         base: str,
     ) -> None:
         self.model, self.tokenizer, self.head = model.eval(), tokenizer, head
-        self.captioner, self.backbone_path, self.base = captioner, source, base
+        self.captioner, self.encoder, self.base = captioner, encoder, base
         self.adapters = Adapters(model)
         self.mean, self.std = 0.0, 1.0
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
+        """Normalized scores, without autograd.
+
+        Args:
+            prompts: B prompts.
+            responses: B responses, one to each prompt.
+            max_tokens: tokens of one microbatch, as LLaVA encodes them.
+
+        Returns:
+            [B] float32 on the CPU.
+        """
         return normalized_scores(self, prompts, responses, max_tokens=max_tokens)
 
     def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """What the head reads of every response (autograd).
+
+        Args:
+            prompts: B prompts.
+            responses: B responses, one to each prompt.
+
+        Returns:
+            [B, D], the hidden states at the last tokens of the texts; [B, 1] logits of a
+            classifier.
+
+        Raises:
+            DataError: a text is too long for the text model, or an image has no caption.
+        """
         ids = [self._ids(text) for text in self.texts(prompts, responses)]
         device = self.head.linear.weight.device
         tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
@@ -65,44 +92,105 @@ class CaptionReward:
         return hidden[torch.arange(len(ids), device=device), last]
 
     def texts(self, prompts: PromptBatch, responses: Responses) -> list[str]:
-        """What the text model reads of each response."""
+        """The text that the text model reads for each response."""
         captions = self.captioner.captions([row[0] for row in prompts.images])
-        texts = [self.backbone_path.decode(row) for row in responses.rows()]
+        texts = [self.encoder.decode(row) for row in responses.rows()]
         rows = zip(captions, prompts.instructions, texts, strict=True)
         return [TEMPLATE.format(caption=c, instruction=i, response=r) for c, i, r in rows]
 
     def backbone(self) -> Any:
+        """The text model, a transformers model."""
         return self.model
 
     def save_backbone(self, directory: Path) -> None:
+        """Write the text model and its tokenizer where the transformers classes load them."""
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
 
     def input_fingerprint(self) -> dict[str, str]:
+        """Hashes of template, tokenizer and how captions are made."""
         return {
             "template": TEMPLATE,
             "tokenizer": tokenizer_hash(self.tokenizer),
-            "captions": self.captioner.policy,
+            "captions": self.captioner.fingerprint,
         }
 
+    def weights_fingerprint(self) -> dict[str, str]:
+        """Storage and hashes of the weights of the text model and of the captioner's model."""
+        weights = stored_weights(self.model, "none")
+        llava = self.captioner.llava
+        if llava is None:
+            return weights
+        captioner = stored_weights(llava.model, llava.quantization)
+        return weights | {f"{CAPTIONER}{name}": value for name, value in captioner.items()}
+
     def _ids(self, text: str) -> list[int]:
-        """Ids that end as the tokenizer ends a text, once. Raises: DataError, too long."""
+        """Token ids of a text, with one end-of-sequence token if the tokenizer has any."""
         ids = list(self.tokenizer(text, split_special_tokens=True).input_ids)
-        end = self.tokenizer.eos_token_id
-        if end is not None and ids[-1:] != [end]:
-            ids.append(end)
-        longest = min(self.tokenizer.model_max_length, self._positions)
-        if len(ids) > longest:
+        eos = self.tokenizer.eos_token_id
+        if eos is not None and ids[-1:] != [eos]:
+            ids.append(eos)
+        max_len = min(self.tokenizer.model_max_length, self._max_positions)
+        if len(ids) > max_len:
             raise DataError(
-                f"the text has {len(ids)} tokens, the text model reads {longest}",
+                f"the text has {len(ids)} tokens, the text model reads {max_len}",
                 repr(text[:80]),
                 "use another reward.text_model, or shorter captions and responses",
             )
         return ids
 
     @property
-    def _positions(self) -> int:
-        """Most tokens of a row; RoBERTa's positions begin behind that of the pad."""
+    def _max_positions(self) -> int:
+        """Most tokens of a row; RoBERTa's positions start after that of the pad."""
         positions = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
         offset = "roberta" in str(self.model.config.model_type)
         return int(positions) - (2 if offset else 0)
+
+
+def load_caption_reward(
+    base: str, captioner: Captioner, policy: Llava, dtype: torch.dtype
+) -> CaptionReward:
+    """A frozen text model with a fresh head, or a sequence classifier with its own head.
+
+    Args:
+        base: directory or hub id of the text model.
+        captioner: describes the images.
+        policy: its builder encodes the responses; the text model goes to its device.
+        dtype: of the text model's weights.
+
+    Raises:
+        UsageError: no text model is named, it does not load, or it has several labels.
+    """
+    if not base:
+        fix = "name a directory or hub id"
+        raise UsageError("caption_text needs a text model", "reward.text_model", fix)
+    with as_usage_error(
+        f"{base} does not load as a text model", "its files", "check reward.text_model"
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        names = config.architectures or [""]
+        classifies = names[0].endswith("ForSequenceClassification")
+        kind = AutoModelForSequenceClassification if classifies else AutoModel
+        model: Any = kind.from_pretrained(
+            base, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
+    model.requires_grad_(False).to(policy.device)
+    backbone, head = _split_classifier(model, base) if classifies else (model, None)
+    head = head or ScalarHead(model.config.hidden_size)
+    return CaptionReward(
+        backbone, tokenizer, head.to(policy.device), captioner, policy.builder, base
+    )
+
+
+def _split_classifier(classifier: Any, base: str) -> tuple[Any, ScalarHead]:
+    """Backbone and head; an encoder keeps its own head, and ours returns its logit unchanged."""
+    if classifier.config.num_labels != 1:
+        raise UsageError(
+            f"a reward model has one label, this classifier {classifier.config.num_labels}",
+            base,
+            "name a text reward model",
+        )
+    if isinstance(getattr(classifier, "score", None), nn.Linear):  # read at the last token
+        return classifier.base_model, ScalarHead.from_linear(classifier.score)
+    return classifier, ScalarHead.identity(1)

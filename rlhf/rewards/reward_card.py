@@ -1,4 +1,4 @@
-"""What a reward model was trained to read; its scores mean something only where this holds."""
+"""The card of a reward model: what it reads and how, which its scores depend on."""
 
 import json
 from collections.abc import Mapping
@@ -14,23 +14,25 @@ from rlhf.storage.atomic import replaced_file
 from rlhf.storage.run_directory import run_directories
 
 CARD = "reward.json"
-_STORAGE = ("quantization", "dtype")  # of weights: another one rounds otherwise
+CAPTIONER = "captioner_"  # prefix of entries about the model that describes images
+_STORAGE = ("quantization", "dtype")  # entries that may differ while the weights are the same
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
 @dataclass(frozen=True)
 class RewardCard:
-    """What stands beside a reward model's head: enough to reproduce its scores.
+    """What is stored beside a reward model's head: enough to reproduce its scores.
 
     Attributes:
-        kind: llava_head or caption_text.
-        base: trunk of llava_head; text model of caption_text.
+        kind: `llava_head` or `caption_text`.
+        base: directory or hub id of the LLaVA (llava_head) or the text model (caption_text).
         adapter: whether a LoRA was trained.
-        mean, std: of the raw scores of the training pairs.
-        captioner: caption_text: LLaVA beside which it was trained, and which describes images
-            unless the contract says that captions are given.
-        caption_instruction: what it was asked.
-        contract: what is read and how, by name.
+        mean: of the raw scores of the training pairs.
+        std: standard deviation of the raw scores of the training pairs.
+        captioner: the LLaVA that describes images for caption_text, unless the fingerprint says
+            that captions are given; empty for llava_head.
+        caption_instruction: the prompt for a description.
+        fingerprint: hashes of what is read and how, by name.
         training: file, split and metrics of the training pairs.
     """
 
@@ -41,26 +43,42 @@ class RewardCard:
     std: float
     captioner: str
     caption_instruction: str
-    contract: dict[str, str]
+    fingerprint: dict[str, str]
     training: dict[str, Any] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:
+        """Write the card to a reward model's directory."""
         with replaced_file(directory / CARD) as file:
             file.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
 
     def backbone_path(self, directory: Path) -> str:
-        """Where the trunk lies: beside the card when it was trained in full."""
-        own = directory / "model"
-        return str(own.resolve()) if own.is_dir() else self.base
+        """The base model to load: model/ beside the card if it was trained in full."""
+        trained = directory / "model"
+        return str(trained.resolve()) if trained.is_dir() else self.base
 
-    def dtype(self, otherwise: torch.dtype, part: str = "") -> torch.dtype:
-        """Of the trunk's weights in training, if they had one; `part` may be `captioner_`."""
-        return _DTYPES.get(self.contract.get(f"{part}dtype", ""), otherwise)
+    def dtype(self, default: torch.dtype, part: str = "") -> torch.dtype:
+        """The dtype of the weights in training.
+
+        Args:
+            default: where the weights had several dtypes.
+            part: `CAPTIONER` for those of the model that describes images.
+        """
+        return _DTYPES.get(self.fingerprint.get(f"{part}dtype", ""), default)
+
+    def quantization(self, part: str = "") -> str:
+        """The quantization of the weights in training; `part` as in `dtype`."""
+        return self.fingerprint.get(f"{part}quantization", "none")
 
     @classmethod
     def read(cls, path: str) -> tuple[Path, "RewardCard"]:
-        """The directory and card behind `reward.path`, a reward model, the run that
-        trained it, or a directory of runs: the newest that has one.
+        """Find a reward model and read its card.
+
+        Args:
+            path: a reward model's directory, the directory of the run that trained it, or a
+                directory of runs, of which the newest with a reward model is taken.
+
+        Returns:
+            the reward model's directory, and its card.
 
         Raises:
             UsageError: no reward model there, or its card is not of this version.
@@ -75,26 +93,31 @@ class RewardCard:
                     where, fix = str(directory / CARD), "train it again with `rlhf reward`"
                     raise UsageError("the card is of another version", where, fix) from error
         raise UsageError(
-            f"no reward model at {path or '(nothing given)'}",
+            f"no reward model at {path or '(empty)'}",
             "reward.path",
-            "give a run folder of `rlhf reward`",
+            "give a run directory of `rlhf reward`",
         )
 
 
 def fingerprint_mismatches(stored: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """Names whose values differ.
+    """Names of entries that differ.
 
-    Weights of another dtype are compared as rounded to bfloat16, of another quantization not.
+    Weights of another dtype are compared as rounded to bfloat16; those of another quantization
+    cannot be compared.
+
+    Args:
+        stored: fingerprint of training.
+        found: fingerprint of the reward model as loaded.
     """
-    faults = [name for name in stored if stored[name] != found.get(name)]
-    for part in ("", "captioner_"):
-        moot = {f"{part}weights"} if f"{part}dtype" in faults else set()
-        if f"{part}quantization" in faults:
-            moot = {f"{part}weights", f"{part}weights_rounded"}
-        faults = [name for name in faults if name not in moot]
-    return faults
+    names = [name for name in stored if stored[name] != found.get(name)]
+    for part in ("", CAPTIONER):
+        incomparable = {f"{part}weights"} if f"{part}dtype" in names else set()
+        if f"{part}quantization" in names:
+            incomparable = {f"{part}weights", f"{part}weights_rounded"}
+        names = [name for name in names if name not in incomparable]
+    return names
 
 
-def differs_in_storage_only(faults: list[str]) -> bool:
-    """Whether the weights are merely stored otherwise, so that scores are close, not equal."""
-    return {name.removeprefix("captioner_") for name in faults} <= set(_STORAGE)
+def differs_in_storage_only(names: list[str]) -> bool:
+    """Whether only dtype or quantization differ: scores are then close, not equal."""
+    return {name.removeprefix(CAPTIONER) for name in names} <= set(_STORAGE)

@@ -125,7 +125,7 @@ BUGS = (
         "sampled tokens are decoded and encoded again before they are scored",
         ("trl #1540",),
         "rewards/llava_reward.py",
-        (("if self._encodes_anew:", "if True:"),),
+        (("if self._reencodes:", "if True:"),),
         ALIGNMENT + "test_the_reward_model_reads_the_sampled_tokens",
     ),
     Bug(

@@ -189,7 +189,7 @@ def test_captions_are_part_of_what_was_read(
     own = model.scores(prompts, responses, max_tokens=9999)
     kit.save(model, tmp_path / "asked", llava, reward)
     again = load_reward(str(tmp_path / "asked"), tiny_models.load(tiny), share_base_model=True)
-    again.captioner._described = None  # type: ignore[attr-defined]
+    again.captioner._describe = None  # type: ignore[attr-defined]
     assert torch.equal(again.scores(prompts, responses, max_tokens=9999), own)
 
     given = build_reward(reward, ModelConfig(), llava, captions={})
@@ -210,7 +210,7 @@ def test_weights_stored_otherwise_are_said_but_allowed_unless_exact(
     assert "dtype: torch.float32 in training, torch.bfloat16 here" in caught.value.where
 
 
-def test_faults_of_a_contract() -> None:
+def test_faults_of_a_fingerprint() -> None:
     stored = {"dtype": "float32", "weights": "a", "template": "t"}
     assert fingerprint_mismatches(stored, dict(stored)) == []
     assert fingerprint_mismatches(stored, {**stored, "weights": "b"}) == ["weights"]
@@ -236,7 +236,7 @@ def test_a_directory_without_a_reward_model_is_refused(llava: Llava, tmp_path: P
     with pytest.raises(UsageError, match="another version"):
         load_reward(str(tmp_path), llava, share_base_model=True)
     texts = ("kind", "base", "captioner", "caption_instruction")
-    card = {**dict.fromkeys(texts, ""), "adapter": True, "mean": 0, "std": 1, "contract": []}
+    card = {**dict.fromkeys(texts, ""), "adapter": True, "mean": 0, "std": 1, "fingerprint": []}
     (tmp_path / CARD).write_text(json.dumps(card))
     with pytest.raises(UsageError, match="another version"):
         RewardCard.read(str(tmp_path))

@@ -201,7 +201,7 @@ def adapter_whose_base_has_code(at: Place) -> list[str]:
 
 def _scored(at: Place, **card: Any) -> list[str]:
     text = {"kind": "llava_head", "base": str(at.model), "adapter": False, "mean": 0.0, "std": 1.0}
-    text |= {"captioner": "", "caption_instruction": "", "contract": {}, "training": {}}
+    text |= {"captioner": "", "caption_instruction": "", "fingerprint": {}, "training": {}}
     at.write("run/reward/reward.json", json.dumps({**text, **card}))
     row = {"image_path": "picture.png", "instruction": "What?", "response": "red"}
     at.write("rows.jsonl", json.dumps(row))

@@ -1,1 +1,1 @@
-"""Scorers that a user brings: a Python function or an HTTP service."""
+"""External scorers: a Python function or an HTTP service of the user's."""

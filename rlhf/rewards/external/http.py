@@ -1,4 +1,4 @@
-"""A service at an HTTP address as scorer."""
+"""An HTTP service as scorer."""
 
 import asyncio
 import time
@@ -12,91 +12,82 @@ from torch import Tensor
 from rlhf.config.schema import ScorerConfig
 from rlhf.data.tokenization import TextEncoder
 from rlhf.errors import DataError, UsageError
-from rlhf.rewards.external.calls import EXAMPLES, Item, ScorerCalls, Unscored, checked_scores
-from rlhf.types import PromptBatch, Responses
+from rlhf.rewards.external.calls import USAGE, CallFailedError, ExternalScorer, Item, to_scores
 
-MAX_REPLY = 1_000_000  # bytes
-FIRST_DELAY, DOUBLINGS = 0.5, 6  # seconds before the first repeat; each next twice, up to 32 s
+MAX_REPLY_BYTES = 1_000_000
+BACKOFF_SECONDS, MAX_DOUBLINGS = 0.5, 6  # before the first retry; doubled for each next, to 32 s
 
 
-class HTTPScorer:
-    """A service that scores what is posted to it: images, instructions and responses.
+class HTTPScorer(ExternalScorer):
+    """A service that scores the images, instructions and responses posted to it.
 
     A call posts {"items": [{"image": base64 of the file, "instruction": …, "response": …}, …]},
-    at most `PIECE` items, and wants {"scores": [number, …]} back. After a lost connection, a
-    time-out, status 429 or 5xx, or an unusable reply it is repeated `retries` times. Neither
-    redirects nor proxies of the environment are followed: the images go to this address only.
+    at most `BATCH_SIZE` items, and expects {"scores": [number, …]}. After a lost connection, a
+    time-out, status 429 or 5xx, or an unusable reply it is repeated `config.retries` times, with
+    exponential backoff. Redirects and proxies of the environment are not followed: the images go
+    to this address only.
 
     Args:
         address: http(s)://[user:password@]host[:port]/path
-        builder, options: see `load_scorer`.
-        transport: stands in for the network in tests.
-        sleep: waits that many seconds.
+        encoder: decodes the responses.
+        config: `timeout`, `retries` and `on_failure` are read.
+        transport: replaces the network in tests.
+        sleep: waits for a number of seconds.
 
     Raises:
         UsageError: not an address.
     """
 
-    can_fail = True
-
     def __init__(
         self,
         address: str,
-        builder: TextEncoder,
-        options: ScorerConfig,
+        encoder: TextEncoder,
+        config: ScorerConfig,
         *,
         transport: httpx2.AsyncBaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._url = _url(address)
+        self._url = _parse_url(address)
         # A password or a key in the query is for the service alone.
-        self.name = str(self._url.copy_with(userinfo=b"", query=None, fragment=None))
-        self._timeout, self._tries = options.timeout, 1 + options.retries
+        name = str(self._url.copy_with(userinfo=b"", query=None, fragment=None))
+        super().__init__(name, encoder, config)
+        self._timeout, self._attempts = config.timeout, 1 + config.retries
         self._transport, self._sleep = transport, sleep
         self._tls = httpx2.create_ssl_context(trust_env=False)
-        self._calls = ScorerCalls(self.name, self._call, builder, options.on_failure)
 
-    @property
-    def dropped(self) -> int:
-        """Responses left without a score so far."""
-        return self._calls.dropped
-
-    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        """See `Scorer`.
+    def call(self, items: list[Item]) -> Tensor:
+        """Score n items by one call of the service, with retries: [n] float32.
 
         Raises:
-            ResourceError: no usable scores after the last try, and that is not tolerated.
+            CallFailedError: the last attempt failed too.
             UsageError: the service redirects or refuses the call (3xx, 4xx).
             DataError: an image cannot be read.
         """
-        return self._calls.scores(prompts, responses)
-
-    def _call(self, items: list[Item]) -> Tensor:
-        posted = [item._asdict() | {"image": _content(item.image)} for item in items]
-        body = msgspec.json.encode({"items": posted})  # writes bytes as base64
+        rows = [item._asdict() | {"image": _read_image(item.image)} for item in items]
+        body = msgspec.json.encode({"items": rows})  # writes bytes as base64
         fault = ""
-        for repeat in range(self._tries):
-            if repeat:
-                self._sleep(FIRST_DELAY * 2 ** min(repeat - 1, DOUBLINGS))
+        for retry in range(self._attempts):
+            if retry:
+                self._sleep(BACKOFF_SECONDS * 2 ** min(retry - 1, MAX_DOUBLINGS))
             try:
-                return _reply_scores(asyncio.run(self._exchange(body)), len(items))
-            except Unscored as error:
+                return _parse_scores(asyncio.run(self._post(body)), len(items))
+            except CallFailedError as error:
                 fault = str(error)
-        raise Unscored(f"{fault} ({self._tries} tries)")
+        raise CallFailedError(f"{fault} ({self._attempts} attempts)")
 
-    async def _exchange(self, body: bytes) -> bytes:
-        """The reply to one call; the deadline holds for all of it, however slowly it drips."""
+    async def _post(self, body: bytes) -> bytes:
+        """The reply to one call; the time limit covers all of it, however slowly it arrives."""
         try:
             async with (
                 asyncio.timeout(self._timeout),
                 self._client() as client,
                 client.stream("POST", self._url, content=body) as reply,
             ):
-                return await self._checked(reply)
+                return await self._read(reply)
         except TimeoutError:
-            raise Unscored(f"no whole reply within {self._timeout:g} s") from None
+            raise CallFailedError(f"no whole reply within {self._timeout:g} s") from None
         except httpx2.HTTPError as error:
-            raise Unscored(f"{type(error).__name__} {error}".strip()) from error
+            raise CallFailedError(f"{type(error).__name__} {error}".strip()) from error
 
     def _client(self) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
@@ -109,12 +100,13 @@ class HTTPScorer:
             transport=self._transport,
         )
 
-    async def _checked(self, reply: httpx2.Response) -> bytes:
+    async def _read(self, reply: httpx2.Response) -> bytes:
+        """The content of a reply with status 2xx, up to `MAX_REPLY_BYTES`."""
         content, status = b"", reply.status_code
         async for part in reply.aiter_raw():
             content += part
-            if len(content) > MAX_REPLY:
-                raise Unscored(f"a reply of more than {MAX_REPLY // 10**6} MB")
+            if len(content) > MAX_REPLY_BYTES:
+                raise CallFailedError(f"a reply of more than {MAX_REPLY_BYTES // 10**6} MB")
         if 300 <= status < 500 and status != 429:
             raise UsageError(
                 f"the scorer answers with status {status}: {content[:200]!r}",
@@ -122,7 +114,7 @@ class HTTPScorer:
                 "correct the address or the service; redirects are not followed",
             )
         if not reply.is_success:
-            raise Unscored(f"status {status}")
+            raise CallFailedError(f"status {status}")
         return content
 
 
@@ -130,18 +122,18 @@ class _Reply(msgspec.Struct):
     scores: list[float]
 
 
-def _reply_scores(content: bytes, count: int) -> Tensor:
-    """[count] float32, all finite; Unscored otherwise."""
+def _parse_scores(content: bytes, count: int) -> Tensor:
+    """[count] float32, all finite; anything else is a failed call."""
     try:
-        scores = checked_scores(msgspec.json.decode(content, type=_Reply).scores, count)
+        scores = to_scores(msgspec.json.decode(content, type=_Reply).scores, count)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Unscored(f"the reply is no {{'scores': [number, …]}}: {error}") from None
+        raise CallFailedError(f"the reply is not {{'scores': [number, …]}}: {error}") from None
     if not scores.isfinite().all():
-        raise Unscored("a score beyond the range of float32")
+        raise CallFailedError("a score beyond the range of float32")
     return scores
 
 
-def _content(image: Path) -> bytes:
+def _read_image(image: Path) -> bytes:
     try:
         return image.read_bytes()
     except OSError as error:
@@ -149,11 +141,11 @@ def _content(image: Path) -> bytes:
         raise DataError(f"the image cannot be read: {error}", str(image), fix) from error
 
 
-def _url(address: str) -> httpx2.URL:
+def _parse_url(address: str) -> httpx2.URL:
     try:
         url = httpx2.URL(address)
     except httpx2.InvalidURL as error:
-        raise UsageError(f"this is no address: {error}", "--scorer", EXAMPLES) from None
+        raise UsageError(f"this is no address: {error}", "--scorer", USAGE) from None
     if not url.host or not 0 < (url.port or 80) < 2**16:
-        raise UsageError("the address has no host, or no valid port", "--scorer", EXAMPLES)
+        raise UsageError("the address has no host, or no valid port", "--scorer", USAGE)
     return url

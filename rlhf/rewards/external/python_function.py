@@ -1,4 +1,4 @@
-"""A person's own Python function as scorer."""
+"""A Python function of the user's as scorer."""
 
 import importlib.util
 import math
@@ -15,88 +15,78 @@ from torch import Tensor
 from rlhf.config.schema import ScorerConfig
 from rlhf.data.tokenization import TextEncoder
 from rlhf.errors import UsageError
-from rlhf.rewards.external.calls import EXAMPLES, Item, ScorerCalls, Unscored, checked_scores
-from rlhf.types import PromptBatch, Responses
+from rlhf.rewards.external.calls import USAGE, CallFailedError, ExternalScorer, Item, to_scores
 
 _ARRAYS = (Tensor, np.ndarray, np.generic)
 
 
-class FunctionScorer:
-    """A function of images, instructions and responses; it runs with the person's own rights.
+class FunctionScorer(ExternalScorer):
+    """A function of images, instructions and responses; it runs with the user's own rights.
 
-    It gets three lists of equal length, at most `PIECE` long, and gives back one real number for
-    each response. It is not called again after a failure, which would only come again.
+    It is called with three lists of equal length, at most `BATCH_SIZE`, and returns one real number
+    for each response. A failed call is not repeated: it would fail again.
 
     Args:
-        file, function: where it is defined, and its name.
-        builder, options: see `load_scorer`.
+        file: the Python file that defines the function.
+        function: its name.
+        encoder: decodes the responses.
+        config: `on_failure` is read.
 
     Raises:
         UsageError: no such file or function, or the file does not load.
     """
 
-    can_fail = True
-
     def __init__(
-        self, file: Path, function: str, builder: TextEncoder, options: ScorerConfig
+        self, file: Path, function: str, encoder: TextEncoder, config: ScorerConfig
     ) -> None:
-        self.name = f"function {file.name}:{function}"
+        super().__init__(f"function {file.name}:{function}", encoder, config)
         self._file = file.resolve()
         self._function = _load_function(self._file, function)
-        self._calls = ScorerCalls(self.name, self._call, builder, options.on_failure)
 
-    @property
-    def dropped(self) -> int:
-        """Responses left without a score so far."""
-        return self._calls.dropped
-
-    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        """See `Scorer`.
+    def call(self, items: list[Item]) -> Tensor:
+        """Score n items by one call of the function: [n] float32.
 
         Raises:
-            ResourceError: the function fails and that is not tolerated.
+            CallFailedError: the function raises, or does not return n real numbers.
         """
-        return self._calls.scores(prompts, responses)
-
-    def _call(self, items: list[Item]) -> Tensor:
         images, instructions, responses = map(list, zip(*items, strict=True))
         try:
             values = self._function(images, instructions, responses)
         except (Exception, SystemExit) as error:
-            raise Unscored(_own_line(error, self._file)) from error
-        return checked_scores(_numbers(values), len(items))
+            raise CallFailedError(_origin(error, self._file)) from error
+        return to_scores(_to_numbers(values), len(items))
 
 
-def _numbers(values: object) -> list[float]:
-    """What a function gave back, one real number each; Unscored otherwise."""
-    plain = values.tolist() if isinstance(values, _ARRAYS) else values
-    if not isinstance(plain, Sequence) or isinstance(plain, str | bytes):
-        raise Unscored(f"the function gave {type(values).__name__} instead of a list of numbers")
-    return [_number(value) for value in plain]
+def _to_numbers(values: object) -> list[float]:
+    """What the function returned, as one real number for each response."""
+    listed = values.tolist() if isinstance(values, _ARRAYS) else values
+    if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
+        kind = type(values).__name__
+        raise CallFailedError(f"the function returned {kind} instead of a list of numbers")
+    return [_to_number(value) for value in listed]
 
 
-def _number(value: object) -> float:
-    plain = value.tolist() if isinstance(value, _ARRAYS) else value
-    if isinstance(plain, bool) or not isinstance(plain, Real):
-        raise Unscored(f"the function gave {type(value).__name__} instead of a number")
+def _to_number(value: object) -> float:
+    number = value.tolist() if isinstance(value, _ARRAYS) else value
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise CallFailedError(f"the function returned {type(value).__name__} instead of a number")
     try:
-        return float(plain)
+        return float(number)
     except OverflowError:
         return math.inf
 
 
 def _load_function(file: Path, name: str) -> Callable[..., object]:
     if not file.is_file():
-        raise UsageError("there is no such file", str(file), EXAMPLES)
-    function = getattr(_module(file), name, None)
+        raise UsageError("there is no such file", str(file), USAGE)
+    function: Callable[..., object] | None = getattr(_load_module(file), name, None)
     if not callable(function):
         fix = f"define {name}(images, instructions, responses) there"
         raise UsageError(f"{file.name} has no function {name}", str(file), fix)
-    found: Callable[..., object] = function
-    return found
+    return function
 
 
-def _module(file: Path) -> Any:
+def _load_module(file: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"rlhf_scorer_{file.stem}", file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -104,13 +94,13 @@ def _module(file: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        place = _own_line(error, file)
-        raise UsageError(f"{file.name} does not load", place, "correct the file") from error
+        origin = _origin(error, file)
+        raise UsageError(f"{file.name} does not load", origin, "correct the file") from error
     return module
 
 
-def _own_line(error: BaseException, file: Path) -> str:
-    """`scorer.py:12: ValueError: …`: the person's own line that an error came from."""
+def _origin(error: BaseException, file: Path) -> str:
+    """`scorer.py:12: ValueError: …`: the error and the line of `file` that it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(file)]
     if isinstance(error, SyntaxError) and error.filename == str(file):

@@ -38,7 +38,7 @@ def scored(scorer: HTTPScorer, directory: Path, count: int) -> Tensor:
     return scorer.scores(prompts, responses, max_tokens=1)
 
 
-def test_images_and_texts_are_posted_in_pieces_of_16_and_keep_their_order(
+def test_images_and_texts_are_posted_in_calls_of_16_and_keep_their_order(
     tmp_path: Path,
 ) -> None:
     script = Script()
@@ -85,7 +85,7 @@ def test_each_fault_that_stays_stops_the_run_or_drops_its_rows(tmp_path: Path, n
     script = Script(*[FAULTS[name]] * 2)
     with pytest.raises(ResourceError, match="http://scorer.test:81/score") as caught:
         scored(scorer_of(script, [], retries=1), tmp_path, 20)
-    assert caught.value.where.endswith("(2 tries)") and len(script.requests) == 2
+    assert caught.value.where.endswith("(2 attempts)") and len(script.requests) == 2
     scorer = scorer_of(Script(*[FAULTS[name]] * 2), [], retries=1, on_failure="drop")
     found = scored(scorer, tmp_path, 20)
     assert found[:16].isnan().all() and found[16:].tolist() == [4.0, 4.25, 4.5, 4.75]
@@ -143,7 +143,7 @@ def run(scorer: HTTPScorer, service: Unreliable, directory: Path, calls: int) ->
 def test_at_30_percent_faults_no_score_is_made_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_failure: str, calls: int
 ) -> None:
-    monkeypatch.setattr("rlhf.rewards.external.calls.PIECE", 2)
+    monkeypatch.setattr("rlhf.rewards.external.calls.BATCH_SIZE", 2)
     service, sleeps = Unreliable(seed=1), list[float]()
     scorer = scorer_of(service, sleeps, retries=1, on_failure=on_failure)
     ends = run(scorer, service, tmp_path, calls)
@@ -195,7 +195,7 @@ def test_a_reply_that_drips_meets_the_deadline(tmp_path: Path, start: bytes) -> 
         scorer = HTTPScorer(address, builder, config, sleep=lambda _: None)
         with pytest.raises(ResourceError) as caught:
             scored(scorer, tmp_path, 1)
-        assert "no whole reply within 0.2 s (2 tries)" in caught.value.where
+        assert "no whole reply within 0.2 s (2 attempts)" in caught.value.where
         assert 0.4 <= time.monotonic() - began < 3
 
 

@@ -39,7 +39,7 @@ def scored(scorer: Scorer, directory: Path, count: int = 3) -> Tensor:
     return found
 
 
-def test_every_row_is_scored_in_order_in_pieces_of_16(tmp_path: Path) -> None:
+def test_every_row_is_scored_in_order_in_calls_of_16(tmp_path: Path) -> None:
     source = """
 sizes = []
 def score(images, instructions, responses):
@@ -173,7 +173,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     ["", "reward", "mine.py", "mine.py:", ":score", "mine.txt:score", "mine.py:a.b", "ftp://h/x"],
 )
 def test_a_name_of_neither_form_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="names no scorer") as caught:
+    with pytest.raises(UsageError, match="does not name a scorer") as caught:
         load_scorer(name, builder, STOP)
     assert "my_scorer.py:score" in caught.value.fix and "http://" in caught.value.fix
 
