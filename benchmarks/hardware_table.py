@@ -9,8 +9,9 @@ together; each column is a GPU. Where a run does not fit, the cell names the opt
 from dataclasses import replace
 from itertools import product
 
+from rlhf.config.schema import GIB
 from rlhf.planning.fit import changed_options, smallest_change
-from rlhf.planning.gpus import GIB, USABLE_SHARE
+from rlhf.planning.gpus import USABLE_SHARE
 from rlhf.planning.memory import estimate_memory
 from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.workload import Workload

@@ -31,14 +31,14 @@ from random_llava import images, prompts_of, write_model
 from rich.console import Console
 from rich.table import Table
 
-from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
+from rlhf.config.schema import GIB, ModelConfig, PPOConfig, SamplingConfig
 from rlhf.data.microbatching import map_microbatches
 from rlhf.generation.sampler import generate
 from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.scalar_head import ScalarHead
-from rlhf.planning.gpus import GIB, local_gpu
+from rlhf.planning.gpus import local_gpu
 from rlhf.planning.ideal_time import ideal_seconds
 from rlhf.planning.memory import CUDA_CONTEXT_BYTES, estimate_memory
 from rlhf.planning.model_dims import read_dims

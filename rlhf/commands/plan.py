@@ -3,9 +3,10 @@
 from typing import Any
 
 from rlhf.commands.job import Job
+from rlhf.config.schema import GIB
 from rlhf.models.loading import locate_model
 from rlhf.planning.fit import changed_options, smallest_change, with_checkpointing_if_needed
-from rlhf.planning.gpus import GIB, GPU, select_gpus
+from rlhf.planning.gpus import GPU, select_gpus
 from rlhf.planning.ideal_time import ideal_seconds
 from rlhf.planning.memory import MemoryEstimate, estimate_memory
 from rlhf.planning.model_dims import ModelDims, read_dims

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from rlhf.commands.job import Job
-from rlhf.config.schema import weights_dtype
+from rlhf.config.schema import GIB, weights_dtype
 from rlhf.models.loading import ModelLocation
-from rlhf.planning.gpus import GIB
 from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.roofline import Roofline, calibrate, measure_roofline, synchronizer
 from rlhf.planning.workload import Workload, workload_of

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from rlhf.config.schema import Config
+from rlhf.config.schema import GIB, Config
 from rlhf.models.loading import ModelLocation
-from rlhf.planning.gpus import GIB, local_gpu
+from rlhf.planning.gpus import local_gpu
 from rlhf.planning.memory import estimate_memory
 from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.workload import Workload, workload_of

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from rlhf.config.schema import GIB
 from rlhf.errors import UsageError
 
-GIB = 2**30
 USABLE_SHARE = (
     15 / 16
 )  # of a card's nominal memory: error correction keeps a sixteenth of GDDR memory

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from rlhf.config.schema import GIB
 from rlhf.models.packed.prepacked_linear import LIMIT
 from rlhf.planning.activation_memory import (
     backward_workspace_bytes,
@@ -15,7 +16,6 @@ from rlhf.planning.activation_memory import (
 from rlhf.planning.model_dims import ModelDims
 from rlhf.planning.workload import Workload
 
-GIB = 2**30
 CUDA_CONTEXT_BYTES = 2**29  # CUDA's own and the libraries' kernels on the card
 NF4_BITS = 4.127  # 4, and per 64 weights a scale of 8 bits, and per 256 scales one of 32
 

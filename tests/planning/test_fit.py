@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from rlhf.config.schema import GIB
 from rlhf.planning.fit import OPTIONS, changed_options, smallest_change
-from rlhf.planning.gpus import GIB, GPUS, find_gpu, match_gpu
+from rlhf.planning.gpus import GPUS, find_gpu, match_gpu
 from rlhf.planning.memory import estimate_memory
 from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.workload import Workload
