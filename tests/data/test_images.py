@@ -5,6 +5,7 @@ import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ from tests.support.image_files import (
 def test_one_colour_of_every_mode(
     tmp_path: Path, mode: str, colour: object, suffix: str, seen: tuple[int, ...]
 ) -> None:
-    options = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    options: dict[str, Any] = {"lossless": True, "exact": True} if suffix == "webp" else {}
     path = saved(tmp_path / f"x.{suffix}", Image.new(mode, (3, 2), colour), **options)
     image = load_image(path)
     assert (image.mode, image.size, type(image)) == ("RGB", (3, 2), Image.Image)
@@ -139,7 +140,9 @@ def test_exif_orientation(
     image.paste(RED, (0, 0, 16, 16))
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    options = {"tiffinfo": {ORIENTATION: orientation}} if suffix == "tif" else {"exif": exif}
+    options: dict[str, Any] = (
+        {"tiffinfo": {ORIENTATION: orientation}} if suffix == "tif" else {"exif": exif}
+    )
     upright = load_image(path := saved(tmp_path / f"x.{suffix}", image, **options))
     assert upright.size == size
     assert image_size(path) == size[::-1]
@@ -162,7 +165,7 @@ def test_orientations_5_and_7_are_mirrored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
 def test_first_frame_only(tmp_path: Path, suffix: str) -> None:
     first, second = Image.new("RGB", (4, 4), RED), Image.new("RGB", (4, 4), BLUE)
-    options = {"lossless": True} if suffix == "webp" else {}
+    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
     path = tmp_path / f"x.{suffix}"
     first.save(path, save_all=True, append_images=[second], **options)
     assert load_image(path).getpixel((0, 0)) == RED

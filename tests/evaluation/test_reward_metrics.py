@@ -3,10 +3,10 @@
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from rlhf.evaluation.reward_metrics import (
     CANNOT_TELL,
@@ -200,7 +200,7 @@ def test_the_surest_rows_are_one_per_image() -> None:
         ({"kinds": ("",)}, "pairs"),
     ],
 )
-def test_pairs_that_cannot_be_are_refused(change: dict[str, Tensor], name: str) -> None:
+def test_pairs_that_cannot_be_are_refused(change: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}"):
         replace(SIX, **change)
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def inputs() -> AdvantageInputs:
 
 def test_each_row_is_its_formula() -> None:
     x = inputs()
-    options = {"gamma": 0.9, "gae_lambda": 0.8, "final_values": x.final_values}
+    options: dict[str, Any] = {"gamma": 0.9, "gae_lambda": 0.8, "final_values": x.final_values}
     sums = torch.stack([part.sum() for part in x.rewards.split([2, 1, 3])])
     expected = {
         "gae": generalized_advantages(x.rewards, x.values, x.spans, **options)[0],

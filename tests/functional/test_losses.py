@@ -1,6 +1,7 @@
 """Losses: literals, limits, and the sum over micro-batches."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def test_policy_loss_literal() -> None:
 def test_clip_higher_and_dual_clip_literals() -> None:
     zero = torch.zeros(1, dtype=torch.float64)
 
-    def loss(ratio: float, advantage: float, **options: float) -> tuple[float, int, float]:
+    def loss(ratio: float, advantage: float, **options: Any) -> tuple[float, int, float]:
         logprobs = exact([ratio]).log().requires_grad_()
         got = clipped_policy_loss(logprobs, zero, exact([advantage]), clip_range=0.2, **options)
         got.loss.backward()
@@ -166,6 +167,7 @@ def test_losses_are_float32_for_half_inputs() -> None:
 
 def test_losses_refuse() -> None:
     x, none = torch.zeros(3), torch.zeros(0)
+    options: dict[str, Any]
     for options, name in (
         ({"clip_range": -0.1}, "clip_range"),
         ({"clip_range": 0.2, "clip_range_high": -1.0}, "clip_range_high"),

@@ -1,6 +1,7 @@
 """Metrics of judged pairs: literals, float64 loops, and the bootstrap against known cases."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -245,7 +246,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 
 PAIR = exact([1, 2]), exact([1, 0])
-CLUSTERS = {"clusters": torch.tensor([0, 1]), "generator": torch.Generator()}
+CLUSTERS: dict[str, Any] = {"clusters": torch.tensor([0, 1]), "generator": torch.Generator()}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Keyed sampling: the published generator, known distributions, no banned token."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -155,7 +156,7 @@ def test_inverse_cdf_refuses_rows_without_a_distribution(row: list[float]) -> No
 def test_filtered_logits_literals() -> None:
     logits = exact([0.2, 0.5, 0.3]).log()[None].clone()
 
-    def kept(**options: float) -> list[bool]:
+    def kept(**options: Any) -> list[bool]:
         return filtered_logits(logits, temperature=1.0, **options).isfinite()[0].tolist()
 
     assert kept() == [True, True, True]

@@ -11,7 +11,10 @@ from rlhf.kernels import token_logprobs
 from rlhf.kernels.token_kl import token_kl
 from tests.support.float64 import EXACT, LargestTensor, doubles, exact
 
-SINGLE = {"rtol": 1e-4, "atol": 5e-6}  # float32: rounding of two logits and their log-softmaxes
+SINGLE: dict[str, Any] = {
+    "rtol": 1e-4,
+    "atol": 5e-6,
+}  # float32: rounding of two logits and their log-softmaxes
 
 
 def distribution(row: list, weight: list, temperature: float, banned: list[int]) -> list[float]:
@@ -49,7 +52,11 @@ def test_agrees_with_plain_logarithms(
     temperature: float, banned: list[int], chunk: int | None
 ) -> None:
     hidden, weight, ref_hidden, ref_weight = (doubles(*n) for n in ((7, 3), (6, 3), (7, 2), (6, 2)))
-    options = {"temperature": temperature, "banned_ids": banned, "chunk_tokens": chunk}
+    options: dict[str, Any] = {
+        "temperature": temperature,
+        "banned_ids": banned,
+        "chunk_tokens": chunk,
+    }
     got = token_kl(hidden, ref_hidden, weight, ref_weight=ref_weight, **options)
     expected = looped_kl(hidden, ref_hidden, weight, ref_weight, temperature, banned)
     torch.testing.assert_close(got, expected, **EXACT)
@@ -84,7 +91,7 @@ def test_is_the_mean_of_k1_over_the_policy() -> None:
     """Σ over ids of p · (logprob - ref_logprob), each from token_logprobs."""
     hidden, ref_hidden, weight = doubles(1, 3), doubles(1, 3), doubles(6, 3)
     every = torch.tensor([0, 2, 3, 4, 5])
-    options = {"temperature": 0.7, "banned_ids": [1]}
+    options: dict[str, Any] = {"temperature": 0.7, "banned_ids": [1]}
     logprobs, ref_logprobs = (
         token_logprobs(side.expand(5, 3), weight, every, **options)[0]
         for side in (hidden, ref_hidden)

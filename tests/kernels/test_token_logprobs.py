@@ -1,6 +1,7 @@
 """token_logprobs against plain logarithms, identities and numerical gradients."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from rlhf.kernels import token_logprobs
 from tests.support import oracles
 from tests.support.float64 import EXACT, LargestTensor, doubles, exact
 
-SINGLE = {"rtol": 1e-5, "atol": 2e-6}  # float32: rounding of one logit and its log-softmax
+SINGLE: dict[str, Any] = {
+    "rtol": 1e-5,
+    "atol": 2e-6,
+}  # float32: rounding of one logit and its log-softmax
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])

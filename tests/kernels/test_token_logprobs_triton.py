@@ -19,7 +19,7 @@ from rlhf.kernels.token_logprobs_triton import token_logprobs  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered")
 
 # Logits, logprobs and entropies are float32 whatever the inputs: some roundings of numbers near 10.
-VALUES = {"rtol": 1e-5, "atol": 2e-5}
+VALUES: dict[str, Any] = {"rtol": 1e-5, "atol": 2e-5}
 # |error| of a gradient against the largest: float32 sums over the vocabulary; for half inputs the
 # rounding of the result, for bfloat16 also that of the logits' gradient.
 GRADIENTS = {torch.float32: 2e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}

@@ -1,6 +1,7 @@
 """LoRA on responses only: the prompt runs on the bare trunk, and stock peft agrees."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from rlhf.models.policy import POLICY
 from rlhf.types import Responses
 from tests.support import tiny_models
 
-ATOL = {"atol": 1e-5, "rtol": 1e-5}
+ATOL: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def batch(policy: Policy, tiny: Path) -> Minibatch:
     return tiny_models.minibatch_of(policy, tiny)
 
 
-def stepped(policy: Policy, batch: Minibatch, **options: float) -> tuple[dict, dict]:
+def stepped(policy: Policy, batch: Minibatch, **options: Any) -> tuple[dict, dict]:
     """Statistics and gradients of a step that clips nothing and hardly moves."""
     updater = Updater(PPOConfig(lr=1e-30, max_grad_norm=1e9, **options), policy, steps=1)
     statistics = vars(updater.step(batch, train_policy=True))

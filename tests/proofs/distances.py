@@ -22,10 +22,10 @@ from tests.proofs.problems import (
 )
 
 SEEDS = (0, 1, 2)
-RLOO = {"advantage": "rloo", "samples_per_prompt": 4}
-GRPO = {"advantage": "grpo", "samples_per_prompt": 4}
-EXACT = NOISY | {"kl_estimator": "exact"}
-CONSTANT = {"lr_schedule": "constant"}
+RLOO: dict[str, Any] = {"advantage_estimator": "rloo", "samples_per_prompt": 4}
+GRPO: dict[str, Any] = {"advantage_estimator": "grpo", "samples_per_prompt": 4}
+EXACT: dict[str, Any] = NOISY | {"kl_estimator": "exact"}
+CONSTANT: dict[str, Any] = {"lr_schedule": "constant"}
 
 
 def distances(

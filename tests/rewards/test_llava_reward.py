@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from rlhf.types import PromptBatch, Responses
 from tests.support import reward_models as kit
 from tests.support import tiny_models
 
-ATOL = {"atol": 1e-5, "rtol": 0}
+ATOL: dict[str, Any] = {"atol": 1e-5, "rtol": 0}
 pytestmark = pytest.mark.usefixtures("low_floor")
 
 

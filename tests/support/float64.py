@@ -1,5 +1,7 @@
 """Float64 tensors, the settings of property tests, and how large a tensor got."""
 
+from typing import Any
+
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 ragged = st.lists(st.integers(1, 512), min_size=1, max_size=6)
 unit = st.floats(0, 1)
 quick = settings(deadline=None, max_examples=25, derandomize=True, database=None)
-EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64: rounding of a few hundred sums
+EXACT: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-12}  # float64: rounding of a few hundred sums
 
 
 def doubles(*shape: int, grad: bool = False) -> Tensor:

@@ -1,6 +1,7 @@
 """Small reward models of every kind, and pairs to train them on."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -48,10 +49,10 @@ def write_text_model(directory: Path, tiny: Path, kind: str, labels: int = 1) ->
 
 
 def options(
-    kind: str, text_model: Path | str = "", train: str = "lora", **more: object
+    kind: str, text_model: Path | str = "", train: str = "lora", **more: Any
 ) -> RewardConfig:
     """`llava_state` is a llava_head that reads no likelihood."""
-    fields: dict[str, object] = {"lr": 1e-2, "epochs": 8, "warmup_steps": 2, "train": train}
+    fields: dict[str, Any] = {"lr": 1e-2, "epochs": 8, "warmup_steps": 2, "train": train}
     fields |= {"kind": kind.replace("state", "head"), "use_logprob_feature": kind == "llava_head"}
     return RewardConfig(**{**fields, "text_model": str(text_model), **more})
 

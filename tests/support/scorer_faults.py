@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 
+GZIP: dict[str, Any] = {"Content-Encoding": "gzip"}
 Handler = Callable[[httpx2.Request], httpx2.Response]
 
 
@@ -32,7 +33,7 @@ def reply(content: bytes | list[Any], code: int = 200, **headers: str) -> httpx2
     return httpx2.Response(code, stream=httpx2.ByteStream(written), headers=headers)
 
 
-def always(content: bytes, **headers: str) -> Handler:
+def always(content: bytes, **headers: Any) -> Handler:
     return lambda request: reply(content, **headers)
 
 
@@ -78,7 +79,7 @@ FAULTS: dict[str, Handler] = {
     "large": instead(10**6 * " " + "1"),
     "gzip": lambda request: reply(
         gzip.compress(json.dumps({"scores": true_scores(request)}).encode()),
-        **{"Content-Encoding": "gzip"},
+        **GZIP,
     ),
     "drip": lambda request: httpx2.Response(200, stream=Drip()),
 }

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -154,6 +155,7 @@ def test_ties_count_half_margin_and_centring_reach_the_loss(
     monkeypatch.setattr(RewardTrainer, "_init_logprob_weight", lambda trainer: None)
     pairs = kit.pairs_of(llava, tiny, [1.0] * 4 + [0.5] * 4)
     losses = {}
+    more: dict[str, Any]
     for name, more in {
         "plain": {},
         "margin": {"margin": 2.0},

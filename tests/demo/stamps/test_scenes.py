@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -190,7 +191,7 @@ def test_pairs_say_whether_one_answer_is_right_and_the_other_wrong() -> None:
 
 
 def test_splits_share_no_image_and_read_back(directory: Path, tmp_path: Path) -> None:
-    options = {"stamps_directory": directory, "seed": 0}
+    options: dict[str, Any] = {"stamps_directory": directory, "seed": 0}
     sft = write_stamp_split(tmp_path, "sft", 30, per_image=2, demonstrate=True, **options)
     other = write_stamp_split(tmp_path, "evaluation", 30, per_image=1, **options)
     demonstrations = read_records(sft, DemonstrationRecord)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from rlhf.types import PromptBatch, Responses
 from tests.models.test_alora import adapted
 from tests.support import tiny_models
 
-ATOL = {"atol": 1e-5, "rtol": 1e-5}
+ATOL: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 ROWS = torch.tensor([2, 0, 2, 1, 0, 2])  # prompts of different lengths and numbers of responses
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from tests.models.test_alora import adapted
 from tests.support import tiny_models
 
 LORA_TYPES = ("lora", "alora")
-ATOL = {"atol": 1e-5, "rtol": 1e-5}
+ATOL: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 
 
 def hidden_of(llava: Llava, tiny: Path) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import bitsandbytes
 import pytest
@@ -106,7 +107,11 @@ def test_a_reward_model_is_judged_with_other_images_and_none(llava: Llava, tmp_p
     prompts = anyres.prompts_of(llava)
     responses = [response_batch([text] * 4, llava.builder) for text in ("red", "a blue star")]
     pairs = PreferenceBatch(prompts, *responses, torch.ones(4))
-    items = {"response_a": "red", "response_b": "a blue star", "preference": "response_a"}
+    items: dict[str, Any] = {
+        "response_a": "red",
+        "response_b": "a blue star",
+        "preference": "response_a",
+    }
     records = [PreferenceRecord("a.png", text, **items) for text in anyres.QUESTIONS]
     blank = write_blank(tmp_path / "blank.png")
     judged = run_blind_test(model, records, pairs, llava.builder, blank, max_tokens=400)
