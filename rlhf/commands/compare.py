@@ -5,14 +5,12 @@ from typing import Any
 
 from rlhf.commands.job import Job
 from rlhf.errors import UsageError
-from rlhf.evaluation.html import grid, metric_table, write_page
 from rlhf.evaluation.run_comparison import (
-    charts,
     distinct_names,
-    legend,
-    metrics_of,
+    last_and_best,
     read_run,
-    rows_of,
+    table_rows,
+    write_run_comparison,
 )
 from rlhf.tracking.console import say, table
 
@@ -24,14 +22,13 @@ def compare(job: Job) -> dict[str, Any]:
         raise UsageError("no run is given", "rlhf compare", usage)
     names = distinct_names(job.files)
     runs = [read_run(path, name) for path, name in zip(job.files, names, strict=True)]
-    metrics = {run.name: metrics_of(run) for run in runs}
-    columns, rows = rows_of(metrics)
+    metrics = {run.name: last_and_best(run) for run in runs}
+    columns, rows = table_rows(metrics)
     table("last and best values", columns, rows)
     output = Path(job.config.output or "compare.html")
     notes = [f"{name}: {path}" for name, path in zip(names, job.files, strict=True)]
-    parts = [*metric_table("run", metrics), legend(runs), *grid("Curves", 320, charts(runs))]
     try:
-        write_page(output, title=f"{len(runs)} runs compared", notes=notes, parts=parts)
+        write_run_comparison(output, runs, metrics, notes)
     except OSError as error:
         fix = "set output=FILE.html to a file that can be written"
         raise UsageError(

@@ -39,7 +39,7 @@ from rlhf.evaluation.model_comparison import (
     person_verdicts,
     win_metrics,
 )
-from rlhf.evaluation.model_report import ReportItem, write_evaluation_report
+from rlhf.evaluation.model_report import ReportItem, write_model_report
 from rlhf.evaluation.run_comparison import distinct_names
 from rlhf.models.llava import Llava
 from rlhf.storage.run_directory import json_text, run_directories
@@ -207,15 +207,15 @@ def _write_report(
             image=load_image(resolve_image(records[row].image_path, root)),
             instruction=records[row].instruction,
             kind=kind_of(records[row]),
-            texts=[entry.texts[row] for entry in entries],
+            responses=[entry.texts[row] for entry in entries],
             scores=[verdict.scores[row] for verdict in verdicts],
-            verdict=results[row],
+            outcome=results[row],
         )
         for row in order[: job.config.evaluation.max_report_images]
     ]
     runs = {entry.name: _curves(file) for entry, file in _trained(entries, job.files)}
     means = {name: _first_score(own) for name, own in metrics["models"].items()}
-    write_evaluation_report(
+    write_model_report(
         job.directory / "report.html",
         title=f"{job.config.name}: {len(entries)} models compared",
         notes=[

@@ -1,37 +1,51 @@
-"""Runs side by side: their curves, their last and best metrics, one chart a metric."""
+"""Runs side by side: their last and best metrics, and a page with one chart a metric."""
 
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from math import isfinite, nan
 from pathlib import Path
 
 from rlhf.errors import DataError
+from rlhf.evaluation.charts import Chart, line_chart, series_color
+from rlhf.evaluation.html import metric_table, write_page
 from rlhf.storage.run_directory import run_directories
 from rlhf.tracking.metrics import METRICS
 from rlhf.tracking.reader import Curves, read_events, read_metrics
 
-_SPENT = ("time/rollout", "time/update")  # what the seconds of a run are the sum of
+_TIMES = ("time/rollout", "time/update")  # whose sum is the time of a PPO run
 Statistic = Callable[[Sequence[float]], float]
-_COLUMNS: dict[str, tuple[str, Statistic]] = {  # heading: metric, metric of its values
-    "score": ("objective/scores", lambda values: values[-1]),
+
+
+def _last(values: Sequence[float]) -> float:
+    return values[-1]
+
+
+_COLUMNS: dict[str, tuple[str, Statistic]] = {  # heading: metric, statistic of its values
+    "score": ("objective/scores", _last),
     "best": ("objective/scores", max),
-    "reward": ("objective/rlhf_reward", lambda values: values[-1]),
+    "reward": ("objective/rlhf_reward", _last),
     "best reward": ("objective/rlhf_reward", max),
-    "KL": ("objective/kl", lambda values: values[-1]),
-    "tokens": ("tokens/responses_len_mean", lambda values: values[-1]),
-    "loss": ("sft/loss", lambda values: values[-1]),
+    "KL": ("objective/kl", _last),
+    "tokens": ("tokens/responses_len_mean", _last),
+    "loss": ("sft/loss", _last),
     "least loss": ("sft/loss", min),
-    "accuracy": ("reward/validation_accuracy", lambda values: values[-1]),
+    "accuracy": ("reward/validation_accuracy", _last),
     "best accuracy": ("reward/validation_accuracy", max),
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of a run: `seconds` and `win_rate` are NaN where nothing tells them."""
+    """The logged metrics of a run.
+
+    Attributes:
+        name: unique among the runs compared.
+        curves: metric to (step, value).
+        seconds: the time it took; NaN where it is not known.
+        win_rate: from its summary, 0 to 1; NaN where there is none.
+    """
 
     name: str
     curves: Curves
@@ -40,32 +54,39 @@ class Run:
 
 
 def read_run(directory: Path, name: str) -> Run:
-    """A run of ours, or of trl by its TensorBoard events; of a directory of runs the newest.
+    """Read the metrics of a run of this project, or of trl by its TensorBoard events.
 
-    Raises: DataError: the directory holds no metrics, or they cannot be read.
+    Args:
+        directory: a run directory, or one that holds runs, of which the newest is read.
+        name: what the run is called in the comparison.
+
+    Raises:
+        DataError: the directory holds no metrics, or they cannot be read.
     """
-    ours = [path for path in run_directories(directory) if (path / "metrics.jsonl").is_file()]
+    run_dirs = [path for path in run_directories(directory) if (path / "metrics.jsonl").is_file()]
     try:
-        if not ours:
+        if not run_dirs:
             return Run(name, *read_events(directory))
-        curves = read_metrics(ours[0])
-        summary = ours[0] / "summary.json"
-        told = json.loads(summary.read_text()) if summary.is_file() else {}
-        spent = [value for k in _SPENT for _, value in curves.get(k, [])]
-        rate = told.get("win_rate")
-        return Run(name, curves, sum(spent) if spent else nan, nan if rate is None else rate)
+        curves = read_metrics(run_dirs[0])
+        summary_file = run_dirs[0] / "summary.json"
+        summary = json.loads(summary_file.read_text()) if summary_file.is_file() else {}
+        seconds = [value for metric in _TIMES for _, value in curves.get(metric, [])]
+        win_rate = summary.get("win_rate")
+        return Run(
+            name, curves, sum(seconds) if seconds else nan, nan if win_rate is None else win_rate
+        )
     except (ValueError, KeyError, AttributeError) as error:
-        fix = "name a run folder whose metrics.jsonl and summary.json are as they were written"
+        fix = "name a run directory whose metrics.jsonl and summary.json are as they were written"
         raise DataError(f"the metrics cannot be read: {error}", str(directory), fix) from None
 
 
 def distinct_names(directories: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart; equal paths get a number."""
+    """Return the shortest ends of the paths that tell them apart; equal paths get a number."""
     paths = [path.resolve().parts for path in directories]
     ends = {parts: parts[-1:] for parts in paths}
     for length in range(2, max(map(len, paths)) + 1):
-        shared = Counter(ends.values())
-        ends = {k: k[-length:] if shared[end] > 1 else end for k, end in ends.items()}
+        uses = Counter(ends.values())
+        ends = {k: k[-length:] if uses[end] > 1 else end for k, end in ends.items()}
     names = ["/".join(ends[parts]) for parts in paths]
     return [
         name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
@@ -73,94 +94,106 @@ def distinct_names(directories: Sequence[Path]) -> list[str]:
     ]
 
 
-def metrics_of(run: Run) -> dict[str, float]:
-    """Last and best values of a run by heading, its win rate and seconds, where they are known."""
+def last_and_best(run: Run) -> dict[str, float]:
+    """Return the last and best values of a run by heading, its win rate and its seconds.
+
+    What was not logged, or is not finite, is left out.
+    """
     metrics = {}
     for heading, (metric, statistic) in _COLUMNS.items():
         if values := [value for _, value in run.curves.get(metric, []) if isfinite(value)]:
             metrics[heading] = statistic(values)
-    ends = {"win rate": run.win_rate, "seconds": run.seconds}
-    return metrics | {name: value for name, value in ends.items() if isfinite(value)}
+    of_run = {"win rate": run.win_rate, "seconds": run.seconds}
+    return metrics | {name: value for name, value in of_run.items() if isfinite(value)}
 
 
 def by_episode(runs: Sequence[Run]) -> tuple[str, list[Curves]]:
-    """What the curves run along: responses sampled if every run counted them, else steps."""
+    """Move the curves of all runs onto a common x axis.
+
+    Returns:
+        The label of the axis and the curves of each run: over the responses sampled if every run
+        counted them (`episode`), else over steps.
+    """
     if not all("episode" in run.curves for run in runs):
         return "step", [run.curves for run in runs]
     moved = []
     for run in runs:
-        at = {step: int(count) for step, count in run.curves["episode"] if isfinite(count)}
+        sampled = {step: int(count) for step, count in run.curves["episode"] if isfinite(count)}
         moved.append(
             {
-                name: [(at[step], value) for step, value in points if step in at]
+                name: [(sampled[step], value) for step, value in points if step in sampled]
                 for name, points in run.curves.items()
             }
         )
     return "responses sampled", moved
 
 
-def charts(runs: Sequence[Run]) -> list[str]:
-    """A chart of each metric that a run has, in the order of METRICS, the rest behind."""
-    along, curves = by_episode(runs)
-    found = {name for lines in curves for name in lines} - {"episode"}
-    names = [name for name in METRICS if name in found] + sorted(found - METRICS.keys())
-    return [chart(name, [lines.get(name, []) for lines in curves], along) for name in names]
+def metric_charts(runs: Sequence[Run]) -> list[Chart]:
+    """A chart for each metric that a run has, with a line for each run.
+
+    Returns:
+        Charts in the order of METRICS, then those of other metrics by name.
+    """
+    x_label, curves = by_episode(runs)
+    metrics = {name for by_metric in curves for name in by_metric} - {"episode"}
+    names = [name for name in METRICS if name in metrics] + sorted(metrics - METRICS.keys())
+    return [
+        line_chart(
+            name,
+            METRICS.get(name, ""),
+            {
+                run.name: by_metric.get(name, [])
+                for run, by_metric in zip(runs, curves, strict=True)
+            },
+            x_label=x_label,
+            legend=False,
+        )
+        for name in names
+    ]
 
 
-def legend(runs: Sequence[Run]) -> str:
-    """The colour of each run."""
-    named = (
-        f'<span style="color: {_color(n)}">●</span> {escape(x.name)}' for n, x in enumerate(runs)
+def write_run_comparison(
+    path: Path,
+    runs: Sequence[Run],
+    metrics: Mapping[str, Mapping[str, float]],
+    notes: Sequence[str],
+) -> None:
+    """Write the page as one HTML file that asks for no other; every text is escaped.
+
+    Args:
+        path: the file to write.
+        runs: in the order of their colours.
+        metrics: name of the run to its `last_and_best` values.
+        notes: lines below the heading.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_page(
+        path,
+        "run_comparison.html.j2",
+        title=f"{len(runs)} runs compared",
+        notes=notes,
+        metrics=metric_table("run", metrics),
+        legend=[(run.name, series_color(number)) for number, run in enumerate(runs)],
+        drawn=metric_charts(runs),
     )
-    return f"<p>{' &nbsp; '.join(named)}</p>"
 
 
-def chart(name: str, lines: Sequence[Sequence[tuple[int, float]]], along: str) -> str:
-    """One metric of any number of runs, each in the colour of its place."""
-    head = f'<b>{escape(name)}</b><div class="dim">{escape(METRICS.get(name, ""))}</div>'
-    drawn = {n: [p for p in points if isfinite(p[1])] for n, points in enumerate(lines)}
-    points = [point for line in drawn.values() for point in line]
-    if not points:
-        return head + '<p class="dim">no finite value</p>'
-    steps, values = zip(*points, strict=True)
-    x0, wide = min(steps), max(steps) - min(steps) or 1
-    y0, tall = min(values), max(values) - min(values) or 1.0
-    marks = "".join(
-        f'<path d="M56 {y}H306" stroke="var(--edge)"/><text x="50" y="{y + 4}">{value:.3g}</text>'
-        for y, value in ((130 - 57.5 * k, y0 + tall * k / 2) for k in range(3))
-    )
-    shapes = "".join(
-        _line([(56 + 250 * (x - x0) / wide, 130 - 115 * (y - y0) / tall) for x, y in line], n)
-        for n, line in drawn.items()
-        if line
-    )
-    return (
-        f'{head}<svg viewBox="0 0 330 165" role="img" aria-label="{escape(name)}">{marks}'
-        f'<g class="x"><text x="56" y="146">{x0:,}</text><text x="306" y="146">{x0 + wide:,}</text>'
-        f'<text x="181" y="160">{along}</text></g>{shapes}</svg>'
-    )
-
-
-def _line(places: Sequence[tuple[float, float]], n: int) -> str:
-    points, (x, y) = " ".join(f"{x:.1f},{y:.1f}" for x, y in places), places[-1]
-    return (
-        f'<polyline class="line" style="stroke: {_color(n)}" points="{points}"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{_color(n)}"/>'
-    )
-
-
-def _color(n: int) -> str:
-    """Hues a golden angle apart are never near each other, however many there are."""
-    return f"hsl({(215 + 137.5 * n) % 360:g} 62% 50%)"
-
-
-def rows_of(
+def table_rows(
     metrics: Mapping[str, Mapping[str, float]],
 ) -> tuple[list[str], list[tuple[object, ...]]]:
-    """Columns, those that some run has, and a row a run."""
+    """Lay out runs for `console.table`.
+
+    Args:
+        metrics: name of the run to its `last_and_best` values.
+
+    Returns:
+        The headings, without those that no run has, and a row for each run.
+    """
     headings = [*_COLUMNS, "win rate", "seconds"]
-    used = [name for name in headings if any(name in own for own in metrics.values())]
+    used = [name for name in headings if any(name in values for values in metrics.values())]
     rows: list[tuple[object, ...]] = [
-        (name, *(own.get(k, "–") for k in used)) for name, own in metrics.items()
+        (name, *(values.get(heading, "–") for heading in used)) for name, values in metrics.items()
     ]
     return ["run", *used], rows

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
-from rlhf.evaluation.model_report import ReportItem, write_evaluation_report
+from rlhf.evaluation.model_report import ReportItem, write_model_report
 
 XSS = Path(__file__).with_name("xss.txt").read_text().splitlines()
 
 
 def write(path: Path, items: list[ReportItem], models: tuple[str, str] = ("sft", "ppo")) -> str:
-    write_evaluation_report(
+    write_model_report(
         path / "report.html",
         title="Report",
         notes=[],
@@ -26,9 +26,9 @@ def write(path: Path, items: list[ReportItem], models: tuple[str, str] = ("sft",
     return (path / "report.html").as_uri()
 
 
-def item(text: str, score: float, verdict: str, kind: str = "what is") -> ReportItem:
+def item(text: str, score: float, outcome: str, kind: str = "what is") -> ReportItem:
     image = Image.new("RGB", (48, 48))
-    return ReportItem(image, f"about {text}", kind, ("old", text), (0.0, score), verdict)
+    return ReportItem(image, f"about {text}", kind, ("old", text), (0.0, score), outcome)
 
 
 @pytest.fixture
@@ -53,10 +53,10 @@ def test_the_best_change_comes_first_and_other_orders_are_a_click_away(few: Page
     assert shown(few) == ["one", "two two two", "three", "four"]
 
 
-def test_verdicts_kinds_and_words_leave_the_rest_out(few: Page) -> None:
-    few.select_option("#verdict", "win")
+def test_outcomes_kinds_and_words_leave_the_rest_out(few: Page) -> None:
+    few.select_option("#outcome", "win")
     assert shown(few) == ["three", "one"] and few.inner_text("#shown") == "2 of 4"
-    few.select_option("#verdict", "")
+    few.select_option("#outcome", "")
     few.select_option("#kind", "how many")
     assert shown(few) == ["four"]
     few.select_option("#kind", "")

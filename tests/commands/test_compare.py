@@ -9,7 +9,8 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from rlhf.cli.main import main
-from rlhf.evaluation.run_comparison import Run, by_episode, chart, distinct_names, metrics_of
+from rlhf.evaluation.charts import line_chart
+from rlhf.evaluation.run_comparison import Run, by_episode, distinct_names, last_and_best
 from rlhf.tracking.writer import MetricsWriter
 
 
@@ -45,7 +46,7 @@ def test_ours_and_trl_in_one_table_and_page(here: Path, capsys: pytest.CaptureFi
         "<b>theirs": {"score": 0.5, "best": 0.5, "seconds": 3.0},
     }
     page = (here / "compare.html").read_text()
-    scores = page[page.index("<b>objective/scores</b>") :].split("</svg>")[0]
+    scores = page[page.index("<h3>objective/scores</h3>") :].split("</svg>")[0]
     assert scores.count("<polyline") == 2 and "responses sampled" in scores
     assert "&lt;b&gt;theirs" in page and "<b>theirs" not in page
     assert not re.search(r"<script|https?://", page)
@@ -93,8 +94,7 @@ def test_names_are_the_shortest_ends_that_differ() -> None:
 def test_values_that_are_not_finite_count_for_nothing() -> None:
     nan = float("nan")
     run = Run("a", {"objective/scores": [(0, nan), (1, 3.0), (2, 1.0), (3, nan)]}, nan)
-    assert metrics_of(run) == {"score": 1.0, "best": 3.0}
-    assert "no finite value" in chart("lr", [[(0, nan)], []], "step")
+    assert last_and_best(run) == {"score": 1.0, "best": 3.0}
 
 
 def test_curves_run_along_responses_only_if_all_counted_them() -> None:
@@ -107,6 +107,5 @@ def test_curves_run_along_responses_only_if_all_counted_them() -> None:
 
 
 def test_many_runs_have_a_line_and_a_colour_each() -> None:
-    drawn = chart("lr", [[(0, float(n)), (1, 0.0)] for n in range(12)], "step")
-    colours = re.findall(r"stroke: (hsl[^\"]*)", drawn)
-    assert len(colours) == 12 == len(set(colours))
+    chart = line_chart("lr", "", {str(n): [(0, float(n)), (1, 0.0)] for n in range(12)})
+    assert len(chart.lines) == 12 == len({line.color for line in chart.lines})

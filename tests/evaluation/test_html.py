@@ -8,7 +8,7 @@ from math import inf, nan
 import pytest
 from PIL import Image
 
-from rlhf.evaluation.model_report import ReportItem, marked, write_evaluation_report
+from rlhf.evaluation.model_report import ReportItem, word_diff, write_model_report
 from rlhf.tracking.metrics import METRICS
 
 NASTY = "<script>alert('x')</script>\" onload=\"x & y"
@@ -41,16 +41,16 @@ def written(path, **parts):
     given |= {"items": [], "curves": {}}
     if "curves" in parts:
         parts["curves"] = {name: {"": points} for name, points in parts["curves"].items()}
-    write_evaluation_report(path / "deep" / "report.html", **given | parts)
+    write_model_report(path / "deep" / "report.html", **given | parts)
     return Page((path / "deep" / "report.html").read_text("utf-8"))
 
 
 NAMES = {"sft": {}, "ppo": {}}
 
 
-def report_item(size=(48, 48), verdict="win", text="a red circle", mode="RGB", kind="what is"):
+def report_item(size=(48, 48), outcome="win", text="a red circle", mode="RGB", kind="what is"):
     texts, scores = ("a circle maybe", text), (-0.5, 1.25)
-    return ReportItem(Image.new(mode, size, 77), "what is it?", kind, texts, scores, verdict)
+    return ReportItem(Image.new(mode, size, 77), "what is it?", kind, texts, scores, outcome)
 
 
 def test_a_win_rate_stands_with_its_interval(tmp_path):
@@ -104,17 +104,28 @@ def test_every_text_is_escaped(tmp_path):
 
 
 def test_what_is_new_and_what_is_gone_is_marked():
-    assert marked("a red <b>", "a blue <b>") == "a <del>red</del><ins>blue</ins> &lt;b&gt;"
-    assert marked("same words", "same words") == "same words"
-    assert marked("one two three four", "five & six") == "five &amp; six"  # little stays
+    assert word_diff("a red <b>", "a blue <b>") == [
+        ("equal", "a "),
+        ("delete", "red"),
+        ("insert", "blue"),
+        ("equal", " <b>"),
+    ]
+    assert word_diff("same words", "same words") == [("equal", "same words")]
+    assert word_diff("one two three four", "five & six") == [("equal", "five & six")]
+
+
+def test_differences_are_marked_in_the_page(tmp_path):
+    written(tmp_path, models=NAMES, items=[report_item(text="a red <b> maybe")])
+    source = (tmp_path / "deep" / "report.html").read_text()
+    assert "<p>a <del>circle</del><ins>red &lt;b&gt;</ins> maybe</p>" in source
 
 
 def test_cards_carry_what_they_are_sorted_and_filtered_by(tmp_path):
-    page = written(tmp_path, models=NAMES, items=[report_item(), report_item(verdict="loss")])
+    page = written(tmp_path, models=NAMES, items=[report_item(), report_item(outcome="loss")])
     first, second = page.all("article")
     assert (first["data-gain"], first["data-words"], first["data-kind"]) == ("1.75", "0", "what is")
     assert (first["data-n"], second["data-n"]) == ("0", "1")
-    assert (first["data-verdict"], second["data-verdict"]) == ("win", "loss")
+    assert (first["data-outcome"], second["data-outcome"]) == ("win", "loss")
 
 
 def test_two_hundred_photographs_stay_small(tmp_path):
@@ -138,7 +149,7 @@ def test_a_tiny_image_is_unharmed_and_shown_crisp(tmp_path):
     item.image.putpixel((3, 4), (1, 2, 3))
     page = written(tmp_path, models=NAMES, items=[item])
     kind, shown = image(page)
-    assert kind == "png" and page.all("img")[0]["class"] == "tiny"
+    assert kind == "png" and page.all("img")[0]["class"] == "pixelated"
     assert shown.tobytes() == item.image.tobytes()
     assert page.all("img")[0]["alt"] == "what is it?"
 
@@ -152,10 +163,10 @@ def test_a_large_image_of_any_mode_is_shrunk_and_itself_untouched(tmp_path, mode
 
 
 @pytest.mark.parametrize(
-    "verdict, color", [("win", "win"), ("loss", "loss"), ("tie", "tie"), ("unscored", "tie")]
+    "outcome, color", [("win", "win"), ("loss", "loss"), ("tie", "tie"), ("unscored", "tie")]
 )
-def test_the_badge_shows_the_verdict(tmp_path, verdict, color):
-    page = written(tmp_path, models=NAMES, items=[report_item(verdict=verdict)])
+def test_the_badge_shows_the_outcome(tmp_path, outcome, color):
+    page = written(tmp_path, models=NAMES, items=[report_item(outcome=outcome)])
     (badge,) = [x for x in page.all("span") if x.get("class") == "badge"]
     assert badge["style"] == f"background: var(--{color})"
 
@@ -182,7 +193,16 @@ def test_a_curve_lies_where_its_values_say(tmp_path):
     assert second - left == pytest.approx((right - left) / 4)
     assert middle == pytest.approx((top + bottom) / 2)
     ticks = {word.strip(): None for word in page.words}
-    assert {"1", "2", "3", "10", "50", "step", "last 2", METRICS["objective/kl"]} <= ticks.keys()
+    assert {
+        "1.0",
+        "2.0",
+        "3.0",
+        "10",
+        "50",
+        "step",
+        "last 2",
+        METRICS["objective/kl"],
+    } <= ticks.keys()
     (dot,) = page.all("circle")
     assert (float(dot["cx"]), float(dot["cy"])) == points[-1]
 

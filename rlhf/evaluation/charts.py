@@ -1,0 +1,233 @@
+"""The geometry of a chart: where its lines, dots, bars and ticks lie. `macros.html.j2` draws it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, isfinite, log10
+
+WIDTH, HEIGHT = 340, 206  # of the drawing, SVG units; y grows downwards
+LEFT, RIGHT, TOP, BOTTOM = 52, 324, 12, 164  # of the plotting area
+PADDING = 10  # between the plotting area and its outermost dots, in a scatter chart
+SERIES_COLORS = 6  # that the style sheet defines, for light and dark
+
+Point = tuple[float, float]
+Curve = Sequence[tuple[int, float]]  # (step, value)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear map from values to positions.
+
+    Attributes:
+        low: the value at `start`.
+        high: the value at `end`; equal to `low` where all values are one.
+        start: position in SVG units.
+        end: position in SVG units.
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Return the position of a value, in tenths of an SVG unit; a single value is central."""
+        length = self.high - self.low
+        share = (value - self.low) / length if length else 0.5
+        return round(self.start + (self.end - self.start) * share, 1)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled position on an axis."""
+
+    position: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A polyline.
+
+    Attributes:
+        label: the name of the line; "" for the only one of a chart.
+        points: positions in SVG units, at least one.
+        color: as CSS writes it.
+        last: its last value.
+    """
+
+    label: str
+    points: Sequence[Point]
+    color: str
+    last: float
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of a scatter chart.
+
+    Attributes:
+        x: position of the centre.
+        y: position of the centre.
+        radius: in SVG units.
+        title: shown when a mouse rests on it.
+        label: written beside it; "" for none.
+    """
+
+    x: float
+    y: float
+    radius: float
+    title: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a histogram.
+
+    Attributes:
+        x: position of its left edge.
+        y: position of its top.
+        width: in SVG units.
+        height: in SVG units.
+        color: as CSS writes it.
+        title: shown when a mouse rests on it.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    color: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart as it is drawn; without lines, dots and bars it says that there is no finite value.
+
+    Attributes:
+        title: what it shows.
+        subtitle: what that means, and its unit.
+        x_label: what the x axis shows.
+        x_ticks: labelled positions along the x axis.
+        y_ticks: labelled positions along the y axis, each with a grid line.
+        lines: drawn in order.
+        dots: drawn over the lines.
+        bars: of a histogram.
+        diagonal: ends of a dashed line to compare with, or None.
+        legend: whether the lines are named below.
+    """
+
+    title: str
+    subtitle: str
+    x_label: str = ""
+    x_ticks: Sequence[Tick] = ()
+    y_ticks: Sequence[Tick] = ()
+    lines: Sequence[Line] = ()
+    dots: Sequence[Dot] = ()
+    bars: Sequence[Bar] = ()
+    diagonal: tuple[Point, Point] | None = None
+    legend: bool = False
+
+
+def series_color(number: int) -> str:
+    """The CSS colour of the line with this number, counted from 0; no two lines share one."""
+    if number < SERIES_COLORS:
+        return f"var(--series-{number + 1})"
+    hue = 137.5 * number % 360  # by the golden angle, hues never meet
+    return f"hsl({hue:g} 55% var(--lightness))"
+
+
+def line_chart(
+    title: str,
+    subtitle: str,
+    curves: Mapping[str, Curve],
+    *,
+    x_label: str = "step",
+    legend: bool = True,
+) -> Chart:
+    """Lay out curves over a common x axis.
+
+    Args:
+        title: what they show.
+        subtitle: what that means, and its unit.
+        curves: name to (step, value); values that are not finite are left out, and curves without
+            any other value are not drawn, but keep their colour.
+        x_label: what the x axis counts.
+        legend: whether the lines are named below the chart.
+
+    Returns:
+        A chart that ends where the values do.
+    """
+    finite = {name: [p for p in curve if isfinite(p[1])] for name, curve in curves.items()}
+    points = [point for curve in finite.values() for point in curve]
+    if not points:
+        return Chart(title, subtitle)
+    steps, values = zip(*points, strict=True)
+    x = Scale(min(steps), max(steps), LEFT, RIGHT)
+    y = Scale(min(values), max(values), BOTTOM, TOP)
+    lines = [
+        Line(name, [(x(p[0]), y(p[1])) for p in curve], series_color(number), curve[-1][1])
+        for number, (name, curve) in enumerate(finite.items())
+        if curve
+    ]
+    x_ticks = ticks(x, whole=True)
+    return Chart(title, subtitle, x_label, x_ticks, ticks(y), lines=lines, legend=legend)
+
+
+def scatter_chart(title: str, subtitle: str, x_label: str, points: Mapping[str, Point]) -> Chart:
+    """Lay out named points.
+
+    Args:
+        title: what the y axis shows.
+        subtitle: what that means, and its unit.
+        x_label: what the x axis shows.
+        points: name to finite (x, y), at least one.
+
+    Returns:
+        A chart with a dot and a label for each point.
+    """
+    xs, ys = zip(*points.values(), strict=True)
+    x = Scale(min(xs), max(xs), LEFT + PADDING, RIGHT - PADDING)
+    y = Scale(min(ys), max(ys), BOTTOM - PADDING, TOP + PADDING)
+    dots = [
+        Dot(x(point[0]), y(point[1]), 4, title=name, label=name) for name, point in points.items()
+    ]
+    return Chart(title, subtitle, x_label, ticks(x), ticks(y), dots=dots)
+
+
+def ticks(scale: Scale, *, count: int = 5, whole: bool = False) -> list[Tick]:
+    """Label round values (1, 2 or 5 times a power of ten) of a scale.
+
+    Args:
+        scale: the axis.
+        count: about how many.
+        whole: whole numbers only.
+
+    Returns:
+        The ticks within the scale; one where the scale holds (all but) a single value.
+    """
+    length, precision = scale.high - scale.low, 1e-12 * max(abs(scale.low), abs(scale.high))
+    if length <= max(precision, 1e-300):
+        return [Tick(scale(scale.low), f"{scale.low:,}" if whole else f"{scale.low:.3g}")]
+    step = _round_step(length / (count - 1), whole=whole)
+    numbers = range(ceil(scale.low / step - 1e-9), floor(scale.high / step + 1e-9) + 1)
+    values = [number * step for number in numbers]
+    label = _tick_format(max(map(abs, values)), step)
+    return [Tick(scale(value), label(value)) for value in values]
+
+
+def _round_step(step: float, *, whole: bool) -> float:
+    """The value nearest to `step` among 1, 2, 5 and 10 times its power of ten."""
+    power = 10.0 ** floor(log10(step))
+    rounded = min((1, 2, 5, 10), key=lambda factor: abs(factor * power - step)) * power
+    return max(1.0, rounded) if whole else rounded
+
+
+def _tick_format(largest: float, step: float) -> Callable[[float], str]:
+    """Labels with the digits that tell two ticks apart; exponents where they would be long."""
+    decimals = max(0, -floor(log10(step) + 1e-9))
+    if decimals > 4 or largest >= 1e7:
+        digits = max(1, floor(log10(largest)) - floor(log10(step) + 1e-9) + 1)
+        return lambda value: f"{value:.{digits}g}"
+    return lambda value: f"{value:,.{decimals}f}"
