@@ -1,4 +1,4 @@
-"""transformers' own generate samples the same tokens, and a run by it is the same run."""
+"""Both engines sample the same tokens, and a run by either is the same run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.support import tiny_models
 
 @pytest.mark.parametrize("lora_type", ["lora", "alora"])
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
-def test_both_engines_draw_the_same_tokens(
+def test_both_engines_sample_the_same_tokens(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, lora_type: str, temperature: float
 ) -> None:
     """Prompts of different lengths, two responses each, of which some end early."""
@@ -26,20 +26,20 @@ def test_both_engines_draw_the_same_tokens(
     prompts = tiny_models.prompts_of(llava, tiny).select(torch.arange(4).repeat_interleave(2))
     samples = torch.arange(2).repeat(4)
     sampling = SamplingConfig(temperature=temperature, max_new_tokens=12, batch_size=5)
-    given = {"seed": 3, "iteration": 2, "samples": samples}
-    ours, own = generate(llava, prompts, sampling, **given)  # type: ignore[arg-type]
-    stock, theirs = hf_generate(llava, prompts, sampling, **given)  # type: ignore[arg-type]
-    assert ours.rows() == stock.rows()
-    assert torch.equal(ours.finished, stock.finished)
-    torch.testing.assert_close(own.logprobs, theirs.logprobs, atol=2e-5, rtol=0)
+    options = {"seed": 3, "iteration": 2, "samples": samples}
+    native, native_details = generate(llava, prompts, sampling, **options)  # type: ignore[arg-type]
+    expected, details = hf_generate(llava, prompts, sampling, **options)  # type: ignore[arg-type]
+    assert native.rows() == expected.rows()
+    assert torch.equal(native.finished, expected.finished)
+    torch.testing.assert_close(native_details.logprobs, details.logprobs, atol=2e-5, rtol=0)
     if temperature:
-        assert len({*map(tuple, ours.rows())}) == 8
-        assert len({*ours.spans.lengths.tolist()}) > 2
+        assert len({*map(tuple, native.rows())}) == 8
+        assert len({*native.spans.lengths.tolist()}) > 2
 
 
 @pytest.mark.parametrize("lora_type", ["lora", "alora"])
 def test_a_run_by_either_engine_is_the_same(tiny: Path, tmp_path: Path, lora_type: str) -> None:
-    found = []
+    runs = []
     for engine in ("native", "transformers"):
         llava = tiny_models.load(tiny)
         config = ModelConfig(lora_rank=4, lora_type=lora_type)  # type: ignore[arg-type]
@@ -50,10 +50,10 @@ def test_a_run_by_either_engine_is_the_same(tiny: Path, tmp_path: Path, lora_typ
         )
         run.ppo = replace(run.ppo, engine=engine)
         run.run()
-        found.append((run.metrics, policy.trainable_parameters()))
-    (ours, moved), (theirs, also) = found
-    for name, value in ours.items():
+        runs.append((run.metrics, policy.trainable_parameters()))
+    (metrics, parameters), (hf_metrics, hf_parameters) = runs
+    for name, value in metrics.items():
         if not name.startswith(("time", "throughput", "memory")):
-            assert theirs[name] == pytest.approx(value, abs=1e-4, rel=1e-4), name
-    for name, weights in moved.items():
-        torch.testing.assert_close(also[name], weights, atol=1e-5, rtol=0)
+            assert hf_metrics[name] == pytest.approx(value, abs=1e-4, rel=1e-4), name
+    for name, weights in parameters.items():
+        torch.testing.assert_close(hf_parameters[name], weights, atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""Sampling by key: what is drawn depends on the key and the probabilities alone."""
+"""Keyed sampling: tokens depend on the key and the probabilities only."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_seed_iteration_and_sample_index_each_change_what_is_sampled(
 
 
 @pytest.mark.parametrize("lora_type", ["lora", "alora"])
-def test_finished_rows_leave_and_the_others_do_not_notice(
+def test_finished_rows_leave_the_batch_without_changing_the_others(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, lora_type: str
 ) -> None:
     llava, computed = adapted(tiny, lora_type), list[int]()
@@ -60,28 +60,28 @@ def test_finished_rows_leave_and_the_others_do_not_notice(
 
     monkeypatch.setattr(llava, "decode", counting)
     monkeypatch.setattr("rlhf.generation.sampler.COMPACT_BELOW", 0)
-    stayed, theirs = generate(llava, prompts, sampling, seed=2)
+    uncompacted, expected = generate(llava, prompts, sampling, seed=2)
     assert set(computed) == {8}
     computed.clear()
     monkeypatch.setattr("rlhf.generation.sampler.COMPACT_BELOW", 0.75)
-    left, drawn = generate(llava, prompts, sampling, seed=2)
-    assert left.rows() == stayed.rows()
-    torch.testing.assert_close(drawn.logprobs, theirs.logprobs, atol=1e-4, rtol=0)
-    lengths = left.spans.lengths
+    compacted, sampled = generate(llava, prompts, sampling, seed=2)
+    assert compacted.rows() == uncompacted.rows()
+    torch.testing.assert_close(sampled.logprobs, expected.logprobs, atol=1e-4, rtol=0)
+    lengths = compacted.spans.lengths
     assert len({*lengths.tolist()}) > 3
     running = [int((lengths > position).sum()) for position in range(1, int(lengths.max()))]
     assert sum(computed) < 0.75 * 8 * len(computed)
-    assert all(0.75 * rows < now <= rows for rows, now in zip(computed, running, strict=True))
+    assert all(0.75 * rows < count <= rows for rows, count in zip(computed, running, strict=True))
 
 
-def test_greedy_tokens_are_those_of_stock_generate(llava: Llava, tiny: Path) -> None:
+def test_greedy_tokens_are_those_of_transformers(llava: Llava, tiny: Path) -> None:
     prompts = tiny_models.prompts_of(llava, tiny)
-    ours, _ = generate(llava, prompts, SamplingConfig(temperature=0.0, max_new_tokens=10))
-    for row, tokens in enumerate(ours.rows()):
+    responses, _ = generate(llava, prompts, SamplingConfig(temperature=0.0, max_new_tokens=10))
+    for row, tokens in enumerate(responses.rows()):
         image = load_image(prompts.images[row][0])
         pixels = llava.processor.image_processor(image, return_tensors="pt").pixel_values
         ids = prompts.select(torch.tensor([row])).tokens.unsqueeze(0)
-        stock = llava.model.generate(
+        output = llava.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             pixel_values=pixels,
@@ -89,12 +89,12 @@ def test_greedy_tokens_are_those_of_stock_generate(llava: Llava, tiny: Path) -> 
             do_sample=False,
             suppress_tokens=llava.banned_ids,
         )
-        assert stock[0, ids.shape[1] :].tolist() == tokens
+        assert output[0, ids.shape[1] :].tolist() == tokens
 
 
-def test_the_drawn_logprobs_are_those_of_the_training_forward(llava: Llava, tiny: Path) -> None:
+def test_the_sampled_logprobs_are_those_of_the_training_forward(llava: Llava, tiny: Path) -> None:
     prompts = tiny_models.prompts_of(llava, tiny)
-    responses, drawn = generate(llava, prompts, SamplingConfig(temperature=0.7, max_new_tokens=9))
+    responses, sampled = generate(llava, prompts, SamplingConfig(temperature=0.7, max_new_tokens=9))
     with torch.no_grad():
         logprobs, _ = token_logprobs(
             llava.response_hidden(prompts, responses),
@@ -103,7 +103,7 @@ def test_the_drawn_logprobs_are_those_of_the_training_forward(llava: Llava, tiny
             temperature=0.7,
             banned_ids=llava.banned_ids,
         )
-    torch.testing.assert_close(drawn.logprobs, logprobs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(sampled.logprobs, logprobs, atol=1e-4, rtol=0)
 
 
 def test_first_tokens_are_as_frequent_as_their_probability(llava: Llava, tiny: Path) -> None:
@@ -131,12 +131,13 @@ def test_first_tokens_are_as_frequent_as_their_probability(llava: Llava, tiny: P
     common = expected >= 5
     observed = counts[allowed]
     assert int(counts[llava.banned_ids].sum()) == 0
-    seen = torch.cat([observed[common], observed[~common].sum().view(1)]).double()
-    wanted = torch.cat([expected[common], expected[~common].sum().view(1)])
-    assert chisquare(seen, wanted * (seen.sum() / wanted.sum())).pvalue > 1e-3
+    observed_counts = torch.cat([observed[common], observed[~common].sum().view(1)]).double()
+    expected_counts = torch.cat([expected[common], expected[~common].sum().view(1)])
+    expected_counts *= observed_counts.sum() / expected_counts.sum()
+    assert chisquare(observed_counts, expected_counts).pvalue > 1e-3
 
 
-def test_finished_means_ended_by_itself(llava: Llava, tiny: Path) -> None:
+def test_finished_responses_end_with_eos(llava: Llava, tiny: Path) -> None:
     prompts = tiny_models.prompts_of(llava, tiny, 8)
     responses, _ = generate(llava, prompts, SamplingConfig(max_new_tokens=150))
     ends = [row[-1] in llava.eos_ids for row in responses.rows()]
@@ -146,12 +147,12 @@ def test_finished_means_ended_by_itself(llava: Llava, tiny: Path) -> None:
         assert not any(token in llava.eos_ids for token in row[:-1])
 
 
-def test_the_end_belongs_to_the_response_when_it_is_also_the_pad(llava: Llava, tiny: Path) -> None:
+def test_eos_belongs_to_the_response_when_it_is_also_the_pad(llava: Llava, tiny: Path) -> None:
     llava.processor.tokenizer.pad_token = llava.processor.tokenizer.eos_token
-    responses, drawn = generate(
+    responses, sampled = generate(
         llava, tiny_models.prompts_of(llava, tiny, 8), SamplingConfig(max_new_tokens=150), seed=1
     )
-    end = llava.processor.tokenizer.eos_token_id
+    eos = llava.processor.tokenizer.eos_token_id
     assert responses.finished.any()
-    assert [row[-1] == end for row in responses.rows()] == responses.finished.tolist()
-    assert len(drawn.logprobs) == responses.spans.num_tokens
+    assert [row[-1] == eos for row in responses.rows()] == responses.finished.tolist()
+    assert len(sampled.logprobs) == responses.spans.num_tokens

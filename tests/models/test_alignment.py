@@ -1,4 +1,4 @@
-"""Which token a number belongs to, and where responses end: what no shape check notices."""
+"""Each number belongs to the right token, and responses end at the right one."""
 
 import json
 import shutil
@@ -49,17 +49,17 @@ def test_a_token_changes_the_value_after_it_and_none_before(policy: Policy, tiny
     assert changed == [False, False, False, True, True]
 
 
-def test_pieces_keep_values_and_entropies_in_order(policy: Policy, tiny: Path) -> None:
+def test_microbatches_keep_values_and_entropies_in_order(policy: Policy, tiny: Path) -> None:
     prompts, responses = (
         tiny_models.prompts_of(policy.llava, tiny, 8),
         tiny_models.responses_of(policy.llava),
     )
     responses = Responses.concatenate([responses, responses])
     with torch.no_grad():
-        whole = policy.evaluate(prompts, responses)
-        pieces = map_microbatches(policy.evaluate, prompts, responses, 90)
-    torch.testing.assert_close(pieces.values, whole.values, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(pieces.entropy, whole.entropy, atol=1e-5, rtol=1e-5)
+        together = policy.evaluate(prompts, responses)
+        parts = map_microbatches(policy.evaluate, prompts, responses, 90)
+    torch.testing.assert_close(parts.values, together.values, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(parts.entropy, together.entropy, atol=1e-5, rtol=1e-5)
 
 
 def test_the_entropy_is_that_of_the_sampled_distribution(llava: Llava, tiny: Path) -> None:
@@ -67,42 +67,42 @@ def test_the_entropy_is_that_of_the_sampled_distribution(llava: Llava, tiny: Pat
     prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=0.5)
     with torch.no_grad():
-        found = policy.evaluate(prompts, responses).entropy
+        entropy = policy.evaluate(prompts, responses).entropy
         logits = llava.response_hidden(prompts, responses) @ llava.output_weight.T
     logits[:, llava.banned_ids] = -100
     p = (2 * logits.double()).softmax(1)
-    torch.testing.assert_close(found.double(), -(p * p.log()).sum(1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropy.double(), -(p * p.log()).sum(1), atol=1e-5, rtol=1e-5)
 
 
-def test_positions_count_a_rows_own_tokens_from_0(llava: Llava, tiny: Path) -> None:
-    """Relative positions hide a shift by the pads from every output, absolute ones would not."""
+def test_positions_count_the_tokens_of_a_row_from_0(llava: Llava, tiny: Path) -> None:
+    """No output would show a shift by the pads, for rotary positions are relative."""
     seen: list[Tensor] = []
 
-    def look(module, args, kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def record(module, args, kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         seen.append(kwargs["position_ids"])
 
-    llava.model.model.language_model.register_forward_pre_hook(look, with_kwargs=True)
+    llava.model.model.language_model.register_forward_pre_hook(record, with_kwargs=True)
     prompts = tiny_models.prompts_of(llava, tiny)
     hidden, state = llava.prefill(prompts, 64)
     llava.decode(torch.full((4,), 40), state)
     lengths = prompts.spans.lengths.tolist()
     assert len(set(lengths)) > 1
-    assert seen[0][0].tolist() == [place for length in lengths for place in range(length - 1)]
+    assert seen[0][0].tolist() == [position for length in lengths for position in range(length - 1)]
     assert seen[1][0].tolist() == [length - 1 for length in lengths]  # the last token of each
     assert seen[2][0].tolist() == lengths
 
 
-def test_every_end_of_the_generation_config_ends_a_response(llava: Llava, tiny: Path) -> None:
+def test_every_eos_id_of_the_generation_config_ends_a_response(llava: Llava, tiny: Path) -> None:
     prompts, sampling = tiny_models.prompts_of(llava, tiny), SamplingConfig(max_new_tokens=20)
     free, _ = generate(llava, prompts, sampling)
-    end = free.rows()[0][4]
-    llava.model.generation_config.eos_token_id = [llava.processor.tokenizer.eos_token_id, end]
+    eos = free.rows()[0][4]
+    llava.model.generation_config.eos_token_id = [llava.processor.tokenizer.eos_token_id, eos]
     stopped, _ = generate(llava, prompts, sampling)
-    assert stopped.rows()[0] == free.rows()[0][: free.rows()[0].index(end) + 1]
+    assert stopped.rows()[0] == free.rows()[0][: free.rows()[0].index(eos) + 1]
     assert stopped.finished[0]
 
 
-def test_a_response_that_ends_in_the_last_slot_is_finished(llava: Llava, tiny: Path) -> None:
+def test_a_response_that_ends_in_the_last_position_is_finished(llava: Llava, tiny: Path) -> None:
     prompts = tiny_models.prompts_of(llava, tiny, 8)
     long, _ = generate(llava, prompts, SamplingConfig(max_new_tokens=150))
     row = long.finished.tolist().index(True)
@@ -114,7 +114,7 @@ def test_a_response_that_ends_in_the_last_slot_is_finished(llava: Llava, tiny: P
     assert not short.finished[row]
 
 
-def test_the_models_own_dropout_is_off(tiny: Path, tmp_path: Path) -> None:
+def test_dropout_of_the_model_is_off(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny / "model", tmp_path / "model")
     file = tmp_path / "model" / "config.json"
     config = json.loads(file.read_text())
@@ -124,14 +124,14 @@ def test_the_models_own_dropout_is_off(tiny: Path, tmp_path: Path) -> None:
     llava = tiny_models.load(tmp_path)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
-    one, two = (policy.evaluate(prompts, responses).logprobs for _ in range(2))
-    assert torch.equal(one, two)
+    first, second = (policy.evaluate(prompts, responses).logprobs for _ in range(2))
+    assert torch.equal(first, second)
     (path,) = prompts.images[0]
     assert torch.equal(llava.vision.encode(path).tiles, llava.vision.encode(path).tiles)
 
 
 def test_the_reward_model_reads_the_sampled_tokens(llava: Llava, tiny: Path) -> None:
-    """Not their text: spelled out letter by letter, and cut before the end, it is another one."""
+    """Their text would be encoded to other tokens: here it is spelled letter by letter."""
     letters = llava.processor.tokenizer.convert_tokens_to_ids(list("red"))
     assert llava.builder.decode(letters) == "red"
     spelled = Responses(torch.tensor(letters), Spans.from_lengths([3]), torch.tensor([False]))
@@ -139,8 +139,8 @@ def test_the_reward_model_reads_the_sampled_tokens(llava: Llava, tiny: Path) -> 
     head = ScalarHead(llava.hidden_size)
     torch.nn.init.normal_(head.linear.weight)
     with torch.no_grad():
-        found = raw_scores(LlavaReward(llava, head, llava.builder), prompts, spelled)
-        assert torch.equal(found, head(llava.final_hidden(prompts, spelled)))
+        scores = raw_scores(LlavaReward(llava, head, llava.builder), prompts, spelled)
+        assert torch.equal(scores, head(llava.final_hidden(prompts, spelled)))
 
 
 def test_heads_compute_in_float32() -> None:

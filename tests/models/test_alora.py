@@ -1,4 +1,4 @@
-"""LoRA on responses only: the prompt runs on the bare trunk, and stock peft agrees."""
+"""Activated LoRA: prompts run on the base model without adapter, and peft gives the same."""
 
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ ATOL: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 
 @pytest.fixture
 def llava(tiny: Path) -> Llava:
-    """With a policy that has moved."""
+    """With a policy adapter that is not fresh."""
     return adapted(tiny, "alora")
 
 
-def adapted(tiny: Path, scope: str) -> Llava:
+def adapted(tiny: Path, lora_type: str) -> Llava:
     torch.manual_seed(0)
     llava = tiny_models.load(tiny)
-    llava.adapters.add(POLICY, rank=4, alpha=8, lora_type=scope)  # type: ignore[arg-type]
+    llava.adapters.add(POLICY, rank=4, alpha=8, lora_type=lora_type)  # type: ignore[arg-type]
     with torch.no_grad():
         for value in llava.adapters.tensors(POLICY).values():
             value.add_(0.1 * torch.randn_like(value))
@@ -44,14 +44,14 @@ def logits_of(llava: Llava, tiny: Path, responses: Responses) -> list[Tensor]:
     return list((hidden @ llava.output_weight.T).split(responses.spans.lengths.tolist()))
 
 
-def stock(llava: Llava, directory: Path) -> PeftModel:
+def peft_model(llava: Llava, directory: Path) -> PeftModel:
     llava.adapters.save(POLICY, directory, llava.base)
     base = LlavaForConditionalGeneration.from_pretrained(llava.base, dtype=torch.float32)
     return PeftModel.from_pretrained(base, directory).eval()
 
 
 def inputs(llava: Llava, tiny: Path, row: int) -> dict[str, Tensor]:
-    """A prompt as stock classes take it."""
+    """A prompt as the classes of transformers take it."""
     prompts = tiny_models.prompts_of(llava, tiny)
     image = load_image(prompts.images[row][0])
     pixels = llava.processor.image_processor(image, return_tensors="pt").pixel_values
@@ -66,92 +66,88 @@ def test_the_invocation_is_what_ends_every_prompt(llava: Llava, tiny: Path) -> N
         assert llava.builder.prompt_ids(text, ())[-len(ids) :] == ids
 
 
-def test_stock_peft_gives_the_same_logits(llava: Llava, tiny: Path, tmp_path: Path) -> None:
-    responses, model = tiny_models.responses_of(llava), stock(llava, tmp_path)
-    found = logits_of(llava, tiny, responses)
+def test_peft_gives_the_same_logits(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+    responses, model = tiny_models.responses_of(llava), peft_model(llava, tmp_path)
+    logits = logits_of(llava, tiny, responses)
     everywhere = logits_of(adapted(tiny, "lora"), tiny, responses)
     for row, tokens in enumerate(responses.rows()):
-        given = inputs(llava, tiny, row)
-        start = given["input_ids"].shape[1] - 1
-        ids = torch.cat([given["input_ids"], torch.as_tensor(tokens).unsqueeze(0)], dim=1)
-        given |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        arguments = inputs(llava, tiny, row)
+        start = arguments["input_ids"].shape[1] - 1
+        ids = torch.cat([arguments["input_ids"], torch.as_tensor(tokens).unsqueeze(0)], dim=1)
+        arguments |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         with torch.no_grad():
-            expected = model(**given).logits[0, start:-1]
+            expected = model(**arguments).logits[0, start:-1]
             with model.disable_adapter():
-                bare = model(**given).logits[0, start:-1]
-        torch.testing.assert_close(found[row], expected, **ATOL)
-        assert float((found[row] - bare).abs().max()) > 1e-2
-        assert float((found[row] - everywhere[row]).abs().max()) > 1e-3
+                base = model(**arguments).logits[0, start:-1]
+        torch.testing.assert_close(logits[row], expected, **ATOL)
+        assert float((logits[row] - base).abs().max()) > 1e-2
+        assert float((logits[row] - everywhere[row]).abs().max()) > 1e-3
 
 
-def test_stock_peft_generates_the_same_responses(llava: Llava, tiny: Path, tmp_path: Path) -> None:
-    model = stock(llava, tmp_path)
+def test_peft_generates_the_same_responses(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+    model = peft_model(llava, tmp_path)
     greedy = SamplingConfig(temperature=0, max_new_tokens=6)
-    ours, _ = generate(llava, tiny_models.prompts_of(llava, tiny), greedy)
+    generated, _ = generate(llava, tiny_models.prompts_of(llava, tiny), greedy)
     banned = [[token] for token in llava.banned_ids]
-    for row, tokens in enumerate(ours.rows()):
-        given = inputs(llava, tiny, row)
+    for row, tokens in enumerate(generated.rows()):
+        arguments = inputs(llava, tiny, row)
         response = model.generate(
-            **given, do_sample=False, max_new_tokens=6, bad_words_ids=banned, pad_token_id=0
+            **arguments, do_sample=False, max_new_tokens=6, bad_words_ids=banned, pad_token_id=0
         )
-        assert response[0, given["input_ids"].shape[1] :].tolist() == list(tokens)
+        assert response[0, arguments["input_ids"].shape[1] :].tolist() == list(tokens)
 
 
-def test_a_response_that_says_the_invocation_does_not_move_the_start(
-    llava: Llava, tiny: Path
-) -> None:
-    """What stands before it in the answer keeps its states."""
-    said = torch.tensor(llava.builder.invocation_ids())
-    plain = tiny_models.responses_of(llava)
-    rows = [torch.as_tensor(row) for row in plain.rows()]
-    longer = [torch.cat([row, said, row]) for row in rows]
-    lengths = [len(row) for row in longer]
-    responses = Responses(
-        torch.cat(longer), type(plain.spans).from_lengths(lengths), plain.finished
-    )
-    for one, two in zip(
-        logits_of(llava, tiny, plain), logits_of(llava, tiny, responses), strict=True
+def test_an_invocation_inside_a_response_does_not_move_the_start(llava: Llava, tiny: Path) -> None:
+    """The response tokens before it keep their hidden states."""
+    invocation = torch.tensor(llava.builder.invocation_ids())
+    responses = tiny_models.responses_of(llava)
+    rows = [torch.as_tensor(row) for row in responses.rows()]
+    repeated = [torch.cat([row, invocation, row]) for row in rows]
+    spans = type(responses.spans).from_lengths([len(row) for row in repeated])
+    longer = Responses(torch.cat(repeated), spans, responses.finished)
+    for short, long in zip(
+        logits_of(llava, tiny, responses), logits_of(llava, tiny, longer), strict=True
     ):
-        torch.testing.assert_close(two[: len(one)], one, **ATOL)
+        torch.testing.assert_close(long[: len(short)], short, **ATOL)
 
 
 def test_a_fresh_adapter_changes_nothing_and_gradients_reach_it(tiny: Path) -> None:
-    bare, llava = tiny_models.load(tiny), tiny_models.load(tiny)
+    base, llava = tiny_models.load(tiny), tiny_models.load(tiny)
     llava.adapters.add(POLICY, rank=4, alpha=8, lora_type="alora")
     responses = tiny_models.responses_of(llava)
-    for one, two in zip(
-        logits_of(bare, tiny, responses), logits_of(llava, tiny, responses), strict=True
+    for first, second in zip(
+        logits_of(base, tiny, responses), logits_of(llava, tiny, responses), strict=True
     ):
-        torch.testing.assert_close(one, two, **ATOL)
+        torch.testing.assert_close(first, second, **ATOL)
     llava.response_hidden(
         tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
     ).sum().backward()
-    # Of the last layer's q, k and v the response tokens read, so every factor B is reached.
+    # Response tokens use the q, k and v of every layer, so that every factor B is reached.
     grads = {k: v.grad for k, v in llava.adapters.tensors(POLICY).items() if ".lora_B." in k}
     assert grads and all(grad is not None and bool(grad.any()) for grad in grads.values())
 
 
-def test_what_was_drawn_is_what_is_scored(llava: Llava, tiny: Path) -> None:
+def test_sampled_logprobs_are_those_of_the_forward(llava: Llava, tiny: Path) -> None:
     prompts = tiny_models.prompts_of(llava, tiny)
-    responses, drawn = generate(llava, prompts, SamplingConfig(max_new_tokens=6))
+    responses, sampled = generate(llava, prompts, SamplingConfig(max_new_tokens=6))
     with torch.no_grad():
         hidden = llava.response_hidden(prompts, responses)
-        scored, _ = token_logprobs(
+        logprobs, _ = token_logprobs(
             hidden, llava.output_weight, responses.tokens, banned_ids=llava.banned_ids
         )
-    torch.testing.assert_close(scored, drawn.logprobs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logprobs, sampled.logprobs, atol=1e-4, rtol=0)
 
 
-def test_it_is_saved_and_loaded_with_its_scope(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+def test_it_is_saved_and_loaded_with_its_type(llava: Llava, tiny: Path, tmp_path: Path) -> None:
     llava.adapters.save(POLICY, tmp_path, llava.base)
-    again = tiny_models.load(tiny)
-    again.adapters.load(POLICY, tmp_path, trains=False)
-    assert again.adapters.lora_type == llava.adapters.lora_type == "alora"
+    loaded = tiny_models.load(tiny)
+    loaded.adapters.load(POLICY, tmp_path, trains=False)
+    assert loaded.adapters.lora_type == llava.adapters.lora_type == "alora"
     responses = tiny_models.responses_of(llava)
-    for one, two in zip(
-        logits_of(llava, tiny, responses), logits_of(again, tiny, responses), strict=True
+    for first, second in zip(
+        logits_of(llava, tiny, responses), logits_of(loaded, tiny, responses), strict=True
     ):
-        assert torch.equal(one, two)
+        assert torch.equal(first, second)
 
 
 def test_refusals(llava: Llava, tiny: Path, tmp_path: Path) -> None:
@@ -160,10 +156,10 @@ def test_refusals(llava: Llava, tiny: Path, tmp_path: Path) -> None:
     llava.adapters.save(POLICY, tmp_path, llava.base)
     other = tiny_models.load(tiny)
     other.adapters.invocation = [5, 6]
-    with pytest.raises(UsageError, match="waits for other ids"):
+    with pytest.raises(UsageError, match="invocation differs"):
         other.adapters.load(POLICY, tmp_path, trains=False)
     other.adapters.invocation = []
-    with pytest.raises(UsageError, match="where a response begins"):
+    with pytest.raises(UsageError, match="no fixed ids end"):
         other.adapters.add(POLICY, rank=4, alpha=8, lora_type="alora")
     prompts = tiny_models.prompts_of(llava, tiny, 1)
     cut = prompts.truncate(prompts.spans.lengths - 1)

@@ -1,4 +1,4 @@
-"""Critics of every kind: what they read, what their loss moves, and that they come back."""
+"""Critics of every kind: what they read, what their loss trains, and saving them."""
 
 import shutil
 from dataclasses import replace
@@ -24,21 +24,21 @@ from tests.ppo.test_trainer import PPO, trainer
 from tests.support import tiny_models
 
 KINDS: tuple[CriticKind, ...] = get_args(CriticKind)
-KINDS_OF_FULL: tuple[CriticKind, ...] = ("shared_detached", "shared", "separate")
-CASES = [*(("lora", kind) for kind in KINDS), *(("full", kind) for kind in KINDS_OF_FULL)]
+FULL_KINDS: tuple[CriticKind, ...] = ("shared_detached", "shared", "separate")
+CASES = [*(("lora", kind) for kind in KINDS), *(("full", kind) for kind in FULL_KINDS)]
 
 
-def built(
+def built_policy(
     tiny: Path,
     kind: CriticKind,
     train: str = "lora",
-    start: Path | None = None,
-    scope: LoraType = "lora",
+    init_adapter: Path | None = None,
+    lora_type: LoraType = "lora",
 ) -> Policy:
-    """A policy whose critic expects something."""
-    config = ModelConfig(train=train, lora_rank=4, lora_type=scope)
+    """A policy whose critic predicts values other than 0."""
+    config = ModelConfig(train=train, lora_rank=4, lora_type=lora_type)
     policy = build_policy(
-        tiny_models.load(tiny), config, temperature=1.0, critic=kind, init_adapter=start
+        tiny_models.load(tiny), config, temperature=1.0, critic=kind, init_adapter=init_adapter
     )
     torch.nn.init.normal_(policy.value_head.linear.weight)
     return policy
@@ -51,10 +51,10 @@ def shake(parameters: dict[str, torch.nn.Parameter]) -> None:
 
 
 @pytest.mark.parametrize(("train", "kind"), CASES)
-def test_every_critic_sees_the_image_and_expects_0_at_first(
+def test_every_critic_sees_the_image_and_predicts_0_at_first(
     tiny: Path, train: str, kind: CriticKind
 ) -> None:
-    policy = built(tiny, kind, train)
+    policy = built_policy(tiny, kind, train)
     prompts, responses = (
         tiny_models.prompts_of(policy.llava, tiny, 2),
         tiny_models.responses_of(policy.llava),
@@ -62,19 +62,23 @@ def test_every_critic_sees_the_image_and_expects_0_at_first(
     responses = responses.select(torch.tensor([0, 2]))
     swapped = replace(prompts, images=prompts.images[::-1])
     with torch.no_grad():
-        own, other = (policy.evaluate(batch, responses).values for batch in (prompts, swapped))
-        last, other_last = (policy.final_values(batch, responses) for batch in (prompts, swapped))
+        values, swapped_values = (
+            policy.evaluate(batch, responses).values for batch in (prompts, swapped)
+        )
+        final, swapped_final = (
+            policy.final_values(batch, responses) for batch in (prompts, swapped)
+        )
         torch.nn.init.zeros_(policy.value_head.linear.weight)
         assert not policy.evaluate(prompts, responses).values.any()
-    assert float((own - other).abs().max()) > 1e-3
-    assert float((last - other_last).abs().max()) > 1e-3
+    assert float((values - swapped_values).abs().max()) > 1e-3
+    assert float((final - swapped_final).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize(("train", "kind"), CASES)
 def test_the_value_loss_reaches_the_critic_and_the_policy_only_where_shared(
     tiny: Path, train: str, kind: CriticKind
 ) -> None:
-    policy = built(tiny, kind, train)
+    policy = built_policy(tiny, kind, train)
     shake(policy.critic.backbone_parameters())
     prompts, responses = (
         tiny_models.prompts_of(policy.llava, tiny),
@@ -91,8 +95,10 @@ def test_the_value_loss_reaches_the_critic_and_the_policy_only_where_shared(
 
 
 @pytest.mark.parametrize(("train", "kind"), CASES)
-def test_a_critic_that_moves_moves_no_other_role(tiny: Path, train: str, kind: CriticKind) -> None:
-    policy = built(tiny, kind, train)
+def test_updating_the_critic_changes_no_other_role(
+    tiny: Path, train: str, kind: CriticKind
+) -> None:
+    policy = built_policy(tiny, kind, train)
     prompts, responses = (
         tiny_models.prompts_of(policy.llava, tiny),
         tiny_models.responses_of(policy.llava),
@@ -100,8 +106,9 @@ def test_a_critic_that_moves_moves_no_other_role(tiny: Path, train: str, kind: C
 
     def roles() -> tuple[torch.Tensor, ...]:
         with torch.no_grad():
-            own = policy.evaluate(prompts, responses)
-            return own.logprobs, policy.reference_outputs(prompts, responses).logprobs, own.values
+            outputs = policy.evaluate(prompts, responses)
+            reference = policy.reference_outputs(prompts, responses)
+            return outputs.logprobs, reference.logprobs, outputs.values
 
     before, frozen = roles(), hash_tensors(policy.frozen_parameters())
     shake(policy.critic_parameters())
@@ -117,13 +124,13 @@ def test_a_critic_that_moves_moves_no_other_role(tiny: Path, train: str, kind: C
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_starting_adapter_is_where_critics_with_their_own_begin(
+def test_a_critic_with_an_adapter_starts_from_the_initial_one(
     tiny: Path, tmp_path: Path, kind: CriticKind
 ) -> None:
-    first = built(tiny, "shared_detached")
+    first = built_policy(tiny, "shared_detached")
     shake(first.trainable_parameters())
     first.llava.adapters.save(POLICY, tmp_path / "adapter", first.llava.base)
-    policy = built(tiny, kind, start=tmp_path / "adapter")
+    policy = built_policy(tiny, kind, init_adapter=tmp_path / "adapter")
     policy.value_head.load_state_dict(first.value_head.state_dict())
     prompts, responses = (
         tiny_models.prompts_of(policy.llava, tiny),
@@ -131,17 +138,17 @@ def test_a_starting_adapter_is_where_critics_with_their_own_begin(
     )
     with torch.no_grad():
         expected = first.evaluate(prompts, responses)
-        found = policy.evaluate(prompts, responses)
-    torch.testing.assert_close(found.values, expected.values)
-    torch.testing.assert_close(found.logprobs, expected.logprobs)
+        loaded = policy.evaluate(prompts, responses)
+    torch.testing.assert_close(loaded.values, expected.values)
+    torch.testing.assert_close(loaded.logprobs, expected.logprobs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_has_the_gradients_of_the_joint_loss(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, kind: CriticKind
 ) -> None:
-    """A critic apart goes forward once the policy's gradients are there, every micro-batch anew."""
-    policy = built(tiny, kind)
+    """A critic with a forward of its own runs after the policy's backward, in every microbatch."""
+    policy = built_policy(tiny, kind)
     policy.llava.model.double()
     policy.critic.llava.model.double()
     batch = tiny_models.minibatch_of(policy, tiny)
@@ -152,35 +159,35 @@ def test_a_step_has_the_gradients_of_the_joint_loss(
         [],
     )
 
-    def watched(*given: Any) -> torch.Tensor:
-        had = [value.grad for value in policy.trainable_parameters().values()]
-        seen.append(any(grad is not None and bool(grad.any()) for grad in had))
-        return values(*given)
+    def recording(*args: Any) -> torch.Tensor:
+        grads = [value.grad for value in policy.trainable_parameters().values()]
+        seen.append(any(grad is not None and bool(grad.any()) for grad in grads))
+        return values(*args)
 
-    monkeypatch.setattr(policy, "values", watched)
+    monkeypatch.setattr(policy, "values", recording)
     updater.step(batch, train_policy=True)
-    found = {name: value.grad for name, value in named.items()}
+    step_grads = {name: value.grad for name, value in named.items()}
     assert seen == [kind in ("adapter", "separate"), True, True, True]
-    scores = policy.evaluate(batch.prompts, batch.responses)
-    gain = (batch.advantages * (scores.logprobs - batch.old_logprobs).exp()).mean()
-    error = 0.5 * (scores.values - batch.returns).square().mean()
+    outputs = policy.evaluate(batch.prompts, batch.responses)
+    gain = (batch.advantages * (outputs.logprobs - batch.old_logprobs).exp()).mean()
+    error = 0.5 * (outputs.values - batch.returns).square().mean()
     loss = updater.config.vf_coef * error - gain
     for name, value in zip(named, torch.autograd.grad(loss, list(named.values())), strict=True):
-        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
+        torch.testing.assert_close(step_grads[name], value, atol=1e-6, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_warm_up_keeps_no_graph_of_the_policy(
+def test_a_warmup_keeps_no_graph_of_the_policy(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, kind: CriticKind
 ) -> None:
-    policy = built(tiny, kind)
+    policy = built_policy(tiny, kind)
     updater, values, graphs = Updater(PPOConfig(), policy, steps=2), policy.values, []
 
-    def watched(scores: PolicyOutputs, *given: Any) -> torch.Tensor:
-        graphs.append(scores.logprobs.requires_grad)
-        return values(scores, *given)
+    def recording(outputs: PolicyOutputs, *args: Any) -> torch.Tensor:
+        graphs.append(outputs.logprobs.requires_grad)
+        return values(outputs, *args)
 
-    monkeypatch.setattr(policy, "values", watched)
+    monkeypatch.setattr(policy, "values", recording)
     batch = tiny_models.minibatch_of(policy, tiny)
     graphs.clear()
     assert updater.step(batch, train_policy=False).grad_norm_critic > 0
@@ -192,7 +199,7 @@ def test_a_warm_up_keeps_no_graph_of_the_policy(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_warm_up_moves_the_critic_and_not_the_policy(
+def test_a_warmup_trains_the_critic_and_not_the_policy(
     tiny: Path, tmp_path: Path, kind: CriticKind
 ) -> None:
     options = replace(PPO, critic=kind, iterations=2, critic_warmup_iterations=2)
@@ -212,37 +219,39 @@ def test_a_warm_up_moves_the_critic_and_not_the_policy(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_broken_run_continues_bit_for_bit(tiny: Path, tmp_path: Path, kind: CriticKind) -> None:
+def test_a_resumed_run_continues_bit_for_bit(tiny: Path, tmp_path: Path, kind: CriticKind) -> None:
     options = replace(PPO, critic=kind, iterations=3, save_every=2)
-    whole = trainer(tiny, tmp_path / "whole", options)
-    whole.run()
+    uninterrupted = trainer(tiny, tmp_path / "whole", options)
+    uninterrupted.run()
     checkpoint = load_checkpoint(tmp_path / "whole" / "checkpoints")
     assert checkpoint.step == 3
-    shutil.rmtree(checkpoint.path)  # as if the run had broken before it was written
-    broken = trainer(tiny, tmp_path / "again", options)
-    broken.restore(load_checkpoint(tmp_path / "whole" / "checkpoints"))
-    assert broken.iteration == 2
-    broken.run()
-    for of in (Policy.trainable_parameters, Policy.critic_parameters):
-        one, two = (hash_tensors(of(run.policy).items()) for run in (whole, broken))
-        assert one == two
+    shutil.rmtree(checkpoint.path)  # as if the run had stopped before it was written
+    resumed = trainer(tiny, tmp_path / "again", options)
+    resumed.restore(load_checkpoint(tmp_path / "whole" / "checkpoints"))
+    assert resumed.iteration == 2
+    resumed.run()
+    for parameters in (Policy.trainable_parameters, Policy.critic_parameters):
+        first, second = (
+            hash_tensors(parameters(run.policy).items()) for run in (uninterrupted, resumed)
+        )
+        assert first == second
 
 
-def test_a_critics_adapter_and_head_are_saved_for_stock_peft(tiny: Path, tmp_path: Path) -> None:
-    policy = built(tiny, "adapter")
+def test_a_critics_adapter_and_head_load_with_peft(tiny: Path, tmp_path: Path) -> None:
+    policy = built_policy(tiny, "adapter")
     shake(policy.critic_parameters())
     policy.critic.save(tmp_path)
     assert load_file(tmp_path / "value_head.safetensors").keys() == {"linear.weight", "linear.bias"}
-    stock = LlavaForConditionalGeneration.from_pretrained(policy.llava.base, dtype=torch.float32)
-    twin: Llava = tiny_models.load(tiny)
-    twin.model = PeftModel.from_pretrained(stock, tmp_path / CRITIC).eval().base_model.model
-    prompts, responses = tiny_models.prompts_of(twin, tiny), tiny_models.responses_of(twin)
+    model = LlavaForConditionalGeneration.from_pretrained(policy.llava.base, dtype=torch.float32)
+    loaded: Llava = tiny_models.load(tiny)
+    loaded.model = PeftModel.from_pretrained(model, tmp_path / CRITIC).eval().base_model.model
+    prompts, responses = tiny_models.prompts_of(loaded, tiny), tiny_models.responses_of(loaded)
     with torch.no_grad(), policy.critic.use_adapter():
-        ours = policy.llava.response_hidden(prompts, responses)
-    assert torch.equal(twin.response_hidden(prompts, responses), ours)
+        expected = policy.llava.response_hidden(prompts, responses)
+    assert torch.equal(loaded.response_hidden(prompts, responses), expected)
 
 
-def test_an_adapter_needs_a_trunk_that_stays(tiny: Path) -> None:
+def test_a_critic_adapter_needs_a_frozen_base_model(tiny: Path) -> None:
     with pytest.raises(UsageError, match="needs a frozen base model") as caught:
-        built(tiny, "adapter", "full")
+        built_policy(tiny, "adapter", "full")
     assert caught.value.exit_code == 2

@@ -1,4 +1,4 @@
-"""The model's door: padding, images and adapters must not leak into a row's numbers."""
+"""Hidden states of a row do not depend on padding, other rows, their images, or other adapters."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,8 +23,8 @@ def llava(tiny: Path) -> Llava:
     return tiny_models.load(tiny)
 
 
-def stock_logits(llava: Llava, row: int, tiny: Path, pads: int) -> torch.Tensor:
-    """Logits of one row by the stock forward, from pixels, with `pads` on the left."""
+def hf_logits(llava: Llava, row: int, tiny: Path, pads: int) -> torch.Tensor:
+    """Logits of one row by transformers, from pixels, with `pads` on the left."""
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     ids = torch.cat(
         [
@@ -50,7 +50,7 @@ def stock_logits(llava: Llava, row: int, tiny: Path, pads: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("pads", [0, 1, 7, 33])
-def test_response_states_equal_the_stock_forward_under_left_padding(
+def test_hidden_states_equal_those_of_transformers_under_left_padding(
     llava: Llava, tiny: Path, pads: int
 ) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
@@ -59,8 +59,8 @@ def test_response_states_equal_the_stock_forward_under_left_padding(
     logits = hidden @ llava.output_weight.T
     for row, part in enumerate(logits.split(responses.spans.lengths.tolist())):
         start = int(prompts.spans.lengths[row]) - 1
-        stock = stock_logits(llava, row, tiny, pads)[start : start + len(part)]
-        torch.testing.assert_close(part, stock, atol=1e-5, rtol=1e-5)
+        expected = hf_logits(llava, row, tiny, pads)[start : start + len(part)]
+        torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_final_state_is_that_of_the_last_response_token(llava: Llava, tiny: Path) -> None:
@@ -68,18 +68,18 @@ def test_final_state_is_that_of_the_last_response_token(llava: Llava, tiny: Path
     with torch.no_grad():
         final = llava.final_hidden(prompts, responses) @ llava.output_weight.T
     for row in range(4):
-        stock = stock_logits(llava, row, tiny, 0)[-1]
-        torch.testing.assert_close(final[row], stock, atol=1e-5, rtol=1e-5)
+        expected = hf_logits(llava, row, tiny, 0)[-1]
+        torch.testing.assert_close(final[row], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_row_does_not_depend_on_its_batch_mates(llava: Llava, tiny: Path) -> None:
+def test_a_row_does_not_depend_on_the_rest_of_its_batch(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     order = torch.tensor([2, 0, 3, 1])
     with torch.no_grad():
         together = llava.response_hidden(prompts, responses)
         shuffled = llava.response_hidden(prompts.select(order), responses.select(order))
-    back = responses.spans.token_indices(order)
-    torch.testing.assert_close(shuffled, together[back], atol=1e-5, rtol=1e-5)
+    indices = responses.spans.token_indices(order)
+    torch.testing.assert_close(shuffled, together[indices], atol=1e-5, rtol=1e-5)
 
 
 def test_rows_read_whole_are_those_read_in_two_parts(llava: Llava, tiny: Path) -> None:
@@ -96,8 +96,8 @@ def test_rows_read_whole_are_those_read_in_two_parts(llava: Llava, tiny: Path) -
         found.append(hidden.detach())
         gradients.append([x.grad for x in llava.model.parameters() if x.requires_grad])
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
-    for one, two in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+    for first, second in zip(*gradients, strict=True):
+        torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
 
 
 def test_the_last_layer_computes_what_is_read_only(llava: Llava, tiny: Path) -> None:
@@ -111,17 +111,22 @@ def test_the_last_layer_computes_what_is_read_only(llava: Llava, tiny: Path) -> 
         llava.response_states(prompts, responses)
         llava.response_hidden(prompts, responses)
         llava.prefill(prompts, 3)
-    said, read = responses.spans.num_tokens, prompts.spans.num_tokens - 4
-    assert seen["k_proj"] == [said + 4 + read, said + read, read, 4]
-    assert seen["q_proj"] == [said + 4, said, 1, 4]
+    response_tokens, prompt_tokens = responses.spans.num_tokens, prompts.spans.num_tokens - 4
+    assert seen["k_proj"] == [
+        response_tokens + 4 + prompt_tokens,
+        response_tokens + prompt_tokens,
+        prompt_tokens,
+        4,
+    ]
+    assert seen["q_proj"] == [response_tokens + 4, response_tokens, 1, 4]
 
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 
-def _counting(whole: Product, counts: list[int], states: torch.Tensor) -> torch.Tensor:
+def _counting(product: Product, counts: list[int], states: torch.Tensor) -> torch.Tensor:
     counts.append(states.shape[1])
-    return whole(states)
+    return product(states)
 
 
 def test_a_prompt_that_ends_with_an_image_is_refused(llava: Llava, tiny: Path) -> None:
@@ -142,14 +147,14 @@ def test_cached_features_equal_fresh_ones_to_the_bit(llava: Llava, tiny: Path) -
         assert torch.equal(first.tiles, llava.vision.encode(path).tiles)
 
 
-def test_features_are_those_the_stock_projector_reads(llava: Llava, tiny: Path) -> None:
+def test_embeddings_equal_those_of_transformers(llava: Llava, tiny: Path) -> None:
     from rlhf.data.images import load_image
 
     path = tiny / "pictures/00001.png"
     pixels = llava.processor.image_processor(load_image(path), return_tensors="pt").pixel_values
     with torch.no_grad():
-        stock = llava.model.get_image_features(pixel_values=pixels).pooler_output[0]
-    assert torch.equal(llava.vision.embeddings([[path]])[0], stock)
+        expected = llava.model.get_image_features(pixel_values=pixels).pooler_output[0]
+    assert torch.equal(llava.vision.embeddings([[path]])[0], expected)
 
 
 def test_images_are_counted_row_by_row(llava: Llava, tiny: Path) -> None:
@@ -182,12 +187,12 @@ def test_another_image_changes_the_states(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
     swapped = replace(prompts, images=prompts.images[::-1])
     with torch.no_grad():
-        own = llava.response_hidden(prompts, responses)
+        hidden = llava.response_hidden(prompts, responses)
         other = llava.response_hidden(swapped, responses)
-    assert float((own - other).abs().max()) > 1e-3
+    assert float((hidden - other).abs().max()) > 1e-3
 
 
-def test_adapters_touch_the_language_model_only_and_are_float32(llava: Llava) -> None:
+def test_adapters_are_on_the_language_model_only_and_float32(llava: Llava) -> None:
     llava.adapters.add("policy", rank=4, alpha=8)
     tensors = llava.adapters.tensors("policy")
     assert tensors
@@ -203,10 +208,10 @@ def perturb(llava: Llava, name: str) -> None:
             value.add_(0.1 * torch.randn_like(value))
 
 
-def test_adapters_are_roles_that_do_not_disturb_each_other(llava: Llava, tiny: Path) -> None:
+def test_adapters_do_not_affect_each_other(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     with torch.no_grad():
-        bare = llava.response_hidden(prompts, responses)
+        base = llava.response_hidden(prompts, responses)
         llava.adapters.add("reward", rank=4, alpha=8)
         perturb(llava, "reward")
         llava.adapters.add("policy", rank=4, alpha=8)
@@ -214,38 +219,38 @@ def test_adapters_are_roles_that_do_not_disturb_each_other(llava: Llava, tiny: P
         with llava.adapters.use("reward"):
             reward = llava.response_hidden(prompts, responses)
             with llava.adapters.use(None):
-                off = llava.response_hidden(prompts, responses)
-    assert torch.equal(bare, off)
-    torch.testing.assert_close(fresh, bare)
-    assert float((reward - bare).abs().max()) > 1e-3
+                without = llava.response_hidden(prompts, responses)
+    assert torch.equal(base, without)
+    torch.testing.assert_close(fresh, base)
+    assert float((reward - base).abs().max()) > 1e-3
     assert llava.adapters.current == "policy"
 
 
-def test_a_saved_adapter_loads_with_stock_peft_and_gives_the_same_logits(
+def test_a_saved_adapter_loads_with_peft_and_gives_the_same_logits(
     llava: Llava, tiny: Path, tmp_path: Path
 ) -> None:
     llava.adapters.add("reward", rank=4, alpha=8)
     llava.adapters.add("policy", rank=4, alpha=8)
     perturb(llava, "policy")
     llava.adapters.save("policy", tmp_path / "adapter", llava.base)
-    ours = stock_logits(llava, 2, tiny, 0)
-    stock = LlavaForConditionalGeneration.from_pretrained(llava.base, dtype=torch.float32)
-    twin = tiny_models.load(tiny)
-    twin.model = PeftModel.from_pretrained(stock, tmp_path / "adapter").eval()
-    assert torch.equal(stock_logits(twin, 2, tiny, 0), ours)
+    logits = hf_logits(llava, 2, tiny, 0)
+    model = LlavaForConditionalGeneration.from_pretrained(llava.base, dtype=torch.float32)
+    loaded = tiny_models.load(tiny)
+    loaded.model = PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    assert torch.equal(hf_logits(loaded, 2, tiny, 0), logits)
 
 
 def test_save_and_load_are_bit_equal(llava: Llava, tiny: Path, tmp_path: Path) -> None:
     llava.save(tmp_path)
-    again = Llava.load(str(tmp_path), device=torch.device("cpu"), dtype=torch.float32)
-    for (name, one), (_, two) in zip(
-        llava.model.named_parameters(), again.model.named_parameters(), strict=True
+    loaded = Llava.load(str(tmp_path), device=torch.device("cpu"), dtype=torch.float32)
+    for (name, first), (_, second) in zip(
+        llava.model.named_parameters(), loaded.model.named_parameters(), strict=True
     ):
-        assert torch.equal(one, two), name
-    assert again.banned_ids == llava.banned_ids and again.eos_ids == llava.eos_ids
+        assert torch.equal(first, second), name
+    assert loaded.banned_ids == llava.banned_ids and loaded.eos_ids == llava.eos_ids
 
 
-def test_banned_ids_are_the_placeholder_and_the_pad_but_never_the_end(llava: Llava) -> None:
+def test_banned_ids_are_the_placeholder_and_the_pad_but_never_eos(llava: Llava) -> None:
     tokenizer = llava.processor.tokenizer
     image = tokenizer.convert_tokens_to_ids("<image>")
     assert llava.banned_ids == sorted([tokenizer.pad_token_id, image])

@@ -1,4 +1,4 @@
-"""The report of a model's parts: all of its numbers, as they are stored."""
+"""The summary counts every parameter of a model once, as it is stored."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from tests.support import tiny_models
 
 
 @pytest.mark.parametrize("kind", ["none", "nf4", "int8"])
-def test_every_number_is_counted_once_and_only_the_language_model_is_packed(
+def test_every_parameter_is_counted_once_and_only_the_language_model_is_quantized(
     tiny: Path, kind: str
 ) -> None:
-    whole = tiny_models.load(tiny).model
+    model = tiny_models.load(tiny).model
     llava = tiny_models.load(tiny, quantization=kind)
     llava.adapters.add("policy", rank=4, alpha=8)
     parts = {(part.name, part.stored): part for part in summarize_parameters(llava)}
@@ -20,16 +20,16 @@ def test_every_number_is_counted_once_and_only_the_language_model_is_packed(
     assert parts.pop(("adapter policy", "float32")) == ParameterGroup(
         "adapter policy", "float32", factors, factors
     )
-    assert sum(part.count for part in parts.values()) == sum(x.numel() for x in whole.parameters())
+    assert sum(part.count for part in parts.values()) == sum(x.numel() for x in model.parameters())
     assert not any(part.trained for part in parts.values())
     # q, k, v, o of 32 × 32 and three of 32 × 64 in each of two layers
-    linears = 2 * (4 * 32 * 32 + 3 * 32 * whole.config.text_config.intermediate_size)
+    linears = 2 * (4 * 32 * 32 + 3 * 32 * model.config.text_config.intermediate_size)
     norms = 5 * 32  # two in each layer and the last
     if kind == "none":
         assert parts["language model", "float32"].count == linears + norms
     else:
         assert parts["language model", kind].count == linears
         assert parts["language model", "float32"].count == norms
-    named = {"vision tower", "projector", "output head", "embeddings", "language model"}
-    assert {name for name, _ in parts} == named
+    names = {"vision tower", "projector", "output head", "embeddings", "language model"}
+    assert {name for name, _ in parts} == names
     assert {stored for name, stored in parts if name != "language model"} == {"float32"}

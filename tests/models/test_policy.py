@@ -1,4 +1,4 @@
-"""Policy, critic and reference: one trunk, three roles that stay apart."""
+"""Policy, critic and reference share one model without affecting each other."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,21 +30,21 @@ def test_reference_is_the_starting_model_and_stays(llava: Llava, tiny: Path, tra
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     policy = build_policy(llava, ModelConfig(train=train, lora_rank=4), temperature=1.0)
     with torch.no_grad():
-        start = policy.evaluate(prompts, responses).logprobs
-        assert torch.equal(policy.reference_outputs(prompts, responses).logprobs, start)
+        initial = policy.evaluate(prompts, responses).logprobs
+        assert torch.equal(policy.reference_outputs(prompts, responses).logprobs, initial)
         move(policy)
         moved = policy.evaluate(prompts, responses).logprobs
-    assert float((moved - start).abs().max()) > 1e-2
-    assert torch.equal(policy.reference_outputs(prompts, responses).logprobs, start)
+    assert float((moved - initial).abs().max()) > 1e-2
+    assert torch.equal(policy.reference_outputs(prompts, responses).logprobs, initial)
 
 
-def test_a_starting_adapter_is_the_reference_not_the_bare_trunk(
+def test_an_initial_adapter_is_the_reference_not_the_base_model(
     llava: Llava, tiny: Path, tmp_path: Path
 ) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     first = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     with torch.no_grad():
-        bare = first.reference_outputs(prompts, responses).logprobs
+        base = first.reference_outputs(prompts, responses).logprobs
         move(first)
         tuned = first.evaluate(prompts, responses).logprobs
     llava.adapters.save(POLICY, tmp_path / "adapter", llava.base)
@@ -60,20 +60,20 @@ def test_a_starting_adapter_is_the_reference_not_the_bare_trunk(
         move(second)
         reference = second.reference_outputs(prompts, responses).logprobs
     torch.testing.assert_close(reference, tuned)
-    assert float((reference - bare).abs().max()) > 1e-2
+    assert float((reference - base).abs().max()) > 1e-2
 
 
-def test_the_critic_sees_the_image_and_does_not_move_the_trunk(llava: Llava, tiny: Path) -> None:
+def test_the_critic_sees_the_image_and_does_not_train_the_policy(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     assert torch.equal(
         policy.evaluate(prompts, responses).values, torch.zeros(responses.spans.num_tokens)
     )
     torch.nn.init.normal_(policy.value_head.linear.weight)
-    own = policy.evaluate(prompts, responses).values
+    values = policy.evaluate(prompts, responses).values
     swapped = replace(prompts, images=prompts.images[::-1])
-    assert float((policy.evaluate(swapped, responses).values - own).detach().abs().max()) > 1e-3
-    own.sum().backward()
+    assert float((policy.evaluate(swapped, responses).values - values).detach().abs().max()) > 1e-3
+    values.sum().backward()
     assert policy.value_head.linear.weight.grad is not None
     assert all(value.grad is None for value in policy.trainable_parameters().values())
 
@@ -92,22 +92,22 @@ def test_values_are_of_the_state_before_the_token(llava: Llava, tiny: Path) -> N
 
 
 def test_two_forwards_are_bit_equal_with_trainable_adapters(llava: Llava, tiny: Path) -> None:
-    """No dropout anywhere, LoRA's own included."""
+    """There is no dropout, not in LoRA either."""
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     move(policy)
-    one, two = (policy.evaluate(prompts, responses) for _ in range(2))
-    assert torch.equal(one.logprobs, two.logprobs)
+    first, second = (policy.evaluate(prompts, responses) for _ in range(2))
+    assert torch.equal(first.logprobs, second.logprobs)
 
 
-def test_pieces_come_back_in_order(llava: Llava, tiny: Path) -> None:
+def test_microbatches_come_back_in_order(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny, 8), tiny_models.responses_of(llava, 8)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     with torch.no_grad():
-        whole = policy.evaluate(prompts, responses)
+        together = policy.evaluate(prompts, responses)
         for budget in (1, 90, 10_000):
-            pieces = map_microbatches(policy.evaluate, prompts, responses, budget)
-            torch.testing.assert_close(pieces.logprobs, whole.logprobs, atol=1e-5, rtol=1e-5)
+            parts = map_microbatches(policy.evaluate, prompts, responses, budget)
+            torch.testing.assert_close(parts.logprobs, together.logprobs, atol=1e-5, rtol=1e-5)
 
 
 def test_frozen_parameters_are_all_that_is_not_trained(llava: Llava) -> None:
@@ -123,36 +123,36 @@ def test_log_probabilities_are_those_of_the_sampled_temperature(llava: Llava, ti
     prompts = tiny_models.prompts_of(llava, tiny)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=0.5)
     sampling = SamplingConfig(temperature=0.5, max_new_tokens=6)
-    responses, drawn = generate(llava, prompts, sampling)
+    responses, sampled = generate(llava, prompts, sampling)
     with torch.no_grad():
-        for scores in (
+        for outputs in (
             policy.evaluate(prompts, responses),
             policy.reference_outputs(prompts, responses),
         ):
-            torch.testing.assert_close(scores.logprobs, drawn.logprobs, atol=1e-4, rtol=0)
+            torch.testing.assert_close(outputs.logprobs, sampled.logprobs, atol=1e-4, rtol=0)
 
 
-def test_full_training_of_a_bfloat16_trunk_moves_float32_and_multiplies_in_bfloat16(
+def test_full_training_of_a_bfloat16_model_updates_float32_and_multiplies_in_bfloat16(
     tiny: Path,
 ) -> None:
-    """Policy and reference alike; values and probabilities are float32."""
+    """The reference too; log-probabilities are float32."""
     llava = Llava.load(str(tiny / "model"), device=torch.device("cpu"), dtype=torch.bfloat16)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     policy = build_policy(llava, ModelConfig(train="full"), temperature=1.0)
     assert {value.dtype for value in policy.trainable_parameters().values()} == {torch.float32}
     with torch.no_grad():
-        own = policy.evaluate(prompts, responses).logprobs
-    assert own.dtype == torch.float32
-    assert torch.equal(policy.reference_outputs(prompts, responses).logprobs, own)
+        logprobs = policy.evaluate(prompts, responses).logprobs
+    assert logprobs.dtype == torch.float32
+    assert torch.equal(policy.reference_outputs(prompts, responses).logprobs, logprobs)
     llava.precision = policy.reference.precision = torch.float32
     with torch.no_grad():
         exact = policy.evaluate(prompts, responses).logprobs
-    assert 1e-4 < float((own - exact).abs().max()) < 0.2
+    assert 1e-4 < float((logprobs - exact).abs().max()) < 0.2
     llava.precision = policy.reference.precision = torch.bfloat16
-    found, drawn = generate(llava, prompts, SamplingConfig(max_new_tokens=6))
+    generated, sampled = generate(llava, prompts, SamplingConfig(max_new_tokens=6))
     with torch.no_grad():
-        scored = policy.evaluate(prompts, found).logprobs
-    torch.testing.assert_close(scored, drawn.logprobs, atol=0.05, rtol=0)
+        evaluated = policy.evaluate(prompts, generated).logprobs
+    torch.testing.assert_close(evaluated, sampled.logprobs, atol=0.05, rtol=0)
     loss = policy.evaluate(prompts, responses).logprobs.sum()
     loss.backward()
     assert {

@@ -1,4 +1,4 @@
-"""bitsandbytes on the trunk: only the language model is packed, and gradients survive a rollout."""
+"""Quantized models: only the language model is quantized, and gradients survive a rollout."""
 
 from pathlib import Path
 from typing import get_args
@@ -15,15 +15,15 @@ from rlhf.storage.checkpoint import load_checkpoint
 from rlhf.storage.hashing import hash_tensors
 from tests.support import tiny_models
 
-PACKED = {"nf4": bitsandbytes.nn.Linear4bit, "int8": bitsandbytes.nn.Linear8bitLt}
+LAYERS = {"nf4": bitsandbytes.nn.Linear4bit, "int8": bitsandbytes.nn.Linear8bitLt}
 
 
-@pytest.mark.parametrize("kind", PACKED)
+@pytest.mark.parametrize("kind", LAYERS)
 def test_gradients_are_alive_after_a_rollout(tiny: Path, kind: str) -> None:
     llava = tiny_models.load(tiny, quantization=kind)
-    packed = [n for n, m in llava.model.named_modules() if isinstance(m, PACKED[kind])]
-    assert len(packed) == 2 * 7
-    assert all("language_model" in name for name in packed)
+    quantized = [n for n, m in llava.model.named_modules() if isinstance(m, LAYERS[kind])]
+    assert len(quantized) == 2 * 7
+    assert all("language_model" in name for name in quantized)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     prompts = tiny_models.prompts_of(llava, tiny)
     responses, _ = generate(llava, prompts, SamplingConfig(max_new_tokens=6))
@@ -32,43 +32,43 @@ def test_gradients_are_alive_after_a_rollout(tiny: Path, kind: str) -> None:
     assert norms and all(float(norm) > 0 for norm in norms)
 
 
-def built(
-    tiny: Path, directory: Path, storage: str, critic: CriticKind, scope: LoraType
+def built_run(
+    tiny: Path, directory: Path, storage: str, critic: CriticKind, lora_type: LoraType
 ) -> PPOTrainer:
     """A run of two iterations; `storage` is of the language model, or the dtype of all weights."""
     torch.manual_seed(0)
     dtype = "bfloat16" if storage == "bfloat16" else "float32"
-    llava = tiny_models.load(tiny, dtype, storage if storage in PACKED else "none")
-    config = ModelConfig(lora_rank=4, lora_type=scope)
+    llava = tiny_models.load(tiny, dtype, storage if storage in LAYERS else "none")
+    config = ModelConfig(lora_rank=4, lora_type=lora_type)
     policy = build_policy(llava, config, temperature=1.0, critic=critic)
     return tiny_models.two_iterations(policy, tiny_models.prompts_of(llava, tiny), directory)
 
 
-@pytest.mark.parametrize("scope", get_args(LoraType))
+@pytest.mark.parametrize("lora_type", get_args(LoraType))
 @pytest.mark.parametrize("critic", get_args(CriticKind))
-@pytest.mark.parametrize("storage", ["float32", "bfloat16", *PACKED])
-def test_the_loop_keeps_its_invariants_under_every_storage_critic_and_scope(
-    tiny: Path, tmp_path: Path, storage: str, critic: CriticKind, scope: LoraType
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", *LAYERS])
+def test_sanity_checks_hold_for_every_storage_critic_and_lora_type(
+    tiny: Path, tmp_path: Path, storage: str, critic: CriticKind, lora_type: LoraType
 ) -> None:
     """Rollout, reward, update, checkpoint, resume, adapter: it refuses to start if one fails."""
-    run = built(tiny, tmp_path, storage, critic, scope)
+    run = built_run(tiny, tmp_path, storage, critic, lora_type)
     policy, llava = run.policy, run.policy.llava
     frozen = hash_tensors(policy.frozen_parameters())
-    start = hash_tensors(policy.trainable_parameters().items())
+    initial = hash_tensors(policy.trainable_parameters().items())
     metrics = run.step(0)
     run.iteration = 1
     checkpoint = run.save()
     run.run()
     assert metrics["val/first_step_ratio_gap"] < (0.1 if storage == "bfloat16" else 1e-5)
     assert hash_tensors(policy.frozen_parameters()) == frozen
-    assert hash_tensors(policy.trainable_parameters().items()) != start
-    again = built(tiny, tmp_path, storage, critic, scope)
-    again.restore(load_checkpoint(checkpoint))
-    again.run()
-    for one, two in zip(
-        run.policy.base_models().values(), again.policy.base_models().values(), strict=True
+    assert hash_tensors(policy.trainable_parameters().items()) != initial
+    resumed = built_run(tiny, tmp_path, storage, critic, lora_type)
+    resumed.restore(load_checkpoint(checkpoint))
+    resumed.run()
+    for first, second in zip(
+        run.policy.base_models().values(), resumed.policy.base_models().values(), strict=True
     ):
-        assert hash_tensors(one.named_parameters()) == hash_tensors(two.named_parameters())
+        assert hash_tensors(first.named_parameters()) == hash_tensors(second.named_parameters())
     llava.adapters.save(POLICY, tmp_path / "adapter", llava.base)
     loaded = tiny_models.load(
         tiny, storage if storage == "bfloat16" else "float32", llava.quantization
@@ -76,5 +76,5 @@ def test_the_loop_keeps_its_invariants_under_every_storage_critic_and_scope(
     loaded.adapters.load(POLICY, tmp_path / "adapter", trains=False)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     with torch.no_grad():
-        ours = llava.response_hidden(prompts, responses)
-        assert torch.equal(loaded.response_hidden(prompts, responses), ours)
+        expected = llava.response_hidden(prompts, responses)
+        assert torch.equal(loaded.response_hidden(prompts, responses), expected)

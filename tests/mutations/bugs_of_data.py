@@ -49,21 +49,21 @@ BUGS = (
         ("trl #2069",),
         "generation/sampler.py",
         (("banned_ids=llava.banned_ids,", "banned_ids=[*llava.banned_ids, *llava.eos_ids],"),),
-        GENERATION + "test_the_drawn_logprobs_are_those_of_the_training_forward",
+        GENERATION + "test_the_sampled_logprobs_are_those_of_the_training_forward",
     ),
     Bug(
         "sampling allows ids that scoring bans",
         ("EasyR1 #110", "verl #5817"),
         "generation/sampler.py",
         (("banned_ids=llava.banned_ids,", "banned_ids=(),"),),
-        GENERATION + "test_the_drawn_logprobs_are_those_of_the_training_forward",
+        GENERATION + "test_the_sampled_logprobs_are_those_of_the_training_forward",
     ),
     Bug(
         "the response ends one token too late",
         ("DeepSpeedExamples #672",),
         "generation/sampler.py",
         (("lengths[ended] = position + 1", "lengths[ended] = position + 2"),),
-        ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
+        ALIGNMENT + "test_every_eos_id_of_the_generation_config_ends_a_response",
     ),
     Bug(
         "what follows the end counts",
@@ -75,7 +75,7 @@ BUGS = (
                 "lengths[ended] = max_len",
             ),
         ),
-        ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
+        ALIGNMENT + "test_every_eos_id_of_the_generation_config_ends_a_response",
     ),
     Bug(
         "a response that ends in the last slot counts as cut",
@@ -87,7 +87,7 @@ BUGS = (
                 "spans.lengths < spans.max_len",
             ),
         ),
-        ALIGNMENT + "test_a_response_that_ends_in_the_last_slot_is_finished",
+        ALIGNMENT + "test_a_response_that_ends_in_the_last_position_is_finished",
     ),
     Bug(
         "a pad that is also the end hides the end",
@@ -100,7 +100,7 @@ BUGS = (
                 "        rows += [row[row != pad] for row in tokens]",
             ),
         ),
-        GENERATION + "test_the_end_belongs_to_the_response_when_it_is_also_the_pad",
+        GENERATION + "test_eos_belongs_to_the_response_when_it_is_also_the_pad",
     ),
     Bug(
         "a slice from minus zero takes the wrong tokens",
@@ -112,14 +112,14 @@ BUGS = (
                 "[row[: n - max_len] for row, n in zip(tokens, lengths.tolist())]",
             ),
         ),
-        ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
+        ALIGNMENT + "test_every_eos_id_of_the_generation_config_ends_a_response",
     ),
     Bug(
         "the text model's score is read at a pad",
         ("trl #2778",),
         "rewards/caption_reward.py",
         (("len(row) - 1 for row in ids", "tokens.shape[1] - 1 for row in ids"),),
-        REWARD + "test_a_score_depends_on_no_batch_mate_and_no_order[caption_text]",
+        REWARD + "test_a_score_does_not_depend_on_the_rest_of_the_batch[caption_text]",
     ),
     Bug(
         "sampled tokens are decoded and encoded again before they are scored",
@@ -138,7 +138,7 @@ BUGS = (
                 "head = ScalarHead(policy.hidden_size).to(policy.device)",
             ),
         ),
-        "tests/rewards/test_loading.py::test_what_is_saved_scores_the_same_bits[llava_state-lora]",
+        "tests/rewards/test_loading.py::test_a_loaded_reward_model_scores_the_same_bits[llava_state-lora]",
     ),
     Bug(
         "values in half precision",
@@ -157,6 +157,6 @@ BUGS = (
         ("verl #498",),
         "models/scalar_head.py",
         (("nn.init.zeros_(self.linear.weight)", "nn.init.normal_(self.linear.weight)"),),
-        POLICY + "test_the_critic_sees_the_image_and_does_not_move_the_trunk",
+        POLICY + "test_the_critic_sees_the_image_and_does_not_train_the_policy",
     ),
 )

@@ -45,7 +45,7 @@ BUGS = (
                 "            hidden_states = embeddings(responses.tokens).detach()\n",
             ),
         ),
-        POLICY + "test_the_critic_sees_the_image_and_does_not_move_the_trunk",
+        POLICY + "test_the_critic_sees_the_image_and_does_not_train_the_policy",
     ),
     Bug(
         "values come back in the order of the micro-batches",
@@ -57,7 +57,7 @@ BUGS = (
                 'for output in outputs])[order if name != "values" else ...]',
             ),
         ),
-        ALIGNMENT + "test_pieces_keep_values_and_entropies_in_order",
+        ALIGNMENT + "test_microbatches_keep_values_and_entropies_in_order",
     ),
     Bug(
         "log-probabilities ignore the temperature",
@@ -119,7 +119,7 @@ BUGS = (
         ("trl #495", "trl #1340"),
         "models/policy.py",
         (("        llava.adapters.load(REFERENCE, init_adapter, trains=False)\n", ""),),
-        POLICY + "test_a_starting_adapter_is_the_reference_not_the_bare_trunk",
+        POLICY + "test_an_initial_adapter_is_the_reference_not_the_base_model",
     ),
     Bug(
         "the policy's adapter stays active in the reference",
@@ -145,14 +145,14 @@ BUGS = (
         ("trl #454", "trl #1540"),
         "models/llava.py",
         (("model.eval(), processor", "model.train(), processor"),),
-        ALIGNMENT + "test_the_models_own_dropout_is_off",
+        ALIGNMENT + "test_dropout_of_the_model_is_off",
     ),
     Bug(
         "LoRA lands in the vision tower too",
         ("measured: LoRA by bare names",),
         "models/lora.py",
         (("(?!.*vision_tower).*", ".*"),),
-        LLAVA + "test_adapters_touch_the_language_model_only_and_are_float32",
+        LLAVA + "test_adapters_are_on_the_language_model_only_and_float32",
     ),
     Bug(
         "positions count the pads",
@@ -164,7 +164,7 @@ BUGS = (
                 "(0 * split.prefix_lens + split.prefix_lens.max()).to(self.device),",
             ),
         ),
-        ALIGNMENT + "test_positions_count_a_rows_own_tokens_from_0",
+        ALIGNMENT + "test_positions_count_the_tokens_of_a_row_from_0",
     ),
     Bug(
         "the pads beside a prompt are read",
@@ -176,7 +176,7 @@ BUGS = (
                 "lengths = None",
             ),
         ),
-        GENERATION + "test_the_drawn_logprobs_are_those_of_the_training_forward",
+        GENERATION + "test_the_sampled_logprobs_are_those_of_the_training_forward",
     ),
     Bug(
         "the response is cut out where another row's begins",
@@ -212,7 +212,7 @@ BUGS = (
                 "hidden.mean(0).expand(len(responses), -1)",
             ),
         ),
-        REWARD + "test_a_score_depends_on_no_batch_mate_and_no_order[llava_state]",
+        REWARD + "test_a_score_does_not_depend_on_the_rest_of_the_batch[llava_state]",
     ),
     Bug(
         "only the tokenizer's end is looked for",
@@ -224,14 +224,14 @@ BUGS = (
                 "[self.processor.tokenizer.eos_token_id]",
             ),
         ),
-        ALIGNMENT + "test_every_end_of_the_generation_config_ends_a_response",
+        ALIGNMENT + "test_every_eos_id_of_the_generation_config_ends_a_response",
     ),
     Bug(
         "the policy may sample the image placeholder",
         ("verl #7038", "NoisyRollout #3", "measured: sampled image token"),
         "models/llava.py",
         (("ids = {self.image_token_id, self", "ids = {pad, self"),),
-        LLAVA + "test_banned_ids_are_the_placeholder_and_the_pad_but_never_the_end",
+        LLAVA + "test_banned_ids_are_the_placeholder_and_the_pad_but_never_eos",
     ),
     Bug(
         "placeholders are counted over the batch",

@@ -44,7 +44,7 @@ def scores(model: RewardModel, prompts: PromptBatch, responses: Responses) -> to
 
 
 @pytest.mark.parametrize("kind", kit.KINDS)
-def test_a_score_depends_on_no_batch_mate_and_no_order(
+def test_a_score_does_not_depend_on_the_rest_of_the_batch(
     llava: Llava, tiny: Path, text_model: Path, kind: str
 ) -> None:
     model = kit.build(llava, kit.options(kind, text_model))
@@ -56,20 +56,20 @@ def test_a_score_depends_on_no_batch_mate_and_no_order(
     torch.testing.assert_close(together, alone, **ATOL)
     for seed in range(3):
         order = torch.randperm(8, generator=torch.Generator().manual_seed(seed))
-        turned = scores(model, prompts.select(order), responses.select(order))
-        torch.testing.assert_close(turned, together[order], **ATOL)
+        permuted = scores(model, prompts.select(order), responses.select(order))
+        torch.testing.assert_close(permuted, together[order], **ATOL)
 
 
 def test_left_and_right_padding_give_one_score(llava: Llava, tiny: Path) -> None:
-    """Decoding pads on the left: the state after prompt and response is the one scored."""
+    """The score is read from the hidden state that decoding, which pads on the left, ends with."""
     model = kit.build(llava, kit.options("llava_state"))
     kit.shake(model)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     rows = zip(prompts.tokens.split(prompts.spans.lengths.tolist()), responses.rows(), strict=True)
-    whole = [torch.cat([prompt, torch.tensor(response)]) for prompt, response in rows]
-    spans = type(prompts.spans).from_lengths([len(row) for row in whole])
+    sequences = [torch.cat([prompt, torch.tensor(response)]) for prompt, response in rows]
+    spans = type(prompts.spans).from_lengths([len(row) for row in sequences])
     with torch.no_grad():
-        left, _ = llava.prefill(replace(prompts, tokens=torch.cat(whole), spans=spans), 0)
+        left, _ = llava.prefill(replace(prompts, tokens=torch.cat(sequences), spans=spans), 0)
     torch.testing.assert_close(scores(model, prompts, responses), model.head(left), **ATOL)
 
 
@@ -83,8 +83,8 @@ def test_llava_head_sees_image_instruction_and_response(
     base = scores(model, prompts, responses)
     swapped = replace(prompts, images=(*prompts.images[1:], prompts.images[0]))
     assert (scores(model, swapped, responses) != base).all()
-    turned = responses.select(torch.tensor([3, 2, 1, 0]))
-    assert (scores(model, prompts, turned) != base).all()
+    permuted = responses.select(torch.tensor([3, 2, 1, 0]))
+    assert (scores(model, prompts, permuted) != base).all()
 
 
 def test_before_training_the_score_is_the_log_likelihood(llava: Llava, tiny: Path) -> None:
@@ -114,39 +114,43 @@ def test_caption_text_reads_description_instruction_and_response(
 def test_a_caption_belongs_to_the_content_of_an_image(llava: Llava, tmp_path: Path) -> None:
     for name, colour in (("a.png", "red"), ("b.png", "red"), ("c.png", "blue")):
         Image.new("RGB", (8, 8), colour).save(tmp_path / name)
-    first, twin, other = (tmp_path / name for name in ("a.png", "b.png", "c.png"))
-    given = Captioner(None, "")
-    given.add(first, "a red square")
-    assert given.captions([twin, first]) == ["a red square"] * 2
+    first, copy, other = (tmp_path / name for name in ("a.png", "b.png", "c.png"))
+    from_file = Captioner(None, "")
+    from_file.add(first, "a red square")
+    assert from_file.captions([copy, first]) == ["a red square"] * 2
     with pytest.raises(DataError, match="no caption"):
-        given.captions([first, other])
-    given.save(tmp_path / "captions.jsonl")
-    asked = Captioner(llava, "Describe the picture.", load_captions(tmp_path / "captions.jsonl"))
-    assert asked.captions([first, other])[0] == "a red square"
-    assert given.policy != asked.policy
+        from_file.captions([first, other])
+    from_file.save(tmp_path / "captions.jsonl")
+    describing = Captioner(
+        llava, "Describe the picture.", load_captions(tmp_path / "captions.jsonl")
+    )
+    assert describing.captions([first, other])[0] == "a red square"
+    assert from_file.fingerprint != describing.fingerprint
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])
-def test_a_stock_classifier_keeps_its_own_scores(
+def test_a_classifier_of_transformers_keeps_its_scores(
     llava: Llava, tiny: Path, tmp_path: Path, kind: str
 ) -> None:
-    """As the stock class computes them from one row at a time, which needs no padding."""
+    """The expected logits come from one row at a time, without padding."""
     directory = kit.write_text_model(tmp_path, tiny, kind)
     model = kit.build(llava, kit.options("caption_text", directory, "none"))
     assert isinstance(model, CaptionReward)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
-    stock = AutoModelForSequenceClassification.from_pretrained(directory).eval()
+    classifier = AutoModelForSequenceClassification.from_pretrained(directory).eval()
     ids = [
         [*model.tokenizer(text).input_ids, model.tokenizer.eos_token_id]
         for text in model.texts(prompts, responses)
     ]
     with torch.no_grad():
-        expected = torch.cat([stock(torch.tensor([row])).logits[0] for row in ids])
+        expected = torch.cat([classifier(torch.tensor([row])).logits[0] for row in ids])
     assert float(expected.std()) > 1e-3
     torch.testing.assert_close(scores(model, prompts, responses), expected, **ATOL)
 
 
-def test_what_is_no_reward_model_is_refused(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+def test_options_without_a_reward_model_are_refused(
+    llava: Llava, tiny: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="needs a text model"):
         kit.build(llava, kit.options("caption_text"))
     with pytest.raises(UsageError, match="no trained head"):
@@ -156,7 +160,7 @@ def test_what_is_no_reward_model_is_refused(llava: Llava, tiny: Path, tmp_path: 
         kit.build(llava, kit.options("caption_text", directory))
 
 
-def test_scores_are_normalised_by_the_stored_mean_and_std(llava: Llava, tiny: Path) -> None:
+def test_scores_are_normalized_by_the_stored_mean_and_std(llava: Llava, tiny: Path) -> None:
     model = kit.build(llava, kit.options("llava_head"))
     kit.shake(model)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
@@ -165,21 +169,21 @@ def test_scores_are_normalised_by_the_stored_mean_and_std(llava: Llava, tiny: Pa
     torch.testing.assert_close(scores(model, prompts, responses), (raw - 2) / 4)
 
 
-def test_another_models_responses_are_encoded_anew(llava: Llava, tiny: Path) -> None:
+def test_responses_of_another_model_are_encoded_again(llava: Llava, tiny: Path) -> None:
     model = kit.build(llava, kit.options("llava_head"))
     kit.shake(model)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
-    own = scores(model, prompts, responses)
+    expected = scores(model, prompts, responses)
     other = tiny_models.load(tiny)
     other.processor.chat_template = other.processor.chat_template.replace("USER: ", "Human says ")
-    source = PromptBuilder(other.processor, other.builder.image_tokens)
-    assert not same_encoding(source, llava.builder)
+    encoder = PromptBuilder(other.processor, other.builder.image_tokens)
+    assert not same_encoding(encoder, llava.builder)
     assert same_encoding(tiny_models.load(tiny).builder, llava.builder)
     assert not same_encoding(ByteEncoder(), llava.builder)
-    reading = LlavaReward(llava, model.head, source)
-    foreign = reencode_prompts(prompts, source)
+    reward = LlavaReward(llava, model.head, encoder)
+    foreign = reencode_prompts(prompts, encoder)
     assert not torch.equal(foreign.tokens, prompts.tokens)
-    torch.testing.assert_close(scores(reading, foreign, responses), own)
+    torch.testing.assert_close(scores(reward, foreign, responses), expected)
 
 
 def test_a_text_too_long_for_the_text_model_is_refused(
@@ -192,19 +196,19 @@ def test_a_text_too_long_for_the_text_model_is_refused(
         scores(model, tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava))
 
 
-def test_the_end_stands_once(llava: Llava, tiny: Path, tmp_path: Path) -> None:
+def test_a_text_ends_with_one_end_token(llava: Llava, tiny: Path, tmp_path: Path) -> None:
     model = kit.build(
         llava, kit.options("caption_text", kit.write_text_model(tmp_path, tiny, "text"))
     )
     assert isinstance(model, CaptionReward)
-    end = model.tokenizer.eos_token_id
-    assert model._ids("red")[-1] == end and model._ids("red").count(end) == 1
+    eos = model.tokenizer.eos_token_id
+    assert model._ids("red")[-1] == eos and model._ids("red").count(eos) == 1
     ids = model._ids("red")
 
     class Ending:
-        """A tokenizer that ends each text by itself."""
+        """A tokenizer that appends the end token itself."""
 
-        eos_token_id, model_max_length = end, 10**9
+        eos_token_id, model_max_length = eos, 10**9
 
         def __call__(self, text: str, **options: object) -> SimpleNamespace:
             return SimpleNamespace(input_ids=ids)

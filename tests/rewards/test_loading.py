@@ -1,4 +1,4 @@
-"""Reward models on disk: the same scores again, or a refusal that says what changed."""
+"""Loaded reward models give the same scores, or are refused with the name of what changed."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "train"), CASES)
-def test_what_is_saved_scores_the_same_bits(
+def test_a_loaded_reward_model_scores_the_same_bits(
     llava: Llava, tiny: Path, text_model: Path, tmp_path: Path, kind: str, train: str
 ) -> None:
     reward = kit.options(kind, text_model, train)
@@ -59,17 +59,17 @@ def test_what_is_saved_scores_the_same_bits(
                 value.add_(torch.randn_like(value) * 0.02)
     model.mean, model.std = 0.5, 2.0
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
-    own = model.scores(prompts, responses, max_tokens=9999)
+    expected = model.scores(prompts, responses, max_tokens=9999)
     kit.save(model, tmp_path, llava, reward)
     for share in (True, False):
-        again = load_reward(
+        loaded = load_reward(
             str(tmp_path), tiny_models.load(tiny), share_base_model=share, exact=True
         )
-        assert torch.equal(again.scores(prompts, responses, max_tokens=9999), own)
-        assert not any(value.requires_grad for value in again.head.parameters())
+        assert torch.equal(loaded.scores(prompts, responses, max_tokens=9999), expected)
+        assert not any(value.requires_grad for value in loaded.head.parameters())
 
 
-SCORE_ELSEWHERE = """
+SCORE_IN_NEW_PROCESS = """
 import sys; from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
@@ -80,8 +80,8 @@ llava = tiny_models.load(Path(sys.argv[2]))
 model = load_reward(sys.argv[3], llava, share_base_model=True, exact=True)
 prompts = tiny_models.prompts_of(llava, Path(sys.argv[2]))
 responses = tiny_models.responses_of(llava)
-found = model.scores(prompts, responses, max_tokens=9999)
-print(" ".join(float(x).hex() for x in found))
+scores = model.scores(prompts, responses, max_tokens=9999)
+print(" ".join(float(x).hex() for x in scores))
 """
 
 
@@ -89,17 +89,17 @@ def test_a_new_process_scores_the_same_bits(llava: Llava, tiny: Path, tmp_path: 
     reward = kit.options("llava_head", train="lora")
     model = kit.build(llava, reward)
     kit.shake(model)
-    own = model.scores(
+    expected = model.scores(
         tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava), max_tokens=9999
     )
     kit.save(model, tmp_path, llava, reward)
-    command = [sys.executable, "-c", SCORE_ELSEWHERE]
+    command = [sys.executable, "-c", SCORE_IN_NEW_PROCESS]
     command += [str(Path(__file__).parents[2]), str(tiny), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [float(x).hex() for x in own]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert process.stdout.split() == [float(x).hex() for x in expected]
 
 
-def test_the_shared_trunk_is_read_with_the_policy_adapter_off(
+def test_a_shared_base_model_runs_without_the_policy_adapter(
     llava: Llava, tiny: Path, tmp_path: Path
 ) -> None:
     reward = kit.options("llava_head")
@@ -130,7 +130,7 @@ def saved(
 
 
 def change_model(directory: Path) -> None:
-    """Another weight in the trunk."""
+    """Change a weight of the base model."""
     llava = tiny_models.load(directory)
     with torch.no_grad():
         next(llava.model.model.language_model.layers.parameters()).mul_(1.01)
@@ -144,7 +144,7 @@ def change_text(directory: Path, name: str, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "named"),
+    ("file", "old", "new", "entry"),
     [
         ("weights", "", "", "weights"),
         ("chat_template.jinja", "USER: ", "Human: ", "template"),
@@ -152,8 +152,8 @@ def change_text(directory: Path, name: str, old: str, new: str) -> None:
         ("processor_config.json", '"do_normalize": true', '"do_normalize": false', "images"),
     ],
 )
-def test_a_changed_model_is_named_and_refused(
-    tiny: Path, tmp_path: Path, file: str, old: str, new: str, named: str
+def test_a_changed_model_is_refused_by_name(
+    tiny: Path, tmp_path: Path, file: str, old: str, new: str, entry: str
 ) -> None:
     shutil.copytree(tiny / "model", tmp_path / "model")
     directory = saved(tiny_models.load(tmp_path), tmp_path / "reward")
@@ -164,7 +164,7 @@ def test_a_changed_model_is_named_and_refused(
         change_text(tmp_path, file, old, new)
     with pytest.raises(UsageError, match="would not read") as caught:
         load_reward(str(directory), tiny_models.load(tmp_path), share_base_model=True)
-    assert f" {named}: " in caught.value.where
+    assert f" {entry}: " in caught.value.where
 
 
 def test_a_changed_head_is_refused(llava: Llava, tmp_path: Path) -> None:
@@ -178,28 +178,28 @@ def test_a_changed_head_is_refused(llava: Llava, tmp_path: Path) -> None:
     assert " head: " in caught.value.where
 
 
-def test_captions_are_part_of_what_was_read(
+def test_captions_of_training_are_used_again(
     llava: Llava, tiny: Path, text_model: Path, tmp_path: Path
 ) -> None:
-    """Those of training are not asked for again; a model taught on given ones asks for none."""
+    """They are not made anew; a model trained on given captions makes none."""
     reward = kit.options("caption_text", text_model, "head")
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     model = kit.build(llava, reward)
     kit.shake(model)
-    own = model.scores(prompts, responses, max_tokens=9999)
-    kit.save(model, tmp_path / "asked", llava, reward)
-    again = load_reward(str(tmp_path / "asked"), tiny_models.load(tiny), share_base_model=True)
-    again.captioner._describe = None  # type: ignore[attr-defined]
-    assert torch.equal(again.scores(prompts, responses, max_tokens=9999), own)
+    expected = model.scores(prompts, responses, max_tokens=9999)
+    kit.save(model, tmp_path / "described", llava, reward)
+    loaded = load_reward(str(tmp_path / "described"), tiny_models.load(tiny), share_base_model=True)
+    loaded.captioner._describe = None  # type: ignore[attr-defined]
+    assert torch.equal(loaded.scores(prompts, responses, max_tokens=9999), expected)
 
-    given = build_reward(reward, ModelConfig(), llava, captions={})
-    kit.save(given, tmp_path / "given", llava, reward)
-    again = load_reward(str(tmp_path / "given"), tiny_models.load(tiny), share_base_model=True)
+    with_captions = build_reward(reward, ModelConfig(), llava, captions={})
+    kit.save(with_captions, tmp_path / "given", llava, reward)
+    loaded = load_reward(str(tmp_path / "given"), tiny_models.load(tiny), share_base_model=True)
     with pytest.raises(DataError, match="no caption"):
-        again.scores(prompts, responses, max_tokens=9999)
+        loaded.scores(prompts, responses, max_tokens=9999)
 
 
-def test_weights_stored_otherwise_are_said_but_allowed_unless_exact(
+def test_weights_of_another_dtype_are_refused_only_where_exact(
     llava: Llava, tiny: Path, tmp_path: Path
 ) -> None:
     directory = saved(llava, tmp_path)
@@ -210,22 +210,22 @@ def test_weights_stored_otherwise_are_said_but_allowed_unless_exact(
     assert "dtype: torch.float32 in training, torch.bfloat16 here" in caught.value.where
 
 
-def test_faults_of_a_fingerprint() -> None:
+def test_mismatches_of_a_fingerprint() -> None:
     stored = {"dtype": "float32", "weights": "a", "template": "t"}
     assert fingerprint_mismatches(stored, dict(stored)) == []
     assert fingerprint_mismatches(stored, {**stored, "weights": "b"}) == ["weights"]
-    other = fingerprint_mismatches(stored, {**stored, "weights": "b", "dtype": "bfloat16"})
-    assert other == ["dtype"] and differs_in_storage_only(other)
-    more = fingerprint_mismatches(stored, {"weights": "b", "dtype": "bfloat16"})
-    assert more == ["dtype", "template"] and not differs_in_storage_only(more)
+    dtype = fingerprint_mismatches(stored, {**stored, "weights": "b", "dtype": "bfloat16"})
+    assert dtype == ["dtype"] and differs_in_storage_only(dtype)
+    both = fingerprint_mismatches(stored, {"weights": "b", "dtype": "bfloat16"})
+    assert both == ["dtype", "template"] and not differs_in_storage_only(both)
     rounded = {"dtype": "float32", "weights": "a", "weights_rounded": "r", "quantization": "none"}
-    swapped = {**rounded, "dtype": "bfloat16", "weights": "b", "weights_rounded": "other"}
-    assert fingerprint_mismatches(rounded, swapped) == ["dtype", "weights_rounded"]
-    packed = {**swapped, "quantization": "nf4"}
-    assert fingerprint_mismatches(rounded, packed) == ["dtype", "quantization"]
+    half = {**rounded, "dtype": "bfloat16", "weights": "b", "weights_rounded": "other"}
+    assert fingerprint_mismatches(rounded, half) == ["dtype", "weights_rounded"]
+    quantized = {**half, "quantization": "nf4"}
+    assert fingerprint_mismatches(rounded, quantized) == ["dtype", "quantization"]
     captioned = {f"captioner_{name}": value for name, value in rounded.items()}
-    named = fingerprint_mismatches(captioned, {**captioned, "captioner_weights": "b"})
-    assert named == ["captioner_weights"] and not differs_in_storage_only(named)
+    names = fingerprint_mismatches(captioned, {**captioned, "captioner_weights": "b"})
+    assert names == ["captioner_weights"] and not differs_in_storage_only(names)
 
 
 def test_a_directory_without_a_reward_model_is_refused(llava: Llava, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_directory_without_a_reward_model_is_refused(llava: Llava, tmp_path: P
 
 
 def test_code_in_a_models_directory_is_never_run(llava: Llava, tmp_path: Path) -> None:
-    """Whatever a card names: stock classes only, and nobody is asked."""
+    """Only the classes of transformers load models, whatever a configuration names."""
     directory = tmp_path / "evil"
     directory.mkdir()
     config = {
@@ -259,9 +259,7 @@ def test_code_in_a_models_directory_is_never_run(llava: Llava, tmp_path: Path) -
     assert not (tmp_path / "ran").exists()
 
 
-def test_another_captioner_is_named_and_refused(
-    tiny: Path, text_model: Path, tmp_path: Path
-) -> None:
+def test_another_captioner_is_refused_by_name(tiny: Path, text_model: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny / "model", tmp_path / "model")
     directory = saved(tiny_models.load(tmp_path), tmp_path / "reward", "caption_text", text_model)
     change_model(tmp_path)
@@ -272,10 +270,10 @@ def test_another_captioner_is_named_and_refused(
 
 @pytest.mark.usefixtures("low_floor")
 @pytest.mark.parametrize("train", ["head", "lora"])
-def test_a_reward_model_begins_from_the_supervised_adapter(
+def test_a_reward_model_starts_from_the_supervised_adapter(
     llava: Llava, tiny: Path, tmp_path: Path, train: str
 ) -> None:
-    """Its log-likelihoods are those of the model that answers, not of its base."""
+    """Its log-likelihoods are those of the model that samples, not of the base model."""
     llava.adapters.add("policy", rank=4, alpha=8)
     with torch.no_grad():
         for value in llava.adapters.tensors("policy").values():
@@ -286,16 +284,16 @@ def test_a_reward_model_begins_from_the_supervised_adapter(
     reward = kit.options("llava_head", train=train)
     fresh = tiny_models.load(tiny)
     model = build_reward(reward, ModelConfig(), fresh, init_adapter=tmp_path / "adapter")
-    found = model.scores(prompts, responses, max_tokens=9999)
+    scores = model.scores(prompts, responses, max_tokens=9999)
     expected = span_sum(logprobs.clamp(min=-6), responses.spans)
-    torch.testing.assert_close(found, expected.detach())
-    learns = {value.requires_grad for value in fresh.adapters.tensors("reward").values()}
-    assert learns == {train == "lora"}
+    torch.testing.assert_close(scores, expected.detach())
+    trainable = {value.requires_grad for value in fresh.adapters.tensors("reward").values()}
+    assert trainable == {train == "lora"}
     kit.save(model, tmp_path / "reward", fresh, reward)
-    again = load_reward(
+    loaded = load_reward(
         str(tmp_path / "reward"), tiny_models.load(tiny), share_base_model=True, exact=True
     )
-    assert torch.equal(again.scores(prompts, responses, max_tokens=9999), found)
+    assert torch.equal(loaded.scores(prompts, responses, max_tokens=9999), scores)
     full = kit.options("llava_head", train="full")
-    with pytest.raises(UsageError, match="cannot begin from an adapter"):
+    with pytest.raises(UsageError, match="cannot start from an adapter"):
         build_reward(full, ModelConfig(), tiny_models.load(tiny), init_adapter=tmp_path / "adapter")

@@ -51,7 +51,7 @@ def write_text_model(directory: Path, tiny: Path, kind: str, labels: int = 1) ->
 def options(
     kind: str, text_model: Path | str = "", train: str = "lora", **more: Any
 ) -> RewardConfig:
-    """`llava_state` is a llava_head that reads no likelihood."""
+    """Options of a kind; `llava_state` is a llava_head that does not use the log-likelihood."""
     fields: dict[str, Any] = {"lr": 1e-2, "epochs": 8, "warmup_steps": 2, "train": train}
     fields |= {"kind": kind.replace("state", "head"), "use_logprob_feature": kind == "llava_head"}
     return RewardConfig(**{**fields, "text_model": str(text_model), **more})
@@ -62,7 +62,7 @@ def build(llava: Llava, config: RewardConfig) -> RewardModel:
 
 
 def shake(model: RewardModel) -> None:
-    """Give the head weights of its own, so that every feature counts."""
+    """Draw random weights for the head, so that every input counts."""
     torch.nn.init.normal_(model.head.linear.weight)
 
 

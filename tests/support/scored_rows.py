@@ -1,4 +1,4 @@
-"""Prompts and responses whose row number stands in every part, for tests of scorers."""
+"""Prompts and responses that hold their row number in every part, for tests of scorers."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Services that fail: each fault alone, in an order, or in a share of the calls."""
+"""HTTP services that fail: with one fault, in a given order, or in a share of the calls."""
 
 import asyncio
 import gzip
@@ -14,7 +14,7 @@ Handler = Callable[[httpx2.Request], httpx2.Response]
 
 
 class Drip(httpx2.AsyncByteStream):
-    """A reply that begins well and never ends."""
+    """A reply that starts well and never ends."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield b'{"scores": ['
@@ -28,7 +28,7 @@ def true_scores(request: httpx2.Request) -> list[float]:
 
 
 def reply(content: bytes | list[Any], code: int = 200, **headers: str) -> httpx2.Response:
-    """A reply with this content, or these scores, that is read from a stream as in real life."""
+    """A reply with this content, or these scores, read from a stream."""
     written = content if isinstance(content, bytes) else json.dumps({"scores": content}).encode()
     return httpx2.Response(code, stream=httpx2.ByteStream(written), headers=headers)
 
@@ -86,7 +86,7 @@ FAULTS: dict[str, Handler] = {
 
 
 class Script:
-    """Replies by a list of handlers, then rightly; remembers the requests."""
+    """Replies by a list of handlers, then with true scores; keeps the requests."""
 
     def __init__(self, *handlers: Handler) -> None:
         self.handlers, self.requests = list(handlers), list[httpx2.Request]()
@@ -97,7 +97,7 @@ class Script:
 
 
 class Unreliable:
-    """Replies rightly, but for a share of the calls that meet a fault or a redirect."""
+    """Replies with true scores, but with a fault or a redirect in 30 % of the calls."""
 
     def __init__(self, seed: int) -> None:
         self.random, self.calls, self.faults = random.Random(seed), 0, 0

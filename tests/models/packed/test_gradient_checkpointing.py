@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf.config.schema import CriticKind, LoraType, SamplingConfig
 from rlhf.generation.sampler import generate
-from tests.models.test_critic import CASES, KINDS, built, shake
+from tests.models.test_critic import CASES, KINDS, built_policy, shake
 from tests.support import tiny_models
 
 
@@ -17,7 +17,7 @@ def gradients(
     tiny: Path, train: str, scope: LoraType, kind: CriticKind, checkpointed: bool
 ) -> tuple[list[Tensor | None], int]:
     """Gradients of log-probabilities and values, and the numbers kept for the backward."""
-    policy, kept = built(tiny, kind, train, scope=scope), 0
+    policy, kept = built_policy(tiny, kind, train, scope=scope), 0
     shake(policy.trainable_parameters() | policy.critic_parameters())
     for llava in (policy.llava, policy.critic.llava):
         llava.gradient_checkpointing = checkpointed
@@ -56,7 +56,7 @@ def test_gradients_are_the_same_and_less_is_kept(
 
 
 def test_generation_keeps_its_cache(tiny: Path) -> None:
-    policy = built(tiny, "shared_detached")
+    policy = built_policy(tiny, "shared_detached")
     prompts, sampling = tiny_models.prompts_of(policy.llava, tiny), SamplingConfig(max_new_tokens=5)
     plain, _ = generate(policy.llava, prompts, sampling)
     policy.llava.gradient_checkpointing = True

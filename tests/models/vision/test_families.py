@@ -22,7 +22,7 @@ from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.tracking.writer import MetricsWriter
-from tests.models.test_llava import stock_logits
+from tests.models.test_llava import hf_logits
 from tests.support import tiny_models
 
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -64,7 +64,7 @@ def test_states_and_greedy_responses_are_the_stock_models(directory: Path, tiny:
         logits = llava.response_hidden(prompts, responses) @ llava.output_weight.T
     for row, part in enumerate(logits.split(responses.spans.lengths.tolist())):
         start = int(prompts.spans.lengths[row]) - 1
-        stock = stock_logits(llava, row, tiny, 1)[start : start + len(part)]
+        stock = hf_logits(llava, row, tiny, 1)[start : start + len(part)]
         torch.testing.assert_close(part, stock, atol=1e-5, rtol=1e-5)
     greedy = SamplingConfig(temperature=0, max_new_tokens=8)
     drawn, _ = generate(llava, prompts, greedy)

@@ -1,4 +1,4 @@
-"""Features on disk: read where they are right, made anew where they are not."""
+"""Features on disk: read where intact, encoded again where not."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,8 @@ from rlhf.models.vision.feature_cache import DiskFeatureCache, ImageFeatures
 from tests.support import tiny_models
 
 
-class Maker:
-    """Features that tell how many were made."""
+class CountingEncoder:
+    """Encodes features whose values are the number of calls."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -38,40 +38,40 @@ def stored(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if path.is_file()]
 
 
-def test_features_are_made_once_for_all_runs(image: Path, tmp_path: Path) -> None:
-    make, directory = Maker(), tmp_path / "features"
-    first = DiskFeatureCache(directory, "tower").get(image, make)
+def test_features_are_encoded_once_for_all_runs(image: Path, tmp_path: Path) -> None:
+    encode, directory = CountingEncoder(), tmp_path / "features"
+    first = DiskFeatureCache(directory, "tower").get(image, encode)
     same = Path(copy(image, tmp_path / "b.png"))  # the bytes count, not the name
-    again = DiskFeatureCache(directory, "tower").get(same, make)
-    assert (make.count, again.size) == (1, (7, 7))
-    assert again.tiles.dtype == torch.bfloat16 and torch.equal(first.tiles, again.tiles)
-    DiskFeatureCache(directory, "another tower").get(image, make)
+    second = DiskFeatureCache(directory, "tower").get(same, encode)
+    assert (encode.count, second.size) == (1, (7, 7))
+    assert second.tiles.dtype == torch.bfloat16 and torch.equal(first.tiles, second.tiles)
+    DiskFeatureCache(directory, "another tower").get(image, encode)
     image.write_bytes(b"another picture")
-    DiskFeatureCache(directory, "tower").get(image, make)
-    assert make.count == len(stored(directory)) == 3
+    DiskFeatureCache(directory, "tower").get(image, encode)
+    assert encode.count == len(stored(directory)) == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_file_is_written_anew(image: Path, tmp_path: Path, damage: str) -> None:
-    make, files = Maker(), DiskFeatureCache(tmp_path / "features", "tower")
-    files.get(image, make)
+def test_a_damaged_file_is_replaced(image: Path, tmp_path: Path, damage: str) -> None:
+    encode, cache = CountingEncoder(), DiskFeatureCache(tmp_path / "features", "tower")
+    cache.get(image, encode)
     (file,) = stored(tmp_path / "features")
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes({"cut": data[:-5], "flipped": data, "empty": b""}[damage])
-    assert float(files.get(image, make).tiles[0, 0, 0]) == 2
-    assert float(files.get(image, make).tiles[0, 0, 0]) == 2
+    assert float(cache.get(image, encode).tiles[0, 0, 0]) == 2
+    assert float(cache.get(image, encode).tiles[0, 0, 0]) == 2
     assert len(stored(tmp_path / "features")) == 1
 
 
-def test_what_cannot_be_written_is_told(image: Path, tmp_path: Path) -> None:
-    (tmp_path / "features").write_text("a file where the folder should be")
+def test_a_failed_write_is_reported(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "features").write_text("a file where the directory should be")
     with pytest.raises(ResourceError, match="cannot be written") as caught:
-        DiskFeatureCache(tmp_path / "features", "tower").get(image, Maker())
+        DiskFeatureCache(tmp_path / "features", "tower").get(image, CountingEncoder())
     assert "model.vision_cache_dir" in caught.value.fix
 
 
-def test_a_later_run_does_not_ask_its_tower(
+def test_a_later_run_does_not_run_its_tower(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = ModelConfig(vision_cache_dir=str(tmp_path))
@@ -79,21 +79,21 @@ def test_a_later_run_does_not_ask_its_tower(
     location = ModelLocation(str(tiny / "model"))
     first, later, other = (load_model(config, location) for _ in range(3))
     images = tiny_models.prompts_of(first, tiny).images[0]
-    kept = first.vision.features(images[0])
+    features = first.vision.features(images[0])
 
     def never(*_: object, **__: object) -> None:
-        raise AssertionError("the tower was asked")
+        raise AssertionError("the tower was run")
 
     for llava in (later, other):
         monkeypatch.setattr(llava.model, "get_image_features", never)
-    assert torch.equal(later.vision.features(images[0]).tiles, kept.tiles)
-    moved(other)
+    assert torch.equal(later.vision.features(images[0]).tiles, features.tiles)
+    change_tower(other)
     other.vision.use_disk_cache(tmp_path)
-    with pytest.raises(AssertionError, match="asked"):
+    with pytest.raises(AssertionError, match="was run"):
         other.vision.features(images[0])
 
 
-def moved(llava: Llava) -> None:
-    """Another tower, by one weight."""
+def change_tower(llava: Llava) -> None:
+    """Change one weight of the tower."""
     with torch.no_grad():
         next(llava.model.model.vision_tower.parameters()).view(-1)[0] += 1

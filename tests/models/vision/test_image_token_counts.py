@@ -106,7 +106,7 @@ def test_greedy_responses_in_a_batch_are_those_of_stock_generate(llava: Llava, s
         assert new[row, : len(mine)].tolist() == mine
 
 
-def test_a_row_does_not_depend_on_its_batch_mates(llava: Llava) -> None:
+def test_a_row_does_not_depend_on_the_rest_of_its_batch(llava: Llava) -> None:
     prompts = anyres.prompts_of(llava)
     responses = tiny_models.responses_of(llava)
     with torch.no_grad():

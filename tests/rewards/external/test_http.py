@@ -1,4 +1,4 @@
-"""A service as scorer: what is posted, which faults are survived, and that no score is made up."""
+"""An HTTP service as scorer: what is posted, what is retried, and that no score is made up."""
 
 import json
 import math
@@ -74,40 +74,40 @@ def test_the_password_reaches_the_service_and_no_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_is_repeated_and_survived(tmp_path: Path, name: str) -> None:
+def test_each_fault_is_retried(tmp_path: Path, name: str) -> None:
     script, sleeps = Script(FAULTS[name], FAULTS[name]), list[float]()
     assert scored(scorer_of(script, sleeps), tmp_path, 2).tolist() == [0.0, 0.25]
     assert len(script.requests) == 3 and sleeps == [0.5, 1.0]
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_that_stays_stops_the_run_or_drops_its_rows(tmp_path: Path, name: str) -> None:
+def test_a_lasting_fault_stops_the_run_or_drops_its_rows(tmp_path: Path, name: str) -> None:
     script = Script(*[FAULTS[name]] * 2)
     with pytest.raises(ResourceError, match="http://scorer.test:81/score") as caught:
         scored(scorer_of(script, [], retries=1), tmp_path, 20)
     assert caught.value.where.endswith("(2 attempts)") and len(script.requests) == 2
     scorer = scorer_of(Script(*[FAULTS[name]] * 2), [], retries=1, on_failure="drop")
-    found = scored(scorer, tmp_path, 20)
-    assert found[:16].isnan().all() and found[16:].tolist() == [4.0, 4.25, 4.5, 4.75]
+    scores = scored(scorer, tmp_path, 20)
+    assert scores[:16].isnan().all() and scores[16:].tolist() == [4.0, 4.25, 4.5, 4.75]
     assert scorer.dropped == 16
 
 
 @pytest.mark.parametrize("code", [301, 302, 304, 307, 400, 401, 404, 413, 422])
-def test_a_refusal_is_not_repeated_and_not_followed(tmp_path: Path, code: int) -> None:
+def test_a_refusal_is_not_retried_and_no_redirect_followed(tmp_path: Path, code: int) -> None:
     script = Script(status(code, Location="http://elsewhere.test/"))
     with pytest.raises(UsageError, match=str(code)) as caught:
         scored(scorer_of(script, [], on_failure="drop"), tmp_path, 2)
     assert len(script.requests) == 1 and caught.value.where == "http://scorer.test:81/score"
 
 
-def test_waits_grow_to_a_bound(tmp_path: Path) -> None:
+def test_backoff_doubles_up_to_a_limit(tmp_path: Path) -> None:
     sleeps = list[float]()
     scorer = scorer_of(Script(*[FAULTS["500"]] * 9), sleeps, retries=9)
     assert scored(scorer, tmp_path, 1).tolist() == [0.0]
     assert sleeps == [0.5, 1, 2, 4, 8, 16, 32, 32, 32]
 
 
-def test_an_image_that_is_gone_is_bad_data(tmp_path: Path) -> None:
+def test_a_missing_image_is_a_data_error(tmp_path: Path) -> None:
     prompts, responses = rows(tmp_path, 2)
     (tmp_path / "1.png").unlink()
     with pytest.raises(DataError, match="cannot be read"):
@@ -115,27 +115,27 @@ def test_an_image_that_is_gone_is_bad_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["http://", "http://h:x/", "http://h:99999/", "https:///score"])
-def test_what_is_no_address_is_refused(address: str) -> None:
+def test_an_invalid_address_is_refused(address: str) -> None:
     with pytest.raises(UsageError):
         HTTPScorer(address, builder, ScorerConfig())
 
 
 def run(scorer: HTTPScorer, service: Unreliable, directory: Path, calls: int) -> dict[str, int]:
-    """How many batches of 6 rows ended in which way; every score that came is the row's own."""
-    ends = {"scored": 0, "dropped": 0, "stopped": 0, "refused": 0}
+    """How many batches of 6 rows ended in which way; every score is that of its row."""
+    outcomes = {"scored": 0, "dropped": 0, "stopped": 0, "refused": 0}
     prompts, responses = rows(directory, 6)
     while service.calls < calls:
         try:
-            found = scorer.scores(prompts, responses, max_tokens=1).tolist()
+            scores = scorer.scores(prompts, responses, max_tokens=1).tolist()
         except ResourceError:
-            ends["stopped"] += 1
+            outcomes["stopped"] += 1
         except UsageError:
-            ends["refused"] += 1
+            outcomes["refused"] += 1
         else:
-            lost = [math.isnan(score) for score in found]
-            assert all(lost[row] or found[row] == row / 4 for row in range(6))
-            ends["dropped" if any(lost) else "scored"] += 1
-    return ends
+            missing = [math.isnan(score) for score in scores]
+            assert all(missing[row] or scores[row] == row / 4 for row in range(6))
+            outcomes["dropped" if any(missing) else "scored"] += 1
+    return outcomes
 
 
 @pytest.mark.parametrize("calls", [400, pytest.param(5000, marks=pytest.mark.slow)])
@@ -146,12 +146,12 @@ def test_at_30_percent_faults_no_score_is_made_up(
     monkeypatch.setattr("rlhf.rewards.external.calls.BATCH_SIZE", 2)
     service, sleeps = Unreliable(seed=1), list[float]()
     scorer = scorer_of(service, sleeps, retries=1, on_failure=on_failure)
-    ends = run(scorer, service, tmp_path, calls)
+    outcomes = run(scorer, service, tmp_path, calls)
     assert 0.25 < service.faults / service.calls < 0.35
-    assert service.calls <= 6 * sum(ends.values())  # 3 pieces, each tried twice at most
-    assert ends["scored"] > calls / 10 and ends["refused"] > 0 and set(sleeps) == {0.5}
-    assert (ends["stopped"] > calls / 50) == (on_failure == "stop")
-    assert (ends["dropped"] > calls / 50) == (on_failure == "drop") == (scorer.dropped > 0)
+    assert service.calls <= 6 * sum(outcomes.values())  # 3 calls, each tried twice at most
+    assert outcomes["scored"] > calls / 10 and outcomes["refused"] > 0 and set(sleeps) == {0.5}
+    assert (outcomes["stopped"] > calls / 50) == (on_failure == "stop")
+    assert (outcomes["dropped"] > calls / 50) == (on_failure == "drop") == (scorer.dropped > 0)
 
 
 @contextmanager
@@ -189,7 +189,7 @@ def dripping(start: bytes) -> Iterator[str]:
         b"HTTP/1.1 500 N\r\n\r\n",
     ],
 )
-def test_a_reply_that_drips_meets_the_deadline(tmp_path: Path, start: bytes) -> None:
+def test_a_slow_reply_meets_the_time_limit(tmp_path: Path, start: bytes) -> None:
     with dripping(start) as address:
         config, began = ScorerConfig(timeout=0.2, retries=1), time.monotonic()
         scorer = HTTPScorer(address, builder, config, sleep=lambda _: None)
@@ -199,7 +199,7 @@ def test_a_reply_that_drips_meets_the_deadline(tmp_path: Path, start: bytes) -> 
         assert 0.4 <= time.monotonic() - began < 3
 
 
-def test_the_service_of_the_guide_works_and_no_proxy_stands_between(
+def test_the_service_of_the_guide_works_and_proxies_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):

@@ -1,4 +1,4 @@
-"""A person's own function as scorer: what it is given, what is taken from it, what is refused."""
+"""A Python function as scorer: its arguments, the numbers it may return, and what is refused."""
 
 from pathlib import Path
 
@@ -18,25 +18,25 @@ from tests.support.scored_rows import builder, example, rows
 STOP, DROP = ScorerConfig(), ScorerConfig(on_failure="drop")
 
 
-def scorer_of(directory: Path, source: str, options: ScorerConfig = STOP) -> FunctionScorer:
+def scorer_of(directory: Path, source: str, config: ScorerConfig = STOP) -> FunctionScorer:
     """The function `score` of a file with this source."""
     (directory / "mine.py").write_text(source)
-    scorer = load_scorer(f"{directory / 'mine.py'}:score", builder, options)
+    scorer = load_scorer(f"{directory / 'mine.py'}:score", builder, config)
     assert isinstance(scorer, FunctionScorer)
     return scorer
 
 
-def giving(directory: Path, value: str, options: ScorerConfig = STOP) -> FunctionScorer:
-    """A function of `responses` that gives back the value of an expression."""
+def returning(directory: Path, value: str, config: ScorerConfig = STOP) -> FunctionScorer:
+    """A function of `responses` that returns the value of an expression."""
     source = f"import math, numpy, torch, fractions\ndef score(_, __, responses):\n return {value}"
-    return scorer_of(directory, source, options)
+    return scorer_of(directory, source, config)
 
 
 def scored(scorer: Scorer, directory: Path, count: int = 3) -> Tensor:
     prompts, responses = rows(directory, count)
-    found = scorer.scores(prompts, responses, max_tokens=1)
-    assert found.dtype == torch.float32 and found.shape == (count,)
-    return found
+    scores = scorer.scores(prompts, responses, max_tokens=1)
+    assert scores.dtype == torch.float32 and scores.shape == (count,)
+    return scores
 
 
 def test_every_row_is_scored_in_order_in_calls_of_16(tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def score(images, instructions, responses):
         "[numpy.array(1.0), fractions.Fraction(5, 2), torch.tensor(-3)]",
     ],
 )
-def test_numbers_of_every_library_are_taken(tmp_path: Path, value: str) -> None:
-    assert scored(giving(tmp_path, value), tmp_path).tolist() == [1.0, 2.5, -3.0]
+def test_numbers_of_every_library_are_accepted(tmp_path: Path, value: str) -> None:
+    assert scored(returning(tmp_path, value), tmp_path).tolist() == [1.0, 2.5, -3.0]
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_numbers_of_every_library_are_taken(tmp_path: Path, value: str) -> None:
         ("exit(0)", "mine.py:3: SystemExit: 0"),
     ],
 )
-def test_an_unusable_response_stops_the_run(tmp_path: Path, value: str, fault: str) -> None:
+def test_an_unusable_return_value_stops_the_run(tmp_path: Path, value: str, fault: str) -> None:
     with pytest.raises(ResourceError, match="function mine.py:score") as caught:
-        scored(giving(tmp_path, value), tmp_path)
+        scored(returning(tmp_path, value), tmp_path)
     assert fault in caught.value.where
 
 
@@ -116,19 +116,19 @@ def score(images, instructions, responses):
 """
     scorer = scorer_of(tmp_path, source, DROP)
     for calls in (1, 2):
-        lost = scored(scorer, tmp_path, 36).isnan().nonzero().flatten().tolist()
-        assert lost == [*range(16, 32), 33, 34]
+        missing = scored(scorer, tmp_path, 36).isnan().nonzero().flatten().tolist()
+        assert missing == [*range(16, 32), 33, 34]
         assert scorer.dropped == calls * 18
-    said = capsys.readouterr().out
-    assert said.count("dropped") == 1 and "mine.py:4: ValueError: a bad batch" in said
+    output = capsys.readouterr().out
+    assert output.count("dropped") == 1 and "mine.py:4: ValueError: a bad batch" in output
 
 
 def test_dropping_everything_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(ResourceError) as caught:
-        scored(giving(tmp_path, "[math.nan] * 3", DROP), tmp_path)
+        scored(returning(tmp_path, "[math.nan] * 3", DROP), tmp_path)
     assert caught.value.exit_code == 5
     with pytest.raises(ResourceError, match="function mine.py:score"):
-        scored(giving(tmp_path, "None", DROP), tmp_path)
+        scored(returning(tmp_path, "None", DROP), tmp_path)
 
 
 def test_ten_failed_calls_in_a_row_stop_the_run(tmp_path: Path) -> None:
@@ -172,14 +172,14 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     "name",
     ["", "reward", "mine.py", "mine.py:", ":score", "mine.txt:score", "mine.py:a.b", "ftp://h/x"],
 )
-def test_a_name_of_neither_form_is_refused(name: str) -> None:
+def test_a_name_of_another_form_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="does not name a scorer") as caught:
         load_scorer(name, builder, STOP)
     assert "my_scorer.py:score" in caught.value.fix and "http://" in caught.value.fix
 
 
 @pytest.mark.parametrize("name", ["http://127.0.0.1:1/score", "HTTPS://example.org"])
-def test_an_address_is_a_service(name: str) -> None:
+def test_an_address_names_a_service(name: str) -> None:
     assert isinstance(load_scorer(name, builder, STOP), HTTPScorer)
 
 
