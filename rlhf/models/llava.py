@@ -18,11 +18,11 @@ from rlhf.models.lora import Adapters
 from rlhf.models.packed.forward import layout_of, run_language_model
 from rlhf.models.packed.gradient_checkpointing import checkpointed_layers
 from rlhf.models.packed.kv_cache import DecodeState, KVCache
-from rlhf.models.packed.layouts import Layout
+from rlhf.models.packed.layouts import CacheTarget
 from rlhf.models.packed.packing import PackedBatch, pack, pack_step
 from rlhf.models.packed.prefill import fill_cache
 from rlhf.models.packed.prefix_cache import PrefixCache
-from rlhf.models.packed.prefix_sharing import PrefixSplit, share_prefixes, split_before_suffix
+from rlhf.models.packed.prefix_sharing import Sharing, split_before_suffix
 from rlhf.models.packed.prepacked_linear import prepacked_layers
 from rlhf.models.vision.families import image_tokens
 from rlhf.models.vision.image_encoder import ImageEncoder
@@ -155,7 +155,7 @@ class Llava:
         Raises:
             ValueError: a response contains the placeholder of an image.
         """
-        return self.forward(*self._packed(prompts, responses, include_last=False))
+        return self.forward(self._pack(prompts, responses, include_last=False))
 
     def final_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """Hidden state [B, D] of the last token of each response.
@@ -179,24 +179,22 @@ class Llava:
         Raises:
             ValueError: a response contains the placeholder of an image.
         """
-        hidden = self.forward(*self._packed(prompts, responses, include_last=True))
+        hidden = self.forward(self._pack(prompts, responses, include_last=True))
         count = responses.spans.num_tokens
         return hidden[:count], hidden[count:]
 
-    def _packed(
+    def _pack(
         self, prompts: PromptBatch, responses: Responses, *, include_last: bool
-    ) -> tuple[PackedBatch, Layout]:
-        """Pack what is read of prompts and responses: shared prefixes once, or from the cache."""
+    ) -> PackedBatch:
+        """Pack prompts and responses as this model reads them; images stand in prompts only."""
         if bool((responses.tokens == self.image_token_id).any()):
             raise ValueError(f"responses: got {self.image_token_id}, the placeholder of an image")
-        if self.uses_alora:
-            split = split_before_suffix(prompts, self.adapters.invocation, self.image_token_id)
-            packed = pack(prompts, responses, split, include_last=include_last).without_prefixes()
-            return packed, layout_of(packed, prefix=self._prefill(split))
-        always = self.device.type == "cpu"  # on a GPU whole rows are faster, where none is shared
-        sharing = share_prefixes(prompts, self.image_token_id, always=always)
-        packed = pack(prompts, responses, sharing, include_last=include_last)
-        return packed, layout_of(packed)
+        sharing = Sharing(
+            self.image_token_id,
+            always=self.device.type == "cpu",  # on a GPU whole rows are faster, if none is shared
+            cached_before=tuple(self.adapters.invocation) if self.uses_alora else None,
+        )
+        return pack(prompts, responses, sharing, include_last=include_last)
 
     @torch.no_grad()
     def prefill(self, prompts: PromptBatch, max_new_tokens: int) -> tuple[Tensor, DecodeState]:
@@ -213,7 +211,7 @@ class Llava:
         suffix = self.adapters.invocation if self.uses_alora else None
         split = split_before_suffix(prompts, suffix, self.image_token_id)
         upcast = self.device.type == "cpu"
-        prefix = self._prefill(split, upcast=upcast)
+        prefix = self._prefill(split.prefixes, upcast=upcast)
         tokens = split.suffix_tokens.view(len(prompts), -1)  # suffixes are of one length
         size = tokens.shape[1] + max_new_tokens
         state = DecodeState(
@@ -239,16 +237,14 @@ class Llava:
     def _step(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
         """Hidden state [B, D] of the last of `tokens` [B, T], which continue every sequence."""
         packed = pack_step(tokens, state.positions, state.groups)
-        hidden = self.forward(packed, layout_of(packed, state.prefix, state.suffix))
+        hidden = self.forward(packed, prefix=state.prefix, suffix=state.suffix)
         return hidden, replace(state, positions=state.positions + tokens.shape[1])
 
     @torch.no_grad()
-    def _prefill(self, split: PrefixSplit, *, upcast: bool = False) -> KVCache:
+    def _prefill(self, prefixes: PromptBatch, *, upcast: bool = False) -> KVCache:
         """KV cache of distinct prefixes; of the base model, and kept, where LoRA starts later."""
-        prefixes = split.prefixes
-        cache = KVCache.for_rows(
-            len(self.language_model.layers), prefixes.spans, self.device, upcast=upcast
-        )
+        num_layers = len(self.language_model.layers)
+        cache = KVCache.for_rows(num_layers, prefixes.spans, self.device, upcast=upcast)
         compute = partial(self._fill_cache, prefixes, cache)
         if self.uses_alora:
             with self.adapters.use(None):
@@ -260,7 +256,7 @@ class Llava:
     def _fill_cache(self, prompts: PromptBatch, cache: KVCache, rows: Tensor) -> None:
         """Read the prompts `rows` [b] into their rows of a KV cache."""
         fill_cache(
-            self.forward,
+            lambda packed, target: self.forward(packed, target=target),
             prompts,
             rows,
             cache,
@@ -269,13 +265,25 @@ class Llava:
             device=self.device,
         )
 
-    def forward(self, packed: PackedBatch, layout: Layout) -> Tensor:
+    def forward(
+        self,
+        packed: PackedBatch,
+        *,
+        prefix: KVCache | None = None,
+        suffix: KVCache | None = None,
+        target: CacheTarget | None = None,
+    ) -> Tensor:
         """Hidden states [N, D] of the tokens that a packed batch asks for.
 
         Args:
             packed: S packed tokens.
-            layout: which of them attend to which.
+            prefix: KV cache of the prefixes, where they are cached; None: it is filled first.
+            suffix: KV cache of what the rows have after their prefixes; it is appended to.
+            target: where keys and values of the packed tokens are kept; None: nowhere.
         """
+        if packed.cached and prefix is None and packed.prefixes is not None:
+            prefix = self._prefill(packed.prefixes)
+        layout = layout_of(packed, prefix, suffix, target)
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
         embeds = self.embed(packed)
         with checkpointed_layers(self.model, self.adapters, checkpointing), self.autocast():
@@ -293,7 +301,7 @@ class Llava:
         rows = self._embed(packed.row_tokens)
         if packed.row_images is not None:
             rows = self._merge_images(rows, packed.row_tokens, packed.rows, packed.row_images)
-        if packed.prefixes is None:
+        if packed.prefixes is None or packed.cached:
             return rows
         return torch.cat([self.embed_prompts(packed.prefixes), rows])
 

@@ -11,9 +11,8 @@ from peft import PeftModel
 from transformers import LlavaForConditionalGeneration
 
 from rlhf.models.llava import Llava
-from rlhf.models.packed.forward import layout_of
 from rlhf.models.packed.packing import pack
-from rlhf.models.packed.prefix_sharing import share_prefixes
+from rlhf.models.packed.prefix_sharing import Sharing
 from rlhf.spans import Spans
 from tests.support import tiny_models
 
@@ -87,11 +86,10 @@ def test_rows_read_whole_are_those_read_in_two_parts(llava: Llava, tiny: Path) -
     llava.train_language_model()
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     found, gradients = [], []
-    split = share_prefixes(prompts, llava.image_token_id, always=True)
-    for sharing in (split, None):
+    for sharing in (Sharing(llava.image_token_id, always=True), None):
         llava.model.zero_grad(set_to_none=True)
         packed = pack(prompts, responses, sharing, include_last=True)
-        hidden = llava.forward(packed, layout_of(packed))
+        hidden = llava.forward(packed)
         hidden.square().sum().backward()
         found.append(hidden.detach())
         gradients.append([x.grad for x in llava.model.parameters() if x.requires_grad])

@@ -121,13 +121,13 @@ def test_without_rescoring_the_policy_reads_no_response_twice(
     llava = tiny_models.load(tiny)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=critic)
     run = tiny_models.two_iterations(policy, tiny_models.prompts_of(llava, tiny), tmp_path)
-    read, pack = [], Llava._packed
+    read, pack = [], Llava._pack
 
     def counted(own: Llava, prompts: PromptBatch, responses: Responses, **options: Any) -> Any:
         read.append(len(responses))
         return pack(own, prompts, responses, **options)
 
-    monkeypatch.setattr(Llava, "_packed", counted)
+    monkeypatch.setattr(Llava, "_pack", counted)
     rows = {}
     for rescore in (True, False):
         run.ppo = replace(run.ppo, recompute_logprobs=rescore)

@@ -19,6 +19,8 @@ from rlhf.models.packed.kv_cache import KVCache
 from rlhf.models.packed.layouts import (
     AttentionParams,
     CachedPrefix,
+    CacheFill,
+    CacheTarget,
     CausalRows,
     Layout,
     SharedPrefix,
@@ -29,22 +31,26 @@ PACKED_ATTENTION = "rlhf_packed"
 
 
 def layout_of(
-    packed: PackedBatch, prefix: KVCache | None = None, suffix: KVCache | None = None
+    packed: PackedBatch,
+    prefix: KVCache | None = None,
+    suffix: KVCache | None = None,
+    target: CacheTarget | None = None,
 ) -> Layout:
     """Attention pattern of a packed batch.
 
     Args:
         packed: the batch.
-        prefix: KV cache of the prefixes that the rows continue, if they are not packed.
+        prefix: KV cache of the prefixes that the rows continue, where they are cached.
         suffix: KV cache of what the rows have after their prefixes already.
+        target: where keys and values of packed tokens are kept; None: nowhere.
     """
-    rows = CausalRows(packed.rows)
-    if packed.groups is None:
-        return rows
-    if prefix is not None:
-        return CachedPrefix(rows, prefix, packed.groups, suffix)
-    assert packed.prefixes is not None
-    return SharedPrefix(CausalRows(packed.prefixes.spans), rows, packed.groups)
+    layout: Layout = CausalRows(packed.rows)
+    if packed.groups is not None and prefix is not None:
+        layout = CachedPrefix(CausalRows(packed.rows), prefix, packed.groups, suffix)
+    elif packed.groups is not None and packed.prefixes is not None:
+        prefixes = CausalRows(packed.prefixes.spans)
+        layout = SharedPrefix(prefixes, CausalRows(packed.rows), packed.groups)
+    return layout if target is None else CacheFill(layout, target)
 
 
 def run_language_model(

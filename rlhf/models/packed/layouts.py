@@ -96,29 +96,40 @@ class CausalRows:
         return self.spans
 
 
+class CacheTarget(NamedTuple):
+    """Where keys and values of packed tokens are kept.
+
+    Attributes:
+        cache: the KV cache.
+        token_idx: [M] int64, the packed tokens to keep.
+        rows: [M] int64, row of the cache for each of them.
+        columns: [M] int64, column of the cache for each of them.
+    """
+
+    cache: KVCache
+    token_idx: Tensor
+    rows: Tensor
+    columns: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class CacheFill:
     """Another layout whose keys and values are written to a KV cache as they are computed.
 
     Attributes:
         layout: attention pattern of S tokens.
-        cache: where the keys and values go.
-        token_idx: [M] int64, the packed tokens to write.
-        rows: [M] int64, row of the cache for each of them.
-        columns: [M] int64, column of the cache for each of them.
+        target: which of their keys and values go where.
     """
 
     layout: Layout
-    cache: KVCache
-    token_idx: Tensor
-    rows: Tensor
-    columns: Tensor
+    target: CacheTarget
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Tensor:
         """Fill the layer's cache, then attend, which the last layer may skip."""
-        self.cache.write(layer, key[self.token_idx], value[self.token_idx], self.rows, self.columns)
+        cache, token_idx, rows, columns = self.target
+        cache.write(layer, key[token_idx], value[token_idx], rows, columns)
         if params.last_layer:
             return torch.zeros_like(query)
         return self.layout.attend(layer, query, key, value, params)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlhf.kernels.prefix_groups import PrefixGroups
-from rlhf.models.packed.prefix_sharing import PrefixSplit
+from rlhf.models.packed.prefix_sharing import PrefixSplit, Sharing
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch, Responses
 
@@ -17,10 +17,11 @@ class PackedBatch:
     """Token sequences packed end to end: g shared prefixes, then B rows.
 
     A row is what follows a prefix (the rest of the prompt, then the response), or a whole sequence.
-    The S packed tokens are those of the prefixes and then those of the rows.
+    The S packed tokens are those of the prefixes, unless these are cached, and those of the rows.
 
     Attributes:
-        prefixes: g prompt prefixes; None where rows are whole, or their prefixes in a KV cache.
+        prefixes: g distinct prompt prefixes; None where rows are whole.
+        cached: whether keys and values of the prefixes come from a KV cache.
         row_tokens: [R] int64, token ids of all rows.
         rows: where each of the B rows lies in the R tokens.
         row_images: images of each row, in the order of their placeholders; None: rows are text.
@@ -30,6 +31,7 @@ class PackedBatch:
     """
 
     prefixes: PromptBatch | None
+    cached: bool
     row_tokens: Tensor
     rows: Spans
     row_images: tuple[tuple[Path, ...], ...] | None
@@ -37,21 +39,11 @@ class PackedBatch:
     positions: Tensor
     output_idx: Tensor
 
-    def without_prefixes(self) -> "PackedBatch":
-        """The rows alone, for a forward whose prefixes are in a KV cache."""
-        start = 0 if self.prefixes is None else self.prefixes.spans.num_tokens
-        return replace(
-            self,
-            prefixes=None,
-            positions=self.positions[start:],
-            output_idx=self.output_idx - start,
-        )
-
 
 def pack(
     prompts: PromptBatch,
     responses: Responses,
-    sharing: PrefixSplit | None,
+    sharing: Sharing | None,
     *,
     include_last: bool,
 ) -> PackedBatch:
@@ -60,7 +52,7 @@ def pack(
     Args:
         prompts: B prompts.
         responses: B responses, N tokens in all.
-        sharing: how the prompts are split into prefixes and suffixes; None: rows are whole.
+        sharing: which prefixes are packed once, or cached; None: rows are whole.
         include_last: pack each response's last token too, which predicts nothing, and ask for its
             hidden state.
 
@@ -71,7 +63,9 @@ def pack(
     spans = responses.spans
     response_lens = spans.lengths if include_last else spans.lengths - 1
     kept = spans.positions < response_lens[spans.segment_ids]
-    batch = _pack_rows(prompts, sharing, responses.tokens.cpu()[kept], response_lens)
+    split = None if sharing is None else sharing.split(prompts)
+    cached = sharing is not None and sharing.cached_before is not None
+    batch = _pack_rows(prompts, split, responses.tokens.cpu()[kept], response_lens, cached)
     rows = batch.rows
     head_lens = rows.lengths - response_lens
     predicts = rows.positions >= head_lens[rows.segment_ids] - 1
@@ -85,24 +79,24 @@ def pack(
     return replace(batch, output_idx=output_idx + first_row_token)
 
 
-def pack_prompts(prompts: PromptBatch, sharing: PrefixSplit | None) -> tuple[PackedBatch, Tensor]:
+def pack_prompts(prompts: PromptBatch, split: PrefixSplit | None) -> tuple[PackedBatch, Tensor]:
     """Pack prompts alone, to fill a KV cache with them.
 
     Args:
         prompts: B prompts, M tokens in all.
-        sharing: how the prompts are split into prefixes and suffixes; None: rows are whole.
+        split: how the prompts are split into prefixes and suffixes; None: rows are whole.
 
     Returns:
         The batch, which asks for one hidden state only, and [M] int64, the packed token of each
         prompt token.
     """
     none = prompts.tokens[:0]
-    batch = _pack_rows(prompts, sharing, none, torch.zeros_like(prompts.spans.lengths))
-    if sharing is None:
+    batch = _pack_rows(prompts, split, none, torch.zeros_like(prompts.spans.lengths))
+    if split is None:
         return batch, torch.arange(prompts.spans.num_tokens)
-    spans, prefix_spans = prompts.spans, sharing.prefixes.spans
-    from_suffix = spans.positions - sharing.prefix_lens[spans.segment_ids]
-    in_prefix = prefix_spans.offsets[sharing.groups.prefix_ids[spans.segment_ids]] + spans.positions
+    spans, prefix_spans = prompts.spans, split.prefixes.spans
+    from_suffix = spans.positions - split.prefix_lens[spans.segment_ids]
+    in_prefix = prefix_spans.offsets[split.groups.prefix_ids[spans.segment_ids]] + spans.positions
     in_row = prefix_spans.num_tokens + batch.rows.offsets[spans.segment_ids] + from_suffix
     return batch, torch.where(from_suffix < 0, in_prefix, in_row)
 
@@ -119,6 +113,7 @@ def pack_step(tokens: Tensor, positions: Tensor, groups: PrefixGroups) -> Packed
     steps = positions.unsqueeze(1) + torch.arange(length, device=positions.device)
     return PackedBatch(
         prefixes=None,
+        cached=True,
         row_tokens=tokens.flatten(),
         rows=Spans.from_lengths([length] * count),
         row_images=None,
@@ -129,27 +124,33 @@ def pack_step(tokens: Tensor, positions: Tensor, groups: PrefixGroups) -> Packed
 
 
 def _pack_rows(
-    prompts: PromptBatch, sharing: PrefixSplit | None, tokens: Tensor, lengths: Tensor
+    prompts: PromptBatch,
+    split: PrefixSplit | None,
+    tokens: Tensor,
+    lengths: Tensor,
+    cached: bool = False,
 ) -> PackedBatch:
     """Rows of a prompt (its suffix, when split), followed by `lengths` [B] more of `tokens`."""
-    if sharing is None:
+    if split is None:
         heads, head_lens = prompts.tokens, prompts.spans.lengths
     else:
-        heads, head_lens = sharing.suffix_tokens, sharing.suffix_lens
+        heads, head_lens = split.suffix_tokens, split.suffix_lens
     rows = Spans.from_lengths(head_lens + lengths)
     in_head = rows.positions < head_lens[rows.segment_ids]
     row_tokens = torch.empty_like(in_head, dtype=torch.int64)
     row_tokens[in_head], row_tokens[~in_head] = heads, tokens
     positions = rows.positions
-    if sharing is not None:
-        positions = positions + sharing.prefix_lens[rows.segment_ids]
-        positions = torch.cat([sharing.prefixes.spans.positions, positions])
+    if split is not None:
+        positions = positions + split.prefix_lens[rows.segment_ids]
+    if split is not None and not cached:
+        positions = torch.cat([split.prefixes.spans.positions, positions])
     return PackedBatch(
-        prefixes=None if sharing is None else sharing.prefixes,
+        prefixes=None if split is None else split.prefixes,
+        cached=cached,
         row_tokens=row_tokens,
         rows=rows,
-        row_images=prompts.images if sharing is None else None,
-        groups=None if sharing is None else sharing.groups,
+        row_images=prompts.images if split is None else None,
+        groups=None if split is None else split.groups,
         positions=positions,
         output_idx=torch.tensor([0]),
     )

@@ -6,16 +6,15 @@ import torch
 from torch import Tensor
 
 from rlhf.data.microbatching import pack_to_budget
-from rlhf.models.packed.forward import layout_of
 from rlhf.models.packed.kv_cache import KVCache
-from rlhf.models.packed.layouts import CacheFill, Layout
+from rlhf.models.packed.layouts import CacheTarget
 from rlhf.models.packed.packing import PackedBatch, pack_prompts
 from rlhf.models.packed.prefix_sharing import PrefixSplit, image_prefix_lens
 from rlhf.types import PromptBatch
 
 
 def fill_cache(
-    forward: Callable[[PackedBatch, Layout], Tensor],
+    forward: Callable[[PackedBatch, CacheTarget], Tensor],
     prompts: PromptBatch,
     rows: Tensor,
     cache: KVCache,
@@ -27,7 +26,7 @@ def fill_cache(
     """Read prompts into their rows of a KV cache; an image that several share is read once.
 
     Args:
-        forward: runs a packed batch under a layout.
+        forward: runs a packed batch and keeps its keys and values.
         prompts: B prompts.
         rows: [b] int64, rising: which of them to read.
         cache: has a row for each of the B prompts.
@@ -41,9 +40,8 @@ def fill_cache(
         chunk_rows = rows[torch.tensor(chunk)]
         selected = prompts.select(chunk_rows)
         prefix_lens = image_prefix_lens(selected, image_token_id)
-        sharing = None if prefix_lens is None else PrefixSplit.at(selected, prefix_lens)
-        packed, token_idx = pack_prompts(selected, sharing)
+        split = None if prefix_lens is None else PrefixSplit.at(selected, prefix_lens)
+        packed, token_idx = pack_prompts(selected, split)
         spans = selected.spans
-        targets = (token_idx, chunk_rows[spans.segment_ids], spans.positions)
-        fill = CacheFill(layout_of(packed), cache, *(index.to(device) for index in targets))
-        forward(packed, fill)
+        index = (token_idx, chunk_rows[spans.segment_ids], spans.positions)
+        forward(packed, CacheTarget(cache, *(x.to(device) for x in index)))

@@ -45,28 +45,41 @@ class PrefixSplit:
         )
 
 
-def share_prefixes(
-    prompts: PromptBatch, image_token_id: int, *, always: bool
-) -> PrefixSplit | None:
-    """Split prompts so that an image, or else a prompt, that several rows have is read once.
+@dataclass(frozen=True)
+class Sharing:
+    """What a model shares between the prompts of a batch.
 
-    Args:
-        prompts: B prompts.
+    Attributes:
         image_token_id: the placeholder of image features.
-        always: split also where no prefix is shared: hidden states of prefixes are never asked
-            for, and the last layer skips them.
-
-    Returns:
-        The split, or None where nothing is shared.
-
-    Raises:
-        ValueError: a prompt ends with an image.
+        always: split prompts also where no prefix is shared: hidden states of prefixes are never
+            asked for, and the last layer skips them.
+        cached_before: token ids that end every prompt; what stands before them is read into a KV
+            cache instead of being packed. None: prefixes are packed.
     """
-    prefix_lens = image_prefix_lens(prompts, image_token_id)
-    if prefix_lens is not None:
-        return PrefixSplit.at(prompts, prefix_lens)
-    split = split_before_suffix(prompts, None, image_token_id)
-    return split if always or len(split.prefixes) < len(prompts) else None
+
+    image_token_id: int
+    always: bool = False
+    cached_before: tuple[int, ...] | None = None
+
+    def split(self, prompts: PromptBatch) -> PrefixSplit | None:
+        """Split prompts so that an image, or else a prompt, that several rows have is read once.
+
+        Args:
+            prompts: B prompts.
+
+        Returns:
+            The split, or None where nothing is shared.
+
+        Raises:
+            ValueError: a prompt ends with an image, or otherwise than with `cached_before`.
+        """
+        if self.cached_before is not None:
+            return split_before_suffix(prompts, self.cached_before, self.image_token_id)
+        prefix_lens = image_prefix_lens(prompts, self.image_token_id)
+        if prefix_lens is not None:
+            return PrefixSplit.at(prompts, prefix_lens)
+        split = split_before_suffix(prompts, None, self.image_token_id)
+        return split if self.always or len(split.prefixes) < len(prompts) else None
 
 
 def split_before_suffix(

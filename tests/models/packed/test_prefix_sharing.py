@@ -7,8 +7,8 @@ import torch
 
 from rlhf.models.packed.prefix_sharing import (
     PrefixSplit,
+    Sharing,
     image_prefix_lens,
-    share_prefixes,
     split_before_suffix,
 )
 from rlhf.spans import Spans
@@ -79,8 +79,8 @@ def test_split_before_a_suffix() -> None:
 def test_prompts_that_share_nothing_are_split_on_request_only() -> None:
     """Before their last token; a prompt that comes twice is shared anyway."""
     prompts = prompts_of((CAT_TWO, CAT), (DOG_TWO, DOG))
-    assert share_prefixes(prompts, 9, always=False) is None
-    split = share_prefixes(prompts, 9, always=True)
+    assert Sharing(9).split(prompts) is None
+    split = Sharing(9, always=True).split(prompts)
     assert split is not None and split.prefix_lens.tolist() == [6, 6]
-    twice = share_prefixes(prompts.select(torch.tensor([0, 0])), 9, always=False)
+    twice = Sharing(9).split(prompts.select(torch.tensor([0, 0])))
     assert twice is not None and twice.groups.prefix_ids.tolist() == [0, 0]
