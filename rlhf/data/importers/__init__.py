@@ -1,1 +1,1 @@
-"""Public preference sets, from local files to our records."""
+"""Import public preference datasets from local files as records and images."""

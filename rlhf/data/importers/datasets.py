@@ -1,13 +1,11 @@
-"""Each public set: how one row becomes pairs, and the columns that needs.
+"""Convert a row of each public dataset to pairs, and list the columns that this needs.
 
-The columns are those the sets were published with (Hugging Face names in the docstrings).
+The columns are those that the datasets were published with; the docstrings give their names on the
+Hugging Face Hub.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
-from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -29,18 +27,19 @@ from rlhf.data.importers.fields import (
     strip_image_marker,
 )
 from rlhf.data.importers.label_studio import label_studio
+from rlhf.data.importers.vlfeedback import vlfeedback
 
 ORIGIN_COLUMNS = ("ds_name", "origin_dataset", "origin_split", "image_path")
 
 
 @dataclass(frozen=True)
 class DatasetFormat:
-    """A form of preference data.
+    """How one dataset is read.
 
     Attributes:
-        pairs: the pairs of one row; raises or yields Skip.
-        columns: of each group one is needed.
-        coding: what numbers as labels mean, "1/2" or "0/1"; "": the set does not say.
+        pairs: converts one row to pairs; raises or yields Skip.
+        columns: groups of column names; of each group one column is needed.
+        label_encoding: what numbers as labels mean, "1/2" or "0/1"; "" if the dataset has none.
     """
 
     pairs: Callable[[Row], PairIterator]
@@ -48,12 +47,12 @@ class DatasetFormat:
     label_encoding: str = ""
 
     def missing_columns(self, columns: frozenset[str]) -> list[tuple[str, ...]]:
-        """The groups of which there is no column."""
+        """Return the groups of which `columns` has none."""
         return [group for group in self.columns if not columns & set(group)]
 
 
 def rlaif_v(row: Row) -> PairIterator:
-    """openbmb/RLAIF-V-Dataset."""
+    """Read openbmb/RLAIF-V-Dataset."""
     yield ImportedPair(
         image=read_image(row, *IMAGE_COLUMNS),
         instruction=read_text(row, "question"),
@@ -65,7 +64,7 @@ def rlaif_v(row: Row) -> PairIterator:
 
 
 def trl(row: Row) -> PairIterator:
-    """trl's conversational preference form, e.g. trl-lib/rlaif-v."""
+    """Read the conversational preference format of trl, e.g. trl-lib/rlaif-v."""
     yield ImportedPair(
         image=read_image(row, "images", "image"),
         instruction=read_message(row, "prompt", "user"),
@@ -75,7 +74,7 @@ def trl(row: Row) -> PairIterator:
 
 
 def rlhf_v(row: Row) -> PairIterator:
-    """openbmb/RLHF-V-Dataset: question and answers are JSON inside the column `text`."""
+    """Read openbmb/RLHF-V-Dataset: question and responses are JSON in the column `text`."""
     try:
         inner = msgspec.json.decode(read_text(row, "text"), type=dict[str, Any])
     except msgspec.MsgspecError as error:
@@ -92,7 +91,7 @@ def rlhf_v(row: Row) -> PairIterator:
 
 
 def llava_rlhf(row: Row) -> PairIterator:
-    """zhiqings/LLaVA-Human-Preference-10K: 1 prefers output_1; rows with earlier turns are left."""
+    """Read zhiqings/LLaVA-Human-Preference-10K, without rows of several turns; 1 is output_1."""
     outputs = [read_as(row, name, dict[str, str]) for name in ("output_1", "output_2")]
     yield ImportedPair(
         image=read_image(row, "image"),
@@ -104,65 +103,8 @@ def llava_rlhf(row: Row) -> PairIterator:
     )
 
 
-class _Completion(msgspec.Struct):
-    response: str
-    annotations: dict[str, dict[str, Any]]
-    model: str = ""
-
-    def rating(self) -> float | None:
-        """Mean over the aspects; None when one of them is not rated."""
-        try:
-            values = [float(aspect["Rating"]) for aspect in self.annotations.values()]
-        except (KeyError, TypeError, ValueError):
-            return None
-        return fmean(values) if values and all(map(math.isfinite, values)) else None
-
-    def about(self) -> dict[str, Any]:
-        """Model and mean rating, for the record's meta."""
-        return {"model": self.model, "rating": round(self.rating() or 0, 3)}
-
-
-def vlfeedback(row: Row) -> PairIterator:
-    """MMInstruction/VLFeedback: every two completions; a higher mean rating wins, equal ones tie.
-
-    A completion of which an aspect is "N/A" is not compared: means over other aspects than its
-    rival's would decide.
-    """
-    image, instruction = read_image(row, "img_path", "image"), read_text(row, "prompt")
-    completions = _completions(row)
-    if len(completions) < 2:
-        raise Skip("fewer than two answers", "completions")
-    for first, second in combinations(completions, 2):
-        ratings = first.rating(), second.rating()
-        if ratings[0] is None or ratings[1] is None:
-            yield Skip("rating N/A", "completions", f"{first.model} against {second.model}")
-            continue
-        yield ImportedPair(
-            image=image,
-            instruction=instruction,
-            first=first.response,
-            second=second.response,
-            label="tie" if ratings[0] == ratings[1] else "ab"[ratings[1] > ratings[0]],
-            id=read_id(row, "id"),
-            response_meta=(first.about(), second.about()),
-        )
-
-
-def _completions(row: Row) -> list[_Completion]:
-    """Published both as a list of completions and as a list for each of their fields."""
-    lists = row.get("completions")
-    if isinstance(lists, Mapping):
-        lists = read_as(row, "completions", dict[str, list[Any]])
-        try:
-            each = list(zip(*lists.values(), strict=True))
-        except ValueError as error:
-            raise Skip("unexpected form", "completions", error) from error
-        row = {"completions": [dict(zip(lists, one, strict=True)) for one in each]}
-    return read_as(row, "completions", list[_Completion])
-
-
 def spa_vl(row: Row) -> PairIterator:
-    """sqrti/SPA-VL."""
+    """Read sqrti/SPA-VL."""
     yield ImportedPair(
         image=read_image(row, "image"),
         instruction=read_text(row, "question"),
@@ -173,7 +115,7 @@ def spa_vl(row: Row) -> PairIterator:
 
 
 def povid(row: Row) -> PairIterator:
-    """YiyangAiLab/POVID_preference_data_for_VLLMs; rows with earlier turns are left out."""
+    """Read YiyangAiLab/POVID_preference_data_for_VLLMs, without rows of several turns."""
     instruction, first = read_single_turn(row, "conversations")
     yield ImportedPair(
         image=read_image(row, "image"),
@@ -185,7 +127,7 @@ def povid(row: Row) -> PairIterator:
 
 
 def mm_rlhf(row: Row) -> PairIterator:
-    """yifanzhang114/MM-RLHF, dpo_pairs.jsonl: videos are left out."""
+    """Read dpo_pairs.jsonl of yifanzhang114/MM-RLHF, without videos."""
     if row.get("video"):
         raise Skip("video row", "video")
     yield ImportedPair(
@@ -198,7 +140,7 @@ def mm_rlhf(row: Row) -> PairIterator:
 
 
 def vl_rewardbench(row: Row) -> PairIterator:
-    """MMInstruction/VL-RewardBench: human_ranking gives each answer's place, 0 the better."""
+    """Read MMInstruction/VL-RewardBench: human_ranking is each response's rank, 0 the better."""
     ranking, responses = row.get("human_ranking"), read_as(row, "response", list[str])
     if ranking not in ([0, 1], [1, 0]) or len(responses) != 2:
         raise Skip("unknown label", "human_ranking", ranking)
@@ -217,19 +159,22 @@ def vl_rewardbench(row: Row) -> PairIterator:
 
 
 def table(row: Row) -> PairIterator:
-    """Any table with an image, a question, and answers with a label or chosen and rejected."""
-    paired = row.get("response_a") is not None
-    first, second = ("response_a", "response_b") if paired else ("chosen", "rejected")
+    """Read any table with an image, an instruction, and two responses.
+
+    The columns are response_a, response_b and preference, or chosen and rejected.
+    """
+    has_label = row.get("response_a") is not None
+    first, second = ("response_a", "response_b") if has_label else ("chosen", "rejected")
     yield ImportedPair(
         image=read_image(row, "image_path", "image"),
         instruction=read_text(row, *INSTRUCTION_COLUMNS),
         first=read_text(row, first),
         second=read_text(row, second),
-        label=row.get("preference") if paired else "a",
+        label=row.get("preference") if has_label else "a",
         id=read_id(row, "id"),
         annotator=read_id(row, "annotator"),
         created_at=read_id(row, "created_at"),
-        keeps_sides=paired,
+        keeps_sides=has_label,
     )
 
 
@@ -255,8 +200,11 @@ DATASETS = {
     "table": DatasetFormat(
         table,
         (
-            *(IMAGE_COLUMNS, INSTRUCTION_COLUMNS),
-            *(("response_a", "chosen"), ("response_b", "rejected"), ("preference", "chosen")),
+            IMAGE_COLUMNS,
+            INSTRUCTION_COLUMNS,
+            ("response_a", "chosen"),
+            ("response_b", "rejected"),
+            ("preference", "chosen"),
         ),
     ),
 }

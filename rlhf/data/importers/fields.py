@@ -1,4 +1,4 @@
-"""Typed access to the fields of a foreign row, and the pair a row is read as."""
+"""Read typed fields from a row of another dataset, and hold the pair that a row becomes."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,12 +13,12 @@ INSTRUCTION_COLUMNS = ("instruction", "prompt", "question")
 
 
 class Skip(Exception):
-    """Why a row, or one pair of it, is left out.
+    """Says why a row, or one pair of it, is left out; raised or yielded in place of a pair.
 
     Args:
-        reason: a fixed phrase, under which it is counted.
-        field: the column.
-        detail: what is special to this row.
+        reason: a fixed phrase, by which left-out rows are counted.
+        field: the column; "" for the row as a whole.
+        detail: what was found in this row.
     """
 
     def __init__(self, reason: str, field: str = "", detail: object = "") -> None:
@@ -27,10 +27,23 @@ class Skip(Exception):
 
 
 class ImportedPair(msgspec.Struct, frozen=True, kw_only=True):
-    """Two answers to one question; label "a" prefers `first`, "b" `second`, or as the set codes it.
+    """Two responses to one instruction and the preference, as the dataset writes them.
 
-    `image` is a path, base64 text or the bytes of an image; `about` describes each answer;
-    `keeps_sides` says that a person saw `first` and `second` as sides.
+    Attributes:
+        image: a path, base64 text or the bytes of an image file.
+        instruction: what was asked.
+        first: one response.
+        second: the other.
+        label: "a" prefers `first`, "b" prefers `second`; or a value that `parse_label` knows.
+        keeps_sides: whether a person saw `first` on the left and `second` on the right.
+        id: the row's id in the dataset.
+        annotator: who judged.
+        shown_left: the response shown on the left, response_a or response_b.
+        seconds: how long the annotator looked at the pair.
+        created_at: ISO 8601 time.
+        source: the dataset it was taken from; None for the dataset that is imported.
+        meta: anything else about the row.
+        response_meta: what describes each of the two responses, e.g. its model.
     """
 
     image: str | bytes
@@ -44,7 +57,7 @@ class ImportedPair(msgspec.Struct, frozen=True, kw_only=True):
     shown_left: str = ""
     seconds: float | None = None
     created_at: str = ""
-    source: str | None = None  # None: the name of the set
+    source: str | None = None
     meta: Mapping[str, Any] = {}
     response_meta: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
 
@@ -68,7 +81,11 @@ PairIterator = Iterator[ImportedPair | Skip]
 
 
 def read_text(row: Row, *names: str) -> str:
-    """The first of these fields that is there."""
+    """Read the text of the first of these fields that is present.
+
+    Raises:
+        Skip: none is present, or it is no text.
+    """
     name = next((name for name in names if row.get(name) is not None), "")
     if not name:
         raise Skip("missing field", names[0])
@@ -78,7 +95,16 @@ def read_text(row: Row, *names: str) -> str:
 
 
 def read_as(row: Row, name: str, kind: type[T]) -> T:
-    """A nested field in its expected form."""
+    """Convert a nested field to a type.
+
+    Args:
+        row: the row.
+        name: the field.
+        kind: the type that msgspec converts to.
+
+    Raises:
+        Skip: the field is missing, or has another form.
+    """
     if row.get(name) is None:
         raise Skip("missing field", name)
     try:
@@ -88,51 +114,64 @@ def read_as(row: Row, name: str, kind: type[T]) -> T:
 
 
 def read_image(row: Row, *names: str) -> str | bytes:
-    """The one image in the first of these fields that holds any."""
+    """Read the one image of the first of these fields that holds any.
+
+    Returns:
+        A path or base64 text, or the bytes of an image file.
+
+    Raises:
+        Skip: no field holds an image, or it holds several.
+    """
     for name in names:
         values = row.get(name)
-        found = [
+        images = [
             content
             for value in (values if isinstance(values, list) else [values])
-            if (content := _content(value))
+            if (content := _image_content(value))
         ]
-        if len(found) > 1:
+        if len(images) > 1:
             raise Skip("several images", name)
-        if found:
-            return found[0]
+        if images:
+            return images[0]
     raise Skip("no image", names[0])
 
 
-def _content(value: object) -> str | bytes | None:
-    """What stands for an image: text or bytes, also inside `{bytes, path}`."""
+def _image_content(value: object) -> str | bytes | None:
+    """Return an image as text or bytes, also from inside `{bytes, path}`; None for no image."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     return value if isinstance(value, str | bytes) and value else None
 
 
 def read_id(row: Row, name: str) -> str:
-    """The source's own id as text; "" without one."""
+    """Read an id, text or integer, as text; "" if there is none."""
     value = row.get(name)
     return str(value) if isinstance(value, str | int) else ""
 
 
 def read_scalars(row: Row, *names: str) -> dict[str, Any]:
-    """The plain values among these fields."""
+    """Read those of these fields that hold a text or an integer."""
     return {name: row[name] for name in names if isinstance(row.get(name), str | int)}
 
 
 def strip_image_marker(value: str, name: str) -> str:
-    """The text without the `<image>` that LLaVA's format puts before or after it."""
+    """Remove the `<image>` that LLaVA's format puts before or after an instruction.
+
+    Raises:
+        Skip: there are several.
+    """
     if value.count("<image>") > 1:
         raise Skip("several images", name)
     return re.sub(r"\A\s*<image>\s*|\s*<image>\s*\Z", "", value)
 
 
 def read_single_turn(row: Row, name: str) -> tuple[str, str]:
-    """Question and answer of a conversation `[{from, value}]` with one user turn.
+    """Read instruction and response of a conversation `[{from, value}]` with one user turn.
 
-    More turns are refused: our record has one instruction, and earlier answers belong in it
-    neither as the user's words nor unmarked.
+    A record has one instruction, so conversations with more turns are refused.
+
+    Raises:
+        Skip: the field is missing or has another form, or there is not exactly one user turn.
     """
     turns = read_as(row, name, list[_Turn])
     questions = [turn.value for turn in turns if turn.speaker in ("human", "user")]
@@ -143,7 +182,16 @@ def read_single_turn(row: Row, name: str) -> tuple[str, str]:
 
 
 def read_message(row: Row, name: str, role: str) -> str:
-    """The text of a field in trl's form: plain, or one message of this role."""
+    """Read a field in trl's format: a text, or one message.
+
+    Args:
+        row: the row.
+        name: the field.
+        role: the role that the message must have.
+
+    Raises:
+        Skip: the field is missing, or there is not one message of this role.
+    """
     if isinstance(row.get(name), str):
         return read_text(row, name)
     messages = read_as(row, name, list[_Message])

@@ -1,4 +1,4 @@
-"""Images of imported sets: checked, named by content, and kept in one directory."""
+"""Keep the images of imported datasets in one directory: checked, and named by content."""
 
 import base64
 import hashlib
@@ -21,67 +21,71 @@ class ImageDirectory:
     """A directory that holds each image once, as `<16 hex digits of its SHA-256>.<format>`.
 
     Args:
-        directory: made when the first image is kept.
+        directory: the directory; made when the first image is added.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._kept: dict[str, str | DataError] = {}  # by digest: the name, or what is wrong
+        self._results: dict[str, str | DataError] = {}  # by digest: file name, or what is wrong
         self._digests: dict[Path, str] = {}
 
     def __len__(self) -> int:
-        return sum(isinstance(name, str) for name in self._kept.values())
+        return sum(isinstance(name, str) for name in self._results.values())
 
     def add(self, image: str | bytes, root: Path) -> str:
-        """The `image_path` of an image, relative to the directory that holds `directory`.
+        """Check an image and put it into the directory, unless it is there already.
 
         Args:
-            image: its bytes, its base64 text, or its path below `root`. A file is hard-linked,
-                or copied where that cannot be.
+            image: its bytes, its base64 text, or its path. A file is hard-linked, or copied
+                where links are not possible.
+            root: the directory that a path starts in.
+
+        Returns:
+            The record's `image_path`, relative to the parent of the directory.
 
         Raises:
             DataError: `load_image` refuses it, or the path leads out of `root`.
             ResourceError: it cannot be written.
         """
-        content = image if isinstance(image, bytes) else _decoded(image)
+        content = image if isinstance(image, bytes) else _decode_base64(image)
         if content is None:
-            return self._from_file(resolve_image(str(image), root))
-        return self._from_bytes(content)
+            return self._add_file(resolve_image(str(image), root))
+        return self._add_bytes(content)
 
-    def _from_file(self, path: Path) -> str:
+    def _add_file(self, path: Path) -> str:
         if path not in self._digests:
             self._digests[path] = image_digest(path)
-        return self._once(self._digests[path], path)
+        return self._add_once(self._digests[path], path)
 
-    def _from_bytes(self, content: bytes) -> str:
+    def _add_bytes(self, content: bytes) -> str:
         if len(content) > MAX_BYTES:
             raise DataError(f"the embedded image is over {MAX_BYTES // 10**6} MB")
         digest = hashlib.sha256(content).hexdigest()
-        if digest in self._kept:
-            return self._once(digest, Path())
-        part = self.directory / f".{digest[:16]}.tmp-{os.getpid()}"
+        if digest in self._results:
+            return self._add_once(digest, Path())
+        temporary = self.directory / f".{digest[:16]}.tmp-{os.getpid()}"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content)
-            return self._once(digest, part)
+            temporary.write_bytes(content)
+            return self._add_once(digest, temporary)
         except OSError as error:
-            raise _full(part, error) from error
+            raise _unwritable(temporary, error) from error
         finally:
-            part.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
-    def _once(self, digest: str, path: Path) -> str:
-        """What keeping this content has led to, now or before."""
-        if digest not in self._kept:
+    def _add_once(self, digest: str, path: Path) -> str:
+        """Add a file unless its content was added before; repeat the name or the error of then."""
+        if digest not in self._results:
             try:
-                self._kept[digest] = self._keep(digest, path)
+                self._results[digest] = self._check_and_link(digest, path)
             except DataError as error:
-                self._kept[digest] = error
-        kept = self._kept[digest]
-        if isinstance(kept, DataError):
-            raise kept
-        return f"{self.directory.name}/{kept}"
+                self._results[digest] = error
+        result = self._results[digest]
+        if isinstance(result, DataError):
+            raise result
+        return f"{self.directory.name}/{result}"
 
-    def _keep(self, digest: str, path: Path) -> str:
+    def _check_and_link(self, digest: str, path: Path) -> str:
         load_image(path)
         with path.open("rb") as file:
             name = f"{digest[:16]}.{_suffix(file.read(8))}"
@@ -89,31 +93,31 @@ class ImageDirectory:
         try:
             _link(path, self.directory / name)
         except OSError as error:
-            raise _full(self.directory / name, error) from error
+            raise _unwritable(self.directory / name, error) from error
         return name
 
 
 def _link(path: Path, target: Path) -> None:
-    """The same file under a second name, else a copy that appears whole or not at all."""
+    """Hard-link a file, or copy it whole or not at all where links are not possible."""
     if target.exists():
         return
     try:
         os.link(path, target)
     except OSError:  # another disk, or a file system or owner that allows no second name
-        part = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+        temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
         try:
-            shutil.copyfile(path, part)
-            part.replace(target)
+            shutil.copyfile(path, temporary)
+            temporary.replace(target)
         finally:
-            part.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def _suffix(head: bytes) -> str:
     return next((suffix for magic, suffix in _MAGIC.items() if head.startswith(magic)), "")
 
 
-def _decoded(text: str) -> bytes | None:
-    """The image that base64 text spells; None for a path, however much like base64."""
+def _decode_base64(text: str) -> bytes | None:
+    """Decode an image from base64 text; None for a path, even if it looks like base64."""
     try:
         content = base64.b64decode(_DATA_URI.sub("", text, count=1), validate=True)
     except ValueError:
@@ -121,6 +125,6 @@ def _decoded(text: str) -> bytes | None:
     return content if len(content) > 32 and _suffix(content[:8]) else None
 
 
-def _full(path: Path, error: OSError) -> ResourceError:
+def _unwritable(path: Path, error: OSError) -> ResourceError:
     fix = "Choose a folder with space that may be written."
     return ResourceError(f"Cannot keep the image: {error.strerror}.", str(path), fix)

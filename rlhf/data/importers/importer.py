@@ -1,4 +1,4 @@
-"""`rlhf import`: the rows of a public set as preference records beside their images."""
+"""Import the rows of a public dataset as preference records with their images."""
 
 import hashlib
 import re
@@ -20,24 +20,25 @@ from rlhf.tracking.console import track
 
 MAX_PROBLEMS = 20  # problems kept as text; the others are counted only
 
-_NAMED = {"tie": "tie"}
-_NAMED |= dict.fromkeys(("response_a", "a", "A", "left"), "response_a")
-_NAMED |= dict.fromkeys(("response_b", "b", "B", "right"), "response_b")
-_NUMBERED = {
+_LABEL_NAMES = {"tie": "tie"}
+_LABEL_NAMES |= dict.fromkeys(("response_a", "a", "A", "left"), "response_a")
+_LABEL_NAMES |= dict.fromkeys(("response_b", "b", "B", "right"), "response_b")
+_LABEL_NUMBERS = {
     "1/2": {"1": "response_a", "2": "response_b"},
     "0/1": {"0": "response_a", "1": "response_b"},
 }
-_OTHER_SIDE = {"response_a": "response_b", "response_b": "response_a", "tie": "tie"}
+_SWAPPED = {"response_a": "response_b", "response_b": "response_a", "tie": "tie"}
 
 
 @dataclass
 class ImportReport:
-    """What an import has written and left out.
+    """Counts of what an import has written and left out.
 
     Attributes:
-        labels: records by preference.
-        skipped: rows and pairs left out, by reason.
-        problems: the first of them, as `file:row:column: reason`.
+        labels: number of records by preference.
+        skipped: number of rows and pairs left out, by reason.
+        problems: the first of those left out, as `file:row:column: reason`.
+        images: number of distinct images.
     """
 
     labels: Counter[str] = field(default_factory=Counter)
@@ -55,19 +56,24 @@ def import_dataset(
     seed: int = 0,
     label_encoding: str = "",
 ) -> ImportReport:
-    """Write `output`/preferences.jsonl and `output`/images/, which need nothing outside.
+    """Write `output`/preferences.jsonl and `output`/pictures/, which need nothing outside.
 
-    Which answer is response_a depends on the seed and the row alone; pairs that a person saw
-    as left and right keep their sides.
+    Which response becomes response_a depends only on the seed and the row; pairs that a person
+    saw as left and right keep their sides.
 
     Args:
-        source: a name in SETS.
-        root: where paths of images start and stay, by default in the directory of each file.
-        coding: what numbers as labels mean where the set does not say: "1/2" or "0/1".
+        source: a name in DATASETS.
+        files: the dataset's files.
+        output: the directory to write; it must not hold preferences.
+        root: the directory that image paths start in and may not leave; by default that of
+            each file.
+        seed: decides which response becomes response_a.
+        label_encoding: what numbers as labels mean where the dataset does not say: "1/2" or
+            "0/1".
 
     Raises:
-        UsageError: an unknown source, numbers without a coding, or preferences are there already.
-        DataError: a file of another form, or no row is usable.
+        UsageError: an unknown source, numbers without an encoding, or `output` holds preferences.
+        DataError: a file of another format, or no row is usable.
         ResourceError: the directory cannot be written.
     """
     if source not in DATASETS:
@@ -81,23 +87,23 @@ def import_dataset(
     except OSError as error:
         fix = "choose a folder that may be written"
         raise ResourceError(f"cannot make it: {error.strerror}", str(output), fix) from error
-    run = _Import(
-        source,
-        ImageDirectory(output / "pictures"),
-        seed,
-        DATASETS[source].label_encoding or label_encoding,
-    )
+    images = ImageDirectory(output / "pictures")
+    run = _ImportRun(source, images, seed, DATASETS[source].label_encoding or label_encoding)
     write_records(target, run.records(files, root))
-    run.report.images = len(run.images)
+    run.report.images = len(images)
     return run.report
 
 
 def parse_label(label: object, label_encoding: str) -> str:
-    """response_a, response_b or tie: what a label of another set means.
+    """Translate a dataset's label to response_a, response_b or tie.
+
+    Args:
+        label: the label as the dataset writes it.
+        label_encoding: what numbers mean: "1/2", "0/1" or "" (unknown).
 
     Raises:
-        Skip: it means nothing here; no label, 0 of "1/2" and booleans are never a side.
-        UsageError: a number without a coding, or one that proves the coding wrong.
+        Skip: it prefers no response, such as no label, 0 of "1/2" or a boolean.
+        UsageError: it is a number and the encoding is unknown or cannot be right.
     """
     if isinstance(label, float) and label.is_integer():
         label = int(label)  # a column with gaps holds its integers as floats
@@ -108,28 +114,29 @@ def parse_label(label: object, label_encoding: str) -> str:
             raise UsageError(f"the label is the number {word}", "preference", fix)
         if label_encoding == "0/1" and word == "2":
             fix = "set data.label_encoding=1/2 if 1 prefers response_a"
-            raise UsageError("the label 2 is not of the coding 0/1", "preference", fix)
-    side = _NUMBERED.get(label_encoding, {}).get(word) or _NAMED.get(word)
+            raise UsageError("the label 2 is not of the encoding 0/1", "preference", fix)
+    side = _LABEL_NUMBERS.get(label_encoding, {}).get(word) or _LABEL_NAMES.get(word)
     if side is None:
         raise Skip("unknown label", "preference", repr(label))
     return side
 
 
-class _Import:
-    """One run over some files."""
+class _ImportRun:
+    """Converts the rows of some files to records and counts what is left out."""
 
-    def __init__(self, source: str, images: ImageDirectory, seed: int, coding: str) -> None:
-        self.source, self.images, self.seed, self.coding = source, images, seed, coding
+    def __init__(self, source: str, images: ImageDirectory, seed: int, label_encoding: str) -> None:
+        self.source, self.images = source, images
+        self.seed, self.label_encoding = seed, label_encoding
         self.report, self._seen = ImportReport(), set[bytes]()
 
     def records(self, files: Sequence[Path], root: Path | None) -> Iterator[PreferenceRecord]:
-        """Every usable pair; DataError at the end when there was none."""
+        """Yield a record for every usable pair; raise DataError at the end if there was none."""
         for path in files:
             opened = open_rows(path)
             self._check_columns(path, opened)
             with track(f"reading {path.name}", opened.total) as progress:
                 for number, row in opened.rows:
-                    yield from self._of_row(row, f"{path}:{number}", root or path.parent)
+                    yield from self._records_of_row(row, f"{path}:{number}", root or path.parent)
                     progress.advance()
         if not self.report.labels.total():
             first = next(iter(self.report.problems), "")
@@ -141,25 +148,36 @@ class _Import:
         if not missing:
             return
         wanted = ", ".join("/".join(group) for group in missing)
-        fits = [name for name, one in DATASETS.items() if not one.missing_columns(opened.columns)]
-        hint = f"these columns fit {' or '.join(fits)}" if fits else "rename them and use table"
-        found = ", ".join(sorted(opened.columns)) or "none"
-        raise DataError(f"{self.source} needs {wanted}", f"{path}: has {found}", hint)
+        fitting = [
+            name
+            for name, dataset in DATASETS.items()
+            if not dataset.missing_columns(opened.columns)
+        ]
+        hint = "rename them and use table"
+        if fitting:
+            hint = f"these columns fit {' or '.join(fitting)}"
+        columns = ", ".join(sorted(opened.columns)) or "none"
+        raise DataError(f"{self.source} needs {wanted}", f"{path}: has {columns}", hint)
 
-    def _of_row(self, row: Row | Skip, where: str, root: Path) -> Iterator[PreferenceRecord]:
+    def _records_of_row(
+        self, row: Row | Skip, where: str, root: Path
+    ) -> Iterator[PreferenceRecord]:
         for item in self._pairs(row):
             try:
                 if isinstance(item, Skip):
                     raise item
                 yield self._record(item, root)
             except Skip as skip:
-                self.report.skipped[skip.reason] += 1
-                if len(self.report.problems) < MAX_PROBLEMS:
-                    place = f"{where}:{skip.field}" if skip.field else where
-                    detail = f": {skip.detail[:200]}" if skip.detail else ""
-                    self.report.problems.append(f"{place}: {skip.reason}{detail}")
+                self._count_skip(skip, where)
             except UsageError as error:
                 raise UsageError(error.what, f"{where}:{error.where}", error.fix) from None
+
+    def _count_skip(self, skip: Skip, where: str) -> None:
+        self.report.skipped[skip.reason] += 1
+        if len(self.report.problems) < MAX_PROBLEMS:
+            place = f"{where}:{skip.field}" if skip.field else where
+            detail = f": {skip.detail[:200]}" if skip.detail else ""
+            self.report.problems.append(f"{place}: {skip.reason}{detail}")
 
     def _pairs(self, row: Row | Skip) -> Iterator[ImportedPair | Skip]:
         try:
@@ -170,13 +188,13 @@ class _Import:
             yield skip
 
     def _record(self, pair: ImportedPair, root: Path) -> PreferenceRecord:
-        label = parse_label(pair.label, self.coding)
+        label = parse_label(pair.label, self.label_encoding)
         _check_texts(pair, label)
         try:
             image_path = self.images.add(pair.image, root)
         except DataError as error:
             raise Skip("missing or bad image", "image", error.what) from error
-        record = self._sided(pair, label, image_path)
+        record = self._to_record(pair, label, image_path)
         digest = hashlib.blake2b(msgspec.json.encode(record), digest_size=8).digest()
         if digest in self._seen:
             raise Skip("duplicate row")
@@ -184,14 +202,15 @@ class _Import:
         self.report.labels[record.preference] += 1
         return record
 
-    def _sided(self, pair: ImportedPair, label: str, image_path: str) -> PreferenceRecord:
-        """The record, its sides changed or not by a coin of the seed and the row's content."""
+    def _to_record(self, pair: ImportedPair, label: str, image_path: str) -> PreferenceRecord:
+        """Build the record; a coin of the seed and the row's content decides the sides."""
         key = (self.seed, image_path, pair.instruction, pair.first, pair.second, pair.id)
         coin = hashlib.blake2b(msgspec.json.encode(key)).digest()[0] & 1
-        responses, about = (pair.first, pair.second), pair.response_meta
+        responses, response_meta = (pair.first, pair.second), pair.response_meta
         if coin and not pair.keeps_sides:
-            responses, about, label = responses[::-1], about[::-1], _OTHER_SIDE[label]
-        described = dict(zip(("response_a", "response_b"), about, strict=True))
+            responses, response_meta = responses[::-1], response_meta[::-1]
+            label = _SWAPPED[label]
+        meta_by_side = dict(zip(("response_a", "response_b"), response_meta, strict=True))
         return PreferenceRecord(
             image_path=image_path,
             instruction=pair.instruction,
@@ -204,12 +223,12 @@ class _Import:
             seconds=pair.seconds,
             created_at=pair.created_at,
             source=self.source if pair.source is None else pair.source,
-            meta={**pair.meta, **(described if any(about) else {})},
+            meta={**pair.meta, **(meta_by_side if any(response_meta) else {})},
         )
 
 
 def _check_texts(pair: ImportedPair, label: str) -> None:
-    """What a record demands of its texts."""
+    """Skip a pair whose texts a record does not allow: blank, with a NUL, or equal."""
     texts: dict[str, Any] = {"instruction": pair.instruction}
     texts |= {"first answer": pair.first, "second answer": pair.second}
     for name, value in texts.items():

@@ -1,4 +1,4 @@
-"""Label Studio's export of tasks that were compared with its Pairwise tag."""
+"""Convert tasks of a Label Studio export, compared with its Pairwise tag, to pairs."""
 
 from typing import Any
 from urllib.parse import unquote
@@ -34,10 +34,11 @@ class _Annotation(msgspec.Struct):
 
 
 def label_studio(row: Row) -> PairIterator:
-    """Label Studio's JSON export of tasks compared with its Pairwise tag, one pair an annotation.
+    """Read a task of Label Studio's JSON export; each of its annotations becomes a pair.
 
-    The two answers are `response_a`/`response_b`, `text1`/`text2`, … of the task's data. The tag
-    has no tie; a Choices tag with the one choice "tie" beside it (as our export writes) adds it.
+    The responses are `response_a` and `response_b`, `text1` and `text2`, or `answer1` and
+    `answer2` of the task's data. The Pairwise tag has no tie; a Choices tag with the one choice
+    "tie" adds it (`export_label_studio` writes one).
     """
     data = read_as(row, "data", dict[str, Any])
     image = read_image(data, *IMAGE_COLUMNS)
@@ -49,10 +50,10 @@ def label_studio(row: Row) -> PairIterator:
     if not annotations:
         yield Skip("no annotation", "annotations")
     for annotation in annotations:
-        given = _judgment(annotation)
+        judgment = _judgment(annotation)
         yield (
-            given
-            if isinstance(given, Skip)
+            judgment
+            if isinstance(judgment, Skip)
             else ImportedPair(
                 image=_served_path(image) if isinstance(image, str) else image,
                 instruction=instruction,
@@ -62,32 +63,32 @@ def label_studio(row: Row) -> PairIterator:
                 id=read_id(data, "id") or read_id(row, "id"),
                 source=data.get("source") if isinstance(data.get("source"), str) else None,
                 meta=data["meta"] if isinstance(data.get("meta"), dict) else {},
-                **given,
+                **judgment,
             )
         )
 
 
 def _judgment(annotation: _Annotation) -> dict[str, Any] | Skip:
-    """Label, annotator, seconds and time of one annotation."""
+    """Read label, annotator, seconds and time of one annotation, as fields of `ImportedPair`."""
     results = [item for item in annotation.result if item.type in ("pairwise", "choices")]
     if annotation.was_cancelled or len(results) != 1:
         return Skip("no single choice", "annotations")
-    value, noted = results[0].value, results[0].meta
+    value, meta = results[0].value, results[0].meta
     if value.get("choices") not in (None, ["tie"]):
         return Skip("unknown label", "annotations", value)
-    by = annotation.completed_by
-    by = (by.get("email") or by.get("id")) if isinstance(by, dict) else by
+    user = annotation.completed_by
+    user = (user.get("email") or user.get("id")) if isinstance(user, dict) else user
     return {
         "label": "tie" if value.get("choices") else value.get("selected"),
-        "annotator": str(noted.get("annotator", "" if by is None else by)),
-        "shown_left": str(noted.get("shown_left", "")),
-        "created_at": str(noted.get("created_at", annotation.created_at or "")),
+        "annotator": str(meta.get("annotator", "" if user is None else user)),
+        "shown_left": str(meta.get("shown_left", "")),
+        "created_at": str(meta.get("created_at", annotation.created_at or "")),
         "seconds": annotation.lead_time,
     }
 
 
 def _served_path(address: str) -> str:
-    """The file behind Label Studio's address of a local image."""
+    """Return the path of the file that Label Studio serves at an address."""
     if address.startswith("/data/local-files/?d="):
         return unquote(address.partition("?d=")[2])
     return address.removeprefix("/data/")
