@@ -1,1 +1,1 @@
-"""A local page on which people rank pairs of answers, and the log of what they said."""
+"""Serve a local page on which people compare responses, and log their judgments."""

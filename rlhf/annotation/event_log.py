@@ -1,4 +1,4 @@
-"""What people said, as a log that only grows: judgments, skips and undos, a line each."""
+"""Log judgments, skips and undos as JSON lines that are only appended."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,26 +15,43 @@ from rlhf.storage.atomic import append_line, set_torn_line_aside, unwritable
 class _Event(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="event"
 ):
-    key: str  # of the request; one that comes again is the same event
+    key: str  # of the request; a request that is sent again has the same key
     annotator: str
     created_at: str  # ISO 8601, UTC
 
 
 class Judgment(_Event, frozen=True, tag="judgment"):
-    """Which of two answers is better, with all that a preference record needs."""
+    """An annotator's preference, with everything that a preference record needs.
+
+    Attributes:
+        pair: the pair's key.
+        image_path: the pair's image.
+        instruction: what was asked.
+        response_a: one response.
+        response_b: the other.
+        preference: response_a, response_b or tie.
+        shown_left: response_a or response_b.
+        seconds: how long the pair was looked at.
+    """
 
     pair: str
     image_path: str
     instruction: str
     response_a: str
     response_b: str
-    preference: str  # response_a, response_b or tie
-    shown_left: str  # response_a or response_b
+    preference: str
+    shown_left: str
     seconds: float | None = None
 
 
 class Skip(_Event, frozen=True, tag="skip"):
-    """A pair that this person gives no judgment on."""
+    """A pair that an annotator does not judge.
+
+    Attributes:
+        pair: the pair's key.
+        reason: why, in the annotator's words.
+        seconds: how long the pair was looked at.
+    """
 
     pair: str
     reason: str = ""
@@ -42,7 +59,11 @@ class Skip(_Event, frozen=True, tag="skip"):
 
 
 class Undo(_Event, frozen=True, tag="undo"):
-    """What the event of key `undoes` said no longer holds."""
+    """The withdrawal of an earlier judgment or skip.
+
+    Attributes:
+        undoes: key of the withdrawn event.
+    """
 
     undoes: str
 
@@ -52,14 +73,17 @@ _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Judgment | Skip | U
 
 
 class EventLog:
-    """The log of one page, owned by one process at a time.
+    """The log of one page, locked for this process.
 
     A last line that a crash cut short is set aside before anything is appended.
+
+    Args:
+        path: the file; made when the first event is appended.
 
     Raises:
         DirectoryInUseError: another process writes it.
         DataError: a line is no event.
-        ResourceError: it cannot be written.
+        ResourceError: the file or its lock cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +100,7 @@ class EventLog:
         self.events = read_events(path) if path.is_file() else []
 
     def append(self, event: Event) -> None:
-        """Write one line, which is on the disk when this returns.
+        """Append an event; it is on the disk when this returns.
 
         Raises:
             ResourceError: it was not written, and the file is as before.
@@ -85,12 +109,12 @@ class EventLog:
         self.events.append(event)
 
     def close(self) -> None:
-        """Let another process write."""
+        """Release the lock."""
         self._lock.release()
 
 
 def read_events(path: Path) -> list[Event]:
-    """All events of a log.
+    """Read all events of a log, in the order they were written.
 
     Raises:
         DataError: a line is no event, or the file cannot be read.
@@ -111,19 +135,19 @@ def read_events(path: Path) -> list[Event]:
 
 
 def active_events(events: Iterable[Event]) -> Iterator[Judgment | Skip]:
-    """What holds in the end: nothing undone, and of each person's words on a pair the last."""
-    said = dict[tuple[str, str], Judgment | Skip]()
+    """Yield the events that hold: not undone, and each annotator's last on a pair."""
+    latest = dict[tuple[str, str], Judgment | Skip]()
     events = list(events)
     undone = {event.undoes for event in events if isinstance(event, Undo)}
     for event in events:
         if not isinstance(event, Undo) and event.key not in undone:
-            said.pop((event.pair, event.annotator), None)  # the order is that of the last words
-            said[event.pair, event.annotator] = event
-    yield from said.values()
+            latest.pop((event.pair, event.annotator), None)  # so that the newest event comes last
+            latest[event.pair, event.annotator] = event
+    yield from latest.values()
 
 
 def preference_records(events: Iterable[Event]) -> list[PreferenceRecord]:
-    """The judgments that hold, as preference records."""
+    """Convert the judgments that hold to preference records."""
     return [
         PreferenceRecord(
             image_path=event.image_path,

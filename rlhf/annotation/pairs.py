@@ -1,4 +1,4 @@
-"""The pairs that people are shown, from files of candidates."""
+"""Build the pairs that people compare from candidates."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,7 +12,14 @@ from rlhf.data.records import CandidatesRecord
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one instruction about one image; `key` is the same whatever their order."""
+    """Two responses to one instruction about one image.
+
+    Attributes:
+        image_path: the record's image.
+        instruction: what was asked.
+        response_a: one response.
+        response_b: the other.
+    """
 
     image_path: str
     instruction: str
@@ -21,25 +28,36 @@ class Pair:
 
     @property
     def key(self) -> str:
+        """The pair's hash, which does not depend on the order of the responses."""
         texts = sorted((self.response_a, self.response_b))
         return short_hash(self.image_path, self.instruction, *texts)
 
 
 def short_hash(*words: str) -> str:
-    """16 hexadecimal digits of BLAKE2b."""
+    """Hash texts with BLAKE2b to 16 hexadecimal digits."""
     return hashlib.blake2b(msgspec.json.encode(words), digest_size=8).hexdigest()
 
 
 def candidate_pairs(records: Sequence[CandidatesRecord]) -> dict[str, Pair]:
-    """Every two different answers to one prompt, by key: one pair of each prompt, then the next.
+    """Pair all different responses of each prompt.
 
-    Whoever stops early has seen every image before any image's second pair.
+    Args:
+        records: the candidates of each prompt.
+
+    Returns:
+        Pairs by key: the first pair of every prompt, then the second of every prompt, and so on,
+        so that whoever stops early has seen all images.
     """
-    each = [
+    pairs_by_prompt = [
         [
             Pair(record.image_path, record.instruction, a, b)
             for a, b in combinations(dict.fromkeys(record.responses), 2)
         ]
         for record in records
     ]
-    return {pair.key: pair for turn in zip_longest(*each) for pair in turn if pair is not None}
+    return {
+        pair.key: pair
+        for turn in zip_longest(*pairs_by_prompt)
+        for pair in turn
+        if pair is not None
+    }

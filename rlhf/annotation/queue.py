@@ -1,4 +1,4 @@
-"""Who is shown which pair, and what they said: the state of a page, all of it from its log."""
+"""Assign pairs to annotators and record their judgments; all state comes from the event log."""
 
 import time
 from collections import defaultdict
@@ -16,13 +16,15 @@ Choice = Literal["left", "right", "tie", "skip"]
 
 @dataclass(frozen=True)
 class Submission:
-    """What a person says of a pair as it was shown.
+    """An annotator's choice on a pair as it was shown.
 
     Attributes:
-        key: of the request; the same answer sent twice has the same.
-        pair: key of the pair.
-        seconds: that the pair was looked at.
-        reason: of a skip.
+        key: of the request; a submission that is sent again has the same key.
+        annotator: who chose.
+        pair: the pair's key.
+        choice: the better side, tie or skip.
+        seconds: how long the pair was looked at.
+        reason: why it was skipped.
     """
 
     key: str
@@ -34,14 +36,14 @@ class Submission:
 
 
 class AnnotationQueue:
-    """Hands out pairs and writes down answers.
+    """Assigns pairs to annotators and records their submissions.
 
     Args:
         pairs: by key, in the order in which they are shown.
-        log: of what was said before, and where more is written.
-        overlap: people who judge each pair.
-        lease: seconds for which a pair that was handed out waits for its answer.
-        clock: seconds that only grow.
+        log: holds the earlier events; new ones are appended.
+        overlap: how many annotators judge each pair.
+        lease: seconds for which an assigned pair is reserved.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -55,121 +57,144 @@ class AnnotationQueue:
     ) -> None:
         self.pairs, self._log = pairs, log
         self._overlap, self._lease, self._clock = overlap, lease, clock
-        self._pair_by_key = {event.key: event for event in log.events}
-        self._judgments = defaultdict[str, dict[str, Judgment | Skip]](dict)  # pair, annotator
-        self._leases = defaultdict[str, dict[str, tuple[str, float]]](
-            dict
-        )  # pair, page: who, until
+        self._event_by_key = {event.key: event for event in log.events}
+        # by pair and annotator
+        self._judgments = defaultdict[str, dict[str, Judgment | Skip]](dict)
+        # by pair and page: annotator and end of the reservation
+        self._leases = defaultdict[str, dict[str, tuple[str, float]]](dict)
         for event in active_events(log.events):
             self._judgments[event.pair][event.annotator] = event
 
     def assign(self, annotator: str, page: str, held: Collection[str], count: int) -> list[Pair]:
-        """Up to `count` more pairs for someone whose page holds those, and no others any more."""
+        """Assign more pairs to a page and reserve them for its annotator.
+
+        Args:
+            annotator: who is to judge.
+            page: id of the browser page.
+            held: keys of the pairs that the page still has; its other reservations end.
+            count: at most so many new pairs.
+
+        Returns:
+            The new pairs.
+        """
         for key, pages in self._leases.items():
             if key not in held:
                 pages.pop(page, None)
-        free = (
+        available = (
             key
             for key in self.pairs
             if key not in held
             and annotator not in self._holders(key)
             and self._is_open(key, annotator)
         )
-        found = list(islice(free, count))
-        for key in [*self.pairs.keys() & held, *found]:
+        assigned = list(islice(available, count))
+        for key in [*self.pairs.keys() & held, *assigned]:
             self._leases[key][page] = annotator, self._clock() + self._lease
-        return [self.pairs[key] for key in found]
+        return [self.pairs[key] for key in assigned]
 
     def record(self, submission: Submission) -> None:
-        """Write an answer down; one whose key is known has been written.
+        """Log a submission, unless its key is logged already.
 
         Raises:
             KeyError: there is no such pair.
             ResourceError: it cannot be written.
         """
         pair = self.pairs[submission.pair]
-        if submission.key not in self._pair_by_key:
-            event = _event(submission, pair)
+        if submission.key not in self._event_by_key:
+            event = _to_event(submission, pair)
             self._write(event)
             self._judgments[submission.pair][submission.annotator] = event
 
     def undo(self, annotator: str, page: str, key: str) -> Pair | None:
-        """Take this person's last answer back; its pair, now on this page, or None.
+        """Undo an annotator's last judgment or skip and reserve its pair for the page.
+
+        Args:
+            annotator: whose event is undone.
+            page: id of the browser page that shows the pair next.
+            key: of the request; one that is sent again undoes nothing more.
+
+        Returns:
+            The pair; None if there is nothing to undo, or the pair is no longer in the file.
 
         Raises:
             ResourceError: it cannot be written.
         """
-        known = self._pair_by_key.get(key)
-        last = self._pair_by_key[known.undoes] if isinstance(known, Undo) else self._last(annotator)
+        logged = self._event_by_key.get(key)
+        last = (
+            self._event_by_key[logged.undoes]
+            if isinstance(logged, Undo)
+            else self._last_event(annotator)
+        )
         if last is None or isinstance(last, Undo):
             return None
         self._leases[last.pair][page] = annotator, self._clock() + self._lease
-        if known is None:
+        if logged is None:
             self._write(Undo(key, annotator, _now(), undoes=last.key))
-            del self._judgments[last.pair][
-                annotator
-            ]  # what was said of the pair before holds again
-            self._judgments[last.pair] |= {
-                event.annotator: event
-                for event in active_events(self._log.events)
-                if event.pair == last.pair
-            }
+            self._reload_judgments(last.pair)
         return self.pairs.get(last.pair)
 
     def progress(self, annotator: str) -> dict[str, int]:
-        """`done`: pairs this person answered or skipped; `total`: and those that may yet come."""
+        """Count an annotator's pairs: `done` are judged or skipped, `total` may still come, too."""
         done = sum(annotator in self._judgments[key] for key in self.pairs)
-        left = sum(self._is_open(key, annotator) for key in self.pairs)
-        return {"done": done, "total": done + left}
+        remaining = sum(self._is_open(key, annotator) for key in self.pairs)
+        return {"done": done, "total": done + remaining}
+
+    def _reload_judgments(self, pair: str) -> None:
+        """Read a pair's judgments from the log: an earlier one holds again after an undo."""
+        self._judgments[pair] = {
+            event.annotator: event
+            for event in active_events(self._log.events)
+            if event.pair == pair
+        }
 
     def _is_open(self, key: str, annotator: str) -> bool:
-        """Whether this person may be shown the pair: enough others neither judge nor judged it."""
-        said = self._judgments[key]
-        if annotator in said:
+        """Tell whether a pair still needs this annotator: too few others judged or hold it."""
+        events = self._judgments[key]
+        if annotator in events:
             return False
-        judged = {name for name, event in said.items() if isinstance(event, Judgment)}
-        return len((judged | self._holders(key)) - {annotator}) < self._overlap
+        judges = {name for name, event in events.items() if isinstance(event, Judgment)}
+        return len((judges | self._holders(key)) - {annotator}) < self._overlap
 
     def _holders(self, key: str) -> set[str]:
-        """Those on whose pages the pair is."""
+        """Return the annotators that the pair is reserved for."""
         now = self._clock()
         return {name for name, until in self._leases[key].values() if until > now}
 
-    def _last(self, annotator: str) -> Event | None:
-        """What this person said last and did not take back."""
+    def _last_event(self, annotator: str) -> Event | None:
+        """Return an annotator's last judgment or skip that is not undone."""
         undone = {event.undoes for event in self._log.events if isinstance(event, Undo)}
         for event in reversed(self._log.events):
-            mine = event.annotator == annotator and not isinstance(event, Undo)
-            if mine and event.key not in undone:
+            is_candidate = event.annotator == annotator and not isinstance(event, Undo)
+            if is_candidate and event.key not in undone:
                 return event
         return None
 
     def _write(self, event: Event) -> None:
         self._log.append(event)
-        self._pair_by_key[event.key] = event
+        self._event_by_key[event.key] = event
 
 
 def left_side(pair: Pair, annotator: str) -> Literal["response_a", "response_b"]:
-    """Which answer this person sees on the left: as if by a coin, always the same."""
+    """Decide which response an annotator sees on the left, by a hash of pair and annotator."""
     return "response_a" if int(short_hash(pair.key, annotator), 16) % 2 else "response_b"
 
 
-def _event(response: Submission, pair: Pair) -> Judgment | Skip:
-    who = response.key, response.annotator, _now()
-    if response.choice == "skip":
-        return Skip(*who, response.pair, response.reason, response.seconds)
-    left = left_side(pair, response.annotator)
+def _to_event(submission: Submission, pair: Pair) -> Judgment | Skip:
+    header = submission.key, submission.annotator, _now()
+    if submission.choice == "skip":
+        return Skip(*header, submission.pair, submission.reason, submission.seconds)
+    left = left_side(pair, submission.annotator)
     right = "response_b" if left == "response_a" else "response_a"
     return Judgment(
-        *who,
-        pair=response.pair,
+        *header,
+        pair=submission.pair,
         image_path=pair.image_path,
         instruction=pair.instruction,
         response_a=pair.response_a,
         response_b=pair.response_b,
-        preference={"left": left, "right": right, "tie": "tie"}[response.choice],
+        preference={"left": left, "right": right, "tie": "tie"}[submission.choice],
         shown_left=left,
-        seconds=response.seconds,
+        seconds=submission.seconds,
     )
 
 

@@ -1,4 +1,4 @@
-"""The images of a page: the very pixels that a model is given, by names that tell nothing."""
+"""Serve a page's images: the pixels that a model is given, under names that reveal nothing."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -9,34 +9,37 @@ from rlhf.annotation.pairs import short_hash
 from rlhf.data.images import load_image
 from rlhf.data.records import resolve_image
 
-KEPT = 32  # encoded images in memory
+CACHE_SIZE = 32  # encoded images in memory
 
 
 class ServedImages:
-    """Images by name.
+    """PNG images by secret name.
 
     Args:
-        image_paths: of the records.
-        root: the directory that they are below.
-        secret: which only those who may see the images know; names follow from it.
+        image_paths: the image paths of the records.
+        root: the directory that they start in.
+        secret: the page's token; the names are hashes of it and the path.
+
+    Attributes:
+        names: name of each image path.
     """
 
     def __init__(self, image_paths: Iterable[str], root: Path, secret: str) -> None:
         self.names = {path: short_hash(secret, path) for path in dict.fromkeys(image_paths)}
         self._paths = {name: path for path, name in self.names.items()}
         self._root = root
-        self._png = lru_cache(KEPT)(self._encoded)
+        self._png = lru_cache(CACHE_SIZE)(self._encode)
 
     def png(self, name: str) -> bytes:
-        """The upright RGB of `load_image`, encoded anew without loss.
+        """Encode an image as PNG, as `load_image` reads it.
 
         Raises:
             KeyError: there is no such name.
-            DataError: the image cannot be read any more.
+            DataError: the image can no longer be read.
         """
         return self._png(self._paths[name])
 
-    def _encoded(self, image_path: str) -> bytes:
+    def _encode(self, image_path: str) -> bytes:
         data = BytesIO()
         load_image(resolve_image(image_path, self._root)).save(data, "PNG", compress_level=1)
         return data.getvalue()

@@ -1,4 +1,4 @@
-"""What the labels and texts of one file add up to, in some 30 bytes a line."""
+"""Count the labels and texts of one file and warn of what looks wrong, in 30 bytes a line."""
 
 from array import array
 from collections.abc import Iterator
@@ -14,35 +14,41 @@ from rlhf.data.records import PreferenceRecord, Problem, Record, responses
 from rlhf.data.validation.agreement import AnnotatorJudgments
 
 MAX_SIDE_SHARE = 0.9  # of the decided pairs won by one side: above, the labels are one-sided
-MAX_LONGER_SHARE = 0.8  # won by the response of more characters: above, length is learnt
+MAX_LONGER_SHARE = 0.8  # won by the longer response: above, the model learns length
 MIN_PAIRS = 20  # fewer pairs reach such shares by chance
-MAX_CHARACTERS = 8_000  # of a text: some 2,000 tokens, what a prompt may have by default
+MAX_CHARACTERS = 8_000  # of a text: about 2,000 tokens, the default limit of a prompt
 
 
 class FileStatistics:
-    """Counts of one file.
+    """Counts the labels and texts of one file.
 
-    Repeats are found by hashes of 64 bits: among a million lines two different ones are taken for
-    equal once in some 40 million files.
+    Repeated texts are found by 64-bit hashes: among a million lines, two different ones are taken
+    for equal once in about 40 million files.
+
+    Args:
+        path: the file.
+        kind: the class of its records.
     """
 
     def __init__(self, path: Path, kind: type[Record]) -> None:
         self._path, self._kind = path, kind
         self._rows, self._labels = 0, {"response_a": 0, "response_b": 0, "tie": 0}
-        self._prompt_characters, self._response_characters, self._responses = (
-            0,
-            0,
-            0,
-        )  # characters, characters, number
-        self._longer, self._shorter = 0, 0  # which response won
+        self._prompt_characters = self._response_characters = self._responses = 0
+        self._longer, self._shorter = 0, 0  # wins of the longer and of the shorter response
         self._duplicates, self._contradictions = 0, 0
         self._lines, self._texts, self._winners = array("q"), array("q"), bytearray()
-        self._named, self._names = array("q"), array("q")  # lines with an id, and the id
+        self._id_lines, self._ids = array("q"), array("q")  # lines with an id, and the id's hash
         self._long = list[Problem]()
-        self.people = AnnotatorJudgments()
+        self.annotators = AnnotatorJudgments()
 
     def add(self, item: Record | Problem, number: int, size: int) -> None:
-        """Count line `number` of `size` bytes; 0 is the file itself."""
+        """Count one line.
+
+        Args:
+            item: what was read there.
+            number: the line's number from 1; 0 for the file as a whole.
+            size: the line's bytes.
+        """
         self._rows += number > 0
         if isinstance(item, Problem):
             return
@@ -53,21 +59,22 @@ class FileStatistics:
         self._responses += len(lengths)
         self._lines.append(number)
         pair = hash((item.image_path, item.instruction, *sorted(texts)))
-        judge = item.annotator if isinstance(item, PreferenceRecord) else ""
-        self._texts.append(hash((pair, judge)) if judge else pair)  # two people are no duplicate
+        annotator = item.annotator if isinstance(item, PreferenceRecord) else ""
+        # two annotators of one pair are no duplicate
+        self._texts.append(hash((pair, annotator)) if annotator else pair)
         self._winners.append(
-            self._judge(item, lengths) if isinstance(item, PreferenceRecord) else 0
+            self._count_judgment(item, lengths) if isinstance(item, PreferenceRecord) else 0
         )
         if isinstance(item, PreferenceRecord) and (item.annotator or item.shown_left):
-            self.people.add(item, pair, self._winners[-1])
+            self.annotators.add(item, pair, self._winners[-1])
         if item.id:
-            self._named.append(number)
-            self._names.append(hash(item.id))
+            self._id_lines.append(number)
+            self._ids.append(hash(item.id))
         if size > MAX_CHARACTERS:
             self._long += self._long_texts(item, number)
 
-    def _judge(self, record: PreferenceRecord, lengths: list[int]) -> int:
-        """The winner, whatever the sides: 1 or 2 by the order of the texts, 0 for a tie."""
+    def _count_judgment(self, record: PreferenceRecord, lengths: list[int]) -> int:
+        """Count a judgment; return 0 for a tie, else the winner's place among sorted texts."""
         self._labels[record.preference] += 1
         if record.preference == "tie":
             return 0
@@ -85,12 +92,12 @@ class FileStatistics:
                     yield self._problem(number, name, f"a very long text: {len(text)} characters")
 
     def warnings(self) -> Iterator[Problem]:
-        """What wants a look, in the order of the lines; to be taken before `row`."""
-        sorts = self._file_warnings(), self._text_repeats(), self._name_repeats(), self._long
-        return merge(*sorts, key=attrgetter("line"))
+        """Yield warnings in the order of the lines; call it before `row`, which counts them."""
+        kinds = self._file_warnings(), self._repeated_texts(), self._repeated_ids(), self._long
+        return merge(*kinds, key=attrgetter("line"))
 
     def row(self) -> dict[str, Any]:
-        """The named values of the file, as in the table."""
+        """Return the file's counts and shares by name, as one column of the report's table."""
         usable, decided = len(self._lines), self._labels["response_a"] + self._labels["response_b"]
         return {
             "file": str(self._path),
@@ -111,28 +118,25 @@ class FileStatistics:
             yield self._problem(0, "", "a byte order mark comes first; other readers may refuse it")
         wins, decided = self._labels["response_a"], sum(self._labels.values()) - self._labels["tie"]
         if decided >= MIN_PAIRS and max(wins, decided - wins) > MAX_SIDE_SHARE * decided:
-            said = f"one-sided: response_a wins {wins / decided:.0%} of the pairs"
-            yield self._problem(0, "preference", said)
+            message = f"one-sided: response_a wins {wins / decided:.0%} of the pairs"
+            yield self._problem(0, "preference", message)
         unequal = self._longer + self._shorter
         if unequal >= MIN_PAIRS and self._longer > MAX_LONGER_SHARE * unequal:
-            said = f"length bias: the longer wins {self._longer / unequal:.0%} of the pairs"
-            yield self._problem(0, "preference", said)
-
+            message = f"length bias: the longer wins {self._longer / unequal:.0%} of the pairs"
+            yield self._problem(0, "preference", message)
         yield from self._side_warnings()
 
     def _side_warnings(self) -> Iterator[Problem]:
-        told = self.people.side_preference()
-        interval = told["left_interval"]
-        if (
-            interval
-            and told["decided_with_sides"] >= MIN_PAIRS
-            and not interval[0] <= 0.5 <= interval[1]
-        ):
-            low, high = interval
-            said = f"the answer shown left wins {told['left_share']:.0%} ({low:.0%} to {high:.0%})"
-            yield self._problem(0, "shown_left", f"a side is favoured: {said}")
+        sides = self.annotators.side_preference()
+        if not sides["left_interval"] or sides["decided_with_sides"] < MIN_PAIRS:
+            return
+        low, high = sides["left_interval"]
+        if not low <= 0.5 <= high:
+            share = f"{sides['left_share']:.0%} ({low:.0%} to {high:.0%})"
+            message = f"a side is favoured: the answer shown left wins {share}"
+            yield self._problem(0, "shown_left", message)
 
-    def _text_repeats(self) -> Iterator[Problem]:
+    def _repeated_texts(self) -> Iterator[Problem]:
         first = dict[int, tuple[int, int]]()
         for row in _repeated(self._texts):
             key, line, winner = self._texts[row], self._lines[row], self._winners[row]
@@ -146,11 +150,11 @@ class FileStatistics:
                 self._duplicates += 1
                 yield self._problem(line, "", f"the same image and texts as line {earlier}")
 
-    def _name_repeats(self) -> Iterator[Problem]:
+    def _repeated_ids(self) -> Iterator[Problem]:
         first = dict[int, int]()
-        for row in _repeated(self._names):
-            line = self._named[row]
-            if (earlier := first.setdefault(self._names[row], line)) != line:
+        for row in _repeated(self._ids):
+            line = self._id_lines[row]
+            if (earlier := first.setdefault(self._ids[row], line)) != line:
                 yield self._problem(line, "id", f"the same id as line {earlier}")
 
     def _problem(self, line: int, field: str, message: str) -> Problem:
@@ -158,11 +162,11 @@ class FileStatistics:
 
 
 def _repeated(keys: "array[int]") -> list[int]:
-    """Places of the keys that occur more than once, in order."""
+    """Return the indices of the keys that occur more than once, in order."""
     values = np.frombuffer(keys, dtype=np.int64)
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    found: list[int] = np.flatnonzero(counts[inverse] > 1).tolist()
-    return found
+    indices: list[int] = np.flatnonzero(counts[inverse] > 1).tolist()
+    return indices
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -1,4 +1,4 @@
-"""Images of files of records, told apart by content: each is decoded once, leaks are found."""
+"""Check the images of record files: each is decoded once, and shared images are reported."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -13,7 +13,12 @@ IMAGE_NAMES = ("images found", "images distinct", "images of earlier files")
 
 
 class ImageIndex:
-    """What is known of every image so far: fault by content, and the first file that names it."""
+    """Remembers every image checked so far, by content.
+
+    Attributes:
+        owners: by content hash, the first file that names the image.
+        check: returns content hash and fault ("" for none) of an image path below a root.
+    """
 
     def __init__(self) -> None:
         self.owners = dict[str, Path]()
@@ -21,7 +26,7 @@ class ImageIndex:
         self.check = cache(self._check_image)
 
     def _check_image(self, image_path: str, root: Path) -> tuple[str, str]:
-        """Content hash and fault ("" for none) of an image; each content is decoded once."""
+        """Return content hash and fault ("" for none) of an image; decode each content once."""
         digest = ""
         try:
             path = resolve_image(image_path, root)
@@ -35,39 +40,42 @@ class ImageIndex:
 
 
 class FileImages:
-    """The images that one file names.
+    """Checks the images that one file names, and finds those that earlier files name too.
 
     Args:
-        root: where their paths start.
-        album: the images of all files; takes this one's in at `warnings`.
+        path: the file.
+        root: the directory that its image paths start in.
+        index: the images of all files; `warnings` adds those of this one.
     """
 
     def __init__(self, path: Path, root: Path, index: ImageIndex) -> None:
-        self._path, self._root, self._album = path, root, index
-        self._found, self._shared = 0, 0
+        self._path, self._root, self._index = path, root, index
+        self._num_found, self._num_shared = 0, 0
         self._lines = dict[str, int]()  # content hash: first line
 
     def check(self, record: Record, line: int) -> Record | Problem:
-        """The record, or what is wrong with its image."""
-        digest, fault = self._album.check(record.image_path, self._root)
+        """Return the record, or the problem with its image."""
+        digest, fault = self._index.check(record.image_path, self._root)
         if fault:
             return Problem(str(self._path), line, "image_path", fault)
-        self._found += 1
+        self._num_found += 1
         self._lines.setdefault(digest, line)
         return record
 
     def warnings(self) -> Iterator[Problem]:
-        """Images that earlier files name as well, a warning for each such file."""
-        owners = self._album.owners
+        """Warn of images that earlier files name as well, once for each such file."""
+        owners = self._index.owners
         shared = dict[Path, list[int]]()
         for digest, line in self._lines.items():
             if owners.setdefault(digest, self._path) != self._path:
                 shared.setdefault(owners[digest], []).append(line)
         for owner, lines in shared.items():
-            self._shared += len(lines)
-            said = f"{len(lines)} images are also in {owner}, the first at line {lines[0]}"
-            yield Problem(str(self._path), 0, "image_path", said)
+            self._num_shared += len(lines)
+            message = f"{len(lines)} images are also in {owner}, the first at line {lines[0]}"
+            yield Problem(str(self._path), 0, "image_path", message)
 
     def row(self) -> dict[str, Any]:
-        """The named values of the file, as in the table; to be taken after `warnings`."""
-        return dict(zip(IMAGE_NAMES, (self._found, len(self._lines), self._shared), strict=True))
+        """Return the file's image counts by name; call it after `warnings`, which counts them."""
+        return dict(
+            zip(IMAGE_NAMES, (self._num_found, len(self._lines), self._num_shared), strict=True)
+        )

@@ -1,4 +1,4 @@
-"""A checked file in two: the usable lines as they are, the rest with its reasons."""
+"""Split a checked file into the usable lines as they are and the others with their problems."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,22 +13,24 @@ from rlhf.storage.atomic import replaced_file
 
 
 def rejected_path(output: Path) -> Path:
-    """Where the rest of `output` goes: OUT.rejected.jsonl beside OUT.jsonl."""
+    """Return the path of the rejected lines: OUT.rejected.jsonl beside OUT.jsonl."""
     return output.with_suffix(".rejected.jsonl")
 
 
 def check_output(output: Path, inputs: Sequence[Path], root: Path | None) -> None:
-    """Refuse an output that would destroy an input, or whose rows would not find their images.
+    """Refuse an output that would overwrite an input, or whose rows would not find their images.
 
     Args:
-        root: where image paths start; None for the directory of each file.
+        output: the file for the usable lines.
+        inputs: the checked files.
+        root: the directory that image paths start in; None for the directory of each file.
 
     Raises:
-        UsageError: see above, or the inputs are of different kinds.
+        UsageError: it is refused, or the inputs have records of different classes.
     """
     existing = [path for path in (output, rejected_path(output)) if path.exists()]
-    for path, given in product(existing, filter(Path.exists, inputs)):
-        if path.samefile(given):
+    for path, source in product(existing, filter(Path.exists, inputs)):
+        if path.samefile(source):
             raise UsageError(
                 "an input would be overwritten",
                 f"validate.fix_output={output}",
@@ -42,9 +44,8 @@ def check_output(output: Path, inputs: Sequence[Path], root: Path | None) -> Non
             "write into the one folder of the files, or set data.root=IMAGES",
         )
     if len(kinds := {record_kind(path).__name__ for path in inputs}) > 1:
-        said = f"{', '.join(sorted(kinds))} do not go into one file"
         raise UsageError(
-            said,
+            f"{', '.join(sorted(kinds))} do not go into one file",
             f"validate.fix_output={output}",
             "give the files of each kind in a call of their own",
         )
@@ -52,17 +53,18 @@ def check_output(output: Path, inputs: Sequence[Path], root: Path | None) -> Non
 
 @contextmanager
 def repaired_file(output: Path) -> Iterator[Callable[[bytes, Record | Problem], None]]:
-    """A function that takes each line with what was read there; both files come at the end.
+    r"""Open the two files of a repair and yield a function that writes a line to one of them.
 
-    Usable lines keep their bytes. Of the others `rejected_path` says file, line, field, message
-    and text, in which a byte that is no UTF-8 is written \\xNN.
+    The function takes a line's bytes and what was read there. Usable lines keep their bytes. For a
+    problem, `rejected_path(output)` gets file, line, field, message and the line's text, in which
+    bytes that are not UTF-8 are written as \xNN. Both files appear when the block ends.
 
     Raises:
         ResourceError: they cannot be written; files of these names stay as they were.
     """
     with replaced_file(rejected_path(output)) as rejected, replaced_file(output) as usable:
 
-        def put(line: bytes, item: Record | Problem) -> None:
+        def write_line(line: bytes, item: Record | Problem) -> None:
             if isinstance(item, Problem):
                 text = line.rstrip(b"\r\n").decode(errors="backslashreplace")
                 rejected.write(msgspec.json.encode(msgspec.to_builtins(item) | {"text": text}))
@@ -70,4 +72,4 @@ def repaired_file(output: Path) -> Iterator[Callable[[bytes, Record | Problem], 
             else:
                 usable.write(line if line.endswith(b"\n") else line + b"\n")
 
-        yield put
+        yield write_line
