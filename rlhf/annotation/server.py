@@ -1,4 +1,4 @@
-"""Serve the page's files, its images, and three requests that need the page's token.
+"""Serve the annotation page: its files, its images, and requests that need the page's token.
 
 This is the only module that imports starlette and uvicorn.
 """
@@ -7,9 +7,8 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,9 +23,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from rlhf.annotation.pairs import Pair
-from rlhf.annotation.queue import AnnotationQueue, Choice, Submission, left_side
-from rlhf.annotation.served_images import ServedImages
+from rlhf.annotation.page import (
+    JudgmentRequest,
+    NextRequest,
+    Page,
+    UndoRequest,
+    UnknownPairError,
+)
 from rlhf.errors import DataError, ResourceError
 
 MAX_BODY = 64 * 1024  # bytes of a request
@@ -42,130 +45,6 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _ENCODED_HEADERS = {name.lower().encode(): value.encode() for name, value in _HEADERS.items()}
-_Text = Annotated[str, msgspec.Meta(max_length=200)]
-_Key = Annotated[str, msgspec.Meta(min_length=8, max_length=64)]
-_Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
-
-
-class NextRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """A page asks for more pairs.
-
-    Attributes:
-        annotator: who judges; "" for the server's default.
-        page: id of the browser page.
-        held: keys of the pairs that the page still has.
-        count: at most so many new pairs.
-    """
-
-    annotator: _Text
-    page: _Key
-    held: Annotated[list[_Text], msgspec.Meta(max_length=1000)]
-    count: Annotated[int, msgspec.Meta(ge=0, le=16)]
-
-
-class JudgmentRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """A page submits a choice on a pair.
-
-    Attributes:
-        annotator: who chose; "" for the server's default.
-        key: of the request; one that is sent again has the same key.
-        pair: the pair's key.
-        choice: the better side, tie or skip.
-        seconds: how long the pair was looked at.
-        reason: why it was skipped.
-    """
-
-    annotator: _Text
-    key: _Key
-    pair: _Text
-    choice: Choice
-    seconds: _Seconds
-    reason: _Text = ""
-
-
-class UndoRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """A page withdraws an annotator's last choice.
-
-    Attributes:
-        annotator: who withdraws; "" for the server's default.
-        page: id of the browser page.
-        key: of the request; one that is sent again has the same key.
-    """
-
-    annotator: _Text
-    page: _Key
-    key: _Key
-
-
-@dataclass(frozen=True)
-class Page:
-    """Answers the requests of a page.
-
-    Attributes:
-        queue: assigns pairs and records choices.
-        images: the images of the pairs.
-        token: the secret that a request must bring.
-        annotator: the name of annotators who give none.
-    """
-
-    queue: AnnotationQueue
-    images: ServedImages
-    token: str
-    annotator: str
-
-    def next_pairs(self, request: NextRequest) -> dict[str, Any]:
-        """Assign more pairs to a page."""
-        name = self._name(request)
-        pairs = self.queue.assign(name, request.page, request.held, request.count)
-        return {"annotator": name, "pairs": [self._view(pair, name) for pair in pairs]}
-
-    def submit(self, request: JudgmentRequest) -> dict[str, Any]:
-        """Record a choice.
-
-        Raises:
-            HTTPException: there is no such pair.
-            ResourceError: it cannot be written.
-        """
-        name = self._name(request)
-        submission = Submission(
-            key=request.key,
-            annotator=name,
-            pair=request.pair,
-            choice=request.choice,
-            seconds=request.seconds,
-            reason=request.reason,
-        )
-        try:
-            self.queue.record(submission)
-        except KeyError:
-            raise HTTPException(404, "there is no such pair in this file") from None
-        return {"annotator": name}
-
-    def undo(self, request: UndoRequest) -> dict[str, Any]:
-        """Undo an annotator's last choice and return its pair, null if there is none.
-
-        Raises:
-            ResourceError: it cannot be written.
-        """
-        name = self._name(request)
-        pair = self.queue.undo(name, request.page, request.key)
-        return {"annotator": name, "pair": None if pair is None else self._view(pair, name)}
-
-    def _name(self, request: NextRequest | JudgmentRequest | UndoRequest) -> str:
-        return request.annotator.strip() or self.annotator
-
-    def _view(self, pair: Pair, annotator: str) -> dict[str, str]:
-        """Describe a pair as an annotator sees it: not where it is from, nor which is response_a."""
-        texts = pair.response_a, pair.response_b
-        left, right = texts if left_side(pair, annotator) == "response_a" else texts[::-1]
-        image = f"/images/{self.images.names[pair.image_path]}"
-        return {
-            "key": pair.key,
-            "image": image,
-            "instruction": pair.instruction,
-            "left": left,
-            "right": right,
-        }
 
 
 def application(page: Page, hosts: Sequence[str]) -> Starlette:
@@ -191,7 +70,7 @@ def application(page: Page, hosts: Sequence[str]) -> Starlette:
         Route("/", index),
         Route("/images/{name}", image),
         _action("/api/pairs", page, NextRequest, page.next_pairs),
-        _action("/api/answers", page, JudgmentRequest, page.submit),
+        _action("/api/judgments", page, JudgmentRequest, page.submit),
         _action("/api/undo", page, UndoRequest, page.undo),
         Mount("/static", StaticFiles(directory=_STATIC)),
     ]
@@ -273,7 +152,14 @@ def _error_handlers() -> dict[Any, Callable[[Request, Any], Awaitable[Response]]
     async def not_written(request: Request, error: ResourceError) -> Response:
         return JSONResponse({"error": str(error)}, 507)
 
-    return {HTTPException: refused, ResourceError: not_written}
+    async def unknown_pair(request: Request, error: UnknownPairError) -> Response:
+        return JSONResponse({"error": str(error)}, 404)
+
+    return {
+        HTTPException: refused,
+        ResourceError: not_written,
+        UnknownPairError: unknown_pair,
+    }
 
 
 class _SecurityHeaders:

@@ -72,7 +72,8 @@ def _rank(job: Job, path: Path) -> Path:
 def _serve(
     options: AnnotateConfig, desk: AnnotationQueue, pairs: dict[str, Pair], root: Path, token: str
 ) -> None:
-    from rlhf.annotation.server import Page, application, serve
+    from rlhf.annotation.page import Page
+    from rlhf.annotation.server import application, serve
 
     shelf = ServedImages((pair.image_path for pair in pairs.values()), root, token)
     page = Page(desk, shelf, token, options.annotator or _login_name())

@@ -11,10 +11,11 @@ from starlette.testclient import TestClient
 
 from rlhf.annotation import server
 from rlhf.annotation.event_log import EventLog, Judgment, read_events
+from rlhf.annotation.page import Page
 from rlhf.annotation.pairs import Pair
 from rlhf.annotation.queue import AnnotationQueue
 from rlhf.annotation.served_images import ServedImages
-from rlhf.annotation.server import MAX_BODY, Page, application
+from rlhf.annotation.server import MAX_BODY, application
 from rlhf.data.images import load_image
 
 HOST = "http://127.0.0.1:8765"
@@ -41,7 +42,7 @@ def client(page: Page) -> TestClient:
 
 def say(client: TestClient, view: dict[str, Any], **changes: Any) -> Any:
     said = {"annotator": "eva", "key": "12345678", "pair": view["key"], "choice": "left"}
-    return client.post("/api/answers", json={**said, "seconds": 1.5, **changes})
+    return client.post("/api/judgments", json={**said, "seconds": 1.5, **changes})
 
 
 def test_a_pair_is_shown_judged_and_taken_back(client: TestClient, tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_names_of_images_follow_from_the_secret(tmp_path: Path) -> None:
     assert one.names != other.names
 
 
-@pytest.mark.parametrize("path", ["/api/pairs", "/api/answers", "/api/undo"])
+@pytest.mark.parametrize("path", ["/api/pairs", "/api/judgments", "/api/undo"])
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -140,7 +141,7 @@ def test_an_unknown_pair_and_a_long_body_are_refused(client: TestClient) -> None
     long = b'{"annotator": "' + b"x" * MAX_BODY + b'"}'
     headers = {"Content-Type": "application/json"}
     assert client.post("/api/undo", content=long, headers=headers).status_code == 413
-    assert client.get("/api/answers").status_code == 405
+    assert client.get("/api/judgments").status_code == 405
 
 
 def test_a_full_disk_is_told_and_the_response_may_come_again(

@@ -38,7 +38,7 @@ def test_a_thousand_judgments_and_fifty_kills_lose_nothing(
     acknowledged: list[str] = []
 
     def told(response: Response) -> None:
-        if response.url.endswith("/api/answers") and response.ok:
+        if response.url.endswith("/api/judgments") and response.ok:
             acknowledged.append(json.loads(response.request.post_data or "")["key"])
 
     page.on("response", told)
@@ -200,7 +200,7 @@ def test_the_page_stands_still_and_is_quick(page: Page, server: Server) -> None:
     for _ in range(20):
         key_of(page)
         until(page, "queue.length > 1 && queue[0].image.complete")
-        places = page.locator("#picture, .answer, footer").all()
+        places = page.locator("#image, .response, footer").all()
         boxes.add(tuple(tuple((place.bounding_box() or {}).values()) for place in places))
         times.append(
             page.evaluate("""async () => {

@@ -50,7 +50,7 @@ def person(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 assert "secret" not in json.dumps(pair)
                 said = {"annotator": "", "pair": pair["key"], "choice": choice, "seconds": 1.0}
                 key = f"request-{number}-{pair['key']}"
-                assert client.post("/api/answers", json={**said, "key": key}).status_code == 200
+                assert client.post("/api/judgments", json={**said, "key": key}).status_code == 200
 
         monkeypatch.setattr(server, "serve", served)
 

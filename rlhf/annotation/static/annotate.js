@@ -1,9 +1,9 @@
 "use strict";
-// Answers wait in an outbox, kept in the browser, until the server has written them: the page
-// never waits for it. Every text is set by textContent.
+// Choices wait in an outbox in the browser's local storage until the server has written them, so
+// that the page never waits for the server. All text is set with textContent, never as HTML.
 
-const AHEAD = 4; // pairs at hand
-const WAIT = 400; // milliseconds before a request is sent again
+const PREFETCH = 4; // pairs on this page, the shown one included
+const RETRY_AFTER = 400; // milliseconds
 const KEYS = {
   1: "left", a: "left", ArrowLeft: "left", 2: "right", b: "right", ArrowRight: "right",
   0: "tie", t: "tie", s: "skip", z: "undo", "+": "zoom", "=": "zoom", "?": "help",
@@ -12,17 +12,17 @@ const $ = (id) => document.getElementById(id);
 const token = new URLSearchParams(location.hash.slice(1)).get("token") || "";
 const store = { name: "rlhf.name", outbox: `rlhf.outbox.${token}` };
 
-const page = newKey(); // two pages never have the same pair at hand
+const page = newKey(); // identifies this page: the server gives a pair to one page at a time
 let current = null; // the pair that is shown
-let queue = []; // pairs that come next, their images loading
+let queue = []; // the next pairs; their images are loading
 let outbox = JSON.parse(localStorage.getItem(store.outbox) || "[]");
 let name = localStorage.getItem(store.name) || "";
 let shownAt = 0;
 let sending = false;
-let asking = false;
+let requesting = false;
 let locked = false; // while an undo or a change of name is under way
-let finished = 0; // answers and seconds of this visit, for the rate
-let seconds = 0;
+let finished = 0; // choices made since the page was opened, for the rate
+let seconds = 0; // that they took
 
 function say(kind, text) {
   $("state").dataset.kind = kind;
@@ -30,7 +30,7 @@ function say(kind, text) {
 }
 
 function pause() {
-  return new Promise((resolve) => setTimeout(resolve, WAIT));
+  return new Promise((resolve) => setTimeout(resolve, RETRY_AFTER));
 }
 
 function newKey() {
@@ -43,37 +43,37 @@ function request(body) {
   return { method: "POST", headers, body: JSON.stringify(body), keepalive: true };
 }
 
-// The answer of the server, however long it is away; null if it refuses.
+// Return the server's response, retried until it can be reached; null if it refuses.
 async function post(path, body) {
   for (;;) {
-    let response, found;
+    let response, result;
     try {
       response = await fetch(path, request(body));
-      found = await response.json();
+      result = await response.json();
     } catch {
       say("bad", outbox.length ? `no connection, ${outbox.length} waiting` : "no connection");
       await pause();
       continue;
     }
     if (response.ok) {
-      showProgress(found);
-      return found;
+      showProgress(result);
+      return result;
     }
-    say("bad", found.error || `refused (${response.status})`);
+    say("bad", result.error || `refused (${response.status})`);
     if (response.status < 500) {
-      if (response.status === 403) notice(found.error);
+      if (response.status === 403) notice(result.error);
       return null;
     }
-    await pause(); // a full disk may be emptied
+    await pause(); // e.g. a full disk, which may be freed
   }
 }
 
-function showProgress(found) {
-  const { done, total } = found.progress;
+function showProgress(result) {
+  const { done, total } = result.progress;
   $("bar").max = Math.max(total, 1);
   $("bar").value = done;
   $("count").textContent = `${done} of ${total}`;
-  if (document.activeElement !== $("name")) $("name").value = found.annotator;
+  if (document.activeElement !== $("name")) $("name").value = result.annotator;
   $("rate").textContent = finished ? `${Math.round((3600 * finished) / seconds)} pairs/h` : "";
 }
 
@@ -103,31 +103,31 @@ function show(pair) {
   $("instruction").textContent = pair.instruction;
   $("left").textContent = pair.left;
   $("right").textContent = pair.right;
-  for (const answer of document.querySelectorAll(".answer")) answer.scrollTop = 0;
+  for (const response of document.querySelectorAll(".response")) response.scrollTop = 0;
   if (document.activeElement instanceof HTMLButtonElement) document.activeElement.blur();
   shownAt = performance.now();
 }
 
 function next() {
   if (queue.length) show(queue.shift());
-  else if (asking || outbox.length) notice("…");
+  else if (requesting || outbox.length) notice("…");
   refill();
 }
 
-// Ask for pairs until enough are at hand.
+// Request pairs until the page has enough.
 async function refill() {
-  const mine = current ? [current, ...queue] : queue;
-  if (asking || mine.length >= AHEAD) return;
-  asking = true;
-  const held = [...mine.map((pair) => pair.key), ...outbox.map((answer) => answer.pair)];
-  const found = await post("/api/pairs", { annotator: name, page, held, count: AHEAD - mine.length });
-  asking = false;
-  if (!found) return;
-  queue.push(...found.pairs.map(preload));
+  const pairs = current ? [current, ...queue] : queue;
+  if (requesting || pairs.length >= PREFETCH) return;
+  requesting = true;
+  const held = [...pairs.map((pair) => pair.key), ...outbox.map((choice) => choice.pair)];
+  const result = await post("/api/pairs", { annotator: name, page, held, count: PREFETCH - pairs.length });
+  requesting = false;
+  if (!result) return;
+  queue.push(...result.pairs.map(preload));
   if (!outbox.length) say("saved", "saved");
   if (current) return;
   if (queue.length) next();
-  else finish(found.progress);
+  else finish(result.progress);
 }
 
 function finish(progress) {
@@ -138,55 +138,56 @@ function finish(progress) {
   );
 }
 
-function answer(choice, reason = "") {
+function submit(choice, reason = "") {
   if (!current || locked) return;
   const spent = Math.min((performance.now() - shownAt) / 1000, 86400);
   outbox.push({ annotator: name, key: newKey(), pair: current.key, choice, seconds: spent, reason });
   finished += 1;
   seconds += spent;
-  keepOutbox();
+  storeOutbox();
   current = null;
   next();
   send();
 }
 
-function keepOutbox() {
+function storeOutbox() {
   localStorage.setItem(store.outbox, JSON.stringify(outbox));
 }
 
-// Send what waits, one after the other, each until it is written.
+// Send the choices in the outbox, one after the other, until each is written.
 async function send() {
   if (sending) return;
   sending = true;
   while (outbox.length) {
     say("busy", outbox.length > 1 ? `saving ${outbox.length}` : "saving");
-    const found = await post("/api/answers", outbox[0]);
+    const result = await post("/api/judgments", outbox[0]);
     outbox.shift();
-    keepOutbox();
-    if (found && !outbox.length) say("saved", "saved");
+    storeOutbox();
+    if (result && !outbox.length) say("saved", "saved");
   }
   sending = false;
 }
 
-async function emptied() {
+// Wait until the outbox is empty and no request is under way.
+async function outboxEmpty() {
   send();
-  while (outbox.length || sending || asking) await new Promise((resolve) => setTimeout(resolve, 5));
+  while (outbox.length || sending || requesting) await new Promise((resolve) => setTimeout(resolve, 5));
 }
 
 async function undo() {
   if (locked) return;
   locked = true;
-  await emptied();
-  const found = await post("/api/undo", { annotator: name, page, key: newKey() });
+  await outboxEmpty();
+  const result = await post("/api/undo", { annotator: name, page, key: newKey() });
   locked = false;
-  if (!found) return;
-  if (!found.pair) return say("saved", "nothing to undo");
+  if (!result) return;
+  if (!result.pair) return say("saved", "nothing to undo");
   if (current) queue.unshift(current);
-  show(preload(found.pair));
+  show(preload(result.pair));
   say("saved", "taken back");
 }
 
-// A request that gives the pairs at hand back to the others.
+// The body of a request that returns this page's pairs to other annotators.
 function release() {
   return { annotator: name, page, held: [], count: 0 };
 }
@@ -195,7 +196,7 @@ async function rename() {
   if (locked) return;
   const wanted = $("name").value.trim();
   locked = true;
-  await emptied();
+  await outboxEmpty();
   await post("/api/pairs", release());
   name = wanted;
   localStorage.setItem(store.name, name);
@@ -213,14 +214,14 @@ function zoom() {
 }
 
 const actions = {
-  left: () => answer("left"), right: () => answer("right"), tie: () => answer("tie"), undo, zoom,
+  left: () => submit("left"), right: () => submit("right"), tie: () => submit("tie"), undo, zoom,
   skip: () => current && !locked && $("skip").showModal(), help: () => $("help").showModal(),
 };
 
 function skipFor(reason) {
   $("skip").close();
   $("reason").value = "";
-  answer("skip", reason);
+  submit("skip", reason);
 }
 
 document.addEventListener("keydown", (event) => {

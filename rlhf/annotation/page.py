@@ -1,0 +1,139 @@
+"""Answer the requests of the annotation page: next pairs, a choice, an undo."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+
+from rlhf.annotation.pairs import Pair
+from rlhf.annotation.queue import AnnotationQueue, Choice, Submission, left_side
+from rlhf.annotation.served_images import ServedImages
+
+_Text = Annotated[str, msgspec.Meta(max_length=200)]
+_Key = Annotated[str, msgspec.Meta(min_length=8, max_length=64)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+
+
+class UnknownPairError(LookupError):
+    """A page submits a choice on a pair that is not in the file."""
+
+
+class NextRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A page asks for more pairs.
+
+    Attributes:
+        annotator: who judges; "" for the server's default.
+        page: id of the browser page.
+        held: keys of the pairs that the page still has.
+        count: at most so many new pairs.
+    """
+
+    annotator: _Text
+    page: _Key
+    held: Annotated[list[_Text], msgspec.Meta(max_length=1000)]
+    count: Annotated[int, msgspec.Meta(ge=0, le=16)]
+
+
+class JudgmentRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A page submits a choice on a pair.
+
+    Attributes:
+        annotator: who chose; "" for the server's default.
+        key: of the request; one that is sent again has the same key.
+        pair: the pair's key.
+        choice: the better side, tie or skip.
+        seconds: how long the pair was looked at.
+        reason: why it was skipped.
+    """
+
+    annotator: _Text
+    key: _Key
+    pair: _Text
+    choice: Choice
+    seconds: _Seconds
+    reason: _Text = ""
+
+
+class UndoRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A page withdraws an annotator's last choice.
+
+    Attributes:
+        annotator: who withdraws; "" for the server's default.
+        page: id of the browser page.
+        key: of the request; one that is sent again has the same key.
+    """
+
+    annotator: _Text
+    page: _Key
+    key: _Key
+
+
+@dataclass(frozen=True)
+class Page:
+    """Answers the requests of a page.
+
+    Attributes:
+        queue: assigns pairs and records choices.
+        images: the images of the pairs.
+        token: the secret that a request must bring.
+        annotator: the name of annotators who give none.
+    """
+
+    queue: AnnotationQueue
+    images: ServedImages
+    token: str
+    annotator: str
+
+    def next_pairs(self, request: NextRequest) -> dict[str, Any]:
+        """Assign more pairs to a page."""
+        name = self._name(request)
+        pairs = self.queue.assign(name, request.page, request.held, request.count)
+        return {"annotator": name, "pairs": [self._view(pair, name) for pair in pairs]}
+
+    def submit(self, request: JudgmentRequest) -> dict[str, Any]:
+        """Record a choice.
+
+        Raises:
+            UnknownPairError: there is no such pair.
+            ResourceError: it cannot be written.
+        """
+        name = self._name(request)
+        submission = Submission(
+            key=request.key,
+            annotator=name,
+            pair=request.pair,
+            choice=request.choice,
+            seconds=request.seconds,
+            reason=request.reason,
+        )
+        try:
+            self.queue.record(submission)
+        except KeyError:
+            raise UnknownPairError("there is no such pair in this file") from None
+        return {"annotator": name}
+
+    def undo(self, request: UndoRequest) -> dict[str, Any]:
+        """Undo an annotator's last choice and return its pair, null if there is none.
+
+        Raises:
+            ResourceError: it cannot be written.
+        """
+        name = self._name(request)
+        pair = self.queue.undo(name, request.page, request.key)
+        return {"annotator": name, "pair": None if pair is None else self._view(pair, name)}
+
+    def _name(self, request: NextRequest | JudgmentRequest | UndoRequest) -> str:
+        return request.annotator.strip() or self.annotator
+
+    def _view(self, pair: Pair, annotator: str) -> dict[str, str]:
+        """Describe a pair as an annotator sees it: not its source, nor which is response_a."""
+        texts = pair.response_a, pair.response_b
+        left, right = texts if left_side(pair, annotator) == "response_a" else texts[::-1]
+        image = f"/images/{self.images.names[pair.image_path]}"
+        return {
+            "key": pair.key,
+            "image": image,
+            "instruction": pair.instruction,
+            "left": left,
+            "right": right,
+        }
