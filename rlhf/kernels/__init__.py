@@ -1,7 +1,7 @@
-"""Span kernels: between padded and flat tensors, and sums inside each span.
+"""Span kernels: between padded and flat tensors, and reductions inside each span.
 
-Each is the PyTorch reference, or its Triton counterpart (where it has one) if the first tensor lies
-on a GPU.
+Each name is the PyTorch definition, or its Triton twin (where it has one) when the first tensor
+lies on a GPU.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from rlhf.kernels import span_ops as _reference
+from rlhf.kernels import span_ops as _span_ops
 from rlhf.kernels.span_ops import add_at_span_end as add_at_span_end
 from rlhf.kernels.span_ops import later_in_span as later_in_span
 from rlhf.kernels.token_kl import token_kl as token_kl
@@ -24,28 +24,28 @@ _R = TypeVar("_R")
 
 
 def _wants_triton(tensor: Tensor) -> bool:
-    """Whether `tensor` lies on a GPU that Triton can use; float64 is for the definition itself."""
+    """Whether `tensor` lies on a GPU that Triton can use; float64 is left to the definition."""
     return tensor.is_cuda and tensor.dtype != torch.float64 and find_spec("triton") is not None
 
 
-def _by_device(reference: Callable[_P, _R], module: str) -> Callable[_P, _R]:
-    """`reference`, or its namesake in `module`, by the first tensor among the arguments."""
+def _by_device(definition: Callable[_P, _R], module: str) -> Callable[_P, _R]:
+    """`definition`, or its namesake in `module`, by the first tensor among the arguments."""
 
-    @wraps(reference)
-    def chosen(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    @wraps(definition)
+    def dispatched(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         first = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
         if first is None or not _wants_triton(first):
-            return reference(*args, **kwargs)
-        kernel: Callable[_P, _R] = getattr(import_module(module), reference.__name__)
+            return definition(*args, **kwargs)
+        kernel: Callable[_P, _R] = getattr(import_module(module), definition.__name__)
         with torch.cuda.device_of(first):  # Triton launches on the current device
             return kernel(*args, **kwargs)
 
-    return chosen
+    return dispatched
 
 
-gather_spans = _by_device(_reference.gather_spans, "rlhf.kernels.span_ops_triton")
-scatter_spans = _by_device(_reference.scatter_spans, "rlhf.kernels.span_ops_triton")
-span_discounted_sum = _by_device(_reference.span_discounted_sum, "rlhf.kernels.span_ops_triton")
-span_mean = _by_device(_reference.span_mean, "rlhf.kernels.span_ops_triton")
-span_sum = _by_device(_reference.span_sum, "rlhf.kernels.span_ops_triton")
+gather_spans = _by_device(_span_ops.gather_spans, "rlhf.kernels.span_ops_triton")
+scatter_spans = _by_device(_span_ops.scatter_spans, "rlhf.kernels.span_ops_triton")
+span_discounted_sum = _by_device(_span_ops.span_discounted_sum, "rlhf.kernels.span_ops_triton")
+span_mean = _by_device(_span_ops.span_mean, "rlhf.kernels.span_ops_triton")
+span_sum = _by_device(_span_ops.span_sum, "rlhf.kernels.span_ops_triton")
 token_logprobs = _by_device(_token_logprobs, "rlhf.kernels.token_logprobs_triton")

@@ -1,4 +1,4 @@
-"""torch's flash attention on a CPU, with its normaliser, and gradients that bfloat16 keeps fast."""
+"""Flash attention of torch on a CPU: its log-sum-exp, and a backward that is fast in bfloat16."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def has_flash(query: Tensor) -> bool:
-    """Whether there is a kernel that also gives the normaliser, and its backward takes it."""
+    """Whether torch has a flash kernel for this device that returns the log-sum-exp."""
     return query.device.type == "cpu"
 
 
@@ -25,16 +25,25 @@ def flash_attention(
     scale: float,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The result [B, H, R, D], and the logarithm of each softmax's normaliser [B, H, R] float32.
+    """Attend on a CPU, without autograd.
 
-    Args: query [B, H, R, D]; key, value [B, H, T, D]; mask [B, H, R, T] is added to the products.
+    Args:
+        query: [B, H, R, D].
+        key: [B, H, T, D].
+        value: [B, H, T, D].
+        causal: each query sees itself and what is before it; R is T.
+        scale: of the products before the softmax.
+        mask: [B, H, R, T], added to the scaled products; None: nothing.
+
+    Returns:
+        The output [B, H, R, D], and the log-sum-exp of each query's logits [B, H, R] float32.
     """
     out, lse = _forward(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
     return out, lse
 
 
 def flash_attention_backward(
-    grad: Tensor,
+    grad_out: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -45,22 +54,46 @@ def flash_attention_backward(
     scale: float,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, in float32 or wider, given that of the result.
+    """Compute the gradients of query, key and value in float32 (float64 for float64 inputs).
 
-    In torch 2.13 this kernel takes 1.2 to 8 times as long in bfloat16, so it never gets it.
+    In torch 2.13 the kernel takes 1.2 to 8 times as long in bfloat16, so it never gets it.
+
+    Args:
+        grad_out: [B, H, R, D], gradient of the output.
+        query: [B, H, R, D].
+        key: [B, H, T, D].
+        value: [B, H, T, D].
+        out: [B, H, R, D], as `flash_attention` returned it.
+        lse: [B, H, R] float32, as `flash_attention` returned it.
+        causal: as in the forward.
+        scale: as in the forward.
+        mask: as in the forward.
+
+    Returns:
+        Gradients of query [B, H, R, D], key [B, H, T, D] and value [B, H, T, D].
     """
-    wide = torch.promote_types(query.dtype, torch.float32)
-    grad, query, key, value, out = (x.to(wide) for x in (grad, query, key, value, out))
-    mask = None if mask is None else mask.to(wide)
-    given = (grad, query, key, value, out, lse, 0.0, causal)
-    d_query, d_key, d_value = _backward(*given, attn_mask=mask, scale=scale)
-    return d_query, d_key, d_value
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    grad_out, query, key, value, out = (x.to(dtype) for x in (grad_out, query, key, value, out))
+    mask = None if mask is None else mask.to(dtype)
+    arguments = (grad_out, query, key, value, out, lse, 0.0, causal)
+    grad_query, grad_key, grad_value = _backward(*arguments, attn_mask=mask, scale=scale)
+    return grad_query, grad_key, grad_value
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """[B, H, T, D]: each token sees itself and what is before it, as torch's own attention does.
+    """Attend causally: each token sees itself and what is before it; differentiable.
 
-    Args: query, key, value [B, H, T, D].
+    Equals `scaled_dot_product_attention(..., is_causal=True)`; on a CPU its backward runs in
+    float32.
+
+    Args:
+        query: [B, H, T, D].
+        key: [B, H, T, D].
+        value: [B, H, T, D].
+        scale: of the products before the softmax.
+
+    Returns:
+        [B, H, T, D], in the dtype of the query.
     """
     if has_flash(query) and torch.is_grad_enabled():
         return _CausalAttention.apply(query, key, value, scale)  # type: ignore[no-any-return, no-untyped-call]
@@ -68,6 +101,8 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
 
 
 class _CausalAttention(torch.autograd.Function):
+    """`flash_attention` and its backward, causal and without a mask."""
+
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         out, lse = flash_attention(query, key, value, causal=True, scale=scale)
@@ -77,7 +112,6 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        return *flash_attention_backward(
-            grad, *ctx.saved_tensors, causal=True, scale=ctx.scale
-        ), None
+    def backward(ctx: Any, grad_out: Tensor) -> Any:
+        grads = flash_attention_backward(grad_out, *ctx.saved_tensors, causal=True, scale=ctx.scale)
+        return *grads, None

@@ -1,6 +1,6 @@
 """The span kernels in plain PyTorch: their definition, on any device, differentiable.
 
-Reductions return float32, or float64 for float64. Disagreeing shapes raise ValueError.
+Reductions return float32, or float64 for float64. Shapes that disagree raise ValueError.
 """
 
 import torch
@@ -11,7 +11,16 @@ from rlhf.spans import Spans, check_rows
 
 
 def check_gather(padded: Tensor, starts: Tensor | None, spans: Spans) -> None:
-    """Raise ValueError unless shapes agree and every span lies inside its row."""
+    """Check the arguments of `gather_spans`.
+
+    Args:
+        padded: [B, S, ...].
+        starts: [B] int64, column of the first token of each row's span; None: column 0.
+        spans: lengths of the B spans.
+
+    Raises:
+        ValueError: shapes disagree, or a span leaves its row.
+    """
     check_rows("padded", padded, len(spans), allow_trailing=True)
     if padded.dim() < 2:
         raise ValueError(f"padded: got {list(padded.shape)}, wanted [B, S, ...]")
@@ -28,7 +37,16 @@ def check_gather(padded: Tensor, starts: Tensor | None, spans: Spans) -> None:
 
 
 def checked_width(flat: Tensor, spans: Spans, width: int | None) -> int:
-    """Columns for `flat` [N, ...]: `width`, or the longest span; ValueError when that is longer."""
+    """Check the arguments of `scatter_spans` and return the number of columns.
+
+    Args:
+        flat: [N, ...].
+        spans: B spans of the N tokens.
+        width: columns; None: the longest span.
+
+    Raises:
+        ValueError: shapes disagree, or a span is longer than `width`.
+    """
     check_rows("flat", flat, spans.num_tokens, allow_trailing=True)
     width = spans.max_len if width is None else width
     if width < spans.max_len:
@@ -37,7 +55,16 @@ def checked_width(flat: Tensor, spans: Spans, width: int | None) -> int:
 
 
 def checked_factor(factor: float | Tensor, spans: Spans, name: str = "factor") -> float | Tensor:
-    """`factor` without its gradient, a tensor in float64; ValueError unless it is in [0, 1]."""
+    """Check a discount factor and return it detached, a tensor in float64.
+
+    Args:
+        factor: a number, or [B], one per span.
+        spans: the B spans.
+        name: what an error calls the argument.
+
+    Raises:
+        ValueError: it is outside [0, 1] or NaN, or a tensor that is not [B].
+    """
     if isinstance(factor, Tensor):
         check_rows(name, factor, len(spans))
         factor = factor.detach().double()
@@ -49,20 +76,20 @@ def checked_factor(factor: float | Tensor, spans: Spans, name: str = "factor") -
 
 
 def gather_spans(padded: Tensor, starts: Tensor | None, spans: Spans) -> Tensor:
-    """Tokens of spans that lie in padded rows, end to end; what is outside them is never read.
+    """Gather one span of each padded row into a flat tensor; the padding is never read.
 
         out[offsets[b] + t] = padded[b, starts[b] + t]
 
     Args:
-        padded: [B, S, ...].
-        starts: [B] int64, column of each row's first span token; None: column 0.
-        spans: the B spans, N tokens in all.
+        padded: [B, S, ...], any dtype.
+        starts: [B] int64, column of the first token of each row's span; None: column 0.
+        spans: lengths of the B spans, N tokens.
 
     Returns:
-        [N, ...] in the dtype of `padded`.
+        [N, ...], in the dtype of `padded`.
 
     Raises:
-        ValueError: a span leaves its row.
+        ValueError: shapes disagree, or a span leaves its row.
     """
     check_gather(padded, starts, spans)
     width = padded.shape[1]
@@ -73,10 +100,19 @@ def gather_spans(padded: Tensor, starts: Tensor | None, spans: Spans) -> Tensor:
 
 
 def scatter_spans(flat: Tensor, spans: Spans, width: int | None = None, fill: float = 0) -> Tensor:
-    """[B, T, ...] with out[b, t] = flat[offsets[b] + t], left-aligned, `fill` past the end.
+    """Scatter the spans of a flat tensor into padded rows, left-aligned.
 
-    Args: flat [N, ...]; width T, None takes the longest span.
-    Raises: ValueError when a span is longer than `width`.
+    Args:
+        flat: [N, ...], any dtype.
+        spans: B spans of the N tokens.
+        width: T, columns; None: the longest span.
+        fill: value past the end of a span.
+
+    Returns:
+        [B, T, ...] with out[b, t] = flat[offsets[b] + t].
+
+    Raises:
+        ValueError: shapes disagree, or a span is longer than `width`.
     """
     width = checked_width(flat, spans, width)
     padded = flat.new_full((len(spans) * width, *flat.shape[1:]), fill)
@@ -85,7 +121,19 @@ def scatter_spans(flat: Tensor, spans: Spans, width: int | None = None, fill: fl
 
 
 def add_at_span_end(flat: Tensor, per_span: Tensor, spans: Spans) -> Tensor:
-    """`flat` [N] with per_span [B] added at the last token of each span."""
+    """Add a number per span at the last token of the span, in a new tensor.
+
+    Args:
+        flat: [N].
+        per_span: [B].
+        spans: B spans of the N tokens.
+
+    Returns:
+        [N], float32 (float64 where one of both is).
+
+    Raises:
+        ValueError: shapes disagree.
+    """
     check_rows("flat", flat, spans.num_tokens)
     check_rows("per_span", per_span, len(spans))
     dtype = torch.promote_types(at_least_float32(flat).dtype, per_span.dtype)
@@ -93,39 +141,68 @@ def add_at_span_end(flat: Tensor, per_span: Tensor, spans: Spans) -> Tensor:
 
 
 def span_sum(flat: Tensor, spans: Spans) -> Tensor:
-    """Sum over each span, [N] to [B]."""
+    """Sum each span of `flat` [N]: [B], float32 or float64.
+
+    Raises:
+        ValueError: flat is not [N].
+    """
     check_rows("flat", flat, spans.num_tokens)
     return torch.segment_reduce(at_least_float32(flat), "sum", offsets=spans.offsets)
 
 
 def span_mean(flat: Tensor, spans: Spans) -> Tensor:
-    """Mean over each span, [N] to [B]."""
+    """Average each span of `flat` [N]: [B], float32 or float64.
+
+    Raises:
+        ValueError: flat is not [N].
+    """
     return span_sum(flat, spans) / spans.lengths
 
 
 def later_in_span(flat: Tensor, spans: Spans, steps: int = 1) -> Tensor:
-    """[N] with out[t] = flat[t + steps] of the same span, 0 past its end."""
+    """Shift a flat tensor towards the start of each span: out[t] = flat[t + steps].
+
+    Args:
+        flat: [N].
+        spans: B spans of the N tokens.
+        steps: tokens, at least 0.
+
+    Returns:
+        [N], in the dtype of `flat`, 0 where t + steps is past the end of the span.
+
+    Raises:
+        ValueError: flat is not [N].
+    """
     check_rows("flat", flat, spans.num_tokens)
     inside = spans.positions + steps < spans.lengths[spans.segment_ids]
     return torch.where(inside, flat.roll(-steps), 0)
 
 
 def span_discounted_sum(flat: Tensor, spans: Spans, factor: float | Tensor) -> Tensor:
-    """[N] with yₜ = xₜ + c·xₜ₊₁ + c²·xₜ₊₂ + … to the end of the span; c = `factor`.
+    """Sum xₜ + c·xₜ₊₁ + c²·xₜ₊₂ + … to the end of each span.
 
     By doubling: a sum over 2k tokens is one over k plus cᵏ times the next one over k. To the bit,
-    a span's result does not depend on the spans beside it.
+    the result of a span does not depend on the spans beside it.
 
-    Args: flat [N]; factor in [0, 1], a number or [B], one a span; no gradient reaches it.
+    Args:
+        flat: x [N].
+        spans: B spans of the N tokens.
+        factor: c in [0, 1], a number or [B], one per span; no gradient reaches it.
+
+    Returns:
+        [N], float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: shapes disagree, or the factor is outside [0, 1].
     """
     check_rows("flat", flat, spans.num_tokens)
     factor = checked_factor(factor, spans)
     sums, step = at_least_float32(flat), 1
-    left = spans.lengths[spans.segment_ids] - spans.positions
+    remaining = spans.lengths[spans.segment_ids] - spans.positions
     while step < spans.max_len:
         power = factor**step
         if isinstance(power, Tensor):
             power = power.to(sums.dtype)[spans.segment_ids]
-        sums = sums + power * torch.where(left > step, sums.roll(-step), 0)
+        sums = sums + power * torch.where(remaining > step, sums.roll(-step), 0)
         step *= 2
     return sums

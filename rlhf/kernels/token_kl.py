@@ -1,41 +1,49 @@
 """Exact KL divergence of two policies at each token, without the [N, V] logits."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlhf.kernels.token_logprobs import Options, checked_options, chunk_logits, product
-
-LogitsSide = tuple[Tensor, Tensor]  # hidden over temperature [N, D] and weight [V, D], both wide
+from rlhf.kernels.token_logprobs import Options, checked_options, chunk_logits, matmul
 
 
-def _sides(
+class _Model(NamedTuple):
+    """Hidden states over the temperature [N, D] and output embedding [V, D], upcast."""
+
+    scaled: Tensor
+    weight: Tensor
+
+
+def _upcast(
     hidden: Tensor, weight: Tensor, ref_hidden: Tensor, ref_weight: Tensor | None, options: Options
-) -> tuple[LogitsSide, LogitsSide]:
-    wide = weight.to(options.dtype)
-    ref_wide = wide if ref_weight is None else ref_weight.to(options.dtype)
+) -> tuple[_Model, _Model]:
+    """Policy and reference; a reference without a weight of its own shares the policy's copy."""
+    upcast_weight = weight.to(options.dtype)
+    upcast_ref = upcast_weight if ref_weight is None else ref_weight.to(options.dtype)
     scaled, ref_scaled = (h.to(options.dtype) / options.temperature for h in (hidden, ref_hidden))
-    return (scaled, wide), (ref_scaled, ref_wide)
+    return _Model(scaled, upcast_weight), _Model(ref_scaled, upcast_ref)
 
 
 def _chunk_kl(
-    policy: LogitsSide, reference: LogitsSide, chunk: slice, banned: Tensor, options: Options
+    policy: _Model, reference: _Model, chunk: slice, banned: Tensor, options: Options
 ) -> tuple[Tensor, Tensor]:
     """KL [C] and its gradient by the logits [C, V], p (log p - log q - KL)."""
     log_p, log_q = (
-        chunk_logits(scaled[chunk], wide, banned, options).log_softmax(1)
-        for scaled, wide in (policy, reference)
+        chunk_logits(model.scaled[chunk], model.weight, banned, options).log_softmax(1)
+        for model in (policy, reference)
     )
     p = log_p.exp()
-    ratio = log_p.sub_(log_q).index_fill_(1, banned, 0)  # no -inf minus -inf
-    kl = (p * ratio).sum(1)
-    return kl, p.mul_(ratio.sub_(kl[:, None]))
+    log_ratio = log_p.sub_(log_q).index_fill_(1, banned, 0)  # no -inf minus -inf
+    kl = (p * log_ratio).sum(1)
+    return kl, p.mul_(log_ratio.sub_(kl[:, None]))
 
 
 class _TokenKL(torch.autograd.Function):
+    """KL [N], differentiable in hidden and weight; the reference is a constant."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -46,32 +54,34 @@ class _TokenKL(torch.autograd.Function):
         banned: Tensor,
         options: Options,
     ) -> Tensor:
-        policy, reference = _sides(hidden, weight, ref_hidden, ref_weight, options)
-        kl = policy[0].new_empty(len(hidden))
-        # A frozen weight spares the backward the logits: the gradient is made here, once.
-        slope = torch.empty_like(policy[0]) if ctx.needs_input_grad[:2] == (True, False) else None
+        policy, reference = _upcast(hidden, weight, ref_hidden, ref_weight, options)
+        kl = policy.scaled.new_empty(len(hidden))
+        # With a frozen weight the backward needs no logits: the gradient is made here, once.
+        frozen_weight = ctx.needs_input_grad[:2] == (True, False)
+        grad_hidden = torch.empty_like(policy.scaled) if frozen_weight else None
         for chunk in options.chunks:
-            kl[chunk], pull = _chunk_kl(policy, reference, chunk, banned, options)
-            if slope is not None:
-                slope[chunk] = product(pull, policy[1], options) / options.temperature
-        ctx.save_for_backward(hidden, weight, ref_hidden, ref_weight, banned, slope)
+            kl[chunk], grad_logits = _chunk_kl(policy, reference, chunk, banned, options)
+            if grad_hidden is not None:
+                grad_chunk = matmul(grad_logits, policy.weight, options)
+                grad_hidden[chunk] = grad_chunk / options.temperature
+        ctx.save_for_backward(hidden, weight, ref_hidden, ref_weight, banned, grad_hidden)
         ctx.options = options
         return kl
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, up: Tensor) -> Any:
-        hidden, weight, ref_hidden, ref_weight, banned, slope = ctx.saved_tensors
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        hidden, weight, ref_hidden, ref_weight, banned, saved_grad = ctx.saved_tensors
         options: Options = ctx.options
-        if slope is not None:
-            return (slope * up[:, None]).to(hidden.dtype), *[None] * 5
-        policy, reference = _sides(hidden, weight, ref_hidden, ref_weight, options)
-        scaled, wide = policy
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(wide)
+        if saved_grad is not None:
+            return (saved_grad * grad_output[:, None]).to(hidden.dtype), *[None] * 5
+        policy, reference = _upcast(hidden, weight, ref_hidden, ref_weight, options)
+        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(policy.weight)
         for chunk in options.chunks:
-            pull = _chunk_kl(policy, reference, chunk, banned, options)[1].mul_(up[chunk, None])
-            grad_hidden[chunk] = product(pull, wide, options) / options.temperature
-            grad_weight.addmm_(pull.T, scaled[chunk])
+            _, grad_logits = _chunk_kl(policy, reference, chunk, banned, options)
+            grad_logits.mul_(grad_output[chunk, None])
+            grad_hidden[chunk] = matmul(grad_logits, policy.weight, options) / options.temperature
+            grad_weight.addmm_(grad_logits.T, policy.scaled[chunk])
         return grad_hidden, grad_weight, *[None] * 4
 
 
@@ -85,18 +95,28 @@ def token_kl(
     banned_ids: Sequence[int] | None = None,
     chunk_tokens: int | None = None,
 ) -> Tensor:
-    """KL(policy ‖ reference) [N] over the whole vocabulary, nats, float32 or better.
+    """Compute KL(policy ‖ reference) [N] over the whole vocabulary at each token.
 
         p = softmax(hidden · weightᵀ / temperature), 0 at banned ids; q likewise, of the reference
         KL = Σ p (log p - log q)        ∂KL / ∂logit = p (log p - log q - KL)
 
-    The reference is a constant: gradients reach hidden and weight through p only, and with no
+    The reference is a constant: gradients reach hidden and weight through p only, and without
     `ref_weight` the reference reads `weight` as it stands, detached.
 
-    Args: hidden, ref_hidden [N, D]; weight, ref_weight [V, D], output embeddings: a reference with
-        its own may have another D; temperature above 0; chunk_tokens whose logits are held at once,
-        in backward too; None chooses.
-    Raises: ValueError for shapes that disagree, an id or option out of range, all ids banned.
+    Args:
+        hidden: [N, D], states of the policy.
+        ref_hidden: [N, D′], states of the reference.
+        weight: [V, D], output embedding of the policy.
+        ref_weight: [V, D′], output embedding of the reference; None: `weight`, D′ = D.
+        temperature: above 0, divides the logits of both.
+        banned_ids: ids of probability 0 in both; None: none.
+        chunk_tokens: tokens whose logits are held at once, in backward too; None chooses.
+
+    Returns:
+        [N], nats, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: shapes disagree, an id or option is out of range, or all ids are banned.
     """
     other = weight if ref_weight is None else ref_weight
     shapes, width = [list(ref_hidden.shape), list(other.shape)], other.shape[-1]

@@ -1,4 +1,4 @@
-"""Log-probability and entropy of given tokens, without the [N, V] logits."""
+"""Log-probability and entropy of tokens, without the [N, V] logits."""
 
 from collections.abc import Sequence
 from math import inf
@@ -13,20 +13,23 @@ from rlhf.spans import check_rows
 # Held at once by default: 2²² logits (16 MiB in float32, most of a cache), but never fewer than 128
 # tokens, since each chunk reads the whole weight.
 CHUNK_LOGITS, CHUNK_TOKENS = 2**22, 128
-_matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+_mkldnn_matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
 
 class Options(NamedTuple):
-    """How the logits are made: divided by temperature, a chunk of tokens at a time, in dtype.
+    """How the logits are computed.
 
     Attributes:
-        narrow: of products the factors are rounded to bfloat16, as hidden is; the sums are not.
+        temperature: divides the logits, above 0.
+        chunks: the N tokens in the slices whose logits are held at once.
+        dtype: of logits, log-probabilities and entropies: float32, or float64 for float64 inputs.
+        bf16_factors: round the factors of a product to bfloat16, as hidden is; never its sums.
     """
 
     temperature: float
     chunks: list[slice]
     dtype: torch.dtype
-    narrow: bool
+    bf16_factors: bool
 
 
 def checked_options(
@@ -36,15 +39,26 @@ def checked_options(
     banned_ids: Sequence[int] | None,
     chunk_tokens: int | None,
 ) -> tuple[Tensor, Options]:
-    """The banned ids [K] int64, each once, and the options of hidden [N, D] and weight [V, D].
+    """Check the arguments of a call and choose how it is computed.
 
-    Raises: ValueError for shapes that disagree, an id or option out of range, all ids banned.
+    Args:
+        hidden: [N, D].
+        weight: [V, D].
+        temperature: above 0, divides the logits.
+        banned_ids: ids of probability 0; None: none.
+        chunk_tokens: tokens whose logits are held at once; None chooses.
+
+    Returns:
+        The banned ids [K] int64, each once and rising, and the options.
+
+    Raises:
+        ValueError: shapes disagree, an id or option is out of range, or all ids are banned.
     """
     if (hidden.dim(), hidden.shape[1:]) != (2, weight.shape[1:]):
         shapes = [list(hidden.shape), list(weight.shape)]
         raise ValueError(f"hidden, weight: got {shapes}, wanted [N, D], [V, D]")
-    listed = [] if banned_ids is None else [int(i) for i in banned_ids]
-    ids, vocabulary = sorted({*listed}), len(weight)
+    listed = () if banned_ids is None else banned_ids
+    ids, vocabulary = sorted({int(i) for i in listed}), len(weight)
     if len(ids) >= vocabulary or (ids and not 0 <= ids[0] <= ids[-1] < vocabulary):
         raise ValueError(f"banned_ids: got {ids}, wanted some of the {vocabulary} ids, not all")
     size = max(CHUNK_TOKENS, CHUNK_LOGITS // vocabulary) if chunk_tokens is None else chunk_tokens
@@ -53,8 +67,8 @@ def checked_options(
     chunks = [slice(start, start + size) for start in range(0, len(hidden), size)]
     dtype = torch.promote_types(torch.promote_types(hidden.dtype, weight.dtype), torch.float32)
     banned = torch.tensor(ids, dtype=torch.int64, device=hidden.device)
-    narrow = hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16
-    return banned, Options(float(temperature), chunks, dtype, narrow)
+    bf16_factors = hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16
+    return banned, Options(float(temperature), chunks, dtype, bf16_factors)
 
 
 def checked_arguments(
@@ -65,80 +79,118 @@ def checked_arguments(
     banned_ids: Sequence[int] | None,
     chunk_tokens: int | None,
 ) -> tuple[Tensor, Options]:
-    """`checked_options`, with tokens [N] checked too: none banned, none outside the vocabulary."""
+    """Check the arguments of a call with tokens and choose how it is computed.
+
+    Args:
+        hidden: [N, D].
+        weight: [V, D].
+        tokens: [N] int64.
+        temperature: above 0, divides the logits.
+        banned_ids: ids of probability 0; None: none.
+        chunk_tokens: tokens whose logits are held at once; None chooses.
+
+    Returns:
+        The banned ids [K] int64, each once and rising, and the options.
+
+    Raises:
+        ValueError: as `checked_options`, or a token is banned or outside the vocabulary.
+    """
     check_rows("tokens", tokens, len(hidden))
     if tokens.is_floating_point():
         raise ValueError(f"tokens: got {tokens.dtype}, wanted int64 ids")
     banned, options = checked_options(hidden, weight, temperature, banned_ids, chunk_tokens)
-    outside = ((tokens < 0) | (tokens >= len(weight))).any()
-    if bool(outside | torch.isin(tokens, banned).any()):
+    out_of_range = ((tokens < 0) | (tokens >= len(weight))).any()
+    if bool(out_of_range | torch.isin(tokens, banned).any()):
         raise ValueError(f"tokens: got a banned id, or one outside the {len(weight)} ids")
     return banned, options
 
 
-def product(left: Tensor, right: Tensor, options: Options) -> Tensor:
-    """left · right, its sums in their own precision: autocast would round the logits to bf16."""
-    wide = _matmul.fp32_precision
+def matmul(left: Tensor, right: Tensor, options: Options) -> Tensor:
+    """Multiply two matrices with sums in their own precision, even under autocast.
+
+    Args:
+        left: [A, C], in `options.dtype`.
+        right: [C, B], in `options.dtype`.
+        options: says whether the factors may be rounded to bfloat16.
+    """
+    precision = _mkldnn_matmul.fp32_precision
     try:
-        _matmul.fp32_precision = "bf16" if options.narrow else wide
-        with torch.autocast(left.device.type, enabled=False):
+        _mkldnn_matmul.fp32_precision = "bf16" if options.bf16_factors else precision
+        with torch.autocast(left.device.type, enabled=False):  # it would round the logits
             return left @ right
     finally:
-        _matmul.fp32_precision = wide
+        _mkldnn_matmul.fp32_precision = precision
 
 
 def chunk_logits(scaled: Tensor, weight: Tensor, banned: Tensor, options: Options) -> Tensor:
-    """[C, V] of hidden over temperature [C, D], -inf at the banned ids."""
-    return product(scaled, weight.T, options).index_fill_(1, banned, -torch.inf)
+    """Compute the logits of a chunk of tokens, -inf at the banned ids.
+
+    Args:
+        scaled: [C, D], hidden states divided by the temperature, in `options.dtype`.
+        weight: [V, D], in `options.dtype`.
+        banned: [K] int64.
+        options: of the call.
+
+    Returns:
+        [C, V] in `options.dtype`.
+    """
+    return matmul(scaled, weight.T, options).index_fill_(1, banned, -torch.inf)
 
 
 class _TokenLogprobs(torch.autograd.Function):
+    """Log-probability and entropy [N]; backward computes the logits again, chunk by chunk."""
+
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, banned: Tensor, options: Options
     ) -> tuple[Tensor, Tensor]:
-        # A wide copy of a half weight for the whole call: made in each chunk it would cost time.
-        wide, scaled = weight.to(options.dtype), hidden.to(options.dtype) / options.temperature
+        # One upcast copy of a half weight for the whole call: one for each chunk would cost time.
+        upcast_weight = weight.to(options.dtype)
+        scaled = hidden.to(options.dtype) / options.temperature
         logprobs = scaled.new_empty(len(tokens))
         entropy = torch.empty_like(logprobs)
-        # A frozen weight spares the logprobs' backward the logits: Σ p·w, kept here, is enough.
-        mean = torch.empty_like(scaled) if ctx.needs_input_grad[:2] == (True, False) else None
+        # With a frozen weight the logprobs' backward needs no logits: Σ p·w, saved here, is enough.
+        frozen_weight = ctx.needs_input_grad[:2] == (True, False)
+        mean_weight = torch.empty_like(scaled) if frozen_weight else None
         for chunk in options.chunks:
-            log_p = chunk_logits(scaled[chunk], wide, banned, options).log_softmax(1)
+            log_p = chunk_logits(scaled[chunk], upcast_weight, banned, options).log_softmax(1)
             logprobs[chunk] = log_p.gather(1, tokens[chunk, None]).squeeze(1)
             p = log_p.exp()
-            if mean is not None:
-                mean[chunk] = product(p, wide, options)
+            if mean_weight is not None:
+                mean_weight[chunk] = matmul(p, upcast_weight, options)
             entropy[chunk] = -p.mul_(log_p.index_fill_(1, banned, 0)).sum(1)  # no 0 · -inf
-        ctx.save_for_backward(hidden, weight, tokens, banned, logprobs, entropy, mean)
+        ctx.save_for_backward(hidden, weight, tokens, banned, logprobs, entropy, mean_weight)
         ctx.options = options
         ctx.set_materialize_grads(False)  # an entropy that is only logged costs no backward
         return logprobs, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, up_logprobs: Tensor | None, up_entropy: Tensor | None) -> Any:
-        hidden, weight, tokens, banned, logprobs, entropy, mean = ctx.saved_tensors
+    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> Any:
+        hidden, weight, tokens, banned, logprobs, entropy, mean_weight = ctx.saved_tensors
         options: Options = ctx.options
-        up = torch.zeros_like(entropy) if up_logprobs is None else up_logprobs
-        if mean is not None and up_entropy is None:
-            slope = (weight[tokens] - mean) * (up[:, None] / options.temperature)
-            return slope.to(hidden.dtype), None, None, None, None
-        wide, scaled = weight.to(options.dtype), hidden.to(options.dtype) / options.temperature
+        grad_logprobs = torch.zeros_like(entropy) if grad_logprobs is None else grad_logprobs
+        if mean_weight is not None and grad_entropy is None:
+            scale = grad_logprobs[:, None] / options.temperature
+            grad_hidden = (weight[tokens] - mean_weight) * scale
+            return grad_hidden.to(hidden.dtype), None, None, None, None
+        upcast_weight = weight.to(options.dtype)
+        scaled = hidden.to(options.dtype) / options.temperature
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(wide) if ctx.needs_input_grad[1] else None
+        grad_weight = torch.zeros_like(upcast_weight) if ctx.needs_input_grad[1] else None
         for chunk in options.chunks:
-            logits, chosen = chunk_logits(scaled[chunk], wide, banned, options), tokens[chunk, None]
-            log_p = logits.sub_(logits.gather(1, chosen) - logprobs[chunk, None])
-            p, pull = log_p.exp(), up[chunk, None]
+            logits = chunk_logits(scaled[chunk], upcast_weight, banned, options)
+            targets, grad_logprob = tokens[chunk, None], grad_logprobs[chunk, None]
+            log_p = logits.sub_(logits.gather(1, targets) - logprobs[chunk, None])
+            p, factor = log_p.exp(), grad_logprob
             # ∂ logprob / ∂ logit = onehot - p,  ∂ entropy / ∂ logit = -p (log p + entropy)
-            if up_entropy is not None:
-                surprise = log_p.index_fill_(1, banned, 0).add_(entropy[chunk, None])
-                pull = surprise.mul_(up_entropy[chunk, None]).add_(pull)
-            grad = p.mul_(pull).neg_().scatter_add_(1, chosen, up[chunk, None])
-            grad_hidden[chunk] = product(grad, wide, options) / options.temperature
+            if grad_entropy is not None:
+                centered = log_p.index_fill_(1, banned, 0).add_(entropy[chunk, None])
+                factor = centered.mul_(grad_entropy[chunk, None]).add_(factor)
+            grad_logits = p.mul_(factor).neg_().scatter_add_(1, targets, grad_logprob)
+            grad_hidden[chunk] = matmul(grad_logits, upcast_weight, options) / options.temperature
             if grad_weight is not None:
-                grad_weight.addmm_(grad.T, scaled[chunk])
+                grad_weight.addmm_(grad_logits.T, scaled[chunk])
         return grad_hidden, grad_weight, None, None, None
 
 
@@ -151,14 +203,26 @@ def token_logprobs(
     banned_ids: Sequence[int] | None = None,
     chunk_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """logprobs [N] of the tokens and entropy [N] of their distributions, nats, float32 or better.
+    """Compute the log-probability and the entropy of each token without the [N, V] logits.
 
         p = softmax(hidden · weightᵀ / temperature), 0 at banned ids
         logprob = log p[token]        entropy = -Σ p log p
 
-    Args: hidden [N, D]; weight [V, D], output embedding; tokens [N] int64; temperature above 0;
-        chunk_tokens whose logits are held at once, in backward too; None chooses.
-    Raises: ValueError for shapes that disagree, a banned token, an id or option out of range.
+    Differentiable in hidden and weight, once.
+
+    Args:
+        hidden: [N, D], states before the output layer.
+        weight: [V, D], output embedding.
+        tokens: [N] int64.
+        temperature: above 0, divides the logits.
+        banned_ids: ids of probability 0; None: none.
+        chunk_tokens: tokens whose logits are held at once, in backward too; None chooses.
+
+    Returns:
+        Log-probabilities and entropies, [N] each, nats, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: shapes disagree, a token is banned, or an id or option is out of range.
     """
     banned, options = checked_arguments(
         hidden, weight, tokens, temperature, banned_ids, chunk_tokens

@@ -1,7 +1,7 @@
 """token_logprobs on a GPU: matrix products by torch, all that follows them by Triton.
 
-The logits of a chunk of tokens and a tile of the vocabulary are all that is ever held, in backward
-too, which makes them again.
+The logits of a chunk of tokens and a tile of the vocabulary are all that is ever held; backward
+computes them again.
 """
 
 # mypy: disable-error-code="import-untyped, import-not-found, untyped-decorator, no-untyped-def"
@@ -26,141 +26,204 @@ HALF = (torch.bfloat16, torch.float16)
 
 @triton.jit
 def _online_softmax_kernel(
-    logits,
+    logits_ptr,
     width,
-    first,
-    tokens,
-    banned,
+    first_column,
+    tokens_ptr,
+    banned_ptr,
     temperature,
-    tops,
-    masses,
-    tilts,
-    picks,
+    row_max_ptr,
+    sum_exp_ptr,
+    sum_x_exp_ptr,
+    target_logit_ptr,
     BLOCK: tl.constexpr,
 ):
-    """Take a tile [C, width] into each row's maximum m, Σ exp(x - m) and Σ exp(x - m)·(x - m)."""
+    """Update m = max x, Σ exp(x - m) and Σ exp(x - m)·(x - m) of each row by a tile of logits.
+
+    One program a row [C]. The tile [C, width] begins at `first_column` of the vocabulary; where it
+    holds the row's token, its logit is stored too.
+    """
     row = tl.program_id(0).to(tl.int64)
-    top, mass, tilt = tl.load(tops + row), tl.load(masses + row), tl.load(tilts + row)
-    logits += row * width
+    row_max = tl.load(row_max_ptr + row)
+    sum_exp, sum_x_exp = tl.load(sum_exp_ptr + row), tl.load(sum_x_exp_ptr + row)
+    logits_ptr += row * width
     for start in range(0, width, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        kept = tl.load(banned + first + column, mask=column < width, other=1) == 0
-        x = tl.load(logits + column, mask=kept, other=float("-inf")) / temperature
-        higher = tl.maximum(top, tl.max(x, 0))
-        above = tl.where(kept, x - higher, 0)  # -inf less -inf where all so far is banned
-        parts = tl.where(kept, tl.exp(above), 0)
-        fall = tl.where(mass == 0, 0, top - higher)
-        tilt = tl.exp(fall) * (tilt + fall * mass) + tl.sum(parts * above, 0)
-        mass = tl.exp(fall) * mass + tl.sum(parts, 0)
-        top = higher
-    tl.store(tops + row, top)
-    tl.store(masses + row, mass)
-    tl.store(tilts + row, tilt)
-    hit = tl.load(tokens + row) - first
-    here = (hit >= 0) & (hit < width)
-    tl.store(picks + row, tl.load(logits + hit, mask=here, other=0) / temperature, mask=here)
+        allowed = tl.load(banned_ptr + first_column + column, mask=column < width, other=1) == 0
+        x = tl.load(logits_ptr + column, mask=allowed, other=float("-inf")) / temperature
+        new_max = tl.maximum(row_max, tl.max(x, 0))
+        shifted = tl.where(allowed, x - new_max, 0)  # -inf less -inf where all so far is banned
+        exp = tl.where(allowed, tl.exp(shifted), 0)
+        max_diff = tl.where(sum_exp == 0, 0, row_max - new_max)
+        rescale = tl.exp(max_diff)
+        sum_x_exp = rescale * (sum_x_exp + max_diff * sum_exp) + tl.sum(exp * shifted, 0)
+        sum_exp = rescale * sum_exp + tl.sum(exp, 0)
+        row_max = new_max
+    tl.store(row_max_ptr + row, row_max)
+    tl.store(sum_exp_ptr + row, sum_exp)
+    tl.store(sum_x_exp_ptr + row, sum_x_exp)
+    target = tl.load(tokens_ptr + row) - first_column
+    in_tile = (target >= 0) & (target < width)
+    target_logit = tl.load(logits_ptr + target, mask=in_tile, other=0) / temperature
+    tl.store(target_logit_ptr + row, target_logit, mask=in_tile)
 
 
 @triton.jit
 def _logits_grad_kernel(
-    logits,
+    logits_ptr,
     width,
-    first,
-    tokens,
-    banned,
+    first_column,
+    tokens_ptr,
+    banned_ptr,
     temperature,
-    log_masses,
-    entropies,
-    up_logprobs,
-    up_entropies,
+    lse_ptr,
+    entropy_ptr,
+    grad_logprobs_ptr,
+    grad_entropy_ptr,
     BLOCK: tl.constexpr,
 ):
-    """Replace a tile of logits by their gradient.
+    """Replace a tile of logits [C, width] by their gradient, in place; one program a row.
 
     ∂ logprob / ∂ x = onehot - p        ∂ entropy / ∂ x = -p (log p + entropy)
     """
     row = tl.program_id(0).to(tl.int64)
-    log_mass, entropy = tl.load(log_masses + row), tl.load(entropies + row)
-    up_logprob, up_entropy = tl.load(up_logprobs + row), tl.load(up_entropies + row)
-    hit = tl.load(tokens + row) - first
-    logits += row * width
+    lse, entropy = tl.load(lse_ptr + row), tl.load(entropy_ptr + row)
+    grad_logprob = tl.load(grad_logprobs_ptr + row)
+    grad_entropy = tl.load(grad_entropy_ptr + row)
+    target = tl.load(tokens_ptr + row) - first_column
+    logits_ptr += row * width
     for start in range(0, width, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        kept = tl.load(banned + first + column, mask=column < width, other=1) == 0
-        log_p = tl.load(logits + column, mask=kept, other=0) / temperature - log_mass
-        p = tl.where(kept, tl.exp(log_p), 0)
-        onehot = tl.where(column == hit, 1.0, 0.0)
-        grad = up_logprob * (onehot - p) - up_entropy * p * (log_p + entropy)
-        tl.store(logits + column, grad / temperature, mask=column < width)
+        allowed = tl.load(banned_ptr + first_column + column, mask=column < width, other=1) == 0
+        log_p = tl.load(logits_ptr + column, mask=allowed, other=0) / temperature - lse
+        p = tl.where(allowed, tl.exp(log_p), 0)
+        onehot = tl.where(column == target, 1.0, 0.0)
+        grad = grad_logprob * (onehot - p) - grad_entropy * p * (log_p + entropy)
+        tl.store(logits_ptr + column, grad / temperature, mask=column < width)
 
 
-def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+def _chunk_forward(
+    hidden: Tensor, weight: Tensor, tokens: Tensor, banned: Tensor, options: Options
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability, entropy and log-sum-exp [C] of hidden [C, D], tile after tile."""
+    target_logit, sum_exp, sum_x_exp = hidden.new_zeros(3, len(tokens), dtype=options.dtype)
+    row_max = torch.full_like(sum_exp, -torch.inf)
+    for tile in _tiles(len(weight), len(tokens)):
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = _matmul(hidden, weight[tile].T, options.dtype)
+        _online_softmax_kernel[(len(tokens),)](
+            logits,
+            logits.shape[1],
+            tile.start,
+            tokens,
+            banned,
+            options.temperature,
+            row_max,
+            sum_exp,
+            sum_x_exp,
+            target_logit,
+            BLOCK,
+            num_warps=8,
+        )
+    lse = row_max + sum_exp.log()
+    return target_logit - lse, sum_exp.log() - sum_x_exp / sum_exp, lse
+
+
+def _tile_logits_grad(
+    hidden: Tensor,
+    weight: Tensor,
+    first_column: int,
+    tokens: Tensor,
+    banned: Tensor,
+    options: Options,
+    rows: list[Tensor],
+) -> Tensor:
+    """Gradient of the logits [C, width] of a tile.
+
+    Args:
+        hidden: [C, D].
+        weight: [width, D], the rows of the tile.
+        first_column: where the tile begins in the vocabulary.
+        tokens: [C] int64.
+        banned: [V] int8, 1 at banned ids.
+        options: of the call.
+        rows: [C] each: log-sum-exp, entropy, gradient of the log-probability and of the entropy.
+    """
+    grad = _matmul(hidden, weight.T, options.dtype)
+    _logits_grad_kernel[(len(grad),)](
+        grad,
+        grad.shape[1],
+        first_column,
+        tokens,
+        banned,
+        options.temperature,
+        *rows,
+        BLOCK,
+        num_warps=8,
+    )
+    # float16 has too small a range for p / tokens
+    return grad.bfloat16() if weight.dtype == torch.bfloat16 else grad
+
+
+def _matmul(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     """left · right in `dtype`; half matrices are multiplied as they are, summed in float32."""
     if left.is_cuda and left.dtype == right.dtype and left.dtype in HALF:
         return torch.mm(left, right, out_dtype=dtype)
     return left.to(dtype) @ right.to(dtype)
 
 
-def _pieces(total: int, size: int) -> list[slice]:
+def _slices(total: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, total, size)]
 
 
 def _tiles(vocabulary: int, rows: int) -> list[slice]:
-    """The vocabulary in pieces of which `rows` rows are about CHUNK_LOGITS logits."""
-    return _pieces(vocabulary, max(ALIGN, CHUNK_LOGITS // rows // ALIGN * ALIGN))
+    """The vocabulary in tiles of which `rows` rows are about CHUNK_LOGITS logits."""
+    return _slices(vocabulary, max(ALIGN, CHUNK_LOGITS // rows // ALIGN * ALIGN))
 
 
 class _TokenLogprobs(torch.autograd.Function):
+    """Log-probability and entropy [N]; backward computes the logits again, tile by tile."""
+
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, banned: Tensor, options: Options
     ) -> tuple[Tensor, Tensor]:
         ctx.options = options
-        temperature, chunks, dtype, _ = options
-        log_masses = hidden.new_empty(len(tokens), dtype=dtype)
-        logprobs, entropies = torch.empty_like(log_masses), torch.empty_like(log_masses)
-        for chunk in chunks:
-            picks, masses, tilts = hidden.new_zeros(3, len(tokens[chunk]), dtype=dtype)
-            tops = torch.full_like(masses, -torch.inf)
-            state = (tops, masses, tilts, picks)
-            for tile in _tiles(len(weight), len(tops)):
-                with torch.autocast(hidden.device.type, enabled=False):
-                    logits = _product(hidden[chunk], weight[tile].T, dtype)
-                where = (logits.shape[1], tile.start, tokens[chunk], banned, temperature)
-                _online_softmax_kernel[(len(tops),)](logits, *where, *state, BLOCK, num_warps=8)
-            log_masses[chunk] = tops + masses.log()
-            logprobs[chunk] = picks - log_masses[chunk]
-            entropies[chunk] = masses.log() - tilts / masses
-        ctx.save_for_backward(hidden, weight, tokens, banned, log_masses, entropies)
-        return logprobs, entropies
+        lse = hidden.new_empty(len(tokens), dtype=options.dtype)
+        logprobs, entropy = torch.empty_like(lse), torch.empty_like(lse)
+        for chunk in options.chunks:
+            logprobs[chunk], entropy[chunk], lse[chunk] = _chunk_forward(
+                hidden[chunk], weight, tokens[chunk], banned, options
+            )
+        ctx.save_for_backward(hidden, weight, tokens, banned, lse, entropy)
+        return logprobs, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, up_logprobs: Tensor, up_entropies: Tensor) -> Any:
-        with torch.autocast(up_logprobs.device.type, enabled=False):
-            grads = _gradients(ctx, up_logprobs.contiguous(), up_entropies.contiguous())
+    def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor) -> Any:
+        with torch.autocast(grad_logprobs.device.type, enabled=False):
+            grads = _gradients(ctx, grad_logprobs.contiguous(), grad_entropy.contiguous())
         return *grads, None, None, None
 
 
-def _gradients(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of hidden and of weight, each None where none is wanted."""
+def _gradients(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of hidden [N, D] and weight [V, D], None for an input that needs none."""
     hidden, weight, tokens, banned, *saved = ctx.saved_tensors
-    temperature, chunks, dtype, _ = ctx.options
-    wants_hidden, wants_weight, *_ = ctx.needs_input_grad
-    grad_hidden = torch.zeros_like(hidden, dtype=dtype) if wants_hidden else None
-    grad_weight = torch.zeros_like(weight, dtype=dtype) if wants_weight else None
-    for chunk in chunks:
-        rows = [tensor[chunk] for tensor in (*saved, *upstream)]
+    options: Options = ctx.options
+    needs_hidden, needs_weight, *_ = ctx.needs_input_grad
+    dtype = options.dtype
+    grad_hidden = torch.zeros_like(hidden, dtype=dtype) if needs_hidden else None
+    grad_weight = torch.zeros_like(weight, dtype=dtype) if needs_weight else None
+    for chunk in options.chunks:
+        rows = [tensor[chunk] for tensor in (*saved, *grad_outputs)]
         for tile in _tiles(len(weight), len(rows[0])):
-            grad = _product(hidden[chunk], weight[tile].T, dtype)
-            where = (grad.shape[1], tile.start, tokens[chunk], banned, temperature)
-            _logits_grad_kernel[(len(grad),)](grad, *where, *rows, BLOCK, num_warps=8)
-            # float16 has too small a range for p / tokens
-            grad = grad.bfloat16() if weight.dtype == torch.bfloat16 else grad
+            grad = _tile_logits_grad(
+                hidden[chunk], weight[tile], tile.start, tokens[chunk], banned, options, rows
+            )
             if grad_hidden is not None:
-                grad_hidden[chunk] += _product(grad, weight[tile], dtype)
+                grad_hidden[chunk] += _matmul(grad, weight[tile], dtype)
             if grad_weight is not None:
-                grad_weight[tile] += _product(grad.T, hidden[chunk], dtype)
+                grad_weight[tile] += _matmul(grad.T, hidden[chunk], dtype)
     return grad_hidden, grad_weight
 
 
@@ -173,10 +236,28 @@ def token_logprobs(
     banned_ids: Sequence[int] | None = None,
     chunk_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `rlhf.kernels.token_logprobs`; bfloat16 weights round the gradient of the logits."""
+    """Log-probability and entropy of each token, by Triton on a GPU.
+
+    Equals `rlhf.kernels.token_logprobs.token_logprobs`, except that bfloat16 weights round the
+    gradient of the logits to bfloat16.
+
+    Args:
+        hidden: [N, D], states before the output layer.
+        weight: [V, D], output embedding.
+        tokens: [N] int64.
+        temperature: above 0, divides the logits.
+        banned_ids: ids of probability 0.
+        chunk_tokens: tokens whose logits are held at once; None: 1,024.
+
+    Returns:
+        Log-probabilities and entropies, [N] each, nats, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: shapes disagree, a token is banned, or an id or option is out of range.
+    """
     ids, options = checked_arguments(hidden, weight, tokens, temperature, banned_ids, chunk_tokens)
     if chunk_tokens is None:
-        options = options._replace(chunks=_pieces(len(tokens), CHUNK_TOKENS))
+        options = options._replace(chunks=_slices(len(tokens), CHUNK_TOKENS))
     banned = torch.zeros(len(weight), dtype=torch.int8, device=hidden.device)
     banned[ids] = 1
     arguments = (hidden, weight, tokens.contiguous(), banned, options)
