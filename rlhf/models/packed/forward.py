@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from einops import rearrange
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -149,7 +148,7 @@ def _attention(
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, scaling=scaling, **options
         )
-    query, key, value = (rearrange(x, "1 h s d -> s h d") for x in (query, key, value))
+    query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     query, key = query.to(value.dtype), key.to(value.dtype)  # autocast: rotations are wider
     is_last = module.layer_idx + 1 == module.config.num_hidden_layers
     params = AttentionParams(
