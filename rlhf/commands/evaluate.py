@@ -24,20 +24,20 @@ from rlhf.data.records import (
 from rlhf.errors import UsageError
 from rlhf.evaluation.judges import (
     Judge,
+    JudgeOutputs,
     RuleJudge,
     ScorerJudge,
-    Verdicts,
     comparison_metrics,
-    outcomes,
+    pairwise_outcomes,
 )
 from rlhf.evaluation.model_comparison import (
     Comparison,
     ModelResult,
-    by_kind,
-    kind_of,
+    instruction_kind,
     model_metrics,
-    person_verdicts,
+    person_outputs,
     win_metrics,
+    win_metrics_by_kind,
 )
 from rlhf.evaluation.model_report import ReportItem, write_model_report
 from rlhf.evaluation.run_comparison import distinct_names
@@ -68,7 +68,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     entries, judges = _entries(job, records, root)
     pairs = [_verdicts(entry, entries[0], judgments, records) for entry in entries]
     margin = judges[0].tie_margin if judges and judgments is None else 0.0
-    results = [outcomes(*pair, margin) for pair in pairs]
+    results = [pairwise_outcomes(*pair, margin) for pair in pairs]
     models = {
         entry.name: (win_metrics(own) if n else {"win_rate": None}) | model_metrics(entry, judges)
         for n, (entry, own) in enumerate(zip(entries, results, strict=True))
@@ -76,7 +76,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     if config.evaluation.judge == "person":
         _ask_people(job.directory / "blind.jsonl", root, entries, records, judgments, config.seed)
     _show(models)
-    metrics = {"models": models, "kinds": by_kind(records, results[-1])}
+    metrics = {"models": models, "kinds": win_metrics_by_kind(records, results[-1])}
     (job.directory / "metrics.json").write_text(json_text(metrics, indent=2) + "\n")
     _write_report(job, records, root, entries, [pair[1] for pair in pairs], results[-1], metrics)
     report = {"report": str(job.directory / "report.html")}
@@ -99,7 +99,7 @@ def _entries(
     max_tokens = config.ppo.microbatch_tokens
     given = (records, prompts, judges, baseline, config.sampling, config.seed, max_tokens)
     comparison = Comparison(*given)
-    entries = [comparison.entry(names[0], baseline)]
+    entries = [comparison.evaluate(names[0], baseline)]
     if n := config.evaluation.best_of:
         scorers = [judge for judge in judges if isinstance(judge, ScorerJudge)]
         if not scorers:
@@ -107,7 +107,7 @@ def _entries(
             raise UsageError("the best of some samples needs scores", where, fix)
         entries.append(comparison.best_of(f"{names[0]}, best of {n}", scorers[0], n))
     for name, file in zip(names[1:], job.files[1:], strict=True):
-        entries.append(comparison.entry(name, load_adapted(config, str(file))))
+        entries.append(comparison.evaluate(name, load_adapted(config, str(file))))
     return entries, judges
 
 
@@ -124,11 +124,11 @@ def _verdicts(
     first: ModelResult,
     judgments: Sequence[PreferenceRecord] | None,
     records: Sequence[Record],
-) -> tuple[Verdicts, Verdicts]:
+) -> tuple[JudgeOutputs, JudgeOutputs]:
     """What decides between the first model and this one: people, if they were asked."""
-    if judgments is not None or not entry.verdicts:
-        return person_verdicts(judgments or [], records, first.texts, entry.texts)
-    return first.verdicts[0], entry.verdicts[0]
+    if judgments is not None or not entry.outputs:
+        return person_outputs(judgments or [], records, first.texts, entry.texts)
+    return first.outputs[0], entry.outputs[0]
 
 
 def _ask_people(
@@ -142,7 +142,7 @@ def _ask_people(
     """Write what nobody judged yet, in an order and with sides that tell no model."""
     draw, rows = Random(seed), []
     for entry in entries[1:]:
-        told = person_verdicts(judgments or [], records, entries[0].texts, entry.texts)[1]
+        told = person_outputs(judgments or [], records, entries[0].texts, entry.texts)[1]
         for record, old, new, score in zip(
             records, entries[0].texts, entry.texts, told.scores, strict=True
         ):
@@ -195,7 +195,7 @@ def _write_report(
     records: Sequence[PromptRecord],
     root: Path,
     entries: Sequence[ModelResult],
-    verdicts: Sequence[Verdicts],
+    verdicts: Sequence[JudgeOutputs],
     results: Sequence[str],
     metrics: dict[str, Any],
 ) -> None:
@@ -206,7 +206,7 @@ def _write_report(
         ReportItem(
             image=load_image(resolve_image(records[row].image_path, root)),
             instruction=records[row].instruction,
-            kind=kind_of(records[row]),
+            kind=instruction_kind(records[row]),
             responses=[entry.texts[row] for entry in entries],
             scores=[verdict.scores[row] for verdict in verdicts],
             outcome=results[row],
@@ -220,7 +220,7 @@ def _write_report(
         title=f"{job.config.name}: {len(entries)} models compared",
         notes=[
             *(f"{entry.name}: {file}" for entry, file in _trained(entries, job.files)),
-            f"{len(records)} prompts of {job.config.data.prompts}; verdicts are those of "
+            f"{len(records)} prompts of {job.config.data.prompts}; outcomes are those of "
             f"{entries[-1].name} against {entries[0].name}",
         ],
         models=metrics["models"],

@@ -1,4 +1,4 @@
-"""Answers of several models to the same prompts, judged and compared."""
+"""Judges of responses, and what the outputs of a judge say of two models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,21 +21,33 @@ from rlhf.types import PromptBatch, Responses
 
 
 class Judge(Protocol):
-    """Gives each answer a number, and where it can tell, whether the answer is right."""
+    """Scores responses and, where it can tell, says which of them are correct.
+
+    Attributes:
+        name: names its metrics.
+        tie_margin: two responses whose scores differ by less are tied.
+    """
 
     name: str
-    tie_margin: float  # a smaller difference of scores is a tie
+    tie_margin: float
 
     def scores(self, records: Sequence[Record], responses: "ModelResponses") -> list[float]:
-        """One score for each answer; higher is better."""
+        """Return one score for each response, NaN where there is none; higher is better."""
 
-    def right(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
-        """Whether each answer is right; None when the judge does not know."""
+    def correct(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
+        """Return whether each text is a correct response; None when the judge cannot tell."""
 
 
 @dataclass(frozen=True)
 class ModelResponses:
-    """A model's answers to B prompts."""
+    """The responses of one model to B prompts.
+
+    Attributes:
+        model: the name of the model.
+        prompts: B prompts.
+        responses: B responses, as tokens.
+        texts: B responses, decoded.
+    """
 
     model: str
     prompts: PromptBatch
@@ -44,15 +56,25 @@ class ModelResponses:
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """What a judge says of a model's answers."""
+class JudgeOutputs:
+    """What one judge says of the responses of one model to B prompts.
+
+    Attributes:
+        scores: B scores, NaN where there is none.
+        correct: whether each response is correct; None when the judge cannot tell.
+    """
 
     scores: list[float]
-    right: list[bool] | None
+    correct: list[bool] | None
 
 
 class ScorerJudge:
-    """A scorer as judge: a reward model, or what a person brings along. It knows no right."""
+    """A judge by a scorer: a reward model, or one that a user brings. It tells no correctness.
+
+    Args:
+        scorer: scores the responses.
+        max_tokens: tokens that it scores at once.
+    """
 
     tie_margin = 0.0
 
@@ -60,27 +82,29 @@ class ScorerJudge:
         self.name, self._scorer, self._max_tokens = scorer.name, scorer, max_tokens
 
     def scores(self, records: Sequence[Record], responses: ModelResponses) -> list[float]:
-        found = self._scorer.scores(
+        """Return the scorer's score of each response."""
+        scores = self._scorer.scores(
             responses.prompts, responses.responses, max_tokens=self._max_tokens
         )
-        return [float(value) for value in found]
+        return [float(value) for value in scores]
 
-    def right(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
+    def correct(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
+        """Return None: a score does not say whether a response is correct."""
         return None
 
 
 class RuleJudge:
-    """The published rule of the demo as judge, on records that carry the facts of their image."""
+    """A judge by the published rule of the demo, for records with the facts of their image."""
 
     name, tie_margin = "rule", TIE_MARGIN
 
     def scores(self, records: Sequence[Record], responses: ModelResponses) -> list[float]:
-        """One score for each response by the rule, which reads the facts of its record."""
+        """Return the rule's score of each response, by the facts of its record."""
         pairs = zip(records, responses.texts, strict=True)
         return [rule_score(record, text) for record, text in pairs]
 
-    def right(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
-        """Whether each text names the facts of its record correctly."""
+    def correct(self, records: Sequence[Record], texts: Sequence[str]) -> list[bool] | None:
+        """Return whether each text names the facts of its record correctly."""
         pairs = zip(records, texts, strict=True)
         return [is_right(record, text) for record, text in pairs]
 
@@ -88,8 +112,16 @@ class RuleJudge:
 def generate_responses(
     llava: Llava, name: str, prompts: PromptBatch, sampling: SamplingConfig, *, seed: int = 0
 ) -> ModelResponses:
-    """The answers of a model's active adapter."""
-    with track(f"answers of {name}", len(prompts)) as progress:
+    """Generate a response to each prompt with the active adapter of a model.
+
+    Args:
+        llava: the model.
+        name: what it is called.
+        prompts: B prompts.
+        sampling: temperature, top-p, length and batch size.
+        seed: of the samples.
+    """
+    with track(f"responses of {name}", len(prompts)) as progress:
         responses, _ = generate(llava, prompts, sampling, seed=seed, on_chunk=progress.advance)
     texts = [llava.builder.decode(row) for row in responses.rows()]
     return ModelResponses(name, prompts, responses, texts)
@@ -105,54 +137,80 @@ def kl_divergence(
     seed: int,
     max_tokens: int,
 ) -> float:
-    """KL(model ‖ baseline), nats per response, by one sample per prompt at temperature 1.
+    """Estimate KL(model ‖ baseline) in nats a response, at temperature 1.
 
-    mean over responses of Σₜ log π(yₜ) - log π₀(yₜ),  y ~ π
+    The mean over responses y ~ π of Σₜ log π(yₜ) - log π₀(yₜ), by one response to each prompt.
+
+    Args:
+        llava: the model π.
+        baseline: the model π₀; it has the same vocabulary.
+        prompts: B prompts.
+        sampling: of which length and batch size count.
+        seed: of the samples.
+        max_tokens: tokens evaluated at once.
     """
     pure = SamplingConfig(max_new_tokens=sampling.max_new_tokens, batch_size=sampling.batch_size)
     responses, _ = generate(llava, prompts, pure, seed=seed)
-    own, base = (
+    logprobs, baseline_logprobs = (
         map_microbatches(
             Policy(m, m, temperature=1.0).evaluate, prompts, responses, max_tokens
         ).logprobs
         for m in (llava, baseline)
     )
-    return float(span_sum(own - base, responses.spans).mean())
+    return float(span_sum(logprobs - baseline_logprobs, responses.spans).mean())
 
 
-def outcomes(before: Verdicts, after: Verdicts, tie_margin: float) -> list[str]:
-    """`win`, `loss` or `tie` of each answer after against that before; or `unscored`."""
-    names = []
-    for old, new in zip(before.scores, after.scores, strict=True):
-        difference = new - old
+def pairwise_outcomes(baseline: JudgeOutputs, model: JudgeOutputs, tie_margin: float) -> list[str]:
+    """Compare the scores of two models' responses to the same prompts.
+
+    Args:
+        baseline: outputs of the judge on the first model's responses.
+        model: its outputs on the other model's responses.
+        tie_margin: scores that differ by less are tied.
+
+    Returns:
+        For each prompt `win`, `loss` or `tie` of the model, or `unscored` where a score is NaN.
+    """
+    outcomes = []
+    for before, after in zip(baseline.scores, model.scores, strict=True):
+        difference = after - before
         tied = abs(difference) < tie_margin or difference == 0
         decided = "tie" if tied else "win" if difference > 0 else "loss"
-        names.append("unscored" if isnan(difference) else decided)
-    return names
+        outcomes.append("unscored" if isnan(difference) else decided)
+    return outcomes
 
 
-def comparison_metrics(before: Verdicts, after: Verdicts, tie_margin: float) -> dict[str, float]:
-    """Win rate (ties count half) and, where the judge can tell, wins by being right and by style.
+def comparison_metrics(
+    baseline: JudgeOutputs, model: JudgeOutputs, tie_margin: float
+) -> dict[str, float]:
+    """Compute the win rate of a model, and where its wins and losses come from.
 
-    A win or loss is by correctness when just one of the two answers is right, else by style.
+    Ties count half. A win or loss is by correctness when just one of the two responses is correct,
+    else by style; this is told where the judge knows what is correct.
+
+    Args:
+        baseline: outputs of the judge on the first model's responses.
+        model: its outputs on the other model's responses.
+        tie_margin: scores that differ by less are tied.
     """
-    results = outcomes(before, after, tie_margin)
-    judged = max(1, len(results) - results.count("unscored"))
+    outcomes = pairwise_outcomes(baseline, model, tie_margin)
+    unscored = outcomes.count("unscored")
     metrics = {
-        "win_rate": (results.count("win") + 0.5 * results.count("tie")) / judged,
-        "wins": float(results.count("win")),
-        "losses": float(results.count("loss")),
-        "ties": float(results.count("tie")),
-        **({"unscored": float(unscored)} if (unscored := results.count("unscored")) else {}),
+        "win_rate": (outcomes.count("win") + 0.5 * outcomes.count("tie"))
+        / max(1, len(outcomes) - unscored),
+        "wins": float(outcomes.count("win")),
+        "losses": float(outcomes.count("loss")),
+        "ties": float(outcomes.count("tie")),
+        **({"unscored": float(unscored)} if unscored else {}),
     }
-    if before.right is None or after.right is None:
+    if baseline.correct is None or model.correct is None:
         return metrics
-    pairs = list(zip(before.right, after.right, results, strict=True))
+    rows = list(zip(baseline.correct, model.correct, outcomes, strict=True))
     return metrics | {
-        "wins_by_correctness": float(sum(new > old for old, new, _ in pairs)),
-        "losses_by_correctness": float(sum(new < old for old, new, _ in pairs)),
-        "wins_by_style": float(sum(new == old and won == "win" for old, new, won in pairs)),
-        "losses_by_style": float(sum(new == old and won == "loss" for old, new, won in pairs)),
-        "accuracy_before": sum(before.right) / len(results),
-        "accuracy_after": sum(after.right) / len(results),
+        "wins_by_correctness": float(sum(after > before for before, after, _ in rows)),
+        "losses_by_correctness": float(sum(after < before for before, after, _ in rows)),
+        "wins_by_style": float(sum(after == before and x == "win" for before, after, x in rows)),
+        "losses_by_style": float(sum(after == before and x == "loss" for before, after, x in rows)),
+        "accuracy_before": sum(baseline.correct) / len(outcomes),
+        "accuracy_after": sum(model.correct) / len(outcomes),
     }

@@ -1,4 +1,4 @@
-"""Several models' answers to the same prompts, each set against the first model's."""
+"""The responses of several models to the same prompts, each compared with the first model's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +14,8 @@ from rlhf.data.tokenization import with_images
 from rlhf.data.validation.agreement import wilson_interval
 from rlhf.evaluation.judges import (
     Judge,
+    JudgeOutputs,
     ModelResponses,
-    Verdicts,
     generate_responses,
     kl_divergence,
 )
@@ -27,28 +27,42 @@ from rlhf.types import PromptBatch
 
 @dataclass(frozen=True)
 class ModelResult:
-    """A model in a comparison.
+    """What is known of one model in a comparison.
 
     Attributes:
-        verdicts: of each judge, the first of them decides.
-        blind: of each judge on the answers to other images.
-        kl: to the first model, nats a response; NaN if it cannot be told.
+        name: what the model is called.
+        responses: its responses to the prompts.
+        outputs: of each judge on them; the first judge decides.
+        mismatched_outputs: of each judge on the responses to the same prompts with the images of
+            others: what the model says without seeing what it is asked about.
+        kl: KL divergence from the first model, nats a response; NaN where vocabularies differ.
     """
 
     name: str
     responses: ModelResponses
-    verdicts: list[Verdicts]
-    blind: list[Verdicts]
+    outputs: list[JudgeOutputs]
+    mismatched_outputs: list[JudgeOutputs]
     kl: float
 
     @property
     def texts(self) -> list[str]:
+        """The responses as texts, one to each prompt."""
         return self.responses.texts
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What all models of a comparison have in common."""
+    """What all models of a comparison have in common.
+
+    Attributes:
+        records: the B records of the prompts.
+        prompts: the B prompts, encoded.
+        judges: judge every response; the first one decides.
+        baseline: the model that the others are compared with.
+        sampling: how every model generates.
+        seed: of the samples.
+        max_tokens: tokens evaluated at once.
+    """
 
     records: Sequence[Record]
     prompts: PromptBatch
@@ -58,42 +72,48 @@ class Comparison:
     seed: int
     max_tokens: int
 
-    def entry(self, name: str, llava: Llava) -> ModelResult:
-        """A model's answers, to these images and to others', judged."""
-        responses = self._response(llava, name, self.prompts)
-        others = with_images(self.prompts, self.prompts.mismatched_images(), llava.builder)
-        blind = self._response(llava, f"{name}, another image", others)
-        blind = replace(blind, prompts=self.prompts)  # judged by what they should have seen
+    def evaluate(self, name: str, llava: Llava) -> ModelResult:
+        """Let a model respond to the prompts, and to them with other images; judge both."""
+        responses = self._generate(llava, name, self.prompts)
+        prompts = with_images(self.prompts, self.prompts.mismatched_images(), llava.builder)
+        mismatched = self._generate(llava, f"{name}, another image", prompts)
+        mismatched = replace(mismatched, prompts=self.prompts)  # judged by the images asked about
         kl = 0.0 if llava is self.baseline else self._kl(llava)
-        return ModelResult(name, responses, self._judged(responses), self._judged(blind), kl)
+        return ModelResult(name, responses, self._judge(responses), self._judge(mismatched), kl)
 
     def best_of(self, name: str, judge: Judge, n: int) -> ModelResult:
-        """Of n samples of the first model to each prompt the one that the judge scores highest.
+        """Let the first model respond n times to each prompt and keep the highest score.
 
-        Its KL is the bound log n - (n - 1)/n (Beirami et al. 2024, arXiv:2401.01879).
+        The KL divergence of this policy is at most log n - (n - 1)/n (Beirami et al. 2024,
+        arXiv:2401.01879), which is what the result says.
+
+        Args:
+            name: what the result is called.
+            judge: scores the samples.
+            n: samples of each prompt.
         """
         rows = torch.arange(len(self.prompts)).repeat_interleave(n)
         samples = torch.arange(n).repeat(len(self.prompts))
-        warm = replace(self.sampling, temperature=self.sampling.temperature or 1.0)
+        sampling = replace(self.sampling, temperature=self.sampling.temperature or 1.0)
         repeated = self.prompts.select(rows)
-        found, _ = generate(self.baseline, repeated, warm, seed=self.seed, samples=samples)
-        texts = [self.baseline.builder.decode(row) for row in found.rows()]
+        candidates, _ = generate(self.baseline, repeated, sampling, seed=self.seed, samples=samples)
+        texts = [self.baseline.builder.decode(row) for row in candidates.rows()]
         scores = judge.scores(
-            [self.records[row] for row in rows], ModelResponses(name, repeated, found, texts)
+            [self.records[row] for row in rows], ModelResponses(name, repeated, candidates, texts)
         )
         filled = torch.tensor(scores).nan_to_num(nan=-torch.inf).view(-1, n)
         best = filled.argmax(1) + torch.arange(len(self.prompts)) * n
-        chosen = [texts[place] for place in best.tolist()]
-        responses = ModelResponses(name, self.prompts, found.select(best), chosen)
-        return ModelResult(name, responses, self._judged(responses), [], log(n) - (n - 1) / n)
+        best_texts = [texts[row] for row in best.tolist()]
+        responses = ModelResponses(name, self.prompts, candidates.select(best), best_texts)
+        return ModelResult(name, responses, self._judge(responses), [], log(n) - (n - 1) / n)
 
-    def _response(self, llava: Llava, name: str, prompts: PromptBatch) -> ModelResponses:
+    def _generate(self, llava: Llava, name: str, prompts: PromptBatch) -> ModelResponses:
         return generate_responses(llava, name, prompts, self.sampling, seed=self.seed)
 
-    def _judged(self, responses: ModelResponses) -> list[Verdicts]:
+    def _judge(self, responses: ModelResponses) -> list[JudgeOutputs]:
         return [
-            Verdicts(
-                judge.scores(self.records, responses), judge.right(self.records, responses.texts)
+            JudgeOutputs(
+                judge.scores(self.records, responses), judge.correct(self.records, responses.texts)
             )
             for judge in self.judges
         ]
@@ -101,87 +121,114 @@ class Comparison:
     def _kl(self, llava: Llava) -> float:
         if llava.output_weight.shape != self.baseline.output_weight.shape:
             return nan
-        given = (llava, self.baseline, self.prompts, self.sampling)
-        return kl_divergence(*given, seed=self.seed, max_tokens=self.max_tokens)
+        return kl_divergence(
+            llava,
+            self.baseline,
+            self.prompts,
+            self.sampling,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+        )
 
 
-def model_metrics(entry: ModelResult, judges: Sequence[Judge]) -> dict[str, Any]:
-    """What is known of a model by itself: means over its answers."""
+def model_metrics(result: ModelResult, judges: Sequence[Judge]) -> dict[str, Any]:
+    """Compute the metrics of one model by itself: means over its responses.
+
+    Args:
+        result: of the model.
+        judges: those of its outputs.
+
+    Returns:
+        `score_…` of each judge, `accuracy`, both with the images of others (`blind_…`), `kl` (nats
+        a response), `words` a response, `rep4` and the number of `distinct` responses.
+    """
     metrics: dict[str, Any] = {}
-    for judge, verdicts in zip(judges, entry.verdicts, strict=True):
-        metrics[f"score_{judge.name}"] = mean(verdicts.scores)
-        if verdicts.right is not None:
-            metrics["accuracy"] = sum(verdicts.right) / len(verdicts.right)
-    for judge, verdicts in zip(judges, entry.blind, strict=False):
-        metrics[f"blind_score_{judge.name}"] = mean(verdicts.scores)
-        if verdicts.right is not None:
-            metrics["blind_accuracy"] = sum(verdicts.right) / len(verdicts.right)
+    for prefix, outputs in (("", result.outputs), ("blind_", result.mismatched_outputs)):
+        for judge, output in zip(judges, outputs, strict=False):
+            metrics[f"{prefix}score_{judge.name}"] = nan_mean(output.scores)
+            if output.correct is not None:
+                metrics[f"{prefix}accuracy"] = sum(output.correct) / len(output.correct)
     return metrics | {
-        "kl": entry.kl,
-        "words": sum(len(text.split()) for text in entry.texts) / len(entry.texts),
-        "rep4": text_statistics(entry.texts)["text/rep4"],
-        "distinct": len(set(entry.texts)),
+        "kl": result.kl,
+        "words": sum(len(text.split()) for text in result.texts) / len(result.texts),
+        "rep4": text_statistics(result.texts)["text/rep4"],
+        "distinct": len(set(result.texts)),
     }
 
 
-def win_metrics(results: Sequence[str]) -> dict[str, Any]:
-    """Wins, losses and ties, the win rate (ties count half) and its 95 % interval."""
+def win_metrics(outcomes: Sequence[str]) -> dict[str, Any]:
+    """Count wins, losses and ties, with the win rate (ties count half) and its 95 % interval."""
     names = {"wins": "win", "losses": "loss", "ties": "tie"}
-    counts = {several: results.count(one) for several, one in names.items()}
-    judged = sum(counts.values())
-    if not judged:
+    counts = {plural: outcomes.count(outcome) for plural, outcome in names.items()}
+    scored = sum(counts.values())
+    if not scored:
         return {"win_rate": None, **counts}
     wins = counts["wins"] + counts["ties"] / 2
-    low, high = wilson_interval(wins, judged)
-    return {"win_rate": wins / judged, "low": low, "high": high, **counts}
+    low, high = wilson_interval(wins, scored)
+    return {"win_rate": wins / scored, "low": low, "high": high, **counts}
 
 
-def kind_of(record: Record) -> str:
-    """The kind of an instruction: `type` of its meta, else its first two words."""
+def instruction_kind(record: Record) -> str:
+    """Return the kind of an instruction: `type` of its meta, else its first two words."""
     kind = record.meta.get("type")
     return str(kind) if kind else " ".join(record.instruction.split()[:2])
 
 
-def by_kind(records: Sequence[Record], results: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Win metrics of each kind of instruction, the most frequent first."""
-    kinds: dict[str, list[str]] = {}
-    for record, result in zip(records, results, strict=True):
-        kinds.setdefault(kind_of(record), []).append(result)
-    ranked = sorted(kinds.items(), key=lambda item: -len(item[1]))
-    return {kind: {"prompts": len(own), **win_metrics(own)} for kind, own in ranked}
+def win_metrics_by_kind(
+    records: Sequence[Record], outcomes: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Compute win metrics for each kind of instruction, the most frequent kind first."""
+    by_kind: dict[str, list[str]] = {}
+    for record, outcome in zip(records, outcomes, strict=True):
+        by_kind.setdefault(instruction_kind(record), []).append(outcome)
+    ranked = sorted(by_kind.items(), key=lambda item: -len(item[1]))
+    return {kind: {"prompts": len(part), **win_metrics(part)} for kind, part in ranked}
 
 
-def person_verdicts(
+def person_outputs(
     judgments: Sequence[PreferenceRecord],
     records: Sequence[Record],
-    first: Sequence[str],
+    baseline_texts: Sequence[str],
     texts: Sequence[str],
-) -> tuple[Verdicts, Verdicts]:
-    """What people said of two models' answers, as scores 0 and the share won minus that lost.
+) -> tuple[JudgeOutputs, JudgeOutputs]:
+    """Turn the preferences of people between two models' responses into scores.
 
-    An answer is found by image, instruction and both texts, in any order; NaN where nobody
-    judged. Equal answers are ties.
+    A preference belongs to a prompt when image, instruction and both texts are equal, whichever
+    text stood on which side.
+
+    Args:
+        judgments: the preferences.
+        records: B prompts.
+        baseline_texts: the first model's response to each.
+        texts: the other model's response to each.
+
+    Returns:
+        Outputs for the first model, whose scores are 0, and for the other, whose scores are the
+        share of the judgments that it won minus the share that it lost. Both are NaN where nobody
+        judged; equal responses are ties.
     """
-    said: dict[tuple[str, str, frozenset[str]], list[PreferenceRecord]] = {}
-    for one in judgments:
-        key = one.image_path, one.instruction, frozenset((one.response_a, one.response_b))
-        said.setdefault(key, []).append(one)
+    by_pair: dict[tuple[str, str, frozenset[str]], list[PreferenceRecord]] = {}
+    for judgment in judgments:
+        responses = frozenset((judgment.response_a, judgment.response_b))
+        key = judgment.image_path, judgment.instruction, responses
+        by_pair.setdefault(key, []).append(judgment)
     scores = []
-    for record, old, new in zip(records, first, texts, strict=True):
-        found = said.get((record.image_path, record.instruction, frozenset((old, new))), [])
-        won = [_won(one, new) for one in found]
-        scores.append(0.0 if old == new else sum(won) / len(won) if won else nan)
+    for record, before, after in zip(records, baseline_texts, texts, strict=True):
+        key = record.image_path, record.instruction, frozenset((before, after))
+        votes = [_vote(judgment, after) for judgment in by_pair.get(key, [])]
+        scores.append(0.0 if before == after else sum(votes) / len(votes) if votes else nan)
     zeros = [nan if isnan(score) else 0.0 for score in scores]
-    return Verdicts(zeros, None), Verdicts(scores, None)
+    return JudgeOutputs(zeros, None), JudgeOutputs(scores, None)
 
 
-def _won(record: PreferenceRecord, text: str) -> int:
-    if record.preference == "tie":
+def _vote(judgment: PreferenceRecord, text: str) -> int:
+    """1 where the judgment prefers `text`, -1 where it prefers the other, 0 for a tie."""
+    if judgment.preference == "tie":
         return 0
-    return 1 if getattr(record, record.preference) == text else -1
+    return 1 if getattr(judgment, judgment.preference) == text else -1
 
 
-def mean(scores: Sequence[float]) -> float:
-    """Of those there are."""
-    found = [score for score in scores if not isnan(score)]
-    return sum(found) / len(found) if found else nan
+def nan_mean(values: Sequence[float]) -> float:
+    """Return the mean of the values that are not NaN; NaN without any."""
+    numbers = [value for value in values if not isnan(value)]
+    return sum(numbers) / len(numbers) if numbers else nan

@@ -1,15 +1,20 @@
-"""Models set against the first of them: metrics worked by hand, and what people said."""
+"""Models set against the first of them: metrics worked by hand, and what people prefer."""
 
 from math import isnan
 
 import pytest
 
 from rlhf.data.records import PreferenceRecord, PromptRecord
-from rlhf.evaluation.judges import outcomes
-from rlhf.evaluation.model_comparison import by_kind, kind_of, person_verdicts, win_metrics
+from rlhf.evaluation.judges import pairwise_outcomes
+from rlhf.evaluation.model_comparison import (
+    instruction_kind,
+    person_outputs,
+    win_metrics,
+    win_metrics_by_kind,
+)
 
 
-def test_a_tie_is_half_a_win_and_what_nobody_judged_counts_for_nothing() -> None:
+def test_a_tie_is_half_a_win_and_unscored_responses_count_for_nothing() -> None:
     found = win_metrics(["win", "win", "tie", "loss", "unscored"])
     assert (found["wins"], found["losses"], found["ties"]) == (2, 1, 1)
     assert found["win_rate"] == 2.5 / 4
@@ -23,26 +28,29 @@ def test_kinds_are_the_type_or_the_first_two_words() -> None:
         PromptRecord("b.png", "What is the colour?"),
         PromptRecord("c.png", "Anything", meta={"type": "free"}),
     ]
-    assert [kind_of(record) for record in records] == ["What is", "What is", "free"]
-    found = by_kind(records, ["win", "loss", "tie"])
+    assert [instruction_kind(record) for record in records] == ["What is", "What is", "free"]
+    found = win_metrics_by_kind(records, ["win", "loss", "tie"])
     assert list(found) == ["What is", "free"]
     assert (found["What is"]["prompts"], found["What is"]["win_rate"]) == (2, 0.5)
 
 
-def said(n: int, a: str, b: str, wins: str) -> PreferenceRecord:
+def judgment(n: int, a: str, b: str, wins: str) -> PreferenceRecord:
     return PreferenceRecord(f"{n}.png", "What?", a, b, wins)
 
 
-def test_what_people_said_counts_whatever_the_sides() -> None:
+def test_what_people_prefer_counts_whatever_the_sides() -> None:
     records = [PromptRecord(f"{n}.png", "What?") for n in range(5)]
     old, new = ["x"] * 5, ["y", "y", "y", "y", "x"]
     judgments = [
-        said(0, "x", "y", "response_b"),
-        said(1, "y", "x", "response_b"),
-        *[said(2, "x", "y", wins) for wins in ("response_b", "response_b", "tie", "response_a")],
-        said(3, "x", "z", "response_b"),  # of another answer
+        judgment(0, "x", "y", "response_b"),
+        judgment(1, "y", "x", "response_b"),
+        *[
+            judgment(2, "x", "y", wins)
+            for wins in ("response_b", "response_b", "tie", "response_a")
+        ],
+        judgment(3, "x", "z", "response_b"),  # of another response
     ]
-    first, other = person_verdicts(judgments, records, old, new)
+    first, other = person_outputs(judgments, records, old, new)
     assert other.scores[:3] == [1, -1, pytest.approx(1 / 4)] and other.scores[4] == 0
     assert isnan(other.scores[3]) and isnan(first.scores[3])
-    assert outcomes(first, other, 0.0) == ["win", "loss", "win", "unscored", "tie"]
+    assert pairwise_outcomes(first, other, 0.0) == ["win", "loss", "win", "unscored", "tie"]
