@@ -52,7 +52,7 @@ def _own(
 
 
 GROUPS = {"critic": "shared", "samples_per_prompt": 4}
-LATE = {"model.lora_type": "response"}
+LATE = {"model.lora_type": "alora"}
 LADDER = (
     _own("separate", "separate critic", critic="separate"),
     _own("shared", "shared critic", critic="shared"),

@@ -123,7 +123,7 @@ def head_of(tensors: Mapping[str, Tensor], name: str) -> ScalarHead:
 def build(world: World) -> tuple[Policy, Scorer, PPOConfig]:
     """Policy and judge of the world's case, as a run builds them."""
     case, tensors = world.case, world.tensors()
-    options: Any = {"train": case.train, "lora_type": case.scope, "lora_rank": case.rank}
+    options: Any = {"train": case.train, "lora_type": case.lora_type, "lora_rank": case.rank}
     model = ModelConfig(**options, lora_alpha=2 * case.rank)
     policy = build_policy(_load(world), model, temperature=1.0, critic=case.critic)  # type: ignore[arg-type]
     policy.value_head.load_state_dict(head_of(tensors, "value").state_dict())

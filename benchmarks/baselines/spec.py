@@ -30,7 +30,7 @@ class Case:
         dtype: float32 or bfloat16, of the weights at rest.
         critic: as in `ppo.critic`.
         train: full (the layers of the language model) or lora.
-        scope, rank: of the LoRA.
+        lora_type, rank: of the LoRA.
         advantage: gae, rloo or grpo.
         scorer: model (a LLaVA with a head) or rule (a function of the tokens).
         lr: learning rate of policy and critic.
@@ -52,7 +52,7 @@ class Case:
     dtype: str = "float32"
     critic: str = "separate"
     train: str = "full"
-    scope: str = "all"
+    lora_type: str = "lora"
     rank: int = 16
     advantage: str = "gae"
     scorer: str = "model"

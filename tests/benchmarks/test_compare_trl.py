@@ -36,9 +36,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_a_case_is_the_same_after_json() -> None:
-    case = spec.Case(vocabulary=7, scope="response", lr=0.5)
+    case = spec.Case(vocabulary=7, lora_type="alora", lr=0.5)
     assert spec.Case.from_json(case.to_json()) == case
-    assert str(case) == "vocabulary=7 scope=response lr=0.5"
+    assert str(case) == "vocabulary=7 lora_type=alora lr=0.5"
 
 
 def test_prompts_are_of_one_length_and_all_different(tiny: Any) -> None:

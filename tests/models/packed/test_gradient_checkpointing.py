@@ -14,10 +14,10 @@ from tests.support import tiny_models
 
 
 def gradients(
-    tiny: Path, train: str, scope: LoraType, kind: CriticKind, checkpointed: bool
+    tiny: Path, train: str, lora_type: LoraType, kind: CriticKind, checkpointed: bool
 ) -> tuple[list[Tensor | None], int]:
     """Gradients of log-probabilities and values, and the numbers kept for the backward."""
-    policy, kept = built_policy(tiny, kind, train, scope=scope), 0
+    policy, kept = built_policy(tiny, kind, train, lora_type=lora_type), 0
     shake(policy.trainable_parameters() | policy.critic_parameters())
     for llava in (policy.llava, policy.critic.llava):
         llava.gradient_checkpointing = checkpointed
@@ -36,17 +36,17 @@ def gradients(
 
 
 @pytest.mark.parametrize(
-    ("train", "scope", "kind"),
+    ("train", "lora_type", "kind"),
     [*((train, "lora", kind) for train, kind in CASES), *(("lora", "alora", x) for x in KINDS)],
 )
 def test_gradients_are_the_same_and_less_is_kept(
-    tiny: Path, train: str, scope: LoraType, kind: CriticKind
+    tiny: Path, train: str, lora_type: LoraType, kind: CriticKind
 ) -> None:
     """Of two adapters on one trunk each layer runs again under the one of its first time."""
     torch.manual_seed(0)
-    plain, all_kept = gradients(tiny, train, scope, kind, False)
+    plain, all_kept = gradients(tiny, train, lora_type, kind, False)
     torch.manual_seed(0)
-    again, few_kept = gradients(tiny, train, scope, kind, True)
+    again, few_kept = gradients(tiny, train, lora_type, kind, True)
     for one, two in zip(plain, again, strict=True):
         assert (one is None) == (two is None)
         if one is not None and two is not None:  # the last layer sums over all its rows again

@@ -1,4 +1,4 @@
-"""LLaVAs with other language models behind the same class: the same door, the same answers."""
+"""LLaVAs with other language models give the hidden states of transformers, and train."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tests.support import tiny_models
 
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "llama, grouped queries": (LlamaConfig, {"num_key_value_heads": 2}),
-    "llama, one matrix at both ends (SmolLM2)": (LlamaConfig, {"tie_word_embeddings": True}),
+    "llama, tied embeddings (SmolLM2)": (LlamaConfig, {"tie_word_embeddings": True}),
     "mistral": (MistralConfig, {"num_key_value_heads": 2, "sliding_window": None}),
     "mistral, sliding window": (MistralConfig, {"num_key_value_heads": 2, "sliding_window": 12}),
     "qwen2": (Qwen2Config, {"num_key_value_heads": 2}),
@@ -36,14 +36,14 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.fixture(params=KINDS)
 def directory(request: pytest.FixtureRequest, tiny: Path, tmp_path: Path) -> Path:
-    """The tiny LLaVA's images, tower and tokenizer around another language model."""
+    """The tiny LLaVA's images, tower and tokenizer with another language model."""
     kind, options = KINDS[request.param]
     config = LlavaConfig.from_pretrained(tiny / "model")
     shared = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
               "num_attention_heads", "max_position_embeddings", "initializer_range",
               "pad_token_id", "eos_token_id", "bos_token_id")  # fmt: skip
     text = kind(**{name: getattr(config.text_config, name) for name in shared}, **options)
-    # LLaVA's own word on tying is the one that counts.
+    # Only LLaVA's own option counts, not that of its language model.
     ties = bool(options.get("tie_word_embeddings"))
     fresh = LlavaConfig(
         vision_config=config.vision_config,
@@ -57,21 +57,23 @@ def directory(request: pytest.FixtureRequest, tiny: Path, tmp_path: Path) -> Pat
     return tmp_path
 
 
-def test_states_and_greedy_responses_are_the_stock_models(directory: Path, tiny: Path) -> None:
+def test_hidden_states_and_greedy_responses_are_those_of_transformers(
+    directory: Path, tiny: Path
+) -> None:
     llava = tiny_models.load(directory)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     with torch.no_grad():
         logits = llava.response_hidden(prompts, responses) @ llava.output_weight.T
     for row, part in enumerate(logits.split(responses.spans.lengths.tolist())):
         start = int(prompts.spans.lengths[row]) - 1
-        stock = hf_logits(llava, row, tiny, 1)[start : start + len(part)]
-        torch.testing.assert_close(part, stock, atol=1e-5, rtol=1e-5)
+        expected = hf_logits(llava, row, tiny, 1)[start : start + len(part)]
+        torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-5)
     greedy = SamplingConfig(temperature=0, max_new_tokens=8)
-    drawn, _ = generate(llava, prompts, greedy)
+    responses, _ = generate(llava, prompts, greedy)
     with torch.no_grad():
-        scores = llava.response_hidden(prompts, drawn) @ llava.output_weight.T
-    scores[:, llava.banned_ids] = -torch.inf
-    assert torch.equal(scores.argmax(1), drawn.tokens)
+        logits = llava.response_hidden(prompts, responses) @ llava.output_weight.T
+    logits[:, llava.banned_ids] = -torch.inf
+    assert torch.equal(logits.argmax(1), responses.tokens)
 
 
 def test_the_loop_runs_and_lora_is_on_every_linear_layer(
@@ -87,12 +89,12 @@ def test_the_loop_runs_and_lora_is_on_every_linear_layer(
     config = Config(ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
     prompts = tiny_models.prompts_of(llava, tiny)
     run = PPOTrainer(config, policy, reward, prompts, MetricsWriter(tmp_path), tmp_path)
-    run.run()  # refuses to start where an invariant fails
+    run.run()  # refuses to start where a sanity check fails
     assert run.iteration == 1
     llava.adapters.save(POLICY, tmp_path / "adapter", llava.base)
-    again = tiny_models.load(directory)
-    again.adapters.load(POLICY, tmp_path / "adapter", trains=False)
+    loaded = tiny_models.load(directory)
+    loaded.adapters.load(POLICY, tmp_path / "adapter", trains=False)
     responses = tiny_models.responses_of(llava)
     with torch.no_grad():
-        ours, theirs = (x.response_hidden(prompts, responses) for x in (llava, again))
-    assert torch.equal(ours, theirs)
+        hidden, loaded_hidden = (x.response_hidden(prompts, responses) for x in (llava, loaded))
+    assert torch.equal(hidden, loaded_hidden)

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import bitsandbytes
 import pytest
@@ -17,7 +17,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from rlhf.config.schema import ModelConfig
+from rlhf.config.schema import LoraType, ModelConfig
 from rlhf.data.records import PreferenceRecord
 from rlhf.data.tokenization import response_batch
 from rlhf.errors import UsageError
@@ -35,50 +35,50 @@ from tests.support import reward_models as kit
 from tests.support.planned import WORKLOAD
 
 
-@pytest.mark.parametrize("scope", ["all", "response"])
-def test_the_whole_loop_runs_and_what_it_saves_loads(
-    kind: str, llava: Llava, tmp_path: Path, scope: str
+@pytest.mark.parametrize("lora_type", get_args(LoraType))
+def test_the_whole_loop_runs_and_its_adapter_loads(
+    kind: str, llava: Llava, tmp_path: Path, lora_type: LoraType
 ) -> None:
     policy = build_policy(
-        llava, ModelConfig(lora_rank=4, lora_type=scope), temperature=1.0, critic="adapter"
+        llava, ModelConfig(lora_rank=4, lora_type=lora_type), temperature=1.0, critic="adapter"
     )
     assert len(llava.adapters.layers) == 2 * 7
     assert all("language_model" in name for name in llava.adapters.layers)
     prompts = anyres.prompts_of(llava)
     run = tiny_models.two_iterations(policy, prompts, tmp_path)
     before = {name: value.clone() for name, value in llava.adapters.tensors(POLICY).items()}
-    run.run()  # refuses to start where an invariant fails
+    run.run()  # refuses to start where a sanity check fails
     assert run.iteration == 2
     after = llava.adapters.tensors(POLICY)
     assert any(not torch.equal(before[name], after[name]) for name in before)
     llava.adapters.save(POLICY, tmp_path / "adapter", llava.base)
-    stock = AutoModelForImageTextToText.from_pretrained(llava.base, dtype=torch.float32)
-    again = Llava(stock.requires_grad_(False), llava.processor, llava.base)
-    again.adapters.load(POLICY, tmp_path / "adapter", trains=False)
+    model = AutoModelForImageTextToText.from_pretrained(llava.base, dtype=torch.float32)
+    loaded = Llava(model.requires_grad_(False), llava.processor, llava.base)
+    loaded.adapters.load(POLICY, tmp_path / "adapter", trains=False)
     responses = tiny_models.responses_of(llava)
     with torch.no_grad():
-        ours, theirs = (x.response_hidden(prompts, responses) for x in (llava, again))
-    assert torch.equal(ours, theirs)
+        hidden, loaded_hidden = (x.response_hidden(prompts, responses) for x in (llava, loaded))
+    assert torch.equal(hidden, loaded_hidden)
 
 
 def test_loading_picks_the_class_of_the_files(built: dict[str, Llava]) -> None:
-    own = built["next, mistral"]
-    own.processor.tokenizer(["a", "a red circle"], padding=True, truncation=True, max_length=3)
-    again = tiny_models.load(anyres.directory_of(own))
-    assert type(again.model) is type(own.model)
-    assert again.input_fingerprint() == own.input_fingerprint()
-    assert same_encoding(again.builder, own.builder)
-    assert not same_encoding(built["onevision"].builder, own.builder)
+    expected = built["next, mistral"]
+    expected.processor.tokenizer(["a", "a red circle"], padding=True, truncation=True, max_length=3)
+    loaded = tiny_models.load(anyres.directory_of(expected))
+    assert type(loaded.model) is type(expected.model)
+    assert loaded.input_fingerprint() == expected.input_fingerprint()
+    assert same_encoding(loaded.builder, expected.builder)
+    assert not same_encoding(built["onevision"].builder, expected.builder)
 
 
 def test_onevision_loads_or_names_the_package_that_it_needs(built: dict[str, Llava]) -> None:
-    own = built["onevision"]
+    expected = built["onevision"]
     if find_spec("torchvision"):
-        again = tiny_models.load(anyres.directory_of(own))
-        assert same_encoding(again.builder, own.builder)
+        loaded = tiny_models.load(anyres.directory_of(expected))
+        assert same_encoding(loaded.builder, expected.builder)
         return
     with pytest.raises(UsageError, match="requires the Torchvision library") as refused:
-        tiny_models.load(anyres.directory_of(own))
+        tiny_models.load(anyres.directory_of(expected))
     assert "install the package" in str(refused.value)
 
 
@@ -90,18 +90,20 @@ def test_a_model_of_another_kind_is_refused(tiny: Path, tmp_path: Path) -> None:
         tiny_models.load(tmp_path)
 
 
-def test_only_the_language_model_is_packed(built: dict[str, Llava]) -> None:
-    packed = tiny_models.load(anyres.directory_of(built["next, mistral"]), quantization="nf4")
+def test_only_the_language_model_is_quantized(built: dict[str, Llava]) -> None:
+    quantized = tiny_models.load(anyres.directory_of(built["next, mistral"]), quantization="nf4")
     layers = [
         name
-        for name, layer in packed.model.named_modules()
+        for name, layer in quantized.model.named_modules()
         if isinstance(layer, bitsandbytes.nn.Linear4bit)
     ]
     assert len(layers) == 2 * 7
     assert all("language_model" in name for name in layers)
 
 
-def test_a_reward_model_is_judged_with_other_images_and_none(llava: Llava, tmp_path: Path) -> None:
+def test_the_blind_test_scores_with_other_images_and_a_blank_one(
+    llava: Llava, tmp_path: Path
+) -> None:
     model = kit.build(llava, kit.options("llava_head"))
     kit.shake(model)
     prompts = anyres.prompts_of(llava)
@@ -114,9 +116,9 @@ def test_a_reward_model_is_judged_with_other_images_and_none(llava: Llava, tmp_p
     }
     records = [PreferenceRecord("a.png", text, **items) for text in anyres.QUESTIONS]
     blank = write_blank(tmp_path / "blank.png")
-    judged = run_blind_test(model, records, pairs, llava.builder, blank, max_tokens=400)
-    own, other, none = (x.scores_a for x in (judged.own, judged.shuffled, judged.blank))
-    assert not torch.equal(own, other) and not torch.equal(own, none)
+    result = run_blind_test(model, records, pairs, llava.builder, blank, max_tokens=400)
+    own, shuffled, blank_scores = (x.scores_a for x in (result.own, result.shuffled, result.blank))
+    assert not torch.equal(own, shuffled) and not torch.equal(own, blank_scores)
 
 
 def test_images_of_any_size_are_described(llava: Llava) -> None:
@@ -140,22 +142,24 @@ def test_the_plan_is_for_the_largest_image_of_the_grid(llava: Llava, tmp_path: P
 
 
 def test_the_plan_of_the_published_sizes() -> None:
-    """Of NeXT 2 x 2 tiles of 24 x 24, a token for each of 48 lines, and the whole. OneVision
-    shrinks what is a fifth over 9 tiles: 5 x 2 of 27 x 27, 135 lines, and the whole."""
-    following = dims_of(LlavaNextConfig())
-    assert (following.image_tokens, following.image_tiles) == (4 * 576 + 48 + 576, 5)
-    one = dims_of(LlavaOnevisionConfig())
-    assert (one.image_tokens, one.image_tiles) == (10 * 729 + 135 + 729, 11)
-    plain = dims_of(LlavaConfig(image_token_index=5))
-    assert (plain.image_tokens, plain.image_tiles, plain.tile_tokens) == (576, 1, 576)
-    assert vision_flops(following) == 5 * vision_flops(plain)
+    """NeXT: 2 x 2 tiles of 24 x 24 tokens, 48 newline tokens, and the tile of the whole image.
+
+    OneVision shrinks an image of 5 x 2 tiles of 27 x 27, a fifth over 9 tiles; 135 newline tokens.
+    """
+    next_dims = dims_of(LlavaNextConfig())
+    assert (next_dims.image_tokens, next_dims.image_tiles) == (4 * 576 + 48 + 576, 5)
+    onevision = dims_of(LlavaOnevisionConfig())
+    assert (onevision.image_tokens, onevision.image_tiles) == (10 * 729 + 135 + 729, 11)
+    llava = dims_of(LlavaConfig(image_token_index=5))
+    assert (llava.image_tokens, llava.image_tiles, llava.tile_tokens) == (576, 1, 576)
+    assert vision_flops(next_dims) == 5 * vision_flops(llava)
     assert (
-        estimate_memory(following, WORKLOAD).image_feature_bytes
-        == 5 * estimate_memory(plain, WORKLOAD).image_feature_bytes
+        estimate_memory(next_dims, WORKLOAD).image_feature_bytes
+        == 5 * estimate_memory(llava, WORKLOAD).image_feature_bytes
     )
 
 
-def test_a_tower_without_a_class_token_shows_all_its_patches(tiny: Path, tmp_path: Path) -> None:
+def test_a_tower_without_a_class_token_keeps_all_its_patches(tiny: Path, tmp_path: Path) -> None:
     config = LlavaConfig.from_pretrained(tiny / "model")
     tower = {"image_size": 48, "patch_size": 12, "hidden_size": 32, "num_hidden_layers": 2}
     config.vision_config = SiglipVisionConfig(**tower, num_attention_heads=2, intermediate_size=32)
