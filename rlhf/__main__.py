@@ -1,4 +1,4 @@
-"""`python -m rlhf` is `rlhf`."""
+"""Runs the command line: `python -m rlhf` is `rlhf`."""
 
 import sys
 

@@ -32,8 +32,8 @@ FLOORS = {
 }
 # library: the only modules (with all inside them) that may import it
 KNOWN_BY = {
-    "hydra": ["rlhf.cli"],
-    "omegaconf": ["rlhf.cli"],
+    "hydra": ["rlhf.cli.hydra_compose"],
+    "omegaconf": ["rlhf.cli.hydra_compose"],
     "transformers": [
         "rlhf.models",
         "rlhf.generation",
@@ -54,6 +54,11 @@ KNOWN_BY = {
     "uvicorn": ["rlhf.annotation.server"],
     "trl": [],
     "pickle": [],
+}
+
+# modules of rlhf.commands that are no command: what several of them share
+COMMAND_HELPERS = {
+    f"rlhf.commands.{name}" for name in ("job", "model_setup", "ppo_profile", "resume")
 }
 
 Sources = dict[str, str]
@@ -139,6 +144,18 @@ def cycle(sources: Sources) -> list[str]:
     return []
 
 
+def command_faults(sources: Sources) -> list[str]:
+    """Imports of a command by another module of rlhf.commands; helpers may be imported."""
+    commands = {m for m in sources if m.startswith("rlhf.commands.")} - COMMAND_HELPERS
+    return [
+        f"{module} imports {name}"
+        for module, name in all_imports(sources)
+        if module.startswith("rlhf.commands.")
+        and (target := module_of(name, sources)) in commands
+        and target != module
+    ]
+
+
 def library_faults(sources: Sources) -> list[str]:
     return [
         f"{module} imports {name}"
@@ -170,6 +187,17 @@ def test_the_package_keeps_its_floors() -> None:
 
 def test_the_package_has_no_cycle() -> None:
     assert cycle(package_sources()) == []
+
+
+def test_no_command_imports_another() -> None:
+    assert command_faults(package_sources()) == []
+    sources = package(
+        commands="",
+        commands__job="",
+        commands__plan="",
+        commands__ppo="from rlhf.commands.job import Job\nfrom rlhf.commands.plan import plan",
+    )
+    assert command_faults(sources) == ["rlhf.commands.ppo imports rlhf.commands.plan.plan"]
 
 
 def test_few_modules_know_each_library() -> None:
@@ -248,7 +276,7 @@ def test_a_library_in_the_wrong_place_is_found(module: str, source: str) -> None
 
 def test_libraries_at_home_are_allowed() -> None:
     sources = package(
-        cli="import hydra\nfrom omegaconf import OmegaConf",
+        cli__hydra_compose="import hydra\nfrom omegaconf import OmegaConf",
         models__lora="import peft",
         models__quantization="import bitsandbytes",
         models__llava="from transformers import LlavaForConditionalGeneration",

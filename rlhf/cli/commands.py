@@ -1,51 +1,170 @@
-"""Which function is behind each command; its module loads when it is called, and no other."""
+"""The table of commands: one row each, so that a new command is its row and its module.
+
+Nothing here imports a command: its module loads when the command is called.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from rlhf.commands.job import Job
 
+CommandFunction = Callable[[Job], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command: where its function is, what its help says, what it takes.
+
+    Attributes:
+        function: `module:name` in `rlhf.commands`; takes a `Job`, returns the metrics.
+        help: what the command does, one line.
+        usage: how it is called.
+        sections: sections of the schema whose options its help lists.
+        takes_files: it takes words without `=`, files or run directories.
+        takes_scorer: `--scorer=` may name a judge for it.
+        has_run_dir: it runs in a directory of its own, made anew or named by `resume=`.
+        has_checkpoints: `resume=` continues it from a checkpoint, with the options it began with.
+    """
+
+    function: str
+    help: str
+    usage: str
+    sections: tuple[str, ...] = ()
+    takes_files: bool = True
+    takes_scorer: bool = False
+    has_run_dir: bool = False
+    has_checkpoints: bool = False
+
+
 COMMANDS = {
-    "demo": "demo:demo",
-    "sft": "ppo:sft",
-    "collect": "collect:collect",
-    "annotate": "annotate:annotate",
-    "reward": "reward:reward",
-    "ppo": "ppo:ppo",
-    "evaluate": "evaluate:evaluate",
-    "compare": "compare:compare",
-    "generate": "generate:generate",
-    "score": "score:score",
-    "validate": "validate:validate",
-    "import": "import_export:import_records",
-    "export": "import_export:export_records",
-    "stamps": "stamps:stamps",
-    "smol": "smol:smol",
-    "doctor": "doctor:doctor",
-    "plan": "plan:plan",
+    "demo": Command(
+        function="demo:demo",
+        help="the whole loop on images it draws itself",
+        usage="rlhf demo",
+        sections=("demo", "sft", "collect", "reward", "sampling", "ppo"),
+        takes_files=False,
+        has_run_dir=True,
+    ),
+    "sft": Command(
+        function="sft:sft",
+        help="supervised training on demonstrations",
+        usage="rlhf sft model.path=MODEL data.demonstrations=FILE.jsonl",
+        sections=("model", "data", "sft"),
+        takes_files=False,
+        has_run_dir=True,
+        has_checkpoints=True,
+    ),
+    "collect": Command(
+        function="collect:collect",
+        help="sample candidate answers to rank",
+        usage="rlhf collect model.path=MODEL data.prompts=FILE.jsonl",
+        sections=("model", "data", "sampling", "collect", "reward"),
+        takes_files=False,
+        has_run_dir=True,
+    ),
+    "annotate": Command(
+        function="annotate:annotate",
+        help="rank pairs of answers on a local page",
+        usage="rlhf annotate CANDIDATES.jsonl (or LOG.jsonl annotate.output=PREFERENCES.jsonl)",
+        sections=("data", "annotate"),
+    ),
+    "reward": Command(
+        function="reward:reward",
+        help="train a reward model on ranked pairs",
+        usage="rlhf reward model.path=MODEL data.preferences=FILE.jsonl",
+        sections=("model", "data", "reward"),
+        takes_files=False,
+        has_run_dir=True,
+        has_checkpoints=True,
+    ),
+    "ppo": Command(
+        function="ppo:ppo",
+        help="tune a model against a reward model",
+        usage="rlhf ppo model.path=MODEL data.prompts=FILE.jsonl reward.path=RUN",
+        sections=("model", "data", "sampling", "reward", "scorer", "ppo"),
+        takes_files=False,
+        takes_scorer=True,
+        has_run_dir=True,
+        has_checkpoints=True,
+    ),
+    "evaluate": Command(
+        function="evaluate:evaluate",
+        help="compare models with the first of them",
+        usage="rlhf evaluate MODEL MODEL… data.prompts=FILE.jsonl reward.path=RUN",
+        sections=("model", "data", "sampling", "reward", "scorer", "evaluation"),
+        takes_scorer=True,
+        has_run_dir=True,
+    ),
+    "compare": Command(
+        function="compare:compare",
+        help="set runs side by side, ours or trl's: a table and their curves",
+        usage="rlhf compare RUN RUN… output=compare.html",
+    ),
+    "generate": Command(
+        function="generate:generate",
+        help="answer an instruction about images",
+        usage="rlhf generate MODEL… IMAGE|FOLDER… instruction='What is this?'",
+        sections=("model", "data", "sampling"),
+    ),
+    "score": Command(
+        function="score:score",
+        help="score responses with a reward model",
+        usage="rlhf score RUN FILE.jsonl output=SCORES.jsonl",
+        sections=("model", "data", "reward", "scorer"),
+        takes_scorer=True,
+    ),
+    "validate": Command(
+        function="validate:validate",
+        help="check files of records",
+        usage="rlhf validate FILE.jsonl… validate.fix_output=USABLE.jsonl",
+        sections=("data", "validate"),
+    ),
+    "import": Command(
+        function="import_export:import_records",
+        help="turn a public preference set into our records",
+        usage="rlhf import SOURCE FILE… output=DIRECTORY data.root=IMAGES",
+        sections=("data",),
+    ),
+    "export": Command(
+        function="import_export:export_records",
+        help="write preferences for trl or Label Studio, or merge a run into a plain LLaVA",
+        usage="rlhf export trl|label_studio FILE.jsonl output=FILE (or RUN export.merge=true)",
+        sections=("data", "export"),
+    ),
+    "stamps": Command(
+        function="stamps:stamps",
+        help="turn Debian's tuxpaint-stamps-default into prompts and captions",
+        usage="rlhf stamps [PACKAGE.deb|FOLDER] output=DIRECTORY",
+        sections=("data",),
+    ),
+    "smol": Command(
+        function="smol:smol",
+        help="build a LLaVA around the pretrained SmolLM2-135M-Instruct (needs 'rlhf[smol]')",
+        usage="rlhf smol [STAMPS.deb|FOLDER] output=DIRECTORY",
+        sections=("smol", "sft"),
+        has_run_dir=True,
+    ),
+    "doctor": Command(
+        function="doctor:doctor",
+        help="what is installed, what works, and how to mend what does not",
+        usage="rlhf doctor device=cuda model.quantization=nf4",
+        sections=("model",),
+        takes_files=False,
+    ),
+    "plan": Command(
+        function="plan:plan",
+        help="whether a PPO run fits a GPU, and how long an iteration takes at best",
+        usage="rlhf plan model.path=MODEL plan.gpu=NAME [options of rlhf ppo]",
+        sections=("plan", "model", "sampling", "reward", "ppo"),
+        takes_files=False,
+    ),
 }
-RESUMABLE = frozenset({"sft", "reward", "ppo"})  # from a checkpoint
-WITHOUT_DIRECTORY = frozenset(
-    {
-        "annotate",
-        "compare",
-        "generate",
-        "score",
-        "validate",
-        "import",
-        "export",
-        "stamps",
-        "doctor",
-        "plan",
-    }
-)
 
 
-def command_function(command: str) -> Callable[[Job], dict[str, Any]]:
-    """The function of a command: takes a job, leaves its files, returns its metrics."""
-    module, _, name = COMMANDS[command].partition(":")
-    function: Callable[[Job], dict[str, Any]] = getattr(
-        import_module(f"rlhf.commands.{module}"), name
-    )
+def load_function(command: str) -> CommandFunction:
+    """The function of a command, its module imported now."""
+    module, _, name = COMMANDS[command].function.partition(":")
+    function: CommandFunction = getattr(import_module(f"rlhf.commands.{module}"), name)
     return function

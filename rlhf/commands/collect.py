@@ -30,7 +30,7 @@ Response = tuple[str, str]  # its text, and how it was made
 
 def collect(job: Job) -> dict[str, Any]:
     """Sample candidate responses; leaves candidates.jsonl and what follows from it."""
-    config, output = job.config, job.directory / "candidates.jsonl"
+    config, output = job.config, job.run_dir / "candidates.jsonl"
     _check(config)
     records, root = read_prompts(config)
     llava = load_adapted(config, config.model.path)
@@ -46,10 +46,10 @@ def collect(job: Job) -> dict[str, Any]:
     if config.collect.annotator:
         noise = config.collect.label_noise
         pairs = label_pairs(candidates, noise=noise, seed=config.seed)
-        write_records(job.directory / "preferences.jsonl", pairs)
+        write_records(job.run_dir / "preferences.jsonl", pairs)
         summary["pairs"] = len(pairs)
     else:
-        _hand_over(config, job.directory, root)
+        _hand_over(config, job.run_dir, root)
     return summary
 
 
@@ -195,7 +195,7 @@ def _choose(job: Job, llava: Llava, candidates: Sequence[CandidatesRecord], root
     scores = scorer.scores(candidates, root)
     chosen = select_pairs(scores, config.collect.pair_selection, limit=config.collect.limit)
     pairs = [_pair(candidates[pair.row], pair) for pair in chosen]
-    write_records(job.directory / "pairs.jsonl", pairs)
+    write_records(job.run_dir / "pairs.jsonl", pairs)
     return len(pairs)
 
 

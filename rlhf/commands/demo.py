@@ -72,7 +72,7 @@ def _base(job: Job) -> tuple[Path, Path]:
     config = job.config
     key = msgspec.json.encode([config.seed, config.demo, config.sft])
     name = f"base-{config.seed}-{hashlib.sha256(key).hexdigest()[:8]}"
-    directory = job.directory.parent / name
+    directory = job.run_dir.parent / name
     data, note = directory / "data", directory / "supervised.json"
     if note.is_file():
         model = Path(json.loads(note.read_text())["run"])

@@ -74,12 +74,12 @@ def evaluate(job: Job) -> dict[str, Any]:
         for n, (entry, own) in enumerate(zip(entries, results, strict=True))
     }
     if config.evaluation.judge == "person":
-        _ask_people(job.directory / "blind.jsonl", root, entries, records, judgments, config.seed)
+        _ask_people(job.run_dir / "blind.jsonl", root, entries, records, judgments, config.seed)
     _show(models)
     metrics = {"models": models, "kinds": win_metrics_by_kind(records, results[-1])}
-    (job.directory / "metrics.json").write_text(json_text(metrics, indent=2) + "\n")
+    (job.run_dir / "metrics.json").write_text(json_text(metrics, indent=2) + "\n")
     _write_report(job, records, root, entries, [pair[1] for pair in pairs], results[-1], metrics)
-    report = {"report": str(job.directory / "report.html")}
+    report = {"report": str(job.run_dir / "report.html")}
     if len(entries) > 2 or not judges:
         return metrics | report
     return comparison_metrics(*pairs[1], margin) | _before_and_after(entries, judges) | report
@@ -216,7 +216,7 @@ def _write_report(
     runs = {entry.name: _curves(file) for entry, file in _trained(entries, job.files)}
     means = {name: _first_score(own) for name, own in metrics["models"].items()}
     write_model_report(
-        job.directory / "report.html",
+        job.run_dir / "report.html",
         title=f"{job.config.name}: {len(entries)} models compared",
         notes=[
             *(f"{entry.name}: {file}" for entry, file in _trained(entries, job.files)),

@@ -1,16 +1,22 @@
-"""The commands that exchange data with others: import, export."""
+"""`rlhf import` and `rlhf export`: exchange preference data and models with other tools."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rlhf.commands.job import Job
-from rlhf.commands.merge import merge
+from rlhf.commands.model_setup import load_model
 from rlhf.data.exporters import export_label_studio, export_trl
 from rlhf.data.importers.datasets import DATASETS
 from rlhf.data.importers.importer import import_dataset
 from rlhf.data.input_files import read_with_images
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, record_kind
 from rlhf.errors import UsageError
+from rlhf.models.loading import locate_model
+from rlhf.models.policy import POLICY
+from rlhf.storage.model_card import write_model_card
 from rlhf.tracking.console import say, table
 
 
@@ -18,10 +24,10 @@ def import_records(job: Job) -> dict[str, Any]:
     """Turn files of a public set into records and images; exit 3 when no row is usable."""
     source, *files = [str(path) for path in job.files] or [""]
     if not files:
-        usage = "rlhf import SOURCE FILE… output=FOLDER"
+        usage = "rlhf import SOURCE FILE… output=DIRECTORY"
         raise UsageError("no source and file are given", usage, f"SOURCE is {', '.join(DATASETS)}")
     root = Path(job.config.data.root) if job.config.data.root else None
-    output = _output(job, "FOLDER")
+    output = _output(job, "DIRECTORY")
     imported = import_dataset(
         source,
         [Path(file) for file in files],
@@ -42,7 +48,7 @@ def import_records(job: Job) -> dict[str, Any]:
 def export_records(job: Job) -> dict[str, Any]:
     """Write preferences (label_studio: or candidates) in another tool's form, or a merged run."""
     if job.config.export.merge:
-        return merge(job)
+        return _merge(job)
     form, *files = [str(path) for path in job.files] or [""]
     if form not in ("trl", "label_studio") or len(files) != 1:
         usage = "rlhf export trl|label_studio FILE.jsonl output=FILE"
@@ -60,6 +66,37 @@ def export_records(job: Job) -> dict[str, Any]:
         written, skipped = export_label_studio(pairs, output)
     _show("exported", {"written": written}, skipped)
     return {"written": written, "skipped": dict(skipped), "output": str(output)}
+
+
+def _merge(job: Job) -> dict[str, Any]:
+    """Add a run's adapter to the weights it was trained on; write a LLaVA directory.
+
+    The sum is taken in float32 on the CPU and stored in the dtype of the base model's files, or in
+    `dtype`. A quantized run is merged into the weights as they were before quantization.
+
+    Raises:
+        UsageError: not one run is given, or it has no adapter.
+    """
+    if len(job.files) != 1:
+        usage = "rlhf export RUN export.merge=true output=DIRECTORY"
+        raise UsageError("one run is needed", "rlhf export", usage)
+    run = job.files[0]
+    location = locate_model(str(run))
+    if location.adapter is None:
+        raise UsageError("there is no adapter to merge", str(run), "it is a plain LLaVA as it is")
+    model = replace(job.config.model, quantization="none")
+    config = replace(job.config, device="cpu", dtype="float32", model=model)
+    llava = load_model(config, location)
+    dtype = llava.stored_dtype if job.config.dtype == "auto" else getattr(torch, job.config.dtype)
+    llava.adapters.load(POLICY, location.adapter, trains=False)
+    llava.adapters.merge(POLICY)
+    llava.model.to(dtype)
+    output = Path(job.config.output) if job.config.output else run / "merged"
+    llava.save(output)
+    metrics = {"adapter": str(location.adapter), "dtype": str(dtype).removeprefix("torch.")}
+    write_model_card(output, location.base, command="export", metrics=metrics)
+    say(f"merged into {output}")
+    return {"base": location.base, **metrics, "output": str(output)}
 
 
 def _output(job: Job, kind: str) -> Path:

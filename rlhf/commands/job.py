@@ -1,4 +1,4 @@
-"""What a command is called with; light, so that a command on files loads no model library."""
+"""What a command is called with. Imports no model library, for commands that only read files."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,19 +16,20 @@ class Job:
 
     Attributes:
         config: the checked options.
-        directory: where the run writes; validate and generate write nothing.
-        files: positional arguments, files or run directories.
-        overrides: the options as given on the command line.
-        run_stage: runs another command (name, files, overrides) in a directory of its own.
-        scorer: a judge named by `--scorer=` on this command line, FILE.py:NAME or http://….
-        keep_options: writes the options into the directory; of a continued run, once they are
-            accepted.
+        run_dir: where the run writes; `.` of a command without a run directory.
+        files: words without `=` on the command line, files or run directories.
+        overrides: words `option=value` on the command line.
+        run_command: runs another command (name, files, overrides) in a run directory of its own;
+            returns that directory and the metrics.
+        scorer: the judge that `--scorer=` names, FILE.py:NAME or http://…; empty for none.
+        write_options: writes config.yaml to the run directory; a continued run calls it once its
+            options are accepted.
     """
 
     config: Config
-    directory: Path
+    run_dir: Path
     files: Sequence[Path]
     overrides: Sequence[str]
     run_command: RunCommand = field(repr=False)
     scorer: str = ""
-    keep_options: Callable[[], None] = field(default=lambda: None, repr=False)
+    write_options: Callable[[], None] = field(default=lambda: None, repr=False)

@@ -1,4 +1,4 @@
-"""What every command with a model needs first: device, model, judge."""
+"""What commands with a model share: load it, choose its scorer, write its metrics, save it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,7 +9,8 @@ import msgspec
 import torch
 
 from rlhf.commands.job import Job
-from rlhf.config.schema import Config, leaves, weights_dtype
+from rlhf.config.resolve import weights_dtype
+from rlhf.config.schema import Config, leaves
 from rlhf.data.images import image_digest
 from rlhf.data.input_files import input_file
 from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
@@ -22,15 +23,21 @@ from rlhf.rewards.base import Scorer
 from rlhf.rewards.external.loader import load_scorer
 from rlhf.rewards.loading import load_reward
 from rlhf.storage.checkpoint import Checkpoint
+from rlhf.storage.model_card import write_model_card
 from rlhf.tracking.console import say, table
 from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.malloc import tune_malloc
 
 
 def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = False) -> Llava:
-    """The LLaVA of a location, without its adapter, on the chosen device.
+    """The LLaVA of a location, without its adapter, on the configured device.
 
     Seeds torch's global generator, from which peft draws the first factor of a fresh LoRA.
+
+    Args:
+        config: the options of the run.
+        location: where the model's files are.
+        trains_fully: every layer of the language model will train, which is done in float32.
     """
     torch.manual_seed(config.seed)
     device = _device(config.device)
@@ -52,7 +59,12 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
 
 
 def load_adapted(config: Config, path: str) -> Llava:
-    """A model to ask: a LLaVA with its trained adapter, if there is one, switched on."""
+    """A LLaVA for inference, its trained adapter, if it has one, active.
+
+    Args:
+        config: the options of the run.
+        path: a LLaVA directory, a run directory or a hub id.
+    """
     location = locate_model(path)
     llava = load_model(config, location)
     if location.adapter is not None:
@@ -61,14 +73,26 @@ def load_adapted(config: Config, path: str) -> Llava:
 
 
 def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> Llava:
-    """The same to be trained, in full or not: its layers may run again in the backward."""
+    """The LLaVA of a location, without its adapter, with gradient checkpointing set for training.
+
+    Args:
+        config: the options of the run.
+        location: where the model's files are.
+        fully: every layer of the language model trains, not a LoRA.
+    """
     llava = load_model(config, location, trains_fully=fully)
     llava.gradient_checkpointing = uses_gradient_checkpointing(config, location)
     return llava
 
 
 def scorer_of(job: Job, llava: Llava, *, share_trunk: bool) -> Scorer:
-    """What judges: `--scorer` of the command line, else the reward model of `reward.path`."""
+    """The scorer that `--scorer=` names, else the reward model of `reward.path`.
+
+    Args:
+        job: the call of the command.
+        llava: the model whose responses are scored.
+        share_trunk: the reward model may run as an adapter on `llava`'s base model.
+    """
     options = job.config.reward
     if job.scorer:
         return load_scorer(job.scorer, llava.builder, job.config.scorer)
@@ -77,7 +101,12 @@ def scorer_of(job: Job, llava: Llava, *, share_trunk: bool) -> Scorer:
 
 
 def read_captions(file: str, data_root: str) -> dict[str, str] | None:
-    """Captions by content of their image, from image_path and response; None without a file."""
+    """Captions by the digest of their image; None without a file.
+
+    Args:
+        file: JSONL whose `response` is the caption of `image_path`; empty for none.
+        data_root: directory that image paths are relative to; empty: that of the file.
+    """
     if not file:
         return None
     path = input_file(file, "reward.captions")
@@ -96,30 +125,37 @@ def metrics_writer(
     *,
     first_step: int = 0,
 ) -> MetricsWriter:
-    """The writer of a directory's curves; the resolved options are its first text.
+    """The writer of a directory's metrics, with the resolved options logged as text.
 
     Args:
-        checkpoint: where the run is continued; what was written after it is dropped.
-        tabled: metrics in the table of runs.
-        first_step: the number that the first step is logged with.
+        job: the call of the command.
+        directory: where metrics.jsonl and the TensorBoard events are written.
+        checkpoint: where the run is continued; metrics logged after it are dropped.
+        tabled: names of the metrics in TensorBoard's table of runs.
+        first_step: number that the first step is logged with.
     """
-    begins = first_step + checkpoint.step if checkpoint else None
-    writer = MetricsWriter(directory, begins)
+    resume_step = first_step + checkpoint.step if checkpoint else None
+    writer = MetricsWriter(directory, resume_step)
     options = msgspec.json.format(msgspec.json.encode(job.config), indent=2).decode()
-    writer.text("config", f"```json\n{options}\n```", begins or 0)
+    writer.text("config", f"```json\n{options}\n```", resume_step or 0)
     if checkpoint is None:
         writer.hparams(chosen_options(job), tabled)
     return writer
 
 
 def chosen_options(job: Job) -> dict[str, Any]:
-    """The seed and the options that the command line names, with their values."""
+    """The seed and the options named on the command line, with their values."""
     named = {word.partition("=")[0].lstrip("+") for word in job.overrides} | {"seed"}
     return {name: x for name, x in leaves(asdict(job.config)) if name in named}
 
 
 def announce(llava: Llava, *, steps: int) -> None:
-    """Say what the model consists of, how it is stored, what trains and where."""
+    """Print the parts of the model, how they are stored, what trains and on which device.
+
+    Args:
+        llava: the model.
+        steps: optimizer steps planned.
+    """
     rows = [
         (part.name, part.stored, part.count, part.trained) for part in summarize_parameters(llava)
     ]
@@ -129,6 +165,24 @@ def announce(llava: Llava, *, steps: int) -> None:
         kinds = sorted({name.rpartition(".")[2] for name in llava.adapters.layers})
         roles = ", ".join(llava.adapters.names)
         say(f"LoRA ({roles}) on {len(llava.adapters.layers)} layers: {', '.join(kinds)}")
+
+
+def save_trained(job: Job, command: str, llava: Llava, metrics: dict[str, Any]) -> None:
+    """Write what was trained, with a model card, to model/ (in full) or adapter/ (LoRA).
+
+    Args:
+        job: the call of the command.
+        command: its name, for the card.
+        llava: the model.
+        metrics: what the card tells of the training.
+    """
+    full = job.config.model.train == "full"
+    directory = job.run_dir / ("model" if full else "adapter")
+    if full:
+        llava.save(directory)
+    else:
+        llava.adapters.save(POLICY, directory, llava.base)
+    write_model_card(directory, llava.base, command=command, metrics=metrics)
 
 
 def _device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""The commands that train the policy: sft, ppo."""
+"""`rlhf ppo`: tune a model against a reward model."""
 
 from pathlib import Path
 from typing import Any
@@ -8,27 +8,24 @@ from rlhf.commands.model_setup import (
     announce,
     load_trainable,
     metrics_writer,
+    save_trained,
     scorer_of,
 )
 from rlhf.commands.ppo_profile import profiled
-from rlhf.commands.resume import checkpoint_of, drop_checkpoints
-from rlhf.config.schema import Config, PPOConfig, check_training_sampling, kl_choice
+from rlhf.commands.resume import checkpoint_of
+from rlhf.config.resolve import kl_choice
+from rlhf.config.schema import Config, PPOConfig
+from rlhf.config.validation import check_training_sampling
 from rlhf.data.collate import prompt_batch
-from rlhf.data.input_files import input_file, read_prompts, read_with_images
-from rlhf.data.records import DemonstrationRecord
-from rlhf.data.tokenization import response_batch
+from rlhf.data.input_files import read_prompts
 from rlhf.diagnostics.examination import check_quick
 from rlhf.errors import UsageError
 from rlhf.functional import check_kl_choice
-from rlhf.models.llava import Llava
 from rlhf.models.loading import locate_model
-from rlhf.models.lora import add_adapter
-from rlhf.models.policy import POLICY, build_policy
+from rlhf.models.policy import build_policy
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.reward_card import RewardCard
-from rlhf.storage.model_card import write_model_card
 from rlhf.tracking.console import say
-from rlhf.training.sft_trainer import SFTTrainer
 
 # Metrics of the last iteration that the summary repeats; metrics.jsonl has all of them.
 SHOWN = (
@@ -42,35 +39,13 @@ SHOWN = (
 )
 
 
-def sft(job: Job) -> dict[str, Any]:
-    """Train on demonstrations; leaves model/ or adapter/ in the run directory."""
-    config, data = job.config, job.config.data
-    path = input_file(data.demonstrations, "data.demonstrations")
-    records, root = read_with_images(config, path, DemonstrationRecord)
-    location = locate_model(config.model.path)
-    full = config.model.train == "full"
-    llava = load_trainable(config, location, fully=full)
-    if full:
-        llava.train_language_model(embeddings=True)
-    else:
-        add_adapter(llava.adapters, POLICY, config.model)
-    prompts = prompt_batch(records, llava.builder, root, max_tokens=data.max_prompt_tokens)
-    responses = response_batch([record.response for record in records], llava.builder)
-    checkpoint = checkpoint_of(job, job.directory)
-    with metrics_writer(job, job.directory, checkpoint, ("sft/loss",)) as writer:
-        trainer = SFTTrainer(config, llava, prompts, responses, writer, job.directory)
-        if checkpoint:
-            trainer.restore(checkpoint)
-        announce(llava, steps=trainer.steps)
-        loss = trainer.run()
-    metrics = {"loss": loss, "demonstrations": len(records), "steps": trainer.steps}
-    _save(job, "sft", llava, metrics)
-    drop_checkpoints(job.directory)
-    return metrics
-
-
 def ppo(job: Job) -> dict[str, Any]:
-    """Tune a model against a reward model; leaves adapter/ or model/ in the run directory."""
+    """Tune a model against a reward model; leave adapter/ or model/ in the run directory.
+
+    Returns:
+        Iterations, skipped steps, the metrics of the last iteration in SHOWN, the profile if
+        `ppo.profile` asks for one, and how often each health warning came.
+    """
     config = job.config
     check_quick(config)
     check_training_sampling(config.sampling)
@@ -79,7 +54,7 @@ def ppo(job: Job) -> dict[str, Any]:
     if not job.scorer:
         RewardCard.read(config.reward.path)  # before a model loads
     location, full = locate_model(config.model.path), config.model.train == "full"
-    checkpoint = checkpoint_of(job, job.directory)
+    checkpoint = checkpoint_of(job, job.run_dir)
     llava = load_trainable(config, location, fully=full)
     policy = build_policy(
         llava,
@@ -87,12 +62,12 @@ def ppo(job: Job) -> dict[str, Any]:
         temperature=config.sampling.temperature,
         init_adapter=location.adapter,
         critic=config.ppo.critic,
-        critic_init=_critic_start(config),
+        critic_init=_critic_adapter(config),
     )
     scorer = scorer_of(job, llava, share_trunk=not full)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
-    with metrics_writer(job, job.directory, checkpoint, SHOWN) as writer:
-        trainer = PPOTrainer(config, policy, scorer, prompts, writer, job.directory)
+    with metrics_writer(job, job.run_dir, checkpoint, SHOWN) as writer:
+        trainer = PPOTrainer(config, policy, scorer, prompts, writer, job.run_dir)
         if checkpoint:
             trainer.restore(checkpoint)
         announce(llava, steps=trainer.planned_steps)
@@ -100,34 +75,23 @@ def ppo(job: Job) -> dict[str, Any]:
             trainer.run()
     last = {name: trainer.metrics[name] for name in SHOWN if name in trainer.metrics}
     metrics = {"iterations": trainer.iteration, "skipped_steps": trainer.skipped, **last}
-    _save(job, "ppo", llava, metrics)
-    policy.critic.save(job.directory)
+    save_trained(job, "ppo", llava, metrics)
+    policy.critic.save(job.run_dir)
     return metrics | measured | {"warnings": trainer.warnings}
 
 
-def _save(job: Job, command: str, llava: Llava, metrics: dict[str, Any]) -> None:
-    """Leave what was trained, model/ or adapter/, with its card."""
-    full = job.config.model.train == "full"
-    directory = job.directory / ("model" if full else "adapter")
-    if full:
-        llava.save(directory)
-    else:
-        llava.adapters.save(POLICY, directory, llava.base)
-    write_model_card(directory, llava.base, command=command, metrics=metrics)
-
-
-def _critic_start(config: Config) -> Path | None:
-    """The reward model's adapter, where the critic begins from it.
+def _critic_adapter(config: Config) -> Path | None:
+    """The adapter of the reward model, if the critic starts from it; else None.
 
     Raises:
-        UsageError: the reward model has none, or the critic has no adapter to begin with.
+        UsageError: the reward model has no adapter, or the critic has none to load it into.
     """
     if config.ppo.critic_init == "model":
         return None
     directory, card = RewardCard.read(config.reward.path)
     if card.kind != "llava_head" or not card.adapter or config.ppo.critic.startswith("shared"):
         raise UsageError(
-            "the critic cannot begin from the reward model",
+            "the critic cannot start from the reward model",
             f"ppo.critic_init=reward ppo.critic={config.ppo.critic}",
             "train the reward model with reward.train=lora, and use ppo.critic=adapter or separate",
         )
@@ -135,7 +99,7 @@ def _critic_start(config: Config) -> Path | None:
 
 
 def _check_kl(ppo: PPOConfig) -> None:
-    """Refuse a KL penalty that pulls elsewhere than to the reference."""
+    """Refuse a KL penalty whose gradient is not that of the KL to the reference."""
     placement, kind = kl_choice(ppo)
     try:
         check_kl_choice(placement, kind)
@@ -143,7 +107,7 @@ def _check_kl(ppo: PPOConfig) -> None:
         raise UsageError(
             f"this KL penalty does not lead to the optimum: {error}",
             f"ppo.kl_placement={placement} ppo.kl_estimator={kind}",
-            "leave ppo.kl_estimator empty for the sound one",
+            "leave ppo.kl_estimator empty for the valid one",
         ) from None
     if ppo.advantage_estimator == "grpo" and placement == "loss":
         say("grpo divides scores by their spread but not the KL: kl_coef is no reward per nat here")

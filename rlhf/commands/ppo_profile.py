@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from rlhf.commands.job import Job
-from rlhf.config.schema import GIB, weights_dtype
+from rlhf.config.resolve import weights_dtype
+from rlhf.config.schema import GIB
 from rlhf.models.loading import ModelLocation
 from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.roofline import Roofline, calibrate, measure_roofline, synchronizer
@@ -38,7 +39,7 @@ def profiled(job: Job, location: ModelLocation, trainer: PPOTrainer) -> Iterator
     )
     traced = min(TRACED, trainer.ppo.iterations - first) if job.config.ppo.profile == "trace" else 0
     profile = Profile(
-        synchronizer(llava.device), on_iteration=_tracer(job.directory / "trace.json.gz", traced)
+        synchronizer(llava.device), on_iteration=_tracer(job.run_dir / "trace.json.gz", traced)
     )
     with profile.active():
         yield found

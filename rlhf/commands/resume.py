@@ -21,7 +21,7 @@ FREE = frozenset(
         "name",
         "output_dir",
         "output",
-        "profile",
+        "ppo.profile",
         "model.vision_cache_gib",
         "model.vision_cache_dir",
         "sft.save_every",
@@ -48,13 +48,13 @@ def checkpoint_of(job: Job, directory: Path, *, must: bool = True) -> Checkpoint
     if not job.config.resume:
         return None
     named, root = Path(job.config.resume), directory / "checkpoints"
-    back = is_step_directory(named) and directory == job.directory
+    back = is_step_directory(named) and directory == job.run_dir
     if not (must or back or any(root.glob("step-*"))):
-        job.keep_options()
+        job.write_options()
         return None
     checkpoint = load_checkpoint(named if back else root)
     check_options(checkpoint.state["config"], job.config)
-    job.keep_options()
+    job.write_options()
     if back:
         _leave_later(root, checkpoint.step)
     say(f"continuing after step {checkpoint.step}")

@@ -68,23 +68,23 @@ def reward(job: Job) -> dict[str, Any]:
     if config.reward.cv_folds:
         split = Split(records, [], root, root)
         judged, folds, steps = study.cross_validate(split)
-        study.train(split, job.directory, steps=steps)
+        study.train(split, job.run_dir, steps=steps)
     else:
         split = split_from_config(config, records, root)
-        steps = study.train(split, job.directory)
+        steps = study.train(split, job.run_dir)
         if not split.held_out:
             say("no pair is held out: the figures are those of the training pairs")
         judged = study.judge(split)
     facts = study.training_facts(path, split)
     study.save(facts)
-    drop_checkpoints(job.directory)
+    drop_checkpoints(job.run_dir)
     return {
         **_reported(job, judged, folds, split.held_out_root, steps),
         "training_accuracy": facts["accuracy"],
         "pairs": len(split.training),
         "held_out_pairs": len(split.held_out),
         "steps": steps,
-        "report": str(job.directory / "report.html"),
+        "report": str(job.run_dir / "report.html"),
     }
 
 
@@ -100,7 +100,7 @@ class _Study:
         self.model = build_reward(
             options, self.config.model, self.llava, captions, init_adapter=location.adapter
         )
-        self.blank = write_blank(job.directory / "blank.png")
+        self.blank = write_blank(job.run_dir / "blank.png")
         if captions is not None and isinstance(self.model, CaptionReward):
             self.model.captioner.add(self.blank, "")
         parameters = [*self.model.backbone().parameters(), *self.model.head.parameters()]
@@ -143,7 +143,7 @@ class _Study:
         )
         for number, split in enumerate(splits, 1):
             stage(f"fold {number} of {len(splits)}")
-            steps.append(self.train(split, self.job.directory / f"fold-{number}"))
+            steps.append(self.train(split, self.job.run_dir / f"fold-{number}"))
             judged.append(self.judge(split))
         metrics = [reward_metrics(part.own, seed=config.seed) for part in judged]
         return BlindTest.concatenate(judged), metrics, round(median(steps))
@@ -171,7 +171,7 @@ class _Study:
         }
 
     def save(self, facts: dict[str, Any]) -> None:
-        directory = self.job.directory / "reward"
+        directory = self.job.run_dir / "reward"
         save_reward(self.model, directory, self.llava, self.config.reward, facts)
         if (directory / "adapter").is_dir():
             metrics = {"pairs": facts["pairs"], "training accuracy": facts["accuracy"]}
@@ -209,16 +209,16 @@ def _reported(
         spread = accuracy_spread(folds)
         summary |= {"fold_accuracy_mean": spread.mean, "fold_accuracy_std": spread.std}
         every["folds"] = {str(n): fold.as_dict() for n, fold in enumerate(folds, 1)}
-    (job.directory / "metrics.json").write_text(json.dumps(every, indent=2) + "\n")
-    with MetricsWriter(job.directory) as writer:
+    (job.run_dir / "metrics.json").write_text(json.dumps(every, indent=2) + "\n")
+    with MetricsWriter(job.run_dir) as writer:
         writer.scalars(metrics.scalars() | blind.scalars(), step)
         writer.histograms({"reward/margins": judged.own.margins}, step)
         writer.table("metrics", METRIC_COLUMNS, rows, step)
         writer.table("calibration", CALIBRATION_COLUMNS, calibration_rows(metrics), step)
     wrong, right = most_confident_pairs(judged, root, SHOWN_PAIRS)
-    measured = read_metrics(job.directory)
+    measured = read_metrics(job.run_dir)
     write_reward_report(
-        job.directory / "report.html",
+        job.run_dir / "report.html",
         title=f"{job.config.name}: the reward model",
         metrics=metrics,
         blindness=blind,

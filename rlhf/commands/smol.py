@@ -30,7 +30,7 @@ def smol(job: Job) -> dict[str, Any]:
     alignment stay in the run directory.
     """
     started, output = time.perf_counter(), _output(job)
-    gguf, data = find_gguf(), job.directory / "data"
+    gguf, data = find_gguf(), job.run_dir / "data"
 
     def run(command: str, *overrides: str, files: tuple[Path, ...] = ()) -> tuple[Path, Any]:
         words = [*_common(job), *overrides]
@@ -42,8 +42,8 @@ def smol(job: Job) -> dict[str, Any]:
     stage("drawing images, asking questions about them")
     demonstrations = _write_data(job, data, stamps)
     stage("putting SmolLM2 behind a vision tower, and teaching that to see")
-    told, written = _build(job, gguf, job.directory / "untrained", stamps)
-    model = f"model.path={job.directory / 'untrained'}"
+    told, written = _build(job, gguf, job.run_dir / "untrained", stamps)
+    model = f"model.path={job.run_dir / 'untrained'}"
     tuned, trained = run("sft", model, "model.train=lora", f"data.demonstrations={demonstrations}")
     run("export", "export.merge=true", f"output={output}", files=(tuned,))
     prompts = f"data.prompts={data / 'preference.jsonl'}"

@@ -1,1 +1,1 @@
-"""Every option, typed, with its range and its checks."""
+"""Every option: the schema, its ranges, its checks."""

@@ -1,4 +1,4 @@
-"""Numbers that lie in a range, as types of options."""
+"""Types of options that are numbers in a range."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -6,7 +6,14 @@ from typing import Annotated
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Where a number lies."""
+    """An interval; bounds that are None do not apply.
+
+    Attributes:
+        ge: least value.
+        gt: bound that every value exceeds.
+        le: greatest value.
+        lt: bound that every value stays under.
+    """
 
     ge: float | None = None
     gt: float | None = None

@@ -1,6 +1,7 @@
 """Every option of every command: type, range, unit and default, in one schema.
 
-A YAML file or an override may only name what stands here; `config_loading` holds it to that.
+A YAML file or an override may only name these options; `rlhf.config.validation` checks that. The
+comment on an option's line is its help text: `rlhf COMMAND --help` reads it from this source.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,42 +9,45 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from rlhf.config.ranges import Count, CountOrZero, Fraction, NonNegative, Positive, Range
-from rlhf.errors import UsageError
 
 GIB = 2**30  # bytes; the unit of options whose name ends in _gib
-KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # where a steered ppo.kl_coef stays
-
+# Bounds of ppo.kl_coef while ppo.adaptive_kl_target moves it.
+KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0
 
 OptimizerKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 LoraType = Literal["lora", "alora"]
 PairChoice = Literal["all", "best_vs_worst", "closest", "uncertain"]
 EngineKind = Literal["native", "transformers"]
-# k3, abs and clamp are refused with the reason, see `check_kl_choice`.
-KLEstimatorKind = Literal["", "k1", "k2", "k3", "abs", "clamp", "exact"]
+# k3, abs and clamp are read only to be refused with the reason, by rlhf.functional.kl.
+KLEstimatorKind = Literal["", "k1", "k2", "exact", "k3", "abs", "clamp"]
 CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
 
 
 class Section:
-    """A group of options."""
+    """A group of options; each subclass is one section of the configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
+    """The model: where it is, what trains, how it is stored."""
+
     path: str = ""  # LLaVA directory, hub id, or run directory to start from
     train: Literal["lora", "full"] = "lora"  # what an update changes
     lora_rank: Count = 16  # columns of each LoRA factor
     lora_alpha: Positive = 32  # LoRA scale is alpha / rank
-    lora_type: LoraType = "lora"  # response: prompt and image run without LoRA
-    quantization: Literal["none", "int8", "nf4"] = "none"  # storage of the frozen trunk
+    lora_type: LoraType = "lora"  # alora: prompt and image run without LoRA
+    quantization: Literal["none", "int8", "nf4"] = "none"  # storage of the frozen base model
     gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: if the GPU is small
     max_prefill_tokens: Count = 8192  # tokens of prompts read at once
     vision_cache_gib: NonNegative = 4.0  # GiB of main memory for the vision tower's features
-    vision_cache_dir: str = ""  # where features are kept for later runs too; empty: nowhere
+    vision_cache_dir: str = ""  # directory that keeps features for later runs; empty: none
     prefix_cache_gib: NonNegative = 4.0  # lora_type=alora: GiB of prompts kept for all passes
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
+    """Files of records and how they are read."""
+
     root: str = ""  # directory image paths are relative to; empty: the directory of the JSONL file
     demonstrations: str = ""  # JSONL with image_path, instruction, response
     prompts: str = ""  # JSONL with image_path, instruction; or a directory of images
@@ -57,6 +61,8 @@ class DataConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Section):
+    """How responses are sampled."""
+
     temperature: NonNegative = 1.0  # divides the logits; 0 is greedy (not in training)
     top_k: CountOrZero = 0  # keep the k likeliest tokens; 0 keeps all (0 in training)
     top_p: Annotated[float, Range(gt=0, le=1)] = 1.0  # nucleus mass (1 in training)
@@ -66,6 +72,8 @@ class SamplingConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig(Section):
+    """Supervised training."""
+
     epochs: Count = 1  # passes over the demonstrations
     batch_size: Count = 32  # demonstrations per optimizer step
     optimizer: OptimizerKind = "adamw"  # 8 bits: a quarter of the memory
@@ -78,6 +86,8 @@ class SFTConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig(Section):
+    """The reward model and its training."""
+
     kind: Literal["llava_head", "caption_text"] = "llava_head"  # what the scalar head reads
     path: str = ""  # trained reward model or its run directory, for ppo and evaluate
     train: Literal["none", "head", "lora", "full"] = "lora"  # besides the head; none: nothing
@@ -97,13 +107,15 @@ class RewardConfig(Section):
     ties: Literal["half", "drop"] = "half"  # a tie counts half for each side, or is left out
     margin: NonNegative = 0.0  # score units by which chosen should lead
     center_coef: NonNegative = 0.0  # weight of the mean of (sum of a pair's scores)², which centres
-    evaluate_every: CountOrZero = 0  # steps between looks at the held-out loss; 0: each epoch
-    early_stopping_patience: CountOrZero = 0  # looks without a gain before stopping; 0: never
+    evaluate_every: CountOrZero = 0  # steps between held-out evaluations; 0: each epoch
+    early_stopping_patience: CountOrZero = 0  # evaluations without a gain before stopping; 0: never
     cv_folds: CountOrZero = 0  # 2 or more: train that many times, each image held out once
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerConfig(Section):
+    """Calls of an external scorer, named by `--scorer=`."""
+
     timeout: Positive = 30.0  # seconds one call of an external scorer may take
     retries: CountOrZero = 3  # calls repeated after a failure
     on_failure: Literal["stop", "drop"] = "stop"  # drop counts the responses without a score
@@ -111,20 +123,22 @@ class ScorerConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(Section):
+    """PPO: rollouts, advantages, losses, KL penalty, safeguards."""
+
     iterations: Count = 100  # rollouts, each followed by its updates
     rollout_batch_size: Count = 64  # responses per iteration
     minibatch_size: Count = 16  # responses per optimizer step
-    microbatch_tokens: Count = 8192  # tokens per backward, a prompt of several responses once
+    microbatch_tokens: Count = 8192  # tokens per backward pass; a shared prompt counts once
     samples_per_prompt: Count = 1  # responses to each prompt of an iteration
     ppo_epochs: Count = 4  # passes over each rollout
     optimizer: OptimizerKind = "adamw"  # 8 bits: a quarter of the memory
     lr: Positive = 1e-5  # policy learning rate
     lr_schedule: Literal["constant", "linear"] = "constant"  # linear falls to 0 at the last step
-    critic: CriticKind = "shared_detached"  # what the values are read from, and what they train
-    critic_init: Literal["model", "reward"] = "model"  # adapter, separate: the LoRA begun from
-    critic_lr: Positive | None = None  # critic learning rate; null: five times lr
+    critic: CriticKind = "shared_detached"  # what values are read from and train
+    critic_init: Literal["model", "reward"] = "model"  # what the LoRA of a critic starts from
+    critic_lr: Positive | None = None  # critic learning rate; null: 5 × ppo.lr
     adam_eps: Positive = 1e-5  # term in Adam's denominator
-    advantage_estimator: str = "gae"  # gae with a critic; rloo, grpo: against the same prompt's
+    advantage_estimator: str = "gae"  # gae with a critic; rloo, grpo without: samples_per_prompt
     grpo_eps: Positive = 1e-4  # grpo: added to a group's standard deviation, reward units
     gamma: Fraction = 1.0  # discount per token
     gae_lambda: Fraction = 0.95  # of the policy's advantages
@@ -138,27 +152,23 @@ class PPOConfig(Section):
     ent_coef: NonNegative = 0.0  # weight of the entropy bonus
     kl_coef: NonNegative = 0.05  # reward units per nat of KL to the reference
     kl_placement: Literal["reward", "loss"] = "reward"  # where the KL penalty stands
-    kl_estimator: KLEstimatorKind = ""  # k1 in the reward, k2 or exact in the loss; empty: k1, k2
-    adaptive_kl_target: Positive | None = (
-        None  # nats a response that kl_coef is steered to; null: fixed
-    )
+    kl_estimator: KLEstimatorKind = ""  # reward: k1; loss: k2 or exact; empty: k1 or k2
+    adaptive_kl_target: Positive | None = None  # nats a response kl_coef aims at; null: it is fixed
     kl_horizon: Positive = 10_000  # responses over which kl_coef moves by the error
     target_kl: Positive | None = None  # nats per token; stops an iteration's updates above it
     max_grad_norm: Positive = 1.0  # L2 norm the gradient is clipped to, per parameter group
     missing_eos: Literal["none", "penalty", "replace", "bootstrap"] = "penalty"  # if cut short
     missing_eos_penalty: NonNegative = 1.0  # reward units
     normalize_scores: bool = False  # divide scores by their running standard deviation
-    clip_scores: Positive | None = None  # normalize_scores: largest size of a scaled score
-    whiten_advantages: bool = True  # KL in the reward, no groups: over a rollout's tokens
+    clip_scores: Positive | None = None  # with normalize_scores: largest magnitude of a score
+    whiten_advantages: bool = True  # KL in the reward, no groups: over the tokens of a rollout
     whiten_minibatches: bool = False  # over the tokens of each optimizer step as well
-    whiten_min_std: Positive = 0.1  # least standard deviation divided by, reward units
+    whiten_min_std: Positive = 0.1  # least standard deviation to divide by, reward units
     critic_warmup_iterations: CountOrZero = 5  # first iterations that move the critic only
-    engine: EngineKind = "native"  # who samples; transformers: transformers' generate
-    recompute_logprobs: bool = (
-        True  # log-probabilities and values by the training forward, not generation
-    )
-    sanity_checks: bool = True  # prove the set-up before the first step
-    max_skipped_steps: Count = 10  # non-finite steps before the run stops
+    engine: EngineKind = "native"  # what samples; transformers: its generate
+    recompute_logprobs: bool = True  # old log-probabilities by the training forward, not generation
+    sanity_checks: bool = True  # check the set-up before the first step
+    max_skipped_steps: Count = 10  # steps with non-finite gradients before the run stops
     save_every: CountOrZero = 10  # iterations between checkpoints; 0: only at the end
     on_warning: Literal["continue", "stop"] = "continue"  # stop: a health warning ends the run
     profile: bool | Literal["trace"] = False  # where time goes; trace: a Chrome trace as well
@@ -167,27 +177,33 @@ class PPOConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Section):
+    """Comparison of models."""
+
     judge: Literal["", "rule-v1", "person"] = ""  # empty: the reward model of reward.path
     judgments: str = ""  # judge=person: the preference file that came of blind.jsonl
     best_of: CountOrZero = 0  # also the best of so many samples of the first model; 0: no
     limit: CountOrZero = 0  # prompts used; 0: all
-    max_report_images: CountOrZero = 200  # answers shown in the report
+    max_report_images: CountOrZero = 200  # images shown in the report
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig(Section):
+    """Candidates to rank, and the pairs chosen from them."""
+
     responses_per_prompt: Annotated[int, Range(ge=2)] = 4  # candidates asked for per prompt
     temperatures: tuple[float, ...] = ()  # one after the other; empty: sampling.temperature
-    num_beams: CountOrZero = 0  # width of a beam search that adds its best answer; 0: none
-    pair_selection: PairChoice = "all"  # which a person sees; others than all need reward.path
-    limit: CountOrZero = 0  # pairs chosen at most, by pairs other than all; 0: no limit
+    num_beams: CountOrZero = 0  # width of a beam search that adds its best response; 0: none
+    pair_selection: PairChoice = "all"  # pairs people see; all but "all" need reward.path
+    limit: CountOrZero = 0  # pairs chosen at most; 0: no limit
     label_noise: Annotated[float, Range(ge=0, lt=0.5)] = 0.0  # share of rule-v1 labels flipped
     annotator: Literal["", "rule-v1"] = ""  # rule-v1 also writes preferences.jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotateConfig(Section):
-    annotator: str = ""  # who answers when the page names nobody; empty: the login name
+    """The ranking page."""
+
+    annotator: str = ""  # who judges when the page names nobody; empty: the login name
     overlap: Count = 1  # people who judge each pair
     lease: Positive = 600.0  # seconds a pair waits for the one who was shown it
     host: str = "127.0.0.1"  # address to listen at; another lets other machines in
@@ -197,17 +213,23 @@ class AnnotateConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateConfig(Section):
+    """Checks of files of records."""
+
     check_images: bool = True  # decode each distinct image once
     fix_output: str = ""  # JSONL to write the usable rows to, with a report beside it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(Section):
+    """What `rlhf export` writes."""
+
     merge: bool = False  # add a run's adapter to the weights it was trained on
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig(Section):
+    """The embedded demo: images drawn and steps trained."""
+
     sft_images: Count = 4000  # drawn for supervised training
     preference_images: Count = 1500  # drawn for preference pairs and PPO prompts
     evaluation_images: Count = 256  # never seen in training
@@ -216,6 +238,8 @@ class DemoConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SmolConfig(Section):
+    """The LLaVA built around SmolLM2."""
+
     demonstrations: Count = 1200  # of shapes; with stamps a third each: shapes, scenes, captions
     lessons: Count = 3000  # images that teach the vision tower and the projector
     lesson_steps: Count = 500  # optimizer steps of the tower, and again of the projector
@@ -225,12 +249,16 @@ class SmolConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(Section):
+    """The forecast of memory and time."""
+
     gpu: str = ""  # such as "RTX 4090"; empty: this machine's, or all that are known
     prompt_tokens: Count = 64  # of a prompt, beside those of its image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Section):
+    """Every option: those of all commands, and the sections."""
+
     seed: Annotated[int, Range(ge=0)] = 0  # of every random choice
     name: str = "run"  # of the run's parent directory
     output_dir: str = "runs"  # where run directories are made
@@ -238,9 +266,7 @@ class Config(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of frozen weights; auto: by device
     resume: str = ""  # sft, reward, ppo: run directory to continue; auto: the newest unfinished one
     resume_allow: tuple[str, ...] = ()  # options that may differ from those the run began with
-    instruction: str = (
-        "Describe the picture."  # asked of each image of a directory, and by generate
-    )
+    instruction: str = "Describe the picture."  # of generate, and of each image of a directory
     output: str = ""  # collect and commands without a run directory: file or directory to write
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -260,47 +286,19 @@ class Config(Section):
 
 
 def defaults() -> dict[str, Any]:
-    """Every option with its default, as a plain nested mapping."""
+    """Every option with its default, as a nested mapping."""
     return asdict(Config())
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of the leaves of a nested mapping."""
+    """Yield dotted name and value of each leaf of a nested mapping.
+
+    Args:
+        values: the mapping.
+        prefix: what every name begins with.
+    """
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def kl_choice(ppo: PPOConfig) -> tuple[str, str]:
-    """Where the KL penalty stands and which estimator it is."""
-    return ppo.kl_placement, ppo.kl_estimator or {"reward": "k1", "loss": "k2"}[ppo.kl_placement]
-
-
-def weights_dtype(config: Config, device: str, *, trains_fully: bool) -> str:
-    """Of frozen weights, as asked for; else float32 on a CPU and in full training, else half.
-
-    Args:
-        device: its kind: cpu, cuda or mps.
-        trains_fully: all layers train, which is done in float32.
-    """
-    if config.dtype != "auto":
-        return config.dtype
-    return "float32" if device == "cpu" or trains_fully else "bfloat16"
-
-
-def check_training_sampling(sampling: SamplingConfig) -> None:
-    """Refuse sampling whose distribution the log-probabilities of training do not describe.
-
-    Raises:
-        UsageError: temperature 0, top_k or top_p set.
-    """
-    if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1:
-        raise UsageError(
-            "training needs pure sampling: temperature > 0, top_k=0, top_p=1",
-            f"sampling.temperature={sampling.temperature} top_k={sampling.top_k} "
-            f"top_p={sampling.top_p}",
-            "greedy, top-k and nucleus sampling change probabilities that PPO's ratio "
-            "assumes unchanged; keep them for evaluate and generate",
-        )

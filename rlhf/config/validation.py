@@ -1,4 +1,4 @@
-"""From a plain mapping to a checked `Config`: unknown keys, wrong types, sizes at odds."""
+"""Check options: unknown keys, wrong types, values out of range, options at odds."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -13,6 +13,7 @@ from rlhf.config.schema import (
     KL_COEF_LOWEST,
     Config,
     PPOConfig,
+    SamplingConfig,
     Section,
     defaults,
     leaves,
@@ -23,7 +24,10 @@ _HELP = "see `rlhf COMMAND --help`"
 
 
 def load_config(values: Mapping[str, Any]) -> Config:
-    """The checked configuration of a plain mapping.
+    """The configuration of a nested mapping of options, checked.
+
+    Args:
+        values: options by section, as Hydra composes them.
 
     Raises:
         UsageError: an unknown key (with the nearest known one), a wrong type, a value out of
@@ -45,6 +49,22 @@ def load_config(values: Mapping[str, Any]) -> Config:
     return config
 
 
+def check_training_sampling(sampling: SamplingConfig) -> None:
+    """Refuse sampling from another distribution than the one whose log-probabilities PPO takes.
+
+    Raises:
+        UsageError: temperature 0, top_k or top_p set.
+    """
+    if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1:
+        raise UsageError(
+            "training needs pure sampling: temperature > 0, top_k=0, top_p=1",
+            f"sampling.temperature={sampling.temperature} top_k={sampling.top_k} "
+            f"top_p={sampling.top_p}",
+            "greedy, top-k and nucleus sampling change probabilities that PPO's ratio "
+            "assumes unchanged; keep them for evaluate and generate",
+        )
+
+
 def _check_ranges(values: Section, place: str = "") -> None:
     for name, hint in get_type_hints(type(values), include_extras=True).items():
         value, where = getattr(values, name), f"{place}{name}"
@@ -56,15 +76,20 @@ def _check_ranges(values: Section, place: str = "") -> None:
 
 
 def _ranges(hint: Any) -> list[Range]:
-    """Those that a type, or a part of it, is annotated with."""
-    found = [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Range)]
-    return found + [inner for part in get_args(hint) for inner in _ranges(part)]
+    """The ranges that a type, or a part of it, is annotated with."""
+    ranges = [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Range)]
+    return ranges + [inner for part in get_args(hint) for inner in _ranges(part)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Advice that names the known word most like `name`."""
-    near = get_close_matches(name, [*known], n=1)
-    return f"did you mean {near[0]}?" if near else _HELP
+    """Advice that names the closest match of a misspelt word, or the help if none is close.
+
+    Args:
+        name: the word that is unknown.
+        known: the words that it may be.
+    """
+    matches = get_close_matches(name, [*known], n=1)
+    return f"did you mean {matches[0]}?" if matches else _HELP
 
 
 def _check_sizes(config: Config) -> None:
@@ -88,13 +113,13 @@ def _check_sizes(config: Config) -> None:
         _check_advantage_estimator(ppo)
     if ppo.adaptive_kl_target is not None and not KL_COEF_LOWEST <= ppo.kl_coef <= KL_COEF_HIGHEST:
         raise UsageError(
-            f"a steered KL coefficient begins between {KL_COEF_LOWEST} and {KL_COEF_HIGHEST}",
+            f"an adaptive KL coefficient begins between {KL_COEF_LOWEST} and {KL_COEF_HIGHEST}",
             f"ppo.adaptive_kl_target={ppo.adaptive_kl_target} ppo.kl_coef={ppo.kl_coef}",
             "change ppo.kl_coef, or leave ppo.adaptive_kl_target empty",
         )
     if ppo.clip_scores is not None and not ppo.normalize_scores:
         raise UsageError(
-            "only scaled scores are clipped",
+            "only normalized scores are clipped",
             f"ppo.clip_scores={ppo.clip_scores} ppo.normalize_scores=false",
             "set ppo.normalize_scores=true, or leave ppo.clip_scores empty",
         )
@@ -107,14 +132,14 @@ def _check_sizes(config: Config) -> None:
 
 
 def _check_folds(config: Config) -> None:
-    folds, other = config.reward.cv_folds, config.data.validation_preferences
+    folds, held_out = config.reward.cv_folds, config.data.validation_preferences
     if folds == 1:
         fix = "set reward.cv_folds to 2 or more, or to 0 for one training"
         raise UsageError("one fold leaves nothing to train on", "reward.cv_folds=1", fix)
-    if folds and other:
+    if folds and held_out:
         raise UsageError(
             "folds hold out parts of the preferences, not another file",
-            f"reward.cv_folds={folds} data.validation_preferences={other}",
+            f"reward.cv_folds={folds} data.validation_preferences={held_out}",
             "leave one of them empty",
         )
 

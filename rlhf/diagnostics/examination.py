@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from rlhf.config.schema import Config, weights_dtype
+from rlhf.config.resolve import weights_dtype
+from rlhf.config.schema import Config
 from rlhf.diagnostics.facts import Facts, gather, gather_quickly
 from rlhf.diagnostics.rules import Finding, diagnose, mending
 from rlhf.diagnostics.trials import Check, check, run_checks, try_linear

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-from rlhf.config.schema import Config, weights_dtype
+from rlhf.config.resolve import weights_dtype
+from rlhf.config.schema import Config
 from rlhf.models.loading import locate_model
 from rlhf.planning.model_dims import ModelDims
 from rlhf.rewards.reward_card import RewardCard

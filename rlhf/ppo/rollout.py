@@ -5,7 +5,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rlhf.config.schema import PPOConfig, SamplingConfig, kl_choice
+from rlhf.config.resolve import kl_choice
+from rlhf.config.schema import PPOConfig, SamplingConfig
 from rlhf.data.microbatching import map_microbatches, microbatches
 from rlhf.errors import ResourceError
 from rlhf.functional import ADVANTAGE_ESTIMATORS

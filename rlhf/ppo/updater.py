@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rlhf.config.schema import KL_COEF_HIGHEST, KL_COEF_LOWEST, PPOConfig, kl_choice
+from rlhf.config.resolve import kl_choice
+from rlhf.config.schema import KL_COEF_HIGHEST, KL_COEF_LOWEST, PPOConfig
 from rlhf.data.microbatching import microbatches
 from rlhf.functional import (
     ADVANTAGE_ESTIMATORS,

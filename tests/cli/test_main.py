@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rlhf.cli.help import COMMANDS
-from rlhf.cli.main import _composed, _config_directory, _sweep, main, parse
-from rlhf.config.validation import load_config
+from rlhf import __version__
+from rlhf.cli.main import main, parse
 from rlhf.errors import UsageError
 from rlhf.tracking.console import console
 
@@ -29,50 +28,6 @@ def test_words_are_files_overrides_or_flags() -> None:
 def test_unknown_words_are_refused(words: list[str]) -> None:
     with pytest.raises(UsageError):
         parse(words)
-
-
-def test_a_sweep_is_every_combination() -> None:
-    found = list(_sweep(["seed=1,2", "ppo.lr=0.1,0.2", "name=x"]))
-    assert len(found) == 4
-    assert found[1] == ["seed=1", "ppo.lr=0.2", "name=x"]
-
-
-TEXTS = ["What is <image> </s>?", "it's, a = [b] {c}: $d", "a\\b", "'quoted'", "", "null", "3"]
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_a_text_reaches_its_option_as_typed(text: str) -> None:
-    composed = _composed("generate", [f"instruction={text}", "ppo.lr=0.5"])
-    assert composed["instruction"] == text.strip("'")
-    assert composed["ppo"]["lr"] == 0.5
-
-
-EXPERIMENTS = sorted(path.stem for path in (_config_directory() / "experiment").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_experiment_composes_with_every_command(command: str, experiment: str) -> None:
-    load_config(_composed(command, [f"experiment={experiment}"]))
-
-
-def test_every_group_file_composes() -> None:
-    for group in ("model", "data", "reward", "ppo"):
-        for path in (_config_directory() / group).glob("*.yaml"):
-            load_config(_composed("ppo", [f"{group}={path.stem}"]))
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_explains(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
-    out = capsys.readouterr().out
-    assert COMMANDS[command][0] in out and "seed=0" in out
-
-
-def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
-    out = capsys.readouterr().out
-    assert all(command in out for command in COMMANDS)
 
 
 def line(**fields: object) -> str:
@@ -159,7 +114,7 @@ def test_json_has_null_for_what_is_no_number(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     metrics = {"a": math.nan, "b": [{"c": math.inf}, (-math.inf, 1.5)], "d": "NaN", "e": 7}
-    monkeypatch.setattr("rlhf.cli.main.command_function", lambda command: lambda job: metrics)
+    monkeypatch.setattr("rlhf.cli.main.load_function", lambda command: lambda job: metrics)
     wanted = {"a": None, "b": [{"c": None}, [None, 1.5]], "d": "NaN", "e": 7}
     for command in ("validate", "sft"):  # without and with a run directory
         assert main([command, f"output_dir={tmp_path}", "--json"]) == 0
@@ -173,6 +128,11 @@ def test_json_has_null_for_what_is_no_number(
 def test_json_silences_one_call_only(directory: Path) -> None:
     assert main(["validate", "good.jsonl", "--json"]) == 0
     assert not console().quiet
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rlhf {__version__}\n"
 
 
 def test_python_m_rlhf_is_rlhf() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.cli.main import _composed, main
+from rlhf.cli.hydra_compose import compose_options
+from rlhf.cli.main import main
 from rlhf.commands.job import Job
 from rlhf.commands.resume import check_options, checkpoint_of
 from rlhf.config.schema import Config, PPOConfig
@@ -100,11 +101,11 @@ def test_the_command_line_of_a_resume(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     run = saved(tmp_path / "runs" / "x" / "20260101-000000-abcd", 2)
     (run / "config.yaml").write_text("seed: 7\nname: x\nppo: {lr: 0.5}\n")
-    stored = _composed("ppo", [f"resume={run}", "ppo.kl_coef=0.25"])
+    stored = compose_options("ppo", [f"resume={run}", "ppo.kl_coef=0.25"])
     assert (stored["seed"], stored["ppo"]["lr"], stored["ppo"]["kl_coef"]) == (7, 0.5, 0.25)
-    whole = _composed("ppo", [f"resume={run}", "experiment=demo"])
+    whole = compose_options("ppo", [f"resume={run}", "experiment=demo"])
     assert (whole["seed"], whole["ppo"]["lr"]) == (0, 5e-4)
-    auto = _composed("ppo", ["resume=auto", "name=x"])
+    auto = compose_options("ppo", ["resume=auto", "name=x"])
     assert (Path(auto["resume"]), auto["seed"]) == (Path("runs/x") / run.name, 0)
-    assert _composed("ppo", ["resume=auto", "name=y"])["resume"] == ""
+    assert compose_options("ppo", ["resume=auto", "name=y"])["resume"] == ""
     assert main(["ppo", "resume=nowhere"]) == 2

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.cli.help import COMMANDS, command_help
+from rlhf.cli.commands import COMMANDS
+from rlhf.cli.help import command_help
+from rlhf.config.resolve import kl_choice
 from rlhf.config.schema import (
     PPOConfig,
     SamplingConfig,
-    check_training_sampling,
     defaults,
-    kl_choice,
     leaves,
 )
-from rlhf.config.validation import load_config
+from rlhf.config.validation import check_training_sampling, load_config
 from rlhf.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -37,15 +37,21 @@ def test_the_defaults_are_a_valid_configuration() -> None:
 @pytest.mark.parametrize("name", sorted(name for name, _ in leaves(defaults())))
 def test_every_option_is_read_somewhere(name: str) -> None:
     leaf = name.rpartition(".")[2]
-    sources = [p.read_text() for p in (ROOT / "rlhf").rglob("*.py") if p.name != "config/schema.py"]
-    checks = (ROOT / "rlhf/config/schema.py").read_text().partition("def kl_choice")[2]
-    assert any(re.search(rf"\.{leaf}\b", text) for text in [*sources, checks]), name
+    sources = [p.read_text() for p in (ROOT / "rlhf").rglob("*.py") if p.name != "schema.py"]
+    assert any(re.search(rf"\.{leaf}\b", text) for text in sources), name
+
+
+def test_every_option_stands_on_one_line_with_its_comment() -> None:
+    source = (ROOT / "rlhf/config/schema.py").read_text()
+    options = re.findall(r"^    (\w+): (?!\w+Config = \w+Config\(\))(.*)$", source, re.MULTILINE)
+    assert len(options) == len([*leaves(defaults())])
+    assert [name for name, rest in options if "  # " not in rest] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_option_of_its_sections_with_a_comment(command: str) -> None:
     text = command_help(command, defaults())
-    for section in COMMANDS[command][2]:
+    for section in COMMANDS[command].sections:
         for option in defaults()[section]:
             line = next(line for line in text.splitlines() if f"  {section}.{option}=" in line)
             assert len(line.partition("=")[2].split()) > 1, line
@@ -106,7 +112,7 @@ def test_whitened_minibatches_and_a_kl_in_the_loss_exclude_each_other() -> None:
     ("options", "message"),
     [
         ({"adaptive_kl_target": 6.0, "kl_coef": 0.0}, "begins between 0.0001 and 10.0"),
-        ({"clip_scores": 3.0}, "only scaled scores are clipped"),
+        ({"clip_scores": 3.0}, "only normalized scores are clipped"),
         (
             {"advantage_estimator": "rloo", "samples_per_prompt": 4, "gae_lambda_alpha": 0.05},
             "has no λ",

@@ -146,7 +146,7 @@ BUGS = (
     Bug(
         "sampling is cut in a way the log-probabilities do not know",
         ("trl #2358", "LlamaFactory: generation defaults"),
-        "config/schema.py",
+        "config/validation.py",
         (("if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1:", "if False:"),),
         "tests/config/test_validation.py::test_training_refuses_sampling_that_bends_the_distribution",
     ),

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from rlhf.config.schema import PPOConfig, kl_choice
+from rlhf.config.resolve import kl_choice
+from rlhf.config.schema import PPOConfig
 from rlhf.functional import inverse_cdf_tokens, keyed_uniforms
 from rlhf.kernels import gather_spans, token_kl, token_logprobs
 from rlhf.ppo.buffer import RolloutBuffer

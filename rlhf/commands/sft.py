@@ -1,0 +1,46 @@
+"""`rlhf sft`: supervised training on demonstrations."""
+
+from typing import Any
+
+from rlhf.commands.job import Job
+from rlhf.commands.model_setup import announce, load_trainable, metrics_writer, save_trained
+from rlhf.commands.resume import checkpoint_of, drop_checkpoints
+from rlhf.data.collate import prompt_batch
+from rlhf.data.input_files import input_file, read_with_images
+from rlhf.data.records import DemonstrationRecord
+from rlhf.data.tokenization import response_batch
+from rlhf.models.loading import locate_model
+from rlhf.models.lora import add_adapter
+from rlhf.models.policy import POLICY
+from rlhf.training.sft_trainer import SFTTrainer
+
+
+def sft(job: Job) -> dict[str, Any]:
+    """Train on demonstrations; leave model/ or adapter/ in the run directory.
+
+    Returns:
+        The loss at the end, the number of demonstrations and of optimizer steps.
+    """
+    config, data = job.config, job.config.data
+    path = input_file(data.demonstrations, "data.demonstrations")
+    records, root = read_with_images(config, path, DemonstrationRecord)
+    location = locate_model(config.model.path)
+    full = config.model.train == "full"
+    llava = load_trainable(config, location, fully=full)
+    if full:
+        llava.train_language_model(embeddings=True)
+    else:
+        add_adapter(llava.adapters, POLICY, config.model)
+    prompts = prompt_batch(records, llava.builder, root, max_tokens=data.max_prompt_tokens)
+    responses = response_batch([record.response for record in records], llava.builder)
+    checkpoint = checkpoint_of(job, job.run_dir)
+    with metrics_writer(job, job.run_dir, checkpoint, ("sft/loss",)) as writer:
+        trainer = SFTTrainer(config, llava, prompts, responses, writer, job.run_dir)
+        if checkpoint:
+            trainer.restore(checkpoint)
+        announce(llava, steps=trainer.steps)
+        loss = trainer.run()
+    metrics = {"loss": loss, "demonstrations": len(records), "steps": trainer.steps}
+    save_trained(job, "sft", llava, metrics)
+    drop_checkpoints(job.run_dir)
+    return metrics
