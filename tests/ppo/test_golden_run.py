@@ -90,7 +90,7 @@ def test_an_update_on_the_recorded_responses_has_the_recorded_metrics(
 ) -> None:
     recorded = json.loads(FILE.read_text())["update"]
     found = replayed(tiny, tmp_path, recorded)
-    assert found == pytest.approx(recorded["figures"], rel=1e-5, abs=1e-5)
+    assert found == pytest.approx(recorded["metrics"], rel=1e-5, abs=1e-5)
 
 
 def record(tiny: Path, directory: Path) -> None:
@@ -102,7 +102,7 @@ def record(tiny: Path, directory: Path) -> None:
         "lengths": rollout.spans.lengths.tolist(),
         "finished": rollout.responses.finished.tolist(),
     }
-    update["figures"] = replayed(tiny, directory / "update", update)
+    update["metrics"] = replayed(tiny, directory / "update", update)
     run = trainer(tiny, directory / "run", OPTIONS)
     run.run()
     known["hashes"][machine()] = weights(run)
