@@ -164,8 +164,8 @@ class Policy:
 
         Those of the base models, of the reference's adapter and of other models' adapters.
         """
-        trainable = self.trainable_parameters() | self.critic_parameters()
-        trained = {id(value) for value in trainable.values()}
+        policy, critic = self.trainable_parameters(), self.critic_parameters()  # may share names
+        trained = {id(value) for value in (*policy.values(), *critic.values())}
         return [
             (f"{role}.{name}", value)
             for role, model in self.base_models().items()

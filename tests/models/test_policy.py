@@ -119,6 +119,14 @@ def test_frozen_parameters_are_all_that_is_not_trained(llava: Llava) -> None:
     assert len(frozen) + len(policy.trainable_parameters()) == total
 
 
+def test_a_model_and_a_critic_trained_in_full_are_both_not_frozen(llava: Llava) -> None:
+    """The parameters of the critic's copy have the names of the policy's."""
+    policy = build_policy(llava, ModelConfig(train="full"), temperature=1.0, critic="separate")
+    frozen = {id(value) for _, value in policy.frozen_parameters()}
+    for parameters in (policy.trainable_parameters(), policy.critic_parameters()):
+        assert parameters and not any(id(value) in frozen for value in parameters.values())
+
+
 def test_log_probabilities_are_those_of_the_sampled_temperature(llava: Llava, tiny: Path) -> None:
     prompts = tiny_models.prompts_of(llava, tiny)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=0.5)
