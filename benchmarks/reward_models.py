@@ -30,7 +30,7 @@ from rlhf.data.collate import preference_batch
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, read_records
 from rlhf.demo.rule_judge import label_pairs
 from rlhf.evaluation.reward_metrics import blindness, reward_metrics
-from rlhf.evaluation.reward_scoring import BlindTest, run_blind_test, write_blank
+from rlhf.evaluation.reward_scoring import BlindTest, run_blind_test, write_blank_image
 from rlhf.models.llava import Llava
 from rlhf.rewards.loading import build_reward
 from rlhf.tracking.console import console
@@ -92,7 +92,7 @@ def train(
         pairs = batches[0], batches[1].select(torch.arange(0))
         RewardTrainer(config, scorer, *pairs, writer, directory).run()
     seconds = time.perf_counter() - started
-    blank = write_blank(directory / "blank.png")
+    blank = write_blank_image(directory / "blank.png")
     judged = run_blind_test(
         scorer, held_out, batches[1], llava.builder, blank, max_tokens=MAX_TOKENS
     )
@@ -117,10 +117,13 @@ def measure(way: str, *task: Any) -> dict[str, float]:
     console().quiet = True
     judged, seconds = train(way, *task)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    metrics = reward_metrics(judged.own)
+    metrics = reward_metrics(judged.own_images)
     found = {"accuracy": metrics.accuracy.value, "seconds": seconds, "peak_mb": peak}
     found |= {kind.name: kind.value for kind in metrics.by_kind}
-    seen = [part.of_kind("right-wrong") for part in (judged.own, judged.shuffled, judged.blank)]
+    seen = [
+        part.of_kind("right-wrong")
+        for part in (judged.own_images, judged.shuffled_images, judged.blank_images)
+    ]
     gap = blindness(*seen)
     return found | {"gap": gap.gap, "gap_low": gap.low, "log_loss": metrics.log_loss}
 

@@ -36,8 +36,8 @@ from rlhf.evaluation.reward_scoring import (
     BlindTest,
     most_confident_pairs,
     run_blind_test,
-    scored_pairs,
-    write_blank,
+    score_pairs,
+    write_blank_image,
 )
 from rlhf.models.loading import locate_model
 from rlhf.rewards.caption_reward import CaptionReward
@@ -100,7 +100,7 @@ class _Study:
         self.model = build_reward(
             options, self.config.model, self.llava, captions, init_adapter=location.adapter
         )
-        self.blank = write_blank(job.run_dir / "blank.png")
+        self.blank = write_blank_image(job.run_dir / "blank.png")
         if captions is not None and isinstance(self.model, CaptionReward):
             self.model.captioner.add(self.blank, "")
         parameters = [*self.model.backbone().parameters(), *self.model.head.parameters()]
@@ -145,7 +145,7 @@ class _Study:
             stage(f"fold {number} of {len(splits)}")
             steps.append(self.train(split, self.job.run_dir / f"fold-{number}"))
             judged.append(self.judge(split))
-        metrics = [reward_metrics(part.own, seed=config.seed) for part in judged]
+        metrics = [reward_metrics(part.own_images, seed=config.seed) for part in judged]
         return BlindTest.concatenate(judged), metrics, round(median(steps))
 
     def judge(self, split: Split) -> BlindTest:
@@ -159,7 +159,7 @@ class _Study:
     def training_facts(self, path: Path, split: Split) -> dict[str, Any]:
         """What `rlhf score` needs to find the training pairs again, and what it must find."""
         config, pairs = self.config, self._batch(split.training, split.root)
-        own = scored_pairs(self.model, split.training, pairs, max_tokens=self._max_tokens)
+        own = score_pairs(self.model, split.training, pairs, max_tokens=self._max_tokens)
         whole = config.reward.cv_folds or config.data.validation_preferences
         return {
             "file": file_hash(path),
@@ -191,8 +191,10 @@ def _reported(
     job: Job, judged: BlindTest, folds: Sequence[RewardMetrics], root: Path, step: int
 ) -> dict[str, Any]:
     """Console, metrics.json, TensorBoard and report.html; the metrics for the summary."""
-    metrics = reward_metrics(judged.own, seed=job.config.seed)
-    blind = blindness(judged.own, judged.shuffled, judged.blank, seed=job.config.seed)
+    metrics = reward_metrics(judged.own_images, seed=job.config.seed)
+    blind = blindness(
+        judged.own_images, judged.shuffled_images, judged.blank_images, seed=job.config.seed
+    )
     rows = [*metric_rows(metrics), *blindness_rows(blind)]
     table("judged pairs", METRIC_COLUMNS, rows)
     say(f"blindness test, with and without the images: {blind.verdict}")
@@ -212,7 +214,7 @@ def _reported(
     (job.run_dir / "metrics.json").write_text(json.dumps(every, indent=2) + "\n")
     with MetricsWriter(job.run_dir) as writer:
         writer.scalars(metrics.scalars() | blind.scalars(), step)
-        writer.histograms({"reward/margins": judged.own.margins}, step)
+        writer.histograms({"reward/margins": judged.own_images.margins}, step)
         writer.table("metrics", METRIC_COLUMNS, rows, step)
         writer.table("calibration", CALIBRATION_COLUMNS, calibration_rows(metrics), step)
     wrong, right = most_confident_pairs(judged, root, SHOWN_PAIRS)

@@ -11,7 +11,7 @@ from torch import Tensor
 from rlhf.data.collate import preference_batch
 from rlhf.data.records import PreferenceRecord
 from rlhf.data.splits import split_pairs
-from rlhf.evaluation.reward_scoring import scored_pairs
+from rlhf.evaluation.reward_scoring import score_pairs
 from rlhf.evaluation.scored_pairs import ScoredPairs
 from rlhf.rewards.record_scoring import RecordScorer, RecordScores
 from rlhf.types import PromptBatch, Responses
@@ -62,7 +62,7 @@ def score_split(
         if part:
             limit = scorer.max_prompt_tokens
             batch = preference_batch(part, scorer.encoder, root, max_tokens=limit)
-            parts[name] = scored_pairs(scorer.scorer, part, batch, max_tokens=scorer.max_tokens)
+            parts[name] = score_pairs(scorer.scorer, part, batch, max_tokens=scorer.max_tokens)
             scores |= _scores_by_id(part, parts[name], getattr(scorer.scorer, "std", 1.0))
     return [scores[id(record)] for record in records], parts
 
@@ -90,7 +90,7 @@ def score_complete_pairs(
     limit = scorer.max_prompt_tokens
     batch = preference_batch(scored_records, scorer.encoder, root, max_tokens=limit)
     values = torch.tensor([_chosen_first(*row) for row in complete]).T.flatten()
-    pairs = scored_pairs(
+    pairs = score_pairs(
         PrecomputedScores(values), scored_records, batch, max_tokens=scorer.max_tokens
     )
     return scores, pairs

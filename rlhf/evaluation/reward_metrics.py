@@ -1,4 +1,4 @@
-"""What a reward model is told about itself on held-out pairs, and whether it looks at images."""
+"""Metrics of a reward model on held-out pairs, and whether it looks at the images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ from rlhf.functional.preference_metrics import (
 )
 
 CHANCE_LOSS = log(2)  # nats a pair, of scores that say nothing
-FEWEST_IMAGES = 20  # of decided pairs: an interval from fewer is not to be trusted
-SMALLEST_GAP = 0.05  # that matters: an interval below it, and holding 0, says no image is read
+MIN_IMAGES = 20  # of decided pairs: an interval from fewer is not to be trusted
+MIN_GAP = 0.05  # an interval of the gap that holds 0 and ends below says: no image is read
 LOOKS, IGNORES = "looks at the image", "ignores the image"
 CANNOT_TELL = "cannot tell: too few pairs"
 METRIC_COLUMNS = ("metric", "value", "95 % interval", "pairs")
@@ -34,7 +34,13 @@ CALIBRATION_COLUMNS = ("σ of the margin", "share right", "pairs")
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Pairs of about one predicted share: the mean of it, and how often the model was right."""
+    """Pairs about whose preferred response the model is about equally sure.
+
+    Attributes:
+        predicted: mean of σ(|margin|), the probability that the model gives to its own choice.
+        observed: share of the pairs where that choice is right.
+        pairs: how many.
+    """
 
     predicted: float
     observed: float
@@ -46,17 +52,24 @@ class RewardMetrics:
     """Metrics of n held-out pairs.
 
     Attributes:
-        pairs, ties, equal_scores: counts; only decided pairs are looked at for equal scores.
+        pairs: n.
+        ties: pairs without a preferred response.
+        equal_scores: pairs with a preferred response whose scores are equal.
+        accuracy: over the decided pairs, those with a preferred response.
         log_loss: nats a pair, ties half each way; CHANCE_LOSS is chance.
         calibration: bins that are not empty, 0.05 wide.
-        calibration_error: mean |observed - predicted|, 0 to 1.
-        margin_edges, margin_counts: histogram of the score of the preferred answer minus the other.
-        by_length: one for each of LENGTH_BANDS.
-        by_kind: in order of name.
-        length_correlation, length_rank_correlation: of score and words, over all responses;
-            0 where one does not vary.
-        longer_preferred, longer_scored_higher: share of the decided pairs of unequal length whose
-            longer answer is preferred, or scored higher; NaN without such pairs.
+        calibration_error: mean |observed - predicted| over pairs, 0 to 1.
+        margin_edges: edges of the bins of the margins' histogram, reward-model units; a margin is
+            the score of the preferred response minus that of the other.
+        margin_counts: decided pairs in each bin.
+        by_length: accuracy in each of LENGTH_BANDS.
+        by_kind: accuracy of each kind of pair, in order of name.
+        length_correlation: Pearson's, of score and words over all responses; 0 where one does not
+            vary.
+        length_rank_correlation: Spearman's.
+        longer_preferred: share of the decided pairs of unequal length whose longer response is
+            preferred; NaN without such pairs.
+        longer_scored_higher: share of these pairs whose longer response scores higher.
     """
 
     pairs: int
@@ -76,7 +89,7 @@ class RewardMetrics:
     longer_scored_higher: float
 
     def scalars(self) -> dict[str, float]:
-        """The metrics that METRICS names."""
+        """Return the metrics to log, by their names in METRICS."""
         return {
             "reward/validation_accuracy": self.accuracy.value,
             "reward/validation_loss": self.log_loss,
@@ -86,23 +99,28 @@ class RewardMetrics:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Every metric, for JSON; None where there is no number."""
-        return _plain(self)
+        """Return every metric as JSON has it; None where there is no number."""
+        return _json_values(self)
 
 
 @dataclass(frozen=True)
 class Blindness:
-    """Accuracy with the own image, with another's and with a blank one.
+    """Result of a blindness test: accuracy with the right images and without them.
 
     Attributes:
-        gap: own minus the better of the two others; low and high are its 95 % interval.
-        images: of decided pairs.
+        own_images: accuracy with the image of each pair.
+        shuffled_images: accuracy with the image of another pair.
+        blank_images: accuracy with a blank image.
+        gap: accuracy with own images minus the better of the two others.
+        low: lower end of the 95 % interval of the gap.
+        high: upper end of that interval.
+        images: distinct images of decided pairs.
         verdict: LOOKS, IGNORES or CANNOT_TELL.
     """
 
-    own: Accuracy
-    shuffled: Accuracy
-    blank: Accuracy
+    own_images: Accuracy
+    shuffled_images: Accuracy
+    blank_images: Accuracy
     gap: float
     low: float
     high: float
@@ -110,21 +128,28 @@ class Blindness:
     verdict: str
 
     def scalars(self) -> dict[str, float]:
-        """The metrics that METRICS names."""
+        """Return the metrics to log, by their names in METRICS."""
         return {
-            "reward/blind_accuracy_shuffled": self.shuffled.value,
-            "reward/blind_accuracy_blank": self.blank.value,
+            "reward/blind_accuracy_shuffled": self.shuffled_images.value,
+            "reward/blind_accuracy_blank": self.blank_images.value,
             "reward/blindness_gap": self.gap,
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Every metric, for JSON; None where there is no number."""
-        return _plain(self)
+        """Return every metric as JSON has it; None where there is no number."""
+        return _json_values(self)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Accuracy over the folds of a data set; std is the sample's, 0 of a single fold."""
+    """How far the accuracies of the folds of a data set lie apart.
+
+    Attributes:
+        mean: of the accuracies.
+        std: standard deviation of the sample; 0 for a single fold.
+        low: the lowest accuracy.
+        high: the highest accuracy.
+    """
 
     mean: float
     std: float
@@ -133,9 +158,11 @@ class Spread:
 
 
 def reward_metrics(pairs: ScoredPairs, *, seed: int = 0) -> RewardMetrics:
-    """The metrics of held-out pairs.
+    """Compute the metrics of held-out pairs.
 
-    Args: seed, of the 2,000 resamples of whole images behind the intervals.
+    Args:
+        pairs: n pairs with their scores.
+        seed: of the 2,000 resamples of whole images behind the intervals.
     """
     d, y = pairs.differences, pairs.labels.double()
     curve, (edges, counts) = calibration_curve(d, y), margin_histogram(d, y)
@@ -164,41 +191,55 @@ def reward_metrics(pairs: ScoredPairs, *, seed: int = 0) -> RewardMetrics:
 
 
 def blindness(
-    own: ScoredPairs, shuffled: ScoredPairs, blank: ScoredPairs, *, seed: int = 0
+    own_images: ScoredPairs,
+    shuffled_images: ScoredPairs,
+    blank_images: ScoredPairs,
+    *,
+    seed: int = 0,
 ) -> Blindness:
-    """What the image is worth to the model, and a verdict on it.
+    """Measure what the image is worth to the model, and say whether it looks at it.
 
-        gap = accuracy(own) - max(accuracy(shuffled), accuracy(blank))
+        gap = accuracy(own_images) - max(accuracy(shuffled_images), accuracy(blank_images))
 
     Images are resampled once for all three, so the interval is that of a paired difference.
     The verdict is CANNOT_TELL with fewer than 20 images; LOOKS if the interval lies above 0;
     IGNORES if it lies below 0.05; else CANNOT_TELL.
 
-    Args: the same pairs scored with their own image, with another's and with a blank one.
-    Raises: ValueError, they are not the same pairs.
+    Args:
+        own_images: n pairs scored with their own images.
+        shuffled_images: these pairs, scored with the images of others.
+        blank_images: these pairs, scored with a blank image.
+        seed: of the 2,000 resamples of whole images behind the interval.
+
+    Raises:
+        ValueError: they are not the same pairs.
     """
-    for blinded in (shuffled, blank):
-        if not torch.equal(own.labels, blinded.labels):
-            raise ValueError("pairs: wanted the same pairs in the same order three times")
-    credit = torch.stack([own.credit, shuffled.credit, blank.credit], dim=1)
-    means = resampled_accuracies(credit, own.images, seed)
+    parts = own_images, shuffled_images, blank_images
+    if not all(torch.equal(own_images.labels, part.labels) for part in parts):
+        raise ValueError("pairs: wanted the same pairs in the same order three times")
+    credit = torch.stack([part.credit for part in parts], dim=1)
+    means = resampled_accuracies(credit, own_images.image_ids, seed)
     names = "own image", "another image", "blank image"
-    seen, other, none = accuracies(names, credit, means)
+    own, shuffled, blank = accuracies(names, credit, means)
     low, high = map(float, percentile_interval(means[:, 0] - means[:, 1:].amax(dim=1)))
-    images = len(own.images[own.labels != 0.5].unique())
-    gap = seen.value - max(other.value, none.value)
-    return Blindness(seen, other, none, gap, low, high, images, _verdict(low, high, images))
+    images = len(own_images.image_ids[own_images.labels != 0.5].unique())
+    gap = own.value - max(shuffled.value, blank.value)
+    return Blindness(own, shuffled, blank, gap, low, high, images, _verdict(low, high, images))
 
 
 def accuracy_spread(folds: Sequence[RewardMetrics]) -> Spread:
-    """How far the accuracies of the folds lie apart. Raises: StatisticsError, there is none."""
+    """Compute how far the accuracies of the folds lie apart.
+
+    Raises:
+        StatisticsError: there is no fold.
+    """
     values = [fold.accuracy.value for fold in folds]
     std = stdev(values) if len(values) > 1 else 0.0
     return Spread(fmean(values), std, min(values), max(values))
 
 
 def metric_rows(metrics: RewardMetrics) -> list[tuple[object, ...]]:
-    """Rows for `console.table` under METRIC_COLUMNS."""
+    """Lay out metrics for a table under METRIC_COLUMNS."""
     n = metrics.pairs
     return [
         _row("accuracy", metrics.accuracy),
@@ -206,24 +247,25 @@ def metric_rows(metrics: RewardMetrics) -> list[tuple[object, ...]]:
         ("calibration error", metrics.calibration_error, "", n),
         ("ties", metrics.ties, "", n),
         ("correlation of score and words", metrics.length_correlation, "", n),
-        ("the same of their ranks", metrics.length_rank_correlation, "", n),
-        ("longer answer preferred", metrics.longer_preferred, "", n),
-        ("longer answer scored higher", metrics.longer_scored_higher, "", n),
+        ("correlation of their ranks", metrics.length_rank_correlation, "", n),
+        ("longer response preferred", metrics.longer_preferred, "", n),
+        ("longer response scored higher", metrics.longer_scored_higher, "", n),
         *(_row(f"accuracy, preferred is {x.name}", x) for x in metrics.by_length if x.pairs),
         *(_row(f"accuracy of {x.name}", x) for x in metrics.by_kind if x.name and x.pairs),
     ]
 
 
 def calibration_rows(metrics: RewardMetrics) -> list[tuple[object, ...]]:
-    """Rows for a table under CALIBRATION_COLUMNS."""
+    """Lay out the bins of the calibration for a table under CALIBRATION_COLUMNS."""
     return [(x.predicted, x.observed, x.pairs) for x in metrics.calibration]
 
 
-def blindness_rows(found: Blindness) -> list[tuple[object, ...]]:
-    """Rows for `console.table` under METRIC_COLUMNS."""
-    parts = found.own, found.shuffled, found.blank
-    gap = "gap, own minus the better blinded", found.gap, _interval(found.low, found.high)
-    return [*(_row(f"accuracy, {part.name}", part) for part in parts), (*gap, found.own.pairs)]
+def blindness_rows(result: Blindness) -> list[tuple[object, ...]]:
+    """Lay out the result of a blindness test for a table under METRIC_COLUMNS."""
+    accuracies = result.own_images, result.shuffled_images, result.blank_images
+    gap = "gap, own minus the better blinded", result.gap, _interval(result.low, result.high)
+    rows = [_row(f"accuracy, {accuracy.name}", accuracy) for accuracy in accuracies]
+    return [*rows, (*gap, result.own_images.pairs)]
 
 
 def _row(name: str, x: Accuracy) -> tuple[object, ...]:
@@ -234,26 +276,26 @@ def _interval(low: float, high: float) -> str:
     return "" if isnan(low) else f"{low:.3f} to {high:.3f}"
 
 
-def _plain(metrics: RewardMetrics | Blindness) -> dict[str, Any]:
-    """As JSON has it: msgspec writes NaN as null."""
+def _json_values(metrics: RewardMetrics | Blindness) -> dict[str, Any]:
+    # msgspec writes NaN as null.
     return dict(msgspec.json.decode(msgspec.json.encode(metrics)))
 
 
 def _accuracies(pairs: ScoredPairs, seed: int) -> tuple[Accuracy, ...]:
-    """Of all pairs, then of each length band, then of each kind."""
+    """Accuracy over all pairs, then in each length band, then of each kind."""
     kinds = sorted(set(pairs.kinds))
     bands = length_bands(pairs.lengths_a, pairs.lengths_b, pairs.labels)
     groups = [torch.ones(len(pairs), dtype=torch.bool)]
     groups += [bands == place for place in range(len(LENGTH_BANDS))]
     groups += [torch.tensor([name == kind for name in pairs.kinds]) for kind in kinds]
     credit = torch.stack([pairs.credit.where(rows, nan) for rows in groups], dim=1)
-    means = resampled_accuracies(credit, pairs.images, seed)
+    means = resampled_accuracies(credit, pairs.image_ids, seed)
     return accuracies(("all pairs", *LENGTH_BANDS, *kinds), credit, means)
 
 
 def _verdict(low: float, high: float, images: int) -> str:
-    if images < FEWEST_IMAGES:
+    if images < MIN_IMAGES:
         return CANNOT_TELL
     if low > 0:
         return LOOKS
-    return IGNORES if high < SMALLEST_GAP else CANNOT_TELL
+    return IGNORES if high < MIN_GAP else CANNOT_TELL

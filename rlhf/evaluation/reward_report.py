@@ -248,7 +248,7 @@ def _verdict(blindness: Blindness) -> _Verdict:
         headline[0].upper() + headline[1:],
         _MEANINGS.get(blindness.verdict, _MEANS_IGNORED),
         gap,
-        _by_name((blindness.own, blindness.shuffled, blindness.blank)),
+        _by_name((blindness.own_images, blindness.shuffled_images, blindness.blank_images)),
     )
 
 

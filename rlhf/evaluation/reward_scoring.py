@@ -1,4 +1,4 @@
-"""A scorer on judged pairs: with their own images, with others', and with a blank one."""
+"""Scores of preference pairs: with their own images, with those of others, with a blank one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,21 +22,28 @@ BLANK_SIDE, BLANK_GREY = 64, 128  # pixels; between black and white
 
 @dataclass(frozen=True)
 class BlindTest:
-    """Records with their scores: by their own images, by others' and by a blank one."""
+    """n pairs scored three times.
+
+    Attributes:
+        records: the n pairs as written.
+        own_images: scored with their own images.
+        shuffled_images: scored with the images of others.
+        blank_images: scored with a blank image.
+    """
 
     records: list[PreferenceRecord]
-    own: ScoredPairs
-    shuffled: ScoredPairs
-    blank: ScoredPairs
+    own_images: ScoredPairs
+    shuffled_images: ScoredPairs
+    blank_images: ScoredPairs
 
     @staticmethod
     def concatenate(parts: Sequence["BlindTest"]) -> "BlindTest":
-        """All parts, in order; no image is in two of them."""
+        """Return the pairs of all parts, in order; no image may be in two of them."""
         return BlindTest(
             [record for part in parts for record in part.records],
             *(
                 ScoredPairs.concatenate([getattr(part, name) for part in parts])
-                for name in ("own", "shuffled", "blank")
+                for name in ("own_images", "shuffled_images", "blank_images")
             ),
         )
 
@@ -46,39 +53,53 @@ def run_blind_test(
     records: Sequence[PreferenceRecord],
     pairs: PreferenceBatch,
     encoder: TextEncoder,
-    blank: Path,
+    blank_image: Path,
     *,
     max_tokens: int,
 ) -> BlindTest:
-    """The pairs, which `encoder` encoded, scored three times; `blank` shows nothing."""
+    """Score pairs with their own images, with the images of others and with a blank one.
+
+    Args:
+        scorer: scores all responses.
+        records: n pairs as written.
+        pairs: the n pairs, encoded with their own images.
+        encoder: what encoded them.
+        blank_image: an image that shows nothing.
+        max_tokens: tokens scored at once.
+    """
     prompts = pairs.prompts
-    grey = tuple((blank,) * len(row) for row in prompts.images)
-    others, nothing = (
+    blank_images = tuple((blank_image,) * len(row) for row in prompts.images)
+    shuffled_pairs, blank_pairs = (
         replace(pairs, prompts=with_images(prompts, images, encoder))
-        for images in (prompts.mismatched_images(), grey)
+        for images in (prompts.mismatched_images(), blank_images)
     )
-    own = scored_pairs(scorer, records, pairs, max_tokens=max_tokens)
-    shuffled, blanked = (
-        scored_pairs(scorer, records, part, max_tokens=max_tokens, images=own.images)
-        for part in (others, nothing)
+    own = score_pairs(scorer, records, pairs, max_tokens=max_tokens)
+    shuffled, blank = (
+        score_pairs(scorer, records, part, max_tokens=max_tokens, image_ids=own.image_ids)
+        for part in (shuffled_pairs, blank_pairs)
     )
-    return BlindTest(list(records), own, shuffled, blanked)
+    return BlindTest(list(records), own, shuffled, blank)
 
 
-def scored_pairs(
+def score_pairs(
     scorer: Scorer,
     records: Sequence[PreferenceRecord],
     pairs: PreferenceBatch,
     *,
     max_tokens: int,
-    images: Tensor | None = None,
+    image_ids: Tensor | None = None,
 ) -> ScoredPairs:
-    """The pairs with their scores, on the scale the model was trained on; chosen stands as a.
+    """Score pairs on the scale on which a reward model was trained.
 
     Args:
+        scorer: scores all responses.
         records: n pairs as written.
-        pairs: the same, encoded.
-        images: [n] int64, what tells images apart; None: the content of their own files.
+        pairs: the n pairs, encoded.
+        max_tokens: tokens scored at once.
+        image_ids: [n] int64, equal for equal images; None: by the content of the image files.
+
+    Returns:
+        The n pairs; response a is the chosen one.
     """
     # σ(difference) is a probability only before scores are divided by their deviation.
     scale = getattr(scorer, "std", 1.0)
@@ -92,39 +113,48 @@ def scored_pairs(
         labels=pairs.labels,
         lengths_a=lengths[:, 0],
         lengths_b=lengths[:, 1],
-        images=image_numbers(pairs) if images is None else images,
+        image_ids=identify_images(pairs) if image_ids is None else image_ids,
         kinds=tuple(str(record.meta.get("pair", "")) for record in records),
     )
 
 
-def image_numbers(pairs: PreferenceBatch) -> Tensor:
-    """[n] int64, equal where the images of two pairs are equal by content."""
+def identify_images(pairs: PreferenceBatch) -> Tensor:
+    """Return a number for the images of each pair, [n] int64, equal where their contents are."""
     images = pairs.prompts.images
     digests = {path: image_digest(path) for row in images for path in row}
     contents = [tuple(digests[path] for path in row) for row in images]
-    numbers = {content: number for number, content in enumerate(dict.fromkeys(contents))}
-    return torch.tensor([numbers[content] for content in contents])
+    ids = {content: number for number, content in enumerate(dict.fromkeys(contents))}
+    return torch.tensor([ids[content] for content in contents])
 
 
-def write_blank(path: Path) -> Path:
-    """A plain grey image; its path."""
+def write_blank_image(path: Path) -> Path:
+    """Write a grey image that shows nothing; return its path."""
     Image.new("RGB", (BLANK_SIDE, BLANK_SIDE), (BLANK_GREY,) * 3).save(path)
     return path
 
 
 def most_confident_pairs(
-    judged: BlindTest, root: Path, count: int
+    test: BlindTest, root: Path, count: int
 ) -> tuple[list[ReportPair], list[ReportPair]]:
-    """The pairs scored wrong and right with the largest difference, to be looked at."""
-    wrong, right = confident_rows(judged.own, count)
+    """Load the pairs with the largest difference of scores, for a report.
+
+    Args:
+        test: the pairs, scored.
+        root: the directory that relative image paths start from.
+        count: pairs of each list at most.
+
+    Returns:
+        Pairs scored wrong, and pairs scored right, by their own images.
+    """
+    wrong, right = confident_rows(test.own_images, count)
     return (
-        [_judged_pair(judged, row, root) for row in wrong],
-        [_judged_pair(judged, row, root) for row in right],
+        [_report_pair(test, row, root) for row in wrong],
+        [_report_pair(test, row, root) for row in right],
     )
 
 
-def _judged_pair(judged: BlindTest, row: int, root: Path) -> ReportPair:
-    record, pairs = judged.records[row], judged.own
+def _report_pair(test: BlindTest, row: int, root: Path) -> ReportPair:
+    record, pairs = test.records[row], test.own_images
     return ReportPair(
         load_image(resolve_image(record.image_path, root)),
         record.instruction,

@@ -77,7 +77,7 @@ def test_the_interval_comes_from_images() -> None:
     pairs = scored([1.0] * 50 + [-1.0] * 50, images=[0] * 50 + [1] * 50)
     metrics = reward_metrics(pairs)
     assert (metrics.accuracy.low, metrics.accuracy.high) == (0, 1)
-    apart = reward_metrics(replace(pairs, images=torch.arange(100)))
+    apart = reward_metrics(replace(pairs, image_ids=torch.arange(100)))
     # 95 % of a share of one half in 100: ± 0.098
     assert apart.accuracy.low == pytest.approx(0.402, abs=0.015)
     assert apart.accuracy.high == pytest.approx(0.598, abs=0.015)
@@ -152,7 +152,7 @@ def test_the_verdict(own: float, shuffled: float, blank: float, images: int, ver
 
 
 def test_images_are_counted_not_pairs() -> None:
-    few = [replace(with_accuracy(x), images=torch.arange(100) // 10) for x in (1, 0, 0)]
+    few = [replace(with_accuracy(x), image_ids=torch.arange(100) // 10) for x in (1, 0, 0)]
     assert blindness(*few).images == 10 and blindness(*few).verdict == CANNOT_TELL
 
 
@@ -189,6 +189,14 @@ def test_the_surest_rows_are_one_per_image() -> None:
     assert confident_rows(pairs, 1) == ([1], [4])
 
 
+def test_pairs_of_a_kind() -> None:
+    style = SIX.of_kind("style")
+    assert (len(style), style.differences.tolist()) == (3, [2, -1, 1])
+    assert style.image_ids.tolist() == [5, 5, 7] and set(style.kinds) == {"style"}
+    with pytest.raises(ValueError, match="pairs"):
+        SIX.of_kind("taste")
+
+
 @pytest.mark.parametrize(
     "change, name",
     [
@@ -196,7 +204,7 @@ def test_the_surest_rows_are_one_per_image() -> None:
         ({"labels": torch.tensor([1, 1, 0, 1, 0, math.nan])}, "labels"),
         ({"scores_a": torch.tensor([1, 1, 0, 1, 0, math.nan])}, "scores"),
         ({"scores_b": torch.tensor([1, 1, 0, 1, 0, math.inf])}, "scores"),
-        ({"images": torch.arange(5)}, "pairs"),
+        ({"image_ids": torch.arange(5)}, "pairs"),
         ({"kinds": ("",)}, "pairs"),
     ],
 )

@@ -96,7 +96,7 @@ def test_bars_lie_where_their_shares_say(tmp_path) -> None:  # noqa: ANN001
     dots = [style_of(x)["left"] for x in spans if x.get("class") == "dot"]
     assert fills[:3] == dots[:3] == ["90.0%", "50.0%", "60.0%"]
     interval = style_of(next(x for x in spans if x.get("class") == "interval"))
-    low, high = 100 * LOOKING.own.low, 100 * LOOKING.own.high
+    low, high = 100 * LOOKING.own_images.low, 100 * LOOKING.own_images.high
     assert interval == {"left": f"{low:.1f}%", "right": f"calc(100% - {high:.1f}%)"}
 
 

@@ -21,7 +21,7 @@ from rlhf.config.schema import LoraType, ModelConfig
 from rlhf.data.records import PreferenceRecord
 from rlhf.data.tokenization import response_batch
 from rlhf.errors import UsageError
-from rlhf.evaluation.reward_scoring import run_blind_test, write_blank
+from rlhf.evaluation.reward_scoring import run_blind_test, write_blank_image
 from rlhf.models.fingerprints import same_encoding
 from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, build_policy
@@ -115,9 +115,11 @@ def test_the_blind_test_scores_with_other_images_and_a_blank_one(
         "preference": "response_a",
     }
     records = [PreferenceRecord("a.png", text, **items) for text in anyres.QUESTIONS]
-    blank = write_blank(tmp_path / "blank.png")
+    blank = write_blank_image(tmp_path / "blank.png")
     result = run_blind_test(model, records, pairs, llava.builder, blank, max_tokens=400)
-    own, shuffled, blank_scores = (x.scores_a for x in (result.own, result.shuffled, result.blank))
+    own, shuffled, blank_scores = (
+        x.scores_a for x in (result.own_images, result.shuffled_images, result.blank_images)
+    )
     assert not torch.equal(own, shuffled) and not torch.equal(own, blank_scores)
 
 
