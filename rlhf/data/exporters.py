@@ -100,12 +100,12 @@ def export_label_studio(
             continue
         for (i, first), (j, second) in combinations(enumerate(record.responses), 2):
             if first.strip() == second.strip():
-                skipped["equal answers"] += 1
+                skipped["equal responses"] += 1
             else:
                 name = f"{record.id}/{i}-{j}" if record.id else ""
                 tasks.append({"data": _task_data(record, first, second, name)})
     if not tasks:
-        raise UsageError("no two answers differ, so there is nothing to compare", str(output), "")
+        raise UsageError("no two responses differ, so there is nothing to compare", str(output), "")
     config = output.with_name(f"{output.stem}.config.xml")
     with _new_file(output) as tasks_part, _new_file(config) as config_part:
         tasks_part.write(msgspec.json.encode(tasks))

@@ -25,15 +25,15 @@ PAIRS = {p.key: p for p in (Pair(f"{n}.png", "What?", "x", "y") for n in range(6
 KEYS = list(PAIRS)
 
 
-def desk_of(path: Path, clock: Clock, *, overlap: int = 1) -> AnnotationQueue:
+def queue_of(path: Path, clock: Clock, *, overlap: int = 1) -> AnnotationQueue:
     log = EventLog(path / "log.jsonl")
     log.close()  # so that a second one may open it, as after a crash
     return AnnotationQueue(PAIRS, log, overlap=overlap, lease=10, clock=clock)
 
 
 @pytest.fixture
-def desk(tmp_path: Path, clock: Clock) -> AnnotationQueue:
-    return desk_of(tmp_path, clock)
+def queue(tmp_path: Path, clock: Clock) -> AnnotationQueue:
+    return queue_of(tmp_path, clock)
 
 
 def keys(pairs: list[Pair]) -> list[str]:
@@ -44,64 +44,66 @@ def response(pair: str, choice: Choice = "tie", *, by: str = "eva", key: str = "
     return Submission(key or f"{by}-{pair}", by, pair, choice, 1.0)
 
 
-def test_two_people_never_have_the_same_pair(desk: AnnotationQueue) -> None:
-    assert keys(desk.assign("eva", "page of eva", [], 2)) == KEYS[:2]
-    assert keys(desk.assign("udo", "page of udo", [], 3)) == KEYS[2:5]
-    assert keys(desk.assign("eva", "page of eva", KEYS[:2], 9)) == KEYS[5:]
+def test_two_people_never_have_the_same_pair(queue: AnnotationQueue) -> None:
+    assert keys(queue.assign("eva", "page of eva", [], 2)) == KEYS[:2]
+    assert keys(queue.assign("udo", "page of udo", [], 3)) == KEYS[2:5]
+    assert keys(queue.assign("eva", "page of eva", KEYS[:2], 9)) == KEYS[5:]
 
 
-def test_a_lease_that_ran_out_frees_the_pair(desk: AnnotationQueue, clock: Clock) -> None:
-    desk.assign("eva", "page of eva", [], 6)
+def test_a_lease_that_ran_out_frees_the_pair(queue: AnnotationQueue, clock: Clock) -> None:
+    queue.assign("eva", "page of eva", [], 6)
     clock.now = 9.0
-    assert desk.assign("udo", "page of udo", [], 6) == []
-    desk.assign("eva", "page of eva", KEYS, 0)
+    assert queue.assign("udo", "page of udo", [], 6) == []
+    queue.assign("eva", "page of eva", KEYS, 0)
     clock.now = 18.0
-    assert desk.assign("udo", "page of udo", [], 6) == []
-    desk.assign("eva", "page of eva", KEYS[:1], 0)  # she still has the first
+    assert queue.assign("udo", "page of udo", [], 6) == []
+    queue.assign("eva", "page of eva", KEYS[:1], 0)  # she still has the first
     clock.now = 20.0
-    assert keys(desk.assign("udo", "page of udo", [], 6)) == KEYS[1:]
+    assert keys(queue.assign("udo", "page of udo", [], 6)) == KEYS[1:]
 
 
-def test_what_someone_no_longer_holds_is_free_for_others(desk: AnnotationQueue) -> None:
-    desk.assign("eva", "page of eva", [], 4)
-    assert desk.assign("eva", "page of eva", KEYS[1:2], 0) == []
-    assert keys(desk.assign("udo", "page of udo", [], 9)) == [KEYS[0], *KEYS[2:]]
+def test_what_someone_no_longer_holds_is_free_for_others(queue: AnnotationQueue) -> None:
+    queue.assign("eva", "page of eva", [], 4)
+    assert queue.assign("eva", "page of eva", KEYS[1:2], 0) == []
+    assert keys(queue.assign("udo", "page of udo", [], 9)) == [KEYS[0], *KEYS[2:]]
 
 
-def test_two_pages_of_one_person_have_different_pairs(desk: AnnotationQueue) -> None:
-    assert keys(desk.assign("eva", "first page", [], 2)) == KEYS[:2]
-    assert keys(desk.assign("eva", "second page", [], 2)) == KEYS[2:4]
+def test_two_pages_of_one_person_have_different_pairs(queue: AnnotationQueue) -> None:
+    assert keys(queue.assign("eva", "first page", [], 2)) == KEYS[:2]
+    assert keys(queue.assign("eva", "second page", [], 2)) == KEYS[2:4]
 
 
 def test_overlap_shows_a_pair_to_so_many_people(tmp_path: Path, clock: Clock) -> None:
-    desk = desk_of(tmp_path, clock, overlap=2)
-    desk.record(response(KEYS[0], by="eva"))
-    assert keys(desk.assign("udo", "page of udo", [], 1)) == KEYS[:1]
-    assert keys(desk.assign("ida", "page of ida", [], 1)) == KEYS[1:2]
-    desk.record(response(KEYS[0], by="udo"))
+    queue = queue_of(tmp_path, clock, overlap=2)
+    queue.record(response(KEYS[0], by="eva"))
+    assert keys(queue.assign("udo", "page of udo", [], 1)) == KEYS[:1]
+    assert keys(queue.assign("ida", "page of ida", [], 1)) == KEYS[1:2]
+    queue.record(response(KEYS[0], by="udo"))
     clock.now = 99.0
-    assert keys(desk.assign("ida", "page of ida", [], 9)) == KEYS[1:]
-    assert keys(desk.assign("eva", "page of eva", [], 9)) == KEYS[1:]
+    assert keys(queue.assign("ida", "page of ida", [], 9)) == KEYS[1:]
+    assert keys(queue.assign("eva", "page of eva", [], 9)) == KEYS[1:]
 
 
-def test_who_skips_a_pair_leaves_it_to_others(desk: AnnotationQueue) -> None:
-    desk.record(response(KEYS[0], "skip"))
-    assert keys(desk.assign("eva", "page of eva", [], 1)) == KEYS[1:2]
-    assert keys(desk.assign("udo", "page of udo", [], 1)) == KEYS[:1]
+def test_who_skips_a_pair_leaves_it_to_others(queue: AnnotationQueue) -> None:
+    queue.record(response(KEYS[0], "skip"))
+    assert keys(queue.assign("eva", "page of eva", [], 1)) == KEYS[1:2]
+    assert keys(queue.assign("udo", "page of udo", [], 1)) == KEYS[:1]
 
 
-def test_a_response_that_comes_again_is_written_once(desk: AnnotationQueue, tmp_path: Path) -> None:
+def test_a_response_that_comes_again_is_written_once(
+    queue: AnnotationQueue, tmp_path: Path
+) -> None:
     for _ in range(3):
-        desk.record(response(KEYS[0]))
+        queue.record(response(KEYS[0]))
     assert len(read_events(tmp_path / "log.jsonl")) == 1
 
 
-def test_the_state_is_that_of_the_log(desk: AnnotationQueue, tmp_path: Path, clock: Clock) -> None:
-    desk.record(response(KEYS[0]))
-    desk.record(response(KEYS[1], "skip"))
-    desk.record(response(KEYS[2]))
-    desk.undo("eva", "page of eva", "undo-1")
-    again = desk_of(tmp_path, clock)
+def test_the_state_is_that_of_the_log(queue: AnnotationQueue, tmp_path: Path, clock: Clock) -> None:
+    queue.record(response(KEYS[0]))
+    queue.record(response(KEYS[1], "skip"))
+    queue.record(response(KEYS[2]))
+    queue.undo("eva", "page of eva", "undo-1")
+    again = queue_of(tmp_path, clock)
     assert keys(again.assign("eva", "page of eva", [], 9)) == KEYS[2:]
     assert again.progress("eva") == {"done": 2, "total": 6}
     again.record(response(KEYS[0]))  # sent again after a crash
@@ -109,31 +111,31 @@ def test_the_state_is_that_of_the_log(desk: AnnotationQueue, tmp_path: Path, clo
     assert len(read_events(tmp_path / "log.jsonl")) == 4
 
 
-def test_undo_goes_back_one_by_one_and_only_over_ones_own(desk: AnnotationQueue) -> None:
-    desk.record(response(KEYS[0]))
-    desk.record(response(KEYS[1]))
-    desk.record(response(KEYS[2], by="udo"))
-    assert desk.undo("eva", "page of eva", "first") == PAIRS[KEYS[1]]
-    assert desk.undo("eva", "page of eva", "first") == PAIRS[KEYS[1]]  # the same request again
-    assert desk.undo("eva", "page of eva", "second") == PAIRS[KEYS[0]]
-    assert desk.undo("eva", "page of eva", "third") is None
-    assert keys(desk.assign("udo", "page of udo", [], 9)) == KEYS[3:]  # eva has the two again
+def test_undo_goes_back_one_by_one_and_only_over_ones_own(queue: AnnotationQueue) -> None:
+    queue.record(response(KEYS[0]))
+    queue.record(response(KEYS[1]))
+    queue.record(response(KEYS[2], by="udo"))
+    assert queue.undo("eva", "page of eva", "first") == PAIRS[KEYS[1]]
+    assert queue.undo("eva", "page of eva", "first") == PAIRS[KEYS[1]]  # the same request again
+    assert queue.undo("eva", "page of eva", "second") == PAIRS[KEYS[0]]
+    assert queue.undo("eva", "page of eva", "third") is None
+    assert keys(queue.assign("udo", "page of udo", [], 9)) == KEYS[3:]  # eva has the two again
 
 
-def test_undoing_a_second_response_to_a_pair_brings_the_first_back(desk: AnnotationQueue) -> None:
-    desk.record(response(KEYS[0], "left", key="first"))
-    desk.record(response(KEYS[0], "right", key="second"))
-    desk.undo("eva", "page of eva", "undo")
-    assert keys(desk.assign("eva", "page of eva", [], 1)) == KEYS[1:2]
-    assert desk.progress("eva")["done"] == 1
+def test_undoing_a_second_response_to_a_pair_brings_the_first_back(queue: AnnotationQueue) -> None:
+    queue.record(response(KEYS[0], "left", key="first"))
+    queue.record(response(KEYS[0], "right", key="second"))
+    queue.undo("eva", "page of eva", "undo")
+    assert keys(queue.assign("eva", "page of eva", [], 1)) == KEYS[1:2]
+    assert queue.progress("eva")["done"] == 1
 
 
 @pytest.mark.parametrize("choice", ["left", "right", "tie"])
 def test_a_side_becomes_the_response_that_was_shown_there(
-    desk: AnnotationQueue, tmp_path: Path, choice: Choice
+    queue: AnnotationQueue, tmp_path: Path, choice: Choice
 ) -> None:
     for key in KEYS:
-        desk.record(response(key, choice))
+        queue.record(response(key, choice))
     found = preference_records(read_events(tmp_path / "log.jsonl"))
     assert {record.shown_left for record in found} == {"response_a", "response_b"}
     for record, pair in zip(found, PAIRS.values(), strict=True):
@@ -152,7 +154,7 @@ def test_sides_are_shuffled_evenly_and_stay() -> None:
     assert 440 < both < 560
 
 
-def test_a_pair_of_another_file_is_refused(desk: AnnotationQueue, tmp_path: Path) -> None:
+def test_a_pair_of_another_file_is_refused(queue: AnnotationQueue, tmp_path: Path) -> None:
     with pytest.raises(KeyError):
-        desk.record(response("no such pair"))
+        queue.record(response("no such pair"))
     assert not (tmp_path / "log.jsonl").exists()

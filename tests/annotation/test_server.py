@@ -30,8 +30,8 @@ def page(tmp_path: Path) -> Page:
     for n in range(3):
         Image.new("RGBA", (9, 7), (10 * n, 20, 30, 128)).save(tmp_path / f"{n}.png")
     (tmp_path / "secret.png").write_bytes((tmp_path / "0.png").read_bytes())
-    shelf = ServedImages((pair.image_path for pair in PAIRS.values()), tmp_path, TOKEN)
-    return Page(AnnotationQueue(PAIRS, EventLog(tmp_path / "log.jsonl")), shelf, TOKEN, "someone")
+    images = ServedImages((pair.image_path for pair in PAIRS.values()), tmp_path, TOKEN)
+    return Page(AnnotationQueue(PAIRS, EventLog(tmp_path / "log.jsonl")), images, TOKEN, "someone")
 
 
 @pytest.fixture

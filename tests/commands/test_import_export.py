@@ -50,7 +50,7 @@ def test_what_is_left_out_is_printed(directory: Path, capsys: pytest.CaptureFixt
     assert main(IMPORT) == 0
     out = capsys.readouterr().out
     assert "left out: blank text" in out
-    assert "set.json:4:first answer: blank text" in out
+    assert "set.json:4:first response: blank text" in out
 
 
 def test_the_seed_turns_sides(directory: Path) -> None:
@@ -83,7 +83,7 @@ REFUSED = {
     "no file": (["import", "trl"], 2, "SOURCE"),
     "an unknown source": (["import", "rlaifv", "set.json", "output=out"], 2, "rlaif_v"),
     "no output": (IMPORT[:3], 2, "output"),
-    "wrong pictures": (["import", "rlaif_v", "set.json", "output=out"], 3, "data.root"),
+    "wrong images": (["import", "rlaif_v", "set.json", "output=out"], 3, "data.root"),
     "wrong source": (["import", "povid", "set.json", "output=out"], 3, "rlaif_v"),
     "a missing file": (["import", "trl", "no.json", "output=out"], 3, "no.json"),
     "an unknown form": (["export", "coco", "set.json", "output=o"], 2, "trl|label_studio"),

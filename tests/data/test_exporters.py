@@ -13,14 +13,22 @@ from rlhf.data.exporters import LABELING_CONFIG, export_label_studio, export_trl
 from rlhf.data.importers.importer import import_dataset
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, read_records
 from rlhf.errors import DataError, ResourceError, UsageError
-from tests.support.foreign_datasets import BLUE, RED, facing, kept
+from tests.support.foreign_datasets import BLUE, RED, stored_path, with_first_response
 
 FIRST = PreferenceRecord(
-    kept(RED), "What?", "A cat.", "A dog.", "response_b", id="1", annotator="me", seconds=2.5
+    stored_path(RED), "What?", "A cat.", "A dog.", "response_b", id="1", annotator="me", seconds=2.5
 )
-TIE = PreferenceRecord(kept(BLUE), "Wo?\n", "x", "y", "tie", shown_left="response_b", source="s")
+TIE = PreferenceRecord(
+    stored_path(BLUE), "Wo?\n", "x", "y", "tie", shown_left="response_b", source="s"
+)
 LAST = PreferenceRecord(
-    kept(RED), 'Ü "<image>"', "y", "x", "response_a", created_at="2024-01-01", meta={"k": {"z": 1}}
+    stored_path(RED),
+    'Ü "<image>"',
+    "y",
+    "x",
+    "response_a",
+    created_at="2024-01-01",
+    meta={"k": {"z": 1}},
 )
 RECORDS = [FIRST, TIE, LAST]
 
@@ -29,7 +37,7 @@ RECORDS = [FIRST, TIE, LAST]
 def root(tmp_path: Path) -> Path:
     (tmp_path / "pictures").mkdir()
     for content in (RED, BLUE):
-        (tmp_path / kept(content)).write_bytes(content)
+        (tmp_path / stored_path(content)).write_bytes(content)
     return tmp_path
 
 
@@ -49,7 +57,7 @@ def test_trl_rows(root: Path) -> None:
                 "content": [{"type": "image", "text": None}, {"type": "text", "text": "What?"}],
             }
         ],
-        "images": [{"bytes": RED, "path": kept(RED).removeprefix("pictures/")}],
+        "images": [{"bytes": RED, "path": stored_path(RED).removeprefix("pictures/")}],
         "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "A dog."}]}],
         "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}],
     }
@@ -75,15 +83,15 @@ def test_trl_comes_back_up_to_sides(root: Path, monkeypatch: pytest.MonkeyPatch)
             (LAST, ('Ü "<image>"', "y", "x", "response_a")),
         )
     ]
-    assert [facing(one, first) for one, first in zip(found, ("A cat.", "y"), strict=True)] == (
-        kept_fields
-    )
+    assert [
+        with_first_response(one, first) for one, first in zip(found, ("A cat.", "y"), strict=True)
+    ] == (kept_fields)
 
 
 def test_label_studio_tasks(root: Path) -> None:
     assert export_label_studio(RECORDS, root / "tasks.json") == (3, {})
     first, tie, _ = json.loads((root / "tasks.json").read_text())
-    assert first["data"]["image"] == f"/data/local-files/?d={kept(RED)}"
+    assert first["data"]["image"] == f"/data/local-files/?d={stored_path(RED)}"
     assert (first["data"]["response_a"], first["data"]["response_b"]) == ("A cat.", "A dog.")
     (annotation,) = first["annotations"]
     assert annotation["lead_time"] == 2.5
@@ -119,10 +127,10 @@ def test_label_studio_comes_back_exactly(root: Path) -> None:
 
 def test_candidates_become_every_pair_unjudged(root: Path) -> None:
     records = [
-        CandidatesRecord(kept(RED), "What?", ["x", "y", "x ", "z"], id="7", meta={"k": 1}),
-        CandidatesRecord(kept(BLUE), "Wo?", ["x", "y"]),
+        CandidatesRecord(stored_path(RED), "What?", ["x", "y", "x ", "z"], id="7", meta={"k": 1}),
+        CandidatesRecord(stored_path(BLUE), "Wo?", ["x", "y"]),
     ]
-    assert export_label_studio(records, root / "tasks.json") == (6, {"equal answers": 1})
+    assert export_label_studio(records, root / "tasks.json") == (6, {"equal responses": 1})
     tasks = json.loads((root / "tasks.json").read_text())
     pairs = [(t["data"]["id"], t["data"]["response_a"], t["data"]["response_b"]) for t in tasks]
     assert pairs == [
@@ -134,7 +142,7 @@ def test_candidates_become_every_pair_unjudged(root: Path) -> None:
         ("", "x", "y"),
     ]
     assert not any("annotations" in task for task in tasks)
-    assert tasks[5]["data"]["image"].endswith(kept(BLUE))
+    assert tasks[5]["data"]["image"].endswith(stored_path(BLUE))
 
 
 def test_nothing_is_overwritten_or_left_half(root: Path) -> None:
@@ -159,5 +167,5 @@ def test_nothing_to_export(root: Path) -> None:
     with pytest.raises(UsageError, match="ties"):
         export_trl([TIE], root, root / "out.parquet")
     with pytest.raises(UsageError, match="nothing to compare"):
-        same = CandidatesRecord(kept(RED), "What?", ["x", "x"])
+        same = CandidatesRecord(stored_path(RED), "What?", ["x", "x"])
         export_label_studio([same], root / "tasks.json")

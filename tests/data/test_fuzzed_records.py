@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.fuzzed_records import Metrics, check, check_round_trip, run
+from tests.support.fuzzed_records import Counts, check, check_round_trip, run
 
 TEXTS = st.text(max_size=5) | st.sampled_from(["a", "tie", "response_a", "\0", "\u2028", " "])
 VALUES = st.recursive(
@@ -20,9 +20,9 @@ OBJECTS = st.dictionaries(NAMES | TEXTS, VALUES, max_size=8)
 
 
 def test_ten_thousand_damaged_files(tmp_path: Path) -> None:
-    metrics = run(10_000, 0, tmp_path)
-    assert metrics.crashes == []
-    assert metrics.lines_refused > 5_000 and metrics.lines_accepted > 2_000
+    counts = run(10_000, 0, tmp_path)
+    assert counts.crashes == []
+    assert counts.lines_refused > 5_000 and counts.lines_accepted > 2_000
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
@@ -44,4 +44,4 @@ def test_made_json(tmp_path: Path, rows: list[object], plain: bool) -> None:
     lines = (json.dumps(row, ensure_ascii=not plain) for row in rows)
     path.unlink(missing_ok=True)
     path.write_bytes("\n".join(lines).encode(errors="surrogatepass"))
-    check_round_trip(check(path, Metrics()), path)
+    check_round_trip(check(path, Counts()), path)

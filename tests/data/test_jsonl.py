@@ -68,12 +68,12 @@ def test_an_endless_line_takes_bounded_memory(path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("line", "twin"),
+    ("line", "key"),
     [
         (b'{"a":1,"a":2}', "a"),
         (b'{"a" : 1, "a"\t:\r2}', "a"),
         (b'{"a":1,"\\u0061":2}', "a"),
-        (b'{"a":{"b":1,"c":2},"a":1}', "a"),  # the lost twin held keys
+        (b'{"a":{"b":1,"c":2},"a":1}', "a"),  # the object that is dropped held keys
         (b'{"a":1,"a":{"b":1,"c":2}}', "a"),
         (b'{"a":[[{"b":1},{"b":1,"b":1}]]}', "b"),
         (b'{"a":{"b":{"c":{"d":1,"d":1}}}}', "d"),
@@ -83,10 +83,10 @@ def test_an_endless_line_takes_bounded_memory(path: Path, monkeypatch: pytest.Mo
         (b'{"a":1,"a":1,"b":":","c":"\\":\\":"}', "a"),
     ],
 )
-def test_twins_are_found(line: bytes, twin: str) -> None:
+def test_repeated_keys_are_found(line: bytes, key: str) -> None:
     with pytest.raises(DataError, match="twice") as caught:
         json_object(line)
-    assert caught.value.where == twin
+    assert caught.value.where == key
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_twins_are_found(line: bytes, twin: str) -> None:
         (b"{}", {}),
     ],
 )
-def test_what_only_looks_like_twins_is_read(line: bytes, fields: dict[str, object]) -> None:
+def test_what_only_looks_like_repeated_keys_is_read(line: bytes, fields: dict[str, object]) -> None:
     assert json_object(line) == fields
 
 

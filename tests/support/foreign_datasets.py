@@ -1,4 +1,4 @@
-"""Small files in the columns of public preference sets, and what importing them gives."""
+"""Small files in the columns of public preference datasets, and the records they become."""
 
 import hashlib
 import io
@@ -27,8 +27,8 @@ def png(colour: str) -> bytes:
 RED, BLUE = png("red"), png("blue")
 
 
-def kept(content: bytes) -> str:
-    """Where an imported PNG lies."""
+def stored_path(content: bytes) -> str:
+    """Return the image_path of an imported PNG."""
     return f"pictures/{hashlib.sha256(content).hexdigest()[:16]}.png"
 
 
@@ -37,7 +37,7 @@ def embedded(content: bytes | None, path: str | None = None) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: Rows) -> Path:
-    """A JSON list, JSON lines or parquet, by the suffix; red.png and blue.png beside it."""
+    """Write a JSON list, JSON lines or parquet, by the suffix, beside red.png and blue.png."""
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / "red.png").write_bytes(RED)
     (path.parent / "blue.png").write_bytes(BLUE)
@@ -59,8 +59,8 @@ def imported(
     return read_records(output / "preferences.jsonl", PreferenceRecord), report
 
 
-def turned(record: PreferenceRecord) -> PreferenceRecord:
-    """The same judgment with its sides changed, described answers too."""
+def swap_sides(record: PreferenceRecord) -> PreferenceRecord:
+    """Swap the sides of a record: responses, preference and what describes each response."""
     meta = dict(record.meta)
     if "response_a" in meta:
         meta |= {"response_a": meta["response_b"], "response_b": meta["response_a"]}
@@ -73,6 +73,6 @@ def turned(record: PreferenceRecord) -> PreferenceRecord:
     )
 
 
-def facing(record: PreferenceRecord, first: str) -> PreferenceRecord:
-    """The record with the answer `first` as response_a."""
-    return record if record.response_a == first else turned(record)
+def with_first_response(record: PreferenceRecord, first: str) -> PreferenceRecord:
+    """Swap the sides if `first` is not response_a."""
+    return record if record.response_a == first else swap_sides(record)

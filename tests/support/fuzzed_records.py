@@ -1,4 +1,4 @@
-"""Damaged files of records: nothing but a problem with its place comes out of them.
+"""Read damaged files of records: each gives records or problems with a place, never a crash.
 
     python -m tests.support.fuzzed_records              10,000 files, seed 0
     python -m tests.support.fuzzed_records 100000 7     as many, another seed
@@ -65,8 +65,8 @@ PIECES = (
 
 
 @dataclass
-class Metrics:
-    """What came of the trials; `crashes` holds tracebacks and broken promises."""
+class Counts:
+    """Results of the trials; `crashes` holds tracebacks of crashes and failed assertions."""
 
     files: int = 0
     lines_refused: int = 0
@@ -76,7 +76,7 @@ class Metrics:
 
 
 def mutated(line: bytes, random: Random) -> bytes:
-    """The line after one to three mutations."""
+    """Mutate a line one to three times."""
     data = bytearray(line)
     for _ in range(random.choice((1, 1, 2, 3))):
         place = random.randrange(len(data) + 1)
@@ -94,15 +94,15 @@ def mutated(line: bytes, random: Random) -> bytes:
             case 5:
                 other = random.choice(VALID)
                 data[place:] = other[random.randrange(len(other)) :]
-            case _:  # where JSON has its joints
-                joints = [at for at, byte in enumerate(data, 1) if byte in b"{,[:"] or [0]
-                place = random.choice(joints)
+            case _:  # behind a bracket, comma or colon
+                places = [at for at, byte in enumerate(data, 1) if byte in b"{,[:"] or [0]
+                place = random.choice(places)
                 data[place:place] = random.choice(PIECES)
     return bytes(data)
 
 
 def value(random: Random, depth: int = 0) -> object:
-    """Some JSON value."""
+    """Draw a JSON value."""
     simple = (None, True, 0, -1, 1.5, 2**70, 1e308, "", " ", "a", "tie", "response_a", "ü\u2028")
     match random.randrange(4 if depth < 3 else 2):
         case 2:
@@ -113,7 +113,7 @@ def value(random: Random, depth: int = 0) -> object:
 
 
 def line(valid: bytes, random: Random) -> bytes:
-    """A valid line, as it is, damaged, or with one field of another value."""
+    """Draw a line: valid, damaged, or with one field of another value."""
     if random.random() < 0.2:
         return valid
     if random.random() < 0.7:
@@ -125,15 +125,15 @@ def line(valid: bytes, random: Random) -> bytes:
 
 
 def content(random: Random) -> bytes:
-    """A file of one to three lines."""
+    """Draw a file of one to three lines."""
     valid = random.choice(VALID)
     lines = [line(valid, random) for _ in range(random.randint(1, 3))]
     start = random.choice((b"", b"", b"", b"\xef\xbb\xbf", b"\n", b"\xff\xfe"))
     return start + random.choice((b"\n", b"\r\n", b"\n\n")).join(lines)
 
 
-def check(path: Path, metrics: Metrics) -> list[Record]:
-    """Count what is read in a file; the records.
+def check(path: Path, counts: Counts) -> list[Record]:
+    """Count what is read in a file and return its records.
 
     Raises:
         AssertionError: a problem does not say where it is, or a record is not what was written.
@@ -142,12 +142,12 @@ def check(path: Path, metrics: Metrics) -> list[Record]:
     for number, item in parse_file(path, record_kind(path)):
         text = written[number - 1].removeprefix(b"\xef\xbb\xbf" if number == 1 else b"")
         if isinstance(item, Problem):
-            metrics.lines_refused += 1
+            counts.lines_refused += 1
             assert (item.file, item.line) == (str(path), number) and item.message
             assert item.field or not number or not is_plain_object(text), str(item)
         else:
-            metrics.lines_accepted += 1
-            check_record(item, json.loads(text, object_pairs_hook=without_twins))
+            counts.lines_accepted += 1
+            check_record(item, json.loads(text, object_pairs_hook=without_repeated_keys))
             found.append(item)
     validate_files([path])
     return found
@@ -172,13 +172,13 @@ def finite(text: str) -> float:
     return float(text)
 
 
-def without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    assert len(pairs) == len({key for key, _ in pairs}), "a twin was accepted"
+def without_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    assert len(pairs) == len({key for key, _ in pairs}), "a repeated key was accepted"
     return dict(pairs)
 
 
 def check_record(record: Record, fields: dict[str, object]) -> None:
-    """The values as written, and no text that says nothing."""
+    """Assert that the values are those written, and no required text is blank."""
     labels = {"a": "response_a", "A": "response_a", "b": "response_b", "B": "response_b"}
     for name, value in fields.items():
         wanted = labels.get(str(value), value) if name == "preference" else value
@@ -192,27 +192,27 @@ def check_record(record: Record, fields: dict[str, object]) -> None:
 
 
 def check_round_trip(records: list[Record], path: Path) -> None:
-    """What was accepted is read back as it was."""
+    """Assert that accepted records are written and read back unchanged."""
     for kind in {type(record) for record in records}:
-        kept = [record for record in records if type(record) is kind]
-        write_records(path, kept)
-        assert read_records(path, kind) == kept
+        of_kind = [record for record in records if type(record) is kind]
+        write_records(path, of_kind)
+        assert read_records(path, kind) == of_kind
 
 
-def run(files: int, seed: int, directory: Path) -> Metrics:
+def run(files: int, seed: int, directory: Path) -> Counts:
     """Try as many files; the seed decides them all."""
-    random, metrics, start = Random(seed), Metrics(files), perf_counter()
+    random, counts, start = Random(seed), Counts(files), perf_counter()
     path, accepted = directory / "file.jsonl", list[Record]()
     for _ in range(files):
         path.unlink(missing_ok=True)  # some file systems flush a file that is cut to nothing
         path.write_bytes(content(random))
         try:
-            accepted += check(path, metrics)
+            accepted += check(path, counts)
         except Exception:
-            metrics.crashes.append(f"{path.read_bytes()!r}\n{traceback.format_exc()}")
+            counts.crashes.append(f"{path.read_bytes()!r}\n{traceback.format_exc()}")
     check_round_trip(accepted, path)
-    metrics.seconds = round(perf_counter() - start, 1)
-    return metrics
+    counts.seconds = round(perf_counter() - start, 1)
+    return counts
 
 
 def main() -> None:
@@ -221,9 +221,9 @@ def main() -> None:
     parser.add_argument("seed", nargs="?", type=int, default=0)
     arguments = parser.parse_args()
     with TemporaryDirectory() as directory:
-        metrics = run(arguments.files, arguments.seed, Path(directory))
-    print(json.dumps(asdict(metrics) | {"crashes": len(metrics.crashes)}))
-    print("\n".join(metrics.crashes[:3]))
+        counts = run(arguments.files, arguments.seed, Path(directory))
+    print(json.dumps(asdict(counts) | {"crashes": len(counts.crashes)}))
+    print("\n".join(counts.crashes[:3]))
 
 
 if __name__ == "__main__":

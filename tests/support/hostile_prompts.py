@@ -20,7 +20,7 @@ from tests.support.processors import HAS_SMOL, PROCESSORS
 
 IMAGE_TOKENS = 16
 ROWS = 10  # prompts in a batch
-COLUMNS = ("trials", "smuggled", "wrong pictures", "changed", "refused")
+COLUMNS = ("trials", "smuggled", "wrong images", "changed", "refused")
 _SIGNS = ["<", ">", "|", "/", "_", " ", "  ", "\n", "\r\n", "\t", "\x07", "\x1b", "é", "图", "🙂"]
 _SIGNS += ["e\u0301", "\u200b", "\u200d", "\ufeff", "\u202e", "\ufffd", "a", "star", "What is "]
 _FRAGMENTS = ["@@instruction@@", "@@response@@", "@@", "USER:", " ASSISTANT:", "ASSISTANT: red"]
@@ -74,7 +74,7 @@ def attack(processor: Any, trials: int, seed: int = 0) -> Counter[str]:
         ):
             counts["smuggled"] += [token for token in row if token in specials] != structure
             counts["smuggled"] += any(token in specials for token in response[:-1])
-            counts["wrong pictures"] += row.count(processor.image_token_id) != IMAGE_TOKENS
+            counts["wrong images"] += row.count(processor.image_token_id) != IMAGE_TOKENS
             counts["changed"] += text not in processor.tokenizer.decode(row)
             counts["changed"] += builder.decode(response) != text.strip()
     return counts

@@ -97,7 +97,7 @@ def main(trials: int) -> None:
         counts, slowest = attack(trials, Path(directory))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     row = (*(counts[column] for column in COLUMNS), slowest, peak)
-    table("Mutated pictures", (*COLUMNS, "slowest, s", "peak memory, MB"), [row])
+    table("Mutated images", (*COLUMNS, "slowest, s", "peak memory, MB"), [row])
 
 
 def _encoded(image: Image.Image, name: str, **options: object) -> bytes:

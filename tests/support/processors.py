@@ -49,7 +49,7 @@ def processor_of(tokenizer: Any, template: str) -> Any:
 
 @cache
 def byte_level() -> Any:
-    """The tiny model's: byte-level BPE, no start token, `</s>` at an answer's end."""
+    """The tiny model's: byte-level BPE, no start token, `</s>` at a response's end."""
     with TemporaryDirectory() as directory:
         build_tiny_llava(Path(directory), TEXTS, seed=0, hidden=32, layers=2)
         return AutoProcessor.from_pretrained(directory)

@@ -230,11 +230,11 @@ class _ImportRun:
 def _check_texts(pair: ImportedPair, label: str) -> None:
     """Skip a pair whose texts a record does not allow: blank, with a NUL, or equal."""
     texts: dict[str, Any] = {"instruction": pair.instruction}
-    texts |= {"first answer": pair.first, "second answer": pair.second}
+    texts |= {"first response": pair.first, "second response": pair.second}
     for name, value in texts.items():
         if not value.strip():
             raise Skip("blank text", name)
         if "\0" in value:
             raise Skip("NUL in a text", name)
     if label != "tie" and pair.first.strip() == pair.second.strip():
-        raise Skip("equal answers")
+        raise Skip("equal responses")

@@ -49,7 +49,7 @@ def vlfeedback(row: Row) -> PairIterator:
     image, instruction = read_image(row, "img_path", "image"), read_text(row, "prompt")
     completions = _completions(row)
     if len(completions) < 2:
-        raise Skip("fewer than two answers", "completions")
+        raise Skip("fewer than two responses", "completions")
     for first, second in combinations(completions, 2):
         ratings = first.rating(), second.rating()
         if ratings[0] is None or ratings[1] is None:

@@ -24,9 +24,9 @@ from tests.support.foreign_datasets import (
     RED,
     Rows,
     embedded,
-    facing,
     imported,
-    kept,
+    stored_path,
+    with_first_response,
     write_rows,
 )
 
@@ -41,9 +41,9 @@ SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("table", TABLE, {"chosen": None}, "missing field", "chosen"),
     ("table", TABLE, {"rejected": 3}, "not a text", "rejected"),
     ("table", TABLE, {"question": " \n"}, "blank text", "instruction"),
-    ("table", TABLE, {"chosen": ""}, "blank text", "first answer"),
-    ("table", TABLE, {"rejected": "a\0b"}, "NUL in a text", "second answer"),
-    ("table", TABLE, {"rejected": " A cat.\n"}, "equal answers", ""),
+    ("table", TABLE, {"chosen": ""}, "blank text", "first response"),
+    ("table", TABLE, {"rejected": "a\0b"}, "NUL in a text", "second response"),
+    ("table", TABLE, {"rejected": " A cat.\n"}, "equal responses", ""),
     ("mm_rlhf", MM_RLHF, {"video": "a.mp4"}, "video row", "video"),
     ("mm_rlhf", MM_RLHF, {"prompt": "<image><image>Same?"}, "several images", "prompt"),
     ("povid", POVID, {"conversations": talk(*"abcd")}, "not one user turn", "conversations"),
@@ -58,7 +58,7 @@ SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("trl", TRL, {"prompt": TRL["prompt"] * 2}, "not one message", "prompt"),
     ("trl", TRL, {"chosen": TRL["prompt"]}, "not one message", "chosen"),
     ("trl", TRL, {"prompt": [{"role": "user", "content": TWICE}]}, "blank text", "instruction"),
-    ("vlfeedback", VLFEEDBACK, {"completions": []}, "fewer than two answers", "completions"),
+    ("vlfeedback", VLFEEDBACK, {"completions": []}, "fewer than two responses", "completions"),
     ("vlfeedback", VLFEEDBACK, {"completions": {"response": ["a"], "model": []}}, "unexpected form",
      "completions"),
     ("label_studio", LABEL_STUDIO, {"annotations": []}, "no annotation", "annotations"),
@@ -86,7 +86,7 @@ def test_one_lost_pair_loses_no_other(tmp_path: Path) -> None:
     assert [one.instruction for one in found] == ["Good?", "What?"]
     assert report.skipped == {"blank text": 1, "missing or bad image": 1, "duplicate row": 1}
     assert [line.split("rows.json")[1] for line in report.problems] == [
-        ":1:first answer: blank text",
+        ":1:first response: blank text",
         ":3:image: missing or bad image: image_path: it leads out of the data folder.",
         ":5: duplicate row",
     ]
@@ -164,7 +164,7 @@ NAMES = [f"What is {n}?" for n in range(200)]
 
 def test_sides_are_drawn_row_by_row_from_the_seed(tmp_path: Path) -> None:
     found, report = imported(tmp_path, "table", many(*NAMES))
-    assert all(facing(one, "A cat.").preference == "response_a" for one in found)
+    assert all(with_first_response(one, "A cat.").preference == "response_a" for one in found)
     assert 70 <= report.labels["response_a"] <= 130
     assert report.labels.total() == 200
     fewer, _ = imported(tmp_path, "table", many(*NAMES[::-3]))
@@ -206,4 +206,4 @@ def test_a_kept_tie_is_a_tie(tmp_path: Path) -> None:
     found, report = imported(tmp_path, "table", rows)
     assert [one.preference for one in found] == ["tie", "tie"]
     assert report.labels == {"tie": 2}
-    assert kept(BLUE) not in {one.image_path for one in found}
+    assert stored_path(BLUE) not in {one.image_path for one in found}

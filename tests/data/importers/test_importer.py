@@ -7,7 +7,15 @@ import pytest
 
 from rlhf.data.importers.datasets import DATASETS
 from rlhf.data.records import PreferenceRecord
-from tests.support.foreign_datasets import BLUE, RED, Rows, embedded, facing, imported, kept
+from tests.support.foreign_datasets import (
+    BLUE,
+    RED,
+    Rows,
+    embedded,
+    imported,
+    stored_path,
+    with_first_response,
+)
 
 
 def said(role: str, *content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -91,7 +99,7 @@ TABLE = {"image_path": "red.png", "question": "What?", **ANSWERS}
 def cat(**fields: Any) -> PreferenceRecord:
     """The judgment that every one of these rows expresses."""
     texts = ("What?", "A cat.", "A dog.", "response_a")
-    return PreferenceRecord(kept(RED), *texts, **fields)
+    return PreferenceRecord(stored_path(RED), *texts, **fields)
 
 
 MODELS = {"response_a": {"model": "x"}, "response_b": {"model": "y"}}
@@ -158,7 +166,7 @@ def test_a_row_becomes_its_record(
     tmp_path: Path, source: str, suffix: str, row: dict[str, Any], record: PreferenceRecord
 ) -> None:
     found, report = imported(tmp_path, source, [row], suffix)
-    assert [facing(one, "A cat.") for one in found] == [record]
+    assert [with_first_response(one, "A cat.") for one in found] == [record]
     assert (report.skipped, report.images) == ({}, 1)
 
 
@@ -185,7 +193,7 @@ def test_every_set_has_a_row_here() -> None:
 )
 def test_the_second_response_may_win(tmp_path: Path, source: str, row: dict[str, Any]) -> None:
     (record,), _ = imported(tmp_path, source, [row])
-    assert facing(record, "A cat.").preference == "response_b"
+    assert with_first_response(record, "A cat.").preference == "response_b"
 
 
 def test_each_row_keeps_its_own_image(tmp_path: Path) -> None:
@@ -195,9 +203,9 @@ def test_each_row_keeps_its_own_image(tmp_path: Path) -> None:
     ]
     found, report = imported(tmp_path, "spa_vl", rows, "parquet")
     assert {one.instruction: one.image_path for one in found} == {
-        "red?": kept(RED),
-        "blue?": kept(BLUE),
-        "red again?": kept(RED),
+        "red?": stored_path(RED),
+        "blue?": stored_path(BLUE),
+        "red again?": stored_path(RED),
     }
     assert report.images == 2
 
@@ -225,7 +233,7 @@ BY_FIELD = {name: [one[name] for one in FOUR] for name in FOUR[0]}
 def test_vlfeedback_compares_mean_ratings(tmp_path: Path, completions: object, suffix: str) -> None:
     rows = [{**VLFEEDBACK, "completions": completions}]
     found, report = imported(tmp_path, "vlfeedback", rows, suffix)
-    pairs = [facing(one, min(one.response_a, one.response_b)) for one in found]
+    pairs = [with_first_response(one, min(one.response_a, one.response_b)) for one in found]
     assert [(one.response_a, one.response_b, one.preference) for one in pairs] == [
         ("a", "b", "tie"),
         ("a", "c", "response_b"),
@@ -276,4 +284,4 @@ def test_label_studio_addresses_are_files(tmp_path: Path, address: str, place: s
     path.write_bytes(RED)
     row = {**LABEL_STUDIO, "data": {**LABEL_STUDIO["data"], "image": address}}
     (record,), _ = imported(tmp_path, "label_studio", [row], root=tmp_path / "media")
-    assert record.image_path == kept(RED)
+    assert record.image_path == stored_path(RED)

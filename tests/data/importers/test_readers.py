@@ -20,8 +20,8 @@ from tests.support.foreign_datasets import (
     Rows,
     embedded,
     imported,
-    kept,
     png,
+    stored_path,
     write_rows,
 )
 
@@ -52,7 +52,7 @@ def test_only_real_images_below_the_root_come_in(tmp_path: Path, path: str) -> N
     assert report.skipped == {"missing or bad image": 1}
     (output,) = tmp_path.glob("out*")
     assert sorted(x.name for x in output.rglob("*")) == [
-        kept(RED).partition("/")[2],
+        stored_path(RED).partition("/")[2],
         "pictures",
         "preferences.jsonl",
     ]
@@ -66,7 +66,7 @@ def test_embedded_images_are_checked_as_files_are(
     named = embedded(RED, "../../../escape.png")
     rows = with_images(*(embedded(x) for x in bad), named)
     found, report = imported(tmp_path, "table", rows, "parquet")
-    assert [one.image_path for one in found] == [kept(RED)]
+    assert [one.image_path for one in found] == [stored_path(RED)]
     assert report.skipped == {"missing or bad image": 4, "no image": 1}
     assert not list(tmp_path.rglob("escape*")) and not list(tmp_path.rglob("*tmp*"))
 
@@ -77,16 +77,16 @@ TEXT = base64.b64encode(BLUE).decode()
 @pytest.mark.parametrize("image", [BLUE, TEXT, f"data:image/png;base64,{TEXT}", embedded(BLUE)])
 def test_every_way_to_embed(tmp_path: Path, image: object) -> None:
     (record,), _ = imported(tmp_path, "table", with_images(image), "parquet")
-    assert record.image_path == kept(BLUE)
+    assert record.image_path == stored_path(BLUE)
 
 
 def test_embedded_without_bytes_is_a_path(tmp_path: Path) -> None:
     rows = with_images(embedded(None, "red.png"))
     (record,), _ = imported(tmp_path, "table", rows, "parquet")
-    assert record.image_path == kept(RED)
+    assert record.image_path == stored_path(RED)
     rows = [{**RLAIF_V, "image": embedded(None), "image_path": "blue.png"}]
     (record,), _ = imported(tmp_path, "rlaif_v", rows, "jsonl")
-    assert record.image_path == kept(BLUE)
+    assert record.image_path == stored_path(BLUE)
 
 
 def test_a_name_like_base64_is_a_name(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_name_like_base64_is_a_name(tmp_path: Path) -> None:
     write_rows(tmp_path / "set" / "rows.json", [])
     (tmp_path / "set" / name).write_bytes(BLUE)
     (record,), _ = imported(tmp_path, "table", with_images(name))
-    assert record.image_path == kept(BLUE)
+    assert record.image_path == stored_path(BLUE)
 
 
 BITMAP = bytes.fromhex("424d3a000000000000003600000028000000010000000100000001001800000000000400")
@@ -150,7 +150,7 @@ def test_files_of_one_call_are_read_in_order(tmp_path: Path) -> None:
     second.write_text('{"image":"blue.png","prompt":"q","chosen":"x","rejected":"y"}\n\n')
     import_dataset("table", [first, second], tmp_path / "out")
     found = read_records(tmp_path / "out" / "preferences.jsonl", PreferenceRecord)
-    assert [one.image_path for one in found] == [kept(RED), kept(png("green"))]
+    assert [one.image_path for one in found] == [stored_path(RED), stored_path(png("green"))]
 
 
 FILES = {
