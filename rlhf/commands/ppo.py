@@ -18,7 +18,7 @@ from rlhf.config.schema import Config, PPOConfig
 from rlhf.config.validation import check_training_sampling
 from rlhf.data.collate import prompt_batch
 from rlhf.data.input_files import read_prompts
-from rlhf.diagnostics.examination import check_quick
+from rlhf.diagnostics.report import check_quick
 from rlhf.errors import UsageError
 from rlhf.functional import check_kl_choice
 from rlhf.models.loading import locate_model

@@ -1,1 +1,1 @@
-"""Small commands beside training, each in a file of its own."""
+"""Plan a PPO run: its memory, its ideal time, and the options with which it fits a GPU."""

@@ -53,10 +53,18 @@ def with_checkpointing_if_needed(dims: ModelDims, workload: Workload, gib: float
 
 
 def smallest_change(dims: ModelDims, workload: Workload, limit: float) -> Workload:
-    """The workload changed until it needs at most `limit` bytes, or as little as the changes allow.
+    """Change as few options as possible until the run needs at most `limit` bytes.
 
-    The options are taken in the order of OPTIONS: first what costs only time, last what changes the
-    training. When it fits, each is given back as far as it still fits, the last ones first.
+    Options are changed in the order of OPTIONS: first those that cost only time, last those that
+    change the training. Then each is restored as far as the run still fits, the last ones first.
+
+    Args:
+        dims: sizes of the model.
+        workload: the run as configured.
+        limit: bytes of the GPU.
+
+    Returns:
+        The changed run; if nothing fits, the one that needs least.
     """
     current = workload
     for field, values in _levels(workload):
@@ -74,7 +82,7 @@ def smallest_change(dims: ModelDims, workload: Workload, limit: float) -> Worklo
 
 
 def changed_options(before: Workload, after: Workload) -> dict[str, Any]:
-    """Option to its new value, for what differs."""
+    """New values of the options in which the two differ, by option name."""
     return {
         option: getattr(after, field)
         for field, option in OPTIONS.items()
@@ -83,7 +91,7 @@ def changed_options(before: Workload, after: Workload) -> dict[str, Any]:
 
 
 def _levels(workload: Workload) -> Iterator[tuple[str, list[Any]]]:
-    """Each option with the values to try, mildest first."""
+    """Yield each field with the values to try, mildest first."""
     yield "microbatch_tokens", _halvings(workload.microbatch_tokens, workload.sequence_tokens)
     yield "gradient_checkpointing", [] if workload.gradient_checkpointing else [True]
     yield (
@@ -99,8 +107,8 @@ def _levels(workload: Workload) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _halvings(value: int, floor: int) -> list[int]:
-    """value / 2, value / 4, … not under the floor."""
-    found = []
+    """Return value / 2, value / 4, … down to `floor`."""
+    halvings = []
     while (value := value // 2) >= floor:
-        found.append(value)
-    return found
+        halvings.append(value)
+    return halvings

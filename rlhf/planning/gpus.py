@@ -1,4 +1,4 @@
-"""What graphics cards offer: memory, arithmetic and bandwidth."""
+"""Memory, arithmetic and bandwidth of common GPUs, from their data sheets."""
 
 from dataclasses import dataclass, replace
 
@@ -7,21 +7,20 @@ import torch
 from rlhf.config.schema import GIB
 from rlhf.errors import UsageError
 
-USABLE_SHARE = (
-    15 / 16
-)  # of a card's nominal memory: error correction keeps a sixteenth of GDDR memory
+# Share of the nominal memory that a program can use: error correction takes 1/16 of GDDR memory.
+USABLE_SHARE = 15 / 16
 
 
 @dataclass(frozen=True)
 class GPU:
-    """A graphics card.
+    """A GPU's memory and peak rates; a rate of 0 is not known.
 
     Attributes:
-        name: as it is asked for.
+        name: its name in `GPUS` or by its driver.
         gib: memory that a program can use, GiB.
-        half, single: dense multiplications and additions, 10¹² a second, in bfloat16 on matrix
-            units and in float32 without them (torch's default); 0: not known.
-        bandwidth: of the memory, 10¹² bytes a second; 0: not known.
+        bfloat16_tflops: dense bfloat16 operations on matrix units, 10¹² a second.
+        float32_tflops: float32 operations without matrix units (torch's default), 10¹² a second.
+        bandwidth_tbs: memory bandwidth, 10¹² bytes a second.
     """
 
     name: str
@@ -50,19 +49,19 @@ GPUS = {
     name: GPU(name, nominal * USABLE_SHARE, *speeds)
     for name, (nominal, *speeds) in _PUBLISHED.items()
 }
-"""By name, smallest first.
+"""GPUs by name, smallest first.
 
 Source: NVIDIA's data sheets of T4, L4, A10, A40, L40S, A100 (SXM), H100 (SXM) and H200 (SXM), its
-GA102 and Ada GPU architecture white papers; of two figures the one without sparsity, and for RTX
-cards the one that sums in float32.
+GA102 and Ada GPU architecture white papers. Rates are without sparsity; those of RTX cards
+accumulate in float32.
 """
 
 
 def find_gpu(name: str) -> GPU:
-    """The card of that name, in any case and with or without the maker's name.
+    """Find a GPU by name, ignoring case, hyphens and a leading "NVIDIA".
 
     Raises:
-        UsageError: it is not in the table.
+        UsageError: the name is not in the table.
     """
     wanted = _normalized_name(name)
     for known, gpu in GPUS.items():
@@ -84,19 +83,26 @@ def select_gpus(name: str) -> list[GPU]:
 
 
 def local_gpu() -> GPU | None:
-    """The first card of this machine, with its real memory; None without one."""
+    """The first CUDA GPU of this machine, with its real memory; None without one."""
     if not torch.cuda.is_available():
         return None
-    found = torch.cuda.get_device_properties(0)
-    return match_gpu(found.name, found.total_memory / GIB)
+    properties = torch.cuda.get_device_properties(0)
+    return match_gpu(properties.name, properties.total_memory / GIB)
 
 
 def match_gpu(name: str, gib: float) -> GPU:
-    """A card by the name its driver gives it; its speeds are those of its like in the table."""
+    """A GPU with the rates of its model in the table, 0 if the table lacks it.
+
+    Args:
+        name: the name its driver reports, e.g. "NVIDIA A100-SXM4-80GB".
+        gib: its memory, GiB.
+    """
     words = {*_normalized_name(name).split()}
     unknown = GPU(name, gib, 0, 0, 0)
-    like = next((x for x in GPUS.values() if {*_normalized_name(x.name).split()} <= words), unknown)
-    return replace(like, name=name, gib=gib)
+    model = next(
+        (x for x in GPUS.values() if {*_normalized_name(x.name).split()} <= words), unknown
+    )
+    return replace(model, name=name, gib=gib)
 
 
 def _normalized_name(name: str) -> str:

@@ -1,6 +1,6 @@
-"""Ideal time of one PPO iteration: arithmetic at the card's peak, decoding at its bandwidth."""
+"""Ideal time of one PPO iteration: arithmetic at the GPU's peak rate, decoding at its bandwidth."""
 
-from rlhf.planning.activation_memory import kv_cache_bytes
+from rlhf.planning.activation_memory import kv_cache_bytes, prompt_kv_bytes
 from rlhf.planning.gpus import GPU
 from rlhf.planning.memory import base_model_bytes, cached_prompt_share
 from rlhf.planning.model_dims import ModelDims
@@ -10,79 +10,98 @@ TERA = 1e12
 
 
 def ideal_seconds(dims: ModelDims, workload: Workload, gpu: GPU) -> dict[str, float]:
-    """Seconds by phase that the card's peak allows; real ones are about twice that.
+    """Seconds of each phase at the GPU's peak; real runs take about twice as long.
 
-    With P, R, S = P + R tokens, B responses, K epochs:
+    With P prompt tokens, R response tokens, S = P + R, B responses, K epochs, L layers and
+    A = heads · head_dim:
 
-        forward = S·lin + att(S)        lin = 2·weights         att(n) = 2·A·L·n², causal
-                 of G responses to one prompt its P·lin + att(P) counts once
-        update = K·B·(forward + R·head + b·(forward + R·head))     b = 1 with LoRA (the trunk needs
-                 no gradient of its weights), 2 in full; checkpointing runs forward once more
-        a decoded token = the larger of (weights + cache) / bandwidth and products / peak, for each
-                 batch of rows
+        linear = 2 · weights                 operations per token
+        attention(n) = 2 · A · L · n²        operations of causal attention over n tokens
+        forward = S · linear + attention(S)
+                  of G responses to one prompt, P · linear + attention(P) counts once
+        update = K · B · (1 + b) · (forward + R · head), b = 1 with LoRA (the base model needs no
+                  weight gradients), b = 2 in full training; checkpointing adds one forward
+        decode = per token and batch, the larger of bytes / bandwidth (weights and KV cache) and
+                  operations / peak
 
-    Where LoRA is on responses alone, forward is R·lin + att(S) - att(P): each prompt is read once,
-    in the prefill, as far as prompts are kept, and else again in each pass. An image's features
-    are computed once. LoRA's own products (2-3 %), unpacking, norms and the optimizer are left out.
+    Under aLoRA forward = R · linear + attention(S) - attention(P): a prompt is read once, in the
+    prefill, as far as the prefix cache holds it, and otherwise again in every pass. An image's
+    features are computed once. LoRA's own products (2-3 %), dequantization, norms and the optimizer
+    are left out.
+
+    Args:
+        dims: sizes of the model.
+        workload: the run.
+        gpu: peak rates and bandwidth.
+
+    Returns:
+        Phase to seconds: vision, prefill, decode, old_logprobs, values, ref_logprobs, scores,
+        update.
     """
-    peak = TERA * (gpu.float32_tflops if workload.activation_width == 4 else gpu.bfloat16_tflops)
-    rows, outputs = workload.rollout_batch_size, workload.max_new_tokens * lm_head_flops(dims)
-    prompt = workload.prompt_tokens * linear_flops(dims) + attention_flops(
-        dims, workload.prompt_tokens
-    )
-    anew = (
-        (1 - cached_prompt_share(dims, workload)) * prompt / workload.samples_per_prompt
-        if workload.uses_alora
-        else 0
-    )
-    own = forward_flops(dims, workload)
-    scored = anew + own + outputs
-    critic = int(workload.critic in ("adapter", "separate"))  # a forward of its own
-    backward = 1 if workload.train == "lora" else 2
-    again = own if workload.gradient_checkpointing else 0
-    trained = scored + backward * (own + outputs) + again
-    work = {
+    full_width = workload.activation_width == 4
+    peak = TERA * (gpu.float32_tflops if full_width else gpu.bfloat16_tflops)
+    rows, head = workload.rollout_batch_size, workload.max_new_tokens * lm_head_flops(dims)
+    prompt = prompt_flops(dims, workload)
+    uncached_prompt = 0.0
+    if workload.uses_alora:
+        uncached_share = 1 - cached_prompt_share(dims, workload)
+        uncached_prompt = uncached_share * prompt / workload.samples_per_prompt
+    forward = forward_flops(dims, workload)
+    evaluate = uncached_prompt + forward + head
+    critic_forwards = int(workload.critic in ("adapter", "separate"))
+    backward_cost = 1 if workload.train == "lora" else 2
+    recompute = forward if workload.gradient_checkpointing else 0
+    train = evaluate + backward_cost * (forward + head) + recompute
+    operations = {
         "vision": rows * vision_flops(dims),
         "prefill": workload.num_prompts * prompt + rows * lm_head_flops(dims),
         "decode": 0,
-        "old_logprobs": rows * (scored if workload.recompute_logprobs else outputs),
-        "values": rows * scored * critic,
-        "ref_logprobs": rows * scored,
-        "scores": rows * scored if workload.reward != "none" else 0,
-        "update": workload.ppo_epochs * rows * trained * (1 + critic),
+        "old_logprobs": rows * (evaluate if workload.recompute_logprobs else head),
+        "values": rows * evaluate * critic_forwards,
+        "ref_logprobs": rows * evaluate,
+        "scores": rows * evaluate if workload.reward != "none" else 0,
+        "update": workload.ppo_epochs * rows * train * (1 + critic_forwards),
     }
-    times = {name: amount / peak for name, amount in work.items()}
+    times = {phase: amount / peak for phase, amount in operations.items()}
     return times | {"decode": decode_seconds(dims, workload, gpu, peak)}
 
 
 def decode_seconds(dims: ModelDims, workload: Workload, gpu: GPU, peak: float) -> float:
-    """Seconds for the tokens after the first, of all rows."""
-    parts = base_model_bytes(dims, workload)
-    weights = parts["language model"] + (parts["head"] or parts["embeddings"])
-    batches, left = divmod(workload.rollout_batch_size, workload.generation_rows)
-    total = 0.0
-    for rows, count in ((workload.generation_rows, batches), (left, 1 if left else 0)):
+    """Seconds to decode all response tokens after the first, which the prefill samples.
+
+    Args:
+        dims: sizes of the model.
+        workload: the run.
+        gpu: its bandwidth counts.
+        peak: operations a second.
+    """
+    weights = decoder_weight_bytes(dims, workload)
+    full_batches, remainder = divmod(workload.rollout_batch_size, workload.generation_rows)
+    seconds = 0.0
+    for rows, batches in ((workload.generation_rows, full_batches), (remainder, remainder > 0)):
+        prompt_kv = prompt_kv_bytes(dims, workload, rows)
         for tokens in range(workload.prompt_tokens + 1, workload.sequence_tokens):
-            own = kv_cache_bytes(dims, workload, rows, tokens - workload.prompt_tokens)
-            moved = (
-                weights
-                + own
-                + kv_cache_bytes(dims, workload, workload.prompts_of(rows), workload.prompt_tokens)
-            )
-            products = rows * (
-                linear_flops(dims) + lm_head_flops(dims) + 4 * _attention_width(dims) * tokens
-            )
-            total += count * max(moved / (TERA * gpu.bandwidth_tbs), products / peak)
-    return total
+            suffix_kv = kv_cache_bytes(dims, workload, rows, tokens - workload.prompt_tokens)
+            per_row = linear_flops(dims) + lm_head_flops(dims)
+            operations = rows * (per_row + 4 * _attention_width(dims) * tokens)
+            read_seconds = (weights + suffix_kv + prompt_kv) / (TERA * gpu.bandwidth_tbs)
+            seconds += batches * max(read_seconds, operations / peak)
+    return seconds
+
+
+def decoder_weight_bytes(dims: ModelDims, workload: Workload) -> int:
+    """Bytes of the weights that a decoding step reads: language model and output embedding."""
+    parts = base_model_bytes(dims, workload)
+    return parts["language model"] + (parts["head"] or parts["embeddings"])
 
 
 def linear_flops(dims: ModelDims) -> int:
-    """Operations of the linear layers on one token."""
+    """Operations of all linear layers of the language model on one token."""
     return 2 * dims.linear_params
 
 
 def attention_flops(dims: ModelDims, tokens: int) -> int:
-    """Operations of causal attention over so many tokens, all layers."""
+    """Operations of causal attention over `tokens` tokens in all layers."""
     return 2 * _attention_width(dims) * tokens**2
 
 
@@ -92,26 +111,32 @@ def lm_head_flops(dims: ModelDims) -> int:
 
 
 def vision_flops(dims: ModelDims) -> int:
-    """Operations on one image: tower, whose attention looks both ways, and projector."""
+    """Operations on one image: vision tower, with bidirectional attention, and projector."""
     tokens = dims.tile_tokens + 1
-    looks = 4 * dims.vision_hidden_size * dims.vision_layers * tokens**2
-    tile = (
-        2 * dims.vision_tower_params * tokens + looks + 2 * dims.projector_params * dims.tile_tokens
-    )
-    return dims.image_tiles * tile
+    attention = 4 * dims.vision_hidden_size * dims.vision_layers * tokens**2
+    tower = 2 * dims.vision_tower_params * tokens + attention
+    return dims.image_tiles * (tower + 2 * dims.projector_params * dims.tile_tokens)
+
+
+def prompt_flops(dims: ModelDims, workload: Workload) -> int:
+    """Operations to read one prompt, without the output embedding."""
+    tokens = workload.prompt_tokens
+    return tokens * linear_flops(dims) + attention_flops(dims, tokens)
 
 
 def forward_flops(dims: ModelDims, workload: Workload) -> float:
-    """Operations of one row's pass, without the head; of its prompt its share, or none of it."""
-    prompt = workload.prompt_tokens * linear_flops(dims) + attention_flops(
-        dims, workload.prompt_tokens
-    )
-    seen = attention_flops(dims, workload.sequence_tokens) - attention_flops(
-        dims, workload.prompt_tokens
-    )
-    own = workload.max_new_tokens * linear_flops(dims) + seen
-    return own if workload.uses_alora else own + prompt / workload.samples_per_prompt
+    """Operations of one response's forward pass, without the output embedding.
+
+    The response's share of its prompt is included; under aLoRA the prompt is not.
+    """
+    attention = attention_flops(dims, workload.sequence_tokens)
+    attention -= attention_flops(dims, workload.prompt_tokens)
+    response = workload.max_new_tokens * linear_flops(dims) + attention
+    if workload.uses_alora:
+        return response
+    return response + prompt_flops(dims, workload) / workload.samples_per_prompt
 
 
 def _attention_width(dims: ModelDims) -> int:
+    """Sum over layers of heads · head_dim."""
     return dims.num_heads * dims.head_dim * dims.num_layers

@@ -1,4 +1,4 @@
-"""Memory of one PPO iteration, from sizes alone."""
+"""Memory of one PPO iteration, computed from the model's sizes and the run's options."""
 
 from dataclasses import dataclass
 
@@ -10,27 +10,28 @@ from rlhf.planning.activation_memory import (
     kv_cache_bytes,
     largest_dequantized_weight_bytes,
     logprob_workspace_bytes,
+    prompt_kv_bytes,
     sampling_workspace_bytes,
     saved_activation_bytes,
 )
 from rlhf.planning.model_dims import ModelDims
 from rlhf.planning.workload import Workload
 
-CUDA_CONTEXT_BYTES = 2**29  # CUDA's own and the libraries' kernels on the card
-NF4_BITS = 4.127  # 4, and per 64 weights a scale of 8 bits, and per 256 scales one of 32
+CUDA_CONTEXT_BYTES = 2**29  # the CUDA context and the libraries' kernels on the GPU
+NF4_BITS = 4.127  # 4, plus an 8-bit scale per 64 weights and a 32-bit scale per 256 scales
 
-Parts = dict[str, int]
+Parts = dict[str, int]  # name of what is allocated: bytes
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on the card.
+    """Bytes that one PPO iteration needs on the GPU, by part and phase.
 
     Attributes:
-        resident: there all the time.
-        phases: of rollout, scoring and update, what comes on top at the worst moment.
-        features: on the CPU, cached features of one image.
-        activations: of an update's micro-batch without and with gradient checkpointing.
+        resident: what stays allocated all the time.
+        phases: what rollout, scoring and update allocate on top at their peak.
+        image_feature_bytes: cached features of one image, in CPU memory.
+        activations: of one micro-batch of an update, without and with gradient checkpointing.
     """
 
     resident: Parts
@@ -39,21 +40,23 @@ class MemoryEstimate:
     activations: tuple[int, int]
 
     def peaks(self) -> Parts:
-        """The most of each phase."""
-        always = sum(self.resident.values())
-        return {name: always + sum(parts.values()) for name, parts in self.phases.items()}
+        """Bytes of each phase at its peak, resident parts included."""
+        resident = sum(self.resident.values())
+        return {name: resident + sum(parts.values()) for name, parts in self.phases.items()}
 
     @property
     def peak(self) -> int:
+        """Bytes at the peak of the largest phase."""
         return max(self.peaks().values())
 
 
 def estimate_memory(dims: ModelDims, workload: Workload) -> MemoryEstimate:
-    """What lies on the card in each phase.
+    """Estimate the GPU memory of each phase of an iteration.
 
-    Adapters, gradients and the optimizer's state stay through all phases. A moment is what is alive
-    at once: the workspace of the layer that runs, the weight it unpacks, or the head's logits.
+    Adapters, gradients and optimizer state stay through all phases. A phase's peak is the largest
+    set of tensors alive at once: a layer's workspace and the weight it unpacks, or the logits.
     """
+    features_per_image = dims.image_tiles * dims.tile_tokens * dims.vision_feature_size
     return MemoryEstimate(
         resident=resident_bytes(dims, workload),
         phases={
@@ -61,10 +64,7 @@ def estimate_memory(dims: ModelDims, workload: Workload) -> MemoryEstimate:
             "scoring": _scoring_bytes(dims, workload),
             "update": _update_bytes(dims, workload),
         },
-        image_feature_bytes=dims.image_tiles
-        * dims.tile_tokens
-        * dims.vision_feature_size
-        * frozen_width(workload),
+        image_feature_bytes=features_per_image * frozen_width(workload),
         activations=(
             saved_activation_bytes(dims, workload, checkpointing=False),
             saved_activation_bytes(dims, workload, checkpointing=True),
@@ -73,100 +73,96 @@ def estimate_memory(dims: ModelDims, workload: Workload) -> MemoryEstimate:
 
 
 def _rollout_bytes(dims: ModelDims, workload: Workload) -> Parts:
-    """The last prompts of a batch, or the last token of its responses."""
-    rows = workload.generation_rows
-    held = {"KV cache": _generation_kv_cache(dims, workload, rows)} | _cached_prompts(
-        dims, workload
-    )
-    prefill = held | _prefill_workspace(dims, workload, rows) | _dequantized_weight(dims, workload)
-    decode = (
-        held
-        | {"logits": sampling_workspace_bytes(dims, rows)}
-        | _dequantized_weight(dims, workload)
-    )
+    """Peak of generation: the last prefill of a batch, or sampling its last token."""
+    rows, weight = workload.generation_rows, _dequantized_weight(dims, workload)
+    cache = {"KV cache": _generation_kv_bytes(dims, workload, rows)}
+    cache |= _cached_prompts(dims, workload)
+    prefill = cache | _prefill_workspace(dims, workload, rows) | weight
+    decode = cache | {"logits": sampling_workspace_bytes(dims, rows)} | weight
     return _largest(prefill, decode | _prepacked_weights(dims, workload))
 
 
 def _prepacked_weights(dims: ModelDims, workload: Workload) -> Parts:
-    """Weights that a CPU lays out anew to decode."""
+    """Weights that a CPU copies into another layout to decode faster."""
     if workload.triton:
         return {}
-    width = frozen_width(workload)  # in which they multiply
+    width = frozen_width(workload)
     layers = width * dims.linear_params if workload.quantization == "none" else 0
     head = width * (dims.lm_head_params or dims.embedding_params)
     return {"weights to decode by": head + (layers if layers <= LIMIT else 0)}
 
 
-def _generation_kv_cache(dims: ModelDims, workload: Workload, rows: int) -> int:
-    """Of so many rows, their prompts once each; a CPU decodes from float32."""
-    prompts = kv_cache_bytes(dims, workload, workload.prompts_of(rows), workload.prompt_tokens)
-    narrow = prompts + kv_cache_bytes(dims, workload, rows, workload.max_new_tokens)
-    return narrow if workload.triton else narrow * 4 // workload.activation_width
+def _generation_kv_bytes(dims: ModelDims, workload: Workload, rows: int) -> int:
+    """KV cache of `rows` sequences, each prompt held once; a CPU decodes in float32."""
+    responses = kv_cache_bytes(dims, workload, rows, workload.max_new_tokens)
+    size = prompt_kv_bytes(dims, workload, rows) + responses
+    return size if workload.triton else size * 4 // workload.activation_width
 
 
 def _scoring_bytes(dims: ModelDims, workload: Workload) -> Parts:
-    """A micro-batch without gradient: a layer, or the head."""
+    """Peak of a micro-batch without gradient: a layer, or the logits."""
     rows = workload.microbatch_rows(workload.rollout_batch_size)
-    layer = {
-        "workspace of a layer": workload.forward_tokens(rows)
-        * forward_workspace_bytes(dims, workload)
-    }
+    tokens = workload.forward_tokens(rows)
+    layer = {"workspace of a layer": tokens * forward_workspace_bytes(dims, workload)}
     if workload.triton and (workload.uses_alora or workload.samples_per_prompt > 1):
-        layer["KV of a layer"] = _generation_kv_cache(dims, workload, rows) // dims.num_layers
+        layer["KV of a layer"] = _generation_kv_bytes(dims, workload, rows) // dims.num_layers
     logits = {"logits": logprob_workspace_bytes(dims, workload, rows * workload.max_new_tokens)}
-    reading, held = _prefix_prefill(dims, workload, rows), _cached_prompts(dims, workload)
-    layer |= {name: size for name, size in reading.items() if name == "KV cache"}
-    return held | _largest(reading, layer | _dequantized_weight(dims, workload), logits)
+    prefill = _prefix_prefill(dims, workload, rows)
+    layer |= {name: size for name, size in prefill.items() if name == "KV cache"}
+    layer |= _dequantized_weight(dims, workload)
+    return _cached_prompts(dims, workload) | _largest(prefill, layer, logits)
 
 
 def _update_bytes(dims: ModelDims, workload: Workload) -> Parts:
-    """A micro-batch with gradient: the head, or a layer's backward."""
+    """Peak of a micro-batch with gradient: the logits, or a layer's backward pass."""
     rows = workload.microbatch_rows(workload.minibatch_size)
-    kept = {"activations": saved_activation_bytes(dims, workload)}
+    saved = {"activations": saved_activation_bytes(dims, workload)}
     layer = {"workspace of a layer": backward_workspace_bytes(dims, workload, rows)}
+    layer |= _dequantized_weight(dims, workload)
     logits = {"logits": logprob_workspace_bytes(dims, workload, rows * workload.max_new_tokens)}
-    reading, held = _prefix_prefill(dims, workload, rows), _cached_prompts(dims, workload)
-    if not workload.gradient_checkpointing:  # else it is among the activations
-        kept |= {name: size for name, size in reading.items() if name == "KV cache"}
-    return held | _largest(
-        reading, kept | layer | _dequantized_weight(dims, workload), kept | logits
-    )
+    prefill = _prefix_prefill(dims, workload, rows)
+    if not workload.gradient_checkpointing:  # with it, they are among the activations
+        saved |= {name: size for name, size in prefill.items() if name == "KV cache"}
+    moments = _largest(prefill, saved | layer, saved | logits)
+    return _cached_prompts(dims, workload) | moments
 
 
 def cached_prompt_share(dims: ModelDims, workload: Workload) -> float:
-    """Of an iteration's prompts, how many are read once for all passes."""
-    wanted = kv_cache_bytes(dims, workload, workload.num_prompts, workload.prompt_tokens)
-    return min(1.0, workload.prefix_cache_gib * GIB / wanted) if workload.uses_alora else 0.0
+    """Share of an iteration's prompts that the prefix cache holds, 0 to 1; 0 without aLoRA."""
+    if not workload.uses_alora:
+        return 0.0
+    all_prompts = prompt_kv_bytes(dims, workload, workload.rollout_batch_size)
+    return min(1.0, workload.prefix_cache_gib * GIB / all_prompts)
 
 
 def _cached_prompts(dims: ModelDims, workload: Workload) -> Parts:
+    """The prefix cache, as far as an iteration's prompts fill it."""
     share = cached_prompt_share(dims, workload)
-    wanted = kv_cache_bytes(dims, workload, workload.num_prompts, workload.prompt_tokens)
-    return {"prompts kept": int(share * wanted)} if share else {}
+    all_prompts = prompt_kv_bytes(dims, workload, workload.rollout_batch_size)
+    return {"prompts kept": int(share * all_prompts)} if share else {}
 
 
 def _prefix_prefill(dims: ModelDims, workload: Workload, rows: int) -> Parts:
-    """A micro-batch's prompts, put together or read, where LoRA is on responses alone."""
+    """KV cache of a micro-batch's prompts under aLoRA, and the workspace to compute it."""
     if not workload.uses_alora:
         return {}
-    prompts = workload.prompts_of(rows)
-    cache = {"KV cache": kv_cache_bytes(dims, workload, prompts, workload.prompt_tokens)}
+    cache = {"KV cache": prompt_kv_bytes(dims, workload, rows)}
     if cached_prompt_share(dims, workload) == 1:
         return cache
     return cache | _prefill_workspace(dims, workload, rows) | _dequantized_weight(dims, workload)
 
 
 def _prefill_workspace(dims: ModelDims, workload: Workload, rows: int) -> Parts:
-    """Of so many prompts, those that are read at once."""
+    """Workspace of one prefill of the prompts of `rows` responses."""
     tokens = workload.prefill_prompts(rows) * workload.prompt_tokens
     return {"workspace of a layer": tokens * forward_workspace_bytes(dims, workload)}
 
 
 def _dequantized_weight(dims: ModelDims, workload: Workload) -> Parts:
-    packed = workload.quantization != "none"
-    return (
-        {"dequantized weight": largest_dequantized_weight_bytes(dims, workload)} if packed else {}
-    )
+    """The largest weight that a product unpacks; nothing without quantization."""
+    if workload.quantization == "none":
+        return {}
+    return {"dequantized weight": largest_dequantized_weight_bytes(dims, workload)}
 
 
 def _largest(*moments: Parts) -> Parts:
@@ -174,10 +170,10 @@ def _largest(*moments: Parts) -> Parts:
 
 
 def resident_bytes(dims: ModelDims, workload: Workload) -> Parts:
-    """What stays: weights by part, adapters by role, gradients, optimizer, CUDA itself."""
-    adapter = 4 * lora_parameters(dims, workload.lora_rank)  # peft keeps them in float32
+    """Bytes that stay: weights by part, adapters by role, gradients, optimizer, CUDA context."""
+    adapter = 4 * lora_parameters(dims, workload.lora_rank)  # peft keeps factors in float32
     lora, trainable = workload.train == "lora", trainable_parameters(dims, workload)
-    state = 8 if workload.optimizer == "adamw" else 2  # bytes a parameter, of both moments
+    state = 8 if workload.optimizer == "adamw" else 2  # bytes per parameter for both moments
     parts = base_model_bytes(dims, workload)
     whole = sum(parts.values())
     parts |= {
@@ -196,12 +192,15 @@ def resident_bytes(dims: ModelDims, workload: Workload) -> Parts:
 
 
 def base_model_bytes(dims: ModelDims, workload: Workload) -> Parts:
-    """The model's weights by part; only the language model's linear layers are packed."""
-    plain, language = frozen_width(workload), workload.activation_width
+    """Bytes of the model's weights by part.
+
+    Quantization packs only the linear layers of the language model.
+    """
+    frozen, language = frozen_width(workload), workload.activation_width
     bits = {"none": 8 * language, "int8": 8, "nf4": NF4_BITS}[workload.quantization]
     return {
-        "vision tower": plain * dims.vision_tower_params,
-        "projector": plain * dims.projector_params,
+        "vision tower": frozen * dims.vision_tower_params,
+        "projector": frozen * dims.projector_params,
         "language model": round(bits / 8 * dims.linear_params) + language * dims.norm_params,
         "embeddings": language * dims.embedding_params,
         "head": language * dims.lm_head_params,
@@ -209,19 +208,19 @@ def base_model_bytes(dims: ModelDims, workload: Workload) -> Parts:
 
 
 def frozen_width(workload: Workload) -> int:
-    """Bytes of a number in what is neither trained nor quantized."""
+    """Bytes per number of weights that are neither trained nor quantized."""
     return 2 if workload.dtype == "bfloat16" else 4
 
 
 def lora_parameters(dims: ModelDims, rank: int) -> int:
-    """Of one adapter: `rank` columns and rows on each linear layer of the language model."""
+    """Parameters of one LoRA adapter on all linear layers of the language model."""
     return rank * dims.lora_params_per_rank
 
 
 def trainable_parameters(dims: ModelDims, workload: Workload) -> int:
-    """Policy and critic; with `separate` the critic trains as much as the policy."""
+    """Trainable parameters of policy and critic, the value head included."""
     lora = workload.train == "lora"
     policy = lora_parameters(dims, workload.lora_rank) if lora else dims.language_params
-    doubled = workload.critic == "separate" or (workload.critic == "adapter" and lora)
-    critic = policy if doubled else 0
+    critic_trains_as_much = workload.critic == "separate" or (workload.critic == "adapter" and lora)
+    critic = policy if critic_trains_as_much else 0
     return policy + critic + dims.hidden_size + 1

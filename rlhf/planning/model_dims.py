@@ -1,4 +1,4 @@
-"""What a LLaVA's size is, read from its configuration alone: no weights are loaded or fetched."""
+"""Sizes of a LLaVA, read from its configuration alone; no weights are loaded or downloaded."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from rlhf.errors import UsageError
 from rlhf.models.lora import LANGUAGE_LINEARS
 from rlhf.models.vision.families import FAMILIES, max_image_tokens, tile_tokens
 
-# Published configurations, so that these two need no network; the rest is the class's default.
+# Configurations of published models, which thus need no network; other fields are LlamaConfig's.
 PUBLISHED: dict[str, dict[str, int]] = {
     "llava-hf/llava-1.5-7b-hf": {},
     "llava-hf/llava-1.5-13b-hf": {
@@ -27,20 +27,31 @@ PUBLISHED: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDims:
-    """Sizes of a LLaVA; parts are counted in parameters.
+    """Sizes of a LLaVA.
 
     Attributes:
-        layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary: of the language model.
-        tower, projector, embeddings: parts of the trunk.
-        head: output embedding; 0 when it is the input embedding.
-        linears: weights of the linear layers that quantization packs and LoRA is put on.
-        others: of the language model, neither linear layers nor embeddings: norms and biases.
-        lora_width: Σ (columns + rows) of those linear layers; LoRA has `rank` times as many.
-        tower_layers, tower_width: of the vision tower.
-        image_tokens: of one image, the largest where their sizes matter.
-        tiles: of that image.
-        tile_tokens: features that the projector reads of one tile.
-        feature_width: of one such feature.
+        num_layers: layers of the language model.
+        hidden_size: width of its hidden states.
+        intermediate_size: width of its MLPs.
+        num_heads: attention heads of a layer.
+        num_kv_heads: key and value heads of a layer.
+        head_dim: width of one head.
+        vocab_size: rows of the output embedding.
+        vision_tower_params: parameters of the vision tower.
+        projector_params: parameters of the projector.
+        embedding_params: parameters of the input embedding.
+        lm_head_params: parameters of the output embedding; 0 if it is tied to the input's.
+        linear_params: weights of the language model's linear layers, which take LoRA and are
+            quantized.
+        norm_params: other parameters of the language model: norms and biases.
+        lora_params_per_rank: sum over those linear layers of inputs + outputs; an adapter has
+            `rank` times as many parameters.
+        vision_layers: layers of the vision tower.
+        vision_hidden_size: width of its hidden states.
+        image_tokens: most tokens that one image takes.
+        image_tiles: tiles of that image.
+        tile_tokens: features of one tile that the projector reads.
+        vision_feature_size: width of one such feature.
     """
 
     num_layers: int
@@ -66,15 +77,15 @@ class ModelDims:
 
     @property
     def language_params(self) -> int:
-        """Parameters that full training moves: the language model's without its embeddings."""
+        """Parameters that full training changes: the language model without its embeddings."""
         return self.linear_params + self.norm_params
 
 
 def read_dims(base: str) -> ModelDims:
-    """The shape of a LLaVA directory or hub id.
+    """Read the sizes of the LLaVA at a directory or hub id.
 
     Raises:
-        UsageError: no configuration there, or it is not a LLaVA's.
+        UsageError: there is no configuration, or it is not a LLaVA's.
     """
     if base in PUBLISHED:
         return dims_of(LlavaConfig(text_config=LlamaConfig(vocab_size=32064, **PUBLISHED[base])))
@@ -92,7 +103,7 @@ def read_dims(base: str) -> ModelDims:
 
 
 def dims_of(config: Any) -> ModelDims:
-    """The shape of a LLaVA's configuration, counted on a model without storage."""
+    """Sizes of a LLaVA's configuration, counted on a model on the meta device."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     text, vision, inner = config.text_config, config.vision_config, model.model
@@ -102,9 +113,9 @@ def dims_of(config: Any) -> ModelDims:
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and re.fullmatch(LANGUAGE_LINEARS, name)
     ]
-    packed = sum(math.prod(sizes) for sizes in linears)
+    linear_params = sum(math.prod(sizes) for sizes in linears)
     embeddings = model.get_input_embeddings().weight
-    largest = max_image_tokens(model)
+    largest_image = max_image_tokens(model)
     tied = model.lm_head.weight is embeddings
     return ModelDims(
         num_layers=text.num_hidden_layers,
@@ -118,13 +129,13 @@ def dims_of(config: Any) -> ModelDims:
         projector_params=_count(inner.multi_modal_projector),
         embedding_params=embeddings.numel(),
         lm_head_params=0 if tied else model.lm_head.weight.numel(),
-        linear_params=packed,
-        norm_params=_count(inner.language_model) - embeddings.numel() - packed,
+        linear_params=linear_params,
+        norm_params=_count(inner.language_model) - embeddings.numel() - linear_params,
         lora_params_per_rank=sum(map(sum, linears)),
         vision_layers=vision.num_hidden_layers,
         vision_hidden_size=vision.hidden_size,
-        image_tokens=largest.tokens,
-        image_tiles=largest.tiles,
+        image_tokens=largest_image.tokens,
+        image_tiles=largest_image.tiles,
         tile_tokens=tile_tokens(config),
         vision_feature_size=inner.multi_modal_projector.linear_1.in_features,
     )

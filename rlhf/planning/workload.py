@@ -15,16 +15,32 @@ RewardPlacement = Literal["adapter", "trunk", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What of a run's options decides memory and time; names as in the configuration.
+    """The options of a PPO run that decide its memory and time, named as in the configuration.
 
     Attributes:
-        prompt_tokens: P, the image's tokens among them.
-        max_new_tokens: R.
-        sampling_batch_size: rows generated together.
-        reward: `adapter` on the policy's trunk, a `trunk` of its own, or `none` on the card.
+        prompt_tokens: tokens of each prompt, the image's included.
+        max_new_tokens: tokens of each response.
+        rollout_batch_size: responses of an iteration.
+        minibatch_size: responses of an optimizer step.
+        microbatch_tokens: most tokens of a forward and backward pass.
+        sampling_batch_size: responses generated together.
+        ppo_epochs: passes over the rollout in the update.
+        dtype: of frozen weights.
+        quantization: of the language model's linear layers.
+        train: LoRA adapters or all weights of the language model.
+        lora_rank: rank of the adapters.
+        lora_type: LoRA on all tokens, or aLoRA on response tokens only.
+        critic: how the critic shares the policy's model.
+        gradient_checkpointing: whether layers are recomputed in the backward pass.
+        optimizer: its state is 8 bytes per parameter in float32, 2 in 8 bits.
         starts_from_adapter: the reference is a frozen second copy of the adapter.
-        triton: on a GPU: the head's chunks are Triton's, and attention joins keys of two places.
-        prefix_cache: GiB of prompts that are kept; only where LoRA is on responses alone.
+        reward: the reward model is an `adapter` on the policy's base model, has a base model of
+            its own (`trunk`), or is not on the GPU (`none`).
+        triton: runs on a GPU with Triton's kernels; otherwise on a CPU.
+        samples_per_prompt: responses to each prompt.
+        recompute_logprobs: the update's old log-probabilities come from a pass of their own.
+        max_prefill_tokens: most prompt tokens of one prefill.
+        prefix_cache_gib: GiB for prompts whose KV cache is kept; used under aLoRA only.
     """
 
     prompt_tokens: int
@@ -52,46 +68,47 @@ class Workload:
 
     @property
     def sequence_tokens(self) -> int:
-        """S, tokens of a prompt and its response."""
+        """Tokens of a prompt and its response."""
         return self.prompt_tokens + self.max_new_tokens
 
     @property
     def uses_alora(self) -> bool:
-        """Whether the adapter starts after the prompt."""
+        """Whether LoRA acts on response tokens only."""
         return self.lora_type == "alora"
 
     @property
     def num_prompts(self) -> int:
-        """Different prompts of an iteration."""
+        """Distinct prompts of an iteration."""
         return self.rollout_batch_size // self.samples_per_prompt
 
     @property
     def activation_width(self) -> int:
-        """Bytes of an activation: full training makes the language model float32."""
+        """Bytes per activation; full training keeps the language model in float32."""
         return 4 if self.train == "full" or self.dtype == "float32" else 2
 
     @property
     def generation_rows(self) -> int:
+        """Responses generated together."""
         return min(self.sampling_batch_size, self.rollout_batch_size)
 
     def prompts_of(self, rows: int) -> int:
-        """Different prompts of so many rows, of which those of one prompt are neighbours."""
+        """Distinct prompts of `rows` consecutive responses."""
         return -(-rows // self.samples_per_prompt)
 
     def forward_tokens(self, rows: int) -> int:
-        """Tokens of so many rows that run through trunk and adapter, with a gradient in updates."""
+        """Tokens of `rows` responses in a forward pass: each prompt once (none under aLoRA)."""
         prompts = 0 if self.uses_alora else self.prompts_of(rows) * self.prompt_tokens
         return prompts + rows * self.max_new_tokens
 
-    def microbatch_rows(self, most: int) -> int:
-        """Rows of a micro-batch of at most `most` rows; one row at the least."""
-        group = self.prompt_tokens + self.samples_per_prompt * self.max_new_tokens
-        fitting = self.microbatch_tokens // group * self.samples_per_prompt
-        alone = (self.microbatch_tokens - self.prompt_tokens) // self.max_new_tokens
-        return min(most, fitting or max(1, alone))
+    def microbatch_rows(self, max_rows: int) -> int:
+        """Responses of a micro-batch: as many as fit its tokens, at least 1, at most `max_rows`."""
+        group_tokens = self.prompt_tokens + self.samples_per_prompt * self.max_new_tokens
+        whole_groups = self.microbatch_tokens // group_tokens * self.samples_per_prompt
+        of_one_prompt = (self.microbatch_tokens - self.prompt_tokens) // self.max_new_tokens
+        return min(max_rows, whole_groups or max(1, of_one_prompt))
 
     def prefill_prompts(self, rows: int) -> int:
-        """Of the prompts of so many rows, those that are read at once."""
+        """Prompts of one prefill, out of the distinct prompts of `rows` responses."""
         return min(self.prompts_of(rows), max(1, self.max_prefill_tokens // self.prompt_tokens))
 
 

@@ -16,25 +16,41 @@ from torch import Tensor
 from rlhf.commands.doctor import doctor
 from rlhf.commands.job import Job
 from rlhf.config.schema import Config, ModelConfig
-from rlhf.diagnostics.examination import UnfitError, check_quick, examine
-from rlhf.diagnostics.facts import Facts, gather
-from rlhf.diagnostics.trials import Check, check, run_checks, try_linear
+from rlhf.diagnostics.checks import CheckResult, check_linear, run_check, run_checks
+from rlhf.diagnostics.environment import (
+    METRICS_WRITER,
+    QUANTIZATION,
+    Device,
+    Environment,
+    read_environment,
+)
+from rlhf.diagnostics.report import UnfitError, check_quick, examine
 from rlhf.storage.run_directory import json_text
 
 
-def test_a_trial_that_fails_is_told_and_one_without_use_is_not_tried() -> None:
+def test_a_failing_check_is_reported_and_a_skipped_one_is_not_run() -> None:
     def fails() -> None:
         raise ValueError("\n  first line\nsecond")
 
-    failed = check("x", fails)
+    failed = run_check("x", fails)
     assert (failed.state, failed.note) == ("failed", "first line")
-    assert check("x", fails, "no use") == Check("x", "skipped", 0.0, "no use")
-    broken = Facts(faults={"torch": "x"}, devices=())
-    assert {one.state for one in run_checks(broken, "cpu", "float32")} == {"skipped"}
+    assert run_check("x", fails, "no use") == CheckResult("x", "skipped", 0.0, "no use")
+    broken = Environment(import_errors={"torch": "x"}, devices=())
+    assert {result.state for result in run_checks(broken, "cpu", "float32")} == {"skipped"}
+
+
+def test_checks_of_a_library_that_does_not_import_are_skipped() -> None:
+    errors = {QUANTIZATION: "broken", METRICS_WRITER: "broken"}
+    environment = Environment(import_errors=errors, devices=(Device("cpu"),))
+    states = {result.name: result.state for result in run_checks(environment, "cpu", "float32")}
+    needing_them = ("nf4", "int8", "8-bit AdamW", "TensorBoard", "Triton")
+    assert states == {"float32": "ok", "bfloat16": "ok", "float16": "ok"} | dict.fromkeys(
+        needing_them, "skipped"
+    )
 
 
 @pytest.mark.parametrize(
-    ("layer", "said"),
+    ("layer", "message"),
     [
         (lambda x, w: (x @ w.T).detach() + 0 * x, "the gradient after an eval forward is zero"),
         (lambda x, w: x @ w.T + torch.nan, "the forward is off by nan"),
@@ -43,13 +59,13 @@ def test_a_trial_that_fails_is_told_and_one_without_use_is_not_tried() -> None:
     ],
 )
 def test_a_wrong_layer_is_found(
-    layer: Callable[[Tensor, Tensor], Tensor], said: str, monkeypatch: pytest.MonkeyPatch
+    layer: Callable[[Tensor, Tensor], Tensor], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "rlhf.models.quantization.quantized_linear", lambda weight, kind: lambda x: layer(x, weight)
     )
-    with pytest.raises(RuntimeError, match=said):
-        try_linear("cpu", "float32", "nf4")
+    with pytest.raises(RuntimeError, match=message):
+        check_linear("cpu", "float32", "nf4")
 
 
 @pytest.mark.skipif(
@@ -58,14 +74,14 @@ def test_a_wrong_layer_is_found(
 def test_the_lost_gradient_of_nf4_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlhf.models.quantization.keep_gradients", lambda layer: None)
     with pytest.raises(RuntimeError, match="gradient after an eval forward is zero"):
-        try_linear("cpu", "float32", "nf4")
+        check_linear("cpu", "float32", "nf4")
 
 
 def test_a_missing_torch_does_not_stop_the_doctor(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: cannot open')")
-    code = "import rlhf.diagnostics.examination as d, rlhf.config.schema as c;"
+    code = "import rlhf.diagnostics.report as d, rlhf.config.schema as c;"
     code += " x = d.examine(c.Config());"
-    code += "print([f.part for f in x.stopping], {k.state for k in x.checks})"
+    code += "print([f.component for f in x.blocking], {k.state for k in x.checks})"
     program = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"]
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['libraries'] {'skipped'}"
@@ -74,17 +90,17 @@ def test_a_missing_torch_does_not_stop_the_doctor(tmp_path: Path) -> None:
 def test_everything_works_on_this_machine(tmp_path: Path) -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     config = Config(device="cpu", output_dir=str(tmp_path / "not" / "yet"))
-    found = examine(config)
-    states = {one.name: one.state for one in found.checks}
+    report = examine(config)
+    states = {result.name: result.state for result in report.checks}
     names = ("float32", "bfloat16", "float16", "nf4", "int8", "8-bit AdamW", "TensorBoard")
     assert states == dict.fromkeys(names, "ok") | {"Triton": "skipped"}
-    assert found.stopping == []
-    assert found.facts.memory["cpu"][0] >= found.facts.memory["cpu"][1] > 10**8
-    assert found.facts.disk_free and not (tmp_path / "not").exists()
+    assert report.blocking == []
+    assert report.environment.memory["cpu"][0] >= report.environment.memory["cpu"][1] > 10**8
+    assert report.environment.disk_free and not (tmp_path / "not").exists()
 
 
 def test_the_stated_ranges_are_read() -> None:
-    facts = gather(Config())
+    facts = read_environment(Config())
     assert "torch>=2.10" in facts.requirements["rlhf"]
     assert not [text for text in facts.requirements["rlhf"] if text.startswith("pytest")]
     assert facts.versions["torch"] == torch.__version__
@@ -117,7 +133,7 @@ def job(config: Config) -> Job:
 def test_the_command_shows_and_returns_it(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = doctor(job(Config(device="cpu")))
     shown = capsys.readouterr().out
-    for word in (torch.__version__, metrics["facts"]["bits_library"], "8-bit AdamW", "skipped"):
+    for word in (torch.__version__, metrics["facts"]["bnb_library"], "8-bit AdamW", "skipped"):
         assert word in shown
     assert "the chosen options can run here (tried: float32)" in shown
     assert json.loads(json_text(metrics))["ready"] is True

@@ -1,6 +1,8 @@
-"""What `rlhf doctor` finds: versions, driver, devices, libraries, memory, disk. Nothing is judged.
+"""Read the environment: package versions, GPU driver, devices, libraries, memory, disk.
 
-Libraries load inside the functions: a doctor that cannot start names no mismatch.
+Libraries are imported inside the functions, so that a broken one is reported instead of stopping
+`rlhf doctor`. For that reason `torch.utils.collect_env` cannot serve here: it needs a torch that
+imports.
 """
 
 import os
@@ -21,22 +23,25 @@ from packaging.utils import canonicalize_name
 
 from rlhf.config.schema import Config
 
-ASKED = ("rlhf", "torch", "transformers", "peft", "bitsandbytes")  # whose requirements are checked
-MODULES = (
+CHECKED_PACKAGES = (
+    "rlhf",
     "torch",
-    "rlhf.models.quantization",
-    "rlhf.tracking.writer",
-)  # with all that a training command loads
+    "transformers",
+    "peft",
+    "bitsandbytes",
+)  # whose stated requirements are checked
+QUANTIZATION, METRICS_WRITER = "rlhf.models.quantization", "rlhf.tracking.writer"
+MODULES = ("torch", QUANTIZATION, METRICS_WRITER)  # they import all that a training command needs
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device that torch finds.
+    """A device that torch can compute on.
 
     Attributes:
-        name: as torch calls it, e.g. `cuda:0`.
-        model: what the maker calls it.
-        arch: of a CUDA device, e.g. `sm_86`.
+        name: torch's name, e.g. `cuda:0`.
+        model: the maker's name.
+        arch: compute capability of a CUDA device, e.g. `sm_86`.
     """
 
     name: str
@@ -45,98 +50,104 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """One machine, as plain values; empty where there is nothing to tell.
+class Environment:
+    """What is installed and present on one machine; a value is empty if there is none.
 
     Attributes:
         python: version of the interpreter.
-        versions: installed packages, by canonical name.
-        requirements: package to the requirements it states that hold here, extras left out.
-        faults: module to why its import failed.
-        torch_cuda: CUDA version torch is built for; empty in a CPU build.
-        torch_archs: GPU architectures torch is built for, e.g. `sm_86`.
-        gpu_fault: why torch cannot use its GPU.
+        versions: canonical package name to installed version.
+        requirements: package to the requirements it states for this platform, without extras.
+        import_errors: module to the error of its import.
+        torch_cuda: CUDA version that torch is built for; empty in a CPU build.
+        torch_archs: GPU architectures that torch is built for, e.g. `sm_86`.
+        gpu_error: why torch cannot use its GPU.
         driver: version of the NVIDIA driver.
-        driver_cuda: newest CUDA version that the driver serves; without nvidia-smi, torch's word.
-        driver_fault: what nvidia-smi says when it fails.
-        visible: CUDA_VISIBLE_DEVICES; None if not set.
+        driver_cuda: newest CUDA version that the driver supports, by nvidia-smi or else by torch.
+        driver_error: what nvidia-smi says when it fails.
+        cuda_visible_devices: CUDA_VISIBLE_DEVICES; None if not set.
         devices: what torch can compute on.
-        bits_library: file of bitsandbytes' native library; empty if none loaded.
-        bits_fault: why none loaded.
-        bits_shipped: CUDA versions bitsandbytes has libraries for.
-        bits_override: BNB_CUDA_VERSION.
+        bnb_library: file of bitsandbytes' native library; empty if none loaded.
+        bnb_error: why none loaded.
+        bnb_cuda_versions: CUDA versions that bitsandbytes ships libraries for.
+        bnb_cuda_override: value of BNB_CUDA_VERSION.
         memory: device name to bytes (total, free); `cpu` is the machine's own memory.
-        disk_free: bytes left where runs are written; None if not looked at.
+        disk_free: free bytes where runs are written; None if not read.
     """
 
     python: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     requirements: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    faults: Mapping[str, str] = field(default_factory=dict)
+    import_errors: Mapping[str, str] = field(default_factory=dict)
     torch_cuda: str = ""
     torch_archs: Sequence[str] = ()
-    gpu_fault: str = ""
+    gpu_error: str = ""
     driver: str = ""
     driver_cuda: str = ""
-    driver_fault: str = ""
-    visible: str | None = None
+    driver_error: str = ""
+    cuda_visible_devices: str | None = None
     devices: Sequence[Device] = ()
-    bits_library: str = ""
-    bits_fault: str = ""
-    bits_shipped: Sequence[str] = ()
-    bits_override: str = ""
+    bnb_library: str = ""
+    bnb_error: str = ""
+    bnb_cuda_versions: Sequence[str] = ()
+    bnb_cuda_override: str = ""
     memory: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     disk_free: int | None = None
 
     def has(self, kind: str) -> bool:
-        """Whether there is a device of a kind: cpu, cuda or mps."""
+        """Whether there is a device of a kind: `cpu`, `cuda` or `mps`."""
         return any(device.name.partition(":")[0] == kind for device in self.devices)
 
 
-def gather(config: Config) -> Facts:
-    """Everything there is to know, in some seconds if no library is loaded yet."""
-    libraries = _libraries(MODULES)
-    room = {
+def read_environment(config: Config) -> Environment:
+    """Read everything; takes seconds if the libraries are not imported yet."""
+    libraries = _library_facts(MODULES)
+    space = {
         "memory": _memory(libraries.get("devices", ())),
         "disk_free": _disk_free(Path(config.output_dir)),
     }
-    return Facts(**{**libraries, **driver_facts(_nvidia_smi()), **_packages(), **room})
+    return Environment(**{**libraries, **driver_facts(_nvidia_smi()), **_package_facts(), **space})
 
 
-def gather_quickly(config: Config) -> Facts:
-    """What can stop a run with these options: devices and, if it quantizes, bitsandbytes."""
-    return Facts(**_libraries(MODULES[:2] if config.model.quantization != "none" else MODULES[:1]))
+def read_devices(config: Config) -> Environment:
+    """Read only the devices and, if the run quantizes, bitsandbytes."""
+    return Environment(
+        **_library_facts(MODULES[:2] if config.model.quantization != "none" else MODULES[:1])
+    )
 
 
 def driver_facts(response: tuple[int, str] | None) -> dict[str, str]:
-    """Driver and its CUDA version from nvidia-smi's exit code and text (None: there is none)."""
+    """Parse nvidia-smi's exit code and text; None means it is not installed.
+
+    Returns:
+        Values of `driver`, `driver_cuda` and `driver_error` of `Environment`.
+    """
     if response is None:
         return {}
     code, text = response
     if code:
-        return {"driver_fault": (text.strip().splitlines() or [f"exit code {code}"])[0]}
+        return {"driver_error": (text.strip().splitlines() or [f"exit code {code}"])[0]}
     driver = re.search(r"(?:Driver|KMD) Version\s*:\s*([\d.]+)", text)
     cuda = re.search(r"CUDA (?:UMD )?Version\s*:\s*([\d.]+)", text)
     return {"driver": driver[1] if driver else "", "driver_cuda": cuda[1] if cuda else ""}
 
 
-def _libraries(names: Sequence[str]) -> dict[str, Any]:
-    """What loads, and what the loaded libraries say of themselves."""
+def _library_facts(names: Sequence[str]) -> dict[str, Any]:
+    """Import modules, read torch and bitsandbytes, and note the errors of failed imports."""
     readers: dict[str, Callable[[Any], dict[str, Any]]] = {
         "torch": torch_facts,
-        "rlhf.models.quantization": _bits,
+        QUANTIZATION: _bitsandbytes_facts,
     }
-    facts: dict[str, Any] = {"faults": {}}
+    facts: dict[str, Any] = {"import_errors": {}}
     for name in names:
         try:
             facts |= readers.get(name, lambda module: {})(import_module(name))
         except Exception as error:  # a broken library may raise anything
-            facts["faults"][name] = one_line(error)
+            facts["import_errors"][name] = one_line(error)
     return facts
 
 
 def torch_facts(torch: Any) -> dict[str, Any]:
-    """What the module `torch` says of its build and its devices."""
+    """Read the build and the devices of the module `torch`, as fields of `Environment`."""
     devices, fault = [Device("cpu", platform.processor() or platform.machine())], ""
     try:
         devices += _gpus(torch)
@@ -145,15 +156,15 @@ def torch_facts(torch: Any) -> dict[str, Any]:
     return {
         "torch_cuda": torch.version.cuda or "",
         "torch_archs": tuple(torch.cuda.get_arch_list()) if len(devices) > 1 else (),
-        "gpu_fault": fault,
+        "gpu_error": fault,
         "driver_cuda": _driver_cuda(torch),
-        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "devices": tuple(devices),
     }
 
 
 def _driver_cuda(torch: Any) -> str:
-    """Newest CUDA version of the driver as torch reads it, e.g. `12.4`; empty in a CPU build."""
+    """Newest CUDA version that the driver supports by torch, e.g. `12.4`; empty in a CPU build."""
     number = getattr(torch._C, "_cuda_getDriverVersion", int)()  # 12040
     return f"{number // 1000}.{number % 1000 // 10}" if number else ""
 
@@ -171,21 +182,21 @@ def _gpus(torch: Any) -> list[Device]:
     return [Device(f"cuda:{n}", *both) for n, both in enumerate(zip(names, archs, strict=True))]
 
 
-def _bits(bits: Any) -> dict[str, Any]:
+def _bitsandbytes_facts(bits: Any) -> dict[str, Any]:
     library = bits.native_library()
     return {
-        "bits_library": library.name,
-        "bits_fault": library.fault,
-        "bits_shipped": library.shipped,
-        "bits_override": library.override,
+        "bnb_library": library.name,
+        "bnb_error": library.fault,
+        "bnb_cuda_versions": library.shipped,
+        "bnb_cuda_override": library.override,
     }
 
 
-def _packages() -> dict[str, Any]:
-    requirements = {name: _requirements(name) for name in ASKED}
+def _package_facts() -> dict[str, Any]:
+    requirements = {name: _requirements(name) for name in CHECKED_PACKAGES}
     texts = [text for group in requirements.values() for text in group]
     names = {canonicalize_name(Requirement(text).name) for text in texts}
-    versions = {name: _version(name) for name in {*names, *ASKED, "triton"}}
+    versions = {name: _version(name) for name in {*names, *CHECKED_PACKAGES, "triton"}}
     return {
         "python": platform.python_version(),
         "requirements": requirements,
@@ -194,13 +205,13 @@ def _packages() -> dict[str, Any]:
 
 
 def _requirements(name: str) -> tuple[str, ...]:
-    """What a package asks for on this machine."""
+    """Requirements that a package states for this platform, without extras."""
     try:
-        asked = [Requirement(text) for text in requires(name) or []]
+        stated = [Requirement(text) for text in requires(name) or []]
     except PackageNotFoundError:
         return ()
-    here = [r for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return tuple(f"{requirement.name}{requirement.specifier}" for requirement in here)
+    applicable = [r for r in stated if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return tuple(f"{requirement.name}{requirement.specifier}" for requirement in applicable)
 
 
 def _version(name: str) -> str:
@@ -211,7 +222,7 @@ def _version(name: str) -> str:
 
 
 def _nvidia_smi() -> tuple[int, str] | None:
-    """Exit code and text of nvidia-smi, which comes with the driver; None without it."""
+    """Exit code and text of nvidia-smi, which comes with the driver; None if it is not there."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -236,13 +247,12 @@ def _memory(devices: Sequence[Device]) -> dict[str, tuple[int, int]]:
 
 
 def _disk_free(directory: Path) -> int | None:
-    """Bytes free where `directory` is or will be made."""
-    there = next(
-        place for place in (directory.resolve(), *directory.resolve().parents) if place.exists()
-    )
-    return shutil.disk_usage(there).free
+    """Free bytes on the disk of `directory`, which need not exist yet."""
+    path = directory.resolve()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    return shutil.disk_usage(existing).free
 
 
 def one_line(error: BaseException) -> str:
-    """The first words of an error, with its type when it says nothing."""
+    """The first line of an error's text; its type if it has none."""
     return next((x.strip() for x in str(error).splitlines() if x.strip()), type(error).__name__)

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from rlhf.config.schema import Config, ModelConfig
-from rlhf.diagnostics.examination import chosen_dtype, examination, refuse
-from rlhf.diagnostics.facts import Device, Facts, driver_facts, torch_facts
-from rlhf.diagnostics.rules import diagnose, mending
-from rlhf.diagnostics.trials import Check
+from rlhf.diagnostics.checks import CheckResult
+from rlhf.diagnostics.environment import Device, Environment, driver_facts, torch_facts
+from rlhf.diagnostics.problems import find_problems, fix_for
+from rlhf.diagnostics.report import build_report, chosen_dtype, raise_if_blocked
 from rlhf.errors import ResourceError
 
 CPU = Device("cpu", "x86_64")
 BUILT = "install torch built for CUDA {}, as pytorch.org/get-started says"
-SOUND = Facts(
+SOUND = Environment(
     python="3.11.7",
     versions={"torch": "2.11.0+cu126", "bitsandbytes": "0.50.2", "triton": "3.6.0"},
     requirements={"rlhf": ("torch>=2.10", "bitsandbytes>=0.49"), "torch": ("triton==3.6.0",)},
@@ -25,20 +25,20 @@ SOUND = Facts(
     driver="570.86.15",
     driver_cuda="12.8",
     devices=(CPU, Device("cuda:0", "NVIDIA GeForce RTX 4090", "sm_89")),
-    bits_library="libbitsandbytes_cuda126.so",
-    bits_shipped=("11.8", "12.6", "12.8"),
+    bnb_library="libbitsandbytes_cuda126.so",
+    bnb_cuda_versions=("11.8", "12.6", "12.8"),
     disk_free=50 * 10**9,
 )
-NO_GPU = replace(SOUND, devices=(CPU,), bits_library="libbitsandbytes_cpu.so")
+NO_GPU = replace(SOUND, devices=(CPU,), bnb_library="libbitsandbytes_cpu.so")
 CPU_BUILD = replace(NO_GPU, torch_cuda="", versions=SOUND.versions | {"torch": "2.11.0+cpu"})
-NO_BITS = replace(SOUND, bits_library="", bits_fault="No compatible CUDA binary found at x.so")
+NO_BITS = replace(SOUND, bnb_library="", bnb_error="No compatible CUDA binary found at x.so")
 
 
-def with_gpu(model: str, arch: str) -> Facts:
+def with_gpu(model: str, arch: str) -> Environment:
     return replace(SOUND, devices=(CPU, Device("cuda:0", model, arch)))
 
 
-def with_version(name: str, version: str) -> Facts:
+def with_version(name: str, version: str) -> Environment:
     return replace(SOUND, versions=SOUND.versions | {name: version})
 
 
@@ -63,11 +63,11 @@ MISMATCHES = [
      "driver ? (CUDA 12.8) is older than torch's CUDA 13.0", "update the driver to 580"),
     ("10 is more than 8", replace(NO_GPU, torch_cuda="12.10"), "GPU",
      "is older than torch's CUDA 12.10", "update the driver to 525"),
-    ("GPUs hidden", replace(NO_GPU, visible=""), "GPU",
+    ("GPUs hidden", replace(NO_GPU, cuda_visible_devices=""), "GPU",
      "CUDA_VISIBLE_DEVICES='' hides every GPU", "unset CUDA_VISIBLE_DEVICES"),
-    ("nvidia-smi fails", replace(NO_GPU, driver="", driver_fault="version mismatch"), "GPU",
+    ("nvidia-smi fails", replace(NO_GPU, driver="", driver_error="version mismatch"), "GPU",
      "nvidia-smi fails: version mismatch", "sudo reboot"),
-    ("no reason known", replace(NO_GPU, gpu_fault="CUDA unknown error"), "GPU",
+    ("no reason known", replace(NO_GPU, gpu_error="CUDA unknown error"), "GPU",
      "torch finds no GPU beside driver 570.86.15 (CUDA 12.8): CUDA unknown error", "nvidia-smi -L"),
     ("GPU too old for torch", with_gpu("GTX 1080", "sm_61"), "device",
      "GTX 1080 is sm_61, and torch is built for sm_80 sm_86", BUILT.format(12)),
@@ -78,105 +78,113 @@ MISMATCHES = [
     ("no library for this CUDA", replace(NO_BITS, torch_cuda="12.9"), "bitsandbytes",
      "bitsandbytes 0.50.2 has no library for CUDA 12.9: No compatible CUDA binary found at x.so "
      "(it has 11.8 12.6 12.8)", "pip install --upgrade bitsandbytes"),
-    ("library for the CPU only", replace(SOUND, bits_library="libbitsandbytes_cpu.so"),
+    ("library for the CPU only", replace(SOUND, bnb_library="libbitsandbytes_cpu.so"),
      "bitsandbytes", "it loaded libbitsandbytes_cpu.so", "--force-reinstall bitsandbytes"),
-    ("library lacks another", replace(NO_BITS, bits_fault="libcublas.so.12: cannot open shared "
+    ("library lacks another", replace(NO_BITS, bnb_error="libcublas.so.12: cannot open shared "
      "object file"), "bitsandbytes", "libcublas.so.12", "--force-reinstall torch bitsandbytes"),
-    ("library named by hand", replace(NO_BITS, bits_override="118"), "bitsandbytes",
+    ("library named by hand", replace(NO_BITS, bnb_cuda_override="118"), "bitsandbytes",
      "BNB_CUDA_VERSION=118 names a library that fails", "unset BNB_CUDA_VERSION"),
-    ("no library on the CPU", replace(NO_GPU, driver="", driver_cuda="", bits_library="",
-     bits_fault="it runs without"), "speed", "loaded no native library and is slow: it runs",
+    ("no library on the CPU", replace(NO_GPU, driver="", driver_cuda="", bnb_library="",
+     bnb_error="it runs without"), "speed", "loaded no native library and is slow: it runs",
      "--force-reinstall bitsandbytes"),
     ("disk full", replace(SOUND, disk_free=999_999_999), "disk",
      "1.00 GB of disk are left for output_dir=runs", "output_dir=FOLDER"),
-    ("torch broken", Facts(faults={"torch": "libcudart.so.13: cannot open shared object file",
+    ("torch broken", Environment(import_errors={
+     "torch": "libcudart.so.13: cannot open shared object file",
      "rlhf.tracking.writer": "the same"}), "libraries", "torch does not load: libcudart.so.13",
      "--force-reinstall torch"),
-    ("a library is missing", Facts(faults={"rlhf.models.quantization": "No module named 'peft.x'"}),
+    ("a library is missing", Environment(import_errors={
+     "rlhf.models.quantization": "No module named 'peft.x'"}),
      "libraries", "rlhf.models.quantization does not load", "pip install peft"),
 ]  # fmt: skip
 
 
 def test_a_sound_machine_has_no_mismatch() -> None:
-    assert diagnose(SOUND, Config(device="cuda")) == []
-    assert diagnose(replace(SOUND, driver_cuda="12.2"), Config()) == []  # runs: the same major
-    assert diagnose(with_gpu("H200", "sm_90"), Config()) == []
-    assert diagnose(with_gpu("B200", "sm_100"), Config()) == []  # compiled on the spot
-    assert diagnose(Facts(devices=(CPU,)), Config()) == []
+    assert find_problems(SOUND, Config(device="cuda")) == []
+    assert find_problems(replace(SOUND, driver_cuda="12.2"), Config()) == []  # runs: the same major
+    assert find_problems(with_gpu("H200", "sm_90"), Config()) == []
+    assert find_problems(with_gpu("B200", "sm_100"), Config()) == []  # compiled on the spot
+    assert find_problems(Environment(devices=(CPU,)), Config()) == []
 
 
 @pytest.mark.parametrize(
-    ("facts", "part", "what", "fix"),
+    ("environment", "part", "what", "fix"),
     [row[1:] for row in MISMATCHES],
     ids=[row[0] for row in MISMATCHES],
 )
-def test_each_mismatch_is_named_with_its_fix(facts: Facts, part: str, what: str, fix: str) -> None:
-    [finding] = diagnose(facts, Config())
-    assert finding.part == part
-    assert what in finding.what
-    assert fix in finding.fix
-    assert ("update the driver" in finding.fix) == ("update the driver" in fix)
+def test_each_mismatch_is_named_with_its_fix(
+    environment: Environment, part: str, what: str, fix: str
+) -> None:
+    [problem] = find_problems(environment, Config())
+    assert problem.component == part
+    assert what in problem.description
+    assert fix in problem.fix
+    assert ("update the driver" in problem.fix) == ("update the driver" in fix)
 
 
 def test_a_missing_triton_is_noticed() -> None:
     versions = {"torch": "2.11.0+cu126", "bitsandbytes": "0.50.2"}
-    found = diagnose(replace(SOUND, versions=versions), Config())
-    assert [finding.part for finding in found] == ["versions", "speed"]
-    assert {finding.fix for finding in found} == {'pip install "triton==3.6.0"'}
+    problems = find_problems(replace(SOUND, versions=versions), Config())
+    assert [problem.component for problem in problems] == ["versions", "speed"]
+    assert {problem.fix for problem in problems} == {'pip install "triton==3.6.0"'}
 
 
 def test_a_gpu_that_is_not_used_is_only_noticed() -> None:
     old = Device("cuda:1", "GTX 1080", "sm_61")
     second = replace(SOUND, devices=(*SOUND.devices, old))
-    assert [finding.part for finding in diagnose(second, Config())] == ["GPU"]
+    assert [problem.component for problem in find_problems(second, Config())] == ["GPU"]
     alone = with_gpu("GTX 1080", "sm_61")
-    assert [finding.part for finding in diagnose(alone, Config(device="cpu"))] == ["GPU"]
-    [finding] = diagnose(CPU_BUILD, Config(device="mps"))
-    assert (finding.part, finding.fix) == ("device", "set device=auto")
+    assert [problem.component for problem in find_problems(alone, Config(device="cpu"))] == ["GPU"]
+    [problem] = find_problems(CPU_BUILD, Config(device="mps"))
+    assert (problem.component, problem.fix) == ("device", "set device=auto")
 
 
 @pytest.mark.parametrize(
-    ("facts", "what", "fix"),
+    ("environment", "what", "fix"),
     [
         (
             CPU_BUILD,
             "device=cuda is asked for: torch 2.11.0+cpu is built without",
             BUILT.format(12),
         ),
-        (Facts(devices=(CPU,)), "there is no driver, torch has no CUDA", "set device=auto"),
+        (Environment(devices=(CPU,)), "there is no driver, torch has no CUDA", "set device=auto"),
         (
-            Facts(devices=(CPU,), torch_cuda="12.6", gpu_fault="Found no NVIDIA driver"),
+            Environment(devices=(CPU,), torch_cuda="12.6", gpu_error="Found no NVIDIA driver"),
             "Found no NVIDIA driver, torch is built for CUDA 12.6",
             "install an NVIDIA driver",
         ),
     ],
 )
-def test_a_gpu_that_is_asked_for_and_absent_stops(facts: Facts, what: str, fix: str) -> None:
+def test_a_gpu_that_is_asked_for_and_absent_stops(
+    environment: Environment, what: str, fix: str
+) -> None:
     config = Config(device="cuda")
     with pytest.raises(ResourceError, match="device=cuda") as caught:
-        refuse(examination(config, facts, []), config)
+        raise_if_blocked(build_report(config, environment, []), config)
     assert what in caught.value.what and fix in caught.value.fix
     assert caught.value.where == "device=cuda dtype=auto model.quantization=none"
     assert caught.value.exit_code == 5
-    assert examination(Config(), facts, []).stopping == []
+    assert build_report(Config(), environment, []).blocking == []
 
 
 def test_only_what_the_options_need_stops() -> None:
-    def stopping(facts: Facts, failed: str, device: Any = "auto", **model: Any) -> list[str]:
+    def blocking(
+        environment: Environment, failed: str, device: Any = "auto", **model: Any
+    ) -> list[str]:
         config = Config(device=device, model=ModelConfig(**model))
-        checks = [Check(failed, "failed", 0.1, "so"), Check("int8", "skipped")]
-        return [finding.part for finding in examination(config, facts, checks).stopping]
+        checks = [CheckResult(failed, "failed", 0.1, "so"), CheckResult("int8", "skipped")]
+        return [problem.component for problem in build_report(config, environment, checks).blocking]
 
-    assert stopping(NO_BITS, "nf4") == []
-    assert stopping(NO_BITS, "nf4", quantization="nf4") == ["bitsandbytes", "nf4"]
-    assert stopping(SOUND, "nf4", quantization="int8") == []
-    assert stopping(SOUND, "bfloat16") == ["bfloat16"]
-    assert stopping(SOUND, "bfloat16", train="full") == []
-    assert stopping(SOUND, "bfloat16", device="cpu") == []
-    assert stopping(SOUND, "float16") == []
-    assert stopping(SOUND, "Triton") == ["Triton"]
-    assert stopping(SOUND, "Triton", device="cpu") == []
-    assert stopping(SOUND, "TensorBoard") == []
+    assert blocking(NO_BITS, "nf4") == []
+    assert blocking(NO_BITS, "nf4", quantization="nf4") == ["bitsandbytes", "nf4"]
+    assert blocking(SOUND, "nf4", quantization="int8") == []
+    assert blocking(SOUND, "bfloat16") == ["bfloat16"]
+    assert blocking(SOUND, "bfloat16", train="full") == []
+    assert blocking(SOUND, "bfloat16", device="cpu") == []
+    assert blocking(SOUND, "float16") == []
+    assert blocking(SOUND, "Triton") == ["Triton"]
+    assert blocking(SOUND, "Triton", device="cpu") == []
+    assert blocking(SOUND, "TensorBoard") == []
     assert chosen_dtype(Config(dtype="bfloat16"), "cpu") == "bfloat16"
 
 
@@ -193,11 +201,11 @@ def test_only_what_the_options_need_stops() -> None:
     ],
 )
 def test_an_error_is_mended(error: str, fix: str) -> None:
-    assert fix in mending(error, "the default")
+    assert fix in fix_for(error, "the default")
 
 
 @pytest.mark.parametrize(
-    ("response", "found"),
+    ("response", "fields"),
     [
         (None, {}),
         (
@@ -209,12 +217,12 @@ def test_an_error_is_mended(error: str, fix: str) -> None:
             {"driver": "595.10", "driver_cuda": "13.2"},
         ),
         ((0, "changed again"), {"driver": "", "driver_cuda": ""}),
-        ((18, "Failed to initialize NVML\nmore"), {"driver_fault": "Failed to initialize NVML"}),
-        ((9, ""), {"driver_fault": "exit code 9"}),
+        ((18, "Failed to initialize NVML\nmore"), {"driver_error": "Failed to initialize NVML"}),
+        ((9, ""), {"driver_error": "exit code 9"}),
     ],
 )
-def test_nvidia_smi_is_read(response: tuple[int, str] | None, found: dict[str, str]) -> None:
-    assert driver_facts(response) == found
+def test_nvidia_smi_is_read(response: tuple[int, str] | None, fields: dict[str, str]) -> None:
+    assert driver_facts(response) == fields
 
 
 def cuda_torch(available: bool, init: Callable[[], None]) -> Any:
@@ -235,17 +243,21 @@ def cuda_torch(available: bool, init: Callable[[], None]) -> Any:
 
 
 def test_torch_tells_of_its_gpus() -> None:
-    facts = Facts(**torch_facts(cuda_torch(True, lambda: None)))
+    environment = Environment(**torch_facts(cuda_torch(True, lambda: None)))
     cards = (Device("cuda:0", "L4", "sm_89"), Device("cuda:1", "L4", "sm_89"))
-    assert facts.devices[1:] == cards
-    assert (facts.torch_cuda, facts.driver_cuda, facts.torch_archs) == ("12.6", "12.4", ("sm_80",))
-    assert facts.has("cuda") and facts.has("cpu") and not facts.has("mps")
+    assert environment.devices[1:] == cards
+    assert (environment.torch_cuda, environment.driver_cuda, environment.torch_archs) == (
+        "12.6",
+        "12.4",
+        ("sm_80",),
+    )
+    assert environment.has("cuda") and environment.has("cpu") and not environment.has("mps")
 
 
 def test_torch_tells_why_it_has_no_gpu() -> None:
     def init() -> None:
         raise RuntimeError("\nThe driver is too old\nmore")
 
-    facts = Facts(**torch_facts(cuda_torch(False, init)))
-    assert facts.gpu_fault == "The driver is too old"
-    assert not facts.has("cuda") and facts.has("cpu")
+    environment = Environment(**torch_facts(cuda_torch(False, init)))
+    assert environment.gpu_error == "The driver is too old"
+    assert not environment.has("cuda") and environment.has("cpu")
