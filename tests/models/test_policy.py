@@ -119,7 +119,7 @@ def test_frozen_parameters_are_all_that_is_not_trained(llava: Llava) -> None:
     assert len(frozen) + len(policy.trainable_parameters()) == total
 
 
-def test_a_model_and_a_critic_trained_in_full_are_both_not_frozen(llava: Llava) -> None:
+def test_policy_and_critic_trained_in_full_are_not_frozen(llava: Llava) -> None:
     """The parameters of the critic's copy have the names of the policy's."""
     policy = build_policy(llava, ModelConfig(train="full"), temperature=1.0, critic="separate")
     frozen = {id(value) for _, value in policy.frozen_parameters()}
