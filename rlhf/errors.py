@@ -1,4 +1,4 @@
-"""Errors a person can act on: three lines (what, where, what to do) and an exit code."""
+"""Errors that a user can act on: what is wrong, where, what to do, and an exit code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,21 +6,33 @@ from pathlib import Path
 
 
 class RlhfError(Exception):
-    """An expected failure.
+    """A failure that was foreseen; its text is up to three lines.
 
-    Args:
+    Attributes:
         what: one sentence, what is wrong.
-        where: the place, e.g. `pairs.jsonl:12:preference`.
-        fix: one sentence, what to do about it.
+        where: the place, e.g. `pairs.jsonl:12:preference`; may be empty.
+        fix: one sentence, what to do about it; may be empty.
+        exit_code: of the command that it ends.
     """
 
+    what: str
+    where: str
+    fix: str
     exit_code = 1
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
+        """Make the error of its three lines.
+
+        Args:
+            what: one sentence, what is wrong.
+            where: the place, e.g. `pairs.jsonl:12:preference`.
+            fix: one sentence, what to do about it.
+        """
         self.what, self.where, self.fix = what, where, fix
         super().__init__(what)
 
     def __str__(self) -> str:
+        """The lines that are not empty."""
         return "\n".join(line for line in (self.what, self.where, self.fix) if line)
 
 
@@ -37,7 +49,7 @@ class DataError(RlhfError):
 
 
 class DivergedError(RlhfError):
-    """Training left the range in which its numbers mean anything."""
+    """Training diverged: its numbers are not finite, or a health check ended the run."""
 
     exit_code = 4
 
@@ -58,22 +70,30 @@ class StoppedError(RlhfError):
     """A signal ended the run: 130 SIGINT, 143 SIGTERM, 75 SIGUSR1 (saved, please requeue)."""
 
     def __init__(self, what: str, where: str, fix: str, exit_code: int) -> None:
+        """Make the error of its three lines and the exit code of its signal.
+
+        Args:
+            what: one sentence, which signal came.
+            where: the run directory.
+            fix: one sentence, how to go on.
+            exit_code: 130, 143 or 75.
+        """
         super().__init__(what, where, fix)
         self.exit_code = exit_code
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is Python's or torch's word, of any device, that memory ran out."""
-    words = ("out of memory", "can't allocate memory")
-    known = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    return known or isinstance(error, MemoryError)
+    """Whether Python, or torch on any device, says by this error that memory ran out."""
+    messages = ("out of memory", "can't allocate memory")
+    from_torch = isinstance(error, RuntimeError) and any(text in str(error) for text in messages)
+    return from_torch or isinstance(error, MemoryError)
 
 
 def out_of_memory(error: BaseException) -> ResourceError:
-    """The same in three lines."""
-    first = str(error).strip().split("\n")[0]
+    """Turn an out-of-memory error of Python or torch into one that says what to do."""
+    first_line = str(error).strip().split("\n")[0]
     fix = "lower batch sizes and tokens, or see what fits: rlhf plan with the same options"
-    return ResourceError("memory ran out", first, fix)
+    return ResourceError("memory ran out", first_line, fix)
 
 
 @contextmanager

@@ -9,7 +9,17 @@ from torch import Tensor
 
 
 def check_rows(name: str, tensor: Tensor, rows: int, *, allow_trailing: bool = False) -> None:
-    """Raise ValueError unless `tensor` is [rows], or [rows, ...] when `wide`."""
+    """Refuse a tensor whose first dimension is not `rows`.
+
+    Args:
+        name: what the error calls it.
+        tensor: to be checked.
+        rows: wanted size of the first dimension.
+        allow_trailing: whether more dimensions may follow.
+
+    Raises:
+        ValueError: names the tensor, its shape and the shape wanted.
+    """
     if tensor.shape[:1] != (rows,) or (tensor.dim() > 1 and not allow_trailing):
         wanted = f"[{rows}, ...]" if allow_trailing else f"[{rows}]"
         raise ValueError(f"{name}: got shape {list(tensor.shape)}, wanted {wanted}")
@@ -17,16 +27,24 @@ def check_rows(name: str, tensor: Tensor, rows: int, *, allow_trailing: bool = F
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """Response b owns the tokens offsets[b] .. offsets[b+1] - 1 of a flat tensor.
+    """Where B responses lie in a flat [N] tensor: b holds tokens offsets[b] .. offsets[b+1] - 1.
 
-    Args: offsets [B+1] int64, from 0 to N, strictly rising; `from_lengths` makes and checks them.
+    Attributes:
+        offsets: [B+1] int64, from 0 to N, strictly rising; `from_lengths` makes and checks them.
     """
 
     offsets: Tensor
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int] | Tensor) -> "Spans":
-        """Spans of these lengths [B], whole numbers of at least 1 (else ValueError)."""
+        """Make the spans of responses of these lengths, end to end.
+
+        Args:
+            lengths: [B], tokens, whole numbers of at least 1.
+
+        Raises:
+            ValueError: lengths are not [B] whole numbers of at least 1.
+        """
         sizes = torch.as_tensor(lengths)
         if sizes.dim() != 1 or (sizes.numel() and (sizes.is_floating_point() or sizes.min() < 1)):
             raise ValueError(f"lengths: got {lengths}, wanted [B] whole numbers, each at least 1")
@@ -34,15 +52,16 @@ class Spans:
 
     @classmethod
     def concatenate(cls, parts: Sequence["Spans"]) -> "Spans":
-        """The spans of every part, in order: what `torch.cat` of their flat tensors holds."""
+        """Make the spans of `torch.cat` of the flat tensors of all parts, in order."""
         return cls.from_lengths(torch.cat([part.lengths for part in parts]) if parts else [])
 
     def __len__(self) -> int:
+        """B, the number of responses."""
         return self.offsets.numel() - 1
 
     @cached_property
     def lengths(self) -> Tensor:
-        """[B] tokens of each response."""
+        """[B] int64, tokens of each response."""
         return self.offsets.diff()
 
     @cached_property
@@ -57,13 +76,13 @@ class Spans:
 
     @cached_property
     def segment_ids(self) -> Tensor:
-        """[N] response index of each token."""
+        """[N] int64, index of the response of each token."""
         rows = torch.arange(len(self), device=self.offsets.device)
         return rows.repeat_interleave(self.lengths, output_size=self.num_tokens)
 
     @cached_property
     def positions(self) -> Tensor:
-        """[N] index of each token inside its response, from 0."""
+        """[N] int64, index of each token inside its response, from 0."""
         return (
             torch.arange(self.num_tokens, device=self.offsets.device)
             - self.offsets[self.segment_ids]
@@ -76,13 +95,25 @@ class Spans:
         return moved
 
     def select(self, indices: Sequence[int] | Tensor) -> "Spans":
-        """The spans of these responses, in this order (a boolean [B] keeps the true ones)."""
+        """Make the spans of some responses alone, end to end.
+
+        Args:
+            indices: [K] responses, in the order wanted, or a boolean [B].
+        """
         return Spans.from_lengths(self.lengths[self._index(indices)])
 
     def token_indices(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """[N'] where these responses' tokens lie: flat[token_indices(i)] goes with select(i)."""
-        chosen = self.select(indices)
-        return self.offsets[:-1][self._index(indices)][chosen.segment_ids] + chosen.positions
+        """Find the tokens of some responses: `flat[token_indices(i)]` goes with `select(i)`.
+
+        Args:
+            indices: [K] responses, in the order wanted, or a boolean [B].
+
+        Returns:
+            [N′] int64, indices into a flat [N] tensor.
+        """
+        selected = self.select(indices)
+        starts = self.offsets[:-1][self._index(indices)]
+        return starts[selected.segment_ids] + selected.positions
 
     def _index(self, indices: Sequence[int] | Tensor) -> Tensor:
         index = torch.as_tensor(indices, device=self.offsets.device)

@@ -1,4 +1,4 @@
-"""Containers of tensors that cross module borders: named, immutable, without padding."""
+"""Containers of tensors that pass between packages: immutable, flat, without padding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +20,8 @@ class PromptBatch:
         tokens: [M] int64, image placeholders already expanded to an id for each image token.
         spans: where each prompt lies in the M tokens.
         images: the images of each prompt, in the order of their placeholders.
-        keys: [B] int64, names each prompt for keyed sampling.
-        instructions: what was asked, as written by the user.
+        sampling_keys: [B] int64, names each prompt for keyed sampling.
+        instructions: text of each instruction, as written by the user.
     """
 
     tokens: Tensor
@@ -31,11 +31,12 @@ class PromptBatch:
     instructions: tuple[str, ...]
 
     def __len__(self) -> int:
+        """B, the number of rows."""
         return len(self.spans)
 
     @staticmethod
     def concatenate(parts: Sequence["PromptBatch"]) -> "PromptBatch":
-        """The prompts of all parts, in order."""
+        """Join the prompts of all parts, in order."""
         return PromptBatch(
             torch.cat([part.tokens for part in parts]),
             Spans.concatenate([part.spans for part in parts]),
@@ -45,7 +46,7 @@ class PromptBatch:
         )
 
     def select(self, indices: Tensor) -> "PromptBatch":
-        """The prompts named by `indices` [K], in that order."""
+        """Take the prompts at `indices` [K] int64, in that order."""
         rows = indices.tolist()
         return PromptBatch(
             tokens=self.tokens[self.spans.token_indices(indices)],
@@ -56,14 +57,14 @@ class PromptBatch:
         )
 
     def truncate(self, lengths: Tensor) -> "PromptBatch":
-        """The first tokens, so many [B] of each prompt: at least one, and not more than it has."""
-        kept = self.spans.positions < lengths[self.spans.segment_ids]
-        return replace(self, tokens=self.tokens[kept], spans=Spans.from_lengths(lengths))
+        """Cut each prompt to its first `lengths` [B] tokens: at least 1, at most all it has."""
+        inside = self.spans.positions < lengths[self.spans.segment_ids]
+        return replace(self, tokens=self.tokens[inside], spans=Spans.from_lengths(lengths))
 
     def mismatched_images(self) -> tuple[tuple[Path, ...], ...]:
-        """For each prompt the images of the next one whose images differ, if there is one.
+        """Images of the next prompt that has other images, for each prompt, if there is one.
 
-        What still comes out right with them was not seen.
+        A response that is as likely with them was not read from the image.
         """
         count = len(self.images)
         return tuple(
@@ -71,11 +72,11 @@ class PromptBatch:
                 (
                     self.images[(row + step) % count]
                     for step in range(1, count)
-                    if self.images[(row + step) % count] != own
+                    if self.images[(row + step) % count] != images
                 ),
-                own,
+                images,
             )
-            for row, own in enumerate(self.images)
+            for row, images in enumerate(self.images)
         )
 
 
@@ -94,11 +95,12 @@ class Responses:
     finished: Tensor
 
     def __len__(self) -> int:
+        """B, the number of rows."""
         return len(self.spans)
 
     @staticmethod
     def concatenate(parts: Sequence["Responses"]) -> "Responses":
-        """The responses of all parts, in order."""
+        """Join the responses of all parts, in order."""
         return Responses(
             torch.cat([part.tokens for part in parts]),
             Spans.concatenate([part.spans for part in parts]),
@@ -106,7 +108,7 @@ class Responses:
         )
 
     def select(self, indices: Tensor) -> "Responses":
-        """The responses named by `indices` [K], in that order."""
+        """Take the responses at `indices` [K] int64, in that order."""
         return Responses(
             tokens=self.tokens[self.spans.token_indices(indices)],
             spans=self.spans.select(indices),
@@ -114,35 +116,38 @@ class Responses:
         )
 
     def rows(self) -> list[list[int]]:
-        """Token ids of each response."""
+        """List the token ids of each response."""
         return [part.tolist() for part in self.tokens.split(self.spans.lengths.tolist())]
 
 
 @dataclass(frozen=True)
 class SampledTokens:
-    """What generation knows of the N tokens that it drew.
+    """What generation knows of the N tokens that it sampled.
 
     Attributes:
-        logprobs: [N] float32, log-probability of each token when it was drawn, nats.
-        states: [N, D], the state that each was drawn from, where it was asked for.
+        logprobs: [N] float32, log-probability of each token when it was sampled, nats.
+        hidden_states: [N, D], the state that each token was sampled from; None unless asked for.
     """
 
     logprobs: Tensor
     hidden_states: Tensor | None = None
 
     def select(self, tokens: Tensor) -> "SampledTokens":
-        """The same of these tokens [K]."""
-        states = self.hidden_states
-        if states is not None:
-            states = states[tokens.to(states.device)]
-        return SampledTokens(self.logprobs[tokens], states)
+        """Take the tokens at these indices [K] int64, in that order."""
+        hidden_states = self.hidden_states
+        if hidden_states is not None:
+            hidden_states = hidden_states[tokens.to(hidden_states.device)]
+        return SampledTokens(self.logprobs[tokens], hidden_states)
 
 
 @dataclass(frozen=True)
 class PreferenceBatch:
-    """B pairs: the same prompt with a chosen and a rejected response.
+    """B pairs: one prompt with a chosen and a rejected response.
 
     Attributes:
+        prompts: B prompts.
+        chosen: B responses, the preferred ones.
+        rejected: B responses.
         labels: [B] float32, 1 where the chosen response is preferred, 0.5 for a tie.
     """
 
@@ -152,10 +157,11 @@ class PreferenceBatch:
     labels: Tensor
 
     def __len__(self) -> int:
+        """B, the number of pairs."""
         return len(self.prompts)
 
     def select(self, indices: Tensor) -> "PreferenceBatch":
-        """The pairs named by `indices` [K], in that order."""
+        """Take the pairs at `indices` [K] int64, in that order."""
         return PreferenceBatch(
             self.prompts.select(indices),
             self.chosen.select(indices),
@@ -164,7 +170,7 @@ class PreferenceBatch:
         )
 
     def stacked(self) -> tuple[PromptBatch, Responses]:
-        """All chosen, then all rejected, [2B], each with its prompt."""
+        """Return 2B prompts and responses: all chosen, then all rejected, each with its prompt."""
         return (
             PromptBatch.concatenate([self.prompts, self.prompts]),
             Responses.concatenate([self.chosen, self.rejected]),
@@ -173,14 +179,15 @@ class PreferenceBatch:
 
 @dataclass(frozen=True)
 class PolicyOutputs:
-    """What one forward says of N response tokens; each [N] float32.
+    """What one forward says of N response tokens.
 
     Attributes:
-        logprobs: log-probability of the token, nats.
-        entropy: entropy of the distribution it was drawn from, nats.
-        values: V of the state before the token, reward units.
-        hidden: [N, D], the state before the token, where it was asked for.
-        kl: exact KL(policy ‖ reference) at the token's state, nats, where it was asked for.
+        logprobs: [N] float32, log-probability of the token, nats.
+        entropy: [N] float32, entropy of the distribution at the token, nats.
+        values: [N] float32, V of the state before the token, reward units.
+        hidden_states: [N, D], the state before the token; None unless asked for.
+        kl: [N] float32, exact KL(policy ‖ reference) at the token's state, nats; None unless asked
+            for.
     """
 
     logprobs: Tensor
@@ -192,12 +199,16 @@ class PolicyOutputs:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Responses and everything known of them before the update.
+    """B responses, N tokens, and everything known of them before the update.
 
     Attributes:
-        prompts, responses: B of each.
-        old_logprobs, ref_logprobs, values, entropy: [N] float32.
-        scores: [B] float32, from the reward model.
+        prompts: B prompts.
+        responses: B responses.
+        old_logprobs: [N] float32, nats, of the policy that sampled.
+        ref_logprobs: [N] float32, nats, of the reference.
+        values: [N] float32, reward units, V of the state before each token.
+        entropy: [N] float32, nats.
+        scores: [B] float32, reward units, from the reward model.
         logprob_diff: [N] float32, |log-probability at sampling - by the training forward|, nats;
             None where there was no such forward.
         final_values: [B] float32, V after the last token of a cut response, 0 of a finished one;
@@ -218,17 +229,29 @@ class Rollout:
 
     @property
     def spans(self) -> Spans:
+        """Where each response lies in the N tokens."""
         return self.responses.spans
 
     def not_finite(self) -> list[str]:
-        """Names of its numbers among which is a NaN or an infinity."""
-        numbers = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
-        return [name for name, value in numbers.items() if not bool(value.isfinite().all())]
+        """List the names of the tensors that hold a NaN or an infinity."""
+        tensors = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return [name for name, value in tensors.items() if not bool(value.isfinite().all())]
 
 
 @dataclass(frozen=True)
 class Minibatch:
-    """The part of a buffer that one optimizer step (or one backward of it) sees."""
+    """The B responses, N tokens, of one optimizer step, or of one backward of it.
+
+    Attributes:
+        prompts: B prompts.
+        responses: B responses.
+        old_logprobs: [N] float32, nats, of the policy that sampled.
+        old_values: [N] float32, reward units, of the critic before the update.
+        ref_logprobs: [N] float32, nats, of the reference.
+        advantages: [N] float32.
+        returns: [N] float32, reward units, targets of the critic.
+        ref_hidden: [N, D], the reference's states; None unless the exact KL is in the loss.
+    """
 
     prompts: PromptBatch
     responses: Responses
@@ -240,27 +263,27 @@ class Minibatch:
     ref_hidden: Tensor | None = None
 
     def select(self, indices: Tensor) -> "Minibatch":
-        """The responses named by `indices` [K], in that order."""
+        """Take the responses at `indices` [K] int64, in that order."""
         tokens = self.responses.spans.token_indices(indices)
-        chosen = {name: value[tokens] for name, value in self._per_token().items()}
+        per_token = {name: value[tokens] for name, value in self._per_token().items()}
         return replace(
             self,
             prompts=self.prompts.select(indices),
             responses=self.responses.select(indices),
-            **chosen,
+            **per_token,
         )
 
     def to(self, device: torch.device) -> "Minibatch":
-        """The same with its numbers on another device; prompts and responses stay."""
+        """Move the per-token tensors to another device; prompts and responses stay."""
         moved = {name: value.to(device) for name, value in self._per_token().items()}
         return replace(self, **moved)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its numbers by name, to be kept when they turn out not to be finite."""
+        """Return all tensors by name, to be written to disk when one is not finite."""
         tokens, offsets = self.responses.tokens, self.responses.spans.offsets
         return {"tokens": tokens, "offsets": offsets, **self._per_token()}
 
     def _per_token(self) -> dict[str, Any]:
-        """Its numbers by name, each [N] or [N, D]."""
+        """Per-token tensors by name, each [N] or [N, D]."""
         values = vars(self).items()
         return {name: value for name, value in values if isinstance(value, Tensor)}

@@ -1,7 +1,8 @@
-"""Losses: sums over tokens divided by the token count of the whole optimizer step.
+"""Losses of PPO and of the reward model.
 
-Micro-batches of a step, each given the step's `token_count` (None takes the tokens at hand), add up
-to its loss. The other fields are detached sums over tokens: add them too, divide by the count last.
+A PPO loss is a sum over tokens divided by `token_count`, the tokens of the whole optimizer step
+(None: the tokens of the call), so that the losses of its micro-batches add up to the loss of the
+step. The other fields are detached sums over tokens: add them up, then divide by the count.
 """
 
 from typing import NamedTuple
@@ -16,19 +17,31 @@ from rlhf.kernels.dtypes import at_least_float32
 
 
 class PolicyLoss(NamedTuple):
-    """All 0-d."""
+    """Result of `clipped_policy_loss`, 0-d tensors.
+
+    Attributes:
+        loss: differentiable.
+        clipped_sum: tokens at which a clip holds the gradient back.
+        approx_kl_sum: Σ k2 of the new against the old policy, nats.
+        ratio_sum: Σ of the probability ratios.
+    """
 
     loss: Tensor
-    clipped_sum: Tensor  # tokens at which a clip holds the gradient back
-    approx_kl_sum: Tensor  # k2 of new against old policy, nats
+    clipped_sum: Tensor
+    approx_kl_sum: Tensor
     ratio_sum: Tensor
 
 
 class ValueLoss(NamedTuple):
-    """All 0-d."""
+    """Result of `clipped_value_loss`, 0-d tensors.
+
+    Attributes:
+        loss: differentiable.
+        clipped_sum: tokens at which the clipped error is the larger one.
+    """
 
     loss: Tensor
-    clipped_sum: Tensor  # tokens at which the clipped error is the larger
+    clipped_sum: Tensor
 
 
 def _token_mean(losses: Tensor, token_count: int | None) -> Tensor:
@@ -38,12 +51,12 @@ def _token_mean(losses: Tensor, token_count: int | None) -> Tensor:
 
 
 def _ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
-    """exp(logprob - old_logprob), at most e⁴⁰: its square is finite, and a clip's gradient 0."""
+    """exp(logprob - old_logprob), at most e⁴⁰: finite, so a clip's gradient is 0, not NaN."""
     return (at_least_float32(logprobs) - at_least_float32(old_logprobs)).clamp(max=40).exp()
 
 
 def _clip_bounds(clip_range: float, clip_range_high: float | None) -> tuple[float, float]:
-    """Between which the ratio stays."""
+    """Smallest and largest ratio that the clip lets through."""
     high = clip_range if clip_range_high is None else clip_range_high
     check_between("clip_range", clip_range, 0, 1)
     check_between("clip_range_high", high, 0)
@@ -60,25 +73,38 @@ def clipped_policy_loss(
     dual_clip: float | None = None,
     token_count: int | None = None,
 ) -> PolicyLoss:
-    """PPO's clipped surrogate.
+    """Compute PPO's clipped surrogate loss.
 
         ρ = exp(logprob - old_logprob)    L = Σ max(-ρA, -clip(ρ, 1-ε, 1+ε_high)·A) / token_count
 
-    Args: logprobs, old_logprobs, advantages [N]; clip_range ε in [0, 1]; clip_range_high None is ε;
-        dual_clip c, at least 1, bounds the loss by c·|A| where A < 0.
+    Args:
+        logprobs: [N], nats, of the policy that is updated; differentiable.
+        old_logprobs: [N], nats, of the policy that sampled.
+        advantages: A [N].
+        clip_range: ε in [0, 1].
+        clip_range_high: ε_high, at least 0; None: ε.
+        dual_clip: c, at least 1, bounds the loss by c·|A| where A < 0; None: no bound.
+        token_count: tokens of the optimizer step; None: N.
+
+    Returns:
+        Loss and statistics, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: shapes disagree, or an option is out of range.
+
     Source: Schulman et al. 2017, arXiv:1707.06347; dual clip: Ye et al. 2020, arXiv:1912.09729.
     """
     check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
     bounds = _clip_bounds(clip_range, clip_range_high)
     ratio = _ratio(logprobs, old_logprobs)
-    plain = -ratio * advantages
-    losses = torch.maximum(plain, -ratio.clamp(*bounds) * advantages)
+    unclipped = -ratio * advantages
+    losses = torch.maximum(unclipped, -ratio.clamp(*bounds) * advantages)
     if dual_clip is not None:
         check_between("dual_clip", dual_clip, 1)
         bound = -dual_clip * advantages
         losses = torch.where((advantages < 0) & (losses > bound), bound, losses)
     ratio, kl = ratio.detach(), kl_estimate(logprobs, old_logprobs, "k2").detach()
-    sums = (losses != plain).sum(), kl.sum(), ratio.sum()
+    sums = (losses != unclipped).sum(), kl.sum(), ratio.sum()
     return PolicyLoss(_token_mean(losses, token_count), *sums)
 
 
@@ -90,20 +116,33 @@ def clipped_value_loss(
     clip_range_value: float | None = None,
     token_count: int | None = None,
 ) -> ValueLoss:
-    """Half the squared error of the critic, with PPO2's clip around the old values.
+    """Compute half the squared error of the critic, with PPO2's clip around the old values.
 
         V_clip = V_old + clip(V - V_old, ±ε)    L = Σ ½·max((V-R)², (V_clip-R)²) / token_count
 
-    Args: values, old_values, returns [N], reward-model units, as ε, clip_range_value; None is ∞.
+    Args:
+        values: V [N], reward units; differentiable.
+        old_values: V_old [N], reward units, of the critic before the update.
+        returns: R [N], reward units.
+        clip_range_value: ε above 0, reward units; None: values are not clipped.
+        token_count: tokens of the optimizer step; None: N.
+
+    Returns:
+        Loss and statistics, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: shapes disagree, or an option is out of range.
+
+    Source: OpenAI Baselines, PPO2 (2017); described in Engstrom et al. 2020, arXiv:2005.12729.
     """
     check_same_shape(values=values, old_values=old_values, returns=returns)
     values = at_least_float32(values)
-    plain = errors = (values - returns).square()
+    unclipped = errors = (values - returns).square()
     if clip_range_value is not None:
         check_positive("clip_range_value", clip_range_value)
-        near = old_values + (values - old_values).clamp(-clip_range_value, clip_range_value)
-        errors = torch.maximum(plain, (near - returns).square())
-    return ValueLoss(_token_mean(errors / 2, token_count), (errors > plain).sum())
+        clipped = old_values + (values - old_values).clamp(-clip_range_value, clip_range_value)
+        errors = torch.maximum(unclipped, (clipped - returns).square())
+    return ValueLoss(_token_mean(errors / 2, token_count), (errors > unclipped).sum())
 
 
 def kl_penalty_loss(
@@ -115,19 +154,32 @@ def kl_penalty_loss(
     clip_range_high: float | None = None,
     token_count: int | None = None,
 ) -> Tensor:
-    """0-d, k2 in the loss: on policy, its gradient is that of KL(policy ‖ reference).
+    """Compute the KL penalty for the loss, by k2: its gradient is that of KL(policy ‖ reference).
 
         ρ = exp(logprob - old_logprob)    L = Σ sg(clip(ρ, 1-ε, 1+ε_high))·½(logprob - ref)² / count
 
-    The detached ratio sg(·) keeps the gradient that of the policy after it has moved.
+    The detached ratio sg(·) corrects for the tokens being sampled from the old policy.
 
-    Args: logprobs, ref_logprobs, old_logprobs [N]; ε, clip_range; clip_range_high None is ε.
+    Args:
+        logprobs: [N], nats, of the policy that is updated; differentiable.
+        ref_logprobs: [N], nats, of the reference.
+        old_logprobs: [N], nats, of the policy that sampled.
+        clip_range: ε in [0, 1].
+        clip_range_high: ε_high, at least 0; None: ε.
+        token_count: tokens of the optimizer step; None: N.
+
+    Returns:
+        0-d, nats, before the coefficient.
+
+    Raises:
+        ValueError: shapes disagree, or an option is out of range.
+
     Source: Tang and Munos 2025, arXiv:2506.09477.
     """
     check_same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs, old_logprobs=old_logprobs)
     ratio = _ratio(logprobs, old_logprobs).detach()
-    near = ratio.clamp(*_clip_bounds(clip_range, clip_range_high))
-    return _token_mean(near * kl_estimate(logprobs, ref_logprobs, "k2"), token_count)
+    clipped = ratio.clamp(*_clip_bounds(clip_range, clip_range_high))
+    return _token_mean(clipped * kl_estimate(logprobs, ref_logprobs, "k2"), token_count)
 
 
 def preference_loss(
@@ -138,19 +190,25 @@ def preference_loss(
     margin: Tensor | float = 0.0,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """0-d, the mean Bradley-Terry loss of pairs.
+    """Compute the mean Bradley-Terry loss of pairs.
 
         d = chosen - rejected - (2y - 1)·margin
         L = -y′·log σ(d) - (1 - y′)·log σ(-d)        y′ = (1 - ε)·y + ε·(1 - y)
 
     Args:
-        chosen_scores, rejected_scores: [B] raw scores.
-        labels: y [B], how surely the chosen one is preferred: 1, or ½ for a tie. None: all 1.
+        chosen_scores: [B], raw scores.
+        rejected_scores: [B], raw scores.
+        labels: y [B], how surely the chosen one is preferred: 1, or ½ for a tie; None: all 1.
         margin: [B] or a number, score units by which a preferred response should lead.
         label_smoothing: ε in [0, ½], believed share of wrong labels.
 
-    Source: Bradley and Terry 1952;
-    margin: Touvron et al. 2023, arXiv:2307.09288.
+    Returns:
+        0-d, nats, float32 (float64 for float64 scores).
+
+    Raises:
+        ValueError: shapes disagree, there is no pair, or label_smoothing is out of range.
+
+    Source: Bradley and Terry 1952; margin: Touvron et al. 2023, arXiv:2307.09288.
     """
     y = torch.ones_like(chosen_scores) if labels is None else labels
     check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores, labels=y)
@@ -159,17 +217,25 @@ def preference_loss(
     if isinstance(margin, Tensor) and margin.dim():
         check_same_shape(chosen_scores=chosen_scores, margin=margin)
     y = at_least_float32(y)
-    apart = (
-        at_least_float32(chosen_scores) - at_least_float32(rejected_scores) - (2 * y - 1) * margin
-    )
+    chosen, rejected = at_least_float32(chosen_scores), at_least_float32(rejected_scores)
+    logits = chosen - rejected - (2 * y - 1) * margin
     smoothed = (1 - label_smoothing) * y + label_smoothing * (1 - y)
-    return -(smoothed * logsigmoid(apart) + (1 - smoothed) * logsigmoid(-apart)).mean()
+    return -(smoothed * logsigmoid(logits) + (1 - smoothed) * logsigmoid(-logits)).mean()
 
 
 def center_rewards_loss(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
-    """0-d, mean (chosen + rejected)²: keeps scores near 0, which the preference loss leaves free.
+    """Compute mean (chosen + rejected)², which keeps scores near 0: the preference loss does not.
 
-    Args: chosen_scores, rejected_scores [B] raw scores.
+    Args:
+        chosen_scores: [B], raw scores.
+        rejected_scores: [B], raw scores.
+
+    Returns:
+        0-d, squared score units.
+
+    Raises:
+        ValueError: shapes disagree, or there is no pair.
+
     Source: Eisenstein et al. 2023, arXiv:2312.09244.
     """
     check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores)

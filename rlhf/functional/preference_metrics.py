@@ -1,7 +1,7 @@
-"""What a model's scores of n judged pairs are worth.
+"""Metrics of a reward model on n pairs with a preference label.
 
-`differences` [n] is the score of answer a minus that of b; `labels` [n] is 1 where a is preferred,
-0 where b is, ½ for a tie. A pair that is not a tie is decided.
+`differences` [n] is the score of response a minus that of b; `labels` [n] is 1 where a is
+preferred, 0 where b is, ½ for a tie. A pair that is not a tie is called decided.
 """
 
 import math
@@ -15,37 +15,63 @@ from rlhf.functional.losses import preference_loss
 from rlhf.kernels.dtypes import at_least_float32
 from rlhf.spans import check_rows
 
-# How long the preferred answer is beside the other; much: twice the words, or half, and beyond.
+# Length of the preferred response against the other; much: at least twice as long, or half.
 LENGTH_BANDS = ("much shorter", "shorter", "equally long", "longer", "much longer")
 _DRAWS_AT_ONCE = 2**22
 
 
 class CalibrationCurve(NamedTuple):
-    """Each [bins]; both shares are NaN in an empty bin."""
+    """Result of `calibration_curve`, one entry per bin.
 
-    predicted: Tensor  # mean probability given to the answer scored higher
-    observed: Tensor  # share of pairs in which it is the preferred one
+    Attributes:
+        predicted: [bins] float64, mean probability of the response that scores higher; NaN in an
+            empty bin.
+        observed: [bins] float64, share of pairs in which it is preferred; NaN in an empty bin.
+        counts: [bins] int64, pairs.
+    """
+
+    predicted: Tensor
+    observed: Tensor
     counts: Tensor
 
 
 def pair_credit(differences: Tensor, labels: Tensor) -> Tensor:
-    """[n], 1 where the preferred answer scores higher, 0 where lower, ½ where either is a tie.
+    """Give 1 where the preferred response scores higher, 0 where lower, ½ where either is a tie.
 
-    ½ + sign(d)·(y - ½)
+        ½ + sign(d)·(y - ½)
+
+    Args:
+        differences: d [n], score units.
+        labels: y [n] in [0, 1].
+
+    Returns:
+        [n].
+
+    Raises:
+        ValueError: shapes disagree, there is no pair, or a label is outside [0, 1].
     """
     _check_pairs(differences, labels)
     return 0.5 + differences.sign() * (at_least_float32(labels) - 0.5)
 
 
 def pair_accuracy(differences: Tensor, labels: Tensor) -> Tensor:
-    """0-d, the mean credit of the decided pairs: equal scores count half; NaN if none is."""
+    """Mean `pair_credit` of the decided pairs, 0-d; NaN if there is none. Equal scores count half.
+
+    Args:
+        differences: [n], score units.
+        labels: [n] in [0, 1].
+    """
     return pair_credit(differences, labels)[labels != 0.5].mean()
 
 
 def log_loss(differences: Tensor, labels: Tensor) -> Tensor:
-    """0-d, nats a pair; scores that say nothing give log 2.
+    """Mean negative log-likelihood of the labels, 0-d, nats per pair; equal scores give log 2.
 
         L = -mean[y·log σ(d) + (1-y)·log σ(-d)]
+
+    Args:
+        differences: d [n], score units.
+        labels: y [n] in [0, 1].
 
     Source: Bradley and Terry 1952.
     """
@@ -54,14 +80,21 @@ def log_loss(differences: Tensor, labels: Tensor) -> Tensor:
 
 
 def calibration_curve(differences: Tensor, labels: Tensor, *, bins: int = 10) -> CalibrationCurve:
-    """Predicted against observed share, in bins of equal width of the predicted one.
+    """Compare predicted probabilities with observed shares, in bins of the predicted probability.
 
         p = σ(|d|), in [½, 1]        observed: the mean credit
 
-    Which answer is a means nothing, so each pair is read from the side the model prefers; over
-    [0, 1] the lower half would mirror the upper. A tie has been right half the time.
+    Which response is called a means nothing, so each pair is read from the side that the model
+    prefers; over [0, 1] the lower half would mirror the upper. A tie counts as right half the time.
 
-    Args: bins, of width ½ / bins.
+    Args:
+        differences: d [n], score units.
+        labels: [n] in [0, 1].
+        bins: how many, each of width ½ / bins.
+
+    Raises:
+        ValueError: shapes disagree, or there is no pair or no bin.
+
     Source: Guo et al. 2017, arXiv:1706.04599.
     """
     check_positive("bins", bins)
@@ -74,25 +107,36 @@ def calibration_curve(differences: Tensor, labels: Tensor, *, bins: int = 10) ->
 
 
 def calibration_error(curve: CalibrationCurve) -> Tensor:
-    """0-d, Σ_b count_b·|observed_b - predicted_b| / n, in [0, 1]: the expected calibration error.
+    """Expected calibration error of a curve, 0-d, in [0, 1].
+
+        Σ_b count_b·|observed_b - predicted_b| / n
 
     Source: Guo et al. 2017, arXiv:1706.04599.
     """
-    apart = (curve.observed - curve.predicted).abs().nan_to_num(0.0)
-    return (curve.counts * apart).sum() / curve.counts.sum()
+    errors = (curve.observed - curve.predicted).abs().nan_to_num(0.0)
+    return (curve.counts * errors).sum() / curve.counts.sum()
 
 
 def margin_histogram(
     differences: Tensor, labels: Tensor, *, bins: int = 20
 ) -> tuple[Tensor, Tensor]:
-    """Edges [bins + 1] and counts [bins] of the decided pairs' margins that are not 0.
+    """Count the margins of the decided pairs in bins; margins of 0 are left out.
 
-        margin = score of the preferred answer - score of the other
+        margin = score of the preferred response - score of the other
 
     The edges are symmetric, up to the 99th percentile of |margin| (1 if there is none), and 0 is
     one of them; the outermost bins hold what lies beyond, so that one outlier hides nothing.
 
-    Args: bins, an even number.
+    Args:
+        differences: [n], score units.
+        labels: [n] in [0, 1].
+        bins: an even number above 0.
+
+    Returns:
+        Edges [bins + 1], score units, and counts [bins] int64.
+
+    Raises:
+        ValueError: shapes disagree, there is no pair, or bins is odd.
     """
     _check_pairs(differences, labels)
     if bins < 2 or bins % 2:
@@ -100,26 +144,46 @@ def margin_histogram(
     margins = at_least_float32(differences) * (at_least_float32(labels) - 0.5).sign()
     margins = margins[margins != 0]
     sizes = margins.abs().sort().values
-    reach = sizes[math.ceil(0.99 * (len(sizes) - 1))] if len(sizes) else margins.new_ones(())
-    edges = reach * torch.arange(-bins // 2, bins // 2 + 1, device=margins.device) / (bins // 2)
+    largest_edge = sizes[math.ceil(0.99 * (len(sizes) - 1))] if len(sizes) else margins.new_ones(())
+    steps = torch.arange(-bins // 2, bins // 2 + 1, device=margins.device)
+    edges = largest_edge * steps / (bins // 2)
     return edges, torch.bucketize(margins, edges[1:-1], right=True).bincount(minlength=bins)
 
 
 def length_bands(lengths_a: Tensor, lengths_b: Tensor, labels: Tensor) -> Tensor:
-    """[n] int64, place in LENGTH_BANDS by the lengths of both answers; of a tie b is preferred."""
+    """Index in LENGTH_BANDS [n] int64 of each pair; of a tie, b counts as preferred.
+
+    Args:
+        lengths_a: [n], length of response a.
+        lengths_b: [n], length of response b.
+        labels: [n] in [0, 1].
+
+    Raises:
+        ValueError: shapes disagree.
+    """
     check_same_shape(lengths_a=lengths_a, lengths_b=lengths_b, labels=labels)
-    wins = labels > 0.5
-    own, other = lengths_a.where(wins, lengths_b), lengths_b.where(wins, lengths_a)
-    apart, much = (own - other).sign(), torch.maximum(own, other) >= 2 * torch.minimum(own, other)
-    return 2 + apart.long() * (1 + much.long())
+    a_wins = labels > 0.5
+    preferred = lengths_a.where(a_wins, lengths_b)
+    other = lengths_b.where(a_wins, lengths_a)
+    much = torch.maximum(preferred, other) >= 2 * torch.minimum(preferred, other)
+    return 2 + (preferred - other).sign().long() * (1 + much.long())
 
 
 def longer_shares(differences: Tensor, labels: Tensor, longer: Tensor) -> tuple[Tensor, Tensor]:
-    """0-d each: how often the longer answer is preferred, and how often it scores higher.
+    """Share of pairs whose longer response is preferred, and share whose longer one scores higher.
 
-    Of the decided pairs of unequal length; equal scores count half; NaN without such pairs.
+    Both are over the decided pairs of unequal length; equal scores count half.
 
-    Args: longer [n], length of a minus length of b.
+    Args:
+        differences: [n], score units.
+        labels: [n] in [0, 1].
+        longer: [n], length of a minus length of b.
+
+    Returns:
+        Two 0-d shares, NaN without such pairs.
+
+    Raises:
+        ValueError: shapes disagree, or there is no pair.
     """
     _check_pairs(differences, labels)
     check_rows("longer", longer, len(labels))
@@ -132,7 +196,11 @@ def longer_shares(differences: Tensor, labels: Tensor, longer: Tensor) -> tuple[
 
 
 def pearson(x: Tensor, y: Tensor) -> Tensor:
-    """0-d, linear correlation of x and y [n], in [-1, 1]; 0 where one of them does not vary."""
+    """Linear correlation of x and y [n], 0-d, in [-1, 1]; 0 where one of them does not vary.
+
+    Raises:
+        ValueError: shapes disagree, or n is 0.
+    """
     check_same_shape(x=x, y=y)
     check_positive("x", len(x))
     if (x == x[0]).all() or (y == y[0]).all():
@@ -142,20 +210,35 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
 
 
 def spearman(x: Tensor, y: Tensor) -> Tensor:
-    """0-d, `pearson` of the ranks of x and y [n]; equal values share their mean rank."""
+    """Rank correlation of x and y [n], 0-d, in [-1, 1]; equal values share their mean rank.
+
+    Raises:
+        ValueError: shapes disagree, or n is 0.
+    """
     return pearson(_ranks(x), _ranks(y)).to(at_least_float32(x).dtype)
 
 
 def resampled_means(
     values: Tensor, clusters: Tensor, *, resamples: int = 2000, generator: torch.Generator
 ) -> Tensor:
-    """[resamples, K] float64, column means of values after drawing whole clusters anew.
+    """Bootstrap the column means of `values` by resampling whole clusters.
 
-    As many clusters as there are, with replacement: rows of a cluster are not independent, so
-    they come and go together. One draw serves all columns, so they may be compared within it.
+    Each resample draws as many clusters as there are, with replacement: rows of a cluster are not
+    independent, so they come and go together. One resample serves all columns, so that they may be
+    compared within it.
 
-    Args: values [n, K], NaN where a row does not count; clusters [n] int64 names each row's.
-    Returns: NaN where a draw holds no row that counts.
+    Args:
+        values: [n, K], NaN where a row does not count in a column.
+        clusters: [n] int64, names the cluster of each row.
+        resamples: R, how many.
+        generator: of the random numbers.
+
+    Returns:
+        [R, K] float64, NaN where a resample holds no row that counts.
+
+    Raises:
+        ValueError: shapes disagree, or there is no row or no resample.
+
     Source: Davison and Hinkley 1997, Bootstrap Methods and Their Application, section 3.8.
     """
     check_positive("rows", len(values))
@@ -163,23 +246,35 @@ def resampled_means(
     check_rows("clusters", clusters, len(values))
     if values.dim() != 2:
         raise ValueError(f"values: got shape {list(values.shape)}, wanted [n, K]")
-    _, owner = clusters.unique(return_inverse=True)
-    count, exact = int(owner.max()) + 1, values.double()
+    _, cluster_ids = clusters.unique(return_inverse=True)
+    count, exact = int(cluster_ids.max()) + 1, values.double()
     stacked = torch.cat([exact.nan_to_num(0.0), (~exact.isnan()).double()], dim=1)
-    sums = stacked.new_zeros(count, stacked.shape[1]).index_add(0, owner, stacked)
-    piece, one, means = max(_DRAWS_AT_ONCE // count, 1), sums.new_ones(()), []
-    for start in range(0, resamples, piece):
-        draws = torch.randint(count, (min(piece, resamples - start), count), generator=generator)
-        drawn = sums.new_zeros(draws.shape).scatter_add(1, draws, one.expand(draws.shape))
-        total, rows = (drawn @ sums).chunk(2, dim=1)
+    sums = stacked.new_zeros(count, stacked.shape[1]).index_add(0, cluster_ids, stacked)
+    chunk, unit, means = max(_DRAWS_AT_ONCE // count, 1), sums.new_ones(()), []
+    for start in range(0, resamples, chunk):
+        draws = torch.randint(count, (min(chunk, resamples - start), count), generator=generator)
+        times = sums.new_zeros(draws.shape).scatter_add(1, draws, unit.expand(draws.shape))
+        total, rows = (times @ sums).chunk(2, dim=1)
         means.append(total / rows)
     return torch.cat(means)
 
 
 def percentile_interval(samples: Tensor, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Low and high end [K] of the middle `level` of samples [R, K]; NaN is left out.
+    """Percentile interval of bootstrap samples; NaN is left out.
 
-    Source: Efron 1979; where all rows of a bootstrap are alike the interval has no width.
+    Where all samples are alike the interval has no width.
+
+    Args:
+        samples: [R, K].
+        level: share of the samples inside, in [0, 1].
+
+    Returns:
+        Low end [K] and high end [K].
+
+    Raises:
+        ValueError: level is outside [0, 1].
+
+    Source: Efron 1979.
     """
     check_between("level", level, 0, 1)
     low, high = ((1 - level) / 2, (1 + level) / 2)

@@ -10,9 +10,23 @@ from rlhf.spans import Spans, check_rows
 
 
 def per_token_rewards(scores: Tensor, kl: Tensor, spans: Spans, *, kl_coef: float) -> Tensor:
-    """[N] rewards, rₜ = -kl_coef·klₜ, plus the score at the last token of the response.
+    """Charge each token for its KL and add the score at the last token of the response.
 
-    Args: scores [B], reward-model units; kl [N], nats; kl_coef, reward per nat, at least 0.
+        rₜ = -β·klₜ + (score if t is the last token else 0)
+
+    Args:
+        scores: [B], reward units.
+        kl: [N], nats, KL estimate of each token (k1).
+        spans: B responses in the N tokens.
+        kl_coef: β, at least 0, reward units per nat.
+
+    Returns:
+        [N], reward units, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: shapes disagree, or kl_coef is negative.
+
+    Source: Ziegler et al. 2019, arXiv:1909.08593; per token: Ouyang et al. 2022, arXiv:2203.02155.
     """
     check_between("kl_coef", kl_coef, 0)
     check_rows("kl", kl, spans.num_tokens)
@@ -21,11 +35,27 @@ def per_token_rewards(scores: Tensor, kl: Tensor, spans: Spans, *, kl_coef: floa
 
 
 def missing_eos_scores(scores: Tensor, finished: Tensor, *, mode: str, penalty: float) -> Tensor:
-    """[B] scores, changed where a response was cut before its EOS.
+    """Change the score of each response that was cut before its EOS token.
 
-    Args: scores [B]; finished [B] bool, from the generator's finish reason; penalty, at least 0,
-        is subtracted by mode "penalty", its negative is the score by "replace"; "none" keeps all,
-        and "bootstrap": the value of the state that was cut short stands in for what is missing.
+    Modes: "none" and "bootstrap" keep the score (with "bootstrap" the value after the last token
+    stands in for what is missing, see `generalized_advantages`), "penalty" subtracts the penalty,
+    "replace" puts minus the penalty in its place.
+
+    Args:
+        scores: [B], reward units.
+        finished: [B] bool, whether the response ended by itself.
+        mode: one of the four.
+        penalty: at least 0, reward units.
+
+    Returns:
+        [B], reward units, float32 (float64 for float64 scores).
+
+    Raises:
+        ValueError: shapes disagree, finished is not bool, the penalty is negative, or there is no
+            such mode.
+
+    Source: penalty: trl's `missing_eos_penalty`; replace: Huang et al. 2024, arXiv:2403.17031;
+    bootstrap: Pardo et al. 2018, arXiv:1712.00378.
     """
     check_same_shape(scores=scores, finished=finished)
     check_between("penalty", penalty, 0)

@@ -30,13 +30,24 @@ def _mix(state: Any) -> Any:
 def keyed_uniforms(
     seed: int, iteration: int, keys: Tensor, samples: Tensor, position: int | Tensor
 ) -> Tensor:
-    """[B] float64 in [0, 1), 53 random bits, a pure function of five words.
+    """Compute uniform numbers in [0, 1) as a pure function of five integers.
 
-    Given keys and samples [B, 1] and positions [T], all [B, T] of them.
+    Each integer w in turn replaces the state s by output w of splitmix64 seeded with s.
 
-    Each word w in turn replaces the state s by output w of splitmix64 seeded with s.
+    Args:
+        seed: of the run.
+        iteration: of the run.
+        keys: [B] int64, which prompt.
+        samples: [B] int64, which of the prompt's responses.
+        position: index of the token in its response. Keys and samples [B, 1] with positions [T]
+            give all [B, T] numbers.
 
-    Args: keys [B] int64, which prompt; samples [B] int64, which of the prompt's responses.
+    Returns:
+        [B] float64, 53 random bits each.
+
+    Raises:
+        ValueError: keys and samples differ in shape.
+
     Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
     """
     check_same_shape(keys=keys, samples=samples)
@@ -48,22 +59,28 @@ def keyed_uniforms(
 
 
 def inverse_cdf_tokens(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """[B] int64, the first token whose cumulative probability exceeds the uniform number.
+    """Sample the first token of each row whose cumulative probability exceeds a uniform number.
 
-    Args: logits [B, V], -inf where a token is banned: it is never returned; uniforms [B].
-    Returns: the tokens, and [B] float32 their log-probabilities.
-    Raises: ValueError when a row has no distribution (NaN, +inf, all banned).
+    Args:
+        logits: [B, V], -inf where a token is banned: it is never returned.
+        uniforms: [B] in [0, 1).
+
+    Returns:
+        The tokens [B] int64, and their log-probabilities [B] float32, nats.
+
+    Raises:
+        ValueError: shapes disagree, or a row has no distribution (NaN, +inf, all banned).
     """
     check_rows("uniforms", uniforms, len(logits))
-    below = logits.float() - logits.amax(-1, keepdim=True).float()
-    cdf = below.exp().cumsum(-1, dtype=torch.float64)  # not normalised: its end is the mass
+    shifted = logits.float() - logits.amax(-1, keepdim=True).float()
+    cdf = shifted.exp().cumsum(-1, dtype=torch.float64)  # not normalised: its end is the mass
     mass = cdf[:, -1]
     if not bool(mass.isfinite().all()):
         raise ValueError("logits: got a row without a distribution, wanted finite values or -inf")
     # u · mass may round up to the mass itself, which would name a token past the last allowed one.
     target = torch.minimum(uniforms * mass, mass.nextafter(torch.zeros_like(mass)))
     tokens = torch.searchsorted(cdf, target[:, None], right=True)
-    return tokens.squeeze(-1), (below.gather(1, tokens).squeeze(-1) - mass.log()).float()
+    return tokens.squeeze(-1), (shifted.gather(1, tokens).squeeze(-1) - mass.log()).float()
 
 
 def filtered_logits(
@@ -74,22 +91,32 @@ def filtered_logits(
     top_p: float = 1.0,
     banned_ids: Sequence[int] = (),
 ) -> Tensor:
-    """[B, V] float32: logits over the temperature, -inf where a token may not be sampled.
+    """Divide logits by the temperature and set those that may not be sampled to -inf.
 
-    Args: logits [B, V]; top_k keeps the k likeliest and what ties with the last, 0 keeps all;
-        then top_p keeps the fewest likeliest whose probabilities reach it, in (0, 1].
-    Raises: ValueError when an option is out of range.
+    Args:
+        logits: [B, V].
+        temperature: above 0.
+        top_k: keeps the k likeliest tokens and those that tie with the last; 0 keeps all.
+        top_p: in (0, 1]; of those it keeps the fewest likeliest whose probabilities reach it.
+        banned_ids: tokens that are never sampled.
+
+    Returns:
+        [B, V] float32.
+
+    Raises:
+        ValueError: an option is out of range.
     """
     check_positive("temperature", temperature)
     check_between("top_k", top_k, 0)
     check_between("top_p", top_p, 1e-9, 1)
     banned = torch.tensor([*banned_ids], dtype=torch.int64, device=logits.device)
-    wide = logits.float() if temperature == 1 else logits.float() / temperature
-    kept = wide.index_fill(-1, banned, -torch.inf)
-    if 0 < top_k < kept.shape[-1]:
-        kept = kept.masked_fill(kept < kept.topk(top_k).values[:, -1:], -torch.inf)
+    scaled = logits.float() if temperature == 1 else logits.float() / temperature
+    filtered = scaled.index_fill(-1, banned, -torch.inf)
+    if 0 < top_k < filtered.shape[-1]:
+        smallest = filtered.topk(top_k).values[:, -1:]
+        filtered = filtered.masked_fill(filtered < smallest, -torch.inf)
     if top_p < 1:
-        p, order = kept.double().softmax(-1).sort(stable=True, dim=-1, descending=True)
+        p, order = filtered.double().softmax(-1).sort(stable=True, dim=-1, descending=True)
         excess = p.cumsum(-1) - p >= top_p
-        kept = kept.masked_fill(excess.scatter(-1, order, excess), -torch.inf)
-    return kept
+        filtered = filtered.masked_fill(excess.scatter(-1, order, excess), -torch.inf)
+    return filtered

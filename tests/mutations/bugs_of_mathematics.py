@@ -91,8 +91,8 @@ BUGS = (
         "functional/losses.py",
         (
             (
-                'near * kl_estimate(logprobs, ref_logprobs, "k2")',
-                'near * kl_estimate(logprobs, ref_logprobs, "k3")',
+                'clipped * kl_estimate(logprobs, ref_logprobs, "k2")',
+                'clipped * kl_estimate(logprobs, ref_logprobs, "k3")',
             ),
         ),
         LOSSES + "test_kl_penalty_has_the_gradient_of_the_kl",
@@ -103,8 +103,8 @@ BUGS = (
         "functional/losses.py",
         (
             (
-                'near * kl_estimate(logprobs, ref_logprobs, "k2")',
-                "near * kl_estimate(logprobs, ref_logprobs)",
+                'clipped * kl_estimate(logprobs, ref_logprobs, "k2")',
+                "clipped * kl_estimate(logprobs, ref_logprobs)",
             ),
         ),
         LOSSES + "test_kl_penalty_has_the_gradient_of_the_kl",
@@ -113,7 +113,7 @@ BUGS = (
         "the KL in the loss forgets that the policy has moved",
         ("OpenRLHF #1309",),
         "functional/losses.py",
-        (("near * kl_estimate", "kl_estimate"),),
+        (("clipped * kl_estimate", "kl_estimate"),),
         LOSSES + "test_kl_penalty_literal",
     ),
     Bug(
@@ -245,9 +245,9 @@ BUGS = (
         "functional/losses.py",
         (
             (
-                "(errors > plain).sum()",
-                "((near - old_values).abs() > clip_range_value).sum()"
-                " if clip_range_value else (errors > plain).sum()",
+                "(errors > unclipped).sum()",
+                "((clipped - old_values).abs() > clip_range_value).sum()"
+                " if clip_range_value else (errors > unclipped).sum()",
             ),
         ),
         LOSSES + "test_value_loss_literals",
@@ -258,8 +258,8 @@ BUGS = (
         "functional/losses.py",
         (
             (
-                "errors = torch.maximum(plain, (near - returns).square())",
-                "errors = (near - returns).square()",
+                "errors = torch.maximum(unclipped, (clipped - returns).square())",
+                "errors = (clipped - returns).square()",
             ),
         ),
         LOSSES + "test_value_loss_literals",
