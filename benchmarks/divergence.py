@@ -32,7 +32,7 @@ KINDS: dict[str, Sequence[str]] = {
     "collapsing": (*COLLAPSING, f"ppo.iterations={WARMUP + 15}"),
 }
 # What a collapse may rightly be called: the policy went too far, or lost its variety.
-CAUSES = {"KL explosion", "approximate KL", "clipping", "entropy collapse", "same answers"}
+CAUSES = {"KL explosion", "approximate KL", "clipping", "entropy collapse", "same responses"}
 
 
 def models_of(demo: Path) -> list[str]:

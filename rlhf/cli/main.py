@@ -21,7 +21,7 @@ from rlhf.errors import RlhfError, UsageError, is_out_of_memory, out_of_memory
 from rlhf.storage.atomic import replaced_file
 from rlhf.storage.run_directory import RunDirectory, json_text, run_directory_of
 from rlhf.tracking.console import console, print_error, say, stage, table
-from rlhf.training.signals import stops_at_once
+from rlhf.training.signals import raise_on_signal
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        with stops_at_once():
+        with raise_on_signal():
             return _run(parse(words))
     except RlhfError as error:
         if "--debug" in words:

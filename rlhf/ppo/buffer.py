@@ -1,4 +1,4 @@
-"""One iteration's responses, from scores to shuffled minibatches."""
+"""Responses of one PPO iteration, from scores to shuffled minibatches."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,9 +21,23 @@ from rlhf.types import Minibatch, PromptBatch, Responses, Rollout
 
 
 class RolloutBuffer:
-    """Rollouts of one iteration: append them, `finish`, then draw minibatches.
+    """Rollouts of one iteration: `append` them, `finish`, then draw `minibatches`.
 
-    All per-token quantities are flat [N] float32 on the CPU, responses end to end, no padding.
+    Tensors per token are flat [N] float32 on the CPU, responses end to end, without padding.
+
+    Attributes:
+        prompts: B prompts.
+        responses: B responses of N tokens.
+        old_logprobs: [N], log-probabilities of the policy that sampled, nats.
+        ref_logprobs: [N], log-probabilities of the frozen reference, nats.
+        values: [N], V of the critic before each token, reward units.
+        final_values: [B], V after the last token of cut responses; None without bootstrapping.
+        ref_hidden: [N, D], hidden states of the reference; None unless the exact KL needs them.
+        scores: [B], scaled and with the missing-EOS penalty, reward units.
+        kl: [N], log π - log π_ref, nats.
+        rewards: [N], reward units.
+        advantages: [N], reward units, or whitened.
+        returns: [N], targets of the critic, reward units.
     """
 
     def __init__(self) -> None:
@@ -34,11 +48,15 @@ class RolloutBuffer:
         self._rollouts.append(rollout)
 
     def finish(self, config: PPOConfig, scaler: ScoreScaler | None = None) -> None:
-        """Rewards, advantages and value targets of every token.
+        """Compute rewards, advantages and returns of every token.
 
-        rₜ = -kl_coef·(log π - log π_ref), plus the score at the last token of the response.
+            r_t = -kl_coef·(log π - log π_ref)(y_t) + [t = T]·score(x, y)
 
-        Args: config, the PPO options; scaler, brings the scores to unit scale first.
+        Args:
+            config: PPO options of the iteration, with its kl_coef.
+            scaler: divides the scores by their standard deviation first; None leaves them.
+
+        Source: Ouyang et al. 2022, arXiv:2203.02155, equation 2.
         """
         parts = self._rollouts
         self.prompts = PromptBatch.concatenate([part.prompts for part in parts])
@@ -46,8 +64,8 @@ class RolloutBuffer:
         self.old_logprobs = torch.cat([part.old_logprobs for part in parts])
         self.ref_logprobs = torch.cat([part.ref_logprobs for part in parts])
         self.values = torch.cat([part.values for part in parts])
-        self.ref_hidden = concatenate([part.ref_hidden for part in parts])
-        self.final_values = concatenate([part.final_values for part in parts])
+        self.ref_hidden = _concatenate_optional([part.ref_hidden for part in parts])
+        self.final_values = _concatenate_optional([part.final_values for part in parts])
         scores = torch.cat([part.scores for part in parts])
         self.scores = missing_eos_scores(
             scaler.scale(scores) if scaler else scores,
@@ -63,9 +81,13 @@ class RolloutBuffer:
         self.advantages, self.returns = self._estimates(config)
 
     def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Minibatch]:
-        """Every response once, `size` at a time, in a fresh random order of their prompts.
+        """Yield every response once, in minibatches, in a random order of their prompts.
 
-        Responses to one prompt are neighbours, so that a step reads the prompt once.
+        Responses to one prompt stay together, so that a step reads the prompt once.
+
+        Args:
+            size: responses of a minibatch; the last may be smaller.
+            generator: decides the order.
         """
         whole = Minibatch(
             prompts=self.prompts,
@@ -77,9 +99,9 @@ class RolloutBuffer:
             returns=self.returns,
             ref_hidden=self.ref_hidden,
         )
-        prompts, group = self.prompts.sampling_keys.unique(return_inverse=True)
+        prompts, prompt_of = self.prompts.sampling_keys.unique(return_inverse=True)
         rank = torch.randperm(len(prompts), generator=generator)
-        for rows in rank[group].argsort(stable=True).split(size):
+        for rows in rank[prompt_of].argsort(stable=True).split(size):
             yield whole.select(rows)
 
     def _estimates(self, config: PPOConfig) -> tuple[Tensor, Tensor]:
@@ -117,6 +139,6 @@ class RolloutBuffer:
         )[1]
 
 
-def concatenate(parts: Sequence[Tensor | None]) -> Tensor | None:
-    found = [part for part in parts if part is not None]
-    return torch.cat(found) if found else None
+def _concatenate_optional(parts: Sequence[Tensor | None]) -> Tensor | None:
+    tensors = [part for part in parts if part is not None]
+    return torch.cat(tensors) if tensors else None

@@ -1,4 +1,4 @@
-"""The curves of one PPO iteration, under trl's names."""
+"""Metrics of one PPO iteration, under trl's names."""
 
 import resource
 import sys
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlhf.config.schema import PPOConfig
 from rlhf.functional import ADVANTAGE_ESTIMATORS, explained_variance
-from rlhf.kernels import span_sum
+from rlhf.kernels import span_mean, span_sum
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.updater import StepMetrics
 from rlhf.tracking.text_metrics import text_statistics
@@ -22,7 +22,15 @@ def iteration_metrics(
     texts: list[str],
     config: PPOConfig,
 ) -> dict[str, float]:
-    """Every scalar of an iteration, over real tokens only (see `rlhf.tracking.metrics.METRICS`)."""
+    """Metrics of an iteration by name; `rlhf.tracking.metrics.METRICS` describes each.
+
+    Args:
+        rollout: B responses, N tokens.
+        buffer: their scores, KL, rewards, values and returns.
+        steps: metrics of each optimizer step.
+        texts: the B responses as text.
+        config: PPO options of the iteration, with its kl_coef.
+    """
     needs_critic = ADVANTAGE_ESTIMATORS[config.advantage_estimator].needs_critic
     return {
         **_objective(rollout, buffer, config),
@@ -33,8 +41,23 @@ def iteration_metrics(
     }
 
 
+def speed_metrics(num_tokens: int, rollout_s: float, update_s: float) -> dict[str, float]:
+    """Seconds of the two halves of an iteration, and response tokens per second of both.
+
+    Args:
+        num_tokens: response tokens of the iteration.
+        rollout_s: seconds of sampling, scoring and advantages.
+        update_s: seconds of the optimizer steps.
+    """
+    return {
+        "time/rollout": rollout_s,
+        "time/update": update_s,
+        "throughput/tokens_per_second": num_tokens / (rollout_s + update_s),
+    }
+
+
 def peak_memory_gb() -> float:
-    """Most memory this process has held so far: of the GPU if there is one, else resident."""
+    """Peak memory of this process, GB: allocated on the GPU if there is one, else resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes there, KiB elsewhere
@@ -46,6 +69,7 @@ def _objective(rollout: Rollout, buffer: RolloutBuffer, config: PPOConfig) -> di
     scores = float(buffer.scores.mean())
     return {
         "objective/kl": kl,
+        "objective/kl_per_token": float(span_mean(buffer.kl, rollout.spans).mean()),
         "objective/entropy": float(-span_sum(rollout.old_logprobs, rollout.spans).mean()),
         "objective/non_score_reward": -config.kl_coef * kl,
         "objective/rlhf_reward": scores - config.kl_coef * kl,
@@ -95,13 +119,13 @@ def _responses(rollout: Rollout, texts: list[str]) -> dict[str, float]:
         "tokens/responses_len_std": float(lengths.std(correction=0)),
         "tokens/eos_rate": float(finished.mean()),
         "val/num_eos_tokens": float(finished.sum()),
-        **_gaps(rollout.logprob_diff),
+        **_logprob_diff(rollout.logprob_diff),
         **text_statistics(texts),
     }
 
 
-def _gaps(logprob_diff: Tensor | None) -> dict[str, float]:
-    if logprob_diff is None:  # `val/first_step_ratio_gap` tells then
+def _logprob_diff(logprob_diff: Tensor | None) -> dict[str, float]:
+    if logprob_diff is None:  # `val/first_step_ratio_gap` shows the difference instead
         return {}
     return {
         "rollout/logprob_diff_abs_mean": float(logprob_diff.mean()),

@@ -1,4 +1,4 @@
-"""Sample responses and score them: everything PPO needs to know before an update."""
+"""Rollouts: sample responses, score them, and evaluate policy, critic and reference on them."""
 
 from functools import partial
 
@@ -29,26 +29,29 @@ def collect_rollout(
     samples: Tensor,
     config: PPOConfig,
 ) -> Rollout:
-    """One response to each prompt with its log-probabilities, values and score.
+    """Sample a response to each prompt, with its score, log-probabilities and values.
 
-    A response that a person's scorer could not score is dropped; where the responses to a prompt
-    are compared with one another, so are the others to its prompt.
-
-    With LoRA on responses alone the prompts are read once, here, for the update as well.
+    Responses without a score are dropped, see `Scorer.can_fail`. With aLoRA adapters the prompts
+    are read once, here, for the update as well.
 
     Args:
-        policy, reward: who answers and who judges.
+        policy: samples, with its critic and reference.
+        reward: scores the responses.
         prompts: B prompts.
-        sampling: the one distribution of generation and of every log-probability.
-        seed, iteration, samples: keys of the sampling, see `generate`.
-        config: reads microbatch_tokens; rescore: log-probabilities, entropies and values come
-            from the training forward, so that the first ratio is 1, and not from the states of
-            generation; missing_eos and the KL options for what else the update will need.
+        sampling: distribution that is sampled from and that every log-probability refers to.
+        seed: key of the sampling, see `generate`.
+        iteration: key of the sampling.
+        samples: [B] int64, index of each row among the samples of its prompt; key of the sampling.
+        config: PPO options. With recompute_logprobs, old log-probabilities, entropies and values
+            come from the training forward, so that the first ratio is 1; else from generation.
+
+    Raises:
+        ResourceError: no response has a score.
     """
     max_tokens = config.microbatch_tokens
     for llava in (policy.llava, getattr(reward, "llava", policy.llava)):
-        llava.prefix_cache.clear()  # those of the last iteration's prompts
-    responses, drawn = ENGINES[config.engine](
+        llava.prefix_cache.clear()  # it holds the prompts of the last iteration
+    responses, sampled = ENGINES[config.engine](
         policy.llava,
         prompts,
         sampling,
@@ -61,42 +64,44 @@ def collect_rollout(
     with phase("scores"):
         scores = reward.scores(prompts, responses, max_tokens=max_tokens)
     if reward.can_fail:
-        whole_groups = ADVANTAGE_ESTIMATORS[config.advantage_estimator].needs_groups
-        kept = _scored_rows(scores, prompts.sampling_keys, whole_groups=whole_groups)
-        if not len(kept):
-            raise ResourceError(
-                "every response of an iteration, or one to each prompt, lacks a score",
-                reward.name,
-                "mend the scorer, or raise scorer.retries",
-            )
-        drawn, scores = drawn.select(responses.spans.token_indices(kept)), scores[kept]
-        prompts, responses = prompts.select(kept), responses.select(kept)
+        rows = _scored_rows(scores, prompts.sampling_keys, reward, config)
+        sampled, scores = sampled.select(responses.spans.token_indices(rows)), scores[rows]
+        prompts, responses = prompts.select(rows), responses.select(rows)
     with phase("old_logprobs"):
-        known = {} if drawn.hidden_states is None else {"hidden_states": drawn.hidden_states}
-        scored = map_microbatches(policy.evaluate, prompts, responses, max_tokens, **known)
-    reference = partial(policy.reference_outputs, keep_hidden=kl_choice(config)[1] == "exact")
+        hidden_states = sampled.hidden_states
+        reused = {} if hidden_states is None else {"hidden_states": hidden_states}
+        outputs = map_microbatches(policy.evaluate, prompts, responses, max_tokens, **reused)
+    evaluate_reference = partial(
+        policy.reference_outputs, keep_hidden=kl_choice(config)[1] == "exact"
+    )
     with phase("ref_logprobs"):
-        referenced = map_microbatches(reference, prompts, responses, max_tokens)
+        ref_outputs = map_microbatches(evaluate_reference, prompts, responses, max_tokens)
     bootstraps = config.missing_eos == "bootstrap"
     return Rollout(
         prompts=prompts,
         responses=responses,
-        old_logprobs=scored.logprobs if config.recompute_logprobs else drawn.logprobs,
-        ref_logprobs=referenced.logprobs,
-        values=scored.values,
-        entropy=scored.entropy,
+        old_logprobs=outputs.logprobs if config.recompute_logprobs else sampled.logprobs,
+        ref_logprobs=ref_outputs.logprobs,
+        values=outputs.values,
+        entropy=outputs.entropy,
         scores=scores,
-        logprob_diff=None if known else (scored.logprobs - drawn.logprobs).abs(),
+        logprob_diff=None if reused else (outputs.logprobs - sampled.logprobs).abs(),
         final_values=_final_values(policy, prompts, responses, max_tokens) if bootstraps else None,
-        ref_hidden=referenced.hidden_states,
+        ref_hidden=ref_outputs.hidden_states,
     )
 
 
-def _scored_rows(scores: Tensor, groups: Tensor, *, whole_groups: bool) -> Tensor:
-    """[K] rows with a score; with `whole_groups` only those of groups [B] that lack none."""
+def _scored_rows(scores: Tensor, groups: Tensor, reward: Scorer, config: PPOConfig) -> Tensor:
+    """[K] rows with a score; where groups are compared, only those of complete groups [B]."""
     unscored = scores.isnan()
-    if whole_groups:
+    if ADVANTAGE_ESTIMATORS[config.advantage_estimator].needs_groups:
         unscored = torch.isin(groups, groups[unscored])
+    if unscored.all():
+        raise ResourceError(
+            "every response of an iteration, or one to each prompt, lacks a score",
+            reward.name,
+            "mend the scorer, or raise scorer.retries",
+        )
     return (~unscored).nonzero().squeeze(1)
 
 
@@ -107,6 +112,6 @@ def _final_values(
     values, cut = torch.zeros(len(responses)), (~responses.finished).nonzero().squeeze(1)
     prompts, responses = prompts.select(cut), responses.select(cut)
     for rows in microbatches(prompts, responses, max_tokens):
-        found = policy.final_values(prompts.select(rows), responses.select(rows))
-        values[cut[rows]] = found.cpu()
+        cut_values = policy.final_values(prompts.select(rows), responses.select(rows))
+        values[cut[rows]] = cut_values.cpu()
     return values

@@ -1,4 +1,4 @@
-"""What a person looks at while PPO runs: distributions, and images with their answers."""
+"""Histograms and sampled responses of a PPO run, for TensorBoard."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from rlhf.tracking.profiler import OTHER, phase
 from rlhf.tracking.writer import MetricsWriter, Sample
 from rlhf.types import PromptBatch, Rollout
 
-_SAMPLES = 4  # answers shown each time
+NUM_SAMPLES = 4  # prompts whose responses are written
 
 
 def log_distributions(
@@ -29,27 +29,35 @@ def log_distributions(
 ) -> dict[str, float]:
     """Write histograms of an iteration after its update.
 
+    Args:
+        writer: receives them.
+        policy: after the update.
+        rollout: of the iteration.
+        buffer: holds the advantages.
+        iteration: step of the histograms.
+        config: PPO options; reads microbatch_tokens.
+
     Returns:
-        `vision/grounding_gap`: mean log-probability of the responses with their image minus
-        with another row's. Near 0 the answers do not depend on the image.
+        `vision/grounding_gap`: mean log-probability of the responses with their image minus that
+        with another row's image, nats. Near 0 the responses do not depend on the image.
     """
     prompts, responses = rollout.prompts, rollout.responses
-    others = with_images(prompts, prompts.mismatched_images(), policy.llava.builder)
+    mismatched = with_images(prompts, prompts.mismatched_images(), policy.llava.builder)
     with torch.no_grad():
-        now, other = (
+        logprobs, mismatched_logprobs = (
             map_microbatches(policy.evaluate, batch, responses, config.microbatch_tokens).logprobs
-            for batch in (prompts, others)
+            for batch in (prompts, mismatched)
         )
     writer.histograms(
         {
             "scores": rollout.scores,
             "advantages": buffer.advantages,
-            "ratio": (now - rollout.old_logprobs).exp(),
+            "ratio": (logprobs - rollout.old_logprobs).exp(),
             "response_length": rollout.spans.lengths,
         },
         iteration,
     )
-    return {"vision/grounding_gap": float((now - other).mean())}
+    return {"vision/grounding_gap": float((logprobs - mismatched_logprobs).mean())}
 
 
 def log_samples(
@@ -60,11 +68,19 @@ def log_samples(
     iteration: int,
     config: Config,
 ) -> None:
-    """Write the likeliest answers to the first prompts: the same each time, to be scrubbed through.
+    """Write greedy responses to the first prompts, so that a run can be compared step by step.
 
     A profile counts this neither as decoding nor as scoring.
+
+    Args:
+        writer: receives images, instructions, responses and scores.
+        policy: responds.
+        reward: scores the responses.
+        prompts: the first four are taken.
+        iteration: step of the samples.
+        config: reads `sampling` (at temperature 0), `ppo.microbatch_tokens`.
     """
-    first = prompts.select(torch.arange(min(_SAMPLES, len(prompts))))
+    first = prompts.select(torch.arange(min(NUM_SAMPLES, len(prompts))))
     greedy, decode = replace(config.sampling, temperature=0.0), policy.llava.builder.decode
     with phase(OTHER, opaque=True):
         responses, _ = generate(policy.llava, first, greedy)

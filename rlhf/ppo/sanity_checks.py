@@ -1,4 +1,4 @@
-"""What must hold before the first step of PPO, and a refusal to start when it does not."""
+"""Sanity checks before the first PPO step, and a refusal to start when one fails."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,15 +12,24 @@ from rlhf.data.tokenization import with_images
 from rlhf.errors import UsageError
 from rlhf.models.policy import Policy
 from rlhf.rewards.base import Scorer
+from rlhf.tracking.console import say
 from rlhf.types import Rollout
 
+MAX_ROWS = 8  # responses of a rollout that are measured
 # Float32 rounding of a forward in another batch shape; bfloat16 keeps 8 bits of each term.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.2, torch.float16: 0.05}
 
 
 @dataclass(frozen=True)
 class SanityCheck:
-    """One measured property: it holds when `value` is at most `limit`."""
+    """One measured property of a run before its first step.
+
+    Attributes:
+        name: what was measured.
+        value: the measurement.
+        limit: largest value at which the property holds.
+        meaning: what a larger value says, and where to look.
+    """
 
     name: str
     value: float
@@ -29,107 +38,136 @@ class SanityCheck:
 
     @property
     def holds(self) -> bool:
+        """Whether the value is within its limit."""
         return self.value <= self.limit
+
+
+def run_sanity_checks(policy: Policy, reward: Scorer, rollout: Rollout, config: PPOConfig) -> None:
+    """Measure and print every sanity check; refuse to start when one fails.
+
+    Args:
+        policy: before its first optimizer step.
+        reward: scored the rollout.
+        rollout: sampled by this policy.
+        config: PPO options.
+
+    Raises:
+        UsageError: names the first check that fails.
+    """
+    checks = measure_sanity_checks(policy, reward, rollout, config)
+    for check in checks:
+        say(f"{check.name}: {check.value:.2g} (at most {check.limit:.2g})")
+    assert_sane(checks)
 
 
 @torch.no_grad()
 def measure_sanity_checks(
     policy: Policy, reward: Scorer, rollout: Rollout, config: PPOConfig
 ) -> list[SanityCheck]:
-    """Every invariant, measured on (the first rows of) a rollout whose policy has not moved."""
-    few = torch.arange(min(8, len(rollout.responses)))
+    """Every sanity check, measured on the first rows of a rollout.
+
+    Args:
+        policy: before its first optimizer step.
+        reward: scored the rollout.
+        rollout: sampled by this policy.
+        config: PPO options; reads microbatch_tokens, recompute_logprobs.
+    """
+    rows = torch.arange(min(MAX_ROWS, len(rollout.responses)))
     return [
-        *_probabilities(policy, rollout, few, config),
-        *_images(policy, reward, rollout, few, config.microbatch_tokens),
-        _gradients(policy),
+        *_logprob_checks(policy, rollout, rows, config),
+        *_image_checks(policy, reward, rollout, rows, config.microbatch_tokens),
+        _frozen_check(policy),
     ]
 
 
-def assert_sane(invariants: list[SanityCheck]) -> None:
-    """Refuse to start.
+def assert_sane(checks: list[SanityCheck]) -> None:
+    """Refuse to start when a sanity check fails.
 
     Raises:
-        UsageError: names the first invariant that does not hold.
+        UsageError: names the first check that fails.
     """
-    for broken in invariants:
-        if not broken.holds:
+    for check in checks:
+        if not check.holds:
             raise UsageError(
-                f"{broken.name} is {broken.value:.3g}, at most {broken.limit:.3g} is sound",
+                f"{check.name} is {check.value:.3g}, at most {check.limit:.3g} is sound",
                 "ppo.sanity_checks",
-                f"{broken.meaning}; ppo.sanity_checks=false starts anyway",
+                f"{check.meaning}; ppo.sanity_checks=false starts anyway",
             )
 
 
-def _probabilities(
-    policy: Policy, rollout: Rollout, few: Tensor, config: PPOConfig
+def _logprob_checks(
+    policy: Policy, rollout: Rollout, rows: Tensor, config: PPOConfig
 ) -> Iterator[SanityCheck]:
     limit = TOLERANCE[policy.llava.precision]
-    prompts, responses = rollout.prompts.select(few), rollout.responses.select(few)
-    old = rollout.old_logprobs[rollout.spans.token_indices(few)]
-    ref = rollout.ref_logprobs[rollout.spans.token_indices(few)]
-    again = map_microbatches(policy.evaluate, prompts, responses, config.microbatch_tokens).logprobs
-    alone = map_microbatches(policy.evaluate, prompts, responses, 1).logprobs
+    prompts, responses = rollout.prompts.select(rows), rollout.responses.select(rows)
+    old_logprobs = rollout.old_logprobs[rollout.spans.token_indices(rows)]
+    ref_logprobs = rollout.ref_logprobs[rollout.spans.token_indices(rows)]
+    batched, unbatched = (
+        map_microbatches(policy.evaluate, prompts, responses, max_tokens).logprobs
+        for max_tokens in (config.microbatch_tokens, 1)
+    )
     yield SanityCheck(
         "largest |ratio - 1| before any step",
-        _largest((again - old).exp() - 1),
+        _max_abs((batched - old_logprobs).exp() - 1),
         limit if config.recompute_logprobs else max(limit, 1e-4),
         "the same weights must give the same probabilities: look for dropout or another dtype",
     )
     yield SanityCheck(
         "largest |log-probability against the reference| before any step",
-        _largest(again - ref),
+        _max_abs(batched - ref_logprobs),
         limit,
         "policy and reference must be one model at the start",
     )
     yield SanityCheck(
         "largest change of a log-probability by padding",
-        _largest(again - alone),
+        _max_abs(batched - unbatched),
         limit,
         "a row must not depend on its batch mates",
     )
 
 
-def _images(
-    policy: Policy, reward: Scorer, rollout: Rollout, few: Tensor, max_tokens: int
+def _image_checks(
+    policy: Policy, reward: Scorer, rollout: Rollout, rows: Tensor, max_tokens: int
 ) -> Iterator[SanityCheck]:
-    prompts, responses = rollout.prompts.select(few), rollout.responses.select(few)
-    vision, builder, first = policy.llava.vision, policy.llava.builder, prompts.images[0]
-    kept, own = vision.features(first[0]).tiles, vision.encode(first[0]).tiles
+    prompts, responses = rollout.prompts.select(rows), rollout.responses.select(rows)
+    vision, builder, images = policy.llava.vision, policy.llava.builder, prompts.images[0]
+    cached, encoded = vision.features(images[0]).tiles, vision.encode(images[0]).tiles
     yield SanityCheck(
         "image placeholders minus image features",
-        abs(sum(builder.image_tokens(first)) - len(vision.embeddings([first])[0])),
+        abs(sum(builder.image_tokens(images)) - len(vision.embeddings([images])[0])),
         0,
         "the processor and the vision tower disagree about tokens per image",
     )
     yield SanityCheck(
         "largest change of an image feature by the cache",
-        _largest(own - kept),
+        _max_abs(encoded - cached),
         0,
-        "cached features must be the tower's own",
+        "cached features must be those of the vision tower",
     )
-    others = with_images(prompts, prompts.mismatched_images(), builder)
-    # A person's own scorer may well judge the words alone.
-    if others.images != prompts.images and hasattr(reward, "head"):
-        scores, other = (
-            reward.scores(batch, responses, max_tokens=max_tokens) for batch in (prompts, others)
+    mismatched = with_images(prompts, prompts.mismatched_images(), builder)
+    # An external scorer may rightly read the text alone.
+    if mismatched.images != prompts.images and hasattr(reward, "head"):
+        scores, mismatched_scores = (
+            reward.scores(batch, responses, max_tokens=max_tokens)
+            for batch in (prompts, mismatched)
         )
         yield SanityCheck(
             "rewards that another image leaves unchanged (1: all of them)",
-            float(torch.equal(scores, other)),
+            float(torch.equal(scores, mismatched_scores)),
             0,
             "the reward model does not look at the image",
         )
 
 
-def _gradients(policy: Policy) -> SanityCheck:
-    strays = [name for name, value in policy.frozen_parameters() if value.requires_grad]
+def _frozen_check(policy: Policy) -> SanityCheck:
+    trainable = [name for name, value in policy.frozen_parameters() if value.requires_grad]
     return SanityCheck(
         "frozen parameters that would receive a gradient",
-        len(strays),
+        len(trainable),
         0,
-        f"only policy and critic may move, not {', '.join(strays[:3])}",
+        f"only policy and critic may move, not {', '.join(trainable[:3])}",
     )
 
 
-def _largest(values: Tensor) -> float:
+def _max_abs(values: Tensor) -> float:
     return float(values.abs().max())

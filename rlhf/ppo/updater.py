@@ -1,6 +1,8 @@
-"""One optimizer step of PPO: micro-batches, clipping, and the refusal of non-finite steps."""
+"""One optimizer step of PPO: microbatches, gradient clipping, and skipping of non-finite steps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from rlhf.functional import (
     whiten,
 )
 from rlhf.models.policy import Policy
+from rlhf.storage.checkpoint import optimizer_tensors, restore_optimizer
 from rlhf.tracking.profiler import phase
 from rlhf.training.gradients import clip_gradients, finite
 from rlhf.training.oom_retry import OOMRetry
@@ -25,7 +28,7 @@ from rlhf.training.optimizers import adamw
 from rlhf.types import Minibatch, PolicyOutputs
 
 DEFAULT_CRITIC_LR_RATIO = 5.0  # critic learning rate / policy learning rate
-TOKEN_MEANS = (
+TOKEN_MEANS = (  # metrics of StepMetrics that are means over the tokens of a step
     "policy_loss",
     "value_loss",
     "approx_kl",
@@ -39,14 +42,22 @@ TOKEN_MEANS = (
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Metrics of one optimizer step, means over its tokens.
+    """Metrics of one optimizer step, means over its tokens unless another thing is said.
 
     Attributes:
-        kl_loss: KL penalty in the loss before its coefficient, nats; 0 when it is in the reward.
-        ratio_gap: largest |ratio - 1|.
-        grad_norm_policy, grad_norm_critic: before clipping.
-        outcome: `taken`, `skipped` (not finite) or `stopped` (over target_kl); only a taken step
-            moves weights.
+        policy_loss: clipped surrogate loss.
+        value_loss: clipped value loss before vf_coef, squared reward units.
+        approx_kl: k2 estimate of KL(old policy ‖ new policy), nats.
+        clipfrac: fraction of tokens whose ratio was clipped.
+        value_clipfrac: fraction of tokens whose value was clipped.
+        ratio: new over old probability.
+        entropy: of the policy, nats.
+        kl_loss: KL penalty in the loss before kl_coef, nats; 0 when it is in the reward.
+        ratio_gap: largest |ratio - 1| of the tokens.
+        grad_norm_policy: L2 norm of the policy's gradient before clipping.
+        grad_norm_critic: L2 norm of the critic's gradient before clipping.
+        outcome: `taken`, `skipped` (not finite) or `stopped` (approx_kl over target_kl); only a
+            taken step moves weights.
     """
 
     policy_loss: float
@@ -64,28 +75,33 @@ class StepMetrics:
 
 
 class Updater:
-    """Moves policy and critic by Adam, each group with its own learning rate and clip.
+    """Trains policy and critic with Adam, each with its own learning rate and gradient clip.
 
     Every mean divides by the token count of the whole optimizer step, so that the split into
-    micro-batches does not change the gradient.
+    microbatches does not change the gradient.
 
     Args:
         config: the PPO options.
-        policy: its trained parameters and value head move.
+        policy: its trainable parameters and its critic's are trained.
         steps: planned optimizer steps, over which a linear schedule falls to 0.
 
     Attributes:
-        kl_coef: weight of the KL penalty in the loss, reward units a nat.
-        backoff: in how many pieces a micro-batch is cut, for want of memory.
+        kl_coef: weight of the KL penalty, reward units a nat.
+        oom_retry: into how many parts batches are split for want of memory.
+        steps_done: optimizer steps so far, skipped ones included.
+        skipped_steps: those that were not finite.
     """
 
     def __init__(self, config: PPOConfig, policy: Policy, steps: int) -> None:
         check_kl_choice(*kl_choice(config))
-        self.config, self.policy, self.kl_coef = config, policy, config.kl_coef
+        self.config, self.policy, self.steps = config, policy, steps
         self.policy_parameters = list(policy.trainable_parameters().values())
         self.critic_parameters = list(policy.critic_parameters().values())
-        self.steps, self.steps_done = steps, 0
+        self.kl_coef = config.kl_coef
+        self.kl_controller = kl_controller(config)
         self.oom_retry = OOMRetry(config.rollout_batch_size)
+        self.steps_done = 0
+        self.skipped_steps = 0
         groups = [{"params": self.policy_parameters}, {"params": self.critic_parameters}]
         self.optimizer = adamw(config.optimizer, groups, lr=self.lr, eps=config.adam_eps)
 
@@ -103,29 +119,35 @@ class Updater:
 
     @property
     def lr_multiplier(self) -> float:
-        """Share of the configured learning rates that the schedule leaves at the next step."""
+        """Learning rates of the next step as a fraction of the configured ones."""
         if self.config.lr_schedule == "constant":
             return 1.0
         return max(0.0, 1 - self.steps_done / self.steps)
 
     def step(self, minibatch: Minibatch, *, train_policy: bool) -> StepMetrics:
-        """One optimizer step on `minibatch`; with `train_policy` False only the critic moves."""
+        """Take one optimizer step, unless it is not finite or over target_kl.
+
+        Args:
+            minibatch: responses with advantages and returns.
+            train_policy: False trains the critic only.
+        """
         if self.config.whiten_minibatches:
-            white = whiten(minibatch.advantages, min_std=self.config.whiten_min_std)
-            minibatch = replace(minibatch, advantages=white)
+            whitened = whiten(minibatch.advantages, min_std=self.config.whiten_min_std)
+            minibatch = replace(minibatch, advantages=whitened)
         for group, lr in zip(self.optimizer.param_groups, (self.lr, self.critic_lr), strict=True):
             group["lr"] = lr
-        sums, ratio_gap = self.oom_retry.run(
+        token_means, ratio_gap = self.oom_retry.run(
             "update", lambda: self._accumulate_gradients(minibatch, train_policy)
         )
         with phase("optimizer"):
             policy_norm = clip_gradients(self.policy_parameters, self.config.max_grad_norm)
             critic_norm = clip_gradients(self.critic_parameters, self.config.max_grad_norm)
-            outcome = self._outcome(sums, policy_norm, critic_norm)
+            outcome = self._outcome(token_means, policy_norm, critic_norm)
             if outcome == "taken":
                 self.optimizer.step()
         self.steps_done += 1
-        means = dict(zip(TOKEN_MEANS, sums.tolist(), strict=True))
+        self.skipped_steps += outcome == "skipped"
+        means = dict(zip(TOKEN_MEANS, token_means.tolist(), strict=True))
         return StepMetrics(
             **means,
             ratio_gap=ratio_gap,
@@ -134,126 +156,162 @@ class Updater:
             outcome=outcome,
         )
 
+    def adapt_kl_coef(self, kl: Tensor, responses: int) -> None:
+        """Steer kl_coef towards adaptive_kl_target after an iteration; without one it stays.
+
+        Args:
+            kl: [N], log π - log π_ref of each response token, nats.
+            responses: B, number of the responses these tokens belong to.
+        """
+        if self.kl_controller:
+            self.kl_coef = self.kl_controller.update(float(kl.sum()) / responses, responses)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors of the optimizer by name, and the rest of the state as JSON."""
+        tensors, optimizer = optimizer_tensors(self.optimizer)
+        return tensors, {
+            "optimizer": optimizer,
+            "steps_done": self.steps_done,
+            "skipped_steps": self.skipped_steps,
+            "num_splits": self.oom_retry.num_splits,
+            "kl_controller": self.kl_controller.state_dict() if self.kl_controller else None,
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take a state that `state` returned; a kl_coef that is not adaptive stays as configured.
+
+        Raises:
+            DataError: the optimizer's tensors are of other parameters.
+        """
+        restore_optimizer(self.optimizer, tensors, state["optimizer"])
+        self.steps_done = state["steps_done"]
+        self.skipped_steps = state["skipped_steps"]
+        self.oom_retry.num_splits = state["num_splits"]
+        if self.kl_controller and state["kl_controller"]:
+            self.kl_controller.load_state_dict(state["kl_controller"])
+            self.kl_coef = self.kl_controller.kl_coef
+
     def _accumulate_gradients(
         self, minibatch: Minibatch, train_policy: bool
     ) -> tuple[Tensor, float]:
-        """Gradients of the whole minibatch; its statistics (MEANS) and largest |ratio - 1|."""
+        """Compute the gradients of a minibatch; its TOKEN_MEANS [8] and largest |ratio - 1|."""
         self.optimizer.zero_grad(set_to_none=True)
-        count = minibatch.responses.spans.num_tokens
-        sums, ratio_gap = torch.zeros(len(TOKEN_MEANS)), 0.0
-        most = self.oom_retry.split(self.config.microbatch_tokens)
-        for rows in microbatches(minibatch.prompts, minibatch.responses, most):
-            part, gap = self._backward_microbatch(minibatch.select(rows), count, train_policy)
-            sums, ratio_gap = sums + part.cpu(), max(ratio_gap, gap)
-        return sums, ratio_gap
+        num_tokens = minibatch.responses.spans.num_tokens
+        means, ratio_gap = torch.zeros(len(TOKEN_MEANS)), 0.0
+        max_tokens = self.oom_retry.split(self.config.microbatch_tokens)
+        for rows in microbatches(minibatch.prompts, minibatch.responses, max_tokens):
+            part, gap = self._backward_microbatch(minibatch.select(rows), num_tokens, train_policy)
+            means, ratio_gap = means + part.cpu(), max(ratio_gap, gap)
+        return means, ratio_gap
 
     def _backward_microbatch(
-        self, batch: Minibatch, count: int, train_policy: bool
+        self, batch: Minibatch, num_tokens: int, train_policy: bool
     ) -> tuple[Tensor, float]:
-        """Add the share of `batch` to the gradients; its statistics (MEANS), its ratio gap.
+        """Add the gradients of a microbatch; its part of TOKEN_MEANS [8] and largest |ratio - 1|.
 
-        A critic with a forward of its own has it after the policy's backward, so that only one of
-        the two keeps activations; where the critic alone moves, the policy keeps none.
+        A critic with a forward pass of its own runs after the policy's backward, so that only one
+        of the two keeps activations. While only the critic trains, the policy keeps none.
         """
         with phase("forward", opaque=True), torch.set_grad_enabled(train_policy):
-            scores = self.policy.policy_outputs(batch.prompts, batch.responses, batch.ref_hidden)
-            batch = batch.to(scores.logprobs.device)
-            loss, metrics = self._policy_loss(scores, batch, count)
+            outputs = self.policy.policy_outputs(batch.prompts, batch.responses, batch.ref_hidden)
+            batch = batch.to(outputs.logprobs.device)
+            loss, metrics = self._policy_loss(outputs, batch, num_tokens)
         if self.policy.critic.has_own_forward:
             loss = self._backward(loss)
         if ADVANTAGE_ESTIMATORS[self.config.advantage_estimator].needs_critic:
             with phase("forward", opaque=True):
-                value_loss, more = self._value_loss(scores, batch, count)
-            loss, metrics = loss + self.config.vf_coef * value_loss, metrics | more
+                value_loss, value_metrics = self._value_loss(outputs, batch, num_tokens)
+            loss, metrics = loss + self.config.vf_coef * value_loss, metrics | value_metrics
         self._backward(loss)
-        gap = (scores.logprobs.detach() - batch.old_logprobs).exp().sub(1).abs().max()
+        ratio_gap = (outputs.logprobs.detach() - batch.old_logprobs).exp().sub(1).abs().max()
         means = [metrics.get(name, torch.zeros_like(loss)) for name in TOKEN_MEANS]
-        return torch.stack([value.detach().float() for value in means]), float(gap)
+        return torch.stack([value.detach().float() for value in means]), float(ratio_gap)
 
     def _backward(self, loss: Tensor) -> Tensor:
-        """The same, without what it came from."""
+        """Backpropagate a loss that requires a gradient; the loss, detached."""
         if loss.requires_grad:
             with phase("backward"):
                 loss.backward()
         return loss.detach()
 
     def _policy_loss(
-        self, scores: PolicyOutputs, batch: Minibatch, count: int
+        self, outputs: PolicyOutputs, batch: Minibatch, num_tokens: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The policy's share of the step's loss, and its part of the statistics."""
+        """L_clip + kl_coef·KL - ent_coef·entropy of a microbatch, and its metrics."""
         config = self.config
-        actor = clipped_policy_loss(
-            scores.logprobs,
+        surrogate = clipped_policy_loss(
+            outputs.logprobs,
             batch.old_logprobs,
             batch.advantages,
             clip_range=config.clip_range,
             clip_range_high=config.clip_range_high,
             dual_clip=config.dual_clip,
-            token_count=count,
+            token_count=num_tokens,
         )
-        kl_loss = self._kl_loss(scores, batch, count)
-        entropy = scores.entropy.sum() / count
-        loss = actor.loss + self.kl_coef * kl_loss
+        kl_loss = self._kl_loss(outputs, batch, num_tokens)
+        entropy = outputs.entropy.sum() / num_tokens
+        loss = surrogate.loss + self.kl_coef * kl_loss
         if config.ent_coef:  # an entropy that is only logged costs no backward
             loss = loss - config.ent_coef * entropy
         return loss, {
-            "policy_loss": actor.loss,
-            "approx_kl": actor.approx_kl_sum / count,
-            "clipfrac": actor.clipped_sum / count,
-            "ratio": actor.ratio_sum / count,
+            "policy_loss": surrogate.loss,
+            "approx_kl": surrogate.approx_kl_sum / num_tokens,
+            "clipfrac": surrogate.clipped_sum / num_tokens,
+            "ratio": surrogate.ratio_sum / num_tokens,
             "entropy": entropy,
             "kl_loss": kl_loss,
         }
 
     def _value_loss(
-        self, scores: PolicyOutputs, batch: Minibatch, count: int
+        self, outputs: PolicyOutputs, batch: Minibatch, num_tokens: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critic's, before its coefficient, and the rest."""
-        critic = clipped_value_loss(
-            self.policy.values(scores, batch.prompts, batch.responses),
+        """Value loss of a microbatch before vf_coef, and its metrics."""
+        clipped = clipped_value_loss(
+            self.policy.values(outputs, batch.prompts, batch.responses),
             batch.old_values,
             batch.returns,
             clip_range_value=self.config.clip_range_value,
-            token_count=count,
+            token_count=num_tokens,
         )
-        return critic.loss, {
-            "value_loss": critic.loss,
-            "value_clipfrac": critic.clipped_sum / count,
+        return clipped.loss, {
+            "value_loss": clipped.loss,
+            "value_clipfrac": clipped.clipped_sum / num_tokens,
         }
 
-    def _kl_loss(self, scores: PolicyOutputs, batch: Minibatch, count: int) -> Tensor:
-        """The KL to the reference where its place is the loss, else 0."""
+    def _kl_loss(self, outputs: PolicyOutputs, batch: Minibatch, num_tokens: int) -> Tensor:
+        """KL to the reference in the loss, before kl_coef; 0 when the penalty is in the reward."""
         placement, estimator = kl_choice(self.config)
         if placement == "reward":
-            return scores.logprobs.new_zeros(())
+            return outputs.logprobs.new_zeros(())
         if estimator == "exact":
-            if scores.kl is None:
-                raise ValueError("ref_hidden: got None, wanted the reference's states")
-            return scores.kl.sum() / count
+            if outputs.kl is None:
+                raise ValueError("ref_hidden: got None, wanted the reference's hidden states")
+            return outputs.kl.sum() / num_tokens
         return kl_penalty_loss(
-            scores.logprobs,
+            outputs.logprobs,
             batch.ref_logprobs,
             batch.old_logprobs,
             clip_range=self.config.clip_range,
             clip_range_high=self.config.clip_range_high,
-            token_count=count,
+            token_count=num_tokens,
         )
 
-    def _outcome(self, sums: Tensor, *norms: float) -> str:
-        if not finite(*sums.tolist(), *norms):
+    def _outcome(self, token_means: Tensor, *grad_norms: float) -> str:
+        if not finite(*token_means.tolist(), *grad_norms):
             return "skipped"
-        target, approx_kl = self.config.target_kl, float(sums[TOKEN_MEANS.index("approx_kl")])
-        return "stopped" if target is not None and approx_kl > target else "taken"
+        approx_kl = float(token_means[TOKEN_MEANS.index("approx_kl")])
+        target_kl = self.config.target_kl
+        return "stopped" if target_kl is not None and approx_kl > target_kl else "taken"
 
 
-def kl_controller(ppo: PPOConfig) -> AdaptiveKLController | None:
-    """What steers `kl_coef`, where that is asked for."""
-    if ppo.adaptive_kl_target is None:
+def kl_controller(config: PPOConfig) -> AdaptiveKLController | None:
+    """Controller that steers `kl_coef`; None without an `adaptive_kl_target`."""
+    if config.adaptive_kl_target is None:
         return None
     return AdaptiveKLController(
-        ppo.kl_coef,
-        target=ppo.adaptive_kl_target,
-        horizon=ppo.kl_horizon,
+        config.kl_coef,
+        target=config.adaptive_kl_target,
+        horizon=config.kl_horizon,
         lowest=KL_COEF_LOWEST,
         highest=KL_COEF_HIGHEST,
     )

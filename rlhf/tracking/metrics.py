@@ -2,6 +2,7 @@
 
 METRICS: dict[str, str] = {
     "objective/kl": "KL(policy ‖ reference), sum over a response, mean, nats",
+    "objective/kl_per_token": "KL(policy ‖ reference) a token, mean of each response's mean, nats",
     "objective/entropy": "-logprob of the sampled tokens, sum over a response, mean, nats",
     "objective/non_score_reward": "KL penalty, sum over a response, mean, score units",
     "objective/rlhf_reward": "score plus KL penalty, mean over responses, score units",

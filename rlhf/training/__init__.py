@@ -1,1 +1,1 @@
-"""Training loops: supervised, reward model, PPO."""
+"""Supervised and reward-model training, and what every training loop shares."""

@@ -1,4 +1,4 @@
-"""In which order rows are drawn: a function of the seed and the epoch only."""
+"""The order in which rows are drawn: a function of the seed and the epoch only."""
 
 import math
 from collections.abc import Iterator
@@ -8,33 +8,53 @@ from torch import Tensor
 
 
 def shuffled_batches(count: int, size: int, *, seed: int, epochs: int) -> Iterator[Tensor]:
-    """Row indices of each optimizer step: every epoch a new order, the last batch may be short."""
+    """Yield the row indices [size] int64 of each optimizer step, in a new order each epoch.
+
+    Args:
+        count: rows of the training set.
+        size: rows of a batch; the last of an epoch may be smaller.
+        seed: decides the order.
+        epochs: passes over all rows.
+    """
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         yield from torch.randperm(count, generator=generator).split(size)
 
 
 def num_steps(count: int, size: int, epochs: int) -> int:
-    """Optimizer steps that `shuffled_batches` yields."""
+    """Number of batches that `shuffled_batches` yields.
+
+    Args:
+        count: rows of the training set.
+        size: rows of a batch.
+        epochs: passes over all rows.
+    """
     return epochs * math.ceil(count / size)
 
 
 def prompt_indices(
     count: int, batch: int, iteration: int, *, samples_per_prompt: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Of `count` prompts those of a PPO iteration, and which sample of its prompt each is, [batch].
+    """Prompt indices and sample indices of a PPO iteration, each [batch] int64.
 
-    Each prompt comes `each` times in a row; each epoch draws every prompt once, in a new order.
+    Each epoch draws every prompt once, in a new order. A prompt comes `samples_per_prompt` times
+    in a row; its sample index counts these over all epochs.
+
+    Args:
+        count: prompts of the training set.
+        batch: responses of an iteration.
+        iteration: counts from 0.
+        samples_per_prompt: responses to each prompt of an iteration.
+        seed: decides the order.
     """
-    size = batch // samples_per_prompt
-    places = torch.arange(iteration * size, (iteration + 1) * size)
-    epochs = places // count
-    rows = torch.empty_like(places)
+    num_prompts = batch // samples_per_prompt
+    positions = torch.arange(iteration * num_prompts, (iteration + 1) * num_prompts)
+    epochs = positions // count
+    rows = torch.empty_like(positions)
     for epoch in epochs.unique().tolist():
         generator = torch.Generator().manual_seed(seed * 7_368_787 + epoch)
-        order, here = torch.randperm(count, generator=generator), epochs == epoch
-        rows[here] = order[places[here] % count]
-    samples = epochs.repeat_interleave(samples_per_prompt) * samples_per_prompt + torch.arange(
-        samples_per_prompt
-    ).repeat(size)
+        order, in_epoch = torch.randperm(count, generator=generator), epochs == epoch
+        rows[in_epoch] = order[positions[in_epoch] % count]
+    repeats = torch.arange(samples_per_prompt).repeat(num_prompts)
+    samples = epochs.repeat_interleave(samples_per_prompt) * samples_per_prompt + repeats
     return rows.repeat_interleave(samples_per_prompt), samples

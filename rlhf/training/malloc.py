@@ -1,4 +1,4 @@
-"""How the C library holds the memory of tensors on a CPU."""
+"""Settings of glibc's malloc for tensors on a CPU."""
 
 import ctypes
 import sys
@@ -8,11 +8,11 @@ LARGEST = 2**25  # bytes: glibc takes no higher threshold
 
 
 def tune_malloc() -> None:
-    """Let glibc keep freed memory for the next tensor instead of giving it back to the system.
+    """Let glibc keep freed memory for the next tensor instead of returning it to the system.
 
-    Memory that comes back is filled with zeros a page at a time, which on a virtual machine took
-    5 % of an iteration. Tensors above 32 MiB are not kept, so that none of a large model's are.
-    Does nothing with another C library.
+    Memory returned and allocated again is zeroed page by page, which took 5 % of an iteration on a
+    virtual machine. Allocations above 32 MiB are still returned, so that memory of a large model is
+    not held. Does nothing with another C library.
 
     Source: mallopt(3).
     """

@@ -1,4 +1,4 @@
-"""When memory runs out: the same work again, in more and smaller pieces."""
+"""Out of memory: repeat the work with its batches split into more parts."""
 
 import gc
 from collections.abc import Callable
@@ -13,24 +13,32 @@ Result = TypeVar("Result")
 
 
 class OOMRetry:
-    """In how many pieces work is done: twice as many each time memory runs out.
+    """Repeats work that runs out of memory, with batches split into twice as many parts each time.
 
     Args:
-        most: pieces beyond which smaller ones save nothing.
+        max_splits: number of parts from which on smaller ones save nothing.
+
+    Attributes:
+        num_splits: parts that batches are split into now; it never falls.
     """
 
-    def __init__(self, most: int) -> None:
-        self.num_splits, self.max_splits = 1, most
+    def __init__(self, max_splits: int) -> None:
+        self.max_splits = max_splits
+        self.num_splits = 1
 
     def split(self, size: int) -> int:
-        """One piece of a size, at least 1."""
+        """Size of one part of a batch of `size`, at least 1."""
         return max(1, size // self.num_splits)
 
-    def run(self, what: str, work: Callable[[], Result]) -> Result:
-        """What `work` returns, which reads `share` and has no effect until it returns.
+    def run(self, name: str, work: Callable[[], Result]) -> Result:
+        """Call `work` until its memory suffices; what it returns.
+
+        Args:
+            name: of the work, for the message.
+            work: takes its batch sizes from `split` and has no effect until it returns.
 
         Raises:
-            ResourceError: memory runs out in the smallest pieces as well.
+            ResourceError: memory runs out in the smallest parts as well.
         """
         while True:
             try:
@@ -44,7 +52,4 @@ class OOMRetry:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            say(
-                f"out of memory in the {what}: again in {self.num_splits} times as many pieces",
-                "yellow",
-            )
+            say(f"out of memory in the {name}: trying again in {self.num_splits} parts", "yellow")

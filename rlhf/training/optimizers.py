@@ -20,22 +20,26 @@ def adamw(
     """Adam with decoupled weight decay, betas 0.9 and 0.999.
 
         adamw               two float32 moments: 8 bytes a parameter
-        adamw_8bit          moments in blocks of 8-bit numbers with a scale each: 2 bytes
-        paged_adamw_8bit    the same in memory that moves to the host when the GPU is full
+        adamw_8bit          moments as 8-bit blocks with a scale each: 2 bytes a parameter
+        paged_adamw_8bit    8-bit moments in memory that moves to the host when the GPU is full
 
-    Tensors of less than 4,096 numbers keep float32 moments.
+    Tensors of less than 4,096 elements keep float32 moments.
 
     Args:
-        parameters: float32 parameters, or groups of them.
+        kind: how the moments are stored.
+        parameters: float32 parameters, or parameter groups.
+        lr: learning rate of groups that do not set their own.
+        eps: added to the denominator.
+        weight_decay: decoupled, per step.
 
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101; Dettmers et al. 2022, arXiv:2110.02861.
     """
     options: dict[str, Any] = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
     if kind == "adamw":
         return AdamW(parameters, **options, fused=True)
-    packed = {
+    classes = {
         "adamw_8bit": bitsandbytes.optim.AdamW8bit,
         "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
     }
-    found: Optimizer = packed[kind](parameters, **options)
-    return found
+    optimizer: Optimizer = classes[kind](parameters, **options)
+    return optimizer

@@ -1,4 +1,4 @@
-"""What a run does when it is told to stop: at once, or, in a training loop, after it has saved."""
+"""How a run stops at a signal: at once, or, in a training loop, after it has saved."""
 
 import os
 import signal
@@ -18,45 +18,63 @@ Handler = Callable[[int, FrameType | None], Any]
 
 @dataclass
 class StopRequest:
-    """The name of the signal that asked to stop; empty: none did."""
+    """A signal that asked to stop.
+
+    Attributes:
+        signal: its name; empty: none came.
+    """
 
     signal: str = ""
 
 
-def stopped(name: str, where: str = "", fix: str = "") -> StoppedError:
-    """The error that ends a run with the exit code of a signal."""
+def stopped_error(name: str, where: str = "", fix: str = "") -> StoppedError:
+    """The error that ends a run with the exit code of a signal.
+
+    Args:
+        name: of the signal, a key of EXIT_CODES.
+        where: place named in the message.
+        fix: how to continue, named in the message.
+    """
     return StoppedError(f"stopped by {name}", where, fix, EXIT_CODES[name])
 
 
 @contextmanager
-def stops_at_once() -> Iterator[None]:
-    """Inside the block SIGTERM and SIGUSR1 raise StoppedError; SIGINT stays KeyboardInterrupt."""
+def raise_on_signal() -> Iterator[None]:
+    """Inside the block SIGTERM and SIGUSR1 raise StoppedError; SIGINT stays KeyboardInterrupt.
+
+    Raises:
+        StoppedError: a signal came.
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
-        raise stopped(signal.Signals(number).name)
+        raise stopped_error(signal.Signals(number).name)
 
     with _handled(stop, ("SIGTERM", "SIGUSR1")):
         yield
 
 
 @contextmanager
-def finishes_first() -> Iterator[StopRequest]:
-    """Inside the block the first signal is noted, for the loop to save; a second stops at once."""
-    asked = StopRequest()
+def defer_signals() -> Iterator[StopRequest]:
+    """Inside the block the first signal is only noted, so that the loop can save; a second stops.
+
+    Yields:
+        The request, which the first signal fills in.
+    """
+    request = StopRequest()
 
     def note(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if asked.signal and callable(before.get(name)):
-            before[name](number, frame)
-        asked.signal = name
+        if request.signal and callable(previous.get(name)):
+            previous[name](number, frame)
+        request.signal = name
         _say(f"{name}: this step is finished and saved first; once more stops at once\n")
 
-    with _handled(note, EXIT_CODES) as before:
-        yield asked
+    with _handled(note, EXIT_CODES) as previous:
+        yield request
 
 
 def _say(text: str) -> None:
-    """Above a live view, if there is one; past it, if a print is being interrupted."""
+    """Print above a live view if there is one; past it if a print is being interrupted."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -66,14 +84,14 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _handled(handler: Handler, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Signals go to `handler`, which only the main thread may arrange; what they went to before."""
+    """Handle signals inside the block, in the main thread only; the previous handlers by name."""
     if threading.current_thread() is not threading.main_thread():
         yield {}
         return
     numbers = {name: getattr(signal, name) for name in names if hasattr(signal, name)}
-    before = {name: signal.signal(number, handler) for name, number in numbers.items()}
+    previous = {name: signal.signal(number, handler) for name, number in numbers.items()}
     try:
-        yield before
+        yield previous
     finally:
-        for name, old in before.items():
+        for name, old in previous.items():
             signal.signal(numbers[name], signal.SIG_DFL if old is None else old)

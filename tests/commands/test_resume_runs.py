@@ -60,11 +60,11 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     order: dict[str, Any] = {"at": None, "seen": 0}
     after = CheckpointManager.maybe_save
 
-    def counted(self: CheckpointManager, done: int, *, last: bool, good: bool = False) -> None:
+    def counted(self: CheckpointManager, done: int, *, last: bool, healthy: bool = False) -> None:
         order["seen"] += 1
         if order["seen"] == order["at"]:
-            self._asked.signal = "SIGTERM"
-        after(self, done, last=last, good=good)
+            self._stop_request.signal = "SIGTERM"
+        after(self, done, last=last, healthy=healthy)
 
     monkeypatch.setattr(CheckpointManager, "maybe_save", counted)
     yield order

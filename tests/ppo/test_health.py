@@ -1,3 +1,5 @@
+"""Health rules: each fires alone, in time, once, and says why."""
+
 import json
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from rlhf.ppo.health import RULES, HealthMonitor
 from rlhf.tracking.metrics import METRICS
 
-CALM = {
+HEALTHY = {
     "objective/kl": 2.0,
     "objective/scores": 0.5,
     "objective/rlhf_reward": 0.4,
@@ -26,7 +28,7 @@ CALM = {
     "optim/grad_norm_policy": 0.5,
     "optim/grad_norm_critic": 0.5,
 }
-TROUBLE = {
+UNHEALTHY = {
     "first ratio": {"val/first_step_ratio_gap": 0.1},
     "negative KL": {"objective/kl": -1.0},
     "KL explosion": {"objective/kl": 60.0},
@@ -35,41 +37,41 @@ TROUBLE = {
     "useless critic": {"val/explained_variance": -2.1},
     "value divergence": {"loss/value_avg": 6.1},
     "few EOS": {"tokens/eos_rate": 0.5},
-    "long answers": {"tokens/responses_len_mean": 31.0},
-    "short answers": {"tokens/responses_len_mean": 3.9},
+    "long responses": {"tokens/responses_len_mean": 31.0},
+    "short responses": {"tokens/responses_len_mean": 3.9},
     "repeated words": {"text/rep4": 0.6},
     "repeated text": {"text/zlib_ratio": 3.5},
-    "same answers": {"text/distinct": 0.05},
+    "same responses": {"text/distinct": 0.05},
     "constant score": {"objective/scores_std": 0.0},
     "entropy collapse": {"policy/entropy_avg": 0.05},
     "skipped steps": {"optim/skipped_steps": 1.0},
-    "blind answers": {"vision/grounding_gap": 0.001},
+    "blind responses": {"vision/grounding_gap": 0.001},
     "no policy gradient": {"optim/grad_norm_policy": 0.0},
     "no critic gradient": {"optim/grad_norm_critic": 0.0},
 }
 
 
-def feed(monitor, *updates):
+def warned(monitor, *updates):
     """Names of the warnings of each update."""
-    return [[w.name for w in monitor.update(0, {**CALM, **update})] for update in updates]
+    return [[w.name for w in monitor.update(0, {**HEALTHY, **update})] for update in updates]
 
 
-def settled():
+def healthy_monitor():
     monitor = HealthMonitor()
-    monitor.update(0, {**CALM, "objective/kl": 0.0})
-    assert not any(feed(monitor, *[{}] * 9))
+    monitor.update(0, {**HEALTHY, "objective/kl": 0.0})
+    assert not any(warned(monitor, *[{}] * 9))
     return monitor
 
 
-@pytest.mark.parametrize("name", TROUBLE)
+@pytest.mark.parametrize("name", UNHEALTHY)
 def test_each_rule_fires_alone_at_the_third_bad_update_and_once(name):
-    found = feed(settled(), *[TROUBLE[name]] * 6)
+    found = warned(healthy_monitor(), *[UNHEALTHY[name]] * 6)
     assert found == [[], [], [name], [], [], []]
 
 
 def test_every_rule_is_tested_and_reads_only_known_metrics():
-    assert {rule.name for rule in RULES} == {*TROUBLE, "KL at start", "reward hacking"}
-    words = {word for rule in RULES for word in rule.predicate.split()}
+    assert {rule.name for rule in RULES} == {*UNHEALTHY, "KL at start", "reward hacking"}
+    words = {word for rule in RULES for word in rule.condition.split()}
     names = {word for word in words if "/" in word}
     assert names <= METRICS.keys()
     assert words - names <= {"updates", "warm", "and", "<", ">", "first", "sd"} | {
@@ -79,68 +81,71 @@ def test_every_rule_is_tested_and_reads_only_known_metrics():
 
 def test_kl_before_training_needs_one_update_and_only_the_first_counts():
     monitor = HealthMonitor()
-    assert feed(monitor, {"objective/kl": 0.01}, {"objective/kl": 5.0}) == [["KL at start"], []]
-    assert feed(HealthMonitor(), {"objective/kl": 0.0}) == [[]]
+    assert warned(monitor, {"objective/kl": 0.01}, {"objective/kl": 5.0}) == [
+        ["KL at start"],
+        [],
+    ]
+    assert warned(HealthMonitor(), {"objective/kl": 0.0}) == [[]]
 
 
 def test_three_of_five_need_not_be_in_a_row():
-    bad, good = TROUBLE["clipping"], {}
-    assert feed(settled(), bad, good, bad, good, bad)[-1] == ["clipping"]
-    assert not any(feed(settled(), bad, good, good, bad, good, good, bad))
+    bad, good = UNHEALTHY["clipping"], {}
+    assert warned(healthy_monitor(), bad, good, bad, good, bad)[-1] == ["clipping"]
+    assert not any(warned(healthy_monitor(), bad, good, good, bad, good, good, bad))
 
 
-def test_it_is_armed_again_after_five_calm_updates_not_before():
-    bad, good = [TROUBLE["clipping"]], [{}]
-    monitor = settled()
-    assert feed(monitor, *bad * 3)[-1] == ["clipping"]
-    assert not any(feed(monitor, *good * 4, *bad * 3))
-    assert feed(monitor, *good * 5, *bad * 3)[-1] == ["clipping"]
+def test_it_warns_again_after_five_healthy_updates_not_before():
+    bad, good = [UNHEALTHY["clipping"]], [{}]
+    monitor = healthy_monitor()
+    assert warned(monitor, *bad * 3)[-1] == ["clipping"]
+    assert not any(warned(monitor, *good * 4, *bad * 3))
+    assert warned(monitor, *good * 5, *bad * 3)[-1] == ["clipping"]
 
 
 def test_score_up_while_reward_down_is_reward_hacking():
     monitor = HealthMonitor()
     noise = (-0.1, 0.1, 0.0, 0.05, -0.05)
     first = [{"objective/scores": n, "objective/rlhf_reward": n} for n in noise]
-    assert not any(feed(monitor, {**first[0], "objective/kl": 0.0}, *first[1:], *first))
+    assert not any(warned(monitor, {**first[0], "objective/kl": 0.0}, *first[1:], *first))
     up = {"objective/scores": 2.0}
-    assert not any(feed(monitor, *[up] * 6)), "the reward did not fall"
-    found = feed(monitor, *[{**up, "objective/rlhf_reward": -2.0}] * 6)
+    assert not any(warned(monitor, *[up] * 6)), "the reward did not fall"
+    found = warned(monitor, *[{**up, "objective/rlhf_reward": -2.0}] * 6)
     assert sum(found, []) == ["reward hacking"]
 
 
 def test_the_critic_is_judged_after_its_warm_up():
-    bad = TROUBLE["useless critic"]
-    found = feed(HealthMonitor(warmup=4), {**bad, "objective/kl": 0.0}, *[bad] * 8)
+    bad = UNHEALTHY["useless critic"]
+    found = warned(HealthMonitor(warmup=4), {**bad, "objective/kl": 0.0}, *[bad] * 8)
     assert found.index(["useless critic"]) == 6  # updates 4, 5 and 6 agree
-    assert feed(HealthMonitor(warmup=0), {**bad, "objective/kl": 0.0}, bad, bad)[2]
+    assert warned(HealthMonitor(warmup=0), {**bad, "objective/kl": 0.0}, bad, bad)[2]
 
 
 def test_missing_and_not_finite_metrics_are_ignored():
     monitor = HealthMonitor()
     assert not any(monitor.update(step, {}) for step in range(8))
-    assert not any(monitor.update(step, dict.fromkeys(CALM, float("nan"))) for step in range(8))
+    assert not any(monitor.update(step, dict.fromkeys(HEALTHY, float("nan"))) for step in range(8))
 
 
 def test_a_warning_says_what_it_saw_why_and_what_to_do():
-    monitor = settled()
-    feed(monitor, *[TROUBLE["KL explosion"]] * 2)
-    (warning,) = monitor.update(42, {**CALM, "objective/kl": 61.0})
+    monitor = healthy_monitor()
+    warned(monitor, *[UNHEALTHY["KL explosion"]] * 2)
+    (warning,) = monitor.update(42, {**HEALTHY, "objective/kl": 61.0})
     assert (warning.step, warning.metrics) == (42, {"objective/kl": 61.0})
-    assert warning.cause and "kl_coef" in warning.change
-    for part in ("KL explosion", "42", "objective/kl 61", warning.cause, warning.change):
+    assert warning.cause and "kl_coef" in warning.fix
+    for part in ("KL explosion", "42", "objective/kl 61", warning.cause, warning.fix):
         assert part in str(warning)
 
 
 def test_the_state_survives_json_and_continues_alike():
-    bad = TROUBLE["long answers"]
-    whole = settled()
-    feed(whole, bad, bad)
+    bad = UNHEALTHY["long responses"]
+    whole = healthy_monitor()
+    warned(whole, bad, bad)
     state = whole.state_dict()
     text = json.dumps(state)
     resumed = HealthMonitor()
     resumed.load_state_dict(state)
-    assert feed(resumed, bad, bad) == feed(whole, bad, bad) == [["long answers"], []]
+    assert warned(resumed, bad, bad) == warned(whole, bad, bad) == [["long responses"], []]
     assert json.dumps(state) == text, "a state is a copy, coming and going"
     resumed.load_state_dict(json.loads(text))
-    feed(resumed, bad, bad)
+    warned(resumed, bad, bad)
     assert resumed.state_dict() == whole.state_dict()

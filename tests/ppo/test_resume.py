@@ -23,7 +23,7 @@ def saved_and_restored(tiny: Path, tmp_path: Path) -> tuple[PPOTrainer, PPOTrain
     )
     saved = trainer(tiny, tmp_path, once)
     saved.run()
-    saved.skipped = 3
+    saved.updater.skipped_steps = 3
     saved.save()
     restored = trainer(tiny, tmp_path, once)
     restored.restore(load_checkpoint(tmp_path / "checkpoints"))
@@ -36,7 +36,7 @@ def test_every_part_of_the_training_state_is_restored(
     saved, restored = saved_and_restored
     assert saved.iteration == restored.iteration == 1
     assert saved.updater.steps_done == restored.updater.steps_done == 4
-    assert restored.skipped == 3
+    assert restored.updater.skipped_steps == 3
     assert restored.health.state_dict() == saved.health.state_dict()
     assert saved.scaler and restored.scaler
     assert restored.scaler.state_dict() == saved.scaler.state_dict()

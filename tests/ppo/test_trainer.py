@@ -166,7 +166,7 @@ def test_another_reward_model_is_refused_on_resume(tiny: Path, tmp_path: Path) -
 def test_each_epoch_draws_every_prompt_once_in_a_new_order(tiny: Path, tmp_path: Path) -> None:
     ppo = replace(PPO, rollout_batch_size=4, minibatch_size=4)
     run = trainer(tiny, tmp_path, ppo)
-    halves = [run.prompts_of(iteration) for iteration in range(4)]
+    halves = [run.iteration_prompts(iteration) for iteration in range(4)]
     first = torch.cat([halves[0][0].sampling_keys, halves[1][0].sampling_keys])
     second = torch.cat([halves[2][0].sampling_keys, halves[3][0].sampling_keys])
     assert (
@@ -180,7 +180,7 @@ def test_each_epoch_draws_every_prompt_once_in_a_new_order(tiny: Path, tmp_path:
 
 def test_samples_of_a_prompt_come_together_and_are_counted(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, samples_per_prompt=2))
-    drawn = [run.prompts_of(iteration) for iteration in range(4)]
+    drawn = [run.iteration_prompts(iteration) for iteration in range(4)]
     for prompts, _ in drawn:
         assert prompts.sampling_keys[0::2].tolist() == prompts.sampling_keys[1::2].tolist()
     assert [samples.tolist() for _, samples in drawn] == [[0, 1] * 4] * 2 + [[2, 3] * 4] * 2

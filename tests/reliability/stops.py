@@ -112,8 +112,8 @@ def _train(run: Trainer, directory: Path, stop: int, says: Connection) -> None:
         run.restore(checkpoint)
     after = run.checkpoints.maybe_save
 
-    def cut(done: int, *, last: bool, good: bool = False) -> None:
-        after(done, last=last, good=good)
+    def cut(done: int, *, last: bool, healthy: bool = False) -> None:
+        after(done, last=last, healthy=healthy)
         if done == stop:
             os._exit(0)
 

@@ -52,16 +52,16 @@ def test_a_signal_is_dealt_with_after_the_step(
     assert signal.getsignal(getattr(signal, name)) == before
 
 
-def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_raise_on_signal(tmp_path: Path) -> None:
     one = keeper(tmp_path)
-    with pytest.raises(StoppedError), signals.stops_at_once(), one.catch_signals():
+    with pytest.raises(StoppedError), signals.raise_on_signal(), one.catch_signals():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_outside_a_loop_the_first_signal_stops() -> None:
-    with pytest.raises(StoppedError, match="SIGUSR1") as error, signals.stops_at_once():
+    with pytest.raises(StoppedError, match="SIGUSR1") as error, signals.raise_on_signal():
         os.kill(os.getpid(), signal.SIGUSR1)
     assert error.value.exit_code == 75
 
@@ -88,7 +88,7 @@ def test_failed_saves_are_warned_of_twice(
 def test_a_good_state_is_kept_and_known_after_a_resume(tmp_path: Path) -> None:
     one = keeper(tmp_path, every=1)
     for done in range(1, 7):
-        one.maybe_save(done, last=False, good=done == 2)
+        one.maybe_save(done, last=False, healthy=done == 2)
     assert saved(tmp_path) == [2, 5, 6]
     assert one.path(one.last_healthy_step).endswith("step-000002")
     other = keeper(tmp_path, every=1)

@@ -1,4 +1,4 @@
-"""Memory that runs out: again in more pieces, to a limit; other errors pass."""
+"""Out of memory: the work is repeated in more parts, up to a limit; other errors pass."""
 
 import pytest
 import torch
@@ -9,29 +9,29 @@ from rlhf.training.oom_retry import OOMRetry
 OOM = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand more")
 
 
-def test_pieces_double_until_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
-    backoff, sizes = OOMRetry(most=8), []
+def test_the_parts_double_until_they_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    oom_retry, sizes = OOMRetry(max_splits=8), []
 
     def work() -> str:
-        sizes.append(backoff.split(100))
+        sizes.append(oom_retry.split(100))
         if sizes[-1] > 30:
             raise OOM
         return "done"
 
-    assert backoff.run("update", work) == "done"
+    assert oom_retry.run("update", work) == "done"
     assert sizes == [100, 50, 25]
-    assert "out of memory in the update: again in 4 times as many pieces" in capsys.readouterr().out
-    assert backoff.run("update", work) == "done"  # and it stays so
+    assert "out of memory in the update: trying again in 4 parts" in capsys.readouterr().out
+    assert oom_retry.run("update", work) == "done"  # and it stays so
     assert sizes == [100, 50, 25, 25]
-    assert OOMRetry(most=8).split(0) == 1
+    assert OOMRetry(max_splits=8).split(0) == 1
 
 
-def test_beyond_the_smallest_pieces_it_says_so() -> None:
+def test_the_smallest_parts_are_the_limit() -> None:
     def work() -> None:
         raise OOM
 
     with pytest.raises(ResourceError) as error:
-        OOMRetry(most=4).run("rollout", work)
+        OOMRetry(max_splits=4).run("rollout", work)
     assert error.value.exit_code == 5
     assert error.value.where == "CUDA out of memory. Tried to allocate 2.00 GiB"
 
@@ -44,7 +44,7 @@ def test_another_error_is_not_repeated() -> None:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        OOMRetry(most=4).run("update", work)
+        OOMRetry(max_splits=4).run("update", work)
     assert len(tries) == 1
 
 
