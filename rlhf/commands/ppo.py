@@ -74,7 +74,11 @@ def ppo(job: Job) -> dict[str, Any]:
         with profiled(job, location, trainer) as measured:
             trainer.run()
     last = {name: trainer.metrics[name] for name in SHOWN if name in trainer.metrics}
-    metrics = {"iterations": trainer.iteration, "skipped_steps": trainer.updater.skipped_steps, **last}
+    metrics = {
+        "iterations": trainer.iteration,
+        "skipped_steps": trainer.updater.skipped_steps,
+        **last,
+    }
     save_trained(job, "ppo", llava, metrics)
     policy.critic.save(job.run_dir)
     return metrics | measured | {"warnings": trainer.warnings}

@@ -11,8 +11,13 @@ BUGS = (
         "old log-probabilities are the generator's",
         ("trl #454", "trlx #508"),
         "ppo/rollout.py",
-        (("scored.logprobs if config.recompute_logprobs else drawn.logprobs", "drawn.logprobs"),),
-        PPO + "test_old_logprobs_are_those_of_the_training_forward_if_rescored[True]",
+        (
+            (
+                "outputs.logprobs if config.recompute_logprobs else sampled.logprobs",
+                "sampled.logprobs",
+            ),
+        ),
+        PPO + "test_old_logprobs_are_those_of_the_training_forward_if_recomputed[True]",
     ),
     Bug(
         "old log-probabilities are computed anew each epoch",
@@ -21,7 +26,7 @@ BUGS = (
         (
             (
                 "            batch.old_logprobs,\n            batch.advantages,",
-                "            scores.logprobs.detach(),\n            batch.advantages,",
+                "            outputs.logprobs.detach(),\n            batch.advantages,",
             ),
         ),
         UPDATE + "test_over_target_kl_the_step_is_not_taken",
@@ -51,8 +56,8 @@ BUGS = (
         "ppo/updater.py",
         (
             (
-                "clip_range_value=self.config.clip_range_value,\n            token_count=count,",
-                "clip_range_value=self.config.clip_range_value,",
+                ".clip_range_value,\n            token_count=num_tokens,",
+                ".clip_range_value,",
             ),
         ),
         UPDATE + "test_the_split_into_microbatches_does_not_change_the_gradient",
@@ -61,7 +66,7 @@ BUGS = (
         "the loss is a sum over the tokens",
         ("another trainer: a sum without its mask",),
         "ppo/updater.py",
-        (("count = minibatch.responses.spans.num_tokens", "count = 1"),),
+        (("num_tokens = minibatch.responses.spans.num_tokens", "num_tokens = 1"),),
         STEP + "test_the_gradient_is_that_of_the_mean_over_tokens",
     ),
     Bug(
@@ -70,9 +75,9 @@ BUGS = (
         "ppo/updater.py",
         (
             (
-                "entropy = scores.entropy.sum() / count",
+                "entropy = outputs.entropy.sum() / num_tokens",
                 "spans = batch.responses.spans\n"
-                "        entropy = scores.entropy.sum() / (len(spans) * spans.max_len)",
+                "        entropy = outputs.entropy.sum() / (len(spans) * spans.max_len)",
             ),
         ),
         STEP + "test_the_entropy_is_the_mean_over_tokens",
@@ -83,8 +88,8 @@ BUGS = (
         "ppo/updater.py",
         (
             (
-                "count = minibatch.responses.spans.num_tokens",
-                "count = int((minibatch.old_logprobs != 0).sum())",
+                "num_tokens = minibatch.responses.spans.num_tokens",
+                "num_tokens = int((minibatch.old_logprobs != 0).sum())",
             ),
         ),
         STEP + "test_a_token_of_probability_one_counts",
@@ -132,8 +137,8 @@ BUGS = (
     Bug(
         "the schedule begins again after a resume",
         ("trl: global_step is 0 on every start", "LLaVA-RLHF: partial resume"),
-        "ppo/trainer.py",
-        (('        self.updater.steps_done = state["steps_done"]\n', ""),),
+        "ppo/updater.py",
+        (('        self.steps_done = state["steps_done"]\n', ""),),
         "tests/ppo/test_resume.py::test_every_part_of_the_training_state_is_restored",
     ),
     Bug(
@@ -153,13 +158,8 @@ BUGS = (
     Bug(
         "the optimizer is fresh after a resume",
         ("LLaVA-RLHF: partial resume", "align-anything: weights only"),
-        "ppo/trainer.py",
-        (
-            (
-                '        restore_optimizer(self.updater.optimizer, moments, state["optimizer"])\n',
-                "",
-            ),
-        ),
+        "ppo/updater.py",
+        (('        restore_optimizer(self.optimizer, tensors, state["optimizer"])\n', ""),),
         "tests/ppo/test_resume.py::test_every_part_of_the_training_state_is_restored",
     ),
 )

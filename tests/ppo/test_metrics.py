@@ -35,7 +35,7 @@ def test_the_logged_kl_is_the_one_that_was_paid() -> None:
 
 
 def test_the_kl_a_token_is_averaged_within_each_response_first() -> None:
-    """log π - log π_ref is 0.5 | 1, 2, 3: means 0.5 and 2, whose mean is 1.25; 1.625 over tokens."""
+    """log π - log π_ref is 0.5 | 1, 2, 3: means 0.5 and 2, mean of these 1.25."""
     old_logprobs = torch.tensor([-1.0, -2.0, -1.0, -0.5])
     kl = torch.tensor([0.5, 1.0, 2.0, 3.0])
     part = replace(rollout(), old_logprobs=old_logprobs, ref_logprobs=old_logprobs - kl)

@@ -97,25 +97,25 @@ def test_the_first_iterations_move_the_critic_only(tiny: Path, tmp_path: Path) -
     assert float(run.policy.value_head.linear.weight.detach().abs().max()) > 0
 
 
-@pytest.mark.parametrize("rescore", [True, False])
-def test_old_logprobs_are_those_of_the_training_forward_if_rescored(
-    tiny: Path, tmp_path: Path, rescore: bool
+@pytest.mark.parametrize("recompute", [True, False])
+def test_old_logprobs_are_those_of_the_training_forward_if_recomputed(
+    tiny: Path, tmp_path: Path, recompute: bool
 ) -> None:
-    run = trainer(tiny, tmp_path, replace(PPO, recompute_logprobs=rescore))
+    run = trainer(tiny, tmp_path, replace(PPO, recompute_logprobs=recompute))
     torch.nn.init.normal_(run.policy.value_head.linear.weight)
     found = run.rollout(0)
     with torch.no_grad():
         scored = map_microbatches(run.policy.evaluate, found.prompts, found.responses, 8192)
     gap = (scored.logprobs - found.old_logprobs).abs()
-    assert (gap.max() == 0) == rescore
-    assert (found.logprob_diff is None) != rescore
+    assert (gap.max() == 0) == recompute
+    assert (found.logprob_diff is None) != recompute
     pairs = (found.old_logprobs, scored.logprobs), (found.values, scored.values)
     for own, trained in (*pairs, (found.entropy, scored.entropy)):
         torch.testing.assert_close(own, trained, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("critic", ["shared_detached", "separate"])
-def test_without_rescoring_the_policy_reads_no_response_twice(
+def test_without_recomputing_the_policy_reads_no_response_twice(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, critic: CriticKind
 ) -> None:
     llava = tiny_models.load(tiny)
@@ -129,10 +129,10 @@ def test_without_rescoring_the_policy_reads_no_response_twice(
 
     monkeypatch.setattr(Llava, "_pack", counted)
     rows = {}
-    for rescore in (True, False):
-        run.ppo = replace(run.ppo, recompute_logprobs=rescore)
+    for recompute in (True, False):
+        run.ppo = replace(run.ppo, recompute_logprobs=recompute)
         run.rollout(0)
-        rows[rescore] = sum(read)
+        rows[recompute] = sum(read)
         read.clear()
     assert rows[True] - rows[False] == run.ppo.rollout_batch_size
 
