@@ -22,7 +22,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AddedToken
 
-from rlhf.data.image_token_counts import ImageTokens
+from rlhf.data.image_token_counts import ImageTokenCounter
 from rlhf.errors import DataError, UsageError
 
 # Placeholders for the user's text while the template is rendered; no template contains them.
@@ -41,7 +41,7 @@ class PromptBuilder:
             the instruction unchanged and a placeholder for each image.
     """
 
-    def __init__(self, processor: Any, image_tokens: ImageTokens) -> None:
+    def __init__(self, processor: Any, image_tokens: ImageTokenCounter) -> None:
         if processor.chat_template is None or processor.tokenizer.eos_token_id is None:
             raise UsageError(
                 "the model's processor has no chat template or no end-of-sequence token",

@@ -8,7 +8,7 @@ from rlhf.data.images import image_size
 from rlhf.errors import DataError
 
 
-class ImageTokens(Protocol):
+class ImageTokenCounter(Protocol):
     """Counts the tokens of a prompt's images.
 
     Attributes:
@@ -21,7 +21,7 @@ class ImageTokens(Protocol):
         """Count the tokens of each image of one prompt."""
 
 
-class FixedTokens:
+class FixedTokenCounter:
     """Counts the same number of tokens for every image, as LLaVA-1.5; no image is opened.
 
     Args:
@@ -36,7 +36,7 @@ class FixedTokens:
         return [self.count] * len(images)
 
 
-class TiledTokens:
+class TiledTokenCounter:
     """Counts tokens by the image's size, as the processor of LLaVA-NeXT and OneVision does.
 
     Args:

@@ -105,7 +105,7 @@ def fingerprints(processor: Any, image_rule: str) -> dict[str, str]:
 
     Args:
         processor: a LLaVA's processor.
-        image_rule: how image tokens are counted, `ImageTokens.rule`.
+        image_rule: how image tokens are counted, `ImageTokenCounter.rule`.
     """
     images = str(processor.image_processor.to_json_string())
     return {

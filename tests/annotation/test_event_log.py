@@ -1,4 +1,4 @@
-"""The log of a ranking: what is written stays, what is torn is set aside, what is undone goes."""
+"""Events are appended whole, torn lines are set aside, and undone events no longer hold."""
 
 import errno
 import os
@@ -118,13 +118,17 @@ def test_what_stands_is_not_undone_and_the_last_word_on_a_pair() -> None:
         Skip("7", "eva", WHEN, "s"),
     ]
     assert [event.key for event in event_log.active_events(said)] == ["2", "3", "4", "7"]
-    found = preference_records(said)
-    assert [(r.preference, r.annotator) for r in found] == [
+    result = preference_records(said)
+    assert [(r.preference, r.annotator) for r in result] == [
         ("response_b", "eva"),
         ("tie", "udo"),
         ("response_b", "eva"),
     ]
-    assert (found[0].shown_left, found[0].seconds, found[0].created_at) == ("response_b", 1.5, WHEN)
+    assert (result[0].shown_left, result[0].seconds, result[0].created_at) == (
+        "response_b",
+        1.5,
+        WHEN,
+    )
 
 
 def test_an_undone_second_word_leaves_the_first() -> None:

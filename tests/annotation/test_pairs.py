@@ -1,4 +1,4 @@
-"""Which pairs are shown, and in which order."""
+"""Which pairs are made of candidates, and in which order."""
 
 from rlhf.annotation.pairs import Pair, candidate_pairs
 from rlhf.data.records import CandidatesRecord
@@ -9,20 +9,20 @@ def candidates(image: str, *responses: str) -> CandidatesRecord:
 
 
 def test_one_pair_of_every_prompt_comes_before_the_second_of_any() -> None:
-    found = candidate_pairs([candidates("1.png", "a", "b", "c"), candidates("2.png", "d", "e")])
-    shown = [(pair.image_path, pair.response_a, pair.response_b) for pair in found.values()]
+    result = candidate_pairs([candidates("1.png", "a", "b", "c"), candidates("2.png", "d", "e")])
+    shown = [(pair.image_path, pair.response_a, pair.response_b) for pair in result.values()]
     assert shown == [
         ("1.png", "a", "b"),
         ("2.png", "d", "e"),
         ("1.png", "a", "c"),
         ("1.png", "b", "c"),
     ]
-    assert all(key == pair.key for key, pair in found.items())
+    assert all(key == pair.key for key, pair in result.items())
 
 
 def test_equal_responses_and_repeated_pairs_are_shown_once() -> None:
-    found = candidate_pairs([candidates("1.png", "a", "b", "a"), candidates("1.png", "b", "a")])
-    assert len(found) == 1
+    result = candidate_pairs([candidates("1.png", "a", "b", "a"), candidates("1.png", "b", "a")])
+    assert len(result) == 1
 
 
 def test_a_key_knows_image_instruction_and_texts_but_not_their_order() -> None:

@@ -1,4 +1,4 @@
-"""Who is shown what, and that nothing said is lost, doubled or turned round."""
+"""Pairs are assigned to one annotator at a time, and no judgment is lost, doubled or mirrored."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def keys(pairs: list[Pair]) -> list[str]:
     return [pair.key for pair in pairs]
 
 
-def response(pair: str, choice: Choice = "tie", *, by: str = "eva", key: str = "") -> Submission:
+def submission(pair: str, choice: Choice = "tie", *, by: str = "eva", key: str = "") -> Submission:
     return Submission(key or f"{by}-{pair}", by, pair, choice, 1.0)
 
 
@@ -75,46 +75,46 @@ def test_two_pages_of_one_person_have_different_pairs(queue: AnnotationQueue) ->
 
 def test_overlap_shows_a_pair_to_so_many_people(tmp_path: Path, clock: Clock) -> None:
     queue = queue_of(tmp_path, clock, overlap=2)
-    queue.record(response(KEYS[0], by="eva"))
+    queue.record(submission(KEYS[0], by="eva"))
     assert keys(queue.assign("udo", "page of udo", [], 1)) == KEYS[:1]
     assert keys(queue.assign("ida", "page of ida", [], 1)) == KEYS[1:2]
-    queue.record(response(KEYS[0], by="udo"))
+    queue.record(submission(KEYS[0], by="udo"))
     clock.now = 99.0
     assert keys(queue.assign("ida", "page of ida", [], 9)) == KEYS[1:]
     assert keys(queue.assign("eva", "page of eva", [], 9)) == KEYS[1:]
 
 
 def test_who_skips_a_pair_leaves_it_to_others(queue: AnnotationQueue) -> None:
-    queue.record(response(KEYS[0], "skip"))
+    queue.record(submission(KEYS[0], "skip"))
     assert keys(queue.assign("eva", "page of eva", [], 1)) == KEYS[1:2]
     assert keys(queue.assign("udo", "page of udo", [], 1)) == KEYS[:1]
 
 
-def test_a_response_that_comes_again_is_written_once(
+def test_a_submission_that_comes_again_is_written_once(
     queue: AnnotationQueue, tmp_path: Path
 ) -> None:
     for _ in range(3):
-        queue.record(response(KEYS[0]))
+        queue.record(submission(KEYS[0]))
     assert len(read_events(tmp_path / "log.jsonl")) == 1
 
 
 def test_the_state_is_that_of_the_log(queue: AnnotationQueue, tmp_path: Path, clock: Clock) -> None:
-    queue.record(response(KEYS[0]))
-    queue.record(response(KEYS[1], "skip"))
-    queue.record(response(KEYS[2]))
+    queue.record(submission(KEYS[0]))
+    queue.record(submission(KEYS[1], "skip"))
+    queue.record(submission(KEYS[2]))
     queue.undo("eva", "page of eva", "undo-1")
     again = queue_of(tmp_path, clock)
     assert keys(again.assign("eva", "page of eva", [], 9)) == KEYS[2:]
     assert again.progress("eva") == {"done": 2, "total": 6}
-    again.record(response(KEYS[0]))  # sent again after a crash
+    again.record(submission(KEYS[0]))  # sent again after a crash
     assert again.undo("eva", "page of eva", "undo-1") == PAIRS[KEYS[2]]
     assert len(read_events(tmp_path / "log.jsonl")) == 4
 
 
 def test_undo_goes_back_one_by_one_and_only_over_ones_own(queue: AnnotationQueue) -> None:
-    queue.record(response(KEYS[0]))
-    queue.record(response(KEYS[1]))
-    queue.record(response(KEYS[2], by="udo"))
+    queue.record(submission(KEYS[0]))
+    queue.record(submission(KEYS[1]))
+    queue.record(submission(KEYS[2], by="udo"))
     assert queue.undo("eva", "page of eva", "first") == PAIRS[KEYS[1]]
     assert queue.undo("eva", "page of eva", "first") == PAIRS[KEYS[1]]  # the same request again
     assert queue.undo("eva", "page of eva", "second") == PAIRS[KEYS[0]]
@@ -122,9 +122,11 @@ def test_undo_goes_back_one_by_one_and_only_over_ones_own(queue: AnnotationQueue
     assert keys(queue.assign("udo", "page of udo", [], 9)) == KEYS[3:]  # eva has the two again
 
 
-def test_undoing_a_second_response_to_a_pair_brings_the_first_back(queue: AnnotationQueue) -> None:
-    queue.record(response(KEYS[0], "left", key="first"))
-    queue.record(response(KEYS[0], "right", key="second"))
+def test_undoing_a_second_submission_on_a_pair_brings_the_first_back(
+    queue: AnnotationQueue,
+) -> None:
+    queue.record(submission(KEYS[0], "left", key="first"))
+    queue.record(submission(KEYS[0], "right", key="second"))
     queue.undo("eva", "page of eva", "undo")
     assert keys(queue.assign("eva", "page of eva", [], 1)) == KEYS[1:2]
     assert queue.progress("eva")["done"] == 1
@@ -135,10 +137,10 @@ def test_a_side_becomes_the_response_that_was_shown_there(
     queue: AnnotationQueue, tmp_path: Path, choice: Choice
 ) -> None:
     for key in KEYS:
-        queue.record(response(key, choice))
-    found = preference_records(read_events(tmp_path / "log.jsonl"))
-    assert {record.shown_left for record in found} == {"response_a", "response_b"}
-    for record, pair in zip(found, PAIRS.values(), strict=True):
+        queue.record(submission(key, choice))
+    result = preference_records(read_events(tmp_path / "log.jsonl"))
+    assert {record.shown_left for record in result} == {"response_a", "response_b"}
+    for record, pair in zip(result, PAIRS.values(), strict=True):
         assert (record.response_a, record.response_b) == (pair.response_a, pair.response_b)
         assert record.shown_left == left_side(pair, "eva")
         left_wins = record.preference == record.shown_left
@@ -156,5 +158,5 @@ def test_sides_are_shuffled_evenly_and_stay() -> None:
 
 def test_a_pair_of_another_file_is_refused(queue: AnnotationQueue, tmp_path: Path) -> None:
     with pytest.raises(KeyError):
-        queue.record(response("no such pair"))
+        queue.record(submission("no such pair"))
     assert not (tmp_path / "log.jsonl").exists()

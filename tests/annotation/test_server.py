@@ -1,4 +1,4 @@
-"""The page's server: what it tells, and whom it refuses."""
+"""What the server answers, and which requests it refuses."""
 
 import re
 from io import BytesIO
@@ -40,18 +40,18 @@ def client(page: Page) -> TestClient:
     return TestClient(site, base_url=HOST, headers={"X-Token": TOKEN})
 
 
-def say(client: TestClient, view: dict[str, Any], **changes: Any) -> Any:
-    said = {"annotator": "eva", "key": "12345678", "pair": view["key"], "choice": "left"}
-    return client.post("/api/judgments", json={**said, "seconds": 1.5, **changes})
+def submit(client: TestClient, view: dict[str, Any], **changes: Any) -> Any:
+    body = {"annotator": "eva", "key": "12345678", "pair": view["key"], "choice": "left"}
+    return client.post("/api/judgments", json={**body, "seconds": 1.5, **changes})
 
 
 def test_a_pair_is_shown_judged_and_taken_back(client: TestClient, tmp_path: Path) -> None:
-    found = client.post("/api/pairs", json=ASK).json()
-    assert [view["instruction"] for view in found["pairs"]] == ["What 0?", "What 1?"]
-    assert found["progress"] == {"done": 0, "total": 3}
-    first = found["pairs"][0]
+    result = client.post("/api/pairs", json=ASK).json()
+    assert [view["instruction"] for view in result["pairs"]] == ["What 0?", "What 1?"]
+    assert result["progress"] == {"done": 0, "total": 3}
+    first = result["pairs"][0]
     assert set(first) == {"key", "image", "instruction", "left", "right"}  # and no model
-    assert say(client, first).json()["progress"] == {"done": 1, "total": 3}
+    assert submit(client, first).json()["progress"] == {"done": 1, "total": 3}
     (event,) = read_events(tmp_path / "log.jsonl")
     assert isinstance(event, Judgment)
     assert getattr(event, event.preference) == first["left"]
@@ -132,12 +132,12 @@ def test_a_foreign_host_sees_nothing(client: TestClient, path: str) -> None:
 def test_a_malformed_response_is_refused(
     client: TestClient, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    assert say(client, {"key": next(iter(PAIRS))}, **changes).status_code == 422
+    assert submit(client, {"key": next(iter(PAIRS))}, **changes).status_code == 422
     assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_an_unknown_pair_and_a_long_body_are_refused(client: TestClient) -> None:
-    assert say(client, {"key": "0" * 16}).status_code == 404
+    assert submit(client, {"key": "0" * 16}).status_code == 404
     long = b'{"annotator": "' + b"x" * MAX_BODY + b'"}'
     headers = {"Content-Type": "application/json"}
     assert client.post("/api/undo", content=long, headers=headers).status_code == 413
@@ -150,18 +150,18 @@ def test_a_full_disk_is_told_and_the_response_may_come_again(
     view = client.post("/api/pairs", json=ASK).json()["pairs"][0]
     with monkeypatch.context() as patched:
         patched.setattr("os.write", lambda handle, data: 0)
-        assert say(client, view).status_code == 507
-    assert say(client, view).json()["progress"]["done"] == 1
+        assert submit(client, view).status_code == 507
+    assert submit(client, view).json()["progress"]["done"] == 1
 
 
 @pytest.mark.parametrize("path", ["/", "/static/annotate.css", "/nowhere", "/api/pairs"])
 def test_every_response_forbids_foreign_and_inline_code(client: TestClient, path: str) -> None:
-    found = client.get(path).headers
-    assert found["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
-    assert "unsafe" not in found["content-security-policy"]
-    assert found["x-content-type-options"] == "nosniff"
-    assert found["referrer-policy"] == "no-referrer"
-    assert found["cross-origin-resource-policy"] == "same-origin"
+    result = client.get(path).headers
+    assert result["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
+    assert "unsafe" not in result["content-security-policy"]
+    assert result["x-content-type-options"] == "nosniff"
+    assert result["referrer-policy"] == "no-referrer"
+    assert result["cross-origin-resource-policy"] == "same-origin"
 
 
 def test_the_page_has_no_inline_code_and_asks_nobody_else(client: TestClient) -> None:

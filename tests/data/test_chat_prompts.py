@@ -1,4 +1,4 @@
-"""Ids by parts: what a person types is text, what the template says is structure."""
+"""Special tokens that a person types become text; those of the template keep their ids."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rlhf.data.chat_prompts import PromptBuilder
 from rlhf.data.collate import prompt_batch
-from rlhf.data.image_token_counts import FixedTokens
+from rlhf.data.image_token_counts import FixedTokenCounter
 from rlhf.data.records import PromptRecord
 from rlhf.errors import DataError, UsageError
 from rlhf.models.llava import Llava
@@ -91,7 +91,7 @@ def test_a_processor_without_a_template_is_refused(tiny: Path) -> None:
     processor = tiny_models.load(tiny).processor
     processor.chat_template = None
     with pytest.raises(UsageError, match="chat template"):
-        PromptBuilder(processor, FixedTokens(16))
+        PromptBuilder(processor, FixedTokenCounter(16))
 
 
 def test_long_prompts_are_refused_not_cut(llava: Llava, tiny: Path) -> None:

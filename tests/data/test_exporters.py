@@ -1,4 +1,4 @@
-"""What is exported is exactly the other tool's form, and comes back as it was."""
+"""Exports have the other tool's exact format and are imported again unchanged."""
 
 import json
 import xml.etree.ElementTree as ET

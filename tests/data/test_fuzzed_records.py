@@ -1,4 +1,4 @@
-"""No damage to a file of records gets past its reader, or out of it as a traceback."""
+"""Damaged record files give problems with a place, never a traceback."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whatever is typed: no special id, no image of another row, no letter changed."""
+"""Hostile texts give no special id, no image placeholder, and no changed character."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Images nobody wants to meet: each is refused in one line or read right, soon and small."""
+"""Unusual and malicious image files are read right or refused, fast, in little memory."""
 
 import io
 import os

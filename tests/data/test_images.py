@@ -1,4 +1,4 @@
-"""Right pixels, upright, on white, from every mode of every format."""
+"""Images of every mode and format are read upright, on white, with the right pixels."""
 
 import hashlib
 import struct

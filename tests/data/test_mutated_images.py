@@ -1,4 +1,4 @@
-"""Ten thousand damaged images: an RGB image or one DataError, soon, in little memory."""
+"""Ten thousand damaged images give an RGB image or a DataError, fast, in little memory."""
 
 import resource
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which pairs are chosen, by scores worked by hand."""
+"""The selected pairs are those worked out by hand from the scores."""
 
 from math import nan
 
@@ -23,11 +23,11 @@ def test_of_each_prompt_one(choice: PairChoice, wanted: list[tuple[int, int, int
 
 
 def test_uncertain_ones_of_all_prompts_come_first() -> None:
-    found = select_pairs(SCORES, "uncertain")
-    assert [abs(pair.score_diff) for pair in found] == [0.25, 0.5, 1.0, 1.5, 1.5, 2.0, 2.0, 3.0]
-    assert found[0][:3] == (1, 0, 1) and found[-1][:3] == (0, 0, 1)
-    assert len({(pair.row, frozenset(pair[1:3])) for pair in found}) == len(found)
-    assert select_pairs(SCORES, "uncertain", limit=3) == found[:3]
+    result = select_pairs(SCORES, "uncertain")
+    assert [abs(pair.score_diff) for pair in result] == [0.25, 0.5, 1.0, 1.5, 1.5, 2.0, 2.0, 3.0]
+    assert result[0][:3] == (1, 0, 1) and result[-1][:3] == (0, 0, 1)
+    assert len({(pair.row, frozenset(pair[1:3])) for pair in result}) == len(result)
+    assert select_pairs(SCORES, "uncertain", limit=3) == result[:3]
 
 
 def test_without_two_scores_there_is_no_pair() -> None:

@@ -1,4 +1,4 @@
-"""No image_path leads out of the data root, whatever is written in it."""
+"""No image_path leads out of the data root, whatever it contains."""
 
 from pathlib import Path
 

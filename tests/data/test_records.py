@@ -1,4 +1,4 @@
-"""Every kind of wrong line is named by file, line and field; only DataError escapes."""
+"""Every kind of wrong line is named by file, line and field; only DataError is raised."""
 
 import json
 import os
@@ -246,9 +246,9 @@ def test_round_trip_and_replacement(tmp_path: Path) -> None:
 def test_paths_inside_the_root(tmp_path: Path, path: str) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "link.png").symlink_to("a.png")
-    found = resolve_image(path, tmp_path)
-    assert found == Path(os.path.normpath(tmp_path.resolve() / path))
-    assert resolve_image(str(tmp_path / path), tmp_path) == found
+    result = resolve_image(path, tmp_path)
+    assert result == Path(os.path.normpath(tmp_path.resolve() / path))
+    assert resolve_image(str(tmp_path / path), tmp_path) == result
     assert resolve_image("link.png", tmp_path) == tmp_path.resolve() / "a.png"
 
 

@@ -1,4 +1,4 @@
-"""Ids by parts are those of the stock tokenizer, whatever it does with spaces and merges."""
+"""Prompt ids equal those of the original tokenizer, whatever it does with spaces and merges."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from rlhf.data.chat_prompts import PromptBuilder
-from rlhf.data.image_token_counts import FixedTokens
+from rlhf.data.image_token_counts import FixedTokenCounter
 from rlhf.errors import DataError, UsageError
 from tests.support.processors import (
     CHAT_ML,
@@ -28,7 +28,7 @@ RESPONSES = ["red", " red", "\tred", "图", "🙂 no", "a , b", "red\n"]
 
 
 def builder_of(processor: Any) -> PromptBuilder:
-    return PromptBuilder(processor, FixedTokens(16))
+    return PromptBuilder(processor, FixedTokenCounter(16))
 
 
 def written(processor: Any, instruction: str) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints come back to the bit, and what is damaged is noticed."""
+"""Checkpoints are restored to the bit, and damaged ones are noticed."""
 
 import json
 import os
@@ -37,19 +37,19 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path):
     directory = save(tmp_path / "new" / "run", 123)
     assert directory.name == "step-000123"
     for path in (directory, directory.parent):
-        found = load_checkpoint(path)
-        assert (found.step, found.path, found.state) == (123, directory, {**STATE, "step": 123})
-        assert found.tensors.keys() == TENSORS.keys()
+        result = load_checkpoint(path)
+        assert (result.step, result.path, result.state) == (123, directory, {**STATE, "step": 123})
+        assert result.tensors.keys() == TENSORS.keys()
         for name, group in TENSORS.items():
-            assert hash_tensors(found.tensors[name].items()) == hash_tensors(group.items())
+            assert hash_tensors(result.tensors[name].items()) == hash_tensors(group.items())
 
 
 def test_tensors_that_share_memory_or_are_strided_are_saved(tmp_path):
     base = torch.arange(12.0).reshape(3, 4).requires_grad_()
     save_checkpoint(tmp_path, 1, tensors={"x": {"a": base, "b": base, "c": base.T}}, state={})
-    found = load_checkpoint(tmp_path).tensors["x"]
-    assert torch.equal(found["a"], base) and torch.equal(found["b"], base)
-    assert torch.equal(found["c"], base.T) and not found["a"].requires_grad
+    result = load_checkpoint(tmp_path).tensors["x"]
+    assert torch.equal(result["a"], base) and torch.equal(result["b"], base)
+    assert torch.equal(result["c"], base.T) and not result["a"].requires_grad
 
 
 def test_the_manifest_lists_every_file_with_size_and_versions(tmp_path):
@@ -79,13 +79,13 @@ def test_no_flipped_bit_of_the_manifest_changes_what_is_loaded(tmp_path):
     for place in range(len(original)):
         path.write_bytes(original[:place] + bytes([original[place] ^ 1]) + original[place + 1 :])
         with warnings.catch_warnings(action="ignore"):
-            found = load_checkpoint(tmp_path)
-        assert found.state["step"] == found.step
+            result = load_checkpoint(tmp_path)
+        assert result.state["step"] == result.step
         assert all(
-            hash_tensors(found.tensors[name].items()) == hash_tensors(group.items())
+            hash_tensors(result.tensors[name].items()) == hash_tensors(group.items())
             for name, group in TENSORS.items()
         )
-        fallbacks += found.step == 1
+        fallbacks += result.step == 1
     assert fallbacks > 200, "hashes, names, sizes and step are all covered"
 
 
@@ -154,8 +154,8 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     save(tmp_path, 1)
     (save(tmp_path, 2) / "state.json").write_text("damaged")
     save_checkpoint(tmp_path, 2, tensors={}, state={"new": True})
-    found = load_checkpoint(tmp_path)
-    assert (found.step, found.state, found.tensors) == (2, {"new": True}, {})
+    result = load_checkpoint(tmp_path)
+    assert (result.step, result.state, result.tensors) == (2, {"new": True}, {})
     assert sorted(x.name for x in tmp_path.iterdir()) == ["step-000001", "step-000002"]
 
 
@@ -182,10 +182,10 @@ def test_a_crash_at_any_write_or_rename_leaves_a_checkpoint_that_loads(
         save(tmp_path, 2)
         os._exit(0)
     _, status = os.wait()
-    found = load_checkpoint(tmp_path)
+    result = load_checkpoint(tmp_path)
     # 4 files, their directory, then the rename, then the parent
     assert os.waitstatus_to_exitcode(status) == (9 if count <= 7 else 0)
-    assert found.step == (1 if count <= 6 else 2) == found.state["step"]
+    assert result.step == (1 if count <= 6 else 2) == result.state["step"]
     save(tmp_path, 3)
     assert load_checkpoint(tmp_path).step == 3
 

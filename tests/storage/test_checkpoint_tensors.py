@@ -45,13 +45,13 @@ def test_an_optimizer_continues_to_the_bit_through_a_file(tmp_path, options):
     groups = {"weights": weights, "optimizer": tensors}
     save_checkpoint(tmp_path, 5, tensors=groups, state={"optimizer": rest})
     train(straight, optimizer, range(5, 9))
-    found = load_checkpoint(tmp_path)
+    result = load_checkpoint(tmp_path)
     for _ in range(2):  # twice: restoring must not hand the checkpoint's own memory over
         again, fresh = model_and_optimizer(seed=1, **options)
         with torch.no_grad():
             for n, p in enumerate(again):
-                p.copy_(found.tensors["weights"][str(n)])
-        restore_optimizer(fresh, found.tensors["optimizer"], found.state["optimizer"])
+                p.copy_(result.tensors["weights"][str(n)])
+        restore_optimizer(fresh, result.tensors["optimizer"], result.state["optimizer"])
         train(again, fresh, range(5, 9))
         assert all(torch.equal(a, b) for a, b in zip(straight, again, strict=True))
         assert fresh.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]

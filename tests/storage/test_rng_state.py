@@ -1,4 +1,4 @@
-"""The state of every global generator, through JSON and back."""
+"""The state of every global random generator, through JSON and back."""
 
 import json
 import random

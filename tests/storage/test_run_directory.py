@@ -1,4 +1,4 @@
-"""Run directories: one owner at a time, names of their own, none left behind by a refusal."""
+"""Run directories have unique names and one owner, and refused runs leave none behind."""
 
 from pathlib import Path
 
@@ -35,6 +35,6 @@ def test_a_directory_of_runs_stands_for_its_newest(tmp_path: Path) -> None:
     names = ["20260102-030405-00ff", "20261231-000000-abcd", "20260102-030406-0000"]
     for name in [*names, "notes", "20260102-030405", "20260102-030405-00ff-x"]:
         (tmp_path / name).mkdir()
-    found = run_directories(tmp_path)
-    assert [path.name for path in found] == [tmp_path.name, names[1], names[2], names[0]]
+    result = run_directories(tmp_path)
+    assert [path.name for path in result] == [tmp_path.name, names[1], names[2], names[0]]
     assert run_directories(tmp_path / "none") == [tmp_path / "none"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf.data.chat_prompts import PromptBuilder
 from rlhf.data.collate import prompt_batch
-from rlhf.data.image_token_counts import FixedTokens
+from rlhf.data.image_token_counts import FixedTokenCounter
 from rlhf.data.records import PromptRecord
 from rlhf.errors import DataError
 from rlhf.tracking.console import table
@@ -53,7 +53,7 @@ def attack(processor: Any, trials: int, seed: int = 0) -> Counter[str]:
     """How many of `trials` prompts and responses went wrong, by COLUMNS."""
     rng, parts = random.Random(seed), pieces(processor.tokenizer)
     builder, specials = (
-        PromptBuilder(processor, FixedTokens(IMAGE_TOKENS)),
+        PromptBuilder(processor, FixedTokenCounter(IMAGE_TOKENS)),
         special_ids(processor.tokenizer),
     )
     structure = [token for token in builder.prompt_ids("x", [Path("a.png")]) if token in specials]

@@ -1,4 +1,4 @@
-"""Image files for tests, some of them written by hand."""
+"""Image files for tests, some written byte by byte."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""LLaVA processors with the tokenizers people use: byte-level, Llama's, SmolLM2's."""
+"""LLaVA processors with the tokenizers in use: byte-level, Llama's, SmolLM2's."""
 
 from functools import cache
 from importlib.util import find_spec

@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from rlhf.data.image_token_counts import FixedTokens, ImageTokens, TiledTokens
+from rlhf.data.image_token_counts import FixedTokenCounter, ImageTokenCounter, TiledTokenCounter
 
 FAMILIES: dict[str, Any] = {
     "llava": LlavaForConditionalGeneration,
@@ -50,7 +50,7 @@ def hf_class(base: str) -> Any:
     return FAMILIES[family]
 
 
-def image_tokens(config: Any, processor: Any) -> ImageTokens:
+def image_tokens(config: Any, processor: Any) -> ImageTokenCounter:
     """The rule that counts the image tokens of a prompt.
 
     Args:
@@ -58,8 +58,8 @@ def image_tokens(config: Any, processor: Any) -> ImageTokens:
         processor: of the same model.
     """
     if config.model_type == "llava":
-        return FixedTokens(tile_tokens(config))
-    return TiledTokens(processor, several=config.model_type == "llava_next")
+        return FixedTokenCounter(tile_tokens(config))
+    return TiledTokenCounter(processor, several=config.model_type == "llava_next")
 
 
 def tile_tokens(config: Any) -> int:

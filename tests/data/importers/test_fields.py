@@ -1,4 +1,4 @@
-"""What is left out is counted by reason and named by place; labels and sides are never guessed."""
+"""Left-out rows are counted by reason and named by place; labels and sides are never guessed."""
 
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,8 @@ def test_a_row_left_out_is_counted_and_named(
 
 def test_one_lost_pair_loses_no_other(tmp_path: Path) -> None:
     rows = [{**TABLE, "chosen": ""}, *GOOD, {**TABLE, "image_path": "/etc/passwd"}, TABLE, TABLE]
-    found, report = imported(tmp_path, "table", rows)
-    assert [one.instruction for one in found] == ["Good?", "What?"]
+    result, report = imported(tmp_path, "table", rows)
+    assert [one.instruction for one in result] == ["Good?", "What?"]
     assert report.skipped == {"blank text": 1, "missing or bad image": 1, "duplicate row": 1}
     assert [line.split("rows.json")[1] for line in report.problems] == [
         ":1:first response: blank text",
@@ -151,8 +151,8 @@ def test_the_encoding_decides_what_1_means(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", [None, 0, ""])
 def test_a_pair_without_a_label_is_left_out(tmp_path: Path, label: object) -> None:
     rows = [*GOOD, {**JUDGED, "preference": label}]
-    found, report = imported(tmp_path, "table", rows, label_encoding="1/2")
-    assert (len(found), report.skipped) == (1, {"unknown label": 1})
+    result, report = imported(tmp_path, "table", rows, label_encoding="1/2")
+    assert (len(result), report.skipped) == (1, {"unknown label": 1})
 
 
 def many(*names: str) -> Rows:
@@ -163,39 +163,39 @@ NAMES = [f"What is {n}?" for n in range(200)]
 
 
 def test_sides_are_drawn_row_by_row_from_the_seed(tmp_path: Path) -> None:
-    found, report = imported(tmp_path, "table", many(*NAMES))
-    assert all(with_first_response(one, "A cat.").preference == "response_a" for one in found)
+    result, report = imported(tmp_path, "table", many(*NAMES))
+    assert all(with_first_response(one, "A cat.").preference == "response_a" for one in result)
     assert 70 <= report.labels["response_a"] <= 130
     assert report.labels.total() == 200
     fewer, _ = imported(tmp_path, "table", many(*NAMES[::-3]))
-    assert {one.instruction: one for one in found}.items() >= {
+    assert {one.instruction: one for one in result}.items() >= {
         one.instruction: one for one in fewer
     }.items()
     other, _ = imported(tmp_path, "table", many(*NAMES), seed=1)
-    changed = sum(a.preference != b.preference for a, b in zip(found, other, strict=True))
+    changed = sum(a.preference != b.preference for a, b in zip(result, other, strict=True))
     assert 70 <= changed <= 130
 
 
 def test_what_describes_a_response_goes_with_it(tmp_path: Path) -> None:
     rows = [{**VL_REWARDBENCH, "image": "red.png", "query": name} for name in NAMES[:20]]
-    found, _ = imported(tmp_path, "vl_rewardbench", rows)
-    assert {one.preference for one in found} == {"response_a", "response_b"}
-    assert {one.meta[one.preference]["model"] for one in found} == {"x"}
+    result, _ = imported(tmp_path, "vl_rewardbench", rows)
+    assert {one.preference for one in result} == {"response_a", "response_b"}
+    assert {one.meta[one.preference]["model"] for one in result} == {"x"}
 
 
 def test_the_same_responses_to_other_images_change_sides_too(tmp_path: Path) -> None:
     rows = [{**TABLE, "image_path": embedded(f"BM{n}".encode() + RED)} for n in range(4)] + [
         {**TABLE, "image_path": embedded(RED + bytes([n]))} for n in range(64)
     ]
-    found, report = imported(tmp_path, "table", rows, "parquet")
+    result, report = imported(tmp_path, "table", rows, "parquet")
     assert report.skipped == {"missing or bad image": 4}
     assert 16 <= report.labels["response_a"] <= 48
 
 
 def test_sides_a_person_saw_are_kept(tmp_path: Path) -> None:
     rows = [{**JUDGED, "prompt": name, "preference": "b"} for name in NAMES[:20]]
-    found, _ = imported(tmp_path, "table", rows)
-    assert {(one.response_a, one.preference) for one in found} == {("A cat.", "response_b")}
+    result, _ = imported(tmp_path, "table", rows)
+    assert {(one.response_a, one.preference) for one in result} == {("A cat.", "response_b")}
 
 
 def test_a_kept_tie_is_a_tie(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_kept_tie_is_a_tie(tmp_path: Path) -> None:
         {**JUDGED, "preference": "tie"},
         {**JUDGED, "response_b": "A cat.", "preference": "tie"},
     ]
-    found, report = imported(tmp_path, "table", rows)
-    assert [one.preference for one in found] == ["tie", "tie"]
+    result, report = imported(tmp_path, "table", rows)
+    assert [one.preference for one in result] == ["tie", "tie"]
     assert report.labels == {"tie": 2}
-    assert stored_path(BLUE) not in {one.image_path for one in found}
+    assert stored_path(BLUE) not in {one.image_path for one in result}

@@ -1,4 +1,4 @@
-"""Each public set, written in exactly its columns, becomes the records worked out by hand."""
+"""Each public dataset, written in its columns, becomes the records worked out by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -165,8 +165,8 @@ CASES: list[tuple[str, str, dict[str, Any], PreferenceRecord]] = [
 def test_a_row_becomes_its_record(
     tmp_path: Path, source: str, suffix: str, row: dict[str, Any], record: PreferenceRecord
 ) -> None:
-    found, report = imported(tmp_path, source, [row], suffix)
-    assert [with_first_response(one, "A cat.") for one in found] == [record]
+    result, report = imported(tmp_path, source, [row], suffix)
+    assert [with_first_response(one, "A cat.") for one in result] == [record]
     assert (report.skipped, report.images) == ({}, 1)
 
 
@@ -201,8 +201,8 @@ def test_each_row_keeps_its_own_image(tmp_path: Path) -> None:
         {**SPA_VL, "image": embedded(image), "question": name}
         for name, image in (("red?", RED), ("blue?", BLUE), ("red again?", RED))
     ]
-    found, report = imported(tmp_path, "spa_vl", rows, "parquet")
-    assert {one.instruction: one.image_path for one in found} == {
+    result, report = imported(tmp_path, "spa_vl", rows, "parquet")
+    assert {one.instruction: one.image_path for one in result} == {
         "red?": stored_path(RED),
         "blue?": stored_path(BLUE),
         "red again?": stored_path(RED),
@@ -232,8 +232,8 @@ BY_FIELD = {name: [one[name] for one in FOUR] for name in FOUR[0]}
 @pytest.mark.parametrize(("completions", "suffix"), [(FOUR, "jsonl"), (BY_FIELD, "parquet")])
 def test_vlfeedback_compares_mean_ratings(tmp_path: Path, completions: object, suffix: str) -> None:
     rows = [{**VLFEEDBACK, "completions": completions}]
-    found, report = imported(tmp_path, "vlfeedback", rows, suffix)
-    pairs = [with_first_response(one, min(one.response_a, one.response_b)) for one in found]
+    result, report = imported(tmp_path, "vlfeedback", rows, suffix)
+    pairs = [with_first_response(one, min(one.response_a, one.response_b)) for one in result]
     assert [(one.response_a, one.response_b, one.preference) for one in pairs] == [
         ("a", "b", "tie"),
         ("a", "c", "response_b"),
@@ -262,8 +262,8 @@ def test_several_annotations_are_several_records(tmp_path: Path) -> None:
         judged(7, choices=["skip"]),
     ]
     row = {**LABEL_STUDIO, "annotations": annotations}
-    found, report = imported(tmp_path, "label_studio", [row])
-    assert [(one.annotator, one.preference, one.response_a) for one in found] == [
+    result, report = imported(tmp_path, "label_studio", [row])
+    assert [(one.annotator, one.preference, one.response_a) for one in result] == [
         ("1", "response_b", "A cat."),
         ("x@example.org", "response_a", "A cat."),
         ("3", "tie", "A cat."),

@@ -1,4 +1,4 @@
-"""Hostile files and images: refused with their place, nothing read outside, nothing lost."""
+"""Hostile files and images are refused with their place; nothing outside the root is read."""
 
 import base64
 import os
@@ -47,8 +47,8 @@ def test_only_real_images_below_the_root_come_in(tmp_path: Path, path: str) -> N
     (root / "text.png").write_text("no image")
     (root / "half.png").write_bytes(RED[: len(RED) // 2])
     os.mkfifo(root / "fifo.png")
-    found, report = imported(tmp_path, "table", with_images(path, "red.png"))
-    assert [one.instruction for one in found] == ["What is 1?"]
+    result, report = imported(tmp_path, "table", with_images(path, "red.png"))
+    assert [one.instruction for one in result] == ["What is 1?"]
     assert report.skipped == {"missing or bad image": 1}
     (output,) = tmp_path.glob("out*")
     assert sorted(x.name for x in output.rglob("*")) == [
@@ -65,8 +65,8 @@ def test_embedded_images_are_checked_as_files_are(
     bad = [b"<html>", RED[:40], RED + bytes(2000), b"", b"../a.png"]
     named = embedded(RED, "../../../escape.png")
     rows = with_images(*(embedded(x) for x in bad), named)
-    found, report = imported(tmp_path, "table", rows, "parquet")
-    assert [one.image_path for one in found] == [stored_path(RED)]
+    result, report = imported(tmp_path, "table", rows, "parquet")
+    assert [one.image_path for one in result] == [stored_path(RED)]
     assert report.skipped == {"missing or bad image": 4, "no image": 1}
     assert not list(tmp_path.rglob("escape*")) and not list(tmp_path.rglob("*tmp*"))
 
@@ -149,8 +149,8 @@ def test_files_of_one_call_are_read_in_order(tmp_path: Path) -> None:
     second = tmp_path / "two" / "b.jsonl"
     second.write_text('{"image":"blue.png","prompt":"q","chosen":"x","rejected":"y"}\n\n')
     import_dataset("table", [first, second], tmp_path / "out")
-    found = read_records(tmp_path / "out" / "preferences.jsonl", PreferenceRecord)
-    assert [one.image_path for one in found] == [stored_path(RED), stored_path(png("green"))]
+    result = read_records(tmp_path / "out" / "preferences.jsonl", PreferenceRecord)
+    assert [one.image_path for one in result] == [stored_path(RED), stored_path(png("green"))]
 
 
 FILES = {
@@ -220,8 +220,8 @@ def test_rows_keep_their_numbers_across_batches(
 ) -> None:
     monkeypatch.setattr(readers, "BATCH", 2)
     images = [*["red.png"] * 6, "gone.png"]
-    found, report = imported(tmp_path, "table", with_images(*images), "parquet")
-    assert [one.instruction for one in found] == [f"What is {n}?" for n in range(6)]
+    result, report = imported(tmp_path, "table", with_images(*images), "parquet")
+    assert [one.instruction for one in result] == [f"What is {n}?" for n in range(6)]
     assert ":7:image: " in report.problems[0]
 
 

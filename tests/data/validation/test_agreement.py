@@ -1,4 +1,4 @@
-"""Agreement between people: published examples, and a loop over judgments."""
+"""Agreement of annotators: published examples, and a plain loop over judgments."""
 
 from itertools import combinations
 from random import Random
@@ -57,41 +57,48 @@ def record(image: int, a: str, b: str, wins: str, who: str, left: str = "") -> P
 
 
 def test_sides_of_the_file_and_of_the_screen_do_not_matter() -> None:
-    people = AnnotatorJudgments()
-    people.add(record(0, "x", "y", "response_a", "eva", "response_a"), 7, 1)
-    people.add(record(0, "y", "x", "response_b", "udo", "response_a"), 7, 1)
-    people.add(record(1, "x", "y", "tie", "eva", "response_a"), 8, 0)
-    people.add(record(1, "x", "y", "response_b", "udo"), 8, 2)
-    found = people.metrics()
-    assert found["annotators"] == {"eva": 2, "udo": 2}
-    assert (found["left_share"], found["decided_with_sides"]) == (0.5, 2)
-    (two,) = found["kappa"]
+    judgments = AnnotatorJudgments()
+    judgments.add(record(0, "x", "y", "response_a", "eva", "response_a"), 7, 1)
+    judgments.add(record(0, "y", "x", "response_b", "udo", "response_a"), 7, 1)
+    judgments.add(record(1, "x", "y", "tie", "eva", "response_a"), 8, 0)
+    judgments.add(record(1, "x", "y", "response_b", "udo"), 8, 2)
+    result = judgments.metrics()
+    assert result["annotators"] == {"eva": 2, "udo": 2}
+    assert (result["left_share"], result["decided_with_sides"]) == (0.5, 2)
+    (two,) = result["kappa"]
     assert (two["annotators"], two["pairs"]) == (["eva", "udo"], 2)
     assert two["kappa"] == pytest.approx((1 / 2 - 1 / 4) / (1 - 1 / 4))
 
 
 def test_the_metrics_are_those_of_a_loop() -> None:
-    draw, people = Random(0), AnnotatorJudgments()
-    said: dict[int, dict[str, int]] = {}
+    draw, judgments = Random(0), AnnotatorJudgments()
+    label_by_annotator: dict[int, dict[str, int]] = {}
     for _ in range(400):
         pair, who, label = draw.randrange(60), draw.choice("abcd"), draw.randrange(3)
         wins = ("tie", "response_a", "response_b")[label]
-        people.add(record(pair, "x", "y", wins, who), pair, label)
-        said.setdefault(pair, {})[who] = label  # the last word counts
-    found = people.metrics()
-    values = [own for own in ([*unit.values()] for unit in said.values()) if len(own) > 1]
-    flat = [label for own in values for label in own]
+        judgments.add(record(pair, "x", "y", wins, who), pair, label)
+        label_by_annotator.setdefault(pair, {})[who] = label  # the last word counts
+    result = judgments.metrics()
+    values = [
+        labels
+        for labels in ([*unit.values()] for unit in label_by_annotator.values())
+        if len(labels) > 1
+    ]
+    flat = [label for labels in values for label in labels]
     observed = sum(
-        (x != y) * 2 / (len(own) - 1) for own in values for x, y in combinations(own, 2)
+        (x != y) * 2 / (len(labels) - 1) for labels in values for x, y in combinations(labels, 2)
     ) / len(flat)
     expected = sum(2 * (x != y) for x, y in combinations(flat, 2)) / (len(flat) * (len(flat) - 1))
-    assert found["alpha"] == pytest.approx(1 - observed / expected)
-    assert found["judged_by_several"] == len(values)
-    assert found["annotators"] == {
-        who: sum(who in unit for unit in said.values()) for who in found["annotators"]
+    assert result["alpha"] == pytest.approx(1 - observed / expected)
+    assert result["judged_by_several"] == len(values)
+    assert result["annotators"] == {
+        who: sum(who in unit for unit in label_by_annotator.values())
+        for who in result["annotators"]
     }
 
 
 def test_without_names_there_is_nothing() -> None:
-    found = AnnotatorJudgments().metrics()
-    assert found["annotators"] == {} and found["alpha"] is None and found["left_interval"] is None
+    result = AnnotatorJudgments().metrics()
+    assert (
+        result["annotators"] == {} and result["alpha"] is None and result["left_interval"] is None
+    )

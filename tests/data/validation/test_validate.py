@@ -1,4 +1,4 @@
-"""What `validate_files` counts, against small files counted by hand."""
+"""The counts of `validate_files` equal those of small files counted by hand."""
 
 import json
 from pathlib import Path

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from rlhf.config.schema import LoraType, ModelConfig, SamplingConfig
-from rlhf.data.image_token_counts import FixedTokens
+from rlhf.data.image_token_counts import FixedTokenCounter
 from rlhf.data.images import load_image
 from rlhf.data.tokenization import reencode_prompts, with_images
 from rlhf.errors import DataError
@@ -67,7 +67,7 @@ def test_a_tiled_image_is_opened_once_for_its_size(
     first = llava.builder.image_tokens([path])
     monkeypatch.setattr("rlhf.data.image_token_counts.image_size", None)
     assert llava.builder.image_tokens([path]) == first
-    assert FixedTokens(16)([Path("not there.png")] * 2) == [16, 16]
+    assert FixedTokenCounter(16)([Path("not there.png")] * 2) == [16, 16]
 
 
 def test_prompts_and_logits_are_those_of_transformers(llava: Llava) -> None:

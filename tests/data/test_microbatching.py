@@ -1,4 +1,4 @@
-"""Batches cut to pieces: like lengths together, every row once, none too large."""
+"""Microbatches group similar lengths, hold every row once, and keep to the budget."""
 
 import torch
 from hypothesis import given
@@ -10,23 +10,25 @@ from rlhf.types import PromptBatch, Responses
 from tests.support.float64 import quick
 
 
-def pieces(rows: list[tuple[int, int]], prompts: dict[int, int], most: int) -> list[list[int]]:
-    """Of rows (key, tokens of the response), where a prompt has so many tokens."""
+def batches_of(
+    rows: list[tuple[int, int]], prompts: dict[int, int], budget: int
+) -> list[list[int]]:
+    """Split rows (prompt key, response tokens) into microbatches; `prompts` has prompt tokens."""
     lengths = [prompts[key] for key, _ in rows]
-    asked = PromptBatch(
+    prompts_batch = PromptBatch(
         torch.zeros(sum(lengths), dtype=torch.int64),
         Spans.from_lengths(lengths),
         ((),) * len(rows),
         torch.tensor([key for key, _ in rows]),
         ("",) * len(rows),
     )
-    spans = Spans.from_lengths([own for _, own in rows])
+    spans = Spans.from_lengths([length for _, length in rows])
     tokens = torch.zeros(spans.num_tokens, dtype=torch.int64)
-    items = Responses(tokens, spans, torch.ones(len(rows), dtype=torch.bool))
-    return [piece.tolist() for piece in microbatches(asked, items, most)]
+    responses = Responses(tokens, spans, torch.ones(len(rows), dtype=torch.bool))
+    return [batch.tolist() for batch in microbatches(prompts_batch, responses, budget)]
 
 
-def test_pieces_literal() -> None:
+def test_packing_worked_by_hand() -> None:
     """Sorted: 2, 3, 3, 5, 9; the first three fill 8 of 10."""
     assert pack_to_budget([9, 3, 5, 2, 3], 10) == [[3, 1, 4], [2], [0]]
     assert pack_to_budget([4, 7], 3) == [[0], [1]]
@@ -41,11 +43,11 @@ def test_things_of_one_image_stay_together_where_they_fit() -> None:
 
 def test_a_prompt_counts_once_and_its_responses_stay_together() -> None:
     rows = [(8, 2), (9, 1), (8, 3), (9, 1)]
-    assert pieces(rows, {8: 10, 9: 4}, 21) == [[1, 3, 0, 2]]
-    assert pieces(rows, {8: 10, 9: 4}, 20) == [[1, 3], [0, 2]]
+    assert batches_of(rows, {8: 10, 9: 4}, 21) == [[1, 3, 0, 2]]
+    assert batches_of(rows, {8: 10, 9: 4}, 20) == [[1, 3], [0, 2]]
     # 10 + 2 + 3 are more than 14: parted, and the prompt counts in each part
-    assert pieces(rows, {8: 10, 9: 4}, 14) == [[1, 3], [0], [2]]
-    assert pieces(rows, {8: 10, 9: 4}, 1) == [[1], [3], [0], [2]]
+    assert batches_of(rows, {8: 10, 9: 4}, 14) == [[1, 3], [0], [2]]
+    assert batches_of(rows, {8: 10, 9: 4}, 1) == [[1], [3], [0], [2]]
 
 
 @quick
@@ -54,12 +56,12 @@ def test_a_prompt_counts_once_and_its_responses_stay_together() -> None:
     st.lists(st.integers(1, 80), min_size=5, max_size=5),
     st.integers(1, 300),
 )
-def test_every_row_once_and_no_piece_too_large(
-    rows: list[tuple[int, int]], lengths: list[int], most: int
+def test_every_row_once_and_no_batch_too_large(
+    rows: list[tuple[int, int]], lengths: list[int], budget: int
 ) -> None:
-    found = pieces(rows, dict(enumerate(lengths)), most)
-    assert sorted(row for piece in found for row in piece) == list(range(len(rows)))
-    for piece in found:
-        prompts = {rows[row][0] for row in piece}
-        size = sum(lengths[key] for key in prompts) + sum(rows[row][1] for row in piece)
-        assert len(piece) == 1 or size <= most
+    batches = batches_of(rows, dict(enumerate(lengths)), budget)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(rows)))
+    for batch in batches:
+        prompts = {rows[row][0] for row in batch}
+        size = sum(lengths[key] for key in prompts) + sum(rows[row][1] for row in batch)
+        assert len(batch) == 1 or size <= budget
