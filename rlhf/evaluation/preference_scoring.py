@@ -23,6 +23,8 @@ class PrecomputedScores:
 
     Attributes:
         values: [B] float32, returned for whatever B responses it is asked to score.
+        name: of the scorer.
+        can_fail: whether a score may be NaN.
     """
 
     values: Tensor
@@ -30,7 +32,13 @@ class PrecomputedScores:
     can_fail: bool = False
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        """[B] float32, the scores computed before."""
+        """Return the scores computed before, [B] float32.
+
+        Args:
+            prompts: B prompts, not read.
+            responses: B responses, not read.
+            max_tokens: not read.
+        """
         return self.values
 
 
@@ -52,7 +60,7 @@ def score_split(
         seed: of the split in training.
 
     Returns:
-        the normalized scores of each record (response a, response b), and the pairs `training`
+        The normalized scores of each record (response a, response b), and the pairs `training`
         and `held_out` on the raw scale; a part without pairs is left out.
     """
     split = split_pairs(records, root, fraction=fraction, seed=seed)
@@ -78,7 +86,7 @@ def score_complete_pairs(
         root: the directory that relative image paths start from.
 
     Returns:
-        the scores of each record (response a, response b; NaN: none), and the pairs with two
+        The scores of each record (response a, response b; NaN: none), and the pairs with two
         scores; None when there is no such pair.
     """
     scores = scorer.scores(records, root)

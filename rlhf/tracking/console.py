@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: stages, progress, tables, errors."""
+"""The console output of a command: stages, progress, tables, errors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from rlhf.errors import RlhfError
 
 @cache
 def console() -> Console:
-    """The one console, on stdout; `console().quiet = True` silences all but errors."""
+    """Return the one console, on stdout; `console().quiet = True` silences all but errors."""
     return Console(highlight=False)
 
 
@@ -25,12 +25,19 @@ def stage(title: str) -> None:
 
 
 def say(text: str, style: str = "") -> None:
-    """Print one text as it is, however long and whatever signs are in it."""
+    """Print a text as it is: nothing in it is markup, and long lines are not wrapped."""
     console().print(Text(text, style=style), soft_wrap=True)
 
 
 class Track:
-    """Progress of one loop: a live bar when there is one, else plain lines."""
+    """The progress of one loop, shown as a live bar or as plain lines.
+
+    Args:
+        title: what the loop does.
+        total: steps of the loop.
+        done: steps that an earlier run did.
+        bar: the live bar; None: plain lines.
+    """
 
     def __init__(self, title: str, total: int, done: int, bar: rp.Progress | None) -> None:
         self._title, self._total, self._bar = title, max(total, 1), bar
@@ -39,26 +46,38 @@ class Track:
         self._task = bar.add_task(title, total=total, completed=done, metrics="") if bar else None
 
     def advance(self, n: int = 1, **metrics: float) -> None:
-        """Count `n` more steps done and keep the latest metrics."""
+        """Count steps as done, and show the progress.
+
+        Args:
+            n: steps done since the last call.
+            **metrics: values shown beside the progress until a later call changes them.
+        """
         tenth, self._done = 10 * self._done // self._total, self._done + n
         self._metrics.update(metrics)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in self._metrics.items())
+        metrics_text = "  ".join(f"{name} {value:.4g}" for name, value in self._metrics.items())
         if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=self._done, metrics=shown)
+            self._bar.update(self._task, completed=self._done, metrics=metrics_text)
         elif 10 * self._done // self._total > tenth or monotonic() - self._printed >= 5:
             self._printed = monotonic()
-            spent = self._printed - self._start
-            left = spent * (self._total - self._done) / (self._done - self._before)
-            line = f"{self._title}  {self._done}/{self._total}  {spent:.0f} s, {left:.0f} s left"
-            console().print(Text(f"{line}  {shown}".rstrip()), soft_wrap=True)
+            elapsed = self._printed - self._start
+            left = elapsed * (self._total - self._done) / (self._done - self._before)
+            line = f"{self._title}  {self._done}/{self._total}  {elapsed:.0f} s, {left:.0f} s left"
+            console().print(Text(f"{line}  {metrics_text}".rstrip()), soft_wrap=True)
 
 
 @contextmanager
 def track(title: str, total: int, done: int = 0) -> Iterator[Track]:
-    """A live bar on a terminal; elsewhere a line at each tenth of `total` or after 5 seconds.
+    """Show the progress of a loop.
+
+    On a terminal it is a live bar; elsewhere a line at each tenth of `total`, and after 5 seconds.
 
     Args:
-        done: of `total`, what an earlier run did.
+        title: what the loop does.
+        total: steps of the loop.
+        done: steps that an earlier run did.
+
+    Yields:
+        Its `advance` is to be called after each step.
     """
     if not console().is_terminal:
         yield Track(title, total, done, None)
@@ -72,10 +91,16 @@ def track(title: str, total: int, done: int = 0) -> Iterator[Track]:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows; floats with four digits, columns of numbers to the right."""
+    """Print a table; floats have four digits, and columns of numbers are aligned to the right.
+
+    Args:
+        title: printed above.
+        columns: headings.
+        rows: a cell for each column.
+    """
     sheet = Table(title=Text(title), title_justify="left")
-    for place, column in enumerate(columns):
-        numbers = all(isinstance(row[place], int | float) for row in rows)
+    for index, column in enumerate(columns):
+        numbers = all(isinstance(row[index], int | float) for row in rows)
         sheet.add_column(Text(column), justify="right" if numbers else "left")
     for row in rows:
         texts = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row)
@@ -84,7 +109,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 
 def print_error(error: RlhfError) -> None:
-    """Three lines on stderr: what, where, what to do."""
+    """Print an error on stderr in three lines: what, where, what to do."""
     stderr = Console(stderr=True, highlight=False)
     stderr.print(Text(f"error: {error.what}", style="bold red"), soft_wrap=True)
     for label, line in (("where", error.where), ("to do", error.fix)):

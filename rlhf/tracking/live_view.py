@@ -1,4 +1,4 @@
-"""One PPO run as it goes: a live view on a terminal, elsewhere short lines."""
+"""The progress of a PPO run: a live view on a terminal, elsewhere short lines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,74 +12,85 @@ from rich.text import Text
 from rlhf.tracking.console import console, say
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_SHOWN = {  # word: metric
+_SHOWN_METRICS = {  # label: metric
     "reward": "objective/rlhf_reward",
     "score": "objective/scores",
     "KL": "objective/kl",
     "entropy": "policy/entropy_avg",
     "tokens": "tokens/responses_len_mean",
 }
-_WIDTH = 40  # of the sparkline, iterations
-_PAUSE = 1.0  # seconds between plain lines at least
+_SPARKLINE_WIDTH = 40  # iterations
+_MIN_INTERVAL = 1.0  # seconds between plain lines
 
 
 class RunView:
-    """What is known of a run: its last metrics, its rewards, its last warning.
+    """A live view of a run: its last metrics, its rewards, its last warning.
 
     Args:
         total: iterations of the whole run.
-        done: those behind it, of a run that is continued.
+        done: iterations done before, of a resumed run.
     """
 
     def __init__(self, total: int, done: int = 0) -> None:
         self._total, self._first, self._done = total, done, done
         self._metrics, self._rewards, self._warning = dict[str, float](), list[float](), ""
         self._start = monotonic()
-        self._spent = 0.0
+        self._elapsed = 0.0
 
     def advance(self, metrics: Mapping[str, float]) -> None:
-        """Take in the metrics of one more iteration."""
+        """Show the metrics of one more iteration."""
         self._done += 1
-        self._spent = monotonic() - self._start
-        self._metrics = {word: metrics[name] for word, name in _SHOWN.items() if name in metrics}
-        self._rewards = [*self._rewards, self._metrics.get("reward", float("nan"))][-_WIDTH:]
+        self._elapsed = monotonic() - self._start
+        self._metrics = {
+            label: metrics[name] for label, name in _SHOWN_METRICS.items() if name in metrics
+        }
+        rewards = [*self._rewards, self._metrics.get("reward", float("nan"))]
+        self._rewards = rewards[-_SPARKLINE_WIDTH:]
 
     def warn(self, warning: str) -> None:
-        """Keep a warning on show until the next one."""
+        """Show a warning until the next one."""
         self._warning = warning
 
     def lines(self) -> tuple[str, str]:
-        """How far the run is, and its last metrics."""
-        here = self._done - self._first
-        each = self._spent / max(here, 1)
-        left = each * (self._total - self._done)
-        times = f"  {each:.3g} s each, {_duration(left)} left" if here else ""
-        metrics = "  ".join(f"{word} {value:.4g}" for word, value in self._metrics.items())
+        """Return two lines: how far the run is, and its last metrics."""
+        iterations = self._done - self._first
+        seconds = self._elapsed / max(iterations, 1)
+        left = _duration(seconds * (self._total - self._done))
+        times = f"  {seconds:.3g} s each, {left} left" if iterations else ""
+        metrics = "  ".join(f"{label} {value:.4g}" for label, value in self._metrics.items())
         return f"iteration {self._done}/{self._total}{times}", metrics
 
     def __rich__(self) -> Group:
-        where, metrics = self.lines()
-        rows = [Text(where, style="bold"), Text(metrics), Text(sparkline(self._rewards), "cyan")]
+        progress, metrics = self.lines()
+        rows = [Text(progress, style="bold"), Text(metrics), Text(sparkline(self._rewards), "cyan")]
         return Group(*rows, *([Text(self._warning, "yellow")] if self._warning else []))
 
 
 class PlainView(RunView):
-    """The same as lines for a file: the first, the last, and one a second at most between."""
+    """A view that prints lines: the first iteration, the last, and one a second between."""
 
-    _printed = -_PAUSE
+    _printed = -_MIN_INTERVAL
 
     def advance(self, metrics: Mapping[str, float]) -> None:
-        """Take in the metrics of one more iteration and say them."""
+        """Print the metrics of one more iteration, unless a line was printed just now."""
         super().advance(metrics)
         last = self._done == self._total
-        if last or self._done == self._first + 1 or self._spent - self._printed >= _PAUSE:
-            self._printed = self._spent
+        if last or self._done == self._first + 1 or self._elapsed - self._printed >= _MIN_INTERVAL:
+            self._printed = self._elapsed
             say("  ".join(self.lines()))
 
 
 @contextmanager
 def watch(total: int, done: int = 0) -> Iterator[RunView]:
-    """A view of a run's iterations; what is printed meanwhile stands above it."""
+    """Show the iterations of a run; what is printed meanwhile stands above the view.
+
+    Args:
+        total: iterations of the whole run.
+        done: iterations done before, of a resumed run.
+
+    Yields:
+        Its `advance` is to be called after each iteration.
+    """
     if not console().is_terminal:
         yield PlainView(total, done)
         return
@@ -89,15 +100,15 @@ def watch(total: int, done: int = 0) -> Iterator[RunView]:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A block a value, the lowest to the highest; a gap where one is not finite."""
+    """Draw values as blocks from ▁, the lowest, to █, the highest; a space if not finite."""
     finite = [value for value in values if isfinite(value)]
     if not finite:
         return ""
-    low, wide = min(finite), max(finite) - min(finite) or 1.0
-    return "".join(_BLOCKS[round(7 * (x - low) / wide)] if isfinite(x) else " " for x in values)
+    low, height = min(finite), max(finite) - min(finite) or 1.0
+    return "".join(_BLOCKS[round(7 * (x - low) / height)] if isfinite(x) else " " for x in values)
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

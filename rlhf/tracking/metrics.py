@@ -42,11 +42,11 @@ METRICS: dict[str, str] = {
     "lr": "learning rate of the first parameter group",
     "time/rollout": "sampling and scoring, seconds",
     "time/update": "optimizer steps, seconds",
-    "time/vision": "vision tower, seconds; this and the next with ppo.profile=true",
-    "time/prefill": "reading the prompts to answer, seconds",
+    "time/vision": "vision tower, seconds; this and what follows with ppo.profile=true",
+    "time/prefill": "reading the prompts, seconds",
     "time/decode": "generating all tokens but the first, seconds",
     "time/old_logprobs": "the rollout's log-probabilities, seconds",
-    "time/values": "the rollout's values, what the policy's pass does not give, seconds",
+    "time/values": "the rollout's values: the critic's head, and its own model if any, seconds",
     "time/ref_logprobs": "the reference's log-probabilities, seconds",
     "time/scores": "scores, seconds",
     "time/advantages": "rewards, returns and advantages, seconds",
@@ -54,11 +54,11 @@ METRICS: dict[str, str] = {
     "time/backward": "their gradients, seconds",
     "time/optimizer": "clipping and moving the weights, seconds",
     "time/save": "writing a checkpoint, seconds",
-    "time/other": "the rest since the iteration before, seconds",
-    "throughput/tokens_per_second": "tokens through the step a second",
+    "time/other": "all else since the iteration before, seconds",
+    "throughput/tokens_per_second": "response tokens over time/rollout + time/update",
     "memory/peak_gb": "peak memory, GB",
     "episode": "responses sampled since the beginning, count",
-    "sft/loss": "cross-entropy of the answer tokens, nats a token",
+    "sft/loss": "cross-entropy of the response tokens, nats a token",
     "reward/loss": "preference loss, nats a pair",
     "reward/accuracy": "pairs with chosen scored above rejected, 0 to 1",
     "reward/margin": "score of chosen minus rejected, mean, reward-model units",
@@ -77,14 +77,14 @@ _PAGES: dict[str, dict[str, tuple[str, ...]]] = {  # of custom scalars: page, ch
         "Reward": ("objective/scores", "objective/rlhf_reward", "objective/non_score_reward"),
         "Distance": ("objective/kl", "policy/approxkl_avg", "policy/clipfrac_avg"),
         "Critic": ("val/explained_variance", "loss/value_avg"),
-        "Answers": ("tokens/responses_len_mean", "tokens/eos_rate", "text/rep4", "text/distinct"),
+        "Responses": ("tokens/responses_len_mean", "tokens/eos_rate", "text/rep4", "text/distinct"),
     },
     "Reward": {
         "Scores": ("objective/scores", "objective/scores_std"),
         "Penalty": ("objective/kl", "objective/kl_coef", "objective/non_score_reward"),
         "Reward model": ("reward/loss", "reward/validation_loss"),
-        "Right": ("reward/accuracy", "reward/validation_accuracy"),
-        "Sight": ("vision/grounding_gap", "reward/blindness_gap"),
+        "Accuracy": ("reward/accuracy", "reward/validation_accuracy"),
+        "Images": ("vision/grounding_gap", "reward/blindness_gap"),
     },
     "Speed": {
         "Iteration": ("time/rollout", "time/update"),
@@ -103,7 +103,7 @@ _PAGES: dict[str, dict[str, tuple[str, ...]]] = {  # of custom scalars: page, ch
 
 
 def tensorboard_layout() -> dict[str, dict[str, list[object]]]:
-    """The pages and charts of TensorBoard's custom scalars, as `add_custom_scalars` takes them."""
+    """Return the layout that `SummaryWriter.add_custom_scalars` takes: pages, charts, metrics."""
     # TensorBoard matches tags as prefixes: without `$` objective/kl also draws kl_coef.
     return {
         page: {

@@ -1,4 +1,4 @@
-"""Curves read back: from `metrics.jsonl`, and from TensorBoard's events, trl's too."""
+"""The reader of metrics: from `metrics.jsonl`, and from TensorBoard's events, trl's too."""
 
 import json
 from math import nan
@@ -12,10 +12,20 @@ Curves = dict[str, list[tuple[int, float]]]  # metric: (step, value) in written 
 
 
 def read_metrics(directory: Path) -> Curves:
-    """Name to (step, value) in written order, NaN where not finite. Raises: DataError, no file."""
+    """Read the metrics that a run of this project wrote.
+
+    Args:
+        directory: the directory of the run.
+
+    Returns:
+        Metric to (step, value) in written order; NaN where a value was not finite.
+
+    Raises:
+        DataError: there is no `metrics.jsonl`.
+    """
     path = directory / "metrics.jsonl"
     if not path.exists():
-        raise DataError("There are no metrics here.", str(path), "Name the folder of a run.")
+        raise DataError("there are no metrics here", str(path), "name the directory of a run")
     curves: Curves = {}
     for record in map(json.loads, whole_lines(path)):
         step = record.pop("step")
@@ -25,25 +35,37 @@ def read_metrics(directory: Path) -> Curves:
 
 
 def read_events(directory: Path) -> tuple[Curves, float]:
-    """Scalars of the newest TensorBoard events in or below a directory, and the seconds they span.
+    """Read the scalars of the newest TensorBoard events in or below a directory.
 
-    trl's trainers log behind `train/`, which is left out. Raises: DataError, no scalars.
+    Args:
+        directory: of a run, or one above it.
+
+    Returns:
+        Metric to (step, value), without the `train/` that trl's trainers put before the names; and
+        the seconds between the first and the last event.
+
+    Raises:
+        DataError: there are no scalars.
     """
-    found = sorted(directory.rglob("events.out.tfevents.*"), key=lambda path: path.name)
+    files = sorted(directory.rglob("events.out.tfevents.*"), key=lambda path: path.name)
     curves: Curves = {}
     times: list[float] = []
-    if found:
-        board = EventAccumulator(str(found[-1].parent), size_guidance={"scalars": 0}).Reload()
+    if files:
+        board = EventAccumulator(str(files[-1].parent), size_guidance={"scalars": 0}).Reload()
         for tag in board.Tags()["scalars"]:
             events = board.Scalars(tag)
             curves[tag.removeprefix("train/")] = [(x.step, x.value) for x in events]
             times += [x.wall_time for x in events]
     if not curves:
-        fix = "name the folder of a run, or one with TensorBoard's event files"
+        fix = "name the directory of a run, or one with TensorBoard's event files"
         raise DataError("there are no metrics here", str(directory), fix)
     return curves, max(times) - min(times)
 
 
 def whole_lines(path: Path) -> list[str]:
-    """Whole lines: what follows the last newline was torn by a kill."""
+    """Read the lines of a file, without what follows the last newline: a kill tore it.
+
+    Returns:
+        The lines; none where there is no file.
+    """
     return path.read_text().split("\n")[:-1] if path.exists() else []

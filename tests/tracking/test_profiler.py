@@ -213,7 +213,7 @@ def test_every_second_of_a_run_is_in_one_phase(tiny: Path, tmp_path: Path) -> No
 @pytest.fixture
 def job(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
     """A short `rlhf ppo` whose judge counts letters."""
-    monkeypatch.setattr("rlhf.planning.roofline.SPENT", 1e-3)
+    monkeypatch.setattr("rlhf.planning.roofline.SECONDS_PER_TRIAL", 1e-3)
     judge, prompts = tmp_path / "judge.py", tmp_path / "prompts.jsonl"
     judge.write_text("def score(images, asked, said):\n    return [float(len(x)) for x in said]\n")
     rows = [{"image_path": f"pictures/{n:05d}.png", "instruction": "What?"} for n in range(4)]
