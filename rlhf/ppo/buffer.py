@@ -40,6 +40,19 @@ class RolloutBuffer:
         returns: [N], targets of the critic, reward units.
     """
 
+    prompts: PromptBatch
+    responses: Responses
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    values: Tensor
+    final_values: Tensor | None
+    ref_hidden: Tensor | None
+    scores: Tensor
+    kl: Tensor
+    rewards: Tensor
+    advantages: Tensor
+    returns: Tensor
+
     def __init__(self) -> None:
         self._rollouts: list[Rollout] = []
 

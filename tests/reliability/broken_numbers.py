@@ -100,8 +100,18 @@ def _target(run: PPOTrainer, place: str, step: int, value: float) -> tuple[Any, 
         ),
         "advantage": (RolloutBuffer, "_estimates", step, lambda x: (with_nan(x[0], value), x[1])),
         "loss": (Updater, "_policy_loss", step, lambda x: (x[0] * value, x[1])),
-        "policy gradient": (Updater, "_accumulate", step, gradient(updater.policy_parameters)),
-        "critic gradient": (Updater, "_accumulate", step, gradient(updater.critic_parameters)),
+        "policy gradient": (
+            Updater,
+            "_accumulate_gradients",
+            step,
+            gradient(updater.policy_parameters),
+        ),
+        "critic gradient": (
+            Updater,
+            "_accumulate_gradients",
+            step,
+            gradient(updater.critic_parameters),
+        ),
     }[place]
 
 
