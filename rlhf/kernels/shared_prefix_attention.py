@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention, softplus
 
 from rlhf.kernels.flash_cpu import flash_attention, flash_attention_backward, has_flash
-from rlhf.kernels.prefix_groups import PrefixGroups as PrefixGroups
+from rlhf.kernels.prefix_groups import PrefixGroups
 
 
 class SharedPrefixInputs(NamedTuple):
@@ -146,9 +146,9 @@ def merged_attention(inputs: SharedPrefixInputs) -> tuple[Tensor, Tensor]:
     """
     query, key, value, prefix_key, prefix_value, groups, _, scale = inputs
     heads, causal = query.shape[1], query.shape[2] > 1
-    suffix = flash_attention(fold_heads(query, key), key, value, causal=causal, scale=scale)
-    suffix_out, suffix_lse = (unfold_heads(x, heads) for x in (suffix[0], suffix[1].unsqueeze(-1)))
-    grouped = fold_heads(groups.group(query), prefix_key)
+    suffix = flash_attention(_fold_heads(query, key), key, value, causal=causal, scale=scale)
+    suffix_out, suffix_lse = (_unfold_heads(x, heads) for x in (suffix[0], suffix[1].unsqueeze(-1)))
+    grouped = _fold_heads(groups.group(query), prefix_key)
     prefix = flash_attention(
         grouped,
         prefix_key,
@@ -158,7 +158,7 @@ def merged_attention(inputs: SharedPrefixInputs) -> tuple[Tensor, Tensor]:
         mask=_expanded_mask(inputs, grouped),
     )
     prefix_out, prefix_lse = (
-        groups.ungroup(unfold_heads(x, heads)) for x in (prefix[0], prefix[1].unsqueeze(-1))
+        groups.ungroup(_unfold_heads(x, heads)) for x in (prefix[0], prefix[1].unsqueeze(-1))
     )
     return merge_attn_states(prefix_out, prefix_lse, suffix_out, suffix_lse)
 
@@ -189,17 +189,17 @@ class _MergedAttention(torch.autograd.Function):
         )
         heads, causal = query.shape[1], query.shape[2] > 1
         rows = (grad_out, query, out, lse)
-        suffix_rows = [fold_heads(x, key) for x in rows]
+        suffix_rows = [_fold_heads(x, key) for x in rows]
         suffix_grad, grad_key, grad_value = _flash_backward(
             suffix_rows, key, value, causal=causal, scale=scale, mask=None
         )
-        prefix_rows = [fold_heads(groups.group(x), prefix_key) for x in rows]
+        prefix_rows = [_fold_heads(groups.group(x), prefix_key) for x in rows]
         mask = _expanded_mask(inputs, prefix_rows[1])
         prefix_grad, grad_prefix_key, grad_prefix_value = _flash_backward(
             prefix_rows, prefix_key, prefix_value, causal=False, scale=scale, mask=mask
         )
-        prefix_grad = groups.ungroup(unfold_heads(prefix_grad, heads))
-        grad_query = unfold_heads(suffix_grad, heads) + prefix_grad
+        prefix_grad = groups.ungroup(_unfold_heads(prefix_grad, heads))
+        grad_query = _unfold_heads(suffix_grad, heads) + prefix_grad
         return grad_query, grad_key, grad_value, grad_prefix_key, grad_prefix_value, *[None] * 3
 
 
@@ -225,15 +225,15 @@ def decode_attention(inputs: SharedPrefixInputs) -> Tensor:
     """
     query, key, value, prefix_key, prefix_value, groups, _, scale = inputs
     heads, width, mask = query.shape[1], prefix_key.shape[2], prefix_padding_mask(inputs)
-    prefix_logits = fold_heads(groups.group(query), prefix_key) @ prefix_key.mT * scale
+    prefix_logits = _fold_heads(groups.group(query), prefix_key) @ prefix_key.mT * scale
     prefix_logits = prefix_logits if mask is None else prefix_logits + mask
-    prefix_logits = groups.ungroup(unfold_heads(prefix_logits, heads))
-    suffix_logits = unfold_heads(fold_heads(query, key) @ key.mT * scale, heads)
+    prefix_logits = groups.ungroup(_unfold_heads(prefix_logits, heads))
+    suffix_logits = _unfold_heads(_fold_heads(query, key) @ key.mT * scale, heads)
     logits = torch.cat([prefix_logits, suffix_logits], dim=3)
     weights = logits.softmax(3, dtype=torch.float32).to(value.dtype)
-    prefix_out = fold_heads(groups.group(weights[..., :width]), prefix_key) @ prefix_value
-    suffix_out = fold_heads(weights[..., width:], key) @ value
-    return groups.ungroup(unfold_heads(prefix_out, heads)) + unfold_heads(suffix_out, heads)
+    prefix_out = _fold_heads(groups.group(weights[..., :width]), prefix_key) @ prefix_value
+    suffix_out = _fold_heads(weights[..., width:], key) @ value
+    return groups.ungroup(_unfold_heads(prefix_out, heads)) + _unfold_heads(suffix_out, heads)
 
 
 def masked_attention(inputs: SharedPrefixInputs, window: int | None) -> Tensor:
@@ -279,15 +279,15 @@ def _grouped_mask(inputs: SharedPrefixInputs, window: int | None) -> Tensor:
 
 # Reshapes, not einops: each decoded token calls these in every layer. With `rearrange` here and in
 # PrefixGroups a small decode_attention takes a fourth longer.
-def fold_heads(rows: Tensor, key: Tensor) -> Tensor:
+def _fold_heads(rows: Tensor, key: Tensor) -> Tensor:
     """Put queries side by side that read the same key head: [·, H, R, D] to [·, K, H/K·R, D]."""
     if rows.shape[1] == key.shape[1]:
         return rows
     return rows.reshape(len(rows), key.shape[1], -1, rows.shape[3])
 
 
-def unfold_heads(folded: Tensor, heads: int) -> Tensor:
-    """Undo `fold_heads`: [·, K, H/K·R, D] to [·, H, R, D], H = `heads`."""
+def _unfold_heads(folded: Tensor, heads: int) -> Tensor:
+    """Undo `_fold_heads`: [·, K, H/K·R, D] to [·, H, R, D], H = `heads`."""
     if folded.shape[1] == heads:
         return folded
     return folded.reshape(len(folded), heads, -1, folded.shape[3])

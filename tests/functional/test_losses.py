@@ -110,9 +110,9 @@ def test_value_loss_literals() -> None:
     """PPO2's larger error: 2² over 1² keeps its gradient, 1² under 2² has none."""
     values = exact([2.0, 2.0]).requires_grad_()
     old_values, returns = exact([0.0, 0.0]), exact([0.0, 3.0])
-    plain = clipped_value_loss(values, old_values, returns)
-    assert plain.loss.item() == (2 + 0.5) / 2
-    assert plain.clipped_sum.item() == 0
+    unclipped = clipped_value_loss(values, old_values, returns)
+    assert unclipped.loss.item() == (2 + 0.5) / 2
+    assert unclipped.clipped_sum.item() == 0
     clipped = clipped_value_loss(values, old_values, returns, clip_range_value=1.0)
     assert clipped.loss.item() == (2 + 2) / 2
     assert clipped.clipped_sum.item() == 1
@@ -212,8 +212,8 @@ def test_a_tie_counts_half_each_way_and_has_no_margin() -> None:
     chosen, rejected = exact([math.log(3), 1.0]), exact([0.0, 1.0])
     labels = exact([0.5, 1.0])
     half = (math.log(4 / 3) + math.log(4)) / 2
-    found = preference_loss(chosen, rejected, labels).item()
-    assert found == pytest.approx((half + math.log(2)) / 2, abs=1e-12)
+    loss = preference_loss(chosen, rejected, labels).item()
+    assert loss == pytest.approx((half + math.log(2)) / 2, abs=1e-12)
     tie = preference_loss(chosen[:1], rejected[:1], labels[:1], margin=7.0).item()
     assert tie == pytest.approx(half, abs=1e-12)
     smoothed = preference_loss(chosen[:1], rejected[:1], labels[:1], label_smoothing=0.2).item()

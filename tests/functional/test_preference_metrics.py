@@ -55,11 +55,11 @@ def test_credit_is_that_of_the_loop() -> None:
 
 def test_log_loss_literals() -> None:
     """A score difference of log 3 gives the preferred answer ¾."""
-    apart = exact([math.log(3)])
-    assert log_loss(apart, exact([1])).item() == pytest.approx(math.log(4 / 3), abs=1e-12)
-    assert log_loss(apart, exact([0])).item() == pytest.approx(math.log(4), abs=1e-12)
+    differences = exact([math.log(3)])
+    assert log_loss(differences, exact([1])).item() == pytest.approx(math.log(4 / 3), abs=1e-12)
+    assert log_loss(differences, exact([0])).item() == pytest.approx(math.log(4), abs=1e-12)
     tie = (math.log(4 / 3) + math.log(4)) / 2
-    assert log_loss(apart, exact([0.5])).item() == pytest.approx(tie, abs=1e-12)
+    assert log_loss(differences, exact([0.5])).item() == pytest.approx(tie, abs=1e-12)
     assert log_loss(exact([0, 0]), exact([1, 0.5])).item() == pytest.approx(math.log(2))
     assert log_loss(exact([1000.0, -1000.0]), exact([1, 1])).item() == 500
 
@@ -90,11 +90,11 @@ def test_calibration_is_that_of_the_loop() -> None:
     differences, labels = random_pairs()
     curve = calibration_curve(differences, labels)
     columns = (column.tolist() for column in curve)
-    found = [row for row in zip(*columns, strict=True) if row[2]]
+    rows = [row for row in zip(*columns, strict=True) if row[2]]
     expected = oracles.calibration(differences.tolist(), labels.tolist(), 10)
-    assert len(found) == len(expected) and sum(curve.counts) == 300
-    for got, wanted in zip(found, expected, strict=True):
-        assert got == pytest.approx(wanted, abs=1e-12)
+    assert len(rows) == len(expected) and sum(curve.counts) == 300
+    for row, expected_row in zip(rows, expected, strict=True):
+        assert row == pytest.approx(expected_row, abs=1e-12)
     error = sum(abs(p - x) * n for p, x, n in expected) / 300
     assert calibration_error(curve).item() == pytest.approx(error, abs=1e-12)
 
@@ -175,11 +175,11 @@ def test_resampled_means_have_the_frequencies_of_every_draw() -> None:
     values = exact([0.5, 1, 0, 0, 0, 1]).unsqueeze(1)  # rows of a cluster need not be together
     names = torch.tensor([7, 40, 7, -2, -2, -2])
     means = resampled_means(values, names, resamples=20_000, generator=seeded()).squeeze(1)
-    found = [round(mean, 12) for mean in means.tolist()]
+    rounded = [round(mean, 12) for mean in means.tolist()]
     expected = oracles.bootstrap_shares(clusters)
-    assert set(found) == set(expected)
+    assert set(rounded) == set(expected)
     for mean, share in expected.items():
-        assert found.count(mean) / 20_000 == pytest.approx(share, abs=0.01)  # 3 standard errors
+        assert rounded.count(mean) / 20_000 == pytest.approx(share, abs=0.01)  # 3 standard errors
 
 
 def test_a_row_that_does_not_count_is_as_if_left_out() -> None:

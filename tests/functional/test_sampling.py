@@ -135,16 +135,16 @@ def test_a_banned_token_is_never_drawn(uniform: float) -> None:
 def test_sampled_frequencies_match_the_probabilities() -> None:
     count = 40_000
     logits = exact([0.3, -1.0, 1.2, 0.0, 5.0, 0.7])
-    kept = filtered_logits(logits.expand(count, 6), temperature=0.7, banned_ids=[4])
+    logits_left = filtered_logits(logits.expand(count, 6), temperature=0.7, banned_ids=[4])
     keys = torch.arange(count)
-    tokens, _ = inverse_cdf_tokens(kept, keyed_uniforms(1, 2, keys, keys * 0, 3))
+    tokens, _ = inverse_cdf_tokens(logits_left, keyed_uniforms(1, 2, keys, keys * 0, 3))
     weights = [0.0 if i == 4 else math.exp(x / 0.7) for i, x in enumerate(logits.tolist())]
     expected = [count * w / sum(weights) for w in weights]
     observed = torch.bincount(tokens, minlength=6).tolist()
     assert observed[4] == 0
     allowed = [0, 1, 2, 3, 5]
-    found = stats.chisquare([observed[i] for i in allowed], [expected[i] for i in allowed])
-    assert found.pvalue > 1e-3
+    test = stats.chisquare([observed[i] for i in allowed], [expected[i] for i in allowed])
+    assert test.pvalue > 1e-3
 
 
 @pytest.mark.parametrize("row", [[math.nan, 0.0], [math.inf, 0.0], [-math.inf, -math.inf]])
@@ -156,20 +156,20 @@ def test_inverse_cdf_refuses_rows_without_a_distribution(row: list[float]) -> No
 def test_filtered_logits_literals() -> None:
     logits = exact([0.2, 0.5, 0.3]).log()[None].clone()
 
-    def kept(**options: Any) -> list[bool]:
+    def left(**options: Any) -> list[bool]:
         return filtered_logits(logits, temperature=1.0, **options).isfinite()[0].tolist()
 
-    assert kept() == [True, True, True]
-    assert kept(top_k=1) == [False, True, False]
-    assert kept(top_k=2) == [False, True, True]
-    assert kept(top_k=9) == [True, True, True]
-    assert kept(top_p=0.45) == [False, True, False]
-    assert kept(top_p=0.55) == [False, True, True]
-    assert kept(top_p=0.85) == [True, True, True]
-    assert kept(top_p=1e-6) == [False, True, False]
-    assert kept(banned_ids=[1]) == [True, False, True]
-    assert kept(banned_ids=[1], top_k=1) == [False, False, True]
-    assert kept(banned_ids=[1], top_p=0.55) == [False, False, True]  # 0.3 / 0.5 reaches it alone
+    assert left() == [True, True, True]
+    assert left(top_k=1) == [False, True, False]
+    assert left(top_k=2) == [False, True, True]
+    assert left(top_k=9) == [True, True, True]
+    assert left(top_p=0.45) == [False, True, False]
+    assert left(top_p=0.55) == [False, True, True]
+    assert left(top_p=0.85) == [True, True, True]
+    assert left(top_p=1e-6) == [False, True, False]
+    assert left(banned_ids=[1]) == [True, False, True]
+    assert left(banned_ids=[1], top_k=1) == [False, False, True]
+    assert left(banned_ids=[1], top_p=0.55) == [False, False, True]  # 0.3 / 0.5 reaches it alone
     assert bool(logits.isfinite().all())
 
 

@@ -50,10 +50,10 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_by_the_device_of_the_first_tensor(chosen: Callable[..., bool], name: str) -> None:
-    first, *rest = CALLS[name][1]
-    assert not chosen(name, first, *rest)
-    assert chosen(name, first.as_subclass(OnGPU), *rest)
-    assert not chosen(name, first.double().as_subclass(OnGPU), *rest)
+    first, *others = CALLS[name][1]
+    assert not chosen(name, first, *others)
+    assert chosen(name, first.as_subclass(OnGPU), *others)
+    assert not chosen(name, first.double().as_subclass(OnGPU), *others)
 
 
 def test_arguments_by_name_choose_too(chosen: Callable[..., bool]) -> None:

@@ -32,49 +32,49 @@ def _loop(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def test_two_tokens_worked_by_hand() -> None:
     query = torch.tensor([1.0, 2.0]).reshape(1, 1, 2, 1)
     key, value = torch.tensor([3.0, 1.0]), torch.tensor([10.0, 20.0])
-    found = causal_attention(query, key.reshape(1, 1, 2, 1), value.reshape(1, 1, 2, 1), 0.5)
+    out = causal_attention(query, key.reshape(1, 1, 2, 1), value.reshape(1, 1, 2, 1), 0.5)
     share = exp(2 * 1 * 0.5) / (exp(2 * 3 * 0.5) + exp(2 * 1 * 0.5))  # of the second token
-    assert found.flatten().tolist() == pytest.approx([10, 10 + 10 * share], rel=1e-6)
+    assert out.flatten().tolist() == pytest.approx([10, 10 + 10 * share], rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "near"),
+    ("dtype", "tolerance"),
     [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)],
 )
-def test_results_and_gradients_are_the_loops(dtype: torch.dtype, near: float) -> None:
-    given, pull = _tensors(dtype), torch.randn(2, 3, 7, 8, dtype=torch.float64)
-    found = causal_attention(*given, SCALE)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), _loop(*given), rtol=0, atol=near)
-    slopes = torch.autograd.grad((found.double() * pull).sum(), given)
-    wanted = torch.autograd.grad((_loop(*given) * pull).sum(), given)
-    for slope, want in zip(slopes, wanted, strict=True):
-        assert slope.dtype == dtype
-        torch.testing.assert_close(slope, want, rtol=0, atol=near * 4)
+def test_results_and_gradients_are_the_loops(dtype: torch.dtype, tolerance: float) -> None:
+    inputs, grad_out = _tensors(dtype), torch.randn(2, 3, 7, 8, dtype=torch.float64)
+    out = causal_attention(*inputs, SCALE)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), _loop(*inputs), rtol=0, atol=tolerance)
+    grads = torch.autograd.grad((out.double() * grad_out).sum(), inputs)
+    expected = torch.autograd.grad((_loop(*inputs) * grad_out).sum(), inputs)
+    for grad, expected_grad in zip(grads, expected, strict=True):
+        assert grad.dtype == dtype
+        torch.testing.assert_close(grad, expected_grad, rtol=0, atol=tolerance * 4)
 
 
 def test_without_gradients_the_result_is_the_same() -> None:
-    given = _tensors(torch.bfloat16)
+    inputs = _tensors(torch.bfloat16)
     with torch.no_grad():
-        found = causal_attention(*given, SCALE)
-    assert torch.equal(found, causal_attention(*given, SCALE))
+        out = causal_attention(*inputs, SCALE)
+    assert torch.equal(out, causal_attention(*inputs, SCALE))
 
 
 def test_bfloat16_gradients_are_those_of_the_same_numbers_in_float32() -> None:
-    given = [x.detach() for x in _tensors(torch.bfloat16)]
-    out, lse = flash_attention(*given, causal=True, scale=SCALE)
-    narrow = flash_attention_backward(out, *given, out, lse, causal=True, scale=SCALE)
-    wide = [x.float() for x in (out, *given, out)]
-    again = flash_attention_backward(*wide, lse, causal=True, scale=SCALE)
-    for one, other in zip(narrow, again, strict=True):
-        assert one.dtype == torch.float32
-        assert torch.equal(one, other)
+    inputs = [x.detach() for x in _tensors(torch.bfloat16)]
+    out, lse = flash_attention(*inputs, causal=True, scale=SCALE)
+    grads = flash_attention_backward(out, *inputs, out, lse, causal=True, scale=SCALE)
+    upcast = [x.float() for x in (out, *inputs, out)]
+    upcast_grads = flash_attention_backward(*upcast, lse, causal=True, scale=SCALE)
+    for grad, upcast_grad in zip(grads, upcast_grads, strict=True):
+        assert grad.dtype == torch.float32
+        assert torch.equal(grad, upcast_grad)
 
 
 def test_a_mask_is_added_to_the_products() -> None:
-    given = _tensors(torch.float64)
+    inputs = _tensors(torch.float64)
     mask = torch.zeros(2, 3, 7, 7, dtype=torch.float64)
     mask[..., 5:] = -torch.inf
-    out, _ = flash_attention(*given, causal=False, scale=SCALE, mask=mask)
-    wanted = scaled_dot_product_attention(*given, attn_mask=mask, scale=SCALE)
-    torch.testing.assert_close(out, wanted)
+    out, _ = flash_attention(*inputs, causal=False, scale=SCALE, mask=mask)
+    expected = scaled_dot_product_attention(*inputs, attn_mask=mask, scale=SCALE)
+    torch.testing.assert_close(out, expected)

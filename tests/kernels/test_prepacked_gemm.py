@@ -10,20 +10,20 @@ from rlhf.kernels.prepacked_gemm import prepacked_gemm
 @pytest.mark.parametrize("blocks", [True, False])
 @pytest.mark.parametrize("count", [1, 5, 32])
 @pytest.mark.parametrize(
-    ("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2), (torch.float64, 1e-12)]
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2), (torch.float64, 1e-12)]
 )
 def test_product_of_any_rows(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, near: float, count: int, blocks: bool
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, count: int, blocks: bool
 ) -> None:
     if not blocks:
         monkeypatch.setattr(module, "can_prepack", lambda weight, dtype: False)
     numbers = torch.Generator().manual_seed(0)
     weight = torch.randn(70, 24, generator=numbers, dtype=torch.float64).to(dtype)
     x = torch.randn(count, 24, generator=numbers, dtype=torch.float64).to(dtype)
-    found = prepacked_gemm(weight, 8, dtype)(x)
-    assert (found.shape, found.dtype) == ((count, 70), dtype)
-    wanted = x.double() @ weight.double().T
-    torch.testing.assert_close(found.double(), wanted, rtol=near, atol=near)
+    out = prepacked_gemm(weight, 8, dtype)(x)
+    assert (out.shape, out.dtype) == ((count, 70), dtype)
+    expected = x.double() @ weight.double().T
+    torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("blocks", [True, False])
@@ -33,6 +33,6 @@ def test_a_wider_weight_multiplies_in_the_dtype(
     if not blocks:
         monkeypatch.setattr(module, "can_prepack", lambda weight, dtype: False)
     weight = torch.tensor([[1 + 2**-10, 0.0], [0.0, 2.0]], requires_grad=True)
-    found = prepacked_gemm(weight, 1, torch.bfloat16)(torch.tensor([[1.0, 1.0]]))
-    assert found.tolist() == [[1.0, 2.0]]  # 1 + 2^-10 has no place in seven bits
-    assert not found.requires_grad
+    out = prepacked_gemm(weight, 1, torch.bfloat16)(torch.tensor([[1.0, 1.0]]))
+    assert out.tolist() == [[1.0, 2.0]]  # 1 + 2^-10 has no place in seven bits
+    assert not out.requires_grad

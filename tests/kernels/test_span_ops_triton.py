@@ -101,9 +101,9 @@ def test_sums(
     spans, flat = Spans.from_lengths(lengths), torch.randn(sum(lengths)).to(dtype)
     flat.requires_grad_()
     factors = torch.tensor(factor, dtype=torch.float64) if isinstance(factor, list) else factor
-    for name, rest in (("span_sum", ()), ("span_mean", ()), ("span_discounted_sum", (factors,))):
+    for name, others in (("span_sum", ()), ("span_mean", ()), ("span_discounted_sum", (factors,))):
         got, expected = (
-            getattr(module, name)(flat, spans, *rest) for module in (kernels, span_ops)
+            getattr(module, name)(flat, spans, *others) for module in (kernels, span_ops)
         )
         agree(got, expected, 10 * SUMS[dtype])
         up = torch.randn_like(expected)
@@ -126,8 +126,8 @@ def test_nan_of_a_neighbour_stays_there(device: str) -> None:
     flat = torch.full((2040,), math.nan)
     flat[20:2020] = torch.randn(2000)
     alone, own = flat[20:2020], Spans.from_lengths([2000])
-    for name, rest in (("span_sum", ()), ("span_discounted_sum", (0.9,))):
+    for name, others in (("span_sum", ()), ("span_discounted_sum", (0.9,))):
         kernel = getattr(kernels, name)
-        together = kernel(flat, spans, *rest)
+        together = kernel(flat, spans, *others)
         middle = together[20:2020] if len(together) == 2040 else together[[1]]
-        assert torch.equal(middle, kernel(alone, own, *rest))
+        assert torch.equal(middle, kernel(alone, own, *others))

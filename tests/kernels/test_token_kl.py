@@ -68,11 +68,11 @@ def test_agrees_with_plain_logarithms(
 def test_literal() -> None:
     """Policy 1 : 2 : 5, reference 1 : 4 : 25; then without the middle id."""
     weight, hidden = torch.tensor([[1.0], [2.0], [5.0]]).log(), torch.tensor([[1.0]])
-    apart = math.log(30 / 8) - 2 / 8 * math.log(2) - 5 / 8 * math.log(5)
-    assert token_kl(hidden, 2 * hidden, weight).item() == pytest.approx(apart, abs=1e-6)
-    apart = math.log(26 / 6) - 5 / 6 * math.log(5)
+    expected_kl = math.log(30 / 8) - 2 / 8 * math.log(2) - 5 / 8 * math.log(5)
+    assert token_kl(hidden, 2 * hidden, weight).item() == pytest.approx(expected_kl, abs=1e-6)
+    expected_kl = math.log(26 / 6) - 5 / 6 * math.log(5)
     banned = token_kl(hidden, 2 * hidden, weight, banned_ids=(1,))
-    assert banned.item() == pytest.approx(apart, abs=1e-6)
+    assert banned.item() == pytest.approx(expected_kl, abs=1e-6)
     assert token_kl(hidden, 2 * hidden, weight, banned_ids=[0, 1]).item() == 0
 
 
@@ -131,8 +131,8 @@ def test_the_reference_is_a_constant() -> None:
     )
     copy = token_kl(hidden, ref_hidden, weight, ref_weight=weight.detach().clone()).sum()
     torch.testing.assert_close(shared[0], torch.autograd.grad(copy, weight)[0], **EXACT)
-    apart = token_kl(hidden, ref_hidden, weight, ref_weight=ref_weight).sum()
-    unused = torch.autograd.grad(apart, (ref_hidden, ref_weight), allow_unused=True)
+    expected_kl = token_kl(hidden, ref_hidden, weight, ref_weight=ref_weight).sum()
+    unused = torch.autograd.grad(expected_kl, (ref_hidden, ref_weight), allow_unused=True)
     assert (shared[1], *unused) == (None, None, None)
 
 
@@ -189,12 +189,12 @@ def test_in_float32_whatever_the_inputs(dtype: torch.dtype, trainable: bool) -> 
 
 def test_autocast_changes_nothing() -> None:
     hidden, ref_hidden, weight = (torch.randn(n, 16, requires_grad=True) for n in (9, 9, 50))
-    plain = token_kl(hidden, ref_hidden, weight)
-    expected = torch.autograd.grad(plain.sum(), (hidden, weight))
+    without_autocast = token_kl(hidden, ref_hidden, weight)
+    expected = torch.autograd.grad(without_autocast.sum(), (hidden, weight))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = token_kl(hidden, ref_hidden, weight)
         gradients = torch.autograd.grad(inside.sum(), (hidden, weight))
-    assert torch.equal(inside, plain)
+    assert torch.equal(inside, without_autocast)
     assert all(map(torch.equal, gradients, expected))
 
 

@@ -98,12 +98,12 @@ def test_autocast_changes_nothing(trainable: bool) -> None:
     hidden, weight = torch.randn(9, 16, requires_grad=True), torch.randn(50, 16)
     weight.requires_grad_(trainable)
     tokens, leaves = torch.randint(50, (9,)), [hidden, weight][: 1 + trainable]
-    plain = token_logprobs(hidden, weight, tokens)[0]
-    expected = torch.autograd.grad(plain.sum(), leaves)
+    without_autocast = token_logprobs(hidden, weight, tokens)[0]
+    expected = torch.autograd.grad(without_autocast.sum(), leaves)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = token_logprobs(hidden, weight, tokens)[0]
         gradients = torch.autograd.grad(inside.sum(), leaves)
-    assert torch.equal(inside, plain)
+    assert torch.equal(inside, without_autocast)
     assert all(map(torch.equal, gradients, expected))
 
 
@@ -193,9 +193,9 @@ def test_half_states_round_factors_and_no_sums(trainable: bool) -> None:
     assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"
     wide = hidden.detach().double().requires_grad_()
     log_p = (wide @ weight.detach().double().T).log_softmax(1)
-    wanted = log_p[torch.arange(9), tokens]
-    torch.testing.assert_close(logprobs.double(), wanted, rtol=0, atol=1e-5)
+    expected = log_p[torch.arange(9), tokens]
+    torch.testing.assert_close(logprobs.double(), expected, rtol=0, atol=1e-5)
     surprise = -(log_p.exp() * log_p).sum(1)
     torch.testing.assert_close(entropy.double(), surprise, rtol=0, atol=1e-5)
-    (exact,) = torch.autograd.grad(wanted.sum(), wide)
+    (exact,) = torch.autograd.grad(expected.sum(), wide)
     torch.testing.assert_close(slope.double(), exact, rtol=0.02, atol=0.02)

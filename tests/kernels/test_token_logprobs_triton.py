@@ -113,9 +113,9 @@ def test_far_logits_lose_no_digits(device: str) -> None:
     shifted = torch.cat([hidden, torch.full((3, 1), 100.0)], 1).detach()
     rows = torch.cat([weight, torch.full((9, 1), 100.0)], 1).detach()
     logprobs, entropy = token_logprobs(shifted, rows, tokens)
-    near = token_logprobs(hidden, weight, tokens)
-    torch.testing.assert_close(logprobs, near[0], rtol=0, atol=4e-3)  # 1e4 has steps of 1e-3
-    torch.testing.assert_close(entropy, near[1], rtol=0, atol=4e-3)
+    expected = token_logprobs(hidden, weight, tokens)
+    torch.testing.assert_close(logprobs, expected[0], rtol=0, atol=4e-3)  # 1e4 has steps of 1e-3
+    torch.testing.assert_close(entropy, expected[1], rtol=0, atol=4e-3)
 
 
 def test_numerical_gradients(device: str) -> None:
@@ -154,12 +154,12 @@ def test_mixed_precision_inputs(device: str) -> None:
 
 def test_autocast_changes_nothing(device: str) -> None:
     hidden, weight, tokens = case(3, 40, torch.float32)
-    plain = token_logprobs(hidden, weight, tokens)[0]
-    expected = torch.autograd.grad(plain.sum(), (hidden, weight))
+    without_autocast = token_logprobs(hidden, weight, tokens)[0]
+    expected = torch.autograd.grad(without_autocast.sum(), (hidden, weight))
     with torch.autocast(device, dtype=torch.bfloat16):
         inside = token_logprobs(hidden, weight, tokens)[0]
         gradients = torch.autograd.grad(inside.sum(), (hidden, weight))
-    assert torch.equal(inside, plain)
+    assert torch.equal(inside, without_autocast)
     assert all(map(torch.equal, gradients, expected))
 
 
