@@ -1,1 +1,1 @@
-"""One function per command: reads its options, gathers the parts, runs, says what came out."""
+"""The commands, one module each: read the options, build the parts, run them, report."""

@@ -1,4 +1,4 @@
-"""The command that lets people rank: a local page, and the preference file that comes of it."""
+"""`rlhf annotate`: a local page on which people rank responses, and their preference file."""
 
 import getpass
 import os
@@ -31,7 +31,11 @@ DEFAULT_LOG = "judgments.jsonl"  # beside the candidates
 
 
 def annotate(job: Job) -> dict[str, Any]:
-    """Serve candidates for ranking until Ctrl-C; or write the preferences of a log."""
+    """Serve candidates for ranking until Ctrl-C, or write the preferences of a log.
+
+    Returns:
+        Counts of judgments and of skipped pairs, the log, and the preference file.
+    """
     if len(job.files) != 1:
         raise UsageError(
             f"{len(job.files)} files are given",
@@ -43,40 +47,38 @@ def annotate(job: Job) -> dict[str, Any]:
         raise DataError("there is no such file", str(path), "give what `rlhf collect` wrote")
     candidates = record_kind(path) is CandidatesRecord
     if not candidates and not job.config.annotate.output:
-        fix = (
-            "give candidates to rank, or annotate.output=PREFERENCES.jsonl for the log of a ranking"
-        )
+        fix = "give candidates to rank, or a log and annotate.output=PREFERENCES.jsonl"
         raise UsageError("the file holds no candidates", str(path), fix)
     log = _rank(job, path) if candidates else path
-    return _compacted(log, job.config.annotate.output)
+    return _write_preferences(log, job.config.annotate.output)
 
 
 def _rank(job: Job, path: Path) -> Path:
-    """Serve the page; the log it writes."""
+    """Serve the page until it is stopped; the log that it wrote."""
     _check_installed()
     options, output = job.config.annotate, Path(job.config.output or path.parent / DEFAULT_LOG)
     _check_host(options.host)
     records, root = read_with_images(job.config, path, CandidatesRecord)
     pairs = candidate_pairs(records)
     if not pairs:
-        fix = "collect more answers, or warmer ones: sampling.temperature"
+        fix = "collect more answers, or raise sampling.temperature"
         raise DataError("no prompt has two different answers", str(path), fix)
     with closing(EventLog(output)) as log:
-        desk = AnnotationQueue(pairs, log, overlap=options.overlap, lease=options.lease)
-        said = sum(isinstance(event, Judgment) for event in active_events(log.events))
-        say(f"{len(pairs)} pairs of {len(records)} prompts, {said} judgments so far in {output}")
-        _serve(options, desk, pairs, root, _token(output))
+        queue = AnnotationQueue(pairs, log, overlap=options.overlap, lease=options.lease)
+        judged = sum(isinstance(event, Judgment) for event in active_events(log.events))
+        say(f"{len(pairs)} pairs of {len(records)} prompts, {judged} judgments so far in {output}")
+        _serve(options, queue, pairs, root, _token(output))
     return output
 
 
 def _serve(
-    options: AnnotateConfig, desk: AnnotationQueue, pairs: dict[str, Pair], root: Path, token: str
+    options: AnnotateConfig, queue: AnnotationQueue, pairs: dict[str, Pair], root: Path, token: str
 ) -> None:
     from rlhf.annotation.page import Page
     from rlhf.annotation.server import application, serve
 
-    shelf = ServedImages((pair.image_path for pair in pairs.values()), root, token)
-    page = Page(desk, shelf, token, options.annotator or _login_name())
+    images = ServedImages((pair.image_path for pair in pairs.values()), root, token)
+    page = Page(queue, images, token, options.annotator or _login_name())
     hosts = [options.host, "localhost"]
 
     def ready(port: int) -> None:
@@ -86,37 +88,37 @@ def _serve(
     serve(application(page, hosts), options.host, options.port, ready)
 
 
-def _compacted(log: Path, output: str) -> dict[str, Any]:
-    """Write the judgments of a log that hold as preference records, if a file is named."""
-    said = list(active_events(read_events(log) if log.is_file() else []))
-    found = preference_records(said)
-    summary: dict[str, Any] = {"judgments": len(found), "skipped": len(said) - len(found)}
+def _write_preferences(log: Path, output: str) -> dict[str, Any]:
+    """Write the judgments in force in a log as preference records, if an output is named."""
+    events = list(active_events(read_events(log) if log.is_file() else []))
+    records = preference_records(events)
+    summary: dict[str, Any] = {"judgments": len(records), "skipped": len(events) - len(records)}
     if output:
-        write_records(Path(output), found)
-        say(f"{len(found)} judgments in {output}")
-    elif found:
+        write_records(Path(output), records)
+        say(f"{len(records)} judgments in {output}")
+    elif records:
         say(f"rlhf annotate {log} annotate.output=preferences.jsonl writes them for `rlhf reward`")
     return {**summary, "log": str(log), "preferences": output}
 
 
 def _token(log: Path) -> str:
-    """The secret of this log's page, in a file that only its owner reads: links stay good."""
+    """The secret in the page's links, kept beside the log in a file only its owner can read."""
     path = Path(f"{log}.token")
     try:
         with suppress(FileExistsError):
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "w") as file:
                 file.write(secrets.token_urlsafe(24))
-        found = path.read_text().strip()
+        token = path.read_text().strip()
     except OSError as error:
         raise unwritable(path, error) from error
-    if len(found) < 24:
+    if len(token) < 24:
         raise DataError("the page's token is damaged", str(path), "remove this file")
-    return found
+    return token
 
 
 def _check_host(host: str) -> None:
-    """Refuse an address that is every address: requests are told apart by the one they name."""
+    """Refuse an unspecified address: the page answers only requests that name its address."""
     with suppress(ValueError):
         if ip_address(host).is_unspecified:
             fix = "name the address that people will type, such as 192.168.1.20"

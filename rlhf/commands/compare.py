@@ -1,4 +1,4 @@
-"""The command that sets runs side by side: a table, and a page with their curves overlaid."""
+"""`rlhf compare`: several runs in one table, and their curves on one page."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,11 @@ from rlhf.tracking.console import say, table
 
 
 def compare(job: Job) -> dict[str, Any]:
-    """Compare runs, ours or trl's, by their curves; writes one HTML page."""
+    """Compare runs, of rlhf or trl, by their curves; write one HTML page.
+
+    Returns:
+        The last and best value of each metric of each run, and the path of the page.
+    """
     if not job.files:
         usage = "rlhf compare RUN RUN… output=compare.html"
         raise UsageError("no run is given", "rlhf compare", usage)

@@ -1,4 +1,4 @@
-"""The whole loop on the embedded default, as a sequence of the other commands."""
+"""`rlhf demo`: the whole loop on drawn images, as a sequence of the other commands."""
 
 import hashlib
 import json
@@ -32,7 +32,10 @@ SHOWN = (
 def demo(job: Job) -> dict[str, Any]:
     """Draw images, build and train a tiny LLaVA, rank its answers, tune it, compare.
 
-    Every stage after the drawing is the command of its name on files, as for anyone's own data.
+    Every stage after the drawing is the command of its name, run on files.
+
+    Returns:
+        The metrics of the comparison, the accuracy of the reward model and the seconds taken.
     """
     started = time.perf_counter()
     data, model = _base(job)
@@ -62,13 +65,13 @@ def demo(job: Job) -> dict[str, Any]:
 
 
 def _common(job: Job) -> list[str]:
-    """Overrides of every stage: the demo's experiment, and what its caller set."""
+    """Overrides of every stage: experiment=demo, unless another is set, and those of the call."""
     chosen = any(word.startswith("experiment=") for word in job.overrides)
     return [*([] if chosen else ["experiment=demo"]), *job.overrides]
 
 
 def _base(job: Job) -> tuple[Path, Path]:
-    """The data directory and the supervised model's run, made on the first call and kept."""
+    """Directory of the data and run of the supervised model; made once for a seed and its sizes."""
     config = job.config
     key = msgspec.json.encode([config.seed, config.demo, config.sft])
     name = f"base-{config.seed}-{hashlib.sha256(key).hexdigest()[:8]}"
@@ -101,7 +104,7 @@ def _base(job: Job) -> tuple[Path, Path]:
 
 
 def _build(job: Job, data: Path, directory: Path) -> None:
-    """Write the untrained model, its vision tower already able to tell shapes and colours."""
+    """Write the untrained LLaVA; only its vision tower is trained, to name shapes and colours."""
     seed, steps = job.config.seed, job.config.demo.tower_steps
     records = read_records(data / "sft.jsonl", DemonstrationRecord)
     texts = [text for record in records for text in (record.instruction, record.response)]

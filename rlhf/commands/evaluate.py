@@ -1,4 +1,4 @@
-"""The command that compares: models on images that no training saw."""
+"""`rlhf evaluate`: compare models on images that no training saw."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -57,7 +57,12 @@ CURVES = (
 
 
 def evaluate(job: Job) -> dict[str, Any]:
-    """Compare models with the first of them; leaves metrics.json and report.html."""
+    """Compare models with the first of them; leave metrics.json and report.html in the run.
+
+    Returns:
+        Of two models, their win rate and metrics before and after; of more, or of people as only
+        judges, the metrics by model and by kind of instruction; and the path of the report.
+    """
     config = job.config
     if len(job.files) + bool(config.evaluation.best_of) < 2:
         fix = "rlhf evaluate FIRST OTHER…, or one model and evaluation.best_of=4"
@@ -70,8 +75,9 @@ def evaluate(job: Job) -> dict[str, Any]:
     margin = judges[0].tie_margin if judges and judgments is None else 0.0
     results = [pairwise_outcomes(*pair, margin) for pair in pairs]
     models = {
-        entry.name: (win_metrics(own) if n else {"win_rate": None}) | model_metrics(entry, judges)
-        for n, (entry, own) in enumerate(zip(entries, results, strict=True))
+        entry.name: (win_metrics(outcomes) if n else {"win_rate": None})
+        | model_metrics(entry, judges)
+        for n, (entry, outcomes) in enumerate(zip(entries, results, strict=True))
     }
     if config.evaluation.judge == "person":
         _ask_people(job.run_dir / "blind.jsonl", root, entries, records, judgments, config.seed)
@@ -88,7 +94,7 @@ def evaluate(job: Job) -> dict[str, Any]:
 def _entries(
     job: Job, records: Sequence[PromptRecord], root: Path
 ) -> tuple[list[ModelResult], list[Judge]]:
-    """Every model with its answers and what the judges say of them; one is loaded at a time."""
+    """Responses and judge outputs of every model, and the judges; models load one by one."""
     config = job.config
     names = distinct_names(job.files)
     baseline = load_adapted(config, str(job.files[0]))
@@ -97,14 +103,15 @@ def _entries(
         records, baseline.builder, root, max_tokens=config.data.max_prompt_tokens
     )
     max_tokens = config.ppo.microbatch_tokens
-    given = (records, prompts, judges, baseline, config.sampling, config.seed, max_tokens)
-    comparison = Comparison(*given)
+    comparison = Comparison(
+        records, prompts, judges, baseline, config.sampling, config.seed, max_tokens
+    )
     entries = [comparison.evaluate(names[0], baseline)]
     if n := config.evaluation.best_of:
         scorers = [judge for judge in judges if isinstance(judge, ScorerJudge)]
         if not scorers:
             where, fix = f"evaluation.best_of={n}", "set reward.path=RUN, or give --scorer=…"
-            raise UsageError("the best of some samples needs scores", where, fix)
+            raise UsageError("best-of-n sampling needs a scorer", where, fix)
         entries.append(comparison.best_of(f"{names[0]}, best of {n}", scorers[0], n))
     for name, file in zip(names[1:], job.files[1:], strict=True):
         entries.append(comparison.evaluate(name, load_adapted(config, str(file))))
@@ -112,7 +119,7 @@ def _entries(
 
 
 def _judgments(config: Config) -> list[PreferenceRecord] | None:
-    """What people said of an earlier run's blind.jsonl, if a file of that is named."""
+    """Preferences of people about an earlier run's blind.jsonl, if their file is named."""
     if not config.evaluation.judgments:
         return None
     path = input_file(config.evaluation.judgments, "evaluation.judgments")
@@ -125,7 +132,7 @@ def _verdicts(
     judgments: Sequence[PreferenceRecord] | None,
     records: Sequence[Record],
 ) -> tuple[JudgeOutputs, JudgeOutputs]:
-    """What decides between the first model and this one: people, if they were asked."""
+    """What the deciding judge (people, if there are judgments) says of the first and this model."""
     if judgments is not None or not entry.outputs:
         return person_outputs(judgments or [], records, first.texts, entry.texts)
     return first.outputs[0], entry.outputs[0]
@@ -139,52 +146,52 @@ def _ask_people(
     judgments: Sequence[PreferenceRecord] | None,
     seed: int,
 ) -> None:
-    """Write what nobody judged yet, in an order and with sides that tell no model."""
-    draw, rows = Random(seed), []
+    """Write the pairs without a judgment, shuffled, with sides at random to hide the models."""
+    random, rows = Random(seed), []
     for entry in entries[1:]:
-        told = person_outputs(judgments or [], records, entries[0].texts, entry.texts)[1]
+        outputs = person_outputs(judgments or [], records, entries[0].texts, entry.texts)[1]
         for record, old, new, score in zip(
-            records, entries[0].texts, entry.texts, told.scores, strict=True
+            records, entries[0].texts, entry.texts, outputs.scores, strict=True
         ):
             if isnan(score) and old.strip() and new.strip():
-                texts = draw.sample([old, new], 2)
+                texts = random.sample([old, new], 2)
                 rows.append(CandidatesRecord(record.image_path, record.instruction, texts))
-    draw.shuffle(rows)
+    random.shuffle(rows)
     if rows:
         write_records(path, rows)
-        call = f"rlhf annotate {path} data.root={root} annotate.output=said.jsonl"
+        call = f"rlhf annotate {path} data.root={root} annotate.output=judgments.jsonl"
         say(f"{len(rows)} pairs wait for a person: {call}")
-        say("then the same call with evaluation.judgments=said.jsonl")
+        say("then the same call with evaluation.judgments=judgments.jsonl")
 
 
 def _before_and_after(entries: Sequence[ModelResult], judges: Sequence[Judge]) -> dict[str, Any]:
-    """Of two models the metrics under `…_before` and `…_after`."""
-    both = {
+    """Metrics of two models, named `…_before` and `…_after`."""
+    by_side = {
         side: model_metrics(entry, judges)
         for side, entry in zip(("before", "after"), entries, strict=True)
     }
     named = {
-        f"{judge.name}_{x}": own[f"score_{judge.name}"]
+        f"{judge.name}_{side}": metrics[f"score_{judge.name}"]
         for judge in judges
-        for x, own in both.items()
+        for side, metrics in by_side.items()
     }
-    named |= {f"length_{side}": own["words"] for side, own in both.items()}
-    for side, own in both.items():
-        if "blind_accuracy" in own:
-            named[f"blind_accuracy_{side}"] = own["blind_accuracy"]
-    after = both["after"]
+    named |= {f"length_{side}": metrics["words"] for side, metrics in by_side.items()}
+    for side, metrics in by_side.items():
+        if "blind_accuracy" in metrics:
+            named[f"blind_accuracy_{side}"] = metrics["blind_accuracy"]
+    after = by_side["after"]
     return named | {
         "distinct_answers": after["distinct"],
-        "distinct_answers_before": both["before"]["distinct"],
+        "distinct_answers_before": by_side["before"]["distinct"],
         "rep4_after": after["rep4"],
         "kl": after["kl"],
     }
 
 
 def _show(models: dict[str, dict[str, Any]]) -> None:
-    names = list(dict.fromkeys(name for own in models.values() for name in own))
+    names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
     rows = [
-        (name, *("–" if own.get(key) is None else own[key] for own in models.values()))
+        (name, *("–" if metrics.get(key) is None else metrics[key] for metrics in models.values()))
         for name, key in ((key.replace("_", " "), key) for key in names)
     ]
     table("models", ("metric", *models), rows)
@@ -199,7 +206,7 @@ def _write_report(
     results: Sequence[str],
     metrics: dict[str, Any],
 ) -> None:
-    """The prompts whose answers differ come first; equal answers fill up."""
+    """Write report.html; prompts whose responses differ come first."""
     first, last = entries[0].texts, entries[-1].texts
     order = sorted(range(len(records)), key=lambda row: first[row] == last[row])
     items = [
@@ -214,7 +221,7 @@ def _write_report(
         for row in order[: job.config.evaluation.max_report_images]
     ]
     runs = {entry.name: _curves(file) for entry, file in _trained(entries, job.files)}
-    means = {name: _first_score(own) for name, own in metrics["models"].items()}
+    means = {name: _first_score(row) for name, row in metrics["models"].items()}
     write_model_report(
         job.run_dir / "report.html",
         title=f"{job.config.name}: {len(entries)} models compared",
@@ -228,9 +235,9 @@ def _write_report(
         kinds=metrics["kinds"],
         items=items,
         curves={
-            metric: {name: own[metric] for name, own in runs.items() if metric in own}
+            metric: {name: curves[metric] for name, curves in runs.items() if metric in curves}
             for metric in CURVES
-            if any(metric in own for own in runs.values())
+            if any(metric in curves for curves in runs.values())
         },
     )
 
@@ -238,19 +245,19 @@ def _write_report(
 def _trained(
     entries: Sequence[ModelResult], files: Sequence[Path]
 ) -> list[tuple[ModelResult, Path]]:
-    """The entries that have a path of their own, with it."""
+    """The results of models that were given by a path, with that path."""
     paths = dict(zip(distinct_names(files), files, strict=True))
     return [(entry, paths[entry.name]) for entry in entries if entry.name in paths]
 
 
 def _first_score(metrics: dict[str, Any]) -> float | None:
-    """Of the judge that decides."""
-    found = [value for name, value in metrics.items() if name.startswith("score_")]
-    return found[0] if found else None
+    """Mean score by the first judge, which decides; None without one."""
+    scores = (value for name, value in metrics.items() if name.startswith("score_"))
+    return next(scores, None)
 
 
 def _judges(job: Job, llava: Llava) -> list[Judge]:
-    """The judge that decides first, then any other that can score."""
+    """The judges: the rule, if it is chosen, then the scorer; the first one decides."""
     rule = job.config.evaluation.judge == "rule-v1"
     judges: list[Judge] = [RuleJudge()] if rule else []
     if job.scorer or job.config.reward.path:
@@ -266,7 +273,7 @@ def _judges(job: Job, llava: Llava) -> list[Judge]:
 
 
 def _curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """The training curves of a run, when the model is one."""
+    """Training curves (step, value) by metric, if the model is a run with metrics.jsonl."""
     metrics: dict[str, list[tuple[int, float]]] = {}
     with suppress(StopIteration):
         directory = next(

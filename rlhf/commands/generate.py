@@ -1,4 +1,4 @@
-"""The command that asks models: generate."""
+"""`rlhf generate`: responses of models to an instruction about images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,11 @@ _USAGE = "rlhf generate MODEL… IMAGE|FOLDER… instruction='…', or MODEL… 
 
 
 def generate(job: Job) -> dict[str, Any]:
-    """Answer an instruction about images, or a prompts file; several models side by side."""
+    """Print responses to an instruction about images, or to a prompts file, of several models.
+
+    Returns:
+        The responses, each with its image and instruction.
+    """
     config = job.config
     images = [path for path in job.files if _is_image(path)]
     models = [path for path in job.files if path not in images]
@@ -32,45 +36,45 @@ def generate(job: Job) -> dict[str, Any]:
         records, root = read_prompts(config)
     texts = [_texts(config, model, records, root) for model in models]
     rows = [
-        (record.image_path, record.instruction, *own)
-        for record, *own in zip(records, *texts, strict=True)
+        (record.image_path, record.instruction, *responses)
+        for record, *responses in zip(records, *texts, strict=True)
     ]
     names = ["answer"] if len(models) == 1 else [str(model) for model in models]
-    shown = [(Path(row[0]).name, *row[1:]) for row in rows]
-    table("answers", ("image", "instruction", *names), shown)
+    cells = [(Path(row[0]).name, *row[1:]) for row in rows]
+    table("answers", ("image", "instruction", *names), cells)
     return {"responses": [_metrics(models, row) for row in rows]}
 
 
 def _is_image(word: Path) -> bool:
-    """Whether a word names an image, or a directory of images that is no model."""
+    """Whether a word names an image, or a folder of images that is no model."""
     if not word.is_dir():
         return word.suffix.lower() in SUFFIXES
     return not (word / "config.json").exists() and bool(images_in(word))
 
 
 def _readable(word: Path) -> list[Path]:
-    """The image, or those of a directory that can be read; the others are named.
+    """The image, or the readable ones of a folder; the unreadable ones are printed.
 
     Raises:
-        DataError: the image cannot be read, or none of the directory can.
+        DataError: the image cannot be read, or none of the folder can.
     """
     if not word.is_dir():
         load_image(word)
         return [word]
-    found = []
+    readable = []
     for path in images_in(word):
         try:
             load_image(path)
-            found.append(path)
+            readable.append(path)
         except DataError as error:
             say(f"left out: {error.where}: {error.what}")
-    if not found:
+    if not readable:
         raise DataError("no image of the folder can be read", str(word), "convert them")
-    return found
+    return readable
 
 
 def _texts(config: Config, model: Path, records: Sequence[PromptRecord], root: Path) -> list[str]:
-    """A model's answers; it is let go of before the next one loads."""
+    """Responses of a model, which is freed before the next one loads."""
     llava = load_adapted(config, str(model))
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
     return generate_responses(llava, model.name, prompts, config.sampling, seed=config.seed).texts
@@ -78,7 +82,7 @@ def _texts(config: Config, model: Path, records: Sequence[PromptRecord], root: P
 
 def _metrics(models: Sequence[Path], row: Sequence[str]) -> dict[str, Any]:
     image, instruction, *texts = row
-    asked = {"image_path": image, "instruction": instruction}
+    prompt = {"image_path": image, "instruction": instruction}
     if len(models) == 1:
-        return {**asked, "response": texts[0]}
-    return {**asked, "responses": dict(zip(map(str, models), texts, strict=True))}
+        return {**prompt, "response": texts[0]}
+    return {**prompt, "responses": dict(zip(map(str, models), texts, strict=True))}

@@ -21,7 +21,14 @@ from rlhf.tracking.console import say, table
 
 
 def import_records(job: Job) -> dict[str, Any]:
-    """Turn files of a public set into records and images; exit 3 when no row is usable."""
+    """Turn files of a public preference set into records and images.
+
+    Returns:
+        Counts of records, labels, images and skipped rows, and the output directory.
+
+    Raises:
+        DataError: no row is usable.
+    """
     source, *files = [str(path) for path in job.files] or [""]
     if not files:
         usage = "rlhf import SOURCE FILE… output=DIRECTORY"
@@ -46,16 +53,21 @@ def import_records(job: Job) -> dict[str, Any]:
 
 
 def export_records(job: Job) -> dict[str, Any]:
-    """Write preferences (label_studio: or candidates) in another tool's form, or a merged run."""
+    """Write preferences or candidates in another tool's format, or merge a run into a LLaVA.
+
+    Returns:
+        Counts of written and skipped records and the output; of a merge: base model, adapter,
+        dtype and output.
+    """
     if job.config.export.merge:
         return _merge(job)
-    form, *files = [str(path) for path in job.files] or [""]
-    if form not in ("trl", "label_studio") or len(files) != 1:
+    format_, *files = [str(path) for path in job.files] or [""]
+    if format_ not in ("trl", "label_studio") or len(files) != 1:
         usage = "rlhf export trl|label_studio FILE.jsonl output=FILE"
         fix = f"{usage}, or rlhf export RUN export.merge=true"
-        raise UsageError("a form and one file are needed", "rlhf export", fix)
+        raise UsageError("a format and one file are needed", "rlhf export", fix)
     path, output = Path(files[0]), _output(job, "FILE")
-    if form == "trl":
+    if format_ == "trl":
         pairs, root = read_with_images(job.config, path, PreferenceRecord)
         written, skipped = export_trl(pairs, root, output)
     elif record_kind(path) is CandidatesRecord:

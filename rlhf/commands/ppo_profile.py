@@ -1,4 +1,4 @@
-"""What `rlhf ppo ppo.profile=true` adds: where the time goes, and how near it is to the ideal."""
+"""`rlhf ppo ppo.profile=true`: seconds of each phase, and how near they are to the ideal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,13 +24,22 @@ TRACED = 2  # the iteration that a trace shows: the first one warms up
 
 @contextmanager
 def profiled(job: Job, location: ModelLocation, trainer: PPOTrainer) -> Iterator[dict[str, Any]]:
-    """Inside the block the trainer is timed; its metrics, empty without `profile`, follow it."""
-    found: dict[str, Any] = {}
+    """Time the trainer inside the block; print and return what was measured when it ends.
+
+    Args:
+        job: the call of `rlhf ppo`.
+        location: where the model's files are.
+        trainer: what runs in the block.
+
+    Yields:
+        A dictionary, empty in the block; with `ppo.profile`, "profile" holds the metrics after it.
+    """
+    metrics: dict[str, Any] = {}
     if not job.config.ppo.profile:
-        yield found
+        yield metrics
         return
     dims, first = read_dims(location.base), trainer.iteration
-    workload, llava = _setup(job, location, dims, trainer), trainer.policy.llava
+    workload, llava = _workload(job, location, dims, trainer), trainer.policy.llava
     stage("calibration")
     gpu = calibrate(llava.device, llava.precision)
     say(
@@ -42,7 +51,7 @@ def profiled(job: Job, location: ModelLocation, trainer: PPOTrainer) -> Iterator
         synchronizer(llava.device), on_iteration=_tracer(job.run_dir / "trace.json.gz", traced)
     )
     with profile.active():
-        yield found
+        yield metrics
     if profile.iterations:
         skipped = max(trainer.warmup - first, traced, 1)  # a critic's warm-up moves no policy
         skipped = min(skipped, len(profile.iterations) - 1)
@@ -50,11 +59,11 @@ def profiled(job: Job, location: ModelLocation, trainer: PPOTrainer) -> Iterator
         _show(
             measured, f"iterations {first + skipped + 1} to {first + len(profile.iterations)}, mean"
         )
-        found["profile"] = _metrics(measured)
+        metrics["profile"] = _metrics(measured)
 
 
-def _setup(job: Job, location: ModelLocation, dims: ModelDims, trainer: PPOTrainer) -> Workload:
-    """Of the run as it is, on the device where it is."""
+def _workload(job: Job, location: ModelLocation, dims: ModelDims, trainer: PPOTrainer) -> Workload:
+    """The workload of the run as it was built, on its device."""
     config, llava = job.config, trainer.policy.llava
     workload = workload_of(config, dims, starts_from_adapter=location.adapter is not None)
     full = config.model.train == "full"
@@ -80,29 +89,29 @@ def _tracer(path: Path, traced: int) -> Callable[[int], None]:
     return on_iteration
 
 
-def _show(found: Roofline, title: str) -> None:
-    table(title, ("phase", "seconds", "share", "ideal", "of the roofline"), found.table_rows())
+def _show(measured: Roofline, title: str) -> None:
+    table(title, ("phase", "seconds", "share", "ideal", "of the roofline"), measured.table_rows())
     say(
-        f"{found.response_tokens_per_second:,.0f} response tokens a second, "
-        f"{found.generated_tokens_per_second:,.0f} while generating"
+        f"{measured.response_tokens_per_second:,.0f} response tokens a second, "
+        f"{measured.generated_tokens_per_second:,.0f} while generating"
     )
-    if found.bytes_per_decode_step:
-        reached = found.decode_tbs / found.gpu.bandwidth_tbs
+    if measured.bytes_per_decode_step:
+        reached = measured.decode_tbs / measured.gpu.bandwidth_tbs
         say(
-            f"a decoding step must read {found.bytes_per_decode_step / GIB:.4g} GiB, and reads "
-            f"them at {found.decode_tbs * 1000:.4g} GB a second, {reached:.0%} of the bandwidth"
+            f"a decoding step must read {measured.bytes_per_decode_step / GIB:.4g} GiB, and reads "
+            f"them at {measured.decode_tbs * 1000:.4g} GB a second, {reached:.0%} of the bandwidth"
         )
 
 
-def _metrics(found: Roofline) -> dict[str, Any]:
+def _metrics(measured: Roofline) -> dict[str, Any]:
     return {
-        "seconds": found.seconds,
-        "ideal_seconds": found.ideal,
-        "roofline": found.fraction,
-        "response_tokens_per_s": found.response_tokens_per_second,
-        "generated_tokens_per_s": found.generated_tokens_per_second,
-        "decode_step_bytes": found.bytes_per_decode_step,
-        "decode_bytes_per_s": found.decode_tbs * 1e12,
-        "bandwidth_bytes_per_s": found.gpu.bandwidth_tbs * 1e12,
-        "operations_per_s": found.gpu.bfloat16_tflops * 1e12,
+        "seconds": measured.seconds,
+        "ideal_seconds": measured.ideal,
+        "roofline": measured.fraction,
+        "response_tokens_per_s": measured.response_tokens_per_second,
+        "generated_tokens_per_s": measured.generated_tokens_per_second,
+        "decode_step_bytes": measured.bytes_per_decode_step,
+        "decode_bytes_per_s": measured.decode_tbs * 1e12,
+        "bandwidth_bytes_per_s": measured.gpu.bandwidth_tbs * 1e12,
+        "operations_per_s": measured.gpu.bfloat16_tflops * 1e12,
     }

@@ -1,4 +1,4 @@
-"""What a continued run begins from: its checkpoint, if the options are those it began with."""
+"""Continue a run: find its checkpoint, and refuse options other than those it began with."""
 
 import json
 import shutil
@@ -13,8 +13,8 @@ from rlhf.storage.checkpoint import Checkpoint, load_checkpoint
 from rlhf.storage.run_directory import is_step_directory
 from rlhf.tracking.console import say, table
 
-# Options that change no number of a run, so that they may differ when it is continued.
-FREE = frozenset(
+# Options that change no number of a run: they may differ when it is continued.
+MAY_DIFFER = frozenset(
     {
         "resume",
         "resume_allow",
@@ -35,34 +35,36 @@ FREE = frozenset(
 
 
 def checkpoint_of(job: Job, directory: Path, *, must: bool = True) -> Checkpoint | None:
-    """The checkpoint in the directory of a run that is continued; None of a run that begins.
+    """The checkpoint from which a run continues; None where it begins.
 
     Args:
-        directory: the run's, or that of a part of it.
-        must: refuse a directory without any checkpoint; else that part begins.
+        job: the call of the command.
+        directory: the run directory, or that of a part of the run, such as a fold.
+        must: refuse a directory without a checkpoint; else that part of the run begins.
 
     Raises:
-        NoCheckpointError, DataError: there is none; none verifies.
-        UsageError: the options are not those the run began with.
+        NoCheckpointError: there is no checkpoint.
+        DataError: every checkpoint is damaged.
+        UsageError: the options are not those that the run began with.
     """
     if not job.config.resume:
         return None
-    named, root = Path(job.config.resume), directory / "checkpoints"
-    back = is_step_directory(named) and directory == job.run_dir
-    if not (must or back or any(root.glob("step-*"))):
+    resume, root = Path(job.config.resume), directory / "checkpoints"
+    goes_back = is_step_directory(resume) and directory == job.run_dir
+    if not (must or goes_back or any(root.glob("step-*"))):
         job.write_options()
         return None
-    checkpoint = load_checkpoint(named if back else root)
+    checkpoint = load_checkpoint(resume if goes_back else root)
     check_options(checkpoint.state["config"], job.config)
     job.write_options()
-    if back:
-        _leave_later(root, checkpoint.step)
+    if goes_back:
+        _set_later_aside(root, checkpoint.step)
     say(f"continuing after step {checkpoint.step}")
     return checkpoint
 
 
 def drop_checkpoints(directory: Path) -> None:
-    """Remove those of a training that is over and whose model is written; folds' too."""
+    """Remove the checkpoints of a finished run, those of its folds too."""
     for checkpoints in (directory / "checkpoints", *directory.glob("fold-*/checkpoints")):
         shutil.rmtree(checkpoints, ignore_errors=True)
 
@@ -70,12 +72,16 @@ def drop_checkpoints(directory: Path) -> None:
 def check_options(begun: dict[str, Any], config: Config) -> None:
     """Refuse options other than those a run began with, unless `resume_allow` names them.
 
+    Args:
+        begun: the options that the run began with, nested by section.
+        config: the options now.
+
     Raises:
-        UsageError: with a table of what differs.
+        UsageError: options differ; a table of them is printed.
     """
     now = dict(leaves(json.loads(json.dumps(asdict(config)))))
     then = dict(leaves(begun))
-    allowed = FREE | set(config.resume_allow)
+    allowed = MAY_DIFFER | set(config.resume_allow)
     if config.ppo.lr_schedule == "constant":  # else the rate of each step depends on their number
         allowed |= {"ppo.iterations"}
     names = [name for name in now if now[name] != then.get(name) and name not in allowed]
@@ -90,8 +96,8 @@ def check_options(begun: dict[str, Any], config: Config) -> None:
     )
 
 
-def _leave_later(root: Path, step: int) -> None:
-    """Put aside the checkpoints after the one the run goes back to."""
+def _set_later_aside(root: Path, step: int) -> None:
+    """Rename the checkpoints later than `step`, from which the run continues."""
     for directory in sorted(root.glob("step-*")):
         number = directory.name.removeprefix("step-")
         if int(number) > step:

@@ -1,4 +1,4 @@
-"""The command that trains a reward model, and says what its scores of held-out pairs are worth."""
+"""`rlhf reward`: train a reward model, and measure it on held-out pairs."""
 
 import json
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ from rlhf.training.reward_trainer import RewardTrainer
 from rlhf.types import PreferenceBatch
 
 TABLED = ("reward/validation_accuracy", "reward/validation_loss")  # in TensorBoard
-SHOWN_PAIRS = 6  # surest mistakes, and as many surest hits, in the report
+REPORTED_PAIRS = 6  # most confident mistakes, and as many most confident hits, in the report
 CURVES = {
     "loss": {"training": "reward/loss", "held out": "reward/validation_loss"},
     "accuracy": {"training": "reward/accuracy", "held out": "reward/validation_accuracy"},
@@ -59,7 +59,12 @@ CURVES = {
 
 
 def reward(job: Job) -> dict[str, Any]:
-    """Train a reward model on ranked pairs; leaves reward/ and report.html in the run directory."""
+    """Train a reward model on ranked pairs; leave reward/ and report.html in the run directory.
+
+    Returns:
+        Accuracy with its interval, calibration and blindness test on held-out pairs; accuracy on
+        the training pairs; counts of pairs and steps; the path of the report.
+    """
     config = job.config
     path = input_file(config.data.preferences, "data.preferences")
     records, root = read_with_images(config, path, PreferenceRecord)
@@ -73,13 +78,13 @@ def reward(job: Job) -> dict[str, Any]:
         split = split_from_config(config, records, root)
         steps = study.train(split, job.run_dir)
         if not split.held_out:
-            say("no pair is held out: the figures are those of the training pairs")
+            say("no pair is held out: the metrics are those of the training pairs")
         judged = study.judge(split)
     facts = study.training_facts(path, split)
     study.save(facts)
     drop_checkpoints(job.run_dir)
     return {
-        **_reported(job, judged, folds, split.held_out_root, steps),
+        **_report(job, judged, folds, split.held_out_root, steps),
         "training_accuracy": facts["accuracy"],
         "pairs": len(split.training),
         "held_out_pairs": len(split.held_out),
@@ -89,7 +94,7 @@ def reward(job: Job) -> dict[str, Any]:
 
 
 class _Study:
-    """One reward model, trained anew and judged on each of several splits."""
+    """One reward model that is trained and judged on one split, or anew on each of several."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.config = job, job.config
@@ -105,13 +110,22 @@ class _Study:
             self.model.captioner.add(self.blank, "")
         parameters = [*self.model.backbone().parameters(), *self.model.head.parameters()]
         self._trained = [value for value in parameters if value.requires_grad]
-        # Copies of the weights, only where training begins more than once.
+        # Copies of the trainable weights, only if training starts more than once.
         self._start = (
             [value.detach().clone() for value in self._trained] if options.cv_folds else []
         )
 
     def train(self, split: Split, directory: Path, *, steps: int = 0) -> int:
-        """Train from the start; the optimizer steps whose weights are kept."""
+        """Train from the start on the training pairs of a split.
+
+        Args:
+            split: training and held-out pairs.
+            directory: where metrics and checkpoints are written.
+            steps: optimizer steps; 0: those of `reward.epochs`.
+
+        Returns:
+            The optimizer steps after which the weights were taken.
+        """
         if self._start:
             self._restart()
         drops = self.config.reward.ties == "drop"
@@ -135,8 +149,12 @@ class _Study:
             value.copy_(start)
 
     def cross_validate(self, whole: Split) -> tuple[BlindTest, list[RewardMetrics], int]:
-        """Every pair judged by a model that did not see it, the metrics of each fold, and the
-        median of the steps they took."""
+        """Train and judge on each fold.
+
+        Returns:
+            Scores of every pair by the model that did not see it, the metrics of each fold, and
+            the median of their optimizer steps.
+        """
         judged, steps, config = [], [], self.config
         splits = fold_splits(
             whole.training, whole.root, folds=config.reward.cv_folds, seed=config.seed
@@ -149,7 +167,7 @@ class _Study:
         return BlindTest.concatenate(judged), metrics, round(median(steps))
 
     def judge(self, split: Split) -> BlindTest:
-        """The held-out pairs (without any, the training pairs) with and without their images."""
+        """Score held-out pairs (if there are none, training pairs) with and without images."""
         held_out = split.held_out, split.held_out_root
         records, root = held_out if split.held_out else (split.training, split.root)
         pairs = self._batch(records, root)
@@ -157,9 +175,14 @@ class _Study:
         return run_blind_test(self.model, records, pairs, encoder, self.blank, max_tokens=longest)
 
     def training_facts(self, path: Path, split: Split) -> dict[str, Any]:
-        """What `rlhf score` needs to find the training pairs again, and what it must find."""
+        """What `rlhf score` needs to recognize the training pairs and reproduce their accuracy.
+
+        Args:
+            path: the file of preferences.
+            split: the split that was trained on.
+        """
         config, pairs = self.config, self._batch(split.training, split.root)
-        own = score_pairs(self.model, split.training, pairs, max_tokens=self._max_tokens)
+        scored = score_pairs(self.model, split.training, pairs, max_tokens=self._max_tokens)
         whole = config.reward.cv_folds or config.data.validation_preferences
         return {
             "file": file_hash(path),
@@ -167,7 +190,7 @@ class _Study:
             "seed": config.seed,
             "max_tokens": self._max_tokens,
             "pairs": len(pairs),
-            "accuracy": float(own.credit.nanmean()),
+            "accuracy": float(scored.credit.nanmean()),
         }
 
     def save(self, facts: dict[str, Any]) -> None:
@@ -187,10 +210,10 @@ class _Study:
         return preference_batch(records, self.llava.builder, root, max_tokens=longest)
 
 
-def _reported(
+def _report(
     job: Job, judged: BlindTest, folds: Sequence[RewardMetrics], root: Path, step: int
 ) -> dict[str, Any]:
-    """Console, metrics.json, TensorBoard and report.html; the metrics for the summary."""
+    """Write metrics.json, TensorBoard and report.html; return metrics for the summary."""
     metrics = reward_metrics(judged.own_images, seed=job.config.seed)
     blind = blindness(
         judged.own_images, judged.shuffled_images, judged.blank_images, seed=job.config.seed
@@ -217,7 +240,7 @@ def _reported(
         writer.histograms({"reward/margins": judged.own_images.margins}, step)
         writer.table("metrics", METRIC_COLUMNS, rows, step)
         writer.table("calibration", CALIBRATION_COLUMNS, calibration_rows(metrics), step)
-    wrong, right = most_confident_pairs(judged, root, SHOWN_PAIRS)
+    wrong, right = most_confident_pairs(judged, root, REPORTED_PAIRS)
     measured = read_metrics(job.run_dir)
     write_reward_report(
         job.run_dir / "report.html",

@@ -1,4 +1,4 @@
-"""The command that scores responses, with a reward model or with an external scorer."""
+"""`rlhf score`: score responses with a reward model or an external scorer."""
 
 import json
 import sys
@@ -34,7 +34,12 @@ TRAINING_FACTS = {"file", "validation_fraction", "seed", "max_tokens", "accuracy
 
 
 def score(job: Job) -> dict[str, Any]:
-    """Score the responses of a file; accuracy where it holds preferences."""
+    """Score the responses of a file, and write each record with its scores to `output`.
+
+    Returns:
+        Counts of records and of responses without a score, the mean score; for preferences also
+        accuracy and the other metrics of a reward model.
+    """
     path = _checked_file(job)
     kind, summary = record_kind(path), dict[str, Any]()
     if kind is PromptRecord:
@@ -73,7 +78,7 @@ def _check_output(output: Path, path: Path) -> None:
     """Refuse an output that would destroy the input or cannot be written."""
     where = f"output={output}"
     if not output.parent.is_dir():
-        raise ResourceError("the folder of the output is not there", where, "make it first")
+        raise ResourceError("the directory of the output does not exist", where, "make it first")
     if output.exists() and not output.is_file():
         raise ResourceError("the output is no regular file", where, "choose a new name")
     if output.exists() and output.samefile(path):

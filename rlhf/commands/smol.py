@@ -1,4 +1,4 @@
-"""The command that builds a LLaVA around a pretrained language model."""
+"""`rlhf smol`: build a LLaVA around a pretrained language model."""
 
 import random
 import time
@@ -20,14 +20,18 @@ from rlhf.errors import UsageError
 from rlhf.models.loading import locate_model
 from rlhf.tracking.console import say, stage, track
 
-_USAGE = "rlhf smol [PACKAGE.deb|FOLDER] output=FOLDER"
+_USAGE = "rlhf smol [PACKAGE.deb|FOLDER] output=DIRECTORY"
 
 
 def smol(job: Job) -> dict[str, Any]:
-    """Build SmolLM2-135M-Instruct into a LLaVA, align it by `rlhf sft`, merge it into `output`.
+    """Build a LLaVA around SmolLM2-135M-Instruct, align it by `rlhf sft`, merge it into `output`.
 
     Shapes, stamps if their package is named, prompts for what comes next and the model before
     alignment stay in the run directory.
+
+    Returns:
+        Loss and demonstrations of the alignment, accuracy of vision tower and projector, the
+        output and the seconds taken.
     """
     started, output = time.perf_counter(), _output(job)
     gguf, data = find_gguf(), job.run_dir / "data"
@@ -42,7 +46,7 @@ def smol(job: Job) -> dict[str, Any]:
     stage("drawing images, asking questions about them")
     demonstrations = _write_data(job, data, stamps)
     stage("putting SmolLM2 behind a vision tower, and teaching that to see")
-    told, written = _build(job, gguf, job.run_dir / "untrained", stamps)
+    tower_accuracy, projector_accuracy = _build(job, gguf, job.run_dir / "untrained", stamps)
     model = f"model.path={job.run_dir / 'untrained'}"
     tuned, trained = run("sft", model, "model.train=lora", f"data.demonstrations={demonstrations}")
     run("export", "export.merge=true", f"output={output}", files=(tuned,))
@@ -50,8 +54,8 @@ def smol(job: Job) -> dict[str, Any]:
     say(f"next: rlhf collect experiment=smol model.path={output} {prompts}")
     return {
         **{name: trained[name] for name in ("loss", "demonstrations")},
-        "quarters_told": told,
-        "words_written": written,
+        "quarters_told": tower_accuracy,
+        "words_written": projector_accuracy,
         "output": str(output),
         "seconds": time.perf_counter() - started,
     }
@@ -66,22 +70,22 @@ def _output(job: Job) -> Path:
     if len(job.files) > 1:
         raise UsageError("more than one package is named", " ".join(map(str, job.files)), _USAGE)
     if not job.config.output:
-        raise UsageError("no output folder is named", "output", _USAGE)
+        raise UsageError("no output directory is named", "output", _USAGE)
     if Path(job.config.output).exists():
-        fix = "name a new folder: output=…"
+        fix = "name a new directory: output=…"
         raise UsageError("the output exists already", job.config.output, fix)
     return Path(job.config.output)
 
 
 def _common(job: Job) -> list[str]:
-    """Overrides of every stage: the experiment's sizes, and what the caller set."""
+    """Overrides of every stage: experiment=smol, unless another is set, and those of the call."""
     chosen = any(word.startswith("experiment=") for word in job.overrides)
     given = [word for word in job.overrides if not word.startswith("output=")]
     return [*([] if chosen else ["experiment=smol"]), *given]
 
 
 def _write_data(job: Job, data: Path, stamps: Path | None) -> Path:
-    """Demonstrations of equal shares of shapes, scenes of stamps and their captions; prompts."""
+    """Write prompts and demonstrations: equal shares of shapes, stamp scenes and captions."""
     smol, seed = job.config.smol, job.config.seed
     count = smol.demonstrations // (3 if stamps else 1)
     options: Any = {"seed": seed, "per_image": 1, "demonstrate": True}
@@ -105,7 +109,7 @@ def _read(file: Path) -> list[DemonstrationRecord]:
 
 
 def _build(job: Job, gguf: Path, directory: Path, stamps: Path | None) -> tuple[float, float]:
-    """Write the LLaVA before alignment; how well its tower and its projector learnt."""
+    """Write the LLaVA before alignment; the accuracy of its vision tower and of its projector."""
     seed, smol = job.config.seed, job.config.smol
     language, tokenizer = read_gguf(gguf)
     assemble_llava(directory, language, tokenizer, seed=seed)
@@ -116,7 +120,7 @@ def _build(job: Job, gguf: Path, directory: Path, stamps: Path | None) -> tuple[
     llava.model.model.multi_modal_projector.requires_grad_(True)
     lessons = _lessons(smol.lessons, seed, stamps)
     with track("vision tower, projector", 2 * smol.lesson_steps) as progress:
-        told, written = teach_sight(
+        tower_accuracy, projector_accuracy = teach_sight(
             llava.model,
             llava.processor,
             [image for image, _ in lessons],
@@ -125,13 +129,16 @@ def _build(job: Job, gguf: Path, directory: Path, stamps: Path | None) -> tuple[
             seed=seed,
             on_step=lambda done, total, loss: progress.advance(1, loss=loss),
         )
-    say(f"the tower names {told:.1%} of the quarters, the projector writes {written:.1%} of it")
+    say(
+        f"the tower names {tower_accuracy:.1%} of the quarters, "
+        f"the projector writes {projector_accuracy:.1%} of it"
+    )
     llava.save(directory)
-    return told, written
+    return tower_accuracy, projector_accuracy
 
 
 def _lessons(count: int, seed: int, stamps: Path | None) -> list[tuple[Image.Image, Facts]]:
-    """Images of shapes and, if they are there, every second one of stamps; what is in each."""
+    """Images with their facts: of shapes, and with stamps every second one a stamp scene."""
     rng, lessons = random.Random(f"lessons/{seed}"), list[tuple[Image.Image, Facts]]()
     for number in range(count):
         if stamps and number % 2:

@@ -1,4 +1,4 @@
-"""The command that turns Debian's stamps into data."""
+"""`rlhf stamps`: turn Debian's stamps into prompts and captions."""
 
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,16 @@ from rlhf.tracking.console import say, table
 
 
 def stamps(job: Job) -> dict[str, Any]:
-    """Write real images with prompts and captions to a new directory, their licence beside them."""
-    usage = "rlhf stamps [PACKAGE.deb|FOLDER] output=FOLDER"
+    """Write real images with prompts, captions and their licence to a new directory.
+
+    Returns:
+        Counts of what was written and skipped.
+    """
+    usage = "rlhf stamps [PACKAGE.deb|FOLDER] output=DIRECTORY"
     if len(job.files) > 1:
         raise UsageError("more than one package is given", " ".join(map(str, job.files)), usage)
     if not job.config.output:
-        raise UsageError("no output folder is named", "output", usage)
+        raise UsageError("no output directory is named", "output", usage)
     source, output = [*job.files, INSTALLED][0], Path(job.config.output)
     share = job.config.data.validation_fraction
     metrics = write_stamps(source, output, seed=job.config.seed, held_out=share)

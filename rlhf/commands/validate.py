@@ -1,4 +1,4 @@
-"""The command that checks files of records."""
+"""`rlhf validate`: check files of records."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,11 +11,18 @@ from rlhf.data.validation.validate import ValidationReport, validate_files
 from rlhf.errors import DataError, UsageError
 from rlhf.tracking.console import say, table, track
 
-SHOWN = 20  # problems
+MAX_PROBLEMS = 20  # printed
 
 
 def validate(job: Job) -> dict[str, Any]:
-    """Check files of records; exit 3 when a row is unusable."""
+    """Check files of records, and write the usable rows to `validate.fix_output`.
+
+    Returns:
+        Rows, usable rows, labels and problems by file.
+
+    Raises:
+        DataError: a row is unusable, or a file empty or unreadable.
+    """
     config, files = job.config, job.files
     if not files:
         raise UsageError("no file is given", "rlhf validate", "rlhf validate FILE.jsonl …")
@@ -50,13 +57,13 @@ def _show(report: ValidationReport, output: Path | None) -> None:
     table("records", (label, *files), cells)
     for people in report.people:
         _show_people(people)
-    for problem in report.problems[:SHOWN]:
+    for problem in report.problems[:MAX_PROBLEMS]:
         say(str(problem))
-    more = report.error_count + report.warning_count - SHOWN
+    more = report.error_count + report.warning_count - MAX_PROBLEMS
     if more > 0:
         say(f"… and {more} more problems")
     if output:
-        say(f"usable rows {output}, the rest {rejected_path(output)}")
+        say(f"usable rows {output}, the others {rejected_path(output)}")
     if not report.ok:
         raise _refusal(report, output)
 
@@ -87,9 +94,9 @@ def _refusal(report: ValidationReport, output: Path | None) -> DataError:
     rows = sum(row["records"] - row["usable"] for row in report.rows)
     files = report.error_count - rows  # what is wrong with a file itself stands at no row
     counts = {"unusable rows": rows, "files empty or unreadable": files}
-    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    fix = f"correct them; the first {SHOWN} problems stand above"
+    summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    fix = f"correct them; the first {MAX_PROBLEMS} problems stand above"
     if output:
-        said += f"; the usable ones are in {output}"
+        summary += f"; the usable ones are in {output}"
         fix = f"train on {output}, and correct what {rejected_path(output)} lists"
-    return DataError(said, report.errors[0].where, fix)
+    return DataError(summary, report.errors[0].where, fix)

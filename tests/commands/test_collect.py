@@ -10,7 +10,7 @@ import torch
 
 from rlhf.cli.main import main
 from rlhf.commands import collect
-from rlhf.commands.collect import _different, _kinds
+from rlhf.commands.collect import _different, _temperatures
 from rlhf.config.schema import CollectConfig, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord
@@ -46,10 +46,10 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def test_temperatures_take_turns() -> None:
     options = CollectConfig(responses_per_prompt=5, temperatures=(0.5, 1.0))
-    kinds = [(s.temperature, samples) for s, samples in _kinds(SamplingConfig(), options)]
+    kinds = [(s.temperature, samples) for s, samples in _temperatures(SamplingConfig(), options)]
     assert kinds == [(0.5, [0, 2, 4]), (1.0, [1, 3])]
     plain = CollectConfig(responses_per_prompt=2)
-    kinds = [(s.temperature, samples) for s, samples in _kinds(SamplingConfig(), plain)]
+    kinds = [(s.temperature, samples) for s, samples in _temperatures(SamplingConfig(), plain)]
     assert kinds == [(1.0, [0, 1])]
 
 
@@ -98,7 +98,7 @@ def test_other_prompts_are_not_mixed_in(
         json.dumps({"image_path": "pictures/00000.png", "instruction": "Else?"}) + "\n"
     )
     assert main(["collect", f"resume={runs(directory)[0]}"]) == 3
-    assert "this prompt is not asked here" in capsys.readouterr().err
+    assert "this prompt is not in data.prompts" in capsys.readouterr().err
 
 
 def test_a_directory_of_images_is_asked_one_instruction(

@@ -75,8 +75,8 @@ def test_people_judge_blind_and_decide(directory: Path, capsys: pytest.CaptureFi
         PreferenceRecord(row.image_path, row.instruction, *row.responses, "response_a")
         for row in kept
     ]
-    write_records(directory / "said.jsonl", said)
-    assert run(*words, "evaluation.judgments=said.jsonl") == 0
+    write_records(directory / "judgments.jsonl", said)
+    assert run(*words, "evaluation.judgments=judgments.jsonl") == 0
     left = read_records(newest(directory) / "blind.jsonl", CandidatesRecord)
     assert len(left) == 1 and left[0].responses[0] in texts
     two = json.loads((newest(directory) / "metrics.json").read_text())["models"]["two"]
@@ -88,7 +88,7 @@ def test_people_judge_blind_and_decide(directory: Path, capsys: pytest.CaptureFi
     [
         (["one"], 2, "two models or more"),
         (["one", "two"], 2, "no judge is given"),
-        (["one", "two", "evaluation.best_of=2", "evaluation.judge=person"], 2, "needs scores"),
+        (["one", "two", "evaluation.best_of=2", "evaluation.judge=person"], 2, "needs a scorer"),
         (
             ["one", "two", "evaluation.judge=person", "evaluation.judgments=none.jsonl"],
             3,
