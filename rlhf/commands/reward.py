@@ -21,14 +21,9 @@ from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.records import PreferenceRecord
 from rlhf.data.splits import Split, fold_splits, split_from_config
 from rlhf.evaluation.reward_metrics import (
-    CALIBRATION_COLUMNS,
-    METRIC_COLUMNS,
     RewardMetrics,
     accuracy_spread,
     blindness,
-    blindness_rows,
-    calibration_rows,
-    metric_rows,
     reward_metrics,
 )
 from rlhf.evaluation.reward_report import write_reward_report
@@ -38,6 +33,13 @@ from rlhf.evaluation.reward_scoring import (
     run_blind_test,
     score_pairs,
     write_blank_image,
+)
+from rlhf.evaluation.reward_tables import (
+    CALIBRATION_COLUMNS,
+    METRIC_COLUMNS,
+    blindness_rows,
+    calibration_rows,
+    metric_rows,
 )
 from rlhf.models.loading import locate_model
 from rlhf.rewards.caption_reward import CaptionReward

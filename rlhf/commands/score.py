@@ -18,7 +18,8 @@ from rlhf.data.records import PreferenceRecord, PromptRecord, record_kind, respo
 from rlhf.data.tokenization import ByteEncoder
 from rlhf.errors import ResourceError, UsageError
 from rlhf.evaluation.preference_scoring import score_complete_pairs, score_split
-from rlhf.evaluation.reward_metrics import METRIC_COLUMNS, metric_rows, reward_metrics
+from rlhf.evaluation.reward_metrics import reward_metrics
+from rlhf.evaluation.reward_tables import METRIC_COLUMNS, metric_rows
 from rlhf.evaluation.scored_pairs import ScoredPairs
 from rlhf.models.loading import ModelLocation
 from rlhf.rewards.external.loader import load_scorer

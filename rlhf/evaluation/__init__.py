@@ -1,1 +1,1 @@
-"""Reward models judged: scores of held-out pairs, metrics of them, and the report."""
+"""Models compared by judges, reward models tested on held-out pairs, and reports in HTML."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan, log, nan
+from math import log, nan
 from statistics import fmean, stdev
 from typing import Any
 
@@ -28,8 +28,6 @@ MIN_IMAGES = 20  # of decided pairs: an interval from fewer is not to be trusted
 MIN_GAP = 0.05  # an interval of the gap that holds 0 and ends below says: no image is read
 LOOKS, IGNORES = "looks at the image", "ignores the image"
 CANNOT_TELL = "cannot tell: too few pairs"
-METRIC_COLUMNS = ("metric", "value", "95 % interval", "pairs")
-CALIBRATION_COLUMNS = ("σ of the margin", "share right", "pairs")
 
 
 @dataclass(frozen=True)
@@ -236,44 +234,6 @@ def accuracy_spread(folds: Sequence[RewardMetrics]) -> Spread:
     values = [fold.accuracy.value for fold in folds]
     std = stdev(values) if len(values) > 1 else 0.0
     return Spread(fmean(values), std, min(values), max(values))
-
-
-def metric_rows(metrics: RewardMetrics) -> list[tuple[object, ...]]:
-    """Lay out metrics for a table under METRIC_COLUMNS."""
-    n = metrics.pairs
-    return [
-        _row("accuracy", metrics.accuracy),
-        (f"log loss (chance {CHANCE_LOSS:.4f})", metrics.log_loss, "", n),
-        ("calibration error", metrics.calibration_error, "", n),
-        ("ties", metrics.ties, "", n),
-        ("correlation of score and words", metrics.length_correlation, "", n),
-        ("correlation of their ranks", metrics.length_rank_correlation, "", n),
-        ("longer response preferred", metrics.longer_preferred, "", n),
-        ("longer response scored higher", metrics.longer_scored_higher, "", n),
-        *(_row(f"accuracy, preferred is {x.name}", x) for x in metrics.by_length if x.pairs),
-        *(_row(f"accuracy of {x.name}", x) for x in metrics.by_kind if x.name and x.pairs),
-    ]
-
-
-def calibration_rows(metrics: RewardMetrics) -> list[tuple[object, ...]]:
-    """Lay out the bins of the calibration for a table under CALIBRATION_COLUMNS."""
-    return [(x.predicted, x.observed, x.pairs) for x in metrics.calibration]
-
-
-def blindness_rows(result: Blindness) -> list[tuple[object, ...]]:
-    """Lay out the result of a blindness test for a table under METRIC_COLUMNS."""
-    accuracies = result.own_images, result.shuffled_images, result.blank_images
-    gap = "gap, own minus the better blinded", result.gap, _interval(result.low, result.high)
-    rows = [_row(f"accuracy, {accuracy.name}", accuracy) for accuracy in accuracies]
-    return [*rows, (*gap, result.own_images.pairs)]
-
-
-def _row(name: str, x: Accuracy) -> tuple[object, ...]:
-    return name, x.value, _interval(x.low, x.high), x.pairs
-
-
-def _interval(low: float, high: float) -> str:
-    return "" if isnan(low) else f"{low:.3f} to {high:.3f}"
 
 
 def _json_values(metrics: RewardMetrics | Blindness) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Metrics, TensorBoard, console and live view."""
+"""Metrics written and read, the console, the live view of a run, and the profiler."""

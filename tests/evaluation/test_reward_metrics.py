@@ -12,11 +12,8 @@ from rlhf.evaluation.reward_metrics import (
     CANNOT_TELL,
     IGNORES,
     LOOKS,
-    METRIC_COLUMNS,
     accuracy_spread,
     blindness,
-    blindness_rows,
-    metric_rows,
     reward_metrics,
 )
 from rlhf.evaluation.scored_pairs import ScoredPairs, confident_rows
@@ -219,19 +216,3 @@ def test_the_spread_of_folds() -> None:
     assert (spread.mean, spread.std) == (pytest.approx(0.7), pytest.approx(0.1))
     assert (spread.low, spread.high) == (pytest.approx(0.6), pytest.approx(0.8))
     assert accuracy_spread(folds[:1]).std == 0
-
-
-def test_rows_for_the_console() -> None:
-    rows = metric_rows(reward_metrics(SIX))
-    assert {len(row) for row in rows} == {len(METRIC_COLUMNS)}
-    named = {row[0]: row[1:] for row in rows}
-    assert named["accuracy"][0] == 0.5 and named["accuracy"][2] == 5
-    assert named["accuracy of style"][0] == 0.5
-    assert "accuracy, preferred is shorter" not in named and "accuracy of " not in named
-    rows = blindness_rows(blindness(with_accuracy(1), with_accuracy(0), with_accuracy(0)))
-    assert [row[1:] for row in rows] == [
-        (1, "1.000 to 1.000", 100),
-        (0, "0.000 to 0.000", 100),
-        (0, "0.000 to 0.000", 100),
-        (1, "1.000 to 1.000", 100),
-    ]

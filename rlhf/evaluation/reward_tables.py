@@ -1,0 +1,47 @@
+"""Metrics of reward models as rows of tables, for the console and for TensorBoard."""
+
+from math import isnan
+
+from rlhf.evaluation.reward_metrics import CHANCE_LOSS, Blindness, RewardMetrics
+from rlhf.evaluation.scored_pairs import Accuracy
+
+METRIC_COLUMNS = ("metric", "value", "95 % interval", "pairs")
+CALIBRATION_COLUMNS = ("σ of the margin", "share right", "pairs")
+
+
+def metric_rows(metrics: RewardMetrics) -> list[tuple[object, ...]]:
+    """Lay out metrics for a table under METRIC_COLUMNS."""
+    n = metrics.pairs
+    return [
+        _row("accuracy", metrics.accuracy),
+        (f"log loss (chance {CHANCE_LOSS:.4f})", metrics.log_loss, "", n),
+        ("calibration error", metrics.calibration_error, "", n),
+        ("ties", metrics.ties, "", n),
+        ("correlation of score and words", metrics.length_correlation, "", n),
+        ("correlation of their ranks", metrics.length_rank_correlation, "", n),
+        ("longer response preferred", metrics.longer_preferred, "", n),
+        ("longer response scored higher", metrics.longer_scored_higher, "", n),
+        *(_row(f"accuracy, preferred is {x.name}", x) for x in metrics.by_length if x.pairs),
+        *(_row(f"accuracy of {x.name}", x) for x in metrics.by_kind if x.name and x.pairs),
+    ]
+
+
+def calibration_rows(metrics: RewardMetrics) -> list[tuple[object, ...]]:
+    """Lay out the bins of the calibration for a table under CALIBRATION_COLUMNS."""
+    return [(x.predicted, x.observed, x.pairs) for x in metrics.calibration]
+
+
+def blindness_rows(result: Blindness) -> list[tuple[object, ...]]:
+    """Lay out the result of a blindness test for a table under METRIC_COLUMNS."""
+    accuracies = result.own_images, result.shuffled_images, result.blank_images
+    gap = "gap, own minus the better blinded", result.gap, _interval(result.low, result.high)
+    rows = [_row(f"accuracy, {accuracy.name}", accuracy) for accuracy in accuracies]
+    return [*rows, (*gap, result.own_images.pairs)]
+
+
+def _row(name: str, x: Accuracy) -> tuple[object, ...]:
+    return name, x.value, _interval(x.low, x.high), x.pairs
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if isnan(low) else f"{low:.3f} to {high:.3f}"

@@ -1,0 +1,21 @@
+"""Rows for tables: a cell for each column, and no row for what has no pair."""
+
+from rlhf.evaluation.reward_metrics import blindness, reward_metrics
+from rlhf.evaluation.reward_tables import METRIC_COLUMNS, blindness_rows, metric_rows
+from tests.evaluation.test_reward_metrics import SIX, with_accuracy
+
+
+def test_rows_for_the_console() -> None:
+    rows = metric_rows(reward_metrics(SIX))
+    assert {len(row) for row in rows} == {len(METRIC_COLUMNS)}
+    named = {row[0]: row[1:] for row in rows}
+    assert named["accuracy"][0] == 0.5 and named["accuracy"][2] == 5
+    assert named["accuracy of style"][0] == 0.5
+    assert "accuracy, preferred is shorter" not in named and "accuracy of " not in named
+    rows = blindness_rows(blindness(with_accuracy(1), with_accuracy(0), with_accuracy(0)))
+    assert [row[1:] for row in rows] == [
+        (1, "1.000 to 1.000", 100),
+        (0, "0.000 to 0.000", 100),
+        (0, "0.000 to 0.000", 100),
+        (1, "1.000 to 1.000", 100),
+    ]
