@@ -16,8 +16,8 @@ from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.buffer import RolloutBuffer
+from rlhf.ppo.step_metrics import StepMetrics
 from rlhf.ppo.trainer import PPOTrainer
-from rlhf.ppo.updater import StepMetrics
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.spans import Spans

@@ -10,7 +10,7 @@ from rlhf.config.schema import PPOConfig
 from rlhf.functional import ADVANTAGE_ESTIMATORS, explained_variance
 from rlhf.kernels import span_mean, span_sum
 from rlhf.ppo.buffer import RolloutBuffer
-from rlhf.ppo.updater import StepMetrics
+from rlhf.ppo.step_metrics import StepMetrics
 from rlhf.tracking.text_metrics import text_statistics
 from rlhf.types import Rollout
 

@@ -26,7 +26,8 @@ from rlhf.ppo.metrics import iteration_metrics, speed_metrics
 from rlhf.ppo.rollout import collect_rollout
 from rlhf.ppo.sample_logging import log_distributions, log_samples
 from rlhf.ppo.sanity_checks import run_sanity_checks
-from rlhf.ppo.updater import StepMetrics, Updater
+from rlhf.ppo.step_metrics import StepMetrics
+from rlhf.ppo.updater import Updater
 from rlhf.rewards.base import Scorer
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.storage.hashing import hash_tensors
@@ -35,7 +36,7 @@ from rlhf.tracking.profiler import count, end_iteration, phase
 from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.checkpoint_manager import CheckpointManager, State, data_hash, restore_parameters
 from rlhf.training.data_order import prompt_indices
-from rlhf.types import Minibatch, PromptBatch, Rollout
+from rlhf.types import PromptBatch, Rollout
 
 
 class PPOTrainer:
@@ -187,7 +188,8 @@ class PPOTrainer:
                 if steps[-1].outcome == "stopped":
                     return steps
                 if steps[-1].outcome == "skipped":
-                    self._check_skipped_steps(minibatch, iteration)
+                    skipped, limit = self.updater.skipped_steps, self.ppo.max_skipped_steps
+                    check_skipped_steps(skipped, limit, minibatch, iteration, self.directory)
         return steps
 
     def iteration_prompts(self, iteration: int) -> tuple[PromptBatch, Tensor]:
@@ -265,10 +267,6 @@ class PPOTrainer:
         check_finite(rollout, iteration, self.checkpoints.path(self.checkpoints.saved))
         if iteration == 0 and self.ppo.sanity_checks:
             run_sanity_checks(self.policy, self.reward, rollout, self.config_after_oom.ppo)
-
-    def _check_skipped_steps(self, minibatch: Minibatch, iteration: int) -> None:
-        skipped, limit = self.updater.skipped_steps, self.ppo.max_skipped_steps
-        check_skipped_steps(skipped, limit, minibatch, iteration, self.directory)
 
     def _estimate_advantages(self, rollout: Rollout, options: PPOConfig) -> RolloutBuffer:
         buffer = RolloutBuffer()

@@ -1,7 +1,7 @@
 """One optimizer step of PPO: microbatches, gradient clipping, and skipping of non-finite steps."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from rlhf.functional import (
     whiten,
 )
 from rlhf.models.policy import Policy
+from rlhf.ppo.step_metrics import TOKEN_MEANS, StepMetrics
 from rlhf.storage.checkpoint import optimizer_tensors, restore_optimizer
 from rlhf.tracking.profiler import phase
 from rlhf.training.gradients import clip_gradients, finite
@@ -28,50 +29,6 @@ from rlhf.training.optimizers import adamw
 from rlhf.types import Minibatch, PolicyOutputs
 
 DEFAULT_CRITIC_LR_RATIO = 5.0  # critic learning rate / policy learning rate
-TOKEN_MEANS = (  # metrics of StepMetrics that are means over the tokens of a step
-    "policy_loss",
-    "value_loss",
-    "approx_kl",
-    "clipfrac",
-    "value_clipfrac",
-    "ratio",
-    "entropy",
-    "kl_loss",
-)
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """Metrics of one optimizer step, means over its tokens unless another thing is said.
-
-    Attributes:
-        policy_loss: clipped surrogate loss.
-        value_loss: clipped value loss before vf_coef, squared reward units.
-        approx_kl: k2 estimate of KL(old policy ‖ new policy), nats.
-        clipfrac: fraction of tokens whose ratio was clipped.
-        value_clipfrac: fraction of tokens whose value was clipped.
-        ratio: new over old probability.
-        entropy: of the policy, nats.
-        kl_loss: KL penalty in the loss before kl_coef, nats; 0 when it is in the reward.
-        ratio_gap: largest |ratio - 1| of the tokens.
-        grad_norm_policy: L2 norm of the policy's gradient before clipping.
-        grad_norm_critic: L2 norm of the critic's gradient before clipping.
-        outcome: `taken`, `skipped` (not finite) or `stopped` (approx_kl over target_kl); only a
-            taken step moves weights.
-    """
-
-    policy_loss: float
-    value_loss: float
-    approx_kl: float
-    clipfrac: float
-    value_clipfrac: float
-    ratio: float
-    entropy: float
-    kl_loss: float
-    ratio_gap: float
-    grad_norm_policy: float
-    grad_norm_critic: float
-    outcome: str
 
 
 class Updater:

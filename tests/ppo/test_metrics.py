@@ -9,7 +9,7 @@ from rlhf.config.schema import PPOConfig
 from rlhf.kernels import span_sum
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.metrics import iteration_metrics
-from rlhf.ppo.updater import TOKEN_MEANS, StepMetrics
+from rlhf.ppo.step_metrics import TOKEN_MEANS, StepMetrics
 from rlhf.types import Rollout
 from tests.ppo.test_buffer import rollout
 
