@@ -30,7 +30,7 @@ from rlhf.demo.stamps.scenes import (
     sample_stamp_scene,
     write_stamp_split,
 )
-from rlhf.demo.tiny_llava import build_tiny_llava, teach_tower
+from rlhf.demo.tiny_llava import build_tiny_llava, train_vision_tower
 from rlhf.evaluation.judges import generate_responses
 from rlhf.models.llava import Llava
 from rlhf.tracking.console import say, stage, track
@@ -97,7 +97,7 @@ def build_model(data: Path, directory: Path, stamps: Path, seed: int) -> float:
     random = Random(f"tower/{seed}")
     scenes = [sample_stamp_scene(random) for _ in range(TOWER_IMAGES)]
     with track("vision tower", TOWER_STEPS) as progress:
-        found = teach_tower(
+        found = train_vision_tower(
             llava.model,
             llava.processor,
             [draw_stamp_scene(scene, stamps) for scene in scenes],

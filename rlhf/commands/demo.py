@@ -14,7 +14,7 @@ from rlhf.commands.model_setup import load_model
 from rlhf.data.records import DemonstrationRecord, read_records
 from rlhf.demo.questions import write_split
 from rlhf.demo.scenes import sample_scene
-from rlhf.demo.tiny_llava import bootstrap_tower, build_tiny_llava
+from rlhf.demo.tiny_llava import build_tiny_llava, train_tower_on_scenes
 from rlhf.models.loading import locate_model
 from rlhf.storage.run_directory import json_text
 from rlhf.tracking.console import say, stage, table, track
@@ -114,7 +114,7 @@ def _build(job: Job, data: Path, directory: Path) -> None:
     random = Random(f"tower/{seed}")
     scenes = [sample_scene(random) for _ in range(job.config.demo.sft_images)]
     with track("vision tower", steps) as progress:
-        accuracy = bootstrap_tower(
+        accuracy = train_tower_on_scenes(
             llava.model,
             llava.processor,
             scenes,

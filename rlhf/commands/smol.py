@@ -14,7 +14,7 @@ from rlhf.data.records import DemonstrationRecord, read_records, write_records
 from rlhf.demo.questions import Facts, write_split
 from rlhf.demo.scenes import draw_scene, sample_scene
 from rlhf.demo.smol.assemble import assemble_llava, find_gguf, read_gguf
-from rlhf.demo.smol.vision_pretraining import teach_sight
+from rlhf.demo.smol.vision_pretraining import pretrain_vision
 from rlhf.demo.stamps.scenes import draw_stamp_scene, sample_stamp_scene, write_stamp_split
 from rlhf.errors import UsageError
 from rlhf.models.loading import locate_model
@@ -120,7 +120,7 @@ def _build(job: Job, gguf: Path, directory: Path, stamps: Path | None) -> tuple[
     llava.model.model.multi_modal_projector.requires_grad_(True)
     lessons = _lessons(smol.lessons, seed, stamps)
     with track("vision tower, projector", 2 * smol.lesson_steps) as progress:
-        tower_accuracy, projector_accuracy = teach_sight(
+        tower_accuracy, projector_accuracy = pretrain_vision(
             llava.model,
             llava.processor,
             [image for image, _ in lessons],

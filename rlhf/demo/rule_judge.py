@@ -1,4 +1,4 @@
-"""`rule-v1`: a published rule that scores answers about scenes, in place of a person.
+"""`rule-v1`: a rule that scores responses about scenes, in place of a person.
 
 It labels the demo's pairs and judges its evaluation; PPO sees only the reward model trained on
 those labels. Records it labels carry `annotator: rule-v1`.
@@ -30,7 +30,7 @@ _THING = re.compile(
 
 
 def rule_score(record: Record, response: str) -> float:
-    """One number for an answer: higher is better.
+    """Score a response; higher is better.
 
         question:     1 if right, else 0; -0.02 each word over the shortest right answer
         description:  (+1 each thing of the image named once, +0.5 if placed right,
@@ -52,7 +52,7 @@ def rule_score(record: Record, response: str) -> float:
 
 
 def _points(record: Record, response: str) -> float:
-    """What the answer says of the image is worth, whatever the words."""
+    """Points for what the response says of the image, without the cost of its words."""
     meta = _facts(record)
     if meta["kind"] != "description":
         return float(is_right(record, response))
@@ -60,7 +60,7 @@ def _points(record: Record, response: str) -> float:
 
 
 def is_right(record: Record, response: str) -> bool:
-    """Whether an answer says what is asked and nothing false, by whole words.
+    """Whether a response says what is asked and nothing false, by whole words.
 
     Every colour, shape, stamp, place and number named must be true of the thing asked about (of
     any thing, in a count or a description): naming several answers is wrong, so is denying one.
@@ -70,17 +70,26 @@ def is_right(record: Record, response: str) -> bool:
     things = meta["objects"] if meta["kind"] in ("count", "description") else [meta["about"]]
     needed = _VOCABULARY.intersection(_words(meta["answer"]))
     true = needed.union(*(_words(value) for thing in things for value in thing.values()))
-    said = _VOCABULARY.intersection(words)
-    if not said <= true or _VOCABULARY.intersection(_NEGATION.findall(" ".join(words))):
+    mentioned = _VOCABULARY.intersection(words)
+    if not mentioned <= true or _VOCABULARY.intersection(_NEGATION.findall(" ".join(words))):
         return False
     verdicts = _verdicts(things, words)
     if meta["kind"] == "description":
         return len(verdicts) == len(things) and set(verdicts) <= {"placed", "named"}
-    return needed <= said
+    return needed <= mentioned
 
 
 def rule_preference(record: Record, a: str, b: str) -> str:
-    """`response_a` or `response_b`, the better by `rule_score`; `tie` if less than 0.05 apart."""
+    """Compare two responses by `rule_score`.
+
+    Args:
+        record: the prompt and its facts.
+        a: first response.
+        b: second response.
+
+    Returns:
+        `response_a` or `response_b`, the better one; `tie` if they are less than 0.05 apart.
+    """
     difference = rule_score(record, a) - rule_score(record, b)
     if abs(difference) < TIE_MARGIN:
         return "tie"
@@ -90,17 +99,18 @@ def rule_preference(record: Record, a: str, b: str) -> str:
 def label_pairs(
     candidates: Iterable[CandidatesRecord], *, noise: float, seed: int, annotator: str = "rule-v1"
 ) -> list[PreferenceRecord]:
-    """Every pair of different answers to a prompt that the rule can order.
+    """Label every pair of different responses to a prompt that the rule can order.
 
     `meta` is the prompt's, with `pair`: `right-wrong` if one answer is right and one wrong,
     `degree` if one description is better than another though neither or both are right, else
     `style`: the answers differ in words alone.
 
     Args:
-        candidates: sampled answers; ties, equal and blank texts are left out.
-        noise: share of the labels flipped, in [0, 0.5), as people disagree. Nothing marks them.
-        seed: of the sides and of the flips.
-        annotator: written into each record.
+        candidates: sampled responses; ties, equal and blank texts are left out.
+        noise: share of labels that are flipped, in [0, 0.5), as if people disagreed; records do
+            not say which.
+        seed: of the order in each pair and of the flips.
+        annotator: name written into each record.
 
     Raises:
         ValueError: noise is out of range.
@@ -130,14 +140,14 @@ def label_pairs(
 
 
 def _pair_kind(record: Record, a: str, b: str) -> str:
-    """What sets two answers apart: `right-wrong`, `degree` or `style`."""
+    """How two responses differ: `right-wrong`, `degree` or `style`."""
     if is_right(record, a) != is_right(record, b):
         return "right-wrong"
     return "style" if _points(record, a) == _points(record, b) else "degree"
 
 
 def _verdicts(objects: list[dict[str, str]], words: list[str]) -> list[str]:
-    """What each thing named is: the keys of `THING_POINTS`."""
+    """A key of `THING_POINTS` for each thing that the words name."""
     parts = ("colour", "shape", "name")
     places = {" ".join(f[part] for part in parts if part in f): f["place"] for f in objects}
     verdicts, named = [], set()

@@ -1,4 +1,4 @@
-"""Seeded images of one to three coloured shapes, small enough to teach a tower in a minute."""
+"""Seeded images of one to three coloured shapes, for a vision tower trained in a minute."""
 
 import math
 import random
@@ -19,7 +19,16 @@ _SUPERSAMPLING = 3
 
 @dataclass(frozen=True)
 class Shape:
-    """What a question can ask (`shape`, `colour`, `place`), and where it lies in pixels."""
+    """A coloured shape in one quarter of the image.
+
+    Attributes:
+        shape: one of SHAPES.
+        colour: one of COLOURS.
+        place: one of PLACES.
+        x: middle from the left, pixels.
+        y: middle from the top, pixels.
+        radius: of its corners, pixels.
+    """
 
     shape: str
     colour: str
@@ -31,18 +40,23 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image before it is drawn. Shapes, colours and places are each distinct within it."""
+    """What an image shows, before it is drawn.
+
+    Attributes:
+        shapes: one to three, all of different shape, colour and place.
+        background: grey level, 0 to 255.
+    """
 
     shapes: tuple[Shape, ...]
     background: int
 
     def facts(self) -> list[dict[str, str]]:
-        """Shape, colour and place of each shape, in reading order: what a judge needs."""
+        """Shape, colour and place of each shape, in reading order."""
         return [{key: asdict(s)[key] for key in ("shape", "colour", "place")} for s in self.shapes]
 
 
 def sample_scene(rng: random.Random) -> Scene:
-    """One to three shapes, at most one in each quarter of the image."""
+    """Draw a random scene: one to three shapes, at most one in each quarter of the image."""
     count = rng.randint(1, 3)
     places = sorted(rng.sample(PLACES, count), key=PLACES.index)
     named = zip(rng.sample(SHAPES, count), rng.sample(COLOURS, count), places, strict=True)
@@ -50,7 +64,7 @@ def sample_scene(rng: random.Random) -> Scene:
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """The scene as an RGB image of 48 × 48 pixels, edges smoothed."""
+    """Draw the scene as an RGB image of 48 × 48 pixels with smooth edges."""
     side = SIDE * _SUPERSAMPLING
     image = Image.new("RGB", (side, side), (scene.background,) * 3)
     for shape in scene.shapes:
@@ -59,7 +73,16 @@ def draw_scene(scene: Scene) -> Image.Image:
 
 
 def write_images(directory: Path, count: int, seed: int | str) -> list[tuple[Path, Scene]]:
-    """Draw `directory/00000.png` and so on; image i depends on (seed, i) alone."""
+    """Draw scenes to `directory/00000.png` and so on; image i depends on (seed, i) alone.
+
+    Args:
+        directory: made if needed.
+        count: number of images.
+        seed: of the scenes.
+
+    Returns:
+        Path and scene of each image.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     images = []
     for i in range(count):

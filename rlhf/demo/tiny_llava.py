@@ -1,4 +1,4 @@
-"""A LLaVA of about a million parameters, of the real classes, whose vision tower can see."""
+"""Build a LLaVA of about a million parameters from the real classes and train its vision tower."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -54,11 +54,16 @@ def build_tiny_llava(
         nn.init.normal_(model.model.vision_tower.embeddings.position_embedding.weight, std=0.5)
     transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(directory)
-    processor_of(tokenizer, CHAT_TEMPLATE).save_pretrained(directory)
+    build_processor(tokenizer, CHAT_TEMPLATE).save_pretrained(directory)
 
 
-def processor_of(tokenizer: Any, template: str) -> Any:
-    """The stock processor for the tower's 48 × 48 pixels and 16 image tokens."""
+def build_processor(tokenizer: Any, template: str) -> Any:
+    """Build a `LlavaProcessor` for the tower's 48 × 48 pixels and 16 image tokens.
+
+    Args:
+        tokenizer: knows the token `<image>`.
+        template: chat template.
+    """
     return LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SIDE),
         tokenizer,
@@ -69,7 +74,7 @@ def processor_of(tokenizer: Any, template: str) -> Any:
     )
 
 
-def bootstrap_tower(
+def train_tower_on_scenes(
     model: Any,
     processor: Any,
     scenes: Sequence[Scene],
@@ -78,15 +83,27 @@ def bootstrap_tower(
     seed: int,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> float:
-    """`teach_tower` on drawn scenes: each quarter's colour or empty, shape or empty."""
+    """Train the vision tower on drawn scenes to tell each quarter's colour and shape, or empty.
+
+    Args:
+        model: a tiny LLaVA, changed in place.
+        processor: its processor.
+        scenes: scenes to draw and learn from.
+        steps: optimizer steps of 64 images.
+        seed: of the batches and of the classifier.
+        on_step: called with steps done, steps in all and loss.
+
+    Returns:
+        Share of quarters whose colour and shape are both right.
+    """
     images = [draw_scene(scene) for scene in scenes]
     labels = torch.tensor([_quarters(scene) for scene in scenes])
-    return teach_tower(
+    return train_vision_tower(
         model, processor, images, labels, SHAPE_CLASSES, steps=steps, seed=seed, on_step=on_step
     )
 
 
-def teach_tower(
+def train_vision_tower(
     model: Any,
     processor: Any,
     images: Sequence[Image.Image],
@@ -97,7 +114,7 @@ def teach_tower(
     seed: int,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> float:
-    """Teach the vision tower to see, then scale its features for the projector.
+    """Train the vision tower as a classifier, then scale its features for the projector.
 
     Each quarter of an image is classified from the features LLaVA reads, averaged over the
     quarter: trained only through the language model, a tower this small learns far slower. The
@@ -106,15 +123,15 @@ def teach_tower(
     Args:
         model: a tiny LLaVA, changed in place.
         processor: its processor.
-        images: what to learn from; 4,000 are plenty.
-        labels: [n, 4, K] int64, K numbers for each quarter of each image.
-        classes: how many numbers each of the K may be, from 0.
+        images: images to learn from; 4,000 are plenty.
+        labels: classes of each quarter of each image, [n, 4, K] int64.
+        classes: number of classes of each of the K labels.
         steps: optimizer steps of 64 images.
         seed: of the batches and of the classifier, which is thrown away.
-        on_step: told (steps done, steps in all, loss).
+        on_step: called with steps done, steps in all and loss.
 
     Returns:
-        share of the quarters of 512 images whose numbers are all told right.
+        Share of the quarters of 512 images whose labels are all right.
     """
     pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
     generator = torch.Generator().manual_seed(seed)
@@ -141,13 +158,13 @@ def teach_tower(
 
 
 def _quarters(scene: Scene) -> list[tuple[int, int]]:
-    """Colour and shape of each of PLACES by number; the last number means empty."""
+    """Classes of colour and shape at each of PLACES; the last class means empty."""
     found = {s.place: (COLOURS.index(s.colour), SHAPES.index(s.shape)) for s in scene.shapes}
     return [found.get(place, (len(COLOURS), len(SHAPES))) for place in PLACES]
 
 
 def _patch_features(model: Any, pixels: Tensor) -> Tensor:
-    """The patches of the layer LLaVA reads, [B, I, H]."""
+    """Patch features of the layer that LLaVA reads, [B, I, H]."""
     states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
     features: Tensor = states[model.config.vision_feature_layer][:, 1:]
     return features
@@ -156,12 +173,12 @@ def _patch_features(model: Any, pixels: Tensor) -> Tensor:
 def _quarter_loss(
     logits: Tensor, labels: Tensor, classes: Sequence[int] = SHAPE_CLASSES
 ) -> tuple[Tensor, float]:
-    """Cross-entropy of logits [B, I, C] averaged over quarters, and the share told right."""
+    """Cross-entropy of logits [B, I, C] averaged over quarters, and the share predicted right."""
     grid = logits.transpose(1, 2).reshape(len(logits), -1, GRID, GRID)
     parts = F.avg_pool2d(grid, GRID // 2).flatten(2).split(list(classes), dim=1)
     losses = [F.cross_entropy(part, labels[..., k]) for k, part in enumerate(parts)]
-    told = torch.stack([part.argmax(1) for part in parts], dim=-1)
-    return torch.stack(losses).sum(), (told == labels).all(-1).float().mean().item()
+    predicted = torch.stack([part.argmax(1) for part in parts], dim=-1)
+    return torch.stack(losses).sum(), (predicted == labels).all(-1).float().mean().item()
 
 
 def _fold_statistics(first: nn.Linear, features: Tensor) -> None:
@@ -179,7 +196,7 @@ def _tokenizer(texts: Iterable[str]) -> Any:
         special_tokens=["<pad>", "</s>", "<image>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    # As in the template: an answer's first word follows a space, a question's a new line.
+    # As in the template: a response begins after a space, a question after a new line.
     tokenizer.train_from_iterator((f"USER: ASSISTANT: {text}\n{text}" for text in texts), trainer)
     specials = {"pad_token": "<pad>", "eos_token": "</s>"}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **specials, padding_side="left")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from rlhf.cli.main import main
 from rlhf.demo.scenes import draw_scene, sample_scene
-from rlhf.demo.smol.vision_pretraining import seen_quarters, teach_sight, word_targets
+from rlhf.demo.smol.vision_pretraining import pretrain_vision, quarter_labels, word_embeddings
 from rlhf.demo.stamps.scenes import STAMPS
 from rlhf.models.llava import Llava
 from tests.demo.smol.test_assemble import language_of, llava_of
@@ -22,7 +22,7 @@ FACTS = [
 
 def test_quarters_are_numbered_by_what_is_in_them() -> None:
     none = [8, 4, 32]  # colours, shapes and stamps there are
-    assert seen_quarters(FACTS) == [none, [2, 3, 32], [8, 4, 31], none]
+    assert quarter_labels(FACTS) == [none, [2, 3, 32], [8, 4, 31], none]
 
 
 def test_each_patch_is_to_read_as_the_words_for_its_quarter(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_each_patch_is_to_read_as_the_words_for_its_quarter(tmp_path: Path) -> N
     table = model.get_input_embeddings().weight.detach()
     words = {name: table[tokenizer(f" {name}").input_ids].mean(0) for name in
              ("blue star", "zebra", "empty")}  # fmt: skip
-    [found] = word_targets(model, tokenizer, [FACTS])
+    [found] = word_embeddings(model, tokenizer, [FACTS])
     rows = ["empty empty star star"] * 2 + ["zebra zebra empty empty"] * 2
     for patch, word in enumerate(" ".join(rows).split()):
         wanted = words["blue star" if word == "star" else word]
@@ -46,7 +46,7 @@ def test_sight_is_taught_without_moving_the_language_model(tmp_path: Path) -> No
     scenes = [sample_scene(rng) for _ in range(128)]
     images, facts = [draw_scene(s) for s in scenes], [s.facts() for s in scenes]
     steps = list[int]()
-    told, written = teach_sight(
+    told, written = pretrain_vision(
         model, llava.processor, images, facts, steps=40, seed=0,
         on_step=lambda done, total, loss: steps.append(done),
     )  # fmt: skip

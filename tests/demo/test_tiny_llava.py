@@ -112,7 +112,7 @@ def test_bootstrap_teaches_the_layer_that_is_read_and_nothing_else(directory: Pa
     language = {k: v.clone() for k, v in model.model.language_model.state_dict().items()}
     losses: list[float] = []
     state = torch.get_rng_state()
-    accuracy = tiny_llava.bootstrap_tower(
+    accuracy = tiny_llava.train_tower_on_scenes(
         model,
         processor,
         SCENES,

@@ -13,7 +13,7 @@ from rlhf.config.schema import Config, ModelConfig, PPOConfig, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord
 from rlhf.demo.scenes import sample_scene
-from rlhf.demo.tiny_llava import bootstrap_tower
+from rlhf.demo.tiny_llava import train_tower_on_scenes
 from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy
 from rlhf.models.scalar_head import ScalarHead
@@ -64,7 +64,7 @@ def trainer(tiny: Path, directory: Path) -> PPOTrainer:
     config = Config(ppo=PPO, sampling=SamplingConfig(max_new_tokens=1, temperature=0.2))
     llava, random = tiny_models.load(tiny), Random(0)
     scenes = [sample_scene(random) for _ in range(64)]
-    bootstrap_tower(llava.model, llava.processor, scenes, steps=2, seed=0)
+    train_tower_on_scenes(llava.model, llava.processor, scenes, steps=2, seed=0)
     policy = build_policy(llava, ModelConfig(train="full"), temperature=0.2)
     reward = LikesTheColour(llava, ScalarHead(llava.hidden_size), llava.builder)
     prompts = coloured_prompts(llava, directory)

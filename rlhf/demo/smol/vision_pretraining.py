@@ -1,8 +1,8 @@
-"""How a vision tower learns to tell a pretrained language model what it sees, without running it.
+"""Train vision tower and projector for a pretrained language model, without running the latter.
 
-First the tower learns what is in each quarter of an image, then the projector learns to write it
-in the language model's own words. Supervised training then begins from image tokens that mean
-something: a language model of this size is too slow on a CPU to find that out by itself.
+First the tower learns to classify each quarter of an image, then the projector learns to map its
+features to the language model's embeddings of the words for what is there. Supervised training then
+starts from meaningful image tokens; learning them through the language model is too slow on a CPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,16 +16,16 @@ from torch.nn import functional as F
 from rlhf.demo.questions import Facts
 from rlhf.demo.scenes import COLOURS, PLACES, SHAPES
 from rlhf.demo.stamps.scenes import NAMES
-from rlhf.demo.tiny_llava import GRID, teach_tower
+from rlhf.demo.tiny_llava import GRID, train_vision_tower
 
-SEEN = {"colour": COLOURS, "shape": SHAPES, "name": NAMES}  # what is told of a quarter
-CLASSES = tuple(len(known) + 1 for known in SEEN.values())  # the last of each: none
+ATTRIBUTES = {"colour": COLOURS, "shape": SHAPES, "name": NAMES}  # of the thing in a quarter
+CLASSES = tuple(len(known) + 1 for known in ATTRIBUTES.values())  # the last class of each: none
 _RATE, _BATCH = 2e-3, 64  # of the projector's training
 
 OnStep = Callable[[int, int, float], None]
 
 
-def teach_sight(
+def pretrain_vision(
     model: Any,
     processor: Any,
     images: Sequence[Image.Image],
@@ -35,43 +35,49 @@ def teach_sight(
     seed: int,
     on_step: OnStep | None = None,
 ) -> tuple[float, float]:
-    """Teach the tower to see, then the projector to write it as words; the rest does not move.
+    """Train the vision tower, then the projector; the language model stays unchanged.
 
     Args:
         model: a LLaVA with the tiny one's tower, changed in place.
         processor: its processor.
-        images: what to learn from; 3,000 are plenty.
-        facts: what is in each, as by `Scene.facts` and `StampScene.facts`.
-        steps: optimizer steps of 64 images, of the tower and again of the projector.
+        images: images to learn from; 3,000 are plenty.
+        facts: what each image shows, from `Scene.facts` or `StampScene.facts`.
+        steps: optimizer steps of 64 images, for the tower and again for the projector.
         seed: of the batches.
-        on_step: told (steps done, steps in all, loss), of one after the other.
+        on_step: called with steps done, steps in all and loss, for one after the other.
 
     Returns:
-        share of quarters that the tower tells right; share of the words' variance that the
-        projector writes.
+        Share of quarters that the tower classifies right; share of the word embeddings' variance
+        that the projector explains.
     """
-    labels = torch.tensor([seen_quarters(rows) for rows in facts])
+    labels = torch.tensor([quarter_labels(rows) for rows in facts])
     options: Any = {"steps": steps, "seed": seed, "on_step": on_step}
-    told = teach_tower(model, processor, images, labels, CLASSES, **options)
-    words = word_targets(model, processor.tokenizer, facts)
+    accuracy = train_vision_tower(model, processor, images, labels, CLASSES, **options)
+    words = word_embeddings(model, processor.tokenizer, facts)
     features = _features(model, processor.image_processor, images)
-    return told, _fit(model.model.multi_modal_projector, features, words, **options)
+    return accuracy, _fit(model.model.multi_modal_projector, features, words, **options)
 
 
-def seen_quarters(facts: Facts) -> list[list[int]]:
-    """[4, 3], what is in each of PLACES by number in SEEN; the last number means none."""
+def quarter_labels(facts: Facts) -> list[list[int]]:
+    """Classes [4, 3] of the three ATTRIBUTES at each of PLACES; the last class means none."""
     return [
-        [known.index(fact[key]) if key in fact else len(known) for key, known in SEEN.items()]
+        [known.index(fact[key]) if key in fact else len(known) for key, known in ATTRIBUTES.items()]
         for fact in _by_place(facts)
     ]
 
 
-def word_targets(model: Any, tokenizer: Any, facts: Sequence[Facts]) -> Tensor:
-    """[n, 16, D], for each patch the mean embedding of the words for what is in its quarter."""
+def word_embeddings(model: Any, tokenizer: Any, facts: Sequence[Facts]) -> Tensor:
+    """Mean embedding [n, 16, D] of the words for what is in each patch's quarter.
+
+    Args:
+        model: a LLaVA, whose input embeddings are read.
+        tokenizer: its tokenizer.
+        facts: what each of n images shows.
+    """
     table, known = model.get_input_embeddings().weight.detach(), dict[str, Tensor]()
 
     def embedded(fact: dict[str, str]) -> Tensor:
-        words = " ".join(fact[key] for key in SEEN if key in fact) or "empty"
+        words = " ".join(fact[key] for key in ATTRIBUTES if key in fact) or "empty"
         if words not in known:
             ids = tokenizer(f" {words}", add_special_tokens=False).input_ids
             known[words] = table[ids].mean(0)
@@ -92,7 +98,7 @@ def _by_place(facts: Facts) -> list[dict[str, str]]:
 
 @torch.no_grad()
 def _features(model: Any, image_processor: Any, images: Sequence[Image.Image]) -> Tensor:
-    """[n, 16, H], what the projector reads of images."""
+    """Features [n, 16, H] of images that the projector reads."""
     pixels = image_processor(images, return_tensors="pt")["pixel_values"]
     tower, layer = model.model.vision_tower, model.config.vision_feature_layer
     parts = [
@@ -110,7 +116,7 @@ def _fit(
     seed: int,
     on_step: OnStep | None,
 ) -> float:
-    """Least squares by AdamW; the share of the targets' variance that is explained."""
+    """Fit the projector by least squares with AdamW; return the explained share of variance."""
     generator, spread = torch.Generator().manual_seed(seed), targets.var()
     optimizer = torch.optim.AdamW(projector.parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, steps, cycle_momentum=False)
@@ -124,5 +130,5 @@ def _fit(
         if on_step is not None:
             on_step(step + 1, steps, loss.item())
     with torch.no_grad():
-        left = F.mse_loss(projector(features[:512]), targets[:512]) / spread
-    return 1 - left.item()
+        residual = F.mse_loss(projector(features[:512]), targets[:512]) / spread
+    return 1 - residual.item()

@@ -1,4 +1,4 @@
-"""Debian's `tuxpaint-stamps-default` as data: 785 real images with prompts and captions.
+"""Make a data set of Debian's `tuxpaint-stamps-default`: 785 real images with captions.
 
 The package's licence and credits stay beside what is written.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 from rlhf.data.images import load_image
 from rlhf.data.records import DemonstrationRecord, PromptRecord, Record, write_records
-from rlhf.demo.stamps.package import DOCS, PACKAGE, STAMPS, no_stamps, read_package
+from rlhf.demo.stamps.package import DOCS, PACKAGE, STAMPS, read_package, unreadable_package
 from rlhf.errors import DataError, ResourceError, UsageError
 
 INSTRUCTIONS = (
@@ -34,7 +34,7 @@ INSTRUCTIONS = (
 
 @dataclass(frozen=True)
 class Stamp:
-    """An image of the package, and what its caption says in English.
+    """An image of the package with its English caption.
 
     Attributes:
         path: below the directory of the images, e.g. `animals/birds/crow.png`.
@@ -53,7 +53,7 @@ class Stamp:
 
 
 def write_stamps(source: Path, output: Path, *, seed: int, held_out: float) -> dict[str, Any]:
-    """Write `output`, whole or not at all: images, prompts, captions, licence.
+    """Write images, prompts, captions and licence to `output`, all or nothing.
 
     `images/…` holds the PNG files as they are; `prompts.jsonl` one question an image,
     `captions.jsonl` the same with the caption as response, `held_out_prompts.jsonl` questions about
@@ -66,7 +66,7 @@ def write_stamps(source: Path, output: Path, *, seed: int, held_out: float) -> d
         held_out: share of the images, in [0, 1).
 
     Returns:
-        metrics: images, categories, prompts, held-out prompts, and what was skipped.
+        Counts of images, categories, prompts, held-out prompts, and of skipped stamps by reason.
 
     Raises:
         UsageError: `output` exists.
@@ -81,7 +81,7 @@ def write_stamps(source: Path, output: Path, *, seed: int, held_out: float) -> d
         _write_licence(part, files, source)
         stamps, skipped = _write_images(part / "pictures", files)
         if not stamps:
-            raise no_stamps("no image with a caption is in it", source)
+            raise unreadable_package("no image with a caption is in it", source)
         metrics = _write_files(part, stamps, seed, held_out)
         part.rename(output)
     except OSError as error:
@@ -162,7 +162,9 @@ def _write_licence(directory: Path, files: dict[str, bytes], source: Path) -> No
     """What the package says of its licence and authors, and where the images come from."""
     documents = {name.removeprefix(DOCS): d for name, d in files.items() if name.startswith(DOCS)}
     if "copyright" not in documents:
-        raise no_stamps("its copyright file, which has to stay with the images, is gone", source)
+        raise unreadable_package(
+            "its copyright file, which has to stay with the images, is gone", source
+        )
     (directory / "licence").mkdir(parents=True)
     for name, data in documents.items():
         (directory / "licence" / name).write_bytes(data)

@@ -1,4 +1,4 @@
-"""What Debian's `tuxpaint-stamps-default` holds: installed, unpacked, or in its .deb."""
+"""Read Debian's package `tuxpaint-stamps-default`: installed, unpacked, or a .deb file."""
 
 import lzma
 import os
@@ -25,7 +25,7 @@ _DAMAGE = (OSError, EOFError, ValueError, MemoryError, lzma.LZMAError, tarfile.T
 
 
 def read_package(source: Path) -> dict[str, bytes]:
-    """The images, captions and documents of a package, sorted by name below the root.
+    """Read the images, captions and documents of a package, sorted by path.
 
     Args:
         source: a .deb, the root of an unpacked package, or its `stamps` directory.
@@ -40,14 +40,14 @@ def read_package(source: Path) -> dict[str, bytes]:
             if total > _MAX_TOTAL:
                 raise ValueError(f"its files are over {_MAX_TOTAL // 10**6} MB together")
     except FileNotFoundError:
-        raise no_stamps("the package is not there", source) from None
+        raise unreadable_package("the package is not there", source) from None
     except _DAMAGE as error:
-        raise no_stamps(getattr(error, "strerror", None) or str(error), source) from error
+        raise unreadable_package(getattr(error, "strerror", None) or str(error), source) from error
     return dict(sorted(files.items()))
 
 
-def no_stamps(reason: str, source: Path) -> DataError:
-    """The refusal of a package, and how to get a good one."""
+def unreadable_package(reason: str, source: Path) -> DataError:
+    """The error for a package that cannot be read; it says how to get the package."""
     return DataError(
         f"No stamps can be read from here: {reason}.",
         str(source),

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageChops
 
 from rlhf.data.images import load_image
-from rlhf.demo.questions import COUNTS, Topic, write_questions
+from rlhf.demo.questions import COUNTS, QuestionTemplates, write_questions
 from rlhf.demo.scenes import PLACES, SIDE
 
 # Photographs whose caption is one noun ("A banana."), with their path below images/.
@@ -52,7 +52,7 @@ STAMPS = {
 }
 NAMES = tuple(STAMPS)
 CLASSES = (len(NAMES) + 1,)  # of a quarter; the last means empty
-TOPIC = Topic(
+STAMP_QUESTIONS = QuestionTemplates(
     thing="{name}",
     values={"name": NAMES, "place": PLACES, "count": COUNTS},
     kinds={
@@ -67,7 +67,15 @@ TOPIC = Topic(
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a question can ask (`name`, `place`), and its middle and longer side in pixels."""
+    """A stamp in one quarter of the image.
+
+    Attributes:
+        name: one of NAMES.
+        place: one of PLACES.
+        x: middle from the left, pixels.
+        y: middle from the top, pixels.
+        side: longer side, pixels.
+    """
 
     name: str
     place: str
@@ -78,23 +86,28 @@ class Stamp:
 
 @dataclass(frozen=True)
 class StampScene:
-    """An image before it is composed. Names and places are each distinct within it."""
+    """What an image shows, before it is composed.
+
+    Attributes:
+        stamps: one or two, of different names and places.
+        light: RGB colour that white becomes.
+    """
 
     stamps: tuple[Stamp, ...]
-    light: tuple[int, int, int]  # colour that white takes
+    light: tuple[int, int, int]
 
     def facts(self) -> list[dict[str, str]]:
-        """Name and place of each stamp, in reading order: what a judge needs."""
+        """Name and place of each stamp, in reading order."""
         return [{key: asdict(stamp)[key] for key in ("name", "place")} for stamp in self.stamps]
 
     def quarters(self) -> list[tuple[int]]:
-        """Number of the stamp at each of PLACES; the last number means empty."""
+        """Class of the stamp at each of PLACES; the last class means empty."""
         found = {stamp.place: NAMES.index(stamp.name) for stamp in self.stamps}
         return [(found.get(place, len(NAMES)),) for place in PLACES]
 
 
 def sample_stamp_scene(rng: random.Random) -> StampScene:
-    """One or two stamps, at most one in each quarter of the picture."""
+    """Draw a random scene: one or two stamps, at most one in each quarter of the image."""
     count = rng.randint(1, 2)
     places = sorted(rng.sample(PLACES, count), key=PLACES.index)
     stamps = tuple(map(_placed, rng.sample(NAMES, count), places, [rng] * count))
@@ -102,9 +115,10 @@ def sample_stamp_scene(rng: random.Random) -> StampScene:
 
 
 def draw_stamp_scene(scene: StampScene, stamps_directory: Path) -> Image.Image:
-    """The scene as an RGB image of 48 × 48 pixels.
+    """Compose the scene as an RGB image of 48 × 48 pixels.
 
     Args:
+        scene: what to show.
         stamps_directory: the output of `rlhf stamps`.
 
     Raises:
@@ -112,7 +126,9 @@ def draw_stamp_scene(scene: StampScene, stamps_directory: Path) -> Image.Image:
     """
     image = Image.new("RGB", (SIDE, SIDE), "white")
     for stamp in scene.stamps:
-        stamp_image = _cut_out(stamps_directory / "pictures" / f"{STAMPS[stamp.name]}.png").copy()
+        stamp_image = _crop_stamp(
+            stamps_directory / "pictures" / f"{STAMPS[stamp.name]}.png"
+        ).copy()
         stamp_image.thumbnail((round(stamp.side),) * 2, Image.Resampling.BOX)
         corner = round(stamp.x - stamp_image.width / 2), round(stamp.y - stamp_image.height / 2)
         image.paste(stamp_image, corner)
@@ -122,7 +138,17 @@ def draw_stamp_scene(scene: StampScene, stamps_directory: Path) -> Image.Image:
 def write_stamp_images(
     directory: Path, count: int, seed: int | str, stamps_directory: Path
 ) -> list[tuple[Path, StampScene]]:
-    """Compose `directory/00000.png` and so on; image i depends on (seed, i) alone."""
+    """Compose scenes to `directory/00000.png` and so on; image i depends on (seed, i) alone.
+
+    Args:
+        directory: made if needed.
+        count: number of images.
+        seed: of the scenes.
+        stamps_directory: the output of `rlhf stamps`.
+
+    Returns:
+        Path and scene of each image.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     images = []
     for i in range(count):
@@ -142,7 +168,22 @@ def write_stamp_split(
     per_image: int,
     demonstrate: bool = False,
 ) -> Path:
-    """As `questions.write_split`, of stamps: images, and `root/name.jsonl` about them."""
+    """Compose images of stamps and write prompts or demonstrations about them.
+
+    Images go to `root/pictures/name`, records to `root/name.jsonl`.
+
+    Args:
+        root: directory of the data set.
+        name: name of the split; it is part of the seed.
+        images: number of images.
+        stamps_directory: the output of `rlhf stamps`.
+        seed: of images and questions.
+        per_image: questions about each image.
+        demonstrate: write demonstrations instead of prompts.
+
+    Returns:
+        Path of the records.
+    """
     directory = root / "pictures" / name
     drawn = write_stamp_images(directory, images, f"{name}/{seed}", stamps_directory)
     return write_questions(
@@ -152,7 +193,7 @@ def write_stamp_split(
         per_image=per_image,
         seed=seed,
         demonstrate=demonstrate,
-        topic=TOPIC,
+        templates=STAMP_QUESTIONS,
     )
 
 
@@ -165,8 +206,8 @@ def _placed(name: str, place: str, rng: random.Random) -> Stamp:
 
 
 @cache
-def _cut_out(path: Path) -> Image.Image:
-    """A stamp on white without its white border, of a size that is quick to shrink."""
+def _crop_stamp(path: Path) -> Image.Image:
+    """Load a stamp, crop its white border and shrink it to a size that is quick to scale."""
     image = load_image(path)
     image = image.crop(ImageChops.invert(image).getbbox())
     image.thumbnail((4 * SIDE, 4 * SIDE), Image.Resampling.BOX)

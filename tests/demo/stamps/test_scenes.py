@@ -15,8 +15,8 @@ from rlhf.demo.rule_judge import is_right, label_pairs, rule_score
 from rlhf.demo.stamps.scenes import (
     CLASSES,
     NAMES,
+    STAMP_QUESTIONS,
     STAMPS,
-    TOPIC,
     Stamp,
     StampScene,
     draw_stamp_scene,
@@ -24,7 +24,7 @@ from rlhf.demo.stamps.scenes import (
     write_stamp_images,
     write_stamp_split,
 )
-from rlhf.demo.tiny_llava import build_tiny_llava, teach_tower
+from rlhf.demo.tiny_llava import build_tiny_llava, train_vision_tower
 from rlhf.errors import DataError
 
 SCENE = StampScene(
@@ -123,7 +123,7 @@ def test_images_are_fixed_by_seed_and_number(directory: Path, tmp_path: Path) ->
 
 def test_each_kind_of_question_has_its_shortest_answer(tmp_path: Path) -> None:
     images = [(tmp_path / "a.png", SCENE)]
-    prompts = prompt_records(images, tmp_path, per_image=200, seed=0, topic=TOPIC)
+    prompts = prompt_records(images, tmp_path, per_image=200, seed=0, templates=STAMP_QUESTIONS)
     assert {record.instruction: record.meta["answer"] for record in prompts} == {
         "Where is the banana?": "top left",
         "Where is the zebra?": "bottom right",
@@ -136,9 +136,9 @@ def test_each_kind_of_question_has_its_shortest_answer(tmp_path: Path) -> None:
 
 def test_demonstrations_are_right_unless_they_list_or_mistake(tmp_path: Path) -> None:
     images = [(tmp_path / f"{i}.png", sample_stamp_scene(random.Random(i))) for i in range(200)]
-    prompts = prompt_records(images, tmp_path, per_image=3, seed=0, topic=TOPIC)
+    prompts = prompt_records(images, tmp_path, per_image=3, seed=0, templates=STAMP_QUESTIONS)
     rng, seen = random.Random(0), set()
-    for record in (demonstration(prompt, rng, TOPIC) for prompt in prompts):
+    for record in (demonstration(prompt, rng, STAMP_QUESTIONS) for prompt in prompts):
         wrong = record.meta["style"] == "listing" or record.meta["mistaken"]
         assert is_right(record, record.response) != wrong, record.response
         seen.add((record.meta["kind"], record.meta["style"], record.meta["mistaken"]))
@@ -210,7 +210,7 @@ def test_the_tower_learns_which_stamp_is_where(directory: Path, tmp_path: Path) 
     images = [draw_stamp_scene(scene, directory) for scene in scenes]
     labels = torch.tensor([scene.quarters() for scene in scenes])
     losses: list[float] = []
-    told = teach_tower(
+    told = train_vision_tower(
         model,
         processor,
         images,
