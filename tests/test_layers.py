@@ -91,7 +91,7 @@ def imported_names(module: str, source: str, is_package: bool) -> Iterator[str]:
             "import_module",
             "__import__",
         ):
-            yield from (arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant))
+            yield from (str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant))
 
 
 def all_imports(sources: Sources) -> Iterator[tuple[str, str]]:

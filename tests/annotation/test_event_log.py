@@ -32,7 +32,11 @@ def log(tmp_path: Path) -> EventLog:
 
 
 def test_what_is_written_is_read_again(log: EventLog) -> None:
-    written = [judgment("1"), Skip("2", "eva", WHEN, "q", "dark", 2.0), Undo("3", "eva", WHEN, "1")]
+    written: list[event_log.Event] = [
+        judgment("1"),
+        Skip("2", "eva", WHEN, "q", "dark", 2.0),
+        Undo("3", "eva", WHEN, "1"),
+    ]
     for event in written:
         log.append(event)
     assert read_events(log.path) == written == log.events
@@ -108,7 +112,7 @@ def test_a_place_that_cannot_be_written_is_three_lines(tmp_path: Path) -> None:
 
 
 def test_what_stands_is_not_undone_and_the_last_word_on_a_pair() -> None:
-    said = [
+    said: list[event_log.Event] = [
         judgment("1", "p", wins="response_a"),
         judgment("2", "q", wins="response_b"),
         judgment("3", "p", annotator="udo", wins="tie"),
@@ -132,7 +136,7 @@ def test_what_stands_is_not_undone_and_the_last_word_on_a_pair() -> None:
 
 
 def test_an_undone_second_word_leaves_the_first() -> None:
-    said = [
+    said: list[event_log.Event] = [
         judgment("1", wins="response_a"),
         judgment("2", wins="response_b"),
         Undo("3", "eva", WHEN, "2"),

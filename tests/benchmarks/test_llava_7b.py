@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "llava_7b.py"
 
@@ -15,7 +16,7 @@ def test_every_storage_runs_through_all_phases(tmp_path: Path) -> None:
     for name in ("hydra", "omegaconf", "msgspec"):
         (missing / f"{name}.py").write_text("raise ImportError(__name__)")
     output, cases = tmp_path / "found.json", ["nf4/4", "int8/4", "bf16/2/response"]
-    words = [sys.executable, SCRIPT, "--tiny", "--output", output, "--cases", *cases]
+    words: list[Any] = [sys.executable, SCRIPT, "--tiny", "--output", output, "--cases", *cases]
     environment = {**os.environ, "PYTHONPATH": str(missing)}
     subprocess.run(words, env=environment, check=True, capture_output=True)
     found = json.loads(output.read_text())["cases"]
@@ -28,7 +29,13 @@ def test_every_storage_runs_through_all_phases(tmp_path: Path) -> None:
 
 def test_every_kind_of_iteration_is_timed_beside_its_ideal(tmp_path: Path) -> None:
     output = tmp_path / "found.json"
-    words = [sys.executable, SCRIPT.with_name("iteration_7b.py"), "--tiny", "--output", output]
+    words: list[Any] = [
+        sys.executable,
+        SCRIPT.with_name("iteration_7b.py"),
+        "--tiny",
+        "--output",
+        output,
+    ]
     subprocess.run(words, check=True, capture_output=True)
     found = json.loads(output.read_text())["cases"]
     assert [one["case"] for one in found] == ["shared", "groups", "late"]

@@ -70,7 +70,7 @@ def test_fifty_strings_that_would_be_code_are_text(
     (tmp_path / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     servers.append(Server(tmp_path))
     alarms = list[str]()
-    page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
+    page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))  # type: ignore[call-overload]
     page.on("console", lambda message: alarms.append(message.text))
     page.on("pageerror", lambda error: alarms.append(str(error)))
     page.goto(servers[0].url)

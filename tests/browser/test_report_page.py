@@ -66,7 +66,7 @@ def test_outcomes_kinds_and_words_leave_the_rest_out(few: Page) -> None:
 
 def test_strings_that_would_be_code_are_text(tmp_path: Path, page: Page) -> None:
     alarms = list[str]()
-    page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
+    page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))  # type: ignore[call-overload]
     page.on("request", lambda request: alarms.append(request.url))
     page.on("pageerror", lambda error: alarms.append(str(error)))
     rows = [item(text, 1.0, "win", kind=text) for text in XSS]

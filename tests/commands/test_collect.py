@@ -17,6 +17,7 @@ from rlhf.data.records import PromptRecord
 from rlhf.generation.sampler import generate
 from rlhf.generation.transformers_engine import beam_search
 from rlhf.models.llava import Llava
+from rlhf.storage.atomic import append_line
 
 SMALL = ["sampling.max_new_tokens=4", "sampling.batch_size=6", "collect.responses_per_prompt=3"]
 
@@ -65,7 +66,7 @@ def test_an_interrupted_run_goes_on_to_the_same_file(
     assert run(tiny, *hot) == 0
     whole = (runs(directory)[0] / "candidates.jsonl").read_bytes()
     written = list[bytes]()
-    append = collect.append_line
+    append = append_line
 
     def stopped(path: Path, line: bytes) -> None:
         if len(written) == 3:

@@ -72,7 +72,9 @@ def test_people_judge_blind_and_decide(directory: Path, capsys: pytest.CaptureFi
     texts = {text for row in asked for text in row.responses}
     kept = asked[: len(asked) - 1]
     said = [
-        PreferenceRecord(row.image_path, row.instruction, *row.responses, "response_a")
+        PreferenceRecord(
+            row.image_path, row.instruction, row.responses[0], row.responses[1], "response_a"
+        )
         for row in kept
     ]
     write_records(directory / "judgments.jsonl", said)

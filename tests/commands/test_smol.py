@@ -69,7 +69,12 @@ def stamps_package(directory: Path) -> Path:
     return directory
 
 
-SMALL = ("smol.demonstrations=24", "smol.lessons=8", "smol.lesson_steps=2", "sft.batch_size=8")
+SMALL: tuple[str, ...] = (
+    "smol.demonstrations=24",
+    "smol.lessons=8",
+    "smol.lesson_steps=2",
+    "sft.batch_size=8",
+)
 SMALL += ("smol.preference_images=2", "smol.evaluation_images=2", "dtype=float32")
 
 

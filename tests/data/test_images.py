@@ -60,7 +60,7 @@ def test_one_colour_of_every_mode(
     tmp_path: Path, mode: str, colour: object, suffix: str, seen: tuple[int, ...]
 ) -> None:
     options: dict[str, Any] = {"lossless": True, "exact": True} if suffix == "webp" else {}
-    path = saved(tmp_path / f"x.{suffix}", Image.new(mode, (3, 2), colour), **options)
+    path = saved(tmp_path / f"x.{suffix}", Image.new(mode, (3, 2), colour), **options)  # type: ignore[arg-type]
     image = load_image(path)
     assert (image.mode, image.size, type(image)) == ("RGB", (3, 2), Image.Image)
     assert pixels(image) == [seen] * 6
@@ -148,7 +148,7 @@ def test_exif_orientation(
     assert image_size(path) == size[::-1]
     width, height = size
     corners = [(0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)]
-    assert [at for at in corners if upright.getpixel(at)[0] > 128] == [corner]
+    assert [at for at in corners if upright.getpixel(at)[0] > 128] == [corner]  # type: ignore[index]
     assert upright.getexif().get(ORIENTATION) is None  # no later reader turns it again
 
 

@@ -104,7 +104,7 @@ def test_what_only_looks_like_repeated_keys_is_read(line: bytes, fields: dict[st
 
 
 def test_the_slow_reader_is_asked_only_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl.json, "loads", None)
+    monkeypatch.setattr("rlhf.data.jsonl.json.loads", None)
     json_object(b'{"a":"x: y","meta":{"b":[{"c":1},{"c" : 2}],"d":{}}}')
     with pytest.raises(TypeError):
         json_object(b'{"a":1,"a":1}')

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from rlhf.demo import tiny_llava
-from rlhf.demo.scenes import draw_scene, sample_scene
+from rlhf.demo.scenes import COLOURS, PLACES, SHAPES, draw_scene, sample_scene
 
 TEXTS = ["What colour is the circle?", "In this picture the circle is red.", "red circle", "red"]
 SCENES = [sample_scene(random.Random(i)) for i in range(256)]
@@ -76,9 +76,9 @@ def test_template_and_tokens(directory: Path) -> None:
 
 def test_quarters_number_colour_and_shape_by_place(directory: Path) -> None:
     one = next(scene for scene in SCENES if len(scene.shapes) == 1)
-    shape, place = one.shapes[0], tiny_llava.PLACES.index(one.shapes[0].place)
+    shape, place = one.shapes[0], PLACES.index(one.shapes[0].place)
     labels = tiny_llava._quarters(one)
-    expected = (tiny_llava.COLOURS.index(shape.colour), tiny_llava.SHAPES.index(shape.shape))
+    expected = (COLOURS.index(shape.colour), SHAPES.index(shape.shape))
     assert labels[place] == expected
     assert [labels[i] for i in range(4) if i != place] == [(8, 4)] * 3
 

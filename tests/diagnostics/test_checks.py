@@ -121,7 +121,7 @@ def test_the_quick_check_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     check_quick(Config(device="cpu"))
     with pytest.raises(UnfitError, match="nf4 fails: no native code"):
         check_quick(Config(device="cpu", model=ModelConfig(quantization="nf4")))
-    other = "cuda" if torch.backends.mps.is_available() else "mps"
+    other: Any = "cuda" if torch.backends.mps.is_available() else "mps"
     with pytest.raises(UnfitError, match=f"device={other} is asked for"):
         check_quick(Config(device=other))
 

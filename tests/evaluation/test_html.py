@@ -4,6 +4,7 @@ import io
 import re
 from html.parser import HTMLParser
 from math import inf, nan
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -45,7 +46,7 @@ def written(path, **parts):
     return Page((path / "deep" / "report.html").read_text("utf-8"))
 
 
-NAMES = {"sft": {}, "ppo": {}}
+NAMES: dict[str, dict[str, Any]] = {"sft": {}, "ppo": {}}
 
 
 def report_item(size=(48, 48), outcome="win", text="a red circle", mode="RGB", kind="what is"):

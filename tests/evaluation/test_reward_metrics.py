@@ -213,6 +213,6 @@ def test_pairs_that_cannot_be_are_refused(change: dict[str, Any], name: str) -> 
 def test_the_spread_of_folds() -> None:
     folds = [reward_metrics(with_accuracy(share, 10)) for share in (0.6, 0.7, 0.8)]
     spread = accuracy_spread(folds)
-    assert (spread.mean, spread.std) == (pytest.approx(0.7), pytest.approx(0.1))
-    assert (spread.low, spread.high) == (pytest.approx(0.6), pytest.approx(0.8))
+    assert [spread.mean, spread.std] == pytest.approx([0.7, 0.1])
+    assert [spread.low, spread.high] == pytest.approx([0.6, 0.8])
     assert accuracy_spread(folds[:1]).std == 0

@@ -18,7 +18,7 @@ FEW = blindness(*[with_accuracy(0.9, 10)] * 3)
 
 
 def judged(text="a red star", kind="style", scores=(2.0, -1.0), label=0.0) -> ReportPair:  # noqa: ANN001
-    return ReportPair(Image.new("RGB", (8, 8)), text, text, text, *scores, label, kind)
+    return ReportPair(Image.new("RGB", (8, 8)), text, text, text, *scores, label, kind)  # type: ignore[call-arg]
 
 
 def written(path, metrics=None, **parts) -> Page:  # noqa: ANN001, ANN003

@@ -167,13 +167,13 @@ def test_losses_are_float32_for_half_inputs() -> None:
 
 def test_losses_refuse() -> None:
     x, none = torch.zeros(3), torch.zeros(0)
-    options: dict[str, Any]
-    for options, name in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"clip_range": -0.1}, "clip_range"),
         ({"clip_range": 0.2, "clip_range_high": -1.0}, "clip_range_high"),
         ({"clip_range": 0.2, "dual_clip": 0.5}, "dual_clip"),
         ({"clip_range": 0.2, "token_count": 0}, "token_count"),
-    ):
+    )
+    for options, name in cases:
         with pytest.raises(ValueError, match=f"{name}: got"):
             clipped_policy_loss(x, x, x, **options)
     with pytest.raises(ValueError, match="advantages"):

@@ -12,10 +12,11 @@ from rlhf.kernels.flash_cpu import causal_attention, flash_attention, flash_atte
 SCALE = 0.3
 
 
-def _tensors(dtype: torch.dtype, *, rows: int = 7) -> list[Tensor]:
+def _tensors(dtype: torch.dtype, *, rows: int = 7) -> tuple[Tensor, Tensor, Tensor]:
     numbers = torch.Generator().manual_seed(0)
     drawn = torch.randn(3, 2, 3, rows, 8, generator=numbers, dtype=torch.float64)
-    return [x.to(dtype).requires_grad_() for x in drawn]
+    query, key, value = (x.to(dtype).requires_grad_() for x in drawn)
+    return query, key, value
 
 
 def _loop(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -33,13 +33,19 @@ def loop(tensors: list[Tensor], prefix_ids: list[int], lengths: list[int], windo
     return out
 
 
-def random_inputs(prefix_ids: list[int], rows: int, width: int, key_heads: int) -> list[Tensor]:
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def random_inputs(prefix_ids: list[int], rows: int, width: int, key_heads: int) -> Inputs:
     """Query, key, value, prefix key and prefix value, with two query heads."""
     generator = torch.Generator().manual_seed(len(prefix_ids))
     depth, prompts = 8, max(prefix_ids) + 1
     shapes = [(len(prefix_ids), 2, rows, depth), *[(len(prefix_ids), key_heads, width, depth)] * 2]
     shapes += [(prompts, key_heads, 5, depth)] * 2
-    return [2 * torch.randn(*shape, generator=generator) for shape in shapes]
+    query, key, value, prefix_key, prefix_value = (
+        2 * torch.randn(*shape, generator=generator) for shape in shapes
+    )
+    return query, key, value, prefix_key, prefix_value
 
 
 @pytest.fixture(params=["cpu", "any device"])
@@ -57,7 +63,9 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 def test_it_is_the_softmax_over_what_is_seen(
     prefix_ids: list[int], rows: int, width: int, ragged: bool, window: int | None, key_heads: int
 ) -> None:
-    tensors = [x.requires_grad_() for x in random_inputs(prefix_ids, rows, width, key_heads)]
+    tensors = random_inputs(prefix_ids, rows, width, key_heads)
+    for x in tensors:
+        x.requires_grad_()
     lengths = [2, 5, 3][: max(prefix_ids) + 1] if ragged else [5] * (max(prefix_ids) + 1)
     prefix_lens = torch.tensor(lengths) if ragged else None
     groups = PrefixGroups(torch.tensor(prefix_ids))

@@ -209,7 +209,7 @@ def test_a_gradient_of_one_number_for_all(kernels: ModuleType) -> None:
     assert flat.grad.tolist() == [1, 1.5, 1, 1, 1.5, 1.75]
     flat.grad = None
     kernels.scatter_spans(flat, spans).sum().backward()
-    assert flat.grad.tolist() == [1] * 6
+    assert flat.grad.tolist() == [1] * 6  # type: ignore[attr-defined]
 
 
 def test_a_flat_tensor_with_gaps(kernels: ModuleType) -> None:

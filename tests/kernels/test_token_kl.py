@@ -145,7 +145,7 @@ def test_no_distance_from_itself(trainable: bool) -> None:
     assert kl.tolist() == [0.0] * 9
     assert hidden.grad is not None
     assert not hidden.grad.any()
-    assert not trainable or not weight.grad.any()
+    assert not trainable or not weight.grad.any()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("trainable", [False, True])

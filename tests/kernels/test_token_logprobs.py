@@ -190,7 +190,7 @@ def test_half_states_round_factors_and_no_sums(trainable: bool) -> None:
     tokens = torch.arange(9)
     logprobs, entropy = token_logprobs(hidden, weight, tokens)
     (slope,) = torch.autograd.grad(logprobs.sum(), hidden)
-    assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"
+    assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"  # type: ignore[attr-defined]
     wide = hidden.detach().double().requires_grad_()
     log_p = (wide @ weight.detach().double().T).log_softmax(1)
     expected = log_p[torch.arange(9), tokens]

@@ -76,7 +76,7 @@ def test_every_critic_sees_the_image_and_predicts_0_at_first(
 
 @pytest.mark.parametrize(("train", "kind"), CASES)
 def test_the_value_loss_reaches_the_critic_and_the_policy_only_where_shared(
-    tiny: Path, train: str, kind: CriticKind
+    tiny: Path, train: Any, kind: CriticKind
 ) -> None:
     policy = built_policy(tiny, kind, train)
     shake(policy.critic.backbone_parameters())

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def move(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("train", ["lora", "full"])
-def test_reference_is_the_starting_model_and_stays(llava: Llava, tiny: Path, train: str) -> None:
+def test_reference_is_the_starting_model_and_stays(llava: Llava, tiny: Path, train: Any) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     policy = build_policy(llava, ModelConfig(train=train, lora_rank=4), temperature=1.0)
     with torch.no_grad():

@@ -127,7 +127,7 @@ def test_the_fastest_run_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     def work() -> None:
         now[0] += next(lasting)
 
-    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("rlhf.planning.roofline.time.perf_counter", lambda: now[0])
     assert module._fastest_seconds(work, lambda: None) == pytest.approx(0.1)
 
 

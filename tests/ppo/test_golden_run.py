@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-import rlhf.ppo.rollout
+from rlhf.generation.engines import ENGINES
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.spans import Spans
 from rlhf.storage.hashing import hash_tensors
@@ -59,12 +59,12 @@ def replayed(tiny: Path, directory: Path, recorded: dict[str, Any]) -> dict[str,
     finished = torch.tensor(recorded["finished"])
     responses = Responses(tokens, Spans.from_lengths(recorded["lengths"]), finished)
     drawn = SampledTokens(torch.zeros(len(tokens)))
-    own = rlhf.ppo.rollout.ENGINES["native"]
+    own = ENGINES["native"]
     try:
-        rlhf.ppo.rollout.ENGINES["native"] = lambda *given, **options: (responses, drawn)
+        ENGINES["native"] = lambda *given, **options: (responses, drawn)
         found = run.step(0)
     finally:
-        rlhf.ppo.rollout.ENGINES["native"] = own
+        ENGINES["native"] = own
     return {name: found[name] for name in METRICS}
 
 

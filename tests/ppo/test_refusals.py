@@ -38,7 +38,7 @@ def test_a_score_that_is_no_number_stops_the_run_by_name(tiny: Path, tmp_path: P
     run = trainer(tiny, tmp_path, replace(PPO, save_every=1, sanity_checks=False))
     run.iteration = 1
     run.save()
-    run.reward.std = float("nan")
+    run.reward.std = float("nan")  # type: ignore[attr-defined]
     with pytest.raises(DivergedError, match="scores of a rollout: not finite"):
         run.run()
     assert run.iteration == 1
@@ -52,7 +52,7 @@ def broken(tiny: Path, tmp_path: Path, name: str) -> PPOTrainer:
             for value in policy.trainable_parameters().values():
                 value.add_(0.1)
     elif name == "another image":
-        run.reward.head.linear.weight.data.zero_()
+        run.reward.head.linear.weight.data.zero_()  # type: ignore[attr-defined]
     elif name == "frozen parameters":
         policy.llava.model.lm_head.requires_grad_(True)
     elif name == "by the cache":

@@ -38,7 +38,8 @@ def test_looking_changes_nothing_of_the_training(tiny: Path, tmp_path: Path) -> 
         trainer(tiny, tmp_path / str(every), replace(PPO, iterations=3, log_samples_every=every))
         for every in (1, 100)
     )
-    often.run(), never.run()
+    often.run()
+    never.run()
     assert often.metrics["objective/scores"] == never.metrics["objective/scores"]
     for name, value in often.policy.trainable_parameters().items():
         assert torch.equal(value, never.policy.trainable_parameters()[name]), name

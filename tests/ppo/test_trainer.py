@@ -158,7 +158,7 @@ def test_another_reward_model_is_refused_on_resume(tiny: Path, tmp_path: Path) -
     run = trainer(tiny, tmp_path, replace(PPO, iterations=1))
     run.run()
     other = trainer(tiny, tmp_path)
-    torch.nn.init.normal_(other.reward.head.linear.weight)
+    torch.nn.init.normal_(other.reward.head.linear.weight)  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="not the one this run began with"):
         other.restore(load_checkpoint(tmp_path / "checkpoints"))
 
@@ -212,7 +212,7 @@ def test_it_learns_without_a_critic(tiny: Path, tmp_path: Path, advantage: str) 
 
 
 @pytest.mark.parametrize("estimator", ["", "exact"])
-def test_the_kl_in_the_loss_reaches_the_update(tiny: Path, tmp_path: Path, estimator: str) -> None:
+def test_the_kl_in_the_loss_reaches_the_update(tiny: Path, tmp_path: Path, estimator: Any) -> None:
     ppo = replace(
         PPO, kl_placement="loss", kl_estimator=estimator, kl_coef=0.5, critic_warmup_iterations=0
     )

@@ -135,7 +135,7 @@ def learn(
 ) -> None:
     """Every iteration of PPO, as the trainer runs them."""
     minibatches = config.rollout_batch_size // config.minibatch_size
-    updater = Updater(config, policy, config.iterations * config.ppo_epochs * minibatches)
+    updater = Updater(config, policy, config.iterations * config.ppo_epochs * minibatches)  # type: ignore[arg-type]
     for iteration in range(config.iterations):
         buffer, generator = RolloutBuffer(), torch.Generator().manual_seed(iteration)
         buffer.append(policy.rollout(scores, config, seed=seed, iteration=iteration))

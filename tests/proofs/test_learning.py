@@ -38,7 +38,7 @@ def test_the_critic_ends_at_the_expected_score(gae_lambda_value: float) -> None:
     """For every prefix that an answer passes through, from the mean over what may follow."""
     problem, policy = sequences(0), TabularPolicy(EVEN, 3)
     config = replace(PPO, gae_lambda_value=gae_lambda_value, lr=0.05, iterations=150)
-    updater = Updater(config, policy, config.iterations)
+    updater = Updater(config, policy, config.iterations)  # type: ignore[arg-type]
     for _ in range(config.iterations):
         buffer = RolloutBuffer()
         buffer.append(every_response(policy, problem))

@@ -19,7 +19,7 @@ PLACES = [("reward", "k1"), ("loss", "k2"), ("loss", "exact")]
 ROWS = [[1, 2, 3], [0, 0, 0], [2, 0, 0], [3, 1, 0], [1, 1, 1], [0, 0, 0], [2, 3, 2]]
 
 
-def options(place: str, kind: str) -> PPOConfig:
+def options(place: Any, kind: Any) -> PPOConfig:
     """Every term of the objective, each large enough to be seen."""
     return PPOConfig(
         kl_placement=place,
@@ -64,7 +64,7 @@ def minibatch(policy: TabularPolicy, kind: str) -> Minibatch:
 
 def gradients(policy: TabularPolicy, batch: Minibatch, config: PPOConfig) -> Tensor:
     """[P] of the logits, then of the values, as one real step leaves them."""
-    outcome = Updater(config, policy, steps=1).step(batch, train_policy=True).outcome
+    outcome = Updater(config, policy, steps=1).step(batch, train_policy=True).outcome  # type: ignore[arg-type]
     assert outcome == "taken"
     found = [policy.logits.grad, policy.value_head.weight.grad]
     return torch.cat([value.flatten() for value in found if value is not None])
@@ -80,7 +80,7 @@ def rows_of(size: int) -> Any:
 
 @pytest.mark.parametrize(("place", "kind"), PLACES)
 def test_the_split_does_not_change_the_gradient(
-    policy: TabularPolicy, place: str, kind: str
+    policy: TabularPolicy, place: Any, kind: Any
 ) -> None:
     batch, config = minibatch(policy, kind), options(place, kind)
     whole = gradients(policy, batch, config)
@@ -159,7 +159,7 @@ def differences(function: Callable[[list[float]], float], at: list[float]) -> li
 
 @pytest.mark.parametrize(("place", "kind"), PLACES)
 def test_the_gradient_is_that_of_a_float64_loop(
-    policy: TabularPolicy, place: str, kind: str
+    policy: TabularPolicy, place: Any, kind: Any
 ) -> None:
     batch, config = minibatch(policy, kind), options(place, kind)
     oracle, vocabulary = Oracle(policy, batch, config), policy.vocabulary
@@ -170,7 +170,7 @@ def test_the_gradient_is_that_of_a_float64_loop(
         rows = [table[i : i + vocabulary] for i in range(0, len(table), vocabulary)]
         return oracle(rows, numbers[len(logits) :])
 
-    updater, count = Updater(config, policy, steps=1), batch.responses.spans.num_tokens
+    updater, count = Updater(config, policy, steps=1), batch.responses.spans.num_tokens  # type: ignore[arg-type]
     scores = policy.policy_outputs(batch.prompts, batch.responses, batch.ref_hidden)
     loss = updater._policy_loss(scores, batch, count)[0]
     loss = loss + config.vf_coef * updater._value_loss(scores, batch, count)[0]

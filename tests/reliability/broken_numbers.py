@@ -66,7 +66,7 @@ def _poisoned(run: PPOTrainer, place: str, step: int, says: Connection) -> None:
         before[0] = after
         return found
 
-    Updater.step = checked  # type: ignore[method-assign]
+    Updater.step = checked  # type: ignore[assignment, method-assign]
     with poisoned(*_target(run, place, step, value)):
         try:
             run.run()

@@ -140,7 +140,7 @@ def _save(run: PPOTrainer, before: Path, copy: Path, place: int, says: Connectio
                 os._exit(9)
 
     fsync = os.fsync
-    os.fsync = lambda handle: (happens("fsync"), fsync(handle))[1]
+    os.fsync = lambda handle: (happens("fsync"), fsync(handle))[1]  # type: ignore[assignment]
     sys.addaudithook(happens)
     run.checkpoints.save(3)
     says.send(done[0])

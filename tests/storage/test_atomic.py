@@ -19,7 +19,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         raise KeyError("stop")
 
     with pytest.raises(KeyError):
-        write_records(path, broken())
+        write_records(path, broken())  # type: ignore[arg-type]
     assert (path.read_bytes(), [p.name for p in tmp_path.iterdir()]) == (b"old", ["prompts.jsonl"])
 
 

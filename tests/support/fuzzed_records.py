@@ -185,7 +185,7 @@ def check_record(record: Record, fields: dict[str, object]) -> None:
         assert getattr(record, name) == wanted, f"{name} was changed"
     texts = [text for key, text in fields.items() if key.startswith(("image", "instr", "resp"))]
     for text in sum((text if isinstance(text, list) else [text] for text in texts), []):
-        assert text.strip() and "\0" not in text, "an empty text was accepted"
+        assert text.strip() and "\0" not in text, "an empty text was accepted"  # type: ignore[operator, union-attr]
     if isinstance(record, PreferenceRecord) and record.preference != "tie":
         assert record.preference in ("response_a", "response_b")
         assert record.response_a.strip() != record.response_b.strip()

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from PIL import Image
 
@@ -22,7 +23,7 @@ from tests.support.image_files import ORIENTATION, bmp_rle8, png, tiff
 COLUMNS = ("trials", "loaded", "refused", "crashes")
 _HEADER = 60  # bytes where sizes, depths and offsets stand
 # Mode, format, and what the encoder is told.
-_KINDS: list[tuple[str, str, dict[str, object]]] = [
+_KINDS: list[tuple[str, str, dict[str, Any]]] = [
     *(("RGB", "JPEG", {}), ("RGB", "JPEG", {"progressive": True}), ("CMYK", "JPEG", {})),
     *(("L", "PNG", {}), ("P", "PNG", {"transparency": 3}), ("RGBA", "PNG", {}), ("1", "PNG", {})),
     *(("LA", "PNG", {}), ("RGBA", "WEBP", {}), ("RGB", "WEBP", {"lossless": True})),

@@ -1,5 +1,6 @@
 """LLaVA processors with the tokenizers in use: byte-level, Llama's, SmolLM2's."""
 
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,7 +96,7 @@ def smol() -> Any:
     return build_processor(tokenizer, CHAT_ML)
 
 
-PROCESSORS = {
+PROCESSORS: dict[str, Callable[[], Any]] = {
     "byte-level": byte_level,
     "llama, first": lambda: llama("first"),
     "llama, always": lambda: llama("always"),

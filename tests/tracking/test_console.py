@@ -1,6 +1,7 @@
 import io
 
 import pytest
+from rich.console import Console
 
 from rlhf.errors import DataError, UsageError
 from rlhf.tracking import console as module
@@ -83,9 +84,10 @@ def test_a_table_shows_its_cells_as_they_are(capsys):
 
 
 def test_on_a_terminal_a_bar_shows_count_and_metrics(monkeypatch):
-    screen = module.Console(force_terminal=True, file=io.StringIO(), width=120)
+    file = io.StringIO()
+    screen = Console(force_terminal=True, file=file, width=120)
     monkeypatch.setattr(module, "console", lambda: screen)
     with track("train [a]", 4) as progress:
         progress.advance(3, loss=0.25)
-    shown = screen.file.getvalue()
+    shown = file.getvalue()
     assert "train [a]" in shown and "3/4" in shown and "loss 0.25" in shown

@@ -3,9 +3,10 @@
 import io
 
 import pytest
+from rich.console import Console
 
 from rlhf.tracking import live_view as module
-from rlhf.tracking.console import Console, say
+from rlhf.tracking.console import say
 from rlhf.tracking.live_view import sparkline, watch
 
 METRICS = {"objective/rlhf_reward": 0.5, "objective/kl": 1.25, "tokens/responses_len_mean": 7.0}

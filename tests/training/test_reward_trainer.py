@@ -155,13 +155,13 @@ def test_ties_count_half_margin_and_centring_reach_the_loss(
     monkeypatch.setattr(RewardTrainer, "_init_logprob_weight", lambda trainer: None)
     pairs = kit.pairs_of(llava, tiny, [1.0] * 4 + [0.5] * 4)
     losses = {}
-    more: dict[str, Any]
-    for name, more in {
+    variants: dict[str, dict[str, Any]] = {
         "plain": {},
         "margin": {"margin": 2.0},
         "centering": {"center_coef": 0.5},
         "smoothing": {"label_smoothing": 0.25},
-    }.items():
+    }
+    for name, more in variants.items():
         reward = kit.options("llava_head", train="head", epochs=1, batch_size=8, **more)
         model = kit.build(llava, reward)
         both = both_scores(model, pairs)

@@ -282,6 +282,6 @@ def test_label_studio_addresses_are_files(tmp_path: Path, address: str, place: s
     path = tmp_path / "media" / place
     path.parent.mkdir(parents=True)
     path.write_bytes(RED)
-    row = {**LABEL_STUDIO, "data": {**LABEL_STUDIO["data"], "image": address}}
+    row = {**LABEL_STUDIO, "data": {**LABEL_STUDIO["data"], "image": address}}  # type: ignore[dict-item]
     (record,), _ = imported(tmp_path, "label_studio", [row], root=tmp_path / "media")
     assert record.image_path == stored_path(RED)

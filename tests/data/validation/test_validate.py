@@ -148,7 +148,7 @@ def test_each_content_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
     names = ["a.png", "b.png", "bad.png"] * 3
     path = jsonl(tmp_path / "p.jsonl", *map(prompt, names))
     read, hashed = [], []
-    load, digest = image_checks.load_image, image_checks.image_digest
+    load, digest = image_checks.load_image, image_checks.image_digest  # type: ignore[attr-defined]
     monkeypatch.setattr(image_checks, "load_image", lambda p: (read.append(p.name), load(p)))
     monkeypatch.setattr(
         image_checks, "image_digest", lambda p: (hashed.append(p.name), digest(p))[1]
@@ -249,7 +249,7 @@ def test_problems_beyond_the_list_are_counted(
 ) -> None:
     monkeypatch.setattr(validate, "MAX_LISTED", 3)
     rows = [pair("x", "y", "a"), *[pair("x", "y", "a")] * 29, *["{"] * 5]
-    path = jsonl(tmp_path / "p.jsonl", *rows)
+    path = jsonl(tmp_path / "p.jsonl", *rows)  # type: ignore[arg-type]
     report = validate_files([path, path], check_images=False)
     assert (report.error_count, report.warning_count) == (10, 2 * 30)  # 29 repeats and one-sided
     assert [problem.line for problem in report.problems] == [31, 32, 33, 0, 0, 2, 3]

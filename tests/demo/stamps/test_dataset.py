@@ -163,7 +163,7 @@ def test_held_out_images_are_in_no_other_file_by_content(tmp_path: Path) -> None
         kinds = {"prompts": PromptRecord, "captions": DemonstrationRecord}
         kinds["held_out_prompts"] = PromptRecord
         found = [
-            {image_digest(out / r.image_path) for r in read_records(out / f"{name}.jsonl", kind)}
+            {image_digest(out / r.image_path) for r in read_records(out / f"{name}.jsonl", kind)}  # type: ignore[arg-type, var-annotated]
             for name, kind in kinds.items()
         ]
         assert found[0] == found[1]

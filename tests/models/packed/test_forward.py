@@ -43,7 +43,7 @@ def questions(llava: Llava, tiny: Path) -> tuple[PromptBatch, Responses]:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens that each pass of the language model reads from now on."""
     read: list[int] = []
-    run = llava_module.run_language_model
+    run = llava_module.run_language_model  # type: ignore[attr-defined]
 
     def counting(model: object, embeds: Tensor, *given: object, **options: object) -> Tensor:
         read.append(len(embeds))

@@ -33,9 +33,9 @@ def test_products_are_those_of_the_layers(shape: tuple[int, ...]) -> None:
     with torch.no_grad():
         wanted = model(x)
         with prepacked_layers(model, rows=8, calls=MIN_CALLS, dtype=None):
-            assert changed(model) == [can_prepack(model[0].weight, torch.float32)] * 2 + [False]
+            assert changed(model) == [can_prepack(model[0].weight, torch.float32)] * 2 + [False]  # type: ignore[arg-type]
             found = model(x)
-            model[0].weight.zero_()  # not what is multiplied by
+            model[0].weight.zero_()  # type: ignore[operator]  # not what is multiplied by
             torch.testing.assert_close(model(x), found, atol=0, rtol=0)
     assert changed(model) == [False] * 3
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
@@ -55,7 +55,7 @@ def test_nothing_changes_where_it_would_not_pay(monkeypatch: pytest.MonkeyPatch)
     model = layers()
     with prepacked_layers(model, rows=8, calls=MIN_CALLS - 1, dtype=None):
         assert not any(changed(model))
-    size = 4 * sum(layer.weight.numel() for layer in (model[0], model[1]))  # type: ignore[union-attr]
+    size = 4 * sum(layer.weight.numel() for layer in (model[0], model[1]))  # type: ignore[operator, union-attr]
     for limit, expected in ((size, True), (size - 1, False)):
         monkeypatch.setattr(module, "LIMIT", limit)
         with prepacked_layers(model, rows=8, calls=MIN_CALLS, dtype=None):

@@ -107,8 +107,8 @@ def test_the_blind_test_scores_with_other_images_and_a_blank_one(
     model = kit.build(llava, kit.options("llava_head"))
     kit.shake(model)
     prompts = anyres.prompts_of(llava)
-    responses = [response_batch([text] * 4, llava.builder) for text in ("red", "a blue star")]
-    pairs = PreferenceBatch(prompts, *responses, torch.ones(4))
+    first, second = (response_batch([text] * 4, llava.builder) for text in ("red", "a blue star"))
+    pairs = PreferenceBatch(prompts, first, second, torch.ones(4))
     items: dict[str, Any] = {
         "response_a": "red",
         "response_b": "a blue star",
