@@ -30,7 +30,7 @@ SOUND = Environment(
     disk_free=50 * 10**9,
 )
 NO_GPU = replace(SOUND, devices=(CPU,), bnb_library="libbitsandbytes_cpu.so")
-CPU_BUILD = replace(NO_GPU, torch_cuda="", versions=SOUND.versions | {"torch": "2.11.0+cpu"})
+CPU_BUILD = replace(NO_GPU, torch_cuda="", versions={**SOUND.versions, "torch": "2.11.0+cpu"})
 NO_BITS = replace(SOUND, bnb_library="", bnb_error="No compatible CUDA binary found at x.so")
 
 
@@ -39,7 +39,7 @@ def with_gpu(model: str, arch: str) -> Environment:
 
 
 def with_version(name: str, version: str) -> Environment:
-    return replace(SOUND, versions=SOUND.versions | {name: version})
+    return replace(SOUND, versions={**SOUND.versions, name: version})
 
 
 MISMATCHES = [

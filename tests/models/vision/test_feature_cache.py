@@ -58,7 +58,7 @@ def test_a_damaged_file_is_replaced(image: Path, tmp_path: Path, damage: str) ->
     (file,) = stored(tmp_path / "features")
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
-    file.write_bytes({"cut": data[:-5], "flipped": data, "empty": b""}[damage])
+    file.write_bytes({"cut": data[:-5], "flipped": data, "empty": bytearray()}[damage])
     assert float(cache.get(image, encode).tiles[0, 0, 0]) == 2
     assert float(cache.get(image, encode).tiles[0, 0, 0]) == 2
     assert len(stored(tmp_path / "features")) == 1
