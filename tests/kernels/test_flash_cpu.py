@@ -62,11 +62,14 @@ def test_without_gradients_the_result_is_the_same() -> None:
 
 
 def test_bfloat16_gradients_are_those_of_the_same_numbers_in_float32() -> None:
-    inputs = [x.detach() for x in _tensors(torch.bfloat16)]
+    query, key, value = (x.detach() for x in _tensors(torch.bfloat16))
+    inputs = query, key, value
     out, lse = flash_attention(*inputs, causal=True, scale=SCALE)
     grads = flash_attention_backward(out, *inputs, out, lse, causal=True, scale=SCALE)
-    upcast = [x.float() for x in (out, *inputs, out)]
-    upcast_grads = flash_attention_backward(*upcast, lse, causal=True, scale=SCALE)
+    upcast = query.float(), key.float(), value.float()
+    upcast_grads = flash_attention_backward(
+        out.float(), *upcast, out.float(), lse, causal=True, scale=SCALE
+    )
     for grad, upcast_grad in zip(grads, upcast_grads, strict=True):
         assert grad.dtype == torch.float32
         assert torch.equal(grad, upcast_grad)

@@ -133,7 +133,7 @@ def test_the_reference_is_a_constant() -> None:
     torch.testing.assert_close(shared[0], torch.autograd.grad(copy, weight)[0], **EXACT)
     expected_kl = token_kl(hidden, ref_hidden, weight, ref_weight=ref_weight).sum()
     unused = torch.autograd.grad(expected_kl, (ref_hidden, ref_weight), allow_unused=True)
-    assert (shared[1], *unused) == (None, None, None)
+    assert (shared[1], *unused) == (None, None, None)  # type: ignore[comparison-overlap]
 
 
 @pytest.mark.parametrize("trainable", [False, True])

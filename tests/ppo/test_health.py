@@ -89,13 +89,15 @@ def test_kl_before_training_needs_one_update_and_only_the_first_counts():
 
 
 def test_three_of_five_need_not_be_in_a_row():
-    bad, good = UNHEALTHY["clipping"], {}
+    bad = UNHEALTHY["clipping"]
+    good: dict[str, float] = {}
     assert warned(healthy_monitor(), bad, good, bad, good, bad)[-1] == ["clipping"]
     assert not any(warned(healthy_monitor(), bad, good, good, bad, good, good, bad))
 
 
 def test_it_warns_again_after_five_healthy_updates_not_before():
-    bad, good = [UNHEALTHY["clipping"]], [{}]
+    bad = [UNHEALTHY["clipping"]]
+    good: list[dict[str, float]] = [{}]
     monitor = healthy_monitor()
     assert warned(monitor, *bad * 3)[-1] == ["clipping"]
     assert not any(warned(monitor, *good * 4, *bad * 3))

@@ -88,13 +88,13 @@ def test_the_colour_is_learned(tiny: Path, tmp_path: Path) -> None:
 def test_with_shuffled_images_it_stays_at_chance(tiny: Path, tmp_path: Path) -> None:
     """The control: what is learned above is read off the image, not off anything else."""
     run = trainer(tiny, tmp_path)
-    draw, generator = run.prompts_of, torch.Generator().manual_seed(0)
+    draw, generator = run.iteration_prompts, torch.Generator().manual_seed(0)
 
     def shuffled(iteration: int) -> tuple[PromptBatch, Tensor]:
         prompts, samples = draw(iteration)
         others = torch.randperm(len(prompts), generator=generator)
         return replace(prompts, images=prompts.select(others).images), samples
 
-    run.prompts_of = shuffled  # type: ignore[method-assign]
+    run.iteration_prompts = shuffled  # type: ignore[method-assign]
     run.run()
     assert last_scores(tmp_path) == pytest.approx(CHANCE, abs=0.1)
