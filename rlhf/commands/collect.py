@@ -193,7 +193,7 @@ def _select_pairs(
     """Write the selected pairs to pairs.jsonl, most informative first; their number."""
     config = job.config
     scorer = RecordScorer(
-        scorer_of(job, llava, share_trunk=True),
+        scorer_of(job, llava, share_base_model=True),
         llava.builder,
         config.data.max_prompt_tokens,
         config.ppo.microbatch_tokens,

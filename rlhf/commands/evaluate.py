@@ -261,7 +261,7 @@ def _judges(job: Job, llava: Llava) -> list[Judge]:
     rule = job.config.evaluation.judge == "rule-v1"
     judges: list[Judge] = [RuleJudge()] if rule else []
     if job.scorer or job.config.reward.path:
-        scorer = scorer_of(job, llava, share_trunk=True)
+        scorer = scorer_of(job, llava, share_base_model=True)
         judges.append(ScorerJudge(scorer, max_tokens=job.config.ppo.microbatch_tokens))
     if not judges and job.config.evaluation.judge != "person":
         raise UsageError(

@@ -85,19 +85,19 @@ def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> L
     return llava
 
 
-def scorer_of(job: Job, llava: Llava, *, share_trunk: bool) -> Scorer:
+def scorer_of(job: Job, llava: Llava, *, share_base_model: bool) -> Scorer:
     """The scorer that `--scorer=` names, else the reward model of `reward.path`.
 
     Args:
         job: the call of the command.
         llava: the model whose responses are scored.
-        share_trunk: the reward model may run as an adapter on `llava`'s base model.
+        share_base_model: the reward model may run as an adapter on `llava`'s base model.
     """
     options = job.config.reward
     if job.scorer:
         return load_scorer(job.scorer, llava.builder, job.config.scorer)
     captions = read_captions(options.captions, job.config.data.root)
-    return load_reward(options.path, llava, share_base_model=share_trunk, captions=captions)
+    return load_reward(options.path, llava, share_base_model=share_base_model, captions=captions)
 
 
 def read_captions(file: str, data_root: str) -> dict[str, str] | None:

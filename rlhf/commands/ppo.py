@@ -64,7 +64,7 @@ def ppo(job: Job) -> dict[str, Any]:
         critic=config.ppo.critic,
         critic_init=_critic_adapter(config),
     )
-    scorer = scorer_of(job, llava, share_trunk=not full)
+    scorer = scorer_of(job, llava, share_base_model=not full)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
     with metrics_writer(job, job.run_dir, checkpoint, SHOWN) as writer:
         trainer = PPOTrainer(config, policy, scorer, prompts, writer, job.run_dir)

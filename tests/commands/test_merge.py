@@ -69,7 +69,7 @@ def test_a_merged_run_responses_alike_in_stock_classes(
     ("bfloat16", ("dtype=float32",), torch.float32),
     ("float32", ("dtype=bfloat16", "model.quantization=nf4"), torch.bfloat16),
 ])  # fmt: skip
-def test_it_is_stored_as_the_trunk_is_or_as_asked(
+def test_it_is_stored_as_the_base_model_is_or_as_asked(
     run: tuple[Path, Llava],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -78,10 +78,11 @@ def test_it_is_stored_as_the_trunk_is_or_as_asked(
     found: torch.dtype,
 ) -> None:
     directory, llava = run
-    trunk = LlavaForConditionalGeneration.from_pretrained(llava.base, dtype=getattr(torch, stored))
-    trunk.save_pretrained(tmp_path / "trunk")
-    llava.processor.save_pretrained(tmp_path / "trunk")
-    llava.adapters.save(POLICY, directory / "adapter", str(tmp_path / "trunk"))
+    dtype = getattr(torch, stored)
+    base_model = LlavaForConditionalGeneration.from_pretrained(llava.base, dtype=dtype)
+    base_model.save_pretrained(tmp_path / "base_model")
+    llava.processor.save_pretrained(tmp_path / "base_model")
+    llava.adapters.save(POLICY, directory / "adapter", str(tmp_path / "base_model"))
     merged = exported(directory, capsys, f"output={tmp_path / 'there'}", *asked)
     with safe_open(merged / "model.safetensors", "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {found}  # noqa: SIM118

@@ -192,7 +192,7 @@ def test_a_captions_file_stands_in_for_the_describing(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_trunk_trained_in_full_scores_as_in_training(
+def test_a_base_model_trained_in_full_scores_as_in_training(
     tiny: Path, data: Path, capsys: pytest.CaptureFixture[str], dtype: str
 ) -> None:
     """Also answers with blanks around them, which decoding would strip; loaded once, as stored."""

@@ -220,7 +220,7 @@ def test_a_tie_counts_half_each_way_and_has_no_margin() -> None:
     assert smoothed == pytest.approx(half, abs=1e-12)
 
 
-def test_the_centring_penalty_is_the_mean_square_of_the_sums() -> None:
+def test_the_centering_penalty_is_the_mean_square_of_the_sums() -> None:
     chosen, rejected = exact([1.0, -2.0]).requires_grad_(), exact([3.0, 2.0])
     penalty = center_rewards_loss(chosen, rejected)
     assert penalty.item() == (16 + 0) / 2

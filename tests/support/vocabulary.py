@@ -99,7 +99,7 @@ NAMES = {
     "label_coding": "label_encoding",
     "tokens_per_s": "tokens_per_second",
 }
-FIGURES = ("figure", "Figure")  # matplotlib's own
+MATPLOTLIB_NAMES = ("figure", "Figure")  # matplotlib's own
 WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 YAML_WORD = re.compile(r"\w+")
 
@@ -115,7 +115,7 @@ def better_name(identifier: str) -> str | None:
 def identifiers(path: Path) -> Iterator[tuple[int, str]]:
     """Line numbers and identifiers of a Python file, or words of a YAML file."""
     text = path.read_text()
-    drawn = FIGURES if "matplotlib" in text else ()
+    drawn = MATPLOTLIB_NAMES if "matplotlib" in text else ()
     if path.suffix == ".py":
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.NAME and token.string not in drawn:

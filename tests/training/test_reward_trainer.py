@@ -55,9 +55,9 @@ def test_an_easy_preference_is_learnt_and_nothing_else_moves(
     reward = kit.options(kind, text_model, train_what, epochs=20, lr=3e-2)
     model, pairs = kit.build(llava, reward), kit.pairs_of(llava, tiny)
     before = {name: value.clone() for name, value in model.backbone().named_parameters()}
-    trunk = {name: value.clone() for name, value in llava.model.named_parameters()}
+    base_model = {name: value.clone() for name, value in llava.model.named_parameters()}
     train(model, reward, pairs, pairs, tmp_path)
-    for network, old in ((model.backbone(), before), (llava.model, trunk)):
+    for network, old in ((model.backbone(), before), (llava.model, base_model)):
         for name, value in network.named_parameters():
             assert "lora_" in name or torch.equal(value, old[name]), name
     both = both_scores(model, pairs)
@@ -148,7 +148,7 @@ def test_the_best_weights_by_held_out_loss_are_kept(
     torch.testing.assert_close(kept, first)
 
 
-def test_ties_count_half_margin_and_centring_reach_the_loss(
+def test_ties_count_half_margin_and_centering_reach_the_loss(
     llava: Llava, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One look at the loss of a head that passes on the log-likelihoods."""

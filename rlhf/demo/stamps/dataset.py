@@ -48,7 +48,7 @@ class Stamp:
 
     @property
     def category(self) -> str:
-        """The package's own first directory: animals, food, …"""
+        """First directory inside the package, such as animals or food."""
         return self.path.partition("/")[0]
 
 
