@@ -166,7 +166,7 @@ def _tile_logits_grad(
 
 
 def _matmul(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """Product left · right in `dtype`; half matrices are multiplied as they are, summed in float32."""
+    """Product left · right in `dtype`; half matrices multiply as they are, summed in float32."""
     if left.is_cuda and left.dtype == right.dtype and left.dtype in HALF:
         return torch.mm(left, right, out_dtype=dtype)
     return left.to(dtype) @ right.to(dtype)
