@@ -113,7 +113,7 @@ def test_a_limit_of_tokens_does_not_hold_where_no_model_reads(
 
 
 REFUSED = {
-    "no folder": ("pairs.jsonl", "output=no/where.jsonl", 5, "the folder of the output"),
+    "no directory": ("pairs.jsonl", "output=no/where.jsonl", 5, "the directory of the output"),
     "a folder": ("pairs.jsonl", "output=taken", 5, "no regular file"),
     "a device": ("pairs.jsonl", "output=/dev/null", 5, "no regular file"),
     "the input": ("pairs.jsonl", "output=./pairs.jsonl", 2, "would be overwritten"),
