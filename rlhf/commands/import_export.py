@@ -14,7 +14,7 @@ from rlhf.data.importers.importer import import_dataset
 from rlhf.data.input_files import read_with_images
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, record_kind
 from rlhf.errors import UsageError
-from rlhf.models.loading import locate_model
+from rlhf.models.loading import locate_model, stored_dtype
 from rlhf.models.policy import POLICY
 from rlhf.storage.model_card import write_model_card
 from rlhf.tracking.console import say, table
@@ -99,7 +99,9 @@ def _merge(job: Job) -> dict[str, Any]:
     model = replace(job.config.model, quantization="none")
     config = replace(job.config, device="cpu", dtype="float32", model=model)
     llava = load_model(config, location)
-    dtype = llava.stored_dtype if job.config.dtype == "auto" else getattr(torch, job.config.dtype)
+    dtype = (
+        stored_dtype(llava.base) if job.config.dtype == "auto" else getattr(torch, job.config.dtype)
+    )
     llava.adapters.load(POLICY, location.adapter, trains=False)
     llava.adapters.merge(POLICY)
     llava.model.to(dtype)

@@ -1,7 +1,6 @@
 """A LLaVA: its model, processor, vision features and adapters, and what it computes of prompts."""
 
 import copy
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -10,23 +9,22 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from rlhf.data.chat_prompts import PromptBuilder
 from rlhf.models.loading import fingerprints, load_hf
 from rlhf.models.lora import Adapters
+from rlhf.models.packed.embedding import embed_packed
 from rlhf.models.packed.forward import layout_of, run_language_model
 from rlhf.models.packed.gradient_checkpointing import checkpointed_layers
 from rlhf.models.packed.kv_cache import DecodeState, KVCache
 from rlhf.models.packed.layouts import CacheTarget
 from rlhf.models.packed.packing import PackedBatch, pack, pack_step
-from rlhf.models.packed.prefill import fill_cache
+from rlhf.models.packed.prefill import pack_into_cache
 from rlhf.models.packed.prefix_cache import PrefixCache
 from rlhf.models.packed.prefix_sharing import Sharing, split_before_suffix
 from rlhf.models.packed.prepacked_linear import prepacked_layers
 from rlhf.models.vision.families import image_tokens
 from rlhf.models.vision.image_encoder import ImageEncoder
-from rlhf.spans import Spans
 from rlhf.types import PromptBatch, Responses
 
 
@@ -70,7 +68,7 @@ class Llava:
             base: directory or hub id.
             device: where the model goes.
             dtype: dtype of its weights.
-            quantization: how its linear layers are stored: none, int8 or nf4.
+            quantization: none, int8 or nf4.
 
         Raises:
             UsageError: the files are not those of a LLaVA.
@@ -82,11 +80,6 @@ class Llava:
     def device(self) -> torch.device:
         """Device of the model."""
         return self.model.lm_head.weight.device  # type: ignore[no-any-return]
-
-    @property
-    def stored_dtype(self) -> torch.dtype:
-        """Dtype of the weights in the files it was loaded from; float32 if they do not tell."""
-        return AutoConfig.from_pretrained(self.base).dtype or torch.float32
 
     @property
     def hidden_size(self) -> int:
@@ -118,8 +111,7 @@ class Llava:
         It still multiplies in the precision that it was loaded in.
 
         Args:
-            embeddings: train input and output embeddings and the projector too (supervised
-                training of a model that is still being built).
+            embeddings: train input and output embeddings and the projector too.
         """
         self.model.model.language_model.float().requires_grad_(True)
         self.model.get_input_embeddings().requires_grad_(embeddings)
@@ -158,15 +150,7 @@ class Llava:
         return self.forward(self._pack(prompts, responses, include_last=False))
 
     def final_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """Hidden state [B, D] of the last token of each response.
-
-        Args:
-            prompts: B prompts.
-            responses: B responses.
-
-        Raises:
-            ValueError: a response contains the placeholder of an image.
-        """
+        """Hidden state [B, D] of the last token of each response; see `response_states`."""
         return self.response_states(prompts, responses)[1]
 
     def response_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
@@ -186,9 +170,7 @@ class Llava:
     def _pack(
         self, prompts: PromptBatch, responses: Responses, *, include_last: bool
     ) -> PackedBatch:
-        """Pack prompts and responses as this model reads them; images stand in prompts only."""
-        if bool((responses.tokens == self.image_token_id).any()):
-            raise ValueError(f"responses: got {self.image_token_id}, the placeholder of an image")
+        """Pack prompts and responses as this model reads them."""
         sharing = Sharing(
             self.image_token_id,
             always=self.device.type == "cpu",  # on a GPU whole rows are faster, if none is shared
@@ -214,13 +196,9 @@ class Llava:
         prefix = self._prefill(split.prefixes, upcast=upcast)
         tokens = split.suffix_tokens.view(len(prompts), -1)  # suffixes are of one length
         size = tokens.shape[1] + max_new_tokens
-        state = DecodeState(
-            prefix,
-            KVCache(len(self.language_model.layers), len(prompts), size, upcast=upcast),
-            split.groups,
-            split.prefix_lens.to(self.device),
-        )
-        return self._step(tokens, state)
+        suffixes = KVCache(len(self.language_model.layers), len(prompts), size, upcast=upcast)
+        positions = split.prefix_lens.to(self.device)
+        return self._step(tokens, DecodeState(prefix, suffixes, split.groups, positions))
 
     def decode(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
         """Read one more token of every sequence.
@@ -255,15 +233,9 @@ class Llava:
 
     def _fill_cache(self, prompts: PromptBatch, cache: KVCache, rows: Tensor) -> None:
         """Read the prompts `rows` [b] into their rows of a KV cache."""
-        fill_cache(
-            lambda packed, target: self.forward(packed, target=target),
-            prompts,
-            rows,
-            cache,
-            image_token_id=self.image_token_id,
-            max_tokens=self.max_prefill_tokens,
-            device=self.device,
-        )
+        budget = self.max_prefill_tokens
+        for packed, target in pack_into_cache(prompts, rows, cache, self.image_token_id, budget):
+            self.forward(packed, target=target.to(self.device))
 
     def forward(
         self,
@@ -285,7 +257,7 @@ class Llava:
             prefix = self._prefill(packed.prefixes)
         layout = layout_of(packed, prefix, suffix, target)
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
-        embeds = self.embed(packed)
+        embeds = embed_packed(packed, self.vision)
         with checkpointed_layers(self.model, self.adapters, checkpointing), self.autocast():
             return run_language_model(
                 self.language_model,
@@ -295,30 +267,6 @@ class Llava:
                 packed.output_idx,
                 every_token=checkpointing,
             )
-
-    def embed(self, packed: PackedBatch) -> Tensor:
-        """Input embeddings [S, D] of packed tokens, image features in place of placeholders."""
-        rows = self._embed(packed.row_tokens)
-        if packed.row_images is not None:
-            rows = self._merge_images(rows, packed.row_tokens, packed.rows, packed.row_images)
-        if packed.prefixes is None or packed.cached:
-            return rows
-        return torch.cat([self.embed_prompts(packed.prefixes), rows])
-
-    def embed_prompts(self, prompts: PromptBatch) -> Tensor:
-        """Input embeddings [M, D] of prompts, image features in place of placeholders."""
-        embeds = self._embed(prompts.tokens)
-        return self._merge_images(embeds, prompts.tokens, prompts.spans, prompts.images)
-
-    def _embed(self, tokens: Tensor) -> Tensor:
-        embeds: Tensor = self.model.get_input_embeddings()(tokens.to(self.device))
-        return embeds
-
-    def _merge_images(
-        self, embeds: Tensor, tokens: Tensor, spans: Spans, images: Sequence[Sequence[Path]]
-    ) -> Tensor:
-        is_image = tokens == self.image_token_id
-        return self.vision.merge_image_features(embeds, is_image, spans, images)
 
     @property
     def language_model(self) -> Any:

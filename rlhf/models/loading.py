@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
 from rlhf.errors import UsageError, as_usage_error
 from rlhf.models.fingerprints import tokenizer_hash
@@ -96,6 +96,11 @@ def load_hf(
     keep_gradients(model)
     model.requires_grad_(False)
     return (model if quantization != "none" else model.to(device)), processor
+
+
+def stored_dtype(base: str) -> torch.dtype:
+    """Dtype of the weights in a model's files; float32 if they do not tell."""
+    return AutoConfig.from_pretrained(base).dtype or torch.float32
 
 
 def fingerprints(processor: Any, image_rule: str) -> dict[str, str]:

@@ -160,8 +160,8 @@ BUGS = (
         "models/llava.py",
         (
             (
-                "split.prefix_lens.to(self.device),",
-                "(0 * split.prefix_lens + split.prefix_lens.max()).to(self.device),",
+                "positions = split.prefix_lens.to(self.device)",
+                "positions = (0 * split.prefix_lens + split.prefix_lens.max()).to(self.device)",
             ),
         ),
         ALIGNMENT + "test_positions_count_the_tokens_of_a_row_from_0",

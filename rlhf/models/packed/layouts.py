@@ -112,6 +112,12 @@ class CacheTarget(NamedTuple):
     rows: Tensor
     columns: Tensor
 
+    def to(self, device: torch.device) -> "CacheTarget":
+        """Copy with the indices on another device."""
+        return CacheTarget(
+            self.cache, self.token_idx.to(device), self.rows.to(device), self.columns.to(device)
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class CacheFill:

@@ -59,7 +59,12 @@ def pack(
     Returns:
         A batch whose outputs are N hidden states, each of the token before a response token; with
         `include_last` then B more, of the last token of each response.
+
+    Raises:
+        ValueError: a response contains the placeholder of an image, or a prompt ends with one.
     """
+    if sharing is not None and bool((responses.tokens == sharing.image_token_id).any()):
+        raise ValueError(f"responses: got {sharing.image_token_id}, the placeholder of an image")
     spans = responses.spans
     response_lens = spans.lengths if include_last else spans.lengths - 1
     kept = spans.positions < response_lens[spans.segment_ids]

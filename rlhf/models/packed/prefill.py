@@ -1,6 +1,6 @@
-"""Read prompts into a KV cache, a bounded number of tokens at a time."""
+"""Pack prompts that are read into a KV cache, a bounded number of tokens at a time."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -13,26 +13,20 @@ from rlhf.models.packed.prefix_sharing import PrefixSplit, image_prefix_lens
 from rlhf.types import PromptBatch
 
 
-def fill_cache(
-    forward: Callable[[PackedBatch, CacheTarget], Tensor],
-    prompts: PromptBatch,
-    rows: Tensor,
-    cache: KVCache,
-    *,
-    image_token_id: int,
-    max_tokens: int,
-    device: torch.device,
-) -> None:
-    """Read prompts into their rows of a KV cache; an image that several share is read once.
+def pack_into_cache(
+    prompts: PromptBatch, rows: Tensor, cache: KVCache, image_token_id: int, max_tokens: int
+) -> Iterator[tuple[PackedBatch, CacheTarget]]:
+    """Pack prompts for their rows of a KV cache; an image that several share is packed once.
 
     Args:
-        forward: runs a packed batch and keeps its keys and values.
         prompts: B prompts.
-        rows: [b] int64, rising: which of them to read.
+        rows: [b] int64, rising: which of them to pack.
         cache: has a row for each of the B prompts.
         image_token_id: the placeholder of image features.
-        max_tokens: tokens of prompts read at once, one prompt at the least.
-        device: where the cache lies.
+        max_tokens: tokens of prompts in a batch, one prompt at the least.
+
+    Yields:
+        A packed batch, and where keys and values of its tokens go.
     """
     lengths = prompts.spans.lengths[rows].tolist()
     images = [prompts.images[row] for row in rows.tolist()]
@@ -43,5 +37,5 @@ def fill_cache(
         split = None if prefix_lens is None else PrefixSplit.at(selected, prefix_lens)
         packed, token_idx = pack_prompts(selected, split)
         spans = selected.spans
-        index = (token_idx, chunk_rows[spans.segment_ids], spans.positions)
-        forward(packed, CacheTarget(cache, *(x.to(device) for x in index)))
+        cache_rows = chunk_rows[spans.segment_ids]
+        yield packed, CacheTarget(cache, token_idx, cache_rows, spans.positions)

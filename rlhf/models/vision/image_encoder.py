@@ -27,6 +27,7 @@ class ImageEncoder:
 
     def __init__(self, model: Any, image_processor: Any, cache: FeatureCache | None = None) -> None:
         self.model, self.image_processor = model, image_processor
+        self.image_token_id = int(model.config.image_token_id)
         self.cache = FeatureCache() if cache is None else cache
 
     def use_disk_cache(self, directory: Path) -> None:

@@ -15,6 +15,7 @@ from rlhf.data.tokenization import reencode_prompts, with_images
 from rlhf.errors import DataError
 from rlhf.generation.sampler import generate
 from rlhf.models.llava import Llava
+from rlhf.models.packed.embedding import embed_prompts
 from rlhf.models.policy import build_policy
 from rlhf.models.vision.feature_cache import FeatureCache, ImageFeatures
 from rlhf.spans import Spans
@@ -172,14 +173,15 @@ def test_two_images_in_a_prompt(llava: Llava) -> None:
     ids = builder.prompt_ids("Compare.", paths)
     assert ids == inputs.input_ids[0].tolist()
     with torch.no_grad():
-        embeds = llava.embed_prompts(
+        embeds = embed_prompts(
             PromptBatch(
                 torch.tensor(ids),
                 Spans.from_lengths([len(ids)]),
                 (tuple(paths),),
                 torch.zeros(1, dtype=torch.int64),
                 ("Compare.",),
-            )
+            ),
+            llava.vision,
         )
         expected = llava.model.get_image_features(inputs.pixel_values, inputs.image_sizes)
     placeholders = torch.tensor(ids) == llava.image_token_id
