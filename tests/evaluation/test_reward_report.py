@@ -9,7 +9,7 @@ from PIL import Image
 
 from rlhf.evaluation.reward_metrics import blindness, reward_metrics
 from rlhf.evaluation.reward_report import ReportPair, write_reward_report
-from tests.evaluation.test_html import NASTY, Page
+from tests.evaluation.test_model_report import NASTY, Page
 from tests.evaluation.test_reward_metrics import SIX, scored, with_accuracy
 
 LOOKING = blindness(with_accuracy(0.9), with_accuracy(0.5), with_accuracy(0.6))

@@ -1,3 +1,5 @@
+"""The page about an evaluation: what it shows, where its marks lie, and that nothing in it runs."""
+
 import base64
 import hashlib
 import io
