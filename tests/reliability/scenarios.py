@@ -34,7 +34,7 @@ SCENARIOS = {
         reduced=2,
     ),
     "resumes": Scenario(
-        "sft, reward and ppo cut and resumed equal the uncut run: every figure and all state",
+        "sft, reward and ppo cut and resumed equal the uncut run: every metric and all state",
         resumes,
         full=27,
         reduced=3,
@@ -58,7 +58,7 @@ SCENARIOS = {
         reduced=2,
     ),
     "starts": Scenario(
-        "of 8 processes that want one run folder one gets it, the others exit with 6",
+        "of 8 processes that want one run directory one gets it, the others exit with 6",
         starts,
         full=50,
         reduced=5,
@@ -75,24 +75,24 @@ SCENARIOS = {
         full=10_000,
         reduced=200,
     ),
-    "pictures": Scenario(
-        "damaged pictures load or are refused, none slower than 2 s",
+    "images": Scenario(
+        "damaged images load or are refused, none slower than 2 s",
         images,
         full=10_000,
         reduced=200,
     ),
     "prompts": Scenario(
-        "no text of a user becomes a special token or reads another row's picture",
+        "no text of a user becomes a special token or reads another row's image",
         prompts,
         full=100_000,
         reduced=500,
     ),
     "zoo": Scenario(
-        "pictures of every mode, turned, cut, swollen, or no images at all: no uncaught error",
+        "images of every mode, turned, cut, swollen, or no images at all: no uncaught error",
         tests_of("data/test_image_zoo.py"),
     ),
     "paths": Scenario(
-        "no path written in a record leads out of the data's folder",
+        "no path written in a record leads out of the directory of the data",
         tests_of("data/test_paths.py"),
     ),
     "scorers": Scenario(

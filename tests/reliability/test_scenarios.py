@@ -20,7 +20,7 @@ NAMES = [
     "starts",
     "soak",
     "records",
-    "pictures",
+    "images",
     "prompts",
 ]
 ROOT = Path(__file__).parents[2]
