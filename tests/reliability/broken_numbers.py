@@ -79,7 +79,7 @@ def _poisoned(run: PPOTrainer, place: str, step: int, says: Connection) -> None:
 
 
 def _target(run: PPOTrainer, place: str, step: int, value: float) -> tuple[Any, ...]:
-    """What `poisoned` takes: whose function, its name, which call, what becomes of its result."""
+    """Arguments of `poisoned`: owner and name of a function, which call, how its result changes."""
 
     def field(name: str) -> Callable[[Any], Any]:
         return lambda result: replace(result, **{name: with_nan(getattr(result, name), value)})
@@ -116,7 +116,7 @@ def _target(run: PPOTrainer, place: str, step: int, value: float) -> tuple[Any, 
 
 
 def _weights(run: PPOTrainer) -> str:
-    """Of policy, critic and optimizer."""
+    """A hash of policy, critic and optimizer."""
     named: dict[str, Tensor] = {
         **run.policy.trainable_parameters(),
         **run.policy.critic_parameters(),

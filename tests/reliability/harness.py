@@ -129,7 +129,7 @@ class Child:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def heard(self) -> list[Any]:
-        """What it had said when it ended."""
+        """All that the child sent before it ended."""
         self.says.close()
         return self.words
 
@@ -160,5 +160,5 @@ def fork(work: Callable[[Connection], int | None]) -> Child:
 
 
 def shorter(iterations: int) -> PPOConfig:
-    """The same run of another length, at a constant learning rate."""
+    """Options of a run of another length, at a constant learning rate."""
     return replace(PPO, iterations=iterations, lr_schedule="constant")

@@ -1,4 +1,4 @@
-"""What a scenario of the reliability suite comes to."""
+"""The result of a scenario: trials, losses, and what was counted on the way."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,6 +1,5 @@
 """Prompts and responses that hold their row number in every part, for tests of scorers."""
 
-import re
 from pathlib import Path
 from typing import cast
 
@@ -10,7 +9,7 @@ from rlhf.data.chat_prompts import PromptBuilder
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch, Responses
 
-DOCS = Path(__file__).parents[2] / "docs" / "scorers.md"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 class Builder:
@@ -38,7 +37,6 @@ def rows(directory: Path, count: int) -> tuple[PromptBatch, Responses]:
     return prompts, Responses(tokens, spans, torch.ones(count, dtype=torch.bool))
 
 
-def example(title: str) -> str:
-    """The program of the guide whose docstring begins with `title`."""
-    programs = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    return next(text for text in programs if text.startswith(f'"""{title}'))
+def example(name: str) -> str:
+    """The source of an example of the guide to scorers."""
+    return (EXAMPLES / name).read_text()
