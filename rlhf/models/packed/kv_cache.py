@@ -40,7 +40,14 @@ class KVCache:
 
     @staticmethod
     def for_rows(num_layers: int, spans: Spans, device: torch.device, *, upcast: bool) -> "KVCache":
-        """Empty cache with room for rows of the lengths of `spans`."""
+        """Empty cache with room for rows of the lengths of `spans`.
+
+        Args:
+            num_layers: layers of the language model.
+            spans: one row each, its length in tokens.
+            device: of the rows' lengths.
+            upcast: hold keys and values in float32 at least.
+        """
         even = spans.num_tokens == len(spans) * spans.max_len
         lengths = None if even else spans.lengths.to(device)
         return KVCache(num_layers, len(spans), spans.max_len, lengths, upcast=upcast)

@@ -86,7 +86,18 @@ class CausalRows:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Causal attention inside each row; see `Layout.attend`."""
+        """Causal attention inside each row.
+
+        Args:
+            layer: index of the layer.
+            query: [S, H, Dh].
+            key: [S, K, Dh].
+            value: [S, K, Dh].
+            params: as of `Layout.attend`.
+
+        Returns:
+            [S, H, Dh].
+        """
         q, k, v = (self.pad(x) for x in (query, key, value))
         return self.flatten(_causal(q, k, v, params))
 
@@ -134,7 +145,18 @@ class CacheFill:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Fill the layer's cache, then attend, which the last layer may skip."""
+        """Fill the layer's cache, then attend, which the last layer may skip.
+
+        Args:
+            layer: index of the layer.
+            query: [S, H, Dh].
+            key: [S, K, Dh].
+            value: [S, K, Dh].
+            params: as of `Layout.attend`.
+
+        Returns:
+            [S, H, Dh].
+        """
         cache, token_idx, rows, columns = self.target
         cache.write(layer, key[token_idx], value[token_idx], rows, columns)
         if params.last_layer:
@@ -159,7 +181,18 @@ class SharedPrefix:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Causal attention of prefixes, and of rows that see their prefix; see `Layout.attend`."""
+        """Causal attention of prefixes, and of rows that see their prefix.
+
+        Args:
+            layer: index of the layer.
+            query: [S, H, Dh].
+            key: [S, K, Dh].
+            value: [S, K, Dh].
+            params: as of `Layout.attend`.
+
+        Returns:
+            [S, H, Dh].
+        """
         sizes = self.prefixes.spans.num_tokens, self.rows.spans.num_tokens
         parts = [x.split(sizes) for x in (query, key, value)]  # two slices cost two fills backwards
         prefix_query, prefix_key, prefix_value = (self.prefixes.pad(x) for x, _ in parts)
@@ -204,7 +237,18 @@ class CachedPrefix:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Attention to the cached prefix and to the row so far; see `Layout.attend`."""
+        """Attention to the cached prefix and to the row so far.
+
+        Args:
+            layer: index of the layer.
+            query: [S, H, Dh].
+            key: [S, K, Dh].
+            value: [S, K, Dh].
+            params: as of `Layout.attend`.
+
+        Returns:
+            [S, H, Dh].
+        """
         q, k, v = (self.rows.pad(x) for x in (query, key, value))
         if self.suffix is not None:
             k, v = self.suffix.append(layer, k, v)
