@@ -21,7 +21,7 @@ class _Event(
 
 
 class Judgment(_Event, frozen=True, tag="judgment"):
-    """An annotator's preference, with everything that a preference record needs.
+    """An annotator's preference between the two responses of a pair.
 
     Attributes:
         pair: the pair's key.
@@ -82,7 +82,7 @@ class EventLog:
 
     Raises:
         DirectoryInUseError: another process writes it.
-        DataError: a line is no event.
+        DataError: a line is not an event.
         ResourceError: the file or its lock cannot be written.
     """
 
@@ -117,7 +117,7 @@ def read_events(path: Path) -> list[Event]:
     """Read all events of a log, in the order they were written.
 
     Raises:
-        DataError: a line is no event, or the file cannot be read.
+        DataError: a line is not an event, or the file cannot be read.
     """
     events = []
     try:
@@ -125,9 +125,9 @@ def read_events(path: Path) -> list[Event]:
             try:
                 events.append(_decoder.decode(line))
             except (msgspec.MsgspecError, ValueError) as error:
-                fix = "give a file that `rlhf annotate` wrote, or take the line out"
+                fix = "give a file that `rlhf annotate` wrote, or remove the line"
                 raise DataError(
-                    f"no event of a ranking: {error}", f"{path}:{number}", fix
+                    f"not an event of an annotation log: {error}", f"{path}:{number}", fix
                 ) from error
     except OSError as error:
         raise DataError(f"the file cannot be read: {error.strerror}", str(path)) from error
@@ -135,7 +135,7 @@ def read_events(path: Path) -> list[Event]:
 
 
 def active_events(events: Iterable[Event]) -> Iterator[Judgment | Skip]:
-    """Yield the events that hold: not undone, and each annotator's last on a pair."""
+    """Yield the events in force: each annotator's last on a pair, without undone ones."""
     latest = dict[tuple[str, str], Judgment | Skip]()
     events = list(events)
     undone = {event.undoes for event in events if isinstance(event, Undo)}
@@ -147,7 +147,7 @@ def active_events(events: Iterable[Event]) -> Iterator[Judgment | Skip]:
 
 
 def preference_records(events: Iterable[Event]) -> list[PreferenceRecord]:
-    """Convert the judgments that hold to preference records."""
+    """Convert the judgments in force to preference records."""
     return [
         PreferenceRecord(
             image_path=event.image_path,

@@ -134,13 +134,13 @@ class AnnotationQueue:
         return self.pairs.get(last.pair)
 
     def progress(self, annotator: str) -> dict[str, int]:
-        """Count an annotator's pairs: `done` are judged or skipped, `total` may still come, too."""
+        """Count an annotator's pairs: `done` (judged or skipped), `total` with open ones."""
         done = sum(annotator in self._judgments[key] for key in self.pairs)
         remaining = sum(self._is_open(key, annotator) for key in self.pairs)
         return {"done": done, "total": done + remaining}
 
     def _reload_judgments(self, pair: str) -> None:
-        """Read a pair's judgments from the log: an earlier one holds again after an undo."""
+        """Read a pair's judgments from the log: after an undo, an earlier one is in force again."""
         self._judgments[pair] = {
             event.annotator: event
             for event in active_events(self._log.events)

@@ -1,1 +1,1 @@
-"""The command line: overrides composed by Hydra, checked, and handed to a command."""
+"""The command line: parse it, compose the options with Hydra, check them, run the command."""

@@ -1,6 +1,6 @@
-"""The table of commands: one row each, so that a new command is its row and its module.
+"""The table of commands; a new command needs a row here and a module in `rlhf.commands`.
 
-Nothing here imports a command: its module loads when the command is called.
+A command's module is imported only when the command is called.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ class Command:
     Attributes:
         function: `module:name` in `rlhf.commands`; takes a `Job`, returns the metrics.
         help: what the command does, one line.
-        usage: how it is called.
+        usage: an example call.
         sections: sections of the schema whose options its help lists.
-        takes_files: it takes words without `=`, files or run directories.
-        takes_scorer: `--scorer=` may name a judge for it.
-        has_run_dir: it runs in a directory of its own, made anew or named by `resume=`.
-        has_checkpoints: `resume=` continues it from a checkpoint, with the options it began with.
+        takes_files: whether it takes words without `=`: files or run directories.
+        takes_scorer: whether it takes `--scorer=`.
+        has_run_dir: whether it writes to a run directory: a new one, or the one `resume=` names.
+        has_checkpoints: whether `resume=` continues it from a checkpoint, with its stored options.
     """
 
     function: str
@@ -41,7 +41,7 @@ class Command:
 COMMANDS = {
     "demo": Command(
         function="demo:demo",
-        help="the whole loop on images it draws itself",
+        help="run every stage on images that it draws itself",
         usage="rlhf demo",
         sections=("demo", "sft", "collect", "reward", "sampling", "ppo"),
         takes_files=False,
@@ -58,7 +58,7 @@ COMMANDS = {
     ),
     "collect": Command(
         function="collect:collect",
-        help="sample candidate answers to rank",
+        help="sample candidate responses to rank",
         usage="rlhf collect model.path=MODEL data.prompts=FILE.jsonl",
         sections=("model", "data", "sampling", "collect", "reward"),
         takes_files=False,
@@ -66,7 +66,7 @@ COMMANDS = {
     ),
     "annotate": Command(
         function="annotate:annotate",
-        help="rank pairs of answers on a local page",
+        help="rank pairs of responses on a local page",
         usage="rlhf annotate CANDIDATES.jsonl (or LOG.jsonl annotate.output=PREFERENCES.jsonl)",
         sections=("data", "annotate"),
     ),
@@ -81,7 +81,7 @@ COMMANDS = {
     ),
     "ppo": Command(
         function="ppo:ppo",
-        help="tune a model against a reward model",
+        help="train a model with PPO against a reward model",
         usage="rlhf ppo model.path=MODEL data.prompts=FILE.jsonl reward.path=RUN",
         sections=("model", "data", "sampling", "reward", "scorer", "ppo"),
         takes_files=False,
@@ -99,12 +99,12 @@ COMMANDS = {
     ),
     "compare": Command(
         function="compare:compare",
-        help="set runs side by side, ours or trl's: a table and their curves",
+        help="compare runs of rlhf or trl: a table and their curves",
         usage="rlhf compare RUN RUN… output=compare.html",
     ),
     "generate": Command(
         function="generate:generate",
-        help="answer an instruction about images",
+        help="print responses to an instruction about images",
         usage="rlhf generate MODEL… IMAGE|FOLDER… instruction='What is this?'",
         sections=("model", "data", "sampling"),
     ),
@@ -123,39 +123,39 @@ COMMANDS = {
     ),
     "import": Command(
         function="import_export:import_records",
-        help="turn a public preference set into our records",
+        help="convert a public preference data set to records",
         usage="rlhf import SOURCE FILE… output=DIRECTORY data.root=IMAGES",
         sections=("data",),
     ),
     "export": Command(
         function="import_export:export_records",
-        help="write preferences for trl or Label Studio, or merge a run into a plain LLaVA",
+        help="write preferences for trl or Label Studio, or merge a run into a LLaVA",
         usage="rlhf export trl|label_studio FILE.jsonl output=FILE (or RUN export.merge=true)",
         sections=("data", "export"),
     ),
     "stamps": Command(
         function="stamps:stamps",
         help="turn Debian's tuxpaint-stamps-default into prompts and captions",
-        usage="rlhf stamps [PACKAGE.deb|FOLDER] output=DIRECTORY",
+        usage="rlhf stamps [PACKAGE.deb|DIRECTORY] output=DIRECTORY",
         sections=("data",),
     ),
     "smol": Command(
         function="smol:smol",
         help="build a LLaVA around the pretrained SmolLM2-135M-Instruct (needs 'rlhf[smol]')",
-        usage="rlhf smol [STAMPS.deb|FOLDER] output=DIRECTORY",
+        usage="rlhf smol [STAMPS.deb|DIRECTORY] output=DIRECTORY",
         sections=("smol", "sft"),
         has_run_dir=True,
     ),
     "doctor": Command(
         function="doctor:doctor",
-        help="what is installed, what works, and how to mend what does not",
+        help="check what is installed and what works, and say how to fix what does not",
         usage="rlhf doctor device=cuda model.quantization=nf4",
         sections=("model",),
         takes_files=False,
     ),
     "plan": Command(
         function="plan:plan",
-        help="whether a PPO run fits a GPU, and how long an iteration takes at best",
+        help="estimate whether a PPO run fits a GPU, and the ideal time of an iteration",
         usage="rlhf plan model.path=MODEL plan.gpu=NAME [options of rlhf ppo]",
         sections=("plan", "model", "sampling", "reward", "ppo"),
         takes_files=False,
@@ -164,7 +164,7 @@ COMMANDS = {
 
 
 def load_function(command: str) -> CommandFunction:
-    """The function of a command, its module imported now."""
+    """Import the module of a command and return its function."""
     module, _, name = COMMANDS[command].function.partition(":")
     function: CommandFunction = getattr(import_module(f"rlhf.commands.{module}"), name)
     return function

@@ -20,7 +20,7 @@ FLAGS = {
 
 
 def overview() -> str:
-    """The commands and flags, one a line."""
+    """Return the help of `rlhf --help`: the commands and flags, one a line."""
     lines = ["rlhf COMMAND [FILE…] [option=value…] [flags]", ""]
     lines += [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
     lines += ["", *(f"  {flag:<10} {text}" for flag, text in FLAGS.items())]
@@ -29,11 +29,11 @@ def overview() -> str:
 
 
 def command_help(name: str, values: Mapping[str, Any]) -> str:
-    """What a command does, and its options with their values.
+    """Return the help of one command: what it does, and its options with their values.
 
     Args:
         name: the command.
-        values: every option, nested by section, as the command would run with it.
+        values: the value of every option, nested by section.
     """
     command = COMMANDS[name]
     lines = [command.usage, "", command.help, ""]
@@ -54,7 +54,7 @@ def _line(name: str, value: object, comment: str) -> str:
 
 
 def _comments(section: type[Section]) -> Iterator[tuple[str, str]]:
-    """Each option of a section with the comment on its line in the schema's source."""
+    """Yield each option of a section with the comment on its line in the schema's source."""
     source = inspect.getsource(section)
     for option in section.__annotations__:
         match = re.search(rf"^    {option}: .*?(?:  # (.*))?$", source, re.MULTILINE)

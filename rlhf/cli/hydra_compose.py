@@ -1,6 +1,6 @@
-"""The options of a command line, composed by Hydra from `conf/`, the schema and overrides.
+"""Compose the options of a command line with Hydra, from `conf/`, the schema and overrides.
 
-The only module that imports hydra and omegaconf.
+This is the only module that imports hydra and omegaconf.
 """
 
 import itertools
@@ -24,18 +24,21 @@ from rlhf.storage.run_directory import run_directory_of, unfinished_run
 
 
 def compose_options(command: str, overrides: list[str]) -> dict[str, Any]:
-    """Every option of a command as a nested mapping; those of a continued run are its stored ones.
+    """Compose every option of a command; a resumed run begins with its stored options.
 
     Args:
-        command: its name; `conf/NAME.yaml` is the root, if there is one, else `conf/files.yaml`.
+        command: its name; the root is `conf/NAME.yaml` if it exists, else `conf/files.yaml`.
         overrides: `option=value` and `group=file` words of the command line.
 
+    Returns:
+        Options by name, nested by section.
+
     Raises:
-        UsageError: an option does not exist, Hydra refuses an override, or the run to continue has
-            no configuration.
+        UsageError: an option does not exist, Hydra refuses an override, or the run to resume has no
+            configuration.
     """
     _check_names(overrides)
-    OmegaConf.clear_resolver("oc.env")  # so that no secret gets into a stored configuration
+    OmegaConf.clear_resolver("oc.env")  # no environment variable, maybe a secret, may be stored
     ConfigStore.instance().store(name="options", node=defaults())
     try:
         with initialize_config_dir(str(config_directory()), version_base="1.3"):
@@ -59,14 +62,14 @@ def expand_sweep(overrides: list[str]) -> Iterator[list[str]]:
 
 
 def to_yaml(config: Config) -> str:
-    """Every option as YAML, as `config.yaml` of a run directory holds them."""
+    """Encode every option as YAML, for `config.yaml` of a run directory."""
     return OmegaConf.to_yaml(msgspec.to_builtins(config))
 
 
 def config_directory() -> Path:
-    """`conf/`: inside the package when installed, beside it in a checkout."""
+    """Return the path of `conf/`: inside the package when installed, beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
-    return next(f for f in (package / "conf", package.parent / "conf") if f.is_dir())
+    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
 
 
 def _root(command: str) -> str:
@@ -74,10 +77,10 @@ def _root(command: str) -> str:
 
 
 def _with_stored_options(composed: DictConfig, command: str, overrides: list[str]) -> DictConfig:
-    """The options that a run to continue stored, changed by those of the command line.
+    """Return the stored options of the run to resume, changed by those of the command line.
 
-    The composed options stay where no run is continued, where a group file is chosen on the command
-    line, and with `resume=auto`, which becomes the newest unfinished run.
+    The composed options are returned as they are if no run is resumed, or if the command line
+    chooses a group file. `resume=auto` is replaced by the newest unfinished run.
     """
     resume = composed.get("resume")
     if resume == "auto":
@@ -95,7 +98,7 @@ def _with_stored_options(composed: DictConfig, command: str, overrides: list[str
 def _read_stored_options(run: str) -> Any:
     path = run_directory_of(run) / "config.yaml"
     if not path.is_file():
-        raise UsageError("there is no run to continue", run, "set resume=RUN")
+        raise UsageError("there is no run to resume", run, "set resume=RUN")
     try:
         return OmegaConf.load(path)
     except (YAMLError, OSError, ValueError) as error:
@@ -104,16 +107,16 @@ def _read_stored_options(run: str) -> Any:
 
 
 def _overridden(composed: DictConfig, overrides: list[str]) -> DictConfig:
-    """The composed options that the command line names, and no others."""
-    chosen = OmegaConf.create()
+    """Select the composed options that the command line names."""
+    selected = OmegaConf.create()
     for word in overrides:
         name = _name(word)
-        OmegaConf.update(chosen, name, OmegaConf.select(composed, name))
-    return chosen
+        OmegaConf.update(selected, name, OmegaConf.select(composed, name))
+    return selected
 
 
 def _check_names(overrides: list[str]) -> None:
-    """Refuse an option that does not exist, also after `+`, before Hydra drops or guesses."""
+    """Refuse an option that does not exist; Hydra would accept one after `+`."""
     known = [name for name, _ in leaves(defaults())]
     sections = {name.partition(".")[0] for name in known}
     for word in overrides:
@@ -123,15 +126,15 @@ def _check_names(overrides: list[str]) -> None:
 
 
 def _name(word: str) -> str:
-    """The option or group that an override names."""
+    """Return the option or group that an override names."""
     return word.partition("=")[0].lstrip("+~")
 
 
 def _quoted(word: str) -> str:
-    """The override with a text value in quotes, so that Hydra reads no sign in it."""
+    """Quote the value of a text option, so that Hydra does not parse special characters in it."""
     name, _, value = word.partition("=")
-    texts = {key for key, default in leaves(defaults()) if isinstance(default, str)}
-    if name.lstrip("+") not in texts or value[:1] in ("'", '"'):
+    text_options = {key for key, default in leaves(defaults()) if isinstance(default, str)}
+    if name.lstrip("+") not in text_options or value[:1] in ("'", '"'):
         return word
     escaped = value.replace("'", "\\'")
     return f"{name}='{escaped}'"

@@ -29,7 +29,7 @@ class Call:
     """A parsed command line.
 
     Attributes:
-        command: its name; empty where none is given.
+        command: its name; empty if there is none.
         files: words without `=`.
         overrides: words `option=value` or `group=file`.
         flags: words that begin with `-`.
@@ -42,7 +42,7 @@ class Call:
 
     @property
     def scorer(self) -> str:
-        """What `--scorer=` names; never an option, so that no saved configuration names code."""
+        """What `--scorer=` names; a flag, so that no stored configuration can name code to run."""
         values = [flag.partition("=")[2] for flag in self.flags if flag.startswith("--scorer=")]
         return values[0] if values else ""
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command line.
 
     Args:
-        arguments: its words; None: those of this process.
+        arguments: its words; None: the arguments of this process.
 
     Returns:
         The exit code: 0 done, 1 a bug, 2 usage, 3 data, 4 diverged, 5 resources, 6 the run
@@ -71,8 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        print_error(short := out_of_memory(error))
-        return short.exit_code
+        print_error(known_error := out_of_memory(error))
+        return known_error.exit_code
     except KeyboardInterrupt:
         return 130
     finally:
@@ -105,14 +105,14 @@ def parse(arguments: list[str]) -> Call:
 
 
 def _check_scorer(command: str, flags: list[str]) -> None:
-    """Refuse a scorer that is not named in the one word, or that the command would not ask."""
+    """Refuse `--scorer` without a name, given twice, or for a command that takes none."""
     where, fix = " ".join(["rlhf", command, *flags]), "write --scorer=FILE.py:NAME once"
-    takers = sorted(name for name, row in COMMANDS.items() if row.takes_scorer)
-    if flags and command not in takers:
-        fix = f"--scorer=FILE.py:NAME is for {', '.join(takers)}"
-        raise UsageError(f"{command} asks no scorer", where, fix)
+    commands = sorted(name for name, row in COMMANDS.items() if row.takes_scorer)
+    if flags and command not in commands:
+        fix = f"--scorer=FILE.py:NAME is for {', '.join(commands)}"
+        raise UsageError(f"{command} takes no scorer", where, fix)
     if len(flags) > 1:
-        raise UsageError("more than one scorer is given", where, fix)
+        raise UsageError("more than one scorer is named", where, fix)
     if flags and not flags[0].partition("=")[2]:
         raise UsageError("no scorer is named", where, fix)
 
@@ -139,7 +139,7 @@ def _run(call: Call) -> int:
 def run_command(
     command: str, files: list[str], overrides: list[str], scorer: str = ""
 ) -> tuple[Path, dict[str, Any]]:
-    """Run a command, in a run directory of its own if it has one.
+    """Run a command; make its run directory and write its options and summary there.
 
     Args:
         command: its name.
@@ -148,11 +148,13 @@ def run_command(
         scorer: what `--scorer=` names.
 
     Returns:
-        The run directory (`.` of a command without) and the metrics.
+        The run directory (`.` for a command without one) and the metrics.
     """
     config = load_config(compose_options(command, overrides))
     stage(" ".join(["rlhf", command, *files, *overrides]))
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import what it lacks
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # warns at import about missing libraries
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     function, paths = load_function(command), [Path(file) for file in files]
     row = COMMANDS[command]
@@ -168,8 +170,8 @@ def run_command(
         job = Job(config, run.path, paths, overrides, run_command, scorer, write_options)
         summary = function(job)
         run.write_summary({"command": command, **summary})
-        if command != "demo":  # its last words are the comparison and where to look
-            _show(summary)
+        if command != "demo":  # it prints its own comparison
+            _print_summary(summary)
     finally:
         run.close()
     return run.path, summary
@@ -180,7 +182,7 @@ def _write_options(config: Config, directory: Path) -> None:
         file.write(to_yaml(config).encode())
 
 
-def _show(summary: dict[str, Any]) -> None:
-    """Print the metrics of a run that are single values."""
+def _print_summary(summary: dict[str, Any]) -> None:
+    """Print the metrics of a run, without lists and nested ones."""
     rows = [(name, value) for name, value in summary.items() if not isinstance(value, list | dict)]
     table("metrics", ("metric", "value"), rows)

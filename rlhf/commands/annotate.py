@@ -54,19 +54,19 @@ def annotate(job: Job) -> dict[str, Any]:
 
 
 def _rank(job: Job, path: Path) -> Path:
-    """Serve the page until it is stopped; the log that it wrote."""
+    """Serve the page until it is stopped; return the path of the log that it wrote."""
     _check_installed()
     options, output = job.config.annotate, Path(job.config.output or path.parent / DEFAULT_LOG)
     _check_host(options.host)
     records, root = read_with_images(job.config, path, CandidatesRecord)
     pairs = candidate_pairs(records)
     if not pairs:
-        fix = "collect more answers, or raise sampling.temperature"
-        raise DataError("no prompt has two different answers", str(path), fix)
+        fix = "collect more responses, or raise sampling.temperature"
+        raise DataError("no prompt has two different responses", str(path), fix)
     with closing(EventLog(output)) as log:
         queue = AnnotationQueue(pairs, log, overlap=options.overlap, lease=options.lease)
-        judged = sum(isinstance(event, Judgment) for event in active_events(log.events))
-        say(f"{len(pairs)} pairs of {len(records)} prompts, {judged} judgments so far in {output}")
+        count = sum(isinstance(event, Judgment) for event in active_events(log.events))
+        say(f"{len(pairs)} pairs of {len(records)} prompts, {count} judgments so far in {output}")
         _serve(options, queue, pairs, root, _token(output))
     return output
 
@@ -83,13 +83,13 @@ def _serve(
 
     def ready(port: int) -> None:
         say(f"open http://{options.host}:{port}/#token={token}")
-        say("Ctrl-C ends it; every answer is on the disk as soon as the page says saved")
+        say("Ctrl-C stops the page; a judgment is on disk as soon as the page says saved")
 
     serve(application(page, hosts), options.host, options.port, ready)
 
 
 def _write_preferences(log: Path, output: str) -> dict[str, Any]:
-    """Write the judgments in force in a log as preference records, if an output is named."""
+    """Write the judgments of a log, without undone ones, as preferences if an output is named."""
     events = list(active_events(read_events(log) if log.is_file() else []))
     records = preference_records(events)
     summary: dict[str, Any] = {"judgments": len(records), "skipped": len(events) - len(records)}
@@ -102,7 +102,7 @@ def _write_preferences(log: Path, output: str) -> dict[str, Any]:
 
 
 def _token(log: Path) -> str:
-    """The secret in the page's links, kept beside the log in a file only its owner can read."""
+    """Return the secret in the page's URL, stored beside the log, readable by its owner only."""
     path = Path(f"{log}.token")
     try:
         with suppress(FileExistsError):

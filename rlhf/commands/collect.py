@@ -29,13 +29,13 @@ Response = tuple[str, str]  # text, and how it was sampled
 
 
 def collect(job: Job) -> dict[str, Any]:
-    """Sample candidate responses; leave candidates.jsonl, and pairs or preferences, in the run.
+    """Sample candidate responses; write candidates.jsonl, and pairs or preferences, to the run.
 
     Returns:
-        Counts of prompts, of those with two or more different responses, and of pairs.
+        Counts of prompts, of prompts with two or more different responses, and of pairs.
     """
     config, output = job.config, job.run_dir / "candidates.jsonl"
-    _check(config)
+    _check_options(config)
     records, root = read_prompts(config)
     llava = load_adapted(config, config.model.path)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
@@ -43,8 +43,8 @@ def collect(job: Job) -> dict[str, Any]:
     candidates = read_records(output, CandidatesRecord) if output.is_file() else []
     summary = {"prompts": len(records), "with_two_or_more_answers": len(candidates)}
     if not candidates:
-        fix = "raise sampling.temperature, or ask for more: collect.responses_per_prompt"
-        raise DataError("no prompt got two different answers", config.data.prompts, fix)
+        fix = "raise sampling.temperature or collect.responses_per_prompt"
+        raise DataError("no prompt got two different responses", config.data.prompts, fix)
     if config.collect.pair_selection != "all":
         summary["chosen_pairs"] = _select_pairs(job, llava, candidates, root)
     if config.collect.annotator:
@@ -70,16 +70,18 @@ def _say_how_to_rank(config: Config, directory: Path, root: Path) -> None:
     say(f"next: rlhf annotate {path}" + ("" if beside_images else f" data.root={root}"))
 
 
-def _check(config: Config) -> None:
-    if any(value < 0 for value in config.collect.temperatures):
+def _check_options(config: Config) -> None:
+    if any(temperature < 0 for temperature in config.collect.temperatures):
         where = f"collect.temperatures={list(config.collect.temperatures)}"
-        raise UsageError("a temperature is at least 0", where, "0 is greedy, 1 as the model says")
+        raise UsageError(
+            "a temperature is at least 0", where, "0 is greedy, 1 is the model's distribution"
+        )
     if config.collect.pair_selection != "all" and not config.reward.path:
         where, fix = (
             f"collect.pair_selection={config.collect.pair_selection}",
             "set reward.path=RUN, or collect.pair_selection=all",
         )
-        raise UsageError("these pairs are chosen by a reward model, and none is given", where, fix)
+        raise UsageError("a reward model selects these pairs, and none is named", where, fix)
 
 
 def _append_candidates(
@@ -89,7 +91,7 @@ def _append_candidates(
     prompts: PromptBatch,
     output: Path,
 ) -> None:
-    """Append the candidates of each prompt after the last one in the file."""
+    """Append the candidates of each prompt that the file does not have yet."""
     set_torn_line_aside(output)
     done = _prompts_done(output, records)
     prompts_at_once = max(1, config.sampling.batch_size // config.collect.responses_per_prompt)
@@ -104,7 +106,7 @@ def _append_candidates(
 
 
 def _prompts_done(output: Path, records: Sequence[PromptRecord]) -> int:
-    """The number of prompts up to the last one in the file of an interrupted run.
+    """Return how many prompts an interrupted run finished: up to the last one in its file.
 
     Raises:
         DataError: the file holds candidates of other prompts.
@@ -129,9 +131,9 @@ def _prompt_key(record: PromptRecord) -> tuple[str, str, str]:
 
 
 def _responses(config: Config, llava: Llava, prompts: PromptBatch) -> list[list[Response]]:
-    """The different responses to each prompt, in the order sampled."""
+    """Sample the different responses to each prompt, in the order sampled."""
     by_prompt: list[list[Response]] = [[] for _ in range(len(prompts))]
-    for sampling, samples in _temperatures(config.sampling, config.collect):
+    for sampling, samples in _samples_by_temperature(config.sampling, config.collect):
         rows = torch.arange(len(prompts)).repeat_interleave(len(samples))
         responses, _ = generate(
             llava,
@@ -147,11 +149,11 @@ def _responses(config: Config, llava: Llava, prompts: PromptBatch) -> list[list[
         beams = beam_search(llava, prompts, config.sampling, num_beams=config.collect.num_beams)
         for candidates, tokens in zip(by_prompt, beams.rows(), strict=True):
             candidates.append((llava.builder.decode(tokens), f"beams={config.collect.num_beams}"))
-    return [_different(candidates) for candidates in by_prompt]
+    return [_without_duplicates(candidates) for candidates in by_prompt]
 
 
-def _different(responses: Sequence[Response]) -> list[Response]:
-    """The responses without blank ones and without repeats, compared without outer blanks."""
+def _without_duplicates(responses: Sequence[Response]) -> list[Response]:
+    """Drop empty and repeated responses; leading and trailing spaces do not count."""
     by_text = dict[str, Response]()
     for response in responses:
         if text := response[0].strip():
@@ -159,10 +161,10 @@ def _different(responses: Sequence[Response]) -> list[Response]:
     return list(by_text.values())
 
 
-def _temperatures(
+def _samples_by_temperature(
     sampling: SamplingConfig, options: CollectConfig
 ) -> Iterator[tuple[SamplingConfig, list[int]]]:
-    """Sampling options of each temperature, with the numbers of a prompt's samples at it."""
+    """Yield the sampling options of each temperature, and the indices of the samples it gets."""
     temperatures = options.temperatures or (sampling.temperature,)
     for n, temperature in enumerate(temperatures):
         samples = list(range(n, options.responses_per_prompt, len(temperatures)))
@@ -173,15 +175,16 @@ def _temperatures(
 def _candidates(
     config: Config, record: PromptRecord, responses: Sequence[Response]
 ) -> CandidatesRecord:
-    made = msgspec.to_builtins(config.sampling)
-    made |= {"temperatures": list(config.collect.temperatures), "beams": config.collect.num_beams}
-    made["made_by"] = [how for _, how in responses]
+    sampling = msgspec.to_builtins(config.sampling)
+    sampling["temperatures"] = list(config.collect.temperatures)
+    sampling["beams"] = config.collect.num_beams
+    sampling["made_by"] = [method for _, method in responses]
     return CandidatesRecord(
         image_path=record.image_path,
         instruction=record.instruction,
         responses=[text for text, _ in responses],
         model=config.model.path,
-        sampling={name: value for name, value in made.items() if value},
+        sampling={name: value for name, value in sampling.items() if value},
         id=record.id,
         meta=record.meta,
     )
@@ -190,7 +193,7 @@ def _candidates(
 def _select_pairs(
     job: Job, llava: Llava, candidates: Sequence[CandidatesRecord], root: Path
 ) -> int:
-    """Write the selected pairs to pairs.jsonl, most informative first; their number."""
+    """Write the selected pairs to pairs.jsonl, most informative first; return how many."""
     config = job.config
     scorer = RecordScorer(
         scorer_of(job, llava, share_base_model=True),
@@ -199,8 +202,8 @@ def _select_pairs(
         config.ppo.microbatch_tokens,
     )
     scores = scorer.scores(candidates, root)
-    chosen = select_pairs(scores, config.collect.pair_selection, limit=config.collect.limit)
-    pairs = [_pair(candidates[pair.row], pair) for pair in chosen]
+    selected = select_pairs(scores, config.collect.pair_selection, limit=config.collect.limit)
+    pairs = [_pair(candidates[pair.row], pair) for pair in selected]
     write_records(job.run_dir / "pairs.jsonl", pairs)
     return len(pairs)
 

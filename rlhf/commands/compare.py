@@ -1,4 +1,4 @@
-"""`rlhf compare`: several runs in one table, and their curves on one page."""
+"""`rlhf compare`: the metrics of several runs in one table, and their curves on one page."""
 
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from rlhf.tracking.console import say, table
 
 
 def compare(job: Job) -> dict[str, Any]:
-    """Compare runs, of rlhf or trl, by their curves; write one HTML page.
+    """Compare the logged metrics of runs of rlhf or trl; write one HTML page.
 
     Returns:
         The last and best value of each metric of each run, and the path of the page.
     """
     if not job.files:
         usage = "rlhf compare RUN RUN… output=compare.html"
-        raise UsageError("no run is given", "rlhf compare", usage)
+        raise UsageError("no run is named", "rlhf compare", usage)
     names = distinct_names(job.files)
     runs = [read_run(path, name) for path, name in zip(job.files, names, strict=True)]
     metrics = {run.name: last_and_best(run) for run in runs}

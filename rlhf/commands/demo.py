@@ -19,92 +19,92 @@ from rlhf.models.loading import locate_model
 from rlhf.storage.run_directory import json_text
 from rlhf.tracking.console import say, stage, table, track
 
-SHOWN = (
-    ("accuracy of the answers", "accuracy_before", "accuracy_after"),
+COMPARISON_ROWS = (  # label, metric before PPO, metric after it
+    ("accuracy of the responses", "accuracy_before", "accuracy_after"),
     ("accuracy with another image", "blind_accuracy_before", "blind_accuracy_after"),
     ("score by the rule", "rule_before", "rule_after"),
     ("score by the reward model", "reward_before", "reward_after"),
-    ("words per answer", "length_before", "length_after"),
-    ("different answers", "distinct_answers_before", "distinct_answers"),
+    ("words per response", "length_before", "length_after"),
+    ("different responses", "distinct_answers_before", "distinct_answers"),
 )
 
 
 def demo(job: Job) -> dict[str, Any]:
-    """Draw images, build and train a tiny LLaVA, rank its answers, tune it, compare.
+    """Draw images, build and train a tiny LLaVA, rank its responses, run PPO, compare.
 
-    Every stage after the drawing is the command of its name, run on files.
+    Each stage after drawing is another command of rlhf, run on files.
 
     Returns:
         The metrics of the comparison, the accuracy of the reward model and the seconds taken.
     """
     started = time.perf_counter()
-    data, model = _base(job)
-    common = [*_common(job), f"data.root={data}"]
+    data, model = _sft_model(job)
+    shared = [*_shared_overrides(job), f"data.root={data}"]
 
     def run(command: str, *overrides: str, files: tuple[Path, ...] = ()) -> tuple[Path, Any]:
-        return job.run_command(command, list(map(str, files)), [*common, *overrides])
+        return job.run_command(command, list(map(str, files)), [*shared, *overrides])
 
     prompts = f"data.prompts={data / 'preference.jsonl'}"
     collected, _ = run("collect", f"model.path={model}", prompts)
-    ranked = f"data.preferences={collected / 'preferences.jsonl'}"
-    judge, trained = run("reward", f"model.path={model}", ranked)
-    tuned, _ = run("ppo", f"model.path={model}", f"reward.path={judge}", prompts)
-    compared, metrics = run(
+    preferences = f"data.preferences={collected / 'preferences.jsonl'}"
+    reward_run, reward_metrics = run("reward", f"model.path={model}", preferences)
+    ppo_run, _ = run("ppo", f"model.path={model}", f"reward.path={reward_run}", prompts)
+    evaluation_run, metrics = run(
         "evaluate",
-        f"reward.path={judge}",
+        f"reward.path={reward_run}",
         f"data.prompts={data / 'evaluation.jsonl'}",
-        files=(model, tuned),
+        files=(model, ppo_run),
     )
-    accuracy = trained["reward_model_accuracy"]
+    accuracy = reward_metrics["reward_model_accuracy"]
     seconds = time.perf_counter() - started
     summary = {**metrics, "reward_model_accuracy": accuracy, "seconds": seconds}
     (data.parents[1] / "summary.json").write_text(json_text(summary, indent=2) + "\n")
-    _show(summary, compared, tuned)
+    _print_comparison(summary, evaluation_run, ppo_run)
     say(f"your own images: rlhf collect model.path={model} data.prompts=FOLDER …")
     return summary
 
 
-def _common(job: Job) -> list[str]:
-    """Overrides of every stage: experiment=demo, unless another is set, and those of the call."""
+def _shared_overrides(job: Job) -> list[str]:
+    """Return the overrides of every stage: this call's, after experiment=demo if none is chosen."""
     chosen = any(word.startswith("experiment=") for word in job.overrides)
     return [*([] if chosen else ["experiment=demo"]), *job.overrides]
 
 
-def _base(job: Job) -> tuple[Path, Path]:
-    """Directory of the data and run of the supervised model; made once for a seed and its sizes."""
+def _sft_model(job: Job) -> tuple[Path, Path]:
+    """Return the data directory and the run of `rlhf sft`, made once for each seed and options."""
     config = job.config
     key = msgspec.json.encode([config.seed, config.demo, config.sft])
     name = f"base-{config.seed}-{hashlib.sha256(key).hexdigest()[:8]}"
     directory = job.run_dir.parent / name
-    data, note = directory / "data", directory / "supervised.json"
-    if note.is_file():
-        model = Path(json.loads(note.read_text())["run"])
+    data, marker = directory / "data", directory / "supervised.json"
+    if marker.is_file():
+        model = Path(json.loads(marker.read_text())["run"])
         if (model / "model" / "config.json").is_file():
             say(f"using the model built before, {model}")
             return data, model
-    stage("drawing images of coloured shapes, asking questions about them")
+    stage("drawing images of coloured shapes, and writing questions about them")
     demo, seed = config.demo, config.seed
     write_split(data, "sft", demo.sft_images, per_image=4, seed=seed, demonstrate=True)
     write_split(data, "preference", demo.preference_images, per_image=2, seed=seed)
     write_split(data, "evaluation", demo.evaluation_images, per_image=2, seed=seed)
-    stage("building a tiny LLaVA and teaching its vision tower to see")
-    _build(job, data, directory / "untrained")
+    stage("building a tiny LLaVA and training its vision tower")
+    _build_untrained(job, data, directory / "untrained")
     model, _ = job.run_command(
         "sft",
         [],
         [
-            *_common(job),
+            *_shared_overrides(job),
             "model.train=full",
             f"model.path={directory / 'untrained'}",
             f"data.demonstrations={data / 'sft.jsonl'}",
         ],
     )
-    note.write_text(json.dumps({"run": str(model)}))
+    marker.write_text(json.dumps({"run": str(model)}))
     return data, model
 
 
-def _build(job: Job, data: Path, directory: Path) -> None:
-    """Write the untrained LLaVA; only its vision tower is trained, to name shapes and colours."""
+def _build_untrained(job: Job, data: Path, directory: Path) -> None:
+    """Write the LLaVA before SFT; its vision tower is trained to name shapes and colours."""
     seed, steps = job.config.seed, job.config.demo.tower_steps
     records = read_records(data / "sft.jsonl", DemonstrationRecord)
     texts = [text for record in records for text in (record.instruction, record.response)]
@@ -122,13 +122,13 @@ def _build(job: Job, data: Path, directory: Path) -> None:
             seed=seed,
             on_step=lambda done, total, loss: progress.advance(1, loss=loss),
         )
-    say(f"the tower names {accuracy:.1%} of the quarters of an image")
+    say(f"the vision tower names {accuracy:.1%} of the quarters of its images")
     llava.save(directory)
 
 
-def _show(summary: dict[str, Any], compared: Path, tuned: Path) -> None:
-    rows = [(label, summary[before], summary[after]) for label, before, after in SHOWN]
-    table("before and after PPO, on images neither saw", ("", "before", "after"), rows)
+def _print_comparison(summary: dict[str, Any], evaluation_run: Path, ppo_run: Path) -> None:
+    rows = [(label, summary[before], summary[after]) for label, before, after in COMPARISON_ROWS]
+    table("before and after PPO, on images not used in training", ("", "before", "after"), rows)
     say(
         f"win rate {summary['win_rate']:.1%}: {summary['wins_by_correctness']:.0f} won and "
         f"{summary['losses_by_correctness']:.0f} lost by being right, "
@@ -136,4 +136,4 @@ def _show(summary: dict[str, Any], compared: Path, tuned: Path) -> None:
         f"KL {summary['kl']:.2f} nats; reward model {summary['reward_model_accuracy']:.1%}; "
         f"{summary['seconds']:.0f} s"
     )
-    say(f"report: {compared / 'report.html'}\ncurves: tensorboard --logdir {tuned}")
+    say(f"report: {evaluation_run / 'report.html'}\ncurves: tensorboard --logdir {ppo_run}")

@@ -15,32 +15,35 @@ def doctor(job: Job) -> dict[str, Any]:
         UnfitError: this machine cannot run the configuration.
     """
     report = examine(job.config)
-    table("machine", ("what", "found"), _machine(report.environment, job.config.output_dir))
-    checks = [(one.name, one.state, round(one.seconds, 3), one.note) for one in report.checks]
+    table("machine", ("what", "value"), _machine_rows(report.environment, job.config.output_dir))
+    checks = [
+        (check.name, check.state, round(check.seconds, 3), check.note) for check in report.checks
+    ]
     table("checks", ("check", "result", "seconds", "why"), checks)
-    _show_problems(report)
+    _print_problems(report)
     raise_if_blocked(report, job.config)
     return report.as_dict()
 
 
-def _machine(environment: Environment, directory: str) -> list[tuple[str, str]]:
-    """Rows of the table of what is installed."""
-    named = ("torch", "bitsandbytes", "transformers", "peft", "triton")
-    torch, bits, *others = (
-        (name, environment.versions.get(name, "not installed")) for name in named
+def _machine_rows(environment: Environment, directory: str) -> list[tuple[str, str]]:
+    """Return the rows of the table about the machine: what is installed, devices, memory, disk."""
+    libraries = ("torch", "bitsandbytes", "transformers", "peft", "triton")
+    torch, bitsandbytes, *others = (
+        (name, environment.versions.get(name, "not installed")) for name in libraries
     )
     rows = [
         ("Python", environment.python),
         torch,
         ("CUDA of torch", environment.torch_cuda or "none: a CPU build"),
         ("GPU driver", _driver(environment)),
-        bits,
+        bitsandbytes,
         ("its native library", environment.bnb_library or environment.bnb_error or "none"),
         *others,
     ]
     for device in environment.devices:
-        room = _room(*environment.memory[device.name]) if device.name in environment.memory else ""
-        rows.append((device.name, ", ".join(filter(None, (device.model, device.arch, room)))))
+        sizes = environment.memory.get(device.name)
+        memory = _free_memory(*sizes) if sizes else ""
+        rows.append((device.name, ", ".join(filter(None, (device.model, device.arch, memory)))))
     free = (
         "unknown" if environment.disk_free is None else f"{environment.disk_free / 1e9:.1f} GB free"
     )
@@ -55,12 +58,12 @@ def _driver(environment: Environment) -> str:
     return f"{environment.driver or '?'}, up to CUDA {environment.driver_cuda or '?'}"
 
 
-def _room(total: int, free: int) -> str:
+def _free_memory(total: int, free: int) -> str:
     return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
 
 
-def _show_problems(report: DoctorReport) -> None:
-    """Print each problem with its fix, and whether the options can run."""
+def _print_problems(report: DoctorReport) -> None:
+    """Print each problem with its fix, then whether the options can run."""
     for problem in report.problems:
         mark = "stops the run" if problem in report.blocking else "noticed"
         say(f"{mark}: {problem.description}", "bold")

@@ -1,4 +1,4 @@
-"""`rlhf evaluate`: compare models on images that no training saw."""
+"""`rlhf evaluate`: compare models on prompts with images not used in training."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -57,11 +57,11 @@ CURVES = (
 
 
 def evaluate(job: Job) -> dict[str, Any]:
-    """Compare models with the first of them; leave metrics.json and report.html in the run.
+    """Compare models with the first of them; write metrics.json and report.html to the run.
 
     Returns:
-        Of two models, their win rate and metrics before and after; of more, or of people as only
-        judges, the metrics by model and by kind of instruction; and the path of the report.
+        For two models, the win rate and the metrics before and after; for more models, or when
+        only people judge, the metrics by model and by kind of instruction. Also the report's path.
     """
     config = job.config
     if len(job.files) + bool(config.evaluation.best_of) < 2:
@@ -70,31 +70,36 @@ def evaluate(job: Job) -> dict[str, Any]:
     records, root = read_prompts(config)
     records = records[: config.evaluation.limit or None]
     judgments = _judgments(config)
-    entries, judges = _entries(job, records, root)
-    pairs = [_verdicts(entry, entries[0], judgments, records) for entry in entries]
+    results, judges = _evaluate_models(job, records, root)
+    output_pairs = [_deciding_outputs(result, results[0], judgments, records) for result in results]
     margin = judges[0].tie_margin if judges and judgments is None else 0.0
-    results = [pairwise_outcomes(*pair, margin) for pair in pairs]
+    outcomes = [pairwise_outcomes(*outputs, margin) for outputs in output_pairs]
     models = {
-        entry.name: (win_metrics(outcomes) if n else {"win_rate": None})
-        | model_metrics(entry, judges)
-        for n, (entry, outcomes) in enumerate(zip(entries, results, strict=True))
+        result.name: (win_metrics(outcomes[n]) if n else {"win_rate": None})
+        | model_metrics(result, judges)
+        for n, result in enumerate(results)
     }
     if config.evaluation.judge == "person":
-        _ask_people(job.run_dir / "blind.jsonl", root, entries, records, judgments, config.seed)
-    _show(models)
-    metrics = {"models": models, "kinds": win_metrics_by_kind(records, results[-1])}
+        _write_unjudged_pairs(
+            job.run_dir / "blind.jsonl", root, results, records, judgments, config.seed
+        )
+    _print_models(models)
+    metrics = {"models": models, "kinds": win_metrics_by_kind(records, outcomes[-1])}
     (job.run_dir / "metrics.json").write_text(json_text(metrics, indent=2) + "\n")
-    _write_report(job, records, root, entries, [pair[1] for pair in pairs], results[-1], metrics)
+    outputs = [model_outputs for _, model_outputs in output_pairs]
+    _write_report(job, records, root, results, outputs, outcomes[-1], metrics)
     report = {"report": str(job.run_dir / "report.html")}
-    if len(entries) > 2 or not judges:
+    if len(results) > 2 or not judges:
         return metrics | report
-    return comparison_metrics(*pairs[1], margin) | _before_and_after(entries, judges) | report
+    return (
+        comparison_metrics(*output_pairs[1], margin) | _before_and_after(results, judges) | report
+    )
 
 
-def _entries(
+def _evaluate_models(
     job: Job, records: Sequence[PromptRecord], root: Path
 ) -> tuple[list[ModelResult], list[Judge]]:
-    """Responses and judge outputs of every model, and the judges; models load one by one."""
+    """Let every model respond and judge its responses; return the results and the judges."""
     config = job.config
     names = distinct_names(job.files)
     baseline = load_adapted(config, str(job.files[0]))
@@ -106,81 +111,86 @@ def _entries(
     comparison = Comparison(
         records, prompts, judges, baseline, config.sampling, config.seed, max_tokens
     )
-    entries = [comparison.evaluate(names[0], baseline)]
+    results = [comparison.evaluate(names[0], baseline)]
     if n := config.evaluation.best_of:
         scorers = [judge for judge in judges if isinstance(judge, ScorerJudge)]
         if not scorers:
             where, fix = f"evaluation.best_of={n}", "set reward.path=RUN, or give --scorer=…"
             raise UsageError("best-of-n sampling needs a scorer", where, fix)
-        entries.append(comparison.best_of(f"{names[0]}, best of {n}", scorers[0], n))
+        results.append(comparison.best_of(f"{names[0]}, best of {n}", scorers[0], n))
     for name, file in zip(names[1:], job.files[1:], strict=True):
-        entries.append(comparison.evaluate(name, load_adapted(config, str(file))))
-    return entries, judges
+        results.append(comparison.evaluate(name, load_adapted(config, str(file))))
+    return results, judges
 
 
 def _judgments(config: Config) -> list[PreferenceRecord] | None:
-    """Preferences of people about an earlier run's blind.jsonl, if their file is named."""
+    """Read people's preferences about an earlier run's blind.jsonl; None if no file is named."""
     if not config.evaluation.judgments:
         return None
     path = input_file(config.evaluation.judgments, "evaluation.judgments")
     return read_records(path, PreferenceRecord)
 
 
-def _verdicts(
-    entry: ModelResult,
+def _deciding_outputs(
+    result: ModelResult,
     first: ModelResult,
     judgments: Sequence[PreferenceRecord] | None,
     records: Sequence[Record],
 ) -> tuple[JudgeOutputs, JudgeOutputs]:
-    """What the deciding judge (people, if there are judgments) says of the first and this model."""
-    if judgments is not None or not entry.outputs:
-        return person_outputs(judgments or [], records, first.texts, entry.texts)
-    return first.outputs[0], entry.outputs[0]
+    """Return the outputs of the deciding judge, maybe people, for the first and for this model."""
+    if judgments is not None or not result.outputs:
+        return person_outputs(judgments or [], records, first.texts, result.texts)
+    return first.outputs[0], result.outputs[0]
 
 
-def _ask_people(
+def _write_unjudged_pairs(
     path: Path,
     root: Path,
-    entries: Sequence[ModelResult],
+    results: Sequence[ModelResult],
     records: Sequence[PromptRecord],
     judgments: Sequence[PreferenceRecord] | None,
     seed: int,
 ) -> None:
-    """Write the pairs without a judgment, shuffled, with sides at random to hide the models."""
+    """Write the pairs that nobody judged for `rlhf annotate`, in random order, sides at random."""
     random, rows = Random(seed), []
-    for entry in entries[1:]:
-        outputs = person_outputs(judgments or [], records, entries[0].texts, entry.texts)[1]
-        for record, old, new, score in zip(
-            records, entries[0].texts, entry.texts, outputs.scores, strict=True
+    for result in results[1:]:
+        outputs = person_outputs(judgments or [], records, results[0].texts, result.texts)[1]
+        for record, before, after, score in zip(
+            records, results[0].texts, result.texts, outputs.scores, strict=True
         ):
-            if isnan(score) and old.strip() and new.strip():
-                texts = random.sample([old, new], 2)
+            if isnan(score) and before.strip() and after.strip():
+                texts = random.sample([before, after], 2)
                 rows.append(CandidatesRecord(record.image_path, record.instruction, texts))
     random.shuffle(rows)
     if rows:
         write_records(path, rows)
-        call = f"rlhf annotate {path} data.root={root} annotate.output=judgments.jsonl"
-        say(f"{len(rows)} pairs wait for a person: {call}")
-        say("then the same call with evaluation.judgments=judgments.jsonl")
+        annotate = f"rlhf annotate {path} data.root={root} annotate.output=judgments.jsonl"
+        say(f"{len(rows)} pairs wait for a person: {annotate}")
+        say("then run this command again with evaluation.judgments=judgments.jsonl")
 
 
-def _before_and_after(entries: Sequence[ModelResult], judges: Sequence[Judge]) -> dict[str, Any]:
+def _before_and_after(results: Sequence[ModelResult], judges: Sequence[Judge]) -> dict[str, Any]:
     """Metrics of two models, named `…_before` and `…_after`."""
     by_side = {
-        side: model_metrics(entry, judges)
-        for side, entry in zip(("before", "after"), entries, strict=True)
+        side: model_metrics(result, judges)
+        for side, result in zip(("before", "after"), results, strict=True)
     }
-    named = {
+    scores = {
         f"{judge.name}_{side}": metrics[f"score_{judge.name}"]
         for judge in judges
         for side, metrics in by_side.items()
     }
-    named |= {f"length_{side}": metrics["words"] for side, metrics in by_side.items()}
-    for side, metrics in by_side.items():
-        if "blind_accuracy" in metrics:
-            named[f"blind_accuracy_{side}"] = metrics["blind_accuracy"]
+    lengths = {f"length_{side}": metrics["words"] for side, metrics in by_side.items()}
+    blind = {
+        f"blind_accuracy_{side}": metrics["blind_accuracy"]
+        for side, metrics in by_side.items()
+        if "blind_accuracy" in metrics
+    }
     after = by_side["after"]
-    return named | {
+    return {
+        **scores,
+        **lengths,
+        **blind,
         "distinct_answers": after["distinct"],
         "distinct_answers_before": by_side["before"]["distinct"],
         "rep4_after": after["rep4"],
@@ -188,7 +198,7 @@ def _before_and_after(entries: Sequence[ModelResult], judges: Sequence[Judge]) -
     }
 
 
-def _show(models: dict[str, dict[str, Any]]) -> None:
+def _print_models(models: dict[str, dict[str, Any]]) -> None:
     names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
     rows = [
         (name, *("–" if metrics.get(key) is None else metrics[key] for metrics in models.values()))
@@ -201,63 +211,65 @@ def _write_report(
     job: Job,
     records: Sequence[PromptRecord],
     root: Path,
-    entries: Sequence[ModelResult],
-    verdicts: Sequence[JudgeOutputs],
-    results: Sequence[str],
+    results: Sequence[ModelResult],
+    outputs: Sequence[JudgeOutputs],
+    outcomes: Sequence[str],
     metrics: dict[str, Any],
 ) -> None:
     """Write report.html; prompts whose responses differ come first."""
-    first, last = entries[0].texts, entries[-1].texts
+    first, last = results[0].texts, results[-1].texts
     order = sorted(range(len(records)), key=lambda row: first[row] == last[row])
     items = [
         ReportItem(
             image=load_image(resolve_image(records[row].image_path, root)),
             instruction=records[row].instruction,
             kind=instruction_kind(records[row]),
-            responses=[entry.texts[row] for entry in entries],
-            scores=[verdict.scores[row] for verdict in verdicts],
-            outcome=results[row],
+            responses=[result.texts[row] for result in results],
+            scores=[output.scores[row] for output in outputs],
+            outcome=outcomes[row],
         )
         for row in order[: job.config.evaluation.max_report_images]
     ]
-    runs = {entry.name: _curves(file) for entry, file in _trained(entries, job.files)}
-    means = {name: _first_score(row) for name, row in metrics["models"].items()}
+    curves = {
+        result.name: _curves(path) for result, path in _results_with_paths(results, job.files)
+    }
+    mean_scores = {name: _first_score(row) for name, row in metrics["models"].items()}
     write_model_report(
         job.run_dir / "report.html",
-        title=f"{job.config.name}: {len(entries)} models compared",
+        title=f"{job.config.name}: {len(results)} models compared",
         notes=[
-            *(f"{entry.name}: {file}" for entry, file in _trained(entries, job.files)),
+            *(f"{x.name}: {path}" for x, path in _results_with_paths(results, job.files)),
             f"{len(records)} prompts of {job.config.data.prompts}; outcomes are those of "
-            f"{entries[-1].name} against {entries[0].name}",
+            f"{results[-1].name} against {results[0].name}",
         ],
         models=metrics["models"],
-        scores={name: score for name, score in means.items() if score is not None},
+        scores={name: score for name, score in mean_scores.items() if score is not None},
         kinds=metrics["kinds"],
         items=items,
         curves={
-            metric: {name: curves[metric] for name, curves in runs.items() if metric in curves}
+            metric: {name: lines[metric] for name, lines in curves.items() if metric in lines}
             for metric in CURVES
-            if any(metric in curves for curves in runs.values())
+            if any(metric in lines for lines in curves.values())
         },
     )
 
 
-def _trained(
-    entries: Sequence[ModelResult], files: Sequence[Path]
+def _results_with_paths(
+    results: Sequence[ModelResult], files: Sequence[Path]
 ) -> list[tuple[ModelResult, Path]]:
-    """The results of models that were given by a path, with that path."""
+    """Pair each result with the path of its model; leave out best-of-n, which has none."""
     paths = dict(zip(distinct_names(files), files, strict=True))
-    return [(entry, paths[entry.name]) for entry in entries if entry.name in paths]
+    return [(result, paths[result.name]) for result in results if result.name in paths]
 
 
 def _first_score(metrics: dict[str, Any]) -> float | None:
-    """Mean score by the first judge, which decides; None without one."""
+    """Return the mean score by the first judge, which decides; None if there is no judge."""
     scores = (value for name, value in metrics.items() if name.startswith("score_"))
     return next(scores, None)
 
 
 def _judges(job: Job, llava: Llava) -> list[Judge]:
-    """The judges: the rule, if it is chosen, then the scorer; the first one decides."""
+    """Build the judges: the rule if it is chosen, then the scorer; the first one decides."""
     rule = job.config.evaluation.judge == "rule-v1"
     judges: list[Judge] = [RuleJudge()] if rule else []
     if job.scorer or job.config.reward.path:
@@ -265,7 +277,7 @@ def _judges(job: Job, llava: Llava) -> list[Judge]:
         judges.append(ScorerJudge(scorer, max_tokens=job.config.ppo.microbatch_tokens))
     if not judges and job.config.evaluation.judge != "person":
         raise UsageError(
-            "no judge is given",
+            "no judge is named",
             "reward.path",
             "set reward.path=RUN of `rlhf reward`, give --scorer=…, or evaluation.judge=rule-v1",
         )
@@ -273,7 +285,7 @@ def _judges(job: Job, llava: Llava) -> list[Judge]:
 
 
 def _curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Training curves (step, value) by metric, if the model is a run with metrics.jsonl."""
+    """Read training curves, metric to (step, value); empty if the model is no run with metrics."""
     metrics: dict[str, list[tuple[int, float]]] = {}
     with suppress(StopIteration):
         directory = next(

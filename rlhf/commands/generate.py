@@ -1,4 +1,4 @@
-"""`rlhf generate`: responses of models to an instruction about images."""
+"""`rlhf generate`: print the responses of models to an instruction about images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,9 +28,9 @@ def generate(job: Job) -> dict[str, Any]:
     images = [path for path in job.files if _is_image(path)]
     models = [path for path in job.files if path not in images]
     if not models:
-        raise UsageError("no model is given", "rlhf generate", _USAGE)
+        raise UsageError("no model is named", "rlhf generate", _USAGE)
     if images:
-        paths, root = [x.resolve() for word in images for x in _readable(word)], Path("/")
+        paths, root = [x.resolve() for path in images for x in _readable_images(path)], Path("/")
         records = [PromptRecord(str(path), config.instruction) for path in paths]
     else:
         records, root = read_prompts(config)
@@ -39,50 +39,50 @@ def generate(job: Job) -> dict[str, Any]:
         (record.image_path, record.instruction, *responses)
         for record, *responses in zip(records, *texts, strict=True)
     ]
-    names = ["answer"] if len(models) == 1 else [str(model) for model in models]
+    names = ["response"] if len(models) == 1 else [str(model) for model in models]
     cells = [(Path(row[0]).name, *row[1:]) for row in rows]
-    table("answers", ("image", "instruction", *names), cells)
-    return {"responses": [_metrics(models, row) for row in rows]}
+    table("responses", ("image", "instruction", *names), cells)
+    return {"responses": [_responses_of_row(models, row) for row in rows]}
 
 
-def _is_image(word: Path) -> bool:
-    """Whether a word names an image, or a folder of images that is no model."""
-    if not word.is_dir():
-        return word.suffix.lower() in SUFFIXES
-    return not (word / "config.json").exists() and bool(images_in(word))
+def _is_image(path: Path) -> bool:
+    """Whether a path is an image, or a folder of images and not a model directory."""
+    if not path.is_dir():
+        return path.suffix.lower() in SUFFIXES
+    return not (path / "config.json").exists() and bool(images_in(path))
 
 
-def _readable(word: Path) -> list[Path]:
-    """The image, or the readable ones of a folder; the unreadable ones are printed.
+def _readable_images(path: Path) -> list[Path]:
+    """Return the image, or the readable images of a folder; print which are skipped.
 
     Raises:
-        DataError: the image cannot be read, or none of the folder can.
+        DataError: the image cannot be read, or no image of the folder can.
     """
-    if not word.is_dir():
-        load_image(word)
-        return [word]
+    if not path.is_dir():
+        load_image(path)
+        return [path]
     readable = []
-    for path in images_in(word):
+    for image in images_in(path):
         try:
-            load_image(path)
-            readable.append(path)
+            load_image(image)
+            readable.append(image)
         except DataError as error:
-            say(f"left out: {error.where}: {error.what}")
+            say(f"skipped: {error.where}: {error.what}")
     if not readable:
-        raise DataError("no image of the folder can be read", str(word), "convert them")
+        raise DataError("no image of the folder can be read", str(path), "convert them")
     return readable
 
 
 def _texts(config: Config, model: Path, records: Sequence[PromptRecord], root: Path) -> list[str]:
-    """Responses of a model, which is freed before the next one loads."""
+    """Generate the responses of a model, which is freed before the next one loads."""
     llava = load_adapted(config, str(model))
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
     return generate_responses(llava, model.name, prompts, config.sampling, seed=config.seed).texts
 
 
-def _metrics(models: Sequence[Path], row: Sequence[str]) -> dict[str, Any]:
-    image, instruction, *texts = row
-    prompt = {"image_path": image, "instruction": instruction}
+def _responses_of_row(models: Sequence[Path], row: Sequence[str]) -> dict[str, Any]:
+    image_path, instruction, *texts = row
+    prompt = {"image_path": image_path, "instruction": instruction}
     if len(models) == 1:
         return {**prompt, "response": texts[0]}
     return {**prompt, "responses": dict(zip(map(str, models), texts, strict=True))}

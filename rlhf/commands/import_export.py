@@ -32,9 +32,11 @@ def import_records(job: Job) -> dict[str, Any]:
     source, *files = [str(path) for path in job.files] or [""]
     if not files:
         usage = "rlhf import SOURCE FILE… output=DIRECTORY"
-        raise UsageError("no source and file are given", usage, f"SOURCE is {', '.join(DATASETS)}")
+        raise UsageError(
+            "a source and a file are needed", usage, f"SOURCE is {', '.join(DATASETS)}"
+        )
     root = Path(job.config.data.root) if job.config.data.root else None
-    output = _output(job, "DIRECTORY")
+    output = _output_path(job, "DIRECTORY")
     imported = import_dataset(
         source,
         [Path(file) for file in files],
@@ -46,7 +48,7 @@ def import_records(job: Job) -> dict[str, Any]:
     labels = {name: imported.labels[name] for name in ("response_a", "response_b", "tie")}
     counts = {"records": sum(labels.values()), **labels, "images": imported.images}
     skipped = dict(imported.skipped.most_common())
-    _show("imported", counts, skipped)
+    _print_counts("imported", counts, skipped)
     for problem in imported.problems:
         say(problem)
     return {**counts, "skipped": skipped, "output": str(output)}
@@ -56,7 +58,7 @@ def export_records(job: Job) -> dict[str, Any]:
     """Write preferences or candidates in another tool's format, or merge a run into a LLaVA.
 
     Returns:
-        Counts of written and skipped records and the output; of a merge: base model, adapter,
+        Counts of written and skipped records and the output; for a merge: base model, adapter,
         dtype and output.
     """
     if job.config.export.merge:
@@ -66,7 +68,7 @@ def export_records(job: Job) -> dict[str, Any]:
         usage = "rlhf export trl|label_studio FILE.jsonl output=FILE"
         fix = f"{usage}, or rlhf export RUN export.merge=true"
         raise UsageError("a format and one file are needed", "rlhf export", fix)
-    path, output = Path(files[0]), _output(job, "FILE")
+    path, output = Path(files[0]), _output_path(job, "FILE")
     if format_ == "trl":
         pairs, root = read_with_images(job.config, path, PreferenceRecord)
         written, skipped = export_trl(pairs, root, output)
@@ -76,18 +78,18 @@ def export_records(job: Job) -> dict[str, Any]:
     else:
         pairs, _ = read_with_images(job.config, path, PreferenceRecord)
         written, skipped = export_label_studio(pairs, output)
-    _show("exported", {"written": written}, skipped)
+    _print_counts("exported", {"written": written}, skipped)
     return {"written": written, "skipped": dict(skipped), "output": str(output)}
 
 
 def _merge(job: Job) -> dict[str, Any]:
-    """Add a run's adapter to the weights it was trained on; write a LLaVA directory.
+    """Merge a run's adapter into the weights it was trained on; write a LLaVA directory.
 
     The sum is taken in float32 on the CPU and stored in the dtype of the base model's files, or in
     `dtype`. A quantized run is merged into the weights as they were before quantization.
 
     Raises:
-        UsageError: not one run is given, or it has no adapter.
+        UsageError: no run or several are named, or the run has no adapter.
     """
     if len(job.files) != 1:
         usage = "rlhf export RUN export.merge=true output=DIRECTORY"
@@ -95,7 +97,7 @@ def _merge(job: Job) -> dict[str, Any]:
     run = job.files[0]
     location = locate_model(str(run))
     if location.adapter is None:
-        raise UsageError("there is no adapter to merge", str(run), "it is a plain LLaVA as it is")
+        raise UsageError("there is no adapter to merge", str(run), "use it as it is")
     model = replace(job.config.model, quantization="none")
     config = replace(job.config, device="cpu", dtype="float32", model=model)
     llava = load_model(config, location)
@@ -113,12 +115,12 @@ def _merge(job: Job) -> dict[str, Any]:
     return {"base": location.base, **metrics, "output": str(output)}
 
 
-def _output(job: Job, kind: str) -> Path:
+def _output_path(job: Job, placeholder: str) -> Path:
     if not job.config.output:
-        raise UsageError("no output is given", "output", f"set output={kind}")
+        raise UsageError("no output is named", "output", f"set output={placeholder}")
     return Path(job.config.output)
 
 
-def _show(title: str, counts: dict[str, int], skipped: dict[str, int]) -> None:
-    rows = [*counts.items(), *((f"left out: {reason}", n) for reason, n in skipped.items())]
+def _print_counts(title: str, counts: dict[str, int], skipped: dict[str, int]) -> None:
+    rows = [*counts.items(), *((f"skipped: {reason}", n) for reason, n in skipped.items())]
     table(title, ("what", "count"), rows)

@@ -1,4 +1,4 @@
-"""What a command is called with. Imports no model library, for commands that only read files."""
+"""The argument of every command. Imports no model library, for commands that only read files."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,17 +12,17 @@ RunCommand = Callable[[str, list[str], list[str]], tuple[Path, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Job:
-    """One call of a command.
+    """One call of a command: its options, files and run directory.
 
     Attributes:
         config: the checked options.
-        run_dir: where the run writes; `.` of a command without a run directory.
+        run_dir: where the run writes; `.` for a command without a run directory.
         files: words without `=` on the command line, files or run directories.
         overrides: words `option=value` on the command line.
         run_command: runs another command (name, files, overrides) in a run directory of its own;
             returns that directory and the metrics.
         scorer: the judge that `--scorer=` names, FILE.py:NAME or http://…; empty for none.
-        write_options: writes config.yaml to the run directory; a continued run calls it once its
+        write_options: writes config.yaml to the run directory; a resumed run calls it once its
             options are accepted.
     """
 

@@ -1,4 +1,4 @@
-"""What commands with a model share: load it, choose its scorer, write its metrics, save it."""
+"""Steps shared by commands with a model: load it, build its scorer, log metrics, save it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,14 +30,14 @@ from rlhf.training.malloc import tune_malloc
 
 
 def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = False) -> Llava:
-    """The LLaVA of a location, without its adapter, on the configured device.
+    """Load a LLaVA, without its adapter, on the configured device.
 
-    Seeds torch's global generator, from which peft draws the first factor of a fresh LoRA.
+    Seeds torch's global generator, from which peft initializes a new LoRA.
 
     Args:
         config: the options of the run.
         location: where the model's files are.
-        trains_fully: every layer of the language model will train, which is done in float32.
+        trains_fully: every layer of the language model trains; its weights are float32 then.
     """
     torch.manual_seed(config.seed)
     device = _device(config.device)
@@ -59,7 +59,7 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
 
 
 def load_adapted(config: Config, path: str) -> Llava:
-    """A LLaVA for inference, its trained adapter, if it has one, active.
+    """Load a LLaVA for inference, with its trained adapter active if it has one.
 
     Args:
         config: the options of the run.
@@ -73,12 +73,12 @@ def load_adapted(config: Config, path: str) -> Llava:
 
 
 def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> Llava:
-    """The LLaVA of a location, without its adapter, with gradient checkpointing set for training.
+    """Load a LLaVA for training, without its adapter; set gradient checkpointing.
 
     Args:
         config: the options of the run.
         location: where the model's files are.
-        fully: every layer of the language model trains, not a LoRA.
+        fully: every layer of the language model trains, not only a LoRA.
     """
     llava = load_model(config, location, trains_fully=fully)
     llava.gradient_checkpointing = uses_gradient_checkpointing(config, location)
@@ -86,7 +86,7 @@ def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> L
 
 
 def scorer_of(job: Job, llava: Llava, *, share_base_model: bool) -> Scorer:
-    """The scorer that `--scorer=` names, else the reward model of `reward.path`.
+    """Load the scorer that `--scorer=` names, else the reward model of `reward.path`.
 
     Args:
         job: the call of the command.
@@ -101,11 +101,11 @@ def scorer_of(job: Job, llava: Llava, *, share_base_model: bool) -> Scorer:
 
 
 def read_captions(file: str, data_root: str) -> dict[str, str] | None:
-    """Captions by the digest of their image; None without a file.
+    """Read captions by the digest of their image; None if no file is named.
 
     Args:
         file: JSONL whose `response` is the caption of `image_path`; empty for none.
-        data_root: directory that image paths are relative to; empty: that of the file.
+        data_root: directory that image paths are relative to; empty: the directory of the file.
     """
     if not file:
         return None
@@ -121,36 +121,37 @@ def metrics_writer(
     job: Job,
     directory: Path,
     checkpoint: Checkpoint | None,
-    tabled: Sequence[str],
+    hparam_metrics: Sequence[str],
     *,
     first_step: int = 0,
 ) -> MetricsWriter:
-    """The writer of a directory's metrics, with the resolved options logged as text.
+    """Open the writer of a directory's metrics and log the resolved options as text.
 
     Args:
         job: the call of the command.
         directory: where metrics.jsonl and the TensorBoard events are written.
-        checkpoint: where the run is continued; metrics logged after it are dropped.
-        tabled: names of the metrics in TensorBoard's table of runs.
-        first_step: number that the first step is logged with.
+        checkpoint: the run is resumed from it, and metrics logged after it are dropped; None: a new
+            run.
+        hparam_metrics: names of the metrics in TensorBoard's table of runs.
+        first_step: the number under which the first step is logged.
     """
     resume_step = first_step + checkpoint.step if checkpoint else None
     writer = MetricsWriter(directory, resume_step)
     options = msgspec.json.format(msgspec.json.encode(job.config), indent=2).decode()
     writer.text("config", f"```json\n{options}\n```", resume_step or 0)
     if checkpoint is None:
-        writer.hparams(chosen_options(job), tabled)
+        writer.hparams(chosen_options(job), hparam_metrics)
     return writer
 
 
 def chosen_options(job: Job) -> dict[str, Any]:
-    """The seed and the options named on the command line, with their values."""
-    named = {word.partition("=")[0].lstrip("+") for word in job.overrides} | {"seed"}
-    return {name: x for name, x in leaves(asdict(job.config)) if name in named}
+    """Return the seed and the options named on the command line, with their values."""
+    names = {word.partition("=")[0].lstrip("+") for word in job.overrides} | {"seed"}
+    return {name: x for name, x in leaves(asdict(job.config)) if name in names}
 
 
 def announce(llava: Llava, *, steps: int) -> None:
-    """Print the parts of the model, how they are stored, what trains and on which device.
+    """Print the parts of the model, their dtypes, what trains and on which device.
 
     Args:
         llava: the model.
@@ -159,7 +160,7 @@ def announce(llava: Llava, *, steps: int) -> None:
     rows = [
         (part.name, part.stored, part.count, part.trained) for part in summarize_parameters(llava)
     ]
-    table("the model", ("part", "stored as", "parameters", "of them train"), rows)
+    table("the model", ("part", "stored as", "parameters", "trainable"), rows)
     say(f"device {llava.device}, {steps:,} optimizer steps planned")
     if llava.adapters.names:
         kinds = sorted({name.rpartition(".")[2] for name in llava.adapters.layers})
@@ -168,13 +169,13 @@ def announce(llava: Llava, *, steps: int) -> None:
 
 
 def save_trained(job: Job, command: str, llava: Llava, metrics: dict[str, Any]) -> None:
-    """Write what was trained, with a model card, to model/ (in full) or adapter/ (LoRA).
+    """Save the trained weights with a model card: all of them to model/, a LoRA to adapter/.
 
     Args:
         job: the call of the command.
         command: its name, for the card.
         llava: the model.
-        metrics: what the card tells of the training.
+        metrics: shown on the card, by name.
     """
     full = job.config.model.train == "full"
     directory = job.run_dir / ("model" if full else "adapter")

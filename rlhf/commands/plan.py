@@ -20,8 +20,8 @@ def plan(job: Job) -> dict[str, Any]:
     """Print and return memory by part and ideal time by phase of `rlhf ppo`; load no weights.
 
     Returns:
-        Bytes of what stays resident, of each phase and at its peak; for each GPU whether the run
-        fits and the options to change where it does not; ideal seconds of one iteration.
+        Bytes that stay allocated, bytes of each phase and its peak; for each GPU whether the run
+        fits, and which options to change if not; ideal seconds of one iteration.
     """
     config = job.config
     location = locate_model(config.model.path)
@@ -30,11 +30,11 @@ def plan(job: Job) -> dict[str, Any]:
     gpus = select_gpus(config.plan.gpu)
     if config.model.gradient_checkpointing == "auto":
         workload = with_checkpointing_if_needed(dims, workload, max(gpu.gib for gpu in gpus))
-    needed = estimate_memory(dims, workload)
+    memory = estimate_memory(dims, workload)
     stage("one iteration")
     largest = " (the largest of its grid)" if dims.image_tiles > 1 else ""
     say(f"an image takes {dims.image_tokens} tokens{largest}")
-    _print_memory(needed, workload)
+    _print_memory(memory, workload)
     verdicts = {gpu.name: _verdict(dims, workload, gpu) for gpu in gpus}
     times = {gpu.name: ideal_seconds(dims, workload, gpu) for gpu in gpus if gpu.bandwidth_tbs}
     _print_times(times)
@@ -42,45 +42,49 @@ def plan(job: Job) -> dict[str, Any]:
     for name, verdict in verdicts.items():
         say(f"{name}: {verdict['says']}")
     return {
-        "resident": needed.resident,
-        "phases": needed.phases,
-        "peaks": needed.peaks(),
-        "peak_gib": needed.peak / GIB,
+        "resident": memory.resident,
+        "phases": memory.phases,
+        "peaks": memory.peaks(),
+        "peak_gib": memory.peak / GIB,
         "cards": verdicts,
         "seconds": times,
     }
 
 
 def _verdict(dims: ModelDims, workload: Workload, gpu: GPU) -> dict[str, Any]:
-    """Whether the run fits the GPU, the options to change where it does not, and a sentence."""
-    limit, need = gpu.gib * GIB, estimate_memory(dims, workload).peak / GIB
-    if need <= gpu.gib:
-        return {"fits": True, "change": {}, "says": f"fits, {gpu.gib - need:.1f} GiB to spare"}
-    after = smallest_change(dims, workload, limit)
-    change, least = changed_options(workload, after), estimate_memory(dims, after).peak / GIB
+    """Say whether the run fits the GPU, and if not, with which options it would."""
+    limit, needed_gib = gpu.gib * GIB, estimate_memory(dims, workload).peak / GIB
+    if needed_gib <= gpu.gib:
+        sentence = f"fits, {gpu.gib - needed_gib:.1f} GiB to spare"
+        return {"fits": True, "change": {}, "says": sentence}
+    smaller = smallest_change(dims, workload, limit)
+    change = changed_options(workload, smaller)
+    smaller_gib = estimate_memory(dims, smaller).peak / GIB
     options = " ".join(f"{name}={str(value).lower()}" for name, value in change.items())
-    fits = f"needs {need:.1f} of {gpu.gib:.1f} GiB; fits with {options}"
-    never = f"does not fit: needs {need:.1f} GiB, and {least:.1f} of {gpu.gib:.1f} with {options}"
-    return {"fits": False, "change": change, "says": fits if least <= gpu.gib else never}
+    sentence = f"needs {needed_gib:.1f} of {gpu.gib:.1f} GiB; fits with {options}"
+    if smaller_gib > gpu.gib:
+        sentence = (
+            f"does not fit: needs {needed_gib:.1f} GiB, "
+            f"and {smaller_gib:.1f} of {gpu.gib:.1f} with {options}"
+        )
+    return {"fits": False, "change": change, "says": sentence}
 
 
-def _print_memory(needed: MemoryEstimate, workload: Workload) -> None:
-    """Print GiB by part (rows) and phase at its peak (columns)."""
-    names = [*needed.resident, *dict.fromkeys(n for x in needed.phases.values() for n in x)]
-    rows = [
-        [name, *(_gib({**needed.resident, **needed.phases[x]}.get(name)) for x in PHASES)]
-        for name in names
-    ]
-    peaks = needed.peaks()
-    rows.append(["in all", *(_gib(peaks[phase]) for phase in PHASES)])
+def _print_memory(memory: MemoryEstimate, workload: Workload) -> None:
+    """Print a table of GiB: a row for each part of the memory, a column for each phase."""
+    by_phase = {phase: {**memory.resident, **memory.phases[phase]} for phase in PHASES}
+    names = [*memory.resident, *dict.fromkeys(n for x in memory.phases.values() for n in x)]
+    rows = [[name, *(_gib(by_phase[phase].get(name)) for phase in PHASES)] for name in names]
+    peaks = memory.peaks()
+    rows.append(["total", *(_gib(peaks[phase]) for phase in PHASES)])
     table("memory on the GPU, GiB", ("part", *PHASES), rows)
-    without, checkpointed = needed.activations
-    rows_each = workload.microbatch_rows(workload.minibatch_size)
+    plain, checkpointed = memory.activations
+    microbatch_rows = workload.microbatch_rows(workload.minibatch_size)
     say(
-        f"activations of a micro-batch of {rows_each} rows: "
-        f"{_gib(without)} GiB, with gradient checkpointing {_gib(checkpointed)} GiB"
+        f"activations of a micro-batch of {microbatch_rows} rows: "
+        f"{_gib(plain)} GiB, with gradient checkpointing {_gib(checkpointed)} GiB"
     )
-    say(f"cached features on the CPU: {needed.image_feature_bytes / 2**20:.2f} MiB an image")
+    say(f"cached features on the CPU: {memory.image_feature_bytes / 2**20:.2f} MiB an image")
 
 
 def _print_times(times: dict[str, dict[str, float]]) -> None:
@@ -88,7 +92,7 @@ def _print_times(times: dict[str, dict[str, float]]) -> None:
     sums = {name: sum(phases.values()) for name, phases in times.items()}
     if len(times) == 1:
         (name,) = times
-        rows = [*times[name].items(), ("in all", sums[name])]
+        rows = [*times[name].items(), ("total", sums[name])]
         table("ideal seconds", ("phase", name), rows)
     elif times:
         table("ideal seconds", ("GPU", "seconds"), list(sums.items()))

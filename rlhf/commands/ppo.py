@@ -1,4 +1,4 @@
-"""`rlhf ppo`: tune a model against a reward model."""
+"""`rlhf ppo`: train a policy with PPO against a reward model."""
 
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.reward_card import RewardCard
 from rlhf.tracking.console import say
 
-# Metrics of the last iteration that the summary repeats; metrics.jsonl has all of them.
-SHOWN = (
+# Metrics of the last iteration in the summary; metrics.jsonl has all metrics of all iterations.
+SUMMARY_METRICS = (
     "objective/scores",
     "objective/rlhf_reward",
     "objective/kl",
@@ -40,11 +40,11 @@ SHOWN = (
 
 
 def ppo(job: Job) -> dict[str, Any]:
-    """Tune a model against a reward model; leave adapter/ or model/ in the run directory.
+    """Train a policy with PPO against a reward model; write adapter/ or model/ to the run.
 
     Returns:
-        Iterations, skipped steps, the metrics of the last iteration in SHOWN, the profile if
-        `ppo.profile` asks for one, and how often each health warning came.
+        Iterations, skipped steps, the SUMMARY_METRICS of the last iteration, the profile if
+        `ppo.profile` asks for one, and how often each health warning was raised.
     """
     config = job.config
     check_quick(config)
@@ -52,7 +52,7 @@ def ppo(job: Job) -> dict[str, Any]:
     _check_kl(config.ppo)
     records, root = read_prompts(config)
     if not job.scorer:
-        RewardCard.read(config.reward.path)  # before a model loads
+        RewardCard.read(config.reward.path)  # fails before a model loads
     location, full = locate_model(config.model.path), config.model.train == "full"
     checkpoint = checkpoint_of(job, job.run_dir)
     llava = load_trainable(config, location, fully=full)
@@ -66,26 +66,26 @@ def ppo(job: Job) -> dict[str, Any]:
     )
     scorer = scorer_of(job, llava, share_base_model=not full)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
-    with metrics_writer(job, job.run_dir, checkpoint, SHOWN) as writer:
+    with metrics_writer(job, job.run_dir, checkpoint, SUMMARY_METRICS) as writer:
         trainer = PPOTrainer(config, policy, scorer, prompts, writer, job.run_dir)
         if checkpoint:
             trainer.restore(checkpoint)
         announce(llava, steps=trainer.planned_steps)
-        with profiled(job, location, trainer) as measured:
+        with profiled(job, location, trainer) as profile:
             trainer.run()
-    last = {name: trainer.metrics[name] for name in SHOWN if name in trainer.metrics}
+    last_metrics = {x: trainer.metrics[x] for x in SUMMARY_METRICS if x in trainer.metrics}
     metrics = {
         "iterations": trainer.iteration,
         "skipped_steps": trainer.updater.skipped_steps,
-        **last,
+        **last_metrics,
     }
     save_trained(job, "ppo", llava, metrics)
     policy.critic.save(job.run_dir)
-    return metrics | measured | {"warnings": trainer.warnings}
+    return metrics | profile | {"warnings": trainer.warnings}
 
 
 def _critic_adapter(config: Config) -> Path | None:
-    """The adapter of the reward model, if the critic starts from it; else None.
+    """Return the adapter of the reward model if the critic starts from it, else None.
 
     Raises:
         UsageError: the reward model has no adapter, or the critic has none to load it into.
@@ -103,7 +103,7 @@ def _critic_adapter(config: Config) -> Path | None:
 
 
 def _check_kl(ppo: PPOConfig) -> None:
-    """Refuse a KL penalty whose gradient is not that of the KL to the reference."""
+    """Refuse a KL penalty whose gradient is not the gradient of the KL to the reference."""
     placement, kind = kl_choice(ppo)
     try:
         check_kl_choice(placement, kind)
@@ -114,4 +114,7 @@ def _check_kl(ppo: PPOConfig) -> None:
             "leave ppo.kl_estimator empty for the valid one",
         ) from None
     if ppo.advantage_estimator == "grpo" and placement == "loss":
-        say("grpo divides scores by their spread but not the KL: kl_coef is no reward per nat here")
+        say(
+            "grpo divides scores by their standard deviation, but not the KL: "
+            "ppo.kl_coef is not in reward units here"
+        )

@@ -1,4 +1,4 @@
-"""`rlhf ppo ppo.profile=true`: seconds of each phase, and how near they are to the ideal."""
+"""`rlhf ppo ppo.profile=true`: seconds of each phase, and how they compare with the roofline."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from rlhf.ppo.trainer import PPOTrainer
 from rlhf.tracking.console import say, stage, table
 from rlhf.tracking.profiler import Profile
 
-TRACED = 2  # the iteration that a trace shows: the first one warms up
+TRACED_ITERATION = 2  # the first one is a warm-up
 
 
 @contextmanager
@@ -29,16 +29,16 @@ def profiled(job: Job, location: ModelLocation, trainer: PPOTrainer) -> Iterator
     Args:
         job: the call of `rlhf ppo`.
         location: where the model's files are.
-        trainer: what runs in the block.
+        trainer: it runs inside the block.
 
     Yields:
-        A dictionary, empty in the block; with `ppo.profile`, "profile" holds the metrics after it.
+        A dictionary, empty inside the block; with `ppo.profile`, "profile" is added when it ends.
     """
     metrics: dict[str, Any] = {}
     if not job.config.ppo.profile:
         yield metrics
         return
-    dims, first = read_dims(location.base), trainer.iteration
+    dims, done_before = read_dims(location.base), trainer.iteration
     workload, llava = _workload(job, location, dims, trainer), trainer.policy.llava
     stage("calibration")
     gpu = calibrate(llava.device, llava.precision)
@@ -46,35 +46,43 @@ def profiled(job: Job, location: ModelLocation, trainer: PPOTrainer) -> Iterator
         f"{gpu.bfloat16_tflops:.4g}·10¹² operations a second, "
         f"{gpu.bandwidth_tbs * 1000:.4g} GB a second"
     )
-    traced = min(TRACED, trainer.ppo.iterations - first) if job.config.ppo.profile == "trace" else 0
+    traced = (
+        min(TRACED_ITERATION, trainer.ppo.iterations - done_before)
+        if job.config.ppo.profile == "trace"
+        else 0
+    )
     profile = Profile(
         synchronizer(llava.device), on_iteration=_tracer(job.run_dir / "trace.json.gz", traced)
     )
     with profile.active():
         yield metrics
     if profile.iterations:
-        skipped = max(trainer.warmup - first, traced, 1)  # a critic's warm-up moves no policy
+        skipped = max(
+            trainer.warmup - done_before, traced, 1
+        )  # the critic's warm-up updates no policy
         skipped = min(skipped, len(profile.iterations) - 1)
         measured = measure_roofline(dims, workload, gpu, profile.iterations[skipped:])
-        _show(
-            measured, f"iterations {first + skipped + 1} to {first + len(profile.iterations)}, mean"
+        _print_roofline(
+            measured,
+            f"mean of iterations {done_before + skipped + 1} to "
+            f"{done_before + len(profile.iterations)}",
         )
         metrics["profile"] = _metrics(measured)
 
 
 def _workload(job: Job, location: ModelLocation, dims: ModelDims, trainer: PPOTrainer) -> Workload:
-    """The workload of the run as it was built, on its device."""
+    """Return the workload of the run with the dtype and checkpointing that it really uses."""
     config, llava = job.config, trainer.policy.llava
     workload = workload_of(config, dims, starts_from_adapter=location.adapter is not None)
     full = config.model.train == "full"
     dtype: Any = weights_dtype(config, llava.device.type, trains_fully=full)
-    checks = llava.gradient_checkpointing
+    checkpointing = llava.gradient_checkpointing
     reward = "none" if job.scorer else workload.reward
-    return replace(workload, dtype=dtype, gradient_checkpointing=checks, reward=reward)
+    return replace(workload, dtype=dtype, gradient_checkpointing=checkpointing, reward=reward)
 
 
 def _tracer(path: Path, traced: int) -> Callable[[int], None]:
-    """Return a callback of iterations done that writes a trace of the `traced`-th; 0: of none."""
+    """Return a callback for Profile that traces iteration number `traced`; 0: no iteration."""
     recorder = torch.profiler.profile() if traced else None
 
     def on_iteration(done: int) -> None:
@@ -89,7 +97,7 @@ def _tracer(path: Path, traced: int) -> Callable[[int], None]:
     return on_iteration
 
 
-def _show(measured: Roofline, title: str) -> None:
+def _print_roofline(measured: Roofline, title: str) -> None:
     table(title, ("phase", "seconds", "share", "ideal", "of the roofline"), measured.table_rows())
     say(
         f"{measured.response_tokens_per_second:,.0f} response tokens a second, "

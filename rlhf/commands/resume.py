@@ -1,4 +1,4 @@
-"""Continue a run: find its checkpoint, and refuse options other than those it began with."""
+"""Resume a run: load its checkpoint, and refuse options that differ from its own."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from rlhf.storage.checkpoint import Checkpoint, load_checkpoint
 from rlhf.storage.run_directory import is_step_directory
 from rlhf.tracking.console import say, table
 
-# Options that change no number of a run: they may differ when it is continued.
+# Options that do not change the results of a run: they may differ when it is resumed.
 MAY_DIFFER = frozenset(
     {
         "resume",
@@ -34,55 +34,55 @@ MAY_DIFFER = frozenset(
 )
 
 
-def checkpoint_of(job: Job, directory: Path, *, must: bool = True) -> Checkpoint | None:
-    """The checkpoint from which a run continues; None where it begins.
+def checkpoint_of(job: Job, directory: Path, *, required: bool = True) -> Checkpoint | None:
+    """Load the checkpoint that a run resumes from; return None for a new run.
 
     Args:
         job: the call of the command.
-        directory: the run directory, or that of a part of the run, such as a fold.
-        must: refuse a directory without a checkpoint; else that part of the run begins.
+        directory: the run directory, or the directory of one fold.
+        required: raise if there is no checkpoint; else a fold without one starts anew.
 
     Raises:
         NoCheckpointError: there is no checkpoint.
         DataError: every checkpoint is damaged.
-        UsageError: the options are not those that the run began with.
+        UsageError: options differ from those the run began with.
     """
     if not job.config.resume:
         return None
     resume, root = Path(job.config.resume), directory / "checkpoints"
-    goes_back = is_step_directory(resume) and directory == job.run_dir
-    if not (must or goes_back or any(root.glob("step-*"))):
+    from_step = is_step_directory(resume) and directory == job.run_dir
+    if not (required or from_step or any(root.glob("step-*"))):
         job.write_options()
         return None
-    checkpoint = load_checkpoint(resume if goes_back else root)
+    checkpoint = load_checkpoint(resume if from_step else root)
     check_options(checkpoint.state["config"], job.config)
     job.write_options()
-    if goes_back:
-        _set_later_aside(root, checkpoint.step)
-    say(f"continuing after step {checkpoint.step}")
+    if from_step:
+        _rename_later_checkpoints(root, checkpoint.step)
+    say(f"resuming after step {checkpoint.step}")
     return checkpoint
 
 
 def drop_checkpoints(directory: Path) -> None:
-    """Remove the checkpoints of a finished run, those of its folds too."""
+    """Delete the checkpoints of a finished run and of its folds."""
     for checkpoints in (directory / "checkpoints", *directory.glob("fold-*/checkpoints")):
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def check_options(begun: dict[str, Any], config: Config) -> None:
-    """Refuse options other than those a run began with, unless `resume_allow` names them.
+def check_options(stored: dict[str, Any], config: Config) -> None:
+    """Refuse options that differ from those a run began with, unless `resume_allow` names them.
 
     Args:
-        begun: the options that the run began with, nested by section.
+        stored: the options that the run began with, nested by section.
         config: the options now.
 
     Raises:
         UsageError: options differ; a table of them is printed.
     """
     now = dict(leaves(json.loads(json.dumps(asdict(config)))))
-    then = dict(leaves(begun))
+    then = dict(leaves(stored))
     allowed = MAY_DIFFER | set(config.resume_allow)
-    if config.ppo.lr_schedule == "constant":  # else the rate of each step depends on their number
+    if config.ppo.lr_schedule == "constant":  # others depend on the total number of steps
         allowed |= {"ppo.iterations"}
     names = [name for name in now if now[name] != then.get(name) and name not in allowed]
     if not names:
@@ -96,10 +96,10 @@ def check_options(begun: dict[str, Any], config: Config) -> None:
     )
 
 
-def _set_later_aside(root: Path, step: int) -> None:
-    """Rename the checkpoints later than `step`, from which the run continues."""
+def _rename_later_checkpoints(root: Path, step: int) -> None:
+    """Rename the checkpoints of steps after `step`, so that none of them is resumed from."""
     for directory in sorted(root.glob("step-*")):
         number = directory.name.removeprefix("step-")
         if int(number) > step:
             directory.replace(root / f"left-{number}")
-            say(f"{directory.name} is now left-{number}: the run goes on from step {step}")
+            say(f"{directory.name} is renamed to left-{number}: the run resumes from step {step}")

@@ -52,8 +52,11 @@ from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.reward_trainer import RewardTrainer
 from rlhf.types import PreferenceBatch
 
-TABLED = ("reward/validation_accuracy", "reward/validation_loss")  # in TensorBoard
-REPORTED_PAIRS = 6  # most confident mistakes, and as many most confident hits, in the report
+HPARAM_METRICS = (
+    "reward/validation_accuracy",
+    "reward/validation_loss",
+)  # in TensorBoard's table of runs
+REPORTED_PAIRS = 6  # most confident wrong pairs in the report, and as many right ones
 CURVES = {
     "loss": {"training": "reward/loss", "held out": "reward/validation_loss"},
     "accuracy": {"training": "reward/accuracy", "held out": "reward/validation_accuracy"},
@@ -61,7 +64,7 @@ CURVES = {
 
 
 def reward(job: Job) -> dict[str, Any]:
-    """Train a reward model on ranked pairs; leave reward/ and report.html in the run directory.
+    """Train a reward model on ranked pairs; write reward/ and report.html to the run directory.
 
     Returns:
         Accuracy with its interval, calibration and blindness test on held-out pairs; accuracy on
@@ -70,23 +73,23 @@ def reward(job: Job) -> dict[str, Any]:
     config = job.config
     path = input_file(config.data.preferences, "data.preferences")
     records, root = read_with_images(config, path, PreferenceRecord)
-    study = _Study(job)
+    study = _RewardStudy(job)
     folds: list[RewardMetrics] = []
     if config.reward.cv_folds:
         split = Split(records, [], root, root)
-        judged, folds, steps = study.cross_validate(split)
+        blind_test, folds, steps = study.cross_validate(split)
         study.train(split, job.run_dir, steps=steps)
     else:
         split = split_from_config(config, records, root)
         steps = study.train(split, job.run_dir)
         if not split.held_out:
-            say("no pair is held out: the metrics are those of the training pairs")
-        judged = study.judge(split)
+            say("no pair is held out: the metrics are of the training pairs")
+        blind_test = study.evaluate(split)
     facts = study.training_facts(path, split)
     study.save(facts)
     drop_checkpoints(job.run_dir)
     return {
-        **_report(job, judged, folds, split.held_out_root, steps),
+        **_report(job, blind_test, folds, split.held_out_root, steps),
         "training_accuracy": facts["accuracy"],
         "pairs": len(split.training),
         "held_out_pairs": len(split.held_out),
@@ -95,8 +98,8 @@ def reward(job: Job) -> dict[str, Any]:
     }
 
 
-class _Study:
-    """One reward model that is trained and judged on one split, or anew on each of several."""
+class _RewardStudy:
+    """Trains and evaluates one reward model: on one split, or from the start on each fold."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.config = job, job.config
@@ -112,72 +115,82 @@ class _Study:
             self.model.captioner.add(self.blank, "")
         parameters = [*self.model.backbone().parameters(), *self.model.head.parameters()]
         self._trained = [value for value in parameters if value.requires_grad]
-        # Copies of the trainable weights, only if training starts more than once.
-        self._start = (
+        # Copies of the initial weights, if training starts more than once.
+        self._initial = (
             [value.detach().clone() for value in self._trained] if options.cv_folds else []
         )
 
     def train(self, split: Split, directory: Path, *, steps: int = 0) -> int:
-        """Train from the start on the training pairs of a split.
+        """Train from the initial weights on the training pairs of a split.
 
         Args:
             split: training and held-out pairs.
             directory: where metrics and checkpoints are written.
-            steps: optimizer steps; 0: those of `reward.epochs`.
+            steps: optimizer steps; 0: as many as `reward.epochs` takes.
 
         Returns:
-            The optimizer steps after which the weights were taken.
+            The optimizer step whose weights were kept: the best one, with early stopping.
         """
-        if self._start:
-            self._restart()
-        drops = self.config.reward.ties == "drop"
-        pairs = [r for r in split.training if not drops or r.preference != "tie"]
+        if self._initial:
+            self._restore_initial_weights()
+        drop_ties = self.config.reward.ties == "drop"
+        pairs = [r for r in split.training if not drop_ties or r.preference != "tie"]
         batches = self._batch(pairs, split.root), self._batch(split.held_out, split.held_out_root)
-        checkpoint = checkpoint_of(self.job, directory, must=not self.config.reward.cv_folds)
-        with metrics_writer(self.job, directory, checkpoint, TABLED, first_step=1) as writer:
+        checkpoint = checkpoint_of(self.job, directory, required=not self.config.reward.cv_folds)
+        with metrics_writer(
+            self.job, directory, checkpoint, HPARAM_METRICS, first_step=1
+        ) as writer:
             trainer = RewardTrainer(
                 self.config, self.model, *batches, writer, directory, steps=steps
             )
             if checkpoint:
                 trainer.restore(checkpoint)
-            trained = sum(value.numel() for value in trainer.parameters)
+            count = sum(value.numel() for value in trainer.parameters)
             announce(self.llava, steps=trainer.steps)
-            say(f"{trained:,} parameters of the reward model train")
+            say(f"{count:,} parameters of the reward model train")
             return trainer.run()
 
     @torch.no_grad()
-    def _restart(self) -> None:
-        for value, start in zip(self._trained, self._start, strict=True):
-            value.copy_(start)
+    def _restore_initial_weights(self) -> None:
+        for value, initial in zip(self._trained, self._initial, strict=True):
+            value.copy_(initial)
 
-    def cross_validate(self, whole: Split) -> tuple[BlindTest, list[RewardMetrics], int]:
-        """Train and judge on each fold.
+    def cross_validate(self, split: Split) -> tuple[BlindTest, list[RewardMetrics], int]:
+        """Train and evaluate on each fold.
+
+        Args:
+            split: its training pairs are divided into folds.
 
         Returns:
-            Scores of every pair by the model that did not see it, the metrics of each fold, and
+            Every pair scored by the model that was not trained on it, the metrics of each fold, and
             the median of their optimizer steps.
         """
-        judged, steps, config = [], [], self.config
-        splits = fold_splits(
-            whole.training, whole.root, folds=config.reward.cv_folds, seed=config.seed
+        tests, steps, config = [], [], self.config
+        folds = fold_splits(
+            split.training, split.root, folds=config.reward.cv_folds, seed=config.seed
         )
-        for number, split in enumerate(splits, 1):
-            stage(f"fold {number} of {len(splits)}")
-            steps.append(self.train(split, self.job.run_dir / f"fold-{number}"))
-            judged.append(self.judge(split))
-        metrics = [reward_metrics(part.own_images, seed=config.seed) for part in judged]
-        return BlindTest.concatenate(judged), metrics, round(median(steps))
+        for number, fold in enumerate(folds, 1):
+            stage(f"fold {number} of {len(folds)}")
+            steps.append(self.train(fold, self.job.run_dir / f"fold-{number}"))
+            tests.append(self.evaluate(fold))
+        metrics = [reward_metrics(test.own_images, seed=config.seed) for test in tests]
+        return BlindTest.concatenate(tests), metrics, round(median(steps))
 
-    def judge(self, split: Split) -> BlindTest:
-        """Score held-out pairs (if there are none, training pairs) with and without images."""
+    def evaluate(self, split: Split) -> BlindTest:
+        """Score the held-out pairs, or the training pairs if none are, with and without images."""
         held_out = split.held_out, split.held_out_root
         records, root = held_out if split.held_out else (split.training, split.root)
-        pairs = self._batch(records, root)
-        encoder, longest = self.llava.builder, self._max_tokens
-        return run_blind_test(self.model, records, pairs, encoder, self.blank, max_tokens=longest)
+        return run_blind_test(
+            self.model,
+            records,
+            self._batch(records, root),
+            self.llava.builder,
+            self.blank,
+            max_tokens=self._max_tokens,
+        )
 
     def training_facts(self, path: Path, split: Split) -> dict[str, Any]:
-        """What `rlhf score` needs to recognize the training pairs and reproduce their accuracy.
+        """Return what `rlhf score` needs to find the training pairs and reproduce their accuracy.
 
         Args:
             path: the file of preferences.
@@ -185,10 +198,10 @@ class _Study:
         """
         config, pairs = self.config, self._batch(split.training, split.root)
         scored = score_pairs(self.model, split.training, pairs, max_tokens=self._max_tokens)
-        whole = config.reward.cv_folds or config.data.validation_preferences
+        all_training = config.reward.cv_folds or config.data.validation_preferences
         return {
             "file": file_hash(path),
-            "validation_fraction": 0.0 if whole else config.data.validation_fraction,
+            "validation_fraction": 0.0 if all_training else config.data.validation_fraction,
             "seed": config.seed,
             "max_tokens": self._max_tokens,
             "pairs": len(pairs),
@@ -196,54 +209,56 @@ class _Study:
         }
 
     def save(self, facts: dict[str, Any]) -> None:
+        """Write the reward model with its training facts to reward/ in the run directory."""
         directory = self.job.run_dir / "reward"
         save_reward(self.model, directory, self.llava, self.config.reward, facts)
         if (directory / "adapter").is_dir():
             metrics = {"pairs": facts["pairs"], "training accuracy": facts["accuracy"]}
-            card = directory / "adapter"
-            write_model_card(card, self.model.base, command="reward", metrics=metrics)
+            write_model_card(
+                directory / "adapter", self.model.base, command="reward", metrics=metrics
+            )
 
     @property
     def _max_tokens(self) -> int:
         return self.config.ppo.microbatch_tokens
 
     def _batch(self, records: Sequence[PreferenceRecord], root: Path) -> PreferenceBatch:
-        longest = self.config.data.max_prompt_tokens
-        return preference_batch(records, self.llava.builder, root, max_tokens=longest)
+        max_tokens = self.config.data.max_prompt_tokens
+        return preference_batch(records, self.llava.builder, root, max_tokens=max_tokens)
 
 
 def _report(
-    job: Job, judged: BlindTest, folds: Sequence[RewardMetrics], root: Path, step: int
+    job: Job, test: BlindTest, folds: Sequence[RewardMetrics], root: Path, step: int
 ) -> dict[str, Any]:
     """Write metrics.json, TensorBoard and report.html; return metrics for the summary."""
-    metrics = reward_metrics(judged.own_images, seed=job.config.seed)
+    metrics = reward_metrics(test.own_images, seed=job.config.seed)
     blind = blindness(
-        judged.own_images, judged.shuffled_images, judged.blank_images, seed=job.config.seed
+        test.own_images, test.shuffled_images, test.blank_images, seed=job.config.seed
     )
     rows = [*metric_rows(metrics), *blindness_rows(blind)]
-    table("judged pairs", METRIC_COLUMNS, rows)
-    say(f"blindness test, with and without the images: {blind.verdict}")
-    every = {"metrics": metrics.as_dict(), "blindness": blind.as_dict()}
+    table("evaluated pairs", METRIC_COLUMNS, rows)
+    say(f"blindness test, with and without the right images: {blind.verdict}")
+    report = {"metrics": metrics.as_dict(), "blindness": blind.as_dict()}
     summary = {
         "reward_model_accuracy": metrics.accuracy.value,
         "accuracy_low": metrics.accuracy.low,
         "accuracy_high": metrics.accuracy.high,
-        **{f"accuracy_{x.name}": x.value for x in metrics.by_kind if x.name},
+        **{f"accuracy_{kind.name}": kind.value for kind in metrics.by_kind if kind.name},
         **(metrics.scalars() | blind.scalars()),
         "blindness": blind.verdict,
     }
     if folds:
         spread = accuracy_spread(folds)
         summary |= {"fold_accuracy_mean": spread.mean, "fold_accuracy_std": spread.std}
-        every["folds"] = {str(n): fold.as_dict() for n, fold in enumerate(folds, 1)}
-    (job.run_dir / "metrics.json").write_text(json.dumps(every, indent=2) + "\n")
+        report["folds"] = {str(n): fold.as_dict() for n, fold in enumerate(folds, 1)}
+    (job.run_dir / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
     with MetricsWriter(job.run_dir) as writer:
         writer.scalars(metrics.scalars() | blind.scalars(), step)
-        writer.histograms({"reward/margins": judged.own_images.margins}, step)
+        writer.histograms({"reward/margins": test.own_images.margins}, step)
         writer.table("metrics", METRIC_COLUMNS, rows, step)
         writer.table("calibration", CALIBRATION_COLUMNS, calibration_rows(metrics), step)
-    wrong, right = most_confident_pairs(judged, root, REPORTED_PAIRS)
-    measured = read_metrics(job.run_dir)
+    wrong, right = most_confident_pairs(test, root, REPORTED_PAIRS)
+    logged = read_metrics(job.run_dir)
     write_reward_report(
         job.run_dir / "report.html",
         title=f"{job.config.name}: the reward model",
@@ -253,7 +268,7 @@ def _report(
         right=right,
         folds=folds,
         curves={
-            name: {label: measured[key] for label, key in lines.items() if key in measured}
+            name: {label: logged[key] for label, key in lines.items() if key in logged}
             for name, lines in CURVES.items()
         },
     )

@@ -53,7 +53,7 @@ def score(job: Job) -> dict[str, Any]:
         records, root = read_with_images(job.config, path, kind)
         scores = _record_scorer(job).scores(records, root)
         if not job.config.output:
-            _show(records, scores)
+            _print_scores(records, scores)
     values = [x for row in scores for x in row if not isnan(x)]
     summary["records"] = len(records)
     summary["mean_score"] = sum(values) / len(values) if values else None
@@ -64,11 +64,11 @@ def score(job: Job) -> dict[str, Any]:
 
 
 def _checked_file(job: Job) -> Path:
-    """The file to score, once it is there and the output can be written, before a model loads."""
-    wanted = 1 if job.scorer else 2
-    if len(job.files) != wanted:
+    """Return the file to score; check it and the output before a model loads."""
+    expected = 1 if job.scorer else 2
+    if len(job.files) != expected:
         usage = "rlhf score RUN FILE.jsonl, or rlhf score FILE.jsonl --scorer=FILE.py:NAME"
-        raise UsageError(f"this takes {wanted} words, got {len(job.files)}", "rlhf score", usage)
+        raise UsageError(f"this takes {expected} words, got {len(job.files)}", "rlhf score", usage)
     path = input_file(str(job.files[-1]), "its name")
     if job.config.output:
         _check_output(Path(job.config.output), path)
@@ -87,20 +87,20 @@ def _check_output(output: Path, path: Path) -> None:
 
 
 def _record_scorer(job: Job) -> RecordScorer:
-    """The external scorer of the command line, or the reward model of the run."""
+    """Load the external scorer that `--scorer=` names, or the reward model of the run."""
     config, max_tokens = job.config, job.config.ppo.microbatch_tokens
     if job.scorer:
-        encoder = ByteEncoder()  # no model reads these prompts: no number of tokens is too many
+        encoder = ByteEncoder()  # no model reads these prompts, so their length has no limit
         scorer = load_scorer(job.scorer, encoder, config.scorer)
         return RecordScorer(scorer, encoder, sys.maxsize, max_tokens)
     path = str(job.files[0])
     directory, card = RewardCard.read(path)
-    part = "captioner_" if card.captioner else ""
-    stored: Any = card.fingerprint.get(f"{part}quantization", config.model.quantization)
-    dtype: Any = card.fingerprint.get(f"{part}dtype", "").removeprefix("torch.")
+    prefix = "captioner_" if card.captioner else ""
+    quantization: Any = card.fingerprint.get(f"{prefix}quantization", config.model.quantization)
+    dtype: Any = card.fingerprint.get(f"{prefix}dtype", "").removeprefix("torch.")
     config = replace(
         config,
-        model=replace(config.model, quantization=stored),
+        model=replace(config.model, quantization=quantization),
         dtype=dtype if dtype in ("float32", "bfloat16") else config.dtype,
     )
     llava = load_model(config, ModelLocation(card.captioner or card.backbone_path(directory)))
@@ -112,18 +112,21 @@ def _record_scorer(job: Job) -> RecordScorer:
 def _score_preferences(
     job: Job, path: Path
 ) -> tuple[list[PreferenceRecord], RecordScores, dict[str, Any]]:
-    """The pairs, their scores, and the metrics; training pairs must score as in training."""
+    """Score pairs and compute metrics; training pairs must score as they did in training."""
     records, root = read_with_images(job.config, path, PreferenceRecord)
     scorer, summary = _record_scorer(job), dict[str, Any]()
     if scorer.card is None:
-        scores, complete = score_complete_pairs(scorer, records, root)
-        parts = [complete] if complete else []
+        scores, complete_pairs = score_complete_pairs(scorer, records, root)
+        parts = [complete_pairs] if complete_pairs else []
     else:
         training = _training_facts(scorer.card, path)
-        scores, named = _score_as_trained(scorer, records, root, training)
-        parts = list(named.values())
+        scores, pairs_by_split = _score_as_trained(scorer, records, root, training)
+        parts = list(pairs_by_split.values())
         if training:
-            summary = {f"{name}_accuracy": float(x.credit.nanmean()) for name, x in named.items()}
+            summary = {
+                f"{name}_accuracy": float(pairs.credit.nanmean())
+                for name, pairs in pairs_by_split.items()
+            }
             _check_reproduced(summary["training_accuracy"], training, path)
     summary["unscored_pairs"] = sum(any(map(isnan, row)) for row in scores)
     if not parts:
@@ -135,7 +138,7 @@ def _score_preferences(
 
 
 def _training_facts(card: RewardCard, path: Path) -> dict[str, Any]:
-    """What the card says of its training if it was trained on this file, else nothing."""
+    """Return the training facts of the card if it was trained on this file, else an empty dict."""
     training = card.training
     complete = training.keys() >= TRAINING_FACTS
     return training if complete and training["file"] == file_hash(path) else {}
@@ -147,7 +150,7 @@ def _score_as_trained(
     root: Path,
     training: dict[str, Any],
 ) -> tuple[RecordScores, dict[str, ScoredPairs]]:
-    """Score with the split and the microbatches of training; one split if there are no facts."""
+    """Score with the split and micro-batches of training; without facts, all pairs in one split."""
     if not training:
         return score_split(scorer, records, root)
     scorer = replace(scorer, max_tokens=training["max_tokens"])
@@ -165,7 +168,7 @@ def _check_reproduced(accuracy: float, training: dict[str, Any], path: Path) -> 
         )
 
 
-def _show(records: Sequence[Record], scores: RecordScores) -> None:
+def _print_scores(records: Sequence[Record], scores: RecordScores) -> None:
     """Print the first responses with their scores."""
     rows = [
         (record.image_path, record.instruction, text, "–" if isnan(x) else x)
@@ -174,13 +177,13 @@ def _show(records: Sequence[Record], scores: RecordScores) -> None:
     ]
     table("scores", ("image", "instruction", "response", "score"), rows[:MAX_ROWS])
     if len(rows) > MAX_ROWS:
-        say(f"… and {len(rows) - MAX_ROWS} more; output=SCORES.jsonl keeps them all")
+        say(f"… and {len(rows) - MAX_ROWS} more; output=SCORES.jsonl writes all of them")
 
 
 def _write(path: Path, records: Sequence[Record], scores: RecordScores) -> None:
-    """Write each record with its `scores` (null where there is none), in the input's order."""
+    """Write each record, in order, with its `scores`; a response without a score has null."""
     with replaced_file(path) as file:
         for record, row in zip(records, scores, strict=True):
-            numbers = [None if isnan(x) else x for x in row]
-            line = {**msgspec.to_builtins(record), "scores": numbers}
+            values = [None if isnan(x) else x for x in row]
+            line = {**msgspec.to_builtins(record), "scores": values}
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

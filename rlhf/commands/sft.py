@@ -16,10 +16,10 @@ from rlhf.training.sft_trainer import SFTTrainer
 
 
 def sft(job: Job) -> dict[str, Any]:
-    """Train on demonstrations; leave model/ or adapter/ in the run directory.
+    """Train on demonstrations; write model/ or adapter/ to the run directory.
 
     Returns:
-        The loss at the end, the number of demonstrations and of optimizer steps.
+        The last loss, the number of demonstrations and of optimizer steps.
     """
     config, data = job.config, job.config.data
     path = input_file(data.demonstrations, "data.demonstrations")

@@ -20,40 +20,42 @@ from rlhf.errors import UsageError
 from rlhf.models.loading import locate_model
 from rlhf.tracking.console import say, stage, track
 
-_USAGE = "rlhf smol [PACKAGE.deb|FOLDER] output=DIRECTORY"
+_USAGE = "rlhf smol [PACKAGE.deb|DIRECTORY] output=DIRECTORY"
 
 
 def smol(job: Job) -> dict[str, Any]:
     """Build a LLaVA around SmolLM2-135M-Instruct, align it by `rlhf sft`, merge it into `output`.
 
-    Shapes, stamps if their package is named, prompts for what comes next and the model before
-    alignment stay in the run directory.
+    The run directory holds the images (shapes, and stamps if their package is named), the prompts
+    for later commands, and the model before alignment.
 
     Returns:
-        Loss and demonstrations of the alignment, accuracy of vision tower and projector, the
-        output and the seconds taken.
+        Loss and number of demonstrations of the alignment, accuracy of vision tower and projector,
+        the output and the seconds taken.
     """
     started, output = time.perf_counter(), _output(job)
     gguf, data = find_gguf(), job.run_dir / "data"
 
     def run(command: str, *overrides: str, files: tuple[Path, ...] = ()) -> tuple[Path, Any]:
-        words = [*_common(job), *overrides]
+        words = [*_shared_overrides(job), *overrides]
         return job.run_command(command, list(map(str, files)), words)
 
     stamps = data / "stamps" if job.files else None
     if stamps:
         run("stamps", f"output={stamps}", files=(job.files[0],))
-    stage("drawing images, asking questions about them")
+    stage("drawing images, and writing questions about them")
     demonstrations = _write_data(job, data, stamps)
-    stage("putting SmolLM2 behind a vision tower, and teaching that to see")
+    stage("connecting SmolLM2 to a vision tower, and training the tower and the projector")
     tower_accuracy, projector_accuracy = _build(job, gguf, job.run_dir / "untrained", stamps)
     model = f"model.path={job.run_dir / 'untrained'}"
-    tuned, trained = run("sft", model, "model.train=lora", f"data.demonstrations={demonstrations}")
-    run("export", "export.merge=true", f"output={output}", files=(tuned,))
+    sft_run, sft_metrics = run(
+        "sft", model, "model.train=lora", f"data.demonstrations={demonstrations}"
+    )
+    run("export", "export.merge=true", f"output={output}", files=(sft_run,))
     prompts = f"data.prompts={data / 'preference.jsonl'}"
     say(f"next: rlhf collect experiment=smol model.path={output} {prompts}")
     return {
-        **{name: trained[name] for name in ("loss", "demonstrations")},
+        **{name: sft_metrics[name] for name in ("loss", "demonstrations")},
         "quarters_told": tower_accuracy,
         "words_written": projector_accuracy,
         "output": str(output),
@@ -62,7 +64,7 @@ def smol(job: Job) -> dict[str, Any]:
 
 
 def _output(job: Job) -> Path:
-    """The directory to make.
+    """Return the output directory, which must not exist.
 
     Raises:
         UsageError: none is named, it exists, or more than one package is named.
@@ -77,11 +79,11 @@ def _output(job: Job) -> Path:
     return Path(job.config.output)
 
 
-def _common(job: Job) -> list[str]:
-    """Overrides of every stage: experiment=smol, unless another is set, and those of the call."""
+def _shared_overrides(job: Job) -> list[str]:
+    """Return the overrides of every stage: this call's, after experiment=smol if none is chosen."""
     chosen = any(word.startswith("experiment=") for word in job.overrides)
-    given = [word for word in job.overrides if not word.startswith("output=")]
-    return [*([] if chosen else ["experiment=smol"]), *given]
+    overrides = [word for word in job.overrides if not word.startswith("output=")]
+    return [*([] if chosen else ["experiment=smol"]), *overrides]
 
 
 def _write_data(job: Job, data: Path, stamps: Path | None) -> Path:
@@ -109,7 +111,7 @@ def _read(file: Path) -> list[DemonstrationRecord]:
 
 
 def _build(job: Job, gguf: Path, directory: Path, stamps: Path | None) -> tuple[float, float]:
-    """Write the LLaVA before alignment; the accuracy of its vision tower and of its projector."""
+    """Write the LLaVA before alignment; return the accuracies of its vision tower and projector."""
     seed, smol = job.config.seed, job.config.smol
     language, tokenizer = read_gguf(gguf)
     assemble_llava(directory, language, tokenizer, seed=seed)
@@ -130,7 +132,7 @@ def _build(job: Job, gguf: Path, directory: Path, stamps: Path | None) -> tuple[
             on_step=lambda done, total, loss: progress.advance(1, loss=loss),
         )
     say(
-        f"the tower names {tower_accuracy:.1%} of the quarters, "
+        f"the vision tower names {tower_accuracy:.1%} of the quarters, "
         f"the projector writes {projector_accuracy:.1%} of it"
     )
     llava.save(directory)
@@ -138,13 +140,13 @@ def _build(job: Job, gguf: Path, directory: Path, stamps: Path | None) -> tuple[
 
 
 def _lessons(count: int, seed: int, stamps: Path | None) -> list[tuple[Image.Image, Facts]]:
-    """Images with their facts: of shapes, and with stamps every second one a stamp scene."""
+    """Draw images with their facts: of shapes; with stamps, every second one is a stamp scene."""
     rng, lessons = random.Random(f"lessons/{seed}"), list[tuple[Image.Image, Facts]]()
     for number in range(count):
         if stamps and number % 2:
             scene = sample_stamp_scene(rng)
             lessons.append((draw_stamp_scene(scene, stamps), scene.facts()))
         else:
-            drawn = sample_scene(rng)
-            lessons.append((draw_scene(drawn), drawn.facts()))
+            shapes = sample_scene(rng)
+            lessons.append((draw_scene(shapes), shapes.facts()))
     return lessons

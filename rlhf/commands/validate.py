@@ -25,62 +25,66 @@ def validate(job: Job) -> dict[str, Any]:
     """
     config, files = job.config, job.files
     if not files:
-        raise UsageError("no file is given", "rlhf validate", "rlhf validate FILE.jsonl …")
+        raise UsageError("no file is named", "rlhf validate", "rlhf validate FILE.jsonl …")
     root = Path(config.data.root) if config.data.root else None
     output = Path(config.validate.fix_output) if config.validate.fix_output else None
     if output:
         check_output(output, files, root)
     lines = sum(map(count_lines, files))
     with (
-        repaired_file(output) if output else nullcontext() as keep,
+        repaired_file(output) if output else nullcontext() as write_row,
         track("lines checked", lines) as progress,
     ):
         report = validate_files(
             files,
             root=root,
             check_images=config.validate.check_images,
-            on_line=keep,
+            on_line=write_row,
             on_progress=progress.advance,
         )
-    _show(report, output)
+    _print_report(report, output)
     return report.as_dict()
 
 
-def _show(report: ValidationReport, output: Path | None) -> None:
+def _print_report(report: ValidationReport, output: Path | None) -> None:
     """Print the table and the first problems.
 
     Raises:
-        DataError: there is an error.
+        DataError: a row or a file is unusable.
     """
-    (label, *files), *rows = report.as_table()
+    columns, *rows = report.as_table()
     cells = [["–" if cell is None else cell for cell in row] for row in rows]
-    table("records", (label, *files), cells)
+    table("records", columns, cells)
     for people in report.people:
-        _show_people(people)
+        _print_agreement(people)
     for problem in report.problems[:MAX_PROBLEMS]:
         say(str(problem))
     more = report.error_count + report.warning_count - MAX_PROBLEMS
     if more > 0:
         say(f"… and {more} more problems")
     if output:
-        say(f"usable rows {output}, the others {rejected_path(output)}")
+        say(f"usable rows: {output}; the others: {rejected_path(output)}")
     if not report.ok:
-        raise _refusal(report, output)
+        raise _unusable_error(report, output)
 
 
-def _show_people(people: dict[str, Any]) -> None:
-    """Print who judged a file, and how far they agree."""
+def _print_agreement(people: dict[str, Any]) -> None:
+    """Print who judged a file, and how much they agree."""
     if people["annotators"]:
         table(f"annotators of {people['file']}", ("who", "pairs"), people["annotators"].items())
     if people["judged_by_several"]:
         rows: list[tuple[Any, ...]] = [
-            (" and ".join(two["annotators"]), two["pairs"], _number(two["kappa"]))
-            for two in people["kappa"]
-            if two["pairs"]
+            (" and ".join(pair["annotators"]), pair["pairs"], _number(pair["kappa"]))
+            for pair in people["kappa"]
+            if pair["pairs"]
         ]
         everyone = people["judged_by_several"], _number(people["alpha"])
         rows.append(("all (Krippendorff's alpha)", *everyone))
-        table("agreement (1 whole, 0 chance)", ("who", "pairs in common", "Cohen's kappa"), rows)
+        table(
+            "agreement (1 is perfect, 0 is chance)",
+            ("who", "pairs in common", "Cohen's kappa"),
+            rows,
+        )
     if people["left_interval"]:
         low, high = people["left_interval"]
         say(f"the answer shown left won {people['left_share']:.1%} ({low:.1%} to {high:.1%})")
@@ -90,12 +94,12 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _refusal(report: ValidationReport, output: Path | None) -> DataError:
+def _unusable_error(report: ValidationReport, output: Path | None) -> DataError:
     rows = sum(row["records"] - row["usable"] for row in report.rows)
-    files = report.error_count - rows  # what is wrong with a file itself stands at no row
+    files = report.error_count - rows  # problems of a whole file belong to no row
     counts = {"unusable rows": rows, "files empty or unreadable": files}
     summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    fix = f"correct them; the first {MAX_PROBLEMS} problems stand above"
+    fix = f"correct them; the first {MAX_PROBLEMS} problems are printed above"
     if output:
         summary += f"; the usable ones are in {output}"
         fix = f"train on {output}, and correct what {rejected_path(output)} lists"

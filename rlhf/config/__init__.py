@@ -1,1 +1,1 @@
-"""Every option: the schema, its ranges, its checks."""
+"""The options: their schema, the ranges of numbers, and the checks."""

@@ -6,13 +6,13 @@ from typing import Annotated
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """An interval; bounds that are None do not apply.
+    """An interval of numbers; a bound that is None does not apply.
 
     Attributes:
-        ge: least value.
-        gt: bound that every value exceeds.
-        le: greatest value.
-        lt: bound that every value stays under.
+        ge: values are at least this.
+        gt: values are greater than this.
+        le: values are at most this.
+        lt: values are less than this.
     """
 
     ge: float | None = None

@@ -1,18 +1,18 @@
-"""Options that may be left to the program (empty, auto): what they come to."""
+"""Resolve options that may be left open (empty or "auto") to the values they stand for."""
 
 from rlhf.config.schema import Config, PPOConfig
 
 
 def kl_choice(ppo: PPOConfig) -> tuple[str, str]:
-    """Placement and estimator of the KL penalty; without an estimator the valid one of its place.
+    """Return placement and estimator of the KL penalty; an empty estimator becomes a valid one.
 
-    The valid estimators and the reasons: `rlhf.functional.kl`.
+    `rlhf.functional.kl` says which estimators are valid where, and why.
     """
     return ppo.kl_placement, ppo.kl_estimator or {"reward": "k1", "loss": "k2"}[ppo.kl_placement]
 
 
 def weights_dtype(config: Config, device: str, *, trains_fully: bool) -> str:
-    """Name of the dtype of frozen weights: `dtype`, or if "auto", by the device.
+    """Return the name of the dtype of the frozen weights: `dtype`, or by the device if "auto".
 
     Args:
         config: the options of the run.
@@ -20,7 +20,7 @@ def weights_dtype(config: Config, device: str, *, trains_fully: bool) -> str:
         trains_fully: all layers of the language model train.
 
     Returns:
-        float32 on a CPU and in full training, else bfloat16.
+        With "auto": float32 on a CPU and in full training, else bfloat16.
     """
     if config.dtype != "auto":
         return config.dtype

@@ -1,4 +1,4 @@
-"""Check options: unknown keys, wrong types, values out of range, options at odds."""
+"""Check options: unknown names, wrong types, values out of range, options that conflict."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -24,14 +24,14 @@ _HELP = "see `rlhf COMMAND --help`"
 
 
 def load_config(values: Mapping[str, Any]) -> Config:
-    """The configuration of a nested mapping of options, checked.
+    """Convert a nested mapping of options to a checked Config.
 
     Args:
         values: options by section, as Hydra composes them.
 
     Raises:
         UsageError: an unknown key (with the nearest known one), a wrong type, a value out of
-            range, or sizes that contradict one another.
+            range, or options that conflict.
     """
     known = [name for name, _ in leaves(defaults())]
     for key, value in leaves(values):
@@ -45,12 +45,12 @@ def load_config(values: Mapping[str, Any]) -> Config:
         message, _, place = str(error).partition(" - at ")
         raise UsageError(message, place.strip("`$."), _HELP) from None
     _check_ranges(config)
-    _check_sizes(config)
+    _check_conflicts(config)
     return config
 
 
 def check_training_sampling(sampling: SamplingConfig) -> None:
-    """Refuse sampling from another distribution than the one whose log-probabilities PPO takes.
+    """Refuse sampling options that change the distribution whose log-probabilities PPO uses.
 
     Raises:
         UsageError: temperature 0, top_k or top_p set.
@@ -71,28 +71,28 @@ def _check_ranges(values: Section, place: str = "") -> None:
         if isinstance(value, Section):
             _check_ranges(value, f"{where}.")
         elif value is not None and any(value not in allowed for allowed in _ranges(hint)):
-            wanted = " and ".join(map(str, _ranges(hint)))
-            raise UsageError(f"this number must be {wanted}", f"{where}={value}", _HELP)
+            expected = " and ".join(map(str, _ranges(hint)))
+            raise UsageError(f"this number must be {expected}", f"{where}={value}", _HELP)
 
 
 def _ranges(hint: Any) -> list[Range]:
-    """The ranges that a type, or a part of it, is annotated with."""
+    """List the ranges that a type, or an argument of it, is annotated with."""
     ranges = [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Range)]
     return ranges + [inner for part in get_args(hint) for inner in _ranges(part)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Advice that names the closest match of a misspelt word, or the help if none is close.
+    """Return advice for a misspelt word: the closest known one, or where the help is.
 
     Args:
         name: the word that is unknown.
-        known: the words that it may be.
+        known: the words that exist.
     """
     matches = get_close_matches(name, [*known], n=1)
     return f"did you mean {matches[0]}?" if matches else _HELP
 
 
-def _check_sizes(config: Config) -> None:
+def _check_conflicts(config: Config) -> None:
     ppo = config.ppo
     if ppo.rollout_batch_size % ppo.minibatch_size:
         raise UsageError(
@@ -109,7 +109,9 @@ def _check_sizes(config: Config) -> None:
             "choose a number of samples that divides the rollout",
         )
     _check_folds(config)
-    if ppo.advantage_estimator != PPOConfig.advantage_estimator:  # the default suits all options
+    if (
+        ppo.advantage_estimator != PPOConfig.advantage_estimator
+    ):  # the default works with all options
         _check_advantage_estimator(ppo)
     if ppo.adaptive_kl_target is not None and not KL_COEF_LOWEST <= ppo.kl_coef <= KL_COEF_HIGHEST:
         raise UsageError(
@@ -125,7 +127,7 @@ def _check_sizes(config: Config) -> None:
         )
     if ppo.whiten_minibatches and ppo.kl_placement == "loss":
         raise UsageError(
-            "whitened advantages beside a KL in the loss change what ppo.kl_coef means",
+            "whitened advantages with the KL in the loss change the unit of ppo.kl_coef",
             "ppo.whiten_minibatches=true ppo.kl_placement=loss",
             "set ppo.whiten_minibatches=false",
         )
@@ -146,7 +148,7 @@ def _check_folds(config: Config) -> None:
 
 def _check_advantage_estimator(ppo: PPOConfig) -> None:
     """Refuse an unknown estimator, and options that the estimator chosen cannot use."""
-    from rlhf.functional import ADVANTAGE_ESTIMATORS  # torch: seconds that --help need not take
+    from rlhf.functional import ADVANTAGE_ESTIMATORS  # imports torch, which is slow
 
     name = f"ppo.advantage_estimator={ppo.advantage_estimator}"
     estimator = ADVANTAGE_ESTIMATORS.get(ppo.advantage_estimator)

@@ -1,4 +1,4 @@
-"""Read the data files that a command is given and check their images, without any model."""
+"""Read a command's data files and check their images, without any model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,16 +26,16 @@ def input_file(path: str, option: str) -> Path:
         DataError: there is no such file.
     """
     if not path:
-        raise UsageError("no input file is given", option, f"set {option}=FILE.jsonl")
+        raise UsageError("no input file is named", option, f"set {option}=FILE.jsonl")
     if not Path(path).is_file():
         raise DataError("there is no such file", path, f"check {option}")
     return Path(path)
 
 
 def read_prompts(config: Config) -> tuple[list[PromptRecord], Path]:
-    """Read the prompts of data.prompts, a file or a directory of images.
+    """Read the prompts of data.prompts, a file or a folder of images.
 
-    For a directory, each image becomes a prompt with the option `instruction`.
+    For a folder, each image becomes a prompt with the option `instruction`.
 
     Returns:
         The prompts, and the directory that their image paths start in.
@@ -93,7 +93,7 @@ def _with_images(config: Config, records: list[T], path: Path, root: Path) -> li
 
 
 def _image_faults(records: Sequence[Record], path: Path, root: Path) -> dict[str, DataError]:
-    """Decode every distinct image once; the errors of the bad ones by path."""
+    """Decode every distinct image once; return the error of each bad one by its path."""
     first_record = {record.image_path: n for n, record in reversed(list(enumerate(records, 1)))}
     faults = {}
     with track(f"checking the images of {path.name}", len(first_record)) as progress:

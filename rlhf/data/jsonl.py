@@ -79,7 +79,7 @@ def json_object(line: bytes) -> dict[str, Any]:
     return fields
 
 
-def shown_key(key: str) -> str:
+def printable_key(key: str) -> str:
     """Format a key for an error message: without control characters, short, never empty."""
     return json.dumps(key)[1:-1][:80] or '""'
 
@@ -115,4 +115,4 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> None:
     """Raise DataError if a key of one object is repeated; used as json's object hook."""
     for key, times in Counter(key for key, _ in pairs).items():
         if times > 1:
-            raise DataError("the field is written twice", shown_key(key))
+            raise DataError("the field is written twice", printable_key(key))

@@ -1,4 +1,4 @@
-"""Read and write the records of JSON Lines files: all checks on reading, one step on writing."""
+"""Read and write the records of JSON Lines files; every record is checked when it is read."""
 
 import difflib
 import hashlib
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from rlhf.data.jsonl import json_object, read_lines, shown_key
+from rlhf.data.jsonl import json_object, printable_key, read_lines
 from rlhf.errors import DataError
 from rlhf.storage.atomic import replaced_file
 
@@ -190,7 +190,7 @@ def record_kind(path: Path) -> type[Record]:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write a file in one step: a crash leaves the old file or the new one.
+    """Write a file of records; a crash leaves the old file or the new one.
 
     Raises:
         ResourceError: it cannot be written.
@@ -215,9 +215,9 @@ def resolve_image(record_path: str, root: Path, *, where: str = "") -> Path:
             raise ValueError("it is a URL, and only local files are read")
         path = (root / record_path).resolve()
         if not path.is_relative_to(root.resolve()):
-            raise ValueError("it leads out of the data folder")
+            raise ValueError("it leads out of the data directory")
     except (OSError, RuntimeError, ValueError) as error:  # also a link loop, a NUL, a long name
-        fix = "Write image_path relative to the data folder."
+        fix = "Write image_path relative to the data directory."
         raise DataError(f"image_path: {error}.", where or record_path, fix) from error
     return path
 
@@ -281,7 +281,7 @@ def _conversion_error(fields: dict[str, Any], kind: type[T], reason: str) -> Dat
         if name not in kind.__struct_fields__:
             similar = difflib.get_close_matches(name, kind.__struct_fields__, 1)
             hint = f"; did you mean {similar[0]}?" if similar else ""
-            return DataError(f"unknown field{hint}", shown_key(name))
+            return DataError(f"unknown field{hint}", printable_key(name))
     message, _, place = reason.partition(" - at ")
     field = re.findall(r"\w+", place or message)[0 if place else -1]
     return DataError(_LABEL_HELP if field == "preference" else message, field)

@@ -49,7 +49,7 @@ def split_from_config(config: Config, records: list[PreferenceRecord], root: Pat
         shared = {*_images(records, root)} & {*_images(held_out, held_out_root)}
         if shared:
             name = validation_file.name
-            say(f"{len(shared)} images of {name} are also trained on: its metrics flatter")
+            say(f"{len(shared)} images of {name} are also trained on: its metrics are too good")
     else:
         split = split_pairs(records, root, fraction=data.validation_fraction, seed=config.seed)
     if all(record.preference == "tie" for record in split.training):

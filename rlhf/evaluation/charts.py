@@ -1,4 +1,4 @@
-"""The geometry of a chart: where its lines, dots, bars and ticks lie. `macros.html.j2` draws it."""
+"""Compute the layout of charts: positions of lines, dots, bars and ticks for `macros.html.j2`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Scale:
 
     Attributes:
         low: the value at `start`.
-        high: the value at `end`; equal to `low` where all values are one.
+        high: the value at `end`; equal to `low` if all values are equal.
         start: position in SVG units.
         end: position in SVG units.
     """
@@ -30,7 +30,7 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """Return the position of a value, in tenths of an SVG unit; a single value is central."""
+        """Return the position of a value, to 0.1 SVG units; the middle if `low` is `high`."""
         length = self.high - self.low
         share = (value - self.low) / length if length else 0.5
         return round(self.start + (self.end - self.start) * share, 1)
@@ -49,9 +49,9 @@ class Line:
     """A polyline.
 
     Attributes:
-        label: the name of the line; "" for the only one of a chart.
+        label: the name of the line; "" if it needs none.
         points: positions in SVG units, at least one.
-        color: as CSS writes it.
+        color: a CSS color.
         last: its last value.
     """
 
@@ -69,7 +69,7 @@ class Dot:
         x: position of the centre.
         y: position of the centre.
         radius: in SVG units.
-        title: shown when a mouse rests on it.
+        title: its tooltip.
         label: written beside it; "" for none.
     """
 
@@ -89,8 +89,8 @@ class Bar:
         y: position of its top.
         width: in SVG units.
         height: in SVG units.
-        color: as CSS writes it.
-        title: shown when a mouse rests on it.
+        color: a CSS color.
+        title: its tooltip.
     """
 
     x: float
@@ -103,11 +103,11 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart as it is drawn; without lines, dots and bars it says that there is no finite value.
+    """A chart ready to draw; without lines, dots and bars it says "no finite value".
 
     Attributes:
         title: what it shows.
-        subtitle: what that means, and its unit.
+        subtitle: its meaning and unit.
         x_label: what the x axis shows.
         x_ticks: labelled positions along the x axis.
         y_ticks: labelled positions along the y axis, each with a grid line.
@@ -131,10 +131,10 @@ class Chart:
 
 
 def series_color(number: int) -> str:
-    """The CSS colour of the line with this number, counted from 0; no two lines share one."""
+    """Return the CSS colour of line `number`, counted from 0; every line has its own."""
     if number < SERIES_COLORS:
         return f"var(--series-{number + 1})"
-    hue = 137.5 * number % 360  # by the golden angle, hues never meet
+    hue = 137.5 * number % 360  # multiples of the golden angle never coincide
     return f"hsl({hue:g} 55% var(--lightness))"
 
 
@@ -150,14 +150,14 @@ def line_chart(
 
     Args:
         title: what they show.
-        subtitle: what that means, and its unit.
+        subtitle: its meaning and unit.
         curves: name to (step, value); values that are not finite are left out, and curves without
             any other value are not drawn, but keep their colour.
         x_label: what the x axis counts.
         legend: whether the lines are named below the chart.
 
     Returns:
-        A chart that ends where the values do.
+        A chart whose axes span the finite values.
     """
     finite = {name: [p for p in curve if isfinite(p[1])] for name, curve in curves.items()}
     points = [point for curve in finite.values() for point in curve]
@@ -180,7 +180,7 @@ def scatter_chart(title: str, subtitle: str, x_label: str, points: Mapping[str, 
 
     Args:
         title: what the y axis shows.
-        subtitle: what that means, and its unit.
+        subtitle: its meaning and unit.
         x_label: what the x axis shows.
         points: name to finite (x, y), at least one.
 
@@ -218,14 +218,14 @@ def ticks(scale: Scale, *, count: int = 5, whole: bool = False) -> list[Tick]:
 
 
 def _round_step(step: float, *, whole: bool) -> float:
-    """The value nearest to `step` among 1, 2, 5 and 10 times its power of ten."""
+    """Round a step to 1, 2, 5 or 10 times its power of ten."""
     power = 10.0 ** floor(log10(step))
     rounded = min((1, 2, 5, 10), key=lambda factor: abs(factor * power - step)) * power
     return max(1.0, rounded) if whole else rounded
 
 
 def _tick_format(largest: float, step: float) -> Callable[[float], str]:
-    """Labels with the digits that tell two ticks apart; exponents where they would be long."""
+    """Return a format with enough digits to distinguish ticks; with an exponent if it is long."""
     decimals = max(0, -floor(log10(step) + 1e-9))
     if decimals > 4 or largest >= 1e7:
         digits = max(1, floor(log10(largest)) - floor(log10(step) + 1e-9) + 1)

@@ -1,4 +1,4 @@
-"""Judges of responses, and what the outputs of a judge say of two models."""
+"""Judges that score responses, and the comparison of two models by a judge's outputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class ModelResponses:
 
 @dataclass(frozen=True)
 class JudgeOutputs:
-    """What one judge says of the responses of one model to B prompts.
+    """Outputs of one judge on the responses of one model to B prompts.
 
     Attributes:
         scores: B scores, NaN where there is none.
@@ -69,7 +69,7 @@ class JudgeOutputs:
 
 
 class ScorerJudge:
-    """A judge by a scorer: a reward model, or one that a user brings. It tells no correctness.
+    """A judge by a scorer, such as a reward model. It cannot tell which responses are correct.
 
     Args:
         scorer: scores the responses.
@@ -145,12 +145,14 @@ def kl_divergence(
         llava: the model π.
         baseline: the model π₀; it has the same vocabulary.
         prompts: B prompts.
-        sampling: of which length and batch size count.
+        sampling: its max_new_tokens and batch_size apply.
         seed: of the samples.
         max_tokens: tokens evaluated at once.
     """
-    pure = SamplingConfig(max_new_tokens=sampling.max_new_tokens, batch_size=sampling.batch_size)
-    responses, _ = generate(llava, prompts, pure, seed=seed)
+    unmodified = SamplingConfig(
+        max_new_tokens=sampling.max_new_tokens, batch_size=sampling.batch_size
+    )
+    responses, _ = generate(llava, prompts, unmodified, seed=seed)
     logprobs, baseline_logprobs = (
         map_microbatches(
             Policy(m, m, temperature=1.0).evaluate, prompts, responses, max_tokens
@@ -183,10 +185,10 @@ def pairwise_outcomes(baseline: JudgeOutputs, model: JudgeOutputs, tie_margin: f
 def comparison_metrics(
     baseline: JudgeOutputs, model: JudgeOutputs, tie_margin: float
 ) -> dict[str, float]:
-    """Compute the win rate of a model, and where its wins and losses come from.
+    """Compute the win rate of a model, and how many wins and losses are due to correctness.
 
-    Ties count half. A win or loss is by correctness when just one of the two responses is correct,
-    else by style; this is told where the judge knows what is correct.
+    Ties count half. A win or loss is by correctness if exactly one of both responses is correct,
+    else by style; these counts are left out if the judge cannot tell what is correct.
 
     Args:
         baseline: outputs of the judge on the first model's responses.

@@ -1,4 +1,4 @@
-"""The responses of several models to the same prompts, each compared with the first model's."""
+"""Compare the responses of several models with those of the first model, prompt by prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,14 +27,14 @@ from rlhf.types import PromptBatch
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What is known of one model in a comparison.
+    """The responses of one model, the outputs of the judges on them, and its KL divergence.
 
     Attributes:
         name: what the model is called.
         responses: its responses to the prompts.
-        outputs: of each judge on them; the first judge decides.
-        mismatched_outputs: of each judge on the responses to the same prompts with the images of
-            others: what the model says without seeing what it is asked about.
+        outputs: one of each judge on these responses; the first judge decides.
+        mismatched_outputs: one of each judge on the responses to the same prompts with other
+            prompts' images, judged by the right images.
         kl: KL divergence from the first model, nats a response; NaN where vocabularies differ.
     """
 
@@ -52,7 +52,7 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What all models of a comparison have in common.
+    """Evaluates models on the same prompts with the same judges.
 
     Attributes:
         records: the B records of the prompts.
@@ -73,7 +73,7 @@ class Comparison:
     max_tokens: int
 
     def evaluate(self, name: str, llava: Llava) -> ModelResult:
-        """Let a model respond to the prompts, and to them with other images; judge both."""
+        """Generate and judge responses to the prompts, and to the prompts with other images."""
         responses = self._generate(llava, name, self.prompts)
         prompts = with_images(self.prompts, self.prompts.mismatched_images(), llava.builder)
         mismatched = self._generate(llava, f"{name}, another image", prompts)
@@ -82,10 +82,10 @@ class Comparison:
         return ModelResult(name, responses, self._judge(responses), self._judge(mismatched), kl)
 
     def best_of(self, name: str, judge: Judge, n: int) -> ModelResult:
-        """Let the first model respond n times to each prompt and keep the highest score.
+        """Sample n responses of the first model to each prompt and keep the highest-scored one.
 
-        The KL divergence of this policy is at most log n - (n - 1)/n (Beirami et al. 2024,
-        arXiv:2401.01879), which is what the result says.
+        The `kl` of the result is log n - (n - 1)/n, an upper bound for this policy (Beirami et al.
+        2024, arXiv:2401.01879).
 
         Args:
             name: what the result is called.
@@ -136,7 +136,7 @@ def model_metrics(result: ModelResult, judges: Sequence[Judge]) -> dict[str, Any
 
     Args:
         result: of the model.
-        judges: those of its outputs.
+        judges: the judges of its outputs, in order.
 
     Returns:
         `score_…` of each judge, `accuracy`, both with the images of others (`blind_…`), `kl` (nats
@@ -181,8 +181,11 @@ def win_metrics_by_kind(
     by_kind: dict[str, list[str]] = {}
     for record, outcome in zip(records, outcomes, strict=True):
         by_kind.setdefault(instruction_kind(record), []).append(outcome)
-    ranked = sorted(by_kind.items(), key=lambda item: -len(item[1]))
-    return {kind: {"prompts": len(part), **win_metrics(part)} for kind, part in ranked}
+    by_count = sorted(by_kind.items(), key=lambda item: -len(item[1]))
+    return {
+        kind: {"prompts": len(kind_outcomes), **win_metrics(kind_outcomes)}
+        for kind, kind_outcomes in by_count
+    }
 
 
 def person_outputs(
@@ -222,7 +225,7 @@ def person_outputs(
 
 
 def _vote(judgment: PreferenceRecord, text: str) -> int:
-    """1 where the judgment prefers `text`, -1 where it prefers the other, 0 for a tie."""
+    """Return 1 if the judgment prefers `text`, -1 if it prefers the other text, 0 for a tie."""
     if judgment.preference == "tie":
         return 0
     return 1 if getattr(judgment, judgment.preference) == text else -1

@@ -14,8 +14,8 @@ from rlhf.evaluation.charts import Chart, Curve, line_chart, scatter_chart
 from rlhf.evaluation.html import EmbeddedImage, embed_image, metric_table, write_page
 from rlhf.tracking.metrics import METRICS
 
-MIN_SIMILARITY = 0.3  # of the words of two responses: below it, marked differences would confuse
-LARGE_SIDE, SMALL_SIDE, MANY_ITEMS = 640, 320, 60  # pixels of an image, and of one among many
+MIN_SIMILARITY = 0.3  # share of equal words; below it, differences are not marked
+LARGE_SIDE, SMALL_SIDE, MANY_ITEMS = 640, 320, 60  # pixels of an image; small if many items
 _ORDERS = {  # of the responses: key in the page's script, text of the button
     "first": "original order",
     "best": "best change",
@@ -49,7 +49,7 @@ class ReportItem:
 
 @dataclass(frozen=True)
 class _Card:
-    """What the page shows of a ReportItem, and what it is sorted by."""
+    """A ReportItem as the page shows it, with the values to sort by."""
 
     image: EmbeddedImage
     instruction: str
@@ -87,7 +87,9 @@ def write_model_report(
         OSError: the file cannot be written.
     """
     side = LARGE_SIDE if len(items) <= MANY_ITEMS else SMALL_SIDE
-    drawn = [line_chart(name, METRICS.get(name, ""), lines) for name, lines in curves.items()]
+    curve_charts = [
+        line_chart(name, METRICS.get(name, ""), lines) for name, lines in curves.items()
+    ]
     write_page(
         path,
         "model_report.html.j2",
@@ -96,7 +98,7 @@ def write_model_report(
         script="model_report.js",
         models=metric_table("model", models),
         kinds=metric_table("begins with", kinds),
-        drawn=_score_over_kl(models, scores) + drawn,
+        plots=_score_over_kl(models, scores) + curve_charts,
         orders=_ORDERS,
         outcomes=("win", "loss", "tie", "unscored"),
         kind_names=sorted({item.kind for item in items}),
@@ -127,8 +129,8 @@ def word_diff(before: str, after: str) -> WordDiff:
         after: the text that is shown.
 
     Returns:
-        Parts of both texts in order, as (equal, insert or delete; text); `after` alone, as equal,
-        where the texts have little in common.
+        Parts of both texts in order, as (equal, insert or delete; text); only `after`, marked as
+        equal, if the texts have little in common.
     """
     if (
         SequenceMatcher(None, before.split(), after.split(), autojunk=False).ratio()
@@ -149,11 +151,11 @@ def word_diff(before: str, after: str) -> WordDiff:
 def _score_over_kl(
     models: Mapping[str, Mapping[str, Any]], scores: Mapping[str, float]
 ) -> list[Chart]:
-    """A chart of the models whose score and KL are known; none of fewer than two."""
-    pairs = {name: (metrics.get("kl"), scores.get(name)) for name, metrics in models.items()}
+    """Chart the models whose score and KL are known; no chart for fewer than two models."""
+    values = {name: (metrics.get("kl"), scores.get(name)) for name, metrics in models.items()}
     points = {
         name: (kl, score)
-        for name, (kl, score) in pairs.items()
+        for name, (kl, score) in values.items()
         if kl is not None and score is not None and isfinite(kl) and isfinite(score)
     }
     if len(points) < 2:

@@ -1,4 +1,4 @@
-"""Score the pairs of a preference file: the scores of each record, and the pairs to evaluate."""
+"""Score the records of a preference file, and return pairs to compute metrics from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from rlhf.types import PromptBatch, Responses
 
 @dataclass
 class PrecomputedScores:
-    """A scorer that returns scores computed before.
+    """A scorer that returns precomputed scores.
 
     Attributes:
-        values: [B] float32, returned for whatever B responses it is asked to score.
+        values: [B] float32, returned for any B responses.
         name: of the scorer.
         can_fail: whether a score may be NaN.
     """
@@ -32,7 +32,7 @@ class PrecomputedScores:
     can_fail: bool = False
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        """Return the scores computed before, [B] float32.
+        """Return the precomputed scores, [B] float32.
 
         Args:
             prompts: B prompts, not read.

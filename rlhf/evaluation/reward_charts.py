@@ -19,7 +19,7 @@ from rlhf.evaluation.reward_metrics import RewardMetrics
 
 
 def calibration_chart(metrics: RewardMetrics) -> Chart:
-    """Predicted against observed accuracy; the area of a dot is proportional to its pairs."""
+    """Chart predicted against observed accuracy; a dot's area is proportional to its pairs."""
     x, y = Scale(0.5, 1, LEFT, RIGHT), Scale(0, 1, BOTTOM, TOP)
     largest = max(part.pairs for part in metrics.calibration)
     dots = [
@@ -34,9 +34,8 @@ def calibration_chart(metrics: RewardMetrics) -> Chart:
     ]
     return Chart(
         "Calibration",
-        "how sure it is, and how often it is right; on the dashed line it is as right as it is "
-        "sure",
-        "how sure: σ of |margin|",
+        "confidence of the model, and its accuracy at that confidence; equal on the dashed line",
+        "confidence: σ of |margin|",
         [Tick(x(share), f"{share:.0%}") for share in (0.5, 0.6, 0.7, 0.8, 0.9, 1)],
         [Tick(y(share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)],
         lines=[Line("", [(dot.x, dot.y) for dot in dots], series_color(0), 0)],
@@ -46,7 +45,7 @@ def calibration_chart(metrics: RewardMetrics) -> Chart:
 
 
 def margin_chart(metrics: RewardMetrics) -> Chart:
-    """A histogram of the preferred response's margin: wrong left of 0, right on the right."""
+    """Chart a histogram of the preferred response's margin: pairs left of 0 are scored wrong."""
     edges, counts = metrics.margin_edges, metrics.margin_counts
     half = len(counts) // 2
     x = Scale(edges[0], edges[-1], LEFT, RIGHT)

@@ -23,16 +23,16 @@ from rlhf.functional.preference_metrics import (
     spearman,
 )
 
-CHANCE_LOSS = log(2)  # nats a pair, of scores that say nothing
-MIN_IMAGES = 20  # of decided pairs: an interval from fewer is not to be trusted
-MIN_GAP = 0.05  # an interval of the gap that holds 0 and ends below says: no image is read
+CHANCE_LOSS = log(2)  # nats a pair, of scores without information
+MIN_IMAGES = 20  # distinct images of decided pairs: an interval over fewer is unreliable
+MIN_GAP = 0.05  # the model ignores images if the gap's interval holds 0 and ends below this
 LOOKS, IGNORES = "looks at the image", "ignores the image"
 CANNOT_TELL = "cannot tell: too few pairs"
 
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Pairs about whose preferred response the model is about equally sure.
+    """Pairs that the model judges with about the same confidence.
 
     Attributes:
         predicted: mean of σ(|margin|), the probability that the model gives to its own choice.
@@ -62,9 +62,9 @@ class RewardMetrics:
         margin_counts: decided pairs in each bin.
         by_length: accuracy in each of LENGTH_BANDS.
         by_kind: accuracy of each kind of pair, in order of name.
-        length_correlation: Pearson's, of score and words over all responses; 0 where one does not
-            vary.
-        length_rank_correlation: Spearman's.
+        length_correlation: Pearson's correlation of score and words over all responses; 0 if one
+            of them does not vary.
+        length_rank_correlation: Spearman's correlation of score and words.
         longer_preferred: share of the decided pairs of unequal length whose longer response is
             preferred; NaN without such pairs.
         longer_scored_higher: share of these pairs whose longer response scores higher.
@@ -168,19 +168,19 @@ def reward_metrics(pairs: ScoredPairs, *, seed: int = 0) -> RewardMetrics:
     scores = torch.cat([pairs.scores_a, pairs.scores_b]).double()
     words = torch.cat([pairs.lengths_a, pairs.lengths_b])
     preferred, scored_higher = longer_shares(d, y, pairs.lengths_a - pairs.lengths_b)
-    every, *parts = _accuracies(pairs, seed)
+    overall, *groups = _accuracies(pairs, seed)
     return RewardMetrics(
         pairs=len(pairs),
         ties=int((y == 0.5).sum()),
         equal_scores=int(((d == 0) & (y != 0.5)).sum()),
-        accuracy=every,
+        accuracy=overall,
         log_loss=float(log_loss(d, y)),
-        calibration=tuple(CalibrationBin(*numbers) for numbers in bins if numbers[2]),
+        calibration=tuple(CalibrationBin(*values) for values in bins if values[2]),
         calibration_error=float(calibration_error(curve)),
         margin_edges=tuple(edges.tolist()),
         margin_counts=tuple(counts.tolist()),
-        by_length=tuple(parts[: len(LENGTH_BANDS)]),
-        by_kind=tuple(parts[len(LENGTH_BANDS) :]),
+        by_length=tuple(groups[: len(LENGTH_BANDS)]),
+        by_kind=tuple(groups[len(LENGTH_BANDS) :]),
         length_correlation=float(pearson(scores, words)),
         length_rank_correlation=float(spearman(scores, words)),
         longer_preferred=float(preferred),
@@ -195,7 +195,7 @@ def blindness(
     *,
     seed: int = 0,
 ) -> Blindness:
-    """Measure what the image is worth to the model, and say whether it looks at it.
+    """Measure how much the right image adds to the accuracy, and whether the model looks at it.
 
         gap = accuracy(own_images) - max(accuracy(shuffled_images), accuracy(blank_images))
 
@@ -242,11 +242,11 @@ def _json_values(metrics: RewardMetrics | Blindness) -> dict[str, Any]:
 
 
 def _accuracies(pairs: ScoredPairs, seed: int) -> tuple[Accuracy, ...]:
-    """Accuracy over all pairs, then in each length band, then of each kind."""
+    """Compute the accuracy over all pairs, in each length band, and of each kind of pair."""
     kinds = sorted(set(pairs.kinds))
     bands = length_bands(pairs.lengths_a, pairs.lengths_b, pairs.labels)
     groups = [torch.ones(len(pairs), dtype=torch.bool)]
-    groups += [bands == place for place in range(len(LENGTH_BANDS))]
+    groups += [bands == band for band in range(len(LENGTH_BANDS))]
     groups += [torch.tensor([name == kind for name in pairs.kinds]) for kind in kinds]
     credit = torch.stack([pairs.credit.where(rows, nan) for rows in groups], dim=1)
     means = resampled_accuracies(credit, pairs.image_ids, seed)

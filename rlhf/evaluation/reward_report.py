@@ -1,4 +1,4 @@
-"""The HTML page about a reward model: what its scores of held-out pairs are worth."""
+"""The HTML page about a reward model: its metrics on held-out pairs and its blindness test."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ from rlhf.evaluation.scored_pairs import Accuracy
 from rlhf.tracking.metrics import METRICS
 
 _MEANINGS = {
-    LOOKS: "With the right image it tells good from bad more often than without.",
-    CANNOT_TELL: "The gap may well be 0 and may well not: judge more pairs, of more images.",
+    LOOKS: "It prefers the better response more often with the right image than without.",
+    CANNOT_TELL: "The interval allows a gap of 0 and a large one: rank more pairs, of more images.",
 }
-_MEANS_IGNORED = "Without the right image it does as well: it judges the words, not the image."
+_MEANS_IGNORED = "It is as accurate without the right image: it judges the text, not the image."
 
 NamedAccuracies = list[tuple[str, Accuracy]]
 
@@ -57,7 +57,7 @@ class ReportPair:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What the page says of the blindness test."""
+    """The texts and bars about the blindness test."""
 
     color: str
     headline: str
@@ -79,7 +79,7 @@ class _Response:
 
 @dataclass(frozen=True)
 class _Card:
-    """What the page shows of a ReportPair."""
+    """A ReportPair as the page shows it."""
 
     image: EmbeddedImage
     instruction: str
@@ -106,7 +106,7 @@ def write_reward_report(
         path: the file to write.
         title: the heading of the page.
         metrics: of the held-out pairs.
-        blindness: result of the blindness test; None when it was not made.
+        blindness: result of the blindness test; None if it was not run.
         mistakes: pairs scored wrong, shown in this order.
         notes: lines below the heading.
         right: pairs scored right, shown in this order.
@@ -116,8 +116,8 @@ def write_reward_report(
     Raises:
         OSError: the file cannot be written.
     """
-    drawn = [calibration_chart(metrics), margin_chart(metrics)]
-    drawn += [line_chart(name, METRICS.get(name, ""), x) for name, x in (curves or {}).items()]
+    plots = [calibration_chart(metrics), margin_chart(metrics)]
+    plots += [line_chart(name, METRICS.get(name, ""), x) for name, x in (curves or {}).items()]
     write_page(
         path,
         "reward_report.html.j2",
@@ -125,7 +125,7 @@ def write_reward_report(
         notes=notes,
         tiles=_tiles(metrics),
         verdict=_verdict(blindness) if blindness else None,
-        drawn=drawn,
+        plots=plots,
         accuracies=_accuracies(metrics, folds or ()),
         mistakes=[_card(pair) for pair in mistakes],
         right=[_card(pair) for pair in right],
@@ -186,7 +186,7 @@ def _accuracies(
     metrics: RewardMetrics, folds: Sequence[RewardMetrics]
 ) -> list[tuple[str, str, NamedAccuracies]]:
     """The title, note and bars of each card about accuracy."""
-    note = "the preferred response beside the other, in words; much: twice, half"
+    note = "words of the preferred response relative to the other; much: at least twice, or half"
     cards = [("Accuracy by length", note, _by_name(metrics.by_length))]
     if named := [group for group in metrics.by_kind if group.name]:
         note = "of decided pairs; equal scores count half"

@@ -1,4 +1,4 @@
-"""Scores of preference pairs: with their own images, with those of others, with a blank one."""
+"""Score preference pairs with their own images, with other pairs' images, with a blank image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,10 +22,10 @@ BLANK_SIDE, BLANK_GREY = 64, 128  # pixels; between black and white
 
 @dataclass(frozen=True)
 class BlindTest:
-    """n pairs scored three times.
+    """n pairs, scored with right, wrong and blank images.
 
     Attributes:
-        records: the n pairs as written.
+        records: the n pairs as records.
         own_images: scored with their own images.
         shuffled_images: scored with the images of others.
         blank_images: scored with a blank image.
@@ -61,9 +61,9 @@ def run_blind_test(
 
     Args:
         scorer: scores all responses.
-        records: n pairs as written.
+        records: n pairs as records.
         pairs: the n pairs, encoded with their own images.
-        encoder: what encoded them.
+        encoder: the encoder of `pairs`.
         blank_image: an image that shows nothing.
         max_tokens: tokens scored at once.
     """
@@ -89,11 +89,11 @@ def score_pairs(
     max_tokens: int,
     image_ids: Tensor | None = None,
 ) -> ScoredPairs:
-    """Score pairs on the scale on which a reward model was trained.
+    """Score pairs, without the division by the standard deviation that a reward model applies.
 
     Args:
         scorer: scores all responses.
-        records: n pairs as written.
+        records: n pairs as records.
         pairs: the n pairs, encoded.
         max_tokens: tokens scored at once.
         image_ids: [n] int64, equal for equal images; None: by the content of the image files.
@@ -101,7 +101,7 @@ def score_pairs(
     Returns:
         The n pairs; response a is the chosen one.
     """
-    # σ(difference) is a probability only before scores are divided by their deviation.
+    # σ(difference) is a probability only on the scale that the reward model was trained on.
     scale = getattr(scorer, "std", 1.0)
     scores = scorer.scores(*pairs.stacked(), max_tokens=max_tokens) * scale
     chosen, rejected = scores.chunk(2)
@@ -119,7 +119,7 @@ def score_pairs(
 
 
 def identify_images(pairs: PreferenceBatch) -> Tensor:
-    """Return a number for the images of each pair, [n] int64, equal where their contents are."""
+    """Return an id for the images of each pair, [n] int64, equal if their contents are equal."""
     images = pairs.prompts.images
     digests = {path: image_digest(path) for row in images for path in row}
     contents = [tuple(digests[path] for path in row) for row in images]

@@ -1,4 +1,4 @@
-"""Runs side by side: their last and best metrics, and a page with one chart a metric."""
+"""Compare runs: a table of last and best metrics, and a page with a chart for each metric."""
 
 import json
 from collections import Counter
@@ -14,7 +14,7 @@ from rlhf.storage.run_directory import run_directories
 from rlhf.tracking.metrics import METRICS
 from rlhf.tracking.reader import Curves, read_events, read_metrics
 
-_TIMES = ("time/rollout", "time/update")  # whose sum is the time of a PPO run
+_TIMES = ("time/rollout", "time/update")  # their sum is the time of a PPO run
 Statistic = Callable[[Sequence[float]], float]
 
 
@@ -97,18 +97,18 @@ def distinct_names(directories: Sequence[Path]) -> list[str]:
 def last_and_best(run: Run) -> dict[str, float]:
     """Return the last and best values of a run by heading, its win rate and its seconds.
 
-    What was not logged, or is not finite, is left out.
+    Values that were not logged or are not finite are left out.
     """
     metrics = {}
     for heading, (metric, statistic) in _COLUMNS.items():
         if values := [value for _, value in run.curves.get(metric, []) if isfinite(value)]:
             metrics[heading] = statistic(values)
-    of_run = {"win rate": run.win_rate, "seconds": run.seconds}
-    return metrics | {name: value for name, value in of_run.items() if isfinite(value)}
+    run_values = {"win rate": run.win_rate, "seconds": run.seconds}
+    return metrics | {name: value for name, value in run_values.items() if isfinite(value)}
 
 
 def by_episode(runs: Sequence[Run]) -> tuple[str, list[Curves]]:
-    """Move the curves of all runs onto a common x axis.
+    """Put the curves of all runs on a common x axis.
 
     Returns:
         The label of the axis and the curves of each run: over the responses sampled if every run
@@ -116,20 +116,24 @@ def by_episode(runs: Sequence[Run]) -> tuple[str, list[Curves]]:
     """
     if not all("episode" in run.curves for run in runs):
         return "step", [run.curves for run in runs]
-    moved = []
+    aligned = []
     for run in runs:
-        sampled = {step: int(count) for step, count in run.curves["episode"] if isfinite(count)}
-        moved.append(
+        responses_at = {
+            step: int(count) for step, count in run.curves["episode"] if isfinite(count)
+        }
+        aligned.append(
             {
-                name: [(sampled[step], value) for step, value in points if step in sampled]
+                name: [
+                    (responses_at[step], value) for step, value in points if step in responses_at
+                ]
                 for name, points in run.curves.items()
             }
         )
-    return "responses sampled", moved
+    return "responses sampled", aligned
 
 
 def metric_charts(runs: Sequence[Run]) -> list[Chart]:
-    """A chart for each metric that a run has, with a line for each run.
+    """Build a chart for each metric, with a line for each run.
 
     Returns:
         Charts in the order of METRICS, then those of other metrics by name.
@@ -176,7 +180,7 @@ def write_run_comparison(
         notes=notes,
         metrics=metric_table("run", metrics),
         legend=[(run.name, series_color(number)) for number, run in enumerate(runs)],
-        drawn=metric_charts(runs),
+        plots=metric_charts(runs),
     )
 
 

@@ -1,4 +1,4 @@
-"""Preference pairs with a model's scores, and how often it is right, with an interval."""
+"""Preference pairs with a model's scores, and its accuracy with a confidence interval."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

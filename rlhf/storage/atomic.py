@@ -74,7 +74,7 @@ def set_torn_line_aside(path: Path) -> None:
 
 def unwritable(path: Path, error: OSError) -> ResourceError:
     """Return the error to raise for a file that cannot be written."""
-    fix = "Choose a folder that exists and has space."
+    fix = "Choose a directory that exists and has space."
     return ResourceError(f"Cannot write: {error.strerror}.", str(path), fix)
 
 

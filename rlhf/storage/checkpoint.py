@@ -110,7 +110,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             warnings.warn(f"{directory} is damaged, passed over: {error}", stacklevel=2)
     if directories:
         raise DataError("No checkpoint here verifies.", str(path), "Restore one from a backup.")
-    raise NoCheckpointError("There is no checkpoint here.", str(path), "Name the folder of a run.")
+    raise NoCheckpointError("There is no checkpoint here.", str(path), "Name a run directory.")
 
 
 def step_name(step: int) -> str:

@@ -8,14 +8,14 @@ from rlhf.storage.atomic import replaced_file
 _MODEL = """\
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-model = AutoModelForImageTextToText.from_pretrained("FOLDER")
-processor = AutoProcessor.from_pretrained("FOLDER")"""
+model = AutoModelForImageTextToText.from_pretrained("DIRECTORY")
+processor = AutoProcessor.from_pretrained("DIRECTORY")"""
 _ADAPTER = """\
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 base = AutoModelForImageTextToText.from_pretrained("{base}")
-model = PeftModel.from_pretrained(base, "FOLDER")
+model = PeftModel.from_pretrained(base, "DIRECTORY")
 processor = AutoProcessor.from_pretrained("{base}")"""
 _CARD = """\
 ---
@@ -27,7 +27,7 @@ tags: [rlhf, llava{lora}]
 
 # {title}
 
-Made from `{base}` by `rlhf {command}`; replace FOLDER by this folder's path:
+Made from `{base}` by `rlhf {command}`; replace DIRECTORY by the path of this directory:
 
 ```python
 {loading}

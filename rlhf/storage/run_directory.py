@@ -18,7 +18,7 @@ RUN_NAME = r"\d{8}-\d{6}-[0-9a-f]{4}"
 
 
 class RunDirectory:
-    """Lock a run's directory, `<output_dir>/<experiment>/<time>-<id>/`, for this process.
+    """A run's directory, `<output_dir>/<experiment>/<time>-<id>/`, locked for this process.
 
     It holds config.yaml, TensorBoard events, metrics.jsonl, summary.json and, by command, model/ or
     adapter/, reward/, checkpoints/, candidates.jsonl, preferences.jsonl, report.html.
@@ -38,7 +38,9 @@ class RunDirectory:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise DirectoryInUseError(
-                "another run is writing to this folder", str(path), "wait for it or start a new run"
+                "another run is writing to this directory",
+                str(path),
+                "wait for it or start a new run",
             ) from None
 
     @classmethod

@@ -60,9 +60,10 @@ class Track:
         elif 10 * self._done // self._total > tenth or monotonic() - self._printed >= 5:
             self._printed = monotonic()
             elapsed = self._printed - self._start
-            left = elapsed * (self._total - self._done) / (self._done - self._before)
-            line = f"{self._title}  {self._done}/{self._total}  {elapsed:.0f} s, {left:.0f} s left"
-            console().print(Text(f"{line}  {metrics_text}".rstrip()), soft_wrap=True)
+            remaining = elapsed * (self._total - self._done) / (self._done - self._before)
+            times = f"{elapsed:.0f} s, {remaining:.0f} s left"
+            line = f"{self._title}  {self._done}/{self._total}  {times}  {metrics_text}"
+            console().print(Text(line.rstrip()), soft_wrap=True)
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def track(title: str, total: int, done: int = 0) -> Iterator[Track]:
         done: steps that an earlier run did.
 
     Yields:
-        Its `advance` is to be called after each step.
+        A Track; call its `advance` after each step.
     """
     if not console().is_terminal:
         yield Track(title, total, done, None)

@@ -28,7 +28,7 @@ class RunView:
 
     Args:
         total: iterations of the whole run.
-        done: iterations done before, of a resumed run.
+        done: iterations that a resumed run has done before.
     """
 
     def __init__(self, total: int, done: int = 0) -> None:
@@ -55,8 +55,8 @@ class RunView:
         """Return two lines: how far the run is, and its last metrics."""
         iterations = self._done - self._first
         seconds = self._elapsed / max(iterations, 1)
-        left = _duration(seconds * (self._total - self._done))
-        times = f"  {seconds:.3g} s each, {left} left" if iterations else ""
+        remaining = _duration(seconds * (self._total - self._done))
+        times = f"  {seconds:.3g} s each, {remaining} left" if iterations else ""
         metrics = "  ".join(f"{label} {value:.4g}" for label, value in self._metrics.items())
         return f"iteration {self._done}/{self._total}{times}", metrics
 
@@ -82,14 +82,14 @@ class PlainView(RunView):
 
 @contextmanager
 def watch(total: int, done: int = 0) -> Iterator[RunView]:
-    """Show the iterations of a run; what is printed meanwhile stands above the view.
+    """Show the iterations of a run; other output is printed above the view.
 
     Args:
         total: iterations of the whole run.
-        done: iterations done before, of a resumed run.
+        done: iterations that a resumed run has done before.
 
     Yields:
-        Its `advance` is to be called after each iteration.
+        A view; call its `advance` after each iteration.
     """
     if not console().is_terminal:
         yield PlainView(total, done)

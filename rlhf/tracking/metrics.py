@@ -1,4 +1,4 @@
-"""The one list of metric names, with a line of meaning each, and TensorBoard's layout of them."""
+"""The names of all metrics with their meanings and units, and their layout in TensorBoard."""
 
 METRICS: dict[str, str] = {
     "objective/kl": "KL(policy ‖ reference), sum over a response, mean, nats",
@@ -42,8 +42,8 @@ METRICS: dict[str, str] = {
     "lr": "learning rate of the first parameter group",
     "time/rollout": "sampling and scoring, seconds",
     "time/update": "optimizer steps, seconds",
-    "time/vision": "vision tower, seconds; this and what follows with ppo.profile=true",
-    "time/prefill": "reading the prompts, seconds",
+    "time/vision": "vision tower, seconds; this and the next ones need ppo.profile=true",
+    "time/prefill": "forward pass over the prompts, seconds",
     "time/decode": "generating all tokens but the first, seconds",
     "time/old_logprobs": "the rollout's log-probabilities, seconds",
     "time/values": "the rollout's values: the critic's head, and its own model if any, seconds",
@@ -51,10 +51,10 @@ METRICS: dict[str, str] = {
     "time/scores": "scores, seconds",
     "time/advantages": "rewards, returns and advantages, seconds",
     "time/forward": "losses of the update, seconds",
-    "time/backward": "their gradients, seconds",
-    "time/optimizer": "clipping and moving the weights, seconds",
+    "time/backward": "gradients of the losses, seconds",
+    "time/optimizer": "clipping gradients and updating weights, seconds",
     "time/save": "writing a checkpoint, seconds",
-    "time/other": "all else since the iteration before, seconds",
+    "time/other": "everything else since the last iteration, seconds",
     "throughput/tokens_per_second": "response tokens over time/rollout + time/update",
     "memory/peak_gb": "peak memory, GB",
     "episode": "responses sampled since the beginning, count",

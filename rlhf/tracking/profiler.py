@@ -1,4 +1,4 @@
-"""Seconds by phase of each iteration, measured only while a profile is active."""
+"""Measure the seconds of each phase of an iteration, while a profile is active."""
 
 import time
 from collections import defaultdict
@@ -35,7 +35,7 @@ class IterationTimes:
     """Seconds and counts of one iteration.
 
     Attributes:
-        seconds: by phase; the time of a nested phase is its own, not that of the phase around it.
+        seconds: by phase; the time of a nested phase is not part of the enclosing phase.
         counts: sums of what `count` added, by name.
     """
 
@@ -50,8 +50,8 @@ class Profile:
         wait: blocks until the device has done its queued work; called where a phase begins or ends,
             so that each phase is charged with its own work.
         clock: returns seconds.
-        on_iteration: called with the number of iterations done, at the end of each; its own time
-            belongs to none.
+        on_iteration: called with the number of iterations done, at the end of each; its own
+            time is not counted.
 
     Attributes:
         iterations: the times of the iterations done.

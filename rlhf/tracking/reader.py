@@ -1,4 +1,4 @@
-"""The reader of metrics: from `metrics.jsonl`, and from TensorBoard's events, trl's too."""
+"""Read metrics: from `metrics.jsonl`, and from TensorBoard events, also those of trl."""
 
 import json
 from math import nan
@@ -27,7 +27,7 @@ def read_metrics(directory: Path) -> Curves:
     if not path.exists():
         raise DataError("there are no metrics here", str(path), "name the directory of a run")
     curves: Curves = {}
-    for record in map(json.loads, whole_lines(path)):
+    for record in map(json.loads, complete_lines(path)):
         step = record.pop("step")
         for name, value in record.items():
             curves.setdefault(name, []).append((step, nan if value is None else value))
@@ -62,8 +62,8 @@ def read_events(directory: Path) -> tuple[Curves, float]:
     return curves, max(times) - min(times)
 
 
-def whole_lines(path: Path) -> list[str]:
-    """Read the lines of a file, without what follows the last newline: a kill tore it.
+def complete_lines(path: Path) -> list[str]:
+    """Read the complete lines of a file, without a last one that a crash cut short.
 
     Returns:
         The lines; none where there is no file.

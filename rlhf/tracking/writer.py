@@ -1,4 +1,4 @@
-"""The writer of a run's metrics: TensorBoard's events and `metrics.jsonl`."""
+"""Write a run's metrics: TensorBoard events and `metrics.jsonl`."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from torch.utils.tensorboard.summary import hparams
 from rlhf.storage.atomic import write_whole
 from rlhf.tracking.console import say
 from rlhf.tracking.metrics import METRICS, tensorboard_layout
-from rlhf.tracking.reader import whole_lines
+from rlhf.tracking.reader import complete_lines
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,19 @@ class Sample:
 class MetricsWriter:
     """Writes TensorBoard events and `metrics.jsonl` into one directory.
 
-    When the disk is full, training goes on: what cannot be written is missing from the curves, and
-    the console says so once.
+    If the disk is full, training continues: the values that cannot be written are lost, and the
+    console warns once.
 
     Args:
         directory: where both are written; made when missing.
-        purge_step: the first step of a resumed run; what was written for it and for later steps is
-            dropped. None: keep every line.
+        purge_step: the first step of a resumed run; lines of this and later steps are dropped.
+            None: keep every line.
     """
 
     def __init__(self, directory: Path, purge_step: int | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         path, temporary = directory / "metrics.jsonl", directory / "metrics.tmp"
-        lines = whole_lines(path)
+        lines = complete_lines(path)
         if purge_step is not None:
             lines = [line for line in lines if json.loads(line)["step"] < purge_step]
         temporary.write_text("".join(f"{line}\n" for line in lines))
@@ -67,15 +67,17 @@ class MetricsWriter:
     def hparams(self, options: Mapping[str, object], metrics: Sequence[str]) -> None:
         """Record the options of a run for TensorBoard's table of runs.
 
-        Call it once per run: of two records TensorBoard reads the first.
+        Call it once per run: TensorBoard reads only the first record.
 
         Args:
-            options: name to value; what is neither a number nor a text is recorded as text.
+            options: name to value; other types than numbers and texts are recorded as text.
             metrics: names in METRICS; the table shows their last values.
         """
-        plain = {k: x if isinstance(x, int | float | str) else str(x) for k, x in options.items()}
+        hparam_values = {
+            k: x if isinstance(x, int | float | str) else str(x) for k, x in options.items()
+        }
         with self._survive_full_disk():
-            for summary in hparams(plain, dict.fromkeys(metrics, 0.0)):
+            for summary in hparams(hparam_values, dict.fromkeys(metrics, 0.0)):
                 self._board._get_file_writer().add_summary(summary)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -159,7 +161,7 @@ class MetricsWriter:
 
     @contextmanager
     def _survive_full_disk(self) -> Iterator[None]:
-        """Turn an OSError into one warning: training is worth more than its curves."""
+        """Catch an OSError and warn once: a full disk must not stop training."""
         try:
             yield
         except OSError as error:
@@ -169,12 +171,12 @@ class MetricsWriter:
 
 
 def _escaped(text: str) -> str:
-    """The text in one line, without effect in Markdown, HTML or a table."""
+    """Return a text in one line, without effect in Markdown, HTML or a table."""
     return re.sub(r"[^\w\s.,?!']|_", lambda x: f"&#{ord(x[0])};", " ".join(text.split()))
 
 
 def _captioned(row: Sample, width: int = 320) -> Image.Image:
-    """The image, `width` pixels wide, with instruction, response and score below."""
+    """Draw the image, `width` pixels wide, with instruction, response and score below."""
     height = max(1, round(row.image.height * width / row.image.width))
     enlarged = row.image.width < width
     resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS

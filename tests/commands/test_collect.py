@@ -10,7 +10,7 @@ import torch
 
 from rlhf.cli.main import main
 from rlhf.commands import collect
-from rlhf.commands.collect import _different, _temperatures
+from rlhf.commands.collect import _samples_by_temperature, _without_duplicates
 from rlhf.config.schema import CollectConfig, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord
@@ -47,16 +47,21 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def test_temperatures_take_turns() -> None:
     options = CollectConfig(responses_per_prompt=5, temperatures=(0.5, 1.0))
-    kinds = [(s.temperature, samples) for s, samples in _temperatures(SamplingConfig(), options)]
+    kinds = [
+        (s.temperature, samples)
+        for s, samples in _samples_by_temperature(SamplingConfig(), options)
+    ]
     assert kinds == [(0.5, [0, 2, 4]), (1.0, [1, 3])]
     plain = CollectConfig(responses_per_prompt=2)
-    kinds = [(s.temperature, samples) for s, samples in _temperatures(SamplingConfig(), plain)]
+    kinds = [
+        (s.temperature, samples) for s, samples in _samples_by_temperature(SamplingConfig(), plain)
+    ]
     assert kinds == [(1.0, [0, 1])]
 
 
 def test_responses_that_differ_in_outer_blanks_are_one() -> None:
     responses = [("a ", "1"), ("b", "2"), (" a", "3"), ("", "4"), (" ", "5"), ("A", "6")]
-    assert _different(responses) == [("a ", "1"), ("b", "2"), ("A", "6")]
+    assert _without_duplicates(responses) == [("a ", "1"), ("b", "2"), ("A", "6")]
 
 
 def test_an_interrupted_run_goes_on_to_the_same_file(
@@ -151,7 +156,7 @@ def test_chosen_pairs_are_two_responses_each(
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("collect.pair_selection=closest", "none is given"),
+        ("collect.pair_selection=closest", "none is named"),
         ("collect.temperatures=[-1]", "a temperature is at least 0"),
         ("collect.temperatures=warm", "temperatures"),
     ],

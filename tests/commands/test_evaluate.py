@@ -89,7 +89,7 @@ def test_people_judge_blind_and_decide(directory: Path, capsys: pytest.CaptureFi
     ("words", "code", "told"),
     [
         (["one"], 2, "two models or more"),
-        (["one", "two"], 2, "no judge is given"),
+        (["one", "two"], 2, "no judge is named"),
         (["one", "two", "evaluation.best_of=2", "evaluation.judge=person"], 2, "needs a scorer"),
         (
             ["one", "two", "evaluation.judge=person", "evaluation.judgments=none.jsonl"],

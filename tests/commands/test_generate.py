@@ -31,7 +31,7 @@ def test_a_directory_is_its_images_and_bad_ones_are_left_out(
     one = run(capsys, model, str(photos / "00003.png"))
     assert [row["response"] for row in one] == [found[3]["response"]]
     assert main(["generate", model, str(photos), *SMALL]) == 0
-    assert "left out" in capsys.readouterr().out
+    assert "skipped" in capsys.readouterr().out
 
 
 def test_models_stand_side_by_side(
@@ -48,10 +48,10 @@ def test_models_stand_side_by_side(
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["pictures"], 2, "no model is given"),
+        (["pictures"], 2, "no model is named"),
         (["model", "broken.png"], 3, "cannot be read"),
         (["model", "bad"], 3, "no image of the folder can be read"),
-        (["model"], 2, "no input file is given"),
+        (["model"], 2, "no input file is named"),
         (["nothing", "pictures"], 2, "no model at"),
     ],
 )

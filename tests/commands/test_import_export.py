@@ -49,7 +49,7 @@ def test_there_and_back(directory: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_what_is_left_out_is_printed(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(IMPORT) == 0
     out = capsys.readouterr().out
-    assert "left out: blank text" in out
+    assert "skipped: blank text" in out
     assert "set.json:4:first response: blank text" in out
 
 

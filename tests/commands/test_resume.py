@@ -68,7 +68,7 @@ def test_a_run_goes_on_from_its_newest_checkpoint_and_a_new_one_from_none(tmp_pa
     found = checkpoint_of(job(tmp_path), tmp_path)
     assert found and found.step == 6
     empty = tmp_path / "fold-1"
-    assert checkpoint_of(job(tmp_path), empty, must=False) is None
+    assert checkpoint_of(job(tmp_path), empty, required=False) is None
     with pytest.raises(NoCheckpointError):
         checkpoint_of(job(tmp_path), empty)
 

@@ -109,7 +109,7 @@ def test_wrong_words_are_refused_with_the_usage(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
-    assert "rlhf smol [PACKAGE.deb|FOLDER] output=DIRECTORY" in capsys.readouterr().err
+    assert "rlhf smol [PACKAGE.deb|DIRECTORY] output=DIRECTORY" in capsys.readouterr().err
 
 
 def test_without_the_model_its_options_name_the_command_that_builds_it(

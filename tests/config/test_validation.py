@@ -104,7 +104,7 @@ def test_whitened_minibatches_and_a_kl_in_the_loss_exclude_each_other() -> None:
     values = changed("ppo.whiten_minibatches", True)
     assert load_config(values).ppo.whiten_minibatches
     values["ppo"] |= {"kl_placement": "loss"}  # type: ignore[operator]
-    with pytest.raises(UsageError, match="what ppo.kl_coef means"):
+    with pytest.raises(UsageError, match="the unit of ppo.kl_coef"):
         load_config(values)
 
 

@@ -14,7 +14,7 @@ from rlhf.cli.main import main
 from rlhf.errors import DirectoryInUseError
 from rlhf.storage.checkpoint import load_checkpoint
 from rlhf.storage.run_directory import RunDirectory
-from rlhf.tracking.reader import whole_lines
+from rlhf.tracking.reader import complete_lines
 from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.reward_trainer import RewardTrainer
 from rlhf.training.signals import EXIT_CODES
@@ -66,7 +66,7 @@ def _until_trained(directory: Path, begun: int) -> None:
     """Wait for an iteration after those before."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if any(len(whole_lines(x)) > begun for x in directory.glob("*/metrics.jsonl")):
+        if any(len(complete_lines(x)) > begun for x in directory.glob("*/metrics.jsonl")):
             return
         time.sleep(0.02)
 

@@ -14,7 +14,7 @@ from rlhf.models.policy import Policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import LlavaReward
-from rlhf.tracking.reader import whole_lines
+from rlhf.tracking.reader import complete_lines
 from rlhf.tracking.writer import MetricsWriter
 from rlhf.types import Minibatch, PromptBatch, Responses
 
@@ -52,7 +52,7 @@ def timeless_curves(file: Path) -> list[dict[str, str]]:
     timed = ("time/", "memory/", "throughput/")
     return [
         {k: float(x).hex() for k, x in step.items() if x is not None and not k.startswith(timed)}
-        for step in map(json.loads, whole_lines(file))
+        for step in map(json.loads, complete_lines(file))
     ]
 
 

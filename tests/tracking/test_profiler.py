@@ -246,7 +246,7 @@ def test_the_command_prints_the_roofline_and_traces_one_iteration(
     assert names.count("optimizer") == names.count("scores") == 1
     shown = capsys.readouterr().out
     last = read_metrics(tmp_path)["time/scores"][-1]
-    assert f"iterations {iterations} to {iterations}, mean" in shown and "in all" in shown
+    assert f"mean of iterations {iterations} to {iterations}" in shown and "in all" in shown
     assert metrics["seconds"]["scores"] == last[1]
 
 

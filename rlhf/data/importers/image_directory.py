@@ -74,7 +74,7 @@ class ImageDirectory:
             temporary.unlink(missing_ok=True)
 
     def _add_once(self, digest: str, path: Path) -> str:
-        """Add a file unless its content was added before; repeat the name or the error of then."""
+        """Add a file, or repeat the name or the error of an earlier file of equal content."""
         if digest not in self._results:
             try:
                 self._results[digest] = self._check_and_link(digest, path)
@@ -126,5 +126,5 @@ def _decode_base64(text: str) -> bytes | None:
 
 
 def _unwritable(path: Path, error: OSError) -> ResourceError:
-    fix = "Choose a folder with space that may be written."
+    fix = "Choose a directory with space that may be written."
     return ResourceError(f"Cannot keep the image: {error.strerror}.", str(path), fix)

@@ -32,12 +32,12 @@ _SWAPPED = {"response_a": "response_b", "response_b": "response_a", "tie": "tie"
 
 @dataclass
 class ImportReport:
-    """Counts of what an import has written and left out.
+    """Counts of records written and rows skipped by an import.
 
     Attributes:
         labels: number of records by preference.
         skipped: number of rows and pairs left out, by reason.
-        problems: the first of those left out, as `file:row:column: reason`.
+        problems: the first skipped ones, as `file:row:column: reason`.
         images: number of distinct images.
     """
 
@@ -56,7 +56,7 @@ def import_dataset(
     seed: int = 0,
     label_encoding: str = "",
 ) -> ImportReport:
-    """Write `output`/preferences.jsonl and `output`/pictures/, which need nothing outside.
+    """Write `output`/preferences.jsonl and its images to `output`/pictures/.
 
     Which response becomes response_a depends only on the seed and the row; pairs that a person
     saw as left and right keep their sides.
@@ -81,11 +81,11 @@ def import_dataset(
         raise UsageError(f"there is no source {source}", f"rlhf import {source}", f"one of {names}")
     target = output / "preferences.jsonl"
     if target.exists():
-        raise UsageError("the folder holds preferences already", str(target), "choose another")
+        raise UsageError("the directory holds preferences already", str(target), "choose another")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fix = "choose a folder that may be written"
+        fix = "choose a directory that may be written"
         raise ResourceError(f"cannot make it: {error.strerror}", str(output), fix) from error
     images = ImageDirectory(output / "pictures")
     run = _ImportRun(source, images, seed, DATASETS[source].label_encoding or label_encoding)
@@ -147,17 +147,17 @@ class _ImportRun:
         missing = DATASETS[self.source].missing_columns(opened.columns)
         if not missing:
             return
-        wanted = ", ".join("/".join(group) for group in missing)
-        fitting = [
+        needed = ", ".join("/".join(group) for group in missing)
+        matching = [
             name
             for name, dataset in DATASETS.items()
             if not dataset.missing_columns(opened.columns)
         ]
         hint = "rename them and use table"
-        if fitting:
-            hint = f"these columns fit {' or '.join(fitting)}"
+        if matching:
+            hint = f"these columns fit {' or '.join(matching)}"
         columns = ", ".join(sorted(opened.columns)) or "none"
-        raise DataError(f"{self.source} needs {wanted}", f"{path}: has {columns}", hint)
+        raise DataError(f"{self.source} needs {needed}", f"{path}: has {columns}", hint)
 
     def _records_of_row(
         self, row: Row | Skip, where: str, root: Path
@@ -203,11 +203,11 @@ class _ImportRun:
         return record
 
     def _to_record(self, pair: ImportedPair, label: str, image_path: str) -> PreferenceRecord:
-        """Build the record; a coin of the seed and the row's content decides the sides."""
+        """Build the record; a hash of seed and row decides whether the sides are swapped."""
         key = (self.seed, image_path, pair.instruction, pair.first, pair.second, pair.id)
-        coin = hashlib.blake2b(msgspec.json.encode(key)).digest()[0] & 1
+        swaps = hashlib.blake2b(msgspec.json.encode(key)).digest()[0] & 1
         responses, response_meta = (pair.first, pair.second), pair.response_meta
-        if coin and not pair.keeps_sides:
+        if swaps and not pair.keeps_sides:
             responses, response_meta = responses[::-1], response_meta[::-1]
             label = _SWAPPED[label]
         meta_by_side = dict(zip(("response_a", "response_b"), response_meta, strict=True))

@@ -39,15 +39,15 @@ def check_output(output: Path, inputs: Sequence[Path], root: Path | None) -> Non
     directories = {path.resolve().parent for path in inputs}
     if root is None and directories != {output.resolve().parent}:
         raise UsageError(
-            "the usable rows name their images from the folder of their own file",
+            "image paths of the usable rows are relative to the directory of their file",
             f"validate.fix_output={output}",
-            "write into the one folder of the files, or set data.root=IMAGES",
+            "write to the one directory of the files, or set data.root=IMAGES",
         )
     if len(kinds := {record_kind(path).__name__ for path in inputs}) > 1:
         raise UsageError(
             f"{', '.join(sorted(kinds))} do not go into one file",
             f"validate.fix_output={output}",
-            "give the files of each kind in a call of their own",
+            "repair files of each kind in a separate call",
         )
 
 

@@ -87,7 +87,7 @@ def test_one_lost_pair_loses_no_other(tmp_path: Path) -> None:
     assert report.skipped == {"blank text": 1, "missing or bad image": 1, "duplicate row": 1}
     assert [line.split("rows.json")[1] for line in report.problems] == [
         ":1:first response: blank text",
-        ":3:image: missing or bad image: image_path: it leads out of the data folder.",
+        ":3:image: missing or bad image: image_path: it leads out of the data directory.",
         ":5: duplicate row",
     ]
 
