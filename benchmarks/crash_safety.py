@@ -1,11 +1,11 @@
-"""How often a kill leaves a newest checkpoint that does not load: ours and others, side by side.
+"""How often a killed process leaves a newest checkpoint that does not load: ours and others.
 
     python benchmarks/crash_safety.py --kills 200     needs the environments of compare_trl.py
 
 A process writes checkpoints of one model and its AdamW as fast as it can and is killed after a
-random time; then the newest checkpoint is read as each would do it on a resume. `lost`: it does not
-load, so that the run goes on only after a person has found and removed it. Writes
-results/crash_safety.json. trl's PPOTrainer is not here: its `train()` takes no checkpoint at all.
+random time; then each reads its newest checkpoint as it does to resume. `lost`: it does not load,
+so that somebody has to find and remove it first. Writes results/crash_safety.json. trl's PPOTrainer
+is left out: its `train()` takes no checkpoint.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results" / "crash_safety.json"
 SIZE = 1024  # width of the model: 4 MB of weights, 8 MB of moments
 Write = Callable[[int], None]
-Pair = tuple[Write, Callable[[], None]]
+WriteRead = tuple[Write, Callable[[], None]]
 
 
-def prepared() -> tuple[Any, Any]:
-    """A model and an optimizer that has taken a step."""
+def model_and_optimizer() -> tuple[Any, Any]:
+    """Return a model and an optimizer that has taken a step."""
     import torch
 
     model = torch.nn.Linear(SIZE, SIZE)
@@ -39,12 +39,12 @@ def prepared() -> tuple[Any, Any]:
     return model, optimizer
 
 
-def ours(directory: Path) -> Pair:
-    """A directory that is renamed when it is whole; the newest that verifies is taken."""
+def ours(directory: Path) -> WriteRead:
+    """Write a directory and rename it when it is complete; read the newest that verifies."""
     from rlhf.storage.checkpoint import NoCheckpointError, load_checkpoint, optimizer_tensors
     from rlhf.storage.checkpoint import save_checkpoint as save
 
-    model, optimizer = prepared()
+    model, optimizer = model_and_optimizer()
 
     def write(step: int) -> None:
         tensors, state = optimizer_tensors(optimizer)
@@ -60,11 +60,11 @@ def ours(directory: Path) -> Pair:
     return write, read
 
 
-def torch_save(directory: Path) -> Pair:
-    """`torch.save` over one file."""
+def torch_save(directory: Path) -> WriteRead:
+    """Overwrite one file with `torch.save`."""
     import torch
 
-    model, optimizer = prepared()
+    model, optimizer = model_and_optimizer()
     file = directory / "checkpoint.pt"
 
     def write(step: int) -> None:
@@ -73,13 +73,13 @@ def torch_save(directory: Path) -> Pair:
 
     def read() -> None:
         if file.exists():
-            torch.load(file, weights_only=True)  # noqa: TID251 what the rival does
+            torch.load(file, weights_only=True)  # noqa: TID251 what this baseline does
 
     return write, read
 
 
-def trainer(directory: Path) -> Pair:
-    """transformers' Trainer: writes in place, and takes the highest number."""
+def transformers_trainer(directory: Path) -> WriteRead:
+    """Use transformers' Trainer, which writes in place and reads the highest step."""
     import torch
     from transformers import Trainer, TrainingArguments
     from transformers.trainer_utils import get_last_checkpoint
@@ -92,7 +92,7 @@ def trainer(directory: Path) -> Pair:
         def forward(self, x: Any = None, labels: Any = None) -> Any:
             return {"loss": self.linear(x).square().mean()}
 
-    def made(**options: Any) -> Trainer:
+    def make_trainer(**options: Any) -> Trainer:
         arguments = TrainingArguments(
             output_dir=str(directory),
             report_to=[],
@@ -107,45 +107,45 @@ def trainer(directory: Path) -> Pair:
 
     def write(step: int) -> None:
         if step == 1:
-            made(save_steps=1, save_total_limit=2, max_steps=100_000).train()
+            make_trainer(save_steps=1, save_total_limit=2, max_steps=100_000).train()
 
     def read() -> None:
         last = get_last_checkpoint(str(directory))
         if last is not None:
             step = int(last.rpartition("-")[2])
-            made(save_strategy="no", max_steps=step).train(resume_from_checkpoint=last)
+            make_trainer(save_strategy="no", max_steps=step).train(resume_from_checkpoint=last)
 
     return write, read
 
 
-CONTENDERS = {
+BASELINES = {
     "ours": ours,
     "torch.save over one file": torch_save,
-    "transformers' Trainer": trainer,
+    "transformers' Trainer": transformers_trainer,
 }
 
 
 def kill_often(name: str, kills: int, seed: int = 0) -> dict[str, Any]:
-    """What became of so many kills; forks, so that the libraries load once."""
+    """Kill a writing process so many times and count the losses; forks load no library again."""
     rng, lost = random.Random(seed), 0
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as scratch:
         for trial in range(kills):
-            directory = Path(place) / str(trial)
+            directory = Path(scratch) / str(trial)
             directory.mkdir()
-            child = _forked(lambda f=directory: _write(CONTENDERS[name](f)[0]))
-            while not any(directory.iterdir()):  # until it writes
+            child = _fork(lambda f=directory: _write(BASELINES[name](f)[0]))
+            while not any(directory.iterdir()):  # wait until it writes
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, 0.5))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            code = os.waitpid(_forked(lambda f=directory: CONTENDERS[name](f)[1]()), 0)[1]
+            code = os.waitpid(_fork(lambda f=directory: BASELINES[name](f)[1]()), 0)[1]
             lost += code != 0
             shutil.rmtree(directory)
     return {"kills": kills, "lost": lost}
 
 
 def warm_up() -> None:
-    """Load once what every fork needs; no gradient, which a fork would not survive."""
+    """Import what every fork needs, without a gradient, after which forks would hang."""
     import torch
     from transformers import Trainer, TrainingArguments  # noqa: F401
 
@@ -160,17 +160,17 @@ def _write(write: Write) -> None:
         write(step)
 
 
-def _forked(work: Callable[[], None]) -> int:
-    """The process that does it; it ends with 0 if nothing was raised."""
+def _fork(work: Callable[[], None]) -> int:
+    """Fork a process that does the work and exits with 0 unless it raises; return its id."""
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, 1)
         if "RLHF_LOUD" not in os.environ:
-            os.dup2(quiet, 2)
+            os.dup2(devnull, 2)
         work()
         code = 0
     except Exception as error:
@@ -182,30 +182,30 @@ def _forked(work: Callable[[], None]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--only", choices=CONTENDERS, help="print the figures of one, as JSON")
+    parser.add_argument("--only", choices=BASELINES, help="print the counts of one, as JSON")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    if given.only:
+    arguments = parser.parse_args()
+    if arguments.only:
         warm_up()
-        print(json.dumps(kill_often(given.only, given.kills)))
+        print(json.dumps(kill_often(arguments.only, arguments.kills)))
         return
-    from baselines.environments import missing, python_of
+    from baselines.environments import install_hint, interpreter_of
     from rich.console import Console
     from rich.table import Table
 
-    python = python_of("trl_ppo")
+    python = interpreter_of("trl_ppo")
     if python is None:
-        raise SystemExit(missing("trl_ppo"))
+        raise SystemExit(install_hint("trl_ppo"))
     rows = {}
-    for name in CONTENDERS:
-        command = [str(python), __file__, "--only", name, "--kills", str(given.kills)]
+    for name in BASELINES:
+        command = [str(python), __file__, "--only", name, "--kills", str(arguments.kills)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows[name] = json.loads(done.stdout.strip().split("\n")[-1])
-    sheet = Table("who", "kills", "lost")
+    table = Table("checkpoints", "kills", "lost")
     for name, row in rows.items():
-        sheet.add_row(name, *(str(value) for value in row.values()))
-    Console().print(sheet)
-    given.output.write_text(json.dumps(rows, indent=1) + "\n")
+        table.add_row(name, *(str(value) for value in row.values()))
+    Console().print(table)
+    arguments.output.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The demo over seeds: does PPO make the model better, not just shorter, whatever the seed?
+"""The demo over seeds: does PPO improve the model with every seed, not just shorten responses?
 
     python benchmarks/demo_seeds.py 0 1 2 3 4 5          runs the demo with each seed, minutes each
     python benchmarks/demo_seeds.py --from runs/seeds    reads the summaries of finished runs
@@ -20,11 +20,11 @@ import torch
 RESULTS = Path(__file__).parent / "results" / "demo_seeds.json"
 COLUMNS = {
     "win_rate": "win rate",
-    "wins_by_correctness": "won by being right",
+    "wins_by_correctness": "won by correctness",
     "losses_by_correctness": "lost",
     "accuracy_before": "accuracy before",
     "accuracy_after": "after",
-    "blind_accuracy_before": "with another picture",
+    "blind_accuracy_before": "with another image",
     "kl": "KL, nats",
     "length_before": "words before",
     "length_after": "after",
@@ -34,13 +34,13 @@ COLUMNS = {
 
 
 def run(seed: int, directory: Path) -> None:
-    """One demo in a directory of its own."""
-    words = ("demo", f"seed={seed}", f"output_dir={directory / str(seed)}")
-    subprocess.run([sys.executable, "-m", "rlhf", *words], check=True)
+    """Run a demo in a directory of its own."""
+    arguments = ("demo", f"seed={seed}", f"output_dir={directory / str(seed)}")
+    subprocess.run([sys.executable, "-m", "rlhf", *arguments], check=True)
 
 
 def passes(summary: dict[str, Any]) -> bool:
-    """The bar of the demo: wins, wins by being right, stays near, does not collapse."""
+    """Return whether a demo passes: it wins, by correctness, at a bounded KL."""
     return bool(
         summary["win_rate"] >= 0.75
         and summary["wins_by_correctness"] > summary["losses_by_correctness"]
@@ -50,7 +50,7 @@ def passes(summary: dict[str, Any]) -> bool:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """The metrics as Markdown, a row for each seed."""
+    """Return the metrics as a Markdown table, a row for each seed."""
     lines = [f"| seed | {' | '.join(COLUMNS.values())} | bar |", "|---" * (len(COLUMNS) + 2) + "|"]
     for seed, summary in rows.items():
         cells = [f"{summary.get(name, math.nan):.3g}" for name in COLUMNS]
@@ -61,12 +61,12 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seeds", nargs="*", type=int)
-    parser.add_argument("--from", dest="folder", type=Path, default=Path("runs/seeds"))
-    arguments = parser.parse_args()
-    for seed in arguments.seeds:
-        run(seed, arguments.directory)
-    found = sorted(arguments.directory.glob("*/demo/summary.json"))
-    rows = {path.parents[1].name: json.loads(path.read_text()) for path in found}
+    parser.add_argument("--from", dest="directory", type=Path, default=Path("runs/seeds"))
+    args = parser.parse_args()
+    for seed in args.seeds:
+        run(seed, args.directory)
+    summaries = sorted(args.directory.glob("*/demo/summary.json"))
+    rows = {path.parents[1].name: json.loads(path.read_text()) for path in summaries}
     for summary in rows.values():
         summary.pop("report", None)
     device = f"{platform.machine()} CPU, torch {torch.__version__}"

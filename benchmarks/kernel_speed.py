@@ -1,10 +1,10 @@
-"""Each kernel beside what is usually written instead: time and peak memory.
+"""Time and peak memory of each kernel, beside plain PyTorch.
 
     python benchmarks/kernel_speed.py             three to four minutes on two cores
     python benchmarks/kernel_speed.py --quick     the default sizes only, few repeats
 
-Prints a table and writes benchmarks/results/kernels.json. On a GPU, when there is one: there
-torch.compile of the usual way and Liger-Kernel (when installed) run beside.
+Prints a table and writes benchmarks/results/kernels.json. Runs on a GPU where there is
+one, and there also measures torch.compile and Liger-Kernel (if installed).
 """
 
 import argparse
@@ -35,10 +35,10 @@ SPANS = {"tokens": 4096, "spans": 64, "longest": 512}
 SPAN_KERNELS = ("gather_spans", "scatter_spans", "span_sum", "span_mean")
 SPAN_KERNELS += ("span_discounted_sum", "generalized_advantages")
 VOCABULARY = {"tokens": 4096, "dim": 256, "vocabulary": 32_000}
-BARS = {"time": 1.1, "memory": 0.15}  # most, as a share of the usual way
+BARS = {"time": 1.1, "memory": 0.15}  # upper bounds, relative to plain PyTorch
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-MEASURABLE = 8  # MiB: below it pages that the allocator keeps hide what the call takes
-Ways = dict[str, Callable[[], Tensor]]  # "usual", "ours" and others: the same job
+MEASURABLE = 8  # MiB: below it the allocator's cached pages hide what the call takes
+Ways = dict[str, Callable[[], Tensor]]  # by name: "usual" (plain PyTorch), "ours" and others
 
 
 class Case(NamedTuple):
@@ -48,7 +48,7 @@ class Case(NamedTuple):
 
 
 def cases(quick: bool) -> list[Case]:
-    """What is measured: every kernel at the default sizes, then over N, V and skew of lengths."""
+    """Return what is measured: every kernel at the default sizes, then over N, V and lengths."""
     loop_bar = {"generalized_advantages": {"time": 0.2}}
     rows = [Case(name, SPANS, loop_bar.get(name, {})) for name in SPAN_KERNELS]
     for frozen, entropy in product((True, False), (False, True)):
@@ -61,16 +61,16 @@ def cases(quick: bool) -> list[Case]:
     for name, sizes in product(SPAN_KERNELS, (even, {"longest": 2048}, long)):
         rows.append(Case(name, SPANS | sizes, {}))
     for sizes in ({"tokens": 512}, {"vocabulary": 2000}, {"tokens": 512, "vocabulary": 128_000}):
-        plain = {"frozen": True, "entropy": False}
-        rows.append(Case("token_logprobs", VOCABULARY | sizes | plain, {}))
+        options = {"frozen": True, "entropy": False}
+        rows.append(Case("token_logprobs", VOCABULARY | sizes | options, {}))
     return rows
 
 
-# --- the ways
+# --- the implementations
 
 
 def ragged(tokens: int, spans: int, longest: int) -> Spans:
-    """Spans of 1 to `longest` tokens whose mean is tokens / spans: most are short, few long."""
+    """Return spans of 1 to `longest` tokens of mean tokens / spans: most short, few long."""
     power = (longest - 1) / (tokens / spans - 1) - 1
     lengths = (1 + (longest - 1) * torch.linspace(0, 1, spans) ** power).round().long()
     lengths[-2] += tokens - lengths.sum()
@@ -78,7 +78,7 @@ def ragged(tokens: int, spans: int, longest: int) -> Spans:
 
 
 def usual_discounted(padded: Tensor, factor: float) -> Tensor:
-    """A step a column, from the last."""
+    """Return discounted sums, column by column from the last."""
     sums = accumulate(padded.unbind(1)[::-1], lambda later, x: x + factor * later)
     return torch.stack([*sums][::-1], 1)
 
@@ -94,7 +94,7 @@ def usual_advantages(rewards: Tensor, values: Tensor, gamma: float, lam: float) 
 
 
 def span_ways(kernel: str, tokens: int, spans: int, longest: int) -> Ways:
-    """Forward only; masks and offsets are at hand, as they are in a trainer."""
+    """Return forward passes of a span kernel; masks and offsets are computed beforehand."""
     where = ragged(tokens, spans, longest)
     mask = torch.arange(longest, device=DEVICE) < where.lengths[:, None]
     wide = torch.randn(spans, longest, 64, device=DEVICE) * mask[..., None]
@@ -137,7 +137,7 @@ def usual_kl(hidden: Tensor, ref_hidden: Tensor, weight: Tensor) -> Tensor:
 def vocabulary_ways(
     kernel: str, tokens: int, dim: int, vocabulary: int, frozen: bool, entropy: bool = False
 ) -> Ways:
-    """Forward and backward to hidden and, unless frozen, to weight."""
+    """Return forward and backward passes to hidden and, unless frozen, to weight."""
     hidden, ref_hidden = torch.randn(2, tokens, dim, device=DEVICE)
     weight = (torch.randn(vocabulary, dim, device=DEVICE) / dim**0.5).requires_grad_(not frozen)
     ids, leaves = torch.randint(vocabulary, (tokens,), device=DEVICE), [hidden.requires_grad_()]
@@ -149,8 +149,8 @@ def vocabulary_ways(
         return gradient(function(hidden, ref_hidden, weight).mean())
 
     def logprobs(function: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
-        got, entropies = function(hidden, weight, ids)
-        return gradient(got.mean() + 0.01 * entropies.mean() if entropy else got.mean())
+        values, entropies = function(hidden, weight, ids)
+        return gradient(values.mean() + 0.01 * entropies.mean() if entropy else values.mean())
 
     if kernel == "token_kl":
         return {"usual": partial(kl, usual_kl), "ours": partial(kl, token_kl)}
@@ -171,15 +171,15 @@ def ways_of(case: Case) -> Ways:
     return make(case.kernel, **case.sizes)
 
 
-# --- the measures
+# --- the measurement
 
 
 def seconds(ways: Ways, rounds: int) -> dict[str, list[float]]:
-    """Every way once a round, in turn forwards and backwards, so that noise hits all alike."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+    """Time all once a round, in alternating order, so that drift affects all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
     results = [way().double().square().sum().item() for way in ways.values()]  # the warm-up
     if max(results) - min(results) > 1e-3 * max(results):
-        raise RuntimeError(f"the ways disagree: {results}")
+        raise RuntimeError(f"the implementations disagree: {results}")
     began = time.perf_counter()
     while rounds > 0 or time.perf_counter() - began < 0.3:
         for name in list(ways)[:: 1 if rounds % 2 else -1]:
@@ -187,35 +187,35 @@ def seconds(ways: Ways, rounds: int) -> dict[str, list[float]]:
             ways[name]()
             if DEVICE == "cuda":
                 torch.cuda.synchronize()
-            taken[name].append(time.perf_counter() - start)
+            times[name].append(time.perf_counter() - start)
         rounds -= 1
-    return taken
+    return times
 
 
 def peak_mib(case: Case, name: str) -> float:
-    """Memory that one call takes at its peak, over what is held before it.
+    """Return the peak memory of one call above what was held before it, in MiB.
 
-    On the CPU the mark that the kernel keeps of resident memory, in a process that has run nothing
-    else: unlike the events of the profiler it holds what the matrix library takes, too.
+    On the CPU it is the peak of resident memory in a fresh process, which, unlike events of the
+    profiler, includes what the matrix library takes.
     """
     way = ways_of(case)[name]
     if DEVICE == "cuda":
-        way()  # compiles
+        way()  # compile
         torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
+        held_before = torch.cuda.memory_allocated()
         way()
-        return (torch.cuda.max_memory_allocated() - held) / 2**20
+        return (torch.cuda.max_memory_allocated() - held_before) / 2**20
     small = {"tokens": 256, "spans": 16, "longest": 64, "vocabulary": 256}
     sizes = case.sizes | {key: small[key] for key in small if key in case.sizes}
-    ways_of(Case(case.kernel, sizes, {}))[name]()  # loads the libraries' pages
-    Path("/proc/self/clear_refs").write_text("5")  # the peak's mark falls to what is held
-    held = resident("VmRSS")
+    ways_of(Case(case.kernel, sizes, {}))[name]()  # load the libraries' pages
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to what is held
+    held_before = resident("VmRSS")
     way()
-    return resident("VmHWM") - held
+    return resident("VmHWM") - held_before
 
 
 def resident(field: str) -> float:
-    """MiB, as Linux counts them."""
+    """Return a field of resident memory in MiB, from Linux."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
@@ -225,26 +225,26 @@ def spread(numbers: list[float]) -> dict[str, float]:
     return {"median": middle, "iqr": high - low}
 
 
-def measured(case: Case, rounds: int, context: Any) -> dict[str, Any]:
-    """One row of the result: every way's time and memory, and their ratios to the usual way's."""
+def measure(case: Case, rounds: int, context: Any) -> dict[str, Any]:
+    """Measure a case; return time and memory by implementation, and ratios to plain PyTorch."""
     ways = ways_of(case)
     if DEVICE == "cuda":
         peaks = {name: peak_mib(case, name) for name in ways}
     else:
         with context.Pool(1, maxtasksperchild=1) as fresh:
             peaks = {name: fresh.apply(peak_mib, (case, name)) for name in ways}
-    taken = seconds(ways, rounds)
-    pairs = zip(taken["ours"], taken["usual"], strict=True)
+    seconds_by_way = seconds(ways, rounds)
+    pairs = zip(seconds_by_way["ours"], seconds_by_way["usual"], strict=True)
     ratios = {"time": spread([ours / usual for ours, usual in pairs])}
     if peaks["usual"] >= MEASURABLE:
         ratios["memory"] = {"median": peaks["ours"] / peaks["usual"]}
-    times = {name: spread(values) for name, values in taken.items()}
+    times = {name: spread(values) for name, values in seconds_by_way.items()}
     met = all(ratios[name]["median"] <= bar for name, bar in case.bars.items())
     return {**case._asdict(), "seconds": times, "mib": peaks, "ratios": ratios, "met": met}
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """What the table shows of a row."""
+    """Return the cells of the table for a row."""
     sizes = ", ".join(f"{name} {size}" for name, size in row["sizes"].items())
     times = {name: time["median"] * 1000 for name, time in row["seconds"].items()}
     ways = "\n".join(f"{name} {ms:.3g}, {row['mib'][name]:.0f}" for name, ms in times.items())
@@ -260,16 +260,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if DEVICE == "cpu" or not find_spec("liger_kernel"):
-        print("Left out: Liger-Kernel, which wants a GPU and to be installed")
+        print("Left out: Liger-Kernel, which must be installed and needs a GPU")
     context = get_context("forkserver")  # its processes have imported torch and run nothing
     context.set_forkserver_preload(["torch", "rlhf.functional"])
     rounds = 2 if arguments.quick else 4
-    rows = [measured(case, rounds, context) for case in cases(arguments.quick)]
+    rows = [measure(case, rounds, context) for case in cases(arguments.quick)]
     threads = f"cpu, {os.cpu_count()} cores, threads used: {torch.get_num_threads()}"
     device = torch.cuda.get_device_name() if DEVICE == "cuda" else threads
     facts = {"torch": torch.__version__, "device": device, "rows": rows}
     arguments.out.write_text(json.dumps(facts, indent=1) + "\n")
-    table = Table("kernel", "sizes", "way: ms, MiB", "time", "memory", "bars", show_lines=True)
+    table = Table(
+        "kernel", "sizes", "implementation: ms, MiB", "time", "memory", "bars", show_lines=True
+    )
     for row in rows:
         table.add_row(*cells(row))
     Console(width=130).print(table)

@@ -1,20 +1,20 @@
-"""Learning side by side: our PPO, trl's PPO and trl's RLOO on the task of the demo.
+"""Learning curves of our PPO, trl's PPO and trl's RLOO on the task of the demo.
 
     python benchmarks/learning_vs_trl.py --install             three seeds; 35 minutes on one core
     python benchmarks/learning_vs_trl.py --from runs/demo      from the models of a finished demo
-    python benchmarks/learning_vs_trl.py --ladder              ours alone: what saves time, learns
-    python benchmarks/learning_vs_trl.py --tiny                does it run? no results
+    python benchmarks/learning_vs_trl.py --ablation            ours alone: critics, groups, aLoRA
+    python benchmarks/learning_vs_trl.py --tiny                a quick check, no results
 
 All begin with one supervised model, are scored by one reward model and take as many samples of one
 file of prompts; learning rate, KL coefficient, clip, epochs, batch and minibatch are the demo's.
 What trl has no option for is named in baselines/learning_ppo.py and baselines/learning_rloo.py.
-In the end our own evaluation compares each with the supervised model on held-out prompts. Each run
-is a process of one thread, after the other. A contender whose environment is missing is skipped,
-and a run that finished earlier with the same options is read again.
+At the end `rlhf evaluate` compares each with the supervised model on held-out prompts. Runs are
+processes of one thread, one at a time. A baseline whose environment is missing is skipped, and the
+results of an earlier run with equal options are used again.
 
-Prints a table, writes results/learning_vs_trl.json and .png (with --ladder learning_ladder), and
-leaves each run with its TensorBoard events in runs/learning (`tensorboard --logdir runs/learning`:
-steps are samples).
+Prints a table, writes results/learning_vs_trl.json and .png (with --ablation:
+learning_ablation), and leaves each run with its TensorBoard events in runs/learning (`tensorboard
+--logdir runs/learning`: steps are samples).
 """
 
 import argparse
@@ -28,18 +28,18 @@ from pathlib import Path
 from typing import Any
 
 from baselines.environments import DIRECTORY, RELEASES, ROOT, install
-from baselines.learning_metrics import COLUMNS, cell, draw, write_board
+from baselines.learning_metrics import COLUMNS, cell, draw, write_tensorboard
 from baselines.learning_runs import (
-    CONTENDERS,
-    LADDER,
-    Contender,
+    ABLATION,
+    BASELINES,
+    Baseline,
     Run,
-    make_start,
-    present,
+    create_starting_point,
+    find_starting_point,
+    installed,
     run,
-    start_of,
 )
-from baselines.learning_task import Start, Task
+from baselines.learning_task import StartingPoint, Task
 from rich.console import Console
 from rich.table import Table
 
@@ -69,42 +69,47 @@ Runs = Mapping[str, Mapping[int, Run]]
 
 
 def learn(
-    baselines: Sequence[Contender],
-    start: Start,
+    baselines: Sequence[Baseline],
+    start: StartingPoint,
     seeds: Sequence[int],
     changes: dict[str, Any],
     directories: tuple[Path, Path],
-    say: Any,
+    log: Any,
 ) -> dict[str, dict[int, Run]]:
-    """Every contender's runs by title and seed, a seed of all of them at a time.
+    """Run every baseline with every seed; return the runs by title and seed.
 
     Args:
+        baselines: those without an environment are left out.
+        start: models and data.
+        seeds: seeds, in the order in which they run.
+        changes: options by dotted name for all baselines.
         directories: of the runs, and of the environments.
+        log: function that prints a line.
     """
-    place, environments = directories
-    baselines = present(baselines, environments, say)
-    found: dict[str, dict[int, Run]] = {contender.title: {} for contender in baselines}
+    runs_dir, environments = directories
+    baselines = installed(baselines, environments, log)
+    runs: dict[str, dict[int, Run]] = {baseline.title: {} for baseline in baselines}
     for seed in seeds:
-        for contender in baselines:
-            task = Task(start=start, seed=seed, changes={**changes, **contender.changes})
-            say(f"{contender.title}, seed {seed}")
-            directory = place / f"{contender.name}-{seed}"
-            done = found[contender.title][seed] = run(contender, task, directory, environments)
-            write_board(directory, done.curve)
-            say(", ".join(f"{name} {cell(name, [done])}" for name in COLUMNS))
-    return found
+        for baseline in baselines:
+            task = Task(start=start, seed=seed, changes={**changes, **baseline.changes})
+            log(f"{baseline.title}, seed {seed}")
+            directory = runs_dir / f"{baseline.name}-{seed}"
+            finished = runs[baseline.title][seed] = run(baseline, task, directory, environments)
+            write_tensorboard(directory, finished.curve)
+            log(", ".join(f"{name} {cell(name, [finished])}" for name in COLUMNS))
+    return runs
 
 
-def table(found: Runs) -> Table:
-    """A line for each contender: median over seeds, and range."""
-    lines = Table("contender", *COLUMNS, title="median over seeds [least, most]")
-    for title, by_seed in found.items():
+def table(runs: Runs) -> Table:
+    """Return a table with a line for each baseline: median over seeds, and range."""
+    lines = Table("baseline", *COLUMNS, title="median over seeds [least, most]")
+    for title, by_seed in runs.items():
         lines.add_row(title, *(cell(name, [*by_seed.values()]) for name in COLUMNS))
     return lines
 
 
-def written(found: Runs, task: Task, baselines: Sequence[Contender]) -> dict[str, Any]:
-    """All that is kept: no name of a machine and no path."""
+def to_json(runs: Runs, task: Task, baselines: Sequence[Baseline]) -> dict[str, Any]:
+    """Return what is written: runs, options and versions, without paths or the machine's name."""
     config = task.config
     names = ("torch", "transformers", "peft", "accelerate")
     return {
@@ -119,76 +124,78 @@ def written(found: Runs, task: Task, baselines: Sequence[Contender]) -> dict[str
             "lora": {"rank": config.model.lora_rank, "alpha": config.model.lora_alpha},
         },
         "runs": {
-            title: {str(seed): _columns(one) for seed, one in by_seed.items()}
-            for title, by_seed in found.items()
+            title: {str(seed): _columns(run) for seed, run in by_seed.items()}
+            for title, by_seed in runs.items()
         },
     }
 
 
-def _columns(one: Run) -> dict[str, Any]:
-    """A run with its curve as a list for each metric, to five digits."""
-    curve = {n: [float(f"{line[n]:.5g}") for line in one.curve] for n in one.curve[0]}
-    return {"metrics": one.metrics, "curve": curve}
+def _columns(run: Run) -> dict[str, Any]:
+    """Return a run with its curve as a list for each metric, to five digits."""
+    curve = {n: [float(f"{line[n]:.5g}") for line in run.curve] for n in run.curve[0]}
+    return {"metrics": run.metrics, "curve": curve}
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default 0 1 2")
-    parser.add_argument("--from", dest="start", type=Path, help="folder of a finished `rlhf demo`")
+    parser.add_argument(
+        "--from", dest="start", type=Path, help="directory of a finished `rlhf demo`"
+    )
     parser.add_argument("--iterations", type=int, help="default: the demo's")
-    parser.add_argument("--ladder", action="store_true", help="critics, groups, LoRA's scope")
-    parser.add_argument("--tiny", action="store_true", help="seconds, and no results")
+    parser.add_argument("--ablation", action="store_true", help="critics, groups, aLoRA")
+    parser.add_argument("--tiny", action="store_true", help="a quick check, no results")
     parser.add_argument("--install", action="store_true", help="make missing environments first")
     parser.add_argument("--environments", type=Path, default=DIRECTORY)
-    parser.add_argument("--folder", type=Path, default=RUNS, help="where the runs are left")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the results go")
-    given = parser.parse_args(words)
+    parser.add_argument("--runs-dir", type=Path, default=RUNS, help="directory of the runs")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results")
+    arguments = parser.parse_args(argv)
     console = Console()
     if not console.is_terminal:
         console.width = 160
-    if given.install:
-        install(given.environments)
-    if not given.tiny:
-        return _compare(given, console)
+    if arguments.install:
+        install(arguments.environments)
+    if not arguments.tiny:
+        return _compare(arguments, console)
     with tempfile.TemporaryDirectory() as scratch:
-        given.directory = Path(scratch, "learning")
-        return _compare(given, console)
+        arguments.runs_dir = Path(scratch, "learning")
+        return _compare(arguments, console)
 
 
-def _start(given: argparse.Namespace, console: Console) -> Start:
-    """What was asked for, or else what an earlier call made, or is made here."""
-    place = given.start or given.directory.parent / "learning-start"
+def _start(arguments: argparse.Namespace, console: Console) -> StartingPoint:
+    """Return the models that --from names, or those of an earlier call, or make them."""
+    directory = arguments.start or arguments.runs_dir.parent / "learning-start"
     try:
-        return start_of(place)
+        return find_starting_point(directory)
     except FileNotFoundError:
-        if given.start:
+        if arguments.start:
             raise
-    console.log(f"making a supervised and a reward model in {place}")
-    make_start(place, TINY_START if given.tiny else ())
-    return start_of(place)
+    console.log(f"making a supervised and a reward model in {directory}")
+    create_starting_point(directory, TINY_START if arguments.tiny else ())
+    return find_starting_point(directory)
 
 
-def _compare(given: argparse.Namespace, console: Console) -> int:
+def _compare(arguments: argparse.Namespace, console: Console) -> int:
     try:
-        start = _start(given, console)
+        start = _start(arguments, console)
     except FileNotFoundError as error:
         console.print(str(error))
         return 2
-    changes = dict(TINY) if given.tiny else {}
-    if given.iterations:
-        changes["ppo.iterations"] = given.iterations
-    seeds = given.seeds or ([0] if given.tiny else [0, 1, 2])
-    baselines, name = CONTENDERS, "learning_vs_trl"
-    if given.ladder:
-        baselines, name = LADDER, "learning_ladder"
-    directories = given.directory, given.environments
-    found = learn(baselines, start, seeds, changes, directories, console.log)
-    console.print(table(found))
-    if not given.tiny:
-        kept = written(found, Task(start=start, seed=seeds[0], changes=changes), baselines)
-        (given.output / f"{name}.json").write_text(json_text(kept, indent=2) + "\n")
-        curves = {title: [one.curve for one in runs.values()] for title, runs in found.items()}
-        draw(curves).savefig(given.output / f"{name}.png", dpi=110)
+    changes = dict(TINY) if arguments.tiny else {}
+    if arguments.iterations:
+        changes["ppo.iterations"] = arguments.iterations
+    seeds = arguments.seeds or ([0] if arguments.tiny else [0, 1, 2])
+    baselines, name = BASELINES, "learning_vs_trl"
+    if arguments.ablation:
+        baselines, name = ABLATION, "learning_ablation"
+    directories = arguments.runs_dir, arguments.environments
+    runs = learn(baselines, start, seeds, changes, directories, console.log)
+    console.print(table(runs))
+    if not arguments.tiny:
+        record = to_json(runs, Task(start=start, seed=seeds[0], changes=changes), baselines)
+        (arguments.output / f"{name}.json").write_text(json_text(record, indent=2) + "\n")
+        curves = {title: [run.curve for run in by_seed.values()] for title, by_seed in runs.items()}
+        draw(curves).savefig(arguments.output / f"{name}.png", dpi=110)
     return 0
 
 

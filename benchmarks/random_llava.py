@@ -20,7 +20,7 @@ from rlhf.types import PromptBatch
 
 
 def write_model(directory: Path, *, tiny: bool) -> None:
-    """The model's directory: a tokenizer of few words, random weights."""
+    """Write a model with random weights and a small tokenizer."""
     build_tiny_llava(directory, ["What is it? A cat."], seed=0)
     if tiny:
         return
@@ -30,16 +30,16 @@ def write_model(directory: Path, *, tiny: bool) -> None:
     processor.image_processor.crop_size = {"height": 336, "width": 336}
     processor.patch_size = 14
     processor.save_pretrained(directory)
-    own = AutoConfig.from_pretrained(directory)
-    text = LlamaConfig(vocab_size=32064, eos_token_id=own.text_config.eos_token_id)
-    config = LlavaConfig(text_config=text, image_token_index=own.image_token_id)
+    tiny_config = AutoConfig.from_pretrained(directory)
+    text = LlamaConfig(vocab_size=32064, eos_token_id=tiny_config.text_config.eos_token_id)
+    config = LlavaConfig(text_config=text, image_token_index=tiny_config.image_token_id)
     with torch.device("cuda"):
         model = LlavaForConditionalGeneration(config).to(torch.bfloat16)
     model.save_pretrained(directory)
 
 
 def images(directory: Path, count: int) -> list[Path]:
-    """Images of noise, all different."""
+    """Write images of noise, all different; return their paths."""
     directory.mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     paths = [directory / f"{number}.png" for number in range(count)]
@@ -50,7 +50,7 @@ def images(directory: Path, count: int) -> list[Path]:
 
 
 def prompts_of(llava: Llava, images: list[Path], length: int) -> PromptBatch:
-    """A prompt of `length` tokens about each image."""
+    """Return a prompt of `length` tokens about each image."""
     end = len(llava.builder.invocation_ids())
     rows = []
     for path in images:

@@ -1,4 +1,4 @@
-"""Reward models side by side: what they read, what is trained, and on how many pairs.
+"""Accuracy of reward models by kind, trained parameters and number of pairs.
 
     python benchmarks/reward_models.py shapes RUN/candidates.jsonl MODEL DATA
     python benchmarks/reward_models.py stamps RUN/candidates.jsonl MODEL DATA
@@ -40,7 +40,7 @@ from rlhf.training.reward_trainer import RewardTrainer
 RESULTS = Path(__file__).parent / "results" / "reward_models.json"
 SIZES, SEEDS = (150, 600, 1200, 2400), (0, 1, 2)
 HELD_OUT_IMAGES, NOISE, MAX_TOKENS = 150, 0.1, 16_384
-WAYS: dict[str, dict[str, Any]] = {
+REWARD_MODELS: dict[str, dict[str, Any]] = {
     "llava_head": {"train": "head", "lr": 3e-2},
     "llava_head, state alone": {"train": "head", "lr": 3e-2, "use_logprob_feature": False},
     "llava_head + LoRA": {"train": "lora", "lr": 5e-4},
@@ -52,22 +52,22 @@ KINDS = ("right-wrong", "style", "degree")
 
 
 def split(candidates: Path, seed: int) -> tuple[list[PreferenceRecord], list[PreferenceRecord]]:
-    """Noisy training pairs in random order, and clean pairs of other images."""
+    """Return noisy training pairs in random order, and clean pairs of other images."""
     records = read_records(candidates, CandidatesRecord)
     images = sorted({record.image_path for record in records})
     random.Random(seed).shuffle(images)
-    held_out = set(images[:HELD_OUT_IMAGES])
-    rest = [record for record in records if record.image_path not in held_out]
-    pairs = label_pairs(rest, noise=NOISE, seed=seed)
+    held_out_images = set(images[:HELD_OUT_IMAGES])
+    training = [record for record in records if record.image_path not in held_out_images]
+    pairs = label_pairs(training, noise=NOISE, seed=seed)
     random.Random(seed).shuffle(pairs)
-    held = [record for record in records if record.image_path in held_out]
-    return pairs, label_pairs(held, noise=0.0, seed=seed)
+    held_out = [record for record in records if record.image_path in held_out_images]
+    return pairs, label_pairs(held_out, noise=0.0, seed=seed)
 
 
 def train(
-    way: str, candidates: Path, model: str, root: Path, size: int, seed: int
+    reward_model: str, candidates: Path, model: str, root: Path, size: int, seed: int
 ) -> tuple[BlindTest, float]:
-    """One reward model, trained and judged; the seconds of the training, captions included."""
+    """Train and test a reward model; also return the seconds of training, captions included."""
     pairs, held_out = split(candidates, seed)
     llava = Llava.load(model, device=torch.device("cpu"), dtype=torch.float32)
     torch.manual_seed(seed)
@@ -76,7 +76,7 @@ def train(
         for part in (pairs[:size], held_out)
     ]
     directory = Path(tempfile.mkdtemp())
-    options = WAYS[way]
+    options = REWARD_MODELS[reward_model]
     text_model = write_text_model(directory / "text", model) if "kind" in options else ""
     reward = RewardConfig(
         **options,
@@ -93,14 +93,14 @@ def train(
         RewardTrainer(config, scorer, *pairs, writer, directory).run()
     seconds = time.perf_counter() - started
     blank = write_blank_image(directory / "blank.png")
-    judged = run_blind_test(
+    blind_test = run_blind_test(
         scorer, held_out, batches[1], llava.builder, blank, max_tokens=MAX_TOKENS
     )
-    return judged, seconds
+    return blind_test, seconds
 
 
 def write_text_model(directory: Path, llava: str) -> str:
-    """An untrained Llama as wide and deep as the LLaVA's, with its tokenizer."""
+    """Write an untrained Llama of the LLaVA's width and depth, with its tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(llava)
     sizes = {"hidden_size": 96, "intermediate_size": 192, "num_attention_heads": 4}
     config = LlamaConfig(
@@ -111,31 +111,31 @@ def write_text_model(directory: Path, llava: str) -> str:
     return str(directory)
 
 
-def measure(way: str, *task: Any) -> dict[str, float]:
-    """The metrics of one training; memory is the most that this process held."""
+def measure(reward_model: str, *task: Any) -> dict[str, float]:
+    """Return the metrics of one training; peak_mb is the peak memory of this process."""
     torch.set_num_threads(1)
     console().quiet = True
-    judged, seconds = train(way, *task)
+    blind_test, seconds = train(reward_model, *task)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    metrics = reward_metrics(judged.own_images)
-    found = {"accuracy": metrics.accuracy.value, "seconds": seconds, "peak_mb": peak}
-    found |= {kind.name: kind.value for kind in metrics.by_kind}
-    seen = [
+    metrics = reward_metrics(blind_test.own_images)
+    values = {"accuracy": metrics.accuracy.value, "seconds": seconds, "peak_mb": peak}
+    values |= {kind.name: kind.value for kind in metrics.by_kind}
+    right_wrong = [
         part.of_kind("right-wrong")
-        for part in (judged.own_images, judged.shuffled_images, judged.blank_images)
+        for part in (blind_test.own_images, blind_test.shuffled_images, blind_test.blank_images)
     ]
-    gap = blindness(*seen)
-    return found | {"gap": gap.gap, "gap_low": gap.low, "log_loss": metrics.log_loss}
+    gap = blindness(*right_wrong)
+    return values | {"gap": gap.gap, "gap_low": gap.low, "log_loss": metrics.log_loss}
 
 
-def measured_apart(*task: Any) -> dict[str, float]:
-    """The same in a child process."""
+def measure_in_child(*task: Any) -> dict[str, float]:
+    """Run `measure` in a child process."""
     with get_context("fork").Pool(1) as pool:
         return dict(pool.apply(measure, task))
 
 
 def table(results: dict[str, Any]) -> str:
-    """Medians over the seeds as Markdown."""
+    """Return the medians over seeds as a Markdown table."""
     names = ("accuracy", *KINDS, "gap", "seconds", "peak_mb")
     lines = [f"| data | pairs | reward model | {' | '.join(names)} |", "|---" * 10 + "|"]
     for key, runs in results.items():
@@ -153,20 +153,20 @@ def main() -> None:
     parser.add_argument("model", nargs="?")
     parser.add_argument("root", nargs="?", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--ways", nargs="+", default=list(WAYS))
+    parser.add_argument("--reward-models", nargs="+", default=list(REWARD_MODELS))
     arguments = parser.parse_args()
-    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"runs": {}}
-    known["device"] = f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}"
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"runs": {}}
+    results["device"] = f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}"
     task = (arguments.candidates, arguments.model, arguments.root)
     for size in arguments.sizes if arguments.data else ():
-        for way in arguments.ways:
+        for reward_model in arguments.reward_models:
             for seed in SEEDS:
-                found = measured_apart(way, *task, size, seed)
-                print(arguments.data, size, way, seed, json.dumps(found), flush=True)
-                key = f"{arguments.data}/{size}/{way}"
-                known["runs"].setdefault(key, {})[str(seed)] = found
-                RESULTS.write_text(json.dumps(known, indent=2) + "\n")
-    print(table(known["runs"]))
+                metrics = measure_in_child(reward_model, *task, size, seed)
+                print(arguments.data, size, reward_model, seed, json.dumps(metrics), flush=True)
+                key = f"{arguments.data}/{size}/{reward_model}"
+                results["runs"].setdefault(key, {})[str(seed)] = metrics
+                RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    print(table(results["runs"]))
 
 
 if __name__ == "__main__":

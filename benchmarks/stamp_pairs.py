@@ -1,4 +1,4 @@
-"""Pairs about real photographs: a tiny LLaVA that knows 32 stamps, and the rule on its answers.
+"""Preference pairs about drawings: responses of a tiny LLaVA that knows 32 stamps, ranked by rule.
 
     python benchmarks/stamp_pairs.py --deb tuxpaint-stamps-default_….deb --out DIRECTORY
     python benchmarks/stamp_pairs.py --stamps STAMPS --out DIRECTORY  # after `rlhf stamps`
@@ -41,12 +41,12 @@ TOWER_STEPS, TOWER_IMAGES = 500, 4000
 
 
 def build(stamps: Path, out: Path, *, seed: int, noise: float) -> dict[str, Any]:
-    """Everything from scenes to pairs; the metrics, also in `out/summary.json`.
+    """Make images, model and pairs; return the metrics, also written to `out/summary.json`.
 
     Args:
         stamps: the output of `rlhf stamps`.
         out: an empty or new directory.
-        seed: of images, weights, batches, answers, sides and flipped labels.
+        seed: of images, weights, batches, responses, sides and flipped labels.
         noise: share of the labels of preferences.jsonl flipped, in [0, 0.5).
     """
     data, untrained, started = out / "data", out / "untrained", time.perf_counter()
@@ -72,7 +72,7 @@ def build(stamps: Path, out: Path, *, seed: int, noise: float) -> dict[str, Any]
 
 
 def write_splits(data: Path, stamps: Path, seed: int) -> None:
-    """Images, and demonstrations or prompts about them."""
+    """Write images, and demonstrations or prompts about them."""
     stage("composing scenes of stamps, asking questions about them")
     for name, (images, questions) in SPLITS.items():
         write_stamp_split(
@@ -87,7 +87,7 @@ def write_splits(data: Path, stamps: Path, seed: int) -> None:
 
 
 def build_model(data: Path, directory: Path, stamps: Path, seed: int) -> float:
-    """Write a tiny LLaVA whose tower tells the stamps apart; its accuracy by quarter."""
+    """Write a tiny LLaVA whose vision tower knows the stamps; return its accuracy by quarter."""
     stage("building a tiny LLaVA and teaching its vision tower to see")
     records = read_records(data / "sft.jsonl", DemonstrationRecord)
     texts = [text for record in records for text in (record.instruction, record.response)]
@@ -97,7 +97,7 @@ def build_model(data: Path, directory: Path, stamps: Path, seed: int) -> float:
     random = Random(f"tower/{seed}")
     scenes = [sample_stamp_scene(random) for _ in range(TOWER_IMAGES)]
     with track("vision tower", TOWER_STEPS) as progress:
-        found = train_vision_tower(
+        tower_accuracy = train_vision_tower(
             llava.model,
             llava.processor,
             [draw_stamp_scene(scene, stamps) for scene in scenes],
@@ -107,13 +107,13 @@ def build_model(data: Path, directory: Path, stamps: Path, seed: int) -> float:
             seed=seed,
             on_step=lambda done, total, loss: progress.advance(1, loss=loss),
         )
-    say(f"the tower names {found:.1%} of the quarters of a picture")
+    say(f"the tower names {tower_accuracy:.1%} of the quarters of an image")
     llava.save(directory)
-    return found
+    return tower_accuracy
 
 
 def accuracy(directory: Path, data: Path, seed: int) -> float:
-    """Share of sampled answers about unseen images that are right."""
+    """Return the share of sampled responses about unseen images that are right."""
     llava, records = load(directory), read_records(data / "evaluation.jsonl", PromptRecord)
     prompts = prompt_batch(records, llava.builder, data, max_tokens=256)
     sampling = SamplingConfig(max_new_tokens=48, batch_size=256)
@@ -122,15 +122,15 @@ def accuracy(directory: Path, data: Path, seed: int) -> float:
 
 
 def collect(options: list[str], prompts: Path, pairs: Path, noise: float = 0.0) -> dict[str, int]:
-    """Write `pairs`, ranked answers to prompts; how many there are of each kind."""
-    words = [*options, f"data.prompts={prompts}", f"collect.label_noise={noise}"]
-    run, _ = run_command("collect", [], words)
+    """Write ranked pairs of responses to prompts; return how many there are of each kind."""
+    overrides = [*options, f"data.prompts={prompts}", f"collect.label_noise={noise}"]
+    run, _ = run_command("collect", [], overrides)
     shutil.copyfile(run / "preferences.jsonl", pairs)
     return dict(Counter(record.meta["pair"] for record in read_records(pairs, PreferenceRecord)))
 
 
 def load(directory: Path) -> Llava:
-    """A model on the CPU in float32."""
+    """Load a model on the CPU in float32."""
     return Llava.load(str(directory), device=torch.device("cpu"), dtype=torch.float32)
 
 

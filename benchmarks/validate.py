@@ -1,4 +1,4 @@
-"""`rlhf validate` on a million preference lines: seconds and memory, beside a plain json loop.
+"""`rlhf validate` on a million preference lines: seconds and memory, beside a loop of json.loads.
 
     python benchmarks/validate.py              1,000,000 lines, best of 3: a minute or two
     python benchmarks/validate.py --lines N --repeats N
@@ -21,7 +21,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "validate.json"
 BARS = {"seconds": 15, "peak_mb": 300}
-WORDS = (
+VOCABULARY = (
     "the",
     "a",
     "one",
@@ -39,11 +39,11 @@ JSON_LOOP = "import json, sys\nfor line in open(sys.argv[1], 'rb'):\n    json.lo
 
 
 def write_pairs(path: Path, lines: int) -> None:
-    """Distinct pairs of some 350 bytes, a colon in every tenth, each image in five."""
+    """Write distinct pairs of some 350 bytes, a colon in every tenth, each image in five."""
     random = Random(0)
     with path.open("w") as file:
         for number in range(lines):
-            a, b = (" ".join(random.choices(WORDS, k=random.randint(5, 35))) for _ in "ab")
+            a, b = (" ".join(random.choices(VOCABULARY, k=random.randint(5, 35))) for _ in "ab")
             row = {
                 "image_path": f"pictures/{number // 5:06d}.png",
                 "instruction": f"What is in part {number} of the picture?",
@@ -55,8 +55,8 @@ def write_pairs(path: Path, lines: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def measured(command: list[str], repeats: int) -> dict[str, float]:
-    """Seconds and peak resident memory of a process: the least of some runs."""
+def measure(command: list[str], repeats: int) -> dict[str, float]:
+    """Return seconds and peak resident memory of a process: the least of several runs."""
     runs = []
     for _ in range(repeats):
         start = perf_counter()
@@ -67,12 +67,12 @@ def measured(command: list[str], repeats: int) -> dict[str, float]:
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} exited with {process.returncode}")
         runs.append((seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024))
-    seconds, cpu_seconds, peak = (round(min(run[place] for run in runs), 2) for place in range(3))
+    seconds, cpu_seconds, peak = (round(min(run[column] for run in runs), 2) for column in range(3))
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak}
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
-    """The metrics as Markdown."""
+    """Return the metrics as a Markdown table."""
     lines = ["| | seconds | CPU seconds | peak MB |", "|---|---|---|---|"]
     for name, row in rows.items():
         lines.append(f"| {name} | {' | '.join(f'{value:.1f}' for value in row.values())} |")
@@ -89,19 +89,19 @@ def main() -> None:
         write_pairs(path, arguments.lines)
         size = path.stat().st_size
         validate = ["-m", "rlhf", "validate", str(path), "validate.check_images=false"]
-        ways = {"rlhf validate": validate, "json.loads alone": ["-c", JSON_LOOP, str(path)]}
+        commands = {"rlhf validate": validate, "json.loads alone": ["-c", JSON_LOOP, str(path)]}
         rows = {
-            name: measured([sys.executable, *words], arguments.repeats)
-            for name, words in ways.items()
+            name: measure([sys.executable, *command], arguments.repeats)
+            for name, command in commands.items()
         }
-    ours, plain = rows.values()
+    ours, json_loop = rows.values()
     results: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "lines": arguments.lines,
         "megabytes": round(size / 1e6),
         "runs": rows,
-        "ratio": round(ours["seconds"] / plain["seconds"], 2),
+        "ratio": round(ours["seconds"] / json_loop["seconds"], 2),
         "bars": BARS,
         "passes": all(ours[name] < bar for name, bar in BARS.items()),
     }

@@ -1,1 +1,1 @@
-"""What `compare_trl.py` measures, each in a process of its own."""
+"""The trainers that the comparisons with trl run, each in a process of its own."""

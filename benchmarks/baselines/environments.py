@@ -1,4 +1,4 @@
-"""The virtual environments that other trainers live in, beside ours and apart from it."""
+"""The virtual environments in which the baselines run."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DIRECTORY = ROOT / "runs" / "bench"
-# contender: the release it needs; None: ours.
+# Baseline: the release of trl it needs; None: the environment of this package.
 RELEASES = {
     "ours": None,
     "decode": None,
@@ -17,48 +17,55 @@ RELEASES = {
     "parity_trl": "trl==1.12.0",
     "trl_groups": "trl==1.16.0",
 }
-BESIDE = ("pandas",)  # trl.experimental.ppo imports it, and its metadata do not say so
+EXTRA_PACKAGES = ("pandas",)  # trl.experimental.ppo imports it, and its metadata do not say so
 
 
-def python_of(contender: str, directory: Path = DIRECTORY) -> Path | None:
-    """The interpreter that runs a contender; None where its environment is not made."""
-    release = RELEASES[contender]
+def interpreter_of(baseline: str, directory: Path = DIRECTORY) -> Path | None:
+    """Return the Python interpreter of a baseline; None if its environment does not exist."""
+    release = RELEASES[baseline]
     if release is None:
         return Path(sys.executable)
-    found = _interpreter(directory, release)
-    return found if found.exists() else None
+    python = _interpreter(directory, release)
+    return python if python.exists() else None
 
 
-def missing(contender: str, directory: Path = DIRECTORY) -> str:
-    """What to say where `python_of` is None."""
-    return (
-        f"{contender} needs {RELEASES[contender]} in {_place(directory, RELEASES[contender])}; "
-        "make it with --install"
-    )
+def install_hint(baseline: str, directory: Path = DIRECTORY) -> str:
+    """Return the message that says how to make the environment of a baseline."""
+    place = _environment_dir(directory, RELEASES[baseline])
+    return f"{baseline} needs {RELEASES[baseline]} in {place}; make it with --install"
 
 
 def install(directory: Path = DIRECTORY) -> None:
-    """Make the environments that are missing.
+    """Create the environments that do not exist.
 
-    They see the packages of the running one, so that torch and transformers are the same
-    files for all; what trl needs besides goes into its own.
+    They see the packages of the running environment, so that all use the same torch and
+    transformers; trl and what it needs are installed into their own.
     """
     constraints = ["-c", str(ROOT / "constraints.txt")]
     for release in sorted({name for name in RELEASES.values() if name}):
         python = _interpreter(directory, release)
         if python.exists():
             continue
-        place = _place(directory, release)
+        place = _environment_dir(directory, release)
         venv.create(place, with_pip=True)
-        inner = sysconfig.get_path("purelib", vars={"base": str(place)})
-        Path(inner, "running.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        words = [str(python), "-m", "pip", "install", "--quiet", *constraints, release, *BESIDE]
-        subprocess.run(words, check=True)
+        site_packages = sysconfig.get_path("purelib", vars={"base": str(place)})
+        Path(site_packages, "running.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        arguments = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            *constraints,
+            release,
+            *EXTRA_PACKAGES,
+        ]
+        subprocess.run(arguments, check=True)
 
 
-def _place(directory: Path, release: str | None) -> Path:
+def _environment_dir(directory: Path, release: str | None) -> Path:
     return directory / str(release).replace("==", "-")
 
 
 def _interpreter(directory: Path, release: str) -> Path:
-    return _place(directory, release) / "bin" / "python"
+    return _environment_dir(directory, release) / "bin" / "python"

@@ -1,8 +1,8 @@
 """Our PPO on a task: python -m baselines.learning_ours DIRECTORY.
 
 It is the command `rlhf ppo`, with the metrics of each iteration copied into the curve. The wall
-time of an iteration includes what the command does by default: the proof of its invariants, the
-samples it logs and its curves.
+time of an iteration includes what the command does by default: its sanity checks, the samples it
+logs and its curves.
 """
 
 import shutil
@@ -18,10 +18,10 @@ from rlhf.ppo.trainer import PPOTrainer
 
 
 def record(recorder: Recorder) -> None:
-    """Let every iteration of a PPOTrainer add to the curve."""
+    """Add every iteration of a PPOTrainer to the curve."""
     step = PPOTrainer.step
 
-    def recorded(trainer: PPOTrainer, iteration: int) -> dict[str, float]:
+    def recorded_step(trainer: PPOTrainer, iteration: int) -> dict[str, float]:
         if iteration == 0:
             recorder.start()
         metrics = step(trainer, iteration)
@@ -29,19 +29,19 @@ def record(recorder: Recorder) -> None:
         recorder.add(*(metrics[name] for name in names))
         return metrics
 
-    PPOTrainer.step = recorded  # type: ignore[method-assign]
+    PPOTrainer.step = recorded_step  # type: ignore[method-assign]
 
 
 def main(directory: str) -> None:
     torch.set_num_threads(1)
-    place = Path(directory)
-    task = Task.read(place)
-    record(Recorder(place, task.config.ppo.rollout_batch_size))
+    run_dir = Path(directory)
+    task = Task.read(run_dir)
+    record(Recorder(run_dir, task.config.ppo.rollout_batch_size))
     with tempfile.TemporaryDirectory() as scratch:
-        own = [f"model.path={task.start.model}", f"data.prompts={task.prompts}"]
-        words = [*task.words(), *own, f"seed={task.seed}", f"output_dir={scratch}"]
-        run, _ = run_command("ppo", [], words)
-        shutil.move(run / "adapter", place / "adapter")
+        paths = [f"model.path={task.start.model}", f"data.prompts={task.prompts}"]
+        overrides = [*task.overrides(), *paths, f"seed={task.seed}", f"output_dir={scratch}"]
+        run, _ = run_command("ppo", [], overrides)
+        shutil.move(run / "adapter", run_dir / "adapter")
 
 
 if __name__ == "__main__":

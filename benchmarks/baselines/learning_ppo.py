@@ -1,14 +1,15 @@
 """trl's PPOTrainer on a task: python -m baselines.learning_ppo DIRECTORY, where trl 1.12.0 is.
 
-trl knows no images and no reward model but one of its own kind. Both get in without a change to
-it: each placeholder's id says which prompt it belongs to, and the reward model is a module that
-asks ours. What differs from our PPO, since trl has no option for it:
+trl's PPOTrainer takes no images and only its own kind of reward model. Both are added without a
+change to it: the ids of image placeholders give the index of their prompt, and the reward model is
+a module that calls ours. What differs from our PPO, since trl has no option for it:
  - its critic is a second LLaVA that trains in full, here from the supervised weights with a head of
-   zeros, at the policy's learning rate; ours is a head on the policy's states at five times it;
+   zeros, at the policy's learning rate; ours is a head on the policy's hidden states at five times
+   that rate;
  - no first iterations that move the critic alone; λ = 0.95 for the critic's targets too (ours: 1);
  - gradients are not clipped; advantages are divided by their deviation however small it is;
  - the learning rate falls each iteration and not each step.
-Value clipping is put out of reach, as ours has none.
+Value clipping has a range so wide that it never acts, since ours has none.
 """
 
 import sys
@@ -20,16 +21,21 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-from baselines.learning_numbers import AskingModel, NumberedModel, numbered, pixels_of
+from baselines.image_lookup import LlavaWithHead, train_language_model
 from baselines.learning_task import Recorder, Task
-from baselines.learning_trl import Judge, load_llava, lora, shared_options
-from baselines.shown_llava import Scored, train_language_model
+from baselines.learning_token_ids import (
+    PromptIndexModel,
+    RewardModelAdapter,
+    pixel_values_of,
+    prompt_index_ids,
+)
+from baselines.learning_trl import PromptScorer, load_llava, lora, shared_options
 
 
-class Curve(TrainerCallback):
-    """Copies what trl logs of an iteration."""
+class CurveCallback(TrainerCallback):
+    """Copies the metrics that trl logs into the curve."""
 
-    def __init__(self, recorder: Recorder, reward: AskingModel) -> None:
+    def __init__(self, recorder: Recorder, reward: RewardModelAdapter) -> None:
         self.recorder, self.reward = recorder, reward
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -40,7 +46,7 @@ class Curve(TrainerCallback):
 
 
 def config(task: Task, directory: Path) -> PPOConfig:
-    """Our options under trl's names; a step each minibatch: the batch counts as one device's."""
+    """Return our options under trl's names, with one optimizer step each minibatch."""
     ppo = task.config.ppo
     return PPOConfig(
         **shared_options(task),
@@ -65,17 +71,17 @@ def config(task: Task, directory: Path) -> PPOConfig:
 
 
 def build(task: Task, directory: Path) -> PPOTrainer:
-    judge = Judge(task)
-    policy, value = (load_llava(task, judge.llava.banned_ids) for _ in range(2))
-    pixels = pixels_of(judge)
+    scorer = PromptScorer(task)
+    policy, value = (load_llava(task, scorer.llava.banned_ids) for _ in range(2))
+    pixels = pixel_values_of(scorer)
     for model in (policy, value):
-        model.model.__class__ = NumberedModel
+        model.model.__class__ = PromptIndexModel
         model.model.pixels = pixels
     train_language_model(value)
-    vocabulary, width = policy.config.text_config.vocab_size, judge.llava.hidden_size
+    vocabulary, width = policy.config.text_config.vocab_size, scorer.llava.hidden_size
     head = {"value.weight": torch.zeros(1, width), "value.bias": torch.zeros(1)}
-    reward = AskingModel(judge, vocabulary)
-    tokenizer = judge.llava.processor.tokenizer
+    reward = RewardModelAdapter(scorer, vocabulary)
+    tokenizer = scorer.llava.processor.tokenizer
     tokenizer.padding_side = "left"
     recorder = Recorder(directory, task.config.ppo.rollout_batch_size)
     return PPOTrainer(
@@ -84,9 +90,9 @@ def build(task: Task, directory: Path) -> PPOTrainer:
         model=policy,
         ref_model=None,
         reward_model=reward,
-        value_model=Scored(value, head, "value"),
-        train_dataset=Dataset.from_dict({"input_ids": numbered(judge, vocabulary)}),
-        callbacks=[Curve(recorder, reward)],
+        value_model=LlavaWithHead(value, head, "value"),
+        train_dataset=Dataset.from_dict({"input_ids": prompt_index_ids(scorer, vocabulary)}),
+        callbacks=[CurveCallback(recorder, reward)],
         peft_config=lora(task),
     )
 

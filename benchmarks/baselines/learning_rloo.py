@@ -1,8 +1,8 @@
 """trl's RLOOTrainer on a task: python -m baselines.learning_rloo DIRECTORY, where trl 1.16.0 is.
 
-It reads images by itself; its reward function asks our reward model. It is another algorithm: no
-critic, each response is compared with the three others to its prompt, and the ratio that is
-clipped is a response's and not a token's. So of as many samples it asks a quarter of the prompts.
+It reads images by itself; its reward function calls our reward model. It is another algorithm: no
+critic, each response is compared with the three others to its prompt, and the clipped ratio is
+that of a whole response. For the same number of samples it needs a quarter of the prompts.
 Advantages are not divided by their deviation (trl's default); gradients are clipped as ours are.
 """
 
@@ -16,15 +16,15 @@ from transformers import AutoProcessor
 from trl import RLOOConfig, RLOOTrainer
 
 from baselines.learning_task import Recorder, Task
-from baselines.learning_trl import Judge, load_llava, lora, shared_options
+from baselines.learning_trl import PromptScorer, load_llava, lora, shared_options
 from rlhf.data.images import load_image
 from rlhf.functional import missing_eos_scores
 
-SAMPLES = 4  # responses to each prompt
+SAMPLES_PER_PROMPT = 4  # responses to each prompt
 
 
 def config(task: Task, directory: Path) -> RLOOConfig:
-    """Our options under trl's names: `ppo_epochs` passes over each rollout, a minibatch a step."""
+    """Return our options under trl's names, with one optimizer step each minibatch."""
     ppo = task.config.ppo
     steps = ppo.rollout_batch_size // ppo.minibatch_size
     return RLOOConfig(
@@ -32,7 +32,7 @@ def config(task: Task, directory: Path) -> RLOOConfig:
         output_dir=str(directory / "trl"),
         per_device_train_batch_size=ppo.minibatch_size,
         generation_batch_size=ppo.rollout_batch_size,
-        num_generations=SAMPLES,
+        num_generations=SAMPLES_PER_PROMPT,
         num_iterations=ppo.ppo_epochs,
         max_steps=ppo.iterations * ppo.ppo_epochs * steps,
         max_completion_length=task.config.sampling.max_new_tokens,
@@ -42,9 +42,9 @@ def config(task: Task, directory: Path) -> RLOOConfig:
     )
 
 
-def rows(judge: Judge) -> Dataset:
-    """Instructions as turns of a chat, their images open, and the number of each prompt."""
-    asked = zip(judge.prompts.instructions, judge.prompts.images, strict=True)
+def rows(scorer: PromptScorer) -> Dataset:
+    """Return instructions as chat turns, with their opened images and the index of each prompt."""
+    prompts = zip(scorer.prompts.instructions, scorer.prompts.images, strict=True)
     return Dataset.from_list(
         [
             {
@@ -52,63 +52,63 @@ def rows(judge: Judge) -> Dataset:
                 "image": load_image(path),
                 "number": number,
             }
-            for number, (text, (path,)) in enumerate(asked)
+            for number, (text, (path,)) in enumerate(prompts)
         ]
     )
 
 
-def reward_function(judge: Judge) -> Any:
-    """Our reward model's scores, with the penalty for responses that were cut short."""
-    penalty = judge.config.ppo.missing_eos_penalty
+def reward_function(scorer: PromptScorer) -> Any:
+    """Return a function that gives our scores, with the penalty for a missing end-of-sequence."""
+    penalty = scorer.config.ppo.missing_eos_penalty
 
     def score(completion_ids: list[list[int]], number: list[int], **_: Any) -> list[float]:
-        scores, ends = judge.scores(number, completion_ids)
+        scores, ends = scorer.scores(number, completion_ids)
         return list(missing_eos_scores(scores, ends, mode="penalty", penalty=penalty).tolist())
 
     return score
 
 
 def record(trainer: Any, recorder: Recorder) -> None:
-    """An iteration ends where the next rollout begins, or with the training."""
+    """Add each iteration to the curve when the next rollout begins or the training ends."""
     rollout, train, pending = trainer._generate_and_score_completions, trainer.train, []
 
-    def end() -> None:
+    def end_iteration() -> None:
         if pending:
             recorder.add(*pending.pop())
 
-    def rolled_out(*args: Any, **more: Any) -> Any:
-        end()
-        found = rollout(*args, **more)
+    def recorded_rollout(*args: Any, **kwargs: Any) -> Any:
+        end_iteration()
+        batch = rollout(*args, **kwargs)
         metrics = trainer._metrics["train"]
         length = metrics["completions/mean_length"][-1]
         pending.append((metrics["reward"][-1], metrics["kl"][-1] * length, length))
-        return found
+        return batch
 
-    def trained() -> None:
+    def recorded_train() -> None:
         recorder.start()
         train()
-        end()
+        end_iteration()
 
-    trainer._generate_and_score_completions, trainer.train = rolled_out, trained
+    trainer._generate_and_score_completions, trainer.train = recorded_rollout, recorded_train
 
 
 def main(directory: str) -> None:
     torch.set_num_threads(1)
-    place = Path(directory)
-    task = Task.read(place)
-    judge = Judge(task)
-    policy = load_llava(task, judge.llava.banned_ids)
+    run_dir = Path(directory)
+    task = Task.read(run_dir)
+    scorer = PromptScorer(task)
+    policy = load_llava(task, scorer.llava.banned_ids)
     trainer = RLOOTrainer(
         model=policy,
-        reward_funcs=reward_function(judge),
-        args=config(task, place),
-        train_dataset=rows(judge),
-        processing_class=AutoProcessor.from_pretrained(judge.llava.base),
+        reward_funcs=reward_function(scorer),
+        args=config(task, run_dir),
+        train_dataset=rows(scorer),
+        processing_class=AutoProcessor.from_pretrained(scorer.llava.base),
         peft_config=lora(task),
     )
-    record(trainer, Recorder(place, task.config.ppo.rollout_batch_size))
+    record(trainer, Recorder(run_dir, task.config.ppo.rollout_batch_size))
     trainer.train()
-    trainer.model.save_pretrained(place / "adapter")
+    trainer.model.save_pretrained(run_dir / "adapter")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""One run of the learning comparison: where it starts, its options, and what it writes.
+"""One run of the learning comparison: its models, its options and its files.
 
-A run's directory holds task.json; curve.jsonl, a line each iteration; adapter/, what was trained;
-and metrics.json, what the package's own evaluation says of it.
+A run's directory holds task.json; curve.jsonl, a line each iteration; adapter/, the trained LoRA;
+and metrics.json, from `rlhf evaluate`.
 """
 
 import json
@@ -21,8 +21,8 @@ EXPERIMENT = ROOT / "conf" / "experiment" / "demo.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """What every run begins with: a LLaVA, a reward model on it, and a directory of prompts."""
+class StartingPoint:
+    """The supervised LLaVA, reward model and directory of prompts that every run begins with."""
 
     model: str
     reward: str
@@ -31,7 +31,7 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One contender's run.
+    """The run of a baseline.
 
     Attributes:
         start: the supervised model, the reward model's run, the data.
@@ -39,13 +39,13 @@ class Task:
         changes: options by dotted name that are not the demo's.
     """
 
-    start: Start
+    start: StartingPoint
     seed: int
     changes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> Config:
-        """The demo's options with the changes, checked as those of a command."""
+        """The demo's options with the changes, validated."""
         values = yaml.safe_load(EXPERIMENT.read_text())
         for name, value in self.changes.items():
             section, option = name.split(".")
@@ -56,10 +56,10 @@ class Task:
     def prompts(self) -> Path:
         return Path(self.start.data, "preference.jsonl")
 
-    def words(self) -> list[str]:
-        """The same for the package's commands."""
-        given = {"data.root": self.start.data, "reward.path": self.start.reward, **self.changes}
-        return ["experiment=demo", *(f"{name}={value}" for name, value in given.items())]
+    def overrides(self) -> list[str]:
+        """Return the options as overrides for the command line."""
+        options = {"data.root": self.start.data, "reward.path": self.start.reward, **self.changes}
+        return ["experiment=demo", *(f"{name}={value}" for name, value in options.items())]
 
     def write(self, directory: Path) -> None:
         (directory / "task.json").write_text(self.to_json())
@@ -70,11 +70,11 @@ class Task:
     @staticmethod
     def read(directory: Path) -> "Task":
         values = json.loads((directory / "task.json").read_text())
-        return Task(**{**values, "start": Start(**values["start"])})
+        return Task(**{**values, "start": StartingPoint(**values["start"])})
 
 
 class Recorder:
-    """The curve of a run; time counts from `start`, so that loading a model does not."""
+    """Writes the curve of a run; time counts from `start`, after the model was loaded."""
 
     def __init__(self, directory: Path, batch: int) -> None:
         self._file = (directory / "curve.jsonl").open("w")
@@ -84,20 +84,20 @@ class Recorder:
         self._started = time.perf_counter()
 
     def add(self, scores: float, kl: float, length: float) -> None:
-        """The iteration that ends here.
+        """Write a line for the iteration that ends now.
 
         Args:
             scores: mean score, with the penalty for a response that was cut short.
-            kl: mean over responses of the summed log ratio to the supervised model, nats.
-            length: mean tokens of a response, its end included.
+            kl: mean over responses of the summed log-ratio to the supervised model, nats.
+            length: mean tokens of a response, end-of-sequence included.
         """
         seconds, self._samples = time.perf_counter() - self._started, self._samples + self._batch
-        found = {"scores": scores, "kl": kl, "length": length}
-        line = {"samples": self._samples, "seconds": seconds, **found}
+        metrics = {"scores": scores, "kl": kl, "length": length}
+        line = {"samples": self._samples, "seconds": seconds, **metrics}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
 
 def read_curve(directory: Path) -> list[Mapping[str, float]]:
-    """The lines of a run's curve."""
+    """Return the lines of a run's curve."""
     return [json.loads(line) for line in (directory / "curve.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""What both of trl's trainers need of a task: our prompts, our reward model's scores, the LLaVA."""
+"""Prompts, scores and the LLaVA of a task, for both of trl's trainers."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ from peft import LoraConfig
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from baselines.image_lookup import BANNED_LOGIT
 from baselines.learning_task import Task
-from baselines.shown_llava import NEVER
 from rlhf.commands.model_setup import load_model
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord, read_records
@@ -18,56 +18,56 @@ from rlhf.rewards.loading import load_reward
 from rlhf.spans import Spans
 from rlhf.types import Responses
 
-# The linear layers of the language model, as our LoRA takes them.
+# The linear layers of the language model, which our LoRA adapts.
 TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
 
-class Judge:
-    """Our reward model, asked by number of prompt.
+class PromptScorer:
+    """Our reward model, which scores responses by the index of their prompt.
 
     Attributes:
         llava: the supervised model, under the reward model's adapter.
-        prompts: those that PPO asks, in the order of their file.
+        prompts: those of PPO, in the order of their file.
     """
 
     def __init__(self, task: Task) -> None:
         self.config = task.config
         self.llava = load_model(self.config, locate_model(task.start.model))
         self.reward = load_reward(task.start.reward, self.llava, share_base_model=True)
-        longest = self.config.data.max_prompt_tokens
+        max_prompt_tokens = self.config.data.max_prompt_tokens
         records, root = read_records(task.prompts, PromptRecord), task.prompts.parent
-        self.prompts = prompt_batch(records, self.llava.builder, root, max_tokens=longest)
+        self.prompts = prompt_batch(records, self.llava.builder, root, max_tokens=max_prompt_tokens)
 
     def scores(self, numbers: list[int], rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """[B] scores of the responses `rows` to these prompts, and [B] which of them end."""
+        """Return scores [B] of responses to prompts, and whether each one is finished [B]."""
         ends = torch.tensor([row[-1] in self.llava.eos_ids for row in rows])
         responses = Responses(flat_ids(rows), Spans.from_lengths([len(row) for row in rows]), ends)
         prompts = self.prompts.select(torch.tensor(numbers))
-        most = self.config.ppo.microbatch_tokens
-        return self.reward.scores(prompts, responses, max_tokens=most), ends
+        max_tokens = self.config.ppo.microbatch_tokens
+        return self.reward.scores(prompts, responses, max_tokens=max_tokens), ends
 
 
 def load_llava(task: Task, banned: list[int]) -> Any:
-    """The supervised model, frozen, which gives no weight to what no response may contain."""
+    """Return the supervised model, frozen, with the logits of banned ids masked."""
     location = locate_model(task.start.model)
     model = LlavaForConditionalGeneration.from_pretrained(location.base, dtype=torch.float32)
 
-    def without(_: Any, __: Any, logits: Tensor) -> Tensor:
-        logits[..., banned] = NEVER
+    def mask_banned(_: Any, __: Any, logits: Tensor) -> Tensor:
+        logits[..., banned] = BANNED_LOGIT
         return logits
 
-    model.lm_head.register_forward_hook(without)
+    model.lm_head.register_forward_hook(mask_banned)
     return model.requires_grad_(False)
 
 
 def lora(task: Task) -> LoraConfig:
-    """The adapter that ours trains."""
+    """Return the LoRA that our PPO trains, as peft's configuration."""
     options = task.config.model
     return LoraConfig(r=options.lora_rank, lora_alpha=options.lora_alpha, target_modules=TARGETS)
 
 
 def shared_options(task: Task) -> dict[str, Any]:
-    """What both of trl's configurations call alike."""
+    """Return the options that both of trl's configurations share."""
     ppo = task.config.ppo
     return {
         "seed": task.seed,

@@ -1,4 +1,4 @@
-"""Our loop on a case: python -m baselines.ours DIRECTORY."""
+"""This package's PPO on a case: python -m baselines.ours DIRECTORY."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines.clock import Clock, show
-from baselines.spec import PPO, Case, World
+from baselines.clock import Clock, print_report
+from baselines.spec import PPO, Case, CaseFiles
 from rlhf.config.schema import Config, ModelConfig, PPOConfig, SamplingConfig
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, build_policy
@@ -25,8 +25,8 @@ from rlhf.training.malloc import tune_malloc
 from rlhf.types import PromptBatch, Responses, Rollout
 
 
-class NoWriter:
-    """Curves that go nowhere, as those of the other side."""
+class NullWriter:
+    """A metrics writer that discards everything."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None: ...
 
@@ -35,8 +35,8 @@ class NoWriter:
     def histograms(self, values: Mapping[str, Tensor], step: int) -> None: ...
 
 
-class Rule:
-    """The share of a response's tokens in the lower half of the vocabulary."""
+class LowerHalfScorer:
+    """Scores a response by the share of its tokens in the lower half of the vocabulary."""
 
     name, can_fail = "rule", False
 
@@ -50,44 +50,46 @@ class Rule:
 
 @contextmanager
 def fixed_lengths() -> Iterator[None]:
-    """Inside the block no response ends by itself."""
-    own: Any = Llava.banned_ids
-    banned = property(lambda llava: sorted({*own.fget(llava), *llava.eos_ids}))
+    """Ban end-of-sequence inside the block, so that all responses have the maximal length."""
+    original: Any = Llava.banned_ids
+    banned = property(lambda llava: sorted({*original.fget(llava), *llava.eos_ids}))
     Llava.banned_ids = banned  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
-        Llava.banned_ids = own  # type: ignore[method-assign]
+        Llava.banned_ids = original  # type: ignore[method-assign]
 
 
 @contextmanager
-def many_ends(case: Case) -> Iterator[None]:
-    """Inside the block each token ends its response with a chance of about `case.ends`."""
-    own, count = Llava.eos_ids, round(case.ends * case.vocabulary)
-    ends = property(lambda llava: list(range(case.vocabulary - count, case.vocabulary)))
-    Llava.eos_ids = ends  # type: ignore[method-assign,assignment]
+def random_eos(case: Case) -> Iterator[None]:
+    """Make a share `case.eos_share` of all ids end-of-sequence inside the block."""
+    original, count = Llava.eos_ids, round(case.eos_share * case.vocab_size)
+    eos_ids = property(lambda llava: list(range(case.vocab_size - count, case.vocab_size)))
+    Llava.eos_ids = eos_ids  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
-        Llava.eos_ids = own  # type: ignore[method-assign]
+        Llava.eos_ids = original  # type: ignore[method-assign]
 
 
 def ppo_config(case: Case) -> PPOConfig:
-    """What trl computes, where an option of ours says so."""
-    tokens = case.minibatch * (case.image_tokens + 64 + case.response) // case.backwards
+    """Return options that make our PPO compute what trl's computes."""
+    tokens = (
+        case.minibatch_size * (case.image_tokens + 64 + case.response_tokens) // case.microbatches
+    )
     options: Any = {
         **PPO,
         "lr": case.lr,
         "iterations": case.iterations,
-        "rollout_batch_size": case.batch,
-        "minibatch_size": case.minibatch,
+        "rollout_batch_size": case.batch_size,
+        "minibatch_size": case.minibatch_size,
         "microbatch_tokens": tokens,
-        "samples_per_prompt": case.samples,
-        "ppo_epochs": case.epochs,
+        "samples_per_prompt": case.samples_per_prompt,
+        "ppo_epochs": case.ppo_epochs,
         "critic": case.critic,
         "critic_lr": case.lr,
-        "advantage_estimator": case.advantage,
-        "kl_placement": "loss" if case.advantage == "grpo" else "reward",
+        "advantage_estimator": case.advantage_estimator,
+        "kl_placement": "loss" if case.advantage_estimator == "grpo" else "reward",
         "gae_lambda_value": PPO["gae_lambda"],
         "recompute_logprobs": case.dtype
         != "float32",  # in bfloat16 the two forwards differ by more than 1e-4
@@ -101,46 +103,48 @@ def ppo_config(case: Case) -> PPOConfig:
     return PPOConfig(**options)
 
 
-def prompts_of(world: World) -> PromptBatch:
-    """The world's prompts, all of one length."""
-    ids, count = world.tensors()["ids"], world.case.prompts
+def prompts_of(case_files: CaseFiles) -> PromptBatch:
+    """Return the prompts of a case, all of one length."""
+    ids, count = case_files.tensors()["ids"], case_files.case.prompts
     return PromptBatch(
         tokens=ids.flatten(),
         spans=Spans.from_lengths([ids.shape[1]] * count),
-        images=tuple((world.image(number),) for number in range(count)),
+        images=tuple((case_files.image(number),) for number in range(count)),
         sampling_keys=torch.arange(count),
-        instructions=tuple(world.instructions),
+        instructions=tuple(case_files.instructions),
     )
 
 
-def head_of(tensors: Mapping[str, Tensor], name: str) -> ScalarHead:
-    """The head `name` of the world."""
+def load_head(tensors: Mapping[str, Tensor], name: str) -> ScalarHead:
+    """Return the head `name` of a case."""
     linear = torch.nn.Linear(tensors[f"{name}.weight"].shape[1], 1)
     linear.load_state_dict({part: tensors[f"{name}.{part}"] for part in ("weight", "bias")})
     return ScalarHead.from_linear(linear)
 
 
-def build(world: World) -> tuple[Policy, Scorer, PPOConfig]:
-    """Policy and judge of the world's case, as a run builds them."""
-    case, tensors = world.case, world.tensors()
-    options: Any = {"train": case.train, "lora_type": case.lora_type, "lora_rank": case.rank}
-    model = ModelConfig(**options, lora_alpha=2 * case.rank)
-    policy = build_policy(_load(world), model, temperature=1.0, critic=case.critic)  # type: ignore[arg-type]
-    policy.value_head.load_state_dict(head_of(tensors, "value").state_dict())
-    reward: Scorer = Rule(case.vocabulary)
+def build(case_files: CaseFiles) -> tuple[Policy, Scorer, PPOConfig]:
+    """Return policy, scorer and options of a case, built as a run builds them."""
+    case, tensors = case_files.case, case_files.tensors()
+    options: Any = {"train": case.train, "lora_type": case.lora_type, "lora_rank": case.lora_rank}
+    model = ModelConfig(**options, lora_alpha=2 * case.lora_rank)
+    policy = build_policy(_load(case_files), model, temperature=1.0, critic=case.critic)  # type: ignore[arg-type]
+    policy.value_head.load_state_dict(load_head(tensors, "value").state_dict())
+    reward: Scorer = LowerHalfScorer(case.vocab_size)
     if case.scorer == "model":
-        judge = _load(world)
-        reward = LlavaReward(judge, head_of(tensors, "reward"), policy.llava.builder)
+        llava = _load(case_files)
+        reward = LlavaReward(llava, load_head(tensors, "reward"), policy.llava.builder)
     return policy, reward, ppo_config(case)
 
 
-def _load(world: World) -> Llava:
+def _load(case_files: CaseFiles) -> Llava:
     tune_malloc()  # as a run does
-    return Llava.load(str(world.model), device=torch.device("cpu"), dtype=world.case.torch_dtype)
+    return Llava.load(
+        str(case_files.model), device=torch.device("cpu"), dtype=case_files.case.torch_dtype
+    )
 
 
-class Timed(PPOTrainer):
-    """Stamps the ends of rollout and update."""
+class TimedTrainer(PPOTrainer):
+    """A PPOTrainer that marks the ends of rollout and update on the clock."""
 
     def __init__(self, clock: Clock, *args: Any) -> None:
         super().__init__(*args)
@@ -149,9 +153,9 @@ class Timed(PPOTrainer):
 
     def rollout(self, iteration: int) -> Rollout:
         self.clock.start()
-        found = super().rollout(iteration)
-        self.tokens.append(found.spans.num_tokens)
-        return found
+        rollout = super().rollout(iteration)
+        self.tokens.append(rollout.spans.num_tokens)
+        return rollout
 
     def update(self, buffer: RolloutBuffer, iteration: int) -> list[StepMetrics]:
         self.clock.mark("rollout")
@@ -162,17 +166,21 @@ class Timed(PPOTrainer):
 
 def main(directory: str) -> None:
     torch.set_num_threads(1)
-    world = World(Path(directory))
-    case, clock = world.case, Clock()
-    with many_ends(case) if case.ends else fixed_lengths():
-        policy, reward, ppo = build(world)
-        sampling = SamplingConfig(max_new_tokens=case.response, batch_size=case.batch)
-        config, prompts = Config(ppo=ppo, sampling=sampling), prompts_of(world)
-        trainer = Timed(clock, config, policy, reward, prompts, NoWriter(), world.directory)
+    case_files = CaseFiles(Path(directory))
+    case, clock = case_files.case, Clock()
+    with random_eos(case) if case.eos_share else fixed_lengths():
+        policy, reward, ppo = build(case_files)
+        sampling = SamplingConfig(max_new_tokens=case.response_tokens, batch_size=case.batch_size)
+        config, prompts = Config(ppo=ppo, sampling=sampling), prompts_of(case_files)
+        trainer = TimedTrainer(
+            clock, config, policy, reward, prompts, NullWriter(), case_files.directory
+        )
         for iteration in range(case.iterations):
             trainer.step(iteration)
-            clock.mark("figures")
-    show(clock.report(case.warmups) | {"tokens": trainer.tokens[case.warmups :]})
+            clock.mark("metrics")
+    print_report(
+        clock.report(case.warmup_iterations) | {"tokens": trainer.tokens[case.warmup_iterations :]}
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""One rollout through both: a timing counts only where both compute the same.
+"""Compares the numbers that both trainers compute from one rollout.
 
-Each side writes its metrics of the same tokens; here they are compared. `nudge` makes the policy
-differ from its reference, without which half of the metrics would be zero on both sides.
+Times are taken only where they agree. `perturb` makes the policy differ from its reference, without
+which half of the metrics would be zero on both sides.
 """
 
 from collections.abc import Mapping
@@ -23,48 +23,53 @@ METRICS = (
     "grad_norm_policy",
     "grad_norm_critic",
 )
-LIMIT = 1e-5  # in float32; of 1, or of the largest value of a metric if that is more
+LIMIT = 1e-5  # in float32, relative to the larger of 1 and the metric's largest value
 
 
 def parity_case(case: Case) -> Case:
-    """The same sizes in float32: one rollout, three steps on all of it (later ρ ≠ 1)."""
-    same: Any = {"critic": "separate", "train": "full", "samples": 1, "advantage": "gae"}
-    once: Any = {
-        "epochs": 3,
+    """Return a case of equal sizes in float32: one rollout, three steps (ρ ≠ 1 after the first)."""
+    algorithm: Any = {
+        "critic": "separate",
+        "train": "full",
+        "samples_per_prompt": 1,
+        "advantage_estimator": "gae",
+    }
+    length: Any = {
+        "ppo_epochs": 3,
         "lr": 1e-4,
-        "warmups": 0,
-        "timed": 1,
+        "warmup_iterations": 0,
+        "timed_iterations": 1,
         "scorer": "model",
         "dtype": "float32",
     }
-    return replace(case, minibatch=case.batch, **same, **once)
+    return replace(case, minibatch_size=case.batch_size, **algorithm, **length)
 
 
 @torch.no_grad()
-def nudge(model: Any) -> None:
-    """Move the layers of a stock LLaVA's language model, each time in the same way."""
+def perturb(model: Any) -> None:
+    """Add equal noise to the language model's layers at each call."""
     generator = torch.Generator().manual_seed(1)
     for value in model.model.language_model.layers.parameters():
         value.add_(torch.randn(value.shape, generator=generator) * 0.002)
 
 
-def gaps(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, float]:
-    """Largest difference of each metric, as a share of 1 or of its largest value.
+def relative_diffs(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the largest difference of each metric, relative to 1 or to its largest value.
 
     Raises:
-        ValueError: a metric lacks, or has another shape.
+        ValueError: a metric is missing or has another shape.
     """
-    found = {}
+    diffs = {}
     for name in METRICS:
-        own, other = ours.get(name), theirs.get(name)
-        if own is None or other is None or own.shape != other.shape:
-            shapes = [None if x is None else list(x.shape) for x in (own, other)]
+        a, b = ours.get(name), theirs.get(name)
+        if a is None or b is None or a.shape != b.shape:
+            shapes = [None if x is None else list(x.shape) for x in (a, b)]
             raise ValueError(f"{name}: ours has shape {shapes[0]}, theirs {shapes[1]}")
-        scale = max(1.0, float(other.abs().max()))
-        found[name] = float((own.double() - other.double()).abs().max()) / scale
-    return found
+        scale = max(1.0, float(b.abs().max()))
+        diffs[name] = float((a.double() - b.double()).abs().max()) / scale
+    return diffs
 
 
-def differing(found: Mapping[str, float], limit: float = LIMIT) -> list[str]:
-    """The metrics whose gap is over the limit, or no number."""
-    return [name for name, gap in found.items() if not gap <= limit]
+def metrics_over_limit(diffs: Mapping[str, float], limit: float = LIMIT) -> list[str]:
+    """Return the metrics whose difference is over the limit or NaN."""
+    return [name for name, diff in diffs.items() if not diff <= limit]

@@ -1,4 +1,4 @@
-"""A rollout of ours and what we make of it: python -m baselines.parity_ours DIRECTORY."""
+"""Our numbers for the parity check: python -m baselines.parity_ours DIRECTORY."""
 
 import sys
 from pathlib import Path
@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from baselines.ours import build, fixed_lengths, prompts_of
-from baselines.parity import nudge
-from baselines.spec import PPO, World
+from baselines.parity import perturb
+from baselines.spec import PPO, CaseFiles
 from rlhf.config.schema import PPOConfig, SamplingConfig
 from rlhf.models.policy import Policy
 from rlhf.ppo.buffer import RolloutBuffer
@@ -18,27 +18,27 @@ from rlhf.ppo.rollout import collect_rollout
 from rlhf.ppo.updater import Updater
 
 
-def metrics(world: World) -> dict[str, Tensor]:
-    """Tokens [B, R] and what is compared, of a whole iteration."""
-    case = world.case
+def metrics(case_files: CaseFiles) -> dict[str, Tensor]:
+    """Return the tokens [B, R] of an iteration and the metrics that are compared."""
+    case = case_files.case
     with fixed_lengths():
-        policy, reward, config = build(world)
-        nudge(policy.llava.model)
+        policy, reward, config = build(case_files)
+        perturb(policy.llava.model)
         rollout = collect_rollout(
             policy,
             reward,
-            prompts_of(world),
-            SamplingConfig(max_new_tokens=case.response, batch_size=case.batch),
+            prompts_of(case_files),
+            SamplingConfig(max_new_tokens=case.response_tokens, batch_size=case.batch_size),
             seed=0,
             iteration=0,
-            samples=torch.zeros(case.batch, dtype=torch.int64),
+            samples=torch.zeros(case.batch_size, dtype=torch.int64),
             config=config,
         )
         buffer = RolloutBuffer()
         buffer.append(rollout)
         buffer.finish(config)
-        steps = _steps(policy, config, buffer, case.epochs)
-    shape = (case.batch, case.response)
+        steps = _steps(policy, config, buffer, case.ppo_epochs)
+    shape = (case.batch_size, case.response_tokens)
     return {
         "tokens": rollout.responses.tokens.view(shape),
         "logprobs": rollout.old_logprobs.view(shape),
@@ -53,23 +53,23 @@ def metrics(world: World) -> dict[str, Tensor]:
 def _steps(
     policy: Policy, config: PPOConfig, buffer: RolloutBuffer, count: int
 ) -> dict[str, Tensor]:
-    """Loss and gradient norms of each optimizer step."""
+    """Return loss and gradient norms of each optimizer step."""
     updater, generator = Updater(config, policy, count), torch.Generator().manual_seed(0)
-    taken: list[Any] = []
+    steps: list[Any] = []
     for _ in range(count):
         for minibatch in buffer.minibatches(config.minibatch_size, generator):
-            taken.append(updater.step(minibatch, train_policy=True))
-    loss = [step.policy_loss + PPO["vf_coef"] * step.value_loss for step in taken]
+            steps.append(updater.step(minibatch, train_policy=True))
+    loss = [step.policy_loss + PPO["vf_coef"] * step.value_loss for step in steps]
     return {
         "loss": torch.tensor(loss),
-        "grad_norm_policy": torch.tensor([step.grad_norm_policy for step in taken]),
-        "grad_norm_critic": torch.tensor([step.grad_norm_critic for step in taken]),
+        "grad_norm_policy": torch.tensor([step.grad_norm_policy for step in steps]),
+        "grad_norm_critic": torch.tensor([step.grad_norm_critic for step in steps]),
     }
 
 
 def main(directory: str) -> None:
     torch.set_num_threads(1)
-    save_file(metrics(World(Path(directory))), Path(directory) / "ours.safetensors")
+    save_file(metrics(CaseFiles(Path(directory))), Path(directory) / "ours.safetensors")
 
 
 if __name__ == "__main__":

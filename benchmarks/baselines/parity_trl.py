@@ -1,8 +1,8 @@
-"""trl's own loop on our tokens: python -m baselines.parity_trl DIRECTORY, where trl 1.12.0 is.
+"""trl's numbers for the parity check: python -m baselines.parity_trl DIRECTORY, with trl 1.12.0.
 
-`PPOTrainer.train` runs as it is; only its generation hands out the tokens of ours.safetensors, and
-the functions that it calls on the way are listened to. One convention differs and has no option:
-trl divides the variance of whitening by n - 1, ours by n; here trl's does so too.
+`PPOTrainer.train` runs unchanged, but its generation returns the tokens of ours.safetensors, and
+the results of the functions that it calls are recorded. One convention differs and has no option:
+trl divides the variance of whitening by n - 1, ours by n; here trl's divides by n too.
 """
 
 import sys
@@ -11,67 +11,66 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import trl.experimental.ppo.ppo_trainer as stock
+import trl.experimental.ppo.ppo_trainer as trl_ppo_trainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from baselines.parity import nudge
-from baselines.spec import World
+from baselines.parity import perturb
+from baselines.spec import CaseFiles
 from baselines.trl_ppo import build
 
 
-class Listener:
-    """Replaces functions of trl's module by the same that keep what they return."""
+class CallRecorder:
+    """Wraps functions of trl's module so that their results are recorded."""
 
     def __init__(self, tokens: Tensor, ids: Tensor) -> None:
         self.tokens, self.ids = tokens, ids
-        self.heard: dict[str, list[Any]] = {}
+        self.results: dict[str, list[Any]] = {}
         self.order = torch.arange(len(ids))
 
-    def listen(self, place: Any, name: str, said: str) -> None:
-        original, heard = getattr(place, name), self.heard.setdefault(said, [])
+    def record(self, module: Any, name: str) -> None:
+        original, results = getattr(module, name), self.results.setdefault(name, [])
 
-        def kept(*args: Any, **more: Any) -> Any:
-            found = original(*args, **more)
-            heard.append(found)
-            return found
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            results.append(original(*args, **kwargs))
+            return results[-1]
 
-        setattr(place, name, kept)
+        setattr(module, name, recorded)
 
     def generation(self, model: Any, queries: Tensor, _: int, pad: int, __: Any) -> Any:
-        """Our tokens for these prompts, and the logits that trl's forward gives them."""
-        same = (queries[:, None] == self.ids[None]).all(-1)
-        self.order = same.int().argmax(1)
-        whole = torch.cat([queries, self.tokens[self.order]], 1)
-        logits = stock.forward(model, whole, pad).logits
-        return whole, logits[:, queries.shape[1] - 1 : -1]
+        """Return our tokens for these prompts, and the logits of trl's forward."""
+        equal = (queries[:, None] == self.ids[None]).all(-1)
+        self.order = equal.int().argmax(1)
+        sequences = torch.cat([queries, self.tokens[self.order]], 1)
+        logits = trl_ppo_trainer.forward(model, sequences, pad).logits
+        return sequences, logits[:, queries.shape[1] - 1 : -1]
 
     def in_order(self, rows: Tensor) -> Tensor:
-        """Rows as trl has drawn their prompts, in the order of the file."""
+        """Return rows in the order of the prompts' file, from the order in which trl drew them."""
         return rows.detach()[self.order.argsort()].contiguous()
 
 
-def metrics(world: World) -> dict[str, Tensor]:
-    """What is compared, as trl computes it."""
-    ids = world.tensors()["ids"]
-    listener = Listener(load_file(world.directory / "ours.safetensors")["tokens"], ids)
-    stock.masked_var = partial(stock.masked_var, unbiased=False)
+def metrics(case_files: CaseFiles) -> dict[str, Tensor]:
+    """Return the metrics that are compared, as trl computes them."""
+    ids = case_files.tensors()["ids"]
+    recorder = CallRecorder(load_file(case_files.directory / "ours.safetensors")["tokens"], ids)
+    trl_ppo_trainer.masked_var = partial(trl_ppo_trainer.masked_var, unbiased=False)
     for name in ("selective_log_softmax", "get_reward", "masked_whiten"):
-        listener.listen(stock, name, name)
-    trainer = build(world, [])
-    stock.batch_generation = listener.generation
-    nudge(trainer.policy_model)
+        recorder.record(trl_ppo_trainer, name)
+    trainer = build(case_files, [])
+    trl_ppo_trainer.batch_generation = recorder.generation
+    perturb(trainer.policy_model)
     norms = _norms_at_steps(trainer)
     losses = _losses(trainer)
     trainer.train()
-    said, start = listener.heard, ids.shape[1]
-    values, scores = (found for found in said["get_reward"])
+    results, start = recorder.results, ids.shape[1]
+    values, scores = results["get_reward"]
     return {
-        "logprobs": listener.in_order(said["selective_log_softmax"][0]),
-        "ref_logprobs": listener.in_order(said["selective_log_softmax"][1]),
-        "values": listener.in_order(values[0][:, start - 1 : -1].squeeze(-1)),
-        "scores": listener.in_order(scores[1]),
-        "advantages": listener.in_order(said["masked_whiten"][0]),
+        "logprobs": recorder.in_order(results["selective_log_softmax"][0]),
+        "ref_logprobs": recorder.in_order(results["selective_log_softmax"][1]),
+        "values": recorder.in_order(values[0][:, start - 1 : -1].squeeze(-1)),
+        "scores": recorder.in_order(scores[1]),
+        "advantages": recorder.in_order(results["masked_whiten"][0]),
         "loss": torch.tensor(losses),
         "grad_norm_policy": torch.tensor([norm[0] for norm in norms]),
         "grad_norm_critic": torch.tensor([norm[1] for norm in norms]),
@@ -79,28 +78,28 @@ def metrics(world: World) -> dict[str, Tensor]:
 
 
 def _losses(trainer: Any) -> list[float]:
-    """Filled with the loss of each backward."""
+    """Return a list to which each backward appends its loss."""
     losses: list[float] = []
     backward = trainer.accelerator.backward
 
-    def kept(loss: Tensor, **more: Any) -> None:
+    def recorded_backward(loss: Tensor, **kwargs: Any) -> None:
         losses.append(loss.item())
-        backward(loss, **more)
+        backward(loss, **kwargs)
 
-    trainer.accelerator.backward = kept
+    trainer.accelerator.backward = recorded_backward
     return losses
 
 
 def _norms_at_steps(trainer: Any) -> list[tuple[float, float]]:
-    """Filled with the norms of policy and critic before each optimizer step."""
+    """Return a list to which each optimizer step appends the norms of policy and critic."""
     norms: list[tuple[float, float]] = []
     step = trainer.optimizer.step
 
-    def kept(*args: Any, **more: Any) -> Any:
+    def recorded_step(*args: Any, **kwargs: Any) -> Any:
         norms.append((_norm(trainer.policy_model), _norm(trainer.value_model)))
-        return step(*args, **more)
+        return step(*args, **kwargs)
 
-    trainer.optimizer.step = kept
+    trainer.optimizer.step = recorded_step
     return norms
 
 
@@ -111,7 +110,7 @@ def _norm(model: Any) -> float:
 
 def main(directory: str) -> None:
     torch.set_num_threads(1)
-    save_file(metrics(World(Path(directory))), Path(directory) / "theirs.safetensors")
+    save_file(metrics(CaseFiles(Path(directory))), Path(directory) / "theirs.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Contenders as child processes: their worlds, their order, what they report."""
+"""Runs baselines as child processes and keeps what they report."""
 
 import json
 import os
@@ -10,135 +10,146 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from baselines.environments import missing, python_of
-from baselines.pairing import there_and_back
-from baselines.parity import LIMIT, differing, gaps, parity_case
-from baselines.spec import Case, World
-from baselines.world import build_world
+from baselines.case_files import write_case_files
+from baselines.environments import install_hint, interpreter_of
+from baselines.parity import LIMIT, metrics_over_limit, parity_case, relative_diffs
+from baselines.spec import Case, CaseFiles
+from baselines.timing_statistics import mirrored_order
 
 BENCHMARKS = Path(__file__).parents[1]
-# contender: its module and what follows the directory.
+# Baseline: its module, and arguments after the directory.
 MODULES = {"transformers": ("decode", "transformers"), "decode": ("decode", "ours")}
 
 
-class Differs(Exception):
-    """What both sides compute of the same tokens is not the same."""
+class ParityError(Exception):
+    """Both sides compute different numbers from the same tokens."""
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """A contender with a case."""
+class Job:
+    """A baseline and the case that it runs."""
 
-    contender: str
+    baseline: str
     case: Case
 
 
 @dataclass
-class Runs:
-    """Runs entrants, and keeps what each reported.
+class Runner:
+    """Runs jobs, and keeps what each reported.
 
     Args:
-        scratch: a directory for worlds.
-        environments: where other trainers are installed.
-        say: told what goes on.
+        scratch: directory for the files of cases.
+        environments: directory of the virtual environments.
+        log: function that prints a line.
     """
 
     scratch: Path
     environments: Path
-    say: Any
-    reports: dict[Entrant, list[dict[str, Any]]] = field(default_factory=dict)
-    bases: dict[tuple[Any, ...], int] = field(default_factory=dict)
-    proven: dict[Case, dict[str, float]] = field(default_factory=dict)
+    log: Any
+    reports: dict[Job, list[dict[str, Any]]] = field(default_factory=dict)
+    base_bytes: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    parity: dict[Case, dict[str, float]] = field(default_factory=dict)
 
-    def can_run(self, entrant: Entrant) -> bool:
-        """Whether its environment is there."""
-        return self._python(entrant.contender) is not None
+    def can_run(self, job: Job) -> bool:
+        """Return whether the environment of a job exists."""
+        return self._python(job.baseline) is not None
 
-    def absent(self, entrant: Entrant) -> str:
-        return missing(_module(entrant.contender), self.environments)
+    def install_hint(self, job: Job) -> str:
+        return install_hint(_module(job.baseline), self.environments)
 
-    def compare(self, entrants: Sequence[Entrant], rounds: int) -> None:
-        """Each of them twice in each round, there and back, in fresh processes."""
+    def compare(self, jobs: Sequence[Job], rounds: int) -> None:
+        """Run each job twice a round, in mirrored order, in fresh processes."""
         for _ in range(rounds):
-            for entrant in there_and_back(entrants):
-                self.say(f"{entrant.contender}: {entrant.case}")
-                self.reports.setdefault(entrant, []).append(self.once(entrant))
-        for entrant in entrants:
-            if _base(entrant) not in self.bases:
-                self.bases[_base(entrant)] = int(self._loaded(entrant)["peak_bytes"])
+            for job in mirrored_order(jobs):
+                self.log(f"{job.baseline}: {job.case}")
+                self.reports.setdefault(job, []).append(self.run(job))
+        for job in jobs:
+            if _base_key(job) not in self.base_bytes:
+                self.base_bytes[_base_key(job)] = int(self._measure_base(job)["peak_bytes"])
 
-    def iterations(self, entrant: Entrant, clock: str) -> list[dict[str, float]]:
-        """Parts of every timed iteration of all its runs; clock is wall or cpu."""
-        return [one for report in self.reports[entrant] for one in report[clock]]
+    def iterations(self, job: Job, clock: str) -> list[dict[str, float]]:
+        """Return the parts of every timed iteration of a job; clock is wall or cpu."""
+        return [parts for report in self.reports[job] for parts in report[clock]]
 
-    def memory(self, entrant: Entrant) -> int:
-        """Bytes above libraries and one model, of the run that took most."""
-        peak = max(int(report["peak_bytes"]) for report in self.reports[entrant])
-        return peak - self.bases[_base(entrant)]
+    def memory(self, job: Job) -> int:
+        """Return the peak bytes above libraries and one model, of the run that took most."""
+        peak = max(int(report["peak_bytes"]) for report in self.reports[job])
+        return peak - self.base_bytes[_base_key(job)]
 
-    def prove(self, case: Case) -> None:
-        """One rollout through both.
+    def check_parity(self, case: Case) -> None:
+        """Compare both sides on one rollout.
 
         Raises:
-            Differs: by more than LIMIT, or not comparable.
+            ParityError: a metric differs by more than LIMIT.
         """
         case = parity_case(case)
-        if case in self.proven:
+        if case in self.parity:
             return
-        self.say(f"parity: {case}")
-        directory = self._world(case).directory
-        for contender in ("parity_ours", "parity_trl"):
-            self._run(contender, [contender, str(directory)])
+        self.log(f"parity: {case}")
+        directory = self._case_files(case).directory
+        for baseline in ("parity_ours", "parity_trl"):
+            self._run(baseline, [baseline, str(directory)])
         ours, theirs = (load_file(directory / f"{side}.safetensors") for side in ("ours", "theirs"))
-        found = gaps(ours, theirs)
-        if over := differing(found):
-            listed = ", ".join(f"{name} by {found[name]:.2g}" for name in over)
-            raise Differs(f"no timing counts: over {LIMIT:g} apart are {listed}")
-        self.proven[case] = found
+        diffs = relative_diffs(ours, theirs)
+        if over := metrics_over_limit(diffs):
+            listed = ", ".join(f"{name} by {diffs[name]:.2g}" for name in over)
+            raise ParityError(
+                f"no times are taken, since these differ by more than {LIMIT:g}: {listed}"
+            )
+        self.parity[case] = diffs
 
-    def once(self, entrant: Entrant) -> dict[str, Any]:
-        """What one run reports."""
-        module, *words = MODULES.get(entrant.contender, (entrant.contender,))
-        directory = str(self._world(entrant.case).directory)
-        return self._report(self._run(entrant.contender, [module, directory, *words]))
+    def run(self, job: Job) -> dict[str, Any]:
+        """Run a job once and return its report."""
+        module, *arguments = MODULES.get(job.baseline, (job.baseline,))
+        directory = str(self._case_files(job.case).directory)
+        return self._report(self._run(job.baseline, [module, directory, *arguments]))
 
-    def _loaded(self, entrant: Entrant) -> dict[str, Any]:
-        words = ["loaded", _module(entrant.contender), str(self._world(entrant.case).directory)]
-        return self._report(self._run(entrant.contender, words))
+    def _measure_base(self, job: Job) -> dict[str, Any]:
+        arguments = [
+            "base_memory",
+            _module(job.baseline),
+            str(self._case_files(job.case).directory),
+        ]
+        return self._report(self._run(job.baseline, arguments))
 
     def _report(self, output: str) -> dict[str, Any]:
         return dict(json.loads(output.splitlines()[-1]))
 
-    def _python(self, contender: str) -> Path | None:
-        return python_of(_module(contender), self.environments)
+    def _python(self, baseline: str) -> Path | None:
+        return interpreter_of(_module(baseline), self.environments)
 
-    def _run(self, contender: str, words: list[str]) -> str:
-        """What the module printed.
+    def _run(self, baseline: str, arguments: list[str]) -> str:
+        """Run a module and return what it printed.
 
         Raises:
-            RuntimeError: with the end of what it said, if it failed.
+            RuntimeError: it failed; the message holds the end of its output.
         """
-        one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-        environment = {**os.environ, **one, "PYTHONPATH": str(BENCHMARKS), "HF_HUB_OFFLINE": "1"}
-        command = [str(self._python(contender)), "-m", f"baselines.{words[0]}", *words[1:]]
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+        environment = {
+            **os.environ,
+            **threads,
+            "PYTHONPATH": str(BENCHMARKS),
+            "HF_HUB_OFFLINE": "1",
+        }
+        command = [str(self._python(baseline)), "-m", f"baselines.{arguments[0]}", *arguments[1:]]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
-            said = done.stderr[-4000:]
-            raise RuntimeError(f"{' '.join(words)}: exit code {done.returncode}\n{said}")
+            errors = done.stderr[-4000:]
+            raise RuntimeError(f"{' '.join(arguments)}: exit code {done.returncode}\n{errors}")
         return done.stdout
 
-    def _world(self, case: Case) -> World:
+    def _case_files(self, case: Case) -> CaseFiles:
         directory = self.scratch / f"{abs(hash(case)):x}"
         if not directory.exists():
             directory.mkdir(parents=True)
-            build_world(directory, case)
-        return World(directory)
+            write_case_files(directory, case)
+        return CaseFiles(directory)
 
 
-def _module(contender: str) -> str:
-    return MODULES.get(contender, (contender,))[0]
+def _module(baseline: str) -> str:
+    return MODULES.get(baseline, (baseline,))[0]
 
 
-def _base(entrant: Entrant) -> tuple[Any, ...]:
-    """What the memory of libraries and one model depends on."""
-    return _module(entrant.contender), entrant.case.model
+def _base_key(job: Job) -> tuple[Any, ...]:
+    """Return what the memory of libraries and one model depends on."""
+    return _module(job.baseline), job.case.model

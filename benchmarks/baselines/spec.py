@@ -1,6 +1,6 @@
 """One case of the comparison, and the directory that holds its model, prompts and images.
 
-Read by every contender in its own environment: nothing here needs rlhf or trl.
+Read by every baseline in its own environment: nothing here needs rlhf or trl.
 """
 
 import json
@@ -18,58 +18,63 @@ class Case:
     """Sizes of the model and of an iteration, and what is trained.
 
     Attributes:
-        hidden, layers: of the language model, whose heads have 64 numbers each (tiny: 16).
-        vocabulary, image_tokens: of the model.
-        response: tokens of every response; end-of-sequence cannot be drawn.
-        ends: share of the vocabulary whose tokens end a response of ours; 0: none ends by itself.
-        batch, minibatch: responses of an iteration, of an optimizer step.
-        backwards: of an optimizer step of ours, each with its part of the minibatch.
-        epochs: passes over each rollout.
-        samples: responses to each prompt.
-        questions: prompts about each image, then all in one batch.
+        hidden_size: width of the language model; heads are 64 wide (tiny: 16).
+        num_layers: layers of the language model.
+        vocab_size: ids of the model.
+        image_tokens: tokens of an image.
+        response_tokens: tokens of every response; end-of-sequence is banned.
+        eos_share: share of the ids that end a response of ours; 0 bans end-of-sequence.
+        batch_size: responses of an iteration.
+        minibatch_size: responses of an optimizer step.
+        microbatches: backward passes of an optimizer step of ours.
+        ppo_epochs: passes over each rollout.
+        samples_per_prompt: responses to each prompt.
+        questions_per_image: prompts about each image; if more than 1, every iteration has the
+            same prompts.
         dtype: float32 or bfloat16, of the weights at rest.
         critic: as in `ppo.critic`.
         train: full (the layers of the language model) or lora.
-        lora_type, rank: of the LoRA.
-        advantage: gae, rloo or grpo.
+        lora_type: as in `model.lora_type`.
+        lora_rank: as in `model.lora_rank`.
+        advantage_estimator: gae, rloo or grpo.
         scorer: model (a LLaVA with a head) or rule (a function of the tokens).
         lr: learning rate of policy and critic.
-        warmups, timed: iterations.
+        warmup_iterations: iterations before the timed ones.
+        timed_iterations: iterations whose times are reported.
     """
 
-    hidden: int = 256
-    layers: int = 6
-    vocabulary: int = 2048
+    hidden_size: int = 256
+    num_layers: int = 6
+    vocab_size: int = 2048
     image_tokens: int = 64
-    response: int = 32
-    ends: float = 0.0
-    batch: int = 16
-    minibatch: int = 8
-    backwards: int = 1
-    epochs: int = 4
-    samples: int = 1
-    questions: int = 1
+    response_tokens: int = 32
+    eos_share: float = 0.0
+    batch_size: int = 16
+    minibatch_size: int = 8
+    microbatches: int = 1
+    ppo_epochs: int = 4
+    samples_per_prompt: int = 1
+    questions_per_image: int = 1
     dtype: str = "float32"
     critic: str = "separate"
     train: str = "full"
     lora_type: str = "lora"
-    rank: int = 16
-    advantage: str = "gae"
+    lora_rank: int = 16
+    advantage_estimator: str = "gae"
     scorer: str = "model"
     lr: float = 1e-6
-    warmups: int = 2
-    timed: int = 3
+    warmup_iterations: int = 2
+    timed_iterations: int = 3
 
     @property
     def iterations(self) -> int:
-        return self.warmups + self.timed
+        return self.warmup_iterations + self.timed_iterations
 
     @property
     def prompts(self) -> int:
-        """All that are asked; each once, so that each iteration sees new images. Several
-        questions about an image are asked anew in each."""
-        batches = self.iterations if self.questions == 1 else 1
-        return batches * self.batch // self.samples
+        """Number of prompts: new ones for each iteration, unless images have several questions."""
+        batches = self.iterations if self.questions_per_image == 1 else 1
+        return batches * self.batch_size // self.samples_per_prompt
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -78,14 +83,14 @@ class Case:
 
     @property
     def model(self) -> tuple[int | str, ...]:
-        """What the files of its model depend on."""
-        sizes = (self.hidden, self.layers, self.vocabulary, self.image_tokens)
+        """Return the fields that the files of its model depend on."""
+        sizes = (self.hidden_size, self.num_layers, self.vocab_size, self.image_tokens)
         return (*sizes, self.dtype)
 
     def __str__(self) -> str:
-        """What is not as usual."""
-        usual, own = asdict(Case()), asdict(self)
-        return " ".join(f"{name}={own[name]}" for name in own if own[name] != usual[name])
+        """Return the fields that differ from the default, as text."""
+        default, fields = asdict(Case()), asdict(self)
+        return " ".join(f"{n}={value}" for n, value in fields.items() if value != default[n])
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -95,7 +100,7 @@ class Case:
         return Case(**json.loads(text))
 
 
-# What both sides of PPO are set to.
+# Options of PPO on both sides.
 PPO = {
     "adam_eps": 1e-5,
     "gamma": 1.0,
@@ -108,8 +113,8 @@ PPO = {
 
 
 @dataclass(frozen=True)
-class World:
-    """The files of a case, in `directory`: see `world.build_world`."""
+class CaseFiles:
+    """The files of a case in `directory`, which `case_files.write_case_files` writes."""
 
     directory: Path
 
@@ -126,11 +131,11 @@ class World:
         return list(json.loads((self.directory / "instructions.json").read_text()))
 
     def image(self, prompt: int) -> Path:
-        """That of the prompt with this number."""
-        return self.directory / "pictures" / f"{prompt // self.case.questions}.png"
+        """Return the path of the image of the prompt with this index."""
+        return self.directory / "pictures" / f"{prompt // self.case.questions_per_image}.png"
 
     def tensors(self) -> dict[str, Tensor]:
-        """What baselines need not make themselves.
+        """Return prompts, images and heads as tensors.
 
         Returns:
             ids [n, P] int64, prompts with placeholders of images; pixels [n, 3, S, S] float32,
@@ -141,6 +146,6 @@ class World:
 
 
 def banned_ids(config: Any) -> list[int]:
-    """What no response may contain: the image's placeholder, pad, and end of sequence."""
+    """Return the ids banned from responses: image placeholder, padding and end-of-sequence."""
     text = config.text_config
     return sorted({config.image_token_id, text.pad_token_id, text.eos_token_id})

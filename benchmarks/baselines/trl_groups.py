@@ -13,25 +13,25 @@ from PIL import Image
 from transformers import AutoProcessor
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from baselines.clock import Clock, show
-from baselines.shown_llava import load_llava, train_language_model
-from baselines.spec import PPO, Case, World
+from baselines.clock import Clock, print_report
+from baselines.image_lookup import load_llava, train_language_model
+from baselines.spec import PPO, Case, CaseFiles
 
-KINDS: dict[str, Any] = {"rloo": (RLOOTrainer, RLOOConfig), "grpo": (GRPOTrainer, GRPOConfig)}
+TRAINERS: dict[str, Any] = {"rloo": (RLOOTrainer, RLOOConfig), "grpo": (GRPOTrainer, GRPOConfig)}
 
 
 def options(case: Case, directory: Path) -> dict[str, Any]:
-    """Optimizer steps: `epochs` passes over each generation, a minibatch each."""
-    steps = case.batch // case.minibatch
+    """Return the options of a trainer, with one optimizer step each minibatch."""
+    steps = case.batch_size // case.minibatch_size
     return {
         "output_dir": str(directory / "trl"),
-        "per_device_train_batch_size": case.minibatch,
+        "per_device_train_batch_size": case.minibatch_size,
         "gradient_accumulation_steps": 1,
-        "generation_batch_size": case.batch,
-        "num_generations": case.samples,
-        "num_iterations": case.epochs,
-        "max_steps": case.iterations * case.epochs * steps,
-        "max_completion_length": case.response,
+        "generation_batch_size": case.batch_size,
+        "num_generations": case.samples_per_prompt,
+        "num_iterations": case.ppo_epochs,
+        "max_steps": case.iterations * case.ppo_epochs * steps,
+        "max_completion_length": case.response_tokens,
         "temperature": 1.0,
         "beta": PPO["kl_coef"],
         "epsilon": PPO["clip_range"],
@@ -49,10 +49,10 @@ def options(case: Case, directory: Path) -> dict[str, Any]:
     }
 
 
-def rows(world: World) -> Dataset:
-    """Instructions as turns of a chat, with their images open."""
-    texts = world.instructions
-    images = [Image.open(world.image(number)).convert("RGB") for number in range(len(texts))]
+def rows(case_files: CaseFiles) -> Dataset:
+    """Return instructions as chat turns with their opened images."""
+    texts = case_files.instructions
+    images = [Image.open(case_files.image(number)).convert("RGB") for number in range(len(texts))]
     turns = [[{"role": "user", "content": text}] for text in texts]
     return Dataset.from_list(
         [{"prompt": turn, "image": image} for turn, image in zip(turns, images, strict=True)]
@@ -60,7 +60,7 @@ def rows(world: World) -> Dataset:
 
 
 def rule(vocabulary: int) -> Any:
-    """The score of ours.Rule."""
+    """Return a reward function that scores as ours.LowerHalfScorer."""
 
     def lower_half(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [sum(token < vocabulary // 2 for token in ids) / len(ids) for ids in completion_ids]
@@ -68,39 +68,39 @@ def rule(vocabulary: int) -> Any:
     return lower_half
 
 
-def put_stamps(trainer: Any, clock: Clock) -> None:
-    """An iteration begins with a rollout and ends where the next begins."""
+def mark_iterations(trainer: Any, clock: Clock) -> None:
+    """Mark rollout and update; an iteration ends when the next rollout begins."""
     rollout = trainer._generate_and_score_completions
 
-    def rolled_out(*args: Any, **more: Any) -> Any:
+    def timed_rollout(*args: Any, **kwargs: Any) -> Any:
         if clock.wall:
             clock.mark("update")
         clock.start()
-        found = rollout(*args, **more)
+        batch = rollout(*args, **kwargs)
         clock.mark("rollout")
-        return found
+        return batch
 
-    trainer._generate_and_score_completions = rolled_out
+    trainer._generate_and_score_completions = timed_rollout
 
 
 def main(directory: str) -> None:
     torch.set_num_threads(1)
-    world, clock = World(Path(directory)), Clock()
-    case = world.case
-    trainer_class, config_class = KINDS[case.advantage]
-    policy = load_llava(world)
+    case_files, clock = CaseFiles(Path(directory)), Clock()
+    case = case_files.case
+    trainer_class, config_class = TRAINERS[case.advantage_estimator]
+    policy = load_llava(case_files)
     train_language_model(policy)
     trainer = trainer_class(
         model=policy,
-        reward_funcs=rule(case.vocabulary),
-        args=config_class(**options(case, world.directory)),
-        train_dataset=rows(world),
-        processing_class=AutoProcessor.from_pretrained(world.model),
+        reward_funcs=rule(case.vocab_size),
+        args=config_class(**options(case, case_files.directory)),
+        train_dataset=rows(case_files),
+        processing_class=AutoProcessor.from_pretrained(case_files.model),
     )
-    put_stamps(trainer, clock)
+    mark_iterations(trainer, clock)
     trainer.train()
     clock.mark("update")
-    show(clock.report(case.warmups))
+    print_report(clock.report(case.warmup_iterations))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """trl's PPOTrainer on a case: python -m baselines.trl_ppo DIRECTORY, where trl 1.12.0 is installed.
 
-trl as released, set to what our loop computes and otherwise to what is fastest for it: weights at
-rest in the dtype of the case and no cast around them, a micro-batch as large as the minibatch,
-images preprocessed beforehand, tower, embeddings and output weights frozen, no logging. Its
-`peft_config` wraps the policy alone: beside a LoRA the critic still trains in full. Only time
-stamps are put in its way.
+trl as released, with options that compute what our loop computes and are otherwise the fastest:
+weights in the dtype of the case without autocast, a micro-batch as large as the minibatch, images
+preprocessed beforehand, vision tower, embeddings and output weights frozen, no logging. Its
+`peft_config` wraps the policy alone: with LoRA the critic still trains in full. Nothing but the
+marks of the clock is added.
 """
 
 import sys
@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import trl.experimental.ppo.ppo_trainer as stock
+import trl.experimental.ppo.ppo_trainer as trl_ppo_trainer
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoTokenizer, TrainerCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-from baselines.clock import Clock, show
-from baselines.shown_llava import Images, Scored, load_llava, train_language_model
-from baselines.spec import PPO, Case, World
+from baselines.clock import Clock, print_report
+from baselines.image_lookup import ImageLookup, LlavaWithHead, load_llava, train_language_model
+from baselines.spec import PPO, Case, CaseFiles
 
-# The linear layers of the language model, as our LoRA takes them.
+# The linear layers of the language model, which our LoRA adapts.
 TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
 
 class EndOfIteration(TrainerCallback):
-    """Stops the clock where trl ends an iteration."""
+    """Ends an iteration on the clock where trl ends it."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -38,16 +38,16 @@ class EndOfIteration(TrainerCallback):
 
 
 def ppo_config(case: Case, directory: Path) -> PPOConfig:
-    """A step each minibatch needs gradient_accumulation_steps=1: the batch counts as one."""
+    """Return trl's options; gradient_accumulation_steps=1 gives one step each minibatch."""
     return PPOConfig(
         output_dir=str(directory / "trl"),
-        per_device_train_batch_size=case.batch,
+        per_device_train_batch_size=case.batch_size,
         gradient_accumulation_steps=1,
-        num_mini_batches=case.batch // case.minibatch,
-        local_rollout_forward_batch_size=case.batch,
-        total_episodes=case.batch * case.iterations,
-        num_ppo_epochs=case.epochs,
-        response_length=case.response,
+        num_mini_batches=case.batch_size // case.minibatch_size,
+        local_rollout_forward_batch_size=case.batch_size,
+        total_episodes=case.batch_size * case.iterations,
+        num_ppo_epochs=case.ppo_epochs,
+        response_length=case.response_tokens,
         temperature=1.0,
         learning_rate=case.lr,
         lr_scheduler_type="constant",
@@ -69,26 +69,26 @@ def ppo_config(case: Case, directory: Path) -> PPOConfig:
     )
 
 
-def build(world: World, callbacks: list[TrainerCallback]) -> PPOTrainer:
-    """The trainer of the world's case; its critic is always a model of its own."""
-    case, tensors = world.case, world.tensors()
-    images = Images(tensors, case.torch_dtype)
-    policy, value, reward = (load_llava(world, images) for _ in range(3))
+def build(case_files: CaseFiles, callbacks: list[TrainerCallback]) -> PPOTrainer:
+    """Return the trainer of a case; its critic is always a separate model."""
+    case, tensors = case_files.case, case_files.tensors()
+    images = ImageLookup(tensors, case.torch_dtype)
+    policy, value, reward = (load_llava(case_files, images) for _ in range(3))
     train_language_model(value)
-    critic = Scored(value, tensors, "value")
+    critic = LlavaWithHead(value, tensors, "value")
     lora = None
     if case.train == "lora":
-        lora = LoraConfig(r=case.rank, lora_alpha=2 * case.rank, target_modules=TARGETS)
+        lora = LoraConfig(r=case.lora_rank, lora_alpha=2 * case.lora_rank, target_modules=TARGETS)
     else:
         train_language_model(policy)
-    tokenizer = AutoTokenizer.from_pretrained(world.model)
-    rows = [row.tolist() for row in tensors["ids"].repeat_interleave(case.samples, 0)]
+    tokenizer = AutoTokenizer.from_pretrained(case_files.model)
+    rows = [row.tolist() for row in tensors["ids"].repeat_interleave(case.samples_per_prompt, 0)]
     return PPOTrainer(
-        args=ppo_config(case, world.directory),
+        args=ppo_config(case, case_files.directory),
         processing_class=tokenizer,
         model=policy,
-        ref_model=None if lora else load_llava(world, images),
-        reward_model=Scored(reward, tensors, "reward").requires_grad_(False),
+        ref_model=None if lora else load_llava(case_files, images),
+        reward_model=LlavaWithHead(reward, tensors, "reward").requires_grad_(False),
         value_model=critic,
         train_dataset=Dataset.from_dict({"input_ids": rows}),
         callbacks=callbacks,
@@ -96,32 +96,32 @@ def build(world: World, callbacks: list[TrainerCallback]) -> PPOTrainer:
     )
 
 
-def put_stamps(clock: Clock) -> None:
-    """Mark the ends of generation and scoring where trl calls functions of its own."""
-    generation, whiten = stock.batch_generation, stock.masked_whiten
+def mark_phases(clock: Clock) -> None:
+    """Mark the ends of generation and scoring by wrapping functions that trl calls there."""
+    generation, whiten = trl_ppo_trainer.batch_generation, trl_ppo_trainer.masked_whiten
 
-    def generated(*args: Any, **more: Any) -> Any:
-        found = generation(*args, **more)
+    def timed_generation(*args: Any, **kwargs: Any) -> Any:
+        result = generation(*args, **kwargs)
         clock.mark("generate")
-        return found
+        return result
 
-    def whitened(*args: Any, **more: Any) -> Any:
-        found = whiten(*args, **more)
+    def timed_whiten(*args: Any, **kwargs: Any) -> Any:
+        result = whiten(*args, **kwargs)
         clock.mark("score")
-        return found
+        return result
 
-    stock.batch_generation, stock.masked_whiten = generated, whitened
+    trl_ppo_trainer.batch_generation, trl_ppo_trainer.masked_whiten = timed_generation, timed_whiten
 
 
 def main(directory: str) -> None:
     torch.set_num_threads(1)
-    world, clock = World(Path(directory)), Clock()
-    put_stamps(clock)
-    trainer = build(world, [EndOfIteration(clock)])
+    case_files, clock = CaseFiles(Path(directory)), Clock()
+    mark_phases(clock)
+    trainer = build(case_files, [EndOfIteration(clock)])
     clock.start()
     trainer.train()
-    clock.drop()
-    show(clock.report(world.case.warmups))
+    clock.drop_iteration()
+    print_report(clock.report(case_files.case.warmup_iterations))
 
 
 if __name__ == "__main__":

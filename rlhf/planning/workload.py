@@ -8,7 +8,6 @@ from rlhf.config.resolve import weights_dtype
 from rlhf.config.schema import Config
 from rlhf.models.loading import locate_model
 from rlhf.planning.model_dims import ModelDims
-from rlhf.rewards.reward_card import RewardCard
 
 RewardPlacement = Literal["adapter", "trunk", "none"]
 
@@ -155,6 +154,8 @@ def _reward_placement(config: Config) -> RewardPlacement:
     kind: str = config.reward.kind
     shares_base_model = config.model.train != "full"
     if config.reward.path:
+        from rlhf.rewards.reward_card import RewardCard  # needs msgspec, which sizes do not
+
         directory, card = RewardCard.read(config.reward.path)
         kind = card.kind
         if kind == "llava_head":

@@ -1,4 +1,4 @@
-"""Makes the directory of a case: a LLaVA with random weights, its prompts and their images."""
+"""Writes the files of a case: a LLaVA with random weights, its prompts and their images."""
 
 import json
 from pathlib import Path
@@ -19,45 +19,45 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from baselines.spec import Case, World
+from baselines.spec import Case, CaseFiles
 from rlhf.data.chat_prompts import PromptBuilder
 from rlhf.demo.tiny_llava import build_tiny_llava
 from rlhf.models.vision.families import image_tokens
 
 SIDE = 96  # pixels
-LETTERS = "BDFGJKLMNPQRVXYZ"  # the tokenizer joins none of them: equal lengths
+LETTERS = "BDFGJKLMNPQRVXYZ"  # the tokenizer merges none of them: equal lengths
 
 
-def build_world(directory: Path, case: Case, *, seed: int = 0) -> World:
-    """Write everything that baselines read of a case; equal arguments give equal files."""
-    world = World(directory)
+def write_case_files(directory: Path, case: Case, *, seed: int = 0) -> CaseFiles:
+    """Write the files of a case; equal arguments give equal files."""
+    case_files = CaseFiles(directory)
     torch.manual_seed(seed)
     transformers.utils.logging.disable_progress_bar()
-    build_tiny_llava(world.model, ["What is it? A cat."], seed=seed)
-    processor = _processor(world.model, case)
-    config = _config(AutoConfig.from_pretrained(world.model), case)
+    build_tiny_llava(case_files.model, ["What is it? A cat."], seed=seed)
+    processor = _processor(case_files.model, case)
+    config = _config(AutoConfig.from_pretrained(case_files.model), case)
     model = LlavaForConditionalGeneration(config)
-    model.to(case.torch_dtype).save_pretrained(world.model)
+    model.to(case.torch_dtype).save_pretrained(case_files.model)
     instructions = _instructions(case.prompts, Random(seed))
     (directory / "case.json").write_text(case.to_json())
     (directory / "instructions.json").write_text(json.dumps(instructions))
-    _draw(world, case.prompts)
+    _write_images(case_files, case.prompts)
     builder = PromptBuilder(processor, image_tokens(config, processor))
-    images = [world.image(number) for number in range(case.prompts)]
+    images = [case_files.image(number) for number in range(case.prompts)]
     rows = [builder.prompt_ids(text, [p]) for text, p in zip(instructions, images, strict=True)]
-    opened = [Image.open(path) for path in images]
+    opened_images = [Image.open(path) for path in images]
     tensors = {
         "ids": torch.tensor(rows),
-        "pixels": processor.image_processor(opened, return_tensors="pt")["pixel_values"],
-        **_head("reward", case.hidden),
-        **_head("value", case.hidden),
+        "pixels": processor.image_processor(opened_images, return_tensors="pt")["pixel_values"],
+        **_head("reward", case.hidden_size),
+        **_head("value", case.hidden_size),
     }
     save_file(tensors, directory / "tensors.safetensors")
-    return world
+    return case_files
 
 
 def _processor(directory: Path, case: Case) -> Any:
-    """The tiny one for larger images, saved."""
+    """Set the tiny processor to larger images, save and return it."""
     processor = AutoProcessor.from_pretrained(directory)
     processor.image_processor.size = {"shortest_edge": SIDE}
     processor.image_processor.crop_size = {"height": SIDE, "width": SIDE}
@@ -66,17 +66,17 @@ def _processor(directory: Path, case: Case) -> Any:
     return processor
 
 
-def _config(own: Any, case: Case) -> LlavaConfig:
+def _config(tiny: Any, case: Case) -> LlavaConfig:
     text = LlamaConfig(
-        hidden_size=case.hidden,
-        intermediate_size=4 * case.hidden,
+        hidden_size=case.hidden_size,
+        intermediate_size=4 * case.hidden_size,
         num_attention_heads=4,
-        num_hidden_layers=case.layers,
-        vocab_size=case.vocabulary,
+        num_hidden_layers=case.num_layers,
+        vocab_size=case.vocab_size,
         max_position_embeddings=2048,
-        pad_token_id=own.text_config.pad_token_id,
+        pad_token_id=tiny.text_config.pad_token_id,
         bos_token_id=None,
-        eos_token_id=own.text_config.eos_token_id,
+        eos_token_id=tiny.text_config.eos_token_id,
     )
     tower = CLIPVisionConfig(
         hidden_size=96,
@@ -89,32 +89,32 @@ def _config(own: Any, case: Case) -> LlavaConfig:
     return LlavaConfig(
         vision_config=tower,
         text_config=text,
-        image_token_index=own.image_token_id,
+        image_token_index=tiny.image_token_id,
         image_seq_length=case.image_tokens,
     )
 
 
 def _patch(case: Case) -> int:
-    """Pixels of a side of a patch."""
+    """Return the side of a patch in pixels."""
     return SIDE // round(case.image_tokens**0.5)
 
 
 def _instructions(count: int, random: Random) -> list[str]:
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found["".join(random.choices(LETTERS, k=12))] = None
-    return list(found)
+    texts: dict[str, None] = {}
+    while len(texts) < count:
+        texts["".join(random.choices(LETTERS, k=12))] = None
+    return list(texts)
 
 
-def _draw(world: World, count: int) -> None:
-    """Images of noise, different for each prompt but for those about the same."""
-    (world.directory / "pictures").mkdir(exist_ok=True)
+def _write_images(case_files: CaseFiles, count: int) -> None:
+    """Write images of noise, one for each prompt or for all prompts about one image."""
+    (case_files.directory / "pictures").mkdir(exist_ok=True)
     for number in range(count):
         noise = torch.randint(0, 256, (SIDE, SIDE, 3), dtype=torch.uint8)
-        Image.fromarray(noise.numpy()).save(world.image(number))
+        Image.fromarray(noise.numpy()).save(case_files.image(number))
 
 
 def _head(name: str, width: int) -> dict[str, Tensor]:
-    """Weight and bias of a head whose scalars are of size 1."""
+    """Return weight and bias of a random head whose outputs are about 1 in size."""
     weight = torch.randn(1, width) / width**0.5
     return {f"{name}.weight": weight, f"{name}.bias": torch.randn(1) / 10}
