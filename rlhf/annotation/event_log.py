@@ -31,7 +31,7 @@ class Judgment(_Event, frozen=True, tag="judgment"):
         response_b: the other.
         preference: response_a, response_b or tie.
         shown_left: response_a or response_b.
-        seconds: how long the pair was looked at.
+        seconds: how long the annotator looked at the pair.
     """
 
     pair: str
@@ -50,7 +50,7 @@ class Skip(_Event, frozen=True, tag="skip"):
     Attributes:
         pair: the pair's key.
         reason: why, in the annotator's words.
-        seconds: how long the pair was looked at.
+        seconds: how long the annotator looked at the pair.
     """
 
     pair: str

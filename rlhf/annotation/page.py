@@ -39,10 +39,10 @@ class JudgmentRequest(msgspec.Struct, forbid_unknown_fields=True):
 
     Attributes:
         annotator: who chose; "" for the server's default.
-        key: of the request; one that is sent again has the same key.
+        key: of the request; a repeated request has the same key.
         pair: the pair's key.
         choice: the better side, tie or skip.
-        seconds: how long the pair was looked at.
+        seconds: how long the annotator looked at the pair.
         reason: why it was skipped.
     """
 
@@ -60,7 +60,7 @@ class UndoRequest(msgspec.Struct, forbid_unknown_fields=True):
     Attributes:
         annotator: who withdraws; "" for the server's default.
         page: id of the browser page.
-        key: of the request; one that is sent again has the same key.
+        key: of the request; a repeated request has the same key.
     """
 
     annotator: _Text

@@ -23,7 +23,7 @@ class Submission:
         annotator: who chose.
         pair: the pair's key.
         choice: the better side, tie or skip.
-        seconds: how long the pair was looked at.
+        seconds: how long the annotator looked at the pair.
         reason: why it was skipped.
     """
 
@@ -111,7 +111,7 @@ class AnnotationQueue:
         Args:
             annotator: whose event is undone.
             page: id of the browser page that shows the pair next.
-            key: of the request; one that is sent again undoes nothing more.
+            key: of the request; a repeated request undoes nothing more.
 
         Returns:
             The pair; None if there is nothing to undo, or the pair is no longer in the file.
@@ -148,7 +148,7 @@ class AnnotationQueue:
         }
 
     def _is_open(self, key: str, annotator: str) -> bool:
-        """Tell whether a pair still needs this annotator: too few others judged or hold it."""
+        """Tell whether a pair still needs this annotator: fewer than `overlap` others have it."""
         events = self._judgments[key]
         if annotator in events:
             return False

@@ -1,4 +1,4 @@
-"""Serve a page's images: the pixels that a model is given, under names that reveal nothing."""
+"""Serve a page's images as models see them, under names that do not reveal their paths."""
 
 from collections.abc import Iterable
 from functools import lru_cache

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlhf.config.schema import Config, defaults, leaves
-from rlhf.config.validation import nearest
+from rlhf.config.validation import suggest_name
 from rlhf.errors import UsageError
 from rlhf.storage.run_directory import run_directory_of, unfinished_run
 
@@ -122,7 +122,7 @@ def _check_names(overrides: list[str]) -> None:
     for word in overrides:
         name = _name(word)
         if name not in known and name not in sections and not _is_group(word):
-            raise UsageError(f"unknown option {name}", word, nearest(name, known))
+            raise UsageError(f"unknown option {name}", word, suggest_name(name, known))
 
 
 def _name(word: str) -> str:

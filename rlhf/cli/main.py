@@ -16,7 +16,7 @@ from rlhf.cli.help import FLAGS, command_help, overview
 from rlhf.cli.hydra_compose import compose_options, expand_sweep, to_yaml
 from rlhf.commands.job import Job
 from rlhf.config.schema import Config
-from rlhf.config.validation import load_config, nearest
+from rlhf.config.validation import load_config, suggest_name
 from rlhf.errors import RlhfError, UsageError, is_out_of_memory, out_of_memory
 from rlhf.storage.atomic import replaced_file
 from rlhf.storage.run_directory import RunDirectory, json_text, run_directory_of
@@ -93,7 +93,7 @@ def parse(arguments: list[str]) -> Call:
     command = words[0] if words else ""
     if command and command not in COMMANDS:
         raise UsageError(
-            f"unknown command {command}", f"rlhf {command}", nearest(command, COMMANDS)
+            f"unknown command {command}", f"rlhf {command}", suggest_name(command, COMMANDS)
         )
     overrides = [word for word in words[1:] if re.match(r"[+~]{0,2}[A-Za-z_][\w./@]*=", word)]
     files = [word for word in words[1:] if word not in overrides]

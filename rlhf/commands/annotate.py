@@ -49,12 +49,12 @@ def annotate(job: Job) -> dict[str, Any]:
     if not candidates and not job.config.annotate.output:
         fix = "give candidates to rank, or a log and annotate.output=PREFERENCES.jsonl"
         raise UsageError("the file holds no candidates", str(path), fix)
-    log = _rank(job, path) if candidates else path
+    log = _collect_judgments(job, path) if candidates else path
     return _write_preferences(log, job.config.annotate.output)
 
 
-def _rank(job: Job, path: Path) -> Path:
-    """Serve the page until it is stopped; return the path of the log that it wrote."""
+def _collect_judgments(job: Job, path: Path) -> Path:
+    """Serve the page for judgments until Ctrl-C; return the path of their log."""
     _check_installed()
     options, output = job.config.annotate, Path(job.config.output or path.parent / DEFAULT_LOG)
     _check_host(options.host)

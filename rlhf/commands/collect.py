@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from rlhf.commands.job import Job
-from rlhf.commands.model_setup import load_adapted, scorer_of
+from rlhf.commands.model_setup import build_scorer, load_adapted
 from rlhf.config.schema import CollectConfig, Config, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.input_files import read_prompts
@@ -196,7 +196,7 @@ def _select_pairs(
     """Write the selected pairs to pairs.jsonl, most informative first; return how many."""
     config = job.config
     scorer = RecordScorer(
-        scorer_of(job, llava, share_base_model=True),
+        build_scorer(job, llava, share_base_model=True),
         llava.builder,
         config.data.max_prompt_tokens,
         config.ppo.microbatch_tokens,

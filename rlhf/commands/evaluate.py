@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from rlhf.commands.job import Job
-from rlhf.commands.model_setup import load_adapted, scorer_of
+from rlhf.commands.model_setup import build_scorer, load_adapted
 from rlhf.config.schema import Config
 from rlhf.data.collate import Record, prompt_batch
 from rlhf.data.images import load_image
@@ -273,7 +273,7 @@ def _judges(job: Job, llava: Llava) -> list[Judge]:
     rule = job.config.evaluation.judge == "rule-v1"
     judges: list[Judge] = [RuleJudge()] if rule else []
     if job.scorer or job.config.reward.path:
-        scorer = scorer_of(job, llava, share_base_model=True)
+        scorer = build_scorer(job, llava, share_base_model=True)
         judges.append(ScorerJudge(scorer, max_tokens=job.config.ppo.microbatch_tokens))
     if not judges and job.config.evaluation.judge != "person":
         raise UsageError(

@@ -9,7 +9,7 @@ from rlhf.commands.model_setup import load_adapted
 from rlhf.config.schema import Config
 from rlhf.data.collate import prompt_batch
 from rlhf.data.images import load_image
-from rlhf.data.input_files import SUFFIXES, images_in, read_prompts
+from rlhf.data.input_files import IMAGE_SUFFIXES, images_in, read_prompts
 from rlhf.data.records import PromptRecord
 from rlhf.errors import DataError, UsageError
 from rlhf.evaluation.judges import generate_responses
@@ -48,7 +48,7 @@ def generate(job: Job) -> dict[str, Any]:
 def _is_image(path: Path) -> bool:
     """Whether a path is an image, or a folder of images and not a model directory."""
     if not path.is_dir():
-        return path.suffix.lower() in SUFFIXES
+        return path.suffix.lower() in IMAGE_SUFFIXES
     return not (path / "config.json").exists() and bool(images_in(path))
 
 

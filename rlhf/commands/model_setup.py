@@ -85,7 +85,7 @@ def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> L
     return llava
 
 
-def scorer_of(job: Job, llava: Llava, *, share_base_model: bool) -> Scorer:
+def build_scorer(job: Job, llava: Llava, *, share_base_model: bool) -> Scorer:
     """Load the scorer that `--scorer=` names, else the reward model of `reward.path`.
 
     Args:
@@ -140,17 +140,17 @@ def metrics_writer(
     options = msgspec.json.format(msgspec.json.encode(job.config), indent=2).decode()
     writer.text("config", f"```json\n{options}\n```", resume_step or 0)
     if checkpoint is None:
-        writer.hparams(chosen_options(job), hparam_metrics)
+        writer.hparams(command_line_options(job), hparam_metrics)
     return writer
 
 
-def chosen_options(job: Job) -> dict[str, Any]:
+def command_line_options(job: Job) -> dict[str, Any]:
     """Return the seed and the options named on the command line, with their values."""
     names = {word.partition("=")[0].lstrip("+") for word in job.overrides} | {"seed"}
     return {name: x for name, x in leaves(asdict(job.config)) if name in names}
 
 
-def announce(llava: Llava, *, steps: int) -> None:
+def print_model_summary(llava: Llava, *, steps: int) -> None:
     """Print the parts of the model, their dtypes, what trains and on which device.
 
     Args:

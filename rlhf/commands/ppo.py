@@ -5,14 +5,14 @@ from typing import Any
 
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import (
-    announce,
+    build_scorer,
     load_trainable,
     metrics_writer,
+    print_model_summary,
     save_trained,
-    scorer_of,
 )
 from rlhf.commands.ppo_profile import profiled
-from rlhf.commands.resume import checkpoint_of
+from rlhf.commands.resume import resume_checkpoint
 from rlhf.config.resolve import kl_choice
 from rlhf.config.schema import Config, PPOConfig
 from rlhf.config.validation import check_training_sampling
@@ -54,7 +54,7 @@ def ppo(job: Job) -> dict[str, Any]:
     if not job.scorer:
         RewardCard.read(config.reward.path)  # fails before a model loads
     location, full = locate_model(config.model.path), config.model.train == "full"
-    checkpoint = checkpoint_of(job, job.run_dir)
+    checkpoint = resume_checkpoint(job, job.run_dir)
     llava = load_trainable(config, location, fully=full)
     policy = build_policy(
         llava,
@@ -64,13 +64,13 @@ def ppo(job: Job) -> dict[str, Any]:
         critic=config.ppo.critic,
         critic_init=_critic_adapter(config),
     )
-    scorer = scorer_of(job, llava, share_base_model=not full)
+    scorer = build_scorer(job, llava, share_base_model=not full)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
     with metrics_writer(job, job.run_dir, checkpoint, SUMMARY_METRICS) as writer:
         trainer = PPOTrainer(config, policy, scorer, prompts, writer, job.run_dir)
         if checkpoint:
             trainer.restore(checkpoint)
-        announce(llava, steps=trainer.planned_steps)
+        print_model_summary(llava, steps=trainer.planned_steps)
         with profiled(job, location, trainer) as profile:
             trainer.run()
     last_metrics = {x: trainer.metrics[x] for x in SUMMARY_METRICS if x in trainer.metrics}

@@ -34,7 +34,7 @@ MAY_DIFFER = frozenset(
 )
 
 
-def checkpoint_of(job: Job, directory: Path, *, required: bool = True) -> Checkpoint | None:
+def resume_checkpoint(job: Job, directory: Path, *, required: bool = True) -> Checkpoint | None:
     """Load the checkpoint that a run resumes from; return None for a new run.
 
     Args:
@@ -63,7 +63,7 @@ def checkpoint_of(job: Job, directory: Path, *, required: bool = True) -> Checkp
     return checkpoint
 
 
-def drop_checkpoints(directory: Path) -> None:
+def delete_checkpoints(directory: Path) -> None:
     """Delete the checkpoints of a finished run and of its folds."""
     for checkpoints in (directory / "checkpoints", *directory.glob("fold-*/checkpoints")):
         shutil.rmtree(checkpoints, ignore_errors=True)

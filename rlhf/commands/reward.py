@@ -10,12 +10,12 @@ import torch
 
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import (
-    announce,
     load_trainable,
     metrics_writer,
+    print_model_summary,
     read_captions,
 )
-from rlhf.commands.resume import checkpoint_of, drop_checkpoints
+from rlhf.commands.resume import delete_checkpoints, resume_checkpoint
 from rlhf.data.collate import preference_batch
 from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.records import PreferenceRecord
@@ -87,7 +87,7 @@ def reward(job: Job) -> dict[str, Any]:
         blind_test = study.evaluate(split)
     facts = study.training_facts(path, split)
     study.save(facts)
-    drop_checkpoints(job.run_dir)
+    delete_checkpoints(job.run_dir)
     return {
         **_report(job, blind_test, folds, split.held_out_root, steps),
         "training_accuracy": facts["accuracy"],
@@ -136,7 +136,9 @@ class _RewardStudy:
         drop_ties = self.config.reward.ties == "drop"
         pairs = [r for r in split.training if not drop_ties or r.preference != "tie"]
         batches = self._batch(pairs, split.root), self._batch(split.held_out, split.held_out_root)
-        checkpoint = checkpoint_of(self.job, directory, required=not self.config.reward.cv_folds)
+        checkpoint = resume_checkpoint(
+            self.job, directory, required=not self.config.reward.cv_folds
+        )
         with metrics_writer(
             self.job, directory, checkpoint, HPARAM_METRICS, first_step=1
         ) as writer:
@@ -146,7 +148,7 @@ class _RewardStudy:
             if checkpoint:
                 trainer.restore(checkpoint)
             count = sum(value.numel() for value in trainer.parameters)
-            announce(self.llava, steps=trainer.steps)
+            print_model_summary(self.llava, steps=trainer.steps)
             say(f"{count:,} parameters of the reward model train")
             return trainer.run()
 

@@ -3,8 +3,13 @@
 from typing import Any
 
 from rlhf.commands.job import Job
-from rlhf.commands.model_setup import announce, load_trainable, metrics_writer, save_trained
-from rlhf.commands.resume import checkpoint_of, drop_checkpoints
+from rlhf.commands.model_setup import (
+    load_trainable,
+    metrics_writer,
+    print_model_summary,
+    save_trained,
+)
+from rlhf.commands.resume import delete_checkpoints, resume_checkpoint
 from rlhf.data.collate import prompt_batch
 from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.records import DemonstrationRecord
@@ -33,14 +38,14 @@ def sft(job: Job) -> dict[str, Any]:
         add_adapter(llava.adapters, POLICY, config.model)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=data.max_prompt_tokens)
     responses = response_batch([record.response for record in records], llava.builder)
-    checkpoint = checkpoint_of(job, job.run_dir)
+    checkpoint = resume_checkpoint(job, job.run_dir)
     with metrics_writer(job, job.run_dir, checkpoint, ("sft/loss",)) as writer:
         trainer = SFTTrainer(config, llava, prompts, responses, writer, job.run_dir)
         if checkpoint:
             trainer.restore(checkpoint)
-        announce(llava, steps=trainer.steps)
+        print_model_summary(llava, steps=trainer.steps)
         loss = trainer.run()
     metrics = {"loss": loss, "demonstrations": len(records), "steps": trainer.steps}
     save_trained(job, "sft", llava, metrics)
-    drop_checkpoints(job.run_dir)
+    delete_checkpoints(job.run_dir)
     return metrics

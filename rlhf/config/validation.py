@@ -36,7 +36,7 @@ def load_config(values: Mapping[str, Any]) -> Config:
     known = [name for name, _ in leaves(defaults())]
     for key, value in leaves(values):
         if key not in known:
-            raise UsageError(f"unknown option {key}", f"{key}=…", nearest(key, known))
+            raise UsageError(f"unknown option {key}", f"{key}=…", suggest_name(key, known))
         if isinstance(value, float) and not isfinite(value):
             raise UsageError("this number is not finite", f"{key}={value}", "give a finite one")
     try:
@@ -81,7 +81,7 @@ def _ranges(hint: Any) -> list[Range]:
     return ranges + [inner for part in get_args(hint) for inner in _ranges(part)]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_name(name: str, known: Iterable[str]) -> str:
     """Return advice for a misspelt word: the closest known one, or where the help is.
 
     Args:

@@ -1,13 +1,13 @@
 """Encode prompts and responses with a chat template, safe against special tokens in the text.
 
 The template's own special tokens become special ids, and each image becomes one placeholder id
-for each of its tokens. Everything a person typed becomes ordinary text: `<image>` or `</s>` in an
+for each of its tokens. The user's text becomes ordinary text: `<image>` or `</s>` in an
 instruction can neither place an image nor end a turn.
 
-A copy of the tokenizer gets a second, random name for each special token. The template is written
-with the random names, the user's text is put in, and the whole is encoded once: the original names
-are spelled out as text, the random names become the original ids. So spaces and merges around
-special tokens are those of the original tokenizer.
+A copy of the tokenizer gets a second, random name for each special token. The template is rendered
+with the random names, the user's text is inserted, and the result is encoded once: original names
+are encoded as ordinary text, random names as the original ids. Spaces and merges around special
+tokens are therefore the same as with the original tokenizer.
 """
 
 import copy

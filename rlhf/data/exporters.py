@@ -67,7 +67,7 @@ def export_trl(
     """
     pairs = [record for record in records if record.preference != "tie"]
     if not pairs:
-        raise UsageError("trl's form has no ties, and every record is one", str(output), "")
+        raise UsageError("trl's format has no ties, and every record is a tie", str(output), "")
     schema, parquet = _trl_schema(), import_pyarrow("pyarrow.parquet")
     table = import_pyarrow("pyarrow").Table
     with _new_file(output) as part, parquet.ParquetWriter(part, schema) as writer:

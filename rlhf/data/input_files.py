@@ -11,7 +11,7 @@ from rlhf.errors import DataError, UsageError
 from rlhf.tracking.console import say, track
 
 T = TypeVar("T", bound=Record)
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 def input_file(path: str, option: str) -> Path:
@@ -51,14 +51,14 @@ def read_prompts(config: Config) -> tuple[list[PromptRecord], Path]:
         )
     records = [PromptRecord(path.name, config.instruction) for path in images_in(directory)]
     if not records:
-        kinds = ", ".join(sorted(SUFFIXES))
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError("the folder has no images", str(directory), f"they end in {kinds}")
     return _with_images(config, records, directory, directory), directory
 
 
 def images_in(directory: Path) -> list[Path]:
     """List the image files of a directory, sorted by name."""
-    return sorted(path for path in directory.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in directory.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def read_with_images(config: Config, path: Path, kind: type[T]) -> tuple[list[T], Path]:

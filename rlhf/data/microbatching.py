@@ -105,7 +105,7 @@ def pack_to_budget(
     Args:
         sizes: the size of each item.
         budget: the largest total size of a batch; one with a single item may be larger.
-        groups: what each item belongs to, e.g. its image; None: all to one group.
+        groups: the group of each item, e.g. its image; None: all items are one group.
 
     Returns:
         The item indices of each batch, items of similar size together; each index occurs once.

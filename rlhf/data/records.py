@@ -18,7 +18,7 @@ Text = str  # checked on reading: not blank, no NUL
 Label = str  # checked on reading: one of the values below
 _LABELS = {name: name for name in ("response_a", "response_b", "tie")}
 _LABELS |= {"a": "response_a", "A": "response_a", "b": "response_b", "B": "response_b"}
-_LABEL_HELP = "write response_a, response_b or tie (number codings clash: 1/2 against 0/1)"
+_LABEL_HELP = "write response_a, response_b or tie (numbers are ambiguous: 1/2 or 0/1)"
 
 
 class _Prompt(
@@ -66,7 +66,7 @@ class PreferenceRecord(_Prompt, frozen=True):
         seconds: how long the annotator looked at the pair.
         created_at: ISO 8601 time.
         source: the dataset it was imported from.
-        meta: anything else.
+        meta: other values.
         schema_version: of this format.
     """
 

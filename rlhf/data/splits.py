@@ -1,4 +1,4 @@
-"""Split preference pairs into training and held-out pairs that share no image, by content."""
+"""Split preference pairs into training and held-out pairs without common images (by content)."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""HTML pages, each one self-contained file: templates filled in, texts escaped, images embedded."""
+"""Write HTML pages as self-contained files: fill in templates, escape texts, embed images."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from PIL import Image
 from rlhf.evaluation import charts
 
 PIXELATED_SIDE = 160  # pixels; images up to this size are embedded as they are
-_LIMITS = ("low", "high")  # of a win rate, shown with it
+_LIMITS = ("low", "high")  # interval of the win rate, shown in its column
 
 
 def write_page(
@@ -24,7 +24,7 @@ def write_page(
 ) -> None:
     """Fill in a template and write the page.
 
-    Every text is escaped, the page asks for no other file, and of scripts only `script` may run.
+    Every text is escaped. The page may load no other file and run no script but `script`.
 
     Args:
         path: the file to write; its directory is made when missing.
@@ -32,7 +32,7 @@ def write_page(
         title: the heading of the page.
         notes: lines below the heading.
         script: the name of a file beside the templates; "" for none.
-        values: what the template names.
+        values: the variables of the template.
 
     Raises:
         OSError: the file cannot be written.
@@ -44,7 +44,7 @@ def write_page(
         values["script_hash"] = b64encode(sha256(source.encode()).digest()).decode()
     page = environment.get_template(template).render(values)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, "utf-8", errors="xmlcharrefreplace")  # half a surrogate pair is no UTF-8
+    path.write_text(page, "utf-8", errors="xmlcharrefreplace")  # a lone surrogate is not UTF-8
 
 
 @cache
@@ -62,14 +62,14 @@ def _environment() -> Environment:
 
 
 def format_metric(value: Any) -> str:
-    """Four significant digits of a float, other values as text, a dash for None, NaN and inf."""
+    """Format a float with four digits, other values as text; a dash for None, NaN and inf."""
     if value is None or (isinstance(value, float) and not isfinite(value)):
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def format_percent(share: float) -> str:
-    """A share as a percentage with one decimal, a dash for NaN."""
+    """Format a share as a percentage with one decimal; a dash for NaN."""
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%" if isfinite(share) else "–"
 
 
@@ -91,7 +91,7 @@ def metric_table(heading: str, rows: Mapping[str, Mapping[str, Any]]) -> MetricT
 
     Args:
         heading: of the column of names.
-        rows: name to metrics by name; a metric that a row lacks is a dash.
+        rows: name to metrics by name; a missing metric becomes a dash.
     """
     columns = list(dict.fromkeys(x for row in rows.values() for x in row if x not in _LIMITS))
     cells = [[name, *(_cell(row, column) for column in columns)] for name, row in rows.items()]
@@ -111,8 +111,8 @@ class EmbeddedImage:
 
     Attributes:
         source: the image as a data URL.
-        alt: the text for those who do not see it.
-        pixelated: whether it is small, so that it is enlarged without blur.
+        alt: its alternative text.
+        pixelated: whether it is small and enlarged without smoothing.
     """
 
     source: str
@@ -125,8 +125,8 @@ def embed_image(image: Image.Image, alt: str, side: int = 640) -> EmbeddedImage:
 
     Args:
         image: of any mode; it is not changed.
-        alt: the text for those who do not see it.
-        side: pixels, the longer side of a large image at most.
+        alt: its alternative text.
+        side: pixels, maximum of the longer side.
     """
     copy, data = image.convert("RGB"), BytesIO()
     pixelated = max(copy.size) <= PIXELATED_SIDE

@@ -34,8 +34,8 @@ class ReportItem:
         image: the image of the prompt.
         instruction: the text of the prompt.
         kind: the kind of the instruction, such as its first words.
-        responses: one of each model; the first model's is what the others are compared with.
-        scores: one of each response; NaN where there is none.
+        responses: one of each model; the others are compared with the first model's.
+        scores: one of each response; NaN if it was not scored.
         outcome: win, loss, tie or unscored, of the last model against the first.
     """
 
@@ -71,7 +71,7 @@ def write_model_report(
     items: Sequence[ReportItem],
     curves: Mapping[str, Mapping[str, Curve]],
 ) -> None:
-    """Write the page as one HTML file that asks for no other; every text is escaped.
+    """Write the page as one self-contained HTML file; every text is escaped.
 
     Args:
         path: the file to write.

@@ -107,7 +107,7 @@ def score_complete_pairs(
 def _scores_by_id(
     records: Sequence[PreferenceRecord], pairs: ScoredPairs, std: float
 ) -> dict[int, list[float]]:
-    """Normalized scores of response_a and response_b, by the identity of the record."""
+    """Return the normalized scores of response_a and response_b by the record's `id()`."""
     rows = torch.stack([pairs.scores_a, pairs.scores_b], dim=1) / std
     return {
         id(record): _chosen_first(record, row)
@@ -116,5 +116,5 @@ def _scores_by_id(
 
 
 def _chosen_first(record: PreferenceRecord, scores: list[float]) -> list[float]:
-    """Scores of (a, b) as (chosen, rejected); applied twice, they are (a, b) again."""
+    """Order scores (a, b) as (chosen, rejected), or (chosen, rejected) as (a, b)."""
     return scores[::-1] if record.preference == "response_b" else scores

@@ -97,7 +97,7 @@ class RewardMetrics:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Return every metric as JSON has it; None where there is no number."""
+        """Return every metric as JSON has it; None instead of NaN."""
         return _json_values(self)
 
 
@@ -134,13 +134,13 @@ class Blindness:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Return every metric as JSON has it; None where there is no number."""
+        """Return every metric as JSON has it; None instead of NaN."""
         return _json_values(self)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How far the accuracies of the folds of a data set lie apart.
+    """Mean and spread of the accuracies of cross-validation folds.
 
     Attributes:
         mean: of the accuracies.
@@ -210,7 +210,7 @@ def blindness(
         seed: of the 2,000 resamples of whole images behind the interval.
 
     Raises:
-        ValueError: they are not the same pairs.
+        ValueError: the labels of the three differ.
     """
     parts = own_images, shuffled_images, blank_images
     if not all(torch.equal(own_images.labels, part.labels) for part in parts):
@@ -226,7 +226,7 @@ def blindness(
 
 
 def accuracy_spread(folds: Sequence[RewardMetrics]) -> Spread:
-    """Compute how far the accuracies of the folds lie apart.
+    """Compute mean and spread of the accuracies of cross-validation folds.
 
     Raises:
         StatisticsError: there is no fold.

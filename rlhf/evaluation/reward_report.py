@@ -100,7 +100,7 @@ def write_reward_report(
     curves: Mapping[str, Mapping[str, Curve]] | None = None,
     folds: Sequence[RewardMetrics] | None = None,
 ) -> None:
-    """Write the page as one HTML file without scripts that asks for no other; texts are escaped.
+    """Write the page as one self-contained HTML file without scripts; every text is escaped.
 
     Args:
         path: the file to write.

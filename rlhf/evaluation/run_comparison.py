@@ -81,7 +81,7 @@ def read_run(directory: Path, name: str) -> Run:
 
 
 def distinct_names(directories: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that tell them apart; equal paths get a number."""
+    """Return the shortest distinct suffix of each path; equal paths get a number."""
     paths = [path.resolve().parts for path in directories]
     ends = {parts: parts[-1:] for parts in paths}
     for length in range(2, max(map(len, paths)) + 1):
@@ -162,7 +162,7 @@ def write_run_comparison(
     metrics: Mapping[str, Mapping[str, float]],
     notes: Sequence[str],
 ) -> None:
-    """Write the page as one HTML file that asks for no other; every text is escaped.
+    """Write the page as one self-contained HTML file; every text is escaped.
 
     Args:
         path: the file to write.

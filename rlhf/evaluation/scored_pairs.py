@@ -157,7 +157,7 @@ def confident_rows(pairs: ScoredPairs, count: int) -> tuple[list[int], list[int]
 
 
 def _one_per_image(pairs: ScoredPairs, rows: Tensor) -> list[int]:
-    """The first of `rows` of each image."""
+    """Keep the first row of each image."""
     first: dict[int, int] = {}
     for row in rows.tolist():
         first.setdefault(int(pairs.image_ids[row]), row)

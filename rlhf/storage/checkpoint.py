@@ -1,4 +1,4 @@
-"""Save and load checkpoints: complete or absent, verified by hash, exact to the bit."""
+"""Save and load checkpoints: written completely or not at all, verified by hash, bit-exact."""
 
 import json
 import os
@@ -35,7 +35,7 @@ class Checkpoint:
     """A checkpoint read from the disk.
 
     Attributes:
-        step: the step it was saved at.
+        step: the step at which it was saved.
         tensors: by group, then by name; on the CPU.
         state: the JSON values saved with them.
         path: the checkpoint's directory.
@@ -93,23 +93,25 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Load the newest undamaged checkpoint of a run; warn of each damaged one passed over.
+    """Load the newest undamaged checkpoint of a run; warn about each damaged one.
 
     Args:
         path: the directory of a run's checkpoints, or of one checkpoint.
 
     Raises:
         NoCheckpointError: there is none.
-        DataError: there are some, and all are damaged.
+        DataError: all of them are damaged.
     """
     directories = [path] if (path / "manifest.json").exists() else _newest_first(path)
     for directory in directories:
         try:
             return _read_verified(directory)
         except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
-            warnings.warn(f"{directory} is damaged, passed over: {error}", stacklevel=2)
+            warnings.warn(f"{directory} is damaged and skipped: {error}", stacklevel=2)
     if directories:
-        raise DataError("No checkpoint here verifies.", str(path), "Restore one from a backup.")
+        raise DataError(
+            "Every checkpoint here is damaged.", str(path), "Restore one from a backup."
+        )
     raise NoCheckpointError("There is no checkpoint here.", str(path), "Name a run directory.")
 
 
@@ -187,7 +189,7 @@ def _hash_and_size(data: bytes) -> dict[str, Any]:
 
 
 def _config_hash(state: Json) -> str:
-    """Hash the options in the state; those of a state without options hash as null."""
+    """Hash the options in the state; a state without options hashes as null."""
     return sha256(json.dumps(state.get("config"), sort_keys=True).encode()).hexdigest()
 
 

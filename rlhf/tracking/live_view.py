@@ -1,4 +1,4 @@
-"""The progress of a PPO run: a live view on a terminal, elsewhere short lines."""
+"""Show the progress of a PPO run: a live view on a terminal, else short lines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

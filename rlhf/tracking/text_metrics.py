@@ -1,4 +1,4 @@
-"""How repetitive generated texts are, and how much they differ from one another."""
+"""Measure repetition in generated texts, and how much the texts differ from each other."""
 
 import zlib
 from collections.abc import Sequence

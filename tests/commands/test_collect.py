@@ -138,7 +138,7 @@ class Lengths:
 def test_chosen_pairs_are_two_responses_each(
     tiny: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collect, "scorer_of", lambda *a, **b: Lengths())
+    monkeypatch.setattr(collect, "build_scorer", lambda *a, **b: Lengths())
     assert run(tiny, "collect.pair_selection=uncertain", "collect.limit=5", "reward.path=some") == 0
     pairs = rows_of(runs(directory)[0] / "pairs.jsonl")
     gaps = [abs(pair["meta"]["score_gap"]) for pair in pairs]

@@ -10,7 +10,7 @@ import torch
 from rlhf.cli.hydra_compose import compose_options
 from rlhf.cli.main import main
 from rlhf.commands.job import Job
-from rlhf.commands.resume import check_options, checkpoint_of
+from rlhf.commands.resume import check_options, resume_checkpoint
 from rlhf.config.schema import Config, PPOConfig
 from rlhf.errors import UsageError
 from rlhf.storage.checkpoint import NoCheckpointError, load_checkpoint, save_checkpoint
@@ -64,18 +64,18 @@ def test_a_run_may_be_made_longer_where_that_changes_no_earlier_step() -> None:
 
 
 def test_a_run_goes_on_from_its_newest_checkpoint_and_a_new_one_from_none(tmp_path: Path) -> None:
-    assert checkpoint_of(job(saved(tmp_path, 3, 6), resume=""), tmp_path) is None
-    found = checkpoint_of(job(tmp_path), tmp_path)
+    assert resume_checkpoint(job(saved(tmp_path, 3, 6), resume=""), tmp_path) is None
+    found = resume_checkpoint(job(tmp_path), tmp_path)
     assert found and found.step == 6
     empty = tmp_path / "fold-1"
-    assert checkpoint_of(job(tmp_path), empty, required=False) is None
+    assert resume_checkpoint(job(tmp_path), empty, required=False) is None
     with pytest.raises(NoCheckpointError):
-        checkpoint_of(job(tmp_path), empty)
+        resume_checkpoint(job(tmp_path), empty)
 
 
 def test_it_goes_back_to_a_step_and_puts_the_later_ones_aside(tmp_path: Path) -> None:
     step = saved(tmp_path, 3, 6, 9) / "checkpoints" / "step-000003"
-    found = checkpoint_of(job(step), tmp_path)
+    found = resume_checkpoint(job(step), tmp_path)
     assert found and found.step == 3
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["left-000006", "left-000009", "step-000003"]

@@ -118,10 +118,10 @@ def test_wrong_prompt_lines(tmp_path: Path, line: bytes, where: str, message: st
 @pytest.mark.parametrize(
     ("changes", "field", "message"),
     [
-        ({"preference": 1}, "preference", "clash"),
-        ({"preference": 0}, "preference", "clash"),
-        ({"preference": True}, "preference", "clash"),
-        ({"preference": None}, "preference", "clash"),
+        ({"preference": 1}, "preference", "ambiguous"),
+        ({"preference": 0}, "preference", "ambiguous"),
+        ({"preference": True}, "preference", "ambiguous"),
+        ({"preference": None}, "preference", "ambiguous"),
         ({"preference": "1"}, "preference", "write response_a, response_b or tie"),
         ({"preference": ["a"]}, "preference", "write response_a"),
         ({"preference": "left"}, "preference", "write response_a"),

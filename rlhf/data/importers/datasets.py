@@ -34,11 +34,11 @@ ORIGIN_COLUMNS = ("ds_name", "origin_dataset", "origin_split", "image_path")
 
 @dataclass(frozen=True)
 class DatasetFormat:
-    """How one dataset is read.
+    """How the rows of one dataset are read.
 
     Attributes:
         pairs: converts one row to pairs; raises or yields Skip.
-        columns: groups of column names; of each group one column is needed.
+        columns: groups of column names; the file needs one column of each group.
         label_encoding: what numbers as labels mean, "1/2" or "0/1"; "" if the dataset has none.
     """
 
@@ -47,7 +47,7 @@ class DatasetFormat:
     label_encoding: str = ""
 
     def missing_columns(self, columns: frozenset[str]) -> list[tuple[str, ...]]:
-        """Return the groups of which `columns` has none."""
+        """Return the groups without a column in `columns`."""
         return [group for group in self.columns if not columns & set(group)]
 
 

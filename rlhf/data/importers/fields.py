@@ -13,10 +13,10 @@ INSTRUCTION_COLUMNS = ("instruction", "prompt", "question")
 
 
 class Skip(Exception):
-    """Says why a row, or one pair of it, is left out; raised or yielded in place of a pair.
+    """Says why a row, or a pair of it, is skipped; raised or yielded instead of a pair.
 
     Args:
-        reason: a fixed phrase, by which left-out rows are counted.
+        reason: a fixed phrase, by which skipped rows are counted.
         field: the column; "" for the row as a whole.
         detail: what was found in this row.
     """
@@ -34,7 +34,7 @@ class ImportedPair(msgspec.Struct, frozen=True, kw_only=True):
         instruction: what was asked.
         first: one response.
         second: the other.
-        label: "a" prefers `first`, "b" prefers `second`; or a value that `parse_label` knows.
+        label: "a" if `first` is preferred, "b" if `second` is, or another value of `parse_label`.
         keeps_sides: whether a person saw `first` on the left and `second` on the right.
         id: the row's id in the dataset.
         annotator: who judged.
@@ -114,7 +114,7 @@ def read_as(row: Row, name: str, kind: type[T]) -> T:
 
 
 def read_image(row: Row, *names: str) -> str | bytes:
-    """Read the one image of the first of these fields that holds any.
+    """Read the image of the first of these fields that holds any; it must be a single image.
 
     Returns:
         A path or base64 text, or the bytes of an image file.
@@ -150,7 +150,7 @@ def read_id(row: Row, name: str) -> str:
 
 
 def read_scalars(row: Row, *names: str) -> dict[str, Any]:
-    """Read those of these fields that hold a text or an integer."""
+    """Read the fields that hold a text or an integer; leave out the others."""
     return {name: row[name] for name in names if isinstance(row.get(name), str | int)}
 
 

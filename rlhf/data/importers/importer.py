@@ -18,7 +18,7 @@ from rlhf.data.records import PreferenceRecord, write_records
 from rlhf.errors import DataError, ResourceError, UsageError
 from rlhf.tracking.console import track
 
-MAX_PROBLEMS = 20  # problems kept as text; the others are counted only
+MAX_PROBLEMS = 20  # stored as text; further ones are only counted
 
 _LABEL_NAMES = {"tie": "tie"}
 _LABEL_NAMES |= dict.fromkeys(("response_a", "a", "A", "left"), "response_a")
@@ -122,7 +122,7 @@ def parse_label(label: object, label_encoding: str) -> str:
 
 
 class _ImportRun:
-    """Converts the rows of some files to records and counts what is left out."""
+    """Converts the rows of files to records, and counts the rows that are skipped."""
 
     def __init__(self, source: str, images: ImageDirectory, seed: int, label_encoding: str) -> None:
         self.source, self.images = source, images

@@ -37,8 +37,8 @@ def label_studio(row: Row) -> PairIterator:
     """Read a task of Label Studio's JSON export; each of its annotations becomes a pair.
 
     The responses are `response_a` and `response_b`, `text1` and `text2`, or `answer1` and
-    `answer2` of the task's data. The Pairwise tag has no tie; a Choices tag with the one choice
-    "tie" adds it (`export_label_studio` writes one).
+    `answer2` of the task's data. The Pairwise tag has no tie; `export_label_studio` adds a
+    Choices tag with the single choice "tie".
     """
     data = read_as(row, "data", dict[str, Any])
     image = read_image(data, *IMAGE_COLUMNS)

@@ -1,4 +1,4 @@
-"""Measure how far annotators agree about pairs, and whether they prefer a side of the screen."""
+"""Measure how much annotators agree about pairs, and whether they prefer a side of the screen."""
 
 from array import array
 from itertools import combinations

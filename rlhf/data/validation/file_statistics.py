@@ -1,4 +1,4 @@
-"""Count the labels and texts of one file and warn of what looks wrong, in 30 bytes a line."""
+"""Count the labels and texts of a file and warn of suspicious ones, in 30 bytes a line."""
 
 from array import array
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ class FileStatistics:
         self._lines.append(number)
         pair = hash((item.image_path, item.instruction, *sorted(texts)))
         annotator = item.annotator if isinstance(item, PreferenceRecord) else ""
-        # two annotators of one pair are no duplicate
+        # the same pair by two annotators is not a duplicate
         self._texts.append(hash((pair, annotator)) if annotator else pair)
         self._winners.append(
             self._count_judgment(item, lengths) if isinstance(item, PreferenceRecord) else 0
@@ -141,7 +141,7 @@ class FileStatistics:
         for row in _repeated(self._texts):
             key, line, winner = self._texts[row], self._lines[row], self._winners[row]
             earlier, other = first.setdefault(key, (line, winner))
-            if winner and not other:  # a tie contradicts nothing, what follows it may
+            if winner and not other:  # a tie contradicts no label, but a later line may
                 first[key] = line, winner
             if winner and other and winner != other:
                 self._contradictions += 1

@@ -40,7 +40,7 @@ class ImageIndex:
 
 
 class FileImages:
-    """Checks the images that one file names, and finds those that earlier files name too.
+    """Checks the images of one file, and counts those that earlier files use as well.
 
     Args:
         path: the file.
@@ -63,7 +63,7 @@ class FileImages:
         return record
 
     def warnings(self) -> Iterator[Problem]:
-        """Warn of images that earlier files name as well, once for each such file."""
+        """Warn of images that earlier files use as well, once for each such file."""
         owners = self._index.owners
         shared = dict[Path, list[int]]()
         for digest, line in self._lines.items():

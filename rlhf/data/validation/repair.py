@@ -1,4 +1,4 @@
-"""Split a checked file into the usable lines as they are and the others with their problems."""
+"""Split a checked file into a file of usable lines and a file of the others with their problems."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ def rejected_path(output: Path) -> Path:
 
 
 def check_output(output: Path, inputs: Sequence[Path], root: Path | None) -> None:
-    """Refuse an output that would overwrite an input, or whose rows would not find their images.
+    """Refuse an output that would overwrite an input, or whose image paths would be wrong.
 
     Args:
         output: the file for the usable lines.

@@ -11,13 +11,13 @@ from rlhf.data.records import Problem, Record, record_kind, scan_file
 from rlhf.data.validation.file_statistics import FileStatistics
 from rlhf.data.validation.image_checks import IMAGE_NAMES, FileImages, ImageIndex
 
-MAX_LISTED = 1000  # errors, and warnings, that are kept; others are only counted
+MAX_LISTED = 1000  # errors, and as many warnings, in the report; others are only counted
 _STRIDE = 1000  # lines between two reports of progress
 Line = tuple[int, bytes, Record | Problem]  # number, bytes, what was read there
 
 
 class ValidationReport(msgspec.Struct):
-    """What validation found. Errors would stop a training; warnings should be looked at.
+    """The problems and statistics of validated files. Errors stop a training, warnings do not.
 
     Attributes:
         rows: counts and shares of each file by name.
@@ -42,7 +42,7 @@ class ValidationReport(msgspec.Struct):
 
     @property
     def problems(self) -> list[Problem]:
-        """Errors, then warnings, those of whole files first."""
+        """All errors, then all warnings; warnings about a whole file come first."""
         return self.errors + sorted(self.warnings, key=lambda problem: problem.line > 0)
 
     def add_error(self, problem: Problem) -> None:
@@ -103,13 +103,13 @@ def validate_files(
 
 
 def _with_image_checks(lines: Iterator[Line], images: FileImages) -> Iterator[Line]:
-    """Replace each record whose image is bad by the problem."""
+    """Yield the lines, with a problem instead of each record whose image is bad."""
     for number, line, item in lines:
         yield number, line, item if isinstance(item, Problem) else images.check(item, number)
 
 
 def _with_progress(lines: Iterator[Line], on_progress: Callable[[int], None]) -> Iterator[Line]:
-    """Pass the lines on; report how many more were read, every `_STRIDE` lines and at the end."""
+    """Yield the lines; report the number read since, every `_STRIDE` lines and at the end."""
     number = reported = 0
     for number, line, item in lines:
         yield number, line, item
