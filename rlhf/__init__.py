@@ -1,3 +1,3 @@
-"""Reinforcement learning from human preferences for models that see."""
+"""Reinforcement learning from human preferences for vision-language models."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Errors that a user can act on: what is wrong, where, what to do, and an exit code."""
+"""Errors that a user can act on: what is wrong, where, how to fix it, and an exit code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 class RlhfError(Exception):
-    """A failure that was foreseen; its text is up to three lines.
+    """An expected failure, printed without a traceback as up to three lines: what, where, fix.
 
     Attributes:
         what: one sentence, what is wrong.
         where: the place, e.g. `pairs.jsonl:12:preference`; may be empty.
         fix: one sentence, what to do about it; may be empty.
-        exit_code: of the command that it ends.
+        exit_code: exit code of the command that the error ends.
     """
 
     what: str
@@ -21,7 +21,7 @@ class RlhfError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
-        """Make the error of its three lines.
+        """Build the error from its three lines.
 
         Args:
             what: one sentence, what is wrong.
@@ -49,7 +49,7 @@ class DataError(RlhfError):
 
 
 class DivergedError(RlhfError):
-    """Training diverged: its numbers are not finite, or a health check ended the run."""
+    """Training diverged: losses or weights are not finite, or a health warning ended the run."""
 
     exit_code = 4
 
@@ -70,7 +70,7 @@ class StoppedError(RlhfError):
     """A signal ended the run: 130 SIGINT, 143 SIGTERM, 75 SIGUSR1 (saved, please requeue)."""
 
     def __init__(self, what: str, where: str, fix: str, exit_code: int) -> None:
-        """Make the error of its three lines and the exit code of its signal.
+        """Build the error from its three lines and the exit code of the signal.
 
         Args:
             what: one sentence, which signal came.
@@ -83,14 +83,14 @@ class StoppedError(RlhfError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, or torch on any device, says by this error that memory ran out."""
+    """Whether Python, or torch on any device, raised this error because memory ran out."""
     messages = ("out of memory", "can't allocate memory")
     from_torch = isinstance(error, RuntimeError) and any(text in str(error) for text in messages)
     return from_torch or isinstance(error, MemoryError)
 
 
 def out_of_memory(error: BaseException) -> ResourceError:
-    """Turn an out-of-memory error of Python or torch into one that says what to do."""
+    """Convert an out-of-memory error of Python or torch into one that says what to do."""
     first_line = str(error).strip().split("\n")[0]
     fix = "lower batch sizes and tokens, or see what fits: rlhf plan with the same options"
     return ResourceError("memory ran out", first_line, fix)
@@ -98,9 +98,9 @@ def out_of_memory(error: BaseException) -> ResourceError:
 
 @contextmanager
 def as_usage_error(what: str, where: str | Path, fix: str) -> Iterator[None]:
-    """Turn whatever a library raises inside the block into a usage error.
+    """Convert any exception that a library raises inside the block into a usage error.
 
-    For files that somebody else wrote: a damaged or foreign file makes libraries raise anything.
+    Meant for reading files from outside: on a damaged file a library may raise any exception.
     Errors of this package and out-of-memory errors pass through unchanged.
 
     Args:

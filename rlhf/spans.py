@@ -1,4 +1,4 @@
-"""Where each response lies in the flat [N] tensors that hold a batch of responses end to end."""
+"""Positions of the responses in a flat [N] tensor that holds a batch end to end, unpadded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ def check_rows(name: str, tensor: Tensor, rows: int, *, allow_trailing: bool = F
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """Where B responses lie in a flat [N] tensor: b holds tokens offsets[b] .. offsets[b+1] - 1.
+    """Positions of B responses in a flat [N] tensor: response b is flat[offsets[b]:offsets[b+1]].
 
     Attributes:
-        offsets: [B+1] int64, from 0 to N, strictly rising; `from_lengths` makes and checks them.
+        offsets: [B+1] int64, strictly increasing from 0 to N; `from_lengths` makes and checks them.
     """
 
     offsets: Tensor
@@ -89,13 +89,13 @@ class Spans:
         )
 
     def to(self, device: torch.device | str) -> "Spans":
-        """Copy of the spans on another device; sizes known on the host are not read again."""
+        """Copy the spans to another device; sizes known on the host are not read again."""
         moved = Spans(self.offsets.to(device))
         vars(moved).update(num_tokens=self.num_tokens, max_len=self.max_len)
         return moved
 
     def select(self, indices: Sequence[int] | Tensor) -> "Spans":
-        """Make the spans of some responses alone, end to end.
+        """Make the spans of the selected responses, end to end.
 
         Args:
             indices: [K] responses, in the order wanted, or a boolean [B].
@@ -103,7 +103,7 @@ class Spans:
         return Spans.from_lengths(self.lengths[self._index(indices)])
 
     def token_indices(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Find the tokens of some responses: `flat[token_indices(i)]` goes with `select(i)`.
+        """Indices of the tokens of the selected responses, so that `flat[...]` fits `select`.
 
         Args:
             indices: [K] responses, in the order wanted, or a boolean [B].

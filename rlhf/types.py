@@ -62,9 +62,10 @@ class PromptBatch:
         return replace(self, tokens=self.tokens[inside], spans=Spans.from_lengths(lengths))
 
     def mismatched_images(self) -> tuple[tuple[Path, ...], ...]:
-        """Images of the next prompt that has other images, for each prompt, if there is one.
+        """Give each prompt the images of the next prompt whose images differ from its own.
 
-        A response that is as likely with them was not read from the image.
+        A response that is as likely with the mismatched images does not depend on the image. A
+        prompt keeps its images if all prompts have the same ones.
         """
         count = len(self.images)
         return tuple(
@@ -122,22 +123,23 @@ class Responses:
 
 @dataclass(frozen=True)
 class SampledTokens:
-    """What generation knows of the N tokens that it sampled.
+    """Log-probabilities and hidden states of the N tokens that generation sampled.
 
     Attributes:
         logprobs: [N] float32, log-probability of each token when it was sampled, nats.
-        hidden_states: [N, D], the state that each token was sampled from; None unless asked for.
+        hidden_states: [N, D], the hidden state that each token was sampled from; None unless
+            `return_hidden_states` was set.
     """
 
     logprobs: Tensor
     hidden_states: Tensor | None = None
 
-    def select(self, tokens: Tensor) -> "SampledTokens":
-        """Take the tokens at these indices [K] int64, in that order."""
+    def select(self, token_indices: Tensor) -> "SampledTokens":
+        """Take the tokens at `token_indices` [K] int64, in that order."""
         hidden_states = self.hidden_states
         if hidden_states is not None:
-            hidden_states = hidden_states[tokens.to(hidden_states.device)]
-        return SampledTokens(self.logprobs[tokens], hidden_states)
+            hidden_states = hidden_states[token_indices.to(hidden_states.device)]
+        return SampledTokens(self.logprobs[token_indices], hidden_states)
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class PreferenceBatch:
         prompts: B prompts.
         chosen: B responses, the preferred ones.
         rejected: B responses.
-        labels: [B] float32, 1 where the chosen response is preferred, 0.5 for a tie.
+        labels: [B] float32, 1 where the chosen response is preferred, 0.5 where the pair is a tie.
     """
 
     prompts: PromptBatch
@@ -179,15 +181,15 @@ class PreferenceBatch:
 
 @dataclass(frozen=True)
 class PolicyOutputs:
-    """What one forward says of N response tokens.
+    """Log-probability, entropy and value of each of N response tokens, from one forward pass.
 
     Attributes:
         logprobs: [N] float32, log-probability of the token, nats.
-        entropy: [N] float32, entropy of the distribution at the token, nats.
+        entropy: [N] float32, entropy of the distribution that the token is drawn from, nats.
         values: [N] float32, V of the state before the token, reward units.
-        hidden_states: [N, D], the state before the token; None unless asked for.
-        kl: [N] float32, exact KL(policy ‖ reference) at the token's state, nats; None unless asked
-            for.
+        hidden_states: [N, D], the hidden state that predicts the token; None: not returned.
+        kl: [N] float32, exact KL(policy ‖ reference) of the distributions that the token is drawn
+            from, nats; None: not computed.
     """
 
     logprobs: Tensor
@@ -199,21 +201,21 @@ class PolicyOutputs:
 
 @dataclass(frozen=True)
 class Rollout:
-    """B responses, N tokens, and everything known of them before the update.
+    """B sampled responses of N tokens with their scores, log-probabilities and values.
 
     Attributes:
         prompts: B prompts.
         responses: B responses.
-        old_logprobs: [N] float32, nats, of the policy that sampled.
+        old_logprobs: [N] float32, nats, of the policy that sampled the responses.
         ref_logprobs: [N] float32, nats, of the reference.
         values: [N] float32, reward units, V of the state before each token.
-        entropy: [N] float32, nats.
+        entropy: [N] float32, nats, of the policy that sampled.
         scores: [B] float32, reward units, from the reward model.
-        logprob_diff: [N] float32, |log-probability at sampling - by the training forward|, nats;
-            None where there was no such forward.
-        final_values: [B] float32, V after the last token of a cut response, 0 of a finished one;
-            None unless cut responses are bootstrapped.
-        ref_hidden: [N, D], the reference's states; None unless the exact KL is in the loss.
+        logprob_diff: [N] float32, nats, |logprob during generation - logprob of the training
+            forward pass|; None: there was no such pass.
+        final_values: [B] float32, V after the last token of a truncated response, 0 for a finished
+            one; None: truncated responses are not bootstrapped.
+        ref_hidden_states: [N, D], of the reference; None unless the exact KL is in the loss.
     """
 
     prompts: PromptBatch
@@ -225,7 +227,7 @@ class Rollout:
     scores: Tensor
     logprob_diff: Tensor | None
     final_values: Tensor | None = None
-    ref_hidden: Tensor | None = None
+    ref_hidden_states: Tensor | None = None
 
     @property
     def spans(self) -> Spans:
@@ -234,23 +236,23 @@ class Rollout:
 
     def not_finite(self) -> list[str]:
         """List the names of the tensors that hold a NaN or an infinity."""
-        tensors = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         return [name for name, value in tensors.items() if not bool(value.isfinite().all())]
 
 
 @dataclass(frozen=True)
 class Minibatch:
-    """The B responses, N tokens, of one optimizer step, or of one backward of it.
+    """B responses of N tokens for one optimizer step, or for one of its microbatches.
 
     Attributes:
         prompts: B prompts.
         responses: B responses.
-        old_logprobs: [N] float32, nats, of the policy that sampled.
+        old_logprobs: [N] float32, nats, of the policy that sampled the responses.
         old_values: [N] float32, reward units, of the critic before the update.
         ref_logprobs: [N] float32, nats, of the reference.
-        advantages: [N] float32.
+        advantages: [N] float32, reward units, or whitened.
         returns: [N] float32, reward units, targets of the critic.
-        ref_hidden: [N, D], the reference's states; None unless the exact KL is in the loss.
+        ref_hidden_states: [N, D], of the reference; None unless the exact KL is in the loss.
     """
 
     prompts: PromptBatch
@@ -260,7 +262,7 @@ class Minibatch:
     ref_logprobs: Tensor
     advantages: Tensor
     returns: Tensor
-    ref_hidden: Tensor | None = None
+    ref_hidden_states: Tensor | None = None
 
     def select(self, indices: Tensor) -> "Minibatch":
         """Take the responses at `indices` [K] int64, in that order."""

@@ -55,7 +55,7 @@ class Critic:
             hidden_states = hidden_states.detach()
         elif self.has_own_forward:
             with self.use_adapter():
-                hidden_states = self.llava.response_hidden(prompts, responses)
+                hidden_states = self.llava.response_hidden_states(prompts, responses)
         values: Tensor = self.head(hidden_states)
         return values
 
@@ -70,7 +70,7 @@ class Critic:
             [B] float32, reward units.
         """
         with self.use_adapter():
-            values: Tensor = self.head(self.llava.final_hidden(prompts, responses))
+            values: Tensor = self.head(self.llava.final_hidden_states(prompts, responses))
         return values
 
     def use_adapter(self) -> AbstractContextManager[None]:

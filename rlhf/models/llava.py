@@ -137,8 +137,8 @@ class Llava:
         """Fingerprints of how text and images become the language model's input."""
         return fingerprints(self.processor, self.builder.image_tokens.rule)
 
-    def response_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """Hidden states [N, D] that predict the response tokens: each of the token before.
+    def response_hidden_states(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """Hidden states [N, D] that predict the response tokens, each read at the token before it.
 
         Args:
             prompts: B prompts.
@@ -149,12 +149,22 @@ class Llava:
         """
         return self.forward(self._pack(prompts, responses, include_last=False))
 
-    def final_hidden(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """Hidden state [B, D] of the last token of each response; see `response_states`."""
-        return self.response_states(prompts, responses)[1]
+    def final_hidden_states(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """Hidden state [B, D] of the last token of each response.
 
-    def response_states(self, prompts: PromptBatch, responses: Responses) -> tuple[Tensor, Tensor]:
-        """Hidden states of `response_hidden` [N, D] and of `final_hidden` [B, D], in one forward.
+        Args:
+            prompts: B prompts.
+            responses: B responses.
+
+        Raises:
+            ValueError: a response contains the placeholder of an image.
+        """
+        return self.response_and_final_hidden_states(prompts, responses)[1]
+
+    def response_and_final_hidden_states(
+        self, prompts: PromptBatch, responses: Responses
+    ) -> tuple[Tensor, Tensor]:
+        """Compute `response_hidden_states` [N, D] and `final_hidden_states` [B, D] in one forward.
 
         Args:
             prompts: B prompts.

@@ -45,7 +45,7 @@ class Policy:
         self,
         prompts: PromptBatch,
         responses: Responses,
-        ref_hidden: Tensor | None = None,
+        ref_hidden_states: Tensor | None = None,
         hidden_states: Tensor | None = None,
     ) -> PolicyOutputs:
         """Log-probability, entropy and value of every response token (autograd).
@@ -53,20 +53,20 @@ class Policy:
         Args:
             prompts: B prompts.
             responses: B responses of N tokens in all, one to each prompt.
-            ref_hidden: [N, D], the reference's hidden states; given, the exact KL is computed too.
-            hidden_states: [N, D], the policy's; given, its forward pass is skipped.
+            ref_hidden_states: [N, D], of the reference, to compute the exact KL; None: no KL.
+            hidden_states: [N, D], of the policy, where they are known; None: they are computed.
 
         Returns:
             outputs of [N] float32 each, without hidden states.
         """
-        outputs = self.policy_outputs(prompts, responses, ref_hidden, hidden_states)
+        outputs = self.policy_outputs(prompts, responses, ref_hidden_states, hidden_states)
         return replace(outputs, values=self.values(outputs, prompts, responses), hidden_states=None)
 
     def policy_outputs(
         self,
         prompts: PromptBatch,
         responses: Responses,
-        ref_hidden: Tensor | None = None,
+        ref_hidden_states: Tensor | None = None,
         hidden_states: Tensor | None = None,
     ) -> PolicyOutputs:
         """Log-probability, entropy and hidden state of every response token (autograd).
@@ -74,20 +74,20 @@ class Policy:
         Args:
             prompts: B prompts.
             responses: B responses of N tokens in all, one to each prompt.
-            ref_hidden: [N, D], the reference's hidden states; given, the exact KL is computed too.
-            hidden_states: [N, D], the policy's; given, its forward pass is skipped.
+            ref_hidden_states: [N, D], of the reference, to compute the exact KL; None: no KL.
+            hidden_states: [N, D], of the policy, where they are known; None: they are computed.
 
         Returns:
             outputs of [N] float32 each, with hidden states [N, D]; the values are zeros.
         """
         if hidden_states is None:
-            hidden_states = self.llava.response_hidden(prompts, responses)
+            hidden_states = self.llava.response_hidden_states(prompts, responses)
         outputs = self._token_outputs(self.llava, hidden_states, responses)
-        if ref_hidden is None:
+        if ref_hidden_states is None:
             return outputs
         kl = token_kl(
             hidden_states,
-            ref_hidden.to(hidden_states.device),
+            ref_hidden_states.to(hidden_states.device),
             self.llava.output_weight,
             ref_weight=self.reference.output_weight,
             temperature=self.temperature,
@@ -112,22 +112,22 @@ class Policy:
 
     @torch.no_grad()
     def reference_outputs(
-        self, prompts: PromptBatch, responses: Responses, *, keep_hidden: bool = False
+        self, prompts: PromptBatch, responses: Responses, *, return_hidden_states: bool = False
     ) -> PolicyOutputs:
         """Log-probability and entropy of every response token under the reference (no autograd).
 
         Args:
             prompts: B prompts.
             responses: B responses of N tokens in all, one to each prompt.
-            keep_hidden: return the reference's hidden states [N, D] too.
+            return_hidden_states: return the reference's hidden states [N, D] too.
 
         Returns:
             outputs of [N] float32 each; the values are zeros.
         """
         with self.use_reference():
-            hidden_states = self.reference.response_hidden(prompts, responses)
+            hidden_states = self.reference.response_hidden_states(prompts, responses)
         outputs = self._token_outputs(self.reference, hidden_states, responses)
-        return outputs if keep_hidden else replace(outputs, hidden_states=None)
+        return outputs if return_hidden_states else replace(outputs, hidden_states=None)
 
     @torch.no_grad()
     def final_values(self, prompts: PromptBatch, responses: Responses) -> Tensor:

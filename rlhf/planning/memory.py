@@ -178,7 +178,7 @@ def resident_bytes(dims: ModelDims, workload: Workload) -> Parts:
     whole = sum(parts.values())
     parts |= {
         "second base model: reference": 0 if lora else whole,
-        "second base model: reward": whole if workload.reward == "trunk" else 0,
+        "second base model: reward": whole if workload.reward == "base_model" else 0,
         "second base model: critic": whole if workload.critic == "separate" else 0,
         "adapter: policy": adapter if lora else 0,
         "adapter: critic": adapter if lora and workload.critic in ("adapter", "separate") else 0,

@@ -9,7 +9,7 @@ from rlhf.config.schema import Config
 from rlhf.models.loading import locate_model
 from rlhf.planning.model_dims import ModelDims
 
-RewardPlacement = Literal["adapter", "trunk", "none"]
+RewardPlacement = Literal["adapter", "base_model", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Workload:
         optimizer: its state is 8 bytes per parameter in float32, 2 in 8 bits.
         starts_from_adapter: the reference is a frozen second copy of the adapter.
         reward: the reward model is an `adapter` on the policy's base model, has a base model of
-            its own (`trunk`), or is not on the GPU (`none`).
+            its own (`base_model`), or is not on the GPU (`none`).
         triton: runs on a GPU with Triton's kernels; otherwise on a CPU.
         samples_per_prompt: responses to each prompt.
         recompute_logprobs: the update's old log-probabilities come from a pass of their own.
@@ -163,4 +163,4 @@ def _reward_placement(config: Config) -> RewardPlacement:
             shares_base_model &= card.backbone_path(directory) == base
     if kind != "llava_head":
         return "none"
-    return "adapter" if shares_base_model else "trunk"
+    return "adapter" if shares_base_model else "base_model"

@@ -32,7 +32,7 @@ class RolloutBuffer:
         ref_logprobs: [N], log-probabilities of the frozen reference, nats.
         values: [N], V of the critic before each token, reward units.
         final_values: [B], V after the last token of cut responses; None without bootstrapping.
-        ref_hidden: [N, D], hidden states of the reference; None unless the exact KL needs them.
+        ref_hidden_states: [N, D], of the reference; None unless the exact KL is in the loss.
         scores: [B], scaled and with the missing-EOS penalty, reward units.
         kl: [N], log π - log π_ref, nats.
         rewards: [N], reward units.
@@ -46,7 +46,7 @@ class RolloutBuffer:
     ref_logprobs: Tensor
     values: Tensor
     final_values: Tensor | None
-    ref_hidden: Tensor | None
+    ref_hidden_states: Tensor | None
     scores: Tensor
     kl: Tensor
     rewards: Tensor
@@ -77,7 +77,7 @@ class RolloutBuffer:
         self.old_logprobs = torch.cat([part.old_logprobs for part in parts])
         self.ref_logprobs = torch.cat([part.ref_logprobs for part in parts])
         self.values = torch.cat([part.values for part in parts])
-        self.ref_hidden = _concatenate_optional([part.ref_hidden for part in parts])
+        self.ref_hidden_states = _concatenate_optional([part.ref_hidden_states for part in parts])
         self.final_values = _concatenate_optional([part.final_values for part in parts])
         scores = torch.cat([part.scores for part in parts])
         self.scores = missing_eos_scores(
@@ -110,7 +110,7 @@ class RolloutBuffer:
             ref_logprobs=self.ref_logprobs,
             advantages=self.advantages,
             returns=self.returns,
-            ref_hidden=self.ref_hidden,
+            ref_hidden_states=self.ref_hidden_states,
         )
         prompts, prompt_of = self.prompts.sampling_keys.unique(return_inverse=True)
         rank = torch.randperm(len(prompts), generator=generator)

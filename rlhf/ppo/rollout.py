@@ -72,7 +72,7 @@ def collect_rollout(
         reused = {} if hidden_states is None else {"hidden_states": hidden_states}
         outputs = map_microbatches(policy.evaluate, prompts, responses, max_tokens, **reused)
     evaluate_reference = partial(
-        policy.reference_outputs, keep_hidden=kl_choice(config)[1] == "exact"
+        policy.reference_outputs, return_hidden_states=kl_choice(config)[1] == "exact"
     )
     with phase("ref_logprobs"):
         ref_outputs = map_microbatches(evaluate_reference, prompts, responses, max_tokens)
@@ -87,7 +87,7 @@ def collect_rollout(
         scores=scores,
         logprob_diff=None if reused else (outputs.logprobs - sampled.logprobs).abs(),
         final_values=_final_values(policy, prompts, responses, max_tokens) if bootstraps else None,
-        ref_hidden=ref_outputs.hidden_states,
+        ref_hidden_states=ref_outputs.hidden_states,
     )
 
 

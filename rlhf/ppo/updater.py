@@ -170,7 +170,9 @@ class Updater:
         of the two keeps activations. While only the critic trains, the policy keeps none.
         """
         with phase("forward", opaque=True), torch.set_grad_enabled(train_policy):
-            outputs = self.policy.policy_outputs(batch.prompts, batch.responses, batch.ref_hidden)
+            outputs = self.policy.policy_outputs(
+                batch.prompts, batch.responses, batch.ref_hidden_states
+            )
             batch = batch.to(outputs.logprobs.device)
             loss, metrics = self._policy_loss(outputs, batch, num_tokens)
         if self.policy.critic.has_own_forward:
@@ -242,7 +244,9 @@ class Updater:
             return outputs.logprobs.new_zeros(())
         if estimator == "exact":
             if outputs.kl is None:
-                raise ValueError("ref_hidden: got None, wanted the reference's hidden states")
+                raise ValueError(
+                    "ref_hidden_states: got None, wanted the reference's hidden states"
+                )
             return outputs.kl.sum() / num_tokens
         return kl_penalty_loss(
             outputs.logprobs,

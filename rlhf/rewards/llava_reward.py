@@ -76,7 +76,7 @@ class LlavaReward:
             prompts = reencode_prompts(prompts, builder)
             responses = response_batch(texts, builder)
         with self.adapters.use(REWARD if REWARD in self.adapters.names else None):
-            predicting, last = self.llava.response_states(prompts, responses)
+            predicting, last = self.llava.response_and_final_hidden_states(prompts, responses)
         if not self.uses_logprob:
             return last
         likelihood = self._log_likelihood(predicting, responses)

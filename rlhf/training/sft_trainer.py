@@ -69,7 +69,7 @@ class SFTTrainer:
             rows: [K] int64, indices of demonstrations.
         """
         step, responses = self.optimizer_loop.done, self.responses.select(rows)
-        hidden_states = self.llava.response_hidden(self.prompts.select(rows), responses)
+        hidden_states = self.llava.response_hidden_states(self.prompts.select(rows), responses)
         tokens = responses.tokens.to(hidden_states.device)
         logprobs, _ = token_logprobs(hidden_states, self.llava.output_weight, tokens)
         loss = -logprobs.mean()

@@ -113,7 +113,7 @@ def test_options_reach_the_setup() -> None:
     full = workload_of(
         replace(config, model=ModelConfig(train="full")), dims, starts_from_adapter=False
     )
-    assert (full.dtype, full.reward) == ("float32", "trunk")
+    assert (full.dtype, full.reward) == ("float32", "base_model")
     short = replace(config, plan=PlanConfig(prompt_tokens=10))
     assert workload_of(short, dims, starts_from_adapter=False).prompt_tokens == 586
     chosen = Config(

@@ -97,7 +97,7 @@ def test_the_sampled_logprobs_are_those_of_the_training_forward(llava: Llava, ti
     responses, sampled = generate(llava, prompts, SamplingConfig(temperature=0.7, max_new_tokens=9))
     with torch.no_grad():
         logprobs, _ = token_logprobs(
-            llava.response_hidden(prompts, responses),
+            llava.response_hidden_states(prompts, responses),
             llava.output_weight,
             responses.tokens,
             temperature=0.7,

@@ -68,7 +68,7 @@ def test_the_entropy_is_that_of_the_sampled_distribution(llava: Llava, tiny: Pat
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=0.5)
     with torch.no_grad():
         entropy = policy.evaluate(prompts, responses).entropy
-        logits = llava.response_hidden(prompts, responses) @ llava.output_weight.T
+        logits = llava.response_hidden_states(prompts, responses) @ llava.output_weight.T
     logits[:, llava.banned_ids] = -100
     p = (2 * logits.double()).softmax(1)
     torch.testing.assert_close(entropy.double(), -(p * p.log()).sum(1), atol=1e-5, rtol=1e-5)
@@ -140,7 +140,7 @@ def test_the_reward_model_reads_the_sampled_tokens(llava: Llava, tiny: Path) -> 
     torch.nn.init.normal_(head.linear.weight)
     with torch.no_grad():
         scores = raw_scores(LlavaReward(llava, head, llava.builder), prompts, spelled)
-        assert torch.equal(scores, head(llava.final_hidden(prompts, spelled)))
+        assert torch.equal(scores, head(llava.final_hidden_states(prompts, spelled)))
 
 
 def test_heads_compute_in_float32() -> None:

@@ -40,7 +40,7 @@ def adapted(tiny: Path, lora_type: str) -> Llava:
 
 def logits_of(llava: Llava, tiny: Path, responses: Responses) -> list[Tensor]:
     with torch.no_grad():
-        hidden = llava.response_hidden(tiny_models.prompts_of(llava, tiny), responses)
+        hidden = llava.response_hidden_states(tiny_models.prompts_of(llava, tiny), responses)
     return list((hidden @ llava.output_weight.T).split(responses.spans.lengths.tolist()))
 
 
@@ -119,7 +119,7 @@ def test_a_fresh_adapter_changes_nothing_and_gradients_reach_it(tiny: Path) -> N
         logits_of(base, tiny, responses), logits_of(llava, tiny, responses), strict=True
     ):
         torch.testing.assert_close(first, second, **ATOL)
-    llava.response_hidden(
+    llava.response_hidden_states(
         tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
     ).sum().backward()
     # Response tokens use the q, k and v of every layer, so that every factor B is reached.
@@ -131,7 +131,7 @@ def test_sampled_logprobs_are_those_of_the_forward(llava: Llava, tiny: Path) -> 
     prompts = tiny_models.prompts_of(llava, tiny)
     responses, sampled = generate(llava, prompts, SamplingConfig(max_new_tokens=6))
     with torch.no_grad():
-        hidden = llava.response_hidden(prompts, responses)
+        hidden = llava.response_hidden_states(prompts, responses)
         logprobs, _ = token_logprobs(
             hidden, llava.output_weight, responses.tokens, banned_ids=llava.banned_ids
         )
@@ -164,4 +164,4 @@ def test_refusals(llava: Llava, tiny: Path, tmp_path: Path) -> None:
     prompts = tiny_models.prompts_of(llava, tiny, 1)
     cut = prompts.truncate(prompts.spans.lengths - 1)
     with pytest.raises(ValueError, match="wanted each to end with"):
-        llava.response_hidden(cut, tiny_models.responses_of(llava, 1))
+        llava.response_hidden_states(cut, tiny_models.responses_of(llava, 1))

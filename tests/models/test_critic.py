@@ -247,8 +247,8 @@ def test_a_critics_adapter_and_head_load_with_peft(tiny: Path, tmp_path: Path) -
     loaded.model = PeftModel.from_pretrained(model, tmp_path / CRITIC).eval().base_model.model
     prompts, responses = tiny_models.prompts_of(loaded, tiny), tiny_models.responses_of(loaded)
     with torch.no_grad(), policy.critic.use_adapter():
-        expected = policy.llava.response_hidden(prompts, responses)
-    assert torch.equal(loaded.response_hidden(prompts, responses), expected)
+        expected = policy.llava.response_hidden_states(prompts, responses)
+    assert torch.equal(loaded.response_hidden_states(prompts, responses), expected)
 
 
 def test_a_critic_adapter_needs_a_frozen_base_model(tiny: Path) -> None:

@@ -54,7 +54,7 @@ def test_hidden_states_equal_those_of_transformers_under_left_padding(
 ) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     with torch.no_grad():
-        hidden = llava.response_hidden(prompts, responses)
+        hidden = llava.response_hidden_states(prompts, responses)
     logits = hidden @ llava.output_weight.T
     for row, part in enumerate(logits.split(responses.spans.lengths.tolist())):
         start = int(prompts.spans.lengths[row]) - 1
@@ -65,7 +65,7 @@ def test_hidden_states_equal_those_of_transformers_under_left_padding(
 def test_final_state_is_that_of_the_last_response_token(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     with torch.no_grad():
-        final = llava.final_hidden(prompts, responses) @ llava.output_weight.T
+        final = llava.final_hidden_states(prompts, responses) @ llava.output_weight.T
     for row in range(4):
         expected = hf_logits(llava, row, tiny, 0)[-1]
         torch.testing.assert_close(final[row], expected, atol=1e-5, rtol=1e-5)
@@ -75,8 +75,8 @@ def test_a_row_does_not_depend_on_the_rest_of_its_batch(llava: Llava, tiny: Path
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     order = torch.tensor([2, 0, 3, 1])
     with torch.no_grad():
-        together = llava.response_hidden(prompts, responses)
-        shuffled = llava.response_hidden(prompts.select(order), responses.select(order))
+        together = llava.response_hidden_states(prompts, responses)
+        shuffled = llava.response_hidden_states(prompts.select(order), responses.select(order))
     indices = responses.spans.token_indices(order)
     torch.testing.assert_close(shuffled, together[indices], atol=1e-5, rtol=1e-5)
 
@@ -106,8 +106,8 @@ def test_the_last_layer_computes_what_is_read_only(llava: Llava, tiny: Path) -> 
         forward = getattr(attention, name).forward
         getattr(attention, name).forward = partial(_counting, forward, counts)
     with torch.no_grad():
-        llava.response_states(prompts, responses)
-        llava.response_hidden(prompts, responses)
+        llava.response_and_final_hidden_states(prompts, responses)
+        llava.response_hidden_states(prompts, responses)
         llava.prefill(prompts, 3)
     response_tokens, prompt_tokens = responses.spans.num_tokens, prompts.spans.num_tokens - 4
     assert seen["k_proj"] == [
@@ -134,7 +134,7 @@ def test_a_prompt_that_ends_with_an_image_is_refused(llava: Llava, tiny: Path) -
     tokens = torch.cat([prompts.tokens[:cut], prompts.tokens[prompts.spans.offsets[1] :]])
     short = replace(prompts, tokens=tokens, spans=Spans.from_lengths(lengths.tolist()))
     with pytest.raises(ValueError, match="wanted text at the end of each, got an image"):
-        llava.response_hidden(short, responses)
+        llava.response_hidden_states(short, responses)
 
 
 def test_cached_features_equal_fresh_ones_to_the_bit(llava: Llava, tiny: Path) -> None:
@@ -160,7 +160,7 @@ def test_images_are_counted_row_by_row(llava: Llava, tiny: Path) -> None:
     prompts = tiny_models.prompts_of(llava, tiny, 2)
     moved = replace(prompts, images=((*prompts.images[0], *prompts.images[1]), ()))
     with pytest.raises(ValueError, match="row 0 has 16 image placeholders for 2 images"):
-        llava.response_hidden(moved, tiny_models.responses_of(llava, 2))
+        llava.response_hidden_states(moved, tiny_models.responses_of(llava, 2))
 
 
 def test_rows_with_zero_one_and_two_images_can_be_shuffled(llava: Llava, tiny: Path) -> None:
@@ -175,8 +175,8 @@ def test_rows_with_zero_one_and_two_images_can_be_shuffled(llava: Llava, tiny: P
     )
     responses, order = tiny_models.responses_of(llava, 3), torch.tensor([2, 1, 0])
     with torch.no_grad():
-        straight = llava.response_hidden(prompts, responses)
-        reverse = llava.response_hidden(prompts.select(order), responses.select(order))
+        straight = llava.response_hidden_states(prompts, responses)
+        reverse = llava.response_hidden_states(prompts.select(order), responses.select(order))
     index = responses.spans.token_indices(order)
     torch.testing.assert_close(reverse, straight[index], atol=1e-5, rtol=1e-5)
 
@@ -185,8 +185,8 @@ def test_another_image_changes_the_states(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
     swapped = replace(prompts, images=prompts.images[::-1])
     with torch.no_grad():
-        hidden = llava.response_hidden(prompts, responses)
-        other = llava.response_hidden(swapped, responses)
+        hidden = llava.response_hidden_states(prompts, responses)
+        other = llava.response_hidden_states(swapped, responses)
     assert float((hidden - other).abs().max()) > 1e-3
 
 
@@ -209,15 +209,15 @@ def perturb(llava: Llava, name: str) -> None:
 def test_adapters_do_not_affect_each_other(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     with torch.no_grad():
-        base = llava.response_hidden(prompts, responses)
+        base = llava.response_hidden_states(prompts, responses)
         llava.adapters.add("reward", rank=4, alpha=8)
         perturb(llava, "reward")
         llava.adapters.add("policy", rank=4, alpha=8)
-        fresh = llava.response_hidden(prompts, responses)
+        fresh = llava.response_hidden_states(prompts, responses)
         with llava.adapters.use("reward"):
-            reward = llava.response_hidden(prompts, responses)
+            reward = llava.response_hidden_states(prompts, responses)
             with llava.adapters.use(None):
-                without = llava.response_hidden(prompts, responses)
+                without = llava.response_hidden_states(prompts, responses)
     assert torch.equal(base, without)
     torch.testing.assert_close(fresh, base)
     assert float((reward - base).abs().max()) > 1e-3

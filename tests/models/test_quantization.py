@@ -76,5 +76,5 @@ def test_sanity_checks_hold_for_every_storage_critic_and_lora_type(
     loaded.adapters.load(POLICY, tmp_path / "adapter", trains=False)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     with torch.no_grad():
-        expected = llava.response_hidden(prompts, responses)
-        assert torch.equal(loaded.response_hidden(prompts, responses), expected)
+        expected = llava.response_hidden_states(prompts, responses)
+        assert torch.equal(loaded.response_hidden_states(prompts, responses), expected)

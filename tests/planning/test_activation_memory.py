@@ -123,11 +123,11 @@ def prepared(path: Path, train: Any, lora_type: Any, dtype: Any, again: bool) ->
     )
     if lora_type == "alora":
         with torch.no_grad():
-            llava.response_hidden(prompts, responses)  # from here on the prompts are kept
+            llava.response_hidden_states(prompts, responses)  # from here on the prompts are kept
         before = prompts.spans.max_len - len(llava.adapters.invocation)
         workload = replace(workload, prompt_tokens=before, max_new_tokens=late)
     return Pass(
-        lambda: llava.response_hidden(prompts, responses),
+        lambda: llava.response_hidden_states(prompts, responses),
         {value.untyped_storage()._cdata for value in llava.model.parameters()},
         workload,
         read_dims(llava.base),

@@ -18,7 +18,7 @@ WORKLOADS = {
     "nf4": replace(WORKLOAD, quantization="nf4"),
     "large": replace(WORKLOAD, critic="separate", lora_rank=256, sampling_batch_size=512),
     "late": replace(WORKLOAD, lora_type="alora", gradient_checkpointing=True),
-    "full": replace(WORKLOAD, train="full", dtype="float32", reward="trunk"),
+    "full": replace(WORKLOAD, train="full", dtype="float32", reward="base_model"),
 }
 
 

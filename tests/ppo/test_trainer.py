@@ -229,7 +229,7 @@ def test_cut_responses_continue_with_the_critics_value(tiny: Path, tmp_path: Pat
     assert found.final_values is not None
     assert not found.final_values[finished].any() and not finished.all()
     with torch.no_grad():
-        states = run.policy.llava.final_hidden(found.prompts, found.responses)
+        states = run.policy.llava.final_hidden_states(found.prompts, found.responses)
     expected = run.policy.value_head(states).detach()
     torch.testing.assert_close(
         found.final_values[~finished], expected[~finished], rtol=1e-5, atol=1e-5

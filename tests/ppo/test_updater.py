@@ -162,7 +162,7 @@ def exact_kl(policy: Policy, batch: Minibatch) -> torch.Tensor:
 
 
 def log_distributions(llava: Llava, batch: Minibatch) -> torch.Tensor:
-    logits = llava.response_hidden(batch.prompts, batch.responses) @ llava.output_weight.T
+    logits = llava.response_hidden_states(batch.prompts, batch.responses) @ llava.output_weight.T
     logits[:, llava.banned_ids] = -torch.inf
     return logits.log_softmax(1)
 
@@ -177,9 +177,11 @@ def test_the_kl_in_the_loss_pulls_back_to_the_reference(
         for value in policy.trainable_parameters().values():
             value.add_(0.3 * torch.randn_like(value))
         old = policy.evaluate(batch.prompts, batch.responses).logprobs
-        reference = policy.reference_outputs(batch.prompts, batch.responses, keep_hidden=True)
+        reference = policy.reference_outputs(
+            batch.prompts, batch.responses, return_hidden_states=True
+        )
     hidden, flat = reference.hidden_states, torch.zeros(len(old))
-    batch = replace(batch, old_logprobs=old, ref_hidden=hidden, advantages=flat)
+    batch = replace(batch, old_logprobs=old, ref_hidden_states=hidden, advantages=flat)
     start = exact_kl(policy, batch)
     config = PPOConfig(lr=3e-3, kl_placement="loss", kl_estimator=estimator, kl_coef=1.0)
     updater = Updater(config, policy, steps=20)
@@ -232,7 +234,7 @@ def test_without_a_critic_its_head_receives_no_gradient(policy: Policy, tiny: Pa
 
 def test_the_exact_kl_wants_the_states_of_the_reference(policy: Policy, tiny: Path) -> None:
     config = PPOConfig(kl_placement="loss", kl_estimator="exact")
-    with pytest.raises(ValueError, match="ref_hidden: got None"):
+    with pytest.raises(ValueError, match="ref_hidden_states: got None"):
         Updater(config, policy, steps=1).step(minibatch(policy, tiny), train_policy=True)
 
 

@@ -62,11 +62,15 @@ class TabularPolicy:
         return prefix
 
     def policy_outputs(
-        self, prompts: PromptBatch, responses: Responses, ref_hidden: Tensor | None = None
+        self, prompts: PromptBatch, responses: Responses, ref_hidden_states: Tensor | None = None
     ) -> PolicyOutputs:
         hidden = self.logits[self.prefixes(responses)]
         logprobs, entropy = token_logprobs(hidden, self.identity, responses.tokens)
-        kl = None if ref_hidden is None else token_kl(hidden, ref_hidden, self.identity)
+        kl = (
+            None
+            if ref_hidden_states is None
+            else token_kl(hidden, ref_hidden_states, self.identity)
+        )
         return PolicyOutputs(logprobs, entropy, torch.zeros_like(logprobs), kl=kl)
 
     def values(self, outputs: PolicyOutputs, prompts: PromptBatch, responses: Responses) -> Tensor:
@@ -74,9 +78,9 @@ class TabularPolicy:
         return values
 
     def evaluate(
-        self, prompts: PromptBatch, responses: Responses, ref_hidden: Tensor | None = None
+        self, prompts: PromptBatch, responses: Responses, ref_hidden_states: Tensor | None = None
     ) -> PolicyOutputs:
-        scores = self.policy_outputs(prompts, responses, ref_hidden)
+        scores = self.policy_outputs(prompts, responses, ref_hidden_states)
         return replace(scores, values=self.values(scores, prompts, responses))
 
     @torch.no_grad()
@@ -87,7 +91,7 @@ class TabularPolicy:
         rows = torch.arange(config.rollout_batch_size)
         keys, samples = rows // config.samples_per_prompt, rows % config.samples_per_prompt
         prompts, responses = prompts_of(keys), self._responses(keys, samples, seed, iteration)
-        now, ref_hidden = (
+        now, ref_hidden_states = (
             self.evaluate(prompts, responses),
             self.reference[self.prefixes(responses)],
         )
@@ -95,12 +99,12 @@ class TabularPolicy:
             prompts=prompts,
             responses=responses,
             old_logprobs=now.logprobs,
-            ref_logprobs=token_logprobs(ref_hidden, self.identity, responses.tokens)[0],
+            ref_logprobs=token_logprobs(ref_hidden_states, self.identity, responses.tokens)[0],
             values=now.values,
             entropy=now.entropy,
             scores=torch.tensor([scores[tuple(row)] for row in responses.rows()]),
             logprob_diff=torch.zeros_like(now.logprobs),
-            ref_hidden=ref_hidden if kl_choice(config)[1] == "exact" else None,
+            ref_hidden_states=ref_hidden_states if kl_choice(config)[1] == "exact" else None,
         )
 
     def _responses(self, keys: Tensor, samples: Tensor, seed: int, iteration: int) -> Responses:

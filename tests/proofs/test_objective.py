@@ -47,7 +47,7 @@ def minibatch(policy: TabularPolicy, kind: str) -> Minibatch:
     responses = responses_of(torch.tensor(ROWS))
     prompts = prompts_of(torch.arange(len(ROWS)))
     prefixes, count = policy.prefixes(responses), responses.spans.num_tokens
-    ref_hidden = policy.reference[prefixes]
+    ref_hidden_states = policy.reference[prefixes]
     with torch.no_grad():
         now = policy.evaluate(prompts, responses)
     return Minibatch(
@@ -55,10 +55,10 @@ def minibatch(policy: TabularPolicy, kind: str) -> Minibatch:
         responses=responses,
         old_logprobs=now.logprobs + 0.3 * torch.randn(count, dtype=torch.float64),
         old_values=now.values + 0.5 * torch.randn(count, dtype=torch.float64),
-        ref_logprobs=token_logprobs(ref_hidden, policy.identity, responses.tokens)[0],
+        ref_logprobs=token_logprobs(ref_hidden_states, policy.identity, responses.tokens)[0],
         advantages=torch.randn(count, dtype=torch.float64),
         returns=torch.randn(count, dtype=torch.float64),
-        ref_hidden=ref_hidden if kind == "exact" else None,
+        ref_hidden_states=ref_hidden_states if kind == "exact" else None,
     )
 
 
@@ -171,7 +171,7 @@ def test_the_gradient_is_that_of_a_float64_loop(
         return oracle(rows, numbers[len(logits) :])
 
     updater, count = Updater(config, policy, steps=1), batch.responses.spans.num_tokens  # type: ignore[arg-type]
-    scores = policy.policy_outputs(batch.prompts, batch.responses, batch.ref_hidden)
+    scores = policy.policy_outputs(batch.prompts, batch.responses, batch.ref_hidden_states)
     loss = updater._policy_loss(scores, batch, count)[0]
     loss = loss + config.vf_coef * updater._value_loss(scores, batch, count)[0]
     assert loss.item() == pytest.approx(objective(logits + values), abs=1e-12)

@@ -73,7 +73,7 @@ def minibatch_of(policy: Policy, directory: Path) -> Minibatch:
 
 
 def two_iterations(policy: Policy, prompts: PromptBatch, directory: Path) -> PPOTrainer:
-    """A run that changes the policy at once, its reward a random head on the policy's trunk."""
+    """A run that changes the policy at once; its reward is a random head on the base model."""
     head = ScalarHead(policy.llava.hidden_size)
     torch.nn.init.normal_(head.linear.weight)
     ppo = PPOConfig(

@@ -82,8 +82,10 @@ def test_frozen_features_are_computed_once(
     llava: Llava, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    states = Llava.response_states
-    monkeypatch.setattr(Llava, "response_states", lambda *args: (calls.append(1), states(*args))[1])
+    states = Llava.response_and_final_hidden_states
+    monkeypatch.setattr(
+        Llava, "response_and_final_hidden_states", lambda *args: (calls.append(1), states(*args))[1]
+    )
     pairs, counts = kit.pairs_of(llava, tiny), {}
     for what in ("head", "lora"):
         calls.clear()

@@ -59,7 +59,8 @@ def assert_rows_are_those_alone(llava: Llava, prompts: PromptBatch, responses: R
     pulls = torch.randn(responses.spans.num_tokens, 64, generator=torch.Generator().manual_seed(0))
     for pieces in ([torch.arange(count)], torch.arange(count).split(1)):
         states = [
-            llava.response_states(prompts.select(rows), responses.select(rows)) for rows in pieces
+            llava.response_and_final_hidden_states(prompts.select(rows), responses.select(rows))
+            for rows in pieces
         ]
         before, last = (torch.cat(part) for part in zip(*states, strict=True))
         (before * pulls[:, : before.shape[1]]).sum().backward()

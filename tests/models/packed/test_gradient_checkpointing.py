@@ -42,7 +42,7 @@ def gradients(
 def test_gradients_are_the_same_and_less_is_kept(
     tiny: Path, train: str, lora_type: LoraType, kind: CriticKind
 ) -> None:
-    """Of two adapters on one trunk each layer runs again under the one of its first time."""
+    """Of two adapters on one base model each layer runs again under the one of its first time."""
     torch.manual_seed(0)
     plain, all_kept = gradients(tiny, train, lora_type, kind, False)
     torch.manual_seed(0)

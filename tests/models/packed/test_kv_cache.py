@@ -23,7 +23,7 @@ ATOL: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 
 def hidden_of(llava: Llava, tiny: Path) -> torch.Tensor:
     with torch.no_grad():
-        return llava.response_hidden(
+        return llava.response_hidden_states(
             tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
         )
 
@@ -51,7 +51,7 @@ def test_prompts_read_in_pieces_are_those_read_together(
     prompts = tiny_models.prompts_of(whole, tiny).select(torch.tensor([3, 0, 2, 1]))
     responses = tiny_models.responses_of(whole)
     with torch.no_grad():
-        expected = whole.response_hidden(prompts, responses)[responses.spans.offsets[:-1]]
+        expected = whole.response_hidden_states(prompts, responses)[responses.spans.offsets[:-1]]
     found, _ = pieces.prefill(prompts, 4)
     torch.testing.assert_close(found, expected, **ATOL)
     assert float((expected[0] - expected[1]).abs().max()) > 0.1
@@ -108,7 +108,7 @@ def test_equal_prompts_of_a_batch_are_read_once(
     seen, rows = counted(llava, monkeypatch), torch.tensor([2, 0, 2, 1, 0, 2])
     responses = tiny_models.responses_of(llava).select(rows)
     with torch.no_grad():
-        found = llava.response_hidden(prompts.select(rows), responses)
+        found = llava.response_hidden_states(prompts.select(rows), responses)
     assert seen == Counter(prompts.sampling_keys[:3].tolist())
     torch.testing.assert_close(found, torch.cat([expected[row] for row in rows.tolist()]), **ATOL)
     two = prompts.select(torch.tensor([0, 0]))
@@ -120,7 +120,7 @@ def test_equal_prompts_of_a_batch_are_read_once(
         two.instructions,
     )
     with torch.no_grad():
-        last = llava.final_hidden(other, responses.select(torch.tensor([1, 1])))
+        last = llava.final_hidden_states(other, responses.select(torch.tensor([1, 1])))
     assert seen[int(two.sampling_keys[0])] == 3
     assert float((last[0] - last[1]).abs().max()) > 1e-3
 
@@ -154,7 +154,7 @@ def test_gradients_are_those_without_a_kept_prompt(tiny: Path) -> None:
     for passes in (1, 3):
         llava = adapted(tiny, "alora")
         for _ in range(passes):
-            hidden = llava.response_hidden(
+            hidden = llava.response_hidden_states(
                 tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
             )
         hidden.square().sum().backward()
@@ -184,7 +184,7 @@ def test_half_precision_decodes_from_float32(tiny: Path, scope: str) -> None:
         assert held.export_row(0, 2).dtype == torch.bfloat16
         assert held.row_bytes(2) == held.export_row(0, 2).nbytes
     responses, drawn = generate(llava, prompts, sampling)
-    policy_hidden = llava.response_hidden(prompts, responses)
+    policy_hidden = llava.response_hidden_states(prompts, responses)
     again, _ = token_logprobs(
         policy_hidden, llava.output_weight, responses.tokens, banned_ids=llava.banned_ids
     )

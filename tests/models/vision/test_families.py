@@ -63,7 +63,7 @@ def test_hidden_states_and_greedy_responses_are_those_of_transformers(
     llava = tiny_models.load(directory)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     with torch.no_grad():
-        logits = llava.response_hidden(prompts, responses) @ llava.output_weight.T
+        logits = llava.response_hidden_states(prompts, responses) @ llava.output_weight.T
     for row, part in enumerate(logits.split(responses.spans.lengths.tolist())):
         start = int(prompts.spans.lengths[row]) - 1
         expected = hf_logits(llava, row, tiny, 1)[start : start + len(part)]
@@ -71,7 +71,7 @@ def test_hidden_states_and_greedy_responses_are_those_of_transformers(
     greedy = SamplingConfig(temperature=0, max_new_tokens=8)
     responses, _ = generate(llava, prompts, greedy)
     with torch.no_grad():
-        logits = llava.response_hidden(prompts, responses) @ llava.output_weight.T
+        logits = llava.response_hidden_states(prompts, responses) @ llava.output_weight.T
     logits[:, llava.banned_ids] = -torch.inf
     assert torch.equal(logits.argmax(1), responses.tokens)
 
@@ -96,5 +96,7 @@ def test_the_loop_runs_and_lora_is_on_every_linear_layer(
     loaded.adapters.load(POLICY, tmp_path / "adapter", trains=False)
     responses = tiny_models.responses_of(llava)
     with torch.no_grad():
-        hidden, loaded_hidden = (x.response_hidden(prompts, responses) for x in (llava, loaded))
+        hidden, loaded_hidden = (
+            x.response_hidden_states(prompts, responses) for x in (llava, loaded)
+        )
     assert torch.equal(hidden, loaded_hidden)

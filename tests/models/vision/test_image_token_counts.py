@@ -75,7 +75,7 @@ def test_prompts_and_logits_are_those_of_transformers(llava: Llava) -> None:
     prompts, responses = anyres.prompts_of(llava), tiny_models.responses_of(llava)
     assert len({*prompts.spans.lengths.tolist()}) == 4
     with torch.no_grad():
-        logits = llava.response_hidden(prompts, responses) @ llava.output_weight.T
+        logits = llava.response_hidden_states(prompts, responses) @ llava.output_weight.T
     rows = prompts.tokens.split(prompts.spans.lengths.tolist())
     for row, part in enumerate(logits.split(responses.spans.lengths.tolist())):
         inputs = hf_inputs(llava, [prompt_text(row)], anyres.images(llava)[row : row + 1])
@@ -116,10 +116,10 @@ def test_a_row_does_not_depend_on_the_rest_of_its_batch(llava: Llava) -> None:
     prompts = anyres.prompts_of(llava)
     responses = tiny_models.responses_of(llava)
     with torch.no_grad():
-        together = llava.response_hidden(prompts, responses)
+        together = llava.response_hidden_states(prompts, responses)
         for row, part in enumerate(together.split(responses.spans.lengths.tolist())):
             only = torch.tensor([row])
-            alone = llava.response_hidden(prompts.select(only), responses.select(only))
+            alone = llava.response_hidden_states(prompts.select(only), responses.select(only))
             torch.testing.assert_close(alone, part, atol=1e-5, rtol=1e-5)
 
 
@@ -145,7 +145,7 @@ def test_a_wrong_number_of_placeholders_names_both_numbers(llava: Llava) -> None
     counts = [llava.builder.image_tokens(row)[0] for row in prompts.images]
     message = f"row 0 has {counts[0]} image placeholders for 1 images of {counts[1]} features"
     with pytest.raises(ValueError, match=message):
-        llava.response_hidden(swapped, responses)
+        llava.response_hidden_states(swapped, responses)
 
 
 def test_other_images_come_with_their_own_placeholders(llava: Llava) -> None:
@@ -157,7 +157,7 @@ def test_other_images_come_with_their_own_placeholders(llava: Llava) -> None:
     )]  # fmt: skip
     assert counts == [llava.builder.image_tokens(row)[0] for row in others.images]
     with torch.no_grad():
-        llava.response_hidden(others, tiny_models.responses_of(llava))
+        llava.response_hidden_states(others, tiny_models.responses_of(llava))
     assert torch.equal(reencode_prompts(others, llava.builder).tokens, others.tokens)
 
 

@@ -57,7 +57,9 @@ def test_the_whole_loop_runs_and_its_adapter_loads(
     loaded.adapters.load(POLICY, tmp_path / "adapter", trains=False)
     responses = tiny_models.responses_of(llava)
     with torch.no_grad():
-        hidden, loaded_hidden = (x.response_hidden(prompts, responses) for x in (llava, loaded))
+        hidden, loaded_hidden = (
+            x.response_hidden_states(prompts, responses) for x in (llava, loaded)
+        )
     assert torch.equal(hidden, loaded_hidden)
 
 
@@ -171,5 +173,5 @@ def test_a_tower_without_a_class_token_keeps_all_its_patches(tiny: Path, tmp_pat
     llava = tiny_models.load(tmp_path)
     prompts = tiny_models.prompts_of(llava, tiny)
     with torch.no_grad():
-        llava.response_hidden(prompts, tiny_models.responses_of(llava))
+        llava.response_hidden_states(prompts, tiny_models.responses_of(llava))
     assert llava.builder.image_tokens([Path()]) == [16]
