@@ -1,4 +1,4 @@
-"""The engines that sample responses: the decode loop of this package, or transformers'."""
+"""Table of the engines that sample responses: the native decode loop, and transformers."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -13,7 +13,7 @@ from rlhf.types import PromptBatch, Responses, SampledTokens
 
 
 class Engine(Protocol):
-    """Samples a response to each prompt, see `generate`; all engines sample the same tokens."""
+    """Samples a response to each prompt; all engines sample the same tokens."""
 
     def __call__(
         self,
@@ -27,7 +27,7 @@ class Engine(Protocol):
         return_hidden_states: bool = False,
         on_chunk: Callable[[int], None] = ...,
     ) -> tuple[Responses, SampledTokens]:
-        """The responses, and what is known of their tokens."""
+        """Sample responses; see `generate`."""
 
 
 ENGINES: dict[EngineKind, Engine] = {"native": generate, "transformers": hf_generate}

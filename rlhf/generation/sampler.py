@@ -1,4 +1,4 @@
-"""Sample responses token by token, each token from its own keyed uniform number."""
+"""Sample responses by a decode loop in which a keyed uniform number picks each token."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -15,7 +15,7 @@ from rlhf.spans import Spans
 from rlhf.tracking.profiler import count, phase
 from rlhf.types import PromptBatch, Responses, SampledTokens
 
-COMPACT_BELOW = 0.75  # share of running rows at which the finished ones leave; each time a copy
+COMPACT_BELOW = 0.75  # share of unfinished rows at which the finished ones leave the batch
 
 
 class BatchGenerator(Protocol):
@@ -30,7 +30,7 @@ class BatchGenerator(Protocol):
         *,
         return_hidden_states: bool = False,
     ) -> tuple[list[Tensor], SampledTokens]:
-        """The tokens [n] of each response, and what is known of all of them."""
+        """Sample a batch; see `generate_batch`."""
 
 
 @torch.no_grad()
@@ -52,8 +52,8 @@ def generate_batch(
         return_hidden_states: return the hidden states that the tokens were sampled from.
 
     Returns:
-        the tokens [n] of each response, and the log-probabilities [N] and, if wanted, hidden
-        states [N, D] of all of them, end to end.
+        The tokens [n] of each response, and the log-probabilities [N] and (optional) hidden
+        states [N, D] of all tokens, end to end.
     """
     with llava.autocast():  # around all steps, so that each weight is cast once
         with phase("prefill"):
@@ -94,7 +94,7 @@ def generate(
         batch_generator: samples the responses of one batch.
 
     Returns:
-        B responses of N tokens in all, and what is known of the tokens.
+        B responses of N tokens in all, and log-probabilities and hidden states of the tokens.
     """
     samples = torch.zeros(len(prompts), dtype=torch.int64) if samples is None else samples
     rows: list[Tensor] = []
@@ -102,7 +102,7 @@ def generate(
     for chunk in torch.arange(len(prompts)).split(sampling.batch_size):
         keys = prompts.sampling_keys[chunk, None], samples[chunk, None]
         uniforms = keyed_uniforms(seed, iteration, *keys, torch.arange(sampling.max_new_tokens))
-        tokens, details = batch_generator(
+        tokens, batch_sampled = batch_generator(
             llava,
             prompts.select(chunk),
             sampling,
@@ -110,13 +110,13 @@ def generate(
             return_hidden_states=return_hidden_states,
         )
         rows += tokens
-        sampled.append(details)
+        sampled.append(batch_sampled)
         on_chunk(len(chunk))
     return to_responses(llava, rows), _concatenate(sampled)
 
 
 def to_responses(llava: Llava, rows: list[Tensor]) -> Responses:
-    """Responses of these tokens; one whose last token is an end-of-sequence token is finished.
+    """Build responses from token rows; a row that ends with an end-of-sequence token is finished.
 
     Args:
         llava: the model that sampled them.
@@ -142,9 +142,9 @@ def decode_loop(
     *,
     return_hidden_states: bool = False,
 ) -> tuple[list[Tensor], SampledTokens]:
-    """Sample tokens until every response has ended or is as long as allowed.
+    """Sample tokens until every response has ended or has reached the longest length.
 
-    Finished rows leave the batch once `COMPACT_BELOW` of its rows or fewer still run.
+    Finished rows leave the batch when at most `COMPACT_BELOW` of its rows are unfinished.
 
     Args:
         llava: the model.
@@ -155,22 +155,26 @@ def decode_loop(
         return_hidden_states: return the hidden states that the tokens were sampled from.
 
     Returns:
-        the tokens [n] of each response, and the log-probabilities [N] and, if wanted, hidden
-        states [N, D] of all of them, end to end.
+        The tokens [n] of each response, and the log-probabilities [N] and (optional) hidden
+        states [N, D] of all tokens, end to end.
     """
     eos, max_len = torch.tensor(llava.eos_ids), sampling.max_new_tokens
     tokens = torch.zeros(uniforms.shape, dtype=torch.int64)
     logprobs = torch.zeros(uniforms.shape)
-    states = hidden.new_zeros(*uniforms.shape, hidden.shape[1]) if return_hidden_states else None
+    hidden_states: Tensor | None = None
+    if return_hidden_states:
+        hidden_states = hidden.new_zeros(*uniforms.shape, hidden.shape[1])
     lengths = torch.full((len(hidden),), max_len)
-    rows = torch.arange(len(hidden))  # those that the model still computes
-    logits_of = prepacked_gemm(llava.output_weight, len(rows), llava.precision)
+    rows = torch.arange(len(hidden))  # rows that are still in the batch
+    lm_head = prepacked_gemm(llava.output_weight, len(rows), llava.precision)
     for position in range(max_len):
-        logits = logits_of(hidden)
-        chosen, chosen_logprobs = sample_tokens(llava, logits, sampling, uniforms[rows, position])
-        tokens[rows, position], logprobs[rows, position] = chosen.cpu(), chosen_logprobs.cpu()
-        if states is not None:
-            states[rows.to(states.device), position] = hidden
+        logits = lm_head(hidden)
+        next_tokens, next_logprobs = sample_tokens(
+            llava, logits, sampling, uniforms[rows, position]
+        )
+        tokens[rows, position], logprobs[rows, position] = next_tokens.cpu(), next_logprobs.cpu()
+        if hidden_states is not None:
+            hidden_states[rows.to(hidden_states.device), position] = hidden
         running = lengths[rows] > position
         ended = rows[running & torch.isin(tokens[rows, position], eos)]
         lengths[ended] = position + 1
@@ -178,12 +182,13 @@ def decode_loop(
         if not running.any():
             break
         if running.float().mean() <= COMPACT_BELOW:
-            rows, chosen = rows[running], chosen[running.to(chosen.device)]
+            rows, next_tokens = rows[running], next_tokens[running.to(next_tokens.device)]
             state = state.select(running.nonzero().squeeze(1))
-        hidden, state = llava.decode(chosen, state)
+        hidden, state = llava.decode(next_tokens, state)
         count("decode_steps", 1)
     mask = torch.arange(max_len) < lengths[:, None]
-    hidden_states = None if states is None else states[mask.to(states.device)]
+    if hidden_states is not None:
+        hidden_states = hidden_states[mask.to(hidden_states.device)]
     flat = tokens[mask]
     return list(flat.split(lengths.tolist())), SampledTokens(logprobs[mask], hidden_states)
 
@@ -191,7 +196,7 @@ def decode_loop(
 def sample_tokens(
     llava: Llava, logits: Tensor, sampling: SamplingConfig, uniforms: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Pick a token from each row of logits by its uniform number.
+    """Sample a token from each row of logits, picked by a uniform number.
 
     Args:
         llava: the model, whose banned ids are never picked.
@@ -200,7 +205,7 @@ def sample_tokens(
         uniforms: [B] float64 in [0, 1).
 
     Returns:
-        tokens [B] int64, and their log-probabilities [B] float32, nats.
+        Tokens [B] int64, and their log-probabilities [B] float32, nats.
     """
     filtered = filtered_logits(
         logits,
@@ -209,7 +214,7 @@ def sample_tokens(
         top_p=sampling.top_p,
         banned_ids=llava.banned_ids,
     )
-    if filtered.device.type == "mps":  # has no float64, which the inverse CDF sums in
+    if filtered.device.type == "mps":  # it has no float64, which the inverse CDF needs
         filtered = filtered.cpu()
     if sampling.temperature == 0:
         best = filtered.max(-1)

@@ -1,4 +1,4 @@
-"""Generation by transformers' own `generate`: slower, an independent check of the native engine."""
+"""Generation by `generate` of transformers: slower, an independent check of the native engine."""
 
 from functools import partial
 from typing import Any
@@ -16,10 +16,10 @@ from rlhf.types import PromptBatch, Responses, SampledTokens
 
 
 class KeyedSampling(LogitsProcessor):  # type: ignore[misc]
-    """Sets all logits of a row to -inf but that of the token picked by its uniform number.
+    """Picks each row's token by a uniform number and sets the logits of all other tokens to -inf.
 
     Attributes:
-        logprobs: [B] float32 of the picked tokens, one tensor for each position so far, nats.
+        logprobs: a tensor [B] float32 for each position so far, of the picked tokens, nats.
 
     Args:
         llava: the model.
@@ -32,10 +32,10 @@ class KeyedSampling(LogitsProcessor):  # type: ignore[misc]
         self.logprobs: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The logits [B, V] of the next position, -inf but for one 0 a row.
+        """Logits [B, V] of the next position: 0 at the picked token of each row, else -inf.
 
         Args:
-            input_ids: [B, t], the tokens so far; not read.
+            input_ids: [B, t], the tokens so far; not used.
             scores: [B, V], the model's logits.
         """
         uniforms = self.uniforms[:, len(self.logprobs)]
@@ -60,10 +60,10 @@ def hf_generate_batch(
         prompts: B prompts.
         sampling: temperature (0 is greedy), filters, longest response.
         uniforms: [B, T] float64 in [0, 1), the number that picks each token.
-        return_hidden_states: ignored, hidden states are not available here.
+        return_hidden_states: ignored; this engine returns no hidden states.
 
     Returns:
-        the tokens [n] of each response, and the log-probabilities [N] of all of them, end to end.
+        The tokens [n] of each response, and the log-probabilities [N] of all tokens, end to end.
     """
     inputs = _inputs(llava, prompts)
     if llava.adapters.lora_type == "alora":
@@ -84,14 +84,14 @@ hf_generate = partial(generate, batch_generator=hf_generate_batch)
 def beam_search(
     llava: Llava, prompts: PromptBatch, sampling: SamplingConfig, *, num_beams: int
 ) -> Responses:
-    """The most probable response to each prompt that transformers' beam search finds.
+    """Find a probable response to each prompt by beam search of transformers.
 
-    A beam's score is the sum of its log-probabilities divided by its length in tokens.
+    The score of a beam is the sum of its log-probabilities divided by its length in tokens.
 
     Args:
         llava: the model; its active adapter is used.
         prompts: B prompts.
-        sampling: longest response, and rows at a time; temperature and filters are not read.
+        sampling: longest response, and rows at a time; temperature and filters are not used.
         num_beams: hypotheses kept for each prompt.
 
     Raises:
@@ -137,7 +137,7 @@ def _generation_config(llava: Llava, sampling: SamplingConfig, **options: Any) -
 
 
 def _inputs(llava: Llava, prompts: PromptBatch) -> dict[str, Any]:
-    """Prompts padded on the left, and pixels, as arguments of the transformers model."""
+    """Left-padded prompts and pixel values, as keyword arguments of the transformers model."""
     spans, width = prompts.spans, prompts.spans.max_len
     columns = width - spans.lengths[spans.segment_ids] + spans.positions
     tokens = torch.full((len(prompts), width), llava.eos_ids[0])
@@ -156,16 +156,16 @@ def prefill_prefix(llava: Llava, inputs: dict[str, Any]) -> dict[str, Any]:
     """Run the base model, without adapter, on all tokens before the invocation.
 
     Args:
-        llava: the model, whose adapter is of type `alora`.
-        inputs: `input_ids` [B, t], `attention_mask` [B, t] and pixels.
+        llava: the model; its active adapter is of type `alora`.
+        inputs: `input_ids` [B, t], `attention_mask` [B, t] and pixel values.
 
     Returns:
-        the arguments that `generate` continues from: ids, mask, and the KV cache of the prefix.
+        Arguments with which `generate` continues: ids, mask, and the KV cache of the prefix.
     """
-    cut, cache = -len(llava.adapters.invocation), DynamicCache()
+    prefix_end, cache = -len(llava.adapters.invocation), DynamicCache()
     ids = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    prefix = {name: value[:, :cut] for name, value in ids.items()}
-    positions = (prefix["attention_mask"].cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
+    prefix = {name: value[:, :prefix_end] for name, value in ids.items()}
+    positions = (prefix["attention_mask"].cumsum(1) - 1).clamp(min=0)  # like `generate` does
     options = {"position_ids": positions, "use_cache": True, "logits_to_keep": 1}
     with llava.adapters.use(None):
         llava.model(**inputs | prefix | options, past_key_values=cache)

@@ -1,4 +1,4 @@
-"""The critic: the expected return V before each response token, and what it is read from."""
+"""The critic, which predicts the expected return V before each response token."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,20 +15,20 @@ CRITIC = "critic"  # name of the critic's adapter
 
 
 class Critic:
-    """V of the state before each response token, by a float32 head on hidden states.
+    """Values of response tokens: a float32 linear head on hidden states.
 
     The kinds differ in the hidden states that the head reads:
 
-        shared_detached   the policy's; the value loss does not reach the base model
-        shared            the policy's; the value loss trains the policy too
-        adapter           those of the policy's base model under the critic's own LoRA
-        separate          those of a copy of the base model
+        shared_detached   of the policy; the value loss does not train the policy
+        shared            of the policy; the value loss trains the policy too
+        adapter           of the policy's base model under the critic's own LoRA
+        separate          of a copy of the base model
 
     All of them see the image. The first two need no forward pass of their own.
 
     Args:
         kind: which hidden states the head reads.
-        llava: the model that gives them; for `adapter` it carries the adapter `critic`.
+        llava: the model that computes them; for `adapter` it carries the adapter `critic`.
     """
 
     def __init__(self, kind: CriticKind, llava: Llava) -> None:
@@ -44,7 +44,7 @@ class Critic:
         """V of the state before each response token (autograd).
 
         Args:
-            hidden_states: [N, D], the policy's, of any float dtype.
+            hidden_states: [N, D], of the policy, any float dtype.
             prompts: B prompts.
             responses: B responses of N tokens in all, one to each prompt.
 
@@ -74,7 +74,7 @@ class Critic:
         return values
 
     def use_adapter(self) -> AbstractContextManager[None]:
-        """A context in which `llava` gives the hidden states that the critic reads."""
+        """Context in which the critic's adapter, if it has one, is active."""
         return self.llava.adapters.use(CRITIC) if self.kind == "adapter" else nullcontext()
 
     def backbone_parameters(self) -> dict[str, nn.Parameter]:
@@ -101,13 +101,13 @@ class Critic:
 def build_lora_critic(
     kind: CriticKind, llava: Llava, config: ModelConfig, init_adapter: Path | None
 ) -> Critic:
-    """The critic of a policy that trains a LoRA; it predicts 0 everywhere at first.
+    """Build the critic of a policy that trains a LoRA; its first values are all 0.
 
     Args:
         kind: see `Critic`.
         llava: the policy's model, before the policy's own adapter is added.
-        config: rank, scale and type of the LoRA of `adapter` and `separate`.
-        init_adapter: an adapter that these two start from; None: a fresh one.
+        config: rank, scale and type of the LoRA of the kinds `adapter` and `separate`.
+        init_adapter: an adapter that this LoRA starts from; None: a fresh one.
     """
     if kind == "separate":
         llava = llava.frozen_copy()
@@ -120,7 +120,7 @@ def build_lora_critic(
 
 
 def build_full_critic(kind: CriticKind, llava: Llava) -> Critic:
-    """The critic of a policy trained in full; the copy of `separate` is trained in full too."""
+    """Build the critic of a policy trained in full; a `separate` model is trained in full too."""
     if kind == "separate":
         llava = llava.frozen_copy()
         llava.train_language_model()

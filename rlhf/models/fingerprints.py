@@ -21,27 +21,31 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def same_encoding(first: Any, second: Any) -> bool:
-    """Whether two prompt builders of LLaVAs give every text the same ids."""
+    """Whether two prompt builders of LLaVAs encode every text to the same token ids."""
     if first is second:
         return True
     if not (hasattr(first, "processor") and hasattr(second, "processor")):
         return False
     keys = [
-        (tokenizer_hash(x.tokenizer), x.processor.chat_template, x.image_tokens.rule)
-        for x in (first, second)
+        (
+            tokenizer_hash(builder.tokenizer),
+            builder.processor.chat_template,
+            builder.image_tokens.rule,
+        )
+        for builder in (first, second)
     ]
     return keys[0] == keys[1]
 
 
 def stored_weights(model: nn.Module, quantization: str) -> dict[str, str]:
-    """Storage and hashes of a base model's weights, adapters left out.
+    """Quantization, dtype and hashes of a base model's weights, without adapters.
 
     Args:
         model: a transformers model.
-        quantization: how it is stored, as in `model.quantization`.
+        quantization: none, int8 or nf4, as in `model.quantization`.
 
     Returns:
-        `quantization`, `dtype`, the hash `weights` of the weights as they are, and the hash
+        `quantization`, `dtype`, the hash `weights` of the weights as stored, and the hash
         `weights_rounded` of the weights in bfloat16.
     """
     dtypes = sorted({str(value.dtype) for _, value in bare_parameters(model)})

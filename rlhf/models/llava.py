@@ -1,4 +1,4 @@
-"""A LLaVA: its model, processor, vision features and adapters, and what it computes of prompts."""
+"""A LLaVA with its processor, image encoder and adapters: prompts in, hidden states out."""
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
@@ -34,16 +34,16 @@ class Llava:
     Tokens lie end to end inside it (`PackedBatch`); rows are padded for attention only.
 
     Args:
-        model: the model of transformers; its vision tower is never trained here.
-        processor: the processor of transformers.
+        model: the transformers model; its vision tower is never trained here.
+        processor: the transformers processor.
         base: directory or hub id that the model was loaded from.
-        quantization: how its linear layers are stored: none, int8 or nf4.
+        quantization: of its linear layers: none, int8 or nf4.
 
     Attributes:
-        prefix_cache: prefixes kept for later passes, where LoRA starts after the prompt.
-        max_prefill_tokens: tokens of prompts read at once.
-        precision: dtype that the language model multiplies in.
-        gradient_checkpointing: whether layers run again in the backward to save memory.
+        prefix_cache: keys and values of prompt prefixes, reused by later passes under aLoRA.
+        max_prefill_tokens: most prompt tokens of one prefill pass.
+        precision: dtype of the language model's matrix products.
+        gradient_checkpointing: whether layers are recomputed in the backward to save memory.
     """
 
     def __init__(self, model: Any, processor: Any, base: str, quantization: str = "none") -> None:
@@ -108,7 +108,7 @@ class Llava:
     def train_language_model(self, *, embeddings: bool = False) -> None:
         """Make the language model trainable, with its weights in float32.
 
-        It still multiplies in the precision that it was loaded in.
+        Its matrix products stay in the dtype that it was loaded in.
 
         Args:
             embeddings: train input and output embeddings and the projector too.
@@ -121,12 +121,13 @@ class Llava:
             self.model.model.multi_modal_projector.float().requires_grad_(True)
 
     def frozen_copy(self) -> Self:
-        """Copy of the model that later training does not touch; cached features are shared."""
-        twin = copy.copy(self)
-        twin.model = copy.deepcopy(self.model).requires_grad_(False)
-        twin.adapters = Adapters(twin.model, self.adapters.invocation)
-        twin.vision = ImageEncoder(twin.model, self.processor.image_processor, self.vision.cache)
-        return twin
+        """Copy the model and freeze the copy; only the cache of image features is shared."""
+        frozen = copy.copy(self)
+        frozen.model = copy.deepcopy(self.model).requires_grad_(False)
+        frozen.adapters = Adapters(frozen.model, self.adapters.invocation)
+        image_processor = self.processor.image_processor
+        frozen.vision = ImageEncoder(frozen.model, image_processor, self.vision.cache)
+        return frozen
 
     def save(self, directory: Path) -> None:
         """Write model and processor where the classes of transformers load them."""
@@ -194,7 +195,7 @@ class Llava:
 
         Args:
             prompts: B prompts.
-            max_new_tokens: tokens of the longest response, for which memory is taken at once.
+            max_new_tokens: tokens of the longest response; memory for them is allocated here.
 
         Returns:
             Hidden state [B, D] of the last token of each prompt, and the state that `decode`
@@ -215,22 +216,22 @@ class Llava:
 
         Args:
             tokens: [B] int64.
-            state: of the sequences so far.
+            state: KV caches and positions of the sequences so far.
 
         Returns:
-            Hidden state [B, D] of these tokens, and the state after them.
+            Hidden state [B, D] of these tokens, and the state that includes them.
         """
         return self._step(tokens.unsqueeze(1), state)
 
     def _step(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
-        """Hidden state [B, D] of the last of `tokens` [B, T], which continue every sequence."""
+        """Read `tokens` [B, T], the next T of every sequence; hidden state [B, D] of the last."""
         packed = pack_step(tokens, state.positions, state.groups)
         hidden = self.forward(packed, prefix=state.prefix, suffix=state.suffix)
         return hidden, replace(state, positions=state.positions + tokens.shape[1])
 
     @torch.no_grad()
     def _prefill(self, prefixes: PromptBatch, *, upcast: bool = False) -> KVCache:
-        """KV cache of distinct prefixes; of the base model, and kept, where LoRA starts later."""
+        """KV cache of distinct prefixes; under aLoRA without the adapter and with prefix cache."""
         num_layers = len(self.language_model.layers)
         cache = KVCache.for_rows(num_layers, prefixes.spans, self.device, upcast=upcast)
         compute = partial(self._fill_cache, prefixes, cache)
@@ -242,7 +243,7 @@ class Llava:
         return cache
 
     def _fill_cache(self, prompts: PromptBatch, cache: KVCache, rows: Tensor) -> None:
-        """Read the prompts `rows` [b] into their rows of a KV cache."""
+        """Run the prompts at `rows` [b] and write their keys and values to those cache rows."""
         budget = self.max_prefill_tokens
         for packed, target in pack_into_cache(prompts, rows, cache, self.image_token_id, budget):
             self.forward(packed, target=target.to(self.device))
@@ -255,13 +256,13 @@ class Llava:
         suffix: KVCache | None = None,
         target: CacheTarget | None = None,
     ) -> Tensor:
-        """Hidden states [N, D] of the tokens that a packed batch asks for.
+        """Hidden states [N, D] of the tokens `packed.output_idx`.
 
         Args:
             packed: S packed tokens.
-            prefix: KV cache of the prefixes, where they are cached; None: it is filled first.
-            suffix: KV cache of what the rows have after their prefixes; it is appended to.
-            target: where keys and values of the packed tokens are kept; None: nowhere.
+            prefix: KV cache of the prefixes; None: if the batch needs one, it is computed first.
+            suffix: KV cache of the tokens after the prefixes; the packed tokens are appended.
+            target: KV cache that keys and values of the packed tokens are written to; None: none.
         """
         if packed.cached and prefix is None and packed.prefixes is not None:
             prefix = self._prefill(packed.prefixes)
@@ -289,17 +290,17 @@ class Llava:
         return self.adapters.lora_type == "alora"
 
     def prepacked(self, rows: int, calls: int) -> AbstractContextManager[None]:
-        """Inside the block, without autograd, linear layers may multiply by prepacked weights.
+        """Inside the block, without autograd, linear layers may use prepacked weights (CPU).
 
         Args:
-            rows: rows of a product.
-            calls: calls of each layer.
+            rows: rows of each matrix product.
+            calls: expected calls of each layer.
         """
         dtype = self.precision if self._needs_autocast else None
         return prepacked_layers(self.language_model, rows=rows, calls=calls, dtype=dtype)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Inside the block weights that are wider than `precision` multiply in it."""
+        """Inside the block matrix products run in `precision`, also of float32 weights."""
         if self._needs_autocast:
             return torch.autocast(self.device.type, self.precision)
         return nullcontext()

@@ -1,4 +1,4 @@
-"""Find the files of a model, load them with transformers, and fingerprint how they read inputs."""
+"""Find the files of a model, load them with transformers, and hash its input processing."""
 
 import json
 import re
@@ -45,17 +45,18 @@ def locate_model(path: str) -> ModelLocation:
         raise UsageError("no model is given", "model.path", "set model.path=DIRECTORY_OR_HUB_ID")
     directory = Path(path).expanduser()
     runs = run_directories(directory)
-    for place in (run / part for run in runs for part in ("", "model", "adapter")):
-        if (place / "adapter_config.json").is_file():
-            config = json.loads((place / "adapter_config.json").read_text())
-            return ModelLocation(_existing(config["base_model_name_or_path"], place), place)
-        if (place / "config.json").is_file():
-            return ModelLocation(str(place.resolve()))
-    return ModelLocation(_existing(path, directory))
+    for candidate in (run / part for run in runs for part in ("", "model", "adapter")):
+        if (candidate / "adapter_config.json").is_file():
+            config = json.loads((candidate / "adapter_config.json").read_text())
+            base = _model_path_or_hub_id(config["base_model_name_or_path"], candidate)
+            return ModelLocation(base, candidate)
+        if (candidate / "config.json").is_file():
+            return ModelLocation(str(candidate.resolve()))
+    return ModelLocation(_model_path_or_hub_id(path, directory))
 
 
-def _existing(path: str, where: Path) -> str:
-    """The path of a model directory, or `path` if it looks like a hub id."""
+def _model_path_or_hub_id(path: str, where: Path) -> str:
+    """Absolute path of a model directory, or `path` if it looks like a hub id."""
     if (Path(path) / "config.json").is_file():
         return str(Path(path).resolve())
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) and not where.exists():
@@ -76,7 +77,7 @@ def load_hf(
     Args:
         base: directory or hub id.
         device: where the weights are put.
-        dtype: of the weights that are not quantized, and of the products of those that are.
+        dtype: of the weights that are not quantized, and of products with quantized ones.
         quantization: none, int8 or nf4, as in `model.quantization`.
 
     Raises:
@@ -91,7 +92,7 @@ def load_hf(
             dtype=dtype,
             quantization_config=quantization_config(quantization, dtype),
             device_map={"": device} if quantization != "none" else None,
-            use_safetensors=True,  # the other kind of weights is a pickle
+            use_safetensors=True,  # other weight files are pickles, which can run code
         )
     keep_gradients(model)
     model.requires_grad_(False)
@@ -99,7 +100,7 @@ def load_hf(
 
 
 def stored_dtype(base: str) -> torch.dtype:
-    """Dtype of the weights in a model's files; float32 if they do not tell."""
+    """Dtype of the weights in a model's files; float32 if the configuration names none."""
     return AutoConfig.from_pretrained(base).dtype or torch.float32
 
 

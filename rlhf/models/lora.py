@@ -1,4 +1,4 @@
-"""LoRA adapters, one for each role, on one base model. The only module that imports peft."""
+"""Named LoRA adapters on one base model. The only module that imports peft."""
 
 import shutil
 import tempfile
@@ -27,12 +27,12 @@ class Adapters:
     active (peft would freeze all but the active one).
 
     An adapter of type `alora` (activated LoRA, Greenewald et al. 2025, arXiv:2504.12397) applies to
-    the tokens from the invocation on, the ids that end every prompt. The caller runs the tokens
-    before them without it. It is saved as peft's activated LoRA.
+    the tokens from the invocation on, the ids that end every prompt. The caller has to run the
+    tokens before the invocation without the adapter. It is saved as peft's activated LoRA.
 
     Args:
         model: the base model; its linear layers are wrapped in place when an adapter is added.
-        invocation: the ids that end every prompt; without any there is no type `alora`.
+        invocation: token ids that end every prompt; if empty, the type `alora` is not available.
     """
 
     def __init__(self, model: nn.Module, invocation: Sequence[int] = ()) -> None:
@@ -58,9 +58,9 @@ class Adapters:
 
     @property
     def lora_type(self) -> LoraType:
-        """The type of the active adapter; with none active, the one all adapters have.
+        """Type of the active adapter; if none is active, the common type of all adapters.
 
-        `lora` when there is no adapter, or adapters of both types and none active.
+        `lora` if there is no adapter, or if none is active and the adapters differ in type.
         """
         if self.current is not None:
             return self._lora_types[self.current]
@@ -76,7 +76,8 @@ class Adapters:
             lora_type: `alora` applies from the invocation on only.
 
         Raises:
-            UsageError: the model has no layer of the names that LoRA is put on, or no invocation.
+            UsageError: the model has no linear layer named in LANGUAGE_LINEARS; or `alora` without
+                an invocation.
         """
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LANGUAGE_LINEARS)
         self._insert(name, config, lora_type, trains=True)
@@ -85,12 +86,12 @@ class Adapters:
         """Load an adapter saved in peft's format and make it active.
 
         Args:
-            name: of the adapter here.
+            name: name of the adapter in this model.
             directory: with adapter_config.json and adapter_model.safetensors.
             trains: whether its parameters are trainable.
 
         Raises:
-            UsageError: it cannot be read, or its weights or its invocation are of another model.
+            UsageError: it cannot be read, or its weights or its invocation do not fit this model.
         """
         fix = "name a directory written by a run"
         with as_usage_error("the adapter cannot be read", directory, fix):
@@ -100,7 +101,7 @@ class Adapters:
         if invocation and list(invocation) != self.invocation:
             raise UsageError(
                 "the adapter's invocation differs from the ids that end this model's prompts",
-                f"{directory}: {invocation} there, {self.invocation} here",
+                f"{directory}: {invocation} in the adapter, {self.invocation} in the model",
                 "use the tokenizer and chat template it was trained with",
             )
         self._insert(name, config, "alora" if invocation else "lora", trains=trains)
@@ -108,7 +109,7 @@ class Adapters:
         missing = [key for key in loaded.missing_keys if f".{name}." in key and ".lora_" in key]
         if mismatched := [*missing, *loaded.unexpected_keys]:
             where, fix = f"{directory}: {mismatched[0]}", "load it on the model it was trained on"
-            raise UsageError("the adapter is of another model", where, fix)
+            raise UsageError("the adapter was trained on another model", where, fix)
 
     def _insert(self, name: str, config: LoraConfig, lora_type: LoraType, *, trains: bool) -> None:
         if lora_type == "alora" and not self.invocation:
@@ -161,7 +162,7 @@ class Adapters:
             self.switch(previous)
 
     def tensors(self, name: str) -> dict[str, nn.Parameter]:
-        """The parameters of the adapter `name` by name; empty if there is no such adapter."""
+        """Parameters of the adapter `name`, by name; empty if there is no such adapter."""
         return dict(self._parameters.get(name, {}))
 
     def save(self, name: str, directory: Path, base: str) -> None:
@@ -188,7 +189,7 @@ class Adapters:
         W ← W + alpha / rank · B A, in the dtype of W.
 
         Raises:
-            UsageError: it is of type `alora`: merged weights would apply to every token.
+            UsageError: the adapter is of type `alora`; merged, it would apply to every token.
         """
         assert self._peft is not None
         if self._lora_types[name] == "alora":
@@ -196,15 +197,15 @@ class Adapters:
             raise UsageError("an adapter of type alora cannot be merged", name, fix)
         self._peft.merge_and_unload(adapter_names=[name])
         self._peft, self.current = None, None
-        for table in (self._trains, self._lora_types, self._parameters, self._layers):
-            table.clear()
+        for state in (self._trains, self._lora_types, self._parameters, self._layers):
+            state.clear()
 
 
 class LoraFactor(nn.Linear):
-    """A float32 factor of a LoRA that multiplies in the dtype of its input.
+    """A float32 LoRA factor, A or B, cast to the dtype of its input for the product.
 
     peft casts the input to float32 instead; with a half-precision base model that doubles the
-    activations kept for the backward pass.
+    activations saved for the backward pass.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -222,12 +223,12 @@ def _multiply_in_input_dtype(layer: Any, name: str) -> None:
 
 
 def add_adapter(adapters: Adapters, name: str, config: ModelConfig) -> None:
-    """Add a fresh trainable adapter with the rank, scale and type of the options.
+    """Add a fresh trainable adapter with rank, scale and type from the configuration.
 
     Args:
-        adapters: of the model.
-        name: of the adapter.
-        config: `lora_rank`, `lora_alpha` and `lora_type` are read.
+        adapters: adapters of the model.
+        name: name of the new adapter.
+        config: reads `lora_rank`, `lora_alpha` and `lora_type`.
     """
     rank, alpha, lora_type = config.lora_rank, config.lora_alpha, config.lora_type
     adapters.add(name, rank=rank, alpha=alpha, lora_type=lora_type)

@@ -1,4 +1,4 @@
-"""The parameters of a LLaVA by part: their number, their storage, how many train."""
+"""Count the parameters of a LLaVA by part, with their dtype and how many are trainable."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ PARTS = {  # substring of a parameter's name to its part; the first match counts
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters of one part of the model that are stored alike.
+    """Parameters of one part of the model that share a dtype or quantization.
 
     Attributes:
         name: of the part, e.g. `vision tower`.
         stored: dtype, or the kind of quantization.
         count: number of parameters.
-        trained: number of those that train.
+        trained: number of them that are trainable.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ParameterGroup:
 
 
 def summarize_parameters(llava: Llava) -> list[ParameterGroup]:
-    """The parameters of a model grouped by part and storage, sorted by name.
+    """Group the parameters of a model by part and dtype, sorted by name.
 
     A weight that two layers share is counted once. Each adapter is a part of its own.
     """
@@ -51,7 +51,7 @@ def summarize_parameters(llava: Llava) -> list[ParameterGroup]:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, str, int, bool]]:
-    """Name, storage, number of parameters and whether they train, of every weight."""
+    """Name, dtype, number of parameters and whether they are trainable, of every weight."""
     seen = set[int]()
     for prefix, module in model.named_modules():
         for name, value in module.named_parameters(prefix, recurse=False):

@@ -1,4 +1,4 @@
-"""The policy, its critic and its frozen reference: roles that may share one model."""
+"""The policy with its critic and its frozen reference, which may share one base model."""
 
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -21,13 +21,13 @@ POLICY, REFERENCE = "policy", "reference"  # names of their adapters
 
 
 class Policy:
-    """Log-probabilities, entropy and values of response tokens, and the reference's.
+    """Log-probabilities, entropies and values of response tokens, by policy and reference.
 
     Args:
         llava: the model, with the adapter `policy` if a LoRA is trained.
-        reference: the frozen initial model; `llava` itself when adapters tell the two apart.
-        temperature: of sampling; every log-probability is that of the distribution sampled from.
-        critic: gives the values; by default a head on the policy's detached hidden states.
+        reference: the frozen initial model; `llava` itself where switching adapters gives it.
+        temperature: of sampling; log-probabilities refer to the distribution at this temperature.
+        critic: predicts the values; None: a head on the policy's detached hidden states.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Policy:
             return self.critic.final_values(prompts, responses)
 
     def use_reference(self) -> AbstractContextManager[None]:
-        """A context in which `reference` runs as the model that training started from."""
+        """Context in which `reference` uses the adapter, or none, that training started from."""
         adapters = self.reference.adapters
         return adapters.use(REFERENCE if REFERENCE in adapters.names else None)
 
@@ -162,7 +162,7 @@ class Policy:
     def frozen_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Names and values of all parameters that training must not change.
 
-        Those of the base models, of the reference's adapter and of other models' adapters.
+        They belong to the base models, the reference's adapter and the reward model's adapter.
         """
         policy, critic = self.trainable_parameters(), self.critic_parameters()  # may share names
         trained = {id(value) for value in (*policy.values(), *critic.values())}
@@ -174,7 +174,7 @@ class Policy:
         ]
 
     def base_models(self) -> dict[str, nn.Module]:
-        """The models in memory, each once, by the first role that uses it."""
+        """Distinct models in memory, each under the name of the first role that uses it."""
         roles = {"policy": self.llava, "reference": self.reference, "critic": self.critic.llava}
         models: dict[str, nn.Module] = {}
         for role, llava in roles.items():
@@ -204,7 +204,7 @@ def build_policy(
     critic: CriticKind = "shared_detached",
     critic_init: Path | None = None,
 ) -> Policy:
-    """The policy of a run with its critic and its frozen reference.
+    """Build the policy of a run with its critic and its frozen reference.
 
     The trained parameters are float32.
 
@@ -214,8 +214,8 @@ def build_policy(
         temperature: of sampling.
         init_adapter: an adapter to start from; a frozen second copy of it is the reference.
             None: the adapter is fresh, and the reference is the model without adapter.
-        critic: what the values are read from, see `Critic`.
-        critic_init: an adapter that the critic's own starts from; None: `init_adapter`.
+        critic: kind of the critic, see `Critic`.
+        critic_init: an adapter that the critic's adapter starts from; None: `init_adapter`.
 
     Raises:
         UsageError: full training with an adapter of any role.

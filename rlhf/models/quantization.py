@@ -1,4 +1,4 @@
-"""Weights in 8 and 4 bits, by bitsandbytes."""
+"""8-bit and 4-bit weights by bitsandbytes."""
 
 import os
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ PACKED_DTYPES = {bitsandbytes.nn.Linear4bit: "nf4", bitsandbytes.nn.Linear8bitLt
 
 
 def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """The options by which transformers quantizes a LLaVA's linear layers.
+    """Options with which transformers quantizes the linear layers of a LLaVA's language model.
 
-    The vision tower, the projector and the output head are not quantized. The int8 threshold is 0
-    because outlier columns are chosen over a batch: a row would depend on the rest of its batch.
+    The vision tower, the projector and the output head are not quantized. The int8 threshold is 0:
+    outlier columns are chosen over a batch, so a row would depend on the other rows of its batch.
 
     Args:
         kind: none, int8 or nf4, as in `model.quantization`.
-        dtype: of the products.
+        dtype: compute dtype of the quantized layers.
 
     Returns:
-        None for `none`.
+        The options; None for `none`.
     """
     if kind == "none":
         return None
@@ -40,7 +40,7 @@ def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | N
 
 
 def keep_gradients(model: nn.Module) -> None:
-    """Turn off the repacking of 4-bit weights, which zeroes every gradient on AVX512-BF16 CPUs."""
+    """Turn off repacking of 4-bit weights, which makes all gradients 0 on AVX512-BF16 CPUs."""
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
@@ -81,20 +81,20 @@ def native_library() -> NativeLibrary:
 
 
 def quantized_linear(weight: Tensor, kind: str) -> nn.Module:
-    """A frozen quantized linear layer in eval mode, as loading with `kind` would build it.
+    """Build a frozen quantized linear layer in eval mode, like `load_hf` does for a whole model.
 
     Args:
-        weight: [out, in], in the dtype of the products, on the device.
+        weight: [out, in], in the compute dtype, on the device.
         kind: int8 or nf4.
     """
     options = quantization_config(kind, weight.dtype)
     assert options is not None
-    columns, rows = weight.shape[1], weight.shape[0]
+    in_features, out_features = weight.shape[1], weight.shape[0]
     with torch.random.fork_rng(devices=[]):  # its constructor draws weights that are not used
         if kind == "nf4":
             layer = bitsandbytes.nn.Linear4bit(
-                columns,
-                rows,
+                in_features,
+                out_features,
                 bias=False,
                 compute_dtype=options.bnb_4bit_compute_dtype,
                 compress_statistics=options.bnb_4bit_use_double_quant,
@@ -102,31 +102,31 @@ def quantized_linear(weight: Tensor, kind: str) -> nn.Module:
             )
         else:
             layer = bitsandbytes.nn.Linear8bitLt(
-                columns, rows, bias=False, has_fp16_weights=False, threshold=0.0
+                in_features, out_features, bias=False, has_fp16_weights=False, threshold=0.0
             )
     layer.load_state_dict({"weight": weight.cpu()})
-    placed: nn.Module = layer.to(weight.device).requires_grad_(False).eval()
-    keep_gradients(placed)
-    return placed
+    quantized: nn.Module = layer.to(weight.device).requires_grad_(False).eval()
+    keep_gradients(quantized)
+    return quantized
 
 
 def adamw_8bit_step(device: torch.device, lr: float) -> Tensor:
-    """Zeros after one step of 8-bit AdamW with a gradient of ones; each should be -lr.
+    """Take one 8-bit AdamW step from zeros with a gradient of ones; each result should be -lr.
 
     Args:
         device: where the step runs.
         lr: learning rate.
 
     Returns:
-        [4096] float32.
+        The parameters after the step, [4096] float32.
 
     Raises:
-        RuntimeError: the optimizer keeps its state in more than 8 bits.
+        RuntimeError: the optimizer stores its state in more than 8 bits.
     """
-    values = torch.zeros(4096, device=device, requires_grad=True)  # fewer would be kept in 32 bits
+    values = torch.zeros(4096, device=device, requires_grad=True)  # smaller ones get 32-bit state
     values.grad = torch.ones_like(values)
     optimizer = bitsandbytes.optim.AdamW8bit([values], lr=lr, weight_decay=0.0)
     optimizer.step()
     if optimizer.state[values]["state1"].dtype != torch.uint8:
-        raise RuntimeError("8-bit AdamW keeps its state in more than 8 bits")
+        raise RuntimeError("8-bit AdamW stores its state in more than 8 bits")
     return values.detach()

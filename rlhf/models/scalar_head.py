@@ -1,4 +1,4 @@
-"""The scalar head: a value or a score read from a hidden state."""
+"""A linear head that maps a hidden state to a value or a score."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from rlhf.errors import as_usage_error
 
 
 class ScalarHead(nn.Module):
-    """A linear layer w·h + b in float32, with w = b = 0 at first.
+    """A linear layer w·h + b in float32, initialized to w = b = 0.
 
-    Starting at zero makes the first values and scores 0, whatever the scale of the hidden states.
+    So the first values and scores are 0, whatever the scale of the hidden states.
 
     Args:
         hidden_size: D, the width of the hidden states.
@@ -26,7 +26,7 @@ class ScalarHead(nn.Module):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear) -> "ScalarHead":
-        """A head with the weights of a classifier's linear layer [1, D]."""
+        """Build a head with the weights of a classifier's linear layer [1, D]."""
         head = cls(linear.in_features)
         with torch.no_grad():
             head.linear.weight.copy_(linear.weight)
@@ -36,7 +36,7 @@ class ScalarHead(nn.Module):
 
     @classmethod
     def identity(cls, hidden_size: int) -> "ScalarHead":
-        """A head of `hidden_size` inputs that returns the last one unchanged."""
+        """Build a head of `hidden_size` inputs that returns the last input unchanged."""
         head = cls(hidden_size)
         nn.init.ones_(head.linear.weight[:, -1])
         return head
@@ -59,7 +59,7 @@ class ScalarHead(nn.Module):
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> "ScalarHead":
-        """The head stored in the safetensors file `path`.
+        """Load a head from the safetensors file `path`.
 
         Raises:
             UsageError: the file is missing or damaged, or holds other tensors.

@@ -1,1 +1,1 @@
-"""What scores a response: reward models, captions and external scorers."""
+"""Reward models and external scorers, which give responses scores."""

@@ -1,8 +1,8 @@
-"""What every scorer and every reward model offers, and what they share.
+"""Interfaces of scorers and reward models, and the functions that reward models share.
 
-A scorer gives responses numbers. A reward model is a scorer that can be trained: a base model turns
-prompt and response into a vector, and a scalar head reads the score from it. `LlavaReward` reads
-LLaVA's own hidden states, `CaptionReward` those of a text model that reads a caption of the image.
+A scorer gives responses scores. A reward model is a scorer that can be trained: a base model maps
+prompt and response to a vector, and a scalar head maps the vector to the score. `LlavaReward` uses
+hidden states of LLaVA, `CaptionReward` those of a text model that reads a caption of the image.
 """
 
 from pathlib import Path
@@ -20,11 +20,11 @@ REWARD = "reward"  # name of the adapter that reward training adds
 
 
 class Scorer(Protocol):
-    """Gives responses numbers.
+    """Gives each response a score.
 
     Attributes:
         name: shown in tables.
-        can_fail: whether NaN means that a response has no score; a model's NaN is a fault.
+        can_fail: whether NaN is allowed and means that a response has no score.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Scorer(Protocol):
         Args:
             prompts: B prompts.
             responses: B responses, one to each prompt.
-            max_tokens: padded tokens of one microbatch, where a model reads them.
+            max_tokens: most padded tokens of one microbatch, if the scorer runs a model.
 
         Returns:
             [B] float32 on the CPU.
@@ -49,10 +49,10 @@ class RewardModel(Scorer, Protocol):
     Attributes:
         kind: `llava_head` or `caption_text`, as in `reward.kind`.
         base: directory or hub id of the base model.
-        mean: of the raw scores of the training pairs.
+        mean: mean of the raw scores of the training pairs.
         std: standard deviation of the raw scores of the training pairs.
-        head: reads the raw score.
-        adapters: of the base model; the one named `reward` is this model's.
+        head: maps the head inputs to the raw score.
+        adapters: adapters of the base model; the one named `reward` belongs to the reward model.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class RewardModel(Scorer, Protocol):
         """Whether the last input of the head is the log-likelihood of the response."""
 
     def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """What the head reads of every response (autograd).
+        """Compute the inputs of the head for every response (autograd).
 
         Args:
             prompts: B prompts.
@@ -82,17 +82,17 @@ class RewardModel(Scorer, Protocol):
         """The base model, a transformers model with `save_pretrained`."""
 
     def save_backbone(self, directory: Path) -> None:
-        """Write the base model where the transformers classes load it."""
+        """Write the base model so that the transformers classes can load it."""
 
     def input_fingerprint(self) -> dict[str, str]:
-        """Hashes of what is read and how; scores are comparable only where all are equal."""
+        """Hashes of the input processing; scores are comparable only if all are equal."""
 
     def weights_fingerprint(self) -> dict[str, str]:
-        """Storage and hashes of the weights below the head, adapters left out."""
+        """Quantization, dtype and hashes of the base model's weights, without adapters."""
 
 
 def raw_scores(model: RewardModel, prompts: PromptBatch, responses: Responses) -> Tensor:
-    """Scores before normalization, which training compares (autograd).
+    """Scores before normalization, which the preference loss compares (autograd).
 
     Args:
         model: the reward model.

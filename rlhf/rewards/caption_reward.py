@@ -1,4 +1,4 @@
-"""The reward model that reads text only: a caption stands in for the image."""
+"""The reward model that reads text only, a caption in place of the image."""
 
 import sys
 from pathlib import Path
@@ -26,12 +26,12 @@ class CaptionReward:
     """A scalar head on a text model that reads a caption in place of the image.
 
     Args:
-        model: a transformers text model. A causal model (`AutoModel`) is read at the last token; a
-            sequence classifier with a head of its own gives one logit.
-        tokenizer: of the text model.
-        head: reads the score.
-        captioner: describes the images.
-        encoder: what encoded the responses.
+        model: a transformers text model: a causal one (`AutoModel`), whose last hidden state is
+            used, or a sequence classifier with a head of its own, whose logit is used.
+        tokenizer: tokenizer of the text model.
+        head: maps the hidden state or logit to the score.
+        captioner: makes the captions of the images.
+        encoder: decodes the responses.
         base: directory or hub id of the text model.
     """
 
@@ -66,15 +66,15 @@ class CaptionReward:
         return normalized_scores(self, prompts, responses, max_tokens=max_tokens)
 
     def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """What the head reads of every response (autograd).
+        """Compute the inputs of the head for every response (autograd).
 
         Args:
             prompts: B prompts.
             responses: B responses, one to each prompt.
 
         Returns:
-            [B, D], the hidden states at the last tokens of the texts; [B, 1] logits of a
-            classifier.
+            [B, D], the hidden states at the last tokens of the texts; for a classifier its logits
+            [B, 1].
 
         Raises:
             DataError: a text is too long for the text model, or an image has no caption.
@@ -92,7 +92,7 @@ class CaptionReward:
         return hidden[torch.arange(len(ids), device=device), last]
 
     def texts(self, prompts: PromptBatch, responses: Responses) -> list[str]:
-        """The text that the text model reads for each response."""
+        """Texts of caption, instruction and response that the text model reads."""
         captions = self.captioner.captions([row[0] for row in prompts.images])
         texts = [self.encoder.decode(row) for row in responses.rows()]
         rows = zip(captions, prompts.instructions, texts, strict=True)
@@ -103,12 +103,12 @@ class CaptionReward:
         return self.model
 
     def save_backbone(self, directory: Path) -> None:
-        """Write the text model and its tokenizer where the transformers classes load them."""
+        """Write text model and tokenizer so that the transformers classes can load them."""
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
 
     def input_fingerprint(self) -> dict[str, str]:
-        """Hashes of template, tokenizer and how captions are made."""
+        """Template of the text, and hashes of the tokenizer and of how captions are made."""
         return {
             "template": TEMPLATE,
             "tokenizer": tokenizer_hash(self.tokenizer),
@@ -116,7 +116,7 @@ class CaptionReward:
         }
 
     def weights_fingerprint(self) -> dict[str, str]:
-        """Storage and hashes of the weights of the text model and of the captioner's model."""
+        """Quantization, dtype and weight hashes of the text model and the captioning LLaVA."""
         weights = stored_weights(self.model, "none")
         llava = self.captioner.llava
         if llava is None:
@@ -141,7 +141,7 @@ class CaptionReward:
 
     @property
     def _max_positions(self) -> int:
-        """Most tokens of a row; RoBERTa's positions start after that of the pad."""
+        """Most tokens of a text; RoBERTa's first two positions are reserved for padding."""
         positions = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
         offset = "roberta" in str(self.model.config.model_type)
         return int(positions) - (2 if offset else 0)
@@ -150,13 +150,13 @@ class CaptionReward:
 def load_caption_reward(
     base: str, captioner: Captioner, policy: Llava, dtype: torch.dtype
 ) -> CaptionReward:
-    """A frozen text model with a fresh head, or a sequence classifier with its own head.
+    """Load a frozen text model with a fresh head, or a sequence classifier with its own head.
 
     Args:
         base: directory or hub id of the text model.
-        captioner: describes the images.
-        policy: its builder encodes the responses; the text model goes to its device.
-        dtype: of the text model's weights.
+        captioner: makes the captions of the images.
+        policy: its prompt builder decodes the responses; its device gets the text model.
+        dtype: dtype of the text model's weights.
 
     Raises:
         UsageError: no text model is named, it does not load, or it has several labels.
@@ -184,7 +184,7 @@ def load_caption_reward(
 
 
 def _split_classifier(classifier: Any, base: str) -> tuple[Any, ScalarHead]:
-    """Backbone and head; an encoder keeps its own head, and ours returns its logit unchanged."""
+    """Backbone and head; an encoder keeps its classifier, and the head returns its logit."""
     if classifier.config.num_labels != 1:
         raise UsageError(
             f"a reward model has one label, this classifier {classifier.config.num_labels}",

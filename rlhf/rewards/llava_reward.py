@@ -1,4 +1,4 @@
-"""The reward model that reads LLaVA's own hidden states."""
+"""The reward model on the hidden states of a LLaVA."""
 
 from pathlib import Path
 from typing import Any
@@ -14,24 +14,24 @@ from rlhf.models.scalar_head import ScalarHead
 from rlhf.rewards.base import REWARD, normalized_scores
 from rlhf.types import PromptBatch, Responses
 
-MIN_LOGPROB = -3.0  # nats; below, a token is as good as impossible
+MIN_LOGPROB = -3.0  # nats; lower log-probabilities are clamped to it
 
 
 class LlavaReward:
-    """A scalar head on LLaVA's hidden state h at the last response token, and on its logprobs.
+    """A scalar head on the last hidden state h and the log-likelihood of the response.
 
         r = w·h + v·Σₜ max(log π(yₜ | yₜ₋₁ …, image, instruction), -3) + b    at first w = b = 0
 
-    π is LLaVA itself, with the adapter `reward` if there is one, so that training moves it too. A
-    hidden state says little of how likely the tokens before it were; the sum says just that. The
-    floor keeps one impossible token from outweighing all others. Training starts with the v that
-    makes the scores of its pairs differ by about 2. A head as wide as h does not use the sum.
+    π is the LLaVA, with the adapter `reward` if there is one, so training changes it too. The sum
+    says how likely the response is, which a hidden state contains poorly. The minimum of -3 nats
+    keeps one improbable token from outweighing all others. Training starts with the v at which the
+    scores of a pair differ by about 2. A head with D inputs does not use the sum.
 
     Args:
         llava: the model; its adapter `reward` is used if there is one.
-        head: reads the score, from D or D + 1 inputs.
-        encoder: what encoded the prompts and responses. If LLaVA's own builder would give other
-            ids, they are encoded again from their text.
+        head: maps D (or D + 1) inputs to the score.
+        encoder: encoder of the prompts and responses. If the prompt builder of `llava` encodes
+            differently, they are decoded and encoded again.
     """
 
     kind, name, can_fail = "llava_head", "reward", False
@@ -61,7 +61,7 @@ class LlavaReward:
         return normalized_scores(self, prompts, responses, max_tokens=max_tokens)
 
     def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """What the head reads of every response (autograd).
+        """Compute the inputs of the head for every response (autograd).
 
         Args:
             prompts: B prompts.
@@ -76,36 +76,36 @@ class LlavaReward:
             prompts = reencode_prompts(prompts, builder)
             responses = response_batch(texts, builder)
         with self.adapters.use(REWARD if REWARD in self.adapters.names else None):
-            predicting, last = self.llava.response_and_final_hidden_states(prompts, responses)
+            hidden_states, final = self.llava.response_and_final_hidden_states(prompts, responses)
         if not self.uses_logprob:
-            return last
-        likelihood = self._log_likelihood(predicting, responses)
-        return torch.cat([last.float(), likelihood.unsqueeze(1)], dim=1)
+            return final
+        likelihood = self._log_likelihood(hidden_states, responses)
+        return torch.cat([final.float(), likelihood.unsqueeze(1)], dim=1)
 
-    def _log_likelihood(self, predicting: Tensor, responses: Responses) -> Tensor:
-        """[B] float32, sum of floored logprobs; `predicting` [N, D] precede the tokens."""
+    def _log_likelihood(self, hidden_states: Tensor, responses: Responses) -> Tensor:
+        """Sum of clamped log-probabilities [B] of the tokens that hidden states [N, D] predict."""
         logprobs, _ = token_logprobs(
-            predicting,
+            hidden_states,
             self.llava.output_weight,
-            responses.tokens.to(predicting.device),
+            responses.tokens.to(hidden_states.device),
             temperature=1.0,
             banned_ids=self.llava.banned_ids,
         )
-        spans = responses.spans.to(predicting.device)
+        spans = responses.spans.to(hidden_states.device)
         return span_sum(logprobs.clamp(min=MIN_LOGPROB), spans)
 
     def backbone(self) -> Any:
-        """LLaVA, a transformers model."""
+        """The LLaVA as a transformers model."""
         return self.llava.model
 
     def save_backbone(self, directory: Path) -> None:
-        """Write LLaVA and its processor where the transformers classes load them."""
+        """Write LLaVA and processor so that the transformers classes can load them."""
         self.llava.save(directory)
 
     def input_fingerprint(self) -> dict[str, str]:
-        """Hashes of how text and image become LLaVA's input."""
+        """Hashes of the chat template, the tokenizer and the image preprocessing."""
         return self.llava.input_fingerprint()
 
     def weights_fingerprint(self) -> dict[str, str]:
-        """Storage and hashes of LLaVA's weights, adapters left out."""
+        """Quantization, dtype and hashes of LLaVA's weights, without adapters."""
         return stored_weights(self.llava.model, self.llava.quantization)

@@ -1,4 +1,4 @@
-"""Build a fresh reward model, save it, and load it beside a policy."""
+"""Build a new reward model, save it, and load it to score the responses of a policy."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,26 +34,26 @@ def build_reward(
     captions: Mapping[str, str] | None = None,
     init_adapter: Path | None = None,
 ) -> RewardModel:
-    """A fresh reward model; what `config.train` names is trainable.
+    """Build a new reward model; the parts that `config.train` names are trainable.
 
     Args:
-        config: its kind, its head and what trains.
+        config: kind, head and trained parts of the reward model.
         model: rank, scale and type of a LoRA.
-        llava: the base model of llava_head; it describes images for caption_text.
-        captions: by the SHA-256 of the image's bytes; caption_text then uses no others.
-        init_adapter: an adapter on `llava`, of supervised training, that llava_head starts from.
+        llava: the base model of llava_head; for caption_text it captions the images.
+        captions: by the SHA-256 of the image's bytes; caption_text then generates none.
+        init_adapter: an adapter on `llava` from supervised training; llava_head starts from it.
 
     Raises:
         UsageError: caption_text without a text model, or nothing to train and no trained head.
     """
     reward: RewardModel
     if config.kind == "llava_head":
-        width = llava.hidden_size
-        head = ScalarHead.identity(width + 1) if config.use_logprob_feature else ScalarHead(width)
+        size = llava.hidden_size
+        head = ScalarHead.identity(size + 1) if config.use_logprob_feature else ScalarHead(size)
         reward = LlavaReward(llava, head.to(llava.device), llava.builder)
     else:
-        describing = llava if captions is None else None
-        captioner = Captioner(describing, config.caption_instruction, captions)
+        captioning_llava = llava if captions is None else None
+        captioner = Captioner(captioning_llava, config.caption_instruction, captions)
         dtype = llava.output_weight.dtype
         reward = load_caption_reward(config.text_model, captioner, llava, dtype)
     _make_trainable(reward, config, model, init_adapter)
@@ -95,7 +95,7 @@ def _train_backbone(reward: RewardModel, init_adapter: Path | None) -> None:
         )
     if isinstance(reward, LlavaReward):
         reward.llava.precision = torch.float32
-        reward.llava.model.float()  # one dtype, so that it is loaded as it was trained
+        reward.llava.model.float()  # one dtype for all weights, so that a load restores it
         reward.llava.train_language_model()
     else:
         reward.backbone().float().requires_grad_(True)
@@ -108,14 +108,14 @@ def save_reward(
     config: RewardConfig,
     training: dict[str, Any],
 ) -> None:
-    """Write head, captions and adapter, the backbone if it was trained in full, then the card.
+    """Write head, captions and adapter (or the fully trained backbone), and last the card.
 
     Args:
         reward: the trained reward model.
-        directory: made if missing.
-        llava: the model beside which it was trained.
-        config: the options it was trained with.
-        training: what `rlhf score` needs to find the training pairs again.
+        directory: created if missing.
+        llava: the LLaVA of the training run; its path is stored as captioner of caption_text.
+        config: the options of the training run.
+        training: file, split and metrics of the training pairs, stored in the card.
     """
     directory.mkdir(parents=True, exist_ok=True)
     has_adapter = REWARD in reward.adapters.names
@@ -149,7 +149,7 @@ def reward_fingerprint(reward: RewardModel, directory: Path) -> dict[str, str]:
     trained = [*reward.head.state_dict().items(), *reward.adapters.tensors(REWARD).items()]
     fingerprint = reward.input_fingerprint() | {"head": hash_tensors(trained)}
     fingerprint |= reward.weights_fingerprint()
-    if (directory / "model").is_dir():  # whatever dtype they are loaded in
+    if (directory / "model").is_dir():  # hash files, independent of the dtype they are loaded in
         fingerprint["weights"] = fingerprint["weights_rounded"] = _hash_files(directory / "model")
     return fingerprint
 
@@ -166,18 +166,18 @@ def load_reward(
     captions: Mapping[str, str] | None = None,
     exact: bool = False,
 ) -> RewardModel:
-    """Load a reward model, frozen, that scores responses of `policy`.
+    """Load a frozen reward model to score the responses of `policy`.
 
     Args:
-        path: a reward model's directory or its run's.
+        path: directory of a reward model or of its run.
         policy: the model whose responses are scored.
-        share_base_model: use `policy` as base model or captioner where it is the same model; only
-            if its own weights do not train.
-        captions: more captions than those of training, by the SHA-256 of the image's bytes.
-        exact: refuse weights that only differ in dtype or quantization, too.
+        share_base_model: use `policy` as base model or captioner if it is the same model; only
+            valid if the base weights of `policy` are not trained.
+        captions: captions besides those of training, by the SHA-256 of the image's bytes.
+        exact: also refuse a base model that differs in dtype or quantization only.
 
     Raises:
-        UsageError: no reward model there, or it would not read what it was trained to read.
+        UsageError: no reward model there, or its fingerprint differs from that of training.
     """
     directory, card = RewardCard.read(path)
     base = card.backbone_path(directory)
@@ -209,7 +209,7 @@ def _load_captioner(
     share_base_model: bool,
     captions: Mapping[str, str] | None,
 ) -> Captioner:
-    """The captioner of training, with its captions, so that no image is described anew."""
+    """Load the captioner of training with its captions, so that none is generated twice."""
     captions = {**load_captions(directory / CAPTIONS), **(captions or {})}
     if card.fingerprint["captions"] == GIVEN:
         return Captioner(None, card.caption_instruction, captions)
@@ -219,7 +219,7 @@ def _load_captioner(
 
 
 def _load_llava(base: str, policy: Llava, card: RewardCard, part: str = "") -> Llava:
-    """A LLaVA stored as in training, on the policy's device."""
+    """Load a LLaVA to the policy's device, in the dtype and quantization of training."""
     return Llava.load(
         base,
         device=policy.device,
@@ -229,13 +229,13 @@ def _load_llava(base: str, policy: Llava, card: RewardCard, part: str = "") -> L
 
 
 def _check_fingerprint(reward: RewardModel, directory: Path, card: RewardCard, exact: bool) -> None:
-    found = reward_fingerprint(reward, directory)
-    names = fingerprint_mismatches(card.fingerprint, found)
+    fingerprint = reward_fingerprint(reward, directory)
+    names = fingerprint_mismatches(card.fingerprint, fingerprint)
     if names and differs_in_storage_only(names) and not exact:
         say(f"the reward model's weights are stored otherwise than in training ({names[0]})")
     elif names:
         differences = "; ".join(
-            f"{name}: {value[:24]} in training, {found.get(name, 'none')[:24]} here"
+            f"{name}: {value[:24]} in training, {fingerprint.get(name, 'none')[:24]} here"
             for name, value in card.fingerprint.items()
             if name in names
         )

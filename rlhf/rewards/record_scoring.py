@@ -1,4 +1,4 @@
-"""Score the responses that records hold."""
+"""Score the responses in records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ RecordScores = list[list[float]]  # one per response of each record; NaN: no sco
 
 @dataclass(frozen=True)
 class RecordScorer:
-    """A scorer with what it takes to turn records into its input.
+    """A scorer together with the encoder that converts records to its input.
 
     Attributes:
         scorer: gives the scores.
-        encoder: encodes the prompts and responses for it.
+        encoder: encodes the prompts and responses.
         max_prompt_tokens: longest prompt; a longer one is an error.
         max_tokens: padded tokens of one microbatch.
-        card: of a reward model; None for an external scorer.
+        card: card of the reward model; None for an external scorer.
     """
 
     scorer: Scorer

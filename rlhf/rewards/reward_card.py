@@ -1,4 +1,4 @@
-"""The card of a reward model: what it reads and how, which its scores depend on."""
+"""The card of a reward model: a JSON file with all that its scores depend on."""
 
 import json
 from collections.abc import Mapping
@@ -14,25 +14,25 @@ from rlhf.storage.atomic import replaced_file
 from rlhf.storage.run_directory import run_directories
 
 CARD = "reward.json"
-CAPTIONER = "captioner_"  # prefix of entries about the model that describes images
+CAPTIONER = "captioner_"  # prefix of fingerprint entries about the captioning LLaVA
 _STORAGE = ("quantization", "dtype")  # entries that may differ while the weights are the same
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
 @dataclass(frozen=True)
 class RewardCard:
-    """What is stored beside a reward model's head: enough to reproduce its scores.
+    """Metadata of a reward model, stored beside its head, to reproduce its scores.
 
     Attributes:
         kind: `llava_head` or `caption_text`.
         base: directory or hub id of the LLaVA (llava_head) or the text model (caption_text).
         adapter: whether a LoRA was trained.
-        mean: of the raw scores of the training pairs.
+        mean: mean of the raw scores of the training pairs.
         std: standard deviation of the raw scores of the training pairs.
-        captioner: the LLaVA that describes images for caption_text, unless the fingerprint says
-            that captions are given; empty for llava_head.
-        caption_instruction: the prompt for a description.
-        fingerprint: hashes of what is read and how, by name.
+        captioner: directory or hub id of the LLaVA that captions images for caption_text, not used
+            if all captions come from a file; empty for llava_head.
+        caption_instruction: the prompt for a caption.
+        fingerprint: hashes of input processing and weights, by name.
         training: file, split and metrics of the training pairs.
     """
 
@@ -52,7 +52,7 @@ class RewardCard:
             file.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
 
     def backbone_path(self, directory: Path) -> str:
-        """The base model to load: model/ beside the card if it was trained in full."""
+        """Path of the base model to load: `model/` beside the card if it was trained in full."""
         trained = directory / "model"
         return str(trained.resolve()) if trained.is_dir() else self.base
 
@@ -60,13 +60,13 @@ class RewardCard:
         """The dtype of the weights in training.
 
         Args:
-            default: where the weights had several dtypes.
-            part: `CAPTIONER` for those of the model that describes images.
+            default: result if the weights had several dtypes.
+            part: `CAPTIONER` for the captioning LLaVA; empty for the base model.
         """
         return _DTYPES.get(self.fingerprint.get(f"{part}dtype", ""), default)
 
     def quantization(self, part: str = "") -> str:
-        """The quantization of the weights in training; `part` as in `dtype`."""
+        """The quantization of the weights in training; for `part` see `dtype`."""
         return self.fingerprint.get(f"{part}quantization", "none")
 
     @classmethod
@@ -78,7 +78,7 @@ class RewardCard:
                 directory of runs, of which the newest with a reward model is taken.
 
         Returns:
-            the reward model's directory, and its card.
+            The directory of the reward model, and its card.
 
         Raises:
             UsageError: no reward model there, or its card is not of this version.
@@ -99,17 +99,17 @@ class RewardCard:
         )
 
 
-def fingerprint_mismatches(stored: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """Names of entries that differ.
+def fingerprint_mismatches(stored: Mapping[str, str], loaded: Mapping[str, str]) -> list[str]:
+    """Names of the entries in which two fingerprints differ.
 
-    Weights of another dtype are compared as rounded to bfloat16; those of another quantization
-    cannot be compared.
+    If the dtypes differ, weights are compared after rounding to bfloat16. If the quantizations
+    differ, weights are not compared.
 
     Args:
         stored: fingerprint of training.
-        found: fingerprint of the reward model as loaded.
+        loaded: fingerprint of the reward model as loaded.
     """
-    names = [name for name in stored if stored[name] != found.get(name)]
+    names = [name for name in stored if stored[name] != loaded.get(name)]
     for part in ("", CAPTIONER):
         incomparable = {f"{part}weights"} if f"{part}dtype" in names else set()
         if f"{part}quantization" in names:
@@ -119,5 +119,5 @@ def fingerprint_mismatches(stored: Mapping[str, str], found: Mapping[str, str]) 
 
 
 def differs_in_storage_only(names: list[str]) -> bool:
-    """Whether only dtype or quantization differ: scores are then close, not equal."""
+    """Whether only dtype or quantization differ, so that scores are close but not equal."""
     return {name.removeprefix(CAPTIONER) for name in names} <= set(_STORAGE)

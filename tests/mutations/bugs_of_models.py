@@ -172,7 +172,7 @@ BUGS = (
         "models/packed/kv_cache.py",
         (
             (
-                "lengths = None if even else spans.lengths.to(device)",
+                "lengths = None if equal_lengths else spans.lengths.to(device)",
                 "lengths = None",
             ),
         ),
@@ -237,7 +237,7 @@ BUGS = (
         "placeholders are counted over the batch",
         ("measured: images counted over the batch",),
         "models/vision/image_encoder.py",
-        (("if found != len(tokens):", "if sum(counts) != sum(map(len, image_embeds)):"),),
+        (("if placeholders != len(tokens):", "if sum(counts) != sum(map(len, image_embeds)):"),),
         LLAVA + "test_images_are_counted_row_by_row",
     ),
     Bug(

@@ -1,7 +1,7 @@
-"""Run a language model of transformers over packed tokens, [1, S, D] for a whole batch.
+"""Run a transformers language model over packed tokens, [1, S, D] for a whole batch.
 
-transformers' own attention modules call `_attention` by the name `PACKED_ATTENTION`; a layout,
-handed through the model's forward, says which tokens attend to which.
+The attention modules of transformers call `_attention`, registered as `PACKED_ATTENTION`. A layout,
+passed through the model's forward as a keyword argument, says which tokens attend to which.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,9 +39,9 @@ def layout_of(
 
     Args:
         packed: the batch.
-        prefix: KV cache of the prefixes that the rows continue, where they are cached.
-        suffix: KV cache of what the rows have after their prefixes already.
-        target: where keys and values of packed tokens are kept; None: nowhere.
+        prefix: KV cache of the prefixes that the rows continue; None: prefixes are not cached.
+        suffix: KV cache of the earlier tokens of the rows after their prefixes; None: no such.
+        target: KV cache that keys and values of packed tokens are written to; None: none.
     """
     layout: Layout = CausalRows(packed.rows)
     if packed.groups is not None and prefix is not None:
@@ -69,8 +69,8 @@ def run_language_model(
         positions: [S] int64, position of each token in its own sequence.
         layout: which tokens attend to which.
         output_idx: [N] int64, the tokens whose hidden states are returned.
-        every_token: compute the last layer for all tokens; needed where a layer runs again by
-            itself, as gradient checkpointing does.
+        every_token: compute the last layer for all tokens, not only for `output_idx`. Gradient
+            checkpointing needs it, since it runs the last layer again outside of this call.
 
     Returns:
         [N, D], in the dtype of the language model.
@@ -82,7 +82,7 @@ def run_language_model(
         output = language_model(
             inputs_embeds=embeds.unsqueeze(0),
             position_ids=positions.to(embeds.device).unsqueeze(0),
-            attention_mask=embeds.new_empty(1, 1, 1, 1),  # of this shape it is left as it is
+            attention_mask=embeds.new_empty(1, 1, 1, 1),  # 4-D: transformers builds no mask
             use_cache=False,
             layout=layout,
             skips_prefixes=not every_token,
@@ -95,15 +95,15 @@ def _register(language_model: Any) -> None:
     if language_model.config._attn_implementation == PACKED_ATTENTION:
         return
     AttentionInterface.register(PACKED_ATTENTION, _attention)
-    AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)  # of calls without a layout
+    AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)  # for calls without a layout
     language_model.set_attn_implementation(PACKED_ATTENTION)
 
 
 @contextmanager
 def _last_layer_for(language_model: Any, needed: Tensor | None) -> Iterator[None]:
-    """Inside the block the last layer computes only keys and values of tokens not in `needed`.
+    """Inside the block the last layer computes queries and MLP only for the tokens `needed`.
 
-    Prompts are most of the tokens, and at most the last one's hidden state is asked for.
+    Of the other tokens, which are most of the prompts, it computes only keys and values.
     """
     if needed is None:
         yield
@@ -127,8 +127,8 @@ def _for_rows(forward: Callable[[Tensor], Tensor], needed: Tensor, inputs: Tenso
     """Outputs [1, S, ·] of a module that runs for the `needed` tokens only; zeros elsewhere."""
     index = needed.to(inputs.device)
     outputs = forward(inputs[:, index])
-    blank = outputs.new_zeros(*inputs.shape[:-1], outputs.shape[-1])
-    return blank.index_copy(1, index, outputs)
+    zeros = outputs.new_zeros(*inputs.shape[:-1], outputs.shape[-1])
+    return zeros.index_copy(1, index, outputs)
 
 
 def _attention(
@@ -143,13 +143,13 @@ def _attention(
     skips_prefixes: bool = False,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention function of a transformers layer: by the layout, or stock SDPA without one."""
+    """Attention function of a transformers layer: by the layout, or SDPA without a layout."""
     if layout is None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, scaling=scaling, **options
         )
     query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-    query, key = query.to(value.dtype), key.to(value.dtype)  # autocast: rotations are wider
+    query, key = query.to(value.dtype), key.to(value.dtype)  # autocast: RoPE gives float32
     is_last = module.layer_idx + 1 == module.config.num_hidden_layers
     params = AttentionParams(
         scaling, options.get("sliding_window"), last_layer=skips_prefixes and is_last

@@ -1,4 +1,4 @@
-"""Gradient checkpointing of decoder layers, whatever adapter each of them ran under."""
+"""Gradient checkpointing of decoder layers that recomputes each layer under the same adapter."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,15 +13,15 @@ from rlhf.models.lora import Adapters
 
 @contextmanager
 def checkpointed_layers(model: Any, adapters: Adapters, enabled: bool) -> Iterator[None]:
-    """Inside the block decoder layers keep only their input and run again in the backward.
+    """Inside the block decoder layers save only their input and are recomputed in the backward.
 
-    A layer runs again under the adapter of its first time, though by then another may be active.
-    transformers' own switch is not used: it works in training mode only and takes the cache away.
+    A layer is recomputed under the adapter of its forward, though another may be active by then.
+    transformers' own option is not used: it needs training mode and disables the KV cache.
 
     Args:
-        model: a LLaVA of transformers.
+        model: a transformers LLaVA.
         adapters: its adapters.
-        enabled: whether to checkpoint; without autograd nothing is.
+        enabled: whether to checkpoint; without autograd it has no effect.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

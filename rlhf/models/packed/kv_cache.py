@@ -1,4 +1,4 @@
-"""Keys and values of tokens already read, held in memory that is taken once."""
+"""A KV cache whose memory is allocated once, and the state of a batch that is being decoded."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ from rlhf.spans import Spans
 
 
 class KVCache:
-    """Keys and values [B, K, T, Dh] of every layer, each row's first token in column 0.
+    """Keys and values [B, K, T, Dh] of every layer; the first token of a row is in column 0.
 
-    A layer's memory is taken at its first write; to append a token copies nothing.
+    A layer's memory is allocated at its first write. Appending a token does not copy the cache.
 
     Args:
         num_layers: layers of the language model.
         rows: B.
         size: T, tokens of the longest row.
-        lengths: [B] int64, tokens of each row, where they differ; columns past them are never seen.
-        upcast: hold keys and values in float32 at least. A single query on a CPU takes a quarter
-            of the time then, and its products are not rounded.
+        lengths: [B] int64, tokens of each row, later columns are masked; None: all rows are full.
+        upcast: store keys and values in float32 at least. Attention of a single query on a CPU then
+            takes a quarter of the time, and its products are not rounded.
     """
 
     def __init__(
@@ -34,26 +34,26 @@ class KVCache:
         upcast: bool = False,
     ) -> None:
         self.rows, self.size, self.lengths, self.upcast = rows, size, lengths, upcast
-        self.source_dtype: torch.dtype | None = None  # of what was written
+        self.source_dtype: torch.dtype | None = None  # of the keys and values before upcasting
         self.layers: list[tuple[Tensor, Tensor] | None] = [None] * num_layers
         self.filled = [0] * num_layers
 
     @staticmethod
     def for_rows(num_layers: int, spans: Spans, device: torch.device, *, upcast: bool) -> "KVCache":
-        """Empty cache with room for rows of the lengths of `spans`.
+        """Create an empty cache with one row for each span.
 
         Args:
             num_layers: layers of the language model.
-            spans: one row each, its length in tokens.
-            device: of the rows' lengths.
-            upcast: hold keys and values in float32 at least.
+            spans: lengths of the rows.
+            device: device of the lengths.
+            upcast: store keys and values in float32 at least.
         """
-        even = spans.num_tokens == len(spans) * spans.max_len
-        lengths = None if even else spans.lengths.to(device)
+        equal_lengths = spans.num_tokens == len(spans) * spans.max_len
+        lengths = None if equal_lengths else spans.lengths.to(device)
         return KVCache(num_layers, len(spans), spans.max_len, lengths, upcast=upcast)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values, each [B, K, T, Dh], of one layer that was written to."""
+        """Keys and values of a layer, each [B, K, T, Dh]; the layer must have been written to."""
         pair = self.layers[index]
         assert pair is not None
         return pair
@@ -61,7 +61,7 @@ class KVCache:
     def write(
         self, layer: int, keys: Tensor, values: Tensor, rows: Tensor, columns: Tensor
     ) -> None:
-        """Write tokens to given places of a layer.
+        """Write keys and values of tokens to the given rows and columns of a layer.
 
         Args:
             layer: index of the layer.
@@ -74,7 +74,7 @@ class KVCache:
             target[rows, :, columns] = tokens.to(target.dtype)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the next tokens of every row to a layer.
+        """Append keys and values of the next t tokens of every row to a layer.
 
         Args:
             layer: index of the layer.
@@ -85,7 +85,7 @@ class KVCache:
             Keys and values of the layer so far, each [B, K, T', Dh], as views.
 
         Raises:
-            ValueError: there is no room for them.
+            ValueError: the rows would be longer than `size`.
         """
         start, end = self.filled[layer], self.filled[layer] + keys.shape[2]
         if end > self.size:
@@ -97,55 +97,55 @@ class KVCache:
         return targets[0][:, :, :end], targets[1][:, :, :end]
 
     def _allocated(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer, allocated at its first use, for tokens like these."""
+        """Keys and values of a layer, allocated at first use with the heads and dtype of `like`."""
         pair = self.layers[layer]
         if pair is None:
             self.source_dtype = like.dtype
-            wide = torch.promote_types(like.dtype, torch.float32)
-            dtype = wide if self.upcast else like.dtype
+            upcast_dtype = torch.promote_types(like.dtype, torch.float32)
+            dtype = upcast_dtype if self.upcast else like.dtype
             shape = (self.rows, like.shape[1], self.size, like.shape[-1])
             pair = (like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype))
             self.layers[layer] = pair
         return pair
 
     def export_row(self, row: int, length: int) -> Tensor:
-        """Copy of the first `length` tokens of a row, [L, 2, K, length, Dh] in the source dtype."""
+        """Copy the first `length` tokens of a row: [L, 2, K, length, Dh], in the source dtype."""
         layers = [self.layer(index) for index in range(len(self.layers))]
         copied = torch.stack([torch.stack([x[row, :, :length] for x in pair]) for pair in layers])
         return copied.to(self.source_dtype)
 
     def row_bytes(self, length: int) -> int:
-        """Bytes of what `export_row` returns for a row of this length."""
+        """Bytes of the tensor that `export_row` returns for a row of this length."""
         assert self.source_dtype is not None
-        numbers = sum(x[0, :, :length].numel() for pair in self.layers if pair for x in pair)
-        return numbers * self.source_dtype.itemsize
+        numel = sum(x[0, :, :length].numel() for pair in self.layers if pair for x in pair)
+        return numel * self.source_dtype.itemsize
 
     def import_row(self, row: int, exported: Tensor) -> None:
-        """Write what `export_row` returned, [L, 2, K, length, Dh], of an equal prompt to a row."""
+        """Write a row [L, 2, K, length, Dh] that `export_row` returned, of the same prompt."""
         for layer, pair in enumerate(exported):
             keys, values = rearrange(pair, "kv k t d -> kv t k d")
             columns = torch.arange(len(keys), device=keys.device)
             self.write(layer, keys, values, torch.full_like(columns, row), columns)
 
     def select(self, rows: Tensor) -> "KVCache":
-        """Move the rows [K] to a new cache; this one is left empty, layer by layer."""
+        """Move the rows [K] to a new cache; this cache is emptied layer by layer to save memory."""
         lengths = None if self.lengths is None else self.lengths[rows]
-        chosen = KVCache(len(self.layers), len(rows), self.size, lengths, upcast=self.upcast)
-        chosen.filled, chosen.source_dtype = [*self.filled], self.source_dtype
+        selected = KVCache(len(self.layers), len(rows), self.size, lengths, upcast=self.upcast)
+        selected.filled, selected.source_dtype = [*self.filled], self.source_dtype
         for layer, pair in enumerate(self.layers):
             if pair is not None:
-                at = rows.to(pair[0].device)
-                chosen.layers[layer], self.layers[layer] = (pair[0][at], pair[1][at]), None
-        return chosen
+                index = rows.to(pair[0].device)
+                selected.layers[layer], self.layers[layer] = (pair[0][index], pair[1][index]), None
+        return selected
 
 
 @dataclass(frozen=True, eq=False)
 class DecodeState:
-    """What decoding one more token of every sequence needs.
+    """KV caches and positions from which every sequence is decoded by one more token.
 
     Attributes:
-        prefix: KV cache of the distinct prefixes, however many sequences continue each.
-        suffix: KV cache of what each sequence has after its prefix.
+        prefix: KV cache of the distinct prefixes; several sequences may continue one prefix.
+        suffix: KV cache of the tokens of each sequence after its prefix.
         groups: which prefix each sequence continues.
         positions: [B] int64, position of the next token in its sequence.
     """
@@ -156,7 +156,7 @@ class DecodeState:
     positions: Tensor
 
     def select(self, rows: Tensor) -> "DecodeState":
-        """State of the sequences `rows` [K] only; the memory of the others is given back."""
+        """Keep the sequences `rows` [K] only and free the memory of the others."""
         groups, used = self.groups.select(rows)
         all_used = len(used) == self.prefix.rows
         return DecodeState(

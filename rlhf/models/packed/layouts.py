@@ -1,6 +1,6 @@
-"""Which packed tokens attend to which: attention over tokens that lie end to end, without a mask.
+"""Attention patterns of packed batches: which tokens attend to which.
 
-Queries, keys and values are [S, H, Dh] for a whole batch; rows are padded for attention only.
+Queries, keys and values are [S, H, Dh] for a whole batch. Rows are padded only inside attention.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from rlhf.spans import Spans
 
 
 class AttentionParams(NamedTuple):
-    """How one layer attends.
+    """Scale and window of one layer's attention.
 
     Attributes:
         scale: factor of the logits before the softmax.
-        window: tokens that a query attends to, itself the last of them; None: all before it.
-        last_layer: whether this is the last layer and hidden states of prefixes are not asked for,
-            so that what prefix tokens attend to need not be computed.
+        window: sliding window, tokens that a query attends to, itself included; None: no limit.
+        last_layer: whether this is the last layer and no hidden state of a prefix is read, so that
+            the attention output of prefix tokens need not be computed.
     """
 
     scale: float
@@ -47,15 +47,15 @@ class Layout(Protocol):
             query: [S, H, Dh].
             key: [S, K, Dh], K dividing H.
             value: [S, K, Dh].
-            params: scale, window and whether prefixes may be skipped.
+            params: scale, window, and whether prefixes may be skipped.
 
         Returns:
-            [S, H, Dh].
+            [S, H, Dh]; zeros for prefixes that are skipped.
         """
 
 
 class CausalRows:
-    """Rows that do not see one another; a token attends to its row up to itself.
+    """Causal attention inside each row; rows do not attend to one another.
 
     Args:
         spans: where each of the B rows lies in the S tokens.
@@ -63,23 +63,23 @@ class CausalRows:
 
     def __init__(self, spans: Spans) -> None:
         self.spans = spans
-        self.even = spans.num_tokens == len(spans) * spans.max_len
+        self.equal_lengths = spans.num_tokens == len(spans) * spans.max_len
 
     @property
     def lengths(self) -> Tensor | None:
-        """[B] int64, tokens of each row; None where all rows are of one length."""
-        return None if self.even else self.spans.lengths
+        """[B] int64, tokens of each row; None if all rows are equally long."""
+        return None if self.equal_lengths else self.spans.lengths
 
     def pad(self, flat: Tensor) -> Tensor:
-        """Padded rows [B, H, T, Dh] of flat tokens [S, H, Dh]; zeros past each row's end."""
-        if self.even:  # also in decoding, where einops takes twice the time of these views
+        """Pad flat tokens [S, H, Dh] to rows [B, H, T, Dh]; zeros past each row's end."""
+        if self.equal_lengths:  # decoding too: there einops takes twice the time of these views
             rows: Tensor = flat.unflatten(0, (len(self.spans), -1))
             return rows.transpose(1, 2)
         return rearrange(scatter_spans(flat, self._spans_on(flat)), "b t h d -> b h t d")
 
     def flatten(self, padded: Tensor) -> Tensor:
-        """Flat tokens [S, H, Dh] of padded rows [B, H, T, Dh]."""
-        if self.even:
+        """Undo `pad`: rows [B, H, T, Dh] to flat tokens [S, H, Dh]."""
+        if self.equal_lengths:
             return padded.transpose(1, 2).flatten(0, 1)
         return gather_spans(rearrange(padded, "b h t d -> b t h d"), None, self._spans_on(padded))
 
@@ -93,7 +93,7 @@ class CausalRows:
             query: [S, H, Dh].
             key: [S, K, Dh].
             value: [S, K, Dh].
-            params: as of `Layout.attend`.
+            params: scale, window, and whether prefixes may be skipped.
 
         Returns:
             [S, H, Dh].
@@ -109,11 +109,11 @@ class CausalRows:
 
 
 class CacheTarget(NamedTuple):
-    """Where keys and values of packed tokens are kept.
+    """Rows and columns of a KV cache that keys and values of packed tokens are written to.
 
     Attributes:
         cache: the KV cache.
-        token_idx: [M] int64, the packed tokens to keep.
+        token_idx: [M] int64, the packed tokens that are written.
         rows: [M] int64, row of the cache for each of them.
         columns: [M] int64, column of the cache for each of them.
     """
@@ -124,7 +124,7 @@ class CacheTarget(NamedTuple):
     columns: Tensor
 
     def to(self, device: torch.device) -> "CacheTarget":
-        """Copy with the indices on another device."""
+        """Move the indices to another device."""
         return CacheTarget(
             self.cache, self.token_idx.to(device), self.rows.to(device), self.columns.to(device)
         )
@@ -132,11 +132,11 @@ class CacheTarget(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CacheFill:
-    """Another layout whose keys and values are written to a KV cache as they are computed.
+    """A wrapped layout whose keys and values are also written to a KV cache.
 
     Attributes:
-        layout: attention pattern of S tokens.
-        target: which of their keys and values go where.
+        layout: attention pattern of the S tokens.
+        target: where their keys and values are written.
     """
 
     layout: Layout
@@ -145,14 +145,14 @@ class CacheFill:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Fill the layer's cache, then attend, which the last layer may skip.
+        """Write keys and values to the cache, then attend by the wrapped layout.
 
         Args:
             layer: index of the layer.
             query: [S, H, Dh].
             key: [S, K, Dh].
             value: [S, K, Dh].
-            params: as of `Layout.attend`.
+            params: scale, window, and whether prefixes may be skipped.
 
         Returns:
             [S, H, Dh].
@@ -166,7 +166,7 @@ class CacheFill:
 
 @dataclass(frozen=True, eq=False)
 class SharedPrefix:
-    """Distinct prefixes, then the rows that continue them; a row attends to its prefix and itself.
+    """Distinct prefixes, then the rows that continue them and attend to their prefix too.
 
     Attributes:
         prefixes: the g prefixes, first in the packed tokens.
@@ -181,20 +181,20 @@ class SharedPrefix:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Causal attention of prefixes, and of rows that see their prefix.
+        """Causal attention in prefixes, and in rows after their prefix.
 
         Args:
             layer: index of the layer.
             query: [S, H, Dh].
             key: [S, K, Dh].
             value: [S, K, Dh].
-            params: as of `Layout.attend`.
+            params: scale, window, and whether prefixes may be skipped.
 
         Returns:
             [S, H, Dh].
         """
         sizes = self.prefixes.spans.num_tokens, self.rows.spans.num_tokens
-        parts = [x.split(sizes) for x in (query, key, value)]  # two slices cost two fills backwards
+        parts = [x.split(sizes) for x in (query, key, value)]  # cheaper backward than two slices
         prefix_query, prefix_key, prefix_value = (self.prefixes.pad(x) for x, _ in parts)
         row_query, row_key, row_value = (self.rows.pad(x) for _, x in parts)
         rows = shared_prefix_attention(
@@ -225,8 +225,8 @@ class CachedPrefix:
         rows: the B rows of packed tokens.
         prefix: keys and values of the prefixes.
         groups: which prefix each row continues.
-        suffix: keys and values of what each row has after its prefix already, to which those of
-            the packed tokens are appended; None: nothing yet.
+        suffix: keys and values of the earlier tokens of each row after its prefix; the packed
+            tokens are appended. None: the packed tokens are the first.
     """
 
     rows: CausalRows
@@ -244,7 +244,7 @@ class CachedPrefix:
             query: [S, H, Dh].
             key: [S, K, Dh].
             value: [S, K, Dh].
-            params: as of `Layout.attend`.
+            params: scale, window, and whether prefixes may be skipped.
 
         Returns:
             [S, H, Dh].
@@ -268,7 +268,7 @@ class CachedPrefix:
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-    """Causal attention [B, H, T, Dh] of padded rows, where heads may share keys and values."""
+    """Causal attention [B, H, T, Dh] of padded rows, with grouped-query attention."""
     length, heads_per_key = query.shape[2], query.shape[1] // key.shape[1]
     if heads_per_key > 1:
         key, value = (x.repeat_interleave(heads_per_key, dim=1) for x in (key, value))

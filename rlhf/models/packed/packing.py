@@ -1,4 +1,4 @@
-"""Index arithmetic of prompts and responses packed end to end; no model takes part in it."""
+"""Pack prompts and responses end to end: pure index arithmetic, no model."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,18 +16,19 @@ from rlhf.types import PromptBatch, Responses
 class PackedBatch:
     """Token sequences packed end to end: g shared prefixes, then B rows.
 
-    A row is what follows a prefix (the rest of the prompt, then the response), or a whole sequence.
-    The S packed tokens are those of the prefixes, unless these are cached, and those of the rows.
+    A row is the part of a sequence after its prefix (rest of the prompt, then response), or the
+    whole sequence where nothing is shared. The S packed tokens are the tokens of the prefixes,
+    unless these are cached, and then the tokens of the rows.
 
     Attributes:
-        prefixes: g distinct prompt prefixes; None where rows are whole.
+        prefixes: g distinct prompt prefixes; None where rows are whole sequences.
         cached: whether keys and values of the prefixes come from a KV cache.
         row_tokens: [R] int64, token ids of all rows.
         rows: where each of the B rows lies in the R tokens.
         row_images: images of each row, in the order of their placeholders; None: rows are text.
-        groups: which prefix each row continues; None where rows are whole.
+        groups: which prefix each row continues; None where rows are whole sequences.
         positions: [S] int64, position of each packed token in its own sequence.
-        output_idx: [N] int64, the packed tokens whose hidden states are asked for.
+        output_idx: [N] int64, the packed tokens whose hidden states are returned.
     """
 
     prefixes: PromptBatch | None
@@ -47,18 +48,18 @@ def pack(
     *,
     include_last: bool,
 ) -> PackedBatch:
-    """Pack prompts with their responses, to read the hidden states that predict response tokens.
+    """Pack prompts with their responses, to get the hidden states that predict response tokens.
 
     Args:
         prompts: B prompts.
         responses: B responses, N tokens in all.
-        sharing: which prefixes are packed once, or cached; None: rows are whole.
-        include_last: pack each response's last token too, which predicts nothing, and ask for its
-            hidden state.
+        sharing: which prefixes are packed once, or cached; None: rows are whole sequences.
+        include_last: also pack the last token of each response, which predicts no other token, and
+            return its hidden state.
 
     Returns:
-        A batch whose outputs are N hidden states, each of the token before a response token; with
-        `include_last` then B more, of the last token of each response.
+        A batch with N outputs, the hidden state before each response token; with `include_last`
+        followed by B outputs, the hidden state of each response's last token.
 
     Raises:
         ValueError: a response contains the placeholder of an image, or a prompt ends with one.
@@ -67,10 +68,10 @@ def pack(
         raise ValueError(f"responses: got {sharing.image_token_id}, the placeholder of an image")
     spans = responses.spans
     response_lens = spans.lengths if include_last else spans.lengths - 1
-    kept = spans.positions < response_lens[spans.segment_ids]
+    is_packed = spans.positions < response_lens[spans.segment_ids]
     split = None if sharing is None else sharing.split(prompts)
     cached = sharing is not None and sharing.cached_before is not None
-    batch = _pack_rows(prompts, split, responses.tokens.cpu()[kept], response_lens, cached)
+    batch = _pack_rows(prompts, split, responses.tokens.cpu()[is_packed], response_lens, cached)
     rows = batch.rows
     head_lens = rows.lengths - response_lens
     predicts = rows.positions >= head_lens[rows.segment_ids] - 1
@@ -89,14 +90,13 @@ def pack_prompts(prompts: PromptBatch, split: PrefixSplit | None) -> tuple[Packe
 
     Args:
         prompts: B prompts, M tokens in all.
-        split: how the prompts are split into prefixes and suffixes; None: rows are whole.
+        split: how prompts are split into prefixes and suffixes; None: rows are whole sequences.
 
     Returns:
-        The batch, which asks for one hidden state only, and [M] int64, the packed token of each
-        prompt token.
+        The batch, with only one output, and [M] int64, the packed token of each prompt token.
     """
-    none = prompts.tokens[:0]
-    batch = _pack_rows(prompts, split, none, torch.zeros_like(prompts.spans.lengths))
+    no_tokens = prompts.tokens[:0]
+    batch = _pack_rows(prompts, split, no_tokens, torch.zeros_like(prompts.spans.lengths))
     if split is None:
         return batch, torch.arange(prompts.spans.num_tokens)
     spans, prefix_spans = prompts.spans, split.prefixes.spans
@@ -107,7 +107,7 @@ def pack_prompts(prompts: PromptBatch, split: PrefixSplit | None) -> tuple[Packe
 
 
 def pack_step(tokens: Tensor, positions: Tensor, groups: PrefixGroups) -> PackedBatch:
-    """Pack the next tokens of sequences that are in KV caches, to read the last one's hidden state.
+    """Pack the next T tokens of sequences in KV caches; the output is the last token's.
 
     Args:
         tokens: [B, T] int64, the next tokens of each sequence.
@@ -135,7 +135,7 @@ def _pack_rows(
     lengths: Tensor,
     cached: bool = False,
 ) -> PackedBatch:
-    """Rows of a prompt (its suffix, when split), followed by `lengths` [B] more of `tokens`."""
+    """Pack rows of a prompt (if split, its suffix) and the next `lengths` [B] of `tokens`."""
     if split is None:
         heads, head_lens = prompts.tokens, prompts.spans.lengths
     else:

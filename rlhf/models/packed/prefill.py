@@ -1,4 +1,4 @@
-"""Pack prompts that are read into a KV cache, a bounded number of tokens at a time."""
+"""Pack prompts to prefill a KV cache, a bounded number of tokens at a time."""
 
 from collections.abc import Iterator
 
@@ -16,17 +16,17 @@ from rlhf.types import PromptBatch
 def pack_into_cache(
     prompts: PromptBatch, rows: Tensor, cache: KVCache, image_token_id: int, max_tokens: int
 ) -> Iterator[tuple[PackedBatch, CacheTarget]]:
-    """Pack prompts for their rows of a KV cache; an image that several share is packed once.
+    """Pack prompts for their rows of a KV cache; an image of several prompts is packed once.
 
     Args:
         prompts: B prompts.
-        rows: [b] int64, rising: which of them to pack.
-        cache: has a row for each of the B prompts.
+        rows: [b] int64, increasing, the prompts to pack.
+        cache: KV cache with a row for each of the B prompts.
         image_token_id: the placeholder of image features.
-        max_tokens: tokens of prompts in a batch, one prompt at the least.
+        max_tokens: most prompt tokens of a packed batch, which holds at least one prompt.
 
     Yields:
-        A packed batch, and where keys and values of its tokens go.
+        A packed batch, and where its keys and values are written.
     """
     lengths = prompts.spans.lengths[rows].tolist()
     images = [prompts.images[row] for row in rows.tolist()]

@@ -1,4 +1,4 @@
-"""Keys and values of prompt prefixes, kept from one pass to the next."""
+"""A prefix cache: keys and values of prompt prefixes that later passes reuse."""
 
 from collections.abc import Callable
 
@@ -12,13 +12,13 @@ from rlhf.types import PromptBatch
 
 
 class PrefixCache:
-    """Keys and values of prompt prefixes under the base model; first come, first kept.
+    """Keys and values of prompt prefixes under the base model; a full cache evicts nothing.
 
-    Passes over the prompts come round in cycles, in which an LRU cache would drop each prefix just
-    before its next use.
+    Every pass visits the prompts in turn, so an LRU cache would evict each prefix just before its
+    next use.
 
     Args:
-        limit: GiB to keep; prefixes beyond that are computed anew each time.
+        limit: size of the cache, GiB; prefixes that do not fit are computed in every pass.
     """
 
     def __init__(self, limit: float = 4.0) -> None:
@@ -32,12 +32,12 @@ class PrefixCache:
     def fill(
         self, cache: KVCache, prompts: PromptBatch, compute: Callable[[Tensor], object]
     ) -> None:
-        """Fill a KV cache with prompts, from what is kept where possible.
+        """Fill a KV cache with prompts; those not in the prefix cache are computed and added to it.
 
         Args:
-            cache: empty, with a row for each prompt.
-            prompts: B prompts, all distinct.
-            compute: fills the rows [b] int64 it is given with their prompts.
+            cache: empty KV cache with a row for each prompt.
+            prompts: B distinct prompts.
+            compute: called with rows [b] int64; runs their prompts and fills those cache rows.
         """
         keys, lengths = prefix_cache_keys(prompts), prompts.spans.lengths.tolist()
         missing = [row for row, key in enumerate(keys) if key not in self._rows]
@@ -52,6 +52,6 @@ class PrefixCache:
                 self.bytes += size
 
     def clear(self) -> None:
-        """Drop everything that is kept."""
+        """Drop all entries."""
         self._rows.clear()
         self.bytes = 0

@@ -1,4 +1,4 @@
-"""How prompts are split into shared prefixes and own suffixes, so that few tokens are read."""
+"""Split prompts into shared prefixes and their suffixes, so that shared tokens are run once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from rlhf.types import PromptBatch
 
 @dataclass(frozen=True, eq=False)
 class PrefixSplit:
-    """B prompts, each split into a prefix, which others may share, and a suffix of its own.
+    """B prompts, each split into a prefix, which several prompts may share, and a suffix.
 
     Attributes:
         prefixes: the g distinct prefixes.
-        groups: which of the prefixes each prompt begins with.
+        groups: which prefix each prompt begins with.
         prefix_lens: [B] int64, tokens of each prompt's prefix.
-        suffix_tokens: [T] int64, token ids of all suffixes, one after the other.
+        suffix_tokens: [T] int64, token ids of all suffixes, end to end.
         suffix_lens: [B] int64, tokens of each suffix, at least 1.
     """
 
@@ -31,7 +31,7 @@ class PrefixSplit:
 
     @staticmethod
     def at(prompts: PromptBatch, prefix_lens: Tensor) -> "PrefixSplit":
-        """Split each prompt after its first `prefix_lens` [B] tokens; fewer than it has."""
+        """Split each prompt after its first `prefix_lens` [B] tokens, fewer than it has."""
         spans = prompts.spans
         prefixes = prompts.truncate(prefix_lens)
         first_rows, groups = unique_prompts(prefixes)
@@ -47,14 +47,14 @@ class PrefixSplit:
 
 @dataclass(frozen=True)
 class Sharing:
-    """What a model shares between the prompts of a batch.
+    """How a model shares prefixes between the prompts of a batch.
 
     Attributes:
         image_token_id: the placeholder of image features.
-        always: split prompts also where no prefix is shared: hidden states of prefixes are never
-            asked for, and the last layer skips them.
-        cached_before: token ids that end every prompt; what stands before them is read into a KV
-            cache instead of being packed. None: prefixes are packed.
+        always: split prompts even if no prefix is shared: the last layer then skips the prefixes,
+            whose hidden states are never read.
+        cached_before: token ids that end every prompt; the tokens before them are not packed but
+            run into a KV cache first. None: prefixes are packed.
     """
 
     image_token_id: int
@@ -62,7 +62,7 @@ class Sharing:
     cached_before: tuple[int, ...] | None = None
 
     def split(self, prompts: PromptBatch) -> PrefixSplit | None:
-        """Split prompts so that an image, or else a prompt, that several rows have is read once.
+        """Split prompts so that an image, or else a prompt, that several rows share is run once.
 
         Args:
             prompts: B prompts.
@@ -71,7 +71,7 @@ class Sharing:
             The split, or None where nothing is shared.
 
         Raises:
-            ValueError: a prompt ends with an image, or otherwise than with `cached_before`.
+            ValueError: a prompt ends with an image, or does not end with `cached_before`.
         """
         if self.cached_before is not None:
             return split_before_suffix(prompts, self.cached_before, self.image_token_id)
@@ -85,15 +85,15 @@ class Sharing:
 def split_before_suffix(
     prompts: PromptBatch, suffix: Sequence[int] | None, image_token_id: int
 ) -> PrefixSplit:
-    """Split each prompt before a suffix that all of them end with.
+    """Split each prompt before a common suffix.
 
     Args:
         prompts: B prompts.
-        suffix: token ids of the suffix; None: the last token of each prompt, whatever it is.
+        suffix: token ids of the suffix; None: the last token of each prompt, whichever it is.
         image_token_id: the placeholder of image features.
 
     Raises:
-        ValueError: a prompt ends otherwise, or with an image.
+        ValueError: a prompt does not end with the suffix, or the suffix contains an image.
     """
     split = PrefixSplit.at(prompts, prompts.spans.lengths - (len(suffix) if suffix else 1))
     if suffix and split.suffix_tokens.tolist() != [*suffix] * len(prompts):
@@ -104,19 +104,19 @@ def split_before_suffix(
 
 
 def image_prefix_lens(prompts: PromptBatch, image_token_id: int) -> Tensor | None:
-    """Prefix lengths [B] with which an image that several prompts ask about is read once for them.
+    """Prefix lengths [B] with which an image shared by several prompts is run once.
 
-    A prefix of p tokens that ends with the image, and suffixes of q_b tokens, cost p + Σ q_b over
-    all B rows. Split before the last token instead, each distinct prompt costs p + q_b - 1, and
-    each row 1. Prompts are split after their last image where that costs fewer tokens, and before
-    their last token elsewhere.
+    With a prefix of p tokens that ends with the image and suffixes of q_b tokens, the B rows cost
+    p + Σ q_b tokens. Split before the last token instead, each distinct prompt costs p + q_b - 1
+    tokens and each row 1. A prompt is split after its last image where that costs fewer tokens, and
+    before its last token elsewhere.
 
     Args:
         prompts: B prompts.
         image_token_id: the placeholder of image features.
 
     Returns:
-        [B] int64; None where nothing is gained, or a prompt ends with an image.
+        [B] int64; None if splitting after images saves no token, or a prompt ends with an image.
     """
     spans, last = prompts.spans, prompts.spans.lengths - 1
     is_image = prompts.tokens == image_token_id
@@ -143,7 +143,7 @@ def prefix_cache_keys(prompts: PromptBatch) -> list[tuple[tuple[Path, ...], byte
 
 
 def unique_prompts(prompts: PromptBatch) -> tuple[Tensor, PrefixGroups]:
-    """First row [g] of each distinct prompt, and which distinct prompt each of the B rows is."""
+    """First row [g] of each distinct prompt, and groups of the B rows by distinct prompt."""
     ids: dict[object, int] = {}
     prompt_ids = [ids.setdefault(key, len(ids)) for key in prefix_cache_keys(prompts)]
     first_rows: dict[int, int] = {}

@@ -1,7 +1,8 @@
-"""What differs between LLaVA-1.5, LLaVA-NeXT and LLaVA-OneVision.
+"""Differences between LLaVA-1.5, LLaVA-NeXT and LLaVA-OneVision.
 
-LLaVA-1.5 reads an image as one tile. The others read it as a grid of tiles and one small tile of
-the whole image; tokens of padding are dropped, and each row of patches ends with a newline token.
+LLaVA-1.5 reads an image as one tile. The others read it as a grid of tiles and one downscaled tile
+of the whole image; tokens of padding are dropped, and each row of patches ends with a newline
+token.
 """
 
 from typing import Any, NamedTuple
@@ -26,11 +27,11 @@ FAMILIES: dict[str, Any] = {
 
 
 class MaxImageTokens(NamedTuple):
-    """The size of the image with the most tokens, among images of the grid's own sizes.
+    """Tokens and tiles of the image with the most tokens, among images of the grid's sizes.
 
     Attributes:
         tokens: image tokens that the language model reads.
-        tiles: tiles that the vision tower reads, the small one of the whole image included.
+        tiles: tiles that the vision tower reads, the downscaled whole image included.
     """
 
     tokens: int
@@ -46,16 +47,16 @@ def hf_class(base: str) -> Any:
     """
     family = AutoConfig.from_pretrained(base, trust_remote_code=False).model_type
     if family not in FAMILIES:
-        raise ValueError(f"its model_type is {family}, not {', '.join(FAMILIES)}")
+        raise ValueError(f"model_type is {family}, wanted one of {', '.join(FAMILIES)}")
     return FAMILIES[family]
 
 
 def image_tokens(config: Any, processor: Any) -> ImageTokenCounter:
-    """The rule that counts the image tokens of a prompt.
+    """The counter of image tokens for a model family.
 
     Args:
-        config: of the transformers LLaVA.
-        processor: of the same model.
+        config: configuration of the transformers LLaVA.
+        processor: processor of the same model.
     """
     if config.model_type == "llava":
         return FixedTokenCounter(tile_tokens(config))
@@ -63,7 +64,7 @@ def image_tokens(config: Any, processor: Any) -> ImageTokenCounter:
 
 
 def tile_tokens(config: Any) -> int:
-    """Number of features of one tile that the projector reads."""
+    """Number of features per tile that the projector reads."""
     vision = config.vision_config
     side = vision.image_size // vision.patch_size
     class_token = not vision.model_type.startswith("siglip")
@@ -74,12 +75,12 @@ def pack_image_features(model: Any, tiles: Tensor, size: tuple[int, int]) -> Ten
     """Join the projected tiles of an image to the tokens that the language model reads.
 
     Args:
-        model: a transformers LLaVA; its own function of this name does the work.
+        model: a transformers LLaVA, whose `pack_image_features` is called.
         tiles: [T, tokens of a tile, D], projected.
         size: height and width of the image, pixels.
 
     Returns:
-        [I, D].
+        Image tokens [I, D].
     """
     config, inner = model.config, model.model
     if config.model_type == "llava":
@@ -95,7 +96,7 @@ def pack_image_features(model: Any, tiles: Tensor, size: tuple[int, int]) -> Ten
 
 
 def max_image_tokens(model: Any) -> MaxImageTokens:
-    """The most tokens and tiles that an image takes, for the estimates of `rlhf plan`.
+    """Largest number of tokens and tiles of an image, for the estimates of `rlhf plan`.
 
     An image whose size lies between two of OneVision's grid sizes may take up to a tenth more.
 

@@ -1,4 +1,4 @@
-"""Caches of the vision tower's features: in memory, and on disk for later runs."""
+"""Caches of vision tower features: in memory, and on disk for later runs."""
 
 import os
 from collections import OrderedDict
@@ -18,10 +18,10 @@ from rlhf.storage.hashing import file_hash, hash_tensors
 
 
 class ImageFeatures(NamedTuple):
-    """The output of the vision tower for one image, which the projector reads.
+    """Output of the vision tower for one image, the input of the projector.
 
     Attributes:
-        tiles: [T, I, Dv]: T tiles (LLaVA-1.5 has one) of I tokens.
+        tiles: [T, I, Dv], T tiles (LLaVA-1.5 has one) of I tokens.
         size: height and width of the image, pixels.
     """
 
@@ -33,23 +33,23 @@ Encode = Callable[[Path], ImageFeatures]
 
 
 class DiskFeatureCache:
-    """One file for each image, named by the hash of its bytes, in a directory for each encoder.
+    """Features on disk: a directory for each encoder, in it one file for each image content.
 
     A damaged file is replaced. Several runs may share a directory.
 
     Args:
-        directory: made if missing.
-        encoder_hash: of vision tower and preprocessing; files of another encoder are never read.
+        directory: created if missing.
+        encoder_hash: hash of vision tower and preprocessing; it names the subdirectory.
     """
 
     def __init__(self, directory: Path, encoder_hash: str) -> None:
         self.directory = directory / encoder_hash[:16]
 
     def get(self, path: Path, encode: Encode) -> ImageFeatures:
-        """The features of the image at `path`, encoded and written if they are not stored.
+        """Return the features of the image at `path`; encode and store them if they are missing.
 
         Raises:
-            ResourceError: they cannot be written.
+            ResourceError: the features cannot be written.
         """
         file = self.directory / f"{file_hash(path)}.safetensors"
         features = _read(file)
@@ -60,11 +60,11 @@ class DiskFeatureCache:
 
 
 class FeatureCache:
-    """Features of images in memory, by path; the least recently used are dropped first.
+    """LRU cache of image features in memory, by path.
 
     Args:
-        limit: GiB of all features.
-        disk: keeps features for later runs too; None: memory only.
+        limit: size of the cache, GiB.
+        disk: cache on disk behind this one; None: memory only.
     """
 
     def __init__(self, limit: float = 4.0, disk: DiskFeatureCache | None = None) -> None:
@@ -72,7 +72,7 @@ class FeatureCache:
         self._entries: OrderedDict[Path, ImageFeatures] = OrderedDict()
 
     def get(self, path: Path, encode: Encode) -> ImageFeatures:
-        """The features of the image at `path`, encoded if they are not cached."""
+        """Return the features of the image at `path`; encode them if they are not cached."""
         if path not in self._entries:
             self.put(path, self.disk.get(path, encode) if self.disk else encode(path))
         self._entries.move_to_end(path)
@@ -106,7 +106,7 @@ def _read(file: Path) -> ImageFeatures | None:
 
 
 def _write(features: ImageFeatures, file: Path) -> None:
-    """Write the features under a temporary name first, so that no reader sees half a file."""
+    """Write the features atomically: under a temporary name, then renamed."""
     tensors = {"tiles": features.tiles.contiguous(), "size": torch.tensor(features.size)}
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:

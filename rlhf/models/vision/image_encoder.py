@@ -17,12 +17,12 @@ from rlhf.tracking.profiler import count, phase
 
 
 class ImageEncoder:
-    """Vision tower and projector of a LLaVA; the tower runs once per image and never trains.
+    """Vision tower and projector of a LLaVA; the tower is frozen and runs once per image.
 
     Args:
         model: a transformers LLaVA.
-        image_processor: turns an image into the tower's pixels.
-        cache: of features, on the CPU; copies of the model may share it. None: a new one.
+        image_processor: converts an image to the pixel values that the tower reads.
+        cache: cache of features, on the CPU; copies of the model may share it. None: a new one.
     """
 
     def __init__(self, model: Any, image_processor: Any, cache: FeatureCache | None = None) -> None:
@@ -31,7 +31,7 @@ class ImageEncoder:
         self.cache = FeatureCache() if cache is None else cache
 
     def use_disk_cache(self, directory: Path) -> None:
-        """Read features from this directory, and write new ones to it."""
+        """Use a directory as cache of features on disk, behind the cache in memory."""
         config = self.model.config
         layer, strategy = config.vision_feature_layer, config.vision_feature_select_strategy
         tower = hash_tensors(self.model.model.vision_tower.named_parameters())
@@ -40,18 +40,18 @@ class ImageEncoder:
         self.cache.disk = DiskFeatureCache(directory, encoder_hash)
 
     def features(self, path: Path) -> ImageFeatures:
-        """The tower's features of the image at `path`, on the CPU, through the cache."""
+        """Features of the image at `path`, on the CPU, from the cache or the tower."""
         return self.cache.get(path, self.encode)
 
     @torch.no_grad()
     def encode(self, path: Path) -> ImageFeatures:
-        """Run the vision tower on the image at `path`, without the cache.
+        """Run the vision tower on the image at `path`, bypassing the cache.
 
-        One image at a time, so that features do not depend on a batch. The transformers model runs
-        as it does for its own tokens; a hook takes the input of its projector.
+        One image at a time, so that features do not depend on a batch. `get_image_features` of the
+        transformers model runs as usual; a hook captures the input of the projector.
 
         Returns:
-            features on the CPU, in the dtype of the tower.
+            Features on the CPU, in the dtype of the tower.
         """
         image, inner = load_image(path), self.model.model
         inputs = self.image_processor(images=image, return_tensors="pt")
@@ -72,7 +72,7 @@ class ImageEncoder:
             images: the images of each of B prompts.
 
         Returns:
-            B tensors [I, D]: the tokens of the prompt's images end to end; I = 0 without images.
+            B tensors [I, D], the image tokens of each prompt end to end; I = 0 without images.
         """
         features = [self.features(path) for row in images for path in row]
         tokens = iter(self._project(features) if features else ())
@@ -87,7 +87,7 @@ class ImageEncoder:
         spans: Spans,
         images: Sequence[Sequence[Path]],
     ) -> Tensor:
-        """Put the projected features of images in place of their placeholders.
+        """Replace the embeddings of image placeholders by projected image features.
 
         Args:
             embeds: [M, D], input embeddings of B prompts.
@@ -103,17 +103,17 @@ class ImageEncoder:
         """
         counts = span_sum(is_image.float(), spans).long().tolist()
         image_embeds = self.embeddings(images)
-        for row, (found, tokens) in enumerate(zip(counts, image_embeds, strict=True)):
-            if found != len(tokens):
+        for row, (placeholders, tokens) in enumerate(zip(counts, image_embeds, strict=True)):
+            if placeholders != len(tokens):
                 raise ValueError(
-                    f"row {row} has {found} image placeholders for {len(images[row])} "
+                    f"row {row} has {placeholders} image placeholders for {len(images[row])} "
                     f"images of {len(tokens)} features in all"
                 )
         mask = is_image.to(embeds.device).unsqueeze(-1)
         return embeds.masked_scatter(mask, torch.cat(image_embeds).to(embeds.dtype))
 
     def _project(self, features: list[ImageFeatures]) -> list[Tensor]:
-        """[I, D] of each image; all are projected in one call."""
+        """Image tokens [I, D] of each image; the projector runs once for all."""
         tiles = torch.cat([image.tiles for image in features]).to(self.model.device)
         counts = [len(image.tiles) for image in features]
         projected = self.model.model.multi_modal_projector(tiles).split(counts)

@@ -1,1 +1,1 @@
-"""External scorers: a Python function or an HTTP service of the user's."""
+"""External scorers: the user's Python function or HTTP service."""

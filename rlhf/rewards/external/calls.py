@@ -1,4 +1,4 @@
-"""What external scorers share: calls of bounded size, and what a failed call means."""
+"""The base class of external scorers: batched calls and the handling of failed calls."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,17 +16,17 @@ from rlhf.tracking.console import say
 from rlhf.types import PromptBatch, Responses
 
 BATCH_SIZE = 16  # responses of one call
-MAX_FAILED_CALLS = 10  # calls in a row without one score, after which on_failure=drop stops too
+MAX_FAILED_CALLS = 10  # consecutive calls without any score that end even on_failure=drop
 USAGE = "e.g. --scorer=my_scorer.py:score or --scorer=http://127.0.0.1:8000/score"
 
 
 class Item(NamedTuple):
-    """One response as an external scorer sees it.
+    """Image, instruction and response passed to an external scorer.
 
     Attributes:
         image: path of the prompt's first image.
-        instruction: as the user wrote it.
-        response: its text.
+        instruction: text of the prompt.
+        response: text of the response.
     """
 
     image: Path
@@ -39,17 +39,17 @@ class CallFailedError(Exception):
 
 
 class ExternalScorer(ABC):
-    """Scores any number of responses by calls of at most `BATCH_SIZE` of them.
+    """Scores responses by calls with at most `BATCH_SIZE` of them.
 
     Attributes:
         name: shown in tables.
-        can_fail: true, a response may be left without a score.
-        dropped: responses left without a score so far.
+        can_fail: true, a response may have no score.
+        dropped: number of responses without a score so far.
 
     Args:
         name: shown in tables.
         encoder: decodes the responses.
-        config: `on_failure` is read: stop, or drop (leave NaN and count).
+        config: reads `on_failure`: `stop`, or `drop` (the score is NaN, and counted).
     """
 
     can_fail = True
@@ -62,10 +62,10 @@ class ExternalScorer(ABC):
 
     @abstractmethod
     def call(self, items: list[Item]) -> Tensor:
-        """Score n ≤ `BATCH_SIZE` items: [n] float32; a score that is not finite is none.
+        """Score n ≤ `BATCH_SIZE` items: [n] float32, not finite where an item has no score.
 
         Raises:
-            CallFailedError: there are no scores.
+            CallFailedError: no item has a score.
         """
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
@@ -74,14 +74,14 @@ class ExternalScorer(ABC):
         Args:
             prompts: B prompts.
             responses: B responses, one to each prompt.
-            max_tokens: not read, no model runs here.
+            max_tokens: ignored.
 
         Returns:
             [B] float32 on the CPU, NaN where dropped.
 
         Raises:
-            ResourceError: a response has no score and failures stop; or failures drop, but no
-                response has a score, here or in `MAX_FAILED_CALLS` calls in a row.
+            ResourceError: with on_failure=stop, a response has no score; with on_failure=drop, no
+                response has one, or none in `MAX_FAILED_CALLS` consecutive calls.
         """
         items = self._items(prompts, responses)
         scores, fault = torch.empty(len(items)), ""
@@ -103,7 +103,7 @@ class ExternalScorer(ABC):
         return [Item(*row) for row in zip(images, prompts.instructions, texts, strict=True)]
 
     def _try_call(self, items: list[Item]) -> tuple[Tensor, str]:
-        """The scores of one call, NaN where there is none, and why; empty if all are there."""
+        """Scores of one call, NaN where missing, and why; empty if none is missing."""
         try:
             scores = self.call(items)
         except CallFailedError as error:
@@ -126,10 +126,10 @@ class ExternalScorer(ABC):
 
 
 def to_scores(values: Sequence[float], count: int) -> Tensor:
-    """Numbers of a scorer as [count] float32; beyond its range they are infinite.
+    """Convert the numbers of a scorer to [count] float32; too large ones become infinite.
 
     Raises:
-        CallFailedError: there are not `count` of them.
+        CallFailedError: the number of values is not `count`.
     """
     if len(values) != count:
         raise CallFailedError(f"{len(values)} scores for {count} responses")

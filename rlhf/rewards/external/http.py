@@ -1,4 +1,4 @@
-"""An HTTP service as scorer."""
+"""The scorer that calls an HTTP service."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from rlhf.errors import DataError, UsageError
 from rlhf.rewards.external.calls import USAGE, CallFailedError, ExternalScorer, Item, to_scores
 
 MAX_REPLY_BYTES = 1_000_000
-BACKOFF_SECONDS, MAX_DOUBLINGS = 0.5, 6  # before the first retry; doubled for each next, to 32 s
+BACKOFF_SECONDS, MAX_DOUBLINGS = 0.5, 6  # wait before a retry: 0.5 s, doubled each time up to 32 s
 
 
 class HTTPScorer(ExternalScorer):
@@ -24,18 +24,18 @@ class HTTPScorer(ExternalScorer):
     A call posts {"items": [{"image": base64 of the file, "instruction": …, "response": …}, …]},
     at most `BATCH_SIZE` items, and expects {"scores": [number, …]}. After a lost connection, a
     time-out, status 429 or 5xx, or an unusable reply it is repeated `config.retries` times, with
-    exponential backoff. Redirects and proxies of the environment are not followed: the images go
+    exponential backoff. Redirects are not followed and proxy variables are ignored: the images go
     to this address only.
 
     Args:
         address: http(s)://[user:password@]host[:port]/path
         encoder: decodes the responses.
-        config: `timeout`, `retries` and `on_failure` are read.
+        config: reads `timeout`, `retries` and `on_failure`.
         transport: replaces the network in tests.
-        sleep: waits for a number of seconds.
+        sleep: waits for a number of seconds; replaced in tests.
 
     Raises:
-        UsageError: not an address.
+        UsageError: the address is not valid.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class HTTPScorer(ExternalScorer):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._url = _parse_url(address)
-        # A password or a key in the query is for the service alone.
+        # Tables and logs must not show a password or a key in the query.
         name = str(self._url.copy_with(userinfo=b"", query=None, fragment=None))
         super().__init__(name, encoder, config)
         self._timeout, self._attempts = config.timeout, 1 + config.retries
@@ -76,7 +76,7 @@ class HTTPScorer(ExternalScorer):
         raise CallFailedError(f"{fault} ({self._attempts} attempts)")
 
     async def _post(self, body: bytes) -> bytes:
-        """The reply to one call; the time limit covers all of it, however slowly it arrives."""
+        """Post one call and return the reply; the timeout covers the whole exchange."""
         try:
             async with (
                 asyncio.timeout(self._timeout),
@@ -85,13 +85,13 @@ class HTTPScorer(ExternalScorer):
             ):
                 return await self._read(reply)
         except TimeoutError:
-            raise CallFailedError(f"no whole reply within {self._timeout:g} s") from None
+            raise CallFailedError(f"no complete reply within {self._timeout:g} s") from None
         except httpx2.HTTPError as error:
             raise CallFailedError(f"{type(error).__name__} {error}".strip()) from error
 
     def _client(self) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
-            # A compressed reply could grow past the limit in memory.
+            # No compression: a small reply could expand beyond the limit in memory.
             headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
             timeout=None,
             follow_redirects=False,
@@ -101,7 +101,7 @@ class HTTPScorer(ExternalScorer):
         )
 
     async def _read(self, reply: httpx2.Response) -> bytes:
-        """The content of a reply with status 2xx, up to `MAX_REPLY_BYTES`."""
+        """Read the content of a reply with status 2xx, at most `MAX_REPLY_BYTES`."""
         content, status = b"", reply.status_code
         async for part in reply.aiter_raw():
             content += part
@@ -123,13 +123,13 @@ class _Reply(msgspec.Struct):
 
 
 def _parse_scores(content: bytes, count: int) -> Tensor:
-    """[count] float32, all finite; anything else is a failed call."""
+    """Parse a reply to [count] float32, all finite; raise CallFailedError for anything else."""
     try:
         scores = to_scores(msgspec.json.decode(content, type=_Reply).scores, count)
     except (msgspec.DecodeError, RecursionError) as error:
         raise CallFailedError(f"the reply is not {{'scores': [number, …]}}: {error}") from None
     if not scores.isfinite().all():
-        raise CallFailedError("a score beyond the range of float32")
+        raise CallFailedError("a score is beyond the range of float32")
     return scores
 
 
@@ -145,7 +145,7 @@ def _parse_url(address: str) -> httpx2.URL:
     try:
         url = httpx2.URL(address)
     except httpx2.InvalidURL as error:
-        raise UsageError(f"this is no address: {error}", "--scorer", USAGE) from None
+        raise UsageError(f"the address is not valid: {error}", "--scorer", USAGE) from None
     if not url.host or not 0 < (url.port or 80) < 2**16:
         raise UsageError("the address has no host, or no valid port", "--scorer", USAGE)
     return url

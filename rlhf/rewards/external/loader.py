@@ -1,7 +1,7 @@
-"""The scorer that `--scorer=` names: a Python function or an HTTP service.
+"""Load the scorer that `--scorer=` names: a Python function or an HTTP service.
 
-It is named on the command line only and is no option, so that no saved configuration can name code
-to run or an address to send images to.
+It can be named on the command line only, not in a configuration, so that a saved configuration
+cannot name code to run or an address to send images to.
 """
 
 from pathlib import Path
@@ -17,15 +17,16 @@ from rlhf.rewards.external.python_function import FunctionScorer
 def load_scorer(
     name: str, encoder: TextEncoder, config: ScorerConfig
 ) -> FunctionScorer | HTTPScorer:
-    """The scorer that `--scorer=NAME` names.
+    """Load the scorer that `--scorer=NAME` names.
 
     Args:
         name: `FILE.py:FUNCTION` or `http(s)://…`, as typed.
         encoder: decodes the responses.
-        config: `timeout`, `retries` and `on_failure` are read.
+        config: reads `timeout`, `retries` and `on_failure`.
 
     Raises:
-        UsageError: another form, no such file or function, or the file does not load.
+        UsageError: the name has neither form, the file or function is missing, or the file fails to
+            load.
     """
     if name.lower().startswith(("http://", "https://")):
         return HTTPScorer(name, encoder, config)

@@ -1,4 +1,4 @@
-"""A Python function of the user's as scorer."""
+"""The scorer that calls the user's Python function."""
 
 import importlib.util
 import math
@@ -21,7 +21,7 @@ _ARRAYS = (Tensor, np.ndarray, np.generic)
 
 
 class FunctionScorer(ExternalScorer):
-    """A function of images, instructions and responses; it runs with the user's own rights.
+    """Calls a function of images, instructions and responses, which is not sandboxed.
 
     It is called with three lists of equal length, at most `BATCH_SIZE`, and returns one real number
     for each response. A failed call is not repeated: it would fail again.
@@ -30,10 +30,10 @@ class FunctionScorer(ExternalScorer):
         file: the Python file that defines the function.
         function: its name.
         encoder: decodes the responses.
-        config: `on_failure` is read.
+        config: reads `on_failure`.
 
     Raises:
-        UsageError: no such file or function, or the file does not load.
+        UsageError: the file or function is missing, or the file fails to load.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class FunctionScorer(ExternalScorer):
 
 
 def _to_numbers(values: object) -> list[float]:
-    """What the function returned, as one real number for each response."""
+    """Check and convert the return value of the function to a list of floats."""
     listed = values.tolist() if isinstance(values, _ARRAYS) else values
     if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
         kind = type(values).__name__
@@ -100,7 +100,7 @@ def _load_module(file: Path) -> Any:
 
 
 def _origin(error: BaseException, file: Path) -> str:
-    """`scorer.py:12: ValueError: …`: the error and the line of `file` that it came from."""
+    """Describe an error and the line of `file` it came from: `scorer.py:12: ValueError: …`."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(file)]
     if isinstance(error, SyntaxError) and error.filename == str(file):

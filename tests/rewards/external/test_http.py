@@ -195,7 +195,7 @@ def test_a_slow_reply_meets_the_time_limit(tmp_path: Path, start: bytes) -> None
         scorer = HTTPScorer(address, builder, config, sleep=lambda _: None)
         with pytest.raises(ResourceError) as caught:
             scored(scorer, tmp_path, 1)
-        assert "no whole reply within 0.2 s (2 attempts)" in caught.value.where
+        assert "no complete reply within 0.2 s (2 attempts)" in caught.value.where
         assert 0.4 <= time.monotonic() - began < 3
 
 
