@@ -1,4 +1,4 @@
-"""Responses of one PPO iteration, from scores to shuffled minibatches."""
+"""The rollout buffer: rewards, advantages and returns of an iteration, and its minibatches."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,15 +23,15 @@ from rlhf.types import Minibatch, PromptBatch, Responses, Rollout
 class RolloutBuffer:
     """Rollouts of one iteration: `append` them, `finish`, then draw `minibatches`.
 
-    Tensors per token are flat [N] float32 on the CPU, responses end to end, without padding.
+    Per-token tensors are flat [N] float32 on the CPU, responses end to end, without padding.
 
     Attributes:
         prompts: B prompts.
         responses: B responses of N tokens.
-        old_logprobs: [N], log-probabilities of the policy that sampled, nats.
+        old_logprobs: [N], log-probabilities of the policy that sampled the responses, nats.
         ref_logprobs: [N], log-probabilities of the frozen reference, nats.
         values: [N], V of the critic before each token, reward units.
-        final_values: [B], V after the last token of cut responses; None without bootstrapping.
+        final_values: [B], V after the last token of truncated responses; None: no bootstrapping.
         ref_hidden_states: [N, D], of the reference; None unless the exact KL is in the loss.
         scores: [B], scaled and with the missing-EOS penalty, reward units.
         kl: [N], log π - log π_ref, nats.
@@ -57,7 +57,7 @@ class RolloutBuffer:
         self._rollouts: list[Rollout] = []
 
     def append(self, rollout: Rollout) -> None:
-        """Add a rollout; its B responses follow those already here."""
+        """Add a rollout after the earlier ones."""
         self._rollouts.append(rollout)
 
     def finish(self, config: PPOConfig, scaler: ScoreScaler | None = None) -> None:
@@ -67,7 +67,7 @@ class RolloutBuffer:
 
         Args:
             config: PPO options of the iteration, with its kl_coef.
-            scaler: divides the scores by their standard deviation first; None leaves them.
+            scaler: divides the scores by their standard deviation first; None: no scaling.
 
         Source: Ouyang et al. 2022, arXiv:2203.02155, equation 2.
         """
@@ -96,13 +96,13 @@ class RolloutBuffer:
     def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Minibatch]:
         """Yield every response once, in minibatches, in a random order of their prompts.
 
-        Responses to one prompt stay together, so that a step reads the prompt once.
+        Responses to one prompt stay together, so that a step runs the prompt once.
 
         Args:
             size: responses of a minibatch; the last may be smaller.
-            generator: decides the order.
+            generator: generator of the random order.
         """
-        whole = Minibatch(
+        all_responses = Minibatch(
             prompts=self.prompts,
             responses=self.responses,
             old_logprobs=self.old_logprobs,
@@ -112,18 +112,18 @@ class RolloutBuffer:
             returns=self.returns,
             ref_hidden_states=self.ref_hidden_states,
         )
-        prompts, prompt_of = self.prompts.sampling_keys.unique(return_inverse=True)
+        prompts, prompt_ids = self.prompts.sampling_keys.unique(return_inverse=True)
         rank = torch.randperm(len(prompts), generator=generator)
-        for rows in rank[prompt_of].argsort(stable=True).split(size):
-            yield whole.select(rows)
+        for rows in rank[prompt_ids].argsort(stable=True).split(size):
+            yield all_responses.select(rows)
 
     def _estimates(self, config: PPOConfig) -> tuple[Tensor, Tensor]:
-        """Advantages [N] by the estimator chosen, and returns [N], the targets of the critic."""
+        """Advantages [N] of the configured estimator, and returns [N], the critic's targets."""
         estimator = ADVANTAGE_ESTIMATORS[config.advantage_estimator]
         advantages = estimator.function(self._estimator_inputs(config))
-        # Beside a KL in the loss, dividing the advantages alone would change what kl_coef means.
-        whitens = config.whiten_advantages and config.kl_placement == "reward"
-        if whitens and not estimator.needs_groups:
+        # With the KL in the loss, whitening would rescale the advantages but not the KL term.
+        whitening = config.whiten_advantages and config.kl_placement == "reward"
+        if whitening and not estimator.needs_groups:
             advantages = whiten(advantages, min_std=config.whiten_min_std)
         return advantages, self._returns(config)
 
@@ -141,7 +141,7 @@ class RolloutBuffer:
         )
 
     def _returns(self, config: PPOConfig) -> Tensor:
-        """[N] targets of the critic, by its own λ."""
+        """Targets of the critic [N], with their own λ, `gae_lambda_value`."""
         return generalized_advantages(
             self.rewards,
             self.values,

@@ -1,4 +1,4 @@
-"""What ends a PPO run that diverges, and how a health warning is reported."""
+"""Errors that end a diverging PPO run, and the report of health warnings."""
 
 from pathlib import Path
 
@@ -13,19 +13,19 @@ from rlhf.types import Minibatch, Rollout
 
 
 def check_finite(rollout: Rollout, iteration: int, last_checkpoint: str) -> None:
-    """Refuse a rollout with NaN or infinity before anything learns from it.
+    """Raise an error if a rollout contains NaN or infinity.
 
     Args:
         rollout: all its tensors are checked.
-        iteration: named in the error.
-        last_checkpoint: path named in the error.
+        iteration: number of the iteration, for the message.
+        last_checkpoint: path of the last checkpoint, for the message.
 
     Raises:
         DivergedError: names the tensors that are not finite.
     """
     if names := rollout.not_finite():
         raise DivergedError(
-            f"{', '.join(names)} of a rollout: not finite",
+            f"not finite in a rollout: {', '.join(names)}",
             f"iteration {iteration}; last checkpoint: {last_checkpoint}",
             "check the reward model's scores; train in float32, or lower ppo.lr",
         )
@@ -34,13 +34,13 @@ def check_finite(rollout: Rollout, iteration: int, last_checkpoint: str) -> None
 def check_skipped_steps(
     skipped_steps: int, limit: int, minibatch: Minibatch, iteration: int, directory: Path
 ) -> None:
-    """Stop a run that has skipped more than `limit` optimizer steps; keep the last minibatch.
+    """Stop a run that has skipped more than `limit` optimizer steps, and save the minibatch.
 
     Args:
         skipped_steps: steps of the run that were skipped because they were not finite.
-        limit: most that may be skipped.
-        minibatch: of the step skipped last; written to `diverged.safetensors`.
-        iteration: named in the error.
+        limit: largest allowed number of skipped steps.
+        minibatch: minibatch of the last skipped step, written to `diverged.safetensors`.
+        iteration: number of the iteration, for the message.
         directory: run directory.
 
     Raises:
@@ -58,12 +58,12 @@ def check_skipped_steps(
 
 
 def report_warning(warning: HealthWarning, view: RunView, writer: MetricsWriter) -> None:
-    """Show a health warning on the console and record it in TensorBoard.
+    """Show a health warning on the console and write it to TensorBoard.
 
     Args:
-        warning: what to report.
-        view: live view of the run, which keeps it on show.
-        writer: records it as a text of its step.
+        warning: the warning to report.
+        view: live view of the run, which continues to show it.
+        writer: writes it as text at the step of the warning.
     """
     view.warn(str(warning))
     say(str(warning), "yellow")
@@ -71,12 +71,12 @@ def report_warning(warning: HealthWarning, view: RunView, writer: MetricsWriter)
 
 
 def stopped_by_warning(warning: HealthWarning, directory: Path, last_healthy: str) -> DivergedError:
-    """The error that ends a run at a warning when ppo.on_warning=stop.
+    """Build the error that ends a run at a warning if ppo.on_warning=stop.
 
     Args:
-        warning: what the run stops for.
+        warning: the warning at which the run stops.
         directory: run directory.
         last_healthy: path of the last checkpoint saved while the run was healthy, or "none".
     """
-    fix = f"last good checkpoint: {last_healthy} (resume={last_healthy} goes on from it)"
+    fix = f"last healthy checkpoint: {last_healthy} (continue with resume={last_healthy})"
     return DivergedError(str(warning), str(directory), fix)

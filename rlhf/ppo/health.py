@@ -1,4 +1,4 @@
-"""Warnings that a PPO run goes wrong, each with its likely cause and what to change."""
+"""Health warnings of a PPO run, each with its likely cause and a fix."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -37,12 +37,12 @@ no critic gradient | optim/grad_norm_critic < 1e-12 | frozen or detached | check
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of the table of health rules.
+    """One health rule, a line of the table.
 
     Attributes:
         name: shown in the warning.
         condition: comparisons of metrics with limits, joined by `and`.
-        cause: why it usually holds.
+        cause: usual cause of the condition.
         fix: what to change.
     """
 
@@ -53,14 +53,14 @@ class Rule:
 
     @property
     def comparisons(self) -> list[list[str]]:
-        """Words of each comparison: metric, sign, limit, and the unit if there is one."""
+        """Words of each comparison: metric, sign, limit, and optionally the unit."""
         return [comparison.split() for comparison in self.condition.split(" and ")]
 
 
 RULES = tuple(Rule(*line.split(" | ")) for line in _TABLE.strip().splitlines())
-WINDOW = 5  # updates: of the means, and of the results that decide whether a warning starts or ends
-MIN_BREACHES = 3  # results among the last WINDOW that start a warning
-# Metrics that some rule compares with their first updates.
+WINDOW = 5  # updates in a mean, and checks that decide whether a warning starts or ends
+MIN_BREACHES = 3  # broken checks among the last WINDOW that start a warning
+# Metrics that a rule compares with their own first updates.
 RELATIVE_METRICS = frozenset(
     name for rule in RULES for name, _, _, *unit in rule.comparisons if unit
 )
@@ -84,10 +84,10 @@ class HealthWarning(Rule):
 
 
 class HealthMonitor:
-    """Checks every rule at each update and warns when it is broken in 3 of the last 5.
+    """Checks every rule at each update and warns when it is broken in 3 of the last 5 updates.
 
-    A rule warns once, and again only after five updates in a row that do not break it. A rule
-    whose metrics are missing is not checked.
+    A rule warns once; it can warn a second time only after five consecutive updates that do not
+    break it. A rule whose metrics are missing is not checked.
 
     Args:
         warmup: updates before the critic's rules apply.
@@ -101,11 +101,11 @@ class HealthMonitor:
         self._firing: dict[str, bool] = {}  # rule: whether its warning has begun and not ended
 
     def update(self, step: int, metrics: Mapping[str, float]) -> list[HealthWarning]:
-        """Check the metrics of one PPO update; the warnings that begin with it.
+        """Check the metrics of one PPO update and return the warnings that start with it.
 
         Args:
             step: iterations done, shown in the warnings.
-            metrics: of the update, by name.
+            metrics: metrics of the update, by name.
         """
         self._remember(metrics)
         values = {"updates": self.updates, "warm": self.updates + 1 - self.warmup, **metrics}
@@ -133,7 +133,7 @@ class HealthMonitor:
         return {"updates": self.updates, **deepcopy(history)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
         state = deepcopy(dict(state))
         self.updates = state["updates"]
         self._first, self._last = state["first"], state["last"]
@@ -147,7 +147,7 @@ class HealthMonitor:
                     self._first[name] = self._last[name]
 
     def _begins(self, rule: Rule, values: Mapping[str, float]) -> bool:
-        """Check a rule; whether its warning begins now."""
+        """Check a rule and record the result; whether its warning starts now."""
         if any(name not in values for name, *_ in rule.comparisons):
             return False
         broken = all(self._holds(values, *comparison) for comparison in rule.comparisons)
@@ -161,7 +161,7 @@ class HealthMonitor:
     def _holds(
         self, values: Mapping[str, float], name: str, sign: str, limit: str, unit: str = ""
     ) -> bool:
-        """Whether one comparison of a rule holds; False until its first values are known."""
+        """Whether one comparison of a rule holds; False before WINDOW values are known."""
         value, bound, first = values[name], float(limit), self._first.get(name, [])
         if unit and len(first) < WINDOW:
             return False

@@ -1,4 +1,4 @@
-"""Metrics of one PPO iteration, under trl's names."""
+"""Metrics of one PPO iteration, named like in trl."""
 
 import resource
 import sys
@@ -42,7 +42,7 @@ def iteration_metrics(
 
 
 def speed_metrics(num_tokens: int, rollout_s: float, update_s: float) -> dict[str, float]:
-    """Seconds of the two halves of an iteration, and response tokens per second of both.
+    """Seconds of rollout and update, and response tokens per second of the iteration.
 
     Args:
         num_tokens: response tokens of the iteration.
@@ -60,7 +60,7 @@ def peak_memory_gb() -> float:
     """Peak memory of this process, GB: allocated on the GPU if there is one, else resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes there, KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, else KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 

@@ -32,13 +32,13 @@ def collect_rollout(
     """Sample a response to each prompt, with its score, log-probabilities and values.
 
     Responses without a score are dropped, see `Scorer.can_fail`. With aLoRA adapters the prompts
-    are read once, here, for the update as well.
+    are run here only; the update reuses their keys and values.
 
     Args:
         policy: samples, with its critic and reference.
         reward: scores the responses.
         prompts: B prompts.
-        sampling: distribution that is sampled from and that every log-probability refers to.
+        sampling: distribution to sample from; all log-probabilities refer to it.
         seed: key of the sampling, see `generate`.
         iteration: key of the sampling.
         samples: [B] int64, index of each row among the samples of its prompt; key of the sampling.
@@ -92,7 +92,7 @@ def collect_rollout(
 
 
 def _scored_rows(scores: Tensor, groups: Tensor, reward: Scorer, config: PPOConfig) -> Tensor:
-    """[K] rows with a score; where groups are compared, only those of complete groups [B]."""
+    """Rows [K] with a score; if the estimator compares groups [B], only of complete groups."""
     unscored = scores.isnan()
     if ADVANTAGE_ESTIMATORS[config.advantage_estimator].needs_groups:
         unscored = torch.isin(groups, groups[unscored])
@@ -100,7 +100,7 @@ def _scored_rows(scores: Tensor, groups: Tensor, reward: Scorer, config: PPOConf
         raise ResourceError(
             "every response of an iteration, or one to each prompt, lacks a score",
             reward.name,
-            "mend the scorer, or raise scorer.retries",
+            "fix the scorer, or raise scorer.retries",
         )
     return (~unscored).nonzero().squeeze(1)
 
@@ -108,10 +108,10 @@ def _scored_rows(scores: Tensor, groups: Tensor, reward: Scorer, config: PPOConf
 def _final_values(
     policy: Policy, prompts: PromptBatch, responses: Responses, max_tokens: int
 ) -> Tensor:
-    """[B] V after the last token of cut responses; 0 of finished ones, whose episode is over."""
-    values, cut = torch.zeros(len(responses)), (~responses.finished).nonzero().squeeze(1)
-    prompts, responses = prompts.select(cut), responses.select(cut)
+    """V after the last token of truncated responses, 0 for finished ones; [B] float32."""
+    values, truncated = torch.zeros(len(responses)), (~responses.finished).nonzero().squeeze(1)
+    prompts, responses = prompts.select(truncated), responses.select(truncated)
     for rows in microbatches(prompts, responses, max_tokens):
-        cut_values = policy.final_values(prompts.select(rows), responses.select(rows))
-        values[cut[rows]] = cut_values.cpu()
+        row_values = policy.final_values(prompts.select(rows), responses.select(rows))
+        values[truncated[rows]] = row_values.cpu()
     return values

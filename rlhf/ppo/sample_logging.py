@@ -30,16 +30,16 @@ def log_distributions(
     """Write histograms of an iteration after its update.
 
     Args:
-        writer: receives them.
-        policy: after the update.
-        rollout: of the iteration.
-        buffer: holds the advantages.
+        writer: writes the histograms.
+        policy: the policy after the update.
+        rollout: rollout of the iteration.
+        buffer: has the advantages.
         iteration: step of the histograms.
         config: PPO options; reads microbatch_tokens.
 
     Returns:
         `vision/grounding_gap`: mean log-probability of the responses with their image minus that
-        with another row's image, nats. Near 0 the responses do not depend on the image.
+        with the image of another prompt, nats. It is near 0 if responses ignore the image.
     """
     prompts, responses = rollout.prompts, rollout.responses
     mismatched = with_images(prompts, prompts.mismatched_images(), policy.llava.builder)
@@ -68,13 +68,13 @@ def log_samples(
     iteration: int,
     config: Config,
 ) -> None:
-    """Write greedy responses to the first prompts, so that a run can be compared step by step.
+    """Write greedy responses to the first prompts, to compare them between steps.
 
-    A profile counts this neither as decoding nor as scoring.
+    The profiler counts the time as `other`, not as decoding or scoring.
 
     Args:
-        writer: receives images, instructions, responses and scores.
-        policy: responds.
+        writer: writes images, instructions, responses and scores.
+        policy: generates the responses.
         reward: scores the responses.
         prompts: the first four are taken.
         iteration: step of the samples.

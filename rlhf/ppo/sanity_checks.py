@@ -1,4 +1,4 @@
-"""Sanity checks before the first PPO step, and a refusal to start when one fails."""
+"""Sanity checks before the first PPO step; training does not start if one fails."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from rlhf.rewards.base import Scorer
 from rlhf.tracking.console import say
 from rlhf.types import Rollout
 
-MAX_ROWS = 8  # responses of a rollout that are measured
-# Float32 rounding of a forward in another batch shape; bfloat16 keeps 8 bits of each term.
+MAX_ROWS = 8  # responses of a rollout that are checked
+# Rounding differences between forward passes of different batch shapes, nats.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.2, torch.float16: 0.05}
 
 
 @dataclass(frozen=True)
 class SanityCheck:
-    """One measured property of a run before its first step.
+    """A value measured before the first step, and its limit.
 
     Attributes:
         name: what was measured.
-        value: the measurement.
-        limit: largest value at which the property holds.
-        meaning: what a larger value says, and where to look.
+        value: the measured value.
+        limit: largest allowed value.
+        meaning: what a larger value means, and where to look.
     """
 
     name: str
@@ -43,7 +43,7 @@ class SanityCheck:
 
 
 def run_sanity_checks(policy: Policy, reward: Scorer, rollout: Rollout, config: PPOConfig) -> None:
-    """Measure and print every sanity check; refuse to start when one fails.
+    """Measure and print every sanity check; raise an error if one fails.
 
     Args:
         policy: before its first optimizer step.
@@ -64,7 +64,7 @@ def run_sanity_checks(policy: Policy, reward: Scorer, rollout: Rollout, config: 
 def measure_sanity_checks(
     policy: Policy, reward: Scorer, rollout: Rollout, config: PPOConfig
 ) -> list[SanityCheck]:
-    """Every sanity check, measured on the first rows of a rollout.
+    """Measure every sanity check on the first rows of a rollout.
 
     Args:
         policy: before its first optimizer step.
@@ -81,7 +81,7 @@ def measure_sanity_checks(
 
 
 def assert_sane(checks: list[SanityCheck]) -> None:
-    """Refuse to start when a sanity check fails.
+    """Raise an error if a sanity check fails.
 
     Raises:
         UsageError: names the first check that fails.
@@ -89,7 +89,7 @@ def assert_sane(checks: list[SanityCheck]) -> None:
     for check in checks:
         if not check.holds:
             raise UsageError(
-                f"{check.name} is {check.value:.3g}, at most {check.limit:.3g} is sound",
+                f"{check.name} is {check.value:.3g}, the limit is {check.limit:.3g}",
                 "ppo.sanity_checks",
                 f"{check.meaning}; ppo.sanity_checks=false starts anyway",
             )
@@ -122,7 +122,7 @@ def _logprob_checks(
         "largest change of a log-probability by padding",
         _max_abs(batched - unbatched),
         limit,
-        "a row must not depend on its batch mates",
+        "a row must not depend on the other rows of its batch",
     )
 
 

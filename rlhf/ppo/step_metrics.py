@@ -1,4 +1,4 @@
-"""What one optimizer step of PPO reports."""
+"""Metrics of one optimizer step of PPO."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ TOKEN_MEANS = (  # metrics of StepMetrics that are means over the tokens of a st
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Metrics of one optimizer step, means over its tokens unless another thing is said.
+    """Metrics of one optimizer step; means over its tokens unless stated otherwise.
 
     Attributes:
         policy_loss: clipped surrogate loss.

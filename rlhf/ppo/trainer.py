@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.config.schema import Config, PPOConfig
+from rlhf.config.schema import Config
 from rlhf.errors import UsageError
 from rlhf.functional import ADVANTAGE_ESTIMATORS, ScoreScaler
 from rlhf.models.policy import Policy
@@ -45,8 +45,8 @@ class PPOTrainer:
     Args:
         config: reads `ppo`, `sampling`, `seed`.
         policy: policy, critic and reference.
-        reward: scores responses.
-        prompts: drawn in a new order each epoch, which depends on the seed only.
+        reward: scores the responses.
+        prompts: training prompts, shuffled each epoch by the seed.
         writer: receives the metrics.
         directory: run directory; checkpoints go to its `checkpoints/`.
 
@@ -98,18 +98,18 @@ class PPOTrainer:
 
     @property
     def config_after_oom(self) -> Config:
-        """The options with batch sizes divided by the splits that memory has asked for so far."""
+        """The configuration with batch sizes divided by the splits after out-of-memory errors."""
         split, config = self.updater.oom_retry.split, self.config
         ppo = replace(self.ppo, microbatch_tokens=split(self.ppo.microbatch_tokens))
         sampling = replace(config.sampling, batch_size=split(config.sampling.batch_size))
         return replace(config, ppo=ppo, sampling=sampling)
 
     def run(self) -> None:
-        """Iterate to the end; save a checkpoint there and every `save_every` iterations.
+        """Run the remaining iterations; save a checkpoint at the end and every `save_every`.
 
         Raises:
-            DivergedError: numbers are not finite, or a warning came with ppo.on_warning=stop.
-            StoppedError: a signal asked to stop; what was done is saved.
+            DivergedError: values are not finite, or there was a warning and ppo.on_warning=stop.
+            StoppedError: a signal stopped the run; a checkpoint is saved first.
         """
         with self.checkpoints.catch_signals(), watch(self.ppo.iterations, self.iteration) as view:
             while self.iteration < self.ppo.iterations:
@@ -121,7 +121,7 @@ class PPOTrainer:
                 self.checkpoints.maybe_save(self.iteration, last=last, healthy=self.health.healthy)
 
     def step(self, iteration: int) -> dict[str, float]:
-        """Run one iteration of PPO; its metrics.
+        """Run one iteration of PPO and return its metrics.
 
         y ~ π_old(· | x)                                              sample
         r_t = -kl_coef·log(π_old / π_ref)(y_t) + [t = T]·score(x, y)  score
@@ -133,7 +133,10 @@ class PPOTrainer:
         rollout = self.updater.oom_retry.run("rollout", partial(self.rollout, iteration))
         self._check_rollout(rollout, iteration)
         options = replace(self.ppo, kl_coef=self.kl_coef)
-        buffer = self._estimate_advantages(rollout, options)
+        buffer = RolloutBuffer()
+        buffer.append(rollout)
+        with phase("advantages"):
+            buffer.finish(options, self.scaler)
         sampled = time.perf_counter()
         steps = self.update(buffer, iteration)
         updated = time.perf_counter()
@@ -166,7 +169,7 @@ class PPOTrainer:
         )
 
     def update(self, buffer: RolloutBuffer, iteration: int) -> list[StepMetrics]:
-        """Take all optimizer steps of one rollout; end early when one is over target_kl.
+        """Take all optimizer steps of one rollout; stop early when a step exceeds target_kl.
 
         Args:
             buffer: responses with advantages and returns.
@@ -176,7 +179,7 @@ class PPOTrainer:
             Metrics of each optimizer step.
 
         Raises:
-            DivergedError: too many steps of the run were not finite.
+            DivergedError: more than `max_skipped_steps` steps of the run were not finite.
         """
         train_policy = iteration >= self.warmup
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + iteration)
@@ -208,7 +211,7 @@ class PPOTrainer:
         return self.prompts.select(rows), samples
 
     def save(self) -> Path:
-        """Write a checkpoint of everything that training changes; its path."""
+        """Write a checkpoint of everything that training changes and return its path."""
         return self.checkpoints.save(self.iteration)
 
     def state(self) -> State:
@@ -231,11 +234,11 @@ class PPOTrainer:
         return State(tensors, values)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint as if there had been no break.
+        """Continue from a checkpoint exactly as an uninterrupted run.
 
         Raises:
-            UsageError: the frozen parts or the prompts are not those the run began with.
-            DataError: the checkpoint is of other trained parameters.
+            UsageError: frozen weights or prompts have changed since the run began.
+            DataError: the trained parameters in the checkpoint have other names or shapes.
         """
         state: dict[str, Any] = checkpoint.state
         if state["frozen"] != self._frozen_at_start:
@@ -253,27 +256,20 @@ class PPOTrainer:
         self.checkpoints.resume(checkpoint)
 
     def frozen_hash(self) -> str:
-        """Fingerprint of what must not change: base model, reference, reward model's head."""
+        """Hash of the weights that must not change: frozen parameters and the reward head."""
         head = getattr(self.reward, "head", None)
         named = [(f"head.{name}", value) for name, value in head.named_parameters()] if head else []
         return hash_tensors([*self.policy.frozen_parameters(), *named])
 
     @cached_property
     def _frozen_at_start(self) -> str:
-        """Computed once: hashing all weights at each save would take long."""
+        """`frozen_hash`, computed once, since hashing all weights at each save takes long."""
         return self.frozen_hash()
 
     def _check_rollout(self, rollout: Rollout, iteration: int) -> None:
         check_finite(rollout, iteration, self.checkpoints.path(self.checkpoints.saved))
         if iteration == 0 and self.ppo.sanity_checks:
             run_sanity_checks(self.policy, self.reward, rollout, self.config_after_oom.ppo)
-
-    def _estimate_advantages(self, rollout: Rollout, options: PPOConfig) -> RolloutBuffer:
-        buffer = RolloutBuffer()
-        buffer.append(rollout)
-        with phase("advantages"):
-            buffer.finish(options, self.scaler)
-        return buffer
 
     def _run_metrics(self, rollout: Rollout, iteration: int) -> dict[str, float]:
         batch_size = self.ppo.rollout_batch_size
@@ -287,7 +283,7 @@ class PPOTrainer:
     def _log_samples(
         self, rollout: Rollout, buffer: RolloutBuffer, iteration: int
     ) -> dict[str, float]:
-        """Write histograms and sampled responses; the metrics measured on the way."""
+        """Write histograms and sampled responses, and return the metrics measured for them."""
         log_samples(
             self.writer, self.policy, self.reward, self.prompts, iteration, self.config_after_oom
         )

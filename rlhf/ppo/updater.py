@@ -43,10 +43,10 @@ class Updater:
         steps: planned optimizer steps, over which a linear schedule falls to 0.
 
     Attributes:
-        kl_coef: weight of the KL penalty, reward units a nat.
-        oom_retry: into how many parts batches are split for want of memory.
-        steps_done: optimizer steps so far, skipped ones included.
-        skipped_steps: those that were not finite.
+        kl_coef: weight of the KL penalty, reward units per nat.
+        oom_retry: splits batches after out-of-memory errors.
+        steps_done: optimizer steps so far, including skipped ones.
+        skipped_steps: steps that were skipped because they were not finite.
     """
 
     def __init__(self, config: PPOConfig, policy: Policy, steps: int) -> None:
@@ -82,11 +82,11 @@ class Updater:
         return max(0.0, 1 - self.steps_done / self.steps)
 
     def step(self, minibatch: Minibatch, *, train_policy: bool) -> StepMetrics:
-        """Take one optimizer step, unless it is not finite or over target_kl.
+        """Take one optimizer step, unless it is not finite or exceeds target_kl.
 
         Args:
             minibatch: responses with advantages and returns.
-            train_policy: False trains the critic only.
+            train_policy: whether the policy is trained, not only the critic.
         """
         if self.config.whiten_minibatches:
             whitened = whiten(minibatch.advantages, min_std=self.config.whiten_min_std)
@@ -114,11 +114,11 @@ class Updater:
         )
 
     def adapt_kl_coef(self, kl: Tensor, responses: int) -> None:
-        """Steer kl_coef towards adaptive_kl_target after an iteration; without one it stays.
+        """Adapt kl_coef to adaptive_kl_target after an iteration; without a target, do nothing.
 
         Args:
             kl: [N], log π - log π_ref of each response token, nats.
-            responses: B, number of the responses these tokens belong to.
+            responses: B, number of responses.
         """
         if self.kl_controller:
             self.kl_coef = self.kl_controller.update(float(kl.sum()) / responses, responses)
@@ -135,10 +135,10 @@ class Updater:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Take a state that `state` returned; a kl_coef that is not adaptive stays as configured.
+        """Restore a state that `state` returned; a fixed kl_coef stays as configured.
 
         Raises:
-            DataError: the optimizer's tensors are of other parameters.
+            DataError: the optimizer's tensors do not fit the parameters.
         """
         restore_optimizer(self.optimizer, tensors, state["optimizer"])
         self.steps_done = state["steps_done"]
@@ -151,7 +151,7 @@ class Updater:
     def _accumulate_gradients(
         self, minibatch: Minibatch, train_policy: bool
     ) -> tuple[Tensor, float]:
-        """Compute the gradients of a minibatch; its TOKEN_MEANS [8] and largest |ratio - 1|."""
+        """Compute gradients of a minibatch; return its TOKEN_MEANS [8] and largest |ratio - 1|."""
         self.optimizer.zero_grad(set_to_none=True)
         num_tokens = minibatch.responses.spans.num_tokens
         means, ratio_gap = torch.zeros(len(TOKEN_MEANS)), 0.0
@@ -164,10 +164,10 @@ class Updater:
     def _backward_microbatch(
         self, batch: Minibatch, num_tokens: int, train_policy: bool
     ) -> tuple[Tensor, float]:
-        """Add the gradients of a microbatch; its part of TOKEN_MEANS [8] and largest |ratio - 1|.
+        """Add gradients of a microbatch; return its share of TOKEN_MEANS [8] and max |ratio - 1|.
 
-        A critic with a forward pass of its own runs after the policy's backward, so that only one
-        of the two keeps activations. While only the critic trains, the policy keeps none.
+        A critic with its own forward pass runs after the policy's backward, so that only one of the
+        two holds activations. If only the critic is trained, the policy holds none.
         """
         with phase("forward", opaque=True), torch.set_grad_enabled(train_policy):
             outputs = self.policy.policy_outputs(
@@ -187,7 +187,7 @@ class Updater:
         return torch.stack([value.detach().float() for value in means]), float(ratio_gap)
 
     def _backward(self, loss: Tensor) -> Tensor:
-        """Backpropagate a loss that requires a gradient; the loss, detached."""
+        """Backpropagate a loss if it requires a gradient, and return it detached."""
         if loss.requires_grad:
             with phase("backward"):
                 loss.backward()
@@ -266,7 +266,7 @@ class Updater:
 
 
 def kl_controller(config: PPOConfig) -> AdaptiveKLController | None:
-    """Controller that steers `kl_coef`; None without an `adaptive_kl_target`."""
+    """Build the controller of `kl_coef`; None without an `adaptive_kl_target`."""
     if config.adaptive_kl_target is None:
         return None
     return AdaptiveKLController(

@@ -1,1 +1,1 @@
-"""Supervised and reward-model training, and what every training loop shares."""
+"""Supervised and reward-model training, and the common parts of all training loops."""

@@ -1,4 +1,4 @@
-"""When a training loop saves checkpoints, and how it stops early without losing steps."""
+"""Save checkpoints of a training loop, periodically and when a signal stops it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,16 +19,16 @@ from rlhf.tracking.profiler import phase
 from rlhf.training.signals import StopRequest, defer_signals, stopped_error
 from rlhf.types import PromptBatch, Responses
 
-FAILED_SAVES = 3  # in a row, after which a run ends
+FAILED_SAVES = 3  # consecutive failed saves after which a run ends
 
 
 @dataclass(frozen=True)
 class State:
-    """What a training loop needs to continue.
+    """State of a training loop, from which it can continue.
 
     Attributes:
-        tensors: by part and name.
-        values: everything else, as JSON.
+        tensors: tensors by part and name.
+        values: all other state, as JSON.
     """
 
     tensors: Mapping[str, Mapping[str, Tensor]]
@@ -36,17 +36,18 @@ class State:
 
 
 class CheckpointManager:
-    """Saves a loop's state every `every` steps, at its end, and when a signal asks it to stop.
+    """Saves the state of a training loop every few steps, at its end, and when a signal comes.
 
-    A save that fails prints a warning and the loop goes on; the third in a row ends the run.
+    If a save fails, a warning is printed and training continues; the third consecutive failure ends
+    the run.
 
     Args:
-        command: the command that the loop belongs to.
-        config: stored in each checkpoint, for a resume to compare with.
+        command: name of the command that runs the loop.
+        config: stored in each checkpoint; a resumed run compares its own with it.
         directory: run directory; checkpoints go to its `checkpoints/`.
         every: steps between two checkpoints; 0: only at the end.
-        capture: returns the state after the steps done so far.
-        data: `data_hash` of the training data, which a resume compares with.
+        capture: returns the current state of the loop.
+        data: `data_hash` of the training data; a resumed run compares its own with it.
 
     Attributes:
         last_healthy_step: step of the last checkpoint saved as healthy, which is never pruned.
@@ -70,21 +71,21 @@ class CheckpointManager:
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
-        """Inside the block a signal waits for the next `maybe_save`; a second stops at once."""
+        """Inside the block the first signal waits for `maybe_save`; a second one stops at once."""
         with defer_signals() as self._stop_request:
             yield
 
     def maybe_save(self, done: int, *, last: bool, healthy: bool = False) -> None:
-        """Save if it is time to; call it after each step.
+        """Save a checkpoint if one is due; called after each step.
 
         Args:
             done: steps done.
-            last: the loop ends here.
-            healthy: a run may go back to this state; its checkpoint, if there is one, is kept.
+            last: whether this is the last step.
+            healthy: whether the run has no health warning; a healthy checkpoint is not pruned.
 
         Raises:
-            StoppedError: a signal asked for it; what was done is saved.
-            ResourceError: a save failed for the third time in a row, or at the end.
+            StoppedError: a signal came; the checkpoint is saved.
+            ResourceError: a save failed for the third consecutive time, or at the end.
         """
         signal = self._stop_request.signal
         if last or signal or (self.every and done % self.every == 0):
@@ -95,7 +96,7 @@ class CheckpointManager:
             raise stopped_error(signal, str(self.directory), fix)
 
     def save(self, done: int) -> Path:
-        """Write a checkpoint; its path.
+        """Write a checkpoint and return its path.
 
         Args:
             done: steps done.
@@ -118,13 +119,13 @@ class CheckpointManager:
             )
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Continue as after `save`: the last healthy step, and the global random generators.
+        """Restore the last healthy step and the global random generators from a checkpoint.
 
         Args:
-            checkpoint: loaded from this run's directory.
+            checkpoint: loaded from the directory of this run.
 
         Raises:
-            UsageError: the data are not those the run began with.
+            UsageError: the training data have changed since the run began.
         """
         if checkpoint.state["data"] != self.data and "data" not in self.config.resume_allow:
             what = "the data, or how they are tokenized, are not those the run began with"
@@ -152,10 +153,10 @@ class CheckpointManager:
 
 
 def data_hash(*parts: PromptBatch | Responses | Tensor) -> str:
-    """Fingerprint of training data: tokens, lengths, image names and tensors, in order.
+    """Hash of training data: tokens, lengths, image names and tensors, in order.
 
     Args:
-        *parts: what a run trains on.
+        *parts: prompts, responses and tensors that a run trains on.
     """
     named = []
     for index, part in enumerate(parts):
@@ -170,7 +171,7 @@ def data_hash(*parts: PromptBatch | Responses | Tensor) -> str:
 
 
 def by_index(values: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Detached tensors by their index, as text."""
+    """Detach tensors and name them by their index: "0", "1", …."""
     return {str(index): value.detach() for index, value in enumerate(values)}
 
 
@@ -179,15 +180,16 @@ def restore_parameters(parameters: Mapping[str, Tensor], checkpoint: Checkpoint,
     """Copy saved values into parameters.
 
     Args:
-        parameters: by name; overwritten.
-        checkpoint: holds the values.
+        parameters: parameters by name; overwritten.
+        checkpoint: has the saved values.
         part: entry of `checkpoint.tensors` with the same names.
 
     Raises:
-        DataError: names or shapes differ from those saved.
+        DataError: names or shapes differ from the saved ones.
     """
     saved = checkpoint.tensors[part]
-    if {k: x.shape for k, x in parameters.items()} != {k: x.shape for k, x in saved.items()}:
+    shapes = {name: value.shape for name, value in parameters.items()}
+    if shapes != {name: value.shape for name, value in saved.items()}:
         fix = "resume with the model and the options it was saved with"
         raise DataError("the checkpoint trains other parameters", str(checkpoint.path), fix)
     for name, value in parameters.items():

@@ -1,4 +1,4 @@
-"""The order in which rows are drawn: a function of the seed and the epoch only."""
+"""The order of training rows, a function of seed and epoch only."""
 
 import math
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def shuffled_batches(count: int, size: int, *, seed: int, epochs: int) -> Iterator[Tensor]:
-    """Yield the row indices [size] int64 of each optimizer step, in a new order each epoch.
+    """Yield the row indices [size] int64 of each optimizer step, reshuffled each epoch.
 
     Args:
         count: rows of the training set.
         size: rows of a batch; the last of an epoch may be smaller.
-        seed: decides the order.
+        seed: seed of the order.
         epochs: passes over all rows.
     """
     for epoch in range(epochs):
@@ -37,15 +37,15 @@ def prompt_indices(
 ) -> tuple[Tensor, Tensor]:
     """Prompt indices and sample indices of a PPO iteration, each [batch] int64.
 
-    Each epoch draws every prompt once, in a new order. A prompt comes `samples_per_prompt` times
-    in a row; its sample index counts these over all epochs.
+    Each epoch visits every prompt once, reshuffled. A prompt is repeated `samples_per_prompt` times
+    consecutively; its sample index counts the repetitions over all epochs.
 
     Args:
         count: prompts of the training set.
         batch: responses of an iteration.
-        iteration: counts from 0.
+        iteration: number of the iteration, from 0.
         samples_per_prompt: responses to each prompt of an iteration.
-        seed: decides the order.
+        seed: seed of the order.
     """
     num_prompts = batch // samples_per_prompt
     positions = torch.arange(iteration * num_prompts, (iteration + 1) * num_prompts)

@@ -16,8 +16,8 @@ class EarlyStopping:
 
     Args:
         parameters: the trained parameters, copied whenever the held-out loss falls.
-        patience: optimizer steps without a lower loss after which to stop; 0 never stops and
-            keeps no copy.
+        patience: optimizer steps without a lower loss after which to stop; 0: never stop, and
+            copy no weights.
 
     Attributes:
         best_loss: lowest held-out loss so far; infinite before the first.
@@ -45,15 +45,15 @@ class EarlyStopping:
             parameter.copy_(best)
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The best weights by index, and the rest of the state as JSON."""
+        """The best weights by index, and all other state as JSON."""
         values = {"best_loss": self.best_loss, "best_step": self.best_step}
         return by_index(self.best_weights), values
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take the state from the entries `best_weights` and `early_stopping` of a checkpoint.
+        """Restore the state from entries `best_weights` and `early_stopping` of a checkpoint.
 
         Raises:
-            DataError: the checkpoint is of other parameters.
+            DataError: the parameters in the checkpoint have other names or shapes.
         """
         restore_parameters(by_index(self.best_weights), checkpoint, "best_weights")
         values: Mapping[str, Any] = checkpoint.state["early_stopping"]

@@ -1,4 +1,4 @@
-"""Gradient clipping and the test for finite numbers, shared by every training loop."""
+"""Gradient clipping and a test for finite numbers, used by all training loops."""
 
 import math
 from collections.abc import Sequence

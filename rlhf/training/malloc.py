@@ -4,15 +4,15 @@ import ctypes
 import sys
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of mallopt, as <malloc.h> numbers them
-LARGEST = 2**25  # bytes: glibc takes no higher threshold
+LARGEST = 2**25  # bytes, the highest threshold that glibc allows
 
 
 def tune_malloc() -> None:
-    """Let glibc keep freed memory for the next tensor instead of returning it to the system.
+    """Let glibc reuse freed memory for the next tensor instead of returning it to the system.
 
-    Memory returned and allocated again is zeroed page by page, which took 5 % of an iteration on a
-    virtual machine. Allocations above 32 MiB are still returned, so that memory of a large model is
-    not held. Does nothing with another C library.
+    Memory that is returned and allocated again is zeroed page by page, which took 5 % of an
+    iteration on a virtual machine. Allocations above 32 MiB are still returned, so memory of a
+    large model is not held. Does nothing with another C library.
 
     Source: mallopt(3).
     """

@@ -1,4 +1,4 @@
-"""Out of memory: repeat the work with its batches split into more parts."""
+"""Retry after an out-of-memory error, with batches split into more parts."""
 
 import gc
 from collections.abc import Callable
@@ -13,13 +13,13 @@ Result = TypeVar("Result")
 
 
 class OOMRetry:
-    """Repeats work that runs out of memory, with batches split into twice as many parts each time.
+    """Retries work that runs out of memory, doubling the number of parts of its batches.
 
     Args:
-        max_splits: number of parts from which on smaller ones save nothing.
+        max_splits: number of parts at which to give up.
 
     Attributes:
-        num_splits: parts that batches are split into now; it never falls.
+        num_splits: current number of parts of a batch; it never decreases.
     """
 
     def __init__(self, max_splits: int) -> None:
@@ -31,14 +31,14 @@ class OOMRetry:
         return max(1, size // self.num_splits)
 
     def run(self, name: str, work: Callable[[], Result]) -> Result:
-        """Call `work` until its memory suffices; what it returns.
+        """Call `work`, retry while memory runs out, and return its result.
 
         Args:
-            name: of the work, for the message.
-            work: takes its batch sizes from `split` and has no effect until it returns.
+            name: name of the work, for the message.
+            work: uses batch sizes from `split`; must be safe to repeat after a failure.
 
         Raises:
-            ResourceError: memory runs out in the smallest parts as well.
+            ResourceError: memory runs out with the smallest parts too.
         """
         while True:
             try:

@@ -1,4 +1,4 @@
-"""AdamW whose moments take 8 or 2 bytes a parameter, or leave the GPU when it is full."""
+"""Variants of AdamW: float32 moments, 8-bit moments, and paged 8-bit moments."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +17,7 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> Optimizer:
-    """Adam with decoupled weight decay, betas 0.9 and 0.999.
+    """Build an AdamW optimizer with betas 0.9 and 0.999.
 
         adamw               two float32 moments: 8 bytes a parameter
         adamw_8bit          moments as 8-bit blocks with a scale each: 2 bytes a parameter

@@ -1,4 +1,4 @@
-"""Preference pairs with the head inputs of a reward model, cached while its backbone is frozen."""
+"""Raw scores of preference pairs, with cached head inputs if the backbone is frozen."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ class PairFeatures:
     """Raw scores of preference pairs; head inputs are computed once if the backbone is frozen.
 
     Args:
-        model: scores the responses.
+        model: the reward model.
         batch: n pairs.
         max_tokens: most tokens of one forward pass without autograd.
     """

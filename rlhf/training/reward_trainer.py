@@ -24,16 +24,16 @@ INIT_SCORE_DIFFERENCE = 2.0  # root mean square of their score differences, raw 
 
 
 class RewardTrainer:
-    """Minimises the Bradley-Terry loss of ranked pairs, mean over pairs; a tie counts half.
+    """Minimizes the Bradley-Terry loss of preference pairs, mean over pairs; a tie counts half.
 
         L = -log σ(r(x, y_chosen) - r(x, y_rejected))
 
     Head inputs of a frozen backbone are computed once. With `reward.early_stopping_patience`,
-    training stops when the held-out loss no longer falls, and the best weights are restored.
+    training stops when the held-out loss no longer decreases, and restores the best weights.
 
     Args:
         config: reads `reward`, `ppo.microbatch_tokens`, `seed`.
-        model: parameters of its head and backbone that require a gradient are trained.
+        model: the reward model; its parameters that require a gradient are trained.
         pairs: training pairs.
         validation: held-out pairs; may be empty.
         writer: receives the metrics.
@@ -79,8 +79,8 @@ class RewardTrainer:
         """Train, then normalize the scores.
 
         Returns:
-            Optimizer steps behind the final weights: with early stopping and held-out pairs those
-            of the best weights, else all.
+            Optimizer steps after which the final weights were reached; fewer than all if early
+            stopping restored the best weights.
         """
         loop = self.optimizer_loop
         if loop and not loop.done:
@@ -97,7 +97,7 @@ class RewardTrainer:
         """Take one optimizer step.
 
         Args:
-            loop: takes the step.
+            loop: the optimizer loop.
             rows: [K] int64, indices of training pairs.
 
         Returns:
@@ -125,11 +125,11 @@ class RewardTrainer:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint as if there had been no break.
+        """Continue from a checkpoint exactly as an uninterrupted run.
 
         Raises:
-            DataError: the checkpoint is of other parameters.
-            UsageError: the training pairs are not those the run began with.
+            DataError: the parameters in the checkpoint have other names or shapes.
+            UsageError: the training pairs have changed since the run began.
         """
         if self.optimizer_loop:
             self.optimizer_loop.restore(checkpoint)
@@ -138,7 +138,7 @@ class RewardTrainer:
         self.checkpoints.resume(checkpoint)
 
     def _train(self, loop: OptimizerLoop) -> None:
-        """Take the remaining optimizer steps, or as many as the patience allows."""
+        """Take the remaining optimizer steps, or stop early."""
         with (
             self.checkpoints.catch_signals(),
             track("reward model", self.steps, loop.done) as progress,
@@ -169,7 +169,7 @@ class RewardTrainer:
 
     @torch.no_grad()
     def _evaluate(self, step: int) -> bool:
-        """Measure the held-out loss and accuracy; whether training should stop."""
+        """Measure and log the held-out loss and accuracy; whether training should stop."""
         if not len(self._validation):
             return False
         chosen, rejected = self._validation.all_raw_scores()
@@ -184,7 +184,7 @@ class RewardTrainer:
 
     @torch.no_grad()
     def _normalize(self) -> None:
-        """Bring the scores of the training pairs to mean 0 and standard deviation 1."""
+        """Set mean and std so that scores of the training pairs have mean 0 and deviation 1."""
         scores = torch.cat(self._pairs.all_raw_scores())
         self.model.mean = float(scores.mean())
         self.model.std = max(float(scores.std(correction=0)), 1e-6)

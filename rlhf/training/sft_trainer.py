@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the cross-entropy of demonstrated responses."""
+"""Supervised fine-tuning on demonstrations."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from rlhf.types import PromptBatch, Responses
 
 
 class SFTTrainer:
-    """Minimises -log π(response | image, instruction), mean over the response tokens of a batch.
+    """Minimizes -log π(response | image, instruction), mean over the response tokens of a batch.
 
     Args:
         config: reads `sft`, `seed`.
-        llava: parameters that require a gradient are trained.
+        llava: the model; its parameters that require a gradient are trained.
         prompts: n prompts.
         responses: the n demonstrated responses.
         writer: receives the metrics.
@@ -50,7 +50,7 @@ class SFTTrainer:
         self.loss = 0.0
 
     def run(self) -> float:
-        """Train to the end; the loss of the last step, nats a token."""
+        """Train to the end and return the loss of the last step, nats per token."""
         loop = self.optimizer_loop
         with (
             self.checkpoints.catch_signals(),
@@ -63,7 +63,7 @@ class SFTTrainer:
         return self.loss
 
     def step(self, rows: Tensor) -> float:
-        """Take one optimizer step; its loss before the step, nats a token.
+        """Take one optimizer step and return the loss before it, nats per token.
 
         Args:
             rows: [K] int64, indices of demonstrations.
@@ -82,11 +82,11 @@ class SFTTrainer:
         return State(tensors, {"optimizer_loop": values, "loss": self.loss})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint as if there had been no break.
+        """Continue from a checkpoint exactly as an uninterrupted run.
 
         Raises:
-            DataError: the checkpoint is of other parameters.
-            UsageError: the demonstrations are not those the run began with.
+            DataError: the parameters in the checkpoint have other names or shapes.
+            UsageError: the demonstrations have changed since the run began.
         """
         self.optimizer_loop.restore(checkpoint)
         self.loss = checkpoint.state["loss"]

@@ -1,4 +1,4 @@
-"""How a run stops at a signal: at once, or, in a training loop, after it has saved."""
+"""Stop a run at a signal: at once, or, in a training loop, after a checkpoint."""
 
 import os
 import signal
@@ -18,22 +18,22 @@ Handler = Callable[[int, FrameType | None], Any]
 
 @dataclass
 class StopRequest:
-    """A signal that asked to stop.
+    """A request to stop by a signal.
 
     Attributes:
-        signal: its name; empty: none came.
+        signal: name of the signal; empty: no signal came.
     """
 
     signal: str = ""
 
 
 def stopped_error(name: str, where: str = "", fix: str = "") -> StoppedError:
-    """The error that ends a run with the exit code of a signal.
+    """Build the error that ends a run with the exit code of a signal.
 
     Args:
-        name: of the signal, a key of EXIT_CODES.
-        where: place named in the message.
-        fix: how to continue, named in the message.
+        name: name of the signal, a key of EXIT_CODES.
+        where: run directory, for the message.
+        fix: how to continue, for the message.
     """
     return StoppedError(f"stopped by {name}", where, fix, EXIT_CODES[name])
 
@@ -55,26 +55,28 @@ def raise_on_signal() -> Iterator[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[StopRequest]:
-    """Inside the block the first signal is only noted, so that the loop can save; a second stops.
+    """Inside the block the first signal is only recorded, so that the loop can save first.
+
+    A second signal stops the process at once.
 
     Yields:
-        The request, which the first signal fills in.
+        The request, in which the first signal is recorded.
     """
     request = StopRequest()
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if request.signal and callable(previous.get(name)):
             previous[name](number, frame)
         request.signal = name
         _say(f"{name}: this step is finished and saved first; once more stops at once\n")
 
-    with _handled(note, EXIT_CODES) as previous:
+    with _handled(record, EXIT_CODES) as previous:
         yield request
 
 
 def _say(text: str) -> None:
-    """Print above a live view if there is one; past it if a print is being interrupted."""
+    """Write to stderr, above a live view; directly if the signal interrupted another write."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -84,7 +86,7 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _handled(handler: Handler, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Handle signals inside the block, in the main thread only; the previous handlers by name."""
+    """Handle signals inside the block, in the main thread only; yield the previous handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield {}
         return

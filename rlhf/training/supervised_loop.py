@@ -1,4 +1,4 @@
-"""The optimizer loop that supervised and reward-model training share."""
+"""The optimizer loop of supervised and reward-model training."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -25,7 +25,7 @@ class OptimizerLoop:
         lr·min((k + 1) / w, max(0.05, min(1, (n - k) / (n - w))))
 
     Args:
-        parameters: those that require a gradient are trained.
+        parameters: the model's parameters; those that require a gradient are trained.
         options: optimizer, lr, warmup_steps, weight_decay, max_grad_norm, batch_size, epochs.
         steps: planned optimizer steps n, over which the learning rate decays.
 
@@ -45,7 +45,7 @@ class OptimizerLoop:
 
     @property
     def finished(self) -> bool:
-        """Whether every planned step is taken."""
+        """Whether all planned steps are done."""
         return self.done >= self.steps
 
     @property
@@ -56,11 +56,11 @@ class OptimizerLoop:
         return min(warmup, max(MIN_LR_MULTIPLIER, min(1.0, decay)))
 
     def batches(self, num_rows: int, *, seed: int) -> Iterator[Tensor]:
-        """Row indices of each optimizer step that is still to be taken.
+        """Row indices of each remaining optimizer step.
 
         Args:
-            num_rows: rows of the training set; every epoch visits each of them once.
-            seed: decides the order, see `shuffled_batches`.
+            num_rows: rows of the training set; every epoch visits each row once.
+            seed: seed of the order, see `shuffled_batches`.
         """
         options = self.options
         order = shuffled_batches(num_rows, options.batch_size, seed=seed, epochs=options.epochs)
@@ -73,7 +73,7 @@ class OptimizerLoop:
             The metrics `optim/grad_norm` (before clipping) and `lr` (of this step).
 
         Raises:
-            DivergedError: the loss or its gradient is not finite; the weights are untouched.
+            DivergedError: the loss or its gradient is not finite; no step was taken.
         """
         self.optimizer.zero_grad()
         loss.backward()
@@ -92,16 +92,16 @@ class OptimizerLoop:
         return {"optim/grad_norm": norm, "lr": lr}
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Tensors by part and name (parameters, optimizer), and the rest of the state as JSON."""
+        """Tensors of parameters and optimizer by part and name, and all other state as JSON."""
         tensors, values = optimizer_tensors(self.optimizer)
         parts = {"parameters": by_index(self.parameters), "optimizer": tensors}
         return parts, {"done": self.done, "optimizer": values}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take the state from a checkpoint, whose entry `optimizer_loop` is that of `state`.
+        """Restore the state from the checkpoint of a loop with the same parameters.
 
         Raises:
-            DataError: the checkpoint is of other parameters.
+            DataError: the parameters in the checkpoint have other names or shapes.
         """
         restore_parameters(by_index(self.parameters), checkpoint, "parameters")
         state = checkpoint.state["optimizer_loop"]

@@ -142,7 +142,7 @@ def test_a_warning_can_end_the_run_and_names_where_to_go_back_to(
     one.step = collapses  # type: ignore[method-assign]
     with pytest.raises(DivergedError, match="KL explosion at step 6") as error:
         one.run()
-    assert "last good checkpoint" in error.value.fix
+    assert "last healthy checkpoint" in error.value.fix
     assert "step-000003" in error.value.fix
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-000003", "step-000004", "step-000005"]

@@ -39,7 +39,7 @@ def test_a_score_that_is_no_number_stops_the_run_by_name(tiny: Path, tmp_path: P
     run.iteration = 1
     run.save()
     run.reward.std = float("nan")  # type: ignore[attr-defined]
-    with pytest.raises(DivergedError, match="scores of a rollout: not finite"):
+    with pytest.raises(DivergedError, match="not finite in a rollout: scores"):
         run.run()
     assert run.iteration == 1
 
