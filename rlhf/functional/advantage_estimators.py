@@ -1,7 +1,7 @@
-"""The table of advantage estimators: what `ppo.advantage_estimator` may name.
+"""Registry of the advantage estimators that `ppo.advantage_estimator` can name.
 
-A new estimator is one function here with `@advantage_estimator`: configuration, rollout, buffer,
-update and metrics read this table and name none of its entries.
+To add an estimator, write one function here with `@advantage_estimator`. Configuration, rollout,
+buffer, update and metrics use only the registry.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from rlhf.spans import Spans
 
 @dataclass(frozen=True, kw_only=True)
 class AdvantageInputs:
-    """The B responses of an iteration, N tokens, and the options of all estimators.
+    """Rewards and values of B responses of N tokens, and the options of all estimators.
 
     Attributes:
         rewards: [N] float32, reward units, the KL penalty already subtracted.
         values: [N] float32, reward units, V of the state before each token.
         spans: where each response lies in the N tokens.
-        groups: [B] int64, names the prompt of each response.
+        groups: [B] int64, id of the prompt of each response.
         final_values: [B] float32, V after the last token; None: all 0.
         gamma: discount per token, in [0, 1].
         gae_lambda: λ of generalized advantages, in [0, 1]; a tensor [B] holds one per response.
@@ -44,13 +44,13 @@ EstimatorFunction = Callable[[AdvantageInputs], Tensor]
 
 @dataclass(frozen=True)
 class AdvantageEstimator:
-    """One row of the table.
+    """An advantage estimator and what it needs.
 
     Attributes:
-        function: from the inputs of an iteration to advantages [N], not whitened.
-        needs_critic: a critic is trained, and its values are read.
-        needs_groups: responses to one prompt are compared, so each prompt needs several, and the
-            advantages are centered already: they are not whitened.
+        function: computes advantages [N], before whitening, from the inputs of an iteration.
+        needs_critic: whether it uses values, so that a critic is trained.
+        needs_groups: whether it compares responses to one prompt, so that each prompt needs several
+            responses. Its advantages are centered already and are not whitened.
     """
 
     function: EstimatorFunction
@@ -64,10 +64,10 @@ ADVANTAGE_ESTIMATORS: dict[str, AdvantageEstimator] = {}
 def advantage_estimator(
     name: str, *, needs_critic: bool, needs_groups: bool
 ) -> Callable[[EstimatorFunction], EstimatorFunction]:
-    """Enter the decorated function in ADVANTAGE_ESTIMATORS.
+    """Register the decorated function in ADVANTAGE_ESTIMATORS.
 
     Args:
-        name: the value of `ppo.advantage_estimator` that chooses it.
+        name: value of `ppo.advantage_estimator` that selects it.
         needs_critic: see `AdvantageEstimator`.
         needs_groups: see `AdvantageEstimator`.
 
@@ -75,12 +75,12 @@ def advantage_estimator(
         A decorator that returns the function unchanged.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is registered already.
     """
 
     def register(function: EstimatorFunction) -> EstimatorFunction:
         if name in ADVANTAGE_ESTIMATORS:
-            raise ValueError(f"advantage estimator {name!r}: this name is taken")
+            raise ValueError(f"advantage estimator {name!r} is registered already")
         ADVANTAGE_ESTIMATORS[name] = AdvantageEstimator(function, needs_critic, needs_groups)
         return function
 

@@ -32,7 +32,7 @@ def generalized_advantages(
         spans: B responses in the N tokens.
         gamma: γ in [0, 1], discount per token.
         gae_lambda: λ in [0, 1]: 0 gives the TD error, 1 the Monte Carlo return minus V. A tensor
-            [B] holds one λ per response.
+            [B] has one λ per response.
         final_values: [B], reward units, V after the last token; None: all 0.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Argument checks of the pure functions; an error says what came and what was wanted."""
+"""Argument checks; each error says which value was passed and which was expected."""
 
 from math import inf
 
@@ -6,23 +6,23 @@ from torch import Tensor
 
 
 def check_between(name: str, value: float, low: float, high: float = inf) -> None:
-    """Refuse a number outside [low, high], and NaN.
+    """Raise an error if a number is NaN or outside [low, high].
 
     Args:
-        name: what the error calls it.
+        name: name of the argument, for the message.
         value: the number.
-        low: smallest allowed.
-        high: largest allowed.
+        low: smallest allowed value.
+        high: largest allowed value.
 
     Raises:
-        ValueError: it is outside.
+        ValueError: names the argument and the value.
     """
     if not low <= value <= high:
         raise ValueError(f"{name}: got {value}, wanted {low} to {high}")
 
 
 def check_positive(name: str, value: float) -> None:
-    """Refuse a number that is not finite and above 0.
+    """Raise an error if a number is not finite or not above 0.
 
     Raises:
         ValueError: names the argument and the value.
@@ -32,7 +32,7 @@ def check_positive(name: str, value: float) -> None:
 
 
 def check_same_shape(**tensors: Tensor) -> None:
-    """Refuse tensors, passed by name, that do not have one shape.
+    """Raise an error if tensors, passed by name, differ in shape.
 
     Raises:
         ValueError: names all of them with their shapes.

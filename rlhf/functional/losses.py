@@ -21,9 +21,9 @@ class PolicyLoss(NamedTuple):
 
     Attributes:
         loss: differentiable.
-        clipped_sum: tokens at which a clip holds the gradient back.
-        approx_kl_sum: Σ k2 of the new against the old policy, nats.
-        ratio_sum: Σ of the probability ratios.
+        clipped_sum: number of tokens whose loss is clipped, so that their gradient is 0.
+        approx_kl_sum: sum of the k2 estimates of KL(old policy ‖ new policy), nats.
+        ratio_sum: sum of the probability ratios.
     """
 
     loss: Tensor
@@ -37,7 +37,7 @@ class ValueLoss(NamedTuple):
 
     Attributes:
         loss: differentiable.
-        clipped_sum: tokens at which the clipped error is the larger one.
+        clipped_sum: number of tokens whose clipped error is larger than the unclipped one.
     """
 
     loss: Tensor
@@ -51,12 +51,12 @@ def _token_mean(losses: Tensor, token_count: int | None) -> Tensor:
 
 
 def _ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
-    """exp(logprob - old_logprob), at most e⁴⁰: finite, so a clip's gradient is 0, not NaN."""
+    """exp(logprob - old_logprob), at most e⁴⁰: an infinite ratio would make clipped grads NaN."""
     return (at_least_float32(logprobs) - at_least_float32(old_logprobs)).clamp(max=40).exp()
 
 
 def _clip_bounds(clip_range: float, clip_range_high: float | None) -> tuple[float, float]:
-    """Smallest and largest ratio that the clip lets through."""
+    """Smallest and largest ratio that is not clipped."""
     high = clip_range if clip_range_high is None else clip_range_high
     check_between("clip_range", clip_range, 0, 1)
     check_between("clip_range_high", high, 0)
@@ -154,11 +154,11 @@ def kl_penalty_loss(
     clip_range_high: float | None = None,
     token_count: int | None = None,
 ) -> Tensor:
-    """Compute the KL penalty for the loss, by k2: its gradient is that of KL(policy ‖ reference).
+    """Compute the k2 KL penalty for the loss; its gradient estimates that of the exact KL.
 
         ρ = exp(logprob - old_logprob)    L = Σ sg(clip(ρ, 1-ε, 1+ε_high))·½(logprob - ref)² / count
 
-    The detached ratio sg(·) corrects for the tokens being sampled from the old policy.
+    The detached ratio sg(·) is an importance weight: the old policy sampled the tokens.
 
     Args:
         logprobs: [N], nats, of the policy that is updated; differentiable.
@@ -198,9 +198,9 @@ def preference_loss(
     Args:
         chosen_scores: [B], raw scores.
         rejected_scores: [B], raw scores.
-        labels: y [B], how surely the chosen one is preferred: 1, or ½ for a tie; None: all 1.
-        margin: [B] or a number, score units by which a preferred response should lead.
-        label_smoothing: ε in [0, ½], believed share of wrong labels.
+        labels: y [B], 1 where the chosen response is preferred, ½ for a tie; None: all 1.
+        margin: [B] or a number, score units by which the chosen score should be higher.
+        label_smoothing: ε in [0, ½], assumed share of wrong labels.
 
     Returns:
         0-d, nats, float32 (float64 for float64 scores).
@@ -224,7 +224,9 @@ def preference_loss(
 
 
 def center_rewards_loss(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
-    """Compute mean (chosen + rejected)², which keeps scores near 0: the preference loss does not.
+    """Compute mean (chosen + rejected)², a penalty that keeps the scores near 0.
+
+    The preference loss does not change if all scores are shifted.
 
     Args:
         chosen_scores: [B], raw scores.

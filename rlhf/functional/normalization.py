@@ -1,4 +1,4 @@
-"""Statistics over a batch of tokens, and the running scale of the scores."""
+"""Whitening, explained variance, and scaling of scores by a running standard deviation."""
 
 from math import sqrt
 
@@ -18,8 +18,8 @@ def whiten(values: Tensor, *, min_std: float = 1e-8) -> Tensor:
 
     Args:
         values: [N].
-        min_std: above 0, in the unit of the values: a smaller deviation is noise, which must not
-            be blown up to 1.
+        min_std: above 0, in the unit of the values; a smaller standard deviation is treated as
+            noise and not scaled up to 1.
 
     Returns:
         [N], float32 (float64 for float64 values).
@@ -30,13 +30,13 @@ def whiten(values: Tensor, *, min_std: float = 1e-8) -> Tensor:
     check_positive("min_std", min_std)
     if not values.numel():
         return at_least_float32(values)
-    exact = values.double()  # the rounding of a float32 mean is such noise
+    exact = values.double()  # float32 rounding of the mean would be noise, too
     mean, std = exact.mean(), exact.std(correction=0)
     return ((exact - mean) / std.clamp(min=min_std)).to(at_least_float32(values).dtype)
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
-    """Share of the variance of the returns that the values explain, 0-d.
+    """Share of the variance of the returns that the values explain.
 
         1 - Var(returns - values) / Var(returns)
 
@@ -45,7 +45,7 @@ def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
         returns: [N], reward units.
 
     Returns:
-        At most 1, which is perfect; 0 where the returns do not vary.
+        0-d, at most 1; 0 if the returns do not vary.
 
     Raises:
         ValueError: shapes disagree.
@@ -60,19 +60,19 @@ def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
 
 
 class ScoreScaler:
-    """Divide scores by the standard deviation of all scores so far; their mean stays.
+    """Divides scores by the standard deviation of all scores so far; the mean is not shifted.
 
-    Shifting the mean would change which responses are worth more than their KL. Until the scores
-    vary they are not divided.
+    Shifting the mean would change which responses have a score above their KL penalty. While all
+    scores are equal they are not divided.
 
     Source: Engstrom et al. 2020, arXiv:2005.12729; running moments: Chan et al. 1979.
     """
 
     def __init__(self, clip: float | None = None) -> None:
-        """Start without any scores.
+        """Start with empty statistics.
 
         Args:
-            clip: largest absolute value of a scaled score; None does not clip.
+            clip: largest absolute value of a scaled score; None: no clipping.
 
         Raises:
             ValueError: clip is not above 0.
@@ -88,9 +88,9 @@ class ScoreScaler:
         return std if std > 1e-8 * max(1.0, abs(self.mean)) else 1.0
 
     def scale(self, scores: Tensor) -> Tensor:
-        """Take the scores [B] into the statistics and return them scaled, [B].
+        """Add scores [B] to the statistics and return them scaled, [B].
 
-        Scores that are not finite do not count.
+        Scores that are not finite are not added.
         """
         self._observe(scores.detach().double()[scores.isfinite()])
         scaled = at_least_float32(scores) / self.std

@@ -1,7 +1,7 @@
-"""Metrics of a reward model on n pairs with a preference label.
+"""Metrics of a reward model on n preference pairs of responses a and b.
 
-`differences` [n] is the score of response a minus that of b; `labels` [n] is 1 where a is
-preferred, 0 where b is, ½ for a tie. A pair that is not a tie is called decided.
+`differences` [n] is the score of a minus the score of b; `labels` [n] is 1 where a is preferred, 0
+where b is preferred, ½ for a tie. A pair that is not a tie is called decided.
 """
 
 import math
@@ -15,9 +15,9 @@ from rlhf.functional.losses import preference_loss
 from rlhf.kernels.dtypes import at_least_float32
 from rlhf.spans import check_rows
 
-# Length of the preferred response against the other; much: at least twice as long, or half.
+# Length of the preferred response relative to the other; much: at least a factor of 2.
 LENGTH_BANDS = ("much shorter", "shorter", "equally long", "longer", "much longer")
-_DRAWS_AT_ONCE = 2**22
+_CHUNK_DRAWS = 2**22  # bootstrap draws of clusters that are held in memory
 
 
 class CalibrationCurve(NamedTuple):
@@ -36,7 +36,7 @@ class CalibrationCurve(NamedTuple):
 
 
 def pair_credit(differences: Tensor, labels: Tensor) -> Tensor:
-    """Give 1 where the preferred response scores higher, 0 where lower, ½ where either is a tie.
+    """1 where the preferred response scores higher, 0 where lower, ½ for equal scores or a tie.
 
         ½ + sign(d)·(y - ½)
 
@@ -82,15 +82,15 @@ def log_loss(differences: Tensor, labels: Tensor) -> Tensor:
 def calibration_curve(differences: Tensor, labels: Tensor, *, bins: int = 10) -> CalibrationCurve:
     """Compare predicted probabilities with observed shares, in bins of the predicted probability.
 
-        p = σ(|d|), in [½, 1]        observed: the mean credit
+        p = σ(|d|), in [½, 1]        observed: mean of `pair_credit`
 
-    Which response is called a means nothing, so each pair is read from the side that the model
-    prefers; over [0, 1] the lower half would mirror the upper. A tie counts as right half the time.
+    The order of a and b has no meaning, so p is the probability of the response that scores higher;
+    over [0, 1] the lower half of the curve would mirror the upper half. A tie counts ½.
 
     Args:
         differences: d [n], score units.
         labels: [n] in [0, 1].
-        bins: how many, each of width ½ / bins.
+        bins: number of bins, each of width ½ / bins.
 
     Raises:
         ValueError: shapes disagree, or there is no pair or no bin.
@@ -100,9 +100,9 @@ def calibration_curve(differences: Tensor, labels: Tensor, *, bins: int = 10) ->
     check_positive("bins", bins)
     credit = pair_credit(differences, labels).double()
     p = at_least_float32(differences).double().abs().sigmoid()
-    places = ((p - 0.5) * 2 * bins).long().clamp(max=bins - 1)
-    counts = places.bincount(minlength=bins)
-    predicted, observed = (places.bincount(x, minlength=bins) / counts for x in (p, credit))
+    bin_ids = ((p - 0.5) * 2 * bins).long().clamp(max=bins - 1)
+    counts = bin_ids.bincount(minlength=bins)
+    predicted, observed = (bin_ids.bincount(x, minlength=bins) / counts for x in (p, credit))
     return CalibrationCurve(predicted, observed, counts)
 
 
@@ -124,8 +124,8 @@ def margin_histogram(
 
         margin = score of the preferred response - score of the other
 
-    The edges are symmetric, up to the 99th percentile of |margin| (1 if there is none), and 0 is
-    one of them; the outermost bins hold what lies beyond, so that one outlier hides nothing.
+    The edges are symmetric around 0, which is one of them, and reach to the 99th percentile of
+    |margin| (1 without margins). The outermost bins also count larger margins.
 
     Args:
         differences: [n], score units.
@@ -151,7 +151,7 @@ def margin_histogram(
 
 
 def length_bands(lengths_a: Tensor, lengths_b: Tensor, labels: Tensor) -> Tensor:
-    """Index in LENGTH_BANDS [n] int64 of each pair; of a tie, b counts as preferred.
+    """Index in LENGTH_BANDS of each pair, [n] int64; for a tie, b is taken as preferred.
 
     Args:
         lengths_a: [n], length of response a.
@@ -223,18 +223,18 @@ def resampled_means(
 ) -> Tensor:
     """Bootstrap the column means of `values` by resampling whole clusters.
 
-    Each resample draws as many clusters as there are, with replacement: rows of a cluster are not
-    independent, so they come and go together. One resample serves all columns, so that they may be
-    compared within it.
+    Each resample draws, with replacement, as many clusters as there are. Rows of a cluster are not
+    independent, so they are drawn together. A resample is used for all columns, so that columns can
+    be compared.
 
     Args:
-        values: [n, K], NaN where a row does not count in a column.
-        clusters: [n] int64, names the cluster of each row.
-        resamples: R, how many.
-        generator: of the random numbers.
+        values: [n, K], NaN where a row is left out of a column.
+        clusters: [n] int64, id of the cluster of each row.
+        resamples: R, number of resamples.
+        generator: generator of the random draws.
 
     Returns:
-        [R, K] float64, NaN where a resample holds no row that counts.
+        [R, K] float64, NaN where a resample has no value in a column.
 
     Raises:
         ValueError: shapes disagree, or there is no row or no resample.
@@ -250,7 +250,7 @@ def resampled_means(
     count, exact = int(cluster_ids.max()) + 1, values.double()
     stacked = torch.cat([exact.nan_to_num(0.0), (~exact.isnan()).double()], dim=1)
     sums = stacked.new_zeros(count, stacked.shape[1]).index_add(0, cluster_ids, stacked)
-    chunk, unit, means = max(_DRAWS_AT_ONCE // count, 1), sums.new_ones(()), []
+    chunk, unit, means = max(_CHUNK_DRAWS // count, 1), sums.new_ones(()), []
     for start in range(0, resamples, chunk):
         draws = torch.randint(count, (min(chunk, resamples - start), count), generator=generator)
         times = sums.new_zeros(draws.shape).scatter_add(1, draws, unit.expand(draws.shape))
@@ -262,7 +262,7 @@ def resampled_means(
 def percentile_interval(samples: Tensor, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
     """Percentile interval of bootstrap samples; NaN is left out.
 
-    Where all samples are alike the interval has no width.
+    If all samples are equal, the interval has width 0.
 
     Args:
         samples: [R, K].
@@ -282,10 +282,10 @@ def percentile_interval(samples: Tensor, *, level: float = 0.95) -> tuple[Tensor
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """[n] float64, 1 for the smallest."""
-    _, places, counts = values.unique(return_inverse=True, return_counts=True)
-    middles: Tensor = counts.cumsum(0) - (counts - 1) / 2
-    return middles.double()[places]
+    """Ranks [n] float64, from 1; equal values get their mean rank."""
+    _, value_ids, counts = values.unique(return_inverse=True, return_counts=True)
+    mean_ranks: Tensor = counts.cumsum(0) - (counts - 1) / 2
+    return mean_ranks.double()[value_ids]
 
 
 def _check_pairs(differences: Tensor, labels: Tensor) -> None:

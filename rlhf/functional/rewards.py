@@ -10,7 +10,7 @@ from rlhf.spans import Spans, check_rows
 
 
 def per_token_rewards(scores: Tensor, kl: Tensor, spans: Spans, *, kl_coef: float) -> Tensor:
-    """Charge each token for its KL and add the score at the last token of the response.
+    """Combine a KL penalty for each token with the score at the last token of each response.
 
         rₜ = -β·klₜ + (score if t is the last token else 0)
 
@@ -35,16 +35,18 @@ def per_token_rewards(scores: Tensor, kl: Tensor, spans: Spans, *, kl_coef: floa
 
 
 def missing_eos_scores(scores: Tensor, finished: Tensor, *, mode: str, penalty: float) -> Tensor:
-    """Change the score of each response that was cut before its EOS token.
+    """Change the score of each response that was truncated before its EOS token.
 
-    Modes: "none" and "bootstrap" keep the score (with "bootstrap" the value after the last token
-    stands in for what is missing, see `generalized_advantages`), "penalty" subtracts the penalty,
-    "replace" puts minus the penalty in its place.
+        none        keeps the score
+        bootstrap   keeps the score; the value after the last token replaces the missing rest, see
+                    `generalized_advantages`
+        penalty     subtracts the penalty from the score
+        replace     replaces the score by minus the penalty
 
     Args:
         scores: [B], reward units.
-        finished: [B] bool, whether the response ended by itself.
-        mode: one of the four.
+        finished: [B] bool, whether the response ended with an EOS token.
+        mode: one of the four modes.
         penalty: at least 0, reward units.
 
     Returns:
@@ -62,8 +64,12 @@ def missing_eos_scores(scores: Tensor, finished: Tensor, *, mode: str, penalty: 
     if finished.dtype != torch.bool:
         raise ValueError(f"finished: got {finished.dtype}, wanted bool")
     scores = at_least_float32(scores)
-    cut = {"none": scores, "penalty": scores - penalty, "replace": scores.new_tensor(-penalty)}
-    cut["bootstrap"] = scores
-    if mode not in cut:
-        raise ValueError(f"mode: got {mode!r}, wanted one of {', '.join(cut)}")
-    return torch.where(finished, scores, cut[mode])
+    truncated_scores = {
+        "none": scores,
+        "penalty": scores - penalty,
+        "replace": scores.new_tensor(-penalty),
+        "bootstrap": scores,
+    }
+    if mode not in truncated_scores:
+        raise ValueError(f"mode: got {mode!r}, wanted one of {', '.join(truncated_scores)}")
+    return torch.where(finished, scores, truncated_scores[mode])

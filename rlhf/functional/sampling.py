@@ -1,4 +1,4 @@
-"""Keyed sampling: a token follows from its keys and its logits, whatever else is in the batch."""
+"""Keyed sampling: the sampled token depends on its keys and logits, not on the batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from rlhf.spans import check_rows
 
 
 def _signed(word: Any) -> Any:
-    """The int64 that has the low 64 bits of a Python integer; an int64 tensor wraps by itself."""
+    """Wrap a Python integer to int64, like arithmetic on int64 tensors does."""
     return word if isinstance(word, Tensor) else (word + 2**63) % 2**64 - 2**63
 
 
@@ -32,15 +32,16 @@ def keyed_uniforms(
 ) -> Tensor:
     """Compute uniform numbers in [0, 1) as a pure function of five integers.
 
-    Each integer w in turn replaces the state s by output w of splitmix64 seeded with s.
+    The state s starts at 0. For each integer w in turn, s becomes the output number w of a
+    splitmix64 generator with seed s.
 
     Args:
-        seed: of the run.
-        iteration: of the run.
-        keys: [B] int64, which prompt.
-        samples: [B] int64, which of the prompt's responses.
-        position: index of the token in its response. Keys and samples [B, 1] with positions [T]
-            give all [B, T] numbers.
+        seed: seed of the run.
+        iteration: iteration of the run.
+        keys: [B] int64, key of the prompt.
+        samples: [B] int64, index of the response among the responses to its prompt.
+        position: index of the token in its response. With keys and samples [B, 1] and positions
+            [T] the result is [B, T].
 
     Returns:
         [B] float64, 53 random bits each.
@@ -66,21 +67,21 @@ def inverse_cdf_tokens(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor
         uniforms: [B] in [0, 1).
 
     Returns:
-        The tokens [B] int64, and their log-probabilities [B] float32, nats.
+        Tokens [B] int64, and their log-probabilities [B] float32, nats.
 
     Raises:
         ValueError: shapes disagree, or a row has no distribution (NaN, +inf, all banned).
     """
     check_rows("uniforms", uniforms, len(logits))
     shifted = logits.float() - logits.amax(-1, keepdim=True).float()
-    cdf = shifted.exp().cumsum(-1, dtype=torch.float64)  # not normalised: its end is the mass
-    mass = cdf[:, -1]
-    if not bool(mass.isfinite().all()):
+    cdf = shifted.exp().cumsum(-1, dtype=torch.float64)  # not normalized
+    total = cdf[:, -1]
+    if not bool(total.isfinite().all()):
         raise ValueError("logits: got a row without a distribution, wanted finite values or -inf")
-    # u · mass may round up to the mass itself, which would name a token past the last allowed one.
-    target = torch.minimum(uniforms * mass, mass.nextafter(torch.zeros_like(mass)))
+    # u · total may round up to the total, which would select a token after the last allowed one.
+    target = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))
     tokens = torch.searchsorted(cdf, target[:, None], right=True)
-    return tokens.squeeze(-1), (shifted.gather(1, tokens).squeeze(-1) - mass.log()).float()
+    return tokens.squeeze(-1), (shifted.gather(1, tokens).squeeze(-1) - total.log()).float()
 
 
 def filtered_logits(
@@ -96,8 +97,9 @@ def filtered_logits(
     Args:
         logits: [B, V].
         temperature: above 0.
-        top_k: keeps the k likeliest tokens and those that tie with the last; 0 keeps all.
-        top_p: in (0, 1]; of those it keeps the fewest likeliest whose probabilities reach it.
+        top_k: keep the k most probable tokens, and ties with the last of them; 0: keep all.
+        top_p: in (0, 1]; then keep the smallest set of most probable tokens whose total
+            probability is at least `top_p`.
         banned_ids: tokens that are never sampled.
 
     Returns:

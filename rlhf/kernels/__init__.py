@@ -1,7 +1,7 @@
-"""Span kernels: between padded and flat tensors, and reductions inside each span.
+"""Kernels with a PyTorch implementation for every device, and some with Triton for GPUs.
 
-Each name is the PyTorch definition, or its Triton twin (where it has one) when the first tensor
-lies on a GPU.
+Each function runs in Triton, if it has such a kernel, when its first tensor is on a GPU, and in
+PyTorch otherwise.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ _R = TypeVar("_R")
 
 
 def _wants_triton(tensor: Tensor) -> bool:
-    """Whether `tensor` lies on a GPU that Triton can use; float64 is left to the definition."""
+    """Whether `tensor` is on a GPU with Triton; float64 tensors use the PyTorch version."""
     return tensor.is_cuda and tensor.dtype != torch.float64 and find_spec("triton") is not None
 
 
 def _by_device(definition: Callable[_P, _R], module: str) -> Callable[_P, _R]:
-    """`definition`, or its namesake in `module`, by the first tensor among the arguments."""
+    """Wrap `definition` to call the function of that name in `module` for tensors on a GPU."""
 
     @wraps(definition)
     def dispatched(*args: _P.args, **kwargs: _P.kwargs) -> _R:

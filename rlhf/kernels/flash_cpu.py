@@ -1,4 +1,4 @@
-"""Flash attention of torch on a CPU: its log-sum-exp, and a backward that is fast in bfloat16."""
+"""Flash attention of torch on a CPU, with its log-sum-exp and a float32 backward."""
 
 from typing import Any
 
@@ -31,12 +31,12 @@ def flash_attention(
         query: [B, H, R, D].
         key: [B, H, T, D].
         value: [B, H, T, D].
-        causal: each query sees itself and what is before it; R is T.
-        scale: of the products before the softmax.
-        mask: [B, H, R, T], added to the scaled products; None: nothing.
+        causal: whether the attention is causal; then R is T.
+        scale: factor of the logits before the softmax.
+        mask: [B, H, R, T], added to the scaled logits; None: no mask.
 
     Returns:
-        The output [B, H, R, D], and the log-sum-exp of each query's logits [B, H, R] float32.
+        Output [B, H, R, D], and log-sum-exp of each query's logits [B, H, R] float32.
     """
     out, lse = _forward(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
     return out, lse
@@ -56,18 +56,18 @@ def flash_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradients of query, key and value in float32 (float64 for float64 inputs).
 
-    In torch 2.13 the kernel takes 1.2 to 8 times as long in bfloat16, so it never gets it.
+    In torch 2.13 the kernel takes 1.2 to 8 times as long in bfloat16, so inputs are upcast.
 
     Args:
         grad_out: [B, H, R, D], gradient of the output.
         query: [B, H, R, D].
         key: [B, H, T, D].
         value: [B, H, T, D].
-        out: [B, H, R, D], as `flash_attention` returned it.
-        lse: [B, H, R] float32, as `flash_attention` returned it.
-        causal: as in the forward.
-        scale: as in the forward.
-        mask: as in the forward.
+        out: [B, H, R, D], output of `flash_attention`.
+        lse: [B, H, R] float32, log-sum-exp of `flash_attention`.
+        causal: argument of the forward.
+        scale: argument of the forward.
+        mask: argument of the forward.
 
     Returns:
         Gradients of query [B, H, R, D], key [B, H, T, D] and value [B, H, T, D].
@@ -81,7 +81,7 @@ def flash_attention_backward(
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Attend causally: each token sees itself and what is before it; differentiable.
+    """Causal self-attention, differentiable.
 
     Equals `scaled_dot_product_attention(..., is_causal=True)`; on a CPU its backward runs in
     float32.
@@ -90,7 +90,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
         query: [B, H, T, D].
         key: [B, H, T, D].
         value: [B, H, T, D].
-        scale: of the products before the softmax.
+        scale: factor of the logits before the softmax.
 
     Returns:
         [B, H, T, D], in the dtype of the query.
@@ -101,7 +101,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
 
 
 class _CausalAttention(torch.autograd.Function):
-    """`flash_attention` and its backward, causal and without a mask."""
+    """Causal `flash_attention` with `flash_attention_backward`."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

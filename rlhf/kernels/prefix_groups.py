@@ -1,4 +1,4 @@
-"""Which prefix each response continues, and responses to one prefix side by side."""
+"""Responses grouped by the prefix that they continue."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ class PrefixGroups:
 
     @cached_property
     def slots(self) -> Tensor:
-        """[B] int64, place of each response among g·G: G = `max_size` places for each prefix."""
+        """[B] int64, slot of each response among g·G slots, G = `max_size` for each prefix."""
         order, counts = self.prefix_ids.argsort(stable=True), self.prefix_ids.bincount()
         rank = torch.empty_like(self.prefix_ids)
         group_starts = (counts.cumsum(0) - counts)[self.prefix_ids[order]]
@@ -29,7 +29,7 @@ class PrefixGroups:
 
     @cached_property
     def max_size(self) -> int:
-        """G, the number of responses to the prefix that has most."""
+        """G, the largest number of responses to one prefix."""
         return int(self.prefix_ids.bincount().max())
 
     @cached_property
@@ -39,11 +39,11 @@ class PrefixGroups:
 
     @cached_property
     def in_order(self) -> bool:
-        """Whether every prefix has G responses, one after the other."""
+        """Whether every prefix has G responses and they are consecutive rows."""
         return self.slots.tolist() == list(range(self.num_prefixes * self.max_size))
 
     def group(self, rows: Tensor) -> Tensor:
-        """Put responses to one prefix side by side.
+        """Concatenate the rows of responses to one prefix.
 
         Args:
             rows: [B, H, R, D].
@@ -73,7 +73,8 @@ class PrefixGroups:
             rows: [K] int64, indices of responses.
 
         Returns:
-            Their groups, and [g'] int64 the indices of the prefixes that are left, rising.
+            Groups of the selected responses, and [g′] int64 indices of the prefixes they continue,
+            increasing.
         """
         prefixes, prefix_ids = self.prefix_ids[rows].unique(return_inverse=True)
         return PrefixGroups(prefix_ids), prefixes

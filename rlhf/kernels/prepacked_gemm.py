@@ -1,4 +1,4 @@
-"""Products of few rows, as decoding makes them, with a weight that does not change meanwhile."""
+"""Matrix products with a prepacked weight, for few rows as in decoding."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,9 @@ def prepacked_gemm(weight: Tensor, rows: int, dtype: torch.dtype) -> Callable[[T
     """Copy a weight into the layout that is fastest for few rows and return the product with it.
 
     Args:
-        weight: W [V, D]; later changes do not reach the copy.
-        rows: b, or about as many.
-        dtype: of the copy and of the result.
+        weight: W [V, D]; later changes do not affect the copy.
+        rows: approximate number of rows b.
+        dtype: dtype of the copy and of the result.
 
     Returns:
         A function from x [b, D] to x·Wᵀ [b, V].
@@ -20,7 +20,7 @@ def prepacked_gemm(weight: Tensor, rows: int, dtype: torch.dtype) -> Callable[[T
     if can_prepack(weight, dtype):
         return prepacked_matmul(weight, rows, dtype)
     weight = weight.detach().to(dtype)
-    return lambda x: (weight @ x.to(dtype).T).T.contiguous()  # faster for few rows than x·Wᵀ
+    return lambda x: (weight @ x.to(dtype).T).T.contiguous()  # for few rows faster than x·Wᵀ
 
 
 def prepacked_matmul(
@@ -32,9 +32,9 @@ def prepacked_matmul(
     of `torch.nn.functional.linear`; the copy takes as long as two products.
 
     Args:
-        weight: W [V, D], of which `can_prepack` is true.
-        rows: b, or about as many.
-        dtype: of the copy and of the result, float32 or bfloat16.
+        weight: W [V, D], for which `can_prepack` is true.
+        rows: approximate number of rows b.
+        dtype: dtype of the copy and of the result, float32 or bfloat16.
         bias: [V]; None: no bias.
 
     Returns:

@@ -1,7 +1,8 @@
-"""Attention of responses to their prompts: the keys and values of a prompt are held once.
+"""Shared-prefix attention: the keys and values of a prompt are stored once for all responses.
 
-Shapes: B responses ("suffixes") of T tokens, of which the last R ask; g prompts ("prefixes") of up
-to P tokens, at most G responses to one; H query heads, K key heads, K dividing H, of D channels.
+Shapes: B responses ("suffixes") of T tokens, the last R of which are queries; g prompts
+("prefixes") of up to P tokens, at most G responses to one; H query heads and K key heads, K
+dividing H, of D channels.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from rlhf.kernels.prefix_groups import PrefixGroups
 
 
 class SharedPrefixInputs(NamedTuple):
-    """What every way to compute the attention takes.
+    """Arguments of all implementations of the attention.
 
     Attributes:
         query: [B, H, R, D].
@@ -25,8 +26,8 @@ class SharedPrefixInputs(NamedTuple):
         prefix_key: [g, K, P, D].
         prefix_value: [g, K, P, D].
         groups: which prefix each response continues.
-        prefix_lens: [g] int64, tokens of each prefix, of P; None: all P.
-        scale: of the products before the softmax.
+        prefix_lens: [g] int64, tokens of each prefix; None: P for all.
+        scale: factor of the logits before the softmax.
     """
 
     query: Tensor
@@ -51,22 +52,22 @@ def shared_prefix_attention(
     scale: float,
     window: int | None = None,
 ) -> Tensor:
-    """Attend from each response to its prompt and, causally, to itself; differentiable.
+    """Attention of each response to its prompt and, causally, to itself; differentiable.
 
-    Prompt and response have a softmax each, merged by their log-sum-exp:
+    Attention to the prompt and to the response are computed apart and merged by log-sum-exp:
 
         out = w·out_suffix + (1 - w)·out_prefix        w = sigmoid(lse_suffix - lse_prefix)
 
     Args:
         query: [B, H, R, D], of the last R of T tokens; R is 1 or T.
-        key: [B, K, T, D], each serves H/K query heads in a row.
+        key: [B, K, T, D], each head for H/K consecutive query heads.
         value: [B, K, T, D].
         prefix_key: [g, K, P, D].
         prefix_value: [g, K, P, D].
         groups: which prefix each response continues.
-        prefix_lens: [g] int64, tokens of each prefix, what follows in P is never seen; None: all P.
-        scale: of the products before the softmax.
-        window: how many tokens of prompt and response a query sees, itself the last; None: all.
+        prefix_lens: [g] int64, tokens of each prefix, later ones are masked; None: P for all.
+        scale: factor of the logits before the softmax.
+        window: sliding window, tokens that a query attends to, itself included; None: no limit.
 
     Returns:
         [B, H, R, D], in the dtype of the query.
@@ -85,7 +86,7 @@ def shared_prefix_attention(
     if window is not None or (not has_flash(query) and query.shape[2] > 1):
         return masked_attention(inputs, window)
     if query.shape[2] == 1:
-        with torch.autocast(query.device.type, enabled=False):  # it would cast all keys each time
+        with torch.autocast(query.device.type, enabled=False):  # it would cast all keys
             return decode_attention(inputs)
     if not torch.is_grad_enabled():
         return merged_attention(inputs)[0]
@@ -93,13 +94,13 @@ def shared_prefix_attention(
 
 
 def sliding_window_mask(rows: int, width: int, window: int | None, device: torch.device) -> Tensor:
-    """Causal mask [rows, width] bool: which of `width` tokens each of the last `rows` sees.
+    """Causal mask [rows, width] bool: which of `width` keys each of the last `rows` attends to.
 
     Args:
-        rows: R, queries.
-        width: T, keys.
-        window: tokens that a query sees, itself the last; None: all before it.
-        device: where the mask is made.
+        rows: R, number of queries.
+        width: T, number of keys.
+        window: tokens that a query attends to, itself included; None: no limit.
+        device: device of the mask.
     """
     queries = torch.arange(width - rows, width, device=device)
     distance = queries[:, None] - torch.arange(width, device=device)
@@ -107,7 +108,7 @@ def sliding_window_mask(rows: int, width: int, window: int | None, device: torch
 
 
 def prefix_padding_mask(inputs: SharedPrefixInputs) -> Tensor | None:
-    """Additive mask [g, 1, 1, P]: 0 in a prefix and -inf after it; None where none is shorter."""
+    """Additive mask [g, 1, 1, P]: 0 in a prefix, -inf after it; None: no prefix is padded."""
     if inputs.prefix_lens is None:
         return None
     positions = torch.arange(inputs.prefix_key.shape[2], device=inputs.prefix_lens.device)
@@ -119,7 +120,7 @@ def prefix_padding_mask(inputs: SharedPrefixInputs) -> Tensor | None:
 def merge_attn_states(
     prefix_out: Tensor, prefix_lse: Tensor, suffix_out: Tensor, suffix_lse: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Merge the attention to two sets of keys into that to their union.
+    """Merge attention to two sets of keys into attention to their union.
 
     Args:
         prefix_out: [B, H, R, D], attention to the prefix.
@@ -139,7 +140,7 @@ def merge_attn_states(
 
 
 def merged_attention(inputs: SharedPrefixInputs) -> tuple[Tensor, Tensor]:
-    """Attend by one flash call for the suffixes and one for the prefixes, on a CPU.
+    """Compute the attention on a CPU by one flash call for the suffixes and one for the prefixes.
 
     Returns:
         Attention [B, H, R, D] and its log-sum-exp [B, H, R, 1] float32.
@@ -166,8 +167,8 @@ def merged_attention(inputs: SharedPrefixInputs) -> tuple[Tensor, Tensor]:
 class _MergedAttention(torch.autograd.Function):
     """`merged_attention` with gradients.
 
-    The backward of flash attention is right for each part when it is given the merged output and
-    the merged log-sum-exp, for the probabilities that it recomputes are then the merged ones.
+    The backward of flash attention is called for each part with the merged output and the merged
+    log-sum-exp, from which it recomputes the merged probabilities.
     """
 
     @staticmethod
@@ -218,7 +219,7 @@ def _expanded_mask(inputs: SharedPrefixInputs, grouped: Tensor) -> Tensor | None
 
 
 def decode_attention(inputs: SharedPrefixInputs) -> Tensor:
-    """Attend from one token of each response, on any device, without a copy of keys or values.
+    """Compute the attention of one token per response, on any device, without copying the keys.
 
     Returns:
         [B, H, 1, D].
@@ -237,11 +238,11 @@ def decode_attention(inputs: SharedPrefixInputs) -> Tensor:
 
 
 def masked_attention(inputs: SharedPrefixInputs, window: int | None) -> Tensor:
-    """Attend by one call with a mask, on any device and with any window.
+    """Compute the attention by one SDPA call with a mask, on any device and with any window.
 
     Args:
-        inputs: key and value have K or H heads.
-        window: tokens that a query sees, itself the last; None: all.
+        inputs: arguments; key and value have K or H heads.
+        window: tokens that a query attends to, itself included; None: no limit.
 
     Returns:
         [B, H, R, D].
@@ -259,7 +260,7 @@ def masked_attention(inputs: SharedPrefixInputs, window: int | None) -> Tensor:
 
 
 def _grouped_mask(inputs: SharedPrefixInputs, window: int | None) -> Tensor:
-    """[g, G·R, P+G·T] bool: what each query of a group sees of its prefix and of its group."""
+    """Mask [g, G·R, P+G·T] bool of the queries of a group over its prefix and its suffixes."""
     groups, device = inputs.groups, inputs.query.device
     rows, width = inputs.query.shape[2], inputs.key.shape[2]
     causal = sliding_window_mask(rows, width, window, device)
@@ -277,10 +278,10 @@ def _grouped_mask(inputs: SharedPrefixInputs, window: int | None) -> Tensor:
     return torch.cat([prefix_mask, suffix_mask.expand(groups.num_prefixes, -1, -1)], dim=2)
 
 
-# Reshapes, not einops: each decoded token calls these in every layer. With `rearrange` here and in
-# PrefixGroups a small decode_attention takes a fourth longer.
+# Not einops: these run for each decoded token in every layer, and with `rearrange` here and in
+# PrefixGroups a small decode_attention takes 25 % longer.
 def _fold_heads(rows: Tensor, key: Tensor) -> Tensor:
-    """Put queries side by side that read the same key head: [·, H, R, D] to [·, K, H/K·R, D]."""
+    """Concatenate the queries of one key head: [·, H, R, D] to [·, K, H/K·R, D]."""
     if rows.shape[1] == key.shape[1]:
         return rows
     return rows.reshape(len(rows), key.shape[1], -1, rows.shape[3])

@@ -1,4 +1,4 @@
-"""The span kernels in plain PyTorch: their definition, on any device, differentiable.
+"""Span operations in PyTorch, on any device, differentiable: the reference of the Triton kernels.
 
 Reductions return float32, or float64 for float64. Shapes that disagree raise ValueError.
 """
@@ -19,14 +19,14 @@ def check_gather(padded: Tensor, starts: Tensor | None, spans: Spans) -> None:
         spans: lengths of the B spans.
 
     Raises:
-        ValueError: shapes disagree, or a span leaves its row.
+        ValueError: shapes disagree, or a span is not inside its row.
     """
     check_rows("padded", padded, len(spans), allow_trailing=True)
     if padded.dim() < 2:
         raise ValueError(f"padded: got {list(padded.shape)}, wanted [B, S, ...]")
     width = padded.shape[1]
     if starts is None:
-        if spans.max_len > width:  # known on the host: nothing waits for the device
+        if spans.max_len > width:  # known on the host, so no device synchronization
             raise ValueError(f"padded: got {width} columns, wanted at least {spans.max_len}")
         return
     check_rows("starts", starts, len(spans))
@@ -60,10 +60,10 @@ def checked_factor(factor: float | Tensor, spans: Spans, name: str = "factor") -
     Args:
         factor: a number, or [B], one per span.
         spans: the B spans.
-        name: what an error calls the argument.
+        name: name of the argument, for the message.
 
     Raises:
-        ValueError: it is outside [0, 1] or NaN, or a tensor that is not [B].
+        ValueError: it is outside [0, 1] or NaN, or its shape is not [B].
     """
     if isinstance(factor, Tensor):
         check_rows(name, factor, len(spans))
@@ -89,7 +89,7 @@ def gather_spans(padded: Tensor, starts: Tensor | None, spans: Spans) -> Tensor:
         [N, ...], in the dtype of `padded`.
 
     Raises:
-        ValueError: shapes disagree, or a span leaves its row.
+        ValueError: shapes disagree, or a span is not inside its row.
     """
     check_gather(padded, starts, spans)
     width = padded.shape[1]
@@ -116,7 +116,7 @@ def scatter_spans(flat: Tensor, spans: Spans, width: int | None = None, fill: fl
     """
     width = checked_width(flat, spans, width)
     padded = flat.new_full((len(spans) * width, *flat.shape[1:]), fill)
-    padded.index_copy_(0, spans.segment_ids * width + spans.positions, flat)  # fresh: in place
+    padded.index_copy_(0, spans.segment_ids * width + spans.positions, flat)
     return padded.view(len(spans), width, *flat.shape[1:])
 
 
@@ -129,7 +129,7 @@ def add_at_span_end(flat: Tensor, per_span: Tensor, spans: Spans) -> Tensor:
         spans: B spans of the N tokens.
 
     Returns:
-        [N], float32 (float64 where one of both is).
+        [N], float32 (float64 if either input is float64).
 
     Raises:
         ValueError: shapes disagree.
@@ -181,8 +181,8 @@ def later_in_span(flat: Tensor, spans: Spans, steps: int = 1) -> Tensor:
 def span_discounted_sum(flat: Tensor, spans: Spans, factor: float | Tensor) -> Tensor:
     """Sum xₜ + c·xₜ₊₁ + c²·xₜ₊₂ + … to the end of each span.
 
-    By doubling: a sum over 2k tokens is one over k plus cᵏ times the next one over k. To the bit,
-    the result of a span does not depend on the spans beside it.
+    Computed by doubling: a sum over 2k tokens is the sum over the first k plus cᵏ times the sum
+    over the next k. The result of a span does not depend on the other spans, bit for bit.
 
     Args:
         flat: x [N].

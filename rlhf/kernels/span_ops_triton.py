@@ -1,4 +1,4 @@
-"""The span kernels in Triton: signatures, results and errors of `rlhf.kernels.span_ops`."""
+"""Span operations in Triton, with the signatures and results of `rlhf.kernels.span_ops`."""
 
 # mypy: disable-error-code="import-untyped, import-not-found, untyped-decorator, no-untyped-def"
 
@@ -14,7 +14,7 @@ from rlhf.kernels.dtypes import at_least_float32
 from rlhf.kernels.span_ops import check_gather, checked_factor, checked_width
 from rlhf.spans import Spans, check_rows
 
-BLOCK = 1024  # elements a program holds at once
+BLOCK = 1024  # elements per block of a program
 _INT_DTYPES = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by element size
 
 
@@ -29,7 +29,7 @@ def _copy_spans_kernel(
     blocks_per_span,
     BLOCK: tl.constexpr,
 ):
-    """Copy the rows of a span, one block of elements a program."""
+    """Copy the rows of a span, one block of elements per program."""
     span, block = tl.program_id(0) // blocks_per_span, tl.program_id(0) % blocks_per_span
     index = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = index < tl.load(lengths_ptr + span) * row_size
@@ -41,7 +41,7 @@ def _copy_spans_kernel(
 
 @triton.jit
 def _segment_sum_kernel(flat_ptr, sums_ptr, starts_ptr, lengths_ptr, BLOCK: tl.constexpr):
-    """Sum a span, one program a span."""
+    """Sum a span, one program per span."""
     span = tl.program_id(0)
     first, length = tl.load(starts_ptr + span), tl.load(lengths_ptr + span)
     partial = tl.zeros([BLOCK], sums_ptr.dtype.element_ty)
@@ -54,7 +54,7 @@ def _segment_sum_kernel(flat_ptr, sums_ptr, starts_ptr, lengths_ptr, BLOCK: tl.c
 
 @triton.jit
 def _scan_combine(decay, total, next_decay, next_total):
-    """Compose two steps of y ← decay·y + total."""
+    """Compose two affine maps y ↦ decay·y + total."""
     return decay * next_decay, next_decay * total + next_total
 
 
@@ -68,7 +68,7 @@ def _discounted_sum_kernel(
     STEP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Scan a span from its start in direction STEP (1 or -1), one program a span."""
+    """Discounted prefix sums of a span in direction STEP (1 or -1), one program per span."""
     span, lane = tl.program_id(0), tl.arange(0, BLOCK)
     first, length = tl.load(starts_ptr + span), tl.load(lengths_ptr + span)
     decays = tl.zeros([BLOCK], tl.float64) + tl.load(factors_ptr + span)
@@ -84,7 +84,7 @@ def _discounted_sum_kernel(
 
 
 def _as_integers(tensor: Tensor) -> Tensor:
-    """View `tensor` as integers, so that a copy need not know its dtype; contiguous."""
+    """View a contiguous copy of `tensor` as integers, so that one kernel copies all dtypes."""
     tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     return tensor.contiguous().view(_INT_DTYPES[tensor.element_size()])
 
@@ -166,7 +166,7 @@ class _CopySpans(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         source_rows, target_rows = ctx.saved_tensors
         shape = (ctx.rows, *grad_output.shape[1:])
-        # Either every row of the target came from a span (no fill), or every row of the source.
+        # gather (fill is None) leaves source rows unread, whose gradient is 0; scatter reads all.
         grad = grad_output.new_zeros(shape) if ctx.fill is None else grad_output.new_empty(shape)
         grad = _copy_spans(grad_output, grad, target_rows, source_rows, ctx.spans)
         return grad, None, None, None, None, None
@@ -187,7 +187,7 @@ class _SegmentSum(torch.autograd.Function):
 
 
 class _DiscountedSum(torch.autograd.Function):
-    """Discounted sums to the end of each span; backward is the scan in the other direction."""
+    """Discounted sums to the end of each span; backward scans in the other direction."""
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, factors: Tensor, spans: Spans) -> Tensor:

@@ -11,7 +11,7 @@ from rlhf.kernels.token_logprobs import Options, checked_options, chunk_logits, 
 
 
 class _Model(NamedTuple):
-    """Hidden states over the temperature [N, D] and output embedding [V, D], upcast."""
+    """Hidden states [N, D] divided by the temperature, and output embedding [V, D], upcast."""
 
     scaled: Tensor
     weight: Tensor
@@ -20,7 +20,7 @@ class _Model(NamedTuple):
 def _upcast(
     hidden: Tensor, weight: Tensor, ref_hidden: Tensor, ref_weight: Tensor | None, options: Options
 ) -> tuple[_Model, _Model]:
-    """Policy and reference; a reference without a weight of its own shares the policy's copy."""
+    """Upcast policy and reference; if `ref_weight` is None they share one copy of the weight."""
     upcast_weight = weight.to(options.dtype)
     upcast_ref = upcast_weight if ref_weight is None else ref_weight.to(options.dtype)
     scaled, ref_scaled = (h.to(options.dtype) / options.temperature for h in (hidden, ref_hidden))
@@ -30,7 +30,7 @@ def _upcast(
 def _chunk_kl(
     policy: _Model, reference: _Model, chunk: slice, banned: Tensor, options: Options
 ) -> tuple[Tensor, Tensor]:
-    """KL [C] and its gradient by the logits [C, V], p (log p - log q - KL)."""
+    """KL [C] and its gradient with respect to the logits [C, V], p (log p - log q - KL)."""
     log_p, log_q = (
         chunk_logits(model.scaled[chunk], model.weight, banned, options).log_softmax(1)
         for model in (policy, reference)
@@ -56,7 +56,7 @@ class _TokenKL(torch.autograd.Function):
     ) -> Tensor:
         policy, reference = _upcast(hidden, weight, ref_hidden, ref_weight, options)
         kl = policy.scaled.new_empty(len(hidden))
-        # With a frozen weight the backward needs no logits: the gradient is made here, once.
+        # With a frozen weight, compute the gradient here, so that backward needs no logits.
         frozen_weight = ctx.needs_input_grad[:2] == (True, False)
         grad_hidden = torch.empty_like(policy.scaled) if frozen_weight else None
         for chunk in options.chunks:
@@ -97,20 +97,20 @@ def token_kl(
 ) -> Tensor:
     """Compute KL(policy ‖ reference) [N] over the whole vocabulary at each token.
 
-        p = softmax(hidden · weightᵀ / temperature), 0 at banned ids; q likewise, of the reference
+        p = softmax(hidden · weightᵀ / temperature), 0 at banned ids; q: same of the reference
         KL = Σ p (log p - log q)        ∂KL / ∂logit = p (log p - log q - KL)
 
-    The reference is a constant: gradients reach hidden and weight through p only, and without
-    `ref_weight` the reference reads `weight` as it stands, detached.
+    The reference is a constant: hidden and weight get gradients through p only. If `ref_weight` is
+    None, the reference uses `weight` detached.
 
     Args:
-        hidden: [N, D], states of the policy.
-        ref_hidden: [N, D′], states of the reference.
+        hidden: [N, D], hidden states of the policy.
+        ref_hidden: [N, D′], hidden states of the reference.
         weight: [V, D], output embedding of the policy.
         ref_weight: [V, D′], output embedding of the reference; None: `weight`, D′ = D.
         temperature: above 0, divides the logits of both.
         banned_ids: ids of probability 0 in both; None: none.
-        chunk_tokens: tokens whose logits are held at once, in backward too; None chooses.
+        chunk_tokens: tokens per chunk of logits, also in backward; None: chosen automatically.
 
     Returns:
         [N], nats, float32 (float64 for float64 inputs).
@@ -118,8 +118,8 @@ def token_kl(
     Raises:
         ValueError: shapes disagree, an id or option is out of range, or all ids are banned.
     """
-    other = weight if ref_weight is None else ref_weight
-    shapes, width = [list(ref_hidden.shape), list(other.shape)], other.shape[-1]
+    used_weight = weight if ref_weight is None else ref_weight
+    shapes, width = [list(ref_hidden.shape), list(used_weight.shape)], used_weight.shape[-1]
     if shapes != [[len(hidden), width], [len(weight), width]]:
         raise ValueError(f"ref_hidden, ref_weight: got {shapes}, wanted [N, D], [V, D]")
     banned, options = checked_options(hidden, weight, temperature, banned_ids, chunk_tokens)

@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from rlhf.spans import check_rows
 
-# Held at once by default: 2²² logits (16 MiB in float32, most of a cache), but never fewer than 128
-# tokens, since each chunk reads the whole weight.
+# Default size of a chunk: 2²² logits (16 MiB in float32, so that they stay in the CPU cache), but
+# at least 128 tokens, since each chunk reads the whole weight.
 CHUNK_LOGITS, CHUNK_TOKENS = 2**22, 128
 _mkldnn_matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
@@ -21,9 +21,9 @@ class Options(NamedTuple):
 
     Attributes:
         temperature: divides the logits, above 0.
-        chunks: the N tokens in the slices whose logits are held at once.
+        chunks: slices of the N tokens; logits are in memory for one slice at a time.
         dtype: of logits, log-probabilities and entropies: float32, or float64 for float64 inputs.
-        bf16_factors: round the factors of a product to bfloat16, as hidden is; never its sums.
+        bf16_factors: whether matrix products round their inputs, but not their sums, to bfloat16.
     """
 
     temperature: float
@@ -39,17 +39,17 @@ def checked_options(
     banned_ids: Sequence[int] | None,
     chunk_tokens: int | None,
 ) -> tuple[Tensor, Options]:
-    """Check the arguments of a call and choose how it is computed.
+    """Check the arguments of a call and derive its options.
 
     Args:
         hidden: [N, D].
         weight: [V, D].
         temperature: above 0, divides the logits.
         banned_ids: ids of probability 0; None: none.
-        chunk_tokens: tokens whose logits are held at once; None chooses.
+        chunk_tokens: tokens per chunk of logits; None: chosen automatically.
 
     Returns:
-        The banned ids [K] int64, each once and rising, and the options.
+        Banned ids [K] int64, unique and increasing, and the options.
 
     Raises:
         ValueError: shapes disagree, an id or option is out of range, or all ids are banned.
@@ -79,7 +79,7 @@ def checked_arguments(
     banned_ids: Sequence[int] | None,
     chunk_tokens: int | None,
 ) -> tuple[Tensor, Options]:
-    """Check the arguments of a call with tokens and choose how it is computed.
+    """Check the arguments of a call with tokens and derive its options.
 
     Args:
         hidden: [N, D].
@@ -87,13 +87,13 @@ def checked_arguments(
         tokens: [N] int64.
         temperature: above 0, divides the logits.
         banned_ids: ids of probability 0; None: none.
-        chunk_tokens: tokens whose logits are held at once; None chooses.
+        chunk_tokens: tokens per chunk of logits; None: chosen automatically.
 
     Returns:
-        The banned ids [K] int64, each once and rising, and the options.
+        Banned ids [K] int64, unique and increasing, and the options.
 
     Raises:
-        ValueError: as `checked_options`, or a token is banned or outside the vocabulary.
+        ValueError: see `checked_options`; or a token is banned or outside the vocabulary.
     """
     check_rows("tokens", tokens, len(hidden))
     if tokens.is_floating_point():
@@ -106,12 +106,12 @@ def checked_arguments(
 
 
 def matmul(left: Tensor, right: Tensor, options: Options) -> Tensor:
-    """Multiply two matrices with sums in their own precision, even under autocast.
+    """Multiply two matrices in the dtype of their elements, even under autocast.
 
     Args:
         left: [A, C], in `options.dtype`.
         right: [C, B], in `options.dtype`.
-        options: says whether the factors may be rounded to bfloat16.
+        options: decide whether the inputs are rounded to bfloat16.
     """
     precision = _mkldnn_matmul.fp32_precision
     try:
@@ -144,12 +144,12 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, banned: Tensor, options: Options
     ) -> tuple[Tensor, Tensor]:
-        # One upcast copy of a half weight for the whole call: one for each chunk would cost time.
+        # Upcast a half-precision weight once, not in each chunk.
         upcast_weight = weight.to(options.dtype)
         scaled = hidden.to(options.dtype) / options.temperature
         logprobs = scaled.new_empty(len(tokens))
         entropy = torch.empty_like(logprobs)
-        # With a frozen weight the logprobs' backward needs no logits: Σ p·w, saved here, is enough.
+        # With a frozen weight, the backward of logprobs needs Σ p·w, saved here, but no logits.
         frozen_weight = ctx.needs_input_grad[:2] == (True, False)
         mean_weight = torch.empty_like(scaled) if frozen_weight else None
         for chunk in options.chunks:
@@ -161,7 +161,7 @@ class _TokenLogprobs(torch.autograd.Function):
             entropy[chunk] = -p.mul_(log_p.index_fill_(1, banned, 0)).sum(1)  # no 0 · -inf
         ctx.save_for_backward(hidden, weight, tokens, banned, logprobs, entropy, mean_weight)
         ctx.options = options
-        ctx.set_materialize_grads(False)  # an entropy that is only logged costs no backward
+        ctx.set_materialize_grads(False)  # no backward for an entropy that is only logged
         return logprobs, entropy
 
     @staticmethod
@@ -208,15 +208,15 @@ def token_logprobs(
         p = softmax(hidden · weightᵀ / temperature), 0 at banned ids
         logprob = log p[token]        entropy = -Σ p log p
 
-    Differentiable in hidden and weight, once.
+    Differentiable once in hidden and weight.
 
     Args:
-        hidden: [N, D], states before the output layer.
+        hidden: [N, D], hidden states before the output layer.
         weight: [V, D], output embedding.
         tokens: [N] int64.
         temperature: above 0, divides the logits.
         banned_ids: ids of probability 0; None: none.
-        chunk_tokens: tokens whose logits are held at once, in backward too; None chooses.
+        chunk_tokens: tokens per chunk of logits, also in backward; None: chosen automatically.
 
     Returns:
         Log-probabilities and entropies, [N] each, nats, float32 (float64 for float64 inputs).

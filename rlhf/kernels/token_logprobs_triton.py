@@ -1,7 +1,7 @@
-"""token_logprobs on a GPU: matrix products by torch, all that follows them by Triton.
+"""`token_logprobs` on a GPU: matrix products by torch, the rest by Triton.
 
-The logits of a chunk of tokens and a tile of the vocabulary are all that is ever held; backward
-computes them again.
+Logits are in memory only for one chunk of tokens and one tile of the vocabulary at a time; backward
+recomputes them.
 """
 
 # mypy: disable-error-code="import-untyped, import-not-found, untyped-decorator, no-untyped-def"
@@ -17,10 +17,10 @@ from torch.autograd.function import once_differentiable
 
 from rlhf.kernels.token_logprobs import Options, checked_arguments
 
-CHUNK_LOGITS = 2**23  # held at once: 32 MiB in float32
-CHUNK_TOKENS = 1024  # enough for the products to be bound by arithmetic, not by reading `weight`
-ALIGN = 128  # a tile is a multiple of these columns: matrix units want aligned rows
-BLOCK = 4096  # columns a program holds at once
+CHUNK_LOGITS = 2**23  # logits in memory: 32 MiB in float32
+CHUNK_TOKENS = 1024  # enough to make the products compute-bound, not bound by reading `weight`
+ALIGN = 128  # tile widths are multiples of it, so that rows are aligned for the matrix units
+BLOCK = 4096  # columns per block of a program
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -38,10 +38,10 @@ def _online_softmax_kernel(
     target_logit_ptr,
     BLOCK: tl.constexpr,
 ):
-    """Update m = max x, Σ exp(x - m) and Σ exp(x - m)·(x - m) of each row by a tile of logits.
+    """Update m = max x, Σ exp(x - m) and Σ exp(x - m)·(x - m) of each row with a tile of logits.
 
-    One program a row [C]. The tile [C, width] begins at `first_column` of the vocabulary; where it
-    holds the row's token, its logit is stored too.
+    One program per row [C]. The tile [C, width] begins at `first_column` of the vocabulary; if it
+    contains the row's token, the logit of the token is stored too.
     """
     row = tl.program_id(0).to(tl.int64)
     row_max = tl.load(row_max_ptr + row)
@@ -52,7 +52,7 @@ def _online_softmax_kernel(
         allowed = tl.load(banned_ptr + first_column + column, mask=column < width, other=1) == 0
         x = tl.load(logits_ptr + column, mask=allowed, other=float("-inf")) / temperature
         new_max = tl.maximum(row_max, tl.max(x, 0))
-        shifted = tl.where(allowed, x - new_max, 0)  # -inf less -inf where all so far is banned
+        shifted = tl.where(allowed, x - new_max, 0)  # no -inf - -inf if all are banned
         exp = tl.where(allowed, tl.exp(shifted), 0)
         max_diff = tl.where(sum_exp == 0, 0, row_max - new_max)
         rescale = tl.exp(max_diff)
@@ -82,7 +82,7 @@ def _logits_grad_kernel(
     grad_entropy_ptr,
     BLOCK: tl.constexpr,
 ):
-    """Replace a tile of logits [C, width] by their gradient, in place; one program a row.
+    """Replace a tile of logits [C, width] by their gradient, in place; one program per row.
 
     ∂ logprob / ∂ x = onehot - p        ∂ entropy / ∂ x = -p (log p + entropy)
     """
@@ -105,7 +105,7 @@ def _logits_grad_kernel(
 def _chunk_forward(
     hidden: Tensor, weight: Tensor, tokens: Tensor, banned: Tensor, options: Options
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability, entropy and log-sum-exp [C] of hidden [C, D], tile after tile."""
+    """Log-probability, entropy and log-sum-exp [C] of hidden states [C, D], tile by tile."""
     target_logit, sum_exp, sum_x_exp = hidden.new_zeros(3, len(tokens), dtype=options.dtype)
     row_max = torch.full_like(sum_exp, -torch.inf)
     for tile in _tiles(len(weight), len(tokens)):
@@ -161,12 +161,12 @@ def _tile_logits_grad(
         BLOCK,
         num_warps=8,
     )
-    # float16 has too small a range for p / tokens
+    # the range of float16 is too small for p / tokens
     return grad.bfloat16() if weight.dtype == torch.bfloat16 else grad
 
 
 def _matmul(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """Product left · right in `dtype`; half matrices multiply as they are, summed in float32."""
+    """Product left · right in `dtype`; half-precision inputs are not upcast, sums are float32."""
     if left.is_cuda and left.dtype == right.dtype and left.dtype in HALF:
         return torch.mm(left, right, out_dtype=dtype)
     return left.to(dtype) @ right.to(dtype)
@@ -177,7 +177,7 @@ def _slices(total: int, size: int) -> list[slice]:
 
 
 def _tiles(vocabulary: int, rows: int) -> list[slice]:
-    """The vocabulary in tiles of which `rows` rows are about CHUNK_LOGITS logits."""
+    """Slices of the vocabulary such that `rows` rows have about CHUNK_LOGITS logits each."""
     return _slices(vocabulary, max(ALIGN, CHUNK_LOGITS // rows // ALIGN * ALIGN))
 
 
@@ -207,7 +207,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _gradients(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of hidden [N, D] and weight [V, D], None for an input that needs none."""
+    """Gradients of hidden [N, D] and weight [V, D]; None if the input needs no gradient."""
     hidden, weight, tokens, banned, *saved = ctx.saved_tensors
     options: Options = ctx.options
     needs_hidden, needs_weight, *_ = ctx.needs_input_grad
@@ -242,12 +242,12 @@ def token_logprobs(
     gradient of the logits to bfloat16.
 
     Args:
-        hidden: [N, D], states before the output layer.
+        hidden: [N, D], hidden states before the output layer.
         weight: [V, D], output embedding.
         tokens: [N] int64.
         temperature: above 0, divides the logits.
         banned_ids: ids of probability 0.
-        chunk_tokens: tokens whose logits are held at once; None: 1,024.
+        chunk_tokens: tokens per chunk of logits; None: 1,024.
 
     Returns:
         Log-probabilities and entropies, [N] each, nats, float32 (float64 for float64 inputs).

@@ -66,7 +66,7 @@ def test_the_default_suits_every_option() -> None:
 
 
 def test_a_name_is_given_once() -> None:
-    with pytest.raises(ValueError, match="'gae': this name is taken"):
+    with pytest.raises(ValueError, match="'gae' is registered already"):
         advantage_estimator("gae", needs_critic=True, needs_groups=False)(lambda x: x.rewards)
 
 

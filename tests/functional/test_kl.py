@@ -39,7 +39,7 @@ def test_only_the_sound_kl_penalties_are_accepted(placement: str, kind: str) -> 
         check_kl_choice(placement, kind)
         return
     known = placement != "nowhere" and kind != "k4"
-    why = r"bandit ends 0.\d+|moves none" if known else "no such choice"
+    why = r"bandit it ends 0.\d+|has no effect" if known else "no such choice"
     with pytest.raises(ValueError, match=f"{kind} in the {placement}: .*({why}).*; wanted k1 in"):
         check_kl_choice(placement, kind)
 

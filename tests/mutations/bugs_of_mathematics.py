@@ -191,7 +191,7 @@ BUGS = (
         "a cut response is bootstrapped and pays the penalty too",
         ("measured: bootstrap and penalty",),
         "functional/rewards.py",
-        (('cut["bootstrap"] = scores', 'cut["bootstrap"] = scores - penalty'),),
+        (('"bootstrap": scores,', '"bootstrap": scores - penalty,'),),
         BUFFER + "test_a_cut_response_is_bootstrapped_and_pays_no_penalty",
     ),
     Bug(
