@@ -201,7 +201,7 @@ def test_columns_share_their_draws_and_pieces_change_nothing(
     torch.testing.assert_close(means[:, 1] - means[:, 0], torch.ones_like(means[:, 0]), **EXACT)
     assert torch.equal(means, resampled_means(values, names, generator=seeded()))
     assert not torch.equal(means, resampled_means(values, names, generator=seeded(1)))
-    monkeypatch.setattr(preference_metrics, "_DRAWS_AT_ONCE", 100)
+    monkeypatch.setattr(preference_metrics, "_CHUNK_DRAWS", 100)
     pieces = resampled_means(values, names, resamples=2000, generator=seeded())
     assert pieces.shape == (2000, 2)
     torch.testing.assert_close(pieces.std(dim=0), means.std(dim=0), rtol=0.1, atol=0)
