@@ -159,14 +159,14 @@ def train_vision_tower(
 
 def _quarters(scene: Scene) -> list[tuple[int, int]]:
     """Classes of colour and shape at each of PLACES; the last class means empty."""
-    found = {s.place: (COLOURS.index(s.colour), SHAPES.index(s.shape)) for s in scene.shapes}
-    return [found.get(place, (len(COLOURS), len(SHAPES))) for place in PLACES]
+    labels = {s.place: (COLOURS.index(s.colour), SHAPES.index(s.shape)) for s in scene.shapes}
+    return [labels.get(place, (len(COLOURS), len(SHAPES))) for place in PLACES]
 
 
 def _patch_features(model: Any, pixels: Tensor) -> Tensor:
     """Patch features of the layer that LLaVA reads, [B, I, H]."""
-    states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-    features: Tensor = states[model.config.vision_feature_layer][:, 1:]
+    hidden_states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    features: Tensor = hidden_states[model.config.vision_feature_layer][:, 1:]
     return features
 
 

@@ -176,9 +176,9 @@ def _gpus(torch: Any) -> list[Device]:
         if torch.version.cuda:
             torch.cuda.init()  # says why
         return []
-    found = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
-    archs = [f"sm_{p.major}{p.minor}" if torch.version.cuda else "" for p in found]
-    names = [properties.name for properties in found]
+    gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+    archs = [f"sm_{gpu.major}{gpu.minor}" if torch.version.cuda else "" for gpu in gpus]
+    names = [gpu.name for gpu in gpus]
     return [Device(f"cuda:{n}", *both) for n, both in enumerate(zip(names, archs, strict=True))]
 
 

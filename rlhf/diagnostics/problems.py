@@ -23,7 +23,7 @@ _FIXES = {
     r"no kernel image": "install torch built for this GPU, as pytorch.org/get-started says",
     r"C compiler|gcc": "sudo apt-get install gcc",
     r"Python\.h": "sudo apt-get install python3-dev",
-    r"No space left": "free disk space, or set TMPDIR to a folder that has some",
+    r"No space left": "free disk space, or set TMPDIR to a directory with free space",
     r"shared object|undefined symbol": f"{_REINSTALL} torch bitsandbytes",
 }
 
@@ -189,7 +189,7 @@ def _triton(environment: Environment) -> Iterator[Problem]:
 def _disk(environment: Environment, directory: str) -> Iterator[Problem]:
     if environment.disk_free is not None and environment.disk_free < MIN_DISK:
         what = f"{environment.disk_free / 1e9:.2f} GB of disk are left for output_dir={directory}"
-        yield Problem("disk", what, "free 1 GB, or set output_dir=FOLDER on another disk")
+        yield Problem("disk", what, "free 1 GB, or set output_dir=DIRECTORY on another disk")
 
 
 def _torch_for(major: int) -> str:

@@ -88,7 +88,7 @@ MISMATCHES = [
      bnb_error="it runs without"), "speed", "loaded no native library and is slow: it runs",
      "--force-reinstall bitsandbytes"),
     ("disk full", replace(SOUND, disk_free=999_999_999), "disk",
-     "1.00 GB of disk are left for output_dir=runs", "output_dir=FOLDER"),
+     "1.00 GB of disk are left for output_dir=runs", "output_dir=DIRECTORY"),
     ("torch broken", Environment(import_errors={
      "torch": "libcudart.so.13: cannot open shared object file",
      "rlhf.tracking.writer": "the same"}), "libraries", "torch does not load: libcudart.so.13",

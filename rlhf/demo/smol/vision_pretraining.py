@@ -92,8 +92,8 @@ def word_embeddings(model: Any, tokenizer: Any, facts: Sequence[Facts]) -> Tenso
 
 def _by_place(facts: Facts) -> list[dict[str, str]]:
     """The thing at each of PLACES, {} where there is none."""
-    there = {fact["place"]: fact for fact in facts}
-    return [there.get(place, {}) for place in PLACES]
+    by_place = {fact["place"]: fact for fact in facts}
+    return [by_place.get(place, {}) for place in PLACES]
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ def write_stamps(source: Path, output: Path, *, seed: int, held_out: float) -> d
         ResourceError: `output` cannot be written.
     """
     if output.exists():
-        raise UsageError("the output exists already", str(output), "name a new folder: output=…")
+        raise UsageError("the output exists already", str(output), "name a new directory: output=…")
     files = read_package(source)
     part = output.with_name(f".{output.name}.tmp-{os.getpid()}")
     try:
@@ -85,7 +85,7 @@ def write_stamps(source: Path, output: Path, *, seed: int, held_out: float) -> d
         metrics = _write_files(part, stamps, seed, held_out)
         part.rename(output)
     except OSError as error:
-        fix = "Choose a folder that can be made and has space."
+        fix = "Choose a directory that can be created and has space."
         raise ResourceError(f"Cannot write: {error.strerror}.", str(output), fix) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

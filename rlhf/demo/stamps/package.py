@@ -52,7 +52,7 @@ def unreadable_package(reason: str, source: Path) -> DataError:
         f"No stamps can be read from here: {reason}.",
         str(source),
         f"Install {PACKAGE}, or `apt-get download {PACKAGE}` "
-        "and `rlhf stamps FILE.deb output=FOLDER`.",
+        "and `rlhf stamps FILE.deb output=DIRECTORY`.",
     )
 
 
@@ -60,7 +60,7 @@ def _directory_files(source: Path) -> Iterator[tuple[str, bytes]]:
     root = source.resolve()
     stamps = next((f for f in (root / STAMPS, root) if f.is_dir() and f.name == "stamps"), None)
     if stamps is None:
-        raise ValueError(f"the folder holds no {STAMPS}")
+        raise ValueError(f"the directory holds no {STAMPS}")
     for directory, name in ((stamps, STAMPS), (stamps.parent.parent / "doc" / PACKAGE, DOCS)):
         for path in directory.rglob("*"):
             inside = name + path.relative_to(directory).as_posix()
@@ -77,10 +77,10 @@ def _deb_files(package: Path) -> Iterator[tuple[str, bytes]]:
         _seek_data(file)
         with lzma.open(file) as data, tarfile.open(fileobj=data, mode="r|") as archive:
             for member in archive:
-                found = _WANTED.fullmatch(member.name) if len(member.name) <= _MAX_NAME else None
-                content = archive.extractfile(member) if found and member.isreg() else None
-                if found and content and member.size <= MAX_BYTES:
-                    yield found[1], content.read()
+                match = _WANTED.fullmatch(member.name) if len(member.name) <= _MAX_NAME else None
+                content = archive.extractfile(member) if match and member.isreg() else None
+                if match and content and member.size <= MAX_BYTES:
+                    yield match[1], content.read()
             while data.read(1 << 20):  # its end holds the checksums
                 pass
 
@@ -94,7 +94,7 @@ def _seek_data(file: BinaryIO) -> None:
         if name == "data.tar.xz":
             return
         if name.startswith("data.tar"):
-            raise ValueError(f"it holds {name}; `dpkg -x FILE.deb FOLDER`, then name the FOLDER")
+            raise ValueError(f"it holds {name}; `dpkg -x FILE.deb DIRECTORY`, then name DIRECTORY")
         size = int(header[48:58])
         file.seek(size + size % 2, os.SEEK_CUR)
     raise ValueError("it holds no data.tar.xz, or is cut short")

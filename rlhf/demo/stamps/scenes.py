@@ -102,8 +102,8 @@ class StampScene:
 
     def quarters(self) -> list[tuple[int]]:
         """Class of the stamp at each of PLACES; the last class means empty."""
-        found = {stamp.place: NAMES.index(stamp.name) for stamp in self.stamps}
-        return [(found.get(place, len(NAMES)),) for place in PLACES]
+        labels = {stamp.place: NAMES.index(stamp.name) for stamp in self.stamps}
+        return [(labels.get(place, len(NAMES)),) for place in PLACES]
 
 
 def sample_stamp_scene(rng: random.Random) -> StampScene:
