@@ -17,7 +17,7 @@ from rlhf.functional import (
     rloo_advantages,
 )
 from rlhf.spans import Spans
-from tests.support.float64 import doubles
+from tests.support.float64 import random_float64
 
 ROOT = Path(__file__).parents[2] / "rlhf"
 # The table, the default, and the notice that GRPO beside a KL in the loss changes its unit.
@@ -27,11 +27,11 @@ NAMED_IN = {"functional/advantage_estimators.py", "config/schema.py", "commands/
 def inputs() -> AdvantageInputs:
     spans = Spans.from_lengths([2, 1, 3])
     return AdvantageInputs(
-        rewards=doubles(6),
-        values=doubles(6),
+        rewards=random_float64(6),
+        values=random_float64(6),
         spans=spans,
         groups=torch.tensor([4, 9, 4]),
-        final_values=doubles(3),
+        final_values=random_float64(3),
         gamma=0.9,
         gae_lambda=0.8,
         eps=0.1,

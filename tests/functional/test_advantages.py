@@ -12,7 +12,7 @@ from rlhf.functional import (
 )
 from rlhf.spans import Spans
 from tests.support import oracles
-from tests.support.float64 import EXACT, doubles, exact, quick, ragged, unit
+from tests.support.float64 import EXACT, exact, quick, ragged, random_float64, unit
 
 
 def test_advantages_literal() -> None:
@@ -29,7 +29,7 @@ def test_advantages_are_the_mixture_of_k_step_ones(
     lengths: list[int], gamma: float, gae_lambda: float
 ) -> None:
     spans = Spans.from_lengths(lengths)
-    rewards, values = doubles(spans.num_tokens), doubles(spans.num_tokens)
+    rewards, values = random_float64(spans.num_tokens), random_float64(spans.num_tokens)
     pairs = zip(
         oracles.split(rewards.tolist(), lengths),
         oracles.split(values.tolist(), lengths),
@@ -47,7 +47,7 @@ def test_advantages_are_the_mixture_of_k_step_ones(
 @given(ragged, unit, unit)
 def test_advantages_agree_with_scipy(lengths: list[int], gamma: float, gae_lambda: float) -> None:
     spans = Spans.from_lengths(lengths)
-    rewards, values = doubles(spans.num_tokens), doubles(spans.num_tokens)
+    rewards, values = random_float64(spans.num_tokens), random_float64(spans.num_tokens)
     got, _ = generalized_advantages(rewards, values, spans, gamma=gamma, gae_lambda=gae_lambda)
     for b in range(len(spans)):
         where = spans.token_indices([b])
@@ -60,7 +60,7 @@ def test_advantages_agree_with_scipy(lengths: list[int], gamma: float, gae_lambd
 
 def test_advantage_identities() -> None:
     spans = Spans.from_lengths([3, 1, 2])
-    rewards, values = doubles(6), doubles(6, grad=True)
+    rewards, values = random_float64(6), random_float64(6, grad=True)
     _, returns = generalized_advantages(rewards, values, spans, gamma=1.0, gae_lambda=1.0)
     tails = [
         sum(piece[i:])
@@ -96,8 +96,8 @@ def test_a_cut_response_continues_with_its_final_value() -> None:
 def test_each_response_may_have_its_own_lambda(lengths: list[int], gamma: float) -> None:
     spans = Spans.from_lengths(lengths)
     rewards, values, lambdas = (
-        doubles(spans.num_tokens),
-        doubles(spans.num_tokens),
+        random_float64(spans.num_tokens),
+        random_float64(spans.num_tokens),
         torch.rand(len(lengths)),
     )
     got, _ = generalized_advantages(rewards, values, spans, gamma=gamma, gae_lambda=lambdas)

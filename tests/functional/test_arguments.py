@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf import functional, kernels
 from rlhf.spans import Spans
-from tests.support.float64 import doubles
+from tests.support.float64 import random_float64
 
 SPANS = Spans.from_lengths([2, 1, 3])
 TOKENS, RESPONSES = 6, 3
@@ -75,7 +75,7 @@ CALLS: dict[str, tuple[Callable[..., Any], list[int]]] = {
 @pytest.mark.parametrize("name", CALLS)
 def test_no_function_changes_what_it_is_given(name: str) -> None:
     function, sizes = CALLS[name]
-    arguments: list[Tensor] = [doubles(size) for size in sizes]
+    arguments: list[Tensor] = [random_float64(size) for size in sizes]
     copies = [value.clone() for value in arguments]
     function(*arguments)
     assert all(torch.equal(a, b) for a, b in zip(arguments, copies, strict=True))

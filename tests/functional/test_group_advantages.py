@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf.functional import grpo_advantages, rloo_advantages
-from tests.support.float64 import EXACT, doubles, exact, quick
+from tests.support.float64 import EXACT, exact, quick, random_float64
 
 groupings = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
 
@@ -31,7 +31,7 @@ def test_grpo_literal() -> None:
 @quick
 @given(groupings)
 def test_rloo_is_the_score_minus_the_mean_of_the_others(names: list[int]) -> None:
-    scores, groups = doubles(len(names)), torch.tensor(names)
+    scores, groups = random_float64(len(names)), torch.tensor(names)
     got = rloo_advantages(scores, groups).tolist()
     values = scores.tolist()
     for b, name in enumerate(names):
@@ -43,7 +43,7 @@ def test_rloo_is_the_score_minus_the_mean_of_the_others(names: list[int]) -> Non
 @quick
 @given(groupings)
 def test_grpo_standardises_each_group(names: list[int]) -> None:
-    scores, groups = doubles(len(names)), torch.tensor(names)
+    scores, groups = random_float64(len(names)), torch.tensor(names)
     got = grpo_advantages(scores, groups, eps=1e-9)
     for name in set(names):
         group = got[groups == name]

@@ -15,7 +15,7 @@ from rlhf.functional import (
     preference_loss,
 )
 from rlhf.spans import Spans
-from tests.support.float64 import EXACT, doubles, exact
+from tests.support.float64 import EXACT, exact, random_float64
 
 
 def test_policy_loss_literal() -> None:
@@ -64,7 +64,7 @@ def test_a_ratio_that_overflows_is_clipped_like_any_other(advantage: float) -> N
 
 def test_an_unchanged_policy() -> None:
     """Ratio 1 everywhere: nothing clipped, no KL, and the gradient is the policy gradient's."""
-    advantages, logprobs = doubles(9), doubles(9, grad=True)
+    advantages, logprobs = random_float64(9), random_float64(9, grad=True)
     got = clipped_policy_loss(logprobs, logprobs.detach(), advantages, clip_range=0.2)
     assert [field.item() for field in got[1:]] == [0, 0, 9]
     got.loss.backward()
@@ -91,9 +91,9 @@ def test_kl_penalty_literal() -> None:
 
 def test_kl_penalty_has_the_gradient_of_the_kl() -> None:
     """In the mean over the policy, on it and (by the ratio) a little off it."""
-    logits, old_logits = doubles(5, grad=True), doubles(5) / 20
+    logits, old_logits = random_float64(5, grad=True), random_float64(5) / 20
     old_logits += logits.detach()
-    reference = doubles(5).log_softmax(0)
+    reference = random_float64(5).log_softmax(0)
     log_p, old = logits.log_softmax(0), old_logits.log_softmax(0)
     (expected,) = torch.autograd.grad((log_p.exp() * (log_p - reference)).sum(), logits)
     log_p = logits.log_softmax(0)
@@ -124,8 +124,8 @@ def test_value_loss_literals() -> None:
 @pytest.mark.parametrize("lengths", [[1, 2, 40, 7, 3, 90], [5, 64, 1, 1, 33, 2]])
 def test_micro_batches_add_up_to_the_whole_step(lengths: list[int]) -> None:
     spans = Spans.from_lengths(lengths)
-    old, advantages, returns = (doubles(spans.num_tokens) for _ in range(3))
-    start = old + doubles(spans.num_tokens) / 4
+    old, advantages, returns = (random_float64(spans.num_tokens) for _ in range(3))
+    start = old + random_float64(spans.num_tokens) / 4
     share = torch.linspace(-2, 2, spans.num_tokens, dtype=torch.float64)
 
     def gradient(size: int, token_count: int | None) -> tuple[float, Tensor, Tensor]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf.functional import ScoreScaler, explained_variance, whiten
-from tests.support.float64 import doubles, exact, quick
+from tests.support.float64 import exact, quick, random_float64
 
 
 def test_whiten_literals() -> None:
@@ -36,7 +36,7 @@ def test_explained_variance_literals() -> None:
     assert explained_variance(torch.tensor([3.0, 1.0]), returns).item() == -3.0
     assert explained_variance(returns, torch.tensor([0.1, 0.1])).item() == 0.0
     constant = torch.full((3,), 0.1, dtype=torch.float64)
-    assert explained_variance(doubles(3), constant).item() == 0.0
+    assert explained_variance(random_float64(3), constant).item() == 0.0
     with pytest.raises(ValueError, match="returns"):
         explained_variance(returns, returns[:1])
 
@@ -46,7 +46,7 @@ def test_explained_variance_literals() -> None:
 def test_the_scale_is_the_standard_deviation_of_everything_seen(sizes: list[int]) -> None:
     scaler, seen = ScoreScaler(), []
     for size in sizes:
-        scores = 3 * doubles(size) + 100
+        scores = 3 * random_float64(size) + 100
         seen += scores.tolist()
         got = scaler.scale(scores)
         std = statistics.pstdev(seen) if len(seen) > 1 else 1.0
@@ -75,7 +75,7 @@ def test_scores_that_are_not_finite_do_not_count() -> None:
 
 def test_the_scale_survives_json() -> None:
     first, second = ScoreScaler(), ScoreScaler()
-    first.scale(doubles(5))
+    first.scale(random_float64(5))
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    scores = doubles(4)
+    scores = random_float64(4)
     assert torch.equal(first.scale(scores), second.scale(scores))

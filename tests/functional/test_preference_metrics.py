@@ -25,11 +25,11 @@ from rlhf.functional.preference_metrics import (
     spearman,
 )
 from tests.support import oracles
-from tests.support.float64 import EXACT, doubles, exact
+from tests.support.float64 import EXACT, exact, random_float64
 
 
 def random_pairs(count: int = 300) -> tuple[Tensor, Tensor]:
-    differences, labels = 2 * doubles(count), torch.randint(3, (count,)).double() / 2
+    differences, labels = 2 * random_float64(count), torch.randint(3, (count,)).double() / 2
     differences[:5] = 0
     return differences, labels
 
@@ -107,7 +107,7 @@ def test_swapping_the_sides_changes_no_metric() -> None:
 
 
 def test_a_calibrated_model_has_a_small_calibration_error() -> None:
-    differences = 3 * doubles(40_000)
+    differences = 3 * random_float64(40_000)
     labels = torch.bernoulli(differences.sigmoid())
     assert calibration_error(calibration_curve(differences, labels)) < 0.01
     assert calibration_error(calibration_curve(3 * differences, labels)) > 0.1
@@ -165,7 +165,7 @@ def test_correlations_literals() -> None:
 
 
 def test_correlations_are_those_of_scipy() -> None:
-    x, y = doubles(200), torch.randint(9, (200,))
+    x, y = random_float64(200), torch.randint(9, (200,))
     for mine, theirs in ((pearson, stats.pearsonr), (spearman, stats.spearmanr)):
         assert mine(x + y, y).item() == pytest.approx(theirs(x + y, y).statistic, abs=1e-12)
 
@@ -183,7 +183,7 @@ def test_resampled_means_have_the_frequencies_of_every_draw() -> None:
 
 
 def test_a_row_that_does_not_count_is_as_if_left_out() -> None:
-    values, names = doubles(40, 1), torch.arange(40) // 4
+    values, names = random_float64(40, 1), torch.arange(40) // 4
     hole = torch.arange(40) % 4 == 1
     short = resampled_means(values[~hole], names[~hole], generator=seeded())
     values[hole] = math.nan
@@ -195,7 +195,7 @@ def test_a_row_that_does_not_count_is_as_if_left_out() -> None:
 def test_columns_share_their_draws_and_pieces_change_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    values, names = doubles(30, 2), torch.arange(30) // 2
+    values, names = random_float64(30, 2), torch.arange(30) // 2
     values[:, 1] = values[:, 0] + 1
     means = resampled_means(values, names, generator=seeded())
     torch.testing.assert_close(means[:, 1] - means[:, 0], torch.ones_like(means[:, 0]), **EXACT)

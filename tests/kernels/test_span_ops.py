@@ -19,7 +19,7 @@ from rlhf.kernels import (
 )
 from rlhf.spans import Spans
 from tests.support import oracles
-from tests.support.float64 import EXACT, doubles, exact, quick, ragged, unit
+from tests.support.float64 import EXACT, exact, quick, ragged, random_float64, unit
 
 LENGTHS = [2, 1, 3]
 
@@ -43,7 +43,7 @@ def test_scatter_literal(kernels: ModuleType) -> None:
 @given(ragged, st.integers(0, 7))
 def test_gather_undoes_scatter(lengths: list[int], extra: int) -> None:
     spans = Spans.from_lengths(lengths)
-    flat = doubles(spans.num_tokens, 2)
+    flat = random_float64(spans.num_tokens, 2)
     padded = scatter_spans(flat, spans, width=spans.max_len + extra, fill=math.nan)
     starts = torch.zeros(len(spans), dtype=torch.int64)
     assert torch.equal(gather_spans(padded, starts, spans), flat)
@@ -77,10 +77,12 @@ def test_nan_in_the_padding_gradient_stays_outside(kernels: ModuleType) -> None:
 def test_gather_and_scatter_gradients(kernels: ModuleType) -> None:
     starts, spans = torch.tensor([2, 0, 1]), Spans.from_lengths(LENGTHS)
     assert torch.autograd.gradcheck(
-        lambda padded: kernels.gather_spans(padded, starts, spans), doubles(3, 4, 2, grad=True)
+        lambda padded: kernels.gather_spans(padded, starts, spans),
+        random_float64(3, 4, 2, grad=True),
     )
     assert torch.autograd.gradcheck(
-        lambda flat: kernels.scatter_spans(flat, spans, 4, fill=7.0), doubles(6, 2, grad=True)
+        lambda flat: kernels.scatter_spans(flat, spans, 4, fill=7.0),
+        random_float64(6, 2, grad=True),
     )
 
 
@@ -150,7 +152,7 @@ def test_literals_without_triton() -> None:
 @given(st.lists(st.tuples(st.integers(1, 90), unit), min_size=1, max_size=6))
 def test_sums_agree_with_loops(drawn: list[tuple[int, float]]) -> None:
     lengths = [length for length, _ in drawn]
-    spans, flat = Spans.from_lengths(lengths), doubles(sum(lengths))
+    spans, flat = Spans.from_lengths(lengths), random_float64(sum(lengths))
     pieces = oracles.split(flat.tolist(), lengths)
     sums = exact([math.fsum(piece) for piece in pieces])
     torch.testing.assert_close(span_sum(flat, spans), sums, **EXACT)
@@ -192,7 +194,7 @@ def test_half_precision_accumulates_in_float32(kernels: ModuleType, dtype: torch
 
 
 def test_span_gradients(kernels: ModuleType) -> None:
-    spans, flat = Spans.from_lengths(LENGTHS), doubles(6, grad=True)
+    spans, flat = Spans.from_lengths(LENGTHS), random_float64(6, grad=True)
     for kernel in (kernels.span_sum, kernels.span_mean):
         assert torch.autograd.gradcheck(lambda x, k=kernel: k(x, spans), flat)
     for factor in (0.7, torch.tensor([0.3, 0.5, 0.9])):
@@ -220,7 +222,11 @@ def test_a_flat_tensor_with_gaps(kernels: ModuleType) -> None:
 
 
 def test_gradients_without_triton() -> None:
-    spans, flat, scores = Spans.from_lengths(LENGTHS), doubles(6, grad=True), doubles(3, grad=True)
+    spans, flat, scores = (
+        Spans.from_lengths(LENGTHS),
+        random_float64(6, grad=True),
+        random_float64(3, grad=True),
+    )
     assert torch.autograd.gradcheck(lambda x: later_in_span(x, spans), flat)
     assert torch.autograd.gradcheck(lambda x, s: add_at_span_end(x, s, spans), (flat, scores))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf.kernels import token_logprobs
 from rlhf.kernels.token_kl import token_kl
-from tests.support.float64 import EXACT, LargestTensor, doubles, exact
+from tests.support.float64 import EXACT, LargestTensor, exact, random_float64
 
 SINGLE: dict[str, Any] = {
     "rtol": 1e-4,
@@ -51,7 +51,9 @@ def looped_kl(
 def test_agrees_with_plain_logarithms(
     temperature: float, banned: list[int], chunk: int | None
 ) -> None:
-    hidden, weight, ref_hidden, ref_weight = (doubles(*n) for n in ((7, 3), (6, 3), (7, 2), (6, 2)))
+    hidden, weight, ref_hidden, ref_weight = (
+        random_float64(*n) for n in ((7, 3), (6, 3), (7, 2), (6, 2))
+    )
     options: dict[str, Any] = {
         "temperature": temperature,
         "banned_ids": banned,
@@ -89,7 +91,7 @@ def test_gradient_literal() -> None:
 
 def test_is_the_mean_of_k1_over_the_policy() -> None:
     """Σ over ids of p · (logprob - ref_logprob), each from token_logprobs."""
-    hidden, ref_hidden, weight = doubles(1, 3), doubles(1, 3), doubles(6, 3)
+    hidden, ref_hidden, weight = random_float64(1, 3), random_float64(1, 3), random_float64(6, 3)
     every = torch.tensor([0, 2, 3, 4, 5])
     options: dict[str, Any] = {"temperature": 0.7, "banned_ids": [1]}
     logprobs, ref_logprobs = (
@@ -103,7 +105,7 @@ def test_is_the_mean_of_k1_over_the_policy() -> None:
 @pytest.mark.parametrize("chunk", [None, 2])
 @pytest.mark.parametrize("banned", [None, [1, 4]])
 def test_gradients(chunk: int | None, banned: list[int] | None) -> None:
-    ref_hidden, ref_weight = doubles(5, 3), doubles(6, 3)
+    ref_hidden, ref_weight = random_float64(5, 3), random_float64(6, 3)
 
     def kl(hidden: Tensor, weight: Tensor) -> Tensor:
         return token_kl(
@@ -116,7 +118,7 @@ def test_gradients(chunk: int | None, banned: list[int] | None) -> None:
             chunk_tokens=chunk,
         )
 
-    hidden, weight = doubles(5, 3, grad=True), doubles(6, 3, grad=True)
+    hidden, weight = random_float64(5, 3, grad=True), random_float64(6, 3, grad=True)
     assert torch.autograd.gradcheck(kl, (hidden, weight))
     assert torch.autograd.gradcheck(lambda h: kl(h, weight.detach()), hidden)
     assert torch.autograd.gradcheck(lambda w: kl(hidden.detach(), w), weight)
@@ -124,8 +126,8 @@ def test_gradients(chunk: int | None, banned: list[int] | None) -> None:
 
 def test_the_reference_is_a_constant() -> None:
     """A shared trainable weight has the gradient that it has beside a detached copy of itself."""
-    hidden, ref_hidden = doubles(5, 3, grad=True), doubles(5, 3, grad=True)
-    weight, ref_weight = doubles(6, 3, grad=True), doubles(6, 3, grad=True)
+    hidden, ref_hidden = random_float64(5, 3, grad=True), random_float64(5, 3, grad=True)
+    weight, ref_weight = random_float64(6, 3, grad=True), random_float64(6, 3, grad=True)
     shared = torch.autograd.grad(
         token_kl(hidden, ref_hidden, weight).sum(), (weight, ref_hidden), allow_unused=True
     )
@@ -150,7 +152,11 @@ def test_no_distance_from_itself(trainable: bool) -> None:
 
 @pytest.mark.parametrize("trainable", [False, True])
 def test_chunks_and_kept_gradients_change_nothing(trainable: bool) -> None:
-    ref_hidden, weight, up = doubles(64, 4), doubles(100, 4, grad=trainable), doubles(64)
+    ref_hidden, weight, up = (
+        random_float64(64, 4),
+        random_float64(100, 4, grad=trainable),
+        random_float64(64),
+    )
     results = []
     for chunk in (1, 7, 64, None):
         leaf = torch.linspace(-1, 1, 256, dtype=torch.float64).view(64, 4).requires_grad_()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf.kernels import token_logprobs
 from tests.support import oracles
-from tests.support.float64 import EXACT, LargestTensor, doubles, exact
+from tests.support.float64 import EXACT, LargestTensor, exact, random_float64
 
 SINGLE: dict[str, Any] = {
     "rtol": 1e-5,
@@ -23,7 +23,7 @@ SINGLE: dict[str, Any] = {
 def test_token_logprobs_agree_with_plain_logarithms(
     temperature: float, banned: list[int], chunk: int | None
 ) -> None:
-    hidden, weight = doubles(7, 3), doubles(6, 3)
+    hidden, weight = random_float64(7, 3), random_float64(6, 3)
     tokens = torch.tensor([0, 2, 3, 5, 0, 2, 5])
     got = token_logprobs(
         hidden, weight, tokens, temperature=temperature, banned_ids=banned, chunk_tokens=chunk
@@ -59,7 +59,7 @@ def test_token_logprobs_gradients(chunk: int | None, banned: list[int] | None) -
             hidden, weight, tokens, temperature=0.7, banned_ids=banned, chunk_tokens=chunk
         )
 
-    hidden, weight = doubles(5, 3, grad=True), doubles(6, 3, grad=True)
+    hidden, weight = random_float64(5, 3, grad=True), random_float64(6, 3, grad=True)
     assert torch.autograd.gradcheck(both, (hidden, weight))
     for output in range(2):
         assert torch.autograd.gradcheck(lambda h, w, o=output: both(h, w)[o], (hidden, weight))
@@ -110,7 +110,7 @@ def test_autocast_changes_nothing(trainable: bool) -> None:
 @pytest.mark.parametrize("entropy_weight", [0, 1])
 def test_a_frozen_weight_leaves_the_gradient_as_it_is(entropy_weight: int) -> None:
     """It takes another path, which must not show: in no chunking, temperature or banned id."""
-    weight, tokens, up = doubles(100, 4), torch.arange(1, 65), doubles(64)
+    weight, tokens, up = random_float64(100, 4), torch.arange(1, 65), random_float64(64)
     results = []
     for frozen, chunk in ((False, 64), (True, 64), (True, 7), (True, None)):
         leaf = torch.linspace(-1, 1, 256, dtype=torch.float64).view(64, 4).requires_grad_()

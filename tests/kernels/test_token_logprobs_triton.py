@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf.kernels.token_logprobs import token_logprobs as expected_logprobs
 from tests.support import oracles
-from tests.support.float64 import LargestTensor, doubles
+from tests.support.float64 import LargestTensor, random_float64
 
 pytest.importorskip("triton")
 from rlhf.kernels import token_logprobs_triton  # noqa: E402
@@ -126,7 +126,7 @@ def test_numerical_gradients(device: str) -> None:
             hidden, weight, tokens, temperature=0.5, banned_ids=[1, 4], chunk_tokens=2
         )
 
-    hidden, weight = doubles(3, 2, grad=True), doubles(6, 2, grad=True)
+    hidden, weight = random_float64(3, 2, grad=True), random_float64(6, 2, grad=True)
     assert torch.autograd.gradcheck(both, (hidden, weight), fast_mode=True)
     for output in range(2):
         assert torch.autograd.gradcheck(

@@ -1,4 +1,4 @@
-"""What passes of real models keep and hold, counted tensor by tensor, against the cost model."""
+"""Saved activations and peak memory of real models, counted by tensor, against the estimates."""
 
 import weakref
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def storages(value: Any) -> list[Any]:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Inside the block, `peak` is the most that tensors made there held at once."""
+    """Records the peak bytes of the tensors created inside the block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,9 +54,9 @@ class LiveBytes(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
-        given = {storage._cdata for storage in storages((args, kwargs))}
+        inputs = {storage._cdata for storage in storages((args, kwargs))}
         for storage in storages(result):
-            if storage._cdata not in self.alive | given:
+            if storage._cdata not in self.alive | inputs:
                 self.alive.add(storage._cdata)
                 self.now += storage.nbytes()
                 self.peak = max(self.peak, self.now)
@@ -70,7 +70,7 @@ class LiveBytes(TorchDispatchMode):
 
 @dataclass
 class Pass:
-    """A forward pass of four rows, the storages of the weights, and the setup that describes it."""
+    """A forward pass of four rows, the storages of the weights, and the workload it matches."""
 
     run: Callable[[], Tensor]
     weights: set[int]
@@ -83,7 +83,7 @@ class Pass:
 
     @property
     def prompts(self) -> int:
-        """Bytes of the kept prompts, put together for the pass."""
+        """Bytes of the cached prompts, gathered for the pass."""
         workload = self.workload
         return (
             kv_cache_bytes(self.dims, workload, 4, workload.prompt_tokens)
@@ -97,18 +97,18 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wide_model(tmp_path_factory.mktemp("wide"))
 
 
-def prepared(path: Path, train: Any, lora_type: Any, dtype: Any, again: bool) -> Pass:
+def prepare_pass(path: Path, train: Any, lora_type: Any, dtype: Any, checkpointing: bool) -> Pass:
     llava = tiny_models.load(path, dtype)
     config = ModelConfig(train=train, lora_rank=4, lora_type=lora_type)
     build_policy(llava, config, temperature=1.0)
-    llava.gradient_checkpointing = again
-    four = tiny_models.prompts_of(llava, path)  # and below one question about four images
-    prompts = replace(four.select(torch.zeros(4, dtype=torch.int64)), images=four.images)
+    llava.gradient_checkpointing = checkpointing
+    batch = tiny_models.prompts_of(llava, path)  # below: one question about four images
+    prompts = replace(batch.select(torch.zeros(4, dtype=torch.int64)), images=batch.images)
     responses = tiny_models.responses_of(llava).select(torch.full((4,), 2))
     for (image,) in prompts.images:
         llava.vision.features(image)
     longest = int((prompts.spans.lengths + responses.spans.lengths).max())
-    late = len(llava.adapters.invocation) + responses.spans.max_len
+    suffix_tokens = len(llava.adapters.invocation) + responses.spans.max_len
     workload = replace(
         WORKLOAD,
         prompt_tokens=longest - 8,
@@ -118,14 +118,14 @@ def prepared(path: Path, train: Any, lora_type: Any, dtype: Any, again: bool) ->
         train=train,
         lora_rank=4,
         lora_type=lora_type,
-        gradient_checkpointing=again,
+        gradient_checkpointing=checkpointing,
         triton=False,
     )
     if lora_type == "alora":
         with torch.no_grad():
-            llava.response_hidden_states(prompts, responses)  # from here on the prompts are kept
-        before = prompts.spans.max_len - len(llava.adapters.invocation)
-        workload = replace(workload, prompt_tokens=before, max_new_tokens=late)
+            llava.response_hidden_states(prompts, responses)  # from here on the prompts are cached
+        prefix_tokens = prompts.spans.max_len - len(llava.adapters.invocation)
+        workload = replace(workload, prompt_tokens=prefix_tokens, max_new_tokens=suffix_tokens)
     return Pass(
         lambda: llava.response_hidden_states(prompts, responses),
         {value.untyped_storage()._cdata for value in llava.model.parameters()},
@@ -134,7 +134,7 @@ def prepared(path: Path, train: Any, lora_type: Any, dtype: Any, again: bool) ->
     )
 
 
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("train", "lora_type", "dtype"), CASES)
 @pytest.mark.parametrize("directory", ["tiny", "wide"])
 def test_activations_are_what_autograd_saves(
@@ -142,31 +142,39 @@ def test_activations_are_what_autograd_saves(
     train: str,
     lora_type: str,
     dtype: str,
-    again: bool,
+    checkpointing: bool,
     request: pytest.FixtureRequest,
 ) -> None:
-    one = prepared(request.getfixturevalue(directory), train, lora_type, dtype, again)
-    kept: dict[int, Tensor] = {}
+    forward_pass = prepare_pass(
+        request.getfixturevalue(directory), train, lora_type, dtype, checkpointing
+    )
+    saved: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor
+    def save(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = one.run()
-    found = sum(x.untyped_storage().nbytes() for key, x in kept.items() if key not in one.weights)
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        hidden = forward_pass.run()
+    saved_bytes = sum(
+        x.untyped_storage().nbytes() for key, x in saved.items() if key not in forward_pass.weights
+    )
     assert hidden.requires_grad
-    planned = saved_activation_bytes(one.dims, one.workload)
-    if again:  # that layer is kept later; of the prompts autograd does not know
-        layer = one.tokens * layer_activation_bytes(one.dims, one.workload)
-        planned -= layer + lora_copy_bytes(one.dims, one.workload) + one.prompts
+    planned = saved_activation_bytes(forward_pass.dims, forward_pass.workload)
+    if checkpointing:  # that layer is saved later; autograd does not save the prompts
+        layer = forward_pass.tokens * layer_activation_bytes(
+            forward_pass.dims, forward_pass.workload
+        )
+        planned -= (
+            layer + lora_copy_bytes(forward_pass.dims, forward_pass.workload) + forward_pass.prompts
+        )
     else:
-        planned += one.prompts
-    # What joins two parts, which counts beside so small a model, is not planned.
-    assert planned == pytest.approx(found, rel=0.1 if lora_type == "alora" else 0.05)
+        planned += forward_pass.prompts
+    # Concatenations are not planned; they count beside so small a model.
+    assert planned == pytest.approx(saved_bytes, rel=0.1 if lora_type == "alora" else 0.05)
 
 
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("train", "lora_type", "dtype"), CASES)
 @pytest.mark.parametrize("directory", ["tiny", "wide"])
 def test_the_peak_of_an_update_is_that_of_its_live_tensors(
@@ -174,16 +182,20 @@ def test_the_peak_of_an_update_is_that_of_its_live_tensors(
     train: str,
     lora_type: str,
     dtype: str,
-    again: bool,
+    checkpointing: bool,
     request: pytest.FixtureRequest,
 ) -> None:
-    one = prepared(request.getfixturevalue(directory), train, lora_type, dtype, again)
-    one.run().float().sum().backward()  # from here on gradients are there and only added to
+    forward_pass = prepare_pass(
+        request.getfixturevalue(directory), train, lora_type, dtype, checkpointing
+    )
+    forward_pass.run().float().sum().backward()  # from here on gradients exist and are added to
     with LiveBytes() as live:
-        one.run().float().sum().backward()
-    workspace = backward_workspace_bytes(one.dims, one.workload, 4)
-    planned = saved_activation_bytes(one.dims, one.workload) + workspace
-    planned += 0 if again else one.prompts  # else they are among the activations
+        forward_pass.run().float().sum().backward()
+    workspace = backward_workspace_bytes(forward_pass.dims, forward_pass.workload, 4)
+    planned = saved_activation_bytes(forward_pass.dims, forward_pass.workload) + workspace
+    planned += (
+        0 if checkpointing else forward_pass.prompts
+    )  # otherwise they are among the activations
     assert planned == pytest.approx(live.peak, rel=0.15)
 
 
@@ -192,21 +204,24 @@ def test_the_peak_of_an_update_is_that_of_its_live_tensors(
 def test_the_workspace_of_scoring_is_that_of_its_live_tensors(
     directory: str, train: str, lora_type: str, dtype: str, request: pytest.FixtureRequest
 ) -> None:
-    one = prepared(request.getfixturevalue(directory), train, lora_type, dtype, False)
+    forward_pass = prepare_pass(request.getfixturevalue(directory), train, lora_type, dtype, False)
     with torch.no_grad(), LiveBytes() as live:
-        one.run()
-    planned = one.tokens * forward_workspace_bytes(one.dims, one.workload) + one.prompts
+        forward_pass.run()
+    planned = (
+        forward_pass.tokens * forward_workspace_bytes(forward_pass.dims, forward_pass.workload)
+        + forward_pass.prompts
+    )
     assert planned == pytest.approx(live.peak, rel=0.15)
 
 
 @pytest.mark.parametrize("critic", ["adapter", "separate"])
-def test_a_critic_apart_adds_no_activations(wide: Path, critic: Any) -> None:
+def test_a_critic_with_its_own_forward_adds_no_activations(wide: Path, critic: Any) -> None:
     def peak(kind: Any) -> int:
         llava, config = tiny_models.load(wide), ModelConfig(lora_rank=4)
         policy = build_policy(llava, config, temperature=1.0, critic=kind)
         batch = tiny_models.minibatch_of(policy, wide)
         updater = Updater(PPOConfig(), policy, steps=2)
-        updater.step(batch, train_policy=True)  # from here on gradients and moments are there
+        updater.step(batch, train_policy=True)  # from here on gradients and moments exist
         with LiveBytes() as live:
             updater.step(batch, train_policy=True)
         return live.peak

@@ -1,4 +1,4 @@
-"""The change that makes a run fit: cheap options first, none of them in vain."""
+"""The smallest change that makes a run fit: cheap options first, none without need."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,16 +14,16 @@ from rlhf.planning.workload import Workload
 from tests.support.planned import WORKLOAD
 
 WORKLOADS = {
-    "plain": WORKLOAD,
+    "default": WORKLOAD,
     "nf4": replace(WORKLOAD, quantization="nf4"),
     "large": replace(WORKLOAD, critic="separate", lora_rank=256, sampling_batch_size=512),
-    "late": replace(WORKLOAD, lora_type="alora", gradient_checkpointing=True),
+    "alora": replace(WORKLOAD, lora_type="alora", gradient_checkpointing=True),
     "full": replace(WORKLOAD, train="full", dtype="float32", reward="base_model"),
 }
 
 
 @pytest.fixture(scope="module")
-def seven() -> ModelDims:
+def llava_7b() -> ModelDims:
     return read_dims("llava-hf/llava-1.5-7b-hf")
 
 
@@ -31,70 +31,78 @@ def change(dims: ModelDims, workload: Workload, gib: float) -> dict[str, Any]:
     return changed_options(workload, smallest_change(dims, workload, gib * GIB))
 
 
-def test_what_fits_stays(seven: ModelDims) -> None:
-    assert change(seven, WORKLOAD, 139) == {}
+def test_what_fits_stays(llava_7b: ModelDims) -> None:
+    assert change(llava_7b, WORKLOAD, 139) == {}
 
 
-def test_what_costs_only_time_is_changed_first(seven: ModelDims) -> None:
-    assert change(seven, WORKLOAD, 50) == {"ppo.microbatch_tokens": 4096}
+def test_what_costs_only_time_is_changed_first(llava_7b: ModelDims) -> None:
+    assert change(llava_7b, WORKLOAD, 50) == {"ppo.microbatch_tokens": 4096}
     one_row = replace(WORKLOAD, microbatch_tokens=1000, sampling_batch_size=4)
-    assert change(seven, one_row, 20) == {"model.gradient_checkpointing": True}
-    assert change(seven, replace(WORKLOAD, quantization="nf4"), 22.5) == {
+    assert change(llava_7b, one_row, 20) == {"model.gradient_checkpointing": True}
+    assert change(llava_7b, replace(WORKLOAD, quantization="nf4"), 22.5) == {
         "ppo.microbatch_tokens": 2048,
         "sampling.batch_size": 32,
     }
 
 
-def test_prompts_are_dropped_before_fewer_responses_are_sampled_together(seven: ModelDims) -> None:
-    late = replace(WORKLOADS["late"], quantization="nf4", sampling_batch_size=16)
-    assert change(seven, late, 19) == {}
-    assert change(seven, late, 17) == {"model.prefix_cache_gib": 2.0}
-    assert change(seven, replace(late, lora_type="lora"), 14)["sampling.batch_size"] == 8
+def test_the_prefix_cache_shrinks_before_the_sampling_batch(llava_7b: ModelDims) -> None:
+    alora = replace(WORKLOADS["alora"], quantization="nf4", sampling_batch_size=16)
+    assert change(llava_7b, alora, 19) == {}
+    assert change(llava_7b, alora, 17) == {"model.prefix_cache_gib": 2.0}
+    assert change(llava_7b, replace(alora, lora_type="lora"), 14)["sampling.batch_size"] == 8
 
 
-def test_quantization_comes_when_nothing_else_serves(seven: ModelDims) -> None:
-    assert change(seven, WORKLOAD, 15)["model.quantization"] == "int8"
-    assert change(seven, WORKLOAD, 9.5)["model.quantization"] == "nf4"
+def test_quantization_is_the_last_change(llava_7b: ModelDims) -> None:
+    assert change(llava_7b, WORKLOAD, 15)["model.quantization"] == "int8"
+    assert change(llava_7b, WORKLOAD, 9.5)["model.quantization"] == "nf4"
 
 
-def test_full_training_is_neither_quantized_nor_ranked(seven: ModelDims) -> None:
-    assert not {"model.quantization", "model.lora_rank"} & {*change(seven, WORKLOADS["full"], 10)}
+def test_full_training_changes_neither_quantization_nor_rank(llava_7b: ModelDims) -> None:
+    assert not {"model.quantization", "model.lora_rank"} & {
+        *change(llava_7b, WORKLOADS["full"], 10)
+    }
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
 @pytest.mark.parametrize("gib", [2, 7, 8, 9.5, 11, 13, 15, 22.5, 30, 45, 75, 100, 150])
-def test_no_change_is_in_vain(seven: ModelDims, name: str, gib: float) -> None:
+def test_every_change_is_needed(llava_7b: ModelDims, name: str, gib: float) -> None:
     workload = WORKLOADS[name]
-    after = smallest_change(seven, workload, gib * GIB)
-    peak = estimate_memory(seven, after).peak
-    reached = max(peak, gib * GIB)
+    after = smallest_change(llava_7b, workload, gib * GIB)
+    peak = estimate_memory(llava_7b, after).peak
+    limit = max(peak, gib * GIB)
     changed = [field for field in OPTIONS if getattr(after, field) != getattr(workload, field)]
     for field in changed:
-        back = replace(after, **{field: getattr(workload, field)})
-        assert estimate_memory(seven, back).peak > reached
+        undone = replace(after, **{field: getattr(workload, field)})
+        assert estimate_memory(llava_7b, undone).peak > limit
     assert after.microbatch_tokens >= min(workload.microbatch_tokens, after.sequence_tokens)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_no_step_raises_the_peak(seven: ModelDims, name: str) -> None:
+def test_no_step_raises_the_peak(llava_7b: ModelDims, name: str) -> None:
     workload = WORKLOADS[name]
-    strongest = smallest_change(seven, workload, 0)
+    strongest = smallest_change(llava_7b, workload, 0)
     for field in OPTIONS:
         before, workload = workload, replace(workload, **{field: getattr(strongest, field)})
-        assert estimate_memory(seven, workload).peak <= estimate_memory(seven, before).peak
-    assert estimate_memory(seven, workload).peak < estimate_memory(seven, WORKLOADS[name]).peak
+        assert estimate_memory(llava_7b, workload).peak <= estimate_memory(llava_7b, before).peak
+    assert (
+        estimate_memory(llava_7b, workload).peak < estimate_memory(llava_7b, WORKLOADS[name]).peak
+    )
 
 
-def test_a_card_is_found_by_its_name() -> None:
+def test_a_gpu_is_found_by_its_name() -> None:
     assert find_gpu("nvidia rtx-4090") is GPUS["RTX 4090"]
     assert GPUS["T4"].gib == 15
     assert [gpu.gib for gpu in GPUS.values()][-1] > 130
 
 
-def test_a_machine_has_its_own_memory_and_the_speed_of_its_like() -> None:
+def test_a_local_gpu_has_its_own_memory_and_the_speed_of_its_model() -> None:
     assert match_gpu("NVIDIA A100-SXM4-80GB", 79.3).bandwidth_tbs == 2.039
     assert match_gpu("NVIDIA A100-SXM4-40GB", 39.4).bandwidth_tbs == 1.555
-    ti = match_gpu("NVIDIA GeForce RTX 4060 Ti", 15.6)
-    assert (ti.name, ti.gib, ti.bfloat16_tflops) == ("NVIDIA GeForce RTX 4060 Ti", 15.6, 44.1)
+    rtx_4060_ti = match_gpu("NVIDIA GeForce RTX 4060 Ti", 15.6)
+    assert (rtx_4060_ti.name, rtx_4060_ti.gib, rtx_4060_ti.bfloat16_tflops) == (
+        "NVIDIA GeForce RTX 4060 Ti",
+        15.6,
+        44.1,
+    )
     assert match_gpu("NVIDIA GeForce RTX 4090", 23.5).bfloat16_tflops == 165.2
     assert match_gpu("NVIDIA A10G", 22).bandwidth_tbs == 0

@@ -1,4 +1,4 @@
-"""The cost model against what real models hold, and against metrics worked by hand."""
+"""Memory estimates against real models, and against numbers computed by hand."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -35,7 +35,7 @@ from tests.support.planned import WORKLOAD, wide_model
 
 
 @pytest.fixture(scope="module")
-def seven() -> ModelDims:
+def llava_7b() -> ModelDims:
     return read_dims("llava-hf/llava-1.5-7b-hf")
 
 
@@ -45,23 +45,26 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wide_model(tmp_path_factory.mktemp("wide"))
 
 
-def size(values: Iterable[Tensor]) -> int:
+def num_bytes(values: Iterable[Tensor]) -> int:
     return sum(value.numel() * value.element_size() for value in values)
 
 
-def test_the_parts_of_the_7b_are_the_published_ones(seven: ModelDims) -> None:
+def test_the_parts_of_the_7b_are_the_published_ones(llava_7b: ModelDims) -> None:
     layer = 4 * 4096**2 + 3 * 4096 * 11008
-    assert seven.linear_params == 32 * layer == 6_476_005_376
-    assert seven.norm_params == (2 * 32 + 1) * 4096
-    assert seven.embedding_params == seven.lm_head_params == 32064 * 4096
+    assert llava_7b.linear_params == 32 * layer == 6_476_005_376
+    assert llava_7b.norm_params == (2 * 32 + 1) * 4096
+    assert llava_7b.embedding_params == llava_7b.lm_head_params == 32064 * 4096
     assert (
-        seven.linear_params + seven.norm_params + seven.embedding_params + seven.lm_head_params
+        llava_7b.linear_params
+        + llava_7b.norm_params
+        + llava_7b.embedding_params
+        + llava_7b.lm_head_params
         == 6_738_939_904
     )
-    assert seven.projector_params == 1024 * 4096 + 4096 + 4096**2 + 4096
-    assert seven.vision_tower_params == 303_507_456
-    assert (seven.image_tokens, seven.vision_feature_size) == (576, 1024)
-    assert lora_parameters(seven, 64) == 159_907_840
+    assert llava_7b.projector_params == 1024 * 4096 + 4096 + 4096**2 + 4096
+    assert llava_7b.vision_tower_params == 303_507_456
+    assert (llava_7b.image_tokens, llava_7b.vision_feature_size) == (576, 1024)
+    assert lora_parameters(llava_7b, 64) == 159_907_840
 
 
 def test_the_13b_is_known_too() -> None:
@@ -78,18 +81,18 @@ def test_the_weights_are_those_of_a_loaded_model(
     llava, dims = tiny_models.load(path, dtype), read_dims(str(path / "model"))
     inner = llava.model.model
     found = {
-        "vision tower": size(inner.vision_tower.parameters()),
-        "projector": size(inner.multi_modal_projector.parameters()),
-        "head": size([llava.output_weight]),
-        "embeddings": size([inner.language_model.embed_tokens.weight]),
+        "vision tower": num_bytes(inner.vision_tower.parameters()),
+        "projector": num_bytes(inner.multi_modal_projector.parameters()),
+        "head": num_bytes([llava.output_weight]),
+        "embeddings": num_bytes([inner.language_model.embed_tokens.weight]),
     }
-    language = size(inner.language_model.parameters()) - found["embeddings"]
+    language = num_bytes(inner.language_model.parameters()) - found["embeddings"]
     assert base_model_bytes(dims, replace(WORKLOAD, dtype=dtype)) == found | {
         "language model": language
     }
     assert [dims.image_tokens] == llava.builder.image_tokens([Path()])
     llava.adapters.add(POLICY, rank=4, alpha=8)
-    assert lora_parameters(dims, 4) * 4 == size(llava.adapters.tensors(POLICY).values())
+    assert lora_parameters(dims, 4) * 4 == num_bytes(llava.adapters.tensors(POLICY).values())
 
 
 def test_quantized_layers_have_the_bytes_that_bitsandbytes_gives_them(wide: Path) -> None:
@@ -100,7 +103,7 @@ def test_quantized_layers_have_the_bytes_that_bitsandbytes_gives_them(wide: Path
         ("int8", bitsandbytes.nn.Linear8bitLt),
     ):
         modules = tiny_models.load(wide, "bfloat16", kind).model.modules()
-        packed = size(module.weight for module in modules if isinstance(module, layer))
+        packed = num_bytes(module.weight for module in modules if isinstance(module, layer))
         planned = (
             base_model_bytes(dims, replace(WORKLOAD, quantization=kind))["language model"] - norms  # type: ignore[arg-type]
         )
@@ -115,7 +118,7 @@ def test_full_training_trains_the_language_model_without_its_embeddings(tiny: Pa
     workload = replace(WORKLOAD, train="full", dtype="float32", reward="base_model")
     assert trainable_parameters(dims, workload) == moved + head
     parts = resident_bytes(dims, workload)
-    whole = size(llava.model.parameters())
+    whole = num_bytes(llava.model.parameters())
     assert parts["second base model: reference"] == parts["second base model: reward"] == whole
 
 
@@ -129,9 +132,9 @@ def test_the_cache_is_that_of_a_real_rollout(
     with torch.no_grad():
         _, state = llava.decode(torch.ones(4, dtype=torch.int64), llava.prefill(prompts, 1)[1])
     tokens = int(prompts.spans.lengths.max()) + 1
-    kept = (state.prefix.layer(x) + state.suffix.layer(x) for x in range(dims.num_layers))
-    found = size(part for layer in kept for part in layer)
-    assert kv_cache_bytes(dims, replace(WORKLOAD, dtype="float32"), 4, tokens) == found
+    layers = (state.prefix.layer(x) + state.suffix.layer(x) for x in range(dims.num_layers))
+    cache_bytes = num_bytes(part for layer in layers for part in layer)
+    assert kv_cache_bytes(dims, replace(WORKLOAD, dtype="float32"), 4, tokens) == cache_bytes
 
 
 def test_grouped_queries_shrink_the_cache_and_ties_the_head() -> None:
@@ -148,22 +151,23 @@ def test_grouped_queries_shrink_the_cache_and_ties_the_head() -> None:
     assert qwen.norm_params == 2 * (2 * 64 + 64 + 32 + 32) + 64  # norms, and biases of q, k, v
 
 
-def test_the_activations_of_the_7b_by_hand(seven: ModelDims) -> None:
-    half = 2 * 4 * 4096 + 4 * 32 + 3 * 2 * 11008  # attention; the MLP's three
+def test_the_activations_of_the_7b_by_hand(llava_7b: ModelDims) -> None:
+    linear = 2 * 4 * 4096 + 4 * 32 + 3 * 2 * 11008  # attention; the MLP's three
     norms, inputs = 4 * 2 * 4096, 2 * (2 * 4096 + 11008 + 7 * 64)
-    layer, factors = half + norms + inputs, 2 * 159_907_840
-    assert layer_activation_bytes(seven, WORKLOAD) == layer
+    layer, factors = linear + norms + inputs, 2 * 159_907_840
+    assert layer_activation_bytes(llava_7b, WORKLOAD) == layer
     rows = 8192 // 768
     mlp = 3 * 2 * 11008 + 2 * (4096 + 11008 + 3 * 64)  # the last runs for 129 tokens of 768
     assert (
-        saved_activation_bytes(seven, WORKLOAD) == rows * (768 * 32 * layer - 639 * mlp) + factors
+        saved_activation_bytes(llava_7b, WORKLOAD)
+        == rows * (768 * 32 * layer - 639 * mlp) + factors
     )
-    again = saved_activation_bytes(seven, WORKLOAD, checkpointing=True)
-    assert again == rows * 768 * (32 * 4096 * 2 + 4 * 4096 + layer) + factors // 32
+    checkpointed = saved_activation_bytes(llava_7b, WORKLOAD, checkpointing=True)
+    assert checkpointed == rows * 768 * (32 * 4096 * 2 + 4 * 4096 + layer) + factors // 32
     for critic in ("adapter", "separate"):  # after the policy's backward
         assert saved_activation_bytes(
-            seven, replace(WORKLOAD, critic=critic)
-        ) == saved_activation_bytes(seven, WORKLOAD)
+            llava_7b, replace(WORKLOAD, critic=critic)
+        ) == saved_activation_bytes(llava_7b, WORKLOAD)
 
 
 def test_a_micro_batch_holds_whole_rows_and_at_least_one() -> None:
@@ -191,74 +195,78 @@ def test_tiles_are_those_of_the_triton_kernel() -> None:
     assert pytest.importorskip("rlhf.kernels.token_logprobs_triton").CHUNK_LOGITS == TILE_LOGITS
 
 
-def test_logits_of_a_chunk_by_hand(seven: ModelDims) -> None:
-    assert logprob_workspace_bytes(seven, WORKLOAD, 128) == 32 * 2**20 + 4 * 128 * 4096
-    torch_only = logprob_workspace_bytes(seven, replace(WORKLOAD, triton=False), 1280)
+def test_logits_of_a_chunk_by_hand(llava_7b: ModelDims) -> None:
+    assert logprob_workspace_bytes(llava_7b, WORKLOAD, 128) == 32 * 2**20 + 4 * 128 * 4096
+    torch_only = logprob_workspace_bytes(llava_7b, replace(WORKLOAD, triton=False), 1280)
     assert torch_only == 3 * 4 * 130 * 32064 + 3 * 4 * 1280 * 4096 + 4 * 32064 * 4096
-    assert sampling_workspace_bytes(seven, 2) == 2 * 32064 * 24
+    assert sampling_workspace_bytes(llava_7b, 2) == 2 * 32064 * 24
 
 
-def test_the_7b_on_one_card_by_hand(seven: ModelDims) -> None:
-    assert kv_cache_bytes(seven, WORKLOAD, 1, 1) == 512 * 2**10
-    found = estimate_memory(seven, WORKLOAD)
+def test_the_7b_on_one_gpu_by_hand(llava_7b: ModelDims) -> None:
+    assert kv_cache_bytes(llava_7b, WORKLOAD, 1, 1) == 512 * 2**10
+    memory = estimate_memory(llava_7b, WORKLOAD)
     adapter = 4 * 159_907_840
-    assert found.resident["adapter: policy"] == found.resident["adapter: reward"] == adapter
-    assert found.resident["gradients"] == 4 * (159_907_840 + 4097)
-    assert found.resident["optimizer"] == 8 * (159_907_840 + 4097)
-    assert found.image_feature_bytes == 576 * 1024 * 2
-    assert found.peak == max(found.peaks().values()) == found.peaks()["update"]
-    rollout = found.phases["rollout"]  # room for the responses is taken with the first prompts
+    assert memory.resident["adapter: policy"] == memory.resident["adapter: reward"] == adapter
+    assert memory.resident["gradients"] == 4 * (159_907_840 + 4097)
+    assert memory.resident["optimizer"] == 8 * (159_907_840 + 4097)
+    assert memory.image_feature_bytes == 576 * 1024 * 2
+    assert memory.peak == max(memory.peaks().values()) == memory.peaks()["update"]
+    rollout = memory.phases["rollout"]  # room for the responses is taken with the first prompts
     assert rollout["KV cache"] == 64 * 768 * 512 * 2**10
     assert rollout["workspace of a layer"] == 12 * 640 * 8 * (11008 + 4096)
     short = replace(WORKLOAD, prompt_tokens=10, max_prefill_tokens=10, sampling_batch_size=48)
-    decoding = {"KV cache": 48 * 138 * 512 * 2**10, "logits": sampling_workspace_bytes(seven, 48)}
-    assert estimate_memory(seven, short).phases["rollout"] == decoding
-    in_update = found.phases["update"]
+    decoding = {
+        "KV cache": 48 * 138 * 512 * 2**10,
+        "logits": sampling_workspace_bytes(llava_7b, 48),
+    }
+    assert estimate_memory(llava_7b, short).phases["rollout"] == decoding
+    in_update = memory.phases["update"]
     assert in_update["workspace of a layer"] == 7680 * (4 * 11008 + 4 * 4096)
 
 
-def test_what_each_option_adds(seven: ModelDims) -> None:
-    def of(**options: Any) -> dict[str, int]:
-        return resident_bytes(seven, replace(WORKLOAD, **options))
+def test_what_each_option_adds(llava_7b: ModelDims) -> None:
+    def parts(**options: Any) -> dict[str, int]:
+        return resident_bytes(llava_7b, replace(WORKLOAD, **options))
 
-    adapter = of()["adapter: policy"]
-    assert of(starts_from_adapter=True)["adapter: reference"] == adapter
-    assert of(critic="adapter")["adapter: critic"] == adapter
-    assert of(critic="adapter")["gradients"] == 4 * (2 * 159_907_840 + 4097)
-    assert of(critic="separate")["second base model: critic"] == sum(
-        base_model_bytes(seven, WORKLOAD).values()
+    adapter = parts()["adapter: policy"]
+    assert parts(starts_from_adapter=True)["adapter: reference"] == adapter
+    assert parts(critic="adapter")["adapter: critic"] == adapter
+    assert parts(critic="adapter")["gradients"] == 4 * (2 * 159_907_840 + 4097)
+    assert parts(critic="separate")["second base model: critic"] == sum(
+        base_model_bytes(llava_7b, WORKLOAD).values()
     )
-    assert of(optimizer="adamw_8bit")["optimizer"] == 2 * (159_907_840 + 4097)
-    assert "adapter: reward" not in of(reward="none")
-    full = of(train="full", dtype="float32", reward="none")
+    assert parts(optimizer="adamw_8bit")["optimizer"] == 2 * (159_907_840 + 4097)
+    assert "adapter: reward" not in parts(reward="none")
+    full = parts(train="full", dtype="float32", reward="none")
     assert "adapter: policy" not in full
     assert full["gradients"] == 4 * (6_476_005_376 + 65 * 4096 + 4097)
 
 
-def test_only_response_tokens_carry_gradients_in_the_response_scope(seven: ModelDims) -> None:
+def test_only_response_tokens_have_gradients_with_alora(llava_7b: ModelDims) -> None:
     workload = replace(WORKLOAD, lora_type="alora")
     prefix, copies = 10 * 640 * 512 * 2**10, 2 * 159_907_840
-    layers = 10 * 128 * 32 * layer_activation_bytes(seven, workload)
-    assert saved_activation_bytes(seven, workload) == layers + copies + prefix
-    again = replace(workload, gradient_checkpointing=True)
+    layers = 10 * 128 * 32 * layer_activation_bytes(llava_7b, workload)
+    assert saved_activation_bytes(llava_7b, workload) == layers + copies + prefix
+    checkpointed = replace(workload, gradient_checkpointing=True)
     inputs = 10 * 128 * (32 * 2 * 4096 + 4 * 4096)
     assert (
-        saved_activation_bytes(seven, again) == inputs + prefix + (layers + copies + prefix) // 32
+        saved_activation_bytes(llava_7b, checkpointed)
+        == inputs + prefix + (layers + copies + prefix) // 32
     )
-    assert forward_flops(seven, WORKLOAD) == pytest.approx(10.10e12, rel=0.001)
-    assert forward_flops(seven, workload) == pytest.approx(1.71e12, rel=0.005)
+    assert forward_flops(llava_7b, WORKLOAD) == pytest.approx(10.10e12, rel=0.001)
+    assert forward_flops(llava_7b, workload) == pytest.approx(1.71e12, rel=0.005)
 
 
-def test_a_packed_weight_is_unpacked_for_its_product(seven: ModelDims) -> None:
-    phases = estimate_memory(seven, replace(WORKLOAD, quantization="nf4")).phases
+def test_a_quantized_weight_is_dequantized_for_its_product(llava_7b: ModelDims) -> None:
+    phases = estimate_memory(llava_7b, replace(WORKLOAD, quantization="nf4")).phases
     assert phases["rollout"]["dequantized weight"] == 2 * 4096 * 11008
     assert all(
         "dequantized weight" not in parts
-        for parts in estimate_memory(seven, WORKLOAD).phases.values()
+        for parts in estimate_memory(llava_7b, WORKLOAD).phases.values()
     )
 
 
-def test_the_head_of_scoring_sees_responses_only() -> None:
+def test_scoring_computes_logits_of_responses_only() -> None:
     text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 2**20}
     dims = dims_of(LlavaConfig(text_config=text, image_token_index=5))
     workload = replace(WORKLOAD, prompt_tokens=1, triton=False, microbatch_tokens=258)
@@ -267,17 +275,19 @@ def test_the_head_of_scoring_sees_responses_only() -> None:
     assert estimate_memory(dims, workload).phases["scoring"] == {"logits": logits}
 
 
-def test_prompts_are_kept_or_read_again_in_the_response_scope(seven: ModelDims) -> None:
+def test_alora_caches_prompts_or_reads_them_again(llava_7b: ModelDims) -> None:
     workload, gib = replace(WORKLOAD, lora_type="alora", prefix_cache_gib=100), 2**30
-    kept, anew = (
-        estimate_memory(seven, replace(workload, prefix_cache_gib=n)).phases for n in (100, 0)
+    cached, uncached = (
+        estimate_memory(llava_7b, replace(workload, prefix_cache_gib=n)).phases for n in (100, 0)
     )
-    assert {parts["prompts kept"] for parts in kept.values()} == {64 * 640 * 512 * 2**10}
-    assert not any("prompts kept" in parts for parts in anew.values())
-    some = estimate_memory(seven, replace(workload, prefix_cache_gib=5)).phases
-    assert {parts["prompts kept"] for parts in some.values()} == {5 * gib}
-    assert kept["scoring"]["KV cache"] == 10 * 640 * 512 * 2**10
-    assert kept["scoring"]["KV of a layer"] == 10 * 768 * 16 * 2**10
-    assert anew["scoring"]["workspace of a layer"] == 10 * 640 * 8 * (11008 + 4096)
-    few = estimate_memory(seven, replace(workload, samples_per_prompt=8)).phases["rollout"]
-    assert few["prompts kept"] == 8 * 640 * 512 * 2**10
+    assert {parts["prompts kept"] for parts in cached.values()} == {64 * 640 * 512 * 2**10}
+    assert not any("prompts kept" in parts for parts in uncached.values())
+    partly_cached = estimate_memory(llava_7b, replace(workload, prefix_cache_gib=5)).phases
+    assert {parts["prompts kept"] for parts in partly_cached.values()} == {5 * gib}
+    assert cached["scoring"]["KV cache"] == 10 * 640 * 512 * 2**10
+    assert cached["scoring"]["KV of a layer"] == 10 * 768 * 16 * 2**10
+    assert uncached["scoring"]["workspace of a layer"] == 10 * 640 * 8 * (11008 + 4096)
+    grouped_rollout = estimate_memory(llava_7b, replace(workload, samples_per_prompt=8)).phases[
+        "rollout"
+    ]
+    assert grouped_rollout["prompts kept"] == 8 * 640 * 512 * 2**10

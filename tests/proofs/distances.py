@@ -1,6 +1,6 @@
-"""How far from the known optimum PPO ends, with seeds 0, 1, 2.
+"""Prints the distance from the known optimum at which PPO ends, with seeds 0, 1, 2.
 
-`python -m tests.proofs.distances` prints total variations: about three minutes.
+`python -m tests.proofs.distances` prints total variations; it takes about three minutes.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -10,8 +10,8 @@ import torch
 
 from tests.proofs.problems import (
     BANDIT,
+    ESTIMATES,
     NOISY,
-    WRONG,
     Problem,
     distance,
     early_score,
@@ -31,15 +31,15 @@ CONSTANT: dict[str, Any] = {"lr_schedule": "constant"}
 def distances(
     problems: list[Problem], block: AbstractContextManager[Any] | None = None, **options: Any
 ) -> list[float]:
-    """One distance a seed, everything inside `block`."""
+    """Return the distance for each seed, inside the context `block`."""
     with block or nullcontext():
         return [distance(problems[seed], seed, **options) for seed in SEEDS]
 
 
-def lines() -> dict[str, list[float]]:
-    """Distances by what was run."""
-    bandit, words = [BANDIT] * len(SEEDS), [sequences(seed) for seed in SEEDS]
-    found = {
+def all_distances() -> dict[str, list[float]]:
+    """Return the distances of all runs by name."""
+    bandit, problems = [BANDIT] * len(SEEDS), [sequences(seed) for seed in SEEDS]
+    results = {
         "bandit, k1 in the reward": distances(bandit),
         "bandit, k2 in the loss": distances(bandit, **NOISY),
         "bandit, exact KL in the loss": distances(bandit, **EXACT),
@@ -48,29 +48,31 @@ def lines() -> dict[str, list[float]]:
         "bandit, grpo with the KL in the loss": distances(bandit, **GRPO, kl_placement="loss"),
         "bandit, constant lr, whitening with floor 0.1": distances(bandit, **CONSTANT),
         "bandit, constant lr, floor 1e-8": distances(bandit, **CONSTANT, whiten_min_std=1e-8),
-        "sequences, λ = 0.95": distances(words),
-        "sequences, λ = 1": distances(words, gae_lambda=1.0),
-        "sequences, rloo": distances(words, **RLOO),
-        "sequences, grpo": distances(words, **GRPO),
-        "sequences, score one token early": distances(words, early_score()),
+        "sequences, λ = 0.95": distances(problems),
+        "sequences, λ = 1": distances(problems, gae_lambda=1.0),
+        "sequences, rloo": distances(problems, **RLOO),
+        "sequences, grpo": distances(problems, **GRPO),
+        "sequences, score one token early": distances(problems, early_score()),
     }
     for kind in ("k2", "k3", "abs", "clamp"):
-        found[f"bandit, {kind} in the reward"] = distances(bandit, reward_kl(WRONG[kind]))
+        results[f"bandit, {kind} in the reward"] = distances(bandit, reward_kl(ESTIMATES[kind]))
     for kind in ("k1", "k3", "abs", "clamp"):
-        block = loss_kl(WRONG[kind])
-        found[f"bandit, {kind} in the loss"] = distances(bandit, block, kl_placement="loss")
-    late = [trained(words[i], i, **NOISY | {"adam_eps": 1e-5, "gae_lambda": 1.0}) for i in SEEDS]
-    pairs = list(zip(words, late, strict=True))
-    found["sequences, k2 in the loss"] = [one.distance(policy) for one, policy in pairs]
-    found["the same, from the optimum without the KL of later tokens"] = [
-        one.distance(policy, sees_later_kl=False) for one, policy in pairs
+        block = loss_kl(ESTIMATES[kind])
+        results[f"bandit, {kind} in the loss"] = distances(bandit, block, kl_placement="loss")
+    policies = [
+        trained(problems[i], i, **NOISY | {"adam_eps": 1e-5, "gae_lambda": 1.0}) for i in SEEDS
     ]
-    start = [one.distance(trained(one, 0, lr=1e-30, iterations=1)) for one in [BANDIT, *words]]
-    found["reference: bandit and the three sequences"] = start
-    return found
+    pairs = list(zip(problems, policies, strict=True))
+    results["sequences, k2 in the loss"] = [problem.distance(policy) for problem, policy in pairs]
+    results["sequences, k2 in the loss, from the optimum without the KL of later tokens"] = [
+        problem.distance(policy, sees_later_kl=False) for problem, policy in pairs
+    ]
+    start = [x.distance(trained(x, 0, lr=1e-30, iterations=1)) for x in [BANDIT, *problems]]
+    results["reference: bandit and the three sequences"] = start
+    return results
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for name, values in lines().items():
-        print(f"{name:60}", "  ".join(f"{value:.4f}" for value in values))
+    for name, values in all_distances().items():
+        print(f"{name:75}", "  ".join(f"{value:.4f}" for value in values))

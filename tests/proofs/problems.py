@@ -1,4 +1,4 @@
-"""Problems whose best policy is known, the mistakes that miss it, and how far each run ends."""
+"""Problems whose optimal policy is known, wrong variants of PPO, and distances from the optimum."""
 
 import math
 import random
@@ -26,8 +26,8 @@ PPO = PPOConfig(
     vf_coef=1.0,
     critic_warmup_iterations=0,
 )
-# With the KL in the loss the advantages keep the noise of the scores, at the optimum too, where
-# those above are 0: more samples, one pass over them.
+# With the KL in the loss, advantages are noisy at the optimum too, where they are 0 with the KL in
+# the reward: more samples and one epoch.
 NOISY: dict[str, Any] = {
     "kl_placement": "loss",
     "iterations": 150,
@@ -40,10 +40,13 @@ NOISY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """Answers that end at EOS or at the longest length.
+    """A problem over all responses that end at EOS or at the maximal length.
 
-    Attributes: reference [V], probabilities after every prefix; longest T, tokens;
-        scores of every answer; kl_coef, reward per nat.
+    Attributes:
+        reference: [V] probabilities after every prefix.
+        longest: T, maximal number of tokens.
+        scores: score of every response.
+        kl_coef: reward per nat.
     """
 
     reference: tuple[float, ...]
@@ -52,38 +55,38 @@ class Problem:
     kl_coef: float = 0.25
 
     def optimum(self, *, sees_later_kl: bool = True) -> dict[Response, float]:
-        """Probability of every answer under the best policy, by soft dynamic programming.
+        """Return all probabilities of the optimal policy, by soft dynamic programming.
 
             π(a) ∝ π_ref(a)·exp(Q(a)/β)        V = β·log Σ π_ref(a)·exp(Q(a)/β)
 
         A penalty in the loss charges a token for its own KL, not for that of the tokens it leads
-        to (`sees_later_kl` False): then V = Σ π(a)·Q(a), what the answer is expected to score.
+        to (`sees_later_kl` False): then V = Σ π(a)·Q(a), the expected score.
         """
 
         def walk(prefix: Response) -> tuple[float, dict[Response, float]]:
-            """V after `prefix`, and the probabilities of the answers from there."""
+            """Return V after `prefix`, and the probabilities of the responses from there."""
             if prefix in self.scores:
                 return self.scores[prefix], {prefix: 1.0}
-            later = [walk((*prefix, token)) for token in range(len(self.reference))]
+            children = [walk((*prefix, token)) for token in range(len(self.reference))]
             weights = [
                 p * math.exp(value / self.kl_coef)
-                for p, (value, _) in zip(self.reference, later, strict=True)
+                for p, (value, _) in zip(self.reference, children, strict=True)
             ]
             mass = math.fsum(weights)
             value = self.kl_coef * math.log(mass)
             if not sees_later_kl:
-                value = math.fsum(w / mass * q for w, (q, _) in zip(weights, later, strict=True))
-            found = {
+                value = math.fsum(w / mass * q for w, (q, _) in zip(weights, children, strict=True))
+            probabilities = {
                 response: w / mass * p
-                for w, (_, ends) in zip(weights, later, strict=True)
-                for response, p in ends.items()
+                for w, (_, child) in zip(weights, children, strict=True)
+                for response, p in child.items()
             }
-            return value, found
+            return value, probabilities
 
         return walk(())[1]
 
     def distance(self, policy: TabularPolicy, *, sees_later_kl: bool = True) -> float:
-        """Total variation, over whole answers, between `policy` and the optimum."""
+        """Return the total variation, over responses, between `policy` and the optimum."""
         table = policy.logits.detach().double().softmax(-1).tolist()
 
         def probability(response: Response) -> float:
@@ -98,7 +101,7 @@ class Problem:
 
 
 def responses(vocabulary: int, longest: int, prefix: Response = ()) -> Iterator[Response]:
-    """Every answer that begins with `prefix`."""
+    """Yield every response that begins with `prefix`."""
     if prefix and (prefix[-1] == EOS or len(prefix) == longest):
         yield prefix
         return
@@ -111,14 +114,14 @@ BANDIT = Problem((0.5, 0.3, 0.15, 0.04, 0.01), 1, {(arm,): r for arm, r in enume
 
 
 def sequences(seed: int) -> Problem:
-    """V = 4, T = 3: 40 answers whose scores are uniform in ±1."""
-    drawn = random.Random(seed)
-    scores = {response: drawn.uniform(-1, 1) for response in responses(4, 3)}
+    """Return a problem with V = 4, T = 3: 40 responses whose scores are uniform in ±1."""
+    generator = random.Random(seed)
+    scores = {response: generator.uniform(-1, 1) for response in responses(4, 3)}
     return Problem((0.2, 0.35, 0.15, 0.3), 3, scores, kl_coef=0.2)
 
 
 def trained(problem: Problem, seed: int, **options: Any) -> TabularPolicy:
-    """What PPO with these options makes of the reference."""
+    """Return the policy that PPO with these options reaches from the reference."""
     policy = TabularPolicy(problem.reference, problem.longest)
     config = replace(PPO, **{"kl_coef": problem.kl_coef, **options})
     learn(policy, problem.scores, config, seed)
@@ -126,17 +129,17 @@ def trained(problem: Problem, seed: int, **options: Any) -> TabularPolicy:
 
 
 def distance(problem: Problem, seed: int, **options: Any) -> float:
-    """Total variation from the optimum at which PPO with these options ends."""
+    """Return the total variation from the optimum at which PPO with these options ends."""
     return problem.distance(trained(problem, seed, **options))
 
 
 def reward_kl(estimate: Callable[[Tensor], Tensor]) -> AbstractContextManager[Any]:
-    """Inside the block the reward is charged `estimate` of the log-ratio to the reference."""
+    """Use `estimate` of the log-ratio as the KL in the reward, inside the block."""
     return patch("rlhf.ppo.buffer.kl_estimate", lambda now, ref, **_: estimate(now - ref))
 
 
 def loss_kl(estimate: Callable[[Tensor], Tensor]) -> AbstractContextManager[Any]:
-    """Inside the block the penalty in the loss is the plain mean of `estimate`."""
+    """Use the mean of `estimate` as the KL in the loss, inside the block."""
 
     def penalty(now: Tensor, ref: Tensor, old: Tensor, *, token_count: int, **_: Any) -> Tensor:
         return estimate(now - ref).sum() / token_count
@@ -145,7 +148,7 @@ def loss_kl(estimate: Callable[[Tensor], Tensor]) -> AbstractContextManager[Any]
 
 
 def early_score() -> AbstractContextManager[Any]:
-    """Inside the block the score lands one token before the last, where there is one."""
+    """Add the score one token before the last, where there is one, inside the block."""
 
     def add_early(flat: Tensor, per_span: Tensor, spans: Spans) -> Tensor:
         return flat.index_add(0, (spans.offsets[1:] - 2).maximum(spans.offsets[:-1]), per_span)
@@ -153,7 +156,7 @@ def early_score() -> AbstractContextManager[Any]:
     return patch("rlhf.functional.rewards.add_at_span_end", add_early)
 
 
-WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+ESTIMATES: dict[str, Callable[[Tensor], Tensor]] = {
     "k1": lambda d: d,
     "k2": lambda d: d.square() / 2,
     "k3": lambda d: (-d).expm1() + d,

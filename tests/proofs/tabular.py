@@ -1,4 +1,4 @@
-"""PPO without a network: tables of logits and values; the buffer, kernels and updater are real."""
+"""PPO on tables of logits and values, with the real buffer, kernels and updater."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,14 +21,15 @@ Response = tuple[int, ...]
 
 
 class TabularPolicy:
-    """A row of logits and a value for every prefix; what `Updater` needs of a policy.
+    """A policy with a row of logits and a value for every prefix, as `Updater` needs it.
 
     Prefixes are the nodes of a tree, numbered as in a heap: 0 is the empty one, token a after
-    prefix s makes prefix s·V + a + 1. A row of logits is a hidden state whose output embedding is
+    prefix s gives prefix s·V + a + 1. A row of logits is a hidden state whose output embedding is
     the identity, so that the kernels of the real policy compute its log-probabilities.
 
-    Args: reference [V], probabilities after every prefix, from which the policy starts;
-        longest T, tokens of the longest answer.
+    Args:
+        reference: [V] probabilities after every prefix, with which the policy starts.
+        longest: T, tokens of the longest response.
     """
 
     def __init__(self, reference: Sequence[float], longest: int) -> None:
@@ -41,7 +42,7 @@ class TabularPolicy:
         self.value_head = nn.Embedding.from_pretrained(torch.zeros(prefixes, 1), freeze=False)
 
     def double(self) -> "TabularPolicy":
-        """The same in float64."""
+        """Convert the tables to float64; return self."""
         self.reference, self.identity = self.reference.double(), self.identity.double()
         self.logits = nn.Parameter(self.logits.detach().double())
         self.value_head.double()
@@ -54,7 +55,7 @@ class TabularPolicy:
         return dict(self.value_head.named_parameters())
 
     def prefixes(self, responses: Responses) -> Tensor:
-        """[N], the prefix before each token."""
+        """Return the prefix before each token, [N]."""
         prefix = torch.zeros_like(responses.tokens)
         for _ in range(responses.spans.max_len - 1):
             longer = prefix.roll(1) * self.vocabulary + responses.tokens.roll(1) + 1
@@ -80,30 +81,30 @@ class TabularPolicy:
     def evaluate(
         self, prompts: PromptBatch, responses: Responses, ref_hidden_states: Tensor | None = None
     ) -> PolicyOutputs:
-        scores = self.policy_outputs(prompts, responses, ref_hidden_states)
-        return replace(scores, values=self.values(scores, prompts, responses))
+        outputs = self.policy_outputs(prompts, responses, ref_hidden_states)
+        return replace(outputs, values=self.values(outputs, prompts, responses))
 
     @torch.no_grad()
     def rollout(
         self, scores: Mapping[Response, float], config: PPOConfig, *, seed: int, iteration: int
     ) -> Rollout:
-        """Answers drawn by key, `samples_per_prompt` to each prompt, with their scores."""
+        """Sample `samples_per_prompt` responses to each prompt; return them with their scores."""
         rows = torch.arange(config.rollout_batch_size)
         keys, samples = rows // config.samples_per_prompt, rows % config.samples_per_prompt
         prompts, responses = prompts_of(keys), self._responses(keys, samples, seed, iteration)
-        now, ref_hidden_states = (
+        outputs, ref_hidden_states = (
             self.evaluate(prompts, responses),
             self.reference[self.prefixes(responses)],
         )
         return Rollout(
             prompts=prompts,
             responses=responses,
-            old_logprobs=now.logprobs,
+            old_logprobs=outputs.logprobs,
             ref_logprobs=token_logprobs(ref_hidden_states, self.identity, responses.tokens)[0],
-            values=now.values,
-            entropy=now.entropy,
+            values=outputs.values,
+            entropy=outputs.entropy,
             scores=torch.tensor([scores[tuple(row)] for row in responses.rows()]),
-            logprob_diff=torch.zeros_like(now.logprobs),
+            logprob_diff=torch.zeros_like(outputs.logprobs),
             ref_hidden_states=ref_hidden_states if kl_choice(config)[1] == "exact" else None,
         )
 
@@ -117,7 +118,7 @@ class TabularPolicy:
 
 
 def prompts_of(keys: Tensor) -> PromptBatch:
-    """A prompt of one token for every key."""
+    """Return a prompt of one token for every key."""
     count = len(keys)
     spans = Spans.from_lengths([1] * count)
     return PromptBatch(
@@ -126,9 +127,9 @@ def prompts_of(keys: Tensor) -> PromptBatch:
 
 
 def responses_of(tokens: Tensor) -> Responses:
-    """Rows [B, T], each to its first EOS; the longest ones need none to be finished."""
-    ends = tokens == EOS
-    lengths = torch.where(ends.any(1), ends.long().argmax(1) + 1, tokens.shape[1])
+    """Return rows [B, T], each up to its first EOS; all are finished."""
+    is_eos = tokens == EOS
+    lengths = torch.where(is_eos.any(1), is_eos.long().argmax(1) + 1, tokens.shape[1])
     spans = Spans.from_lengths(lengths)
     flat = gather_spans(tokens, torch.zeros_like(lengths), spans)
     return Responses(flat, spans, torch.ones(len(tokens), dtype=torch.bool))
@@ -137,7 +138,7 @@ def responses_of(tokens: Tensor) -> Responses:
 def learn(
     policy: TabularPolicy, scores: Mapping[Response, float], config: PPOConfig, seed: int
 ) -> None:
-    """Every iteration of PPO, as the trainer runs them."""
+    """Run all iterations of PPO, as the trainer does."""
     minibatches = config.rollout_batch_size // config.minibatch_size
     updater = Updater(config, policy, config.iterations * config.ppo_epochs * minibatches)  # type: ignore[arg-type]
     for iteration in range(config.iterations):

@@ -36,20 +36,20 @@ PPO = PPOConfig(
     kl_coef=0.01,
     critic_warmup_iterations=1,
     missing_eos="none",
-    sanity_checks=False,  # one wants a reward that looks at the image's own pixels
+    sanity_checks=False,  # one needs a reward that reads the pixels
     log_samples_every=1000,
 )
 
 
-class LikesTheColour(LlavaReward):
-    """1 if the number of the only token, modulo 4, is that of the prompt's colour, else 0."""
+class ColourReward(LlavaReward):
+    """Scores 1 if the only token, modulo 4, is the index of the prompt's colour, else 0."""
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
         return (responses.tokens % len(COLOURS) == prompts.sampling_keys % len(COLOURS)).float()
 
 
 def coloured_prompts(llava: Llava, directory: Path) -> PromptBatch:
-    """64 equal questions about images of one colour each, in four shades."""
+    """Return 64 equal questions about images of one colour each, in four shades."""
     count = PPO.rollout_batch_size
     for row in range(count):
         shade = tuple(value + 3 * (row // 4 % 4) for value in COLOURS[row % 4])
@@ -60,19 +60,19 @@ def coloured_prompts(llava: Llava, directory: Path) -> PromptBatch:
 
 
 def trainer(tiny: Path, directory: Path) -> PPOTrainer:
-    """At temperature 0.2 even logits as small as this model's can make a token all but certain."""
+    """Return a trainer at temperature 0.2, at which the model's small logits can become certain."""
     config = Config(ppo=PPO, sampling=SamplingConfig(max_new_tokens=1, temperature=0.2))
     llava, random = tiny_models.load(tiny), Random(0)
     scenes = [sample_scene(random) for _ in range(64)]
     train_tower_on_scenes(llava.model, llava.processor, scenes, steps=2, seed=0)
     policy = build_policy(llava, ModelConfig(train="full"), temperature=0.2)
-    reward = LikesTheColour(llava, ScalarHead(llava.hidden_size), llava.builder)
+    reward = ColourReward(llava, ScalarHead(llava.hidden_size), llava.builder)
     prompts = coloured_prompts(llava, directory)
     return PPOTrainer(config, policy, reward, prompts, MetricsWriter(directory), directory)
 
 
 def last_scores(directory: Path) -> float:
-    """Mean score of the last five iterations."""
+    """Return the mean score of the last five iterations."""
     return sum(value for _, value in read_metrics(directory)["objective/scores"][-5:]) / 5
 
 
@@ -85,13 +85,13 @@ def test_the_colour_is_learned(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_with_shuffled_images_it_stays_at_chance(tiny: Path, tmp_path: Path) -> None:
-    """The control: what is learned above is read off the image, not off anything else."""
+def test_with_shuffled_images_the_score_stays_at_chance(tiny: Path, tmp_path: Path) -> None:
+    """Control: the colour can be learned from the image only."""
     run = trainer(tiny, tmp_path)
-    draw, generator = run.iteration_prompts, torch.Generator().manual_seed(0)
+    iteration_prompts, generator = run.iteration_prompts, torch.Generator().manual_seed(0)
 
     def shuffled(iteration: int) -> tuple[PromptBatch, Tensor]:
-        prompts, samples = draw(iteration)
+        prompts, samples = iteration_prompts(iteration)
         others = torch.randperm(len(prompts), generator=generator)
         return replace(prompts, images=prompts.select(others).images), samples
 

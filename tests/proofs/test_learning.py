@@ -1,4 +1,4 @@
-"""What training must end in: the critic at the expected score, answers of the length asked for."""
+"""Training reaches a known end: the critic the expected score, responses the rewarded length."""
 
 import math
 from dataclasses import replace
@@ -12,31 +12,31 @@ from rlhf.types import Rollout
 from tests.proofs.problems import PPO, Problem, responses, sequences, trained
 from tests.proofs.tabular import Response, TabularPolicy, prompts_of, responses_of
 
-EVEN = (0.25, 0.25, 0.25, 0.25)
+UNIFORM = (0.25, 0.25, 0.25, 0.25)
 
 
 def every_response(policy: TabularPolicy, problem: Problem) -> Rollout:
-    """Each answer as often as it is likely under EVEN: 64 rows, no sampling noise."""
+    """Return every response as often as it is likely under UNIFORM: 64 rows, no sampling noise."""
     rows = torch.cartesian_prod(*[torch.arange(4)] * 3)
     prompts, responses = prompts_of(torch.arange(len(rows))), responses_of(rows)
     with torch.no_grad():
-        now = policy.evaluate(prompts, responses)
+        outputs = policy.evaluate(prompts, responses)
     return Rollout(
         prompts=prompts,
         responses=responses,
-        old_logprobs=now.logprobs,
-        ref_logprobs=now.logprobs,
-        values=now.values,
-        entropy=now.entropy,
+        old_logprobs=outputs.logprobs,
+        ref_logprobs=outputs.logprobs,
+        values=outputs.values,
+        entropy=outputs.entropy,
         scores=torch.tensor([problem.scores[tuple(row)] for row in responses.rows()]),
-        logprob_diff=torch.zeros_like(now.logprobs),
+        logprob_diff=torch.zeros_like(outputs.logprobs),
     )
 
 
 @pytest.mark.parametrize("gae_lambda_value", [1.0, 0.9])
 def test_the_critic_ends_at_the_expected_score(gae_lambda_value: float) -> None:
-    """For every prefix that an answer passes through, from the mean over what may follow."""
-    problem, policy = sequences(0), TabularPolicy(EVEN, 3)
+    """The value of each prefix is the mean over its next tokens."""
+    problem, policy = sequences(0), TabularPolicy(UNIFORM, 3)
     config = replace(PPO, gae_lambda_value=gae_lambda_value, lr=0.05, iterations=150)
     updater = Updater(config, policy, config.iterations)  # type: ignore[arg-type]
     for _ in range(config.iterations):
@@ -47,19 +47,19 @@ def test_the_critic_ends_at_the_expected_score(gae_lambda_value: float) -> None:
             updater.step(minibatch, train_policy=False)
     values = policy.value_head.weight.flatten().tolist()
 
-    def expected(prefix: Response, place: int) -> float:
+    def expected(prefix: Response, index: int) -> float:
         if prefix in problem.scores:
             return problem.scores[prefix]
-        mean = math.fsum(expected((*prefix, a), place * 4 + a + 1) for a in range(4)) / 4
-        assert values[place] == pytest.approx(mean, abs=1e-3)
+        mean = math.fsum(expected((*prefix, a), index * 4 + a + 1) for a in range(4)) / 4
+        assert values[index] == pytest.approx(mean, abs=1e-3)
         return mean
 
     expected((), 0)
     assert torch.equal(policy.logits, policy.reference)
 
 
-def test_the_length_that_is_rewarded_is_learned() -> None:
-    """-|length - 5| from coin flips: at first one answer in 32 has 5 tokens."""
+def test_the_rewarded_length_is_learned() -> None:
+    """The score is -|length - 5|; at first one response in 32 has 5 tokens."""
     scores = {response: -abs(len(response) - 5.0) for response in responses(2, 8)}
     problem = Problem((0.5, 0.5), 8, scores, kl_coef=0.1)
     assert problem.distance(TabularPolicy((0.5, 0.5), 8)) > 0.9

@@ -1,4 +1,4 @@
-"""One optimizer step: its loss and gradient against a float64 loop, however it is split."""
+"""Loss and gradient of an optimizer step against a float64 loop, for all micro-batch sizes."""
 
 import math
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from rlhf.ppo.updater import Updater
 from rlhf.types import Minibatch
 from tests.proofs.tabular import TabularPolicy, prompts_of, responses_of
 
-PLACES = [("reward", "k1"), ("loss", "k2"), ("loss", "exact")]
+PLACEMENTS = [("reward", "k1"), ("loss", "k2"), ("loss", "exact")]
 ROWS = [[1, 2, 3], [0, 0, 0], [2, 0, 0], [3, 1, 0], [1, 1, 1], [0, 0, 0], [2, 3, 2]]
 
 
 def options(place: Any, kind: Any) -> PPOConfig:
-    """Every term of the objective, each large enough to be seen."""
+    """Return options under which every term of the objective matters."""
     return PPOConfig(
         kl_placement=place,
         kl_estimator=kind,
@@ -43,18 +43,18 @@ def policy() -> TabularPolicy:
 
 
 def minibatch(policy: TabularPolicy, kind: str) -> Minibatch:
-    """Ratios and values on both sides of their clips."""
+    """Return a minibatch with ratios and values on both sides of their clips."""
     responses = responses_of(torch.tensor(ROWS))
     prompts = prompts_of(torch.arange(len(ROWS)))
     prefixes, count = policy.prefixes(responses), responses.spans.num_tokens
     ref_hidden_states = policy.reference[prefixes]
     with torch.no_grad():
-        now = policy.evaluate(prompts, responses)
+        outputs = policy.evaluate(prompts, responses)
     return Minibatch(
         prompts=prompts,
         responses=responses,
-        old_logprobs=now.logprobs + 0.3 * torch.randn(count, dtype=torch.float64),
-        old_values=now.values + 0.5 * torch.randn(count, dtype=torch.float64),
+        old_logprobs=outputs.logprobs + 0.3 * torch.randn(count, dtype=torch.float64),
+        old_values=outputs.values + 0.5 * torch.randn(count, dtype=torch.float64),
         ref_logprobs=token_logprobs(ref_hidden_states, policy.identity, responses.tokens)[0],
         advantages=torch.randn(count, dtype=torch.float64),
         returns=torch.randn(count, dtype=torch.float64),
@@ -63,59 +63,59 @@ def minibatch(policy: TabularPolicy, kind: str) -> Minibatch:
 
 
 def gradients(policy: TabularPolicy, batch: Minibatch, config: PPOConfig) -> Tensor:
-    """[P] of the logits, then of the values, as one real step leaves them."""
+    """Return the gradients [P] of logits and values after one step of the updater."""
     outcome = Updater(config, policy, steps=1).step(batch, train_policy=True).outcome  # type: ignore[arg-type]
     assert outcome == "taken"
-    found = [policy.logits.grad, policy.value_head.weight.grad]
-    return torch.cat([value.flatten() for value in found if value is not None])
+    grads = [policy.logits.grad, policy.value_head.weight.grad]
+    return torch.cat([value.flatten() for value in grads if value is not None])
 
 
-def rows_of(size: int) -> Any:
-    """Inside the block a micro-batch is `size` responses."""
+def microbatch_size(size: int) -> Any:
+    """Make micro-batches of `size` responses, inside the block."""
     return patch(
         "rlhf.ppo.updater.microbatches",
         lambda prompts, *_: torch.arange(len(prompts)).split(size),
     )
 
 
-@pytest.mark.parametrize(("place", "kind"), PLACES)
+@pytest.mark.parametrize(("place", "kind"), PLACEMENTS)
 def test_the_split_does_not_change_the_gradient(
     policy: TabularPolicy, place: Any, kind: Any
 ) -> None:
     batch, config = minibatch(policy, kind), options(place, kind)
-    whole = gradients(policy, batch, config)
-    assert float(whole.norm()) > 0.1
+    full = gradients(policy, batch, config)
+    assert float(full.norm()) > 0.1
     for size in (1, 2, 3, len(ROWS)):
-        with rows_of(size):
-            found = gradients(policy, batch, config)
-        torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-10)
+        with microbatch_size(size):
+            split = gradients(policy, batch, config)
+        torch.testing.assert_close(split, full, rtol=1e-10, atol=1e-10)
 
 
-def test_a_mean_of_means_is_another_gradient(policy: TabularPolicy) -> None:
-    batch, config, add = (
+def test_a_mean_of_microbatch_means_is_another_gradient(policy: TabularPolicy) -> None:
+    batch, config, backward = (
         minibatch(policy, "k2"),
         options("loss", "k2"),
         Updater._backward_microbatch,
     )
-    whole = gradients(policy, batch, config)
+    full = gradients(policy, batch, config)
 
-    def own_mean(self: Updater, part: Minibatch, count: int, train_policy: bool) -> Any:
-        return add(self, part, len(ROWS) * part.responses.spans.num_tokens, train_policy)
+    def microbatch_mean(self: Updater, part: Minibatch, count: int, train_policy: bool) -> Any:
+        return backward(self, part, len(ROWS) * part.responses.spans.num_tokens, train_policy)
 
-    with rows_of(1), patch.object(Updater, "_backward_microbatch", own_mean):
+    with microbatch_size(1), patch.object(Updater, "_backward_microbatch", microbatch_mean):
         means = gradients(policy, batch, config)
-    assert float((means - whole).norm() / whole.norm()) > 0.05
+    assert float((means - full).norm() / full.norm()) > 0.05
 
 
 class Oracle:
-    """The objective of a step as a loop over tokens, from plain tables of logits and values."""
+    """The objective of a step as a loop over tokens, on lists of logits and values."""
 
     def __init__(self, policy: TabularPolicy, batch: Minibatch, config: PPOConfig) -> None:
-        self.config, self.states = config, policy.prefixes(batch.responses).tolist()
+        self.config, self.prefixes = config, policy.prefixes(batch.responses).tolist()
         self.tokens, self.reference = batch.responses.tokens.tolist(), policy.reference[0].tolist()
         self.old, self.advantages = batch.old_logprobs.tolist(), batch.advantages.tolist()
         self.old_values, self.returns = batch.old_values.tolist(), batch.returns.tolist()
-        # k2's weight is not differentiated: it stays that of the policy at hand.
+        # k2's weight is not differentiated: it is that of the current policy.
         self.weights = [self._ratio(policy.logits.tolist(), i) for i in range(len(self.tokens))]
 
     def __call__(self, logits: list[list[float]], values: list[float]) -> float:
@@ -124,13 +124,13 @@ class Oracle:
 
     def _token(self, logits: list[list[float]], values: list[float], i: int) -> float:
         config, advantage, ratio = self.config, self.advantages[i], self._ratio(logits, i)
-        p, q = softmax(logits[self.states[i]]), softmax(self.reference)
-        gain = min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
-        moved = min(max(values[self.states[i]] - self.old_values[i], -0.25), 0.25)
-        guesses = values[self.states[i]], self.old_values[i] + moved
-        error = max((guess - self.returns[i]) ** 2 for guess in guesses) / 2
+        p, q = softmax(logits[self.prefixes[i]]), softmax(self.reference)
+        objective = min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
+        value_change = min(max(values[self.prefixes[i]] - self.old_values[i], -0.25), 0.25)
+        predictions = values[self.prefixes[i]], self.old_values[i] + value_change
+        error = max((value - self.returns[i]) ** 2 for value in predictions) / 2
         entropy = -math.fsum(x * math.log(x) for x in p)
-        loss = -gain + config.vf_coef * error - config.ent_coef * entropy
+        loss = -objective + config.vf_coef * error - config.ent_coef * entropy
         if config.kl_placement == "reward":
             return loss
         log_ratio = math.log(p[self.tokens[i]] / q[self.tokens[i]])
@@ -140,7 +140,7 @@ class Oracle:
         return loss + config.kl_coef * kl
 
     def _ratio(self, logits: list[list[float]], i: int) -> float:
-        return softmax(logits[self.states[i]])[self.tokens[i]] / math.exp(self.old[i])
+        return softmax(logits[self.prefixes[i]])[self.tokens[i]] / math.exp(self.old[i])
 
 
 def softmax(logits: list[float]) -> list[float]:
@@ -149,15 +149,15 @@ def softmax(logits: list[float]) -> list[float]:
 
 
 def differences(function: Callable[[list[float]], float], at: list[float]) -> list[float]:
-    """Central differences of `function` in every argument."""
-    step, found = 1e-5, []
+    """Return central differences of `function` in every argument."""
+    step, gradient = 1e-5, []
     for i in range(len(at)):
         up, down = ([*at[:i], at[i] + side, *at[i + 1 :]] for side in (step, -step))
-        found.append((function(up) - function(down)) / (2 * step))
-    return found
+        gradient.append((function(up) - function(down)) / (2 * step))
+    return gradient
 
 
-@pytest.mark.parametrize(("place", "kind"), PLACES)
+@pytest.mark.parametrize(("place", "kind"), PLACEMENTS)
 def test_the_gradient_is_that_of_a_float64_loop(
     policy: TabularPolicy, place: Any, kind: Any
 ) -> None:
@@ -171,9 +171,9 @@ def test_the_gradient_is_that_of_a_float64_loop(
         return oracle(rows, numbers[len(logits) :])
 
     updater, count = Updater(config, policy, steps=1), batch.responses.spans.num_tokens  # type: ignore[arg-type]
-    scores = policy.policy_outputs(batch.prompts, batch.responses, batch.ref_hidden_states)
-    loss = updater._policy_loss(scores, batch, count)[0]
-    loss = loss + config.vf_coef * updater._value_loss(scores, batch, count)[0]
+    outputs = policy.policy_outputs(batch.prompts, batch.responses, batch.ref_hidden_states)
+    loss = updater._policy_loss(outputs, batch, count)[0]
+    loss = loss + config.vf_coef * updater._value_loss(outputs, batch, count)[0]
     assert loss.item() == pytest.approx(objective(logits + values), abs=1e-12)
     expected = torch.tensor(differences(objective, logits + values), dtype=torch.float64)
     torch.testing.assert_close(gradients(policy, batch, config), expected, rtol=1e-6, atol=1e-8)

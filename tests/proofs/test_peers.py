@@ -1,4 +1,4 @@
-"""Advantages and losses against two libraries that were written by others."""
+"""Advantages and losses against stable-baselines3 and torchrl."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from torchrl.objectives.value.functional import generalized_advantage_estimate
 from rlhf.functional import clipped_policy_loss, clipped_value_loss, generalized_advantages
 from rlhf.kernels import token_logprobs
 from rlhf.spans import Spans
-from tests.support.float64 import EXACT, doubles, quick, ragged, unit
+from tests.support.float64 import EXACT, quick, ragged, random_float64, unit
 
 
 @quick
@@ -27,16 +27,16 @@ def test_advantages_are_those_of_stable_baselines3(
 ) -> None:
     """One environment whose episodes are the responses, one after another."""
     spans = Spans.from_lengths(lengths)
-    rewards, values = doubles(spans.num_tokens), doubles(spans.num_tokens)
+    rewards, values = random_float64(spans.num_tokens), random_float64(spans.num_tokens)
     space = spaces.Discrete(2)
     peer = RolloutBuffer(spans.num_tokens, space, space, gamma=gamma, gae_lambda=gae_lambda)
     peer.rewards, peer.values = rewards.numpy()[:, None], values.numpy()[:, None]
     peer.advantages = np.zeros((spans.num_tokens, 1))
     peer.episode_starts = (spans.positions == 0).double().numpy()[:, None]
     peer.compute_returns_and_advantage(torch.zeros(1), np.ones(1))
-    got = generalized_advantages(rewards, values, spans, gamma=gamma, gae_lambda=gae_lambda)
-    for ours, theirs in zip(got, (peer.advantages, peer.returns), strict=True):
-        torch.testing.assert_close(ours, torch.from_numpy(theirs[:, 0]), **EXACT)
+    ours = generalized_advantages(rewards, values, spans, gamma=gamma, gae_lambda=gae_lambda)
+    for actual, expected in zip(ours, (peer.advantages, peer.returns), strict=True):
+        torch.testing.assert_close(actual, torch.from_numpy(expected[:, 0]), **EXACT)
 
 
 @quick
@@ -46,19 +46,21 @@ def test_advantages_are_those_of_torchrl(
 ) -> None:
     """One trajectory whose episodes are the responses, one after another."""
     spans = Spans.from_lengths(lengths)
-    rewards, values = doubles(spans.num_tokens), doubles(spans.num_tokens)
+    rewards, values = random_float64(spans.num_tokens), random_float64(spans.num_tokens)
     done = torch.zeros(spans.num_tokens, dtype=torch.bool)
     done[spans.offsets[1:] - 1] = True
     column = [x[:, None] for x in (values, values.roll(-1), rewards, done)]
-    discount = torch.tensor(gamma, dtype=torch.float64)  # a plain number it takes in float32
+    discount = torch.tensor(
+        gamma, dtype=torch.float64
+    )  # torchrl converts a Python number to float32
     theirs = generalized_advantage_estimate(discount, gae_lambda, *column)
-    got = generalized_advantages(rewards, values, spans, gamma=gamma, gae_lambda=gae_lambda)
-    for ours, other in zip(got, theirs, strict=True):
-        torch.testing.assert_close(ours, other[:, 0], **EXACT)
+    ours = generalized_advantages(rewards, values, spans, gamma=gamma, gae_lambda=gae_lambda)
+    for actual, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(actual, expected[:, 0], **EXACT)
 
 
-class Net(nn.Module):
-    """A table as a network: what `ClipPPOLoss` needs to have parameters to train."""
+class TableNetwork(nn.Module):
+    """A table as a module, as `ClipPPOLoss` needs it."""
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
@@ -70,12 +72,12 @@ class Net(nn.Module):
 
 def peer_loss(logits: Tensor, values: Tensor, clip_range_value: float | None) -> ClipPPOLoss:
     actor = ProbabilisticTensorDictSequential(
-        Module(Net(logits), ["states"], ["logits"]),
+        Module(TableNetwork(logits), ["states"], ["logits"]),
         ProbabilisticTensorDictModule(["logits"], ["action"], distribution_class=Categorical),
     )
     loss = ClipPPOLoss(
         actor,
-        Module(Net(values[:, None]), ["states"], ["state_value"]),
+        Module(TableNetwork(values[:, None]), ["states"], ["state_value"]),
         clip_epsilon=0.25,  # float32 keeps it exactly, as it does the coefficients
         clip_value=clip_range_value,
         entropy_coeff=0.25,
@@ -88,10 +90,18 @@ def peer_loss(logits: Tensor, values: Tensor, clip_range_value: float | None) ->
 @pytest.mark.parametrize("clip_range_value", [None, 0.5])
 def test_losses_and_gradients_are_those_of_torchrl(clip_range_value: float | None) -> None:
     count, vocabulary = 200, 7
-    logits, values, states = doubles(count, vocabulary), doubles(count), torch.arange(count)
+    logits, values, states = (
+        random_float64(count, vocabulary),
+        random_float64(count),
+        torch.arange(count),
+    )
     tokens = torch.randint(vocabulary, (count,))
-    old = logits.log_softmax(1)[states, tokens] + 0.3 * doubles(count)
-    old_values, returns, advantages = values + 0.5 * doubles(count), doubles(count), doubles(count)
+    old = logits.log_softmax(1)[states, tokens] + 0.3 * random_float64(count)
+    old_values, returns, advantages = (
+        values + 0.5 * random_float64(count),
+        random_float64(count),
+        random_float64(count),
+    )
     batch = TensorDict(
         states=states,
         action=tokens,

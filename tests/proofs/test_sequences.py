@@ -1,4 +1,4 @@
-"""Answers of up to three tokens: PPO ends at the optimum that soft dynamic programming finds."""
+"""Responses of up to three tokens: PPO reaches the optimum of soft dynamic programming."""
 
 import math
 
@@ -9,7 +9,7 @@ from tests.proofs.problems import NOISY, distance, early_score, sequences, train
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_dynamic_programming_finds_the_tilted_reference(seed: int) -> None:
-    """The optimum has a second form, over whole answers: π_ref(y)·exp(score(y)/β)/Z."""
+    """Over whole responses the optimum is π_ref(y)·exp(score(y)/β)/Z."""
     problem = sequences(seed)
     weights = {
         response: math.prod(problem.reference[token] for token in response)
@@ -27,7 +27,7 @@ def test_ppo_reaches_the_optimum(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_score_one_token_early_misses_it(seed: int) -> None:
+def test_a_score_one_token_early_misses_the_optimum(seed: int) -> None:
     with early_score():
         assert distance(sequences(seed), seed) >= 0.3
 
@@ -37,8 +37,8 @@ def test_rloo_reaches_the_optimum_without_a_critic() -> None:
 
 
 def test_a_kl_in_the_loss_charges_a_token_for_its_own_kl_only() -> None:
-    """It solves another problem, known as exactly: 0.17 from the optimum of the one above."""
+    """It solves another problem with a known optimum, 0.17 from that of the KL in the reward."""
     problem = sequences(0)
-    reached = trained(problem, 0, gae_lambda=1.0, **NOISY | {"adam_eps": 1e-5})
-    assert problem.distance(reached, sees_later_kl=False) < 0.02
-    assert problem.distance(reached) > 0.1
+    policy = trained(problem, 0, gae_lambda=1.0, **NOISY | {"adam_eps": 1e-5})
+    assert problem.distance(policy, sees_later_kl=False) < 0.02
+    assert problem.distance(policy) > 0.1

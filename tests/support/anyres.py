@@ -37,7 +37,7 @@ SIZES = [(40, 30), (30, 40), (90, 20), (70, 64), (24, 24), (31, 70)]  # width an
 
 
 class ImageOnlyProcessor(LlavaOnevisionProcessor):
-    """The stock one without its part for videos, which needs torchvision."""
+    """The processor of transformers without its video part, which needs torchvision."""
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -45,38 +45,41 @@ class ImageOnlyProcessor(LlavaOnevisionProcessor):
 
 
 def write_image(path: Path, width: int, height: int) -> Path:
-    """Noise of this size; its path."""
-    noise = torch.Generator().manual_seed(width)
-    pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=noise)
+    """Write an image of noise; return its path."""
+    generator = torch.Generator().manual_seed(width)
+    pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=generator)
     Image.fromarray(pixels.numpy()).save(path)
     return path
 
 
 def write_images(directory: Path) -> None:
-    """`images/00000.png` and so on, of the sizes above."""
+    """Write `pictures/00000.png` and so on, of the sizes of `SIZES`."""
     (directory / "pictures").mkdir()
     for number, size in enumerate(SIZES):
         write_image(directory / f"pictures/{number:05d}.png", *size)
 
 
 def directory_of(llava: Llava) -> Path:
-    """Where `build` wrote the model and its images."""
+    """Return the directory in which `build` wrote the model and its images."""
     return Path(llava.base).parent
 
 
 def images(llava: Llava) -> list[Path]:
+    """Return the paths of the images."""
     return [directory_of(llava) / f"pictures/{row:05d}.png" for row in range(len(SIZES))]
 
 
 def prompts_of(llava: Llava, count: int = 4) -> PromptBatch:
-    """The questions, each about its own image."""
-    asked = enumerate(QUESTIONS[:count])
-    records = [PromptRecord(f"pictures/{row:05d}.png", text, id=f"p{row}") for row, text in asked]
+    """Return prompts of different questions, each about its own image."""
+    questions = enumerate(QUESTIONS[:count])
+    records = [
+        PromptRecord(f"pictures/{row:05d}.png", text, id=f"p{row}") for row, text in questions
+    ]
     return prompt_batch(records, llava.builder, directory_of(llava), max_tokens=400)
 
 
 def build_next(tokenizer: Any, text: type = LlamaConfig) -> tuple[Any, Any]:
-    """LLaVA-NeXT: CLIP and Llama or Mistral."""
+    """Return a LLaVA-NeXT of CLIP and Llama or Mistral, and its processor."""
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(**_tower()),
         text_config=text(**_text(tokenizer)),
@@ -96,7 +99,7 @@ def build_next(tokenizer: Any, text: type = LlamaConfig) -> tuple[Any, Any]:
 
 
 def build_onevision(tokenizer: Any) -> tuple[Any, Any]:
-    """LLaVA-OneVision: SigLIP and Qwen2; more than two tiles' worth of patches is shrunk."""
+    """Return a LLaVA-OneVision of SigLIP and Qwen2 (anyres_max_2), and its processor."""
     tower = SiglipVisionConfig(**_tower(), vision_use_head=False)
     config = LlavaOnevisionConfig(
         vision_config=tower,
@@ -128,14 +131,14 @@ BUILDERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
 
 
 def build(kind: str, tiny: Path, directory: Path) -> Llava:
-    """A model of `BUILDERS` with the tokenizer of the `tiny` fixture; writes model/, images/."""
+    """Write a model of `BUILDERS` with the tokenizer of the `tiny` fixture, and images."""
     write_images(directory)
     torch.manual_seed(0)
     model, processor = BUILDERS[kind](AutoTokenizer.from_pretrained(tiny / "model"))
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.save_pretrained(directory / "model")
     processor.save_pretrained(directory / "model")
-    if isinstance(processor, ImageOnlyProcessor):  # as the stock one would have saved itself
+    if isinstance(processor, ImageOnlyProcessor):  # write the name of the class of transformers
         config = directory / "model/processor_config.json"
         config.write_text(config.read_text().replace("ImageOnlyProc", "LlavaOnevisionProc"))
         video = {"video_processor_type": "LlavaOnevisionVideoProcessor"}

@@ -1,4 +1,4 @@
-"""What the kernels must compute, as float64 Python loops over plain lists; no import of rlhf."""
+"""Expected results of kernels and metrics, as float64 loops over lists; nothing of rlhf is used."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ WORD = 2**64
 
 
 def split(flat: list, lengths: list[int]) -> list[list]:
-    """The pieces of `flat`, one list a length."""
+    """Split `flat` into lists of the given lengths."""
     pieces, start = [], 0
     for length in lengths:
         pieces.append(flat[start : start + length])
@@ -17,7 +17,7 @@ def split(flat: list, lengths: list[int]) -> list[list]:
 
 
 def discounted_sum(xs: list[float], factor: float) -> list[float]:
-    """Every tail of one span summed from its definition, power by power."""
+    """Return the discounted sum of every tail of a span, from the definition."""
     return [
         math.fsum(factor**k * xs[start + k] for k in range(len(xs) - start))
         for start in range(len(xs))
@@ -27,14 +27,14 @@ def discounted_sum(xs: list[float], factor: float) -> list[float]:
 def advantages(
     rewards: list[float], values: list[float], gamma: float, gae_lambda: float
 ) -> list[float]:
-    """One span: the λ-weighted mixture of k-step advantages, not the recursion."""
+    """Return the advantages of a span as λ-weighted sums of k-step advantages."""
     length, result = len(rewards), []
     for start in range(length):
 
         def k_step(k: int, start: int = start) -> float:
-            seen = math.fsum(gamma**i * rewards[start + i] for i in range(k))
-            after = gamma**k * values[start + k] if start + k < length else 0.0
-            return seen + after - values[start]
+            rewards_sum = math.fsum(gamma**i * rewards[start + i] for i in range(k))
+            bootstrap = gamma**k * values[start + k] if start + k < length else 0.0
+            return rewards_sum + bootstrap - values[start]
 
         last = length - start
         early = [(1 - gae_lambda) * gae_lambda ** (k - 1) * k_step(k) for k in range(1, last)]
@@ -49,7 +49,7 @@ def token_logprobs(
     temperature: float,
     banned: list[int],
 ) -> tuple[list[float], list[float]]:
-    """Log-probability and entropy of every token by plain exp and log."""
+    """Return log-probability and entropy of every token by exp and log."""
     logprobs, entropies = [], []
     for row, token in zip(hidden, tokens, strict=True):
         weights = [
@@ -66,7 +66,7 @@ def token_logprobs(
 
 
 def splitmix64(seed: int, index: int) -> int:
-    """Output `index` (from 0) of the generator, by walking its state: Steele, Lea, Flood 2014."""
+    """Return output `index` (from 0) of SplitMix64 (Steele, Lea, Flood 2014), step by step."""
     state = seed % WORD
     for _ in range(index + 1):
         state = (state + GOLDEN) % WORD
@@ -77,24 +77,24 @@ def splitmix64(seed: int, index: int) -> int:
 
 
 def inverse_cdf(probabilities: list[float], uniform: float) -> int:
-    """The first token whose cumulative probability exceeds `uniform`."""
-    reached = 0.0
+    """Return the first token whose cumulative probability exceeds `uniform`."""
+    cumulative = 0.0
     for token, probability in enumerate(probabilities):
-        reached += probability
-        if reached > uniform:
+        cumulative += probability
+        if cumulative > uniform:
             return token
     raise AssertionError("the probabilities do not reach the uniform number")
 
 
 def pair_outcome(difference: float, label: float) -> float:
-    """1 if the sign of the difference names the preferred answer, 0 if the other, else ½."""
+    """Return 1 if the sign of the difference is that of the label, 0 if not, ½ for ties."""
     if difference == 0 or label == 0.5:
         return 0.5
     return 1.0 if (difference > 0) == (label > 0.5) else 0.0
 
 
 def log_loss(differences: list[float], labels: list[float]) -> float:
-    """Minus the mean log-probability of the labels, each by plain exp and log."""
+    """Return minus the mean log-probability of the labels, by exp and log."""
     losses = []
     for difference, label in zip(differences, labels, strict=True):
         a_wins = 1 / (1 + math.exp(-difference))
@@ -105,13 +105,13 @@ def log_loss(differences: list[float], labels: list[float]) -> float:
 def calibration(
     differences: list[float], labels: list[float], bins: int
 ) -> list[tuple[float, float, int]]:
-    """Mean probability of the favourite, share of its wins and count, of each bin that has any."""
+    """Return mean probability of the favourite, share of its wins and count of each filled bin."""
     members: list[list[tuple[float, float]]] = [[] for _ in range(bins)]
     for difference, label in zip(differences, labels, strict=True):
         a_wins = 1 / (1 + math.exp(-difference))
         favourite = max(a_wins, 1 - a_wins)
-        place = sum(favourite >= 0.5 + 0.5 * edge / bins for edge in range(1, bins))
-        members[place].append((favourite, pair_outcome(difference, label)))
+        index = sum(favourite >= 0.5 + 0.5 * edge / bins for edge in range(1, bins))
+        members[index].append((favourite, pair_outcome(difference, label)))
     return [
         (math.fsum(p for p, _ in bin) / len(bin), math.fsum(x for _, x in bin) / len(bin), len(bin))
         for bin in members
@@ -120,7 +120,7 @@ def calibration(
 
 
 def bootstrap_shares(clusters: list[list[float]]) -> dict[float, float]:
-    """Every mean that drawing as many clusters with replacement can give, and its probability."""
+    """Return every possible bootstrap mean over clusters and its probability."""
     shares: dict[float, float] = {}
     for draw in itertools.product(clusters, repeat=len(clusters)):
         rows = [value for cluster in draw for value in cluster]

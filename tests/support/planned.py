@@ -1,4 +1,4 @@
-"""A second model and the setup of a 7B run, for the tests of what `rlhf plan` computes."""
+"""A second tiny model and the workload of a 7B run, for the tests of `rlhf.planning`."""
 
 from pathlib import Path
 

@@ -27,13 +27,15 @@ INSTRUCTIONS = (
 
 
 def load(directory: Path, dtype: str = "float32", quantization: str = "none") -> Llava:
-    """A fresh copy of the model in a directory such as that of the `tiny` fixture, on the CPU."""
-    kind, cpu = getattr(torch, dtype), torch.device("cpu")
-    return Llava.load(str(directory / "model"), device=cpu, dtype=kind, quantization=quantization)
+    """Load the model of a directory such as that of the `tiny` fixture on the CPU."""
+    path, weights_dtype = str(directory / "model"), getattr(torch, dtype)
+    return Llava.load(
+        path, device=torch.device("cpu"), dtype=weights_dtype, quantization=quantization
+    )
 
 
 def prompts_of(llava: Llava, directory: Path, count: int = 4) -> PromptBatch:
-    """The first `count` prompts, each with its own image, of different lengths."""
+    """Return `count` prompts, each with its own image, of different lengths."""
     records = [
         PromptRecord(f"pictures/{row:05d}.png", INSTRUCTIONS[row % 4], id=f"p{row}")
         for row in range(count)
@@ -42,13 +44,13 @@ def prompts_of(llava: Llava, directory: Path, count: int = 4) -> PromptBatch:
 
 
 def responses_of(llava: Llava, count: int = 4) -> Responses:
-    """`count` responses of different lengths; the second is the end-of-sequence token alone."""
+    """Return `count` responses of different lengths; the second is end-of-sequence alone."""
     texts = ["red", "", "There are two shapes in this picture.", "a blue star"]
     return response_batch([texts[row % 4] for row in range(count)], llava.builder)
 
 
 def timeless_curves(file: Path) -> list[dict[str, str]]:
-    """Every metric of every step of a metrics.jsonl, to the last bit, but for times and memory."""
+    """Return every metric of every step of a metrics.jsonl as hex, but times and memory."""
     timed = ("time/", "memory/", "throughput/")
     return [
         {k: float(x).hex() for k, x in step.items() if x is not None and not k.startswith(timed)}
@@ -57,7 +59,7 @@ def timeless_curves(file: Path) -> list[dict[str, str]]:
 
 
 def minibatch_of(policy: Policy, directory: Path) -> Minibatch:
-    """The responses above, by a policy that has not moved, with random advantages and returns."""
+    """Return `responses_of` of an unchanged policy, with random advantages and returns."""
     prompts, responses = prompts_of(policy.llava, directory), responses_of(policy.llava)
     with torch.no_grad():
         logprobs = policy.evaluate(prompts, responses).logprobs
@@ -73,7 +75,7 @@ def minibatch_of(policy: Policy, directory: Path) -> Minibatch:
 
 
 def two_iterations(policy: Policy, prompts: PromptBatch, directory: Path) -> PPOTrainer:
-    """A run that changes the policy at once; its reward is a random head on the base model."""
+    """Return a trainer of two iterations, whose reward is a random head on the base model."""
     head = ScalarHead(policy.llava.hidden_size)
     torch.nn.init.normal_(head.linear.weight)
     ppo = PPOConfig(
