@@ -29,7 +29,7 @@ COLUMNS = {
     "length_before": "words before",
     "length_after": "after",
     "reward_model_accuracy": "reward model",
-    "distinct_answers": "different answers",
+    "distinct_responses": "different responses",
 }
 
 

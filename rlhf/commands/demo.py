@@ -25,7 +25,7 @@ COMPARISON_ROWS = (  # label, metric before PPO, metric after it
     ("score by the rule", "rule_before", "rule_after"),
     ("score by the reward model", "reward_before", "reward_after"),
     ("words per response", "length_before", "length_after"),
-    ("different responses", "distinct_answers_before", "distinct_answers"),
+    ("different responses", "distinct_responses_before", "distinct_responses"),
 )
 
 

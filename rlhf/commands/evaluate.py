@@ -191,8 +191,8 @@ def _before_and_after(results: Sequence[ModelResult], judges: Sequence[Judge]) -
         **scores,
         **lengths,
         **blind,
-        "distinct_answers": after["distinct"],
-        "distinct_answers_before": by_side["before"]["distinct"],
+        "distinct_responses": after["distinct"],
+        "distinct_responses_before": by_side["before"]["distinct"],
         "rep4_after": after["rep4"],
         "kl": after["kl"],
     }

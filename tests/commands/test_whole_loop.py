@@ -54,7 +54,7 @@ def test_the_demo_leaves_every_promised_metric_and_file(demo: Path) -> None:
     promised = (
         "win_rate wins_by_correctness losses_by_correctness accuracy_before accuracy_after kl "
         "length_before length_after reward_before reward_after rule_before rule_after "
-        "distinct_answers reward_model_accuracy seconds"
+        "distinct_responses reward_model_accuracy seconds"
     )
     assert set(promised.split()) <= set(summary)
     trained = only(demo, "runs/demo/*/reward").parent / "report.html"

@@ -115,7 +115,7 @@ BUGS = (
         POLICY + "test_log_probabilities_are_those_of_the_sampled_temperature",
     ),
     Bug(
-        "the reference of an adapter is the bare trunk",
+        "the reference of an adapter is the bare base model",
         ("trl #495", "trl #1340"),
         "models/policy.py",
         (("        llava.adapters.load(REFERENCE, init_adapter, trains=False)\n", ""),),
