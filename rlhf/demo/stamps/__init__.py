@@ -1,1 +1,1 @@
-"""A data set of real photographs drawn from packages of the standard index."""
+"""A data set of real photographs, from Debian's package tuxpaint-stamps-default."""
