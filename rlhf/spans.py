@@ -74,6 +74,11 @@ class Spans:
         """Tokens of the longest response; 0 when there is none."""
         return int(self.lengths.max()) if len(self) else 0
 
+    @property
+    def equal_lengths(self) -> bool:
+        """Whether all spans are equally long."""
+        return self.num_tokens == len(self) * self.max_len
+
     @cached_property
     def segment_ids(self) -> Tensor:
         """[N] int64, index of the response of each token."""

@@ -78,3 +78,8 @@ def test_selection_is_what_a_loop_picks(lengths: list[int], random) -> None:  # 
 def test_concatenation_is_the_spans_of_all(parts: list[list[int]]) -> None:
     joined = Spans.concatenate([Spans.from_lengths(lengths) for lengths in parts])
     assert joined.lengths.tolist() == [length for lengths in parts for length in lengths]
+
+
+def test_equal_lengths() -> None:
+    assert Spans.from_lengths([3, 3]).equal_lengths and Spans.from_lengths([]).equal_lengths
+    assert not Spans.from_lengths([3, 2]).equal_lengths

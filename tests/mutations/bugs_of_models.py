@@ -172,7 +172,7 @@ BUGS = (
         "models/packed/kv_cache.py",
         (
             (
-                "lengths = None if equal_lengths else spans.lengths.to(device)",
+                "lengths = None if spans.equal_lengths else spans.lengths.to(device)",
                 "lengths = None",
             ),
         ),

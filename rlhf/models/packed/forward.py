@@ -43,12 +43,12 @@ def layout_of(
         suffix: KV cache of the earlier tokens of the rows after their prefixes; None: no such.
         target: KV cache that keys and values of packed tokens are written to; None: none.
     """
-    layout: Layout = CausalRows(packed.rows)
+    rows = CausalRows(packed.rows)
+    layout: Layout = rows
     if packed.groups is not None and prefix is not None:
-        layout = CachedPrefix(CausalRows(packed.rows), prefix, packed.groups, suffix)
+        layout = CachedPrefix(rows, prefix, packed.groups, suffix)
     elif packed.groups is not None and packed.prefixes is not None:
-        prefixes = CausalRows(packed.prefixes.spans)
-        layout = SharedPrefix(prefixes, CausalRows(packed.rows), packed.groups)
+        layout = SharedPrefix(CausalRows(packed.prefixes.spans), rows, packed.groups)
     return layout if target is None else CacheFill(layout, target)
 
 

@@ -48,8 +48,7 @@ class KVCache:
             device: device of the lengths.
             upcast: store keys and values in float32 at least.
         """
-        equal_lengths = spans.num_tokens == len(spans) * spans.max_len
-        lengths = None if equal_lengths else spans.lengths.to(device)
+        lengths = None if spans.equal_lengths else spans.lengths.to(device)
         return KVCache(num_layers, len(spans), spans.max_len, lengths, upcast=upcast)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:

@@ -63,23 +63,24 @@ class CausalRows:
 
     def __init__(self, spans: Spans) -> None:
         self.spans = spans
-        self.equal_lengths = spans.num_tokens == len(spans) * spans.max_len
 
     @property
     def lengths(self) -> Tensor | None:
         """[B] int64, tokens of each row; None if all rows are equally long."""
-        return None if self.equal_lengths else self.spans.lengths
+        return None if self.spans.equal_lengths else self.spans.lengths
 
     def pad(self, flat: Tensor) -> Tensor:
         """Pad flat tokens [S, H, Dh] to rows [B, H, T, Dh]; zeros past each row's end."""
-        if self.equal_lengths:  # decoding too: there einops takes twice the time of these views
+        if (
+            self.spans.equal_lengths
+        ):  # decoding too: there einops takes twice the time of these views
             rows: Tensor = flat.unflatten(0, (len(self.spans), -1))
             return rows.transpose(1, 2)
         return rearrange(scatter_spans(flat, self._spans_on(flat)), "b t h d -> b h t d")
 
     def flatten(self, padded: Tensor) -> Tensor:
         """Undo `pad`: rows [B, H, T, Dh] to flat tokens [S, H, Dh]."""
-        if self.equal_lengths:
+        if self.spans.equal_lengths:
             return padded.transpose(1, 2).flatten(0, 1)
         return gather_spans(rearrange(padded, "b h t d -> b t h d"), None, self._spans_on(padded))
 
