@@ -94,6 +94,13 @@ def test_fifty_strings_that_would_be_code_are_text(
     assert page.evaluate("document.querySelectorAll('script').length") == 1
 
 
+def has_ended(page: Page) -> bool:
+    """Wait for a pair, or for the note that there is none, and tell whether it is the note."""
+    ended = "current === null && $('notice').textContent.length > 9"
+    until(page, f"!locked && (current !== null || {ended})")
+    return bool(page.evaluate(ended))
+
+
 def test_two_people_at_once_never_judge_the_same_pair(
     chromium: Browser, server: Server, tmp_path: Path
 ) -> None:
@@ -106,8 +113,7 @@ def test_two_people_at_once_never_judge_the_same_pair(
     open_pages = set(pages)
     while open_pages:
         for person in list(open_pages):
-            until(person, "current !== null || $('notice').textContent.length > 9")
-            if person.evaluate("current === null"):
+            if has_ended(person):
                 saved(person)
                 open_pages.remove(person)
             else:
