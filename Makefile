@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test coverage browser-test reliability audit check format tensorboard clean
+.PHONY: demo test cases coverage browser-test reliability audit check format tensorboard clean
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
@@ -27,6 +27,10 @@ browser-test: $(STAMP)
 # Every promise at full count, half an hour: docs/reliability.md. One of them: ONLY=kills
 reliability: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.table $(ONLY)
+
+# Every input of tests/cases through the command line, as a table. One of them: ONLY=27_paths
+cases: $(STAMP)
+	COLUMNS=180 $(BIN)/python -m tests.cases.table $(ONLY)
 
 # Known holes in what is installed; asks the package index, so it needs the network.
 audit: $(STAMP)

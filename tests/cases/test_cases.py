@@ -1,0 +1,35 @@
+"""Every input of `tests/cases/` gives what its `case.toml` says, through the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cases.case import HERE, Case, cases, run
+
+# Directories whose commands are not written down yet.
+OPEN = {
+    "02_image_marker",
+    "03_llamafactory_dpo",
+    "04_ms_swift_rlhf",
+    "05_mixed_rows",
+    "06_phone_folder",
+    "07_apple_double",
+    "08_unicode_names",
+    "09_backslash",
+    "10_equals_sign",
+    "12_tilde",
+    "14_csv",
+    "24_label_studio",
+    "layouts",
+}
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.directory.name)
+def test_a_case_gives_what_it_should(case: Case, tiny: Path, tmp_path: Path) -> None:
+    for outcome in run(case, tiny / "model", tmp_path / "case"):
+        assert not outcome.faults, f"rlhf {outcome.step.command}\n{outcome.printed}"
+
+
+def test_every_directory_has_its_commands() -> None:
+    directories = {path.name for path in HERE.iterdir() if path.is_dir()} - {"__pycache__"}
+    assert directories - OPEN == {case.directory.name for case in cases()}
