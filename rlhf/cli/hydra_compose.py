@@ -4,6 +4,7 @@ This is the only module that imports hydra and omegaconf.
 """
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from rlhf.config.option_types import text_options
 from rlhf.config.schema import Config, defaults, leaves
 from rlhf.config.validation import suggest_name
 from rlhf.errors import UsageError
@@ -38,14 +40,18 @@ def compose_options(command: str, overrides: list[str]) -> dict[str, Any]:
             configuration.
     """
     _check_names(overrides)
+    texts = [word for word in overrides if _name(word) in text_options()]
     OmegaConf.clear_resolver("oc.env")  # no environment variable, maybe a secret, may be stored
     ConfigStore.instance().store(name="options", node=defaults())
     try:
         with initialize_config_dir(str(config_directory()), version_base="1.3"):
-            composed = compose(_root(command), [_quoted(word) for word in overrides])
-        return _to_mapping(_with_stored_options(composed, command, overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+            composed = compose(_root(command), [word for word in overrides if word not in texts])
+        options = _to_mapping(composed)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UsageError(str(error).split("\n")[0], " ".join(overrides), "see --help") from None
+    for word in texts:  # Hydra would parse special characters in them
+        _set(options, _name(word), _without_quotes(word.partition("=")[2]))
+    return _with_stored_options(options, command, overrides)
 
 
 def expand_sweep(overrides: list[str]) -> Iterator[list[str]]:
@@ -76,7 +82,9 @@ def _root(command: str) -> str:
     return command if (config_directory() / f"{command}.yaml").is_file() else "files"
 
 
-def _with_stored_options(composed: DictConfig, command: str, overrides: list[str]) -> DictConfig:
+def _with_stored_options(
+    composed: dict[str, Any], command: str, overrides: list[str]
+) -> dict[str, Any]:
     """Return the stored options of the run to resume, changed by those of the command line.
 
     The composed options are returned as they are if no run is resumed, or if the command line
@@ -85,44 +93,44 @@ def _with_stored_options(composed: DictConfig, command: str, overrides: list[str
     resume = composed.get("resume")
     if resume == "auto":
         run = unfinished_run(Path(composed["output_dir"]) / composed["name"], command)
-        composed["resume"] = str(run or "")
-        return composed
+        return {**composed, "resume": str(run or "")}
     if not resume or any(_is_group(word) for word in overrides):
         return composed
-    stored = _read_stored_options(resume)
-    merged = OmegaConf.merge(stored, _overridden(composed, overrides))
-    assert isinstance(merged, DictConfig)
-    return merged
+    stored, values = _read_stored_options(resume), dict(leaves(composed))
+    for name in map(_name, overrides):
+        _set(stored, name, values[name])
+    return stored
 
 
-def _read_stored_options(run: str) -> Any:
+def _read_stored_options(run: str) -> dict[str, Any]:
     path = run_directory_of(run) / "config.yaml"
     if not path.is_file():
         raise UsageError("there is no run to resume", run, "set resume=RUN")
     try:
-        return OmegaConf.load(path)
+        return _to_mapping(OmegaConf.load(path), resolve=False)
     except (YAMLError, OSError, ValueError) as error:
         fix = "give the options anew, with a configuration group"
         raise UsageError("the stored options cannot be read", str(path), fix) from error
 
 
-def _overridden(composed: DictConfig, overrides: list[str]) -> DictConfig:
-    """Select the composed options that the command line names."""
-    selected = OmegaConf.create()
-    for word in overrides:
-        name = _name(word)
-        OmegaConf.update(selected, name, OmegaConf.select(composed, name))
-    return selected
+def _set(options: dict[str, Any], name: str, value: Any) -> None:
+    """Set the option of a dotted name in nested options."""
+    *sections, last = name.split(".")
+    for section in sections:
+        options = options.setdefault(section, {})
+    options[last] = value
 
 
 def _check_names(overrides: list[str]) -> None:
     """Refuse an option that does not exist; Hydra would accept one after `+`."""
     known = [name for name, _ in leaves(defaults())]
-    sections = {name.partition(".")[0] for name in known}
     for word in overrides:
         name = _name(word)
-        if name not in known and name not in sections and not _is_group(word):
+        if name not in known and not _is_group(word):
             raise UsageError(f"unknown option {name}", word, suggest_name(name, known))
+        if name in known and word.startswith("~"):
+            fix = "give the value that it shall have"
+            raise UsageError("~ drops a group file, an option always has a value", word, fix)
 
 
 def _name(word: str) -> str:
@@ -130,14 +138,10 @@ def _name(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
-def _quoted(word: str) -> str:
-    """Quote the value of a text option, so that Hydra does not parse special characters in it."""
-    name, _, value = word.partition("=")
-    text_options = {key for key, default in leaves(defaults()) if isinstance(default, str)}
-    if name.lstrip("+") not in text_options or value[:1] in ("'", '"'):
-        return word
-    escaped = value.replace("'", "\\'")
-    return f"{name}='{escaped}'"
+def _without_quotes(text: str) -> str:
+    """Remove the quotes around a whole text, which protect commas in a sweep."""
+    quoted = re.fullmatch(r"(['\"])((?:(?!\1)[^\\]|\\.)*)\1", text, re.DOTALL)
+    return re.sub(r"\\(['\"])", r"\1", quoted[2]) if quoted else text
 
 
 def _is_group(word: str) -> bool:
@@ -145,7 +149,9 @@ def _is_group(word: str) -> bool:
     return (config_directory() / _name(word)).is_dir()
 
 
-def _to_mapping(config: DictConfig) -> dict[str, Any]:
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
+def _to_mapping(config: Any, *, resolve: bool = True) -> dict[str, Any]:
+    """Convert a configuration to nested options; `resolve` replaces references such as ${seed}."""
+    values = OmegaConf.to_container(config, resolve=resolve)
+    if not isinstance(values, dict):
+        raise ValueError(f"options: got {type(values).__name__}, wanted a mapping")
     return {str(key): value for key, value in values.items()}

@@ -1,0 +1,32 @@
+"""The type of every option, as the schema declares it."""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from rlhf.config.schema import Config, Section
+
+
+def option_types(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the type of each option, with its ranges.
+
+    Args:
+        section: the section to begin with.
+        prefix: added in front of every name.
+    """
+    for name, hint in get_type_hints(section, include_extras=True).items():
+        if isinstance(hint, type) and issubclass(hint, Section):
+            yield from option_types(hint, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", hint
+
+
+@cache
+def text_options() -> frozenset[str]:
+    """Return the options whose every value is a text, so that `true` and `3` are texts too."""
+    return frozenset(name for name, hint in option_types() if _is_text(hint))
+
+
+def _is_text(hint: Any) -> bool:
+    literals = get_args(hint) if get_origin(hint) is Literal else ()
+    return hint is str or (bool(literals) and all(isinstance(text, str) for text in literals))
