@@ -47,7 +47,7 @@ KNOWN_BY = {
     "tensorboard": ["rlhf.tracking.reader"],
     "torch.utils.tensorboard": ["rlhf.tracking.writer"],
     "triton": ["rlhf.kernels"],
-    "jinja2": ["rlhf.data.chat_prompts", "rlhf.evaluation.html"],
+    "jinja2": ["rlhf.evaluation.html"],
     "httpx2": ["rlhf.rewards.external.http"],
     "pyarrow": ["rlhf.data"],
     "starlette": ["rlhf.annotation.server"],

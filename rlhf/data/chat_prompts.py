@@ -19,14 +19,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AddedToken
 
+from rlhf.data.chat_template import ChatTemplate
 from rlhf.data.image_token_counts import ImageTokenCounter
 from rlhf.errors import DataError, UsageError
-
-# Placeholders for the user's text while the template is rendered; no template contains them.
-_INSTRUCTION, _RESPONSE = "@@instruction@@", "@@response@@"
+from rlhf.tracking.console import say_once
 
 
 class PromptBuilder:
@@ -35,6 +33,10 @@ class PromptBuilder:
     Args:
         processor: the Transformers processor of a LLaVA (tokenizer and chat template).
         image_tokens: counts the placeholder ids of each image.
+
+    Attributes:
+        end_of_turn_id: the token that ends a response: the special token that the chat template
+            writes after an assistant turn, or end-of-sequence if it writes none there.
 
     Raises:
         UsageError: the processor has no end-of-sequence token, or no chat template that writes
@@ -51,6 +53,7 @@ class PromptBuilder:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_tokens = image_tokens
+        self._template = ChatTemplate(processor)
         specials = self._special_names()
         self._special_ids = {self.tokenizer.convert_tokens_to_ids(name) for name in specials}
         longest_first = sorted(specials, key=len, reverse=True)
@@ -64,31 +67,35 @@ class PromptBuilder:
             for old, new in self._random_names.items()
         }
         self._prefix = self._prefix_ids()
-        self._render, self._encode_context = cache(self._render_template), cache(self._encode)
+        self._renamed, self._encode_context = cache(self._rename_specials), cache(self._encode)
+        self.end_of_turn_id = self._find_end_of_turn()
 
     def prompt_ids(self, instruction: str, images: Sequence[Path]) -> list[int]:
         """Encode a user turn with these images, up to where the response begins."""
-        prompt = self._render(len(images))[0].replace(_INSTRUCTION, instruction)
+        turns = self._template.turns(len(images))
+        text = turns.strip_instruction(instruction)
+        prompt = self._renamed(turns.before) + text + self._renamed(turns.after)
         ids = self._prefix + self._encode(prompt, instruction, self.image_tokens(images))
         bos = self.tokenizer.bos_token_id
         return ids[1:] if ids[:2] == [bos, bos] else ids
 
     def response_ids(self, response: str) -> list[int]:
-        """Encode a finished response as it follows the prompt; the last id is end-of-sequence."""
-        prompt, separator = self._render(1)
-        end: int = self.tokenizer.eos_token_id
+        """Encode a finished response as it follows the prompt; the last id ends the turn."""
+        turns = self._template.turns(1)
+        response = turns.strip_response(response)
         if not response:
-            return [end]
+            return [self.end_of_turn_id]
+        separator = self._renamed(turns.separator)
         # If the prompt's last token would merge with the response, a special token stands before.
         for context in (
-            prompt.rpartition(_INSTRUCTION)[2],
+            self._renamed(turns.after),
             self._random_names[self.tokenizer.eos_token],
         ):
             context_ids = self._encode_context(context)
             ids = self._encode(context + separator + response, response)
             if ids[: len(context_ids)] == context_ids:
                 break
-        return [*ids[len(context_ids) :], end]
+        return [*ids[len(context_ids) :], self.end_of_turn_id]
 
     def invocation_ids(self) -> list[int]:
         """Return the ids that end every prompt: the template's text after the instruction."""
@@ -98,40 +105,36 @@ class PromptBuilder:
 
     def decode(self, ids: list[int]) -> str:
         """Decode a response without special tokens; a NUL, which records refuse, becomes U+FFFD."""
-        text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        spoken = ids[:-1] if ids[-1:] == [self.end_of_turn_id] else ids
+        text = str(self.tokenizer.decode(spoken, skip_special_tokens=True))
         return text.replace("\0", "\ufffd").strip()
 
-    def _render_template(self, images: int) -> tuple[str, str]:
-        """Render the prompt with a placeholder instruction, and the text before a response."""
-        prompt, conversation = self._apply_template(images)
-        image_token = self.tokenizer.convert_ids_to_tokens(self.processor.image_token_id)
-        if _INSTRUCTION not in prompt or prompt.count(image_token) != images:
-            raise UsageError(
-                "the chat template does not write the instruction and each image's placeholder",
-                "chat_template.jinja",
-                "use the chat template of a LLaVA, e.g. llava-hf/llava-1.5-7b-hf",
-            )
-        continues = conversation.startswith(prompt) and _RESPONSE in conversation
-        end = conversation.index(_RESPONSE) if continues else len(prompt)
-        separator = conversation[len(prompt) : end]
-        return self._rename_specials(prompt), self._rename_specials(separator)
+    def _find_end_of_turn(self) -> int:
+        """Find the special token that the template writes after a response, else end-of-sequence.
 
-    def _apply_template(self, images: int) -> tuple[str, str]:
-        """Apply the chat template to a prompt, and to the prompt with a response."""
-        user = [{"type": "image"}] * images + [{"type": "text", "text": _INSTRUCTION}]
-        turns = [{"role": "user", "content": user}]
-        response = {"role": "assistant", "content": [{"type": "text", "text": _RESPONSE}]}
-        template = self.processor.apply_chat_template
-        try:
-            prompt = template(turns, add_generation_prompt=True, tokenize=False)
-            return prompt, template([*turns, response], tokenize=False)
-        except (TemplateError, TypeError, ValueError, OverflowError) as error:
-            fix = "use the chat template of a LLaVA, e.g. llava-hf/llava-1.5-7b-hf"
-            raise UsageError("the chat template fails", str(error).split("\n")[0], fix) from error
+        A template that leaves the last turn open shows it before another turn. The token that only
+        begins a turn, the first one of a prompt, does not count there.
+        """
+        end: str = self._template.turns(1).end
+        bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token
+        opening = self._special_pattern.findall(self._template.turns(0).before)
+        begins = {bos, *[name for name in opening if name != bos][:1]}
+        for text, excluded in ((end, set[str]()), (self._template.between_turns(), begins)):
+            match = self._special_pattern.match(text.lstrip())
+            if match and match[0] not in excluded:
+                return int(self.tokenizer.convert_tokens_to_ids(match[0]))
+        if end.strip():
+            say_once(
+                f"the chat template writes {end.strip()!r} after a response, which is no token of "
+                f"its own; responses end with {eos}"
+            )
+        return int(self.tokenizer.eos_token_id)
 
     def _special_names(self) -> set[str]:
         """Collect the special tokens, and other added tokens that the template contains."""
-        template = "".join(self._apply_template(1))
+        turns = self._template.turns(1)
+        parts = (turns.before, turns.after, turns.separator, turns.end)
+        template = "".join((*parts, self._template.between_turns()))
         ids = {*self.tokenizer.all_special_ids, self.processor.image_token_id}
         for token, name in self.tokenizer.added_tokens_decoder.items():
             if name.special or (name.content.strip() and name.content in template):

@@ -31,6 +31,7 @@ def same_encoding(first: Any, second: Any) -> bool:
             tokenizer_hash(builder.tokenizer),
             builder.processor.chat_template,
             builder.image_tokens.rule,
+            builder.end_of_turn_id,
         )
         for builder in (first, second)
     ]

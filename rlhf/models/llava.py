@@ -3,7 +3,7 @@
 import copy
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -96,14 +96,21 @@ class Llava:
         """Token ids that end a response."""
         ids = self.model.generation_config.eos_token_id or []
         listed = [ids] if isinstance(ids, int) else list(ids)
-        return sorted({self.processor.tokenizer.eos_token_id, *listed})
+        builder = self.builder
+        return sorted({builder.tokenizer.eos_token_id, builder.end_of_turn_id, *listed})
 
     @property
     def banned_ids(self) -> list[int]:
-        """Token ids a response may not contain: image placeholder and pad."""
+        """Token ids a response may not contain: image placeholder, pad, ids without a token."""
         pad = self.processor.tokenizer.pad_token_id
         ids = {self.image_token_id, self.image_token_id if pad is None else pad}
-        return sorted(ids - set(self.eos_ids))
+        return sorted((ids | self._ids_without_token) - set(self.eos_ids))
+
+    @cached_property
+    def _ids_without_token(self) -> frozenset[int]:
+        """Ids that the output has and the tokenizer has not: vocabularies are padded."""
+        named = self.processor.tokenizer.get_vocab().values()
+        return frozenset(range(len(self.output_weight))).difference(named)
 
     def train_language_model(self, *, embeddings: bool = False) -> None:
         """Make the language model trainable, with its weights in float32.

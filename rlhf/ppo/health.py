@@ -20,6 +20,7 @@ approximate KL | policy/approxkl_avg > 0.1 | an update goes too far | lower lr o
 useless critic | warm > 0 and val/explained_variance < -2 | worse than a constant | raise its lr
 value divergence | loss/value_avg > 30 first | the critic overshoots | lower its lr
 few EOS | tokens/eos_rate < 0.7 first | responses run on and are cut | raise the missing-EOS penalty
+no EOS | updates < 5 and tokens/eos_rate < 1e-9 | none ends | check its end, raise max_new_tokens
 long responses | tokens/responses_len_mean > 1.5 first | the reward likes length | raise kl_coef
 short responses | tokens/responses_len_mean < 0.2 first | the reward likes brevity | raise kl_coef
 repeated words | text/rep4 > 0.5 | the reward likes repetition | raise kl_coef, read the samples
@@ -152,7 +153,7 @@ class HealthMonitor:
             return False
         broken = all(self._holds(values, *comparison) for comparison in rule.comparisons)
         breaches = [*self._breaches.get(rule.name, []), broken][-WINDOW:]
-        enough = sum(breaches) >= (1 if "updates" in rule.condition else MIN_BREACHES)
+        enough = sum(breaches) >= (1 if "updates < 1" in rule.condition else MIN_BREACHES)
         firing = self._firing.get(rule.name, False)
         self._breaches[rule.name] = breaches
         self._firing[rule.name] = any(breaches) if firing else enough

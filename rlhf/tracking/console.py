@@ -29,6 +29,12 @@ def say(text: str, style: str = "") -> None:
     console().print(Text(text, style=style), soft_wrap=True)
 
 
+@cache
+def say_once(text: str) -> None:
+    """Print a text, unless this process has printed it before."""
+    say(text)
+
+
 class Track:
     """The progress of one loop, shown as a live bar or as plain lines.
 

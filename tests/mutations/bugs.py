@@ -8,6 +8,7 @@ from pathlib import Path
 # Projects as the sources name them.
 REPOSITORIES = {
     "align-anything": "PKU-Alignment/align-anything",
+    "axolotl": "axolotl-ai-cloud/axolotl",
     "AReaL": "areal-project/AReaL",
     "DeepSpeedExamples": "deepspeedai/DeepSpeedExamples",
     "EasyR1": "hiyouga/EasyR1",
@@ -18,6 +19,7 @@ REPOSITORIES = {
     "NeMo-RL": "NVIDIA-NeMo/RL",
     "NiuTrans": "NiuTrans/Vision-LLM-Alignment",
     "NoisyRollout": "real-absolute-AI/NoisyRollout",
+    "open-r1": "huggingface/open-r1",
     "OpenRLHF": "OpenRLHF/OpenRLHF",
     "peft": "huggingface/peft",
     "rlhf-book": "natolambert/rlhf-book",
@@ -30,6 +32,7 @@ REPOSITORIES = {
     "trl": "huggingface/trl",
     "trlx": "CarperAI/trlx",
     "verl": "verl-project/verl",
+    "vllm": "vllm-project/vllm",
 }
 
 

@@ -220,8 +220,8 @@ BUGS = (
         "models/llava.py",
         (
             (
-                "sorted({self.processor.tokenizer.eos_token_id, *listed})",
-                "[self.processor.tokenizer.eos_token_id]",
+                "sorted({builder.tokenizer.eos_token_id, builder.end_of_turn_id, *listed})",
+                "[builder.tokenizer.eos_token_id]",
             ),
         ),
         ALIGNMENT + "test_every_eos_id_of_the_generation_config_ends_a_response",

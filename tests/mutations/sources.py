@@ -30,6 +30,7 @@ THREADS = (
     *("NiuTrans: aliased KL", "NiuTrans: old log-probabilities of the current actor"),
     *("NiuTrans: retokenized by string replacement", "LlamaFactory #2382"),
     *("LlamaFactory: images dropped in PPO", "LlamaFactory: generation defaults"),
+    *("trl #2059", "trl #3299", "open-r1 #603", "axolotl #3754", "NeMo-RL #237", "vllm #13175"),
 )
 
 # What was measured to keep a toy problem from its known optimum, or a model from its numbers.

@@ -3,7 +3,13 @@
 from itertools import chain
 from pathlib import Path
 
-from tests.mutations import bugs_of_data, bugs_of_mathematics, bugs_of_models, bugs_of_training
+from tests.mutations import (
+    bugs_of_data,
+    bugs_of_mathematics,
+    bugs_of_models,
+    bugs_of_tokens,
+    bugs_of_training,
+)
 from tests.mutations.bugs import Bug, link
 from tests.mutations.sources import EXCUSED
 
@@ -12,6 +18,7 @@ BUGS: tuple[Bug, ...] = (
     *bugs_of_models.BUGS,
     *bugs_of_data.BUGS,
     *bugs_of_training.BUGS,
+    *bugs_of_tokens.BUGS,
 )
 FILE = Path(__file__).parents[2] / "docs" / "historical_bugs.md"
 INTRO = """# Historical bugs

@@ -70,7 +70,7 @@ def test_each_rule_fires_alone_at_the_third_bad_update_and_once(name):
 
 
 def test_every_rule_is_tested_and_reads_only_known_metrics():
-    assert {rule.name for rule in RULES} == {*UNHEALTHY, "KL at start", "reward hacking"}
+    assert {rule.name for rule in RULES} == {*UNHEALTHY, "KL at start", "no EOS", "reward hacking"}
     words = {word for rule in RULES for word in rule.condition.split()}
     names = {word for word in words if "/" in word}
     assert names <= METRICS.keys()
@@ -86,6 +86,13 @@ def test_kl_before_training_needs_one_update_and_only_the_first_counts():
         [],
     ]
     assert warned(HealthMonitor(), {"objective/kl": 0.0}) == [[]]
+
+
+def test_responses_that_never_end_from_the_start_warn_at_the_third_update():
+    """`few EOS` compares with the first updates, and nothing is less than none."""
+    never: dict[str, float] = {"objective/kl": 0.0, "tokens/eos_rate": 0.0}
+    assert warned(HealthMonitor(), *[never] * 9) == [[], [], ["no EOS"], *[[]] * 6]
+    assert not any(warned(HealthMonitor(), never, never, *[{}] * 5))
 
 
 def test_three_of_five_need_not_be_in_a_row():

@@ -1,0 +1,35 @@
+"""Historical bugs of foreign checkpoints: ends of turns, vocabularies, options, lengths."""
+
+from tests.mutations.bugs import Bug
+
+END_OF_TURN = "tests/generation/test_end_of_turn.py::"
+
+BUGS = (
+    Bug(
+        "demonstrations end with a token that the chat template never writes",
+        ("trl #2059", "trl #3299"),
+        "data/chat_prompts.py",
+        (
+            (
+                "return int(self.tokenizer.convert_tokens_to_ids(match[0]))",
+                "return int(self.tokenizer.eos_token_id)",
+            ),
+        ),
+        END_OF_TURN + "test_pairs_and_demonstrations_end_as_the_template_writes",
+    ),
+    Bug(
+        "sampling runs on after the end of the turn",
+        ("open-r1 #603", "axolotl #3754"),
+        "models/llava.py",
+        (("builder.end_of_turn_id, *listed", "*listed"),),
+        END_OF_TURN + "test_every_engine_stops_at_the_end_of_turn",
+    ),
+    Bug(
+        "the padding of the vocabulary is sampled",
+        ("NeMo-RL #237", "vllm #13175"),
+        "models/llava.py",
+        (("(ids | self._ids_without_token)", "ids"),),
+        "tests/generation/test_padded_vocabulary.py::"
+        "test_ids_beyond_the_tokenizer_are_neither_sampled_nor_scored",
+    ),
+)
