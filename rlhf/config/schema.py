@@ -129,7 +129,7 @@ class PPOConfig(Section):
     ppo_epochs: Count = 4  # passes over each rollout
     optimizer: OptimizerKind = "adamw"  # 8bit: states take a quarter of the memory
     lr: Positive = 1e-5  # policy learning rate
-    lr_schedule: Literal["constant", "linear"] = "constant"  # linear: down to 0 at the last step
+    lr_schedule: Literal["constant", "linear"] = "constant"  # linear: to 0 at the last planned step
     critic: CriticKind = "shared_detached"  # model that the value head reads
     critic_init: Literal["model", "reward"] = "model"  # initial LoRA of the critic
     critic_lr: Positive | None = None  # critic learning rate; null: 5 × ppo.lr

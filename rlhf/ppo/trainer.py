@@ -14,6 +14,7 @@ from rlhf.config.schema import Config
 from rlhf.errors import UsageError
 from rlhf.functional import ADVANTAGE_ESTIMATORS, ScoreScaler
 from rlhf.models.policy import Policy
+from rlhf.ppo.batch_sizes import limit_prefill, split_batches
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.divergence import (
     check_finite,
@@ -71,6 +72,7 @@ class PPOTrainer:
         self.policy, self.reward, self.prompts = policy, reward, prompts
         self.writer, self.directory = writer, directory
         self.updater = Updater(config.ppo, policy, self.planned_steps)
+        self.updater.oom_retry.prepare = self._split_prefill
         self.health = HealthMonitor(warmup=self.warmup)
         self.scaler = ScoreScaler(self.ppo.clip_scores) if self.ppo.normalize_scores else None
         every, data = self.ppo.save_every, data_hash(prompts)
@@ -81,7 +83,7 @@ class PPOTrainer:
 
     @property
     def planned_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Optimizer steps of the whole run, if target_kl cuts none off."""
         per_rollout = self.ppo.rollout_batch_size // self.ppo.minibatch_size
         return self.ppo.iterations * self.ppo.ppo_epochs * per_rollout
 
@@ -99,10 +101,7 @@ class PPOTrainer:
     @property
     def config_after_oom(self) -> Config:
         """The configuration with batch sizes divided by the splits after out-of-memory errors."""
-        split, config = self.updater.oom_retry.split, self.config
-        ppo = replace(self.ppo, microbatch_tokens=split(self.ppo.microbatch_tokens))
-        sampling = replace(config.sampling, batch_size=split(config.sampling.batch_size))
-        return replace(config, ppo=ppo, sampling=sampling)
+        return split_batches(replace(self.config, ppo=self.ppo), self.updater.oom_retry.split)
 
     def run(self) -> None:
         """Run the remaining iterations; save a checkpoint at the end and every `save_every`.
@@ -139,6 +138,7 @@ class PPOTrainer:
             buffer.finish(options, self.scaler)
         sampled = time.perf_counter()
         steps = self.update(buffer, iteration)
+        self.updater.steps_done = (iteration + 1) * self.planned_steps // self.ppo.iterations
         updated = time.perf_counter()
 
         texts = [self.policy.llava.builder.decode(row) for row in rollout.responses.rows()]
@@ -155,8 +155,7 @@ class PPOTrainer:
     def rollout(self, iteration: int) -> Rollout:
         """Sample a response to each prompt of the iteration and score it."""
         prompts, samples = self.iteration_prompts(iteration)
-        config, split = self.config_after_oom, self.updater.oom_retry.split
-        self.policy.llava.max_prefill_tokens = split(config.model.max_prefill_tokens)
+        config = self.config_after_oom
         return collect_rollout(
             self.policy,
             self.reward,
@@ -269,7 +268,11 @@ class PPOTrainer:
     def _check_rollout(self, rollout: Rollout, iteration: int) -> None:
         check_finite(rollout, iteration, self.checkpoints.path(self.checkpoints.saved))
         if iteration == 0 and self.ppo.sanity_checks:
-            run_sanity_checks(self.policy, self.reward, rollout, self.config_after_oom.ppo)
+            check = partial(run_sanity_checks, self.policy, self.reward, rollout)
+            self.updater.oom_retry.run("sanity checks", lambda: check(self.config_after_oom.ppo))
+
+    def _split_prefill(self) -> None:
+        limit_prefill(self.policy, self.reward, self.config_after_oom.model.max_prefill_tokens)
 
     def _run_metrics(self, rollout: Rollout, iteration: int) -> dict[str, float]:
         batch_size = self.ppo.rollout_batch_size
@@ -284,10 +287,9 @@ class PPOTrainer:
         self, rollout: Rollout, buffer: RolloutBuffer, iteration: int
     ) -> dict[str, float]:
         """Write histograms and sampled responses, and return the metrics measured for them."""
-        log_samples(
-            self.writer, self.policy, self.reward, self.prompts, iteration, self.config_after_oom
-        )
-        return log_distributions(self.writer, self.policy, rollout, buffer, iteration, self.ppo)
+        config = self.config_after_oom
+        log_samples(self.writer, self.policy, self.reward, self.prompts, iteration, config)
+        return log_distributions(self.writer, self.policy, rollout, buffer, iteration, config.ppo)
 
     def _check_health(self, metrics: dict[str, float], view: RunView) -> None:
         for warning in self.health.update(self.iteration, metrics):

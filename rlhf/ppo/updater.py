@@ -45,7 +45,7 @@ class Updater:
     Attributes:
         kl_coef: weight of the KL penalty, reward units per nat.
         oom_retry: splits batches after out-of-memory errors.
-        steps_done: optimizer steps so far, including skipped ones.
+        steps_done: planned optimizer steps so far: taken, skipped or cut off by target_kl.
         skipped_steps: steps that were skipped because they were not finite.
     """
 

@@ -20,11 +20,13 @@ class OOMRetry:
 
     Attributes:
         num_splits: current number of parts of a batch; it never decreases.
+        prepare: called before each try; it passes the parts on to what keeps a batch size itself.
     """
 
     def __init__(self, max_splits: int) -> None:
         self.max_splits = max_splits
         self.num_splits = 1
+        self.prepare: Callable[[], None] = lambda: None
 
     def split(self, size: int) -> int:
         """Size of one part of a batch of `size`, at least 1."""
@@ -42,6 +44,7 @@ class OOMRetry:
         """
         while True:
             try:
+                self.prepare()
                 return work()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

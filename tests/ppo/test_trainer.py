@@ -280,3 +280,24 @@ def test_it_learns_what_is_rewarded(tiny: Path, tmp_path: Path) -> None:
     scores = [value for _, value in read_metrics(tmp_path)["objective/scores"]]
     assert abs(scores[0]) < 0.2
     assert sum(scores[-5:]) / 5 > 0.4
+
+
+def test_the_learning_rate_follows_the_planned_steps_although_target_kl_cuts_some_off(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """Every iteration plans 4 steps and takes 1: the rate still falls to 0 by the plan."""
+    falling = replace(PPO, lr_schedule="linear", target_kl=1e-12, critic_warmup_iterations=0)
+    run = trainer(tiny, tmp_path, falling)
+    rates: list[float] = []
+    step = run.updater.step
+
+    def listened(*args: Any, **kwargs: Any) -> Any:
+        rates.append(run.updater.lr)
+        return replace(step(*args, **kwargs), outcome="stopped")
+
+    run.updater.step = listened  # type: ignore[method-assign]
+    run.run()
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+    assert [lr for _, lr in read_metrics(tmp_path)["lr"]] == pytest.approx(
+        [0.75e-3, 0.5e-3, 0.25e-3, 0], abs=1e-9
+    )
