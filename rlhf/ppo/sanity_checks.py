@@ -19,6 +19,11 @@ MAX_ROWS = 8  # responses of a rollout that are checked
 # Rounding differences between forward passes of different batch shapes, nats.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.2, torch.float16: 0.05}
 
+# Features may come from another CPU, which sums in another order. The towers have some 50 layers of
+# rounding, each within eps of the dtype and at random: about 7 eps, and twice that for safety.
+# Features of another image or tower differ by half their norm and more.
+CACHE_TOLERANCE = 14  # eps of the dtype, relative to the norm of the features
+
 
 @dataclass(frozen=True)
 class SanityCheck:
@@ -139,9 +144,9 @@ def _image_checks(
         "the processor and the vision tower disagree about tokens per image",
     )
     yield SanityCheck(
-        "largest change of an image feature by the cache",
-        _max_abs(encoded - cached),
-        0,
+        "relative change of the image features by the cache",
+        float((encoded - cached).float().norm() / encoded.float().norm()),
+        CACHE_TOLERANCE * torch.finfo(encoded.dtype).eps,
         "cached features must be those of the vision tower",
     )
     mismatched = with_images(prompts, prompts.mismatched_images(), builder)

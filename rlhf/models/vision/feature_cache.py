@@ -39,11 +39,11 @@ class DiskFeatureCache:
 
     Args:
         directory: created if missing.
-        encoder_hash: hash of vision tower and preprocessing; it names the subdirectory.
+        encoder_hash: hash of all that the features depend on; it names the subdirectory.
     """
 
     def __init__(self, directory: Path, encoder_hash: str) -> None:
-        self.directory = directory / encoder_hash[:16]
+        self.root, self.directory = directory, directory / encoder_hash[:16]
 
     def get(self, path: Path, encode: Encode) -> ImageFeatures:
         """Return the features of the image at `path`; encode and store them if they are missing.

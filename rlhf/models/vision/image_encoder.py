@@ -1,6 +1,7 @@
 """From images to input embeddings: vision tower, projector, and the packing of tiles."""
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from rlhf.models.vision.feature_cache import DiskFeatureCache, FeatureCache, Ima
 from rlhf.spans import Spans
 from rlhf.storage.hashing import hash_tensors, text_hash
 from rlhf.tracking.profiler import count, phase
+
+LIBRARIES = ("torch", "transformers", "pillow")  # another version may compute other features
 
 
 class ImageEncoder:
@@ -36,7 +39,9 @@ class ImageEncoder:
         layer, strategy = config.vision_feature_layer, config.vision_feature_select_strategy
         tower = hash_tensors(self.model.model.vision_tower.named_parameters())
         preprocessing = self.image_processor.to_json_string()
-        encoder_hash = text_hash(f"{tower} {layer} {strategy} {preprocessing}")
+        libraries = [f"{name} {version(name)}" for name in LIBRARIES]
+        computed_by = f"{self.model.device.type} {libraries}"
+        encoder_hash = text_hash(f"{tower} {layer} {strategy} {preprocessing} {computed_by}")
         self.cache.disk = DiskFeatureCache(directory, encoder_hash)
 
     def features(self, path: Path) -> ImageFeatures:

@@ -1,8 +1,10 @@
 """Features on disk: read where intact, encoded again where not."""
 
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from shutil import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from rlhf.config.schema import Config, ModelConfig
 from rlhf.errors import ResourceError
 from rlhf.models.llava import Llava
 from rlhf.models.loading import ModelLocation
+from rlhf.models.vision import image_encoder
 from rlhf.models.vision.feature_cache import DiskFeatureCache, ImageFeatures
+from rlhf.models.vision.image_encoder import LIBRARIES
 from tests.support import tiny_models
 
 
@@ -91,6 +95,35 @@ def test_a_later_run_does_not_run_its_tower(
     other.vision.use_disk_cache(tmp_path)
     with pytest.raises(AssertionError, match="was run"):
         other.vision.features(images[0])
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_features_of_another_library_are_not_read(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    llava = tiny_models.load(tiny)
+    image = tiny_models.prompts_of(llava, tiny).images[0][0]
+    llava.vision.use_disk_cache(tmp_path)
+    llava.vision.features(image)
+    newer = {library: "99.0"}
+    monkeypatch.setattr(image_encoder, "version", lambda name: newer.get(name, version(name)))
+    other = tiny_models.load(tiny)
+    other.vision.use_disk_cache(tmp_path)
+    other.vision.features(image)
+    assert len(list(tmp_path.iterdir())) == len(stored(tmp_path)) == 2
+
+
+def test_features_of_another_kind_of_device_have_another_directory(
+    tiny: Path, tmp_path: Path
+) -> None:
+    llava, moved = tiny_models.load(tiny), tiny_models.load(tiny)
+    moved.vision.model = SimpleNamespace(
+        device=torch.device("cuda", 1), config=llava.model.config, model=llava.model.model
+    )
+    for each in (llava, moved):
+        each.vision.use_disk_cache(tmp_path)
+    own, other = llava.vision.cache.disk, moved.vision.cache.disk
+    assert own and other and own.root == other.root and own.directory != other.directory
 
 
 def change_tower(llava: Llava) -> None:
