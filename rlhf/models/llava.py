@@ -127,6 +127,14 @@ class Llava:
             self.model.lm_head.requires_grad_(True)
             self.model.model.multi_modal_projector.float().requires_grad_(True)
 
+    def use_limits_of(self, other: "Llava") -> None:
+        """Use the prefill limit, the cache sizes and the feature directory of another LLaVA."""
+        self.max_prefill_tokens = other.max_prefill_tokens
+        self.prefix_cache.limit = other.prefix_cache.limit
+        self.vision.cache.limit = other.vision.cache.limit
+        if disk := other.vision.cache.disk:
+            self.vision.use_disk_cache(disk.root)
+
     def frozen_copy(self) -> Self:
         """Copy the model and freeze the copy; only the cache of image features is shared."""
         frozen = copy.copy(self)

@@ -219,13 +219,15 @@ def _load_captioner(
 
 
 def _load_llava(base: str, policy: Llava, card: RewardCard, part: str = "") -> Llava:
-    """Load a LLaVA to the policy's device, in the dtype and quantization of training."""
-    return Llava.load(
+    """Load a LLaVA to the policy's device, in the dtype of training, with the policy's limits."""
+    llava = Llava.load(
         base,
         device=policy.device,
         dtype=card.dtype(policy.output_weight.dtype, part),
         quantization=card.quantization(part),
     )
+    llava.use_limits_of(policy)
+    return llava
 
 
 def _check_fingerprint(reward: RewardModel, directory: Path, card: RewardCard, exact: bool) -> None:

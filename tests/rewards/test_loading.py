@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.config.schema import ModelConfig
+from rlhf.commands.model_setup import load_model
+from rlhf.config.schema import Config, ModelConfig
 from rlhf.errors import DataError, UsageError
 from rlhf.kernels import span_sum
 from rlhf.models.llava import Llava
+from rlhf.models.loading import ModelLocation
 from rlhf.models.policy import Policy
+from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.rewards.loading import build_reward, load_reward
 from rlhf.rewards.reward_card import (
@@ -165,6 +168,27 @@ def test_a_changed_model_is_refused_by_name(
     with pytest.raises(UsageError, match="would not read") as caught:
         load_reward(str(directory), tiny_models.load(tmp_path), share_base_model=True)
     assert f" {entry}: " in caught.value.where
+
+
+@pytest.mark.parametrize("kind", ["llava_head", "caption_text"])
+def test_a_base_model_beside_the_policy_has_the_options_of_the_policy(
+    llava: Llava, tiny: Path, text_model: Path, tmp_path: Path, kind: str
+) -> None:
+    reward = kit.options(kind, text_model, "head")
+    kit.save(kit.build(llava, reward), tmp_path / "reward", llava, reward)
+    options = ModelConfig(
+        max_prefill_tokens=77,
+        prefix_cache_gib=0.5,
+        vision_cache_gib=0.25,
+        vision_cache_dir=str(tmp_path / "features"),
+    )
+    policy = load_model(Config(model=options), ModelLocation(str(tiny / "model")))
+    loaded = load_reward(str(tmp_path / "reward"), policy, share_base_model=False)
+    beside = loaded.captioner.llava if isinstance(loaded, CaptionReward) else loaded.llava  # type: ignore[attr-defined]
+    assert beside is not None and beside is not policy
+    assert beside.max_prefill_tokens == 77
+    assert (beside.prefix_cache.limit, beside.vision.cache.limit) == (0.5, 0.25)
+    assert beside.vision.cache.disk.directory == policy.vision.cache.disk.directory  # type: ignore[union-attr]
 
 
 def test_a_changed_head_is_refused(llava: Llava, tmp_path: Path) -> None:
