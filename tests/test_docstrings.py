@@ -105,3 +105,36 @@ class Box:
         def inner(x, y, z): return x
 """ + ARGS.format("values: numbers.\n        factor: a number.")
     assert texts(tmp_path, source) == []
+
+
+OVERRIDES = """
+class Adder:
+    \"\"\"Adds.\"\"\"
+
+    def add(self, a, b, c):
+        \"\"\"Add numbers.
+
+        Args:
+            a: first number.
+            b: second number.
+            c: third number.
+        \"\"\"
+
+class Other({bases}):
+    \"\"\"Adds too.\"\"\"
+
+    def add(self, a, b, {last}):
+        \"\"\"Add in another way.\"\"\"
+"""
+
+
+def test_an_override_need_not_describe_what_its_base_describes(tmp_path: Path) -> None:
+    assert texts(tmp_path, OVERRIDES.format(bases="Adder", last="c")) == []
+
+
+@pytest.mark.parametrize(("bases", "last"), [("Adder", "d"), ("object", "c")])
+def test_other_parameters_and_unrelated_classes_are_no_override(
+    tmp_path: Path, bases: str, last: str
+) -> None:
+    source = OVERRIDES.format(bases=bases, last=last)
+    assert texts(tmp_path, source) == ["3 parameters and no Args block"]

@@ -111,19 +111,18 @@ class Problem(msgspec.Struct, frozen=True):
         return f"{self.where}: {self.message}"
 
 
-def read_records(path: Path, kind: type[T], *, strict: bool = True) -> list[T]:
+def read_records(path: Path, kind: type[T]) -> list[T]:
     """Read all records of a file, blank lines skipped.
 
     Args:
         path: the file.
         kind: the class of its records.
-        strict: whether unknown fields are refused rather than dropped.
 
     Raises:
         DataError: the first problem, placed at `file:line:field`.
     """
     records = []
-    for _, item in parse_file(path, kind, strict=strict):
+    for _, item in parse_file(path, kind):
         if isinstance(item, Problem):
             fix = "Correct it; `rlhf validate FILE` lists every problem."
             raise DataError(item.message, item.where, fix)
@@ -131,31 +130,25 @@ def read_records(path: Path, kind: type[T], *, strict: bool = True) -> list[T]:
     return records
 
 
-def parse_file(
-    path: Path, kind: type[T], *, strict: bool = True
-) -> Iterator[tuple[int, T | Problem]]:
+def parse_file(path: Path, kind: type[T]) -> Iterator[tuple[int, T | Problem]]:
     """Iterate over the lines of a file as records or problems.
 
     Args:
         path: the file.
         kind: the class of its records.
-        strict: whether unknown fields are refused rather than dropped.
 
     Yields:
         Line number (0 for the file as a whole), and the record or the problem found there.
     """
-    return ((number, item) for number, _, item in scan_file(path, kind, strict=strict))
+    return ((number, item) for number, _, item in scan_file(path, kind))
 
 
-def scan_file(
-    path: Path, kind: type[T], *, strict: bool = True
-) -> Iterator[tuple[int, bytes, T | Problem]]:
+def scan_file(path: Path, kind: type[T]) -> Iterator[tuple[int, bytes, T | Problem]]:
     """Iterate over the lines of a file as bytes and as records or problems.
 
     Args:
         path: the file.
         kind: the class of its records.
-        strict: whether unknown fields are refused rather than dropped.
 
     Yields:
         Line number (0 for the file as a whole), the line's bytes, and the record or the problem
@@ -165,7 +158,7 @@ def scan_file(
     try:
         for number, line in read_lines(path):
             try:
-                yield number, line, _parse_record(json_object(line), kind, strict)
+                yield number, line, _parse_record(json_object(line), kind)
             except DataError as error:
                 yield number, line, Problem(str(path), number, error.where, error.what)
         if not number:
@@ -199,13 +192,12 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
         file.writelines(msgspec.json.encode(record) + b"\n" for record in records)
 
 
-def resolve_image(record_path: str, root: Path, *, where: str = "") -> Path:
+def resolve_image(record_path: str, root: Path) -> Path:
     """Resolve a record's image path, which must stay below `root` after links are followed.
 
     Args:
         record_path: the record's image_path.
         root: the directory that image paths start in.
-        where: the place that an error names; by default the path.
 
     Raises:
         DataError: it is a URL, or leads out of `root`.
@@ -218,7 +210,7 @@ def resolve_image(record_path: str, root: Path, *, where: str = "") -> Path:
             raise ValueError("it leads out of the data directory")
     except (OSError, RuntimeError, ValueError) as error:  # also a link loop, a NUL, a long name
         fix = "Write image_path relative to the data directory."
-        raise DataError(f"image_path: {error}.", where or record_path, fix) from error
+        raise DataError(f"image_path: {error}.", record_path, fix) from error
     return path
 
 
@@ -258,11 +250,9 @@ def rejected(record: PreferenceRecord) -> str:
     return record.response_b if chosen(record) == record.response_a else record.response_a
 
 
-def _parse_record(fields: dict[str, Any], kind: type[T], strict: bool) -> T:
+def _parse_record(fields: dict[str, Any], kind: type[T]) -> T:
     if isinstance(label := fields.get("preference"), str):
         fields["preference"] = _LABELS.get(label)
-    if not strict:
-        fields = {name: value for name, value in fields.items() if name in kind.__struct_fields__}
     try:
         record = msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:

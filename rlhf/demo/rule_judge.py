@@ -97,7 +97,7 @@ def rule_preference(record: Record, a: str, b: str) -> str:
 
 
 def label_pairs(
-    candidates: Iterable[CandidatesRecord], *, noise: float, seed: int, annotator: str = "rule-v1"
+    candidates: Iterable[CandidatesRecord], *, noise: float, seed: int
 ) -> list[PreferenceRecord]:
     """Label every pair of different responses to a prompt that the rule can order.
 
@@ -110,7 +110,6 @@ def label_pairs(
         noise: share of labels that are flipped, in [0, 0.5), as if people disagreed; records do
             not say which.
         seed: of the order in each pair and of the flips.
-        annotator: name written into each record.
 
     Raises:
         ValueError: noise is out of range.
@@ -132,7 +131,7 @@ def label_pairs(
             response_a=a,
             response_b=b,
             preference=rule_preference(record, *((b, a) if number in flipped else (a, b))),
-            annotator=annotator,
+            annotator="rule-v1",
             meta={**record.meta, "pair": _pair_kind(record, a, b)},
         )
         for number, (record, a, b) in enumerate(pairs)

@@ -95,7 +95,6 @@ def write_reward_report(
     metrics: RewardMetrics,
     blindness: Blindness | None,
     mistakes: Sequence[ReportPair],
-    notes: Sequence[str] = (),
     right: Sequence[ReportPair] = (),
     curves: Mapping[str, Mapping[str, Curve]] | None = None,
     folds: Sequence[RewardMetrics] | None = None,
@@ -108,7 +107,6 @@ def write_reward_report(
         metrics: of the held-out pairs.
         blindness: result of the blindness test; None if it was not run.
         mistakes: pairs scored wrong, shown in this order.
-        notes: lines below the heading.
         right: pairs scored right, shown in this order.
         curves: name of the chart to its curves by name.
         folds: metrics of the held-out pairs of each fold.
@@ -122,7 +120,7 @@ def write_reward_report(
         path,
         "reward_report.html.j2",
         title=title,
-        notes=notes,
+        notes=(),
         tiles=_tiles(metrics),
         verdict=_verdict(blindness) if blindness else None,
         plots=plots,

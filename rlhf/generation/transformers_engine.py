@@ -4,13 +4,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.images import load_image
 from rlhf.errors import UsageError
-from rlhf.generation.sampler import generate, sample_tokens, to_responses
+from rlhf.generation.sampler import sample_tokens, to_responses
 from rlhf.models.llava import Llava
 from rlhf.types import PromptBatch, Responses, SampledTokens
 
@@ -77,9 +77,6 @@ def hf_generate_batch(
     return rows, SampledTokens(flat)
 
 
-hf_generate = partial(generate, batch_generator=hf_generate_batch)
-
-
 @torch.no_grad()
 def beam_search(
     llava: Llava, prompts: PromptBatch, sampling: SamplingConfig, *, num_beams: int
@@ -138,11 +135,10 @@ def _generation_config(llava: Llava, sampling: SamplingConfig, **options: Any) -
 
 def _inputs(llava: Llava, prompts: PromptBatch) -> dict[str, Any]:
     """Left-padded prompts and pixel values, as keyword arguments of the transformers model."""
-    spans, width = prompts.spans, prompts.spans.max_len
-    columns = width - spans.lengths[spans.segment_ids] + spans.positions
-    tokens = torch.full((len(prompts), width), llava.eos_ids[0])
-    mask = torch.zeros_like(tokens)
-    tokens[spans.segment_ids, columns], mask[spans.segment_ids, columns] = prompts.tokens, 1
+    rows = prompts.tokens.split(prompts.spans.lengths.tolist())
+    pad = partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
+    tokens = pad(rows, padding_value=llava.eos_ids[0])
+    mask = pad([torch.ones_like(row) for row in rows])
     inputs = {"input_ids": tokens.to(llava.device), "attention_mask": mask.to(llava.device)}
     images = [load_image(path) for row in prompts.images for path in row]
     if not images:

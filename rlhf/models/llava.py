@@ -156,21 +156,13 @@ class Llava:
     def response_hidden_states(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """Hidden states [N, D] that predict the response tokens, each read at the token before it.
 
-        Args:
-            prompts: B prompts.
-            responses: B responses, N tokens in all.
-
         Raises:
             ValueError: a response contains the placeholder of an image.
         """
         return self.forward(self._pack(prompts, responses, include_last=False))
 
     def final_hidden_states(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """Hidden state [B, D] of the last token of each response.
-
-        Args:
-            prompts: B prompts.
-            responses: B responses.
+        """Hidden state [B, D] of the last token of each of B responses.
 
         Raises:
             ValueError: a response contains the placeholder of an image.
@@ -181,10 +173,6 @@ class Llava:
         self, prompts: PromptBatch, responses: Responses
     ) -> tuple[Tensor, Tensor]:
         """Compute `response_hidden_states` [N, D] and `final_hidden_states` [B, D] in one forward.
-
-        Args:
-            prompts: B prompts.
-            responses: B responses, N tokens in all.
 
         Raises:
             ValueError: a response contains the placeholder of an image.

@@ -13,7 +13,6 @@ from rlhf.kernels import token_kl, token_logprobs
 from rlhf.models.critic import Critic, build_full_critic, build_lora_critic
 from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
-from rlhf.models.scalar_head import ScalarHead
 from rlhf.tracking.profiler import phase
 from rlhf.types import PolicyOutputs, PromptBatch, Responses
 
@@ -36,16 +35,10 @@ class Policy:
         self.llava, self.reference, self.temperature = llava, reference, temperature
         self.critic = critic or Critic("shared_detached", llava)
 
-    @property
-    def value_head(self) -> ScalarHead:
-        """The critic's head."""
-        return self.critic.head
-
     def evaluate(
         self,
         prompts: PromptBatch,
         responses: Responses,
-        ref_hidden_states: Tensor | None = None,
         hidden_states: Tensor | None = None,
     ) -> PolicyOutputs:
         """Log-probability, entropy and value of every response token (autograd).
@@ -53,13 +46,12 @@ class Policy:
         Args:
             prompts: B prompts.
             responses: B responses of N tokens in all, one to each prompt.
-            ref_hidden_states: [N, D], of the reference, to compute the exact KL; None: no KL.
             hidden_states: [N, D], of the policy, where they are known; None: they are computed.
 
         Returns:
             outputs of [N] float32 each, without hidden states.
         """
-        outputs = self.policy_outputs(prompts, responses, ref_hidden_states, hidden_states)
+        outputs = self.policy_outputs(prompts, responses, hidden_states=hidden_states)
         return replace(outputs, values=self.values(outputs, prompts, responses), hidden_states=None)
 
     def policy_outputs(

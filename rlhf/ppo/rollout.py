@@ -7,14 +7,15 @@ from torch import Tensor
 
 from rlhf.config.resolve import kl_choice
 from rlhf.config.schema import PPOConfig, SamplingConfig
-from rlhf.data.microbatching import map_microbatches, microbatches
+from rlhf.data.microbatching import map_microbatches
 from rlhf.errors import ResourceError
 from rlhf.functional import ADVANTAGE_ESTIMATORS
 from rlhf.generation.engines import ENGINES
+from rlhf.generation.sampler import generate
 from rlhf.models.policy import Policy
 from rlhf.rewards.base import Scorer
 from rlhf.tracking.profiler import count_responses, phase
-from rlhf.types import PromptBatch, Responses, Rollout
+from rlhf.types import PromptBatch, Responses, Rollout, SampledTokens
 
 
 @torch.no_grad()
@@ -48,10 +49,9 @@ def collect_rollout(
     Raises:
         ResourceError: no response has a score.
     """
-    max_tokens = config.microbatch_tokens
     for llava in (policy.llava, getattr(reward, "llava", policy.llava)):
         llava.prefix_cache.clear()  # it holds the prompts of the last iteration
-    responses, sampled = ENGINES[config.engine](
+    responses, sampled = generate(
         policy.llava,
         prompts,
         sampling,
@@ -59,14 +59,28 @@ def collect_rollout(
         iteration=iteration,
         samples=samples,
         return_hidden_states=not config.recompute_logprobs,
+        batch_generator=ENGINES[config.engine],
     )
     count_responses(prompts, responses)
     with phase("scores"):
-        scores = reward.scores(prompts, responses, max_tokens=max_tokens)
+        scores = reward.scores(prompts, responses, max_tokens=config.microbatch_tokens)
     if reward.can_fail:
         rows = _scored_rows(scores, prompts.sampling_keys, reward, config)
         sampled, scores = sampled.select(responses.spans.token_indices(rows)), scores[rows]
         prompts, responses = prompts.select(rows), responses.select(rows)
+    return _evaluate(policy, prompts, responses, sampled, scores, config)
+
+
+def _evaluate(
+    policy: Policy,
+    prompts: PromptBatch,
+    responses: Responses,
+    sampled: SampledTokens,
+    scores: Tensor,
+    config: PPOConfig,
+) -> Rollout:
+    """Add log-probabilities and values of policy, reference and critic to sampled responses."""
+    max_tokens = config.microbatch_tokens
     with phase("old_logprobs"):
         hidden_states = sampled.hidden_states
         reused = {} if hidden_states is None else {"hidden_states": hidden_states}
@@ -110,8 +124,7 @@ def _final_values(
 ) -> Tensor:
     """V after the last token of truncated responses, 0 for finished ones; [B] float32."""
     values, truncated = torch.zeros(len(responses)), (~responses.finished).nonzero().squeeze(1)
-    prompts, responses = prompts.select(truncated), responses.select(truncated)
-    for rows in microbatches(prompts, responses, max_tokens):
-        row_values = policy.final_values(prompts.select(rows), responses.select(rows))
-        values[truncated[rows]] = row_values.cpu()
+    if len(truncated):
+        batch = prompts.select(truncated), responses.select(truncated)
+        values[truncated] = map_microbatches(policy.final_values, *batch, max_tokens)
     return values

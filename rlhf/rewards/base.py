@@ -1,10 +1,11 @@
-"""Interfaces of scorers and reward models, and the functions that reward models share.
+"""Interface of scorers, and what reward models share.
 
 A scorer gives responses scores. A reward model is a scorer that can be trained: a base model maps
 prompt and response to a vector, and a scalar head maps the vector to the score. `LlavaReward` uses
 hidden states of LLaVA, `CaptionReward` those of a text model that reads a caption of the image.
 """
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,11 +44,13 @@ class Scorer(Protocol):
         """
 
 
-class RewardModel(Scorer, Protocol):
+class RewardModel(ABC):
     """A scorer that can be trained.
 
     Attributes:
         kind: `llava_head` or `caption_text`, as in `reward.kind`.
+        name: shown in tables.
+        can_fail: false, every response has a score.
         base: directory or hub id of the base model.
         mean: mean of the raw scores of the training pairs.
         std: standard deviation of the raw scores of the training pairs.
@@ -56,16 +59,20 @@ class RewardModel(Scorer, Protocol):
     """
 
     kind: str
+    name = "reward"
+    can_fail = False
     base: str
-    mean: float
-    std: float
+    mean = 0.0
+    std = 1.0
     head: ScalarHead
     adapters: Adapters
 
     @property
     def uses_logprob(self) -> bool:
         """Whether the last input of the head is the log-likelihood of the response."""
+        return False
 
+    @abstractmethod
     def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """Compute the inputs of the head for every response (autograd).
 
@@ -78,48 +85,41 @@ class RewardModel(Scorer, Protocol):
             log-likelihood of the response is its last column.
         """
 
+    def raw_scores(self, head_inputs: Tensor) -> Tensor:
+        """Scores [B] float32 before normalization, which the preference loss compares (autograd).
+
+        Args:
+            head_inputs: [B, D], on any device.
+        """
+        return self.head(head_inputs.to(self.head.linear.weight.device))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
+        """(raw score - mean) / std of every response, computed in microbatches.
+
+        Args:
+            prompts: B prompts.
+            responses: B responses, one to each prompt.
+            max_tokens: tokens of one microbatch, as LLaVA encodes them.
+
+        Returns:
+            [B] float32 on the CPU.
+        """
+        inputs = map_microbatches(self.head_inputs, prompts, responses, max_tokens)
+        return (self.raw_scores(inputs).cpu() - self.mean) / self.std
+
+    @abstractmethod
     def backbone(self) -> Any:
         """The base model, a transformers model with `save_pretrained`."""
 
+    @abstractmethod
     def save_backbone(self, directory: Path) -> None:
         """Write the base model so that the transformers classes can load it."""
 
+    @abstractmethod
     def input_fingerprint(self) -> dict[str, str]:
         """Hashes of the input processing; scores are comparable only if all are equal."""
 
+    @abstractmethod
     def weights_fingerprint(self) -> dict[str, str]:
         """Quantization, dtype and hashes of the base model's weights, without adapters."""
-
-
-def raw_scores(model: RewardModel, prompts: PromptBatch, responses: Responses) -> Tensor:
-    """Scores before normalization, which the preference loss compares (autograd).
-
-    Args:
-        model: the reward model.
-        prompts: B prompts.
-        responses: B responses, one to each prompt.
-
-    Returns:
-        [B] float32.
-    """
-    return model.head(model.head_inputs(prompts, responses))  # type: ignore[no-any-return]
-
-
-@torch.no_grad()
-def normalized_scores(
-    model: RewardModel, prompts: PromptBatch, responses: Responses, *, max_tokens: int
-) -> Tensor:
-    """(raw score - mean) / std of every response, computed in microbatches.
-
-    Args:
-        model: the reward model.
-        prompts: B prompts.
-        responses: B responses, one to each prompt.
-        max_tokens: tokens of one microbatch.
-
-    Returns:
-        [B] float32 on the CPU.
-    """
-    inputs = map_microbatches(model.head_inputs, prompts, responses, max_tokens)
-    raw: Tensor = model.head(inputs.to(model.head.linear.weight.device))
-    return (raw.cpu() - model.mean) / model.std

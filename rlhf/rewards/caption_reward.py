@@ -14,7 +14,7 @@ from rlhf.models.fingerprints import stored_weights, tokenizer_hash
 from rlhf.models.llava import Llava
 from rlhf.models.lora import Adapters
 from rlhf.models.scalar_head import ScalarHead
-from rlhf.rewards.base import REWARD, normalized_scores
+from rlhf.rewards.base import REWARD, RewardModel
 from rlhf.rewards.captioner import Captioner
 from rlhf.rewards.reward_card import CAPTIONER
 from rlhf.types import PromptBatch, Responses
@@ -22,7 +22,7 @@ from rlhf.types import PromptBatch, Responses
 TEMPLATE = "Image description: {caption}\nInstruction: {instruction}\nResponse: {response}"
 
 
-class CaptionReward:
+class CaptionReward(RewardModel):
     """A scalar head on a text model that reads a caption in place of the image.
 
     Args:
@@ -35,8 +35,7 @@ class CaptionReward:
         base: directory or hub id of the text model.
     """
 
-    kind, name, can_fail = "caption_text", "reward", False
-    uses_logprob = False
+    kind = "caption_text"
 
     def __init__(
         self,
@@ -50,27 +49,9 @@ class CaptionReward:
         self.model, self.tokenizer, self.head = model.eval(), tokenizer, head
         self.captioner, self.encoder, self.base = captioner, encoder, base
         self.adapters = Adapters(model)
-        self.mean, self.std = 0.0, 1.0
-
-    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        """Normalized scores, without autograd.
-
-        Args:
-            prompts: B prompts.
-            responses: B responses, one to each prompt.
-            max_tokens: tokens of one microbatch, as LLaVA encodes them.
-
-        Returns:
-            [B] float32 on the CPU.
-        """
-        return normalized_scores(self, prompts, responses, max_tokens=max_tokens)
 
     def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """Compute the inputs of the head for every response (autograd).
-
-        Args:
-            prompts: B prompts.
-            responses: B responses, one to each prompt.
 
         Returns:
             [B, D], the hidden states at the last tokens of the texts; for a classifier its logits

@@ -11,13 +11,13 @@ from rlhf.kernels import span_sum, token_logprobs
 from rlhf.models.fingerprints import same_encoding, stored_weights
 from rlhf.models.llava import Llava
 from rlhf.models.scalar_head import ScalarHead
-from rlhf.rewards.base import REWARD, normalized_scores
+from rlhf.rewards.base import REWARD, RewardModel
 from rlhf.types import PromptBatch, Responses
 
 MIN_LOGPROB = -3.0  # nats; lower log-probabilities are clamped to it
 
 
-class LlavaReward:
+class LlavaReward(RewardModel):
     """A scalar head on the last hidden state h and the log-likelihood of the response.
 
         r = w·h + v·Σₜ max(log π(yₜ | yₜ₋₁ …, image, instruction), -3) + b    at first w = b = 0
@@ -34,38 +34,20 @@ class LlavaReward:
             differently, they are decoded and encoded again.
     """
 
-    kind, name, can_fail = "llava_head", "reward", False
+    kind = "llava_head"
 
     def __init__(self, llava: Llava, head: ScalarHead, encoder: TextEncoder) -> None:
         self.llava, self.head, self.encoder = llava, head, encoder
         self._reencodes = not same_encoding(encoder, llava.builder)
         self.adapters, self.base = llava.adapters, llava.base
-        self.mean, self.std = 0.0, 1.0
 
     @property
     def uses_logprob(self) -> bool:
         """Whether the last input of the head is the log-likelihood of the response."""
         return self.head.linear.in_features > self.llava.hidden_size
 
-    def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
-        """Normalized scores, without autograd.
-
-        Args:
-            prompts: B prompts.
-            responses: B responses, one to each prompt.
-            max_tokens: tokens of one microbatch.
-
-        Returns:
-            [B] float32 on the CPU.
-        """
-        return normalized_scores(self, prompts, responses, max_tokens=max_tokens)
-
     def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """Compute the inputs of the head for every response (autograd).
-
-        Args:
-            prompts: B prompts.
-            responses: B responses, one to each prompt.
 
         Returns:
             [B, D] in the dtype of the hidden states, or with `uses_logprob` [B, D + 1] float32.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rlhf.data.microbatching import map_microbatches
-from rlhf.rewards.base import RewardModel, raw_scores
+from rlhf.rewards.base import RewardModel
 from rlhf.types import PreferenceBatch
 
 
@@ -51,17 +51,14 @@ class PairFeatures:
             rows: [K] int64, indices of pairs.
         """
         if self._cached is None:
-            scores = raw_scores(self.model, *self.batch.select(rows).stacked())
+            inputs = self.model.head_inputs(*self.batch.select(rows).stacked())
         else:
-            scores = self._apply_head(self.head_inputs(rows))
-        chosen, rejected = scores.chunk(2)
+            inputs = self.head_inputs(rows)
+        chosen, rejected = self.model.raw_scores(inputs).chunk(2)
         return chosen, rejected
 
     def all_raw_scores(self) -> tuple[Tensor, Tensor]:
         """Raw scores of all chosen, and of all rejected responses, [n] float32 each."""
-        chosen, rejected = self._apply_head(self.head_inputs(torch.arange(len(self)))).chunk(2)
+        inputs = self.head_inputs(torch.arange(len(self)))
+        chosen, rejected = self.model.raw_scores(inputs).chunk(2)
         return chosen, rejected
-
-    def _apply_head(self, inputs: Tensor) -> Tensor:
-        head = self.model.head
-        return head(inputs.to(head.linear.weight.device))  # type: ignore[no-any-return]

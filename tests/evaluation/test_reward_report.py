@@ -33,7 +33,6 @@ def everything(text="plain") -> dict:  # noqa: ANN001, D103
     return {
         "metrics": reward_metrics(pairs),
         "title": text,
-        "notes": [text],
         "blindness": LOOKING,
         "mistakes": [judged(text, kind=text)],
         "right": [judged(text, kind=text)],
@@ -59,9 +58,9 @@ def test_every_text_is_escaped(tmp_path) -> None:  # noqa: ANN001
     plain, page = (written(tmp_path, **everything(text)) for text in ("plain", NASTY))
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
     assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
-    # title twice, note, kind bar, curve, its line with two tooltips; of two pairs: kind, question,
+    # title twice, kind bar, curve, its line with two tooltips; of two pairs: kind, question,
     # two responses
-    assert page.text.count("alert('x')") == 8 + 2 * 4
+    assert page.text.count("alert('x')") == 7 + 2 * 4
 
 
 def test_the_metrics_are_said(tmp_path) -> None:  # noqa: ANN001

@@ -9,8 +9,9 @@ from transformers import AddedToken
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.collate import preference_batch
 from rlhf.data.records import PreferenceRecord
+from rlhf.generation.engines import ENGINES
 from rlhf.generation.sampler import generate
-from rlhf.generation.transformers_engine import beam_search, hf_generate
+from rlhf.generation.transformers_engine import beam_search
 from rlhf.models.llava import Llava
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.rewards.llava_reward import LlavaReward
@@ -43,7 +44,10 @@ def test_the_end_of_turn_is_among_the_ends(chat_ml: Llava) -> None:
 def test_every_engine_stops_at_the_end_of_turn(chat_ml: Llava, tiny: Path) -> None:
     prompts, end = tiny_models.prompts_of(chat_ml, tiny, 8), chat_ml.builder.end_of_turn_id
     sampling = SamplingConfig(max_new_tokens=40)
-    native, stock = (engine(chat_ml, prompts, sampling)[0] for engine in (generate, hf_generate))
+    native, stock = (
+        generate(chat_ml, prompts, sampling, batch_generator=engine)[0]
+        for engine in ENGINES.values()
+    )
     ended = [row for row in native.rows() if end in row]
     assert len(ended) > 2 and all(row.index(end) == len(row) - 1 for row in ended)
     assert native.finished.sum() >= len(ended)

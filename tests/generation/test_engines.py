@@ -8,7 +8,7 @@ import torch
 
 from rlhf.config.schema import ModelConfig, SamplingConfig
 from rlhf.generation.sampler import generate
-from rlhf.generation.transformers_engine import hf_generate
+from rlhf.generation.transformers_engine import hf_generate_batch
 from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy
 from tests.models.test_alora import adapted
@@ -28,7 +28,8 @@ def test_both_engines_sample_the_same_tokens(
     sampling = SamplingConfig(temperature=temperature, max_new_tokens=12, batch_size=5)
     options = {"seed": 3, "iteration": 2, "samples": samples}
     native, native_details = generate(llava, prompts, sampling, **options)  # type: ignore[arg-type]
-    expected, details = hf_generate(llava, prompts, sampling, **options)  # type: ignore[arg-type]
+    options["batch_generator"] = hf_generate_batch
+    expected, details = generate(llava, prompts, sampling, **options)  # type: ignore[arg-type]
     assert native.rows() == expected.rows()
     assert torch.equal(native.finished, expected.finished)
     torch.testing.assert_close(native_details.logprobs, details.logprobs, atol=2e-5, rtol=0)

@@ -15,7 +15,6 @@ from rlhf.generation.sampler import generate
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, build_policy
 from rlhf.models.scalar_head import ScalarHead
-from rlhf.rewards.base import raw_scores
 from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.spans import Spans
 from rlhf.types import Responses
@@ -31,7 +30,7 @@ def llava(tiny: Path) -> Llava:
 def policy(llava: Llava) -> Policy:
     """With a critic whose values differ from token to token."""
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
-    torch.nn.init.normal_(policy.value_head.linear.weight)
+    torch.nn.init.normal_(policy.critic.head.linear.weight)
     return policy
 
 
@@ -139,7 +138,8 @@ def test_the_reward_model_reads_the_sampled_tokens(llava: Llava, tiny: Path) -> 
     head = ScalarHead(llava.hidden_size)
     torch.nn.init.normal_(head.linear.weight)
     with torch.no_grad():
-        scores = raw_scores(LlavaReward(llava, head, llava.builder), prompts, spelled)
+        reward = LlavaReward(llava, head, llava.builder)
+        scores = reward.raw_scores(reward.head_inputs(prompts, spelled))
         assert torch.equal(scores, head(llava.final_hidden_states(prompts, spelled)))
 
 

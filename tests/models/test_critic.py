@@ -40,7 +40,7 @@ def built_policy(
     policy = build_policy(
         tiny_models.load(tiny), config, temperature=1.0, critic=kind, init_adapter=init_adapter
     )
-    torch.nn.init.normal_(policy.value_head.linear.weight)
+    torch.nn.init.normal_(policy.critic.head.linear.weight)
     return policy
 
 
@@ -68,7 +68,7 @@ def test_every_critic_sees_the_image_and_predicts_0_at_first(
         final, swapped_final = (
             policy.final_values(batch, responses) for batch in (prompts, swapped)
         )
-        torch.nn.init.zeros_(policy.value_head.linear.weight)
+        torch.nn.init.zeros_(policy.critic.head.linear.weight)
         assert not policy.evaluate(prompts, responses).values.any()
     assert float((values - swapped_values).abs().max()) > 1e-3
     assert float((final - swapped_final).abs().max()) > 1e-3
@@ -131,7 +131,7 @@ def test_a_critic_with_an_adapter_starts_from_the_initial_one(
     shake(first.trainable_parameters())
     first.llava.adapters.save(POLICY, tmp_path / "adapter", first.llava.base)
     policy = built_policy(tiny, kind, init_adapter=tmp_path / "adapter")
-    policy.value_head.load_state_dict(first.value_head.state_dict())
+    policy.critic.head.load_state_dict(first.critic.head.state_dict())
     prompts, responses = (
         tiny_models.prompts_of(policy.llava, tiny),
         tiny_models.responses_of(policy.llava),

@@ -114,7 +114,7 @@ def test_full_training_trains_the_language_model_without_its_embeddings(tiny: Pa
     llava, dims = tiny_models.load(tiny, "float32"), read_dims(str(tiny / "model"))
     policy = build_policy(llava, ModelConfig(train="full"), temperature=1.0)
     moved = sum(value.numel() for value in policy.trainable_parameters().values())
-    head = sum(value.numel() for value in policy.value_head.parameters())
+    head = sum(value.numel() for value in policy.critic.head.parameters())
     workload = replace(WORKLOAD, train="full", dtype="float32", reward="base_model")
     assert trainable_parameters(dims, workload) == moved + head
     parts = resident_bytes(dims, workload)

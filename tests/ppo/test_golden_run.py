@@ -9,11 +9,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
-from rlhf.generation.engines import ENGINES
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.spans import Spans
 from rlhf.storage.hashing import hash_tensors
@@ -59,12 +59,8 @@ def replayed(tiny: Path, directory: Path, recorded: dict[str, Any]) -> dict[str,
     finished = torch.tensor(recorded["finished"])
     responses = Responses(tokens, Spans.from_lengths(recorded["lengths"]), finished)
     drawn = SampledTokens(torch.zeros(len(tokens)))
-    own = ENGINES["native"]
-    try:
-        ENGINES["native"] = lambda *given, **options: (responses, drawn)
+    with mock.patch("rlhf.ppo.rollout.generate", return_value=(responses, drawn)):
         found = run.step(0)
-    finally:
-        ENGINES["native"] = own
     return {name: found[name] for name in METRICS}
 
 

@@ -41,7 +41,7 @@ def test_every_part_of_the_training_state_is_restored(
     assert saved.scaler and restored.scaler
     assert restored.scaler.state_dict() == saved.scaler.state_dict()
     assert restored.kl_coef == saved.kl_coef < PPO.kl_coef
-    heads = [run.policy.value_head.linear.weight for run in (saved, restored)]
+    heads = [run.policy.critic.head.linear.weight for run in (saved, restored)]
     assert torch.equal(*heads) and float(heads[0].detach().abs().max()) > 0
     trained = [run.policy.trainable_parameters() for run in (saved, restored)]
     assert all(torch.equal(value, trained[1][name]) for name, value in trained[0].items())

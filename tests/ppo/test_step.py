@@ -28,7 +28,7 @@ def stepped(policy: Policy, batch: Minibatch, **options: Any) -> tuple[dict, dic
     """Statistics and gradients of a step that clips nothing and hardly moves."""
     updater = Updater(PPOConfig(lr=1e-30, max_grad_norm=1e9, **options), policy, steps=1)
     statistics = vars(updater.step(batch, train_policy=True))
-    named = policy.trainable_parameters() | dict(policy.value_head.named_parameters())
+    named = policy.trainable_parameters() | dict(policy.critic.head.named_parameters())
     return statistics, {name: value.grad for name, value in named.items()}
 
 
@@ -58,10 +58,10 @@ def test_the_gradient_is_that_of_the_mean_over_tokens(policy: Policy, batch: Min
     scores = policy.evaluate(batch.prompts, batch.responses)
     policy_loss = -(batch.advantages * scores.logprobs + 0.3 * scores.entropy).mean()
     value_loss = 0.25 * (scores.values - batch.returns).square().mean()
-    for value in (*policy.trainable_parameters().values(), *policy.value_head.parameters()):
+    for value in (*policy.trainable_parameters().values(), *policy.critic.head.parameters()):
         value.grad = None
     (policy_loss + value_loss).backward()
-    named = policy.trainable_parameters() | dict(policy.value_head.named_parameters())
+    named = policy.trainable_parameters() | dict(policy.critic.head.named_parameters())
     expected = {name: x.grad for name, x in named.items() if x.grad is not None}
     assert max(float(value.abs().max()) for value in expected.values()) > 1e-3
     assert expected.keys() == named.keys()

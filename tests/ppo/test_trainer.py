@@ -94,7 +94,7 @@ def test_the_first_iterations_move_the_critic_only(tiny: Path, tmp_path: Path) -
     start = {name: value.clone() for name, value in run.policy.trainable_parameters().items()}
     run.run()
     assert all(torch.equal(start[k], v) for k, v in run.policy.trainable_parameters().items())
-    assert float(run.policy.value_head.linear.weight.detach().abs().max()) > 0
+    assert float(run.policy.critic.head.linear.weight.detach().abs().max()) > 0
 
 
 @pytest.mark.parametrize("recompute", [True, False])
@@ -102,7 +102,7 @@ def test_old_logprobs_are_those_of_the_training_forward_if_recomputed(
     tiny: Path, tmp_path: Path, recompute: bool
 ) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, recompute_logprobs=recompute))
-    torch.nn.init.normal_(run.policy.value_head.linear.weight)
+    torch.nn.init.normal_(run.policy.critic.head.linear.weight)
     found = run.rollout(0)
     with torch.no_grad():
         scored = map_microbatches(run.policy.evaluate, found.prompts, found.responses, 8192)
@@ -208,7 +208,7 @@ def test_it_learns_without_a_critic(tiny: Path, tmp_path: Path, advantage: str) 
     scores = [value for _, value in read_metrics(tmp_path)["objective/scores"]]
     assert sum(scores[-3:]) / 3 > scores[0] + 0.2
     assert "val/explained_variance" not in read_metrics(tmp_path)
-    assert not run.policy.value_head.linear.weight.detach().any()
+    assert not run.policy.critic.head.linear.weight.detach().any()
 
 
 @pytest.mark.parametrize("estimator", ["", "exact"])
@@ -223,14 +223,14 @@ def test_the_kl_in_the_loss_reaches_the_update(tiny: Path, tmp_path: Path, estim
 
 def test_cut_responses_continue_with_the_critics_value(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, missing_eos="bootstrap"))
-    torch.nn.init.normal_(run.policy.value_head.linear.weight)
+    torch.nn.init.normal_(run.policy.critic.head.linear.weight)
     found = run.rollout(0)
     finished = found.responses.finished
     assert found.final_values is not None
     assert not found.final_values[finished].any() and not finished.all()
     with torch.no_grad():
         states = run.policy.llava.final_hidden_states(found.prompts, found.responses)
-    expected = run.policy.value_head(states).detach()
+    expected = run.policy.critic.head(states).detach()
     torch.testing.assert_close(
         found.final_values[~finished], expected[~finished], rtol=1e-5, atol=1e-5
     )

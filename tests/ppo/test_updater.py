@@ -37,7 +37,7 @@ def gradients(policy: Policy, batch: Minibatch, microbatch_tokens: int) -> list[
     config = PPOConfig(lr=1e-12, max_grad_norm=1e9, microbatch_tokens=microbatch_tokens)
     updater = Updater(config, policy, steps=1)
     updater.step(batch, train_policy=True)
-    parameters = [*policy.trainable_parameters().values(), *policy.value_head.parameters()]
+    parameters = [*policy.trainable_parameters().values(), *policy.critic.head.parameters()]
     return [value.grad.clone() for value in parameters if value.grad is not None]
 
 
@@ -86,7 +86,7 @@ def test_warm_up_moves_the_critic_only(policy: Policy, tiny: Path) -> None:
     assert all(
         torch.equal(before[name], value) for name, value in policy.trainable_parameters().items()
     )
-    assert float(policy.value_head.linear.weight.detach().abs().max()) > 0
+    assert float(policy.critic.head.linear.weight.detach().abs().max()) > 0
     updater.step(batch, train_policy=True)
     assert any(
         not torch.equal(before[name], value)
@@ -229,7 +229,7 @@ def test_without_a_critic_its_head_receives_no_gradient(policy: Policy, tiny: Pa
     updater = Updater(PPOConfig(lr=1e-3, advantage_estimator="rloo"), policy, steps=1)
     statistics = updater.step(minibatch(policy, tiny), train_policy=True)
     assert statistics.grad_norm_critic == 0 and statistics.grad_norm_policy > 0
-    assert not policy.value_head.linear.weight.detach().any()
+    assert not policy.critic.head.linear.weight.detach().any()
 
 
 def test_the_exact_kl_wants_the_states_of_the_reference(policy: Policy, tiny: Path) -> None:

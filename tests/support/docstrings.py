@@ -119,8 +119,19 @@ def function_faults(item: griffe.Function, described: list[str] | None) -> Itera
     names = parameter_names(item)
     if described is not None:
         yield from differences("Args", names, described)
-    elif len(names) >= MANY:
+    elif len(names) >= MANY and not described_by_a_base(item, names):
         yield f"{len(names)} parameters and no Args block"
+
+
+def described_by_a_base(item: griffe.Function, names: list[str]) -> bool:
+    """Whether a method overrides one of `rlhf/` whose Args block describes these parameters."""
+    bases = item.parent.mro() if isinstance(item.parent, griffe.Class) else []
+    overridden = [base.members[item.name] for base in bases if item.name in base.members]
+    return any(
+        names == names_in(method.docstring.parsed, griffe.DocstringSectionKind.parameters)
+        for method in overridden
+        if method.docstring
+    )
 
 
 def class_faults(item: griffe.Class, described: list[str] | None) -> Iterator[str]:

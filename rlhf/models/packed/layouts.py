@@ -3,8 +3,9 @@
 Queries, keys and values are [S, H, Dh] for a whole batch. Rows are padded only inside attention.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -34,9 +35,10 @@ class AttentionParams(NamedTuple):
     last_layer: bool = False
 
 
-class Layout(Protocol):
+class Layout(ABC):
     """Attention pattern of a packed batch."""
 
+    @abstractmethod
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Tensor:
@@ -54,7 +56,7 @@ class Layout(Protocol):
         """
 
 
-class CausalRows:
+class CausalRows(Layout):
     """Causal attention inside each row; rows do not attend to one another.
 
     Args:
@@ -71,9 +73,7 @@ class CausalRows:
 
     def pad(self, flat: Tensor) -> Tensor:
         """Pad flat tokens [S, H, Dh] to rows [B, H, T, Dh]; zeros past each row's end."""
-        if (
-            self.spans.equal_lengths
-        ):  # decoding too: there einops takes twice the time of these views
+        if self.spans.equal_lengths:  # when decoding, einops takes twice the time of these views
             rows: Tensor = flat.unflatten(0, (len(self.spans), -1))
             return rows.transpose(1, 2)
         return rearrange(scatter_spans(flat, self._spans_on(flat)), "b t h d -> b h t d")
@@ -87,18 +87,7 @@ class CausalRows:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Causal attention inside each row.
-
-        Args:
-            layer: index of the layer.
-            query: [S, H, Dh].
-            key: [S, K, Dh].
-            value: [S, K, Dh].
-            params: scale, window, and whether prefixes may be skipped.
-
-        Returns:
-            [S, H, Dh].
-        """
+        """Causal attention inside each row."""
         q, k, v = (self.pad(x) for x in (query, key, value))
         return self.flatten(_causal(q, k, v, params))
 
@@ -132,7 +121,7 @@ class CacheTarget(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class CacheFill:
+class CacheFill(Layout):
     """A wrapped layout whose keys and values are also written to a KV cache.
 
     Attributes:
@@ -146,18 +135,7 @@ class CacheFill:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Write keys and values to the cache, then attend by the wrapped layout.
-
-        Args:
-            layer: index of the layer.
-            query: [S, H, Dh].
-            key: [S, K, Dh].
-            value: [S, K, Dh].
-            params: scale, window, and whether prefixes may be skipped.
-
-        Returns:
-            [S, H, Dh].
-        """
+        """Write keys and values to the cache, then attend by the wrapped layout."""
         cache, token_idx, rows, columns = self.target
         cache.write(layer, key[token_idx], value[token_idx], rows, columns)
         if params.last_layer:
@@ -166,7 +144,7 @@ class CacheFill:
 
 
 @dataclass(frozen=True, eq=False)
-class SharedPrefix:
+class SharedPrefix(Layout):
     """Distinct prefixes, then the rows that continue them and attend to their prefix too.
 
     Attributes:
@@ -182,18 +160,7 @@ class SharedPrefix:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Causal attention in prefixes, and in rows after their prefix.
-
-        Args:
-            layer: index of the layer.
-            query: [S, H, Dh].
-            key: [S, K, Dh].
-            value: [S, K, Dh].
-            params: scale, window, and whether prefixes may be skipped.
-
-        Returns:
-            [S, H, Dh].
-        """
+        """Causal attention in prefixes, and in rows after their prefix."""
         sizes = self.prefixes.spans.num_tokens, self.rows.spans.num_tokens
         parts = [x.split(sizes) for x in (query, key, value)]  # cheaper backward than two slices
         prefix_query, prefix_key, prefix_value = (self.prefixes.pad(x) for x, _ in parts)
@@ -219,7 +186,7 @@ class SharedPrefix:
 
 
 @dataclass(frozen=True, eq=False)
-class CachedPrefix:
+class CachedPrefix(Layout):
     """Rows that continue prefixes in a KV cache.
 
     Attributes:
@@ -238,18 +205,7 @@ class CachedPrefix:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Attention to the cached prefix and to the row so far.
-
-        Args:
-            layer: index of the layer.
-            query: [S, H, Dh].
-            key: [S, K, Dh].
-            value: [S, K, Dh].
-            params: scale, window, and whether prefixes may be skipped.
-
-        Returns:
-            [S, H, Dh].
-        """
+        """Attention to the cached prefix and to the row so far."""
         q, k, v = (self.rows.pad(x) for x in (query, key, value))
         if self.suffix is not None:
             k, v = self.suffix.append(layer, k, v)

@@ -64,11 +64,14 @@ class FeatureCache:
 
     Args:
         limit: size of the cache, GiB.
+
+    Attributes:
         disk: cache on disk behind this one; None: memory only.
     """
 
-    def __init__(self, limit: float = 4.0, disk: DiskFeatureCache | None = None) -> None:
-        self.limit, self.bytes, self.disk = limit, 0, disk
+    def __init__(self, limit: float = 4.0) -> None:
+        self.limit, self.bytes = limit, 0
+        self.disk: DiskFeatureCache | None = None
         self._entries: OrderedDict[Path, ImageFeatures] = OrderedDict()
 
     def get(self, path: Path, encode: Encode) -> ImageFeatures:
