@@ -123,8 +123,8 @@ COMMANDS = {
     ),
     "import": Command(
         function="import_export:import_records",
-        help="convert a public preference data set to records",
-        usage="rlhf import SOURCE FILE… output=DIRECTORY data.root=IMAGES",
+        help="convert preferences, prompts or demonstrations of other tools to records",
+        usage="rlhf import [SOURCE] FILE… output=DIRECTORY data.root=IMAGES",
         sections=("data",),
     ),
     "export": Command(

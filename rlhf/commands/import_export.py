@@ -1,4 +1,4 @@
-"""`rlhf import` and `rlhf export`: exchange preference data and models with other tools."""
+"""`rlhf import` and `rlhf export`: exchange data and models with other tools."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from rlhf.commands.job import Job
 from rlhf.commands.model_setup import load_model
 from rlhf.data.exporters import export_label_studio, export_trl
 from rlhf.data.importers.datasets import DATASETS
+from rlhf.data.importers.detection import detect_dataset, telling_columns
 from rlhf.data.importers.importer import import_dataset
 from rlhf.data.input_files import read_with_images
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, record_kind
@@ -21,37 +22,59 @@ from rlhf.tracking.console import say, table
 
 
 def import_records(job: Job) -> dict[str, Any]:
-    """Turn files of a public preference set into records and images.
+    """Turn files of a public dataset into records and images.
+
+    The first word may name the dataset; without it, or as `auto`, it is told from the first file.
 
     Returns:
-        Counts of records, labels, images and skipped rows, and the output directory.
+        The source, counts of records, labels, images and skipped rows, and the output directory.
 
     Raises:
+        UsageError: no file is named, or the source holds another kind of records.
         DataError: no row is usable.
     """
-    source, *files = [str(path) for path in job.files] or [""]
-    if not files:
-        usage = "rlhf import SOURCE FILE… output=DIRECTORY"
-        raise UsageError(
-            "a source and a file are needed", usage, f"SOURCE is {', '.join(DATASETS)}"
-        )
+    source, files = _source_and_files(job)
     root = Path(job.config.data.root) if job.config.data.root else None
     output = _output_path(job, "DIRECTORY")
     imported = import_dataset(
         source,
-        [Path(file) for file in files],
+        files,
         output,
         root=root,
         seed=job.config.seed,
         label_encoding=job.config.data.label_encoding,
     )
+    kind = DATASETS[source].kind
     labels = {name: imported.labels[name] for name in ("response_a", "response_b", "tie")}
-    counts = {"records": sum(labels.values()), **labels, "images": imported.images}
+    counts = {"records": imported.records, **(labels if kind == "preferences" else {})}
+    counts |= {"images": imported.images, "image_markers_removed": imported.image_markers}
     skipped = dict(imported.skipped.most_common())
-    _print_counts("imported", counts, skipped)
-    for problem in imported.problems:
-        say(problem)
-    return {**counts, "skipped": skipped, "output": str(output)}
+    _print_counts(f"imported {kind}", counts, skipped)
+    for line in (*imported.problems, *imported.notes):
+        say(line)
+    return {"source": source, "kind": kind, **counts, "skipped": skipped, "output": str(output)}
+
+
+def _source_and_files(job: Job) -> tuple[str, list[Path]]:
+    """Return the dataset's name, told from the first file where no word names it, and the files."""
+    first, files = str(job.files[0]) if job.files else "", list(job.files)
+    if first in DATASETS or first == "auto" or (first and not job.files[0].exists()):
+        files = files[1:]
+    usage = "rlhf import [SOURCE] FILE… output=DIRECTORY"
+    if not files:
+        known = f"SOURCE is {', '.join(DATASETS)}; without it the file is recognized"
+        raise UsageError("a file is needed", usage, known)
+    kind = job.config.kind or None
+    if len(files) < len(job.files) and first != "auto":
+        if first in DATASETS and kind not in (None, DATASETS[first].kind):
+            what = f"{first} holds {DATASETS[first].kind}, not {kind}"
+            raise UsageError(what, f"kind={kind}", "leave the source out, or kind")
+        return first, files
+    source = detect_dataset(files[0], kind)
+    columns = ", ".join(telling_columns(source, files[0]))
+    named = f"{source} ({DATASETS[source].kind})"
+    say(f"{files[0]} is taken for {named} because of its columns {columns}")
+    return source, files
 
 
 def export_records(job: Job) -> dict[str, Any]:

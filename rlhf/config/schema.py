@@ -16,6 +16,7 @@ LoraType = Literal["lora", "alora"]
 PairChoice = Literal["all", "best_vs_worst", "closest", "uncertain"]
 EngineKind = Literal["native", "transformers"]
 KLEstimatorKind = Literal["", "k1", "k2", "exact", "k3", "abs", "clamp"]  # last 3: always refused
+RecordKind = Literal["", "preferences", "prompts", "demonstrations"]
 CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
 
 
@@ -263,6 +264,7 @@ class Config(Section):
     resume: str = ""  # sft, reward, ppo: run directory to resume; auto: the newest unfinished
     resume_allow: tuple[str, ...] = ()  # options that may differ from those of the resumed run
     instruction: str = "Describe the picture."  # for generate, and for each image of a folder
+    kind: RecordKind = ""  # import: what the records are; empty: what the files hold
     output: str = ""  # file or directory to write: collect, commands without run directory
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

@@ -20,6 +20,9 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows: list[dict[str, Any]] = [{**ROW, "idx": n, "chosen": f"{n} cats."} for n in range(3)]
     rows.append({**ROW, "chosen": ""})
     (tmp_path / "set.json").write_text(json.dumps(rows))
+    both = [{**ROW, "ds_name": "R", "image_name": "a.png"}]
+    (tmp_path / "both.json").write_text(json.dumps(both))
+    (tmp_path / "other.json").write_text('[{"x": 1, "y": 2}]')
     return tmp_path
 
 
@@ -53,6 +56,27 @@ def test_what_is_left_out_is_printed(directory: Path, capsys: pytest.CaptureFixt
     assert "set.json:4:first response: blank text" in out
 
 
+def test_a_file_is_recognized(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["set.json"], ["auto", "set.json"]):
+        assert main(["import", *words, f"output={len(words)}", "data.root=photos"]) == 0
+        out = capsys.readouterr().out
+        columns = "image, question, chosen, rejected"
+        assert f"set.json is taken for table (preferences) because of its columns {columns}" in out
+        assert "columns not used: idx" in out
+    assert main(["import", "set.json", "output=p", "data.root=photos", "kind=prompts"]) == 0
+    (record,) = Path("p/prompts.jsonl").read_text().splitlines()
+    assert json.loads(record)["instruction"] == "What?"
+
+
+def test_a_marker_is_counted(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("m.json").write_text(json.dumps([{**ROW, "question": "<image>\nWhat?"}]))
+    assert main(["import", "m.json", "output=out", "data.root=photos", "--json"]) == 0
+    found = metrics(capsys)
+    assert (found["source"], found["kind"]) == ("table", "preferences")
+    assert found["image_markers_removed"] == 1
+    assert json.loads(Path("out/preferences.jsonl").read_text())["instruction"] == "What?"
+
+
 def test_the_seed_turns_sides(directory: Path) -> None:
     texts = set()
     for seed in range(3):
@@ -81,10 +105,15 @@ def test_label_coding(directory: Path, capsys: pytest.CaptureFixture[str]) -> No
 REFUSED = {
     "no source": (["import"], 2, "SOURCE is rlaif_v"),
     "no file": (["import", "trl"], 2, "SOURCE"),
+    "only auto": (["import", "auto", "output=out"], 2, "a file is needed"),
+    "another kind": (["import", "trl", "set.json", "kind=prompts", "output=out"], 2, "preferences"),
+    "no such kind": (["import", "set.json", "kind=pairs", "output=out"], 2, "kind"),
+    "nothing fits": (["import", "other.json", "output=out"], 3, "has x, y"),
+    "several fit": (["import", "both.json", "output=out"], 2, "rlaif_v, spa_vl"),
     "an unknown source": (["import", "rlaifv", "set.json", "output=out"], 2, "rlaif_v"),
     "no output": (IMPORT[:3], 2, "output"),
     "wrong images": (["import", "rlaif_v", "set.json", "output=out"], 3, "data.root"),
-    "wrong source": (["import", "povid", "set.json", "output=out"], 3, "rlaif_v"),
+    "wrong source": (["import", "povid", "set.json", "output=out"], 3, "fit table"),
     "a missing file": (["import", "trl", "no.json", "output=out"], 3, "no.json"),
     "an unknown form": (["export", "coco", "set.json", "output=o"], 2, "trl|label_studio"),
     "two files": (["export", "trl", "a.jsonl", "b.jsonl", "output=o"], 2, "one file"),

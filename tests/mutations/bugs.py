@@ -23,6 +23,7 @@ REPOSITORIES = {
     "OpenRLHF": "OpenRLHF/OpenRLHF",
     "peft": "huggingface/peft",
     "rlhf-book": "natolambert/rlhf-book",
+    "Qwen3-VL": "QwenLM/Qwen3-VL",
     "RL4VLM": "RL4VLM/RL4VLM",
     "RLinf": "RLinf/RLinf",
     "SkyRL": "NovaSky-AI/SkyRL",

@@ -55,7 +55,10 @@ MEASURED = (
     "measured: text-only critic",
 )
 
-SOURCES = (*THREADS, *MEASURED)
+# What passes in silence at the border: files of other tools.
+IMPORTS = ("Qwen3-VL #1336",)
+
+SOURCES = (*THREADS, *MEASURED, *IMPORTS)
 
 EXCUSED = (
     Excused(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.mutations import (
     bugs_of_data,
+    bugs_of_imports,
     bugs_of_mathematics,
     bugs_of_models,
     bugs_of_tokens,
@@ -19,6 +20,7 @@ BUGS: tuple[Bug, ...] = (
     *bugs_of_data.BUGS,
     *bugs_of_training.BUGS,
     *bugs_of_tokens.BUGS,
+    *bugs_of_imports.BUGS,
 )
 FILE = Path(__file__).parents[2] / "docs" / "historical_bugs.md"
 INTRO = """# Historical bugs

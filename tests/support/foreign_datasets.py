@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from msgspec.structs import replace
 from PIL import Image
 
-from rlhf.data.importers.importer import ImportReport, import_dataset
+from rlhf.data.importers.import_report import ImportReport
+from rlhf.data.importers.importer import import_dataset
 from rlhf.data.records import PreferenceRecord, read_records
 
 Rows = list[dict[str, Any]]

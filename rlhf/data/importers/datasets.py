@@ -1,35 +1,20 @@
-"""Convert a row of each public dataset to pairs, and list the columns that this needs.
+"""The table of datasets and formats that can be imported: reader, columns and kind of records."""
 
-The columns are those that the datasets were published with; the docstrings give their names on the
-Hugging Face Hub.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-import msgspec
-
-from rlhf.data.importers.fields import (
-    IMAGE_COLUMNS,
-    INSTRUCTION_COLUMNS,
-    ImportedPair,
-    PairIterator,
-    Row,
-    Skip,
-    read_as,
-    read_id,
-    read_image,
-    read_message,
-    read_scalars,
-    read_single_turn,
-    read_text,
-    strip_image_marker,
-)
-from rlhf.data.importers.label_studio import label_studio
+from rlhf.data.importers import preference_sets, prompt_sets, tables, trainer_formats
+from rlhf.data.importers.fields import IMAGE_COLUMNS, INSTRUCTION_COLUMNS, Row
+from rlhf.data.importers.items import ItemIterator
+from rlhf.data.importers.label_studio import label_studio, label_studio_min
 from rlhf.data.importers.vlfeedback import vlfeedback
 
-ORIGIN_COLUMNS = ("ds_name", "origin_dataset", "origin_split", "image_path")
+Kind = Literal["preferences", "prompts", "demonstrations"]
+Columns = tuple[tuple[str, ...], ...]
+
+_PAIR: Columns = (("chosen",), ("rejected",))
+_TURNS = ("conversations", "messages")
 
 
 @dataclass(frozen=True)
@@ -37,168 +22,91 @@ class DatasetFormat:
     """How the rows of one dataset are read.
 
     Attributes:
-        pairs: converts one row to pairs; raises or yields Skip.
+        items: converts one row to pairs, prompts or demonstrations; raises or yields Skip.
         columns: groups of column names; the file needs one column of each group.
+        kind: what its rows become.
+        telltales: columns that only this dataset has; needed to recognize it, not to read it.
+        precedence: where several formats fit a file, those of the lowest number are meant.
+        marks_images: whether `<image>` in a text is the place of the image.
         label_encoding: what numbers as labels mean, "1/2" or "0/1"; "" if the dataset has none.
     """
 
-    pairs: Callable[[Row], PairIterator]
-    columns: tuple[tuple[str, ...], ...]
+    items: Callable[[Row], ItemIterator]
+    columns: Columns
+    kind: Kind = "preferences"
+    telltales: Columns = ()
+    precedence: int = 0
+    marks_images: bool = False
     label_encoding: str = ""
 
     def missing_columns(self, columns: frozenset[str]) -> list[tuple[str, ...]]:
         """Return the groups without a column in `columns`."""
         return [group for group in self.columns if not columns & set(group)]
 
-
-def rlaif_v(row: Row) -> PairIterator:
-    """Read openbmb/RLAIF-V-Dataset."""
-    yield ImportedPair(
-        image=read_image(row, *IMAGE_COLUMNS),
-        instruction=read_text(row, "question"),
-        first=read_text(row, "chosen"),
-        second=read_text(row, "rejected"),
-        id=read_id(row, "idx"),
-        meta=read_scalars(row, *ORIGIN_COLUMNS),
-    )
-
-
-def trl(row: Row) -> PairIterator:
-    """Read the conversational preference format of trl, e.g. trl-lib/rlaif-v."""
-    yield ImportedPair(
-        image=read_image(row, "images", "image"),
-        instruction=read_message(row, "prompt", "user"),
-        first=read_message(row, "chosen", "assistant"),
-        second=read_message(row, "rejected", "assistant"),
-    )
-
-
-def rlhf_v(row: Row) -> PairIterator:
-    """Read openbmb/RLHF-V-Dataset: question and responses are JSON in the column `text`."""
-    try:
-        inner = msgspec.json.decode(read_text(row, "text"), type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise Skip("unexpected form", "text", error) from error
-    fields = {f"text.{name}": value for name, value in inner.items()}
-    yield ImportedPair(
-        image=read_image(row, *IMAGE_COLUMNS),
-        instruction=read_text(fields, "text.question"),
-        first=read_text(fields, "text.chosen"),
-        second=read_text(fields, "text.rejected"),
-        id=read_id(row, "idx"),
-        meta=read_scalars(row, *ORIGIN_COLUMNS),
-    )
-
-
-def llava_rlhf(row: Row) -> PairIterator:
-    """Read zhiqings/LLaVA-Human-Preference-10K, without rows of several turns; 1 is output_1."""
-    outputs = [read_as(row, name, dict[str, str]) for name in ("output_1", "output_2")]
-    yield ImportedPair(
-        image=read_image(row, "image"),
-        instruction=read_single_turn(row, "conversations")[0],
-        first=read_text(outputs[0], "value"),
-        second=read_text(outputs[1], "value"),
-        label=row.get("preference"),
-        id=read_id(row, "id"),
-    )
-
-
-def spa_vl(row: Row) -> PairIterator:
-    """Read sqrti/SPA-VL."""
-    yield ImportedPair(
-        image=read_image(row, "image"),
-        instruction=read_text(row, "question"),
-        first=read_text(row, "chosen"),
-        second=read_text(row, "rejected"),
-        meta=read_scalars(row, "image_name"),
-    )
-
-
-def povid(row: Row) -> PairIterator:
-    """Read YiyangAiLab/POVID_preference_data_for_VLLMs, without rows of several turns."""
-    instruction, first = read_single_turn(row, "conversations")
-    yield ImportedPair(
-        image=read_image(row, "image"),
-        instruction=instruction,
-        first=first,
-        second=read_single_turn(row, "rejected_conversations")[1],
-        id=read_id(row, "id"),
-    )
-
-
-def mm_rlhf(row: Row) -> PairIterator:
-    """Read dpo_pairs.jsonl of yifanzhang114/MM-RLHF, without videos."""
-    if row.get("video"):
-        raise Skip("video row", "video")
-    yield ImportedPair(
-        image=read_image(row, "image"),
-        instruction=strip_image_marker(read_text(row, "prompt"), "prompt"),
-        first=read_text(row, "chosen"),
-        second=read_text(row, "rejected"),
-        id=read_id(row, "id"),
-    )
-
-
-def vl_rewardbench(row: Row) -> PairIterator:
-    """Read MMInstruction/VL-RewardBench: human_ranking is each response's rank, 0 the better."""
-    ranking, responses = row.get("human_ranking"), read_as(row, "response", list[str])
-    if ranking not in ([0, 1], [1, 0]) or len(responses) != 2:
-        raise Skip("unknown label", "human_ranking", ranking)
-    models = row.get("models")
-    names = models if isinstance(models, list) and len(models) == 2 else ["", ""]
-    yield ImportedPair(
-        image=read_image(row, "image"),
-        instruction=read_text(row, "query"),
-        first=responses[0],
-        second=responses[1],
-        label="ab"[ranking[0]],
-        id=read_id(row, "id"),
-        meta=read_scalars(row, "query_source"),
-        response_meta=({"model": names[0]}, {"model": names[1]}) if any(names) else ({}, {}),
-    )
-
-
-def table(row: Row) -> PairIterator:
-    """Read any table with an image, an instruction, and two responses.
-
-    The columns are response_a, response_b and preference, or chosen and rejected.
-    """
-    has_label = row.get("response_a") is not None
-    first, second = ("response_a", "response_b") if has_label else ("chosen", "rejected")
-    yield ImportedPair(
-        image=read_image(row, "image_path", "image"),
-        instruction=read_text(row, *INSTRUCTION_COLUMNS),
-        first=read_text(row, first),
-        second=read_text(row, second),
-        label=row.get("preference") if has_label else "a",
-        id=read_id(row, "id"),
-        annotator=read_id(row, "annotator"),
-        created_at=read_id(row, "created_at"),
-        keeps_sides=has_label,
-    )
+    def recognizes(self, columns: frozenset[str]) -> bool:
+        """Whether a file with these columns may be this dataset."""
+        return all(columns & set(group) for group in (*self.columns, *self.telltales))
 
 
 DATASETS = {
-    "rlaif_v": DatasetFormat(rlaif_v, (IMAGE_COLUMNS, ("question",), ("chosen",), ("rejected",))),
-    "trl": DatasetFormat(trl, (("images", "image"), ("prompt",), ("chosen",), ("rejected",))),
-    "rlhf_v": DatasetFormat(rlhf_v, (IMAGE_COLUMNS, ("text",))),
+    "rlaif_v": DatasetFormat(
+        preference_sets.rlaif_v,
+        (IMAGE_COLUMNS, ("question",), *_PAIR),
+        telltales=(("ds_name", "origin_dataset"),),
+    ),
+    "trl": DatasetFormat(
+        trainer_formats.trl, (("images", "image"), *_PAIR), telltales=(("images",),), precedence=1
+    ),
+    "rlhf_v": DatasetFormat(preference_sets.rlhf_v, (IMAGE_COLUMNS, ("text",))),
     "llava_rlhf": DatasetFormat(
-        llava_rlhf,
+        preference_sets.llava_rlhf,
         (("image",), ("conversations",), ("output_1",), ("output_2",), ("preference",)),
+        marks_images=True,
         label_encoding="1/2",
     ),
     "vlfeedback": DatasetFormat(vlfeedback, (("img_path", "image"), ("prompt",), ("completions",))),
-    "spa_vl": DatasetFormat(spa_vl, (("image",), ("question",), ("chosen",), ("rejected",))),
-    "povid": DatasetFormat(povid, (("image",), ("conversations",), ("rejected_conversations",))),
+    "spa_vl": DatasetFormat(
+        preference_sets.spa_vl,
+        (("image",), ("question",), *_PAIR),
+        telltales=(("image_name",),),
+    ),
+    "povid": DatasetFormat(
+        preference_sets.povid,
+        (("image",), ("conversations",), ("rejected_conversations",)),
+        marks_images=True,
+    ),
     "mm_rlhf": DatasetFormat(
-        mm_rlhf, (("image", "video"), ("prompt",), ("chosen",), ("rejected",))
+        preference_sets.mm_rlhf,
+        (("image", "video"), ("prompt",), *_PAIR),
+        telltales=(("video",),),
+        marks_images=True,
     ),
     "vl_rewardbench": DatasetFormat(
-        vl_rewardbench, (("image",), ("query",), ("response",), ("human_ranking",))
+        preference_sets.vl_rewardbench, (("image",), ("query",), ("response",), ("human_ranking",))
+    ),
+    "multimodal_rewardbench": DatasetFormat(
+        preference_sets.multimodal_rewardbench,
+        (("Image",), ("Text",), ("Output1",), ("Output2",), ("Better",)),
+    ),
+    "align_anything": DatasetFormat(
+        preference_sets.align_anything,
+        (("image",), ("question",), ("response_1",), ("response_2",), ("overall_response",)),
+        label_encoding="1/2",
+    ),
+    "llama_factory": DatasetFormat(
+        trainer_formats.llama_factory, (IMAGE_COLUMNS, _TURNS, *_PAIR), marks_images=True
+    ),
+    "swift": DatasetFormat(
+        trainer_formats.swift,
+        (IMAGE_COLUMNS, ("messages", "query"), ("rejected_response", "rejected_messages")),
+        marks_images=True,
     ),
     "label_studio": DatasetFormat(label_studio, (("data",), ("annotations",))),
+    "label_studio_min": DatasetFormat(
+        label_studio_min, (IMAGE_COLUMNS, INSTRUCTION_COLUMNS, ("annotation_id",))
+    ),
     "table": DatasetFormat(
-        table,
+        tables.table,
         (
             IMAGE_COLUMNS,
             INSTRUCTION_COLUMNS,
@@ -206,5 +114,64 @@ DATASETS = {
             ("response_b", "rejected"),
             ("preference", "chosen"),
         ),
+        precedence=2,
+    ),
+    "easyr1": DatasetFormat(
+        prompt_sets.easyr1,
+        (IMAGE_COLUMNS, ("problem",)),
+        kind="prompts",
+        telltales=(("answer",),),
+        marks_images=True,
+    ),
+    "verl": DatasetFormat(
+        prompt_sets.verl,
+        (("prompt",), ("data_source", "reward_model")),
+        kind="prompts",
+        marks_images=True,
+    ),
+    "openrlhf_m": DatasetFormat(
+        prompt_sets.openrlhf_m, (("message", "prompt"),), kind="prompts", telltales=(("answer",),)
+    ),
+    "conversation_prompts": DatasetFormat(
+        trainer_formats.conversation_prompts,
+        (IMAGE_COLUMNS, _TURNS),
+        kind="prompts",
+        precedence=2,
+        marks_images=True,
+    ),
+    "prompt_table": DatasetFormat(
+        tables.prompt_table, (IMAGE_COLUMNS, INSTRUCTION_COLUMNS), kind="prompts", precedence=4
+    ),
+    "llava": DatasetFormat(
+        trainer_formats.llava,
+        (IMAGE_COLUMNS, _TURNS),
+        kind="demonstrations",
+        precedence=1,
+        marks_images=True,
+    ),
+    "demonstration_table": DatasetFormat(
+        tables.demonstration_table,
+        (IMAGE_COLUMNS, INSTRUCTION_COLUMNS, tables.RESPONSE_COLUMNS),
+        kind="demonstrations",
+        precedence=3,
     ),
 }
+
+
+def best_fits(
+    columns: frozenset[str], kind: Kind | None = None, among: Collection[str] = DATASETS
+) -> list[str]:
+    """List the datasets that a file with these columns may be, of the lowest precedence number.
+
+    Args:
+        columns: the file's columns.
+        kind: what its rows shall become; None: anything.
+        among: the names that may be listed.
+    """
+    names = [
+        name
+        for name, dataset in DATASETS.items()
+        if name in among and dataset.recognizes(columns) and kind in (None, dataset.kind)
+    ]
+    lowest = min((DATASETS[name].precedence for name in names), default=0)
+    return [name for name in names if DATASETS[name].precedence == lowest]

@@ -1,19 +1,24 @@
-"""Read typed fields from a row of another dataset, and hold the pair that a row becomes."""
+"""Read typed fields from a row of another dataset, and say why a row cannot be used."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
-IMAGE_COLUMNS = ("image", "image_path")
+IMAGE_COLUMNS = ("image", "image_path", "images")
 INSTRUCTION_COLUMNS = ("instruction", "prompt", "question")
+
+# Columns of what a record cannot hold, and the reason that their rows are counted under.
+_REFUSED_COLUMNS = {"video": "video row", "videos": "video row"}
+_REFUSED_COLUMNS |= {"audio": "audio row", "audios": "audio row"}
+_REFUSED_COLUMNS |= {"system": "system turn", "history": "several turns"}
+_REFUSED_COLUMNS |= {"tools": "tools"}
 
 
 class Skip(Exception):
-    """Says why a row, or a pair of it, is skipped; raised or yielded instead of a pair.
+    """Says why a row, or an item of it, is skipped; raised or yielded instead of an item.
 
     Args:
         reason: a fixed phrase, by which skipped rows are counted.
@@ -26,58 +31,37 @@ class Skip(Exception):
         super().__init__(reason)
 
 
-class ImportedPair(msgspec.Struct, frozen=True, kw_only=True):
-    """Two responses to one instruction and the preference, as the dataset writes them.
+class TrackedRow(dict[str, Any]):
+    """A row that remembers which of its columns were read.
 
-    Attributes:
-        image: a path, base64 text or the bytes of an image file.
-        instruction: what was asked.
-        first: one response.
-        second: the other.
-        label: "a" if `first` is preferred, "b" if `second` is, or another value of `parse_label`.
-        keeps_sides: whether a person saw `first` on the left and `second` on the right.
-        id: the row's id in the dataset.
-        annotator: who judged.
-        shown_left: the response shown on the left, response_a or response_b.
-        seconds: how long the annotator looked at the pair.
-        created_at: ISO 8601 time.
-        source: the dataset it was taken from; None for the dataset that is imported.
-        meta: anything else about the row.
-        response_meta: what describes each of the two responses, e.g. its model.
+    Args:
+        row: the row.
+        read: the set that the names of columns are added to.
     """
 
-    image: str | bytes
-    instruction: str
-    first: str
-    second: str
-    label: object = "a"
-    keeps_sides: bool = False
-    id: str = ""
-    annotator: str = ""
-    shown_left: str = ""
-    seconds: float | None = None
-    created_at: str = ""
-    source: str | None = None
-    meta: Mapping[str, Any] = {}
-    response_meta: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
+    def __init__(self, row: Row, read: set[str]) -> None:
+        super().__init__(row)
+        self._read = read
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a column's value, or the default where the row has none."""
+        self._read.add(name)
+        return super().get(name, default)
+
+    def __getitem__(self, name: str) -> Any:
+        self._read.add(name)
+        return super().__getitem__(name)
 
 
-class _Turn(msgspec.Struct):
-    speaker: str = msgspec.field(name="from")
-    value: str
+def refuse_columns(row: Row) -> None:
+    """Skip a row with something that a record cannot hold: a video, a system turn, tools.
 
-
-class _Part(msgspec.Struct):
-    type: str
-    text: str | None = None
-
-
-class _Message(msgspec.Struct):
-    role: str
-    content: str | list[_Part]
-
-
-PairIterator = Iterator[ImportedPair | Skip]
+    Raises:
+        Skip: one of these columns holds a value.
+    """
+    for name, reason in _REFUSED_COLUMNS.items():
+        if name in row and row.get(name):
+            raise Skip(reason, name)
 
 
 def read_text(row: Row, *names: str) -> str:
@@ -86,12 +70,22 @@ def read_text(row: Row, *names: str) -> str:
     Raises:
         Skip: none is present, or it is no text.
     """
-    name = next((name for name in names if row.get(name) is not None), "")
-    if not name:
-        raise Skip("missing field", names[0])
+    name = present(row, *names)
     if not isinstance(row[name], str):
         raise Skip("not a text", name, type(row[name]).__name__)
     return str(row[name])
+
+
+def present(row: Row, *names: str) -> str:
+    """Return the first of these fields that the row has.
+
+    Raises:
+        Skip: it has none of them.
+    """
+    for name in names:
+        if row.get(name) is not None:
+            return name
+    raise Skip("missing field", names[0])
 
 
 def read_as(row: Row, name: str, kind: type[T]) -> T:
@@ -105,10 +99,8 @@ def read_as(row: Row, name: str, kind: type[T]) -> T:
     Raises:
         Skip: the field is missing, or has another form.
     """
-    if row.get(name) is None:
-        raise Skip("missing field", name)
     try:
-        return msgspec.convert(row[name], kind)
+        return msgspec.convert(row[present(row, name)], kind)
     except msgspec.ValidationError as error:
         raise Skip("unexpected form", name, error) from error
 
@@ -127,7 +119,7 @@ def read_image(row: Row, *names: str) -> str | bytes:
         images = [
             content
             for value in (values if isinstance(values, list) else [values])
-            if (content := _image_content(value))
+            if (content := image_content(value))
         ]
         if len(images) > 1:
             raise Skip("several images", name)
@@ -136,10 +128,10 @@ def read_image(row: Row, *names: str) -> str | bytes:
     raise Skip("no image", names[0])
 
 
-def _image_content(value: object) -> str | bytes | None:
+def image_content(value: object) -> str | bytes | None:
     """Return an image as text or bytes, also from inside `{bytes, path}`; None for no image."""
     if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
+        value = value.get("bytes") or value.get("path") or value.get("url")
     return value if isinstance(value, str | bytes) and value else None
 
 
@@ -152,52 +144,3 @@ def read_id(row: Row, name: str) -> str:
 def read_scalars(row: Row, *names: str) -> dict[str, Any]:
     """Read the fields that hold a text or an integer; leave out the others."""
     return {name: row[name] for name in names if isinstance(row.get(name), str | int)}
-
-
-def strip_image_marker(value: str, name: str) -> str:
-    """Remove the `<image>` that LLaVA's format puts before or after an instruction.
-
-    Raises:
-        Skip: there are several.
-    """
-    if value.count("<image>") > 1:
-        raise Skip("several images", name)
-    return re.sub(r"\A\s*<image>\s*|\s*<image>\s*\Z", "", value)
-
-
-def read_single_turn(row: Row, name: str) -> tuple[str, str]:
-    """Read instruction and response of a conversation `[{from, value}]` with one user turn.
-
-    A record has one instruction, so conversations with more turns are refused.
-
-    Raises:
-        Skip: the field is missing or has another form, or there is not exactly one user turn.
-    """
-    turns = read_as(row, name, list[_Turn])
-    questions = [turn.value for turn in turns if turn.speaker in ("human", "user")]
-    responses = [turn.value for turn in turns if turn.speaker not in ("human", "user")]
-    if len(questions) != 1 or len(responses) > 1:
-        raise Skip("not one user turn", name, f"{len(questions)} user turns")
-    return strip_image_marker(questions[0], name), "".join(responses)
-
-
-def read_message(row: Row, name: str, role: str) -> str:
-    """Read a field in trl's format: a text, or one message.
-
-    Args:
-        row: the row.
-        name: the field.
-        role: the role that the message must have.
-
-    Raises:
-        Skip: the field is missing, or there is not one message of this role.
-    """
-    if isinstance(row.get(name), str):
-        return read_text(row, name)
-    messages = read_as(row, name, list[_Message])
-    if [item.role for item in messages] != [role]:
-        raise Skip("not one message", name, ", ".join(item.role for item in messages))
-    content = messages[0].content
-    if isinstance(content, str):
-        return content
-    return "".join(part.text or "" for part in content if part.type == "text")

@@ -1,4 +1,4 @@
-"""Read rows of JSON, JSON Lines and parquet files, told apart by their first bytes."""
+"""Read rows of JSON, JSON Lines, CSV and parquet files, told apart by their content."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,23 @@ from typing import Any, NamedTuple
 import msgspec
 
 from rlhf.data.importers.fields import Row, Skip
+from rlhf.data.importers.text_tables import TextTable
 from rlhf.errors import DataError, UsageError
 
 MAX_LINE_BYTES = 64_000_000  # an image of 20 MB in base64 fits
 COLUMN_SAMPLE_ROWS = 1000  # the fields of so many first rows are a JSON file's columns
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+# First bytes of files that are often taken for data, and what to say they are.
+_FOREIGN = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file it stands for: run git lfs pull",
+    b"<!DOCTYPE": "a web page: download the file itself",
+    b"<!doctype": "a web page: download the file itself",
+    b"<html": "a web page: download the file itself",
+    b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save it as CSV",
+    b"\x1f\x8b": "packed with gzip: unpack it with gunzip",
+    b"ARROW1": "an Arrow file: save it with Dataset.to_parquet",
+    b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it with unzstd",
+}
 BATCH = 64  # rows of a parquet file in memory at a time, images included
 
 
@@ -24,11 +37,13 @@ class OpenedRows(NamedTuple):
         columns: the names of the columns.
         total: the number of rows.
         rows: the rows with their numbers from 1; a Skip for what is no row.
+        note: what was assumed in order to read the file; "" for nothing.
     """
 
     columns: frozenset[str]
     total: int
     rows: Iterator[tuple[int, Row | Skip]]
+    note: str = ""
 
 
 def open_rows(path: Path) -> OpenedRows:
@@ -44,6 +59,9 @@ def open_rows(path: Path) -> OpenedRows:
         with path.open("rb") as file:
             head = file.read(4096)
         return _open_by_content(path, head)
+    except UnicodeDecodeError as error:
+        reason = "it is not in UTF-8; convert it with iconv -f WINDOWS-1252 -t UTF-8"
+        raise _import_error(path, reason) from error
     except (OSError, ValueError, RecursionError) as error:
         raise _import_error(path, getattr(error, "strerror", None) or error) from error
 
@@ -62,39 +80,72 @@ def import_pyarrow(module: str) -> Any:
 
 
 def _open_by_content(path: Path, head: bytes) -> OpenedRows:
+    if head.startswith(_UTF16):
+        return _not_empty(_utf16(path))
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not start:
+        raise ValueError("no rows")
     if head.startswith(b"PAR1"):
-        rows = _parquet(path)
-    elif path.suffix == ".parquet":
-        raise ValueError("it is no parquet file" + _lfs_hint(head))
-    elif start.startswith(b"["):
-        rows = _json_list(path)
-    elif start.startswith(b"{"):
-        rows = _json_lines(path)
-    else:
-        raise ValueError("it is neither JSON nor parquet" + _lfs_hint(head) if start else "no rows")
+        return _not_empty(_parquet(path))
+    if path.suffix == ".parquet" or any(start.startswith(magic) for magic in _FOREIGN):
+        is_a = next((name for magic, name in _FOREIGN.items() if start.startswith(magic)), "")
+        raise ValueError(f"it is {is_a or 'no parquet file'}")
+    if start.startswith(b"["):
+        return _not_empty(_json_list(path.read_bytes()))
+    return _not_empty(_json_lines(path) if start.startswith(b"{") else _text_table(path))
+
+
+def _not_empty(rows: OpenedRows) -> OpenedRows:
     if not rows.total:
         raise ValueError("no rows")
     return rows
 
 
-def _lfs_hint(head: bytes) -> str:
-    lfs = head.startswith(b"version https://git-lfs")
-    return ": a Git LFS pointer, not the file it stands for" if lfs else ""
-
-
 def _import_error(path: Path, reason: object) -> DataError:
-    fix = "Give a JSON list, JSON lines or a parquet file, whole and unpacked."
+    fix = "Give a JSON list, JSON lines, CSV, TSV or a parquet file, whole and unpacked."
     return DataError(f"The file cannot be imported: {reason}.", str(path), fix)
 
 
-def _json_list(path: Path) -> OpenedRows:
-    values = msgspec.json.decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), type=list[Any])
-    rows = [row if isinstance(row, dict) else Skip("not an object") for row in values]
+def _utf16(path: Path) -> OpenedRows:
+    """Read JSON or a table of text in UTF-16, as Windows programs write it."""
+    text = path.read_bytes().decode("utf-16")
+    start = text.lstrip()[:1]
+    if start == "[":
+        rows = _json_list(text.encode())
+    elif start == "{":
+        lines = (line.encode() for line in text.split("\n") if line.strip())
+        rows = _opened([_decode_object(line) for line in lines])
+    else:
+        return _text_table(path)
+    return rows._replace(note="read as UTF-16")
+
+
+def _text_table(path: Path) -> OpenedRows:
+    table = TextTable(path)
+    columns, rows = frozenset(table.columns), _placed(path, table.rows())
+    return OpenedRows(columns, table.count_rows(), rows, table.note)
+
+
+def _placed(path: Path, rows: Iterator[tuple[int, Row | Skip]]) -> Iterator[tuple[int, Row | Skip]]:
+    try:
+        yield from rows
+    except ValueError as error:
+        raise _import_error(path, error) from error
+
+
+def _json_list(content: bytes) -> OpenedRows:
+    return _opened(msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=list[Any]))
+
+
+def _opened(values: list[Any]) -> OpenedRows:
+    is_row = (dict, Skip)
+    rows = [row if isinstance(row, is_row) else Skip("not an object") for row in values]
     return OpenedRows(_columns(enumerate(rows)), len(rows), enumerate(rows, 1))
 
 
 def _json_lines(path: Path) -> OpenedRows:
+    if isinstance(next(_lines(path))[1], Skip) and (rows := _list_inside(path)):
+        return rows
     with path.open("rb") as file:
         total = sum(1 for line in file if line.strip())
     return OpenedRows(_columns(_lines(path)), total, _lines(path))
@@ -108,6 +159,20 @@ def _lines(path: Path) -> Iterator[tuple[int, Row | Skip]]:
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if line.strip():
                 yield number, _decode_object(line)
+
+
+def _list_inside(path: Path) -> OpenedRows | None:
+    """Read the only list of objects in a file that is one JSON object over several lines."""
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    try:
+        values = msgspec.json.decode(content, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        return None
+    lists = {name: rows for name, rows in values.items() if isinstance(rows, list)}
+    if len(lists) != 1:
+        raise ValueError("it is one JSON object, not a list of them")
+    ((name, rows),) = lists.items()
+    return _opened(rows)._replace(note=f"read the list in its field {name}")
 
 
 def _decode_object(line: bytes) -> Row | Skip:

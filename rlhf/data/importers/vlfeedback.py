@@ -8,16 +8,8 @@ from typing import Any
 
 import msgspec
 
-from rlhf.data.importers.fields import (
-    ImportedPair,
-    PairIterator,
-    Row,
-    Skip,
-    read_as,
-    read_id,
-    read_image,
-    read_text,
-)
+from rlhf.data.importers.fields import Row, Skip, read_as, read_id, read_image, read_text
+from rlhf.data.importers.items import ImportedPair, ItemIterator
 
 
 class _Completion(msgspec.Struct):
@@ -40,7 +32,7 @@ class _Completion(msgspec.Struct):
         return {"model": self.model, "rating": round(self.rating() or 0, 3)}
 
 
-def vlfeedback(row: Row) -> PairIterator:
+def vlfeedback(row: Row) -> ItemIterator:
     """Read MMInstruction/VLFeedback: every two completions, preferred by their mean rating.
 
     Equal ratings are a tie. A completion with an aspect rated "N/A" is not compared, because its

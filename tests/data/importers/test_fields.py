@@ -6,18 +6,30 @@ from typing import Any
 import pytest
 
 from rlhf.data.importers.fields import Skip
-from rlhf.data.importers.importer import import_dataset, parse_label
+from rlhf.data.importers.importer import import_dataset
+from rlhf.data.importers.labels import parse_label
 from rlhf.errors import DataError, UsageError
 from tests.data.importers.test_importer import (
+    ALIGN_ANYTHING,
+    DEMONSTRATION_TABLE,
     LABEL_STUDIO,
+    LLAMA_FACTORY,
+    LLAVA,
     LLAVA_RLHF,
     MM_RLHF,
+    MULTIMODAL_REWARDBENCH,
+    OPENRLHF_M,
     POVID,
+    PROMPT_TABLE,
+    SWIFT,
     TABLE,
     TRL,
+    VERL,
     VL_REWARDBENCH,
     VLFEEDBACK,
+    said,
     talk,
+    word,
 )
 from tests.support.foreign_datasets import (
     BLUE,
@@ -31,6 +43,8 @@ from tests.support.foreign_datasets import (
 )
 
 GOOD: Rows = [{**TABLE, "question": "Good?"}]
+QUESTION, ANSWER = said("user", word("What?")), said("assistant", word("A cat."))
+SYSTEM = [{"from": "system", "value": "Be brief."}]
 TWICE = [{"type": "image"}, {"type": "image"}]
 SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     # source, row, its changes, reason, column
@@ -45,7 +59,16 @@ SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("table", TABLE, {"rejected": "a\0b"}, "NUL in a text", "second response"),
     ("table", TABLE, {"rejected": " A cat.\n"}, "equal responses", ""),
     ("mm_rlhf", MM_RLHF, {"video": "a.mp4"}, "video row", "video"),
-    ("mm_rlhf", MM_RLHF, {"prompt": "<image><image>Same?"}, "several images", "prompt"),
+    ("mm_rlhf", MM_RLHF, {"prompt": "<image><image>Same?"}, "several images", "instruction"),
+    ("table", TABLE, {"question": "<image>\n<image>\nSame?"}, "several images", "instruction"),
+    ("table", TABLE, {"question": "<image> Same? <image>"}, "several images", "instruction"),
+    ("mm_rlhf", MM_RLHF, {"prompt": "Is <image> red?"}, "image inside the text", "instruction"),
+    ("table", TABLE, {"system": "Be brief."}, "system turn", "system"),
+    ("table", TABLE, {"history": [["a", "b"]]}, "several turns", "history"),
+    ("table", TABLE, {"videos": ["a.mp4"]}, "video row", "videos"),
+    ("table", TABLE, {"audios": ["a.wav"]}, "audio row", "audios"),
+    ("table", TABLE, {"tools": "[]"}, "tools", "tools"),
+    ("table", TABLE, {"input": 3}, "not a text", "input"),
     ("povid", POVID, {"conversations": talk(*"abcd")}, "not one user turn", "conversations"),
     ("llava_rlhf", LLAVA_RLHF, {"conversations": talk(*"abc")}, "not one user turn",
      "conversations"),
@@ -57,7 +80,38 @@ SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("trl", TRL, {"images": ["red.png", "blue.png"]}, "several images", "images"),
     ("trl", TRL, {"prompt": TRL["prompt"] * 2}, "not one message", "prompt"),
     ("trl", TRL, {"chosen": TRL["prompt"]}, "not one message", "chosen"),
-    ("trl", TRL, {"prompt": [{"role": "user", "content": TWICE}]}, "blank text", "instruction"),
+    ("trl", TRL, {"prompt": [{"role": "user", "content": TWICE}]}, "several images", "images"),
+    ("trl", TRL, {"prompt": [{"role": "user", "content": TWICE[:1]}]}, "blank text", "instruction"),
+    ("trl", TRL, {"prompt": [{"role": "user", "content": [{"type": "video"}]}]},
+     "unknown part of a message", "prompt"),
+    ("trl", TRL, {"prompt": None}, "not one user turn", "chosen"),
+    ("trl", TRL, {"prompt": None, "chosen": QUESTION + TRL["chosen"],
+                  "rejected": TRL["rejected"]}, "different prompts", "chosen"),
+    ("llama_factory", LLAMA_FACTORY, {"conversations": talk("a", "b")},
+     "the conversation ends with a response", "conversations"),
+    ("llama_factory", LLAMA_FACTORY, {"conversations": talk("a", "b", "c")}, "not one user turn",
+     "conversations"),
+    ("llama_factory", LLAMA_FACTORY, {"conversations": SYSTEM + talk("a")}, "system turn",
+     "conversations"),
+    ("llama_factory", LLAMA_FACTORY, {"images": ["red.png", "blue.png"]}, "several images",
+     "images"),
+    ("llama_factory", LLAMA_FACTORY, {"objects": {"bbox": [[1, 2]]}}, "boxes of objects",
+     "objects"),
+    ("swift", SWIFT, {"messages": SWIFT["messages"][:1]}, "not one user turn", "messages"),
+    ("swift", SWIFT, {"rejected_images": ["blue.png"]}, "different images", "rejected_images"),
+    ("swift", SWIFT, {"rejected_messages": said("user", word("Why?")) + ANSWER},
+     "different prompts", "messages"),
+    ("align_anything", ALIGN_ANYTHING, {"overall_response": 3}, "unknown label", "preference"),
+    ("multimodal_rewardbench", MULTIMODAL_REWARDBENCH, {"Better": "Tie"}, "unknown label",
+     "Better"),
+    ("verl", VERL, {"prompt": QUESTION + ANSWER, "images": ["red.png"]},
+     "the conversation ends with a response", "prompt"),
+    ("openrlhf_m", OPENRLHF_M, {"message": "What?"}, "unexpected form", "message"),
+    ("llava", LLAVA, {"conversations": talk("a")}, "no response", "conversations"),
+    ("llava", LLAVA, {"conversations": [{"from": "observation", "value": "x"}]}, "tool turn",
+     "conversations"),
+    ("demonstration_table", DEMONSTRATION_TABLE, {"response": " "}, "blank text", "response"),
+    ("prompt_table", PROMPT_TABLE, {"prompt": ""}, "blank text", "instruction"),
     ("vlfeedback", VLFEEDBACK, {"completions": []}, "fewer than two responses", "completions"),
     ("vlfeedback", VLFEEDBACK, {"completions": {"response": ["a"], "model": []}}, "unexpected form",
      "completions"),
@@ -77,7 +131,7 @@ def test_a_row_left_out_is_counted_and_named(
         import_dataset(source, [path], tmp_path / "out")
     assert caught.value.what == f"no row is usable: 1 {reason}"
     assert caught.value.where.startswith(f"{path}:1:{column + ':' if column else ''} {reason}")
-    assert not (tmp_path / "out" / "preferences.jsonl").exists()
+    assert not list((tmp_path / "out").glob("*.jsonl"))
 
 
 def test_one_lost_pair_loses_no_other(tmp_path: Path) -> None:

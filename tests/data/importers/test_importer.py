@@ -1,12 +1,14 @@
 """Each public dataset, written in its columns, becomes the records worked out by hand."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlhf.data.importers.datasets import DATASETS
-from rlhf.data.records import PreferenceRecord
+from rlhf.data.importers.importer import import_dataset
+from rlhf.data.records import DemonstrationRecord, PreferenceRecord, PromptRecord, read_records
 from tests.support.foreign_datasets import (
     BLUE,
     RED,
@@ -15,6 +17,7 @@ from tests.support.foreign_datasets import (
     imported,
     stored_path,
     with_first_response,
+    write_rows,
 )
 
 
@@ -93,7 +96,66 @@ LABEL_STUDIO = {
         }
     ],
 }
+LABEL_STUDIO_MIN = {
+    "id": 12,
+    "image": "red.png",
+    "prompt": "What?",
+    "text1": "A cat.",
+    "text2": "A dog.",
+    "pw": [{"selected": "left"}],
+    "annotator": 4,
+    "annotation_id": 1,
+    "created_at": "2024-03-29T05:39:54Z",
+    "lead_time": 2.5,
+}
+MULTIMODAL_REWARDBENCH = {
+    "ID": "nocaps_1",
+    "Category": "safety/bias",
+    "Text": "What?",
+    "Image": "red.png",
+    "Output1": "A cat.",
+    "Output2": "A dog.",
+    "Better": "Output1",
+}
+ALIGN_ANYTHING = {
+    "image": "red.png",
+    "question": "What?",
+    "response_1": "A cat.",
+    "response_2": "A dog.",
+    "overall_response": 1,
+}
+LLAMA_FACTORY = {
+    "conversations": talk("<image>What?"),
+    "chosen": {"from": "gpt", "value": "A cat."},
+    "rejected": {"from": "gpt", "value": "A dog."},
+    "images": ["red.png"],
+}
+SWIFT = {
+    "messages": [
+        {"role": "user", "content": "<image>What?"},
+        {"role": "assistant", "content": "A cat."},
+    ],
+    "rejected_response": "A dog.",
+    "images": ["red.png"],
+}
 TABLE = {"image_path": "red.png", "question": "What?", **ANSWERS}
+EASYR1 = {"images": [embedded(RED)], "problem": "<image>What?", "answer": "cat"}
+VERL = {
+    "data_source": "geo",
+    "prompt": [{"role": "user", "content": "<image>What?"}],
+    "images": [embedded(RED)],
+    "ability": "math",
+    "reward_model": {"style": "rule", "ground_truth": "cat"},
+    "extra_info": {"index": 5, "split": "train"},
+}
+OPENRLHF_M = {
+    "message": '[{"role": "user", "content": [{"type": "image", "image": "red.png"},'
+    ' {"type": "text", "text": "What?"}]}]',
+    "answer": "$cat$",
+}
+LLAVA = {"id": "7", "image": "red.png", "conversations": talk("<image>\nWhat?", "A cat.")}
+PROMPT_TABLE = {"id": 7, "image": "red.png", "prompt": "What?"}
+DEMONSTRATION_TABLE = {**PROMPT_TABLE, "response": "A cat."}
 
 
 def cat(**fields: Any) -> PreferenceRecord:
@@ -157,8 +219,66 @@ CASES: list[tuple[str, str, dict[str, Any], PreferenceRecord]] = [
             source="label_studio",
         ),
     ),
+    (
+        "label_studio_min",
+        "json",
+        LABEL_STUDIO_MIN,
+        cat(
+            id="12",
+            annotator="4",
+            seconds=2.5,
+            created_at="2024-03-29T05:39:54Z",
+            source="label_studio_min",
+        ),
+    ),
+    (
+        "multimodal_rewardbench",
+        "json",
+        MULTIMODAL_REWARDBENCH,
+        cat(id="nocaps_1", source="multimodal_rewardbench", meta={"Category": "safety/bias"}),
+    ),
+    ("align_anything", "json", ALIGN_ANYTHING, cat(source="align_anything")),
+    ("llama_factory", "json", LLAMA_FACTORY, cat(source="llama_factory")),
+    ("swift", "jsonl", SWIFT, cat(source="swift")),
     ("table", "parquet", TABLE, cat(source="table")),
 ]
+
+ASKED = (stored_path(RED), "What?")
+OTHER_CASES: list[tuple[str, str, dict[str, Any], PromptRecord | DemonstrationRecord]] = [
+    ("easyr1", "parquet", EASYR1, PromptRecord(*ASKED, meta={"answer": "cat"})),
+    (
+        "verl",
+        "parquet",
+        VERL,
+        PromptRecord(*ASKED, id="5", meta={"ground_truth": "cat", "data_source": "geo"}),
+    ),
+    ("openrlhf_m", "jsonl", OPENRLHF_M, PromptRecord(*ASKED, meta={"answer": "$cat$"})),
+    ("openrlhf_m", "parquet", OPENRLHF_M, PromptRecord(*ASKED, meta={"answer": "$cat$"})),
+    ("conversation_prompts", "json", LLAVA, PromptRecord(*ASKED, id="7")),
+    ("prompt_table", "jsonl", PROMPT_TABLE, PromptRecord(*ASKED, id="7")),
+    ("llava", "json", LLAVA, DemonstrationRecord(*ASKED, "A cat.", id="7")),
+    (
+        "demonstration_table",
+        "parquet",
+        DEMONSTRATION_TABLE,
+        DemonstrationRecord(*ASKED, "A cat.", id="7"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "suffix", "row", "record"), OTHER_CASES)
+def test_a_row_becomes_its_prompt_or_demonstration(
+    tmp_path: Path,
+    source: str,
+    suffix: str,
+    row: dict[str, Any],
+    record: PromptRecord | DemonstrationRecord,
+) -> None:
+    path = write_rows(tmp_path / f"rows.{suffix}", [row])
+    report = import_dataset(source, [path], tmp_path / "out")
+    file = tmp_path / "out" / f"{DATASETS[source].kind}.jsonl"
+    assert read_records(file, type(record)) == [record]
+    assert (report.records, report.skipped, report.images) == (1, {}, 1)
 
 
 @pytest.mark.parametrize(("source", "suffix", "row", "record"), CASES)
@@ -171,7 +291,8 @@ def test_a_row_becomes_its_record(
 
 
 def test_every_set_has_a_row_here() -> None:
-    assert {source for source, *_ in CASES} | {"vlfeedback"} == set(DATASETS)
+    cases = (*CASES, *OTHER_CASES)
+    assert {source for source, *_ in cases} | {"vlfeedback"} == set(DATASETS)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +300,9 @@ def test_every_set_has_a_row_here() -> None:
     [
         ("llava_rlhf", {**LLAVA_RLHF, "preference": 2}),
         ("vl_rewardbench", {**VL_REWARDBENCH, "image": "red.png", "human_ranking": [1, 0]}),
+        ("multimodal_rewardbench", {**MULTIMODAL_REWARDBENCH, "Better": "Output2"}),
+        ("align_anything", {**ALIGN_ANYTHING, "overall_response": 2}),
+        ("label_studio_min", {**LABEL_STUDIO_MIN, "pw": {"selected": "right"}}),
         (
             "table",
             {
@@ -247,41 +371,7 @@ def test_vlfeedback_compares_mean_ratings(tmp_path: Path, completions: object, s
     assert report.skipped == {"rating N/A": 3}
 
 
-def test_several_annotations_are_several_records(tmp_path: Path) -> None:
-    def judged(by: object, **value: object) -> dict[str, Any]:
-        kind = "choices" if "choices" in value else "pairwise"
-        return {"completed_by": by, "result": [{"type": kind, "value": value}]}
-
-    annotations = [
-        judged(1, selected="right"),
-        judged({"email": "x@example.org"}, selected="left"),
-        judged(3, choices=["tie"]),
-        {**judged(4, selected="left"), "was_cancelled": True},
-        {"completed_by": 5, "result": []},
-        judged(6, selected="none"),
-        judged(7, choices=["skip"]),
-    ]
-    row = {**LABEL_STUDIO, "annotations": annotations}
-    result, report = imported(tmp_path, "label_studio", [row])
-    assert [(one.annotator, one.preference, one.response_a) for one in result] == [
-        ("1", "response_b", "A cat."),
-        ("x@example.org", "response_a", "A cat."),
-        ("3", "tie", "A cat."),
-    ]
-    assert report.skipped == {"no single choice": 2, "unknown label": 2}
-
-
-@pytest.mark.parametrize(
-    ("address", "place"),
-    [
-        ("/data/local-files/?d=a%20b/red.png", "a b/red.png"),
-        ("/data/upload/1/red.png", "upload/1/red.png"),
-    ],
-)
-def test_label_studio_addresses_are_files(tmp_path: Path, address: str, place: str) -> None:
-    path = tmp_path / "media" / place
-    path.parent.mkdir(parents=True)
-    path.write_bytes(RED)
-    row = {**LABEL_STUDIO, "data": {**LABEL_STUDIO["data"], "image": address}}  # type: ignore[dict-item]
-    (record,), _ = imported(tmp_path, "label_studio", [row], root=tmp_path / "media")
-    assert record.image_path == stored_path(RED)
+def test_the_documentation_lists_every_source() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "importing.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE)
+    assert sorted(rows) == sorted((name, dataset.kind) for name, dataset in DATASETS.items())

@@ -161,7 +161,17 @@ FILES = {
     "text as parquet": ("a.parquet", b"hello", "no parquet file"),
     "JSON as parquet": ("a.parquet", b'{"a": 1}', "no parquet file"),
     "a Git LFS pointer": ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
-    "a table of text": ("a.csv", b"a,b\n1,2\n", "neither JSON nor parquet"),
+    "one column of text": ("a.csv", b"a\n1\n", "neither JSON, parquet nor a table"),
+    "a Git LFS pointer as JSON": (
+        "a.json",
+        b"version https://git-lfs.github.com/s",
+        "git lfs pull",
+    ),
+    "a web page": ("a.jsonl", b"\n<!DOCTYPE html><html></html>", "a web page"),
+    "an Excel workbook": ("a.csv", b"PK\x03\x04\x14\x00", "save it as CSV"),
+    "a gzip file": ("a.jsonl", b"\x1f\x8b\x08\x00", "gunzip"),
+    "JSON in Windows-1252": ("a.json", '{"a":\n "é"}'.encode("cp1252"), "iconv"),
+    "one JSON object": ("a.json", b'{\n"a": 1\n}', "one JSON object"),
     "half a parquet file": ("a.parquet", b"PAR1" + bytes(100), "cannot be imported"),
     "half a list": ("a.json", b'[{"a": 1}, {"a"', "cannot be imported"),
     "a deep list": ("a.json", b"[" * 5000, "cannot be imported"),
@@ -230,7 +240,7 @@ def test_wrong_columns_are_refused_at_once(tmp_path: Path) -> None:
         imported(tmp_path, "povid", [TABLE])
     assert caught.value.what == "povid needs image, conversations, rejected_conversations"
     assert caught.value.where.endswith("rows.json: has chosen, image_path, question, rejected")
-    assert caught.value.fix == "these columns fit rlaif_v or table"
+    assert caught.value.fix == "these columns fit table; without a source, it is recognized"
     with pytest.raises(DataError) as caught:
         imported(tmp_path, "table", [{"a": 1}])
     assert "preference/chosen" in caught.value.what and "rename" in caught.value.fix

@@ -1,0 +1,44 @@
+"""Count what an import wrote and what it left out."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from rlhf.data.importers.fields import Skip
+
+MAX_PROBLEMS = 20  # stored as text; further ones are only counted
+
+
+@dataclass
+class ImportReport:
+    """Counts of records written and rows skipped by an import.
+
+    Attributes:
+        records: number of records.
+        labels: number of preferences by label.
+        skipped: number of rows and items left out, by reason.
+        problems: the first skipped ones, as `file:row:column: reason`.
+        images: number of distinct images.
+        image_markers: number of instructions that an `<image>` was removed from.
+        notes: what was assumed in order to read the files.
+    """
+
+    records: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    images: int = 0
+    image_markers: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def count_skip(self, skip: Skip, where: str) -> None:
+        """Count a skipped row or item.
+
+        Args:
+            skip: why.
+            where: its place, `file:row`.
+        """
+        self.skipped[skip.reason] += 1
+        if len(self.problems) < MAX_PROBLEMS:
+            place = f"{where}:{skip.field}" if skip.field else where
+            detail = f": {skip.detail[:200]}" if skip.detail else ""
+            self.problems.append(f"{place}: {skip.reason}{detail}")
