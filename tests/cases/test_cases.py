@@ -8,19 +8,11 @@ from tests.cases.case import HERE, Case, cases, run
 
 # Directories whose commands are not written down yet.
 OPEN = {
-    "02_image_marker",
-    "03_llamafactory_dpo",
-    "04_ms_swift_rlhf",
-    "05_mixed_rows",
     "06_phone_folder",
     "07_apple_double",
     "08_unicode_names",
-    "09_backslash",
     "10_equals_sign",
     "12_tilde",
-    "14_csv",
-    "24_label_studio",
-    "layouts",
 }
 
 

@@ -68,6 +68,11 @@ def read_exchange(turns: Sequence[Turn], name: str) -> Exchange:
 def read_pair(chosen: Sequence[Turn], rejected: Sequence[Turn], name: str) -> tuple[Turn, str, str]:
     """Take apart two conversations that differ in their last turn only.
 
+    Args:
+        chosen: the conversation with the preferred response.
+        rejected: the conversation with the other.
+        name: the field that a Skip names.
+
     Returns:
         The user's turn, the chosen and the rejected response.
 
