@@ -42,7 +42,7 @@ KNOWN_BY = {
         "rlhf.planning",
         "rlhf.demo",
     ],
-    "peft": ["rlhf.models.lora"],
+    "peft": ["rlhf.models.lora", "rlhf.models.adapter_files"],
     "bitsandbytes": ["rlhf.models.quantization", "rlhf.training.optimizers"],
     "tensorboard": ["rlhf.tracking.reader"],
     "torch.utils.tensorboard": ["rlhf.tracking.writer"],

@@ -13,7 +13,7 @@ from rlhf.commands.model_setup import load_model
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord, read_records
 from rlhf.data.tokenization import flat_ids
-from rlhf.models.loading import locate_model
+from rlhf.models.locations import locate_model
 from rlhf.rewards.loading import load_reward
 from rlhf.spans import Spans
 from rlhf.types import Responses

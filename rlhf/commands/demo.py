@@ -15,7 +15,7 @@ from rlhf.data.records import DemonstrationRecord, read_records
 from rlhf.demo.questions import write_split
 from rlhf.demo.scenes import sample_scene
 from rlhf.demo.tiny_llava import build_tiny_llava, train_tower_on_scenes
-from rlhf.models.loading import locate_model
+from rlhf.models.locations import locate_model
 from rlhf.storage.run_directory import json_text
 from rlhf.tracking.console import say, stage, table, track
 

@@ -15,7 +15,9 @@ from rlhf.data.importers.importer import import_dataset
 from rlhf.data.input_files import read_with_images
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, record_kind
 from rlhf.errors import UsageError
-from rlhf.models.loading import locate_model, stored_dtype
+from rlhf.models.fixed_options import stored_quantization
+from rlhf.models.loading import stored_dtype
+from rlhf.models.locations import locate_model
 from rlhf.models.policy import POLICY
 from rlhf.storage.model_card import write_model_card
 from rlhf.tracking.console import say, table
@@ -112,15 +114,19 @@ def _merge(job: Job) -> dict[str, Any]:
     `dtype`. A quantized run is merged into the weights as they were before quantization.
 
     Raises:
-        UsageError: no run or several are named, or the run has no adapter.
+        UsageError: no run or several are named, the run has no adapter, or the weights of its base
+            model are stored quantized.
     """
     if len(job.files) != 1:
         usage = "rlhf export RUN export.merge=true output=DIRECTORY"
         raise UsageError("one run is needed", "rlhf export", usage)
     run = job.files[0]
-    location = locate_model(str(run))
+    location = locate_model(str(run), job.config.model.base)
     if location.adapter is None:
         raise UsageError("there is no adapter to merge", str(run), "use it as it is")
+    if kind := stored_quantization(location.base):
+        fix = "name the original weights: model.base=DIRECTORY_OR_HUB_ID"
+        raise UsageError(f"an adapter cannot be merged into {kind} weights", location.base, fix)
     model = replace(job.config.model, quantization="none")
     config = replace(job.config, device="cpu", dtype="float32", model=model)
     llava = load_model(config, location)

@@ -1,7 +1,7 @@
 """Steps shared by commands with a model: load it, build its scorer, log metrics, save it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from rlhf.config.schema import Config, leaves
 from rlhf.data.images import image_digest
 from rlhf.data.input_files import input_file
 from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
+from rlhf.errors import UsageError
+from rlhf.models.fixed_options import fixed_options
 from rlhf.models.llava import Llava
-from rlhf.models.loading import ModelLocation, locate_model
+from rlhf.models.locations import ModelLocation, locate_model
 from rlhf.models.parameter_summary import summarize_parameters
 from rlhf.models.policy import POLICY
 from rlhf.planning.fit import uses_gradient_checkpointing
@@ -27,6 +29,33 @@ from rlhf.storage.model_card import write_model_card
 from rlhf.tracking.console import say, table
 from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.malloc import tune_malloc
+
+
+def resolve_model(job: Job) -> tuple[Config, ModelLocation]:
+    """Find the model of `model.path`, and take over the options that its files fix.
+
+    An adapter has its rank, scale and type already, and quantized weights stay as they are stored.
+
+    Args:
+        job: the call of the command.
+
+    Returns:
+        The options with those that are fixed, and where the model is.
+
+    Raises:
+        UsageError: no model there, or the command line names another value of a fixed option.
+    """
+    model, named = job.config.model, command_line_options(job)
+    location = locate_model(model.path, model.base)
+    fixed = fixed_options(location)
+    for name, value in fixed.items():
+        option, current = f"model.{name}", getattr(model, name)
+        if value != current and option in named:
+            what = f"{option} is {value} in the files of the model"
+            raise UsageError(what, f"{option}={current} model.path={model.path}", "leave it out")
+        if value != current:
+            say(f"{option}={value}, as in the files of {model.path}")
+    return replace(job.config, model=replace(model, **fixed)), location
 
 
 def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = False) -> Llava:
@@ -65,7 +94,7 @@ def load_adapted(config: Config, path: str) -> Llava:
         config: the options of the run.
         path: a LLaVA directory, a run directory or a hub id.
     """
-    location = locate_model(path)
+    location = locate_model(path, config.model.base)
     llava = load_model(config, location)
     if location.adapter is not None:
         llava.adapters.load(POLICY, location.adapter, trains=False)
@@ -80,7 +109,13 @@ def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> L
         location: where the model's files are.
         fully: every layer of the language model trains, not only a LoRA.
     """
+    if fully and location.adapter is not None:
+        fix = "use model.train=lora, or merge it: rlhf export RUN export.merge=true"
+        raise UsageError("full training cannot start from an adapter", str(location.adapter), fix)
     llava = load_model(config, location, trains_fully=fully)
+    if fully and llava.quantization != "none":
+        fix = "train a LoRA, or use the weights as they were before quantization"
+        raise UsageError("full training needs weights that are not quantized", llava.base, fix)
     llava.gradient_checkpointing = uses_gradient_checkpointing(config, location)
     return llava
 
@@ -97,7 +132,13 @@ def build_scorer(job: Job, llava: Llava, *, share_base_model: bool) -> Scorer:
     if job.scorer:
         return load_scorer(job.scorer, llava.builder, job.config.scorer)
     captions = read_captions(options.captions, job.config.data.root)
-    return load_reward(options.path, llava, share_base_model=share_base_model, captions=captions)
+    return load_reward(
+        options.path,
+        llava,
+        share_base_model=share_base_model,
+        captions=captions,
+        base_override=job.config.model.base,
+    )
 
 
 def read_captions(file: str, data_root: str) -> dict[str, str] | None:

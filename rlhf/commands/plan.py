@@ -3,8 +3,8 @@
 from typing import Any
 
 from rlhf.commands.job import Job
+from rlhf.commands.model_setup import resolve_model
 from rlhf.config.schema import GIB
-from rlhf.models.loading import locate_model
 from rlhf.planning.fit import changed_options, smallest_change, with_checkpointing_if_needed
 from rlhf.planning.gpus import GPU, select_gpus
 from rlhf.planning.ideal_time import ideal_seconds
@@ -23,8 +23,7 @@ def plan(job: Job) -> dict[str, Any]:
         Bytes that stay allocated, bytes of each phase and its peak; for each GPU whether the run
         fits, and which options to change if not; ideal seconds of one iteration.
     """
-    config = job.config
-    location = locate_model(config.model.path)
+    config, location = resolve_model(job)
     dims = read_dims(location.base)
     workload = workload_of(config, dims, starts_from_adapter=location.adapter is not None)
     gpus = select_gpus(config.plan.gpu)

@@ -9,6 +9,7 @@ from rlhf.commands.model_setup import (
     load_trainable,
     metrics_writer,
     print_model_summary,
+    resolve_model,
     save_trained,
 )
 from rlhf.commands.ppo_profile import profiled
@@ -21,7 +22,6 @@ from rlhf.data.input_files import read_prompts
 from rlhf.diagnostics.report import check_quick
 from rlhf.errors import UsageError
 from rlhf.functional import check_kl_choice
-from rlhf.models.loading import locate_model
 from rlhf.models.policy import build_policy
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.reward_card import RewardCard
@@ -53,12 +53,12 @@ def ppo(job: Job) -> dict[str, Any]:
     records, root = read_prompts(config)
     if not job.scorer:
         RewardCard.read(config.reward.path)  # fails before a model loads
-    location, full = locate_model(config.model.path), config.model.train == "full"
+    (resolved, location), full = resolve_model(job), config.model.train == "full"
     checkpoint = resume_checkpoint(job, job.run_dir)
-    llava = load_trainable(config, location, fully=full)
+    llava = load_trainable(resolved, location, fully=full)
     policy = build_policy(
         llava,
-        config.model,
+        resolved.model,
         temperature=config.sampling.temperature,
         init_adapter=location.adapter,
         critic=config.ppo.critic,

@@ -11,7 +11,7 @@ import torch
 from rlhf.commands.job import Job
 from rlhf.config.resolve import weights_dtype
 from rlhf.config.schema import GIB
-from rlhf.models.loading import ModelLocation
+from rlhf.models.locations import ModelLocation
 from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.roofline import Roofline, calibrate, measure_roofline, synchronizer
 from rlhf.planning.workload import Workload, workload_of

@@ -22,6 +22,7 @@ MAY_DIFFER = frozenset(
         "output_dir",
         "output",
         "ppo.profile",
+        "model.base",
         "model.vision_cache_gib",
         "model.vision_cache_dir",
         "sft.save_every",

@@ -14,6 +14,7 @@ from rlhf.commands.model_setup import (
     metrics_writer,
     print_model_summary,
     read_captions,
+    resolve_model,
 )
 from rlhf.commands.resume import delete_checkpoints, resume_checkpoint
 from rlhf.data.collate import preference_batch
@@ -41,7 +42,6 @@ from rlhf.evaluation.reward_tables import (
     calibration_rows,
     metric_rows,
 )
-from rlhf.models.loading import locate_model
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.loading import build_reward, save_reward
 from rlhf.storage.hashing import file_hash
@@ -103,12 +103,12 @@ class _RewardStudy:
 
     def __init__(self, job: Job) -> None:
         self.job, self.config = job, job.config
-        options, location = self.config.reward, locate_model(self.config.model.path)
+        options, (resolved, location) = self.config.reward, resolve_model(job)
         full = options.train == "full"
-        self.llava = load_trainable(self.config, location, fully=full)
+        self.llava = load_trainable(resolved, location, fully=full)
         captions = read_captions(options.captions, self.config.data.root)
         self.model = build_reward(
-            options, self.config.model, self.llava, captions, init_adapter=location.adapter
+            options, resolved.model, self.llava, captions, init_adapter=location.adapter
         )
         self.blank = write_blank_image(job.run_dir / "blank.png")
         if captions is not None and isinstance(self.model, CaptionReward):

@@ -21,7 +21,7 @@ from rlhf.evaluation.preference_scoring import score_complete_pairs, score_split
 from rlhf.evaluation.reward_metrics import reward_metrics
 from rlhf.evaluation.reward_tables import METRIC_COLUMNS, metric_rows
 from rlhf.evaluation.scored_pairs import ScoredPairs
-from rlhf.models.loading import ModelLocation
+from rlhf.models.locations import ModelLocation
 from rlhf.rewards.external.loader import load_scorer
 from rlhf.rewards.loading import load_reward
 from rlhf.rewards.record_scoring import RecordScorer, RecordScores
@@ -103,9 +103,17 @@ def _record_scorer(job: Job) -> RecordScorer:
         model=replace(config.model, quantization=quantization),
         dtype=dtype if dtype in ("float32", "bfloat16") else config.dtype,
     )
-    llava = load_model(config, ModelLocation(card.captioner or card.backbone_path(directory)))
+    find_base = card.captioner_path if card.captioner else card.backbone_path
+    llava = load_model(config, ModelLocation(find_base(directory, config.model.base)))
     captions = read_captions(config.reward.captions, config.data.root)
-    reward = load_reward(path, llava, share_base_model=True, captions=captions, exact=True)
+    reward = load_reward(
+        path,
+        llava,
+        share_base_model=True,
+        captions=captions,
+        exact=True,
+        base_override=config.model.base,
+    )
     return RecordScorer(reward, llava.builder, config.data.max_prompt_tokens, max_tokens, card)
 
 

@@ -7,6 +7,7 @@ from rlhf.commands.model_setup import (
     load_trainable,
     metrics_writer,
     print_model_summary,
+    resolve_model,
     save_trained,
 )
 from rlhf.commands.resume import delete_checkpoints, resume_checkpoint
@@ -14,7 +15,7 @@ from rlhf.data.collate import prompt_batch
 from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.records import DemonstrationRecord
 from rlhf.data.tokenization import response_batch
-from rlhf.models.loading import locate_model
+from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
 from rlhf.models.policy import POLICY
 from rlhf.training.sft_trainer import SFTTrainer
@@ -29,13 +30,7 @@ def sft(job: Job) -> dict[str, Any]:
     config, data = job.config, job.config.data
     path = input_file(data.demonstrations, "data.demonstrations")
     records, root = read_with_images(config, path, DemonstrationRecord)
-    location = locate_model(config.model.path)
-    full = config.model.train == "full"
-    llava = load_trainable(config, location, fully=full)
-    if full:
-        llava.train_language_model(embeddings=True)
-    else:
-        add_adapter(llava.adapters, POLICY, config.model)
+    llava = _trainable_model(job)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=data.max_prompt_tokens)
     responses = response_batch([record.response for record in records], llava.builder)
     checkpoint = resume_checkpoint(job, job.run_dir)
@@ -49,3 +44,17 @@ def sft(job: Job) -> dict[str, Any]:
     save_trained(job, "sft", llava, metrics)
     delete_checkpoints(job.run_dir)
     return metrics
+
+
+def _trainable_model(job: Job) -> Llava:
+    """Load the model of `model.path`; train all of it, the adapter it has, or a fresh one."""
+    config, location = resolve_model(job)
+    full = config.model.train == "full"
+    llava = load_trainable(config, location, fully=full)
+    if full:
+        llava.train_language_model(embeddings=True)
+    elif location.adapter is not None:
+        llava.adapters.load(POLICY, location.adapter, trains=True)
+    else:
+        add_adapter(llava.adapters, POLICY, config.model)
+    return llava

@@ -17,7 +17,7 @@ from rlhf.demo.smol.assemble import assemble_llava, find_gguf, read_gguf
 from rlhf.demo.smol.vision_pretraining import pretrain_vision
 from rlhf.demo.stamps.scenes import draw_stamp_scene, sample_stamp_scene, write_stamp_split
 from rlhf.errors import UsageError
-from rlhf.models.loading import locate_model
+from rlhf.models.locations import locate_model
 from rlhf.tracking.console import say, stage, track
 
 _USAGE = "rlhf smol [PACKAGE.deb|DIRECTORY] output=DIRECTORY"

@@ -29,6 +29,7 @@ class ModelConfig(Section):
     """The model: its path, what is trained, how it is stored."""
 
     path: str = ""  # LLaVA directory, hub id, or run directory to start from
+    base: str = ""  # base model of the adapter at path; empty: the one the adapter names
     train: Literal["lora", "full"] = "lora"  # lora: a LoRA adapter; full: the language model
     lora_rank: Count = 16  # rank of the LoRA matrices
     lora_alpha: Positive = 32  # the LoRA is scaled by alpha / rank

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf.models.quantization import model_quantization
 from rlhf.storage.hashing import hash_tensors, text_hash
 
 
@@ -38,12 +39,11 @@ def same_encoding(first: Any, second: Any) -> bool:
     return keys[0] == keys[1]
 
 
-def stored_weights(model: nn.Module, quantization: str) -> dict[str, str]:
+def stored_weights(model: nn.Module) -> dict[str, str]:
     """Quantization, dtype and hashes of a base model's weights, without adapters.
 
     Args:
         model: a transformers model.
-        quantization: none, int8 or nf4, as in `model.quantization`.
 
     Returns:
         `quantization`, `dtype`, the hash `weights` of the weights as stored, and the hash
@@ -55,7 +55,7 @@ def stored_weights(model: nn.Module, quantization: str) -> dict[str, str]:
         for name, value in bare_parameters(model)
     )
     return {
-        "quantization": quantization,
+        "quantization": model_quantization(model),
         "dtype": " ".join(dtypes),
         "weights": hash_tensors(bare_parameters(model)),
         "weights_rounded": hash_tensors(rounded),

@@ -23,6 +23,7 @@ from rlhf.models.packed.prefill import pack_into_cache
 from rlhf.models.packed.prefix_cache import PrefixCache
 from rlhf.models.packed.prefix_sharing import Sharing, split_before_suffix
 from rlhf.models.packed.prepacked_linear import prepacked_layers
+from rlhf.models.quantization import model_quantization
 from rlhf.models.vision.families import image_tokens
 from rlhf.models.vision.image_encoder import ImageEncoder
 from rlhf.types import PromptBatch, Responses
@@ -37,18 +38,18 @@ class Llava:
         model: the transformers model; its vision tower is never trained here.
         processor: the transformers processor.
         base: directory or hub id that the model was loaded from.
-        quantization: of its linear layers: none, int8 or nf4.
 
     Attributes:
+        quantization: of the linear layers: none, int8 or nf4.
         prefix_cache: keys and values of prompt prefixes, reused by later passes under aLoRA.
         max_prefill_tokens: most prompt tokens of one prefill pass.
         precision: dtype of the language model's matrix products.
         gradient_checkpointing: whether layers are recomputed in the backward to save memory.
     """
 
-    def __init__(self, model: Any, processor: Any, base: str, quantization: str = "none") -> None:
+    def __init__(self, model: Any, processor: Any, base: str) -> None:
         self.model, self.processor, self.base = model.eval(), processor, base
-        self.quantization = quantization
+        self.quantization = model_quantization(model)
         self.builder = PromptBuilder(processor, image_tokens(model.config, processor))
         self.adapters = Adapters(model, self.builder.invocation_ids())
         self.image_token_id = int(model.config.image_token_id)
@@ -71,10 +72,10 @@ class Llava:
             quantization: none, int8 or nf4.
 
         Raises:
-            UsageError: the files are not those of a LLaVA.
+            UsageError: the files are not those of a LLaVA, not whole, or quantized otherwise.
         """
         model, processor = load_hf(base, device=device, dtype=dtype, quantization=quantization)
-        return cls(model, processor, base, quantization)
+        return cls(model, processor, base)
 
     @property
     def device(self) -> torch.device:

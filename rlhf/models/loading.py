@@ -1,9 +1,5 @@
-"""Find the files of a model, load them with transformers, and hash its input processing."""
+"""Load a LLaVA with transformers, and hash its input processing."""
 
-import json
-import re
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,62 +7,12 @@ import transformers
 from transformers import AutoConfig, AutoProcessor
 
 from rlhf.errors import UsageError, as_usage_error
+from rlhf.models.checkpoint_files import check_files, check_processor, load_whole
 from rlhf.models.fingerprints import tokenizer_hash
-from rlhf.models.quantization import keep_gradients, quantization_config
+from rlhf.models.fixed_options import stored_quantization
+from rlhf.models.quantization import prepare_quantized_layers, quantization_config
 from rlhf.models.vision.families import hf_class
 from rlhf.storage.hashing import text_hash
-from rlhf.storage.run_directory import run_directories
-
-
-@dataclass(frozen=True)
-class ModelLocation:
-    """Where a LLaVA and, if the path named one, an adapter on it are stored.
-
-    Attributes:
-        base: directory or hub id of the LLaVA.
-        adapter: directory of the adapter; None: no adapter.
-    """
-
-    base: str
-    adapter: Path | None = None
-
-
-def locate_model(path: str) -> ModelLocation:
-    """Find the model that `model.path` names.
-
-    Args:
-        path: a LLaVA directory, an adapter's directory, a run's directory, a directory of runs (the
-            newest run with a model is taken), or a hub id.
-
-    Raises:
-        UsageError: no model there.
-    """
-    if not path:
-        raise UsageError("no model is given", "model.path", "set model.path=DIRECTORY_OR_HUB_ID")
-    directory = Path(path).expanduser()
-    runs = run_directories(directory)
-    for candidate in (run / part for run in runs for part in ("", "model", "adapter")):
-        if (candidate / "adapter_config.json").is_file():
-            config = json.loads((candidate / "adapter_config.json").read_text())
-            base = _model_path_or_hub_id(config["base_model_name_or_path"], candidate)
-            return ModelLocation(base, candidate)
-        if (candidate / "config.json").is_file():
-            return ModelLocation(str(candidate.resolve()))
-    return ModelLocation(_model_path_or_hub_id(path, directory))
-
-
-def _model_path_or_hub_id(path: str, where: Path) -> str:
-    """Absolute path of a model directory, or `path` if it looks like a hub id."""
-    if (Path(path) / "config.json").is_file():
-        return str(Path(path).resolve())
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) and not where.exists():
-        return path
-    raise UsageError(
-        f"no model at {path}",
-        str(where),
-        "give a directory with config.json, a run directory of `rlhf sft` or `rlhf ppo`, a hub id, "
-        "or build a model: `rlhf smol output=DIRECTORY`",
-    )
 
 
 def load_hf(
@@ -78,25 +24,40 @@ def load_hf(
         base: directory or hub id.
         device: where the weights are put.
         dtype: of the weights that are not quantized, and of products with quantized ones.
-        quantization: none, int8 or nf4, as in `model.quantization`.
+        quantization: none, int8 or nf4, as in `model.quantization`; weights that are stored
+            quantized stay so with `none`.
 
     Raises:
-        UsageError: the files are not those of a LLaVA.
+        UsageError: the files are not those of a LLaVA, not whole, or quantized otherwise.
     """
     transformers.utils.logging.disable_progress_bar()  # it would garble the progress lines
     fix = "check model.path; if a package is named, install the package"
     with as_usage_error(f"{base} does not load as a LLaVA", "its files", fix):
+        check_files(base)
+        stored = stored_quantization(base)
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
-        model = hf_class(base).from_pretrained(
+        model = load_whole(
+            hf_class(base),
             base,
             dtype=dtype,
-            quantization_config=quantization_config(quantization, dtype),
-            device_map={"": device} if quantization != "none" else None,
-            use_safetensors=True,  # other weight files are pickles, which can run code
+            quantization_config=None if stored else quantization_config(quantization, dtype),
+            device_map={"": device} if stored or quantization != "none" else None,
         )
-    keep_gradients(model)
+        check_processor(model, processor, base)
+    _check_quantization(base, stored, quantization)
+    prepare_quantized_layers(model, dtype)
     model.requires_grad_(False)
-    return (model if quantization != "none" else model.to(device)), processor
+    return (model if stored or quantization != "none" else model.to(device)), processor
+
+
+def _check_quantization(base: str, stored: str, wanted: str) -> None:
+    """Refuse weights that are stored in another quantization than the one that is wanted."""
+    if stored and wanted not in ("none", stored):
+        raise UsageError(
+            f"the model's weights are stored as {stored} and cannot become {wanted}",
+            f"{base} model.quantization={wanted}",
+            f"set model.quantization={stored}, or use the original weights",
+        )
 
 
 def stored_dtype(base: str) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Named LoRA adapters on one base model. The only module that imports peft."""
+"""Named LoRA adapters on one base model."""
 
 import shutil
 import tempfile
@@ -9,12 +9,13 @@ from typing import Any
 
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rlhf.config.schema import LoraType, ModelConfig
 from rlhf.errors import UsageError, as_usage_error
+from rlhf.models.adapter_files import read_adapter
+from rlhf.models.locations import write_relative_base
 
 # Linear layers of the language model only: bare names would also match the vision tower.
 LANGUAGE_LINEARS = r"(?!.*vision_tower).*\.(q|k|v|o|gate|up|down)_proj"
@@ -91,24 +92,23 @@ class Adapters:
             trains: whether its parameters are trainable.
 
         Raises:
-            UsageError: it cannot be read, or its weights or its invocation do not fit this model.
+            UsageError: it cannot be read, it reaches beyond the linear layers of the language
+                model, or its weights or its invocation do not fit this model.
         """
-        fix = "name a directory written by a run"
-        with as_usage_error("the adapter cannot be read", directory, fix):
-            config = LoraConfig.from_pretrained(str(directory))
-            weights = load_file(directory / "adapter_model.safetensors")
-        invocation, config.alora_invocation_tokens = config.alora_invocation_tokens, None
-        if invocation and list(invocation) != self.invocation:
+        config, weights, invocation = read_adapter(directory, self._model)
+        if invocation and invocation != self.invocation:
             raise UsageError(
                 "the adapter's invocation differs from the ids that end this model's prompts",
                 f"{directory}: {invocation} in the adapter, {self.invocation} in the model",
                 "use the tokenizer and chat template it was trained with",
             )
         self._insert(name, config, "alora" if invocation else "lora", trains=trains)
-        loaded = set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+        fix = "load it on the model it was trained on"
+        with as_usage_error("the adapter was trained on another model", directory, fix):
+            loaded = set_peft_model_state_dict(self._peft, weights, adapter_name=name)
         missing = [key for key in loaded.missing_keys if f".{name}." in key and ".lora_" in key]
         if mismatched := [*missing, *loaded.unexpected_keys]:
-            where, fix = f"{directory}: {mismatched[0]}", "load it on the model it was trained on"
+            where = f"{directory}: {mismatched[0]}"
             raise UsageError("the adapter was trained on another model", where, fix)
 
     def _insert(self, name: str, config: LoraConfig, lora_type: LoraType, *, trains: bool) -> None:
@@ -129,7 +129,9 @@ class Adapters:
         self._trains[name], self._lora_types[name] = trains, lora_type
         self._layers = [x for x in self._model.modules() if isinstance(x, BaseTunerLayer)]
         for layer in self._layers:
-            _multiply_in_input_dtype(layer, name)
+            if name in layer.lora_A:  # two adapters may cover different layers
+                _multiply_in_input_dtype(layer, name)
+        self._model.eval()  # what peft inserts is in training mode
         self._parameters[name] = {
             key: value
             for key, value in self._model.named_parameters()
@@ -182,6 +184,7 @@ class Adapters:
             self._peft.save_pretrained(scratch, selected_adapters=[name])
             shutil.copytree(Path(scratch, name), directory, dirs_exist_ok=True)
         config.task_type = config.alora_invocation_tokens = None
+        write_relative_base(base, directory)
 
     def merge(self, name: str) -> None:
         """Add the update of the adapter `name` to the weights, and remove all adapters.

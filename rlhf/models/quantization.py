@@ -3,12 +3,15 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bitsandbytes
 import torch
 from bitsandbytes import cextension
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
+
+from rlhf.errors import UsageError
 
 PACKED_DTYPES = {bitsandbytes.nn.Linear4bit: "nf4", bitsandbytes.nn.Linear8bitLt: "int8"}
 
@@ -39,11 +42,53 @@ def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | N
     )
 
 
-def keep_gradients(model: nn.Module) -> None:
-    """Turn off repacking of 4-bit weights, which makes all gradients 0 on AVX512-BF16 CPUs."""
-    for module in model.modules():
+def prepare_quantized_layers(model: nn.Module, dtype: torch.dtype) -> None:
+    """Make quantized layers compute as this package does, also those that were stored quantized.
+
+    Products run in `dtype`; int8 chooses no outlier columns, so that a row does not depend on the
+    other rows; and 4-bit weights are not repacked, which makes all gradients 0 on AVX512-BF16 CPUs.
+
+    Args:
+        model: its quantized layers are changed.
+        dtype: compute dtype.
+
+    Raises:
+        UsageError: the output head is quantized.
+    """
+    for name, module in model.named_modules():
+        if quantization_of(module) and name.endswith("lm_head"):
+            fix = "use a checkpoint whose lm_head is not quantized, or the original weights"
+            raise UsageError("the output head is quantized", name, fix)
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+            module.compute_dtype, module.compute_type_is_set = dtype, True
+        elif isinstance(module, bitsandbytes.nn.Linear8bitLt):
+            module.state.threshold = 0.0
+
+
+def misshapen_layers(model: nn.Module) -> list[str]:
+    """Names of the quantized weights whose shape is not that of their layer.
+
+    transformers checks the shapes of a checkpoint, but not those of weights that it quantizes.
+    """
+    return [
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if quantization_of(module)
+        and _stored_shape(module) != (module.out_features, module.in_features)
+    ]
+
+
+def _stored_shape(module: Any) -> tuple[int, ...]:
+    """Shape of a quantized layer's weight before it was packed."""
+    state = getattr(module.weight, "quant_state", None)
+    return tuple(module.weight.shape if state is None else state.shape)
+
+
+def model_quantization(model: nn.Module) -> str:
+    """The quantization of a model's layers, `nf4` or `int8`; `none` if no layer has any."""
+    kinds = (quantization_of(module) for module in model.modules())
+    return next((kind for kind in kinds if kind), "none")
 
 
 def quantization_of(module: nn.Module) -> str:
@@ -106,7 +151,7 @@ def quantized_linear(weight: Tensor, kind: str) -> nn.Module:
             )
     layer.load_state_dict({"weight": weight.cpu()})
     quantized: nn.Module = layer.to(weight.device).requires_grad_(False).eval()
-    keep_gradients(quantized)
+    prepare_quantized_layers(quantized, weight.dtype)
     return quantized
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf.config.schema import GIB, Config
-from rlhf.models.loading import ModelLocation
+from rlhf.models.locations import ModelLocation
 from rlhf.planning.gpus import local_gpu
 from rlhf.planning.memory import estimate_memory
 from rlhf.planning.model_dims import ModelDims, read_dims

@@ -6,7 +6,7 @@ from typing import Literal
 
 from rlhf.config.resolve import weights_dtype
 from rlhf.config.schema import Config
-from rlhf.models.loading import locate_model
+from rlhf.models.locations import locate_model
 from rlhf.planning.model_dims import ModelDims
 
 RewardPlacement = Literal["adapter", "base_model", "none"]
@@ -159,8 +159,8 @@ def _reward_placement(config: Config) -> RewardPlacement:
         directory, card = RewardCard.read(config.reward.path)
         kind = card.kind
         if kind == "llava_head":
-            base = locate_model(config.model.path).base
-            shares_base_model &= card.backbone_path(directory) == base
+            base = locate_model(config.model.path, config.model.base).base
+            shares_base_model &= card.backbone_path(directory, config.model.base) == base
     if kind != "llava_head":
         return "none"
     return "adapter" if shares_base_model else "base_model"

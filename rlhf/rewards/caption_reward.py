@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from rlhf.data.tokenization import TextEncoder
 from rlhf.errors import DataError, UsageError, as_usage_error
+from rlhf.models.checkpoint_files import load_whole
 from rlhf.models.fingerprints import stored_weights, tokenizer_hash
 from rlhf.models.llava import Llava
 from rlhf.models.lora import Adapters
@@ -98,11 +99,11 @@ class CaptionReward(RewardModel):
 
     def weights_fingerprint(self) -> dict[str, str]:
         """Quantization, dtype and weight hashes of the text model and the captioning LLaVA."""
-        weights = stored_weights(self.model, "none")
+        weights = stored_weights(self.model)
         llava = self.captioner.llava
         if llava is None:
             return weights
-        captioner = stored_weights(llava.model, llava.quantization)
+        captioner = stored_weights(llava.model)
         return weights | {f"{CAPTIONER}{name}": value for name, value in captioner.items()}
 
     def _ids(self, text: str) -> list[int]:
@@ -153,9 +154,7 @@ def load_caption_reward(
         names = config.architectures or [""]
         classifies = names[0].endswith("ForSequenceClassification")
         kind = AutoModelForSequenceClassification if classifies else AutoModel
-        model: Any = kind.from_pretrained(
-            base, dtype=dtype, trust_remote_code=False, use_safetensors=True
-        )
+        model = load_whole(kind, base, headless=not classifies, dtype=dtype)
     model.requires_grad_(False).to(policy.device)
     backbone, head = _split_classifier(model, base) if classifies else (model, None)
     head = head or ScalarHead(model.config.hidden_size)

@@ -90,4 +90,4 @@ class LlavaReward(RewardModel):
 
     def weights_fingerprint(self) -> dict[str, str]:
         """Quantization, dtype and hashes of LLaVA's weights, without adapters."""
-        return stored_weights(self.llava.model, self.llava.quantization)
+        return stored_weights(self.llava.model)

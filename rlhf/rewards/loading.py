@@ -9,6 +9,7 @@ import torch
 from rlhf.config.schema import ModelConfig, RewardConfig
 from rlhf.errors import UsageError
 from rlhf.models.llava import Llava
+from rlhf.models.locations import relative_path
 from rlhf.models.lora import add_adapter
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.rewards.base import REWARD, RewardModel
@@ -44,7 +45,8 @@ def build_reward(
         init_adapter: an adapter on `llava` from supervised training; llava_head starts from it.
 
     Raises:
-        UsageError: caption_text without a text model, or nothing to train and no trained head.
+        UsageError: caption_text without a text model or with an adapter, or nothing to train and
+            no trained head.
     """
     reward: RewardModel
     if config.kind == "llava_head":
@@ -52,6 +54,12 @@ def build_reward(
         head = ScalarHead.identity(size + 1) if config.use_logprob_feature else ScalarHead(size)
         reward = LlavaReward(llava, head.to(llava.device), llava.builder)
     else:
+        if init_adapter is not None:
+            raise UsageError(
+                "caption_text reads the captions of a model without adapter",
+                f"reward.kind=caption_text: {init_adapter}",
+                "merge the adapter: rlhf export RUN export.merge=true, or name the base model",
+            )
         captioning_llava = llava if captions is None else None
         captioner = Captioner(captioning_llava, config.caption_instruction, captions)
         dtype = llava.output_weight.dtype
@@ -64,8 +72,6 @@ def _make_trainable(
     reward: RewardModel, config: RewardConfig, model: ModelConfig, init_adapter: Path | None
 ) -> None:
     """Make trainable what `config.train` names: an adapter, the backbone, or only the head."""
-    if not isinstance(reward, LlavaReward):
-        init_adapter = None  # it is an adapter on LLaVA's layers
     if config.train == "full":
         _train_backbone(reward, init_adapter)
     elif init_adapter is not None:
@@ -126,16 +132,19 @@ def save_reward(
     if isinstance(reward, CaptionReward):
         reward.captioner.save(directory / CAPTIONS)
     reward.head.save(directory / "head.safetensors")
+    captioner = llava.base if isinstance(reward, CaptionReward) else ""
     RewardCard(
         kind=reward.kind,
         base=reward.base,
         adapter=has_adapter,
         mean=reward.mean,
         std=reward.std,
-        captioner=llava.base if isinstance(reward, CaptionReward) else "",
+        captioner=captioner,
         caption_instruction=config.caption_instruction,
         fingerprint=reward_fingerprint(reward, directory),
         training=training,
+        relative_base=relative_path(reward.base, directory),
+        relative_captioner=relative_path(captioner, directory) if captioner else "",
     ).write(directory)
 
 
@@ -165,6 +174,7 @@ def load_reward(
     share_base_model: bool,
     captions: Mapping[str, str] | None = None,
     exact: bool = False,
+    base_override: str = "",
 ) -> RewardModel:
     """Load a frozen reward model to score the responses of `policy`.
 
@@ -175,12 +185,14 @@ def load_reward(
             valid if the base weights of `policy` are not trained.
         captions: captions besides those of training, by the SHA-256 of the image's bytes.
         exact: also refuse a base model that differs in dtype or quantization only.
+        base_override: base model or captioner if it is no longer where it was in training; its
+            weights have to be the same.
 
     Raises:
         UsageError: no reward model there, or its fingerprint differs from that of training.
     """
     directory, card = RewardCard.read(path)
-    base = card.backbone_path(directory)
+    base = card.backbone_path(directory, base_override)
     head = ScalarHead.load(directory / "head.safetensors", policy.device)
     reward: RewardModel
     if card.kind == "llava_head":
@@ -188,7 +200,9 @@ def load_reward(
         llava = policy if shared else _load_llava(base, policy, card)
         reward = LlavaReward(llava, head, policy.builder)
     else:
-        captioner = _load_captioner(card, directory, policy, share_base_model, captions)
+        captioner = _load_captioner(
+            card, directory, policy, share_base_model, captions, base_override
+        )
         dtype = card.dtype(policy.output_weight.dtype)
         reward = load_caption_reward(base, captioner, policy, dtype)
         reward.head = head
@@ -208,13 +222,15 @@ def _load_captioner(
     policy: Llava,
     share_base_model: bool,
     captions: Mapping[str, str] | None,
+    base_override: str,
 ) -> Captioner:
     """Load the captioner of training with its captions, so that none is generated twice."""
     captions = {**load_captions(directory / CAPTIONS), **(captions or {})}
     if card.fingerprint["captions"] == GIVEN:
         return Captioner(None, card.caption_instruction, captions)
-    shared = share_base_model and card.captioner == policy.base
-    llava = policy if shared else _load_llava(card.captioner, policy, card, CAPTIONER)
+    base = card.captioner_path(directory, base_override)
+    shared = share_base_model and base == policy.base
+    llava = policy if shared else _load_llava(base, policy, card, CAPTIONER)
     return Captioner(llava, card.caption_instruction, captions)
 
 

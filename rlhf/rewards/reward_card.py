@@ -10,10 +10,10 @@ import msgspec
 import torch
 
 from rlhf.errors import UsageError
+from rlhf.models.locations import locate_base
 from rlhf.storage.atomic import replaced_file
-from rlhf.storage.run_directory import run_directories
+from rlhf.storage.run_directory import REWARD_CARD, run_directories
 
-CARD = "reward.json"
 CAPTIONER = "captioner_"  # prefix of fingerprint entries about the captioning LLaVA
 _STORAGE = ("quantization", "dtype")  # entries that may differ while the weights are the same
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
@@ -34,6 +34,9 @@ class RewardCard:
         caption_instruction: the prompt for a caption.
         fingerprint: hashes of input processing and weights, by name.
         training: file, split and metrics of the training pairs.
+        relative_base: path from the card's directory to `base`, which holds when the whole project
+            is moved; empty for a hub id.
+        relative_captioner: the same for `captioner`.
     """
 
     kind: str
@@ -45,16 +48,32 @@ class RewardCard:
     caption_instruction: str
     fingerprint: dict[str, str]
     training: dict[str, Any] = field(default_factory=dict)
+    relative_base: str = ""
+    relative_captioner: str = ""
 
     def write(self, directory: Path) -> None:
         """Write the card to a reward model's directory."""
-        with replaced_file(directory / CARD) as file:
+        with replaced_file(directory / REWARD_CARD) as file:
             file.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
 
-    def backbone_path(self, directory: Path) -> str:
-        """Path of the base model to load: `model/` beside the card if it was trained in full."""
+    def backbone_path(self, directory: Path, override: str = "") -> str:
+        """Find the base model to load: `model/` beside the card if it was trained in full.
+
+        Args:
+            directory: where the card is.
+            override: directory or hub id of the base model, `model.base`; empty: as stored.
+
+        Raises:
+            UsageError: it is not there, nor at the same place relative to the card.
+        """
         trained = directory / "model"
-        return str(trained.resolve()) if trained.is_dir() else self.base
+        if trained.is_dir():
+            return str(trained.resolve())
+        return _find(self.base, self.relative_base, directory, override)
+
+    def captioner_path(self, directory: Path, override: str = "") -> str:
+        """Find the LLaVA that captions images; for arguments and errors see `backbone_path`."""
+        return _find(self.captioner, self.relative_captioner, directory, override)
 
     def dtype(self, default: torch.dtype, part: str = "") -> torch.dtype:
         """The dtype of the weights in training.
@@ -86,17 +105,29 @@ class RewardCard:
         for directory in (
             run / part for run in run_directories(Path(path)) for part in ("", "reward")
         ):
-            if path and (directory / CARD).is_file():
+            card = directory / REWARD_CARD
+            if path and card.is_file():
                 try:
-                    return directory, msgspec.json.decode((directory / CARD).read_bytes(), type=cls)
+                    return directory, msgspec.json.decode(card.read_bytes(), type=cls)
                 except msgspec.MsgspecError as error:
-                    where, fix = str(directory / CARD), "train it again with `rlhf reward`"
+                    where, fix = str(card), "train it again with `rlhf reward`"
                     raise UsageError("the card is of another version", where, fix) from error
         raise UsageError(
             f"no reward model at {path or '(empty)'}",
             "reward.path",
             "give a run directory of `rlhf reward`",
         )
+
+
+def _find(stored: str, relative: str, directory: Path, override: str) -> str:
+    """Find a base model; `override` counts only if it is not where it was in training.
+
+    `model.base` names the policy's base model too, and the reward model may have another one.
+    """
+    try:
+        return locate_base(stored, relative, directory)
+    except UsageError:
+        return locate_base(stored, relative, directory, override)
 
 
 def fingerprint_mismatches(stored: Mapping[str, str], loaded: Mapping[str, str]) -> list[str]:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from rlhf.errors import DirectoryInUseError
 
 RUN_NAME = r"\d{8}-\d{6}-[0-9a-f]{4}"
+REWARD_CARD = "reward.json"  # beside the head of a reward model
 
 
 class RunDirectory:

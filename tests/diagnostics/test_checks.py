@@ -72,7 +72,7 @@ def test_a_wrong_layer_is_found(
     not bitsandbytes.functional.has_avx512bf16(), reason="only such a CPU repacks the weights"
 )
 def test_the_lost_gradient_of_nf4_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlhf.models.quantization.keep_gradients", lambda layer: None)
+    monkeypatch.setattr("rlhf.models.quantization.prepare_quantized_layers", lambda *_: None)
     with pytest.raises(RuntimeError, match="gradient after an eval forward is zero"):
         check_linear("cpu", "float32", "nf4")
 

@@ -1,14 +1,20 @@
 """Quantized models: only the language model is quantized, and gradients survive a rollout."""
 
+import json
+import shutil
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import bitsandbytes
 import pytest
 import torch
 
+from rlhf.cli.main import main
 from rlhf.config.schema import CriticKind, LoraType, ModelConfig, SamplingConfig
+from rlhf.errors import UsageError
 from rlhf.generation.sampler import generate
+from rlhf.models.fingerprints import stored_weights
+from rlhf.models.fixed_options import stored_quantization
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.storage.checkpoint import load_checkpoint
@@ -78,3 +84,59 @@ def test_sanity_checks_hold_for_every_storage_critic_and_lora_type(
     with torch.no_grad():
         expected = llava.response_hidden_states(prompts, responses)
         assert torch.equal(loaded.response_hidden_states(prompts, responses), expected)
+
+
+@pytest.fixture(scope="module", params=LAYERS)
+def stored(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: Any) -> Path:
+    """A directory whose model/ holds weights that are stored quantized, and the same pictures."""
+    directory: Path = tmp_path_factory.mktemp(request.param)
+    llava = tiny_models.load(tiny, quantization=request.param)
+    llava.save(directory / "model")
+    shutil.copytree(tiny / "pictures", directory / "pictures")
+    return directory
+
+
+def test_weights_that_are_stored_quantized_are_used_as_they_are(stored: Path, tiny: Path) -> None:
+    llava = tiny_models.load(stored)
+    kind = llava.quantization
+    assert kind == stored_quantization(str(stored / "model")) in LAYERS
+    assert stored_weights(llava.model)["quantization"] == kind
+    fresh = tiny_models.load(tiny, quantization=kind)
+    prompts, responses = tiny_models.prompts_of(llava, stored), tiny_models.responses_of(llava)
+    ours = llava.response_hidden_states(prompts, responses)
+    torch.testing.assert_close(ours, fresh.response_hidden_states(prompts, responses))
+
+
+def test_weights_that_are_stored_quantized_do_not_become_another_kind(stored: Path) -> None:
+    other = {"nf4": "int8", "int8": "nf4"}[tiny_models.load(stored).quantization]
+    with pytest.raises(UsageError, match=f"cannot become {other}"):
+        tiny_models.load(stored, quantization=other)
+
+
+def test_nothing_is_merged_into_quantized_weights(
+    stored: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    llava = tiny_models.load(stored)
+    llava.adapters.add(POLICY, rank=4, alpha=8)
+    llava.adapters.save(POLICY, tmp_path / "adapter", llava.base)
+    words = ["export", str(tmp_path), "export.merge=true", f"output={tmp_path / 'merged'}"]
+    assert main(words) == 2
+    assert "cannot be merged into" in capsys.readouterr().err
+    assert main([*words, f"model.base={tiny / 'model'}"]) == 0
+    words = ["sft", f"model.path={stored / 'model'}", "model.train=full", f"output_dir={tmp_path}"]
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"image_path": "pictures/00000.png", "instruction": "a", "response": "b"}')
+    assert main([*words, f"data.demonstrations={file}", f"data.root={stored}"]) == 2
+    assert "needs weights that are not quantized" in capsys.readouterr().err
+
+
+def test_quantizations_that_are_not_supported_are_refused_by_name(
+    tiny: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny / "model", tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    for stored in ({"quant_method": "gptq"}, {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}):
+        config = json.loads((tiny / "model" / "config.json").read_text())
+        file.write_text(json.dumps(config | {"quantization_config": stored}))
+        with pytest.raises(UsageError, match="quantized as (gptq|fp4), which is not supported"):
+            tiny_models.load(tmp_path)

@@ -14,17 +14,17 @@ from rlhf.config.schema import Config, ModelConfig
 from rlhf.errors import DataError, UsageError
 from rlhf.kernels import span_sum
 from rlhf.models.llava import Llava
-from rlhf.models.loading import ModelLocation
+from rlhf.models.locations import ModelLocation
 from rlhf.models.policy import Policy
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.rewards.loading import build_reward, load_reward
 from rlhf.rewards.reward_card import (
-    CARD,
     RewardCard,
     differs_in_storage_only,
     fingerprint_mismatches,
 )
+from rlhf.storage.run_directory import REWARD_CARD
 from tests.support import reward_models as kit
 from tests.support import tiny_models
 
@@ -256,12 +256,12 @@ def test_a_directory_without_a_reward_model_is_refused(llava: Llava, tmp_path: P
     with pytest.raises(UsageError, match="no reward model"):
         load_reward(str(tmp_path), llava, share_base_model=True)
     card = {"kind": "llava_head", "std": 1.0}
-    (tmp_path / CARD).write_text(json.dumps(card))
+    (tmp_path / REWARD_CARD).write_text(json.dumps(card))
     with pytest.raises(UsageError, match="another version"):
         load_reward(str(tmp_path), llava, share_base_model=True)
     texts = ("kind", "base", "captioner", "caption_instruction")
     card = {**dict.fromkeys(texts, ""), "adapter": True, "mean": 0, "std": 1, "fingerprint": []}
-    (tmp_path / CARD).write_text(json.dumps(card))
+    (tmp_path / REWARD_CARD).write_text(json.dumps(card))
     with pytest.raises(UsageError, match="another version"):
         RewardCard.read(str(tmp_path))
 

@@ -13,7 +13,7 @@ from rlhf.commands.model_setup import load_model
 from rlhf.config.schema import Config, ModelConfig
 from rlhf.errors import ResourceError
 from rlhf.models.llava import Llava
-from rlhf.models.loading import ModelLocation
+from rlhf.models.locations import ModelLocation
 from rlhf.models.vision import image_encoder
 from rlhf.models.vision.feature_cache import DiskFeatureCache, ImageFeatures
 from rlhf.models.vision.image_encoder import LIBRARIES
