@@ -9,12 +9,12 @@ import torch
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import load_model
 from rlhf.data.exporters import export_label_studio, export_trl
-from rlhf.data.importers.datasets import DATASETS
+from rlhf.data.importers.datasets import DATASETS, Kind
 from rlhf.data.importers.detection import detect_dataset, telling_columns
 from rlhf.data.importers.importer import import_dataset
 from rlhf.data.input_files import read_with_images
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, record_kind
-from rlhf.errors import UsageError
+from rlhf.errors import DataError, UsageError
 from rlhf.models.fixed_options import stored_quantization
 from rlhf.models.loading import stored_dtype
 from rlhf.models.locations import locate_model
@@ -59,24 +59,31 @@ def import_records(job: Job) -> dict[str, Any]:
 
 def _source_and_files(job: Job) -> tuple[str, list[Path]]:
     """Return the dataset's name, told from the first file where no word names it, and the files."""
-    first, files = str(job.files[0]) if job.files else "", list(job.files)
-    if first in DATASETS or first == "auto" or (first and not job.files[0].exists()):
-        files = files[1:]
-    usage = "rlhf import [SOURCE] FILE… output=DIRECTORY"
+    first, *files = job.files or [Path("auto")]
+    source, kind = str(first), job.config.kind or None
+    if source not in (*DATASETS, "auto"):
+        if not first.exists() and (first.suffix or not files):
+            fix = f"name a file, alone or after its source ({', '.join(DATASETS)})"
+            raise DataError("there is no such file", source, fix)
+        source, files = ("auto", [*job.files]) if first.exists() else (source, files)
     if not files:
         known = f"SOURCE is {', '.join(DATASETS)}; without it the file is recognized"
+        usage = "rlhf import [SOURCE] FILE… output=DIRECTORY"
         raise UsageError("a file is needed", usage, known)
-    kind = job.config.kind or None
-    if len(files) < len(job.files) and first != "auto":
-        if first in DATASETS and kind not in (None, DATASETS[first].kind):
-            what = f"{first} holds {DATASETS[first].kind}, not {kind}"
-            raise UsageError(what, f"kind={kind}", "leave the source out, or kind")
-        return first, files
+    source = _recognize(files, kind) if source == "auto" else source
+    if source in DATASETS and kind not in (None, DATASETS[source].kind):
+        what = f"{source} holds {DATASETS[source].kind}, not {kind}"
+        raise UsageError(what, f"kind={kind}", "leave the source out, or kind")
+    return source, files
+
+
+def _recognize(files: list[Path], kind: Kind | None) -> str:
+    """Tell the dataset from the first file, and say what it was taken for."""
     source = detect_dataset(files[0], kind)
     columns = ", ".join(telling_columns(source, files[0]))
     named = f"{source} ({DATASETS[source].kind})"
     say(f"{files[0]} is taken for {named} because of its columns {columns}")
-    return source, files
+    return source
 
 
 def export_records(job: Job) -> dict[str, Any]:

@@ -105,6 +105,8 @@ def test_label_coding(directory: Path, capsys: pytest.CaptureFixture[str]) -> No
 REFUSED = {
     "no source": (["import"], 2, "SOURCE is rlaif_v"),
     "no file": (["import", "trl"], 2, "SOURCE"),
+    "no such file": (["import", "no.json", "output=out"], 3, "no.json"),
+    "no such first file": (["import", "no.json", "set.json", "output=out"], 3, "no.json"),
     "only auto": (["import", "auto", "output=out"], 2, "a file is needed"),
     "another kind": (["import", "trl", "set.json", "kind=prompts", "output=out"], 2, "preferences"),
     "no such kind": (["import", "set.json", "kind=pairs", "output=out"], 2, "kind"),

@@ -146,8 +146,8 @@ def _join(role: str, parts: Sequence[Any], name: str) -> Turn:
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if kind in ("image", "image_url"):
             images.append(image_content(part.get(kind) or part.get("path") or part.get("url")))
-        elif kind == "text":
-            texts.append(part.get("text") or "")
+        elif kind == "text" and isinstance(part.get("text"), str):
+            texts.append(part["text"])
         else:
             raise Skip("unknown part of a message", name, kind)
     return Turn(role, "".join(texts), tuple(images))
