@@ -97,7 +97,10 @@ def test_two_sets_of_weights_in_one_directory_are_refused(model: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llava", "llava_llama", "llava_mistral"])
-def test_an_original_llava_is_refused_with_the_checkpoint_to_use(model: Path, kind: str) -> None:
+def test_an_original_llava_is_refused_with_the_checkpoint_to_use(
+    model: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf.models.loading.load_whole", None)  # would build 7B at random
     config = {"model_type": kind, "mm_vision_tower": "openai/clip-vit-large-patch14-336"}
     (model / "config.json").write_text(json.dumps(config))
     message = refusal(model)

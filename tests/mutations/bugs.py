@@ -14,7 +14,10 @@ REPOSITORIES = {
     "EasyR1": "hiyouga/EasyR1",
     "LightRFT": "opendilab/LightRFT",
     "LlamaFactory": "hiyouga/LlamaFactory",
+    "LLaVA": "haotian-liu/LLaVA",
+    "LLaVA-Rad": "microsoft/LLaVA-Rad",
     "LLaVA-RLHF": "llava-rlhf/LLaVA-RLHF",
+    "lmms-finetune": "zjysteven/lmms-finetune",
     "miles": "radixark/miles",
     "NeMo-RL": "NVIDIA-NeMo/RL",
     "NiuTrans": "NiuTrans/Vision-LLM-Alignment",
@@ -78,8 +81,9 @@ def patched(bug: Bug, text: str) -> str:
 
 
 def copy_with(bug: Bug, package: Path, directory: Path) -> None:
-    """Copy `package` to directory/rlhf and put the bug into the copy."""
+    """Copy `package` to directory/rlhf, with conf/ beside it, and put the bug into the copy."""
     shutil.copytree(package, directory / "rlhf")
+    (directory / "conf").symlink_to(package.parent / "conf")
     file = directory / "rlhf" / bug.file
     file.write_text(patched(bug, file.read_text()))
     for stale in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):

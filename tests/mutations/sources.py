@@ -58,7 +58,18 @@ MEASURED = (
 # What passes in silence at the border: files of other tools.
 IMPORTS = ("Qwen3-VL #1336",)
 
-SOURCES = (*THREADS, *MEASURED, *IMPORTS)
+# Checkpoints and adapters that other tools wrote.
+FOREIGN_MODELS = (
+    *("LLaVA #622", "LLaVA #788", "LLaVA #1380", "LLaVA-Rad #25", "lmms-finetune #11"),
+    *("transformers #30381", "transformers #34469", "peft #1673", "peft #2438", "peft #3753"),
+    *("vllm #34186", "vllm #55193"),
+    "measured: a cut weight loaded as nf4",
+    "measured: 26 GB asked for by an original LLaVA-1.5",
+    "measured: captions of the bare base model",
+    "measured: use_dora, lora_bias, init_lora_weights=pissa",
+)
+
+SOURCES = (*THREADS, *MEASURED, *IMPORTS, *FOREIGN_MODELS)
 
 EXCUSED = (
     Excused(

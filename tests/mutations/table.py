@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.mutations import (
     bugs_of_data,
+    bugs_of_foreign_models,
     bugs_of_imports,
     bugs_of_mathematics,
     bugs_of_models,
@@ -21,6 +22,7 @@ BUGS: tuple[Bug, ...] = (
     *bugs_of_training.BUGS,
     *bugs_of_tokens.BUGS,
     *bugs_of_imports.BUGS,
+    *bugs_of_foreign_models.BUGS,
 )
 FILE = Path(__file__).parents[2] / "docs" / "historical_bugs.md"
 INTRO = """# Historical bugs

@@ -42,6 +42,7 @@ def test_a_historical_bug_is_caught(forks: Forks, tmp_path: Path, bug: Bug) -> N
 @needs_fork
 def test_the_package_as_it_is_passes_the_same_tests(forks: Forks, tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "rlhf")
+    (tmp_path / "conf").symlink_to(PACKAGE.parent / "conf")
     code, output = forks.run(tmp_path, sorted({bug.killer for bug in BUGS}))
     assert code == pytest.ExitCode.OK, output
 
