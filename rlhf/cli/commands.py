@@ -118,8 +118,8 @@ COMMANDS = {
     "validate": Command(
         function="validate:validate",
         help="check files of records",
-        usage="rlhf validate FILE.jsonl… validate.fix_output=USABLE.jsonl",
-        sections=("data", "validate"),
+        usage="rlhf validate FILE.jsonl… validate.fix_output=USABLE.jsonl model.path=MODEL",
+        sections=("data", "validate", "model", "sampling"),
     ),
     "import": Command(
         function="import_export:import_records",

@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from rlhf.commands.job import Job
-from rlhf.commands.model_setup import build_scorer, load_adapted
+from rlhf.commands.model_setup import build_scorer, fitting, load_adapted, token_limits
 from rlhf.config.schema import CollectConfig, Config, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.input_files import read_prompts
@@ -38,6 +38,7 @@ def collect(job: Job) -> dict[str, Any]:
     _check_options(config)
     records, root = read_prompts(config)
     llava = load_adapted(config, config.model.path)
+    records = fitting(config, llava, records, root)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
     _append_candidates(config, llava, records, prompts, output)
     candidates = read_records(output, CandidatesRecord) if output.is_file() else []
@@ -198,7 +199,7 @@ def _select_pairs(
     scorer = RecordScorer(
         build_scorer(job, llava, share_base_model=True),
         llava.builder,
-        config.data.max_prompt_tokens,
+        token_limits(config, llava),
         config.ppo.microbatch_tokens,
     )
     scores = scorer.scores(candidates, root)

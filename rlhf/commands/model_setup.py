@@ -14,7 +14,9 @@ from rlhf.config.schema import Config, leaves
 from rlhf.data.images import image_digest
 from rlhf.data.input_files import input_file
 from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
+from rlhf.data.token_limits import T, TokenLimits, fitting_records
 from rlhf.errors import UsageError
+from rlhf.models.encoding import Encoding
 from rlhf.models.fixed_options import fixed_options
 from rlhf.models.llava import Llava
 from rlhf.models.locations import ModelLocation, locate_model
@@ -118,6 +120,26 @@ def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> L
         raise UsageError("full training needs weights that are not quantized", llava.base, fix)
     llava.gradient_checkpointing = uses_gradient_checkpointing(config, location)
     return llava
+
+
+def fitting(config: Config, model: Llava | Encoding, records: Sequence[T], root: Path) -> list[T]:
+    """Return the records that a model can read; see `fitting_records`.
+
+    Args:
+        config: its data.max_prompt_tokens, data.on_too_long and sampling.max_new_tokens apply.
+        model: encodes the records.
+        records: of any kind; those without a response get one of sampling.max_new_tokens.
+        root: the directory that image paths start in.
+    """
+    limits, skip = token_limits(config, model), config.data.on_too_long == "skip"
+    return fitting_records(records, model.builder, root, limits, skip=skip)
+
+
+def token_limits(config: Config, model: Llava | Encoding) -> TokenLimits:
+    """Return the most tokens that the options and a model allow."""
+    return TokenLimits(
+        config.data.max_prompt_tokens, model.max_positions, config.sampling.max_new_tokens
+    )
 
 
 def build_scorer(job: Job, llava: Llava, *, share_base_model: bool) -> Scorer:

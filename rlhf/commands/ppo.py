@@ -6,6 +6,7 @@ from typing import Any
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import (
     build_scorer,
+    fitting,
     load_trainable,
     metrics_writer,
     print_model_summary,
@@ -24,6 +25,7 @@ from rlhf.errors import UsageError
 from rlhf.functional import check_kl_choice
 from rlhf.models.policy import build_policy
 from rlhf.ppo.trainer import PPOTrainer
+from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.rewards.reward_card import RewardCard
 from rlhf.tracking.console import say
 
@@ -65,6 +67,9 @@ def ppo(job: Job) -> dict[str, Any]:
         critic_init=_critic_adapter(config),
     )
     scorer = build_scorer(job, llava, share_base_model=not full)
+    records = fitting(config, llava, records, root)
+    if isinstance(scorer, LlavaReward) and scorer.llava is not llava:
+        records = fitting(config, scorer.llava, records, root)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
     with metrics_writer(job, job.run_dir, checkpoint, SUMMARY_METRICS) as writer:
         trainer = PPOTrainer(config, policy, scorer, prompts, writer, job.run_dir)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import (
+    fitting,
     load_trainable,
     metrics_writer,
     print_model_summary,
@@ -74,6 +76,7 @@ def reward(job: Job) -> dict[str, Any]:
     path = input_file(config.data.preferences, "data.preferences")
     records, root = read_with_images(config, path, PreferenceRecord)
     study = _RewardStudy(job)
+    records = fitting(config, study.llava, records, root)
     folds: list[RewardMetrics] = []
     if config.reward.cv_folds:
         split = Split(records, [], root, root)
@@ -81,6 +84,9 @@ def reward(job: Job) -> dict[str, Any]:
         study.train(split, job.run_dir, steps=steps)
     else:
         split = split_from_config(config, records, root)
+        if config.data.validation_preferences:
+            held_out = fitting(config, study.llava, split.held_out, split.held_out_root)
+            split = replace(split, held_out=held_out)
         steps = study.train(split, job.run_dir)
         if not split.held_out:
             say("no pair is held out: the metrics are of the training pairs")

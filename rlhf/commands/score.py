@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from rlhf.commands.job import Job
-from rlhf.commands.model_setup import load_model, read_captions
+from rlhf.commands.model_setup import load_model, read_captions, token_limits
 from rlhf.data.collate import Record
 from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.records import PreferenceRecord, PromptRecord, record_kind, responses
+from rlhf.data.token_limits import T, TokenLimits, fitting_records
 from rlhf.data.tokenization import ByteEncoder
 from rlhf.errors import ResourceError, UsageError
 from rlhf.evaluation.preference_scoring import score_complete_pairs, score_split
@@ -51,7 +52,9 @@ def score(job: Job) -> dict[str, Any]:
         records, scores, summary = _score_preferences(job, path)
     else:
         records, root = read_with_images(job.config, path, kind)
-        scores = _record_scorer(job).scores(records, root)
+        scorer = _record_scorer(job)
+        records = _fitting(job, scorer, records, root)
+        scores = scorer.scores(records, root)
         if not job.config.output:
             _print_scores(records, scores)
     values = [x for row in scores for x in row if not isnan(x)]
@@ -92,7 +95,7 @@ def _record_scorer(job: Job) -> RecordScorer:
     if job.scorer:
         encoder = ByteEncoder()  # no model reads these prompts, so their length has no limit
         scorer = load_scorer(job.scorer, encoder, config.scorer)
-        return RecordScorer(scorer, encoder, sys.maxsize, max_tokens)
+        return RecordScorer(scorer, encoder, TokenLimits(sys.maxsize), max_tokens)
     path = str(job.files[0])
     directory, card = RewardCard.read(path)
     prefix = "captioner_" if card.captioner else ""
@@ -114,7 +117,14 @@ def _record_scorer(job: Job) -> RecordScorer:
         exact=True,
         base_override=config.model.base,
     )
-    return RecordScorer(reward, llava.builder, config.data.max_prompt_tokens, max_tokens, card)
+    limits = token_limits(config, llava)
+    return RecordScorer(reward, llava.builder, limits, max_tokens, card)
+
+
+def _fitting(job: Job, scorer: RecordScorer, records: Sequence[T], root: Path) -> list[T]:
+    """Return the records that the scorer can read."""
+    skip = job.config.data.on_too_long == "skip"
+    return fitting_records(records, scorer.encoder, root, scorer.limits, skip=skip)
 
 
 def _score_preferences(
@@ -123,6 +133,7 @@ def _score_preferences(
     """Score pairs and compute metrics; training pairs must score as they did in training."""
     records, root = read_with_images(job.config, path, PreferenceRecord)
     scorer, summary = _record_scorer(job), dict[str, Any]()
+    records = _fitting(job, scorer, records, root)
     if scorer.card is None:
         scores, complete_pairs = score_complete_pairs(scorer, records, root)
         parts = [complete_pairs] if complete_pairs else []

@@ -4,6 +4,7 @@ from typing import Any
 
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import (
+    fitting,
     load_trainable,
     metrics_writer,
     print_model_summary,
@@ -31,6 +32,7 @@ def sft(job: Job) -> dict[str, Any]:
     path = input_file(data.demonstrations, "data.demonstrations")
     records, root = read_with_images(config, path, DemonstrationRecord)
     llava = _trainable_model(job)
+    records = fitting(config, llava, records, root)
     prompts = prompt_batch(records, llava.builder, root, max_tokens=data.max_prompt_tokens)
     responses = response_batch([record.response for record in records], llava.builder)
     checkpoint = resume_checkpoint(job, job.run_dir)

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.commands.job import Job
+from rlhf.config.schema import Config
 from rlhf.data.jsonl import count_lines
+from rlhf.data.records import Record
 from rlhf.data.validation.repair import check_output, rejected_path, repaired_file
-from rlhf.data.validation.validate import ValidationReport, validate_files
+from rlhf.data.validation.validate import RecordCheck, ValidationReport, validate_files
 from rlhf.errors import DataError, UsageError
 from rlhf.tracking.console import say, table, track
 
@@ -39,11 +41,34 @@ def validate(job: Job) -> dict[str, Any]:
             files,
             root=root,
             check_images=config.validate.check_images,
+            check_record=_token_check(config),
+            max_tokens=config.data.max_prompt_tokens,
             on_line=write_row,
             on_progress=progress.advance,
         )
     _print_report(report, output)
     return report.as_dict()
+
+
+def _token_check(config: Config) -> RecordCheck | None:
+    """Build a check that counts tokens as `model.path` reads them; None without a model."""
+    if not config.model.path:
+        return None
+    from rlhf.commands.model_setup import token_limits  # imports torch, which is slow
+    from rlhf.models.encoding import load_encoding
+    from rlhf.models.locations import locate_model
+
+    encoding = load_encoding(locate_model(config.model.path, config.model.base).base)
+    limits = token_limits(config, encoding)
+
+    def check(record: Record, root: Path) -> str:
+        try:
+            problem = limits.problem(record, encoding.builder, root)
+        except DataError as error:
+            problem = error
+        return problem.what if problem else ""
+
+    return check
 
 
 def _print_report(report: ValidationReport, output: Path | None) -> None:

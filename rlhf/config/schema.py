@@ -53,7 +53,8 @@ class DataConfig(Section):
     validation_preferences: str = ""  # JSONL of held-out pairs; empty: validation_fraction applies
     validation_fraction: Fraction = 0.1  # share of the images that is held out
     on_bad_image: Literal["error", "skip"] = "error"  # skip: drop the record, print how many
-    max_prompt_tokens: Count = 2048  # tokens; longer prompts are an error, never cut
+    on_too_long: Literal["error", "skip"] = "error"  # skip: drop the record, print how many
+    max_prompt_tokens: Count = 2048  # tokens; longer prompts are never cut, see on_too_long
     label_encoding: Literal["", "1/2", "0/1"] = ""  # import: code of numeric labels
 
 

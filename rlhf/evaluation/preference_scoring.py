@@ -68,7 +68,7 @@ def score_split(
     parts = {}
     for name, part in (("training", split.training), ("held_out", split.held_out)):
         if part:
-            limit = scorer.max_prompt_tokens
+            limit = scorer.limits.max_prompt_tokens
             batch = preference_batch(part, scorer.encoder, root, max_tokens=limit)
             parts[name] = score_pairs(scorer.scorer, part, batch, max_tokens=scorer.max_tokens)
             scores |= _scores_by_id(part, parts[name], getattr(scorer.scorer, "std", 1.0))
@@ -95,7 +95,7 @@ def score_complete_pairs(
     if not complete:
         return scores, None
     scored_records = [record for record, _ in complete]
-    limit = scorer.max_prompt_tokens
+    limit = scorer.limits.max_prompt_tokens
     batch = preference_batch(scored_records, scorer.encoder, root, max_tokens=limit)
     values = torch.tensor([_chosen_first(*row) for row in complete]).T.flatten()
     pairs = score_pairs(

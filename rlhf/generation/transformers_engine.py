@@ -10,6 +10,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.images import load_image
 from rlhf.errors import UsageError
+from rlhf.generation.checkpoint_options import blank_generation_config, say_unused_options
 from rlhf.generation.sampler import sample_tokens, to_responses
 from rlhf.models.llava import Llava
 from rlhf.types import PromptBatch, Responses, SampledTokens
@@ -70,7 +71,8 @@ def hf_generate_batch(
         inputs = prefill_prefix(llava, inputs)
     picks = KeyedSampling(llava, sampling, uniforms)
     config = _generation_config(llava, sampling)
-    output = llava.model.generate(**inputs, generation_config=config, logits_processor=[picks])
+    with blank_generation_config(llava.model):
+        output = llava.model.generate(**inputs, generation_config=config, logits_processor=[picks])
     rows = truncate_at_eos(llava, output[:, prompts.spans.max_len :].cpu())
     logprobs = torch.stack(picks.logprobs, dim=1)
     flat = torch.cat([row[: len(tokens)] for row, tokens in zip(logprobs, rows, strict=True)])
@@ -100,10 +102,13 @@ def beam_search(
     config = _generation_config(
         llava, sampling, num_beams=num_beams, suppress_tokens=list(llava.banned_ids)
     )
+    say_unused_options(llava)
+    llava.check_positions(prompts.spans.lengths + sampling.max_new_tokens)
     rows: list[Tensor] = []
     for chunk in torch.arange(len(prompts)).split(max(1, sampling.batch_size // num_beams)):
         batch = prompts.select(chunk)
-        output = llava.model.generate(**_inputs(llava, batch), generation_config=config)
+        with blank_generation_config(llava.model):
+            output = llava.model.generate(**_inputs(llava, batch), generation_config=config)
         rows += truncate_at_eos(llava, output[:, batch.spans.max_len :].cpu())
     return to_responses(llava, rows)
 

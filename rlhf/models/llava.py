@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from rlhf.data.chat_prompts import PromptBuilder
+from rlhf.errors import DataError
+from rlhf.models.encoding import max_positions
 from rlhf.models.loading import fingerprints, load_hf
 from rlhf.models.lora import Adapters
 from rlhf.models.packed.embedding import embed_packed
@@ -45,6 +47,7 @@ class Llava:
         max_prefill_tokens: most prompt tokens of one prefill pass.
         precision: dtype of the language model's matrix products.
         gradient_checkpointing: whether layers are recomputed in the backward to save memory.
+        max_positions: tokens of the longest sequence.
     """
 
     def __init__(self, model: Any, processor: Any, base: str) -> None:
@@ -53,6 +56,7 @@ class Llava:
         self.builder = PromptBuilder(processor, image_tokens(model.config, processor))
         self.adapters = Adapters(model, self.builder.invocation_ids())
         self.image_token_id = int(model.config.image_token_id)
+        self.max_positions = max_positions(model.config)
         self.vision = ImageEncoder(model, processor.image_processor)
         self.prefix_cache = PrefixCache()
         self.max_prefill_tokens = 8192
@@ -182,10 +186,24 @@ class Llava:
         count = responses.spans.num_tokens
         return hidden[:count], hidden[count:]
 
+    def check_positions(self, lengths: Tensor) -> None:
+        """Refuse sequences of these lengths [B], tokens, if the model has fewer positions.
+
+        Raises:
+            DataError: one is too long.
+        """
+        if (longest := int(lengths.max())) > self.max_positions:
+            raise DataError(
+                f"prompt and response have {longest} tokens, {self.max_positions} is the limit",
+                f"{self.base}: max_position_embeddings",
+                "shorten them, lower sampling.max_new_tokens, or set data.on_too_long=skip",
+            )
+
     def _pack(
         self, prompts: PromptBatch, responses: Responses, *, include_last: bool
     ) -> PackedBatch:
         """Pack prompts and responses as this model reads them."""
+        self.check_positions(prompts.spans.lengths + responses.spans.lengths)
         sharing = Sharing(
             self.image_token_id,
             always=self.device.type == "cpu",  # on a GPU whole rows are faster, if none is shared

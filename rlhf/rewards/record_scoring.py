@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rlhf.data.collate import Record, prompt_batch
 from rlhf.data.records import responses
+from rlhf.data.token_limits import TokenLimits
 from rlhf.data.tokenization import TextEncoder, response_batch
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.reward_card import RewardCard
@@ -20,14 +21,14 @@ class RecordScorer:
     Attributes:
         scorer: gives the scores.
         encoder: encodes the prompts and responses.
-        max_prompt_tokens: longest prompt; a longer one is an error.
+        limits: the most tokens of a prompt and its response.
         max_tokens: padded tokens of one microbatch.
         card: card of the reward model; None for an external scorer.
     """
 
     scorer: Scorer
     encoder: TextEncoder
-    max_prompt_tokens: int
+    limits: TokenLimits
     max_tokens: int
     card: RewardCard | None = None
 
@@ -40,7 +41,9 @@ class RecordScorer:
         """
         texts = [responses(record) for record in records]
         repeated = [record for record, row in zip(records, texts, strict=True) for _ in row]
-        prompts = prompt_batch(repeated, self.encoder, root, max_tokens=self.max_prompt_tokens)
+        prompts = prompt_batch(
+            repeated, self.encoder, root, max_tokens=self.limits.max_prompt_tokens
+        )
         batch = response_batch([text for row in texts for text in row], self.encoder)
         scores = self.scorer.scores(prompts, batch, max_tokens=self.max_tokens)
         return [part.tolist() for part in scores.split([len(row) for row in texts])]

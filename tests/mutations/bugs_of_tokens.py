@@ -32,4 +32,26 @@ BUGS = (
         "tests/generation/test_padded_vocabulary.py::"
         "test_ids_beyond_the_tokenizer_are_neither_sampled_nor_scored",
     ),
+    Bug(
+        "the checkpoint's repetition penalty is sampled with and not scored with",
+        ("verl #7270",),
+        "generation/checkpoint_options.py",
+        (("    model.generation_config = GenerationConfig()\n", ""),),
+        "tests/generation/test_checkpoint_options.py::"
+        "test_no_option_of_the_checkpoint_changes_a_token[repetition_penalty]",
+    ),
+    Bug(
+        "prompts beyond the model's positions are read",
+        ("trlx #130",),
+        "data/token_limits.py",
+        (("if total <= self.max_positions:", "if True:"),),
+        "tests/data/test_token_limits.py::test_what_the_model_cannot_read_is_refused",
+    ),
+    Bug(
+        "no forward counts the model's positions",
+        ("measured: 383 tokens read by a model of 256 positions",),
+        "models/llava.py",
+        (("(longest := int(lengths.max())) > self.max_positions", "(longest := 0)"),),
+        "tests/commands/test_token_limits.py::test_no_path_to_the_model_passes_its_positions",
+    ),
 )

@@ -31,6 +31,7 @@ THREADS = (
     *("NiuTrans: retokenized by string replacement", "LlamaFactory #2382"),
     *("LlamaFactory: images dropped in PPO", "LlamaFactory: generation defaults"),
     *("trl #2059", "trl #3299", "open-r1 #603", "axolotl #3754", "NeMo-RL #237", "vllm #13175"),
+    *("verl #7270", "trlx #130"),
 )
 
 # What was measured to keep a toy problem from its known optimum, or a model from its numbers.
@@ -53,6 +54,7 @@ MEASURED = (
     "measured: images counted over the batch",
     "measured: LoRA by bare names",
     "measured: text-only critic",
+    "measured: 383 tokens read by a model of 256 positions",
 )
 
 # What passes in silence at the border: files of other tools.

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from rlhf.data.records import CandidatesRecord
+from rlhf.data.token_limits import TokenLimits
 from rlhf.data.tokenization import ByteEncoder
 from rlhf.rewards.record_scoring import RecordScorer
 from rlhf.types import PromptBatch, Responses
@@ -28,7 +29,7 @@ def test_every_record_gets_the_scores_of_its_responses(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     texts = [["ab", "abcd"], ["abc", "x", "abcde"]]
     records = [CandidatesRecord("a.png", "How many?", responses) for responses in texts]
-    scorer = RecordScorer(LengthScorer(), ByteEncoder(), max_prompt_tokens=99, max_tokens=8)
+    scorer = RecordScorer(LengthScorer(), ByteEncoder(), TokenLimits(99), max_tokens=8)
     first, second = scorer.scores(records, tmp_path)
     assert first == [2.0, 4.0]
     assert str(second) == "[3.0, nan, 5.0]"

@@ -16,7 +16,7 @@ from rlhf.data.validation.agreement import AnnotatorJudgments
 MAX_SIDE_SHARE = 0.9  # of the decided pairs won by one side: above, the labels are one-sided
 MAX_LONGER_SHARE = 0.8  # won by the longer response: above, the model learns length
 MIN_PAIRS = 20  # fewer pairs reach such shares by chance
-MAX_CHARACTERS = 8_000  # of a text: about 2,000 tokens, the default limit of a prompt
+CHARACTERS_PER_TOKEN = 4  # of English, about; without a model no text is tokenized
 
 
 class FileStatistics:
@@ -28,10 +28,12 @@ class FileStatistics:
     Args:
         path: the file.
         kind: the class of its records.
+        max_tokens: a text that seems to have more is warned of.
     """
 
-    def __init__(self, path: Path, kind: type[Record]) -> None:
+    def __init__(self, path: Path, kind: type[Record], max_tokens: int = 2048) -> None:
         self._path, self._kind = path, kind
+        self._max_characters = max_tokens * CHARACTERS_PER_TOKEN
         self._rows, self._labels = 0, {"response_a": 0, "response_b": 0, "tie": 0}
         self._prompt_characters = self._response_characters = self._responses = 0
         self._longer, self._shorter = 0, 0  # wins of the longer and of the shorter response
@@ -70,7 +72,7 @@ class FileStatistics:
         if item.id:
             self._id_lines.append(number)
             self._ids.append(hash(item.id))
-        if size > MAX_CHARACTERS:
+        if size > self._max_characters:
             self._long += self._long_texts(item, number)
 
     def _count_judgment(self, record: PreferenceRecord, lengths: list[int]) -> int:
@@ -88,8 +90,10 @@ class FileStatistics:
         for name in record.__struct_fields__:
             value = getattr(record, name)
             for text in value if isinstance(value, list) else [value]:
-                if isinstance(text, str) and len(text) > MAX_CHARACTERS:
-                    yield self._problem(number, name, f"a very long text: {len(text)} characters")
+                if isinstance(text, str) and len(text) > self._max_characters:
+                    tokens = len(text) // CHARACTERS_PER_TOKEN
+                    message = f"a very long text: {len(text)} characters, about {tokens} tokens"
+                    yield self._problem(number, name, message)
 
     def warnings(self) -> Iterator[Problem]:
         """Yield warnings in the order of the lines; call it before `row`, which counts them."""

@@ -14,6 +14,7 @@ from rlhf.data.validation.image_checks import IMAGE_NAMES, FileImages, ImageInde
 MAX_LISTED = 1000  # errors, and as many warnings, in the report; others are only counted
 _STRIDE = 1000  # lines between two reports of progress
 Line = tuple[int, bytes, Record | Problem]  # number, bytes, what was read there
+RecordCheck = Callable[[Record, Path], str]  # of a record and its root: what is wrong, or nothing
 
 
 class ValidationReport(msgspec.Struct):
@@ -69,6 +70,8 @@ def validate_files(
     *,
     root: Path | None = None,
     check_images: bool = True,
+    check_record: RecordCheck | None = None,
+    max_tokens: int = 2048,
     on_line: Callable[[bytes, Record | Problem], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> ValidationReport:
@@ -78,16 +81,20 @@ def validate_files(
         paths: the files, of any record class.
         root: the directory that image paths start in; by default that of each file.
         check_images: whether images are decoded and compared between files.
+        check_record: says what is wrong with a record whose image is good.
+        max_tokens: a text that seems to have more is warned of.
         on_line: called with the bytes of each line and the record or problem found there.
         on_progress: called every 1000 lines with the number of lines read since.
     """
     report, index = ValidationReport(), ImageIndex()
     for path in paths:
         kind = record_kind(path)
-        statistics = FileStatistics(path, kind)
-        images = FileImages(path, root or path.parent, index) if check_images else None
+        statistics, directory = FileStatistics(path, kind, max_tokens), root or path.parent
+        images = FileImages(path, directory, index) if check_images else None
         lines: Iterator[Line] = scan_file(path, kind)
         lines = _with_image_checks(lines, images) if images else lines
+        if check_record:
+            lines = _with_record_checks(lines, path, directory, check_record)
         for number, line, item in _with_progress(lines, on_progress) if on_progress else lines:
             statistics.add(item, number, len(line))
             if isinstance(item, Problem):
@@ -106,6 +113,15 @@ def _with_image_checks(lines: Iterator[Line], images: FileImages) -> Iterator[Li
     """Yield the lines, with a problem instead of each record whose image is bad."""
     for number, line, item in lines:
         yield number, line, item if isinstance(item, Problem) else images.check(item, number)
+
+
+def _with_record_checks(
+    lines: Iterator[Line], path: Path, root: Path, check: RecordCheck
+) -> Iterator[Line]:
+    """Yield the lines, with a problem instead of each record that the check finds fault with."""
+    for number, line, item in lines:
+        wrong = "" if isinstance(item, Problem) else check(item, root)
+        yield number, line, Problem(str(path), number, "", wrong) if wrong else item
 
 
 def _with_progress(lines: Iterator[Line], on_progress: Callable[[int], None]) -> Iterator[Line]:

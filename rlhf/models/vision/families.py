@@ -56,19 +56,46 @@ def image_tokens(config: Any, processor: Any) -> ImageTokenCounter:
 
     Args:
         config: configuration of the transformers LLaVA.
-        processor: processor of the same model.
+        processor: processor of the same model; what its files lack is filled in.
     """
     if config.model_type == "llava":
         return FixedTokenCounter(tile_tokens(config))
+    fill_in_processor(config, processor)
     return TiledTokenCounter(processor, several=config.model_type == "llava_next")
+
+
+def fill_in_processor(config: Any, processor: Any) -> None:
+    """Give a processor of an older checkpoint what later ones have, as the model's files say it.
+
+    Args:
+        config: configuration of the transformers LLaVA.
+        processor: processor of the same model, which counts image tokens; changed.
+    """
+    strategy = config.vision_feature_select_strategy
+    facts = {
+        "patch_size": config.vision_config.patch_size,
+        "vision_feature_select_strategy": strategy,
+        "num_additional_image_tokens": int(_has_class_token(config)),
+        "num_image_tokens": tile_tokens(config) + (strategy == "default"),  # it subtracts that
+    }
+    for name, value in facts.items():
+        if hasattr(processor, name) and not getattr(processor, name):
+            setattr(processor, name, value)
+
+
+def _has_class_token(config: Any) -> bool:
+    return not config.vision_config.model_type.startswith("siglip")
 
 
 def tile_tokens(config: Any) -> int:
     """Number of features per tile that the projector reads."""
     vision = config.vision_config
     side = vision.image_size // vision.patch_size
-    class_token = not vision.model_type.startswith("siglip")
-    return int(side * side + class_token - (config.vision_feature_select_strategy == "default"))
+    return int(
+        side * side
+        + _has_class_token(config)
+        - (config.vision_feature_select_strategy == "default")
+    )
 
 
 def pack_image_features(model: Any, tiles: Tensor, size: tuple[int, int]) -> Tensor:

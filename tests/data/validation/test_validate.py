@@ -229,9 +229,10 @@ def test_very_long_texts_are_warnings(tmp_path: Path) -> None:
         {**prompt("a.png", "é" * 8000), "responses": ["x", "y" * 7000]},  # long line, short texts
         {**prompt("a.png", "é" * 8001), "responses": ["x", "y" * 9000]},
     )
-    report = validate_files([path], check_images=False)
+    report = validate_files([path], check_images=False, max_tokens=2000)
     assert [(w.line, w.field) for w in report.warnings] == [(2, "instruction"), (2, "responses")]
-    assert "8001 characters" in report.warnings[0].message and report.ok
+    assert "8001 characters, about 2000 tokens" in report.warnings[0].message and report.ok
+    assert len(validate_files([path], check_images=False).warnings) == 1  # of 2048: 9000 only
 
 
 def test_a_tie_before_opposite_labels_hides_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""What is needed to count a model's tokens, without its weights."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoConfig, AutoProcessor
+
+from rlhf.data.chat_prompts import PromptBuilder
+from rlhf.errors import as_usage_error
+from rlhf.models.checkpoint_files import check_files
+from rlhf.models.vision.families import image_tokens
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a LLaVA encodes texts and images, and how many tokens it reads.
+
+    Attributes:
+        builder: encodes prompts and responses.
+        max_positions: tokens of the longest sequence.
+    """
+
+    builder: PromptBuilder
+    max_positions: int
+
+
+def load_encoding(base: str) -> Encoding:
+    """Load processor and configuration of a LLaVA directory or hub id, but no weights.
+
+    Raises:
+        UsageError: the files are not those of a LLaVA.
+    """
+    fix = "check model.path; if a package is named, install the package"
+    with as_usage_error(f"{base} does not load as a LLaVA", "its files", fix):
+        check_files(base)
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
+        builder = PromptBuilder(processor, image_tokens(config, processor))
+    return Encoding(builder, max_positions(config))
+
+
+def max_positions(config: Any) -> int:
+    """Positions of a LLaVA's language model; `sys.maxsize` where its configuration names none."""
+    return int(getattr(config.text_config, "max_position_embeddings", None) or sys.maxsize)
