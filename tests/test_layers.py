@@ -4,13 +4,20 @@ Sources are parsed, never imported.
 """
 
 import ast
-from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.imports import (
+    Sources,
+    all_imports,
+    dependencies,
+    is_inside,
+    module_of,
+    package,
+    package_sources,
+)
+
 FLOORS = {
     name: floor
     for floor, names in enumerate(
@@ -60,64 +67,6 @@ KNOWN_BY = {
 COMMAND_HELPERS = {
     f"rlhf.commands.{name}" for name in ("job", "model_setup", "ppo_profile", "resume")
 }
-
-Sources = dict[str, str]
-
-
-def package_sources() -> Sources:
-    """Module name to source text; a package goes by its own name."""
-    sources = {}
-    for path in sorted((ROOT / "rlhf").rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        sources[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text()
-    return sources
-
-
-def is_inside(module: str, package: str) -> bool:
-    return module == package or module.startswith(package + ".")
-
-
-def imported_names(module: str, source: str, is_package: bool) -> Iterator[str]:
-    """Dotted name of everything an import statement or import_module call asks for."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            up = node.level - is_package
-            base = module.split(".")[: len(module.split(".")) - up] if node.level else []
-            start = ".".join([*base, *([node.module] if node.module else [])])
-            yield from (f"{start}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in (
-            "import_module",
-            "__import__",
-        ):
-            yield from (str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant))
-
-
-def all_imports(sources: Sources) -> Iterator[tuple[str, str]]:
-    """Pairs of a module and what it imports."""
-    for module, source in sources.items():
-        is_package = any(other.startswith(module + ".") for other in sources)
-        yield from ((module, name) for name in imported_names(module, source, is_package))
-
-
-def module_of(name: str, sources: Sources) -> str | None:
-    """The module of the package that `name` (a module, or something in one) stands for."""
-    while name and name not in sources:
-        name = name.rpartition(".")[0]
-    return name or None
-
-
-def dependencies(sources: Sources) -> dict[str, set[str]]:
-    """Module to the modules that run when it is imported, parents of its imports included."""
-    graph: dict[str, set[str]] = {module: set() for module in sources}
-    for module, name in all_imports(sources):
-        target = module_of(name, sources)
-        while target:
-            if not is_inside(module, target) or target == module_of(name, sources):
-                graph[module].add(target)
-            target = target.rpartition(".")[0]
-    return graph
 
 
 def floor_faults(sources: Sources) -> list[str]:
@@ -206,12 +155,6 @@ def test_few_modules_know_each_library() -> None:
 
 def test_every_torch_load_is_weights_only() -> None:
     assert load_faults(package_sources()) == []
-
-
-def package(**modules: str) -> Sources:
-    """A made-up package: `data__images` stands for rlhf.data.images."""
-    sources = {"rlhf": "", "rlhf.data": "", "rlhf.kernels": ""}
-    return sources | {"rlhf." + name.replace("__", "."): text for name, text in modules.items()}
 
 
 @pytest.mark.parametrize(

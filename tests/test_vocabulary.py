@@ -8,8 +8,8 @@ from tests.support.vocabulary import PLACES, ROOT, old_names
 
 
 def test_old_names_stay_away() -> None:
-    places = list(old_names([ROOT / place for place in PLACES]))
-    assert places == []
+    found_names = list(old_names([ROOT / directory for directory in PLACES]))
+    assert found_names == []
 
 
 @pytest.mark.parametrize(

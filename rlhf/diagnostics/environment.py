@@ -179,7 +179,10 @@ def _gpus(torch: Any) -> list[Device]:
     gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
     archs = [f"sm_{gpu.major}{gpu.minor}" if torch.version.cuda else "" for gpu in gpus]
     names = [gpu.name for gpu in gpus]
-    return [Device(f"cuda:{n}", *both) for n, both in enumerate(zip(names, archs, strict=True))]
+    return [
+        Device(f"cuda:{n}", *model_and_arch)
+        for n, model_and_arch in enumerate(zip(names, archs, strict=True))
+    ]
 
 
 def _bitsandbytes_facts(bits: Any) -> dict[str, Any]:
@@ -200,7 +203,7 @@ def _package_facts() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "requirements": requirements,
-        "versions": {name: found for name, found in sorted(versions.items()) if found},
+        "versions": {name: version for name, version in sorted(versions.items()) if version},
     }
 
 
@@ -227,10 +230,10 @@ def _nvidia_smi() -> tuple[int, str] | None:
     if program is None:
         return None
     try:
-        done = subprocess.run([program], capture_output=True, text=True, timeout=20)
+        completed = subprocess.run([program], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, one_line(error)
-    return done.returncode, done.stdout or done.stderr
+    return completed.returncode, completed.stdout or completed.stderr
 
 
 def _memory(devices: Sequence[Device]) -> dict[str, tuple[int, int]]:

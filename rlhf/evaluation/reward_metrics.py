@@ -218,11 +218,20 @@ def blindness(
     credit = torch.stack([part.credit for part in parts], dim=1)
     means = resampled_accuracies(credit, own_images.image_ids, seed)
     names = "own image", "another image", "blank image"
-    own, shuffled, blank = accuracies(names, credit, means)
+    own_accuracy, shuffled_accuracy, blank_accuracy = accuracies(names, credit, means)
     low, high = map(float, percentile_interval(means[:, 0] - means[:, 1:].amax(dim=1)))
     images = len(own_images.image_ids[own_images.labels != 0.5].unique())
-    gap = own.value - max(shuffled.value, blank.value)
-    return Blindness(own, shuffled, blank, gap, low, high, images, _verdict(low, high, images))
+    gap = own_accuracy.value - max(shuffled_accuracy.value, blank_accuracy.value)
+    return Blindness(
+        own_accuracy,
+        shuffled_accuracy,
+        blank_accuracy,
+        gap,
+        low,
+        high,
+        images,
+        _verdict(low, high, images),
+    )
 
 
 def accuracy_spread(folds: Sequence[RewardMetrics]) -> Spread:

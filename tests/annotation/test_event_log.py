@@ -20,10 +20,12 @@ from rlhf.errors import DataError, DirectoryInUseError, ResourceError
 WHEN = "2026-01-02T03:04:05.000+00:00"
 
 
-def judgment(key: str, pair: str = "p", *, annotator: str = "eva", wins: str = "tie") -> Judgment:
+def make_judgment(
+    key: str, pair: str = "p", *, annotator: str = "eva", wins: str = "tie"
+) -> Judgment:
     texts = {"instruction": "What?", "response_a": "x", "response_b": "y"}
-    shown = {"image_path": "a.png", **texts, "shown_left": "response_b"}
-    return Judgment(key, annotator, WHEN, pair=pair, preference=wins, seconds=1.5, **shown)
+    fields = {"image_path": "a.png", **texts, "shown_left": "response_b"}
+    return Judgment(key, annotator, WHEN, pair=pair, preference=wins, seconds=1.5, **fields)
 
 
 @pytest.fixture
@@ -31,18 +33,18 @@ def log(tmp_path: Path) -> EventLog:
     return EventLog(tmp_path / "log.jsonl")
 
 
-def test_what_is_written_is_read_again(log: EventLog) -> None:
-    written: list[event_log.Event] = [
-        judgment("1"),
+def test_written_events_are_read_back(log: EventLog) -> None:
+    events: list[event_log.Event] = [
+        make_judgment("1"),
         Skip("2", "eva", WHEN, "q", "dark", 2.0),
         Undo("3", "eva", WHEN, "1"),
     ]
-    for event in written:
+    for event in events:
         log.append(event)
-    assert read_events(log.path) == written == log.events
+    assert read_events(log.path) == events == log.events
     log.close()
-    again = EventLog(log.path)
-    assert again.events == written
+    reopened = EventLog(log.path)
+    assert reopened.events == events
 
 
 def test_every_line_is_on_the_disk_before_append_returns(
@@ -50,41 +52,41 @@ def test_every_line_is_on_the_disk_before_append_returns(
 ) -> None:
     sizes = list[int]()
     monkeypatch.setattr(os, "fsync", lambda handle: sizes.append(os.fstat(handle).st_size))
-    log.append(judgment("1"))
+    log.append(make_judgment("1"))
     assert sizes == [log.path.stat().st_size]
 
 
 def test_a_torn_last_line_is_set_aside_and_the_next_is_whole(log: EventLog) -> None:
-    log.append(judgment("1"))
+    log.append(make_judgment("1"))
     log.close()
     torn = b'{"event":"skip","key":"2'
     with log.path.open("ab") as file:
         file.write(torn)
-    again = EventLog(log.path)
-    again.append(judgment("3"))
+    reopened = EventLog(log.path)
+    reopened.append(make_judgment("3"))
     assert [event.key for event in read_events(log.path)] == ["1", "3"]
     assert Path(f"{log.path}.torn").read_bytes() == torn + b"\n"
 
 
-@pytest.mark.parametrize("written", [0, 7])
+@pytest.mark.parametrize("bytes_written", [0, 7])
 def test_a_full_disk_leaves_the_file_as_it_was(
-    log: EventLog, monkeypatch: pytest.MonkeyPatch, written: int
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, bytes_written: int
 ) -> None:
-    log.append(judgment("1"))
-    before, whole = log.path.read_bytes(), os.write
+    log.append(make_judgment("1"))
+    before, original_write = log.path.read_bytes(), os.write
 
-    def full(handle: int, data: bytes) -> int:
-        if not written:
+    def write_to_full_disk(handle: int, data: bytes) -> int:
+        if not bytes_written:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return whole(handle, data[:written])
+        return original_write(handle, data[:bytes_written])
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "write", write_to_full_disk)
     with pytest.raises(ResourceError, match="No space left"):
-        log.append(judgment("2"))
+        log.append(make_judgment("2"))
     monkeypatch.undo()
     assert log.path.read_bytes() == before
     assert [event.key for event in log.events] == ["1"]
-    log.append(judgment("2"))
+    log.append(make_judgment("2"))
     assert [event.key for event in read_events(log.path)] == ["1", "2"]
 
 
@@ -104,25 +106,25 @@ def test_a_line_that_is_no_event_is_named(tmp_path: Path) -> None:
     assert caught.value.where == f"{path}:1"
 
 
-def test_a_place_that_cannot_be_written_is_three_lines(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_a_resource_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError) as caught:
         EventLog(tmp_path / "file" / "log.jsonl")
     assert caught.value.where and caught.value.fix
 
 
-def test_what_stands_is_not_undone_and_the_last_word_on_a_pair() -> None:
-    said: list[event_log.Event] = [
-        judgment("1", "p", wins="response_a"),
-        judgment("2", "q", wins="response_b"),
-        judgment("3", "p", annotator="udo", wins="tie"),
-        judgment("4", "p", wins="response_b"),  # eva again, on p
-        judgment("5", "r"),
+def test_active_events_are_not_undone_and_the_last_judgment_of_a_pair_counts() -> None:
+    events: list[event_log.Event] = [
+        make_judgment("1", "p", wins="response_a"),
+        make_judgment("2", "q", wins="response_b"),
+        make_judgment("3", "p", annotator="udo", wins="tie"),
+        make_judgment("4", "p", wins="response_b"),  # eva again, on p
+        make_judgment("5", "r"),
         Undo("6", "eva", WHEN, undoes="5"),
         Skip("7", "eva", WHEN, "s"),
     ]
-    assert [event.key for event in event_log.active_events(said)] == ["2", "3", "4", "7"]
-    result = preference_records(said)
+    assert [event.key for event in event_log.active_events(events)] == ["2", "3", "4", "7"]
+    result = preference_records(events)
     assert [(r.preference, r.annotator) for r in result] == [
         ("response_b", "eva"),
         ("tie", "udo"),
@@ -135,10 +137,10 @@ def test_what_stands_is_not_undone_and_the_last_word_on_a_pair() -> None:
     )
 
 
-def test_an_undone_second_word_leaves_the_first() -> None:
-    said: list[event_log.Event] = [
-        judgment("1", wins="response_a"),
-        judgment("2", wins="response_b"),
+def test_undoing_a_second_judgment_restores_the_first() -> None:
+    events: list[event_log.Event] = [
+        make_judgment("1", wins="response_a"),
+        make_judgment("2", wins="response_b"),
         Undo("3", "eva", WHEN, "2"),
     ]
-    assert [record.preference for record in preference_records(said)] == ["response_a"]
+    assert [record.preference for record in preference_records(events)] == ["response_a"]

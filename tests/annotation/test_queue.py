@@ -84,7 +84,7 @@ def test_overlap_shows_a_pair_to_so_many_people(tmp_path: Path, clock: Clock) ->
     assert keys(queue.assign("eva", "page of eva", [], 9)) == KEYS[1:]
 
 
-def test_who_skips_a_pair_leaves_it_to_others(queue: AnnotationQueue) -> None:
+def test_a_skipped_pair_is_assigned_to_other_annotators(queue: AnnotationQueue) -> None:
     queue.record(submission(KEYS[0], "skip"))
     assert keys(queue.assign("eva", "page of eva", [], 1)) == KEYS[1:2]
     assert keys(queue.assign("udo", "page of udo", [], 1)) == KEYS[:1]
@@ -103,11 +103,11 @@ def test_the_state_is_that_of_the_log(queue: AnnotationQueue, tmp_path: Path, cl
     queue.record(submission(KEYS[1], "skip"))
     queue.record(submission(KEYS[2]))
     queue.undo("eva", "page of eva", "undo-1")
-    again = queue_of(tmp_path, clock)
-    assert keys(again.assign("eva", "page of eva", [], 9)) == KEYS[2:]
-    assert again.progress("eva") == {"done": 2, "total": 6}
-    again.record(submission(KEYS[0]))  # sent again after a crash
-    assert again.undo("eva", "page of eva", "undo-1") == PAIRS[KEYS[2]]
+    reopened = queue_of(tmp_path, clock)
+    assert keys(reopened.assign("eva", "page of eva", [], 9)) == KEYS[2:]
+    assert reopened.progress("eva") == {"done": 2, "total": 6}
+    reopened.record(submission(KEYS[0]))  # sent again after a crash
+    assert reopened.undo("eva", "page of eva", "undo-1") == PAIRS[KEYS[2]]
     assert len(read_events(tmp_path / "log.jsonl")) == 4
 
 
@@ -152,8 +152,8 @@ def test_sides_are_shuffled_evenly_and_stay() -> None:
     sides = [left_side(pair, "eva") for pair in pairs]
     assert 440 < sides.count("response_a") < 560  # four standard deviations
     assert sides == [left_side(pair, "eva") for pair in pairs]
-    both = sum(a == left_side(pair, "udo") for a, pair in zip(sides, pairs, strict=True))
-    assert 440 < both < 560
+    agreeing = sum(a == left_side(pair, "udo") for a, pair in zip(sides, pairs, strict=True))
+    assert 440 < agreeing < 560
 
 
 def test_a_pair_of_another_file_is_refused(queue: AnnotationQueue, tmp_path: Path) -> None:

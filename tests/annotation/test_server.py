@@ -55,13 +55,13 @@ def test_a_pair_is_shown_judged_and_taken_back(client: TestClient, tmp_path: Pat
     (event,) = read_events(tmp_path / "log.jsonl")
     assert isinstance(event, Judgment)
     assert getattr(event, event.preference) == first["left"]
-    who = {"annotator": "eva", "page": "some page"}
-    undone = client.post("/api/undo", json={**who, "key": "abcdefgh"}).json()
+    request = {"annotator": "eva", "page": "some page"}
+    undone = client.post("/api/undo", json={**request, "key": "abcdefgh"}).json()
     assert undone["pair"] == first
     assert undone["progress"] == {"done": 0, "total": 3}
 
 
-def test_who_gives_no_name_is_the_one_of_the_command_line(client: TestClient) -> None:
+def test_a_missing_annotator_name_is_that_of_the_command_line(client: TestClient) -> None:
     assert client.post("/api/pairs", json={**ASK, "annotator": "  "}).json()["annotator"] == (
         "someone"
     )
@@ -71,9 +71,9 @@ def test_an_image_is_the_rgb_that_the_model_is_given(client: TestClient, tmp_pat
     view = client.post("/api/pairs", json=ASK).json()["pairs"][1]
     response = client.get(view["image"], headers={"X-Token": ""})  # an <img> brings no header
     assert response.headers["content-type"] == "image/png"
-    with Image.open(BytesIO(response.content)) as shown:
-        assert shown.mode == "RGB"
-        assert list(shown.getdata()) == list(load_image(tmp_path / "1.png").getdata())
+    with Image.open(BytesIO(response.content)) as served:
+        assert served.mode == "RGB"
+        assert list(served.getdata()) == list(load_image(tmp_path / "1.png").getdata())
 
 
 @pytest.mark.parametrize("name", ["0.png", "../0.png", "%2e%2e%2fsecret.png", "0" * 16])
@@ -82,11 +82,11 @@ def test_other_images_have_no_name(client: TestClient, name: str) -> None:
 
 
 def test_names_of_images_follow_from_the_secret(tmp_path: Path) -> None:
-    one, other = (
+    images, images_of_other_secret = (
         ServedImages(["0.png"], tmp_path, "one"),
         ServedImages(["0.png"], tmp_path, "other"),
     )
-    assert one.names != other.names
+    assert images.names != images_of_other_secret.names
 
 
 @pytest.mark.parametrize("path", ["/api/pairs", "/api/judgments", "/api/undo"])
@@ -104,11 +104,11 @@ def test_names_of_images_follow_from_the_secret(tmp_path: Path) -> None:
         ({"Content-Type": "text/plain"}, 415),
     ],
 )
-def test_strangers_are_refused(
+def test_requests_without_token_origin_or_json_are_refused(
     client: TestClient, tmp_path: Path, path: str, headers: dict[str, str], status: int
 ) -> None:
-    given = {"Content-Type": "application/json", **headers}
-    assert client.post(path, content=b"{}", headers=given).status_code == status
+    request_headers = {"Content-Type": "application/json", **headers}
+    assert client.post(path, content=b"{}", headers=request_headers).status_code == status
     assert not (tmp_path / "log.jsonl").exists()
 
 
@@ -138,13 +138,13 @@ def test_a_malformed_response_is_refused(
 
 def test_an_unknown_pair_and_a_long_body_are_refused(client: TestClient) -> None:
     assert submit(client, {"key": "0" * 16}).status_code == 404
-    long = b'{"annotator": "' + b"x" * MAX_BODY + b'"}'
+    long_body = b'{"annotator": "' + b"x" * MAX_BODY + b'"}'
     headers = {"Content-Type": "application/json"}
-    assert client.post("/api/undo", content=long, headers=headers).status_code == 413
+    assert client.post("/api/undo", content=long_body, headers=headers).status_code == 413
     assert client.get("/api/judgments").status_code == 405
 
 
-def test_a_full_disk_is_told_and_the_response_may_come_again(
+def test_a_full_disk_is_reported_and_the_judgment_may_be_sent_again(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = client.post("/api/pairs", json=ASK).json()["pairs"][0]

@@ -217,7 +217,7 @@ def run_comparison(
     return compare_trl.main(arguments), output
 
 
-def test_theirs_is_skipped_where_it_is_not_installed(
+def test_trl_is_skipped_where_it_is_not_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     children = FakeChildren()
@@ -229,7 +229,7 @@ def test_theirs_is_skipped_where_it_is_not_installed(
     assert row["wall"]["ours"]["median"] == 3 and "ratio" not in row["wall"]
 
 
-def test_theirs_and_ours_run_in_mirrored_order(
+def test_trl_and_ours_run_in_mirrored_order(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     children = FakeChildren()
@@ -244,7 +244,7 @@ def test_theirs_and_ours_run_in_mirrored_order(
     assert "3.00 [3.00, 3.00]" in printed and "0.50" in printed
 
 
-def test_no_time_is_taken_where_metrics_differ(
+def test_nothing_is_timed_where_metrics_differ(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     children = FakeChildren(loss_diff=1e-3)

@@ -30,19 +30,19 @@ class Server:
         self.start()
 
     def start(self, *, wait: bool = True) -> None:
-        words = ["annotate", "candidates.jsonl", f"annotate.port={self._port}", *self._options]
+        args = ["annotate", "candidates.jsonl", f"annotate.port={self._port}", *self._options]
         # a session of its own: no output of it may end up in a pipe that nobody reads
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rlhf", *words],
+            [sys.executable, "-m", "rlhf", *args],
             cwd=self.directory,
             stdout=subprocess.PIPE if wait else subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             text=True,
         )
         if wait and self.process.stdout:
-            told = re.search(r"open (\S+)", "".join(_until_ready(self.process.stdout)))
-            assert told, "the page did not start"
-            self.url = told[1]
+            link = re.search(r"open (\S+)", "".join(_until_ready(self.process.stdout)))
+            assert link, "the page did not start"
+            self.url = link[1]
             self._port = self.url.split(":")[2].partition("/")[0]
 
     def kill(self) -> None:
@@ -68,13 +68,13 @@ def write_candidates(directory: Path, prompts: int, responses: int, **changes: A
         image = Image.linear_gradient("L").resize((320, 240)).rotate(13 * n).convert("RGB")
         image.save(directory / f"{n}.png")
         texts = [f"answer {k} about picture {n}" for k in range(responses)]
-        asked = {"image_path": f"{n}.png", "instruction": f"What is in picture {n}?"}
-        rows.append({**asked, "responses": texts, **changes})
+        prompt = {"image_path": f"{n}.png", "instruction": f"What is in picture {n}?"}
+        rows.append({**prompt, "responses": texts, **changes})
     (directory / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return prompts * len(list(combinations(range(responses), 2)))
 
 
-def until(page: Page, expression: str, *, seconds: float = 30) -> None:
+def wait_until(page: Page, expression: str, *, seconds: float = 30) -> None:
     """Wait until this holds in the page, whose policy forbids Playwright's own way to ask."""
     end = time.monotonic() + seconds
     while not page.evaluate(expression):
@@ -84,18 +84,18 @@ def until(page: Page, expression: str, *, seconds: float = 30) -> None:
 
 def key_of(page: Page) -> str:
     """The pair that is shown; waits until there is one."""
-    until(page, "current !== null && !locked")
+    wait_until(page, "current !== null && !locked")
     key: str = page.evaluate("current.key")
     return key
 
 
-def shown(page: Page) -> dict[str, str]:
+def shown_pair(page: Page) -> dict[str, str]:
     """What a person sees of the pair."""
     key = key_of(page)
     texts = {name: page.inner_text(f"#{name}") for name in ("instruction", "left", "right")}
     return {"key": key, **texts}
 
 
-def saved(page: Page) -> None:
+def wait_until_saved(page: Page) -> None:
     """Wait until the server has written all answers."""
-    until(page, "outbox.length === 0 && !sending && $('state').dataset.kind === 'saved'")
+    wait_until(page, "outbox.length === 0 && !sending && $('state').dataset.kind === 'saved'")

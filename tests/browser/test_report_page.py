@@ -32,36 +32,38 @@ def item(text: str, score: float, outcome: str, kind: str = "what is") -> Report
 
 
 @pytest.fixture
-def few(tmp_path: Path, page: Page) -> Page:
+def report(tmp_path: Path, page: Page) -> Page:
     rows = [item("one", 1.0, "win"), item("two two two", -2.0, "loss"), item("three", 3.0, "win")]
     page.goto(write(tmp_path, [*rows, item("four", 0.0, "tie", "how many")]))
     return page
 
 
-def shown(page: Page) -> list[str]:
+def shown_instructions(page: Page) -> list[str]:
     texts = page.locator("article:not([hidden]) b").all_text_contents()
     return [text.removeprefix("about ") for text in texts]
 
 
-def test_the_best_change_comes_first_and_other_orders_are_a_click_away(few: Page) -> None:
-    assert shown(few) == ["three", "one", "four", "two two two"]
-    few.click("text=worst change")
-    assert shown(few) == ["two two two", "four", "one", "three"]
-    few.click("text=length change")
-    assert shown(few)[0] == "two two two"
-    few.click("text=original order")
-    assert shown(few) == ["one", "two two two", "three", "four"]
+def test_the_best_change_comes_first_and_other_orders_are_a_click_away(report: Page) -> None:
+    assert shown_instructions(report) == ["three", "one", "four", "two two two"]
+    report.click("text=worst change")
+    assert shown_instructions(report) == ["two two two", "four", "one", "three"]
+    report.click("text=length change")
+    assert shown_instructions(report)[0] == "two two two"
+    report.click("text=original order")
+    assert shown_instructions(report) == ["one", "two two two", "three", "four"]
 
 
-def test_outcomes_kinds_and_words_leave_the_rest_out(few: Page) -> None:
-    few.select_option("#outcome", "win")
-    assert shown(few) == ["three", "one"] and few.inner_text("#shown") == "2 of 4"
-    few.select_option("#outcome", "")
-    few.select_option("#kind", "how many")
-    assert shown(few) == ["four"]
-    few.select_option("#kind", "")
-    few.fill("#text", "TWO two")
-    assert shown(few) == ["two two two"]
+def test_cards_are_filtered_by_outcome_kind_and_text(report: Page) -> None:
+    report.select_option("#outcome", "win")
+    assert (
+        shown_instructions(report) == ["three", "one"] and report.inner_text("#shown") == "2 of 4"
+    )
+    report.select_option("#outcome", "")
+    report.select_option("#kind", "how many")
+    assert shown_instructions(report) == ["four"]
+    report.select_option("#kind", "")
+    report.fill("#text", "TWO two")
+    assert shown_instructions(report) == ["two two two"]
 
 
 def test_strings_that_would_be_code_are_text(tmp_path: Path, page: Page) -> None:
@@ -72,7 +74,7 @@ def test_strings_that_would_be_code_are_text(tmp_path: Path, page: Page) -> None
     rows = [item(text, 1.0, "win", kind=text) for text in XSS]
     url = write(tmp_path, rows, models=(XSS[0], XSS[1]))
     page.goto(url)
-    assert set(shown(page)) == set(XSS)
+    assert set(shown_instructions(page)) == set(XSS)
     assert page.evaluate("window.hacked") is None
     assert [alarm for alarm in alarms if not alarm.startswith(("data:", url))] == []
 

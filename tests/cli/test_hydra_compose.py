@@ -10,9 +10,9 @@ from rlhf.config.validation import load_config
 
 
 def test_a_sweep_is_every_combination() -> None:
-    found = list(expand_sweep(["seed=1,2", "ppo.lr=0.1,0.2", "name=x"]))
-    assert len(found) == 4
-    assert found[1] == ["seed=1", "ppo.lr=0.2", "name=x"]
+    combinations = list(expand_sweep(["seed=1,2", "ppo.lr=0.1,0.2", "name=x"]))
+    assert len(combinations) == 4
+    assert combinations[1] == ["seed=1", "ppo.lr=0.2", "name=x"]
 
 
 TEXTS = ["What is <image> </s>?", "it's, a = [b] {c}: $d", "a\\b", "'quoted'", "", "null", "3"]
@@ -50,13 +50,17 @@ def merged(options: dict[str, object], changes: dict[str, object]) -> dict[str, 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_root_changes_only_the_options_it_names(command: str) -> None:
-    own = config_directory() / f"{command}.yaml"
-    root = yaml.safe_load((own if own.is_file() else own.with_name("files.yaml")).read_text())
+    command_root = config_directory() / f"{command}.yaml"
+    root = yaml.safe_load(
+        (
+            command_root if command_root.is_file() else command_root.with_name("files.yaml")
+        ).read_text()
+    )
     [experiment] = [
         entry["experiment"] for entry in root.pop("defaults") if isinstance(entry, dict)
     ]
-    wanted = merged(defaults(), root)
+    expected = merged(defaults(), root)
     if experiment:
         path = config_directory() / "experiment" / f"{experiment}.yaml"
-        wanted = merged(wanted, yaml.safe_load(path.read_text()))
-    assert load_config(compose_options(command, [])) == load_config(wanted)
+        expected = merged(expected, yaml.safe_load(path.read_text()))
+    assert load_config(compose_options(command, [])) == load_config(expected)

@@ -15,7 +15,7 @@ from rlhf.errors import UsageError
 from rlhf.tracking.console import console
 
 
-def test_words_are_files_overrides_or_flags() -> None:
+def test_arguments_are_files_overrides_or_flags() -> None:
     call = parse(["evaluate", "runs/a", "b.c/d", "ppo.lr=0.1", "+seed=3", "--json", "reward=x"])
     assert call.command == "evaluate"
     assert call.files == ["runs/a", "b.c/d"]
@@ -24,10 +24,10 @@ def test_words_are_files_overrides_or_flags() -> None:
     assert parse(["score", "a.jsonl", "--scorer=b.py:f"]).scorer == "b.py:f"
 
 
-@pytest.mark.parametrize("words", [["pppo"], ["ppo", "--verbose"]])
-def test_unknown_words_are_refused(words: list[str]) -> None:
+@pytest.mark.parametrize("args", [["pppo"], ["ppo", "--verbose"]])
+def test_unknown_arguments_are_refused(args: list[str]) -> None:
     with pytest.raises(UsageError):
-        parse(words)
+        parse(args)
 
 
 def line(**fields: object) -> str:
@@ -84,7 +84,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_wrong_input_gets_three_lines_and_its_exit_code(
+def test_wrong_input_is_refused_in_three_lines_with_its_exit_code(
     directory: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     (directory / "bad.jsonl").write_text(line() + "{not json\n")
@@ -93,10 +93,10 @@ def test_wrong_input_gets_three_lines_and_its_exit_code(
     (directory / "broken.jsonl").write_text(line(image_path="broken.png"))
     (directory / "outside.jsonl").write_text(line(image_path="../a.png"))
     (directory / "prompts.jsonl").write_text('{"image_path": "a.png", "instruction": "What?"}\n')
-    words, code, mentioned = REFUSED[name]
-    assert main([*words, "--json"]) == code
+    args, code, message = REFUSED[name]
+    assert main([*args, "--json"]) == code
     captured = capsys.readouterr()
-    assert mentioned in captured.err
+    assert message in captured.err
     assert 2 <= len(captured.err.strip().splitlines()) <= 3
     assert "Traceback" not in captured.err
 
@@ -110,18 +110,18 @@ def test_validate_counts_and_exits(directory: Path, capsys: pytest.CaptureFixtur
     assert "bad.jsonl:2" in captured.out and "bad.jsonl:3:preference" in captured.out
 
 
-def test_json_has_null_for_what_is_no_number(
+def test_json_has_null_for_nan_and_infinity(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     metrics = {"a": math.nan, "b": [{"c": math.inf}, (-math.inf, 1.5)], "d": "NaN", "e": 7}
     monkeypatch.setattr("rlhf.cli.main.load_function", lambda command: lambda job: metrics)
-    wanted = {"a": None, "b": [{"c": None}, [None, 1.5]], "d": "NaN", "e": 7}
+    expected = {"a": None, "b": [{"c": None}, [None, 1.5]], "d": "NaN", "e": 7}
     for command in ("validate", "sft"):  # without and with a run directory
         assert main([command, f"output_dir={tmp_path}", "--json"]) == 0
-        out = capsys.readouterr().out
-        assert json.loads(out) == wanted and out.count("NaN") == 1
+        output = capsys.readouterr().out
+        assert json.loads(output) == expected and output.count("NaN") == 1
     [summary] = tmp_path.rglob("summary.json")
-    assert json.loads(summary.read_text()) == {"command": "sft", **wanted}
+    assert json.loads(summary.read_text()) == {"command": "sft", **expected}
     assert summary.read_text().count("NaN") == 1
 
 
@@ -136,7 +136,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_python_m_rlhf_is_rlhf() -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "rlhf", "--help"], capture_output=True, text=True, check=True
     )
-    assert "rlhf COMMAND" in done.stdout
+    assert "rlhf COMMAND" in completed.stdout

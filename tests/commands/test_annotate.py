@@ -48,30 +48,32 @@ def person(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 ask = {"annotator": "", "page": "some page", "held": [], "count": 1}
                 (pair,) = client.post("/api/pairs", json=ask).json()["pairs"]
                 assert "secret" not in json.dumps(pair)
-                said = {"annotator": "", "pair": pair["key"], "choice": choice, "seconds": 1.0}
+                judgment = {"annotator": "", "pair": pair["key"], "choice": choice, "seconds": 1.0}
                 key = f"request-{number}-{pair['key']}"
-                assert client.post("/api/judgments", json={**said, "key": key}).status_code == 200
+                assert (
+                    client.post("/api/judgments", json={**judgment, "key": key}).status_code == 200
+                )
 
         monkeypatch.setattr(server, "serve", served)
 
     return responses
 
 
-def test_a_person_ranks_goes_on_later_and_writes_the_preferences(
+def test_ranking_resumes_and_writes_the_preferences(
     directory: Path, person: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     person("left", "skip")
     assert main(["annotate", "candidates.jsonl", "annotate.annotator=eva"]) == 0
-    said = capsys.readouterr().out
-    assert "4 pairs of 2 prompts, 0 judgments so far" in said
-    assert re.search(r"open http://127\.0\.0\.1:8765/#token=\S{24,}", said)
+    output = capsys.readouterr().out
+    assert "4 pairs of 2 prompts, 0 judgments so far" in output
+    assert re.search(r"open http://127\.0\.0\.1:8765/#token=\S{24,}", output)
     person("right", "tie")
     assert main(["annotate", "candidates.jsonl", "annotate.output=pairs.jsonl"]) == 0
     assert "1 judgments so far" in capsys.readouterr().out
-    found = read_records(directory / "pairs.jsonl", PreferenceRecord)
-    assert [record.annotator for record in found][0] == "eva"
-    assert len(found) == 3
-    assert [record.image_path for record in found] == ["a.png", "b.png", "b.png"]
+    records = read_records(directory / "pairs.jsonl", PreferenceRecord)
+    assert [record.annotator for record in records][0] == "eva"
+    assert len(records) == 3
+    assert [record.image_path for record in records] == ["a.png", "b.png", "b.png"]
     assert main(["validate", "pairs.jsonl"]) == 0
 
 
@@ -82,12 +84,12 @@ def test_a_log_is_compacted_by_itself(
     assert main(["annotate", "candidates.jsonl", "output=log.jsonl"]) == 0
     capsys.readouterr()
     assert main(["annotate", "log.jsonl", "annotate.output=pairs.jsonl", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["judgments"], told["skipped"]) == (2, 1)
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["judgments"], summary["skipped"]) == (2, 1)
     assert len(read_records(directory / "pairs.jsonl", PreferenceRecord)) == 2
 
 
-def test_the_link_stays_good_and_only_its_owner_reads_the_token(
+def test_the_link_stays_valid_and_only_its_owner_reads_the_token(
     directory: Path, person: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     links = []
@@ -100,7 +102,7 @@ def test_the_link_stays_good_and_only_its_owner_reads_the_token(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("args", "code", "message"),
     [
         ([], 2, "0 files are given"),
         (["candidates.jsonl", "candidates.jsonl"], 2, "2 files are given"),
@@ -114,21 +116,23 @@ def test_the_link_stays_good_and_only_its_owner_reads_the_token(
         (["candidates.jsonl", "output=a.png/log.jsonl"], 5, "Cannot write"),
     ],
 )
-def test_wrong_input_gets_three_lines(
-    directory: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, told: str
+def test_wrong_input_is_refused_in_three_lines(
+    directory: Path, capsys: pytest.CaptureFixture[str], args: list[str], code: int, message: str
 ) -> None:
     write(directory / "prompts.jsonl", {"image_path": "a.png", "instruction": "What?"})
     write(directory / "equal.jsonl", {**CANDIDATES[0], "responses": ["x", "x"]})
     write(directory / "lost.jsonl", {**CANDIDATES[0], "image_path": "none.png"})
-    assert main(["annotate", *words]) == code
-    said = capsys.readouterr().err
-    assert told in said and "where:" in said and "to do:" in said
+    assert main(["annotate", *args]) == code
+    error_output = capsys.readouterr().err
+    assert message in error_output and "where:" in error_output and "to do:" in error_output
     assert not (directory / "out.jsonl").exists()
 
 
-def test_a_taken_port_is_an_exit_code(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_a_port_in_use_has_its_exit_code(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         assert main(["annotate", "candidates.jsonl", f"annotate.port={port}"]) == 5
     assert "nothing can listen there" in capsys.readouterr().err
 

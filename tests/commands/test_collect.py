@@ -32,9 +32,9 @@ def directory(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path
 
 
-def run(tiny: Path, *words: str) -> int:
-    given = [f"model.path={tiny / 'model'}", "data.prompts=prompts.jsonl", f"data.root={tiny}"]
-    return main(["collect", *given, *SMALL, *words])
+def run(tiny: Path, *overrides: str) -> int:
+    base_args = [f"model.path={tiny / 'model'}", "data.prompts=prompts.jsonl", f"data.root={tiny}"]
+    return main(["collect", *base_args, *SMALL, *overrides])
 
 
 def runs(directory: Path) -> list[Path]:
@@ -59,7 +59,7 @@ def test_temperatures_take_turns() -> None:
     assert kinds == [(1.0, [0, 1])]
 
 
-def test_responses_that_differ_in_outer_blanks_are_one() -> None:
+def test_responses_that_differ_in_outer_blanks_are_duplicates() -> None:
     responses = [("a ", "1"), ("b", "2"), (" a", "3"), ("", "4"), (" ", "5"), ("A", "6")]
     assert _without_duplicates(responses) == [("a ", "1"), ("b", "2"), ("A", "6")]
 
@@ -67,33 +67,40 @@ def test_responses_that_differ_in_outer_blanks_are_one() -> None:
 def test_an_interrupted_run_goes_on_to_the_same_file(
     tiny: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hot = ["collect.temperatures=[0.7,1.5]", "collect.num_beams=2"]
-    assert run(tiny, *hot) == 0
-    whole = (runs(directory)[0] / "candidates.jsonl").read_bytes()
-    written = list[bytes]()
+    overrides = ["collect.temperatures=[0.7,1.5]", "collect.num_beams=2"]
+    assert run(tiny, *overrides) == 0
+    uninterrupted = (runs(directory)[0] / "candidates.jsonl").read_bytes()
+    written_lines = list[bytes]()
     append = append_line
 
     def stopped(path: Path, line: bytes) -> None:
-        if len(written) == 3:
+        if len(written_lines) == 3:
             path.open("ab").write(line[:20])  # torn
             raise KeyboardInterrupt
-        written.append(line)
+        written_lines.append(line)
         append(path, line)
 
     with monkeypatch.context() as patched:
         patched.setattr(collect, "append_line", stopped)
-        assert run(tiny, *hot) == 130
+        assert run(tiny, *overrides) == 130
     second = runs(directory)[1]
-    assert (second / "candidates.jsonl").read_bytes().startswith(b"".join(written))
-    asked = list[int]()
+    assert (second / "candidates.jsonl").read_bytes().startswith(b"".join(written_lines))
+    prompt_counts = list[int]()
     inner = collect._responses
-    monkeypatch.setattr(collect, "_responses", lambda *a: asked.append(len(a[2])) or inner(*a))
+    monkeypatch.setattr(
+        collect, "_responses", lambda *a: prompt_counts.append(len(a[2])) or inner(*a)
+    )
     assert main(["collect", f"resume={second}"]) == 0
-    assert (second / "candidates.jsonl").read_bytes() == whole
-    assert sum(asked) == 4
-    made = rows_of(second / "candidates.jsonl")[0]["sampling"]
-    assert (made["temperatures"], made["beams"]) == ([0.7, 1.5], 2)
-    assert made["made_by"] == ["temperature=0.7", "temperature=0.7", "temperature=1.5", "beams=2"]
+    assert (second / "candidates.jsonl").read_bytes() == uninterrupted
+    assert sum(prompt_counts) == 4
+    provenance = rows_of(second / "candidates.jsonl")[0]["sampling"]
+    assert (provenance["temperatures"], provenance["beams"]) == ([0.7, 1.5], 2)
+    assert provenance["made_by"] == [
+        "temperature=0.7",
+        "temperature=0.7",
+        "temperature=1.5",
+        "beams=2",
+    ]
 
 
 def test_other_prompts_are_not_mixed_in(
@@ -113,8 +120,8 @@ def test_a_directory_of_images_is_asked_one_instruction(
     photos = directory / "photos"
     shutil.copytree(tiny / "pictures", photos)
     (photos / "notes.txt").write_text("no image")
-    words = ["data.prompts=photos", "instruction=What is it?", "output=photos/candidates.jsonl"]
-    assert main(["collect", f"model.path={tiny / 'model'}", *SMALL, *words]) == 0
+    args = ["data.prompts=photos", "instruction=What is it?", "output=photos/candidates.jsonl"]
+    assert main(["collect", f"model.path={tiny / 'model'}", *SMALL, *args]) == 0
     rows = rows_of(photos / "candidates.jsonl")
     assert [row["image_path"] for row in rows] == [f"{n:05}.png" for n in range(len(rows))]
     assert {row["instruction"] for row in rows} == {"What is it?"}
@@ -143,39 +150,39 @@ def test_chosen_pairs_are_two_responses_each(
     pairs = rows_of(runs(directory)[0] / "pairs.jsonl")
     gaps = [abs(pair["meta"]["score_gap"]) for pair in pairs]
     assert len(pairs) == 5 and gaps == sorted(gaps)
-    known = {
+    candidate_texts = {
         (row["image_path"], text)
         for row in rows_of(runs(directory)[0] / "candidates.jsonl")
         for text in row["responses"]
     }
     assert all(len(set(pair["responses"])) == 2 for pair in pairs)
     assert all(len(pair["sampling"]["made_by"]) == 2 for pair in pairs)
-    assert {(p["image_path"], text) for p in pairs for text in p["responses"]} <= known
+    assert {(p["image_path"], text) for p in pairs for text in p["responses"]} <= candidate_texts
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("override", "message"),
     [
         ("collect.pair_selection=closest", "none is named"),
         ("collect.temperatures=[-1]", "a temperature is at least 0"),
         ("collect.temperatures=warm", "temperatures"),
     ],
 )
-def test_wrong_options_get_three_lines(
-    tiny: Path, directory: Path, capsys: pytest.CaptureFixture[str], word: str, told: str
+def test_wrong_options_are_refused_in_three_lines(
+    tiny: Path, directory: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
 ) -> None:
-    assert run(tiny, word) == 2
-    said = capsys.readouterr().err
-    assert told in said and "to do:" in said
+    assert run(tiny, override) == 2
+    error_output = capsys.readouterr().err
+    assert message in error_output and "to do:" in error_output
 
 
-def test_a_beam_of_one_is_greedy_and_wider_ones_say_nothing_banned(tiny: Path) -> None:
+def test_one_beam_is_greedy_and_more_beams_give_no_banned_token(tiny: Path) -> None:
     llava = Llava.load(str(tiny / "model"), device=torch.device("cpu"), dtype=torch.float32)
     records = [PromptRecord(f"pictures/{n:05}.png", "What is it?") for n in range(3)]
     prompts = prompt_batch(records, llava.builder, tiny, max_tokens=512)
     sampling = SamplingConfig(temperature=0, max_new_tokens=5)
-    greedy, drawn = generate(llava, prompts, sampling)
+    greedy, _ = generate(llava, prompts, sampling)
     assert torch.equal(beam_search(llava, prompts, sampling, num_beams=1).tokens, greedy.tokens)
-    wide = beam_search(llava, prompts, sampling, num_beams=4)
-    assert len(wide.spans) == 3
-    assert not torch.isin(wide.tokens, torch.tensor(llava.banned_ids)).any()
+    beams = beam_search(llava, prompts, sampling, num_beams=4)
+    assert len(beams.spans) == 3
+    assert not torch.isin(beams.tokens, torch.tensor(llava.banned_ids)).any()

@@ -35,22 +35,25 @@ def newest(directory: Path) -> Path:
     )
 
 
-def run(*words: str) -> int:
-    return main(["evaluate", *words, "data.prompts=photos", *SMALL])
+def run(*args: str) -> int:
+    return main(["evaluate", *args, "data.prompts=photos", *SMALL])
 
 
 def test_three_models_and_the_best_of_some_samples(directory: Path) -> None:
     judge = "--scorer=length.py:length"
-    warm = "sampling.temperature=1"
-    assert run("one", "two", judge, warm, "evaluation.best_of=6") == 0
+    temperature = "sampling.temperature=1"
+    assert run("one", "two", judge, temperature, "evaluation.best_of=6") == 0
     metrics: dict[str, Any] = json.loads((newest(directory) / "metrics.json").read_text())
-    one, best, two = metrics["models"].values()
+    base_model, best_of_6, other_model = metrics["models"].values()
     assert list(metrics["models"]) == ["one", "one, best of 6", "two"]
-    score = next(name for name in one if name.startswith("score_"))
-    assert best[score] > one[score] and best["wins"] > best["losses"]
-    assert best["kl"] == pytest.approx(0.958426, abs=1e-6)  # log 6 - 5/6
-    assert one["kl"] == 0 and two["kl"] != 0
-    assert one["win_rate"] is None and two["wins"] + two["losses"] + two["ties"] == 8
+    score = next(name for name in base_model if name.startswith("score_"))
+    assert best_of_6[score] > base_model[score] and best_of_6["wins"] > best_of_6["losses"]
+    assert best_of_6["kl"] == pytest.approx(0.958426, abs=1e-6)  # log 6 - 5/6
+    assert base_model["kl"] == 0 and other_model["kl"] != 0
+    assert (
+        base_model["win_rate"] is None
+        and other_model["wins"] + other_model["losses"] + other_model["ties"] == 8
+    )
     assert sum(kind["prompts"] for kind in metrics["kinds"].values()) == 8
     assert (newest(directory) / "report.html").read_text().count("<article") == 8
 
@@ -58,35 +61,35 @@ def test_three_models_and_the_best_of_some_samples(directory: Path) -> None:
 def test_the_same_model_ties_with_itself(directory: Path) -> None:
     shutil.copytree(directory / "one", directory / "again")
     assert run("one", "again", "--scorer=length.py:length") == 0
-    told = json.loads((newest(directory) / "summary.json").read_text())
-    assert (told["win_rate"], told["ties"], told["kl"]) == (0.5, 8, 0)
-    assert told["length_before"] == told["length_after"]
+    summary = json.loads((newest(directory) / "summary.json").read_text())
+    assert (summary["win_rate"], summary["ties"], summary["kl"]) == (0.5, 8, 0)
+    assert summary["length_before"] == summary["length_after"]
 
 
 def test_people_judge_blind_and_decide(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("one", "two", "evaluation.judge=person", "sampling.temperature=1")
-    assert run(*words) == 0
-    asked = read_records(newest(directory) / "blind.jsonl", CandidatesRecord)
+    args = ("one", "two", "evaluation.judge=person", "sampling.temperature=1")
+    assert run(*args) == 0
+    blind_pairs = read_records(newest(directory) / "blind.jsonl", CandidatesRecord)
     assert "rlhf annotate" in capsys.readouterr().out
-    assert asked and all(len(row.responses) == 2 and not row.model for row in asked)
-    texts = {text for row in asked for text in row.responses}
-    kept = asked[: len(asked) - 1]
-    said = [
+    assert blind_pairs and all(len(row.responses) == 2 and not row.model for row in blind_pairs)
+    texts = {text for row in blind_pairs for text in row.responses}
+    judged_pairs = blind_pairs[: len(blind_pairs) - 1]
+    judgments = [
         PreferenceRecord(
             row.image_path, row.instruction, row.responses[0], row.responses[1], "response_a"
         )
-        for row in kept
+        for row in judged_pairs
     ]
-    write_records(directory / "judgments.jsonl", said)
-    assert run(*words, "evaluation.judgments=judgments.jsonl") == 0
-    left = read_records(newest(directory) / "blind.jsonl", CandidatesRecord)
-    assert len(left) == 1 and left[0].responses[0] in texts
-    two = json.loads((newest(directory) / "metrics.json").read_text())["models"]["two"]
-    assert two["wins"] + two["losses"] == len(kept)
+    write_records(directory / "judgments.jsonl", judgments)
+    assert run(*args, "evaluation.judgments=judgments.jsonl") == 0
+    unjudged_pairs = read_records(newest(directory) / "blind.jsonl", CandidatesRecord)
+    assert len(unjudged_pairs) == 1 and unjudged_pairs[0].responses[0] in texts
+    model_metrics = json.loads((newest(directory) / "metrics.json").read_text())["models"]["two"]
+    assert model_metrics["wins"] + model_metrics["losses"] == len(judged_pairs)
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("args", "code", "message"),
     [
         (["one"], 2, "two models or more"),
         (["one", "two"], 2, "no judge is named"),
@@ -98,9 +101,9 @@ def test_people_judge_blind_and_decide(directory: Path, capsys: pytest.CaptureFi
         ),
     ],
 )
-def test_wrong_words_get_three_lines(
-    directory: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, told: str
+def test_wrong_arguments_are_refused_in_three_lines(
+    directory: Path, capsys: pytest.CaptureFixture[str], args: list[str], code: int, message: str
 ) -> None:
-    assert run(*words) == code
-    said = capsys.readouterr().err
-    assert told in said and "to do:" in said
+    assert run(*args) == code
+    error_output = capsys.readouterr().err
+    assert message in error_output and "to do:" in error_output

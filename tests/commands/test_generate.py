@@ -12,10 +12,10 @@ from rlhf.cli.main import main
 SMALL = ["sampling.max_new_tokens=4", "sampling.temperature=0", "instruction=What is it?"]
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
-    assert main(["generate", *words, *SMALL, "--json"]) == 0
-    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["responses"]
-    return found
+def run(capsys: pytest.CaptureFixture[str], *args: str) -> list[dict[str, Any]]:
+    assert main(["generate", *args, *SMALL, "--json"]) == 0
+    responses: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["responses"]
+    return responses
 
 
 def test_a_directory_is_its_images_and_bad_ones_are_left_out(
@@ -26,10 +26,10 @@ def test_a_directory_is_its_images_and_bad_ones_are_left_out(
     (photos / "broken.png").write_text("no image")
     (photos / "notes.txt").write_text("no image")
     model = str(tiny / "model")
-    found = run(capsys, model, str(photos))
-    assert [Path(row["image_path"]).name for row in found] == [f"{n:05}.png" for n in range(8)]
-    one = run(capsys, model, str(photos / "00003.png"))
-    assert [row["response"] for row in one] == [found[3]["response"]]
+    responses = run(capsys, model, str(photos))
+    assert [Path(row["image_path"]).name for row in responses] == [f"{n:05}.png" for n in range(8)]
+    single_response = run(capsys, model, str(photos / "00003.png"))
+    assert [row["response"] for row in single_response] == [responses[3]["response"]]
     assert main(["generate", model, str(photos), *SMALL]) == 0
     assert "skipped" in capsys.readouterr().out
 
@@ -40,13 +40,15 @@ def test_models_stand_side_by_side(
     copy = tmp_path / "copy"
     shutil.copytree(tiny / "model", copy)
     image = str(tiny / "pictures" / "00000.png")
-    (alone,) = run(capsys, str(copy), image)
-    (both,) = run(capsys, str(tiny / "model"), str(copy), image)
-    assert both["responses"] == dict.fromkeys((str(tiny / "model"), str(copy)), alone["response"])
+    (single_row,) = run(capsys, str(copy), image)
+    (row,) = run(capsys, str(tiny / "model"), str(copy), image)
+    assert row["responses"] == dict.fromkeys(
+        (str(tiny / "model"), str(copy)), single_row["response"]
+    )
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("args", "code", "message"),
     [
         (["pictures"], 2, "no model is named"),
         (["model", "broken.png"], 3, "cannot be read"),
@@ -55,20 +57,20 @@ def test_models_stand_side_by_side(
         (["nothing", "pictures"], 2, "no model at"),
     ],
 )
-def test_wrong_words_get_three_lines(
+def test_wrong_arguments_are_refused_in_three_lines(
     tiny: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    words: list[str],
+    args: list[str],
     code: int,
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
     (tmp_path / "bad").mkdir()
     for path in (tmp_path / "broken.png", tmp_path / "bad" / "broken.png"):
         path.write_text("no image")
-    assert main(["generate", *words, *SMALL]) == code
-    said = capsys.readouterr().err
-    assert told in said and "to do:" in said
+    assert main(["generate", *args, *SMALL]) == code
+    error_output = capsys.readouterr().err
+    assert message in error_output and "to do:" in error_output

@@ -33,27 +33,29 @@ def metrics(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return dict(json.loads(capsys.readouterr().out))
 
 
-def test_there_and_back(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_imported_pairs_are_exported_and_imported_again(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*IMPORT, "--json"]) == 0
-    found = metrics(capsys)
-    assert (found["records"], found["images"], found["tie"]) == (3, 1, 0)
-    assert found["response_a"] + found["response_b"] == 3
-    assert found["skipped"] == {"blank text": 1}
+    import_metrics = metrics(capsys)
+    assert (import_metrics["records"], import_metrics["images"], import_metrics["tie"]) == (3, 1, 0)
+    assert import_metrics["response_a"] + import_metrics["response_b"] == 3
+    assert import_metrics["skipped"] == {"blank text": 1}
     assert main(["validate", "out/preferences.jsonl", "--json"]) == 0
     capsys.readouterr()
     assert main(["export", "trl", "out/preferences.jsonl", "output=t.parquet", "--json"]) == 0
     assert metrics(capsys) == {"written": 3, "skipped": {}, "output": "t.parquet"}
-    words = ["export", "label_studio", "out/preferences.jsonl", "output=out/tasks.json"]
-    assert main(words) == 0
+    args = ["export", "label_studio", "out/preferences.jsonl", "output=out/tasks.json"]
+    assert main(args) == 0
     assert main(["import", "label_studio", "out/tasks.json", "output=back"]) == 0
     assert Path("back/preferences.jsonl").read_text() == Path("out/preferences.jsonl").read_text()
 
 
-def test_what_is_left_out_is_printed(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skipped_rows_are_printed(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(IMPORT) == 0
-    out = capsys.readouterr().out
-    assert "skipped: blank text" in out
-    assert "set.json:4:first response: blank text" in out
+    output = capsys.readouterr().out
+    assert "skipped: blank text" in output
+    assert "set.json:4:first response: blank text" in output
 
 
 def test_a_file_is_recognized(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,10 +97,10 @@ def test_candidates_are_exported_for_labelling(directory: Path) -> None:
 def test_label_coding(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"image": "a.png", "prompt": "q", "response_a": "x", "response_b": "y", "preference": 1}
     Path("t.json").write_text(json.dumps([row]))
-    words = ["import", "table", "t.json", "data.root=photos", "output=out"]
-    assert main(words) == 2
+    args = ["import", "table", "t.json", "data.root=photos", "output=out"]
+    assert main(args) == 2
     assert "t.json:1:preference" in capsys.readouterr().err
-    assert main([*words, "data.label_encoding=0/1"]) == 0
+    assert main([*args, "data.label_encoding=0/1"]) == 0
     assert json.loads(Path("out/preferences.jsonl").read_text())["preference"] == "response_b"
 
 
@@ -125,12 +127,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_wrong_calls_get_three_lines(
+def test_wrong_arguments_are_refused_in_three_lines(
     directory: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    words, code, mentioned = REFUSED[name]
-    assert main(words) == code
+    args, code, message = REFUSED[name]
+    assert main(args) == code
     captured = capsys.readouterr()
-    assert mentioned in captured.err and "Traceback" not in captured.err
+    assert message in captured.err and "Traceback" not in captured.err
     assert 2 <= len(captured.err.strip().splitlines()) <= 3
     assert not Path("o").exists() and not Path("out/preferences.jsonl").exists()

@@ -27,48 +27,50 @@ from rlhf.planning.gpus import GPUS
 from rlhf.planning.model_dims import read_dims
 from rlhf.planning.workload import workload_of
 
-SEVEN = "llava-hf/llava-1.5-7b-hf"
+LLAVA_7B = "llava-hf/llava-1.5-7b-hf"
 
 
 @pytest.fixture(autouse=True)
 def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only directories are read, and no machine has a gpu."""
-    found: Callable[..., Any] = AutoConfig.from_pretrained
+    from_pretrained: Callable[..., Any] = AutoConfig.from_pretrained
 
-    def read(path: str, **options: Any) -> Any:
+    def read_local(path: str, **options: Any) -> Any:
         if not Path(path).is_dir():
             raise OSError(f"cannot reach the hub for {path}")
-        return found(path, **options)
+        return from_pretrained(path, **options)
 
-    monkeypatch.setattr(AutoConfig, "from_pretrained", read)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", read_local)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def of(path: str, **options: Any) -> dict[str, Any]:
+def plan_of_model(path: str, **options: Any) -> dict[str, Any]:
     config = Config(model=ModelConfig(path=path), **options)
-    return planned(config)
+    return run_plan(config)
 
 
-def planned(config: Config) -> dict[str, Any]:
+def run_plan(config: Config) -> dict[str, Any]:
     return plan(Job(config, Path(), [], [], lambda *_: (Path(), {})))
 
 
 def test_the_7b_is_planned_for_every_card(capsys: pytest.CaptureFixture[str]) -> None:
-    model = ModelConfig(path=SEVEN, lora_rank=64, quantization="nf4")
+    model = ModelConfig(path=LLAVA_7B, lora_rank=64, quantization="nf4")
     sampling = SamplingConfig(max_new_tokens=128, batch_size=16)
-    metrics = planned(Config(model=model, sampling=sampling, ppo=PPOConfig(microbatch_tokens=1024)))
+    metrics = run_plan(
+        Config(model=model, sampling=sampling, ppo=PPOConfig(microbatch_tokens=1024))
+    )
     json.dumps(metrics)
     assert [*metrics["cards"]] == [*metrics["seconds"]] == [*GPUS]
     assert metrics["cards"]["T4"]["fits"]
     assert metrics["resident"]["adapter: policy"] == 4 * 159_907_840
     assert metrics["phases"]["rollout"]["KV cache"] == 16 * 768 * 2**19
     assert max(metrics["peaks"].values()) == metrics["peak_gib"] * 2**30
-    shown = capsys.readouterr().out
-    assert "T4: fits" in shown and "adapter: policy" in shown and "ideal seconds" in shown
+    output = capsys.readouterr().out
+    assert "T4: fits" in output and "adapter: policy" in output and "ideal seconds" in output
 
 
 def test_the_verdict_names_the_options_to_change(capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = of(SEVEN, sampling=SamplingConfig(max_new_tokens=128))
+    metrics = plan_of_model(LLAVA_7B, sampling=SamplingConfig(max_new_tokens=128))
     verdict = metrics["cards"]["RTX 3090"]
     assert not verdict["fits"]
     options = " ".join(f"{name}={value}" for name, value in verdict["change"].items()).lower()
@@ -76,37 +78,39 @@ def test_the_verdict_names_the_options_to_change(capsys: pytest.CaptureFixture[s
 
 
 def test_what_cannot_fit_says_what_it_needs() -> None:
-    metrics = planned(Config(model=ModelConfig(path=SEVEN, train="full")))
+    metrics = run_plan(Config(model=ModelConfig(path=LLAVA_7B, train="full")))
     assert "does not fit" in metrics["cards"]["T4"]["says"]
     assert metrics["resident"]["second base model: reference"] > 26 * 2**30
 
 
 def test_a_directory_and_an_adapter_on_it_are_planned(tiny: Path, tmp_path: Path) -> None:
     base = str(tiny / "model")
-    fresh = of(base)
+    fresh = plan_of_model(base)
     assert fresh["cards"]["T4"]["fits"] and "adapter: reference" not in fresh["resident"]
     llava = Llava.load(base, device=torch.device("cpu"), dtype=torch.float32)
     llava.adapters.add(POLICY, rank=4, alpha=8)
     llava.adapters.save(POLICY, tmp_path / "adapter", base)
-    continued = of(str(tmp_path))["resident"]
+    continued = plan_of_model(str(tmp_path))["resident"]
     assert continued["adapter: reference"] == continued["adapter: policy"]
 
 
 def test_one_card_is_asked_for_and_checkpointing_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    config = Config(model=ModelConfig(path=SEVEN), ppo=PPOConfig(minibatch_size=16))
-    asked = replace(config, plan=PlanConfig(gpu="l40s"))
-    assert [*planned(asked)["cards"]] == ["L40S"]
+    config = Config(model=ModelConfig(path=LLAVA_7B), ppo=PPOConfig(minibatch_size=16))
+    on_l40s = replace(config, plan=PlanConfig(gpu="l40s"))
+    assert [*run_plan(on_l40s)["cards"]] == ["L40S"]
     assert "prefill" in capsys.readouterr().out
     assert config.model.gradient_checkpointing == "auto"
-    never = replace(asked, model=ModelConfig(path=SEVEN, gradient_checkpointing=False))
-    plain = planned(never)["peaks"]["update"]
-    assert planned(asked)["peaks"]["update"] < plain
-    roomy = replace(config, plan=PlanConfig(gpu="H200"))
-    assert planned(roomy)["peaks"]["update"] == plain
+    without_checkpointing = replace(
+        on_l40s, model=ModelConfig(path=LLAVA_7B, gradient_checkpointing=False)
+    )
+    peak = run_plan(without_checkpointing)["peaks"]["update"]
+    assert run_plan(on_l40s)["peaks"]["update"] < peak
+    on_h200 = replace(config, plan=PlanConfig(gpu="H200"))
+    assert run_plan(on_h200)["peaks"]["update"] == peak
 
 
 def test_options_reach_the_setup() -> None:
-    dims, config = read_dims(SEVEN), Config(sampling=SamplingConfig(max_new_tokens=9))
+    dims, config = read_dims(LLAVA_7B), Config(sampling=SamplingConfig(max_new_tokens=9))
     workload = workload_of(config, dims, starts_from_adapter=True)
     assert (workload.prompt_tokens, workload.max_new_tokens, workload.dtype) == (640, 9, "bfloat16")
     assert workload.starts_from_adapter and workload.reward == "adapter"
@@ -135,11 +139,11 @@ def test_options_reach_the_setup() -> None:
 
 def test_refusals_name_the_option(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no model is given"):
-        of("")
+        plan_of_model("")
     with pytest.raises(UsageError, match="cannot be read"):
-        of("someone/unknown")
+        plan_of_model("someone/unknown")
     with pytest.raises(UsageError, match="no GPU named abacus"):
-        of(SEVEN, plan=PlanConfig(gpu="abacus"))
+        plan_of_model(LLAVA_7B, plan=PlanConfig(gpu="abacus"))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UsageError, match="is no LLaVA but llama"):
-        of(str(tmp_path))
+        plan_of_model(str(tmp_path))

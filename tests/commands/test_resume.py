@@ -16,14 +16,14 @@ from rlhf.errors import UsageError
 from rlhf.storage.checkpoint import NoCheckpointError, load_checkpoint, save_checkpoint
 from rlhf.storage.run_directory import is_step_directory, run_directory_of, unfinished_run
 
-BEGUN = Config(ppo=PPOConfig(lr=1e-5), resume="")
+CONFIG = Config(ppo=PPOConfig(lr=1e-5), resume="")
 
 
-def begun(config: Config = BEGUN) -> dict[str, object]:
+def stored_config(config: Config = CONFIG) -> dict[str, object]:
     return dict(json.loads(json.dumps(asdict(config))))
 
 
-def saved(run: Path, *steps: int, command: str = "ppo", config: Config = BEGUN) -> Path:
+def saved_run(run: Path, *steps: int, command: str = "ppo", config: Config = CONFIG) -> Path:
     for step in steps:
         save_checkpoint(
             run / "checkpoints",
@@ -37,46 +37,48 @@ def saved(run: Path, *steps: int, command: str = "ppo", config: Config = BEGUN) 
 
 
 def job(run: Path, **options: object) -> Job:
-    config = replace(BEGUN, **{"resume": str(run), **options})  # type: ignore[arg-type]
+    config = replace(CONFIG, **{"resume": str(run), **options})  # type: ignore[arg-type]
     return Job(config, run_directory_of(config.resume), [], [], lambda *_: (run, {}))
 
 
-def test_the_same_options_pass_and_others_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    check_options(begun(), replace(BEGUN, resume="runs/x", output_dir="elsewhere"))
-    other = replace(BEGUN, seed=3, ppo=replace(BEGUN.ppo, lr=1e-3, save_every=1))
+def test_equal_options_are_accepted_and_changed_ones_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check_options(stored_config(), replace(CONFIG, resume="runs/x", output_dir="elsewhere"))
+    changed = replace(CONFIG, seed=3, ppo=replace(CONFIG.ppo, lr=1e-3, save_every=1))
     with pytest.raises(UsageError) as error:
-        check_options(begun(), other)
+        check_options(stored_config(), changed)
     assert error.value.where == "seed: 0 then, 3 now, ppo.lr: 1e-05 then, 0.001 now"
     assert error.value.fix.endswith("'resume_allow=[seed,ppo.lr]'")
     assert "options that differ" in capsys.readouterr().out
-    check_options(begun(), replace(other, resume_allow=("seed", "ppo.lr")))
+    check_options(stored_config(), replace(changed, resume_allow=("seed", "ppo.lr")))
 
 
 def test_a_run_may_be_made_longer_where_that_changes_no_earlier_step() -> None:
-    longer = replace(BEGUN, ppo=replace(BEGUN.ppo, iterations=200))
-    check_options(begun(), longer)
-    falling = replace(BEGUN.ppo, lr_schedule="linear")
+    longer = replace(CONFIG, ppo=replace(CONFIG.ppo, iterations=200))
+    check_options(stored_config(), longer)
+    linear_decay = replace(CONFIG.ppo, lr_schedule="linear")
     with pytest.raises(UsageError, match="other options"):
         check_options(
-            begun(replace(BEGUN, ppo=falling)),
-            replace(BEGUN, ppo=replace(falling, iterations=200)),
+            stored_config(replace(CONFIG, ppo=linear_decay)),
+            replace(CONFIG, ppo=replace(linear_decay, iterations=200)),
         )
 
 
 def test_a_run_goes_on_from_its_newest_checkpoint_and_a_new_one_from_none(tmp_path: Path) -> None:
-    assert resume_checkpoint(job(saved(tmp_path, 3, 6), resume=""), tmp_path) is None
-    found = resume_checkpoint(job(tmp_path), tmp_path)
-    assert found and found.step == 6
+    assert resume_checkpoint(job(saved_run(tmp_path, 3, 6), resume=""), tmp_path) is None
+    checkpoint = resume_checkpoint(job(tmp_path), tmp_path)
+    assert checkpoint and checkpoint.step == 6
     empty = tmp_path / "fold-1"
     assert resume_checkpoint(job(tmp_path), empty, required=False) is None
     with pytest.raises(NoCheckpointError):
         resume_checkpoint(job(tmp_path), empty)
 
 
-def test_it_goes_back_to_a_step_and_puts_the_later_ones_aside(tmp_path: Path) -> None:
-    step = saved(tmp_path, 3, 6, 9) / "checkpoints" / "step-000003"
-    found = resume_checkpoint(job(step), tmp_path)
-    assert found and found.step == 3
+def test_resuming_from_a_step_sets_later_checkpoints_aside(tmp_path: Path) -> None:
+    step = saved_run(tmp_path, 3, 6, 9) / "checkpoints" / "step-000003"
+    checkpoint = resume_checkpoint(job(step), tmp_path)
+    assert checkpoint and checkpoint.step == 3
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["left-000006", "left-000009", "step-000003"]
     assert load_checkpoint(tmp_path / "checkpoints").step == 3
@@ -85,9 +87,9 @@ def test_it_goes_back_to_a_step_and_puts_the_later_ones_aside(tmp_path: Path) ->
 
 def test_auto_is_the_newest_run_of_the_command_if_it_did_not_end(tmp_path: Path) -> None:
     older, newer, other = (tmp_path / f"20260101-00000{n}-abcd" for n in range(3))
-    saved(older, 1)
-    saved(newer, 2)
-    saved(other, 3, command="reward")
+    saved_run(older, 1)
+    saved_run(newer, 2)
+    saved_run(other, 3, command="reward")
     assert unfinished_run(tmp_path, "ppo") == newer
     assert unfinished_run(tmp_path, "reward") == other
     assert unfinished_run(tmp_path, "sft") is None
@@ -99,12 +101,12 @@ def test_auto_is_the_newest_run_of_the_command_if_it_did_not_end(tmp_path: Path)
 
 def test_the_command_line_of_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run = saved(tmp_path / "runs" / "x" / "20260101-000000-abcd", 2)
+    run = saved_run(tmp_path / "runs" / "x" / "20260101-000000-abcd", 2)
     (run / "config.yaml").write_text("seed: 7\nname: x\nppo: {lr: 0.5}\n")
     stored = compose_options("ppo", [f"resume={run}", "ppo.kl_coef=0.25"])
     assert (stored["seed"], stored["ppo"]["lr"], stored["ppo"]["kl_coef"]) == (7, 0.5, 0.25)
-    whole = compose_options("ppo", [f"resume={run}", "experiment=demo"])
-    assert (whole["seed"], whole["ppo"]["lr"]) == (0, 5e-4)
+    composed = compose_options("ppo", [f"resume={run}", "experiment=demo"])
+    assert (composed["seed"], composed["ppo"]["lr"]) == (0, 5e-4)
     auto = compose_options("ppo", ["resume=auto", "name=x"])
     assert (Path(auto["resume"]), auto["seed"]) == (Path("runs/x") / run.name, 0)
     assert compose_options("ppo", ["resume=auto", "name=y"])["resume"] == ""

@@ -19,7 +19,7 @@ from tests.ppo.test_trainer import PPO, trainer
 from tests.support.tiny_models import timeless_curves
 
 SMALL = ["model.lora_rank=4", "sampling.max_new_tokens=4", "data.validation_fraction=0.25"]
-WORDS = {
+COMMAND_ARGS = {
     "sft": ["data.demonstrations=shown.jsonl", "sft.epochs=3", "sft.batch_size=3"],
     "reward": [
         "data.preferences=pairs.jsonl",
@@ -46,39 +46,41 @@ def data(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pictures").symlink_to(tiny / "pictures")
     rows = [DemonstrationRecord(f"pictures/{n:05d}.png", "What?", f"it is {n}") for n in range(8)]
     write_records(tmp_path / "shown.jsonl", rows)
-    asked = [PromptRecord(row.image_path, row.instruction) for row in rows]
-    write_records(tmp_path / "asked.jsonl", asked)
+    prompts = [PromptRecord(row.image_path, row.instruction) for row in rows]
+    write_records(tmp_path / "asked.jsonl", prompts)
     write_records(tmp_path / "pairs.jsonl", pairs(24))
-    judge = "def score(images, asked, said):\n    return [float(len(x)) for x in said]\n"
-    (tmp_path / "judge.py").write_text(judge)
+    scorer = "def score(images, asked, said):\n    return [float(len(x)) for x in said]\n"
+    (tmp_path / "judge.py").write_text(scorer)
     return tmp_path
 
 
 @pytest.fixture
-def stops(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def interruption(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """A signal arrives at one step of one loop, both counted from the start of the process."""
-    order: dict[str, Any] = {"at": None, "seen": 0}
-    after = CheckpointManager.maybe_save
+    schedule: dict[str, Any] = {"at": None, "seen": 0}
+    maybe_save = CheckpointManager.maybe_save
 
-    def counted(self: CheckpointManager, done: int, *, last: bool, healthy: bool = False) -> None:
-        order["seen"] += 1
-        if order["seen"] == order["at"]:
+    def interrupting_save(
+        self: CheckpointManager, step: int, *, last: bool, healthy: bool = False
+    ) -> None:
+        schedule["seen"] += 1
+        if schedule["seen"] == schedule["at"]:
             self._stop_request.signal = "SIGTERM"
-        after(self, done, last=last, healthy=healthy)
+        maybe_save(self, step, last=last, healthy=healthy)
 
-    monkeypatch.setattr(CheckpointManager, "maybe_save", counted)
-    yield order
+    monkeypatch.setattr(CheckpointManager, "maybe_save", interrupting_save)
+    yield schedule
 
 
-def run(tiny: Path, kind: str, name: str, *more: str) -> int:
+def run(tiny: Path, kind: str, name: str, *overrides: str) -> int:
     command = "reward" if kind == "folds" else kind
-    given = [f"model.path={tiny / 'model'}", f"data.root={tiny}", f"name={name}", *SMALL]
-    return main([command, *given, *WORDS[kind], *more])
+    base_args = [f"model.path={tiny / 'model'}", f"data.root={tiny}", f"name={name}", *SMALL]
+    return main([command, *base_args, *COMMAND_ARGS[kind], *overrides])
 
 
 def directory_of(data: Path, name: str) -> Path:
-    (found,) = (data / "runs" / name).iterdir()
-    return found
+    (directory,) = (data / "runs" / name).iterdir()
+    return directory
 
 
 def curves(directory: Path) -> dict[str, list[dict[str, str]]]:
@@ -92,58 +94,65 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "at"), [("sft", 4), ("reward", 3), ("reward", 5), ("folds", 4), ("ppo", 3), ("ppo", 6)]
+    ("kind", "stop_step"),
+    [("sft", 4), ("reward", 3), ("reward", 5), ("folds", 4), ("ppo", 3), ("ppo", 6)],
 )
-def test_a_stopped_run_goes_on_with_the_same_command_line(
-    tiny: Path, data: Path, stops: dict[str, Any], kind: str, at: int
+def test_an_interrupted_run_resumes_with_the_same_command_line(
+    tiny: Path, data: Path, interruption: dict[str, Any], kind: str, stop_step: int
 ) -> None:
     assert run(tiny, kind, "whole") == 0
-    stops.update(at=at, seen=0)
+    interruption.update(at=stop_step, seen=0)
     assert run(tiny, kind, "cut", "resume=auto") == 143
     assert not (directory_of(data, "cut") / "summary.json").exists()
     assert run(tiny, kind, "cut", "resume=auto") == 0
     assert unfinished_run(data / "runs" / "cut", "reward" if kind == "folds" else kind) is None
-    whole, cut = directory_of(data, "whole"), directory_of(data, "cut")
-    assert curves(cut) == curves(whole) and curves(whole)
-    one, two = weights(whole), weights(cut)
-    assert one.keys() == two.keys() and one
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert bool(list(cut.rglob("checkpoints"))) == (kind == "ppo")  # which may be made longer
+    uninterrupted, resumed = directory_of(data, "whole"), directory_of(data, "cut")
+    assert curves(resumed) == curves(uninterrupted) and curves(uninterrupted)
+    uninterrupted_weights, resumed_weights = weights(uninterrupted), weights(resumed)
+    assert uninterrupted_weights.keys() == resumed_weights.keys() and uninterrupted_weights
+    assert all(
+        torch.equal(uninterrupted_weights[name], resumed_weights[name])
+        for name in uninterrupted_weights
+    )
+    assert bool(list(resumed.rglob("checkpoints"))) == (kind == "ppo")  # which may be made longer
 
 
 def test_a_refused_resume_changes_nothing(
-    tiny: Path, data: Path, stops: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tiny: Path, data: Path, interruption: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stops["at"] = 4
+    interruption["at"] = 4
     assert run(tiny, "ppo", "cut", "ppo.save_every=2") == 143
     directory = directory_of(data, "cut")
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    for place in (directory, directory / "checkpoints" / "step-000002"):
-        assert main(["ppo", f"resume={place}", "seed=5", "--scorer=judge.py:score"]) == 2
+    for resume_path in (directory, directory / "checkpoints" / "step-000002"):
+        assert main(["ppo", f"resume={resume_path}", "seed=5", "--scorer=judge.py:score"]) == 2
         assert "seed: 0 then, 5 now" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
-    again = directory / "checkpoints" / "step-000002"
-    assert main(["ppo", f"resume={again}", "ppo.save_every=5", "--scorer=judge.py:score"]) == 0
+    step_directory = directory / "checkpoints" / "step-000002"
+    assert (
+        main(["ppo", f"resume={step_directory}", "ppo.save_every=5", "--scorer=judge.py:score"])
+        == 0
+    )
     assert "save_every: 5" in (directory / "config.yaml").read_text()
 
 
-def test_a_warning_can_end_the_run_and_names_where_to_go_back_to(
+def test_a_warning_can_stop_the_run_and_names_the_last_healthy_checkpoint(
     tiny: Path, tmp_path: Path
 ) -> None:
     options = replace(PPO, save_every=1, on_warning="stop", iterations=9)
-    one = trainer(tiny, tmp_path, options)
-    step = one.step
+    ppo_trainer = trainer(tiny, tmp_path, options)
+    step = ppo_trainer.step
 
-    def collapses(iteration: int) -> dict[str, float]:
+    def diverging_step(iteration: int) -> dict[str, float]:
         metrics = step(iteration)
         metrics.pop("vision/grounding_gap", None)  # of this model it warns as well
         return metrics | ({"objective/kl": 99.0} if iteration >= 3 else {})
 
-    one.step = collapses  # type: ignore[method-assign]
+    ppo_trainer.step = diverging_step  # type: ignore[method-assign]
     with pytest.raises(DivergedError, match="KL explosion at step 6") as error:
-        one.run()
+        ppo_trainer.run()
     assert "last healthy checkpoint" in error.value.fix
     assert "step-000003" in error.value.fix
-    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert kept == ["step-000003", "step-000004", "step-000005"]
-    assert one.warnings[-1] == (6, "KL explosion")
+    checkpoints = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert checkpoints == ["step-000003", "step-000004", "step-000005"]
+    assert ppo_trainer.warnings[-1] == (6, "KL explosion")

@@ -17,7 +17,7 @@ def number(images, instructions, responses):
 def length(images, instructions, responses):
     return [float(len(text)) for text in instructions]
 """
-OWN = ("--scorer=mine.py:number", "scorer.on_failure=drop")
+CUSTOM_SCORER = ("--scorer=mine.py:number", "scorer.on_failure=drop")
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def pair(a: str, b: str, preference: str) -> dict[str, object]:
     return {"response_a": a, "response_b": b, "preference": preference}
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+def run(capsys: pytest.CaptureFixture[str], *args: str) -> Any:
     """The metrics of one command that succeeds."""
-    assert main([*words, "--json"]) == 0, capsys.readouterr().err
+    assert main([*args, "--json"]) == 0, capsys.readouterr().err
     return json.loads(capsys.readouterr().out)
 
 
@@ -62,39 +62,39 @@ def test_pairs_with_a_missing_score_are_in_no_metric(
         pair("0", "0", "tie"),
     ]
     write(directory / "pairs.jsonl", rows)
-    found = run(capsys, "score", "pairs.jsonl", *OWN, "output=scores.jsonl")
-    assert found["accuracy"] == 0.75  # 2 > 1, 6 > 1 and 8 > 7 are right, 5 > 4 is wrong
-    assert (found["records"], found["unscored"], found["unscored_pairs"]) == (8, 4, 3)
-    assert found["mean_score"] == 46 / 12
-    wanted = [[None, 9], [2, 1], [5, 4], [3, None], [1, 6], [None, None], [7, 8], [0, 0]]
-    assert scores_of(directory / "scores.jsonl") == wanted
+    result = run(capsys, "score", "pairs.jsonl", *CUSTOM_SCORER, "output=scores.jsonl")
+    assert result["accuracy"] == 0.75  # 2 > 1, 6 > 1 and 8 > 7 are right, 5 > 4 is wrong
+    assert (result["records"], result["unscored"], result["unscored_pairs"]) == (8, 4, 3)
+    assert result["mean_score"] == 46 / 12
+    expected = [[None, 9], [2, 1], [5, 4], [3, None], [1, 6], [None, None], [7, 8], [0, 0]]
+    assert scores_of(directory / "scores.jsonl") == expected
 
 
-def test_without_a_whole_pair_there_are_no_metrics(
+def test_without_a_fully_scored_pair_there_are_no_metrics(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(directory / "pairs.jsonl", [pair("none", "9", "response_a"), pair("3", "none", "tie")])
-    found = run(capsys, "score", "pairs.jsonl", *OWN, "output=scores.jsonl")
-    assert found == {"records": 2, "mean_score": 6.0, "unscored": 2, "unscored_pairs": 2}
+    result = run(capsys, "score", "pairs.jsonl", *CUSTOM_SCORER, "output=scores.jsonl")
+    assert result == {"records": 2, "mean_score": 6.0, "unscored": 2, "unscored_pairs": 2}
     assert scores_of(directory / "scores.jsonl") == [[None, 9.0], [3.0, None]]
 
 
 def test_ties_alone_have_no_accuracy(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(directory / "pairs.jsonl", [pair("1", "2", "tie")])
-    assert run(capsys, "score", "pairs.jsonl", *OWN)["accuracy"] is None
+    assert run(capsys, "score", "pairs.jsonl", *CUSTOM_SCORER)["accuracy"] is None
 
 
 def test_responses_are_shown_unless_they_are_written(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(directory / "c.jsonl", [{"responses": ["11.5", "none", "12"]}] * 10)
-    assert main(["score", "c.jsonl", *OWN]) == 0
+    assert main(["score", "c.jsonl", *CUSTOM_SCORER]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "a.png" in line]
     assert rows[:3] == [["a.png", "How many?", x, s] for x, s in zip(*SHOWN, strict=True)]
     assert len(rows) == 20
     assert any("10 more" in line for line in lines)
-    assert main(["score", "c.jsonl", *OWN, "output=scores.jsonl"]) == 0
+    assert main(["score", "c.jsonl", *CUSTOM_SCORER, "output=scores.jsonl"]) == 0
     assert "a.png" not in capsys.readouterr().out
     assert scores_of(directory / "scores.jsonl") == [[11.5, None, 12.0]] * 10
 
@@ -103,13 +103,13 @@ SHOWN = (("11.5", "none", "12"), ("11.5", "–", "12"))
 
 
 @pytest.mark.parametrize("kind", ["pairs", "candidates"])
-def test_a_limit_of_tokens_does_not_hold_where_no_model_reads(
+def test_the_prompt_token_limit_does_not_apply_to_a_custom_scorer(
     directory: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     responses = pair("1", "2", "tie") if kind == "pairs" else {"responses": ["1", "2"]}
     write(directory / "long.jsonl", [responses | {"instruction": "x" * 5000}])
-    words = ("score", "long.jsonl", "--scorer=mine.py:length", "data.max_prompt_tokens=4")
-    assert run(capsys, *words)["mean_score"] == 5000.0
+    args = ("score", "long.jsonl", "--scorer=mine.py:length", "data.max_prompt_tokens=4")
+    assert run(capsys, *args)["mean_score"] == 5000.0
 
 
 REFUSED = {
@@ -123,19 +123,19 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("judge", [(), OWN])
+@pytest.mark.parametrize("scorer_args", [(), CUSTOM_SCORER])
 @pytest.mark.parametrize("name", REFUSED)
 def test_files_are_checked_before_anything_loads(
-    directory: Path, capsys: pytest.CaptureFixture[str], name: str, judge: tuple[str, ...]
+    directory: Path, capsys: pytest.CaptureFixture[str], name: str, scorer_args: tuple[str, ...]
 ) -> None:
     write(directory / "pairs.jsonl", [pair("1", "2", "tie")])
     (directory / "link.jsonl").symlink_to("pairs.jsonl")
     (directory / "taken").mkdir()
     (directory / "mine.py").unlink()
     before = (directory / "pairs.jsonl").read_bytes()
-    file, output, code, said = REFUSED[name]
-    run_or_none = () if judge else ("no-run",)
-    assert main(["score", *run_or_none, file, output, *judge]) == code
-    err = capsys.readouterr().err
-    assert said in err and len(err.splitlines()) == 3
+    file, output, code, message = REFUSED[name]
+    run_args = () if scorer_args else ("no-run",)
+    assert main(["score", *run_args, file, output, *scorer_args]) == code
+    error_output = capsys.readouterr().err
+    assert message in error_output and len(error_output.splitlines()) == 3
     assert (directory / "pairs.jsonl").read_bytes() == before

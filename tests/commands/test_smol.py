@@ -20,25 +20,25 @@ FACTS = [
 ]
 
 
-def test_quarters_are_numbered_by_what_is_in_them() -> None:
-    none = [8, 4, 32]  # colours, shapes and stamps there are
-    assert quarter_labels(FACTS) == [none, [2, 3, 32], [8, 4, 31], none]
+def test_quarter_labels_number_what_each_quarter_shows() -> None:
+    empty = [8, 4, 32]  # colours, shapes and stamps there are
+    assert quarter_labels(FACTS) == [empty, [2, 3, 32], [8, 4, 31], empty]
 
 
-def test_each_patch_is_to_read_as_the_words_for_its_quarter(tmp_path: Path) -> None:
+def test_targets_of_patches_are_the_word_embeddings_of_their_quarter(tmp_path: Path) -> None:
     _, tokenizer = parts = language_of(ties=True)
     model = llava_of(parts, tmp_path).model
     table = model.get_input_embeddings().weight.detach()
-    words = {name: table[tokenizer(f" {name}").input_ids].mean(0) for name in
+    mean_embeddings = {name: table[tokenizer(f" {name}").input_ids].mean(0) for name in
              ("blue star", "zebra", "empty")}  # fmt: skip
-    [found] = word_embeddings(model, tokenizer, [FACTS])
+    [embeddings] = word_embeddings(model, tokenizer, [FACTS])
     rows = ["empty empty star star"] * 2 + ["zebra zebra empty empty"] * 2
-    for patch, word in enumerate(" ".join(rows).split()):
-        wanted = words["blue star" if word == "star" else word]
-        torch.testing.assert_close(found[patch], wanted)
+    for patch, patch_name in enumerate(" ".join(rows).split()):
+        expected = mean_embeddings["blue star" if patch_name == "star" else patch_name]
+        torch.testing.assert_close(embeddings[patch], expected)
 
 
-def test_sight_is_taught_without_moving_the_language_model(tmp_path: Path) -> None:
+def test_vision_pretraining_leaves_the_language_model_unchanged(tmp_path: Path) -> None:
     llava = llava_of(language_of(ties=True), tmp_path)
     model = llava.model.requires_grad_(True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -46,15 +46,15 @@ def test_sight_is_taught_without_moving_the_language_model(tmp_path: Path) -> No
     scenes = [sample_scene(rng) for _ in range(128)]
     images, facts = [draw_scene(s) for s in scenes], [s.facts() for s in scenes]
     steps = list[int]()
-    told, written = pretrain_vision(
+    vision_accuracy, written_accuracy = pretrain_vision(
         model, llava.processor, images, facts, steps=40, seed=0,
         on_step=lambda done, total, loss: steps.append(done),
     )  # fmt: skip
     assert steps == [*range(1, 41)] * 2
-    assert told > 0.4 and written > 0.4
+    assert vision_accuracy > 0.4 and written_accuracy > 0.4
     for name, value in model.state_dict().items():
-        moved = not torch.equal(value, before[name])
-        assert moved <= ("vision" in name or "projector" in name), name
+        changed = not torch.equal(value, before[name])
+        assert changed <= ("vision" in name or "projector" in name), name
 
 
 def stamps_package(directory: Path) -> Path:
@@ -91,24 +91,24 @@ def test_the_command_leaves_an_aligned_llava_and_prompts(
     rows = (data / "demonstrations.jsonl").read_text().splitlines()
     captions = [row for row in rows if "stamps/pictures/" in row]
     assert (len(rows), len(captions)) == (24, 8 if stamps else 0)
-    plain, built = (
-        Llava.load(str(place), device=torch.device("cpu"), dtype=torch.float32).model.state_dict()
-        for place in (data.parent / "untrained", "models/smol_llava")
+    untrained, aligned = (
+        Llava.load(str(path), device=torch.device("cpu"), dtype=torch.float32).model.state_dict()
+        for path in (data.parent / "untrained", "models/smol_llava")
     )
-    changed = {name for name in plain if not torch.equal(plain[name], built[name])}
+    changed = {name for name in untrained if not torch.equal(untrained[name], aligned[name])}
     assert len(changed) == 2 * 7 and all("proj.weight" in name for name in changed)
     prompts = f"data.prompts={data / 'preference.jsonl'}"
     assert main(["collect", "model=smol_llava", "experiment=smol", prompts]) == 0
     assert main(["smol", "output=models/smol_llava"]) == 2  # it is there already
 
 
-@pytest.mark.parametrize("words", [["smol"], ["smol", "a.deb", "b.deb", "output=new"]])
-def test_wrong_words_are_refused_with_the_usage(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("args", [["smol"], ["smol", "a.deb", "b.deb", "output=new"]])
+def test_wrong_arguments_are_refused_with_the_usage(
+    args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert main(words) == 2
+    assert main(args) == 2
     assert "rlhf smol [PACKAGE.deb|DIRECTORY] output=DIRECTORY" in capsys.readouterr().err
 
 

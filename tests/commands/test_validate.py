@@ -39,7 +39,7 @@ MIXED = (
 )
 
 
-def test_fix_keeps_the_bytes_of_usable_lines_and_explains_the_rest(
+def test_fix_keeps_the_bytes_of_usable_lines_and_explains_rejected_ones(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (directory / "pairs.jsonl").write_bytes(b"".join(MIXED))
@@ -47,20 +47,26 @@ def test_fix_keeps_the_bytes_of_usable_lines_and_explains_the_rest(
     usable = directory / "usable.jsonl"
     assert usable.read_bytes() == MIXED[0][3:] + MIXED[2] + MIXED[-1] + b"\n"
     assert [record.id for record in read_records(usable, PreferenceRecord)] == ["1", "", "2"]
-    rest = [
+    rejected = [
         json.loads(row) for row in (directory / "usable.rejected.jsonl").read_bytes().splitlines()
     ]
-    places = [(2, ""), (5, "preference"), (6, "image_path"), (7, "image_path"), (8, "preference")]
-    assert [(row["line"], row["field"]) for row in rest] == [*places, (9, "")]
-    assert all(row["file"] == "pairs.jsonl" and row["message"] for row in rest)
-    assert rest[0]["text"] == "{not json" and rest[5]["text"] == '{"image_path": "\\xff"}'
-    assert json.loads(rest[1]["text"])["preference"] == 1
+    locations = [
+        (2, ""),
+        (5, "preference"),
+        (6, "image_path"),
+        (7, "image_path"),
+        (8, "preference"),
+    ]
+    assert [(row["line"], row["field"]) for row in rejected] == [*locations, (9, "")]
+    assert all(row["file"] == "pairs.jsonl" and row["message"] for row in rejected)
+    assert rejected[0]["text"] == "{not json" and rejected[5]["text"] == '{"image_path": "\\xff"}'
+    assert json.loads(rejected[1]["text"])["preference"] == 1
     captured = capsys.readouterr()
     assert "6 unusable rows; the usable ones are in usable.jsonl" in captured.err
     assert main(["validate", "usable.jsonl"]) == 0
 
 
-def test_fix_of_a_good_file_leaves_no_rest(directory: Path) -> None:
+def test_fix_of_a_valid_file_rejects_no_row(directory: Path) -> None:
     (directory / "usable.rejected.jsonl").write_text("of an earlier call")
     (directory / "pairs.jsonl").write_bytes(pair())
     (directory / "more.jsonl").write_bytes(pair(response_a="z"))
@@ -101,7 +107,7 @@ FIX_REFUSED = {
 
 
 @pytest.mark.parametrize("name", FIX_REFUSED)
-def test_what_fix_would_spoil_is_refused(
+def test_fix_refuses_to_overwrite_its_inputs(
     directory: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     (directory / "sub").mkdir()
@@ -111,9 +117,9 @@ def test_what_fix_would_spoil_is_refused(
     (directory / "link.jsonl").symlink_to("pairs.jsonl")
     (directory / "hard.jsonl").hardlink_to(directory / "pairs.jsonl")
     before = {path: path.read_bytes() for path in directory.rglob("*.jsonl")}
-    words, said = FIX_REFUSED[name]
-    assert main(["validate", *words]) == 2
-    assert said in capsys.readouterr().err
+    args, message = FIX_REFUSED[name]
+    assert main(["validate", *args]) == 2
+    assert message in capsys.readouterr().err
     assert {path: path.read_bytes() for path in directory.rglob("*.jsonl")} == before
 
 
@@ -122,14 +128,14 @@ def test_with_data_root_the_fixed_file_may_lie_anywhere(directory: Path) -> None
         (directory / name).mkdir()
     (directory / "one" / "p.jsonl").write_bytes(pair() + b"{\n")
     (directory / "two" / "p.jsonl").write_bytes(pair(response_a="z"))
-    words = [
+    args = [
         "validate",
         "one/p.jsonl",
         "two/p.jsonl",
         "validate.fix_output=out/usable.jsonl",
         f"data.root={directory}",
     ]
-    assert main(words) == 3
+    assert main(args) == 3
     assert main(["validate", "out/usable.jsonl", f"data.root={directory}"]) == 0
     assert main(["validate", "out/usable.jsonl"]) == 3
 
@@ -150,13 +156,27 @@ def test_twenty_problems_errors_first_and_how_many_more(
     (directory / "pairs.jsonl").write_bytes(pair(id="1") * 15 + b"{\n" * 10)
     assert main(["validate", "pairs.jsonl"]) == 3
     lines = capsys.readouterr().out.splitlines()
-    shown = [line.split(":")[1] for line in lines if line.startswith("pairs.jsonl:")]
+    line_numbers = [line.split(":")[1] for line in lines if line.startswith("pairs.jsonl:")]
     # ten errors, then warnings: two at each of the lines 2 to 15
-    assert shown == [*map(str, range(16, 26)), "2", "2", "3", "3", "4", "4", "5", "5", "6", "6"]
+    assert line_numbers == [
+        *map(str, range(16, 26)),
+        "2",
+        "2",
+        "3",
+        "3",
+        "4",
+        "4",
+        "5",
+        "5",
+        "6",
+        "6",
+    ]
     assert "… and 18 more problems" in lines  # 10 + 2·14 - 20
 
 
-def test_images_stay_closed_if_told(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_are_not_opened_with_check_images_off(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (directory / "pairs.jsonl").write_bytes(pair(image_path="none.png"))
     assert main(["validate", "pairs.jsonl"]) == 3
     assert main(["validate", "pairs.jsonl", "validate.check_images=false", "--json"]) == 0
@@ -170,18 +190,22 @@ def test_the_table_and_warnings_do_not_refuse(
     (directory / "train.jsonl").write_bytes(pair() + pair(preference="response_b"))
     (directory / "valid.jsonl").write_bytes(pair(response_a="z", preference="tie"))
     assert main(["validate", "train.jsonl", "valid.jsonl"]) == 0
-    out = capsys.readouterr().out
+    output = capsys.readouterr().out
     cells = {
-        line.split("│")[1].strip(): line.split("│")[2:4] for line in out.splitlines() if "│" in line
+        line.split("│")[1].strip(): line.split("│")[2:4]
+        for line in output.splitlines()
+        if "│" in line
     }
     assert [cell.strip() for cell in cells["tie"]] == ["0", "1"]
     assert [cell.strip() for cell in cells["share won by a"]] == ["0.5", "–"]
     assert [cell.strip() for cell in cells["images of earlier files"]] == ["0", "1"]
-    assert "train.jsonl:2:preference: the opposite label of line 1" in out
-    assert "valid.jsonl:image_path: 1 images are also in train.jsonl" in out
+    assert "train.jsonl:2:preference: the opposite label of line 1" in output
+    assert "valid.jsonl:image_path: 1 images are also in train.jsonl" in output
 
 
-def test_no_record_at_all(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_without_records_are_refused(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (directory / "empty.jsonl").touch()
     assert main(["validate", "empty.jsonl", "none.jsonl"]) == 3
     captured = capsys.readouterr()
@@ -190,25 +214,27 @@ def test_no_record_at_all(directory: Path, capsys: pytest.CaptureFixture[str]) -
     assert "2 files empty or unreadable" in captured.err
 
 
-def test_people_who_disagree_and_a_favoured_side_are_told(
+def test_disagreement_and_a_favoured_side_are_reported(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
-        pair(instruction=f"{n}?", annotator=who, shown_left=left, preference=wins)
+        pair(
+            instruction=f"{n}?", annotator=annotator, shown_left=left_response, preference=preferred
+        )
         for n in range(12)
-        for who, left, wins in (
+        for annotator, left_response, preferred in (
             ("eva", "response_a", "response_a"),
             ("udo", "response_b", "response_b" if n % 3 else "response_a"),
         )
     ]
     (directory / "pairs.jsonl").write_bytes(b"".join(rows))
     assert main(["validate", "pairs.jsonl", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    (people,) = told["people"]
-    assert people["annotators"] == {"eva": 12, "udo": 12}
-    assert people["kappa"][0]["kappa"] == pytest.approx(0)  # eva always says the same
-    assert people["left_share"] == pytest.approx(20 / 24)
-    assert ["a side is favoured" in one["message"] for one in told["warnings"]] == [True]
+    summary = json.loads(capsys.readouterr().out)
+    (agreement,) = summary["people"]
+    assert agreement["annotators"] == {"eva": 12, "udo": 12}
+    assert agreement["kappa"][0]["kappa"] == pytest.approx(0)  # eva always says the same
+    assert agreement["left_share"] == pytest.approx(20 / 24)
+    assert ["a side is favoured" in warning["message"] for warning in summary["warnings"]] == [True]
     assert main(["validate", "pairs.jsonl"]) == 0
-    said = capsys.readouterr().out
-    assert "eva and udo" in said and "Krippendorff's alpha" in said and "83.3%" in said
+    output = capsys.readouterr().out
+    assert "eva and udo" in output and "Krippendorff's alpha" in output and "83.3%" in output

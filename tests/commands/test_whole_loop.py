@@ -25,12 +25,12 @@ SMALL = (
 )
 
 
-def rlhf(directory: Path, *words: str, code: int = 0) -> dict[str, object]:
+def rlhf(directory: Path, *args: str, code: int = 0) -> dict[str, object]:
     """Run one command in `directory`; its metrics."""
-    command = [sys.executable, "-m", "rlhf", *words, "--json"]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    return dict(json.loads(done.stdout)) if code == 0 else {}
+    command = [sys.executable, "-m", "rlhf", *args, "--json"]
+    completed = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    assert completed.returncode == code, completed.stderr
+    return dict(json.loads(completed.stdout)) if code == 0 else {}
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def only(directory: Path, pattern: str) -> Path:
-    found = sorted(directory.glob(pattern))
-    assert len(found) == 1, found
-    return found[0]
+def single_match(directory: Path, pattern: str) -> Path:
+    paths = sorted(directory.glob(pattern))
+    assert len(paths) == 1, paths
+    return paths[0]
 
 
 @pytest.mark.slow
@@ -57,11 +57,11 @@ def test_the_demo_leaves_every_promised_metric_and_file(demo: Path) -> None:
         "distinct_responses reward_model_accuracy seconds"
     )
     assert set(promised.split()) <= set(summary)
-    trained = only(demo, "runs/demo/*/reward").parent / "report.html"
+    trained = single_match(demo, "runs/demo/*/reward").parent / "report.html"
     assert "Blindness test" in trained.read_text()
     reports = {path for path in demo.glob("runs/demo/*/report.html") if path != trained}
     assert [path.read_text().count("data:image/") >= 10 for path in reports] == [True]
-    adapter = only(demo, "runs/demo/*/adapter/adapter_config.json").parents[1]
+    adapter = single_match(demo, "runs/demo/*/adapter/adapter_config.json").parents[1]
     assert (adapter / "value_head.safetensors").is_file()
     assert list(adapter.glob("events.out.tfevents.*"))
     assert (adapter / "config.yaml").is_file() and (adapter / "checkpoints").is_dir()
@@ -70,7 +70,7 @@ def test_the_demo_leaves_every_promised_metric_and_file(demo: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.xdist_group("loop")
 def test_a_run_is_continued_by_its_directory(demo: Path) -> None:
-    run = only(demo, "runs/demo/*/adapter").parent
+    run = single_match(demo, "runs/demo/*/adapter").parent
     longer = (f"resume={run}", "ppo.iterations=6")
     rlhf(demo, "ppo", *longer, code=2)  # the learning rate falls to 0 at the last step
     summary = rlhf(demo, "ppo", *longer, "resume_allow=[ppo.iterations]")
@@ -82,23 +82,23 @@ def test_a_run_is_continued_by_its_directory(demo: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.xdist_group("loop")
 def test_two_runs_with_one_seed_give_the_same_curves(demo: Path) -> None:
-    model = only(demo, "runs/demo/*/model").parent
-    pairs = only(demo, "runs/demo/*/preferences.jsonl")
-    data = only(demo, "runs/demo/base-*/data")
-    words = (f"model.path={model}", f"data.preferences={pairs}", f"data.root={data}", *SMALL)
+    model = single_match(demo, "runs/demo/*/model").parent
+    pairs = single_match(demo, "runs/demo/*/preferences.jsonl")
+    data = single_match(demo, "runs/demo/base-*/data")
+    overrides = (f"model.path={model}", f"data.preferences={pairs}", f"data.root={data}", *SMALL)
     for _ in range(2):
-        rlhf(demo, "reward", "experiment=demo", "name=twice", *words)
-    one, two = sorted(demo.glob("runs/twice/*/metrics.jsonl"))
-    assert one.read_text() == two.read_text()
+        rlhf(demo, "reward", "experiment=demo", "name=twice", *overrides)
+    first, second = sorted(demo.glob("runs/twice/*/metrics.jsonl"))
+    assert first.read_text() == second.read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("loop")
 def test_the_loop_with_a_text_reward_model_and_full_training(demo: Path) -> None:
     """The tiny model describes the images, a small text model reads and scores."""
-    model = only(demo, "runs/demo/*/model").parent
-    pairs = only(demo, "runs/demo/*/preferences.jsonl")
-    data = only(demo, "runs/demo/base-*/data")
+    model = single_match(demo, "runs/demo/*/model").parent
+    pairs = single_match(demo, "runs/demo/*/preferences.jsonl")
+    data = single_match(demo, "runs/demo/base-*/data")
     tokenizer = AutoTokenizer.from_pretrained(model / "model")
     text = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -118,23 +118,23 @@ def test_the_loop_with_a_text_reward_model_and_full_training(demo: Path) -> None
         f"data.preferences={pairs}",
         *common,
     )
-    judge = only(demo, "runs/text/*/reward").parent
+    judge = single_match(demo, "runs/text/*/reward").parent
     prompts = f"data.prompts={data / 'evaluation.jsonl'}"
     options = (f"reward.path={judge}", prompts, "ppo.sanity_checks=false", "model=full")
     tuned = rlhf(demo, "ppo", *common, *options)
     assert tuned["iterations"] == 4
-    full = only(demo, "runs/text/*/model").parent
+    full = single_match(demo, "runs/text/*/model").parent
     compared = rlhf(demo, "evaluate", str(model), str(full), f"reward.path={judge}", prompts)
     assert 0 <= float(str(compared["win_rate"])) <= 1
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("loop")
-def test_a_persons_own_images_and_words(demo: Path) -> None:
-    model = only(demo, "runs/demo/*/model").parent
-    image = only(demo, "runs/demo/base-*/data/pictures/evaluation/00000.png")
-    words = ("instruction=What is <image> </s>?", "sampling.max_new_tokens=8")
-    responses = rlhf(demo, "generate", str(model), str(image), *words)["responses"]
+def test_generate_on_a_given_image_and_instruction(demo: Path) -> None:
+    model = single_match(demo, "runs/demo/*/model").parent
+    image = single_match(demo, "runs/demo/base-*/data/pictures/evaluation/00000.png")
+    overrides = ("instruction=What is <image> </s>?", "sampling.max_new_tokens=8")
+    responses = rlhf(demo, "generate", str(model), str(image), *overrides)["responses"]
     assert isinstance(responses, list) and responses[0]["image_path"] == str(image.resolve())
 
 
@@ -143,16 +143,16 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     build = (*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT))
     subprocess.run(build, check=True, capture_output=True)
-    wheel = only(tmp_path, "rlhf-*.whl")
+    wheel = single_match(tmp_path, "rlhf-*.whl")
     assert "rlhf/conf/ppo.yaml" in zipfile.ZipFile(wheel).namelist()
     install = (*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel))
     subprocess.run(install, check=True, capture_output=True)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "rlhf", "ppo", "--help"],
         cwd=tmp_path / "site",
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert "ppo.clip_range=0.2" in done.stdout
+    assert completed.returncode == 0, completed.stderr
+    assert "ppo.clip_range=0.2" in completed.stdout

@@ -32,8 +32,8 @@ def test_an_ordinary_prompt_is_that_of_the_processor(llava: Llava) -> None:
 def test_a_response_continues_the_prompt_as_the_template_writes_it(llava: Llava) -> None:
     builder = llava.builder
     ids = builder.prompt_ids("What?", IMAGE) + builder.response_ids("a red star")
-    whole = "USER: " + "<image>" * 16 + "\nWhat? ASSISTANT: a red star</s>"
-    assert ids == llava.processor.tokenizer(whole).input_ids
+    conversation = "USER: " + "<image>" * 16 + "\nWhat? ASSISTANT: a red star</s>"
+    assert ids == llava.processor.tokenizer(conversation).input_ids
     assert builder.decode(builder.response_ids("a red star")) == "a red star"
 
 

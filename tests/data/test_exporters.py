@@ -41,14 +41,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def back(source: str, path: Path) -> list[PreferenceRecord]:
+def reimported(source: str, path: Path) -> list[PreferenceRecord]:
     import_dataset(source, [path], path.parent / "back")
     return read_records(path.parent / "back" / "preferences.jsonl", PreferenceRecord)
 
 
 def test_trl_rows(root: Path) -> None:
-    written, skipped = export_trl(RECORDS, root, root / "out.parquet")
-    assert (written, skipped) == (2, {"tie": 1})
+    exported, skipped = export_trl(RECORDS, root, root / "out.parquet")
+    assert (exported, skipped) == (2, {"tie": 1})
     first, last = pq.read_table(root / "out.parquet").to_pylist()
     assert first == {
         "prompt": [
@@ -72,19 +72,22 @@ def test_trl_columns_say_that_images_are_images(root: Path) -> None:
     assert features["images"] == [{"_type": "Image"}]
 
 
-def test_trl_comes_back_up_to_sides(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exported_trl_rows_are_imported_up_to_sides(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exporters, "BATCH", 1)
     export_trl([FIRST, LAST], root, root / "out.parquet")
-    found = back("trl", root / "out.parquet")
+    records = reimported("trl", root / "out.parquet")
     kept_fields = [
-        PreferenceRecord(one.image_path, *texts, source="trl")
-        for one, texts in (
+        PreferenceRecord(record.image_path, *texts, source="trl")
+        for record, texts in (
             (FIRST, ("What?", "A cat.", "A dog.", "response_b")),
             (LAST, ('Ü "<image>"', "y", "x", "response_a")),
         )
     ]
     assert [
-        with_first_response(one, first) for one, first in zip(found, ("A cat.", "y"), strict=True)
+        with_first_response(record, first)
+        for record, first in zip(records, ("A cat.", "y"), strict=True)
     ] == (kept_fields)
 
 
@@ -107,8 +110,8 @@ def test_the_labeling_configuration_names_what_tasks_hold(root: Path) -> None:
     assert text == LABELING_CONFIG
     tags = {tag.get("name"): tag for tag in ET.fromstring(text).iter() if tag.get("name")}
     tasks = json.loads((root / "tasks.json").read_text())
-    shown = {tag.get("value", "").removeprefix("$") for tag in tags.values()} - {""}
-    assert shown == {"image", "instruction", "response_a", "response_b"} <= set(tasks[0]["data"])
+    fields = {tag.get("value", "").removeprefix("$") for tag in tags.values()} - {""}
+    assert fields == {"image", "instruction", "response_a", "response_b"} <= set(tasks[0]["data"])
     assert tags["preference"].tag == "Pairwise"
     assert tags["preference"].get("toName") == "response_a,response_b"
     for result in (task["annotations"][0]["result"][0] for task in tasks):
@@ -122,7 +125,7 @@ def test_label_studio_comes_back_exactly(root: Path) -> None:
     ]
     records += RECORDS
     export_label_studio(records, root / "tasks.json")
-    assert back("label_studio", root / "tasks.json") == records
+    assert reimported("label_studio", root / "tasks.json") == records
 
 
 def test_candidates_become_every_pair_unjudged(root: Path) -> None:
@@ -145,7 +148,7 @@ def test_candidates_become_every_pair_unjudged(root: Path) -> None:
     assert tasks[5]["data"]["image"].endswith(stored_path(BLUE))
 
 
-def test_nothing_is_overwritten_or_left_half(root: Path) -> None:
+def test_exports_overwrite_nothing_and_leave_no_partial_file(root: Path) -> None:
     for name in ("out.parquet", "tasks.json", "other.config.xml"):
         (root / name).write_text("mine")
     before = sorted(root.rglob("*"))
@@ -167,5 +170,5 @@ def test_nothing_to_export(root: Path) -> None:
     with pytest.raises(UsageError, match="ties"):
         export_trl([TIE], root, root / "out.parquet")
     with pytest.raises(UsageError, match="nothing to compare"):
-        same = CandidatesRecord(stored_path(RED), "What?", ["x", "x"])
-        export_label_studio([same], root / "tasks.json")
+        equal_responses = CandidatesRecord(stored_path(RED), "What?", ["x", "x"])
+        export_label_studio([equal_responses], root / "tasks.json")

@@ -26,9 +26,9 @@ def test_ten_thousand_damaged_files(tmp_path: Path) -> None:
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
-    first, again, other = (run(50, seed, tmp_path) for seed in (1, 1, 2))
-    first.seconds = again.seconds = other.seconds = 0.0
-    assert first == again != other
+    first, repeated, other_seed = (run(50, seed, tmp_path) for seed in (1, 1, 2))
+    first.seconds = repeated.seconds = other_seed.seconds = 0.0
+    assert first == repeated != other_seed
 
 
 @settings(

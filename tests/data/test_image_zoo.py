@@ -60,12 +60,12 @@ def test_truncation_is_refused_and_never_grey(tmp_path: Path, suffix: str) -> No
 def test_bomb_headers_are_refused_before_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(self: Image.Image) -> None:
+    def fail_if_decoded(self: Image.Image) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", never)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail_if_decoded)
     path = tmp_path / "x.png"
-    for width, height, said in [
+    for width, height, message in [
         (6400, 6251, "megapixels"),  # 40.0064 million
         (10_000, 9_000, "megapixels"),  # only a warning in Pillow
         (60_000, 60_000, "cannot be read"),  # an error in Pillow, not an OSError
@@ -74,7 +74,7 @@ def test_bomb_headers_are_refused_before_decoding(
         (0, 5, "cannot be read"),
     ]:
         path.write_bytes(png(width, height, 8, 2, b""))
-        assert said in reason(path)
+        assert message in reason(path)
     path.write_bytes(png(2000, 100, 8, 2, b""))
     with pytest.raises(AssertionError):
         load_image(path)
@@ -105,9 +105,9 @@ def encoded(image: Image.Image, name: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def claiming(data: bytes, size: tuple[int, int], at: int, form: str) -> bytes:
+def claiming(data: bytes, size: tuple[int, int], at: int, size_format: str) -> bytes:
     """The file with another width and height in its header."""
-    numbers = struct.pack(form, *size)
+    numbers = struct.pack(size_format, *size)
     return data[:at] + numbers + data[at + len(numbers) :]
 
 
@@ -121,8 +121,8 @@ def huge(name: str) -> bytes:
     if name == "TIFF":
         tags = [(256, 4, 1, 16000), (257, 4, 1, 15000), (258, 3, 1, 8), (259, 3, 1, 1)]
         return tiff([*tags, (262, 3, 1, 1), (273, 4, 1, 0), (279, 4, 1, 9)], bytes(9))
-    at, form = {"PNG": (16, ">II"), "BMP": (18, "<ii"), "GIF": (6, "<HH")}[name]
-    return claiming(small, (16000, 15000), at, form)
+    at, size_format = {"PNG": (16, ">II"), "BMP": (18, "<ii"), "GIF": (6, "<HH")}[name]
+    return claiming(small, (16000, 15000), at, size_format)
 
 
 @pytest.mark.parametrize("name", images.FORMATS)
@@ -133,7 +133,7 @@ def test_a_header_that_claims_a_huge_image(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["webp", "png"])
-def test_what_takes_twice_the_memory_has_half_the_limit(
+def test_modes_that_need_twice_the_memory_have_half_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     """WEBP, and PNG with 16 bits a channel; an 8-bit PNG of the same size is read."""

@@ -30,7 +30,7 @@ from tests.support.image_files import (
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "suffix", "seen"),
+    ("mode", "colour", "suffix", "expected"),
     [
         ("1", 1, "png", WHITE),
         ("1", 0, "tif", BLACK),
@@ -57,16 +57,16 @@ from tests.support.image_files import (
     ],
 )
 def test_one_colour_of_every_mode(
-    tmp_path: Path, mode: str, colour: object, suffix: str, seen: tuple[int, ...]
+    tmp_path: Path, mode: str, colour: object, suffix: str, expected: tuple[int, ...]
 ) -> None:
     options: dict[str, Any] = {"lossless": True, "exact": True} if suffix == "webp" else {}
     path = saved(tmp_path / f"x.{suffix}", Image.new(mode, (3, 2), colour), **options)  # type: ignore[arg-type]
     image = load_image(path)
     assert (image.mode, image.size, type(image)) == ("RGB", (3, 2), Image.Image)
-    assert pixels(image) == [seen] * 6
+    assert pixels(image) == [expected] * 6
 
 
-def test_lossy_formats_are_near(tmp_path: Path) -> None:
+def test_lossy_formats_give_nearly_the_colour(tmp_path: Path) -> None:
     for name, mode, colour in [("a.jpg", "RGB", RED), ("b.jpg", "CMYK", (0, 255, 255, 0))]:
         path = saved(tmp_path / name, Image.new(mode, (16, 16), colour), quality=95)
         assert np.abs(np.asarray(load_image(path), int) - RED).max() <= 6
@@ -183,17 +183,19 @@ def test_no_warning_leaks_and_the_filters_stay(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         before = list(warnings.filters)
         with ThreadPoolExecutor(8) as pool:
-            assert all("megapixels" in said for said in pool.map(reason, [path] * 64))
+            assert all("megapixels" in message for message in pool.map(reason, [path] * 64))
         assert warnings.filters == before
 
 
 def test_one_thread_at_a_time_changes_the_filters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = []
-    monkeypatch.setattr(images, "_decode", lambda data: held.append(images._warnings_lock.locked()))
+    lock_states = []
+    monkeypatch.setattr(
+        images, "_decode", lambda data: lock_states.append(images._warnings_lock.locked())
+    )
     load_image(saved(tmp_path / "x.png", Image.new("L", (2, 2))))
-    assert held == [True] and not images._warnings_lock.locked()
+    assert lock_states == [True] and not images._warnings_lock.locked()
 
 
 def test_digest_is_of_the_content(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_bom_blank_lines_crlf_and_missing_last_newline(path: Path) -> None:
     assert (starts_with_bom(path), count_lines(path)) == (True, 3)
 
 
-def test_a_bom_elsewhere_is_no_json(path: Path) -> None:
+def test_a_byte_order_mark_inside_a_file_is_no_json(path: Path) -> None:
     path.write_bytes(PROMPT + b"\n" + BOM + PROMPT + b"\n")
     assert [problem.line for problem in problems_of(path)] == [2]
     assert not starts_with_bom(path)
@@ -45,14 +45,14 @@ def test_a_file_that_cannot_be_read_has_no_lines(tmp_path: Path) -> None:
 def test_a_long_line_is_one_line(path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """What follows in the line is never read as lines of its own, though it looks like some."""
     monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 100)
-    long = (b" " * 101 + PROMPT * 10)[: size - 1] + b"\n"
-    path.write_bytes(PROMPT + b"\n" + long + PROMPT + b"\n")
-    read = list(read_lines(path))
-    assert [number for number, _ in read if number != 2] == [1, 3]
-    assert all(len(line) <= 101 for _, line in read)
+    long_line = (b" " * 101 + PROMPT * 10)[: size - 1] + b"\n"
+    path.write_bytes(PROMPT + b"\n" + long_line + PROMPT + b"\n")
+    numbered_lines = list(read_lines(path))
+    assert [number for number, _ in numbered_lines if number != 2] == [1, 3]
+    assert all(len(line) <= 101 for _, line in numbered_lines)
     problems = problems_of(path)
-    wanted = [(2, "a line is at most 100 bytes")] if size > 100 else []
-    assert [(problem.line, problem.message) for problem in problems] == wanted
+    expected = [(2, "a line is at most 100 bytes")] if size > 100 else []
+    assert [(problem.line, problem.message) for problem in problems] == expected
 
 
 def test_an_endless_line_takes_bounded_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,11 +99,13 @@ def test_repeated_keys_are_found(line: bytes, key: str) -> None:
         (b"{}", {}),
     ],
 )
-def test_what_only_looks_like_repeated_keys_is_read(line: bytes, fields: dict[str, object]) -> None:
+def test_a_line_with_similar_keys_is_read(line: bytes, fields: dict[str, object]) -> None:
     assert json_object(line) == fields
 
 
-def test_the_slow_reader_is_asked_only_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_slow_reader_is_used_only_where_keys_may_repeat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("rlhf.data.jsonl.json.loads", None)
     json_object(b'{"a":"x: y","meta":{"b":[{"c":1},{"c" : 2}],"d":{}}}')
     with pytest.raises(TypeError):

@@ -35,7 +35,7 @@ def test_packing_worked_by_hand() -> None:
     assert pack_to_budget([], 3) == []
 
 
-def test_things_of_one_image_stay_together_where_they_fit() -> None:
+def test_items_of_one_image_stay_together_where_they_fit() -> None:
     assert pack_to_budget([5, 3, 5, 3], 8, "abba") == [[3, 0], [1, 2]]
     assert pack_to_budget([5, 5, 1], 8, "aab") == [[2, 0], [1]]
     assert pack_to_budget([], 3, "") == []

@@ -11,15 +11,17 @@ SCORES = [[1.0, 4.0, 2.5, 2.0], [0.0, 0.25], [nan, 3.0], [7.0, nan, 5.0]]
 
 
 @pytest.mark.parametrize(
-    ("choice", "wanted"),
+    ("choice", "expected"),
     [
         ("best_vs_worst", [(0, 0, 1, 3.0), (1, 0, 1, 0.25), (3, 0, 2, -2.0)]),
         ("closest", [(0, 2, 3, -0.5), (1, 0, 1, 0.25), (3, 0, 2, -2.0)]),
     ],
 )
-def test_of_each_prompt_one(choice: PairChoice, wanted: list[tuple[int, int, int, float]]) -> None:
-    assert select_pairs(SCORES, choice) == wanted
-    assert select_pairs(SCORES, choice, limit=2) == wanted[:2]
+def test_one_pair_is_selected_for_each_prompt(
+    choice: PairChoice, expected: list[tuple[int, int, int, float]]
+) -> None:
+    assert select_pairs(SCORES, choice) == expected
+    assert select_pairs(SCORES, choice, limit=2) == expected[:2]
 
 
 def test_uncertain_ones_of_all_prompts_come_first() -> None:

@@ -67,17 +67,17 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("written", OUT, ids=lambda text: ascii(text)[:30])
-def test_paths_that_lead_out_are_refused(root: Path, written: str) -> None:
+@pytest.mark.parametrize("image_path", OUT, ids=lambda text: ascii(text)[:30])
+def test_paths_that_lead_out_are_refused(root: Path, image_path: str) -> None:
     """When resolved, or where nothing can be there when opened, with the same kind of error."""
     with pytest.raises(DataError):
-        load_image(resolve_image(written, root))
+        load_image(resolve_image(image_path, root))
 
 
-@pytest.mark.parametrize("written", OUT + INSIDE, ids=lambda text: ascii(text)[:30])
-def test_what_is_resolved_lies_in_the_root(root: Path, written: str) -> None:
+@pytest.mark.parametrize("image_path", OUT + INSIDE, ids=lambda text: ascii(text)[:30])
+def test_what_is_resolved_lies_in_the_root(root: Path, image_path: str) -> None:
     try:
-        path = resolve_image(written, root)
+        path = resolve_image(image_path, root)
     except DataError as error:
         assert error.what and error.fix
     else:
@@ -85,8 +85,8 @@ def test_what_is_resolved_lies_in_the_root(root: Path, written: str) -> None:
 
 
 def test_paths_inside_are_found(root: Path) -> None:
-    for written in ("a.png", "./a.png", "pictures/../a.png", "inside.png"):
-        assert resolve_image(written, root) == (root / "a.png").resolve()
+    for image_path in ("a.png", "./a.png", "pictures/../a.png", "inside.png"):
+        assert resolve_image(image_path, root) == (root / "a.png").resolve()
 
 
 def test_the_root_itself_may_be_a_link_or_relative(
@@ -94,7 +94,7 @@ def test_the_root_itself_may_be_a_link_or_relative(
 ) -> None:
     (root.parent / "link").symlink_to("root")
     monkeypatch.chdir(root.parent)
-    for other in (root.parent / "link", Path("root"), Path("link"), Path("root/pictures/..")):
-        assert resolve_image("a.png", other) == (root / "a.png").resolve()
+    for other_root in (root.parent / "link", Path("root"), Path("link"), Path("root/pictures/..")):
+        assert resolve_image("a.png", other_root) == (root / "a.png").resolve()
         with pytest.raises(DataError, match="leads out"):
-            resolve_image("../secret.png", other)
+            resolve_image("../secret.png", other_root)

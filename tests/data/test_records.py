@@ -75,7 +75,7 @@ def test_line_separator_inside_a_text_is_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "where", "message"),
+    ("line", "location", "message"),
     [
         (b'{"image_path": "a.png"', "file:2", "one JSON object"),
         (b'{"image_path": "a.png"} x', "file:2", "one JSON object"),
@@ -109,10 +109,10 @@ def test_line_separator_inside_a_text_is_text(tmp_path: Path) -> None:
         (b'{"image_path": "a", "instruction": "b", "meta": {"k": 1, "k": 2}}', "file:2:k", "twice"),
     ],
 )
-def test_wrong_prompt_lines(tmp_path: Path, line: bytes, where: str, message: str) -> None:
-    place, what = fault(write(tmp_path, PROMPT, line))
-    assert place == where
-    assert message in what
+def test_wrong_prompt_lines(tmp_path: Path, line: bytes, location: str, message: str) -> None:
+    found_location, found_message = fault(write(tmp_path, PROMPT, line))
+    assert found_location == location
+    assert message in found_message
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_wrong_prompt_lines(tmp_path: Path, line: bytes, where: str, message: st
     ],
 )
 def test_wrong_pairs(tmp_path: Path, changes: dict[str, object], field: str, message: str) -> None:
-    place, what = fault(write(tmp_path, pair_with(**changes)), PreferenceRecord)
-    assert place == f"file:1:{field}"
-    assert message in what
+    location, found_message = fault(write(tmp_path, pair_with(**changes)), PreferenceRecord)
+    assert location == f"file:1:{field}"
+    assert message in found_message
 
 
 def test_missing_label(tmp_path: Path) -> None:
@@ -153,13 +153,13 @@ def test_wrong_candidates(tmp_path: Path, responses: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "read"),
+    ("label", "preference"),
     [("a", "response_a"), ("A", "response_a"), ("response_a", "response_a"), ("tie", "tie")]
     + [("b", "response_b"), ("B", "response_b"), ("response_b", "response_b")],
 )
-def test_labels(tmp_path: Path, label: str, read: str) -> None:
+def test_labels(tmp_path: Path, label: str, preference: str) -> None:
     (record,) = read_records(write(tmp_path, pair_with(preference=label)), PreferenceRecord)
-    assert record.preference == read
+    assert record.preference == preference
 
 
 def test_equal_responses_may_tie(tmp_path: Path) -> None:
@@ -173,9 +173,9 @@ def test_chosen_and_rejected() -> None:
     pair = PreferenceRecord("a.png", "What?", "A cat.", "A dog.", "response_a")
     assert (chosen(pair), rejected(pair)) == ("A cat.", "A dog.")
     tie = PreferenceRecord("a.png", "What?", "A cat.", "A dog.", "tie")
-    for side in (chosen, rejected):
+    for response_of in (chosen, rejected):
         with pytest.raises(ValueError, match="tie"):
-            side(tie)
+            response_of(tie)
 
 
 def test_responses_of_every_kind() -> None:
@@ -255,12 +255,12 @@ def test_paths_inside_the_root(tmp_path: Path, path: str) -> None:
     + ["a\0.png", "\ud800.png"],
 )
 def test_paths_that_lead_out(tmp_path: Path, path: str) -> None:
-    root, other = tmp_path / "root", tmp_path / "root2"
+    root, outside = tmp_path / "root", tmp_path / "root2"
     (root / "sub").mkdir(parents=True)
-    other.mkdir()
-    (other / "a.png").write_bytes(b"secret")
-    (root / "out.png").symlink_to(other / "a.png")
-    (root / "outdir").symlink_to(other, target_is_directory=True)
+    outside.mkdir()
+    (outside / "a.png").write_bytes(b"secret")
+    (root / "out.png").symlink_to(outside / "a.png")
+    (root / "outdir").symlink_to(outside, target_is_directory=True)
     (root / "sub" / "up").symlink_to("../..", target_is_directory=True)
     (root / "loop.png").symlink_to("loop.png")
     with pytest.raises(DataError) as caught:
@@ -274,12 +274,12 @@ def test_prompt_key_is_stable_and_tells_prompts_apart() -> None:
     # printf '["a.png","What?"]' | b2sum -l 64
     assert first == 0x6FBD0126B8790D1C // 2
     assert prompt_key(DemonstrationRecord("a.png", "What?", "x", meta={"k": 1})) == first
-    others = [
+    other_prompts = [
         PromptRecord("a.pngW", "hat?"),
         PromptRecord("a.png", "What"),
         PromptRecord("a.png", "What?", id="1"),
         PromptRecord("a.png", "What?", id="2"),
     ]
-    keys = {first, *map(prompt_key, others)}
+    keys = {first, *map(prompt_key, other_prompts)}
     assert len(keys) == 5 and all(0 <= key < 2**63 for key in keys)
-    assert prompt_key(PromptRecord("b.png", "Other", id="1")) == prompt_key(others[2])
+    assert prompt_key(PromptRecord("b.png", "Other", id="1")) == prompt_key(other_prompts[2])

@@ -104,9 +104,9 @@ def test_chat_ml_prompt_literal(name: str) -> None:
 def test_texts_come_back(name: str, text: str) -> None:
     builder = builder_of(PROCESSORS[name]())
     ids = builder.prompt_ids(text, IMAGE) + builder.response_ids(text)
-    start = "USER: " + "<image>" * 16 + f"\n{text} ASSISTANT:"
+    prefix = "USER: " + "<image>" * 16 + f"\n{text} ASSISTANT:"
     decoded = builder.tokenizer.decode(ids).removeprefix("<s>").lstrip(" ")
-    assert decoded == start + (f" {text}" if text else "") + "</s>"
+    assert decoded == prefix + (f" {text}" if text else "") + "</s>"
 
 
 def test_a_response_never_merges_into_the_prompt() -> None:
@@ -161,9 +161,10 @@ def test_a_special_token_that_begins_another() -> None:
 def test_the_first_token_is_there_once() -> None:
     """Whether the tokenizer, the template or both write it."""
     processor = llama("first")
-    twice = build_processor(processor.tokenizer, "<s>" + LLAVA_TEMPLATE)
-    for one in (processor, twice):
-        assert builder_of(one).prompt_ids("x", IMAGE).count(processor.tokenizer.bos_token_id) == 1
+    processor_with_second_bos = build_processor(processor.tokenizer, "<s>" + LLAVA_TEMPLATE)
+    for each_processor in (processor, processor_with_second_bos):
+        ids = builder_of(each_processor).prompt_ids("x", IMAGE)
+        assert ids.count(processor.tokenizer.bos_token_id) == 1
 
 
 @pytest.mark.parametrize("part", ["{{ p.text }}", "<image>\n"])

@@ -160,28 +160,32 @@ def test_a_better_of_two_wrong_descriptions_is_a_matter_of_degree() -> None:
     ]
     meta = {"objects": objects, "kind": "description", "about": objects[0]}
     meta["answer"] = "red circle top left, blue star top right"
-    half = "red circle top left, green star top right"
-    none, wordy = (
+    half_right = "red circle top left, green star top right"
+    nothing_right, wordy = (
         "green circle top left, green star top right",
         ("I think there is a green circle at the top left and a green star at the top right."),
     )
-    record = CandidatesRecord("a.png", "Describe the picture.", [half, none, wordy], meta=meta)
+    record = CandidatesRecord(
+        "a.png", "Describe the picture.", [half_right, nothing_right, wordy], meta=meta
+    )
     kinds = {
         frozenset((pair.response_a, pair.response_b)): pair.meta["pair"]
         for pair in label_pairs([record], noise=0.0, seed=0)
     }
     assert kinds == {
-        frozenset((half, none)): "degree",
-        frozenset((half, wordy)): "degree",
-        frozenset((none, wordy)): "style",
+        frozenset((half_right, nothing_right)): "degree",
+        frozenset((half_right, wordy)): "degree",
+        frozenset((nothing_right, wordy)): "style",
     }
 
 
 def test_sides_are_random_and_labels_right_without_noise() -> None:
     pairs = label_pairs(_candidates(100), noise=0.0, seed=0)
-    sides = Counter(pair.preference for pair in pairs)
+    preferences = Counter(pair.preference for pair in pairs)
     assert all(pair.preference == _right_side(pair) for pair in pairs)
-    assert abs(sides["response_a"] - 250) < 50  # 500 fair coins: 50 is 4.5 standard deviations
+    assert (
+        abs(preferences["response_a"] - 250) < 50
+    )  # 500 fair coins: 50 is 4.5 standard deviations
 
 
 def test_noise_flips_its_share_of_labels_and_nothing_else() -> None:

@@ -74,8 +74,8 @@ def test_images_are_png_files_fixed_by_their_seed(tmp_path: Path) -> None:
 
 def test_each_kind_of_question_has_its_shortest_answer(tmp_path: Path) -> None:
     prompts = prompt_records([(tmp_path / "a.png", SCENE)], tmp_path, per_image=200, seed=0)
-    asked = {record.instruction: record.meta["answer"] for record in prompts}
-    assert asked == {
+    answers = {record.instruction: record.meta["answer"] for record in prompts}
+    assert answers == {
         "What colour is the circle?": "red",
         "What colour is the square?": "blue",
         "Which shape is red?": "circle",
@@ -103,10 +103,10 @@ def test_demonstrations_are_right_unless_they_list_or_mistake(tmp_path: Path) ->
 
 def test_an_images_questions_do_not_depend_on_the_others(tmp_path: Path) -> None:
     images = [(tmp_path / f"{i}.png", sample_scene(random.Random(i))) for i in range(4)]
-    together = prompt_records(images, tmp_path, per_image=3, seed=0)
-    alone = prompt_records(images[2:3], tmp_path, per_image=3, seed=0)
-    assert together[6:9] == alone
-    assert [record.id for record in alone] == ["2.png#0", "2.png#1", "2.png#2"]
+    records = prompt_records(images, tmp_path, per_image=3, seed=0)
+    single_image_records = prompt_records(images[2:3], tmp_path, per_image=3, seed=0)
+    assert records[6:9] == single_image_records
+    assert [record.id for record in single_image_records] == ["2.png#0", "2.png#1", "2.png#2"]
 
 
 def test_splits_share_no_image_and_read_back(tmp_path: Path) -> None:

@@ -46,13 +46,13 @@ def test_a_loaded_model_gives_the_logits_of_the_one_saved(directory: Path, tmp_p
     model, processor = _load(directory)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    again, processor_again = _load(tmp_path)
+    loaded, loaded_processor = _load(tmp_path)
     text = processor.apply_chat_template(QUESTION, add_generation_prompt=True)
     inputs = [
         p(images=draw_scene(SCENES[0]), text=text, return_tensors="pt")
-        for p in (processor, processor_again)
+        for p in (processor, loaded_processor)
     ]
-    logits = [m(**x).logits for m, x in zip((model, again), inputs, strict=True)]
+    logits = [m(**x).logits for m, x in zip((model, loaded), inputs, strict=True)]
     assert torch.equal(logits[0], logits[1])
     assert (inputs[0]["input_ids"] == model.config.image_token_index).sum() == 16
     assert inputs[0]["pixel_values"].shape == (1, 3, 48, 48)
@@ -69,18 +69,18 @@ def test_template_and_tokens(directory: Path) -> None:
     image = tokenizer.convert_tokens_to_ids(processor.image_token)
     assert len({tokenizer.pad_token_id, tokenizer.eos_token_id, image}) == 3
     assert tokenizer(conversation).input_ids[-1] == tokenizer.eos_token_id
-    strange = "naïve ☃ text\n"
-    assert tokenizer.decode(tokenizer(strange).input_ids) == strange
+    unicode_text = "naïve ☃ text\n"
+    assert tokenizer.decode(tokenizer(unicode_text).input_ids) == unicode_text
     assert len(tokenizer(" red").input_ids) == 1
 
 
 def test_quarters_number_colour_and_shape_by_place(directory: Path) -> None:
-    one = next(scene for scene in SCENES if len(scene.shapes) == 1)
-    shape, place = one.shapes[0], PLACES.index(one.shapes[0].place)
-    labels = tiny_llava._quarters(one)
+    one_shape_scene = next(scene for scene in SCENES if len(scene.shapes) == 1)
+    shape, quarter = one_shape_scene.shapes[0], PLACES.index(one_shape_scene.shapes[0].place)
+    labels = tiny_llava._quarters(one_shape_scene)
     expected = (COLOURS.index(shape.colour), SHAPES.index(shape.shape))
-    assert labels[place] == expected
-    assert [labels[i] for i in range(4) if i != place] == [(8, 4)] * 3
+    assert labels[quarter] == expected
+    assert [labels[i] for i in range(4) if i != quarter] == [(8, 4)] * 3
 
 
 def test_quarter_loss_reads_each_quarter_from_its_own_patches() -> None:

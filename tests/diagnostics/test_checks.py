@@ -83,8 +83,8 @@ def test_a_missing_torch_does_not_stop_the_doctor(tmp_path: Path) -> None:
     code += " x = d.examine(c.Config());"
     code += "print([f.component for f in x.blocking], {k.state for k in x.checks})"
     program = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"]
-    done = subprocess.run(program, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['libraries'] {'skipped'}"
+    completed = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "['libraries'] {'skipped'}"
 
 
 def test_everything_works_on_this_machine(tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_the_quick_check_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     check_quick(Config(device="cpu"))
     with pytest.raises(UnfitError, match="nf4 fails: no native code"):
         check_quick(Config(device="cpu", model=ModelConfig(quantization="nf4")))
-    other: Any = "cuda" if torch.backends.mps.is_available() else "mps"
-    with pytest.raises(UnfitError, match=f"device={other} is asked for"):
-        check_quick(Config(device=other))
+    other_device: Any = "cuda" if torch.backends.mps.is_available() else "mps"
+    with pytest.raises(UnfitError, match=f"device={other_device} is asked for"):
+        check_quick(Config(device=other_device))
 
 
 def job(config: Config) -> Job:
@@ -132,17 +132,17 @@ def job(config: Config) -> Job:
 
 def test_the_command_shows_and_returns_it(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = doctor(job(Config(device="cpu")))
-    shown = capsys.readouterr().out
-    for word in (torch.__version__, metrics["facts"]["bnb_library"], "8-bit AdamW", "skipped"):
-        assert word in shown
-    assert "the chosen options can run here (tried: float32)" in shown
+    output = capsys.readouterr().out
+    for text in (torch.__version__, metrics["facts"]["bnb_library"], "8-bit AdamW", "skipped"):
+        assert text in output
+    assert "the chosen options can run here (tried: float32)" in output
     assert json.loads(json_text(metrics))["ready"] is True
 
 
 def test_the_command_stops_with_all_it_found(capsys: pytest.CaptureFixture[str]) -> None:
-    other: Any = "cuda" if torch.backends.mps.is_available() else "mps"
+    other_device: Any = "cuda" if torch.backends.mps.is_available() else "mps"
     with pytest.raises(UnfitError) as caught:
-        doctor(job(Config(device=other)))
-    assert f"stops the run: device={other} is asked for" in capsys.readouterr().out
+        doctor(job(Config(device=other_device)))
+    assert f"stops the run: device={other_device} is asked for" in capsys.readouterr().out
     assert caught.value.metrics["ready"] is False
     assert sum(problem["stops"] for problem in caught.value.metrics["problems"]) == 1

@@ -99,7 +99,7 @@ MISMATCHES = [
 ]  # fmt: skip
 
 
-def test_a_sound_machine_has_no_mismatch() -> None:
+def test_a_valid_environment_has_no_mismatch() -> None:
     assert find_problems(SOUND, Config(device="cuda")) == []
     assert find_problems(replace(SOUND, driver_cuda="12.2"), Config()) == []  # runs: the same major
     assert find_problems(with_gpu("H200", "sm_90"), Config()) == []
@@ -130,11 +130,13 @@ def test_a_missing_triton_is_noticed() -> None:
 
 
 def test_a_gpu_that_is_not_used_is_only_noticed() -> None:
-    old = Device("cuda:1", "GTX 1080", "sm_61")
-    second = replace(SOUND, devices=(*SOUND.devices, old))
+    old_gpu = Device("cuda:1", "GTX 1080", "sm_61")
+    second = replace(SOUND, devices=(*SOUND.devices, old_gpu))
     assert [problem.component for problem in find_problems(second, Config())] == ["GPU"]
-    alone = with_gpu("GTX 1080", "sm_61")
-    assert [problem.component for problem in find_problems(alone, Config(device="cpu"))] == ["GPU"]
+    with_only_gpu = with_gpu("GTX 1080", "sm_61")
+    assert [
+        problem.component for problem in find_problems(with_only_gpu, Config(device="cpu"))
+    ] == ["GPU"]
     [problem] = find_problems(CPU_BUILD, Config(device="mps"))
     assert (problem.component, problem.fix) == ("device", "set device=auto")
 
@@ -200,7 +202,7 @@ def test_only_what_the_options_need_stops() -> None:
         ("something else", "the default"),
     ],
 )
-def test_an_error_is_mended(error: str, fix: str) -> None:
+def test_the_error_names_the_fix(error: str, fix: str) -> None:
     assert fix in fix_for(error, "the default")
 
 
@@ -242,7 +244,7 @@ def cuda_torch(available: bool, init: Callable[[], None]) -> Any:
     )
 
 
-def test_torch_tells_of_its_gpus() -> None:
+def test_gpus_are_read_from_torch() -> None:
     environment = Environment(**torch_facts(cuda_torch(True, lambda: None)))
     cards = (Device("cuda:0", "L4", "sm_89"), Device("cuda:1", "L4", "sm_89"))
     assert environment.devices[1:] == cards
@@ -254,7 +256,7 @@ def test_torch_tells_of_its_gpus() -> None:
     assert environment.has("cuda") and environment.has("cpu") and not environment.has("mps")
 
 
-def test_torch_tells_why_it_has_no_gpu() -> None:
+def test_the_reason_for_a_missing_gpu_is_read_from_torch() -> None:
     def init() -> None:
         raise RuntimeError("\nThe driver is too old\nmore")
 

@@ -21,8 +21,10 @@ from rlhf.evaluation.charts import BOTTOM, LEFT, RIGHT, TOP, Scale, line_chart, 
     ],
 )
 def test_ticks_are_round_values(low: float, high: float, labels: list[str]) -> None:
-    found = [tick.label for tick in ticks(Scale(low, high, LEFT, RIGHT))]
-    assert [float(x.replace(",", "")) for x in found] == [float(x.replace(",", "")) for x in labels]
+    tick_labels = [tick.label for tick in ticks(Scale(low, high, LEFT, RIGHT))]
+    assert [float(x.replace(",", "")) for x in tick_labels] == [
+        float(x.replace(",", "")) for x in labels
+    ]
 
 
 def test_a_count_has_whole_ticks() -> None:
@@ -39,12 +41,12 @@ numbers = st.floats(-1e38, 1e38, allow_subnormal=False)
 
 
 @given(numbers, numbers)
-def test_ticks_lie_on_the_axis_and_no_two_labels_are_equal(one: float, other: float) -> None:
-    low, high = sorted((one, other))
-    found = ticks(Scale(low, high, LEFT, RIGHT))
-    positions = [tick.position for tick in found]
+def test_ticks_lie_on_the_axis_and_no_two_labels_are_equal(first: float, second: float) -> None:
+    low, high = sorted((first, second))
+    axis_ticks = ticks(Scale(low, high, LEFT, RIGHT))
+    positions = [tick.position for tick in axis_ticks]
     assert positions == sorted(positions) and positions[0] >= LEFT and positions[-1] <= RIGHT
-    labels = [tick.label for tick in found]
+    labels = [tick.label for tick in axis_ticks]
     assert 1 <= len(labels) <= 9 and len(set(labels)) == len(labels)
 
 

@@ -15,10 +15,10 @@ from rlhf.evaluation.model_comparison import (
 
 
 def test_a_tie_is_half_a_win_and_unscored_responses_count_for_nothing() -> None:
-    found = win_metrics(["win", "win", "tie", "loss", "unscored"])
-    assert (found["wins"], found["losses"], found["ties"]) == (2, 1, 1)
-    assert found["win_rate"] == 2.5 / 4
-    assert found["low"] < 2.5 / 4 < found["high"]
+    metrics = win_metrics(["win", "win", "tie", "loss", "unscored"])
+    assert (metrics["wins"], metrics["losses"], metrics["ties"]) == (2, 1, 1)
+    assert metrics["win_rate"] == 2.5 / 4
+    assert metrics["low"] < 2.5 / 4 < metrics["high"]
     assert win_metrics(["unscored"])["win_rate"] is None
 
 
@@ -29,9 +29,9 @@ def test_kinds_are_the_type_or_the_first_two_words() -> None:
         PromptRecord("c.png", "Anything", meta={"type": "free"}),
     ]
     assert [instruction_kind(record) for record in records] == ["What is", "What is", "free"]
-    found = win_metrics_by_kind(records, ["win", "loss", "tie"])
-    assert list(found) == ["What is", "free"]
-    assert (found["What is"]["prompts"], found["What is"]["win_rate"]) == (2, 0.5)
+    metrics = win_metrics_by_kind(records, ["win", "loss", "tie"])
+    assert list(metrics) == ["What is", "free"]
+    assert (metrics["What is"]["prompts"], metrics["What is"]["win_rate"]) == (2, 0.5)
 
 
 def judgment(n: int, a: str, b: str, wins: str) -> PreferenceRecord:
@@ -40,7 +40,7 @@ def judgment(n: int, a: str, b: str, wins: str) -> PreferenceRecord:
 
 def test_what_people_prefer_counts_whatever_the_sides() -> None:
     records = [PromptRecord(f"{n}.png", "What?") for n in range(5)]
-    old, new = ["x"] * 5, ["y", "y", "y", "y", "x"]
+    baseline_texts, model_texts = ["x"] * 5, ["y", "y", "y", "y", "x"]
     judgments = [
         judgment(0, "x", "y", "response_b"),
         judgment(1, "y", "x", "response_b"),
@@ -50,7 +50,7 @@ def test_what_people_prefer_counts_whatever_the_sides() -> None:
         ],
         judgment(3, "x", "z", "response_b"),  # of another response
     ]
-    first, other = person_outputs(judgments, records, old, new)
-    assert other.scores[:3] == [1, -1, pytest.approx(1 / 4)] and other.scores[4] == 0
-    assert isnan(other.scores[3]) and isnan(first.scores[3])
-    assert pairwise_outcomes(first, other, 0.0) == ["win", "loss", "win", "unscored", "tie"]
+    baseline, model = person_outputs(judgments, records, baseline_texts, model_texts)
+    assert model.scores[:3] == [1, -1, pytest.approx(1 / 4)] and model.scores[4] == 0
+    assert isnan(model.scores[3]) and isnan(baseline.scores[3])
+    assert pairwise_outcomes(baseline, model, 0.0) == ["win", "loss", "win", "unscored", "tie"]

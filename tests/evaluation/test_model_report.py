@@ -39,12 +39,12 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def written(path, **parts):
-    given = {"title": "Run", "notes": [], "models": {}, "scores": {}, "kinds": {}}
-    given |= {"items": [], "curves": {}}
+def report_page(path, **parts):
+    defaults = {"title": "Run", "notes": [], "models": {}, "scores": {}, "kinds": {}}
+    defaults |= {"items": [], "curves": {}}
     if "curves" in parts:
         parts["curves"] = {name: {"": points} for name, points in parts["curves"].items()}
-    write_model_report(path / "deep" / "report.html", **given | parts)
+    write_model_report(path / "deep" / "report.html", **defaults | parts)
     return Page((path / "deep" / "report.html").read_text("utf-8"))
 
 
@@ -61,13 +61,15 @@ def test_a_win_rate_stands_with_its_interval(tmp_path):
         "sft": {"kl": 0.0, "words": 10.25},
         "ppo": {"win_rate": 0.92, "low": 0.877, "high": 0.9521, "kl": None, "words": 2},
     }
-    page = written(tmp_path, models=models)
+    page = report_page(tmp_path, models=models)
     assert "ppo – 2 92.0% [87.7%, 95.2%]" in page.text and "sft 0 10.25 –" in page.text
     assert "low" not in page.text.split()
 
 
 def test_nothing_is_fetched_and_only_the_pages_own_script_may_run(tmp_path):
-    page = written(tmp_path, models=NAMES, items=[report_item()], curves={"lr": [(0, 1), (1, 2)]})
+    page = report_page(
+        tmp_path, models=NAMES, items=[report_item()], curves={"lr": [(0, 1), (1, 2)]}
+    )
     names = {tag for tag, _ in page.tags}
     assert not names & {"link", "iframe", "object", "base", "form"}
     for _, attributes in page.tags:
@@ -90,8 +92,8 @@ def test_every_text_is_escaped(tmp_path):
     small = Image.new("RGB", (4, 4))
     nasty = ReportItem(small, NASTY, NASTY, (NASTY, f"{NASTY} {NASTY}"), (1.0, nan), NASTY)
     parts = {"items": [report_item()], "models": NAMES, "curves": {"a": [(0, 1.0)]}}
-    plain = written(tmp_path, **parts, kinds={"what is": {"prompts": 1}})
-    page = written(
+    plain = report_page(tmp_path, **parts, kinds={"what is": {"prompts": 1}})
+    page = report_page(
         tmp_path,
         title=NASTY,
         notes=[NASTY],
@@ -118,13 +120,13 @@ def test_what_is_new_and_what_is_gone_is_marked():
 
 
 def test_differences_are_marked_in_the_page(tmp_path):
-    written(tmp_path, models=NAMES, items=[report_item(text="a red <b> maybe")])
+    report_page(tmp_path, models=NAMES, items=[report_item(text="a red <b> maybe")])
     source = (tmp_path / "deep" / "report.html").read_text()
     assert "<p>a <del>circle</del><ins>red &lt;b&gt;</ins> maybe</p>" in source
 
 
 def test_cards_carry_what_they_are_sorted_and_filtered_by(tmp_path):
-    page = written(tmp_path, models=NAMES, items=[report_item(), report_item(outcome="loss")])
+    page = report_page(tmp_path, models=NAMES, items=[report_item(), report_item(outcome="loss")])
     first, second = page.all("article")
     assert (first["data-gain"], first["data-words"], first["data-kind"]) == ("1.75", "0", "what is")
     assert (first["data-n"], second["data-n"]) == ("0", "1")
@@ -134,12 +136,12 @@ def test_cards_carry_what_they_are_sorted_and_filtered_by(tmp_path):
 def test_two_hundred_photographs_stay_small(tmp_path):
     photo = Image.effect_noise((640, 480), 40).convert("RGB")
     item = ReportItem(photo, "what?", "what?", ("a", "b"), (0.0, 1.0), "win")
-    written(tmp_path, models=NAMES, items=[item] * 200)
+    report_page(tmp_path, models=NAMES, items=[item] * 200)
     assert (tmp_path / "deep" / "report.html").stat().st_size <= 10_000_000
 
 
 def test_a_lone_surrogate_does_not_stop_the_report(tmp_path):
-    assert written(tmp_path, notes=["half \ud83d done"]).text.count("done") == 1
+    assert report_page(tmp_path, notes=["half \ud83d done"]).text.count("done") == 1
 
 
 def image(page, number=0):
@@ -150,18 +152,18 @@ def image(page, number=0):
 def test_a_tiny_image_is_unharmed_and_shown_crisp(tmp_path):
     item = report_item()
     item.image.putpixel((3, 4), (1, 2, 3))
-    page = written(tmp_path, models=NAMES, items=[item])
-    kind, shown = image(page)
+    page = report_page(tmp_path, models=NAMES, items=[item])
+    kind, embedded = image(page)
     assert kind == "png" and page.all("img")[0]["class"] == "pixelated"
-    assert shown.tobytes() == item.image.tobytes()
+    assert embedded.tobytes() == item.image.tobytes()
     assert page.all("img")[0]["alt"] == "what is it?"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "I;16"])
 def test_a_large_image_of_any_mode_is_shrunk_and_itself_untouched(tmp_path, mode):
     item = report_item((2000, 1000), mode=mode)
-    kind, shown = image(written(tmp_path, models=NAMES, items=[item]))
-    assert kind == "jpeg" and shown.size == (640, 320)
+    kind, embedded = image(report_page(tmp_path, models=NAMES, items=[item]))
+    assert kind == "jpeg" and embedded.size == (640, 320)
     assert item.image.size == (2000, 1000) and item.image.mode == mode
 
 
@@ -169,26 +171,26 @@ def test_a_large_image_of_any_mode_is_shrunk_and_itself_untouched(tmp_path, mode
     "outcome, color", [("win", "win"), ("loss", "loss"), ("tie", "tie"), ("unscored", "tie")]
 )
 def test_the_badge_shows_the_outcome(tmp_path, outcome, color):
-    page = written(tmp_path, models=NAMES, items=[report_item(outcome=outcome)])
+    page = report_page(tmp_path, models=NAMES, items=[report_item(outcome=outcome)])
     (badge,) = [x for x in page.all("span") if x.get("class") == "badge"]
     assert badge["style"] == f"background: var(--{color})"
 
 
 def test_responses_stand_side_by_side_with_model_and_score(tmp_path):
-    text = written(tmp_path, models=NAMES, items=[report_item()]).text
+    text = report_page(tmp_path, models=NAMES, items=[report_item()]).text
     assert text.index("sft · -0.5") < text.index("a circle maybe") < text.index("ppo · 1.25")
 
 
 def test_score_over_kl_has_a_point_for_each_model(tmp_path):
     models = {"a": {"kl": 0.0}, "b": {"kl": 2.0}, "c": {"kl": 1.0}, "d": {"kl": None}}
-    page = written(tmp_path, models=models, scores={"a": 0.0, "b": 1.0, "c": 0.5, "d": 3.0})
-    places = [(float(dot["cx"]), float(dot["cy"])) for dot in page.all("circle")]
-    (left, low), (right, high), middle = places
+    page = report_page(tmp_path, models=models, scores={"a": 0.0, "b": 1.0, "c": 0.5, "d": 3.0})
+    dots = [(float(dot["cx"]), float(dot["cy"])) for dot in page.all("circle")]
+    (left, low), (right, high), middle = dots
     assert middle == ((left + right) / 2, (low + high) / 2) and left < right and high < low
 
 
 def test_a_curve_lies_where_its_values_say(tmp_path):
-    page = written(tmp_path, curves={"objective/kl": [(10, 1.0), (20, 3.0), (50, 2.0)]})
+    page = report_page(tmp_path, curves={"objective/kl": [(10, 1.0), (20, 3.0), (50, 2.0)]})
     (line,) = page.all("polyline")
     points = [tuple(map(float, pair.split(","))) for pair in line["points"].split()]
     (left, bottom), (second, top), (right, middle) = points
@@ -218,10 +220,10 @@ def test_not_finite_constant_single_and_empty_curves(tmp_path):
         "nothing": [],
         "broken": [(0, nan)],
     }
-    page = written(tmp_path, curves=curves)
+    page = report_page(tmp_path, curves=curves)
     assert [len(x["points"].split()) for x in page.all("polyline")] == [2, 2, 1]
     assert page.text.count("no finite value") == 2
     numbers = re.findall(r'(?:points|cx|cy|d)="([^"]*)"', str(page.tags))
     assert not any("nan" in number or "inf" in number for number in numbers)
-    places = " ".join(x["points"] for x in page.all("polyline"))
-    assert "nan" not in places and "inf" not in places
+    points = " ".join(x["points"] for x in page.all("polyline"))
+    assert "nan" not in points and "inf" not in points

@@ -30,8 +30,8 @@ def scored(differences, labels=None, images=None, kinds=None, lengths=None) -> S
 
 def with_accuracy(share: float, images: int = 100) -> ScoredPairs:
     """One pair an image, this share of them right, the first ones."""
-    right = torch.arange(images) < round(share * images)
-    return scored(right.float() * 2 - 1)
+    correct = torch.arange(images) < round(share * images)
+    return scored(correct.float() * 2 - 1)
 
 
 SIX = scored(
@@ -74,12 +74,12 @@ def test_the_interval_comes_from_images() -> None:
     pairs = scored([1.0] * 50 + [-1.0] * 50, images=[0] * 50 + [1] * 50)
     metrics = reward_metrics(pairs)
     assert (metrics.accuracy.low, metrics.accuracy.high) == (0, 1)
-    apart = reward_metrics(replace(pairs, image_ids=torch.arange(100)))
+    metrics_of_own_images = reward_metrics(replace(pairs, image_ids=torch.arange(100)))
     # 95 % of a share of one half in 100: ± 0.098
-    assert apart.accuracy.low == pytest.approx(0.402, abs=0.015)
-    assert apart.accuracy.high == pytest.approx(0.598, abs=0.015)
-    right = reward_metrics(scored([1.0, 2.0, 0.5])).accuracy
-    assert (right.value, right.low, right.high) == (1, 1, 1)
+    assert metrics_of_own_images.accuracy.low == pytest.approx(0.402, abs=0.015)
+    assert metrics_of_own_images.accuracy.high == pytest.approx(0.598, abs=0.015)
+    all_correct = reward_metrics(scored([1.0, 2.0, 0.5])).accuracy
+    assert (all_correct.value, all_correct.low, all_correct.high) == (1, 1, 1)
 
 
 def test_a_seed_gives_the_same_metrics_again() -> None:
@@ -88,7 +88,7 @@ def test_a_seed_gives_the_same_metrics_again() -> None:
     assert reward_metrics(pairs, seed=3).accuracy != reward_metrics(pairs, seed=4).accuracy
 
 
-def test_scores_of_length_are_called_so() -> None:
+def test_scores_that_follow_length_have_a_length_correlation() -> None:
     lengths = [(n, 20 - n) for n in range(1, 20)]
     pairs = scored([float(2 * n - 20) for n in range(1, 20)], lengths=lengths)
     pairs = replace(pairs, scores_a=pairs.lengths_a.float(), scores_b=pairs.lengths_b.float())
@@ -101,18 +101,18 @@ def test_scores_of_length_are_called_so() -> None:
 def test_metrics_are_json_whatever_is_missing() -> None:
     only_ties = reward_metrics(scored([1.0, 0.0], [0.5, 0.5]))
     assert math.isnan(only_ties.accuracy.value) and only_ties.length_correlation == 0
-    found = json.loads(json.dumps(only_ties.as_dict(), allow_nan=False))
-    assert found["accuracy"] == {
+    values = json.loads(json.dumps(only_ties.as_dict(), allow_nan=False))
+    assert values["accuracy"] == {
         "name": "all pairs",
         "pairs": 0,
         "value": None,
         "low": None,
         "high": None,
     }
-    assert (found["ties"], found["equal_scores"], found["longer_preferred"]) == (2, 0, None)
+    assert (values["ties"], values["equal_scores"], values["longer_preferred"]) == (2, 0, None)
     assert all(name.startswith("reward/") for name in only_ties.scalars())
-    found = json.loads(json.dumps(blindness(*[scored([1.0], [0.5])] * 3).as_dict()))
-    assert found["gap"] is None and found["verdict"] == CANNOT_TELL
+    values = json.loads(json.dumps(blindness(*[scored([1.0], [0.5])] * 3).as_dict()))
+    assert values["gap"] is None and values["verdict"] == CANNOT_TELL
 
 
 def test_scalars_are_the_metrics() -> None:
@@ -124,8 +124,8 @@ def test_scalars_are_the_metrics() -> None:
         "reward/length_correlation": metrics.length_correlation,
         "reward/longer_scored_higher": metrics.longer_scored_higher,
     }
-    found = blindness(with_accuracy(0.9), with_accuracy(0.5), with_accuracy(0.6))
-    assert found.scalars() == {
+    blind = blindness(with_accuracy(0.9), with_accuracy(0.5), with_accuracy(0.6))
+    assert blind.scalars() == {
         "reward/blind_accuracy_shuffled": 0.5,
         "reward/blind_accuracy_blank": pytest.approx(0.6),
         "reward/blindness_gap": pytest.approx(0.3),
@@ -133,7 +133,7 @@ def test_scalars_are_the_metrics() -> None:
 
 
 @pytest.mark.parametrize(
-    "own, shuffled, blank, images, verdict",
+    "own_share, shuffled_share, blank_share, images, verdict",
     [
         (0.9, 0.5, 0.6, 100, LOOKS),
         (0.9, 0.5, 0.9, 100, IGNORES),  # one blinded model as good as the seeing one is enough
@@ -143,42 +143,49 @@ def test_scalars_are_the_metrics() -> None:
         (1.0, 0.0, 0.0, 20, LOOKS),
     ],
 )
-def test_the_verdict(own: float, shuffled: float, blank: float, images: int, verdict: str):  # noqa: ANN201
-    found = blindness(*(with_accuracy(share, images) for share in (own, shuffled, blank)))
-    assert found.verdict == verdict and found.images == images
+def test_the_verdict(
+    own_share: float, shuffled_share: float, blank_share: float, images: int, verdict: str
+):  # noqa: ANN201
+    blind = blindness(
+        *(with_accuracy(share, images) for share in (own_share, shuffled_share, blank_share))
+    )
+    assert blind.verdict == verdict and blind.images == images
 
 
 def test_images_are_counted_not_pairs() -> None:
-    few = [replace(with_accuracy(x), image_ids=torch.arange(100) // 10) for x in (1, 0, 0)]
-    assert blindness(*few).images == 10 and blindness(*few).verdict == CANNOT_TELL
+    ten_images = [replace(with_accuracy(x), image_ids=torch.arange(100) // 10) for x in (1, 0, 0)]
+    assert blindness(*ten_images).images == 10 and blindness(*ten_images).verdict == CANNOT_TELL
 
 
-def test_a_wide_interval_about_0_says_nothing() -> None:
+def test_a_wide_interval_about_0_gives_no_verdict() -> None:
     """11 of 20 right with the image, and without it another 10: no verdict on so few."""
-    own, blinded = scored([1.0] * 11 + [-1.0] * 9), scored([-1.0] * 10 + [1.0] * 10)
-    found = blindness(own, blinded, blinded)
-    assert found.gap == pytest.approx(0.05) and found.low < -0.1 and found.high > 0.1
-    assert found.verdict == CANNOT_TELL
+    own_images, without_images = scored([1.0] * 11 + [-1.0] * 9), scored([-1.0] * 10 + [1.0] * 10)
+    blind = blindness(own_images, without_images, without_images)
+    assert blind.gap == pytest.approx(0.05) and blind.low < -0.1 and blind.high > 0.1
+    assert blind.verdict == CANNOT_TELL
 
 
 def test_the_gap_is_paired() -> None:
     """90 and 70 of 100 right, the same 70 among them: each differs on a fifth of the images."""
-    found = blindness(with_accuracy(0.9), with_accuracy(0.7), with_accuracy(0.1))
-    assert found.gap == pytest.approx(0.2)
+    blind = blindness(with_accuracy(0.9), with_accuracy(0.7), with_accuracy(0.1))
+    assert blind.gap == pytest.approx(0.2)
     # ± 1.96·√(0.2·0.8 / 100) = 0.078; unpaired it would be 0.108
-    assert found.low == pytest.approx(0.122, abs=0.015)
-    assert found.high == pytest.approx(0.278, abs=0.015)
+    assert blind.low == pytest.approx(0.122, abs=0.015)
+    assert blind.high == pytest.approx(0.278, abs=0.015)
 
 
 def test_blinded_scores_must_be_of_the_same_pairs() -> None:
-    own, other = scored([1.0, 1.0], [1, 0]), scored([1.0, 1.0], [0, 1])
-    for wrong in (other, scored([1.0])):
-        for three in ((own, wrong, own), (own, own, wrong)):
+    own_images, other_labels = scored([1.0, 1.0], [1, 0]), scored([1.0, 1.0], [0, 1])
+    for mismatched in (other_labels, scored([1.0])):
+        for arguments in (
+            (own_images, mismatched, own_images),
+            (own_images, own_images, mismatched),
+        ):
             with pytest.raises(ValueError, match="same pairs"):
-                blindness(*three)
+                blindness(*arguments)
 
 
-def test_the_surest_rows_are_one_per_image() -> None:
+def test_the_most_confident_rows_are_one_per_image() -> None:
     pairs = scored(
         [-1.0, -5.0, -4.0, 2.0, 9.0, 0.0, -7.0], [1, 1, 1, 1, 1, 1, 0.5], [0, 1, 1, 2, 3, 4, 5]
     )
@@ -205,7 +212,7 @@ def test_pairs_of_a_kind() -> None:
         ({"kinds": ("",)}, "pairs"),
     ],
 )
-def test_pairs_that_cannot_be_are_refused(change: dict[str, Any], name: str) -> None:
+def test_inconsistent_pairs_are_refused(change: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}"):
         replace(SIX, **change)
 

@@ -17,25 +17,25 @@ BLIND = blindness(*[with_accuracy(0.9)] * 3)
 FEW = blindness(*[with_accuracy(0.9, 10)] * 3)
 
 
-def judged(text="a red star", kind="style", scores=(2.0, -1.0), label=0.0) -> ReportPair:  # noqa: ANN001
+def report_pair(text="a red star", kind="style", scores=(2.0, -1.0), label=0.0) -> ReportPair:  # noqa: ANN001
     return ReportPair(Image.new("RGB", (8, 8)), text, text, text, *scores, label, kind)  # type: ignore[call-arg]
 
 
-def written(path, metrics=None, **parts) -> Page:  # noqa: ANN001, ANN003
-    given = {"title": "Reward", "blindness": None, "mistakes": [], **parts}
+def report_page(path, metrics=None, **parts) -> Page:  # noqa: ANN001, ANN003
+    defaults = {"title": "Reward", "blindness": None, "mistakes": [], **parts}
     file = path / "deep" / "report.html"
-    write_reward_report(file, metrics=metrics or reward_metrics(SIX), **given)
+    write_reward_report(file, metrics=metrics or reward_metrics(SIX), **defaults)
     return Page(file.read_text("utf-8"))
 
 
-def everything(text="plain") -> dict:  # noqa: ANN001, D103
+def every_section(text="plain") -> dict:  # noqa: ANN001, D103
     pairs = scored([1.0, -1.0], kinds=[text, text])
     return {
         "metrics": reward_metrics(pairs),
         "title": text,
         "blindness": LOOKING,
-        "mistakes": [judged(text, kind=text)],
-        "right": [judged(text, kind=text)],
+        "mistakes": [report_pair(text, kind=text)],
+        "right": [report_pair(text, kind=text)],
         "curves": {text: {text: [(0, 1.0), (5, 0.5)], "held out": [(0, 1.0)]}},
         "folds": [reward_metrics(pairs)],
     }
@@ -46,7 +46,7 @@ def style_of(tag: dict) -> dict[str, str]:
 
 
 def test_nothing_is_fetched_and_nothing_runs(tmp_path) -> None:  # noqa: ANN001
-    page = written(tmp_path, **everything())
+    page = report_page(tmp_path, **every_section())
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
     for _, attributes in page.tags:
         assert not any(key.startswith("on") or key == "href" for key in attributes)
@@ -55,7 +55,7 @@ def test_nothing_is_fetched_and_nothing_runs(tmp_path) -> None:  # noqa: ANN001
 
 
 def test_every_text_is_escaped(tmp_path) -> None:  # noqa: ANN001
-    plain, page = (written(tmp_path, **everything(text)) for text in ("plain", NASTY))
+    plain, page = (report_page(tmp_path, **every_section(text)) for text in ("plain", NASTY))
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
     assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
     # title twice, kind bar, curve, its line with two tooltips; of two pairs: kind, question,
@@ -63,8 +63,8 @@ def test_every_text_is_escaped(tmp_path) -> None:  # noqa: ANN001
     assert page.text.count("alert('x')") == 7 + 2 * 4
 
 
-def test_the_metrics_are_said(tmp_path) -> None:  # noqa: ANN001
-    text = written(tmp_path).text
+def test_the_report_shows_the_metrics(tmp_path) -> None:  # noqa: ANN001
+    text = report_page(tmp_path).text
     for part in ("accuracy 50.0 % 95 %:", "log loss 1.002", "chance is 0.693", "pairs 6"):
         assert part in text
     assert "5 decided, 1 ties, 1 scored equal" in text
@@ -74,23 +74,23 @@ def test_the_metrics_are_said(tmp_path) -> None:  # noqa: ANN001
 
 
 @pytest.mark.parametrize(
-    "found, color, sentence",
+    "blind, color, sentence",
     [
         (LOOKING, "win", "This model looks at the image."),
         (BLIND, "loss", "This model ignores the image."),
         (FEW, "tie", "Cannot tell: too few pairs."),
     ],
 )
-def test_the_verdict_is_a_sentence(tmp_path, found, color, sentence) -> None:  # noqa: ANN001
-    page = written(tmp_path, blindness=found)
+def test_the_verdict_is_a_sentence(tmp_path, blind, color, sentence) -> None:  # noqa: ANN001
+    page = report_page(tmp_path, blindness=blind)
     (banner,) = [x for x in page.all("div") if x.get("class") == "card banner"]
     assert banner["style"] == f"border-left-color: var(--{color})"
     assert sentence in page.text
-    assert "Blindness test" not in written(tmp_path).text
+    assert "Blindness test" not in report_page(tmp_path).text
 
 
 def test_bars_lie_where_their_shares_say(tmp_path) -> None:  # noqa: ANN001
-    spans = written(tmp_path, blindness=LOOKING).all("span")
+    spans = report_page(tmp_path, blindness=LOOKING).all("span")
     fills = [style_of(x)["width"] for x in spans if x.get("class") == "fill"]
     dots = [style_of(x)["left"] for x in spans if x.get("class") == "dot"]
     assert fills[:3] == dots[:3] == ["90.0%", "50.0%", "60.0%"]
@@ -101,24 +101,26 @@ def test_bars_lie_where_their_shares_say(tmp_path) -> None:  # noqa: ANN001
 
 def test_calibration_dots_lie_where_their_shares_say(tmp_path) -> None:  # noqa: ANN001
     """Three of four right at p = ¾ lie on the diagonal; the one wrong at p = 0.99 at the bottom."""
-    apart = torch.logit(torch.tensor([0.75, 0.75, 0.75, 0.75, 0.99]))
-    metrics = reward_metrics(scored(apart, [1, 1, 1, 0, 0]))
-    page = written(tmp_path, metrics)
-    near, far = (tuple(float(x[key]) for key in ("cx", "cy", "r")) for x in page.all("circle"))
+    differences = torch.logit(torch.tensor([0.75, 0.75, 0.75, 0.75, 0.99]))
+    metrics = reward_metrics(scored(differences, [1, 1, 1, 0, 0]))
+    page = report_page(tmp_path, metrics)
+    diagonal_dot, wrong_dot = (
+        tuple(float(x[key]) for key in ("cx", "cy", "r")) for x in page.all("circle")
+    )
     (diagonal,) = [x["d"] for x in page.all("path") if "stroke-dasharray" in x]
-    left, half, right, one = map(float, re.findall(r"[\d.]+", diagonal))
-    assert left < right and half > one  # y grows downwards in SVG
-    assert near[:2] == pytest.approx(((left + right) / 2, (half + one) / 2), abs=0.11)
-    assert far[1] == pytest.approx(half + (half - one), abs=0.11) and far[0] < right
-    assert near[2] > far[2]  # four pairs and one
+    left, bottom, right, top = map(float, re.findall(r"[\d.]+", diagonal))
+    assert left < right and bottom > top  # y grows downwards in SVG
+    assert diagonal_dot[:2] == pytest.approx(((left + right) / 2, (bottom + top) / 2), abs=0.11)
+    assert wrong_dot[1] == pytest.approx(bottom + (bottom - top), abs=0.11) and wrong_dot[0] < right
+    assert diagonal_dot[2] > wrong_dot[2]  # four pairs and one
 
 
 def test_margin_bars_are_as_high_as_their_counts(tmp_path) -> None:  # noqa: ANN001
     """Margins -4, 1, 1, 4 in 20 bins of 0.4: the first, the thirteenth and the last."""
-    page = written(tmp_path, reward_metrics(scored([-4.0, 1.0, 1.0, 4.0])))
+    page = report_page(tmp_path, reward_metrics(scored([-4.0, 1.0, 1.0, 4.0])))
     heights = [float(x["height"]) for x in page.all("rect")]
     tallest = max(heights)
-    assert [place for place, x in enumerate(heights) if x] == [0, 12, 19]
+    assert [index for index, x in enumerate(heights) if x] == [0, 12, 19]
     assert heights[0] == heights[19] == tallest / 2
     bottoms = {round(float(x["y"]) + float(x["height"]), 1) for x in page.all("rect")}
     assert len(bottoms) == 1
@@ -129,43 +131,43 @@ def test_margin_bars_are_as_high_as_their_counts(tmp_path) -> None:  # noqa: ANN
 
 def test_both_losses_share_a_chart(tmp_path) -> None:  # noqa: ANN001
     lines = {"training": [(0, 2.0), (10, 1.0)], "held out": [(0, 2.0), (5, 1.5), (7, nan)]}
-    page = written(tmp_path, curves={"reward/loss": lines})
+    page = report_page(tmp_path, curves={"reward/loss": lines})
     *_, training, held_out = [x for x in page.all("polyline")]
-    (left, top), (right, bottom) = places(training)
-    assert places(held_out) == [(left, top), ((left + right) / 2, (top + bottom) / 2)]
+    (left, top), (right, bottom) = coordinates(training)
+    assert coordinates(held_out) == [(left, top), ((left + right) / 2, (top + bottom) / 2)]
     assert "var(--series-1)" in training["style"] and "var(--series-2)" in held_out["style"]
     assert "training last 1 held out last 1.5" in page.text
 
 
-def places(line: dict) -> list[tuple[float, ...]]:
+def coordinates(line: dict) -> list[tuple[float, ...]]:
     return [tuple(map(float, pair.split(","))) for pair in line["points"].split()]
 
 
 def test_label_and_model_are_marked_on_their_responses(tmp_path) -> None:  # noqa: ANN001
-    page = written(tmp_path, mistakes=[judged()])
+    page = report_page(tmp_path, mistakes=[report_pair()])
     assert "the model is 95.3 % sure" in page.text  # σ(3)
     assert "A · 2 · model a red star B · -1 · label" in page.text
-    sides = [
+    classes = [
         x["class"]
         for x in page.all("div")
         if x.get("class", "").startswith("response ") or x.get("class") == "response"
     ]
-    assert sides == ["response", "response preferred"]
-    tie = written(tmp_path, mistakes=[judged(scores=(1.0, 1.0), label=0.5)])
+    assert classes == ["response", "response preferred"]
+    tie = report_page(tmp_path, mistakes=[report_pair(scores=(1.0, 1.0), label=0.5)])
     assert "A · 1 a red star B · 1 a red star" in tie.text and "50.0 % sure" in tie.text
-    assert len(written(tmp_path, mistakes=[judged(scores=(3e38, -3e38))]).all("img")) == 1
+    assert len(report_page(tmp_path, mistakes=[report_pair(scores=(3e38, -3e38))]).all("img")) == 1
 
 
 def test_folds_are_shown_with_their_spread(tmp_path) -> None:  # noqa: ANN001
     folds = [reward_metrics(with_accuracy(share, 10)) for share in (0.6, 0.7, 0.8)]
-    text = written(tmp_path, folds=folds).text
+    text = report_page(tmp_path, folds=folds).text
     assert "mean 70.0 %, standard deviation 10.0 points, 60.0 % to 80.0 %" in text
     assert "fold 3 80.0 % of 10" in text
-    assert "fold" not in written(tmp_path).text
+    assert "fold" not in report_page(tmp_path).text
 
 
 def test_no_decided_pair_still_makes_a_page(tmp_path) -> None:  # noqa: ANN001
     ties = scored([0.0, 1.0], [0.5, 0.5])
-    page = written(tmp_path, reward_metrics(ties), blindness=blindness(ties, ties, ties))
+    page = report_page(tmp_path, reward_metrics(ties), blindness=blindness(ties, ties, ties))
     assert "accuracy –" in page.text and "nan" not in page.text.lower()
     assert not any("nan" in value for _, attributes in page.tags for value in attributes.values())

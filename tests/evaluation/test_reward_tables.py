@@ -5,7 +5,7 @@ from rlhf.evaluation.reward_tables import METRIC_COLUMNS, blindness_rows, metric
 from tests.evaluation.test_reward_metrics import SIX, with_accuracy
 
 
-def test_rows_for_the_console() -> None:
+def test_metric_rows_for_the_console() -> None:
     rows = metric_rows(reward_metrics(SIX))
     assert {len(row) for row in rows} == {len(METRIC_COLUMNS)}
     named = {row[0]: row[1:] for row in rows}

@@ -21,10 +21,10 @@ def test_values_that_are_not_finite_count_for_nothing() -> None:
 def test_curves_run_along_responses_only_if_all_counted_them() -> None:
     counted = Run("a", {"lr": [(0, 1.0), (1, 2.0)], "episode": [(0, 64.0), (1, 128.0)]}, 0)
     plain = Run("b", {"lr": [(0, 1.0)]}, 0)
-    along, (moved,) = by_episode([counted])
-    assert along == "responses sampled" and moved["lr"] == [(64, 1.0), (128, 2.0)]
-    along, curves = by_episode([counted, plain])
-    assert along == "step" and curves[0]["lr"] == [(0, 1.0), (1, 2.0)]
+    x_label, (by_responses,) = by_episode([counted])
+    assert x_label == "responses sampled" and by_responses["lr"] == [(64, 1.0), (128, 2.0)]
+    x_label, curves = by_episode([counted, plain])
+    assert x_label == "step" and curves[0]["lr"] == [(0, 1.0), (1, 2.0)]
 
 
 def test_many_runs_have_a_line_and_a_colour_each() -> None:

@@ -62,12 +62,12 @@ def test_advantage_identities() -> None:
     spans = Spans.from_lengths([3, 1, 2])
     rewards, values = random_float64(6), random_float64(6, grad=True)
     _, returns = generalized_advantages(rewards, values, spans, gamma=1.0, gae_lambda=1.0)
-    tails = [
-        sum(piece[i:])
-        for piece in oracles.split(rewards.tolist(), [3, 1, 2])
-        for i in range(len(piece))
+    reward_sums = [
+        sum(span_rewards[i:])
+        for span_rewards in oracles.split(rewards.tolist(), [3, 1, 2])
+        for i in range(len(span_rewards))
     ]
-    torch.testing.assert_close(returns, exact(tails), **EXACT)
+    torch.testing.assert_close(returns, exact(reward_sums), **EXACT)
     assert not returns.requires_grad
     half, _ = generalized_advantages(
         rewards.bfloat16(), values.bfloat16(), spans, gamma=1.0, gae_lambda=0.9
@@ -102,11 +102,11 @@ def test_each_response_may_have_its_own_lambda(lengths: list[int], gamma: float)
     )
     got, _ = generalized_advantages(rewards, values, spans, gamma=gamma, gae_lambda=lambdas)
     for b, gae_lambda in enumerate(lambdas.tolist()):
-        where, own = spans.token_indices([b]), spans.select([b])
-        alone, _ = generalized_advantages(
-            rewards[where], values[where], own, gamma=gamma, gae_lambda=gae_lambda
+        indices, single_span = spans.token_indices([b]), spans.select([b])
+        expected, _ = generalized_advantages(
+            rewards[indices], values[indices], single_span, gamma=gamma, gae_lambda=gae_lambda
         )
-        torch.testing.assert_close(got[where], alone, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(got[indices], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_length_adaptive_lambda_literals() -> None:

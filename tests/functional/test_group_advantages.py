@@ -35,8 +35,8 @@ def test_rloo_is_the_score_minus_the_mean_of_the_others(names: list[int]) -> Non
     got = rloo_advantages(scores, groups).tolist()
     values = scores.tolist()
     for b, name in enumerate(names):
-        others = [values[j] for j in range(len(names)) if names[j] == name and j != b]
-        expected = values[b] - statistics.fmean(others) if others else 0.0
+        other_scores = [values[j] for j in range(len(names)) if names[j] == name and j != b]
+        expected = values[b] - statistics.fmean(other_scores) if other_scores else 0.0
         assert got[b] == pytest.approx(expected, abs=1e-12)
 
 
@@ -59,7 +59,7 @@ def test_equal_scores_have_no_advantage() -> None:
 
 
 @pytest.mark.parametrize("kind", ["rloo", "grpo"])
-def test_a_group_feels_no_other(kind: str) -> None:
+def test_advantages_of_a_group_do_not_depend_on_other_groups(kind: str) -> None:
     def advantages(scores: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
         if kind == "rloo":
             return rloo_advantages(scores, groups)
@@ -67,8 +67,8 @@ def test_a_group_feels_no_other(kind: str) -> None:
 
     scores, groups = torch.tensor([1.0, math.nan, 4.0, 2.0]), torch.tensor([0, 1, 0, 1])
     assert advantages(scores, groups).isnan().tolist() == [False, True, False, True]
-    alone = advantages(scores[[0, 2]], groups[[0, 2]])
-    assert torch.equal(advantages(scores, groups)[[0, 2]], alone)
+    expected = advantages(scores[[0, 2]], groups[[0, 2]])
+    assert torch.equal(advantages(scores, groups)[[0, 2]], expected)
     assert advantages(torch.zeros(0), torch.zeros(0).long()).shape == (0,)
     assert advantages(torch.zeros(1), torch.zeros(1).long()).tolist() == [0]
     assert advantages(torch.zeros(2).bfloat16(), torch.zeros(2).long()).dtype == torch.float32

@@ -38,9 +38,11 @@ def test_only_the_sound_kl_penalties_are_accepted(placement: str, kind: str) -> 
     if (placement, kind) in {("reward", "k1"), ("loss", "k2"), ("loss", "exact")}:
         check_kl_choice(placement, kind)
         return
-    known = placement != "nowhere" and kind != "k4"
-    why = r"bandit it ends 0.\d+|has no effect" if known else "no such choice"
-    with pytest.raises(ValueError, match=f"{kind} in the {placement}: .*({why}).*; wanted k1 in"):
+    is_known = placement != "nowhere" and kind != "k4"
+    message = r"bandit it ends 0.\d+|has no effect" if is_known else "no such choice"
+    with pytest.raises(
+        ValueError, match=f"{kind} in the {placement}: .*({message}).*; wanted k1 in"
+    ):
         check_kl_choice(placement, kind)
 
 

@@ -150,12 +150,12 @@ def test_micro_batches_add_up_to_the_whole_step(lengths: list[int]) -> None:
         assert weight.grad is not None
         return total, weight.grad, sums
 
-    whole = gradient(len(lengths), None)
+    expected = gradient(len(lengths), None)
     for size in (1, 2, 3, len(lengths)):
-        for ours, theirs in zip(gradient(size, spans.num_tokens), whole, strict=True):
+        for ours, theirs in zip(gradient(size, spans.num_tokens), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     means = gradient(1, None)[1]
-    assert float((means - whole[1]).norm() / whole[1].norm()) > 0.05
+    assert float((means - expected[1]).norm() / expected[1].norm()) > 0.05
 
 
 def test_losses_are_float32_for_half_inputs() -> None:

@@ -44,12 +44,12 @@ def test_explained_variance_literals() -> None:
 @quick
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
 def test_the_scale_is_the_standard_deviation_of_everything_seen(sizes: list[int]) -> None:
-    scaler, seen = ScoreScaler(), []
+    scaler, all_scores = ScoreScaler(), []
     for size in sizes:
         scores = 3 * random_float64(size) + 100
-        seen += scores.tolist()
+        all_scores += scores.tolist()
         got = scaler.scale(scores)
-        std = statistics.pstdev(seen) if len(seen) > 1 else 1.0
+        std = statistics.pstdev(all_scores) if len(all_scores) > 1 else 1.0
         torch.testing.assert_close(got, scores / std, rtol=1e-9, atol=1e-9)
 
 

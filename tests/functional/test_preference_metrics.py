@@ -131,15 +131,18 @@ def test_an_outlier_does_not_stretch_the_histogram() -> None:
 
 
 def test_length_bands_literal() -> None:
-    own, other = (
+    lengths_a, lengths_b = (
         torch.tensor([1, 2, 3, 4, 4, 5, 6, 8, 0, 0, 3]),
         torch.tensor([4, 4, 4, 4, 3, 4, 4, 4, 0, 2, 0]),
     )
     names = "much shorter,much shorter,shorter,equally long,longer,longer,longer,much longer"
     expected = [*names.split(","), "equally long", "much shorter", "much longer"]
-    ones = torch.ones(len(own))
-    for places in (length_bands(own, other, ones), length_bands(other, own, 0 * ones)):
-        assert [LENGTH_BANDS[place] for place in places] == expected
+    ones = torch.ones(len(lengths_a))
+    for bands in (
+        length_bands(lengths_a, lengths_b, ones),
+        length_bands(lengths_b, lengths_a, 0 * ones),
+    ):
+        assert [LENGTH_BANDS[band] for band in bands] == expected
 
 
 def test_longer_shares_literal() -> None:
@@ -166,8 +169,8 @@ def test_correlations_literals() -> None:
 
 def test_correlations_are_those_of_scipy() -> None:
     x, y = random_float64(200), torch.randint(9, (200,))
-    for mine, theirs in ((pearson, stats.pearsonr), (spearman, stats.spearmanr)):
-        assert mine(x + y, y).item() == pytest.approx(theirs(x + y, y).statistic, abs=1e-12)
+    for ours, theirs in ((pearson, stats.pearsonr), (spearman, stats.spearmanr)):
+        assert ours(x + y, y).item() == pytest.approx(theirs(x + y, y).statistic, abs=1e-12)
 
 
 def test_resampled_means_have_the_frequencies_of_every_draw() -> None:
@@ -184,12 +187,14 @@ def test_resampled_means_have_the_frequencies_of_every_draw() -> None:
 
 def test_a_row_that_does_not_count_is_as_if_left_out() -> None:
     values, names = random_float64(40, 1), torch.arange(40) // 4
-    hole = torch.arange(40) % 4 == 1
-    short = resampled_means(values[~hole], names[~hole], generator=seeded())
-    values[hole] = math.nan
-    torch.testing.assert_close(resampled_means(values, names, generator=seeded()), short, **EXACT)
-    nothing = torch.full((40, 1), math.nan)
-    assert resampled_means(nothing, names, generator=seeded()).isnan().all()
+    missing = torch.arange(40) % 4 == 1
+    expected = resampled_means(values[~missing], names[~missing], generator=seeded())
+    values[missing] = math.nan
+    torch.testing.assert_close(
+        resampled_means(values, names, generator=seeded()), expected, **EXACT
+    )
+    all_missing = torch.full((40, 1), math.nan)
+    assert resampled_means(all_missing, names, generator=seeded()).isnan().all()
 
 
 def test_columns_share_their_draws_and_pieces_change_nothing(
@@ -202,9 +207,9 @@ def test_columns_share_their_draws_and_pieces_change_nothing(
     assert torch.equal(means, resampled_means(values, names, generator=seeded()))
     assert not torch.equal(means, resampled_means(values, names, generator=seeded(1)))
     monkeypatch.setattr(preference_metrics, "_CHUNK_DRAWS", 100)
-    pieces = resampled_means(values, names, resamples=2000, generator=seeded())
-    assert pieces.shape == (2000, 2)
-    torch.testing.assert_close(pieces.std(dim=0), means.std(dim=0), rtol=0.1, atol=0)
+    chunked = resampled_means(values, names, resamples=2000, generator=seeded())
+    assert chunked.shape == (2000, 2)
+    torch.testing.assert_close(chunked.std(dim=0), means.std(dim=0), rtol=0.1, atol=0)
 
 
 def test_all_right_has_an_interval_without_width() -> None:
@@ -221,16 +226,16 @@ def test_percentile_interval_literal() -> None:
 
 def test_copies_of_a_pair_do_not_narrow_the_interval() -> None:
     """Nine copies tell nothing new; taken for independent they would shrink the width threefold."""
-    once = torch.bernoulli(torch.full((60, 1), 0.7), generator=seeded())
-    copies = once.repeat_interleave(9, dim=0)
+    credit = torch.bernoulli(torch.full((60, 1), 0.7), generator=seeded())
+    copies = credit.repeat_interleave(9, dim=0)
 
     def width(values: Tensor, names: Tensor) -> float:
         low, high = percentile_interval(resampled_means(values, names, generator=seeded()))
         return (high - low).item()
 
-    own = width(once, torch.arange(60))
-    assert width(copies, torch.arange(540) // 9) == pytest.approx(own, abs=1e-6)
-    assert width(copies, torch.arange(540)) == pytest.approx(own / 3, rel=0.15)
+    expected = width(credit, torch.arange(60))
+    assert width(copies, torch.arange(540) // 9) == pytest.approx(expected, abs=1e-6)
+    assert width(copies, torch.arange(540)) == pytest.approx(expected / 3, rel=0.15)
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:

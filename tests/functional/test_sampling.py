@@ -59,15 +59,15 @@ def test_a_uniform_number_depends_on_each_word_and_on_nothing_else() -> None:
 def neighbours(count: int = 20_000) -> dict[str, Tensor]:
     """Sequences in which one word counts up and the others stand still."""
     index, zero = torch.arange(count), torch.zeros(count, dtype=torch.int64)
-    one = zero[:1]
+    state = zero[:1]
     steps = range(1_000)
     return {
         "keys": keyed_uniforms(0, 0, index, zero, 0),
         "samples": keyed_uniforms(0, 0, zero, index, 0),
         "sparse keys": keyed_uniforms(0, 0, index << 40, zero, 0),
-        "seeds": torch.cat([keyed_uniforms(i, 0, one, one, 0) for i in steps]),
-        "iterations": torch.cat([keyed_uniforms(0, i, one, one, 0) for i in steps]),
-        "positions": torch.cat([keyed_uniforms(0, 0, one, one, i) for i in steps]),
+        "seeds": torch.cat([keyed_uniforms(i, 0, state, state, 0) for i in steps]),
+        "iterations": torch.cat([keyed_uniforms(0, i, state, state, 0) for i in steps]),
+        "positions": torch.cat([keyed_uniforms(0, 0, state, state, i) for i in steps]),
     }
 
 

@@ -33,9 +33,9 @@ def _loop(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def test_two_tokens_worked_by_hand() -> None:
     query = torch.tensor([1.0, 2.0]).reshape(1, 1, 2, 1)
     key, value = torch.tensor([3.0, 1.0]), torch.tensor([10.0, 20.0])
-    out = causal_attention(query, key.reshape(1, 1, 2, 1), value.reshape(1, 1, 2, 1), 0.5)
+    output = causal_attention(query, key.reshape(1, 1, 2, 1), value.reshape(1, 1, 2, 1), 0.5)
     share = exp(2 * 1 * 0.5) / (exp(2 * 3 * 0.5) + exp(2 * 1 * 0.5))  # of the second token
-    assert out.flatten().tolist() == pytest.approx([10, 10 + 10 * share], rel=1e-6)
+    assert output.flatten().tolist() == pytest.approx([10, 10 + 10 * share], rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ def test_two_tokens_worked_by_hand() -> None:
 )
 def test_results_and_gradients_are_the_loops(dtype: torch.dtype, tolerance: float) -> None:
     inputs, grad_out = _tensors(dtype), torch.randn(2, 3, 7, 8, dtype=torch.float64)
-    out = causal_attention(*inputs, SCALE)
-    assert out.dtype == dtype
-    torch.testing.assert_close(out.double(), _loop(*inputs), rtol=0, atol=tolerance)
-    grads = torch.autograd.grad((out.double() * grad_out).sum(), inputs)
+    output = causal_attention(*inputs, SCALE)
+    assert output.dtype == dtype
+    torch.testing.assert_close(output.double(), _loop(*inputs), rtol=0, atol=tolerance)
+    grads = torch.autograd.grad((output.double() * grad_out).sum(), inputs)
     expected = torch.autograd.grad((_loop(*inputs) * grad_out).sum(), inputs)
     for grad, expected_grad in zip(grads, expected, strict=True):
         assert grad.dtype == dtype
@@ -57,18 +57,18 @@ def test_results_and_gradients_are_the_loops(dtype: torch.dtype, tolerance: floa
 def test_without_gradients_the_result_is_the_same() -> None:
     inputs = _tensors(torch.bfloat16)
     with torch.no_grad():
-        out = causal_attention(*inputs, SCALE)
-    assert torch.equal(out, causal_attention(*inputs, SCALE))
+        output = causal_attention(*inputs, SCALE)
+    assert torch.equal(output, causal_attention(*inputs, SCALE))
 
 
 def test_bfloat16_gradients_are_those_of_the_same_numbers_in_float32() -> None:
     query, key, value = (x.detach() for x in _tensors(torch.bfloat16))
     inputs = query, key, value
-    out, lse = flash_attention(*inputs, causal=True, scale=SCALE)
-    grads = flash_attention_backward(out, *inputs, out, lse, causal=True, scale=SCALE)
+    output, lse = flash_attention(*inputs, causal=True, scale=SCALE)
+    grads = flash_attention_backward(output, *inputs, output, lse, causal=True, scale=SCALE)
     upcast = query.float(), key.float(), value.float()
     upcast_grads = flash_attention_backward(
-        out.float(), *upcast, out.float(), lse, causal=True, scale=SCALE
+        output.float(), *upcast, output.float(), lse, causal=True, scale=SCALE
     )
     for grad, upcast_grad in zip(grads, upcast_grads, strict=True):
         assert grad.dtype == torch.float32
@@ -79,6 +79,6 @@ def test_a_mask_is_added_to_the_products() -> None:
     inputs = _tensors(torch.float64)
     mask = torch.zeros(2, 3, 7, 7, dtype=torch.float64)
     mask[..., 5:] = -torch.inf
-    out, _ = flash_attention(*inputs, causal=False, scale=SCALE, mask=mask)
+    output, _ = flash_attention(*inputs, causal=False, scale=SCALE, mask=mask)
     expected = scaled_dot_product_attention(*inputs, attn_mask=mask, scale=SCALE)
-    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(output, expected)

@@ -22,14 +22,18 @@ def loop(tensors: list[Tensor], prefix_ids: list[int], lengths: list[int], windo
     first = key.shape[2] - query.shape[2]
     for row, prompt in enumerate(prefix_ids):
         for head in range(query.shape[1]):
-            for place in range(query.shape[2]):
-                seen, end = lengths[prompt], place + first + 1
-                keys = torch.cat([prefix_key[prompt, head, :seen], key[row, head, :end]])[-window:]
-                values = torch.cat([prefix_value[prompt, head, :seen], value[row, head, :end]])
+            for position in range(query.shape[2]):
+                prefix_length, end = lengths[prompt], position + first + 1
+                keys = torch.cat([prefix_key[prompt, head, :prefix_length], key[row, head, :end]])[
+                    -window:
+                ]
+                values = torch.cat(
+                    [prefix_value[prompt, head, :prefix_length], value[row, head, :end]]
+                )
                 values = values[-window:]
-                weights = [(SCALE * query[row, head, place] @ k).exp() for k in keys]
+                weights = [(SCALE * query[row, head, position] @ k).exp() for k in keys]
                 mixed = sum(w * v for w, v in zip(weights, values, strict=True))
-                out[row, head, place] = mixed / sum(weights)
+                out[row, head, position] = mixed / sum(weights)
     return out
 
 

@@ -115,10 +115,10 @@ def test_wrong_sizes_are_refused(kernels: ModuleType) -> None:
         add_at_span_end(torch.zeros(6), torch.zeros(1), spans)
 
 
-@pytest.mark.parametrize("wrong", [-0.1, 1.1, math.nan])
-def test_a_factor_outside_0_to_1_is_refused(kernels: ModuleType, wrong: float) -> None:
+@pytest.mark.parametrize("bad_factor", [-0.1, 1.1, math.nan])
+def test_a_factor_outside_0_to_1_is_refused(kernels: ModuleType, bad_factor: float) -> None:
     spans = Spans.from_lengths(LENGTHS)
-    for factor in (wrong, torch.tensor([0.5, wrong, 0.5])):
+    for factor in (bad_factor, torch.tensor([0.5, bad_factor, 0.5])):
         with pytest.raises(ValueError, match="factor: got .*, wanted 0 to 1"):
             kernels.span_discounted_sum(torch.zeros(6), spans, factor)
     with pytest.raises(ValueError, match=r"factor: got shape \[2\], wanted \[3\]"):
@@ -153,30 +153,32 @@ def test_literals_without_triton() -> None:
 def test_sums_agree_with_loops(drawn: list[tuple[int, float]]) -> None:
     lengths = [length for length, _ in drawn]
     spans, flat = Spans.from_lengths(lengths), random_float64(sum(lengths))
-    pieces = oracles.split(flat.tolist(), lengths)
-    sums = exact([math.fsum(piece) for piece in pieces])
+    rows = oracles.split(flat.tolist(), lengths)
+    sums = exact([math.fsum(row) for row in rows])
     torch.testing.assert_close(span_sum(flat, spans), sums, **EXACT)
     torch.testing.assert_close(span_mean(flat, spans) * spans.lengths, sums, **EXACT)
     for factors in ([factor for _, factor in drawn], [drawn[0][1]] * len(drawn)):
-        tails = map(oracles.discounted_sum, pieces, factors)
+        discounted = map(oracles.discounted_sum, rows, factors)
         got = span_discounted_sum(flat, spans, exact(factors))
-        torch.testing.assert_close(got, exact([y for tail in tails for y in tail]), **EXACT)
+        torch.testing.assert_close(
+            got, exact([y for span_sums in discounted for y in span_sums]), **EXACT
+        )
     assert torch.equal(span_discounted_sum(flat, spans, drawn[0][1]), got)
 
 
 @quick
 @given(ragged)
-def test_a_span_does_not_feel_its_neighbours(lengths: list[int]) -> None:
-    spans, own = Spans.from_lengths([*lengths, 77, *lengths]), Spans.from_lengths([77])
+def test_the_sum_of_a_span_does_not_depend_on_its_neighbours(lengths: list[int]) -> None:
+    spans, single_span = Spans.from_lengths([*lengths, 77, *lengths]), Spans.from_lengths([77])
     flat = torch.full((spans.num_tokens,), math.nan)
-    where = spans.token_indices([len(lengths)])
-    flat[where] = torch.randn(77)
-    alone, factors = flat[where], torch.rand(len(spans))
+    indices = spans.token_indices([len(lengths)])
+    flat[indices] = torch.randn(77)
+    single, factors = flat[indices], torch.rand(len(spans))
     for factor in (0.9, factors):
-        mine = factor if isinstance(factor, float) else factor[[len(lengths)]]
-        together = span_discounted_sum(flat, spans, factor)[where]
-        assert torch.equal(together, span_discounted_sum(alone, own, mine))
-    assert torch.equal(span_sum(flat, spans)[[len(lengths)]], span_sum(alone, own))
+        single_factor = factor if isinstance(factor, float) else factor[[len(lengths)]]
+        batched = span_discounted_sum(flat, spans, factor)[indices]
+        assert torch.equal(batched, span_discounted_sum(single, single_span, single_factor))
+    assert torch.equal(span_sum(flat, spans)[[len(lengths)]], span_sum(single, single_span))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -238,15 +240,15 @@ def test_no_gradient_reaches_the_factor(kernels: ModuleType) -> None:
 
 
 def test_no_spans_at_all(kernels: ModuleType) -> None:
-    none, empty = Spans.from_lengths([]), torch.zeros(0)
-    assert kernels.gather_spans(torch.zeros(0, 5, 2), none.lengths, none).shape == (0, 2)
-    assert kernels.scatter_spans(empty, none).shape == (0, 0)
-    assert kernels.scatter_spans(empty, none, width=4).shape == (0, 4)
+    no_spans, empty = Spans.from_lengths([]), torch.zeros(0)
+    assert kernels.gather_spans(torch.zeros(0, 5, 2), no_spans.lengths, no_spans).shape == (0, 2)
+    assert kernels.scatter_spans(empty, no_spans).shape == (0, 0)
+    assert kernels.scatter_spans(empty, no_spans, width=4).shape == (0, 4)
     for kernel in (kernels.span_sum, kernels.span_mean, later_in_span):
-        assert kernel(empty, none).shape == (0,)
+        assert kernel(empty, no_spans).shape == (0,)
     for factor in (0.5, empty):
-        assert kernels.span_discounted_sum(empty, none, factor).shape == (0,)
-    assert add_at_span_end(empty, empty, none).shape == (0,)
+        assert kernels.span_discounted_sum(empty, no_spans, factor).shape == (0,)
+    assert add_at_span_end(empty, empty, no_spans).shape == (0,)
 
 
 def test_gathering_from_column_0_undoes_scattering(kernels: ModuleType) -> None:

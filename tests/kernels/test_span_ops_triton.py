@@ -113,21 +113,21 @@ def test_sums(
 def test_sums_agree_with_loops(device: str) -> None:
     lengths, factors = [1100, 1, 41], [0.99, 0.5, 1.0]
     spans, flat = Spans.from_lengths(lengths), torch.randn(1142)
-    pieces = oracles.split(flat.tolist(), lengths)
-    sums = torch.tensor([math.fsum(piece) for piece in pieces])
+    rows = oracles.split(flat.tolist(), lengths)
+    sums = torch.tensor([math.fsum(row) for row in rows])
     agree(kernels.span_sum(flat, spans), sums, 1e-6)
     got = kernels.span_discounted_sum(flat, spans, torch.tensor(factors, dtype=torch.float64))
-    tails = [y for piece in map(oracles.discounted_sum, pieces, factors) for y in piece]
-    agree(got, torch.tensor(tails), SUMS[torch.float32])
+    discounted = [y for row in map(oracles.discounted_sum, rows, factors) for y in row]
+    agree(got, torch.tensor(discounted), SUMS[torch.float32])
 
 
 def test_nan_of_a_neighbour_stays_there(device: str) -> None:
     spans = Spans.from_lengths([20, 2000, 20])
     flat = torch.full((2040,), math.nan)
     flat[20:2020] = torch.randn(2000)
-    alone, own = flat[20:2020], Spans.from_lengths([2000])
-    for name, others in (("span_sum", ()), ("span_discounted_sum", (0.9,))):
+    single, single_span = flat[20:2020], Spans.from_lengths([2000])
+    for name, arguments in (("span_sum", ()), ("span_discounted_sum", (0.9,))):
         kernel = getattr(kernels, name)
-        together = kernel(flat, spans, *others)
-        middle = together[20:2020] if len(together) == 2040 else together[[1]]
-        assert torch.equal(middle, kernel(alone, own, *others))
+        batched = kernel(flat, spans, *arguments)
+        middle = batched[20:2020] if len(batched) == 2040 else batched[[1]]
+        assert torch.equal(middle, kernel(single, single_span, *arguments))

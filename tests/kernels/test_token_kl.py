@@ -208,9 +208,9 @@ def test_autocast_changes_nothing() -> None:
 def test_the_full_logits_never_exist(trainable: bool) -> None:
     hidden, weight = torch.randn(64, 4, requires_grad=True), torch.randn(100, 4)
     weight.requires_grad_(trainable)
-    with LargestTensor() as seen:
+    with LargestTensor() as largest:
         token_kl(hidden, torch.randn(64, 4), weight, chunk_tokens=8).sum().backward()
-    assert seen.largest == 8 * 100
+    assert largest.largest == 8 * 100
 
 
 def test_no_tokens() -> None:
@@ -236,7 +236,7 @@ def test_no_tokens() -> None:
         ({"chunk_tokens": 0}, "chunk_tokens"),
     ],
 )
-def test_refuses(changes: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
     rows = {"hidden": torch.zeros(2, 3), "ref_hidden": torch.zeros(2, 3)}
     with pytest.raises(ValueError, match=message):
         token_kl(**(rows | {"weight": torch.zeros(6, 3)} | changes))

@@ -54,25 +54,27 @@ def test_token_logprobs_literal() -> None:
 def test_token_logprobs_gradients(chunk: int | None, banned: list[int] | None) -> None:
     tokens = torch.tensor([0, 2, 3, 5, 0])
 
-    def both(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def logprobs_and_entropy(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         return token_logprobs(
             hidden, weight, tokens, temperature=0.7, banned_ids=banned, chunk_tokens=chunk
         )
 
     hidden, weight = random_float64(5, 3, grad=True), random_float64(6, 3, grad=True)
-    assert torch.autograd.gradcheck(both, (hidden, weight))
+    assert torch.autograd.gradcheck(logprobs_and_entropy, (hidden, weight))
     for output in range(2):
-        assert torch.autograd.gradcheck(lambda h, w, o=output: both(h, w)[o], (hidden, weight))
+        assert torch.autograd.gradcheck(
+            lambda h, w, o=output: logprobs_and_entropy(h, w)[o], (hidden, weight)
+        )
 
-    def together(h: Tensor, w: Tensor) -> Tensor:
-        logprobs, entropy = both(h, w)
+    def summed(h: Tensor, w: Tensor) -> Tensor:
+        logprobs, entropy = logprobs_and_entropy(h, w)
         return 2 * logprobs - 3 * entropy
 
-    assert torch.autograd.gradcheck(together, (hidden, weight))
+    assert torch.autograd.gradcheck(summed, (hidden, weight))
     frozen = weight.detach()
-    assert torch.autograd.gradcheck(lambda h: both(h, frozen), hidden)
+    assert torch.autograd.gradcheck(lambda h: logprobs_and_entropy(h, frozen), hidden)
     still = hidden.detach()
-    assert torch.autograd.gradcheck(lambda w: both(still, w), weight)
+    assert torch.autograd.gradcheck(lambda w: logprobs_and_entropy(still, w), weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -132,13 +134,13 @@ def test_a_frozen_weight_leaves_the_gradient_as_it_is(entropy_weight: int) -> No
 def test_the_full_logits_never_exist(trainable: bool) -> None:
     hidden, weight = torch.randn(64, 4, requires_grad=True), torch.randn(100, 4)
     weight.requires_grad_(trainable)
-    with LargestTensor() as seen:
+    with LargestTensor() as largest:
         logprobs, entropy = token_logprobs(
             hidden, weight, torch.randint(100, (64,)), chunk_tokens=8
         )
         logprobs.sum().backward(retain_graph=True)
         entropy.sum().backward()
-    assert seen.largest == 8 * 100
+    assert largest.largest == 8 * 100
 
 
 def test_one_bad_row_spoils_no_other() -> None:
@@ -191,11 +193,11 @@ def test_half_states_round_factors_and_no_sums(trainable: bool) -> None:
     logprobs, entropy = token_logprobs(hidden, weight, tokens)
     (slope,) = torch.autograd.grad(logprobs.sum(), hidden)
     assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"  # type: ignore[attr-defined]
-    wide = hidden.detach().double().requires_grad_()
-    log_p = (wide @ weight.detach().double().T).log_softmax(1)
+    hidden_float64 = hidden.detach().double().requires_grad_()
+    log_p = (hidden_float64 @ weight.detach().double().T).log_softmax(1)
     expected = log_p[torch.arange(9), tokens]
     torch.testing.assert_close(logprobs.double(), expected, rtol=0, atol=1e-5)
-    surprise = -(log_p.exp() * log_p).sum(1)
-    torch.testing.assert_close(entropy.double(), surprise, rtol=0, atol=1e-5)
-    (exact,) = torch.autograd.grad(expected.sum(), wide)
+    entropy_terms = -(log_p.exp() * log_p).sum(1)
+    torch.testing.assert_close(entropy.double(), entropy_terms, rtol=0, atol=1e-5)
+    (exact,) = torch.autograd.grad(expected.sum(), hidden_float64)
     torch.testing.assert_close(slope.double(), exact, rtol=0.02, atol=0.02)

@@ -121,16 +121,16 @@ def test_far_logits_lose_no_digits(device: str) -> None:
 def test_numerical_gradients(device: str) -> None:
     tokens = torch.tensor([0, 2, 3])
 
-    def both(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def logprobs_and_entropy(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         return token_logprobs(
             hidden, weight, tokens, temperature=0.5, banned_ids=[1, 4], chunk_tokens=2
         )
 
     hidden, weight = random_float64(3, 2, grad=True), random_float64(6, 2, grad=True)
-    assert torch.autograd.gradcheck(both, (hidden, weight), fast_mode=True)
+    assert torch.autograd.gradcheck(logprobs_and_entropy, (hidden, weight), fast_mode=True)
     for output in range(2):
         assert torch.autograd.gradcheck(
-            lambda h, w, o=output: both(h, w)[o], (hidden, weight), fast_mode=True
+            lambda h, w, o=output: logprobs_and_entropy(h, w)[o], (hidden, weight), fast_mode=True
         )
 
 
@@ -168,10 +168,10 @@ def test_only_one_tile_of_logits_exists(device: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(token_logprobs_triton, "CHUNK_LOGITS", 4 * 128)
     hidden = torch.randn(8, 1, requires_grad=True)
     weight = torch.randn(1000, 1, requires_grad=True)
-    with LargestTensor() as seen:
+    with LargestTensor() as largest:
         logprobs, entropy = token_logprobs(hidden, weight, torch.randint(1000, (8,)))
         (logprobs.sum() + entropy.sum()).backward()
-    assert seen.largest <= 4 * 128 * 4  # the interpreter holds a tile as bytes
+    assert largest.largest <= 4 * 128 * 4  # the interpreter holds a tile as bytes
 
 
 def test_one_bad_row_spoils_no_other(device: str) -> None:

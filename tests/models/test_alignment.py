@@ -55,10 +55,10 @@ def test_microbatches_keep_values_and_entropies_in_order(policy: Policy, tiny: P
     )
     responses = Responses.concatenate([responses, responses])
     with torch.no_grad():
-        together = policy.evaluate(prompts, responses)
+        expected = policy.evaluate(prompts, responses)
         parts = map_microbatches(policy.evaluate, prompts, responses, 90)
-    torch.testing.assert_close(parts.values, together.values, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(parts.entropy, together.entropy, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(parts.values, expected.values, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(parts.entropy, expected.entropy, atol=1e-5, rtol=1e-5)
 
 
 def test_the_entropy_is_that_of_the_sampled_distribution(llava: Llava, tiny: Path) -> None:
@@ -75,10 +75,10 @@ def test_the_entropy_is_that_of_the_sampled_distribution(llava: Llava, tiny: Pat
 
 def test_positions_count_the_tokens_of_a_row_from_0(llava: Llava, tiny: Path) -> None:
     """No output would show a shift by the pads, for rotary positions are relative."""
-    seen: list[Tensor] = []
+    position_ids: list[Tensor] = []
 
     def record(module, args, kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-        seen.append(kwargs["position_ids"])
+        position_ids.append(kwargs["position_ids"])
 
     llava.model.model.language_model.register_forward_pre_hook(record, with_kwargs=True)
     prompts = tiny_models.prompts_of(llava, tiny)
@@ -86,9 +86,13 @@ def test_positions_count_the_tokens_of_a_row_from_0(llava: Llava, tiny: Path) ->
     llava.decode(torch.full((4,), 40), state)
     lengths = prompts.spans.lengths.tolist()
     assert len(set(lengths)) > 1
-    assert seen[0][0].tolist() == [position for length in lengths for position in range(length - 1)]
-    assert seen[1][0].tolist() == [length - 1 for length in lengths]  # the last token of each
-    assert seen[2][0].tolist() == lengths
+    assert position_ids[0][0].tolist() == [
+        position for length in lengths for position in range(length - 1)
+    ]
+    assert position_ids[1][0].tolist() == [
+        length - 1 for length in lengths
+    ]  # the last token of each
+    assert position_ids[2][0].tolist() == lengths
 
 
 def test_every_eos_id_of_the_generation_config_ends_a_response(llava: Llava, tiny: Path) -> None:
@@ -103,14 +107,14 @@ def test_every_eos_id_of_the_generation_config_ends_a_response(llava: Llava, tin
 
 def test_a_response_that_ends_in_the_last_position_is_finished(llava: Llava, tiny: Path) -> None:
     prompts = tiny_models.prompts_of(llava, tiny, 8)
-    long, _ = generate(llava, prompts, SamplingConfig(max_new_tokens=150))
-    row = long.finished.tolist().index(True)
-    length = int(long.spans.lengths[row])
-    exact, _ = generate(llava, prompts, SamplingConfig(max_new_tokens=length))
-    assert exact.rows()[row] == long.rows()[row]
-    assert exact.finished[row]
-    short, _ = generate(llava, prompts, SamplingConfig(max_new_tokens=length - 1))
-    assert not short.finished[row]
+    long_responses, _ = generate(llava, prompts, SamplingConfig(max_new_tokens=150))
+    row = long_responses.finished.tolist().index(True)
+    length = int(long_responses.spans.lengths[row])
+    exact_length, _ = generate(llava, prompts, SamplingConfig(max_new_tokens=length))
+    assert exact_length.rows()[row] == long_responses.rows()[row]
+    assert exact_length.finished[row]
+    too_short, _ = generate(llava, prompts, SamplingConfig(max_new_tokens=length - 1))
+    assert not too_short.finished[row]
 
 
 def test_dropout_of_the_model_is_off(tiny: Path, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_the_invocation_is_what_ends_every_prompt(llava: Llava, tiny: Path) -> N
 def test_peft_gives_the_same_logits(llava: Llava, tiny: Path, tmp_path: Path) -> None:
     responses, model = tiny_models.responses_of(llava), peft_model(llava, tmp_path)
     logits = logits_of(llava, tiny, responses)
-    everywhere = logits_of(adapted(tiny, "lora"), tiny, responses)
+    lora_logits = logits_of(adapted(tiny, "lora"), tiny, responses)
     for row, tokens in enumerate(responses.rows()):
         arguments = inputs(llava, tiny, row)
         start = arguments["input_ids"].shape[1] - 1
@@ -81,7 +81,7 @@ def test_peft_gives_the_same_logits(llava: Llava, tiny: Path, tmp_path: Path) ->
                 base = model(**arguments).logits[0, start:-1]
         torch.testing.assert_close(logits[row], expected, **ATOL)
         assert float((logits[row] - base).abs().max()) > 1e-2
-        assert float((logits[row] - everywhere[row]).abs().max()) > 1e-3
+        assert float((logits[row] - lora_logits[row]).abs().max()) > 1e-3
 
 
 def test_peft_generates_the_same_responses(llava: Llava, tiny: Path, tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_an_invocation_inside_a_response_does_not_move_the_start(llava: Llava, t
     repeated = [torch.cat([row, invocation, row]) for row in rows]
     spans = type(responses.spans).from_lengths([len(row) for row in repeated])
     longer = Responses(torch.cat(repeated), spans, responses.finished)
-    for short, long in zip(
+    for expected, logits in zip(
         logits_of(llava, tiny, responses), logits_of(llava, tiny, longer), strict=True
     ):
-        torch.testing.assert_close(long[: len(short)], short, **ATOL)
+        torch.testing.assert_close(logits[: len(expected)], expected, **ATOL)
 
 
 def test_a_fresh_adapter_changes_nothing_and_gradients_reach_it(tiny: Path) -> None:
@@ -154,14 +154,14 @@ def test_refusals(llava: Llava, tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be merged"):
         llava.adapters.merge(POLICY)
     llava.adapters.save(POLICY, tmp_path, llava.base)
-    other = tiny_models.load(tiny)
-    other.adapters.invocation = [5, 6]
+    other_model = tiny_models.load(tiny)
+    other_model.adapters.invocation = [5, 6]
     with pytest.raises(UsageError, match="invocation differs"):
-        other.adapters.load(POLICY, tmp_path, trains=False)
-    other.adapters.invocation = []
+        other_model.adapters.load(POLICY, tmp_path, trains=False)
+    other_model.adapters.invocation = []
     with pytest.raises(UsageError, match="no fixed ids end"):
-        other.adapters.add(POLICY, rank=4, alpha=8, lora_type="alora")
+        other_model.adapters.add(POLICY, rank=4, alpha=8, lora_type="alora")
     prompts = tiny_models.prompts_of(llava, tiny, 1)
-    cut = prompts.truncate(prompts.spans.lengths - 1)
+    truncated = prompts.truncate(prompts.spans.lengths - 1)
     with pytest.raises(ValueError, match="wanted each to end with"):
-        llava.response_hidden_states(cut, tiny_models.responses_of(llava, 1))
+        llava.response_hidden_states(truncated, tiny_models.responses_of(llava, 1))

@@ -85,10 +85,10 @@ def test_the_value_loss_reaches_the_critic_and_the_policy_only_where_shared(
         tiny_models.responses_of(policy.llava),
     )
     policy.evaluate(prompts, responses).values.square().sum().backward()
-    reached = {
+    with_gradient = {
         v.grad is not None and bool(v.grad.any()) for v in policy.trainable_parameters().values()
     }
-    assert (True in reached) == (kind == "shared")
+    assert (True in with_gradient) == (kind == "shared")
     grads = [value.grad for value in policy.critic_parameters().values()]
     assert all(grad is not None and grad.isfinite().all() for grad in grads)
     assert any(grad is not None and bool(grad.any()) for grad in grads)
@@ -104,23 +104,27 @@ def test_updating_the_critic_changes_no_other_role(
         tiny_models.responses_of(policy.llava),
     )
 
-    def roles() -> tuple[torch.Tensor, ...]:
+    def role_outputs() -> tuple[torch.Tensor, ...]:
         with torch.no_grad():
             outputs = policy.evaluate(prompts, responses)
             reference = policy.reference_outputs(prompts, responses)
             return outputs.logprobs, reference.logprobs, outputs.values
 
-    before, frozen = roles(), hash_tensors(policy.frozen_parameters())
+    before, frozen = role_outputs(), hash_tensors(policy.frozen_parameters())
     shake(policy.critic_parameters())
-    after = roles()
-    assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
-    assert float((before[2] - after[2]).abs().max()) > 1e-3
+    after_critic_update = role_outputs()
+    assert torch.equal(before[0], after_critic_update[0]) and torch.equal(
+        before[1], after_critic_update[1]
+    )
+    assert float((before[2] - after_critic_update[2]).abs().max()) > 1e-3
     assert hash_tensors(policy.frozen_parameters()) == frozen
-    values = after[2]
+    values = after_critic_update[2]
     shake(policy.trainable_parameters())
-    moved = roles()
-    assert torch.equal(moved[1], before[1]) and not torch.equal(moved[0], before[0])
-    assert torch.equal(moved[2], values) == (not kind.startswith("shared"))
+    after_policy_update = role_outputs()
+    assert torch.equal(after_policy_update[1], before[1]) and not torch.equal(
+        after_policy_update[0], before[0]
+    )
+    assert torch.equal(after_policy_update[2], values) == (not kind.startswith("shared"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -153,7 +157,7 @@ def test_a_step_has_the_gradients_of_the_joint_loss(
     policy.critic.llava.model.double()
     batch = tiny_models.minibatch_of(policy, tiny)
     updater = Updater(PPOConfig(lr=1e-30, max_grad_norm=1e9, microbatch_tokens=1), policy, steps=1)
-    named, values, seen = (
+    named, values, policy_has_gradient = (
         policy.trainable_parameters() | policy.critic_parameters(),
         policy.values,
         [],
@@ -161,13 +165,13 @@ def test_a_step_has_the_gradients_of_the_joint_loss(
 
     def recording(*args: Any) -> torch.Tensor:
         grads = [value.grad for value in policy.trainable_parameters().values()]
-        seen.append(any(grad is not None and bool(grad.any()) for grad in grads))
+        policy_has_gradient.append(any(grad is not None and bool(grad.any()) for grad in grads))
         return values(*args)
 
     monkeypatch.setattr(policy, "values", recording)
     updater.step(batch, train_policy=True)
     step_grads = {name: value.grad for name, value in named.items()}
-    assert seen == [kind in ("adapter", "separate"), True, True, True]
+    assert policy_has_gradient == [kind in ("adapter", "separate"), True, True, True]
     outputs = policy.evaluate(batch.prompts, batch.responses)
     gain = (batch.advantages * (outputs.logprobs - batch.old_logprobs).exp()).mean()
     error = 0.5 * (outputs.values - batch.returns).square().mean()
@@ -213,9 +217,11 @@ def test_a_warmup_trains_the_critic_and_not_the_policy(
         torch.equal(value, policy[name])
         for name, value in run.policy.trainable_parameters().items()
     )
-    moved = {k for k, value in run.policy.critic_parameters().items() if not value.equal(critic[k])}
-    assert moved >= {"head.linear.weight", "head.linear.bias"}
-    assert (len(moved) > 2) == (kind in ("adapter", "separate"))
+    changed = {
+        k for k, value in run.policy.critic_parameters().items() if not value.equal(critic[k])
+    }
+    assert changed >= {"head.linear.weight", "head.linear.bias"}
+    assert (len(changed) > 2) == (kind in ("adapter", "separate"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

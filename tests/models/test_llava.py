@@ -75,34 +75,34 @@ def test_a_row_does_not_depend_on_the_rest_of_its_batch(llava: Llava, tiny: Path
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     order = torch.tensor([2, 0, 3, 1])
     with torch.no_grad():
-        together = llava.response_hidden_states(prompts, responses)
+        expected = llava.response_hidden_states(prompts, responses)
         shuffled = llava.response_hidden_states(prompts.select(order), responses.select(order))
     indices = responses.spans.token_indices(order)
-    torch.testing.assert_close(shuffled, together[indices], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(shuffled, expected[indices], atol=1e-5, rtol=1e-5)
 
 
-def test_rows_read_whole_are_those_read_in_two_parts(llava: Llava, tiny: Path) -> None:
+def test_forward_of_whole_rows_equals_that_in_two_parts(llava: Llava, tiny: Path) -> None:
     """Where there is no flash kernel with a normaliser, rows with prompts of their own go whole."""
     llava.train_language_model()
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
-    found, gradients = [], []
+    hidden_states, gradients = [], []
     for sharing in (Sharing(llava.image_token_id, always=True), None):
         llava.model.zero_grad(set_to_none=True)
         packed = pack(prompts, responses, sharing, include_last=True)
         hidden = llava.forward(packed)
         hidden.square().sum().backward()
-        found.append(hidden.detach())
+        hidden_states.append(hidden.detach())
         gradients.append([x.grad for x in llava.model.parameters() if x.requires_grad])
-    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(hidden_states[0], hidden_states[1], atol=1e-5, rtol=1e-5)
     for first, second in zip(*gradients, strict=True):
         torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
 
 
-def test_the_last_layer_computes_what_is_read_only(llava: Llava, tiny: Path) -> None:
+def test_the_last_layer_computes_only_the_rows_that_are_read(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     attention = llava.model.model.language_model.layers[-1].self_attn
-    seen: dict[str, list[int]] = {"q_proj": [], "k_proj": []}
-    for name, counts in seen.items():
+    row_counts: dict[str, list[int]] = {"q_proj": [], "k_proj": []}
+    for name, counts in row_counts.items():
         forward = getattr(attention, name).forward
         getattr(attention, name).forward = partial(_counting, forward, counts)
     with torch.no_grad():
@@ -110,13 +110,13 @@ def test_the_last_layer_computes_what_is_read_only(llava: Llava, tiny: Path) -> 
         llava.response_hidden_states(prompts, responses)
         llava.prefill(prompts, 3)
     response_tokens, prompt_tokens = responses.spans.num_tokens, prompts.spans.num_tokens - 4
-    assert seen["k_proj"] == [
+    assert row_counts["k_proj"] == [
         response_tokens + 4 + prompt_tokens,
         response_tokens + prompt_tokens,
         prompt_tokens,
         4,
     ]
-    assert seen["q_proj"] == [response_tokens + 4, response_tokens, 1, 4]
+    assert row_counts["q_proj"] == [response_tokens + 4, response_tokens, 1, 4]
 
 
 Product = Callable[[torch.Tensor], torch.Tensor]
@@ -129,12 +129,14 @@ def _counting(product: Product, counts: list[int], states: torch.Tensor) -> torc
 
 def test_a_prompt_that_ends_with_an_image_is_refused(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
-    cut = int(prompts.tokens[: prompts.spans.offsets[1]].eq(llava.image_token_id).nonzero()[-1]) + 1
-    lengths = torch.tensor([cut, int(prompts.spans.lengths[1])])
-    tokens = torch.cat([prompts.tokens[:cut], prompts.tokens[prompts.spans.offsets[1] :]])
-    short = replace(prompts, tokens=tokens, spans=Spans.from_lengths(lengths.tolist()))
+    image_end = (
+        int(prompts.tokens[: prompts.spans.offsets[1]].eq(llava.image_token_id).nonzero()[-1]) + 1
+    )
+    lengths = torch.tensor([image_end, int(prompts.spans.lengths[1])])
+    tokens = torch.cat([prompts.tokens[:image_end], prompts.tokens[prompts.spans.offsets[1] :]])
+    ending_with_image = replace(prompts, tokens=tokens, spans=Spans.from_lengths(lengths.tolist()))
     with pytest.raises(ValueError, match="wanted text at the end of each, got an image"):
-        llava.response_hidden_states(short, responses)
+        llava.response_hidden_states(ending_with_image, responses)
 
 
 def test_cached_features_equal_fresh_ones_to_the_bit(llava: Llava, tiny: Path) -> None:
@@ -158,9 +160,9 @@ def test_embeddings_equal_those_of_transformers(llava: Llava, tiny: Path) -> Non
 def test_images_are_counted_row_by_row(llava: Llava, tiny: Path) -> None:
     """Two images in row 0 and none in row 1 add up over the batch, and must still be refused."""
     prompts = tiny_models.prompts_of(llava, tiny, 2)
-    moved = replace(prompts, images=((*prompts.images[0], *prompts.images[1]), ()))
+    both_in_row_0 = replace(prompts, images=((*prompts.images[0], *prompts.images[1]), ()))
     with pytest.raises(ValueError, match="row 0 has 16 image placeholders for 2 images"):
-        llava.response_hidden_states(moved, tiny_models.responses_of(llava, 2))
+        llava.response_hidden_states(both_in_row_0, tiny_models.responses_of(llava, 2))
 
 
 def test_rows_with_zero_one_and_two_images_can_be_shuffled(llava: Llava, tiny: Path) -> None:
@@ -175,19 +177,19 @@ def test_rows_with_zero_one_and_two_images_can_be_shuffled(llava: Llava, tiny: P
     )
     responses, order = tiny_models.responses_of(llava, 3), torch.tensor([2, 1, 0])
     with torch.no_grad():
-        straight = llava.response_hidden_states(prompts, responses)
+        expected = llava.response_hidden_states(prompts, responses)
         reverse = llava.response_hidden_states(prompts.select(order), responses.select(order))
     index = responses.spans.token_indices(order)
-    torch.testing.assert_close(reverse, straight[index], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(reverse, expected[index], atol=1e-5, rtol=1e-5)
 
 
-def test_another_image_changes_the_states(llava: Llava, tiny: Path) -> None:
+def test_another_image_changes_the_hidden_states(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny, 2), tiny_models.responses_of(llava, 2)
     swapped = replace(prompts, images=prompts.images[::-1])
     with torch.no_grad():
         hidden = llava.response_hidden_states(prompts, responses)
-        other = llava.response_hidden_states(swapped, responses)
-    assert float((hidden - other).abs().max()) > 1e-3
+        swapped_hidden = llava.response_hidden_states(swapped, responses)
+    assert float((hidden - swapped_hidden).abs().max()) > 1e-3
 
 
 def test_adapters_are_on_the_language_model_only_and_float32(llava: Llava) -> None:
@@ -217,8 +219,8 @@ def test_adapters_do_not_affect_each_other(llava: Llava, tiny: Path) -> None:
         with llava.adapters.use("reward"):
             reward = llava.response_hidden_states(prompts, responses)
             with llava.adapters.use(None):
-                without = llava.response_hidden_states(prompts, responses)
-    assert torch.equal(base, without)
+                base_hidden = llava.response_hidden_states(prompts, responses)
+    assert torch.equal(base, base_hidden)
     torch.testing.assert_close(fresh, base)
     assert float((reward - base).abs().max()) > 1e-3
     assert llava.adapters.current == "policy"

@@ -27,15 +27,17 @@ def move(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("train", ["lora", "full"])
-def test_reference_is_the_starting_model_and_stays(llava: Llava, tiny: Path, train: Any) -> None:
+def test_the_reference_is_the_initial_model_and_does_not_change(
+    llava: Llava, tiny: Path, train: Any
+) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     policy = build_policy(llava, ModelConfig(train=train, lora_rank=4), temperature=1.0)
     with torch.no_grad():
         initial = policy.evaluate(prompts, responses).logprobs
         assert torch.equal(policy.reference_outputs(prompts, responses).logprobs, initial)
         move(policy)
-        moved = policy.evaluate(prompts, responses).logprobs
-    assert float((moved - initial).abs().max()) > 1e-2
+        changed = policy.evaluate(prompts, responses).logprobs
+    assert float((changed - initial).abs().max()) > 1e-2
     assert torch.equal(policy.reference_outputs(prompts, responses).logprobs, initial)
 
 
@@ -84,11 +86,11 @@ def test_values_are_of_the_state_before_the_token(llava: Llava, tiny: Path) -> N
     prompts, responses = tiny_models.prompts_of(llava, tiny, 1), tiny_models.responses_of(llava, 1)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     torch.nn.init.normal_(policy.critic.head.linear.weight)
-    other = responses.tokens.clone()
-    other[-1] = 40
+    changed_tokens = responses.tokens.clone()
+    changed_tokens[-1] = 40
     with torch.no_grad():
         before = policy.evaluate(prompts, responses).values
-        after = policy.evaluate(prompts, replace(responses, tokens=other)).values
+        after = policy.evaluate(prompts, replace(responses, tokens=changed_tokens)).values
     torch.testing.assert_close(before, after)
 
 
@@ -105,10 +107,10 @@ def test_microbatches_come_back_in_order(llava: Llava, tiny: Path) -> None:
     prompts, responses = tiny_models.prompts_of(llava, tiny, 8), tiny_models.responses_of(llava, 8)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
     with torch.no_grad():
-        together = policy.evaluate(prompts, responses)
+        expected = policy.evaluate(prompts, responses)
         for budget in (1, 90, 10_000):
             parts = map_microbatches(policy.evaluate, prompts, responses, budget)
-            torch.testing.assert_close(parts.logprobs, together.logprobs, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(parts.logprobs, expected.logprobs, atol=1e-5, rtol=1e-5)
 
 
 def test_frozen_parameters_are_all_that_is_not_trained(llava: Llava) -> None:

@@ -131,7 +131,7 @@ BUGS = (
                 "REFERENCE if REFERENCE in adapters.names else adapters.current",
             ),
         ),
-        POLICY + "test_reference_is_the_starting_model_and_stays[lora]",
+        POLICY + "test_the_reference_is_the_initial_model_and_does_not_change[lora]",
     ),
     Bug(
         "dropout stays on in the adapter",
@@ -253,6 +253,6 @@ BUGS = (
                 "[0 * x for x in self.embeddings(images)]",
             ),
         ),
-        LLAVA + "test_another_image_changes_the_states",
+        LLAVA + "test_another_image_changes_the_hidden_states",
     ),
 )

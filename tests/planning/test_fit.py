@@ -31,11 +31,11 @@ def change(dims: ModelDims, workload: Workload, gib: float) -> dict[str, Any]:
     return changed_options(workload, smallest_change(dims, workload, gib * GIB))
 
 
-def test_what_fits_stays(llava_7b: ModelDims) -> None:
+def test_a_workload_that_fits_is_unchanged(llava_7b: ModelDims) -> None:
     assert change(llava_7b, WORKLOAD, 139) == {}
 
 
-def test_what_costs_only_time_is_changed_first(llava_7b: ModelDims) -> None:
+def test_changes_that_only_cost_time_come_first(llava_7b: ModelDims) -> None:
     assert change(llava_7b, WORKLOAD, 50) == {"ppo.microbatch_tokens": 4096}
     one_row = replace(WORKLOAD, microbatch_tokens=1000, sampling_batch_size=4)
     assert change(llava_7b, one_row, 20) == {"model.gradient_checkpointing": True}
@@ -67,14 +67,18 @@ def test_full_training_changes_neither_quantization_nor_rank(llava_7b: ModelDims
 @pytest.mark.parametrize("gib", [2, 7, 8, 9.5, 11, 13, 15, 22.5, 30, 45, 75, 100, 150])
 def test_every_change_is_needed(llava_7b: ModelDims, name: str, gib: float) -> None:
     workload = WORKLOADS[name]
-    after = smallest_change(llava_7b, workload, gib * GIB)
-    peak = estimate_memory(llava_7b, after).peak
+    smaller_change = smallest_change(llava_7b, workload, gib * GIB)
+    peak = estimate_memory(llava_7b, smaller_change).peak
     limit = max(peak, gib * GIB)
-    changed = [field for field in OPTIONS if getattr(after, field) != getattr(workload, field)]
+    changed = [
+        field for field in OPTIONS if getattr(smaller_change, field) != getattr(workload, field)
+    ]
     for field in changed:
-        undone = replace(after, **{field: getattr(workload, field)})
+        undone = replace(smaller_change, **{field: getattr(workload, field)})
         assert estimate_memory(llava_7b, undone).peak > limit
-    assert after.microbatch_tokens >= min(workload.microbatch_tokens, after.sequence_tokens)
+    assert smaller_change.microbatch_tokens >= min(
+        workload.microbatch_tokens, smaller_change.sequence_tokens
+    )
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -80,14 +80,14 @@ def test_the_weights_are_those_of_a_loaded_model(
     path = request.getfixturevalue(directory)
     llava, dims = tiny_models.load(path, dtype), read_dims(str(path / "model"))
     inner = llava.model.model
-    found = {
+    loaded = {
         "vision tower": num_bytes(inner.vision_tower.parameters()),
         "projector": num_bytes(inner.multi_modal_projector.parameters()),
         "head": num_bytes([llava.output_weight]),
         "embeddings": num_bytes([inner.language_model.embed_tokens.weight]),
     }
-    language = num_bytes(inner.language_model.parameters()) - found["embeddings"]
-    assert base_model_bytes(dims, replace(WORKLOAD, dtype=dtype)) == found | {
+    language = num_bytes(inner.language_model.parameters()) - loaded["embeddings"]
+    assert base_model_bytes(dims, replace(WORKLOAD, dtype=dtype)) == loaded | {
         "language model": language
     }
     assert [dims.image_tokens] == llava.builder.image_tokens([Path()])
@@ -113,13 +113,13 @@ def test_quantized_layers_have_the_bytes_that_bitsandbytes_gives_them(wide: Path
 def test_full_training_trains_the_language_model_without_its_embeddings(tiny: Path) -> None:
     llava, dims = tiny_models.load(tiny, "float32"), read_dims(str(tiny / "model"))
     policy = build_policy(llava, ModelConfig(train="full"), temperature=1.0)
-    moved = sum(value.numel() for value in policy.trainable_parameters().values())
+    trained = sum(value.numel() for value in policy.trainable_parameters().values())
     head = sum(value.numel() for value in policy.critic.head.parameters())
     workload = replace(WORKLOAD, train="full", dtype="float32", reward="base_model")
-    assert trainable_parameters(dims, workload) == moved + head
+    assert trainable_parameters(dims, workload) == trained + head
     parts = resident_bytes(dims, workload)
-    whole = num_bytes(llava.model.parameters())
-    assert parts["second base model: reference"] == parts["second base model: reward"] == whole
+    all_bytes = num_bytes(llava.model.parameters())
+    assert parts["second base model: reference"] == parts["second base model: reward"] == all_bytes
 
 
 @pytest.mark.parametrize("directory", ["tiny", "wide"])

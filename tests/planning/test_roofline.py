@@ -49,13 +49,13 @@ def test_the_planned_counts_have_the_planned_ideal_times(llava_7b: ModelDims) ->
 
 
 def test_decoding_is_bound_by_bytes_or_by_products(llava_7b: ModelDims) -> None:
-    moved = 127 * WEIGHTS + 64 * 127 * 704 * KV_BYTES
+    bytes_read = 127 * WEIGHTS + 64 * 127 * 704 * KV_BYTES
     roofline = measure_roofline(
         llava_7b, WORKLOAD, TEST_GPU, [times_of(COUNTS, prefill=1.0, decode=4.0, other=5.0)]
     )
-    assert roofline.ideal["decode"] == pytest.approx(moved / 2e12)
+    assert roofline.ideal["decode"] == pytest.approx(bytes_read / 2e12)
     assert roofline.bytes_per_decode_step == pytest.approx(WEIGHTS + 64 * 704 * KV_BYTES)
-    assert roofline.decode_tbs == pytest.approx(moved / 4 / 1e12)
+    assert roofline.decode_tbs == pytest.approx(bytes_read / 4 / 1e12)
     assert (roofline.response_tokens_per_second, roofline.generated_tokens_per_second) == (
         819.2,
         8192 / 5,
@@ -138,8 +138,8 @@ def test_the_fastest_trial_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_synchronizer_waits_for_an_accelerator_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[torch.device] = []
-    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    synchronized: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", synchronized.append)
     synchronizer(torch.device("cpu"))()
     synchronizer(torch.device("cuda:1"))()
-    assert waited == [torch.device("cuda:1")]
+    assert synchronized == [torch.device("cuda:1")]

@@ -119,11 +119,12 @@ def test_group_relative_advantages_are_the_responses_own_at_each_token(
 ) -> None:
     # Totals, KL included: 2.95 and -1.0, both answers to one prompt.
     plain = replace(PLAIN, advantage_estimator=advantage, whiten_advantages=True)
-    twins = rollout()
-    twins = dataclasses.replace(
-        twins, prompts=dataclasses.replace(twins.prompts, sampling_keys=torch.tensor([7, 7]))
+    equal_scores = rollout()
+    equal_scores = dataclasses.replace(
+        equal_scores,
+        prompts=dataclasses.replace(equal_scores.prompts, sampling_keys=torch.tensor([7, 7])),
     )
-    got = finished_buffer(plain, twins).advantages
+    got = finished_buffer(plain, equal_scores).advantages
     torch.testing.assert_close(got, torch.tensor([first, -first, -first, -first]))
     assert not finished_buffer(plain, rollout()).advantages.any()  # two prompts, two groups of one
 

@@ -38,10 +38,12 @@ METRICS = (
 
 def machine() -> str:
     """What decides the last bit: torch, the kernels it chooses, and the processor."""
-    words = Path("/proc/cpuinfo").read_text().split("\n") if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in words if line.startswith("model name")]
+    cpu_lines = (
+        Path("/proc/cpuinfo").read_text().split("\n") if Path("/proc/cpuinfo").exists() else []
+    )
+    names = [line.partition(":")[2].strip() for line in cpu_lines if line.startswith("model name")]
     kernels = torch.backends.cpu.get_cpu_capability()
-    amx = "amx" if any("amx_bf16" in line for line in words) else "no amx"
+    amx = "amx" if any("amx_bf16" in line for line in cpu_lines) else "no amx"
     return f"torch {torch.__version__}, {kernels}, {amx}, {names[0] if names else 'unknown'}"
 
 
@@ -58,10 +60,10 @@ def replayed(tiny: Path, directory: Path, recorded: dict[str, Any]) -> dict[str,
     tokens = torch.tensor(recorded["tokens"])
     finished = torch.tensor(recorded["finished"])
     responses = Responses(tokens, Spans.from_lengths(recorded["lengths"]), finished)
-    drawn = SampledTokens(torch.zeros(len(tokens)))
-    with mock.patch("rlhf.ppo.rollout.generate", return_value=(responses, drawn)):
-        found = run.step(0)
-    return {name: found[name] for name in METRICS}
+    samples = SampledTokens(torch.zeros(len(tokens)))
+    with mock.patch("rlhf.ppo.rollout.generate", return_value=(responses, samples)):
+        metrics = run.step(0)
+    return {name: metrics[name] for name in METRICS}
 
 
 def test_twenty_steps_are_those_of_the_record(tiny: Path, tmp_path: Path) -> None:
@@ -85,13 +87,13 @@ def test_an_update_on_the_recorded_responses_has_the_recorded_metrics(
     tiny: Path, tmp_path: Path
 ) -> None:
     recorded = json.loads(FILE.read_text())["update"]
-    found = replayed(tiny, tmp_path, recorded)
-    assert found == pytest.approx(recorded["metrics"], rel=1e-5, abs=1e-5)
+    metrics = replayed(tiny, tmp_path, recorded)
+    assert metrics == pytest.approx(recorded["metrics"], rel=1e-5, abs=1e-5)
 
 
 def record(tiny: Path, directory: Path) -> None:
     """Write this machine's hash, and what an update gives."""
-    known = json.loads(FILE.read_text()) if FILE.exists() else {"hashes": {}}
+    stored = json.loads(FILE.read_text()) if FILE.exists() else {"hashes": {}}
     rollout = trainer(tiny, directory / "rollout", OPTIONS).rollout(0)
     update: dict[str, Any] = {
         "tokens": rollout.responses.tokens.tolist(),
@@ -101,8 +103,8 @@ def record(tiny: Path, directory: Path) -> None:
     update["metrics"] = replayed(tiny, directory / "update", update)
     run = trainer(tiny, directory / "run", OPTIONS)
     run.run()
-    known["hashes"][machine()] = weights(run)
-    FILE.write_text(json.dumps({**known, "update": update}, indent=1) + "\n")
+    stored["hashes"][machine()] = weights(run)
+    FILE.write_text(json.dumps({**stored, "update": update}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

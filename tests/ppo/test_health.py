@@ -65,8 +65,8 @@ def healthy_monitor():
 
 @pytest.mark.parametrize("name", UNHEALTHY)
 def test_each_rule_fires_alone_at_the_third_bad_update_and_once(name):
-    found = warned(healthy_monitor(), *[UNHEALTHY[name]] * 6)
-    assert found == [[], [], [name], [], [], []]
+    warnings = warned(healthy_monitor(), *[UNHEALTHY[name]] * 6)
+    assert warnings == [[], [], [name], [], [], []]
 
 
 def test_every_rule_is_tested_and_reads_only_known_metrics():
@@ -111,21 +111,21 @@ def test_it_warns_again_after_five_healthy_updates_not_before():
     assert warned(monitor, *good * 5, *bad * 3)[-1] == ["clipping"]
 
 
-def test_score_up_while_reward_down_is_reward_hacking():
+def test_rising_score_with_falling_reward_is_reward_hacking():
     monitor = HealthMonitor()
     noise = (-0.1, 0.1, 0.0, 0.05, -0.05)
     first = [{"objective/scores": n, "objective/rlhf_reward": n} for n in noise]
     assert not any(warned(monitor, {**first[0], "objective/kl": 0.0}, *first[1:], *first))
-    up = {"objective/scores": 2.0}
-    assert not any(warned(monitor, *[up] * 6)), "the reward did not fall"
-    found = warned(monitor, *[{**up, "objective/rlhf_reward": -2.0}] * 6)
-    assert sum(found, []) == ["reward hacking"]
+    higher_score = {"objective/scores": 2.0}
+    assert not any(warned(monitor, *[higher_score] * 6)), "the reward did not fall"
+    warnings = warned(monitor, *[{**higher_score, "objective/rlhf_reward": -2.0}] * 6)
+    assert sum(warnings, []) == ["reward hacking"]
 
 
 def test_the_critic_is_judged_after_its_warm_up():
     bad = UNHEALTHY["useless critic"]
-    found = warned(HealthMonitor(warmup=4), {**bad, "objective/kl": 0.0}, *[bad] * 8)
-    assert found.index(["useless critic"]) == 6  # updates 4, 5 and 6 agree
+    warnings = warned(HealthMonitor(warmup=4), {**bad, "objective/kl": 0.0}, *[bad] * 8)
+    assert warnings.index(["useless critic"]) == 6  # updates 4, 5 and 6 agree
     assert warned(HealthMonitor(warmup=0), {**bad, "objective/kl": 0.0}, bad, bad)[2]
 
 
@@ -135,7 +135,7 @@ def test_missing_and_not_finite_metrics_are_ignored():
     assert not any(monitor.update(step, dict.fromkeys(HEALTHY, float("nan"))) for step in range(8))
 
 
-def test_a_warning_says_what_it_saw_why_and_what_to_do():
+def test_a_warning_gives_metric_cause_and_fix():
     monitor = healthy_monitor()
     warned(monitor, *[UNHEALTHY["KL explosion"]] * 2)
     (warning,) = monitor.update(42, {**HEALTHY, "objective/kl": 61.0})
@@ -145,16 +145,16 @@ def test_a_warning_says_what_it_saw_why_and_what_to_do():
         assert part in str(warning)
 
 
-def test_the_state_survives_json_and_continues_alike():
+def test_the_state_survives_json_and_gives_the_same_warnings():
     bad = UNHEALTHY["long responses"]
-    whole = healthy_monitor()
-    warned(whole, bad, bad)
-    state = whole.state_dict()
+    uninterrupted = healthy_monitor()
+    warned(uninterrupted, bad, bad)
+    state = uninterrupted.state_dict()
     text = json.dumps(state)
     resumed = HealthMonitor()
     resumed.load_state_dict(state)
-    assert warned(resumed, bad, bad) == warned(whole, bad, bad) == [["long responses"], []]
+    assert warned(resumed, bad, bad) == warned(uninterrupted, bad, bad) == [["long responses"], []]
     assert json.dumps(state) == text, "a state is a copy, coming and going"
     resumed.load_state_dict(json.loads(text))
     warned(resumed, bad, bad)
-    assert resumed.state_dict() == whole.state_dict()
+    assert resumed.state_dict() == uninterrupted.state_dict()

@@ -22,16 +22,16 @@ def test_too_many_steps_that_are_not_finite_stop_the_run(
     run = trainer(tiny, tmp_path, replace(PPO, max_skipped_steps=2))
     policy_loss = Updater._policy_loss
 
-    def poisoned(*given: Any) -> Any:
-        loss, metrics = policy_loss(*given)
+    def poisoned(*args: Any) -> Any:
+        loss, metrics = policy_loss(*args)
         return loss * float("nan"), metrics
 
     monkeypatch.setattr(Updater, "_policy_loss", poisoned)
-    start = {name: value.clone() for name, value in run.policy.trainable_parameters().items()}
+    initial = {name: value.clone() for name, value in run.policy.trainable_parameters().items()}
     with pytest.raises(DivergedError, match="3 optimizer steps"):
         run.run()
     assert "returns" in load_file(tmp_path / "diverged.safetensors")
-    assert all(torch.equal(start[k], v) for k, v in run.policy.trainable_parameters().items())
+    assert all(torch.equal(initial[k], v) for k, v in run.policy.trainable_parameters().items())
 
 
 def test_a_score_that_is_no_number_stops_the_run_by_name(tiny: Path, tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_features_of_another_cpu_may_differ_by_rounding_only(
 def test_a_ratio_away_from_one_is_refused(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path)
     rollout = run.rollout(0)
-    found = measure_sanity_checks(run.policy, run.reward, rollout, run.ppo)
-    assert all(invariant.holds for invariant in found)
-    assert len(found) == 7
+    checks = measure_sanity_checks(run.policy, run.reward, rollout, run.ppo)
+    assert all(check.holds for check in checks)
+    assert len(checks) == 7
     shifted = replace(rollout, old_logprobs=rollout.old_logprobs + 0.01)
     with pytest.raises(UsageError, match="ratio - 1"):
         assert_sane(measure_sanity_checks(run.policy, run.reward, shifted, run.ppo))

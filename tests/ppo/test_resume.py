@@ -13,7 +13,7 @@ from tests.ppo.test_trainer import PPO, trainer
 
 @pytest.fixture
 def saved_and_restored(tiny: Path, tmp_path: Path) -> tuple[PPOTrainer, PPOTrainer]:
-    once = replace(
+    one_update = replace(
         PPO,
         iterations=1,
         critic_warmup_iterations=0,
@@ -21,11 +21,11 @@ def saved_and_restored(tiny: Path, tmp_path: Path) -> tuple[PPOTrainer, PPOTrain
         normalize_scores=True,
         adaptive_kl_target=6.0,
     )
-    saved = trainer(tiny, tmp_path, once)
+    saved = trainer(tiny, tmp_path, one_update)
     saved.run()
     saved.updater.skipped_steps = 3
     saved.save()
-    restored = trainer(tiny, tmp_path, once)
+    restored = trainer(tiny, tmp_path, one_update)
     restored.restore(load_checkpoint(tmp_path / "checkpoints"))
     return saved, restored
 

@@ -18,7 +18,7 @@ from tests.support import tiny_models
 CONFIG = PPOConfig(rollout_batch_size=8, minibatch_size=4, microbatch_tokens=9999)
 
 
-class Forgetful:
+class PartialScorer:
     """Scores a response by its row; those of `lost` have none."""
 
     name, can_fail = "forgetful", True
@@ -32,14 +32,14 @@ class Forgetful:
         return scores
 
 
-def rollout_of(tiny: Path, scorer: Forgetful, config: PPOConfig = CONFIG) -> Rollout:
+def rollout_of(tiny: Path, scorer: PartialScorer, config: PPOConfig = CONFIG) -> Rollout:
     """Eight responses; with several samples a prompt, the rows of a prompt follow one another."""
     llava = tiny_models.load(tiny)
     torch.manual_seed(0)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
-    each = config.samples_per_prompt
-    prompts = tiny_models.prompts_of(llava, tiny, 8 // each)
-    rows = torch.arange(8 // each).repeat_interleave(each)
+    samples_per_prompt = config.samples_per_prompt
+    prompts = tiny_models.prompts_of(llava, tiny, 8 // samples_per_prompt)
+    rows = torch.arange(8 // samples_per_prompt).repeat_interleave(samples_per_prompt)
     return collect_rollout(
         policy,
         scorer,
@@ -47,25 +47,25 @@ def rollout_of(tiny: Path, scorer: Forgetful, config: PPOConfig = CONFIG) -> Rol
         SamplingConfig(max_new_tokens=6),
         seed=0,
         iteration=0,
-        samples=torch.arange(each).repeat(8 // each),
+        samples=torch.arange(samples_per_prompt).repeat(8 // samples_per_prompt),
         config=config,
     )
 
 
 def test_a_response_without_a_score_is_dropped_and_nothing_else_changes(tiny: Path) -> None:
-    whole = rollout_of(tiny, Forgetful())
-    less = rollout_of(tiny, Forgetful(2, 5))
-    kept = torch.tensor([0, 1, 3, 4, 6, 7])
-    tokens = whole.spans.token_indices(kept)
-    assert less.scores.tolist() == kept.tolist()
-    assert torch.equal(less.responses.tokens, whole.responses.tokens[tokens])
-    assert less.prompts.instructions == whole.prompts.select(kept).instructions
+    complete = rollout_of(tiny, PartialScorer())
+    partial = rollout_of(tiny, PartialScorer(2, 5))
+    scored_rows = torch.tensor([0, 1, 3, 4, 6, 7])
+    tokens = complete.spans.token_indices(scored_rows)
+    assert partial.scores.tolist() == scored_rows.tolist()
+    assert torch.equal(partial.responses.tokens, complete.responses.tokens[tokens])
+    assert partial.prompts.instructions == complete.prompts.select(scored_rows).instructions
     for name in ("old_logprobs", "ref_logprobs", "values", "entropy", "logprob_diff"):
         torch.testing.assert_close(
-            getattr(less, name), getattr(whole, name)[tokens], atol=1e-5, rtol=0
+            getattr(partial, name), getattr(complete, name)[tokens], atol=1e-5, rtol=0
         )
     buffer = RolloutBuffer()
-    buffer.append(less)
+    buffer.append(partial)
     buffer.finish(CONFIG)
     sizes = [len(part.responses) for part in buffer.minibatches(4, torch.Generator())]
     assert sizes == [4, 2]
@@ -75,7 +75,7 @@ def test_a_response_without_a_score_is_dropped_and_nothing_else_changes(tiny: Pa
 def test_a_group_loses_all_its_responses_with_one(tiny: Path, advantage: str) -> None:
     """Rows 0-3 answer the first prompt, rows 4-7 the second."""
     config = replace(CONFIG, advantage_estimator=advantage, samples_per_prompt=4)
-    rollout = rollout_of(tiny, Forgetful(6), config)
+    rollout = rollout_of(tiny, PartialScorer(6), config)
     assert rollout.scores.tolist() == [0, 1, 2, 3]
     buffer = RolloutBuffer()
     buffer.append(rollout)
@@ -86,5 +86,5 @@ def test_a_group_loses_all_its_responses_with_one(tiny: Path, advantage: str) ->
 def test_an_iteration_that_loses_every_group_stops_the_run(tiny: Path) -> None:
     config = replace(CONFIG, advantage_estimator="rloo", samples_per_prompt=2)
     with pytest.raises(ResourceError, match="lacks a score") as caught:
-        rollout_of(tiny, Forgetful(0, 2, 4, 6), config)
+        rollout_of(tiny, PartialScorer(0, 2, 4, 6), config)
     assert caught.value.where == "forgetful" and caught.value.exit_code == 5

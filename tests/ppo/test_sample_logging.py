@@ -11,35 +11,35 @@ from rlhf.tracking.writer import Sample
 from tests.ppo.test_trainer import PPO, trainer
 
 
-def looked_at(run: PPOTrainer) -> dict[int, list[Sample]]:
+def logged_samples(run: PPOTrainer) -> dict[int, list[Sample]]:
     """By iteration."""
-    found: dict[int, list[Sample]] = {}
-    run.writer.samples = lambda rows, step: found.update({step: list(rows)})  # type: ignore[method-assign]
+    samples: dict[int, list[Sample]] = {}
+    run.writer.samples = lambda rows, step: samples.update({step: list(rows)})  # type: ignore[method-assign]
     run.run()
-    return found
+    return samples
 
 
 def test_the_same_prompts_are_sampled_each_time_and_greedily(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, iterations=3))
-    found = looked_at(run)
-    assert list(found) == [0, 2]
-    asked = [[row.instruction for row in rows] for rows in found.values()]
-    assert asked == [list(run.prompts.instructions[:4])] * 2
+    samples = logged_samples(run)
+    assert list(samples) == [0, 2]
+    instructions = [[row.instruction for row in rows] for rows in samples.values()]
+    assert instructions == [list(run.prompts.instructions[:4])] * 2
     greedy = replace(run.config.sampling, temperature=0.0)
     responses, _ = generate(run.policy.llava, run.prompts.select(torch.arange(4)), greedy)
     texts = [run.policy.llava.builder.decode(row) for row in responses.rows()]
-    assert [row.response for row in found[2]] == texts
+    assert [row.response for row in samples[2]] == texts
     scores = run.reward.scores(run.prompts.select(torch.arange(4)), responses, max_tokens=200)
-    assert torch.allclose(torch.tensor([row.score for row in found[2]]), scores, atol=1e-5)
+    assert torch.allclose(torch.tensor([row.score for row in samples[2]]), scores, atol=1e-5)
 
 
-def test_looking_changes_nothing_of_the_training(tiny: Path, tmp_path: Path) -> None:
-    often, never = (
+def test_logging_samples_does_not_change_training(tiny: Path, tmp_path: Path) -> None:
+    logging, silent = (
         trainer(tiny, tmp_path / str(every), replace(PPO, iterations=3, log_samples_every=every))
         for every in (1, 100)
     )
-    often.run()
-    never.run()
-    assert often.metrics["objective/scores"] == never.metrics["objective/scores"]
-    for name, value in often.policy.trainable_parameters().items():
-        assert torch.equal(value, never.policy.trainable_parameters()[name]), name
+    logging.run()
+    silent.run()
+    assert logging.metrics["objective/scores"] == silent.metrics["objective/scores"]
+    for name, value in logging.policy.trainable_parameters().items():
+        assert torch.equal(value, silent.policy.trainable_parameters()[name]), name

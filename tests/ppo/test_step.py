@@ -44,17 +44,17 @@ def test_the_entropy_is_the_mean_over_tokens(
 
 def test_a_token_of_probability_one_counts(policy: Policy, batch: Minibatch) -> None:
     """Its log-probability is exactly 0, which is no sign of padding."""
-    old = batch.old_logprobs.clone()
-    old[0] = 0
+    old_logprobs = batch.old_logprobs.clone()
+    old_logprobs[0] = 0
     plain, _ = stepped(policy, batch)
-    certain, _ = stepped(policy, replace(batch, old_logprobs=old))
-    assert certain["entropy"] == pytest.approx(plain["entropy"], rel=1e-6)
-    assert certain["value_loss"] == pytest.approx(plain["value_loss"], rel=1e-6)
+    statistics, _ = stepped(policy, replace(batch, old_logprobs=old_logprobs))
+    assert statistics["entropy"] == pytest.approx(plain["entropy"], rel=1e-6)
+    assert statistics["value_loss"] == pytest.approx(plain["value_loss"], rel=1e-6)
 
 
 def test_the_gradient_is_that_of_the_mean_over_tokens(policy: Policy, batch: Minibatch) -> None:
     """At the old weights it is the policy gradient, less the bonus: mean of -A·∇log π - c·∇H."""
-    _, found = stepped(policy, batch, ent_coef=0.3, vf_coef=0.5, microbatch_tokens=1)
+    _, gradients = stepped(policy, batch, ent_coef=0.3, vf_coef=0.5, microbatch_tokens=1)
     scores = policy.evaluate(batch.prompts, batch.responses)
     policy_loss = -(batch.advantages * scores.logprobs + 0.3 * scores.entropy).mean()
     value_loss = 0.25 * (scores.values - batch.returns).square().mean()
@@ -66,4 +66,4 @@ def test_the_gradient_is_that_of_the_mean_over_tokens(policy: Policy, batch: Min
     assert max(float(value.abs().max()) for value in expected.values()) > 1e-3
     assert expected.keys() == named.keys()
     for name, grad in expected.items():
-        torch.testing.assert_close(found[name], grad, atol=1e-5, rtol=1e-4, msg=name)
+        torch.testing.assert_close(gradients[name], grad, atol=1e-5, rtol=1e-4, msg=name)

@@ -34,15 +34,15 @@ PPO = PPOConfig(
 )
 
 
-class LikesADirection(LlavaReward):
+class DirectionReward(LlavaReward):
     """The mean, over the tokens, of their output embeddings along one direction, standardised."""
 
     def scores(self, prompts: PromptBatch, responses: Responses, *, max_tokens: int) -> Tensor:
         weight = self.llava.output_weight.detach()
-        worth = weight @ weight[100]
-        liked = ((worth - worth.mean()) / worth.std())[responses.tokens]
-        own = super().scores(prompts, responses, max_tokens=max_tokens)
-        return span_mean(liked, responses.spans) + 1e-3 * own
+        token_scores = weight @ weight[100]
+        standardized = ((token_scores - token_scores.mean()) / token_scores.std())[responses.tokens]
+        base_scores = super().scores(prompts, responses, max_tokens=max_tokens)
+        return span_mean(standardized, responses.spans) + 1e-3 * base_scores
 
 
 def trainer(tiny: Path, directory: Path, ppo: PPOConfig = PPO, seed: int = 0) -> PPOTrainer:
@@ -52,7 +52,7 @@ def trainer(tiny: Path, directory: Path, ppo: PPOConfig = PPO, seed: int = 0) ->
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=ppo.critic)
     head = ScalarHead(llava.hidden_size)
     torch.nn.init.normal_(head.linear.weight)
-    reward = LikesADirection(llava, head, llava.builder)
+    reward = DirectionReward(llava, head, llava.builder)
     prompts = tiny_models.prompts_of(llava, tiny, 8)
     return PPOTrainer(config, policy, reward, prompts, MetricsWriter(directory), directory)
 
@@ -61,20 +61,20 @@ def test_every_planned_step_is_taken_and_only_the_policy_and_critic_move(
     tiny: Path, tmp_path: Path
 ) -> None:
     run = trainer(tiny, tmp_path)
-    taken: list[str] = []
+    steps: list[str] = []
     step = run.updater.step
 
     def counted(*args, **kwargs):  # type: ignore[no-untyped-def]
-        taken.append("step")
+        steps.append("step")
         return step(*args, **kwargs)
 
     run.updater.step = counted  # type: ignore[method-assign]
     frozen = run.frozen_hash()
-    start = {name: value.clone() for name, value in run.policy.trainable_parameters().items()}
+    initial = {name: value.clone() for name, value in run.policy.trainable_parameters().items()}
     run.run()
-    assert len(taken) == run.planned_steps == 4 * 2 * 2
+    assert len(steps) == run.planned_steps == 4 * 2 * 2
     assert run.frozen_hash() == frozen
-    assert any(not torch.equal(start[k], v) for k, v in run.policy.trainable_parameters().items())
+    assert any(not torch.equal(initial[k], v) for k, v in run.policy.trainable_parameters().items())
 
 
 def test_the_first_metrics_are_those_of_a_policy_that_has_not_moved(
@@ -91,9 +91,9 @@ def test_the_first_metrics_are_those_of_a_policy_that_has_not_moved(
 
 def test_the_first_iterations_move_the_critic_only(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, iterations=1))
-    start = {name: value.clone() for name, value in run.policy.trainable_parameters().items()}
+    initial = {name: value.clone() for name, value in run.policy.trainable_parameters().items()}
     run.run()
-    assert all(torch.equal(start[k], v) for k, v in run.policy.trainable_parameters().items())
+    assert all(torch.equal(initial[k], v) for k, v in run.policy.trainable_parameters().items())
     assert float(run.policy.critic.head.linear.weight.detach().abs().max()) > 0
 
 
@@ -103,15 +103,15 @@ def test_old_logprobs_are_those_of_the_training_forward_if_recomputed(
 ) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, recompute_logprobs=recompute))
     torch.nn.init.normal_(run.policy.critic.head.linear.weight)
-    found = run.rollout(0)
+    rollout = run.rollout(0)
     with torch.no_grad():
-        scored = map_microbatches(run.policy.evaluate, found.prompts, found.responses, 8192)
-    gap = (scored.logprobs - found.old_logprobs).abs()
+        scored = map_microbatches(run.policy.evaluate, rollout.prompts, rollout.responses, 8192)
+    gap = (scored.logprobs - rollout.old_logprobs).abs()
     assert (gap.max() == 0) == recompute
-    assert (found.logprob_diff is None) != recompute
-    pairs = (found.old_logprobs, scored.logprobs), (found.values, scored.values)
-    for own, trained in (*pairs, (found.entropy, scored.entropy)):
-        torch.testing.assert_close(own, trained, atol=1e-5, rtol=1e-5)
+    assert (rollout.logprob_diff is None) != recompute
+    pairs = (rollout.old_logprobs, scored.logprobs), (rollout.values, scored.values)
+    for recorded, recomputed in (*pairs, (rollout.entropy, scored.entropy)):
+        torch.testing.assert_close(recorded, recomputed, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("critic", ["shared_detached", "separate"])
@@ -121,72 +121,74 @@ def test_without_recomputing_the_policy_reads_no_response_twice(
     llava = tiny_models.load(tiny)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=critic)
     run = tiny_models.two_iterations(policy, tiny_models.prompts_of(llava, tiny), tmp_path)
-    read, pack = [], Llava._pack
+    batch_sizes, pack = [], Llava._pack
 
-    def counted(own: Llava, prompts: PromptBatch, responses: Responses, **options: Any) -> Any:
-        read.append(len(responses))
-        return pack(own, prompts, responses, **options)
+    def counting_pack(
+        self: Llava, prompts: PromptBatch, responses: Responses, **options: Any
+    ) -> Any:
+        batch_sizes.append(len(responses))
+        return pack(self, prompts, responses, **options)
 
-    monkeypatch.setattr(Llava, "_pack", counted)
-    rows = {}
+    monkeypatch.setattr(Llava, "_pack", counting_pack)
+    rows_read = {}
     for recompute in (True, False):
         run.ppo = replace(run.ppo, recompute_logprobs=recompute)
         run.rollout(0)
-        rows[recompute] = sum(read)
-        read.clear()
-    assert rows[True] - rows[False] == run.ppo.rollout_batch_size
+        rows_read[recompute] = sum(batch_sizes)
+        batch_sizes.clear()
+    assert rows_read[True] - rows_read[False] == run.ppo.rollout_batch_size
 
 
 def test_a_continued_run_equals_an_uninterrupted_one(tiny: Path, tmp_path: Path) -> None:
-    falling = replace(PPO, lr_schedule="linear")
-    whole = trainer(tiny, tmp_path / "whole", falling)
-    whole.run()
-    half = trainer(tiny, tmp_path / "half", falling)
-    half.ppo = replace(falling, iterations=2)  # stops halfway
-    half.run()
-    rest = trainer(tiny, tmp_path / "half", falling)
-    rest.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))
-    assert rest.iteration == 2
-    rest.run()
-    for name, value in whole.policy.trainable_parameters().items():
-        assert torch.equal(rest.policy.trainable_parameters()[name], value), name
-    one, two = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "half")
-    assert one["objective/scores"] == two["objective/scores"]
+    linear_decay = replace(PPO, lr_schedule="linear")
+    uninterrupted = trainer(tiny, tmp_path / "whole", linear_decay)
+    uninterrupted.run()
+    interrupted = trainer(tiny, tmp_path / "half", linear_decay)
+    interrupted.ppo = replace(linear_decay, iterations=2)  # stops halfway
+    interrupted.run()
+    resumed = trainer(tiny, tmp_path / "half", linear_decay)
+    resumed.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))
+    assert resumed.iteration == 2
+    resumed.run()
+    for name, value in uninterrupted.policy.trainable_parameters().items():
+        assert torch.equal(resumed.policy.trainable_parameters()[name], value), name
+    expected, metrics = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "half")
+    assert expected["objective/scores"] == metrics["objective/scores"]
 
 
 def test_another_reward_model_is_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, iterations=1))
     run.run()
-    other = trainer(tiny, tmp_path)
-    torch.nn.init.normal_(other.reward.head.linear.weight)  # type: ignore[attr-defined]
+    resumed = trainer(tiny, tmp_path)
+    torch.nn.init.normal_(resumed.reward.head.linear.weight)  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="not the one this run began with"):
-        other.restore(load_checkpoint(tmp_path / "checkpoints"))
+        resumed.restore(load_checkpoint(tmp_path / "checkpoints"))
 
 
 def test_each_epoch_draws_every_prompt_once_in_a_new_order(tiny: Path, tmp_path: Path) -> None:
     ppo = replace(PPO, rollout_batch_size=4, minibatch_size=4)
     run = trainer(tiny, tmp_path, ppo)
-    halves = [run.iteration_prompts(iteration) for iteration in range(4)]
-    first = torch.cat([halves[0][0].sampling_keys, halves[1][0].sampling_keys])
-    second = torch.cat([halves[2][0].sampling_keys, halves[3][0].sampling_keys])
+    batches = [run.iteration_prompts(iteration) for iteration in range(4)]
+    first = torch.cat([batches[0][0].sampling_keys, batches[1][0].sampling_keys])
+    second = torch.cat([batches[2][0].sampling_keys, batches[3][0].sampling_keys])
     assert (
         sorted(first.tolist())
         == sorted(second.tolist())
         == sorted(run.prompts.sampling_keys.tolist())
     )
     assert first.tolist() != second.tolist()
-    assert [samples.tolist() for _, samples in halves] == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
+    assert [samples.tolist() for _, samples in batches] == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
 
 
 def test_samples_of_a_prompt_come_together_and_are_counted(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, samples_per_prompt=2))
-    drawn = [run.iteration_prompts(iteration) for iteration in range(4)]
-    for prompts, _ in drawn:
+    batches = [run.iteration_prompts(iteration) for iteration in range(4)]
+    for prompts, _ in batches:
         assert prompts.sampling_keys[0::2].tolist() == prompts.sampling_keys[1::2].tolist()
-    assert [samples.tolist() for _, samples in drawn] == [[0, 1] * 4] * 2 + [[2, 3] * 4] * 2
+    assert [samples.tolist() for _, samples in batches] == [[0, 1] * 4] * 2 + [[2, 3] * 4] * 2
     pairs = [
         (key, sample)
-        for prompts, samples in drawn
+        for prompts, samples in batches
         for key, sample in zip(prompts.sampling_keys.tolist(), samples.tolist(), strict=True)
     ]
     assert len(set(pairs)) == 32
@@ -221,43 +223,45 @@ def test_the_kl_in_the_loss_reaches_the_update(tiny: Path, tmp_path: Path, estim
     assert penalties[0] < penalties[-1] and penalties[-1] > 1e-4
 
 
-def test_cut_responses_continue_with_the_critics_value(tiny: Path, tmp_path: Path) -> None:
+def test_truncated_responses_are_bootstrapped_with_the_critics_value(
+    tiny: Path, tmp_path: Path
+) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, missing_eos="bootstrap"))
     torch.nn.init.normal_(run.policy.critic.head.linear.weight)
-    found = run.rollout(0)
-    finished = found.responses.finished
-    assert found.final_values is not None
-    assert not found.final_values[finished].any() and not finished.all()
+    rollout = run.rollout(0)
+    finished = rollout.responses.finished
+    assert rollout.final_values is not None
+    assert not rollout.final_values[finished].any() and not finished.all()
     with torch.no_grad():
-        states = run.policy.llava.final_hidden_states(found.prompts, found.responses)
+        states = run.policy.llava.final_hidden_states(rollout.prompts, rollout.responses)
     expected = run.policy.critic.head(states).detach()
     torch.testing.assert_close(
-        found.final_values[~finished], expected[~finished], rtol=1e-5, atol=1e-5
+        rollout.final_values[~finished], expected[~finished], rtol=1e-5, atol=1e-5
     )
     assert trainer(tiny, tmp_path).rollout(0).final_values is None
 
 
-def test_a_steered_kl_coefficient_and_the_scale_of_scores_survive_a_break(
+def test_the_adaptive_kl_coefficient_and_the_score_scale_survive_a_resume(
     tiny: Path, tmp_path: Path
 ) -> None:
-    steered = replace(PPO, adaptive_kl_target=1e-6, kl_horizon=80, normalize_scores=True)
-    whole = trainer(tiny, tmp_path / "whole", steered)
-    whole.run()
-    half = trainer(tiny, tmp_path / "half", steered)
-    half.ppo = replace(steered, iterations=2)
-    half.run()
-    rest = trainer(tiny, tmp_path / "half", steered)
-    rest.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))
-    rest.run()
-    one, two = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "half")
+    adaptive = replace(PPO, adaptive_kl_target=1e-6, kl_horizon=80, normalize_scores=True)
+    uninterrupted = trainer(tiny, tmp_path / "whole", adaptive)
+    uninterrupted.run()
+    interrupted = trainer(tiny, tmp_path / "half", adaptive)
+    interrupted.ppo = replace(adaptive, iterations=2)
+    interrupted.run()
+    resumed = trainer(tiny, tmp_path / "half", adaptive)
+    resumed.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))
+    resumed.run()
+    expected_metrics, metrics = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "half")
     for name in ("objective/kl_coef", "objective/score_scale", "objective/scores", "objective/kl"):
-        assert one[name] == two[name], name
-    kl_coefs = [value for _, value in one["objective/kl_coef"]]
+        assert expected_metrics[name] == metrics[name], name
+    kl_coefs = [value for _, value in expected_metrics["objective/kl_coef"]]
     # KL is 0 in the first two iterations: the policy has not moved. Then it is over its goal.
     expected = [0.05, 0.05 * 0.98, 0.05 * 0.98**2, 0.05 * 0.98**2 * 1.02]
     assert kl_coefs == pytest.approx(expected)
-    for name, value in whole.policy.trainable_parameters().items():
-        assert torch.equal(rest.policy.trainable_parameters()[name], value), name
+    for name, value in uninterrupted.policy.trainable_parameters().items():
+        assert torch.equal(resumed.policy.trainable_parameters()[name], value), name
 
 
 def test_learning_rate_zero_leaves_every_ratio_at_one(tiny: Path, tmp_path: Path) -> None:
@@ -270,7 +274,7 @@ def test_learning_rate_zero_leaves_every_ratio_at_one(tiny: Path, tmp_path: Path
     assert max(abs(value - 1) for _, value in metrics["val/ratio"]) < 1e-5
 
 
-def test_it_learns_what_is_rewarded(tiny: Path, tmp_path: Path) -> None:
+def test_scores_rise_towards_the_rewarded_direction(tiny: Path, tmp_path: Path) -> None:
     """Scores are in standard deviations of a random token's worth, so they begin near 0.
 
     The model's output embeddings are so small that no hidden state can bring more than about 0.6.

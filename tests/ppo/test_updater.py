@@ -45,21 +45,23 @@ def test_the_split_into_microbatches_does_not_change_the_gradient(
     policy: Policy, tiny: Path
 ) -> None:
     batch = minibatch(policy, tiny)
-    whole = gradients(policy, batch, 100_000)
-    assert max(float(value.abs().max()) for value in whole) > 1e-4
+    expected = gradients(policy, batch, 100_000)
+    assert max(float(value.abs().max()) for value in expected) > 1e-4
     for budget in (1, 90):
-        for one, two in zip(whole, gradients(policy, batch, budget), strict=True):
-            torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-6)
+        for expected_gradient, gradient in zip(
+            expected, gradients(policy, batch, budget), strict=True
+        ):
+            torch.testing.assert_close(expected_gradient, gradient, atol=1e-6, rtol=1e-6)
 
 
 def test_a_mean_of_means_would_be_a_different_gradient(policy: Policy, tiny: Path) -> None:
     """The control: averaging each response on its own weighs a one-token answer like a long one."""
     batch = minibatch(policy, tiny)
-    whole = gradients(policy, batch, 100_000)
-    rows = [gradients(policy, batch.select(torch.tensor([row])), 1) for row in range(4)]
-    means = [torch.stack(parts).mean(0) for parts in zip(*rows, strict=True)]
-    gap = sum(float((a - b).norm()) for a, b in zip(whole, means, strict=True))
-    assert gap / sum(float(value.norm()) for value in whole) > 0.05
+    batch_gradients = gradients(policy, batch, 100_000)
+    row_gradients = [gradients(policy, batch.select(torch.tensor([row])), 1) for row in range(4)]
+    means = [torch.stack(parts).mean(0) for parts in zip(*row_gradients, strict=True)]
+    gap = sum(float((a - b).norm()) for a, b in zip(batch_gradients, means, strict=True))
+    assert gap / sum(float(value.norm()) for value in batch_gradients) > 0.05
 
 
 def test_at_the_old_weights_the_ratio_is_one_and_nothing_is_clipped(
@@ -67,11 +69,11 @@ def test_at_the_old_weights_the_ratio_is_one_and_nothing_is_clipped(
 ) -> None:
     batch = minibatch(policy, tiny)
     with torch.no_grad():
-        old = policy.evaluate(batch.prompts, batch.responses).logprobs
-    same = replace(batch, old_logprobs=old)
+        logprobs = policy.evaluate(batch.prompts, batch.responses).logprobs
+    batch_on_policy = replace(batch, old_logprobs=logprobs)
     updater = Updater(PPOConfig(lr=1e-30), policy, steps=1)
     for _ in range(3):
-        statistics = updater.step(same, train_policy=True)
+        statistics = updater.step(batch_on_policy, train_policy=True)
         assert statistics.ratio_gap < 1e-5
         assert statistics.ratio == pytest.approx(1, abs=1e-6)
         assert statistics.approx_kl == pytest.approx(0, abs=1e-8)
@@ -94,17 +96,17 @@ def test_warm_up_moves_the_critic_only(policy: Policy, tiny: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("where", ["advantages", "returns", "old_logprobs"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("field", ["advantages", "returns", "old_logprobs"])
 def test_a_step_that_is_not_finite_leaves_the_weights_alone(
-    policy: Policy, tiny: Path, bad: float, where: str
+    policy: Policy, tiny: Path, value: float, field: str
 ) -> None:
     batch = minibatch(policy, tiny)
-    poisoned = getattr(batch, where).clone()
-    poisoned[2] = bad
-    before = [value.clone() for value in policy.trainable_parameters().values()]
+    poisoned = getattr(batch, field).clone()
+    poisoned[2] = value
+    before = [parameter.clone() for parameter in policy.trainable_parameters().values()]
     updater = Updater(PPOConfig(lr=1e-3), policy, steps=2)
-    statistics = updater.step(replace(batch, **{where: poisoned}), train_policy=True)
+    statistics = updater.step(replace(batch, **{field: poisoned}), train_policy=True)
     assert statistics.outcome == "skipped"
     assert all(
         torch.equal(a, b)
@@ -131,23 +133,23 @@ def test_the_gradient_is_clipped_per_group_and_its_norm_reported_unclipped(
     updater = Updater(PPOConfig(lr=1e-12, max_grad_norm=1e-3), policy, steps=1)
     statistics = updater.step(batch, train_policy=True)
     assert statistics.grad_norm_policy > 1e-3 and statistics.grad_norm_critic > 1e-3
-    left = [
+    clipped = [
         value.grad for value in policy.trainable_parameters().values() if value.grad is not None
     ]
-    norm = torch.stack([value.norm() for value in left]).norm()
+    norm = torch.stack([value.norm() for value in clipped]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_learning_rates_of_policy_and_critic(policy: Policy, tiny: Path) -> None:
     config = PPOConfig(lr=1e-4, lr_schedule="linear")
     updater, batch = Updater(config, policy, steps=4), minibatch(policy, tiny)
-    seen = []
+    rates = []
     for _ in range(4):
         updater.step(batch, train_policy=True)
-        seen.append([group["lr"] for group in updater.optimizer.param_groups])
-    falling = [(1e-4, 5e-4), (7.5e-5, 3.75e-4), (5e-5, 2.5e-4), (2.5e-5, 1.25e-4)]
-    assert [value for pair in seen for value in pair] == pytest.approx(
-        [value for pair in falling for value in pair]
+        rates.append([group["lr"] for group in updater.optimizer.param_groups])
+    expected = [(1e-4, 5e-4), (7.5e-5, 3.75e-4), (5e-5, 2.5e-4), (2.5e-5, 1.25e-4)]
+    assert [value for pair in rates for value in pair] == pytest.approx(
+        [value for pair in expected for value in pair]
     )
 
 
@@ -176,27 +178,29 @@ def test_the_kl_in_the_loss_pulls_back_to_the_reference(
     with torch.no_grad():
         for value in policy.trainable_parameters().values():
             value.add_(0.3 * torch.randn_like(value))
-        old = policy.evaluate(batch.prompts, batch.responses).logprobs
+        logprobs = policy.evaluate(batch.prompts, batch.responses).logprobs
         reference = policy.reference_outputs(
             batch.prompts, batch.responses, return_hidden_states=True
         )
-    hidden, flat = reference.hidden_states, torch.zeros(len(old))
-    batch = replace(batch, old_logprobs=old, ref_hidden_states=hidden, advantages=flat)
-    start = exact_kl(policy, batch)
+    ref_hidden_states, zeros = reference.hidden_states, torch.zeros(len(logprobs))
+    batch = replace(
+        batch, old_logprobs=logprobs, ref_hidden_states=ref_hidden_states, advantages=zeros
+    )
+    initial_kl = exact_kl(policy, batch)
     config = PPOConfig(lr=3e-3, kl_placement="loss", kl_estimator=estimator, kl_coef=1.0)
     updater = Updater(config, policy, steps=20)
     first = updater.step(batch, train_policy=True)
     if estimator == "exact":
-        assert first.kl_loss == pytest.approx(float(start), rel=1e-4)
+        assert first.kl_loss == pytest.approx(float(initial_kl), rel=1e-4)
     else:
-        k2 = (batch.ref_logprobs - old).square().mean() / 2
+        k2 = (batch.ref_logprobs - logprobs).square().mean() / 2
         assert first.kl_loss == pytest.approx(float(k2), rel=1e-4)
     for _ in range(18):
         updater.step(batch, train_policy=True)
     last = updater.step(batch, train_policy=True)
     assert last.kl_loss < 0.5 * first.kl_loss
     if estimator == "exact":
-        assert float(exact_kl(policy, batch)) < 0.5 * float(start)
+        assert float(exact_kl(policy, batch)) < 0.5 * float(initial_kl)
 
 
 def test_the_kl_coefficient_of_the_loss_is_the_updaters(policy: Policy, tiny: Path) -> None:
@@ -232,7 +236,7 @@ def test_without_a_critic_its_head_receives_no_gradient(policy: Policy, tiny: Pa
     assert not policy.critic.head.linear.weight.detach().any()
 
 
-def test_the_exact_kl_wants_the_states_of_the_reference(policy: Policy, tiny: Path) -> None:
+def test_the_exact_kl_needs_the_hidden_states_of_the_reference(policy: Policy, tiny: Path) -> None:
     config = PPOConfig(kl_placement="loss", kl_estimator="exact")
     with pytest.raises(ValueError, match="ref_hidden_states: got None"):
         Updater(config, policy, steps=1).step(minibatch(policy, tiny), train_policy=True)
@@ -242,14 +246,14 @@ def test_the_exact_kl_wants_the_states_of_the_reference(policy: Policy, tiny: Pa
 def test_an_entropy_that_is_only_logged_costs_no_second_pass_over_the_vocabulary(
     policy: Policy, tiny: Path, monkeypatch: pytest.MonkeyPatch, ent_coef: float, passes: int
 ) -> None:
-    made = []
+    calls = []
 
-    def counted(*args: torch.Tensor) -> torch.Tensor:
-        made.append(args)
+    def counting_logits(*args: torch.Tensor) -> torch.Tensor:
+        calls.append(args)
         return chunk_logits(*args)  # type: ignore[arg-type]
 
     batch = minibatch(policy, tiny)
     module = sys.modules[chunk_logits.__module__]  # its name is also a function's
-    monkeypatch.setattr(module, "chunk_logits", counted)
+    monkeypatch.setattr(module, "chunk_logits", counting_logits)
     Updater(PPOConfig(ent_coef=ent_coef), policy, steps=1).step(batch, train_policy=True)
-    assert len(made) == passes
+    assert len(calls) == passes

@@ -19,10 +19,10 @@ PLACEMENTS = [("reward", "k1"), ("loss", "k2"), ("loss", "exact")]
 ROWS = [[1, 2, 3], [0, 0, 0], [2, 0, 0], [3, 1, 0], [1, 1, 1], [0, 0, 0], [2, 3, 2]]
 
 
-def options(place: Any, kind: Any) -> PPOConfig:
+def options(placement: Any, kind: Any) -> PPOConfig:
     """Return options under which every term of the objective matters."""
     return PPOConfig(
-        kl_placement=place,
+        kl_placement=placement,
         kl_estimator=kind,
         kl_coef=0.3,
         vf_coef=0.7,
@@ -78,11 +78,11 @@ def microbatch_size(size: int) -> Any:
     )
 
 
-@pytest.mark.parametrize(("place", "kind"), PLACEMENTS)
+@pytest.mark.parametrize(("placement", "kind"), PLACEMENTS)
 def test_the_split_does_not_change_the_gradient(
-    policy: TabularPolicy, place: Any, kind: Any
+    policy: TabularPolicy, placement: Any, kind: Any
 ) -> None:
-    batch, config = minibatch(policy, kind), options(place, kind)
+    batch, config = minibatch(policy, kind), options(placement, kind)
     full = gradients(policy, batch, config)
     assert float(full.norm()) > 0.1
     for size in (1, 2, 3, len(ROWS)):
@@ -157,11 +157,11 @@ def differences(function: Callable[[list[float]], float], at: list[float]) -> li
     return gradient
 
 
-@pytest.mark.parametrize(("place", "kind"), PLACEMENTS)
+@pytest.mark.parametrize(("placement", "kind"), PLACEMENTS)
 def test_the_gradient_is_that_of_a_float64_loop(
-    policy: TabularPolicy, place: Any, kind: Any
+    policy: TabularPolicy, placement: Any, kind: Any
 ) -> None:
-    batch, config = minibatch(policy, kind), options(place, kind)
+    batch, config = minibatch(policy, kind), options(placement, kind)
     oracle, vocabulary = Oracle(policy, batch, config), policy.vocabulary
     logits, values = policy.logits.flatten().tolist(), policy.value_head.weight.flatten().tolist()
 

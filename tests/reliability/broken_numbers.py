@@ -44,27 +44,27 @@ def not_finite(trials: int, tiny: Path, directory: Path) -> Outcome:
         build = partial(
             ppo, tiny, directory / str(number), 0, replace(PPO, critic_warmup_iterations=0)
         )
-        child = fork(lambda says, b=build, p=place, s=step: _poisoned(b(), p, s, says))
-        code, said = child.wait(), child.heard()
+        child = fork(lambda connection, b=build, p=place, s=step: _poisoned(b(), p, s, connection))
+        code, messages = child.wait(), child.received()
         outcome.trials += 1
-        wanted = ["skipped", "ended"] if place in UPDATE else ["refused"]
-        outcome.check(code == 0 and said == wanted, f"{place} at step {step}: {said}")
-        outcome.note(wanted[0])
+        expected = ["skipped", "ended"] if place in UPDATE else ["refused"]
+        outcome.check(code == 0 and messages == expected, f"{place} at step {step}: {messages}")
+        outcome.note(expected[0])
     return outcome
 
 
-def _poisoned(run: PPOTrainer, place: str, step: int, says: Connection) -> None:
+def _poisoned(run: PPOTrainer, place: str, step: int, connection: Connection) -> None:
     """Say `refused` or `skipped` where the weights stayed, and whether the run went on."""
     value, take = VALUES[step % 3], Updater.step
     before = [_weights(run)]
 
-    def checked(own: Updater, minibatch: Minibatch, *, train_policy: bool) -> Any:
-        found = take(own, minibatch, train_policy=train_policy)
-        after = _weights(run)
-        if found.outcome == "skipped":
-            says.send("skipped" if after == before[0] else "skipped, and yet moved")
-        before[0] = after
-        return found
+    def checked(self: Updater, minibatch: Minibatch, *, train_policy: bool) -> Any:
+        result = take(self, minibatch, train_policy=train_policy)
+        weights = _weights(run)
+        if result.outcome == "skipped":
+            connection.send("skipped" if weights == before[0] else "skipped, and yet moved")
+        before[0] = weights
+        return result
 
     Updater.step = checked  # type: ignore[assignment, method-assign]
     with poisoned(*_target(run, place, step, value)):
@@ -73,9 +73,9 @@ def _poisoned(run: PPOTrainer, place: str, step: int, says: Connection) -> None:
             finite = all(
                 bool(x.isfinite().all()) for x in run.policy.trainable_parameters().values()
             )
-            says.send("ended" if finite else "not finite")
+            connection.send("ended" if finite else "not finite")
         except DivergedError:
-            says.send("refused" if _weights(run) == before[0] else "refused, and yet moved")
+            connection.send("refused" if _weights(run) == before[0] else "refused, and yet moved")
 
 
 def _target(run: PPOTrainer, place: str, step: int, value: float) -> tuple[Any, ...]:
@@ -130,28 +130,30 @@ def memory(trials: int, tiny: Path, directory: Path) -> Outcome:
 
     In the first phase of a run the state is even bit-equal to one with half the sizes.
     """
-    outcome, kept = Outcome(), {}
+    outcome, expected = Outcome(), {}
     for number in range(-1, trials):
         phase = PHASES[number % 8] if number >= 0 else ""
         step = 1 if phase == "vision" else number // 8 + 1
         build = partial(_sized, tiny, directory / str(number))
-        child = fork(lambda says, b=build, p=phase, s=step: _short_of_memory(b(), p, s, says))
-        code, said = child.wait(), child.heard()
+        child = fork(
+            lambda connection, b=build, p=phase, s=step: _short_of_memory(b(), p, s, connection)
+        )
+        code, messages = child.wait(), child.received()
         if number < 0:
-            kept = said[0]
+            expected = messages[0]
             continue
         outcome.trials += 1
         name = f"{phase}, entry {step}"
         outcome.check(code == 0, f"{name}: did not end")
         if code:
             continue
-        found = said[0]
-        outcome.check(found["pieces"] == 2, f"{name}: {found['pieces']} pieces")
-        outcome.check(found["answers"] == kept["answers"], f"{name}: other answers")
-        gap = max(float(abs(found["weights"][k] - x).max()) for k, x in kept["weights"].items())
+        state = messages[0]
+        outcome.check(state["pieces"] == 2, f"{name}: {state['pieces']} pieces")
+        outcome.check(state["answers"] == expected["answers"], f"{name}: other answers")
+        gap = max(float(abs(state["weights"][k] - x).max()) for k, x in expected["weights"].items())
         outcome.check(gap < 1e-5, f"{name}: weights {gap:.1g} apart")
         if step == 1 and phase not in ("forward", "backward"):
-            outcome.check(found["hash"] == kept["hash"], f"{name}: not bit-equal")
+            outcome.check(state["hash"] == expected["hash"], f"{name}: not bit-equal")
     return outcome
 
 
@@ -163,7 +165,7 @@ def _sized(tiny: Path, directory: Path) -> PPOTrainer:
     return run
 
 
-def _short_of_memory(run: PPOTrainer, phase: str, step: int, says: Connection) -> None:
+def _short_of_memory(run: PPOTrainer, phase: str, step: int, connection: Connection) -> None:
     """Run to the end; without a phase in two pieces from the start."""
     responses, collect = [], run.rollout
 
@@ -181,6 +183,6 @@ def _short_of_memory(run: PPOTrainer, phase: str, step: int, says: Connection) -
         run.run()
     weights = {name: x.detach() for name, x in run.policy.trainable_parameters().items()}
     metrics = {"answers": responses, "weights": {k: x.numpy() for k, x in weights.items()}}
-    says.send(
+    connection.send(
         {**metrics, "hash": state_hash(run.state()), "pieces": run.updater.oom_retry.num_splits}
     )

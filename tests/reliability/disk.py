@@ -21,23 +21,29 @@ def full_disk(trials: int, tiny: Path, directory: Path) -> Outcome:
     """No file may grow for some iterations: training goes on; for longer it ends with code 5."""
     outcome = Outcome()
     for number in range(trials):
-        place = directory / str(number)
+        run_directory = directory / str(number)
         until = 5 if number % 2 else 99  # from iteration 4 on the disk is full, to before this one
-        child = fork(lambda says, p=place, u=until: _fill(ppo(tiny, p, 0, shorter(10)), u, says))
-        code, said = child.wait(), child.heard()
+        child = fork(
+            lambda connection, p=run_directory, u=until: _fill(
+                ppo(tiny, p, 0, shorter(10)), u, connection
+            )
+        )
+        code, messages = child.wait(), child.received()
         outcome.trials += 1
-        newest = load_checkpoint(place / "checkpoints").step
-        steps = [step for step, _ in read_metrics(place)["objective/kl"]]
+        newest = load_checkpoint(run_directory / "checkpoints").step
+        steps = [step for step, _ in read_metrics(run_directory)["objective/kl"]]
         if until == 99:
-            good = code == ResourceError.exit_code and newest == 3
-            outcome.check(good and said[0] == 3 + FAILED_SAVES, f"{code}, {newest}, {said}")
+            stopped = code == ResourceError.exit_code and newest == 3
+            outcome.check(
+                stopped and messages[0] == 3 + FAILED_SAVES, f"{code}, {newest}, {messages}"
+            )
         else:
             outcome.check(code == 0 and newest == 10, f"exit {code}, newest {newest}")
             outcome.check(steps[-1] == 9, f"the curves end at {steps[-1]}")
     return outcome
 
 
-def _fill(run: PPOTrainer, until: int, says: Connection) -> int:
+def _fill(run: PPOTrainer, until: int, connection: Connection) -> int:
     step = run.step
 
     def limited(iteration: int) -> dict[str, float]:
@@ -50,7 +56,7 @@ def _fill(run: PPOTrainer, until: int, says: Connection) -> int:
     try:
         run.run()
     except ResourceError as error:
-        says.send(run.iteration)
+        connection.send(run.iteration)
         return error.exit_code
     return 0
 
@@ -61,26 +67,26 @@ def soak(iterations: int, tiny: Path, directory: Path) -> Outcome:
     A trial is an iteration.
     """
     outcome = Outcome(iterations)
-    child = fork(lambda says: _soak(ppo(tiny, directory, 0, shorter(iterations)), says))
+    child = fork(lambda connection: _soak(ppo(tiny, directory, 0, shorter(iterations)), connection))
     outcome.check(child.wait() == 0, "the run did not end")
-    metrics = child.heard()
+    metrics = child.received()
     fifth = iterations // 5
     early, late = metrics[fifth // 2 : fifth // 2 + fifth], metrics[-fifth:]
     before, after = (statistics.fmean(x[0] for x in part) for part in (early, late))
     outcome.note("growth of memory, parts in 10,000", round(1e4 * (after / before - 1)))
     outcome.check(after < 1.02 * before, f"{before / 2**20:.1f} MiB, then {after / 2**20:.1f}")
-    for place, what in ((1, "files"), (2, "threads")):
-        outcome.check(metrics[-1][place] <= early[0][place], f"{what}: {metrics[-1][place]}")
+    for column, counted in ((1, "files"), (2, "threads")):
+        outcome.check(metrics[-1][column] <= early[0][column], f"{counted}: {metrics[-1][column]}")
     return outcome
 
 
-def _soak(run: PPOTrainer, says: Connection) -> None:
+def _soak(run: PPOTrainer, connection: Connection) -> None:
     step, page = run.step, os.sysconf("SC_PAGE_SIZE")
 
     def measured(iteration: int) -> dict[str, float]:
         metrics = step(iteration)
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
-        says.send(
+        connection.send(
             (resident, sum(1 for _ in Path("/proc/self/fd").iterdir()), threading.active_count())
         )
         return metrics

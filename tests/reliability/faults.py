@@ -54,12 +54,12 @@ def _break(kind: Kind) -> None:
 @contextmanager
 def poisoned(owner: Any, name: str, step: int, poison: Callable[[Any], Any]) -> Iterator[None]:
     """Inside the block the `step`-th result of `owner.name` (from 1) goes through `poison`."""
-    original, seen = getattr(owner, name), [0]
+    original, calls = getattr(owner, name), [0]
 
-    def patched(*given: Any, **options: Any) -> Any:
-        result = original(*given, **options)
-        seen[0] += 1
-        return poison(result) if seen[0] == step else result
+    def patched(*args: Any, **options: Any) -> Any:
+        result = original(*args, **options)
+        calls[0] += 1
+        return poison(result) if calls[0] == step else result
 
     setattr(owner, name, patched)
     try:

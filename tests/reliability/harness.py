@@ -91,10 +91,10 @@ BUILDS: dict[str, Build] = {"ppo": ppo, "reward": reward, "sft": sft}
 
 
 def _preferences() -> list[PreferenceRecord]:
-    words = ("a red circle", "two shapes", "blue", "nothing to see")
+    texts = ("a red circle", "two shapes", "blue", "nothing to see")
     return [
         PreferenceRecord(
-            f"pictures/{n:05d}.png", "What?", words[n % 4], words[(n + 1) % 4], "ab"[n % 2]
+            f"pictures/{n:05d}.png", "What?", texts[n % 4], texts[(n + 1) % 4], "ab"[n % 2]
         )
         for n in range(8)
     ]
@@ -113,8 +113,8 @@ class Child:
     """A forked process and what it says."""
 
     pid: int
-    says: Connection
-    words: list[Any] = field(default_factory=list)
+    connection: Connection
+    messages: list[Any] = field(default_factory=list)
 
     def kill(self) -> None:
         """End it without a chance to do anything."""
@@ -125,34 +125,34 @@ class Child:
         """Its exit code; negative: the signal that ended it. Hears what it says until then."""
         with contextlib.suppress(EOFError, OSError):
             while True:
-                self.words.append(self.says.recv())
+                self.messages.append(self.connection.recv())
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
-    def heard(self) -> list[Any]:
+    def received(self) -> list[Any]:
         """All that the child sent before it ended."""
-        self.says.close()
-        return self.words
+        self.connection.close()
+        return self.messages
 
 
-def fork(work: Callable[[Connection], int | None]) -> Child:
+def fork(function: Callable[[Connection], int | None]) -> Child:
     """Run `work` in a process of its own, silent; what it returns is the exit code.
 
     Autograd's threads and TensorBoard's do not survive a fork: compute no gradient before it,
     and let each process make its own writer.
     """
-    ours, theirs = Pipe(duplex=False)
+    receiver, sender = Pipe(duplex=False)
     pid = os.fork()
     if pid:
-        theirs.close()
-        return Child(pid, ours)
+        sender.close()
+        return Child(pid, receiver)
     code = 70
     try:
-        ours.close()
+        receiver.close()
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         if "RLHF_LOUD" not in os.environ:
             os.dup2(quiet, 2)
-        code = work(theirs) or 0
+        code = function(sender) or 0
     except BaseException as error:
         print(repr(error), file=sys.stderr, flush=True)
     finally:

@@ -34,7 +34,7 @@ def prompts(trials: int, tiny: Path, directory: Path) -> Outcome:
     for name in names:
         counts = hostile_prompts.attack(PROCESSORS[name](), trials // len(names))
         outcome.trials += counts.pop("trials")
-        wrong = {what: count for what, count in counts.items() if count}
-        outcome.check(not wrong, f"{name}: {wrong}")
+        failures = {failure: count for failure, count in counts.items() if count}
+        outcome.check(not failures, f"{name}: {failures}")
     outcome.note("tokenizers", len(names))
     return outcome

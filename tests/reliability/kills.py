@@ -18,7 +18,7 @@ from tests.reliability.outcome import Outcome
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "fsync"}
 
 
-def train(run: PPOTrainer, directory: Path, says: Connection) -> None:
+def train(run: PPOTrainer, directory: Path, connection: Connection) -> None:
     """Go on from the newest checkpoint; say when a save begins, and what was saved."""
     run.directory = run.checkpoints.directory = directory
     try:
@@ -31,13 +31,13 @@ def train(run: PPOTrainer, directory: Path, says: Connection) -> None:
     save = run.checkpoints.save
 
     def acknowledged(done: int) -> Path:
-        says.send((done, ""))
+        connection.send((done, ""))
         path = save(done)
-        says.send((done, state_hash(run.state())))
+        connection.send((done, state_hash(run.state())))
         return path
 
     run.checkpoints.save = acknowledged  # type: ignore[method-assign]
-    says.send((run.iteration, ""))
+    connection.send((run.iteration, ""))
     run.run()
 
 
@@ -46,26 +46,26 @@ def kills(trials: int, tiny: Path, directory: Path) -> Outcome:
     outcome, rng = Outcome(trials), random.Random(0)
     template = ppo(tiny, directory / "template")
     template.state()  # hashes what is frozen, once for all forks
-    whole = fork(lambda says: train(template, directory / "whole", says))
-    whole.wait()
-    expected = dict(_saved(whole))
+    uninterrupted = fork(lambda connection: train(template, directory / "whole", connection))
+    uninterrupted.wait()
+    expected = dict(_saved(uninterrupted))
     assert len(expected) == PPO.iterations, "the uninterrupted run did not end"
     run = directory / "run-0"
     acknowledged = 0
     for trial in range(trials):
-        child = fork(lambda says, run=run: train(template, run, says))
+        child = fork(lambda connection, run=run: train(template, run, connection))
         if trial % 2:
             _await_save(child, rng.randrange(3))
             time.sleep(rng.uniform(0, 0.02))
         else:
-            child.says.poll(60)
+            child.connection.poll(60)
             time.sleep(rng.uniform(0, 0.6))
         child.kill()
         outcome.note("killed while saving", bool(list(run.glob("checkpoints/.step-*"))))
-        for done, found in _saved(child):
-            acknowledged = done
+        for step, digest in _saved(child):
+            acknowledged = step
             outcome.note("iterations")
-            outcome.check(found == expected[done], f"kill {trial}: step {done} differs")
+            outcome.check(digest == expected[step], f"kill {trial}: step {step} differs")
         newest = _newest(run)
         outcome.check(newest >= acknowledged, f"kill {trial}: step {acknowledged} lost")
         if newest == PPO.iterations:
@@ -76,18 +76,20 @@ def kills(trials: int, tiny: Path, directory: Path) -> Outcome:
 
 def _await_save(child: Child, skipped: int) -> None:
     """Return when a save begins, after so many others, or the child has ended."""
-    while child.says.poll(60):
+    while child.connection.poll(60):
         try:
-            child.words.append(child.says.recv())
+            child.messages.append(child.connection.recv())
         except EOFError:
             return
-        begun = [word for word in child.words[1:] if not word[1]]  # the first: it has started
-        if len(begun) > skipped:
+        started = [
+            message for message in child.messages[1:] if not message[1]
+        ]  # the first: it has started
+        if len(started) > skipped:
             return
 
 
 def _saved(child: Child) -> list[tuple[int, str]]:
-    return [(done, found) for done, found in child.heard() if found]
+    return [(step, digest) for step, digest in child.received() if digest]
 
 
 def _newest(run: Path) -> int:
@@ -109,41 +111,52 @@ def crash_points(rounds: int, tiny: Path, directory: Path) -> Outcome:
             for step in (1, 2):
                 run.checkpoints.directory = before
                 run.checkpoints.save(step)
-        count = fork(lambda says, before=before: _save(run, before, directory / "copy", 0, says))
-        count.wait()
-        operations = count.heard()[0]
-        for place in range(1, operations + 1):
+        counter = fork(
+            lambda connection, before=before: _save(run, before, directory / "copy", 0, connection)
+        )
+        counter.wait()
+        operations = counter.received()[0]
+        for operation in range(1, operations + 1):
             outcome.trials += 1
             copy = directory / "copy"
-            child = fork(lambda says, b=before, p=place: _save(run, b, directory / "copy", p, says))
-            ended = child.wait()
-            found, wanted = _newest(copy), ((0, 3) if not start else (2, 3))
-            outcome.check(ended == 9 and found in wanted, f"operation {place}: {found}, {ended}")
+            child = fork(
+                lambda connection, b=before, p=operation: _save(
+                    run, b, directory / "copy", p, connection
+                )
+            )
+            exit_code = child.wait()
+            newest, allowed = _newest(copy), ((0, 3) if not start else (2, 3))
+            outcome.check(
+                exit_code == 9 and newest in allowed,
+                f"operation {operation}: {newest}, {exit_code}",
+            )
             run.checkpoints.directory = copy
             run.checkpoints.save(4)
-            outcome.check(_newest(copy) == 4, f"operation {place}: no save afterwards")
-            outcome.check(not list(copy.glob("checkpoints/.step-*")), f"{place}: leftovers")
+            outcome.check(_newest(copy) == 4, f"operation {operation}: no save afterwards")
+            outcome.check(not list(copy.glob("checkpoints/.step-*")), f"{operation}: leftovers")
     return outcome
 
 
-def _save(run: PPOTrainer, before: Path, copy: Path, place: int, says: Connection) -> None:
+def _save(
+    run: PPOTrainer, before: Path, copy: Path, operation: int, connection: Connection
+) -> None:
     """Save in a copy of a directory, and exit with 9 before that operation; 0: count them."""
     shutil.rmtree(copy, ignore_errors=True)
     if before.exists():
         shutil.copytree(before, copy)
-    run.checkpoints.directory, done = copy, [0]
+    run.checkpoints.directory, operations = copy, [0]
 
-    def happens(event: str, *_: object) -> None:
+    def audit(event: str, *_: object) -> None:
         if event in OPERATIONS:
-            done[0] += 1
-            if done[0] == place:
+            operations[0] += 1
+            if operations[0] == operation:
                 os._exit(9)
 
     fsync = os.fsync
-    os.fsync = lambda handle: (happens("fsync"), fsync(handle))[1]  # type: ignore[assignment]
-    sys.addaudithook(happens)
+    os.fsync = lambda handle: (audit("fsync"), fsync(handle))[1]  # type: ignore[assignment]
+    sys.addaudithook(audit)
     run.checkpoints.save(3)
-    says.send(done[0])
+    connection.send(operations[0])
 
 
 def damage(trials: int, tiny: Path, directory: Path) -> Outcome:
@@ -158,12 +171,14 @@ def damage(trials: int, tiny: Path, directory: Path) -> Outcome:
         file = rng.choice(sorted((copy / "step-000002").iterdir()))
         kind = rng.choice(["flipped", "cut", "emptied", "missing"])
         _damage(file, kind, rng)
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as recorded:
             warnings.simplefilter("always")
-            found = load_checkpoint(copy).step
+            loaded_step = load_checkpoint(copy).step
         outcome.note(kind)
-        good = found == 1 and any("damaged" in str(word.message) for word in said)
-        outcome.check(good, f"trial {trial}: {file.name} {kind}, step {found}")
+        fell_back = loaded_step == 1 and any(
+            "damaged" in str(warning.message) for warning in recorded
+        )
+        outcome.check(fell_back, f"trial {trial}: {file.name} {kind}, step {loaded_step}")
     return outcome
 
 

@@ -17,9 +17,9 @@ class Outcome:
     losses: list[str] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
 
-    def check(self, good: bool, what: str) -> None:
+    def check(self, held: bool, what: str) -> None:
         """Count a loss unless the promise held."""
-        if not good:
+        if not held:
             self.losses.append(what)
 
     def note(self, what: str, amount: int = 1) -> None:

@@ -15,14 +15,16 @@ def tests_of(*names: str) -> Callable[[int, Path, Path], Outcome]:
     """A scenario that runs test files to the end, slow ones too; a trial is a test."""
 
     def run(trials: int, tiny: Path, directory: Path) -> Outcome:
-        words = ["-p", "no:cacheprovider", f"--basetemp={directory / 'tests'}"]
-        command = [sys.executable, "-m", "pytest", *words, *(str(TESTS / x) for x in names)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        passed = re.search(r"(\d+) passed", done.stdout)
-        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        options = ["-p", "no:cacheprovider", f"--basetemp={directory / 'tests'}"]
+        command = [sys.executable, "-m", "pytest", *options, *(str(TESTS / x) for x in names)]
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+        passed = re.search(r"(\d+) passed", completed.stdout)
+        failed = [
+            line for line in completed.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))
+        ]
         outcome = Outcome(int(passed[1]) if passed else 0, failed)
-        good = done.returncode == 0 and outcome.trials > 0
-        outcome.check(good, f"pytest ended with {done.returncode}")
+        succeeded = completed.returncode == 0 and outcome.trials > 0
+        outcome.check(succeeded, f"pytest ended with {completed.returncode}")
         return outcome
 
     return run

@@ -36,37 +36,37 @@ SMALL = [
 def signals(trials: int, tiny: Path, directory: Path) -> Outcome:
     """`rlhf ppo` told to stop at a random time: the promised exit code, and it goes on."""
     outcome, rng = Outcome(trials), random.Random(0)
-    judge, prompts = directory / "judge.py", directory / "prompts.jsonl"
-    judge.write_text("def score(images, asked, said):\n    return [float(len(x)) for x in said]\n")
+    scorer, prompts = directory / "judge.py", directory / "prompts.jsonl"
+    scorer.write_text("def score(images, asked, said):\n    return [float(len(x)) for x in said]\n")
     row = '{{"image_path": "pictures/{:05d}.png", "instruction": "What?"}}\n'
     prompts.write_text("".join(row.format(n) for n in range(8)))
-    words = [f"model.path={tiny / 'model'}", f"data.prompts={prompts}", f"data.root={tiny}"]
-    words += [f"output_dir={directory}", f"--scorer={judge}:score", *SMALL]
+    args = [f"model.path={tiny / 'model'}", f"data.prompts={prompts}", f"data.root={tiny}"]
+    args += [f"output_dir={directory}", f"--scorer={scorer}:score", *SMALL]
     for trial in range(trials):
         name = rng.choice(list(EXIT_CODES))
-        run = [*words, f"name=trial-{trial}", "resume=auto"]
-        begun = 0
+        run = [*args, f"name=trial-{trial}", "resume=auto"]
+        trained = 0
         for _ in range(2):  # the second goes on where the first stopped
-            child = fork(lambda says, run=run: main(["ppo", *run]))
-            _until_trained(directory / f"trial-{trial}", begun)
+            child = fork(lambda connection, run=run: main(["ppo", *run]))
+            _until_trained(directory / f"trial-{trial}", trained)
             time.sleep(rng.uniform(0, 1))
             os.kill(child.pid, getattr(signal, name))
             code = child.wait()
             outcome.check(code == EXIT_CODES[name], f"trial {trial}: {name} gave {code}")
             saved = _newest(directory / f"trial-{trial}")
-            outcome.check(saved > begun, f"trial {trial}: {saved} after {begun}")
-            begun = saved
+            outcome.check(saved > trained, f"trial {trial}: {saved} after {trained}")
+            trained = saved
         runs = list((directory / f"trial-{trial}").iterdir())
         outcome.check(len(runs) == 1, f"trial {trial}: {len(runs)} runs")
         outcome.note(name)
     return outcome
 
 
-def _until_trained(directory: Path, begun: int) -> None:
+def _until_trained(directory: Path, trained: int) -> None:
     """Wait for an iteration after those before."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if any(len(complete_lines(x)) > begun for x in directory.glob("*/metrics.jsonl")):
+        if any(len(complete_lines(x)) > trained for x in directory.glob("*/metrics.jsonl")):
             return
         time.sleep(0.02)
 
@@ -83,43 +83,43 @@ def resumes(trials: int, tiny: Path, directory: Path) -> Outcome:
     outcome = Outcome()
     for number in range(trials):
         seed, command = number // 9, list(BUILDS)[number % 3]
-        cuts = [(5,), (1, 9), (3, 4, 11)][number // 3 % 3]
-        name = f"{command}, seed {seed}, cut after {cuts}"
+        stops = [(5,), (1, 9), (3, 4, 11)][number // 3 % 3]
+        name = f"{command}, seed {seed}, cut after {stops}"
         outcome.trials += 1
         states, curves = [], []
         for part in ("whole", "cut"):
-            place = directory / f"{number}-{part}"
-            for stop in (*(cuts if part == "cut" else ()), 0):
+            run_directory = directory / f"{number}-{part}"
+            for stop in (*(stops if part == "cut" else ()), 0):
                 child = fork(
-                    lambda says, b=BUILDS[command], p=place, x=stop, s=seed: _train(
-                        b(tiny, p, s), p, x, says
+                    lambda connection, b=BUILDS[command], p=run_directory, x=stop, s=seed: _train(
+                        b(tiny, p, s), p, x, connection
                     )
                 )
                 outcome.check(child.wait() == 0, f"{name}: {part} did not end")
-            states.append(child.heard())
-            curves.append(timeless_curves(place / "metrics.jsonl"))
+            states.append(child.received())
+            curves.append(timeless_curves(run_directory / "metrics.jsonl"))
         outcome.check(states[0] == states[1] and len(states[0]) == 1, f"{name}: another state")
         outcome.check(curves[0] == curves[1] and len(curves[0]) >= 12, f"{name}: other curves")
     return outcome
 
 
-def _train(run: Trainer, directory: Path, stop: int, says: Connection) -> None:
+def _train(run: Trainer, directory: Path, stop: int, connection: Connection) -> None:
     """Go on from the newest checkpoint to one after so many steps, or to the end."""
     if any((directory / "checkpoints").glob("step-*")):
         checkpoint = load_checkpoint(directory / "checkpoints")
         first = 1 if isinstance(run, RewardTrainer) else 0
         run.writer = MetricsWriter(directory, checkpoint.step + first)
         run.restore(checkpoint)
-    after = run.checkpoints.maybe_save
+    maybe_save = run.checkpoints.maybe_save
 
-    def cut(done: int, *, last: bool, healthy: bool = False) -> None:
-        after(done, last=last, healthy=healthy)
+    def save_and_exit(done: int, *, last: bool, healthy: bool = False) -> None:
+        maybe_save(done, last=last, healthy=healthy)
         if done == stop:
             os._exit(0)
 
-    run.checkpoints.maybe_save = cut  # type: ignore[method-assign]
+    run.checkpoints.maybe_save = save_and_exit  # type: ignore[method-assign]
     run.run()
-    says.send(state_hash(run.state()))
+    connection.send(state_hash(run.state()))
 
 
 def starts(rounds: int, tiny: Path, directory: Path) -> Outcome:
@@ -127,8 +127,11 @@ def starts(rounds: int, tiny: Path, directory: Path) -> Outcome:
     outcome = Outcome()
     for number in range(rounds):
         gate, end = Barrier(8), Barrier(8)
-        place = directory / str(number)
-        children = [fork(lambda says, g=gate, e=end, p=place: _start(p, g, e)) for _ in range(8)]
+        run_directory = directory / str(number)
+        children = [
+            fork(lambda connection, g=gate, e=end, p=run_directory: _start(p, g, e))
+            for _ in range(8)
+        ]
         codes = sorted(child.wait() for child in children)
         outcome.trials += 8
         outcome.check(
@@ -137,10 +140,10 @@ def starts(rounds: int, tiny: Path, directory: Path) -> Outcome:
     return outcome
 
 
-def _start(place: Path, gate: Any, end: Any) -> int:
+def _start(directory: Path, gate: Any, end: Any) -> int:
     gate.wait()
     try:
-        run = RunDirectory(place)
+        run = RunDirectory(directory)
     except DirectoryInUseError as error:
         end.wait()
         return error.exit_code

@@ -39,10 +39,13 @@ def measure(name: str, *, part: bool) -> dict[str, Any]:
     scenario = SCENARIOS[name]
     stage(f"{name}: {scenario.promise}")
     with tempfile.TemporaryDirectory() as directory:
-        tiny, place = model_directory(Path(directory) / "tiny"), Path(directory) / "place"
-        place.mkdir()
+        tiny, working_directory = (
+            model_directory(Path(directory) / "tiny"),
+            Path(directory) / "place",
+        )
+        working_directory.mkdir()
         started = time.perf_counter()
-        outcome = scenario.run(scenario.reduced if part else scenario.full, tiny, place)
+        outcome = scenario.run(scenario.reduced if part else scenario.full, tiny, working_directory)
     seconds = round(time.perf_counter() - started, 1)
     say(f"{outcome.trials} trials, {len(outcome.losses)} losses, {seconds} s {outcome.notes}")
     for loss in outcome.losses[:10]:
@@ -55,7 +58,7 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
     lines = [INTRO.rstrip("\n")]
     for name in (name for name in SCENARIOS if name in rows):
         row = rows[name]
-        notes = ", ".join(f"{what}: {count:,}" for what, count in row["notes"].items())
+        notes = ", ".join(f"{note}: {count:,}" for note, count in row["notes"].items())
         cells = (name, row["promise"], f"{row['trials']:,}", len(row["losses"]), row["seconds"])
         lines.append(f"| {' | '.join(map(str, (*cells, notes)))} |")
     return "\n".join(lines) + "\n"

@@ -31,16 +31,16 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The metrics of all scenarios, run by a process that forks before any gradient."""
     file = tmp_path_factory.mktemp("reliability") / "rows.json"
     command = [sys.executable, "-m", "tests.reliability.table", "--part", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    results: dict[str, Any] = json.loads(file.read_text())
+    return results
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("reliability")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_part_of(name: str, rows: dict[str, Any]) -> None:
+def test_each_scenario_at_reduced_count(name: str, rows: dict[str, Any]) -> None:
     assert sorted(rows) == sorted(NAMES)
     assert rows[name]["trials"] > 0
     assert not rows[name]["losses"]

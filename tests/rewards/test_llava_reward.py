@@ -50,14 +50,14 @@ def test_a_score_does_not_depend_on_the_rest_of_the_batch(
     model = kit.build(llava, kit.options(kind, text_model))
     kit.shake(model)
     prompts, responses = tiny_models.prompts_of(llava, tiny, 8), tiny_models.responses_of(llava, 8)
-    together = scores(model, prompts, responses)
-    assert float(together.std()) > 1e-2
-    alone = model.scores(prompts, responses, max_tokens=1)
-    torch.testing.assert_close(together, alone, **ATOL)
+    batched = scores(model, prompts, responses)
+    assert float(batched.std()) > 1e-2
+    single = model.scores(prompts, responses, max_tokens=1)
+    torch.testing.assert_close(batched, single, **ATOL)
     for seed in range(3):
         order = torch.randperm(8, generator=torch.Generator().manual_seed(seed))
         permuted = scores(model, prompts.select(order), responses.select(order))
-        torch.testing.assert_close(permuted, together[order], **ATOL)
+        torch.testing.assert_close(permuted, batched[order], **ATOL)
 
 
 def test_left_and_right_padding_give_one_score(llava: Llava, tiny: Path) -> None:

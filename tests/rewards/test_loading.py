@@ -240,12 +240,12 @@ def test_mismatches_of_a_fingerprint() -> None:
     assert fingerprint_mismatches(stored, {**stored, "weights": "b"}) == ["weights"]
     dtype = fingerprint_mismatches(stored, {**stored, "weights": "b", "dtype": "bfloat16"})
     assert dtype == ["dtype"] and differs_in_storage_only(dtype)
-    both = fingerprint_mismatches(stored, {"weights": "b", "dtype": "bfloat16"})
-    assert both == ["dtype", "template"] and not differs_in_storage_only(both)
+    mismatches = fingerprint_mismatches(stored, {"weights": "b", "dtype": "bfloat16"})
+    assert mismatches == ["dtype", "template"] and not differs_in_storage_only(mismatches)
     rounded = {"dtype": "float32", "weights": "a", "weights_rounded": "r", "quantization": "none"}
-    half = {**rounded, "dtype": "bfloat16", "weights": "b", "weights_rounded": "other"}
-    assert fingerprint_mismatches(rounded, half) == ["dtype", "weights_rounded"]
-    quantized = {**half, "quantization": "nf4"}
+    half_precision = {**rounded, "dtype": "bfloat16", "weights": "b", "weights_rounded": "other"}
+    assert fingerprint_mismatches(rounded, half_precision) == ["dtype", "weights_rounded"]
+    quantized = {**half_precision, "quantization": "nf4"}
     assert fingerprint_mismatches(rounded, quantized) == ["dtype", "quantization"]
     captioned = {f"captioner_{name}": value for name, value in rounded.items()}
     names = fingerprint_mismatches(captioned, {**captioned, "captioner_weights": "b"})

@@ -55,19 +55,19 @@ def test_tensors_that_share_memory_or_are_strided_are_saved(tmp_path):
 def test_the_manifest_lists_every_file_with_size_and_versions(tmp_path):
     directory = save(tmp_path, 1)
     manifest = json.loads((directory / "manifest.json").read_text())
-    others = {path.name: path.stat().st_size for path in directory.iterdir()}
-    others.pop("manifest.json")
-    assert {name: entry["size"] for name, entry in manifest["files"].items()} == others
+    sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
+    sizes.pop("manifest.json")
+    assert {name: entry["size"] for name, entry in manifest["files"].items()} == sizes
     assert manifest["step"] == 1 and manifest["libraries"]["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize("name", ["policy.safetensors", "value_head.safetensors", "state.json"])
-@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
-def test_a_flipped_bit_is_noticed_and_the_older_one_is_taken(tmp_path, name, place):
+@pytest.mark.parametrize("position", [0.0, 0.5, 1.0])
+def test_a_flipped_bit_is_noticed_and_the_older_one_is_taken(tmp_path, name, position):
     save(tmp_path, 1)
     path = save(tmp_path, 2) / name
     data = bytearray(path.read_bytes())
-    data[int(place * (len(data) - 1))] ^= 1
+    data[int(position * (len(data) - 1))] ^= 1
     path.write_bytes(data)
     assert load_with_warning(tmp_path, f"step-000002.*{name}").step == 1
 
@@ -76,8 +76,10 @@ def test_no_flipped_bit_of_the_manifest_changes_what_is_loaded(tmp_path):
     save(tmp_path, 1)
     path = save(tmp_path, 2) / "manifest.json"
     original, fallbacks = path.read_bytes(), 0
-    for place in range(len(original)):
-        path.write_bytes(original[:place] + bytes([original[place] ^ 1]) + original[place + 1 :])
+    for position in range(len(original)):
+        path.write_bytes(
+            original[:position] + bytes([original[position] ^ 1]) + original[position + 1 :]
+        )
         with warnings.catch_warnings(action="ignore"):
             result = load_checkpoint(tmp_path)
         assert result.state["step"] == result.step
@@ -114,7 +116,7 @@ def test_a_renamed_directory_and_another_schema_are_not_taken(tmp_path):
         load_checkpoint(tmp_path)
 
 
-def test_none_at_all_and_none_that_verifies_are_different_errors(tmp_path):
+def test_no_checkpoint_and_no_valid_checkpoint_are_different_errors(tmp_path):
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(FileNotFoundError) as caught:
             load_checkpoint(path)

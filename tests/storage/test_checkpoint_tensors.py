@@ -38,23 +38,28 @@ def train(parameters, optimizer, steps):
 
 @pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"foreach": True}])
 def test_an_optimizer_continues_to_the_bit_through_a_file(tmp_path, options):
-    straight, optimizer = model_and_optimizer(**options)
-    train(straight, optimizer, range(5))
-    tensors, rest = optimizer_tensors(optimizer)
-    weights = {str(n): p for n, p in enumerate(straight)}
+    uninterrupted, optimizer = model_and_optimizer(**options)
+    train(uninterrupted, optimizer, range(5))
+    tensors, state = optimizer_tensors(optimizer)
+    weights = {str(n): p for n, p in enumerate(uninterrupted)}
     groups = {"weights": weights, "optimizer": tensors}
-    save_checkpoint(tmp_path, 5, tensors=groups, state={"optimizer": rest})
-    train(straight, optimizer, range(5, 9))
+    save_checkpoint(tmp_path, 5, tensors=groups, state={"optimizer": state})
+    train(uninterrupted, optimizer, range(5, 9))
     result = load_checkpoint(tmp_path)
     for _ in range(2):  # twice: restoring must not hand the checkpoint's own memory over
-        again, fresh = model_and_optimizer(seed=1, **options)
+        restored, restored_optimizer = model_and_optimizer(seed=1, **options)
         with torch.no_grad():
-            for n, p in enumerate(again):
+            for n, p in enumerate(restored):
                 p.copy_(result.tensors["weights"][str(n)])
-        restore_optimizer(fresh, result.tensors["optimizer"], result.state["optimizer"])
-        train(again, fresh, range(5, 9))
-        assert all(torch.equal(a, b) for a, b in zip(straight, again, strict=True))
-        assert fresh.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+        restore_optimizer(
+            restored_optimizer, result.tensors["optimizer"], result.state["optimizer"]
+        )
+        train(restored, restored_optimizer, range(5, 9))
+        assert all(torch.equal(a, b) for a, b in zip(uninterrupted, restored, strict=True))
+        assert (
+            restored_optimizer.state_dict()["param_groups"]
+            == optimizer.state_dict()["param_groups"]
+        )
 
 
 def test_optimizer_tensors_are_a_copy():
@@ -69,17 +74,19 @@ def test_optimizer_tensors_are_a_copy():
 def test_values_that_are_not_tensors_survive():
     parameters, optimizer = model_and_optimizer()
     optimizer.state[parameters[0]] = {"step": 3, "state1": torch.zeros(3, 4)}
-    tensors, rest = optimizer_tensors(optimizer)
+    tensors, state = optimizer_tensors(optimizer)
     assert list(tensors) == ["0.state1"]
-    other_parameters, other = model_and_optimizer(seed=1)
-    restore_optimizer(other, tensors, json.loads(json.dumps(rest)))
-    assert other.state[other_parameters[0]]["step"] == 3
+    other_parameters, other_optimizer = model_and_optimizer(seed=1)
+    restore_optimizer(other_optimizer, tensors, json.loads(json.dumps(state)))
+    assert other_optimizer.state[other_parameters[0]]["step"] == 3
 
 
 @pytest.mark.parametrize("shapes", [[(4, 3), (4,), (2, 2)], [(3, 4), (4,)], [(3, 4)] * 4])
 def test_an_optimizer_of_another_model_is_refused(shapes):
-    tensors, rest = optimizer_tensors(model_and_optimizer()[1])
-    other = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(shape)) for shape in shapes])
+    tensors, state = optimizer_tensors(model_and_optimizer()[1])
+    other_optimizer = torch.optim.AdamW(
+        [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    )
     with pytest.raises(DataError) as caught:
-        restore_optimizer(other, tensors, rest)
+        restore_optimizer(other_optimizer, tensors, state)
     assert caught.value.where.startswith("parameter ")

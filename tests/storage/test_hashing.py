@@ -29,8 +29,8 @@ def test_a_hash_does_not_depend_on_order_strides_or_gradients():
     first = hash_tensors([("a", a), ("b", b)])
     strided = a.T.contiguous().T
     assert strided.stride() != a.stride()
-    again = iter([("b", b), ("a", torch.nn.Parameter(strided))])
-    assert first == hash_tensors(again) and len(first) == 64
+    reordered = iter([("b", b), ("a", torch.nn.Parameter(strided))])
+    assert first == hash_tensors(reordered) and len(first) == 64
 
 
 def test_a_text_and_a_file_of_its_bytes_have_one_hash(tmp_path: Path) -> None:

@@ -158,11 +158,11 @@ def differences(block: str, names: list[str], described: list[str]) -> Iterator[
 
 def main(paths: list[str]) -> int:
     """Print the faults below `paths`, those of `rlhf` here by default; 1 when there are any."""
-    wanted = [Path(path).resolve() for path in paths or ["rlhf"]]
+    roots = [Path(path).resolve() for path in paths or ["rlhf"]]
     result = [
         fault
         for fault in docstring_faults()
-        if any((ROOT / fault.file).is_relative_to(path) for path in wanted)
+        if any((ROOT / fault.file).is_relative_to(path) for path in roots)
     ]
     print("".join(f"{fault}\n" for fault in result), end="")
     print(f"{len(result)} faults", file=sys.stderr)

@@ -79,25 +79,25 @@ def mutated(line: bytes, random: Random) -> bytes:
     """Mutate a line one to three times."""
     data = bytearray(line)
     for _ in range(random.choice((1, 1, 2, 3))):
-        place = random.randrange(len(data) + 1)
+        position = random.randrange(len(data) + 1)
         match random.randrange(7):
             case 0 if data:
-                data[place % len(data)] ^= 1 << random.randrange(8)
+                data[position % len(data)] ^= 1 << random.randrange(8)
             case 1:
-                data[place:place] = random.choice(PIECES)
+                data[position:position] = random.choice(PIECES)
             case 2:
-                data[place : place + random.randint(1, 8)] = random.choice(PIECES)
+                data[position : position + random.randint(1, 8)] = random.choice(PIECES)
             case 3:
-                del data[place : place + random.randint(1, 12)]
+                del data[position : position + random.randint(1, 12)]
             case 4 if random.random() < 0.3:
-                del data[place:]
+                del data[position:]
             case 5:
-                other = random.choice(VALID)
-                data[place:] = other[random.randrange(len(other)) :]
+                other_file = random.choice(VALID)
+                data[position:] = other_file[random.randrange(len(other_file)) :]
             case _:  # behind a bracket, comma or colon
-                places = [at for at, byte in enumerate(data, 1) if byte in b"{,[:"] or [0]
-                place = random.choice(places)
-                data[place:place] = random.choice(PIECES)
+                positions = [at for at, byte in enumerate(data, 1) if byte in b"{,[:"] or [0]
+                position = random.choice(positions)
+                data[position:position] = random.choice(PIECES)
     return bytes(data)
 
 
@@ -119,8 +119,8 @@ def line(valid: bytes, random: Random) -> bytes:
     if random.random() < 0.7:
         return mutated(valid, random)
     fields = json.loads(valid)
-    other = random.choice([value(random), *fields.values()])
-    fields[random.choice([*fields, "id", "image", "seconds"])] = other
+    other_value = random.choice([value(random), *fields.values()])
+    fields[random.choice([*fields, "id", "image", "seconds"])] = other_value
     return json.dumps(fields, ensure_ascii=random.random() < 0.5).encode()
 
 
@@ -138,9 +138,9 @@ def check(path: Path, counts: Counts) -> list[Record]:
     Raises:
         AssertionError: a problem does not say where it is, or a record is not what was written.
     """
-    written, found = path.read_bytes().split(b"\n"), list[Record]()
+    raw_lines, records = path.read_bytes().split(b"\n"), list[Record]()
     for number, item in parse_file(path, record_kind(path)):
-        text = written[number - 1].removeprefix(b"\xef\xbb\xbf" if number == 1 else b"")
+        text = raw_lines[number - 1].removeprefix(b"\xef\xbb\xbf" if number == 1 else b"")
         if isinstance(item, Problem):
             counts.lines_refused += 1
             assert (item.file, item.line) == (str(path), number) and item.message
@@ -148,9 +148,9 @@ def check(path: Path, counts: Counts) -> list[Record]:
         else:
             counts.lines_accepted += 1
             check_record(item, json.loads(text, object_pairs_hook=without_repeated_keys))
-            found.append(item)
+            records.append(item)
     validate_files([path])
-    return found
+    return records
 
 
 def is_plain_object(text: bytes) -> bool:
@@ -181,8 +181,8 @@ def check_record(record: Record, fields: dict[str, object]) -> None:
     """Assert that the values are those written, and no required text is blank."""
     labels = {"a": "response_a", "A": "response_a", "b": "response_b", "B": "response_b"}
     for name, value in fields.items():
-        wanted = labels.get(str(value), value) if name == "preference" else value
-        assert getattr(record, name) == wanted, f"{name} was changed"
+        expected = labels.get(str(value), value) if name == "preference" else value
+        assert getattr(record, name) == expected, f"{name} was changed"
     texts = [text for key, text in fields.items() if key.startswith(("image", "instr", "resp"))]
     for text in sum((text if isinstance(text, list) else [text] for text in texts), []):
         assert text.strip() and "\0" not in text, "an empty text was accepted"  # type: ignore[operator, union-attr]

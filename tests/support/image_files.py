@@ -43,10 +43,10 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes, *extra: by
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + b"".join(extra) + data + end
 
 
-def tiff(tags: list[tuple[int, int, int, int]], rest: bytes) -> bytes:
+def tiff(tags: list[tuple[int, int, int, int]], data: bytes) -> bytes:
     """One little-endian directory of (tag, type, count, value), followed by `rest`."""
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + rest
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
 
 
 def bmp_rle8(width: int, height: int, codes: bytes) -> bytes:

@@ -29,11 +29,11 @@ def true_scores(request: httpx2.Request) -> list[float]:
 
 def reply(content: bytes | list[Any], code: int = 200, **headers: str) -> httpx2.Response:
     """A reply with this content, or these scores, read from a stream."""
-    written = content if isinstance(content, bytes) else json.dumps({"scores": content}).encode()
-    return httpx2.Response(code, stream=httpx2.ByteStream(written), headers=headers)
+    body = content if isinstance(content, bytes) else json.dumps({"scores": content}).encode()
+    return httpx2.Response(code, stream=httpx2.ByteStream(body), headers=headers)
 
 
-def always(content: bytes, **headers: Any) -> Handler:
+def constant_reply(content: bytes, **headers: Any) -> Handler:
     return lambda request: reply(content, **headers)
 
 
@@ -42,7 +42,7 @@ def status(code: int, **headers: str) -> Handler:
     return lambda request: reply([9.0] * len(true_scores(request)), code, **headers)
 
 
-def instead(value: str) -> Handler:
+def reply_with_value(value: str) -> Handler:
     """The true scores, the first replaced by a piece of JSON."""
 
     def handler(request: httpx2.Request) -> httpx2.Response:
@@ -68,15 +68,15 @@ FAULTS: dict[str, Handler] = {
     **{str(code): status(code) for code in (429, 500, 502, 503)},
     "short": lambda request: reply(true_scores(request)[1:]),
     "long": lambda request: reply([1.0, *true_scores(request)]),
-    **{value[:9]: instead(value) for value in NUMBERS + OTHERS},
-    "empty": always(b""),
-    "no scores": always(b"{}"),
+    **{value[:9]: reply_with_value(value) for value in NUMBERS + OTHERS},
+    "empty": constant_reply(b""),
+    "no scores": constant_reply(b"{}"),
     "bare list": lambda request: reply(json.dumps(true_scores(request)).encode()),
-    "html": always(b"<html>0.5</html>"),
-    "half": always(b'{"scores": [1.0, 2.'),
-    "no utf-8": always(b"\xff\xfe"),
-    "deep": always(b'{"scores": [1.0], "x": ' + 200_000 * b"["),
-    "large": instead(10**6 * " " + "1"),
+    "html": constant_reply(b"<html>0.5</html>"),
+    "half": constant_reply(b'{"scores": [1.0, 2.'),
+    "no utf-8": constant_reply(b"\xff\xfe"),
+    "deep": constant_reply(b'{"scores": [1.0], "x": ' + 200_000 * b"["),
+    "large": reply_with_value(10**6 * " " + "1"),
     "gzip": lambda request: reply(
         gzip.compress(json.dumps({"scores": true_scores(request)}).encode()),
         **GZIP,

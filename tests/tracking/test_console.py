@@ -66,11 +66,11 @@ def test_quiet_silences_all_but_errors(capsys):
 
 
 def test_an_error_is_three_lines_on_stderr_however_long(capsys):
-    long = "x" * 300
-    print_error(UsageError(f"[bold]{long}", "ppo.lr", "lower it"))
+    long_text = "x" * 300
+    print_error(UsageError(f"[bold]{long_text}", "ppo.lr", "lower it"))
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines() == [f"error: [bold]{long}", "where: ppo.lr", "to do: lower it"]
+    assert err.splitlines() == [f"error: [bold]{long_text}", "where: ppo.lr", "to do: lower it"]
     print_error(UsageError("only this"))
     assert capsys.readouterr().err == "error: only this\n"
 

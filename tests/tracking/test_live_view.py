@@ -21,10 +21,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Console:
-    found = Console(force_terminal=True, file=io.StringIO(), width=100, highlight=False)
-    monkeypatch.setattr(module, "console", lambda: found)
-    monkeypatch.setattr("rlhf.tracking.console.console", lambda: found)
-    return found
+    console = Console(force_terminal=True, file=io.StringIO(), width=100, highlight=False)
+    monkeypatch.setattr(module, "console", lambda: console)
+    monkeypatch.setattr("rlhf.tracking.console.console", lambda: console)
+    return console
 
 
 def test_a_sparkline_goes_from_the_lowest_to_the_highest() -> None:
@@ -69,28 +69,30 @@ def test_the_view_shows_metrics_rewards_and_the_last_warning(
             view.advance(METRICS | {"objective/rlhf_reward": reward})
         view.warn("an older [one]")
         view.warn("KL explosion")
-    shown = screen.file.getvalue()  # type: ignore[attr-defined]
-    last = shown[shown.rindex("iteration") :]
+    output = screen.file.getvalue()  # type: ignore[attr-defined]
+    last = output[output.rindex("iteration") :]
     assert "2/4  30 s each, 1:00 left" in last and "KL 1.25" in last and "▁█" in last
     assert "KL explosion" in last and "older" not in last
 
 
-def test_what_is_said_meanwhile_stands_above_whole(screen: Console) -> None:
+def test_messages_are_printed_in_full_above_the_view(screen: Console) -> None:
     with watch(2) as view:
         view.advance(METRICS)
         say("read this " + "x" * 300)
-    shown = screen.file.getvalue()  # type: ignore[attr-defined]
-    assert "read this " + "x" * 300 in shown
-    assert shown.rindex("iteration") > shown.rindex("read this")
+    output = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "read this " + "x" * 300 in output
+    assert output.rindex("iteration") > output.rindex("read this")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_the_cursor_comes_back_after_a_break(screen: Console, error: type[BaseException]) -> None:
+def test_the_cursor_is_restored_after_an_exception(
+    screen: Console, error: type[BaseException]
+) -> None:
     with pytest.raises(error), watch(2):
         raise error
-    shown = screen.file.getvalue()  # type: ignore[attr-defined]
-    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1
-    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    output = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1
+    assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
 
 
 @pytest.mark.parametrize("width", [1, 12, 30])

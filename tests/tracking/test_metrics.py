@@ -8,8 +8,8 @@ from rlhf.tracking.text_metrics import text_statistics
 
 def test_every_metric_has_a_one_line_meaning():
     assert all(meaning and "\n" not in meaning for meaning in METRICS.values())
-    wanted = "objective/kl val/explained_variance sft/loss reward/validation_accuracy time/update"
-    assert set(wanted.split()) <= METRICS.keys()
+    expected = "objective/kl val/explained_variance sft/loss reward/validation_accuracy time/update"
+    assert set(expected.split()) <= METRICS.keys()
 
 
 def test_every_metric_is_written_somewhere() -> None:

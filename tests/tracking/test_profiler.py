@@ -53,8 +53,8 @@ def test_a_phase_inside_another_is_not_counted_in_that_one(clock: Clock) -> None
                 clock.now += 4
             clock.now += 8
         clock.now += 16
-        found = end_iteration()
-    assert found == {"time/old_logprobs": 10, "time/vision": 4, "time/other": 17}
+        seconds = end_iteration()
+    assert seconds == {"time/old_logprobs": 10, "time/vision": 4, "time/other": 17}
 
 
 def test_an_opaque_phase_keeps_what_is_inside(clock: Clock) -> None:
@@ -68,9 +68,9 @@ def test_an_opaque_phase_keeps_what_is_inside(clock: Clock) -> None:
         with phase("vision"):
             clock.now += 8
             count("images", 3)
-        done = profile.end_iteration()
-    assert done.seconds == {"forward": 7, "vision": 8, "other": 0}
-    assert done.counts == {"images": 3}
+        seconds = profile.end_iteration()
+    assert seconds.seconds == {"forward": 7, "vision": 8, "other": 0}
+    assert seconds.counts == {"images": 3}
 
 
 def test_a_phase_that_fails_ends_all_the_same(clock: Clock) -> None:
@@ -105,20 +105,20 @@ def test_each_iteration_begins_anew_and_what_follows_one_is_in_none(clock: Clock
     assert calls == [1, 2]
 
 
-def test_the_device_is_waited_for_before_each_look_at_the_clock() -> None:
-    seen: list[str] = []
+def test_the_device_is_synchronized_before_each_reading_of_the_clock() -> None:
+    calls: list[str] = []
 
-    def look() -> float:
-        seen.append("look")
+    def read_clock() -> float:
+        calls.append("look")
         return 0.0
 
-    with Profile(lambda: seen.append("wait"), look).active():
+    with Profile(lambda: calls.append("wait"), read_clock).active():
         with phase("forward", opaque=True), phase("vision"):
             pass
-        assert seen == ["wait", "look"] * 3
+        assert calls == ["wait", "look"] * 3
 
 
-def test_without_a_profile_nothing_is_taken() -> None:
+def test_without_a_profile_no_time_is_measured() -> None:
     profile = Profile()
     with profile.active():
         pass
@@ -145,26 +145,26 @@ def responses_of_lengths(lengths: list[int], keys: list[int], response_lengths: 
 
 def test_decoding_sees_every_token_before_and_reads_a_shared_prompt_once() -> None:
     lengths, keys, response_lengths = [10, 7, 10, 10], [1, 2, 1, 1], [3, 4, 2, 1]
-    seen = read = 0
+    seen_tokens = read_tokens = 0
     for step in range(1, 4):  # the first token comes of the prompt's own pass
         alive = [row for row in range(4) if response_lengths[row] > step]
-        seen += sum(lengths[row] + step for row in alive)
-        read += step * len(alive) + sum({keys[row]: lengths[row] for row in alive}.values())
+        seen_tokens += sum(lengths[row] + step for row in alive)
+        read_tokens += step * len(alive) + sum({keys[row]: lengths[row] for row in alive}.values())
     with Profile().active() as profile:
         count_responses(*responses_of_lengths(lengths, keys, response_lengths))
         assert profile.end_iteration().counts == {
             "responses": 4,
             "prompt_tokens": 37,
             "response_tokens": 10,
-            "seen_tokens": seen,
-            "read_tokens": read,
+            "seen_tokens": seen_tokens,
+            "read_tokens": read_tokens,
         }
 
 
 def test_every_phase_in_the_code_has_its_metric() -> None:
     sources = [path.read_text() for path in (ROOT / "rlhf").rglob("*.py")]
-    used = {name for text in sources for name in re.findall(r'\bphase\("(\w+)"', text)}
-    assert {"old_logprobs", "forward", "optimizer"} <= used <= PHASES.keys()
+    phase_names = {name for text in sources for name in re.findall(r'\bphase\("(\w+)"', text)}
+    assert {"old_logprobs", "forward", "optimizer"} <= phase_names <= PHASES.keys()
     assert set(PHASES.values()) <= METRICS.keys()
 
 
@@ -186,8 +186,8 @@ def test_a_profiled_run_is_the_same_run(tiny: Path, tmp_path: Path) -> None:
     plain, profiled = (read_metrics(tmp_path / name) for name in ("plain", "profiled"))
     assert {*profiled} - {*plain} <= {*PHASES.values()} <= {*METRICS} - {*plain}
     timed = ("time/rollout", "time/update", "throughput/tokens_per_second", "memory/peak_gb")
-    same = plain.keys() - timed
-    assert {name: profiled[name] for name in same} == {name: plain[name] for name in same}
+    untimed = plain.keys() - timed
+    assert {name: profiled[name] for name in untimed} == {name: plain[name] for name in untimed}
     for before, after in zip(
         *(run.policy.trainable_parameters().values() for run in runs), strict=True
     ):
@@ -197,11 +197,11 @@ def test_a_profiled_run_is_the_same_run(tiny: Path, tmp_path: Path) -> None:
 def test_every_second_of_a_run_is_in_one_phase(tiny: Path, tmp_path: Path) -> None:
     profile, started = Profile(), time.perf_counter()
     two_iterations(tiny, tmp_path, profile)
-    ended, found = time.perf_counter(), read_metrics(tmp_path)
-    least = sum(value for name in ("time/rollout", "time/update") for _, value in found[name])
-    charged = sum(value for name in PHASES.values() for _, value in found.get(name, []))
-    assert least < charged < ended - started
-    assert charged == pytest.approx(
+    ended, metrics = time.perf_counter(), read_metrics(tmp_path)
+    measured = sum(value for name in ("time/rollout", "time/update") for _, value in metrics[name])
+    in_phases = sum(value for name in PHASES.values() for _, value in metrics.get(name, []))
+    assert measured < in_phases < ended - started
+    assert in_phases == pytest.approx(
         sum(sum(times.seconds.values()) for times in profile.iterations)
     )
     elsewhere = {"vision", "prefill", "decode", "save"}  # of another iteration, or of none
@@ -244,13 +244,15 @@ def test_the_command_prints_the_roofline_and_traces_one_iteration(
     trace = json.loads(gzip.decompress((tmp_path / "trace.json.gz").read_bytes()))
     names = [event.get("name") for event in trace["traceEvents"]]
     assert names.count("optimizer") == names.count("scores") == 1
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     last = read_metrics(tmp_path)["time/scores"][-1]
-    assert f"mean of iterations {iterations} to {iterations}" in shown and "in all" in shown
+    assert f"mean of iterations {iterations} to {iterations}" in output and "in all" in output
     assert metrics["seconds"]["scores"] == last[1]
 
 
-def test_the_command_measures_nothing_unasked(job: Callable[..., Job], tmp_path: Path) -> None:
+def test_the_command_measures_nothing_without_the_option(
+    job: Callable[..., Job], tmp_path: Path
+) -> None:
     assert "profile" not in ppo(job(1, False))
     assert not {*PHASES.values()} & read_metrics(tmp_path).keys()
     assert not (tmp_path / "trace.json.gz").exists()

@@ -86,17 +86,17 @@ def test_histograms_accept_integers_and_leave_out_the_empty(tmp_path):
 
 
 def test_samples_are_a_table_that_text_cannot_break_and_images_with_the_response_below(tmp_path):
-    nasty = "a | b\n| <script>x</script> `c` *d* _e_"
-    drawn = Image.new("RGBA", (48, 24), (255, 0, 0, 255))
+    markup = "a | b\n| <script>x</script> `c` *d* _e_"
+    red_image = Image.new("RGBA", (48, 24), (255, 0, 0, 255))
     with MetricsWriter(tmp_path) as writer:
-        writer.samples([Sample(drawn, "what?", nasty, 1.25)], 7)
+        writer.samples([Sample(red_image, "what?", markup, 1.25)], 7)
     board = events(tmp_path)
     (text,) = board.Tensors("samples/text_summary")
     table = text.tensor_proto.string_val[0].decode().splitlines()
     assert len(table) == 3 and table[2].count("|") == 4
     assert not set("<>`*_") & set(table[2])
     cells = [html.unescape(cell.strip()) for cell in table[2].strip("| ").split(" | ")]
-    assert cells == ["what?", " ".join(nasty.split()), "1.250"]
+    assert cells == ["what?", " ".join(markup.split()), "1.250"]
     (image,) = board.Images("samples/0")
     assert image.step == 7 and image.width == 320 and image.height > 160
     decoded = tmp_path / "sample.png"
@@ -112,8 +112,8 @@ def test_the_health_page_draws_known_metrics_and_no_longer_names(tmp_path):
     layout = layout_pb2.Layout.FromString(tensor.string_val[0])
     assert [page.title for page in layout.category] == ["PPO health", "Reward", "Speed"]
     tags = [tag for page in layout.category for chart in page.chart for tag in chart.multiline.tag]
-    drawn = [[name for name in METRICS if re.match(tag, name)] for tag in tags]
-    assert len(tags) > 25 and all(len(names) == 1 for names in drawn)
+    metrics_of_tags = [[name for name in METRICS if re.match(tag, name)] for tag in tags]
+    assert len(tags) > 25 and all(len(names) == 1 for names in metrics_of_tags)
 
 
 def test_a_resumed_run_has_one_layout(tmp_path):

@@ -17,7 +17,7 @@ from rlhf.training.checkpoint_manager import CheckpointManager, State, data_hash
 from tests.support import tiny_models
 
 
-def keeper(directory: Path, every: int = 2) -> CheckpointManager:
+def checkpoint_manager(directory: Path, every: int = 2) -> CheckpointManager:
     state = State({"weights": {"w": torch.ones(2)}}, {"loss": 0.5})
     return CheckpointManager("ppo", Config(), directory, every, lambda: state, "of the data")
 
@@ -26,25 +26,25 @@ def saved(directory: Path) -> list[int]:
     return sorted(int(path.name[5:]) for path in (directory / "checkpoints").glob("step-*"))
 
 
-def test_it_saves_each_so_many_steps_and_at_the_end(tmp_path: Path) -> None:
-    one, steps = keeper(tmp_path, every=3), []
-    with one.catch_signals():
-        for done in range(1, 8):
-            one.maybe_save(done, last=done == 7)
-            steps.append(one.saved)
+def test_checkpoints_are_saved_every_n_steps_and_at_the_end(tmp_path: Path) -> None:
+    manager, steps = checkpoint_manager(tmp_path, every=3), []
+    with manager.catch_signals():
+        for step in range(1, 8):
+            manager.maybe_save(step, last=step == 7)
+            steps.append(manager.saved)
     assert steps == [None, None, 3, 3, 3, 6, 7]
 
 
 @pytest.mark.parametrize("name", signals.EXIT_CODES)
-def test_a_signal_is_dealt_with_after_the_step(
+def test_a_signal_is_handled_after_the_step(
     tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    one, before = keeper(tmp_path), signal.getsignal(getattr(signal, name))
-    with pytest.raises(StoppedError) as error, one.catch_signals():
-        one.maybe_save(1, last=False)
+    manager, before = checkpoint_manager(tmp_path), signal.getsignal(getattr(signal, name))
+    with pytest.raises(StoppedError) as error, manager.catch_signals():
+        manager.maybe_save(1, last=False)
         os.kill(os.getpid(), getattr(signal, name))
         assert not saved(tmp_path)
-        one.maybe_save(3, last=False)
+        manager.maybe_save(3, last=False)
     assert saved(tmp_path) == [3]
     assert error.value.exit_code == {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75}[name]
     assert error.value.fix == f"continue with: rlhf ppo resume={tmp_path}"
@@ -52,9 +52,9 @@ def test_a_signal_is_dealt_with_after_the_step(
     assert signal.getsignal(getattr(signal, name)) == before
 
 
-def test_a_second_signal_raise_on_signal(tmp_path: Path) -> None:
-    one = keeper(tmp_path)
-    with pytest.raises(StoppedError), signals.raise_on_signal(), one.catch_signals():
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    manager = checkpoint_manager(tmp_path)
+    with pytest.raises(StoppedError), signals.raise_on_signal(), manager.catch_signals():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
     assert not (tmp_path / "checkpoints").exists()
@@ -69,43 +69,43 @@ def test_outside_a_loop_the_first_signal_stops() -> None:
 def test_failed_saves_are_warned_of_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*given: object, **options: object) -> Path:
+    def save_to_full_disk(*args: object, **options: object) -> Path:
         raise ResourceError("The disk is full.", "there", "Free space.")
 
-    one = keeper(tmp_path, every=1)
-    one.maybe_save(1, last=False)
-    monkeypatch.setattr(keeping, "save_checkpoint", full)
-    for done in (2, 3):
-        one.maybe_save(done, last=False)
+    manager = checkpoint_manager(tmp_path, every=1)
+    manager.maybe_save(1, last=False)
+    monkeypatch.setattr(keeping, "save_checkpoint", save_to_full_disk)
+    for step in (2, 3):
+        manager.maybe_save(step, last=False)
     assert capsys.readouterr().out.count("training goes on") == 2
     with pytest.raises(ResourceError):
-        one.maybe_save(4, last=False)
-    assert one.saved == 1
+        manager.maybe_save(4, last=False)
+    assert manager.saved == 1
     with pytest.raises(ResourceError):  # at the end nothing comes that could save it
-        keeper(tmp_path).maybe_save(1, last=True)
+        checkpoint_manager(tmp_path).maybe_save(1, last=True)
 
 
 def test_a_good_state_is_kept_and_known_after_a_resume(tmp_path: Path) -> None:
-    one = keeper(tmp_path, every=1)
-    for done in range(1, 7):
-        one.maybe_save(done, last=False, healthy=done == 2)
+    manager = checkpoint_manager(tmp_path, every=1)
+    for step in range(1, 7):
+        manager.maybe_save(step, last=False, healthy=step == 2)
     assert saved(tmp_path) == [2, 5, 6]
-    assert one.path(one.last_healthy_step).endswith("step-000002")
-    other = keeper(tmp_path, every=1)
-    other.resume(load_checkpoint(tmp_path / "checkpoints"))
-    assert (other.last_healthy_step, other.saved) == (2, 6)
-    assert other.path(None) == "none"
+    assert manager.path(manager.last_healthy_step).endswith("step-000002")
+    resumed = checkpoint_manager(tmp_path, every=1)
+    resumed.resume(load_checkpoint(tmp_path / "checkpoints"))
+    assert (resumed.last_healthy_step, resumed.saved) == (2, 6)
+    assert resumed.path(None) == "none"
 
 
-def test_other_data_are_refused_unless_that_is_allowed(tmp_path: Path) -> None:
-    one = keeper(tmp_path)
-    one.save(1)
-    found = load_checkpoint(tmp_path / "checkpoints")
-    one.data = "of other data"
+def test_other_data_are_refused_unless_resume_allow_names_data(tmp_path: Path) -> None:
+    manager = checkpoint_manager(tmp_path)
+    manager.save(1)
+    checkpoint = load_checkpoint(tmp_path / "checkpoints")
+    manager.data = "of other data"
     with pytest.raises(UsageError, match="the data"):
-        one.resume(found)
-    one.config = Config(resume_allow=("data",))
-    one.resume(found)
+        manager.resume(checkpoint)
+    manager.config = Config(resume_allow=("data",))
+    manager.resume(checkpoint)
 
 
 def test_the_hash_of_data_sees_tokens_rows_images_and_labels(tiny: Path) -> None:
@@ -114,7 +114,7 @@ def test_the_hash_of_data_sees_tokens_rows_images_and_labels(tiny: Path) -> None
     swapped = torch.tensor([1, 0, 2, 3])
     images = (prompts.images[1], prompts.images[0], *prompts.images[2:])
     labels = torch.tensor([1.0, 0.5])
-    found = {
+    hashes = {
         data_hash(prompts, responses, labels),
         data_hash(prompts.select(swapped), responses, labels),
         data_hash(prompts, responses.select(swapped), labels),
@@ -122,13 +122,13 @@ def test_the_hash_of_data_sees_tokens_rows_images_and_labels(tiny: Path) -> None
         data_hash(prompts, responses, labels.flip(0)),
         data_hash(prompts, responses),
     }
-    assert len(found) == 6
-    assert data_hash(prompts, responses) in found
+    assert len(hashes) == 6
+    assert data_hash(prompts, responses) in hashes
 
 
-def test_the_global_generators_go_on(tmp_path: Path) -> None:
-    one = keeper(tmp_path)
-    one.save(1)
+def test_resuming_restores_the_global_generators(tmp_path: Path) -> None:
+    manager = checkpoint_manager(tmp_path)
+    manager.save(1)
     first = torch.rand(3)
-    keeper(tmp_path).resume(load_checkpoint(tmp_path / "checkpoints"))
+    checkpoint_manager(tmp_path).resume(load_checkpoint(tmp_path / "checkpoints"))
     assert torch.equal(torch.rand(3), first)

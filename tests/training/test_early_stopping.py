@@ -12,7 +12,7 @@ LOSSES = (0.7, 0.5, 0.6, 0.5, 0.9)  # after steps 1 to 5; the lowest first comes
 @pytest.mark.parametrize(
     ("patience", "stops"), [(0, [False] * 5), (2, [False] * 3 + [True] * 2), (4, [False] * 5)]
 )
-def test_it_stops_when_the_patience_ends(patience: int, stops: list[bool]) -> None:
+def test_training_stops_when_the_patience_ends(patience: int, stops: list[bool]) -> None:
     early_stopping = EarlyStopping([nn.Parameter(torch.zeros(1))], patience)
     assert [early_stopping.update(step, loss) for step, loss in enumerate(LOSSES, 1)] == stops
     assert (early_stopping.best_loss, early_stopping.best_step) == (0.5, 2)

@@ -8,17 +8,17 @@ import pytest
 from rlhf.training.malloc import tune_malloc
 
 
-def test_glibc_is_told_both_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[int, int]] = []
-    library = SimpleNamespace(mallopt=lambda name, value: told.append((name, value)))
+def test_both_malloc_thresholds_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda name, value: calls.append((name, value)))
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
     monkeypatch.setattr("sys.platform", "linux")
     tune_malloc()
-    assert told == [(-3, 32 * 2**20), (-1, 2**31 - 1)]
+    assert calls == [(-3, 32 * 2**20), (-1, 2**31 - 1)]
 
 
 @pytest.mark.parametrize(("system", "library"), [("linux", SimpleNamespace()), ("darwin", None)])
-def test_elsewhere_nothing_is_done(
+def test_malloc_is_not_tuned_outside_linux(
     system: str, library: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)

@@ -37,19 +37,19 @@ def test_the_smallest_parts_are_the_limit() -> None:
 
 
 def test_another_error_is_not_repeated() -> None:
-    tries = []
+    attempts = []
 
     def work() -> None:
-        tries.append(1)
+        attempts.append(1)
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
         OOMRetry(max_splits=4).run("update", work)
-    assert len(tries) == 1
+    assert len(attempts) == 1
 
 
 @pytest.mark.parametrize(
-    ("error", "known"),
+    ("error", "expected"),
     [
         (MemoryError(), True),
         (OOM, True),
@@ -58,6 +58,6 @@ def test_another_error_is_not_repeated() -> None:
         (ValueError("out of memory"), False),
     ],
 )
-def test_what_counts_as_out_of_memory(error: Exception, known: bool) -> None:
-    assert is_out_of_memory(error) == known
+def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) == expected
     assert out_of_memory(error).exit_code == 5

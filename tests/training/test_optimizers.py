@@ -24,7 +24,7 @@ def fresh(kind: OptimizerKind) -> tuple[list[nn.Parameter], Optimizer]:
     return values, adamw(kind, groups, lr=1e-2, eps=1e-5)
 
 
-def descend(values: list[nn.Parameter], optimizer: Optimizer, steps: int) -> None:
+def train_steps(values: list[nn.Parameter], optimizer: Optimizer, steps: int) -> None:
     for _ in range(steps):
         for value in values:
             value.grad = value.detach() ** 3 - value.detach()
@@ -47,21 +47,21 @@ def test_the_first_step_is_the_rate_against_the_gradients_sign(kind: OptimizerKi
 def test_bytes_of_state_a_parameter(kind: OptimizerKind, least: float, most: float) -> None:
     value = nn.Parameter(torch.randn(256, 256))
     optimizer = adamw(kind, [value], lr=1e-2)
-    descend([value], optimizer, 1)
-    kept = [x for x in optimizer.state[value].values() if isinstance(x, Tensor)]
-    assert least <= sum(x.numel() * x.element_size() for x in kept) / value.numel() <= most
+    train_steps([value], optimizer, 1)
+    state_tensors = [x for x in optimizer.state[value].values() if isinstance(x, Tensor)]
+    assert least <= sum(x.numel() * x.element_size() for x in state_tensors) / value.numel() <= most
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resume_is_bit_equal(kind: OptimizerKind) -> None:
     values, optimizer = fresh(kind)
-    descend(values, optimizer, 3)
+    train_steps(values, optimizer, 3)
     tensors, state = optimizer_tensors(optimizer)
-    again, restored = fresh(kind)
+    restored_values, restored_optimizer = fresh(kind)
     with torch.no_grad():
-        for new, old in zip(again, values, strict=True):
+        for new, old in zip(restored_values, values, strict=True):
             new.copy_(old)
-    restore_optimizer(restored, tensors, json.loads(json.dumps(state)))
-    descend(values, optimizer, 3)
-    descend(again, restored, 3)
-    assert all(torch.equal(new, old) for new, old in zip(again, values, strict=True))
+    restore_optimizer(restored_optimizer, tensors, json.loads(json.dumps(state)))
+    train_steps(values, optimizer, 3)
+    train_steps(restored_values, restored_optimizer, 3)
+    assert all(torch.equal(new, old) for new, old in zip(restored_values, values, strict=True))

@@ -60,11 +60,11 @@ def test_an_easy_preference_is_learnt_and_nothing_else_moves(
     for network, old in ((model.backbone(), before), (llava.model, base_model)):
         for name, value in network.named_parameters():
             assert "lora_" in name or torch.equal(value, old[name]), name
-    both = both_scores(model, pairs)
-    chosen, rejected = both.chunk(2)
+    scores = both_scores(model, pairs)
+    chosen, rejected = scores.chunk(2)
     assert (chosen > rejected).all()
-    assert float(both.mean()) == pytest.approx(0, abs=1e-4)
-    assert float(both.std(correction=0)) == pytest.approx(1, abs=1e-3)
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(scores.std(correction=0)) == pytest.approx(1, abs=1e-3)
 
 
 def test_scores_are_normalised_on_the_training_pairs(
@@ -87,12 +87,12 @@ def test_frozen_features_are_computed_once(
         Llava, "response_and_final_hidden_states", lambda *args: (calls.append(1), states(*args))[1]
     )
     pairs, counts = kit.pairs_of(llava, tiny), {}
-    for what in ("head", "lora"):
+    for trained_part in ("head", "lora"):
         calls.clear()
-        reward = kit.options("llava_head", train=what, epochs=8, batch_size=4)
+        reward = kit.options("llava_head", train=trained_part, epochs=8, batch_size=4)
         model = kit.build(tiny_models.load(tiny), reward)
-        train(model, reward, pairs, pairs.select(torch.arange(0)), tmp_path / what)
-        counts[what] = len(calls)
+        train(model, reward, pairs, pairs.select(torch.arange(0)), tmp_path / trained_part)
+        counts[trained_part] = len(calls)
     assert counts == {"head": 1, "lora": 1 + 8 * 2 + 1}  # the start, the steps, the scale
 
 
@@ -143,11 +143,11 @@ def test_the_best_weights_by_held_out_loss_are_kept(
     losses = read_metrics(tmp_path / "stopped")["reward/validation_loss"]
     assert [step for step, _ in losses] == [1, 2, 3, 4]  # three looks without a better one
     assert run_without_patience(llava, pairs, opposite, tmp_path / "on") == 50
-    once = kit.build(llava, reward)
-    train(once, reward, pairs, pairs.select(torch.arange(0)), tmp_path / "once", steps=1)
-    kept, first = model.head.linear.weight, once.head.linear.weight
+    one_step = kit.build(llava, reward)
+    train(one_step, reward, pairs, pairs.select(torch.arange(0)), tmp_path / "once", steps=1)
+    best_weight, first_weight = model.head.linear.weight, one_step.head.linear.weight
     # The rate of one planned step is that of the first of fifty.
-    torch.testing.assert_close(kept, first)
+    torch.testing.assert_close(best_weight, first_weight)
 
 
 def test_ties_count_half_margin_and_centering_reach_the_loss(
@@ -163,13 +163,13 @@ def test_ties_count_half_margin_and_centering_reach_the_loss(
         "centering": {"center_coef": 0.5},
         "smoothing": {"label_smoothing": 0.25},
     }
-    for name, more in variants.items():
-        reward = kit.options("llava_head", train="head", epochs=1, batch_size=8, **more)
+    for name, changes in variants.items():
+        reward = kit.options("llava_head", train="head", epochs=1, batch_size=8, **changes)
         model = kit.build(llava, reward)
-        both = both_scores(model, pairs)
+        scores = both_scores(model, pairs)
         train(model, reward, pairs, pairs, tmp_path / name)
         losses[name] = read_metrics(tmp_path / name)["reward/loss"][0][1]
-    chosen, rejected = (part.double() for part in both.chunk(2))
+    chosen, rejected = (part.double() for part in scores.chunk(2))
     d, y = chosen - rejected, pairs.labels.double()
 
     def loss(d: torch.Tensor, y: torch.Tensor) -> float:

@@ -17,9 +17,9 @@ from tests.data.importers.test_importer import (
     SWIFT,
     TABLE,
     TRL,
-    said,
-    talk,
-    word,
+    conversation,
+    message,
+    text_part,
 )
 from tests.support.foreign_datasets import BLUE, RED, imported, stored_path, write_rows
 
@@ -79,7 +79,7 @@ def test_the_alpaca_input_stands_below_the_instruction(tmp_path: Path) -> None:
 
 
 def test_an_implicit_prompt_is_what_both_conversations_begin_with(tmp_path: Path) -> None:
-    question = said("user", {"type": "image"}, word("What?"))
+    question = message("user", {"type": "image"}, text_part("What?"))
     row = {"images": ["red.png"], "chosen": question + TRL["chosen"],
            "rejected": question + TRL["rejected"]}  # fmt: skip
     (record,), _ = imported(tmp_path, "trl", [row])
@@ -111,13 +111,16 @@ def test_an_image_may_stand_inside_the_message(tmp_path: Path) -> None:
         {"type": "image", "path": "red.png"},
     ]
     for part in parts:
-        row = {**TRL, "images": None, "prompt": said("user", part, word(f"What? {part}"))}
+        row = {**TRL, "images": None, "prompt": message("user", part, text_part(f"What? {part}"))}
         (record,), _ = imported(tmp_path, "trl", [row])
         assert record.image_path == stored_path(RED)
 
 
 def test_later_turns_are_counted_and_the_first_is_exact(tmp_path: Path) -> None:
-    row = {**LLAVA, "conversations": talk("<image>\nWhat?", "A cat.", "Sure?", "Yes.", "Why?")}
+    row = {
+        **LLAVA,
+        "conversations": conversation("<image>\nWhat?", "A cat.", "Sure?", "Yes.", "Why?"),
+    }
     path = write_rows(tmp_path / "rows.json", [row])
     report = import_dataset("llava", [path], tmp_path / "out")
     (record,) = read_records(tmp_path / "out" / "demonstrations.jsonl", DemonstrationRecord)
@@ -145,8 +148,8 @@ def test_paths_of_other_machines_are_found_and_said(
     report = import_dataset("prompt_table", [path], tmp_path / "out", root=tmp_path / "images")
     (record,) = read_records(tmp_path / "out" / "prompts.jsonl", PromptRecord)
     assert record.image_path == stored_path(RED)
-    said = f"images found under another path: 1, such as {written} is {file}"
-    assert report.notes == [said]
+    message = f"images found under another path: 1, such as {written} is {file}"
+    assert report.notes == [message]
 
 
 def test_two_paths_never_become_one_file_by_their_ends(tmp_path: Path) -> None:

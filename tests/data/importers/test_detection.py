@@ -16,7 +16,7 @@ from tests.data.importers.test_importer import (
     SWIFT,
     TRL,
     VLFEEDBACK,
-    talk,
+    conversation,
 )
 from tests.support.foreign_datasets import write_rows
 
@@ -39,8 +39,8 @@ def test_every_dataset_is_recognized(
     assert found == (source if source == "conversation_prompts" else TAKEN_FOR.get(source, source))
 
 
-CONVERSATION = {"image": "red.png", "conversations": talk("a", "b", "c", "d")}
-PROMPT = {"image": "red.png", "conversations": talk("a")}
+CONVERSATION = {"image": "red.png", "conversations": conversation("a", "b", "c", "d")}
+PROMPT = {"image": "red.png", "conversations": conversation("a")}
 IMPLICIT = {**TRL, "images": ["red.png"]}
 del IMPLICIT["prompt"]
 

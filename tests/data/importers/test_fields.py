@@ -27,9 +27,9 @@ from tests.data.importers.test_importer import (
     VERL,
     VL_REWARDBENCH,
     VLFEEDBACK,
-    said,
-    talk,
-    word,
+    conversation,
+    message,
+    text_part,
 )
 from tests.support.foreign_datasets import (
     BLUE,
@@ -43,7 +43,7 @@ from tests.support.foreign_datasets import (
 )
 
 GOOD: Rows = [{**TABLE, "question": "Good?"}]
-QUESTION, ANSWER = said("user", word("What?")), said("assistant", word("A cat."))
+QUESTION, ANSWER = message("user", text_part("What?")), message("assistant", text_part("A cat."))
 SYSTEM = [{"from": "system", "value": "Be brief."}]
 TWICE = [{"type": "image"}, {"type": "image"}]
 SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
@@ -69,8 +69,9 @@ SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("table", TABLE, {"audios": ["a.wav"]}, "audio row", "audios"),
     ("table", TABLE, {"tools": "[]"}, "tools", "tools"),
     ("table", TABLE, {"input": 3}, "not a text", "input"),
-    ("povid", POVID, {"conversations": talk(*"abcd")}, "not one user turn", "conversations"),
-    ("llava_rlhf", LLAVA_RLHF, {"conversations": talk(*"abc")}, "not one user turn",
+    ("povid", POVID, {"conversations": conversation(*"abcd")}, "not one user turn",
+     "conversations"),
+    ("llava_rlhf", LLAVA_RLHF, {"conversations": conversation(*"abc")}, "not one user turn",
      "conversations"),
     ("povid", POVID, {"conversations": "What?"}, "unexpected form", "conversations"),
     ("povid", POVID, {"rejected_conversations": None}, "missing field", "rejected_conversations"),
@@ -87,11 +88,11 @@ SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("trl", TRL, {"prompt": None}, "not one user turn", "chosen"),
     ("trl", TRL, {"prompt": None, "chosen": QUESTION + TRL["chosen"],
                   "rejected": TRL["rejected"]}, "different prompts", "chosen"),
-    ("llama_factory", LLAMA_FACTORY, {"conversations": talk("a", "b")},
+    ("llama_factory", LLAMA_FACTORY, {"conversations": conversation("a", "b")},
      "the conversation ends with a response", "conversations"),
-    ("llama_factory", LLAMA_FACTORY, {"conversations": talk("a", "b", "c")}, "not one user turn",
-     "conversations"),
-    ("llama_factory", LLAMA_FACTORY, {"conversations": SYSTEM + talk("a")}, "system turn",
+    ("llama_factory", LLAMA_FACTORY, {"conversations": conversation("a", "b", "c")},
+     "not one user turn", "conversations"),
+    ("llama_factory", LLAMA_FACTORY, {"conversations": SYSTEM + conversation("a")}, "system turn",
      "conversations"),
     ("llama_factory", LLAMA_FACTORY, {"images": ["red.png", "blue.png"]}, "several images",
      "images"),
@@ -99,7 +100,7 @@ SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
      "objects"),
     ("swift", SWIFT, {"messages": SWIFT["messages"][:1]}, "not one user turn", "messages"),
     ("swift", SWIFT, {"rejected_images": ["blue.png"]}, "different images", "rejected_images"),
-    ("swift", SWIFT, {"rejected_messages": said("user", word("Why?")) + ANSWER},
+    ("swift", SWIFT, {"rejected_messages": message("user", text_part("Why?")) + ANSWER},
      "different prompts", "messages"),
     ("align_anything", ALIGN_ANYTHING, {"overall_response": 3}, "unknown label", "preference"),
     ("multimodal_rewardbench", MULTIMODAL_REWARDBENCH, {"Better": "Tie"}, "unknown label",
@@ -107,7 +108,7 @@ SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("verl", VERL, {"prompt": QUESTION + ANSWER, "images": ["red.png"]},
      "the conversation ends with a response", "prompt"),
     ("openrlhf_m", OPENRLHF_M, {"message": "What?"}, "unexpected form", "message"),
-    ("llava", LLAVA, {"conversations": talk("a")}, "no response", "conversations"),
+    ("llava", LLAVA, {"conversations": conversation("a")}, "no response", "conversations"),
     ("llava", LLAVA, {"conversations": [{"from": "observation", "value": "x"}]}, "tool turn",
      "conversations"),
     ("demonstration_table", DEMONSTRATION_TABLE, {"response": " "}, "blank text", "response"),
@@ -137,7 +138,7 @@ def test_a_row_left_out_is_counted_and_named(
 def test_one_lost_pair_loses_no_other(tmp_path: Path) -> None:
     rows = [{**TABLE, "chosen": ""}, *GOOD, {**TABLE, "image_path": "/etc/passwd"}, TABLE, TABLE]
     result, report = imported(tmp_path, "table", rows)
-    assert [one.instruction for one in result] == ["Good?", "What?"]
+    assert [record.instruction for record in result] == ["Good?", "What?"]
     assert report.skipped == {"blank text": 1, "missing or bad image": 1, "duplicate row": 1}
     assert [line.split("rows.json")[1] for line in report.problems] == [
         ":1:first response: blank text",
@@ -153,15 +154,15 @@ def test_only_the_first_problems_are_kept_all_are_counted(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("label", "label_encoding", "side"),
+    ("label", "label_encoding", "preference"),
     [(x, "", "response_a") for x in ("response_a", "a", "A", "left")]
     + [(x, "0/1", "response_b") for x in ("response_b", "b", "B", "right", 1, "1", 1.0)]
     + [(x, "1/2", "response_a") for x in (1, "1", 1.0, "a")]
     + [(2, "1/2", "response_b"), (0, "0/1", "response_a"), ("0", "0/1", "response_a")]
     + [("tie", coding, "tie") for coding in ("", "1/2", "0/1")],
 )
-def test_labels_as_written(label: object, label_encoding: str, side: str) -> None:
-    assert parse_label(label, label_encoding) == side
+def test_labels_as_written(label: object, label_encoding: str, preference: str) -> None:
+    assert parse_label(label, label_encoding) == preference
 
 
 @pytest.mark.parametrize("label_encoding", ["", "1/2", "0/1"])
@@ -179,7 +180,7 @@ def test_numbers_outside_the_encoding_are_no_win(label: object, label_encoding: 
         parse_label(label, label_encoding)
 
 
-JUDGED = {"image": "red.png", "prompt": "What?", "response_a": "A cat.", "response_b": "A dog."}
+LABELLED = {"image": "red.png", "prompt": "What?", "response_a": "A cat.", "response_b": "A dog."}
 
 
 @pytest.mark.parametrize(("label", "label_encoding"), [(1, ""), ("0", ""), (2, "0/1")])
@@ -188,7 +189,7 @@ def test_numbers_need_an_encoding(tmp_path: Path, label: object, label_encoding:
         imported(
             tmp_path,
             "table",
-            [*GOOD, {**JUDGED, "preference": label}],
+            [*GOOD, {**LABELLED, "preference": label}],
             label_encoding=label_encoding,
         )
     assert caught.value.where.endswith("rows.json:2:preference")
@@ -196,20 +197,22 @@ def test_numbers_need_an_encoding(tmp_path: Path, label: object, label_encoding:
 
 
 def test_the_encoding_decides_what_1_means(tmp_path: Path) -> None:
-    (first,), _ = imported(tmp_path, "table", [{**JUDGED, "preference": 1}], label_encoding="1/2")
-    (second,), _ = imported(tmp_path, "table", [{**JUDGED, "preference": 1}], label_encoding="0/1")
+    (first,), _ = imported(tmp_path, "table", [{**LABELLED, "preference": 1}], label_encoding="1/2")
+    (second,), _ = imported(
+        tmp_path, "table", [{**LABELLED, "preference": 1}], label_encoding="0/1"
+    )
     assert (first.preference, second.preference) == ("response_a", "response_b")
     assert (first.response_a, second.response_a) == ("A cat.", "A cat.")
 
 
 @pytest.mark.parametrize("label", [None, 0, ""])
 def test_a_pair_without_a_label_is_left_out(tmp_path: Path, label: object) -> None:
-    rows = [*GOOD, {**JUDGED, "preference": label}]
+    rows = [*GOOD, {**LABELLED, "preference": label}]
     result, report = imported(tmp_path, "table", rows, label_encoding="1/2")
     assert (len(result), report.skipped) == (1, {"unknown label": 1})
 
 
-def many(*names: str) -> Rows:
+def rows_of_questions(*names: str) -> Rows:
     return [{**TABLE, "question": name} for name in names]
 
 
@@ -217,24 +220,28 @@ NAMES = [f"What is {n}?" for n in range(200)]
 
 
 def test_sides_are_drawn_row_by_row_from_the_seed(tmp_path: Path) -> None:
-    result, report = imported(tmp_path, "table", many(*NAMES))
-    assert all(with_first_response(one, "A cat.").preference == "response_a" for one in result)
+    result, report = imported(tmp_path, "table", rows_of_questions(*NAMES))
+    assert all(
+        with_first_response(record, "A cat.").preference == "response_a" for record in result
+    )
     assert 70 <= report.labels["response_a"] <= 130
     assert report.labels.total() == 200
-    fewer, _ = imported(tmp_path, "table", many(*NAMES[::-3]))
-    assert {one.instruction: one for one in result}.items() >= {
-        one.instruction: one for one in fewer
+    subset, _ = imported(tmp_path, "table", rows_of_questions(*NAMES[::-3]))
+    assert {record.instruction: record for record in result}.items() >= {
+        record.instruction: record for record in subset
     }.items()
-    other, _ = imported(tmp_path, "table", many(*NAMES), seed=1)
-    changed = sum(a.preference != b.preference for a, b in zip(result, other, strict=True))
+    with_other_seed, _ = imported(tmp_path, "table", rows_of_questions(*NAMES), seed=1)
+    changed = sum(
+        a.preference != b.preference for a, b in zip(result, with_other_seed, strict=True)
+    )
     assert 70 <= changed <= 130
 
 
 def test_what_describes_a_response_goes_with_it(tmp_path: Path) -> None:
     rows = [{**VL_REWARDBENCH, "image": "red.png", "query": name} for name in NAMES[:20]]
     result, _ = imported(tmp_path, "vl_rewardbench", rows)
-    assert {one.preference for one in result} == {"response_a", "response_b"}
-    assert {one.meta[one.preference]["model"] for one in result} == {"x"}
+    assert {record.preference for record in result} == {"response_a", "response_b"}
+    assert {record.meta[record.preference]["model"] for record in result} == {"x"}
 
 
 def test_the_same_responses_to_other_images_change_sides_too(tmp_path: Path) -> None:
@@ -247,17 +254,19 @@ def test_the_same_responses_to_other_images_change_sides_too(tmp_path: Path) -> 
 
 
 def test_sides_a_person_saw_are_kept(tmp_path: Path) -> None:
-    rows = [{**JUDGED, "prompt": name, "preference": "b"} for name in NAMES[:20]]
+    rows = [{**LABELLED, "prompt": name, "preference": "b"} for name in NAMES[:20]]
     result, _ = imported(tmp_path, "table", rows)
-    assert {(one.response_a, one.preference) for one in result} == {("A cat.", "response_b")}
+    assert {(record.response_a, record.preference) for record in result} == {
+        ("A cat.", "response_b")
+    }
 
 
 def test_a_kept_tie_is_a_tie(tmp_path: Path) -> None:
     rows = [
-        {**JUDGED, "preference": "tie"},
-        {**JUDGED, "response_b": "A cat.", "preference": "tie"},
+        {**LABELLED, "preference": "tie"},
+        {**LABELLED, "response_b": "A cat.", "preference": "tie"},
     ]
     result, report = imported(tmp_path, "table", rows)
-    assert [one.preference for one in result] == ["tie", "tie"]
+    assert [record.preference for record in result] == ["tie", "tie"]
     assert report.labels == {"tie": 2}
-    assert stored_path(BLUE) not in {one.image_path for one in result}
+    assert stored_path(BLUE) not in {record.image_path for record in result}

@@ -21,15 +21,15 @@ from tests.support.foreign_datasets import (
 )
 
 
-def said(role: str, *content: dict[str, Any]) -> list[dict[str, Any]]:
+def message(role: str, *content: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"role": role, "content": list(content)}]
 
 
-def word(text: str) -> dict[str, Any]:
+def text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def talk(*values: str) -> list[dict[str, str]]:
+def conversation(*values: str) -> list[dict[str, str]]:
     return [
         {"from": name, "value": value}
         for name, value in zip(("human", "gpt") * 3, values, strict=False)
@@ -39,17 +39,17 @@ def talk(*values: str) -> list[dict[str, str]]:
 ORIGIN = {"ds_name": "R", "origin_dataset": "coco", "origin_split": "{}", "image_path": "x/1.jpg"}
 RLAIF_V = {**ORIGIN, "question": "What?", "chosen": "A cat.", "rejected": "A dog.", "idx": 0}
 TRL = {
-    "prompt": said("user", {"type": "image", "text": None}, word("What?")),
+    "prompt": message("user", {"type": "image", "text": None}, text_part("What?")),
     "images": [embedded(RED)],
-    "chosen": said("assistant", word("A cat.")),
-    "rejected": said("assistant", word("A dog.")),
+    "chosen": message("assistant", text_part("A cat.")),
+    "rejected": message("assistant", text_part("A dog.")),
 }
 RLHF_V = {**ORIGIN, "image_path": "red.png", "idx": 7}
 RLHF_V["text"] = '{"question": "What?", "chosen": "A cat.", "rejected": "A dog."}'
 LLAVA_RLHF = {
     "id": "000000215677",
     "image": "red.png",
-    "conversations": talk("What?\n<image>", "Old."),
+    "conversations": conversation("What?\n<image>", "Old."),
     "output_1": {"from": "llava", "value": "A cat."},
     "output_2": {"from": "llava", "value": "A dog."},
     "preference": 1,
@@ -57,8 +57,8 @@ LLAVA_RLHF = {
 POVID = {
     "id": "5",
     "image": "red.png",
-    "conversations": talk("<image>\nWhat?", "A cat."),
-    "rejected_conversations": talk("<image>\nWhat?", "A dog."),
+    "conversations": conversation("<image>\nWhat?", "A cat."),
+    "rejected_conversations": conversation("<image>\nWhat?", "A dog."),
 }
 ANSWERS = {"chosen": "A cat.", "rejected": "A dog."}
 MM_RLHF = {"id": 3, "prompt": "<image>\nWhat?", "image": "red.png", **ANSWERS}
@@ -125,7 +125,7 @@ ALIGN_ANYTHING = {
     "overall_response": 1,
 }
 LLAMA_FACTORY = {
-    "conversations": talk("<image>What?"),
+    "conversations": conversation("<image>What?"),
     "chosen": {"from": "gpt", "value": "A cat."},
     "rejected": {"from": "gpt", "value": "A dog."},
     "images": ["red.png"],
@@ -153,7 +153,7 @@ OPENRLHF_M = {
     ' {"type": "text", "text": "What?"}]}]',
     "answer": "$cat$",
 }
-LLAVA = {"id": "7", "image": "red.png", "conversations": talk("<image>\nWhat?", "A cat.")}
+LLAVA = {"id": "7", "image": "red.png", "conversations": conversation("<image>\nWhat?", "A cat.")}
 PROMPT_TABLE = {"id": 7, "image": "red.png", "prompt": "What?"}
 DEMONSTRATION_TABLE = {**PROMPT_TABLE, "response": "A cat."}
 
@@ -286,7 +286,9 @@ def test_a_row_becomes_its_record(
     tmp_path: Path, source: str, suffix: str, row: dict[str, Any], record: PreferenceRecord
 ) -> None:
     result, report = imported(tmp_path, source, [row], suffix)
-    assert [with_first_response(one, "A cat.") for one in result] == [record]
+    assert [with_first_response(imported_record, "A cat.") for imported_record in result] == [
+        record
+    ]
     assert (report.skipped, report.images) == ({}, 1)
 
 
@@ -326,7 +328,9 @@ def test_each_row_keeps_its_own_image(tmp_path: Path) -> None:
         for name, image in (("red?", RED), ("blue?", BLUE), ("red again?", RED))
     ]
     result, report = imported(tmp_path, "spa_vl", rows, "parquet")
-    assert {one.instruction: one.image_path for one in result} == {
+    assert {
+        imported_record.instruction: imported_record.image_path for imported_record in result
+    } == {
         "red?": stored_path(RED),
         "blue?": stored_path(BLUE),
         "red again?": stored_path(RED),
@@ -357,8 +361,10 @@ BY_FIELD = {name: [one[name] for one in FOUR] for name in FOUR[0]}
 def test_vlfeedback_compares_mean_ratings(tmp_path: Path, completions: object, suffix: str) -> None:
     rows = [{**VLFEEDBACK, "completions": completions}]
     result, report = imported(tmp_path, "vlfeedback", rows, suffix)
-    pairs = [with_first_response(one, min(one.response_a, one.response_b)) for one in result]
-    assert [(one.response_a, one.response_b, one.preference) for one in pairs] == [
+    pairs = [
+        with_first_response(record, min(record.response_a, record.response_b)) for record in result
+    ]
+    assert [(record.response_a, record.response_b, record.preference) for record in pairs] == [
         ("a", "b", "tie"),
         ("a", "c", "response_b"),
         ("b", "c", "response_b"),
@@ -367,7 +373,7 @@ def test_vlfeedback_compares_mean_ratings(tmp_path: Path, completions: object, s
         "response_a": {"model": "model a", "rating": 4.0},
         "response_b": {"model": "model c", "rating": 4.667},
     }
-    assert {one.id for one in pairs} == {"svit-1"}
+    assert {record.id for record in pairs} == {"svit-1"}
     assert report.skipped == {"rating N/A": 3}
 
 

@@ -48,7 +48,7 @@ def test_only_real_images_below_the_root_come_in(tmp_path: Path, path: str) -> N
     (root / "half.png").write_bytes(RED[: len(RED) // 2])
     os.mkfifo(root / "fifo.png")
     result, report = imported(tmp_path, "table", with_images(path, "red.png"))
-    assert [one.instruction for one in result] == ["What is 1?"]
+    assert [record.instruction for record in result] == ["What is 1?"]
     assert report.skipped == {"missing or bad image": 1}
     (output,) = tmp_path.glob("out*")
     assert sorted(x.name for x in output.rglob("*")) == [
@@ -66,7 +66,7 @@ def test_embedded_images_are_checked_as_files_are(
     named = embedded(RED, "../../../escape.png")
     rows = with_images(*(embedded(x) for x in bad), named)
     result, report = imported(tmp_path, "table", rows, "parquet")
-    assert [one.image_path for one in result] == [stored_path(RED)]
+    assert [record.image_path for record in result] == [stored_path(RED)]
     assert report.skipped == {"missing or bad image": 4, "no image": 1}
     assert not list(tmp_path.rglob("escape*")) and not list(tmp_path.rglob("*tmp*"))
 
@@ -150,7 +150,7 @@ def test_files_of_one_call_are_read_in_order(tmp_path: Path) -> None:
     second.write_text('{"image":"blue.png","prompt":"q","chosen":"x","rejected":"y"}\n\n')
     import_dataset("table", [first, second], tmp_path / "out")
     result = read_records(tmp_path / "out" / "preferences.jsonl", PreferenceRecord)
-    assert [one.image_path for one in result] == [stored_path(RED), stored_path(png("green"))]
+    assert [record.image_path for record in result] == [stored_path(RED), stored_path(png("green"))]
 
 
 FILES = {
@@ -181,12 +181,12 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_files_that_cannot_be_read(tmp_path: Path, name: str) -> None:
-    file, content, said = FILES[name]
+    file, content, message = FILES[name]
     if content is not None:
         (tmp_path / file).write_bytes(content)
     with pytest.raises(DataError) as caught:
         import_dataset("table", [tmp_path / file], tmp_path / "out")
-    assert said in caught.value.what and str(tmp_path / file) in caught.value.where
+    assert message in caught.value.what and str(tmp_path / file) in caught.value.where
     assert not (tmp_path / "out" / "preferences.jsonl").exists()
 
 
@@ -207,7 +207,7 @@ def test_a_damaged_parquet_page_is_named(tmp_path: Path) -> None:
         import_dataset("table", [path], tmp_path / "out")
 
 
-def test_rows_that_are_no_rows_are_counted(tmp_path: Path) -> None:
+def test_rows_of_another_type_are_counted(tmp_path: Path) -> None:
     good = '{"image": "red.png", "prompt": "q", "chosen": "x", "rejected": "y"}'
     path = write_rows(tmp_path / "rows.jsonl", [])
     path.write_text(f'{good}\n\n{{"image":\n[1]\n')
@@ -231,7 +231,7 @@ def test_rows_keep_their_numbers_across_batches(
     monkeypatch.setattr(readers, "BATCH", 2)
     images = [*["red.png"] * 6, "gone.png"]
     result, report = imported(tmp_path, "table", with_images(*images), "parquet")
-    assert [one.instruction for one in result] == [f"What is {n}?" for n in range(6)]
+    assert [record.instruction for record in result] == [f"What is {n}?" for n in range(6)]
     assert ":7:image: " in report.problems[0]
 
 

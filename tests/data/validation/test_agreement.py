@@ -25,8 +25,10 @@ FOUR = [
 
 
 def test_alpha_of_the_published_examples() -> None:
-    two = np.array([[column.count(label) for label in (0, 1)] for column in zip(*TWO, strict=True)])
-    assert krippendorffs_alpha(two) == pytest.approx(0.095, abs=5e-4)
+    counts_of_two = np.array(
+        [[column.count(label) for label in (0, 1)] for column in zip(*TWO, strict=True)]
+    )
+    assert krippendorffs_alpha(counts_of_two) == pytest.approx(0.095, abs=5e-4)
     four = [[column.count(label) for label in range(1, 6)] for column in zip(*FOUR, strict=True)]
     assert krippendorffs_alpha(np.array(four)) == pytest.approx(0.743, abs=5e-4)
 
@@ -40,8 +42,8 @@ def test_kappa_worked_by_hand() -> None:
 
 
 def test_nobody_can_disagree_about_one_label() -> None:
-    same = np.ones(4, dtype=int)
-    assert cohens_kappa(same, same) is None
+    labels = np.ones(4, dtype=int)
+    assert cohens_kappa(labels, labels) is None
     assert krippendorffs_alpha(np.array([[0, 2], [0, 2]])) is None
     assert krippendorffs_alpha(np.zeros((0, 3), dtype=int)) is None
 
@@ -65,9 +67,9 @@ def test_sides_of_the_file_and_of_the_screen_do_not_matter() -> None:
     result = judgments.metrics()
     assert result["annotators"] == {"eva": 2, "udo": 2}
     assert (result["left_share"], result["decided_with_sides"]) == (0.5, 2)
-    (two,) = result["kappa"]
-    assert (two["annotators"], two["pairs"]) == (["eva", "udo"], 2)
-    assert two["kappa"] == pytest.approx((1 / 2 - 1 / 4) / (1 - 1 / 4))
+    (pair_kappa,) = result["kappa"]
+    assert (pair_kappa["annotators"], pair_kappa["pairs"]) == (["eva", "udo"], 2)
+    assert pair_kappa["kappa"] == pytest.approx((1 / 2 - 1 / 4) / (1 - 1 / 4))
 
 
 def test_the_metrics_are_those_of_a_loop() -> None:

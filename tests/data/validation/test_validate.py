@@ -95,8 +95,10 @@ def test_repeats_and_contradictions(tmp_path: Path) -> None:
 def test_other_kinds(tmp_path: Path) -> None:
     first = jsonl(tmp_path / "p.jsonl", "[]", prompt("a.png"), prompt("a.png"))
     second = jsonl(tmp_path / "d.jsonl", {**prompt("a.png"), "response": "one two"})
-    third = jsonl(tmp_path / "c.jsonl", {**prompt("a.png"), "responses": ["one", "one two three"]})
-    report = validate_files([first, second, third], check_images=False)
+    candidates = jsonl(
+        tmp_path / "c.jsonl", {**prompt("a.png"), "responses": ["one", "one two three"]}
+    )
+    report = validate_files([first, second, candidates], check_images=False)
     table = {name: values for name, *values in report.as_table()}
     assert table["kind"] == ["prompt", "demonstration", "candidates"]
     assert table["characters per response"] == [None, 7.0, 8.0]
@@ -114,9 +116,11 @@ def test_images_that_fail_are_errors_on_each_line(tmp_path: Path) -> None:
     )
     report = validate_files([path])
     assert [(p.line, p.field) for p in report.errors] == [(n, "image_path") for n in (2, 3, 4, 5)]
-    said = [problem.message for problem in report.errors]
-    assert "No such file" in said[0] and "not JPEG" in said[1] and "leads out" in said[2]
-    assert said[3] == said[1]
+    messages = [problem.message for problem in report.errors]
+    assert (
+        "No such file" in messages[0] and "not JPEG" in messages[1] and "leads out" in messages[2]
+    )
+    assert messages[3] == messages[1]
     assert (report.rows[0]["usable"], report.rows[0]["images found"]) == (1, 1)
     assert validate_files([path], check_images=False).ok
 
@@ -147,14 +151,14 @@ def test_each_content_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "bad.png").write_bytes(b"bad")
     names = ["a.png", "b.png", "bad.png"] * 3
     path = jsonl(tmp_path / "p.jsonl", *map(prompt, names))
-    read, hashed = [], []
+    read_paths, hashed_paths = [], []
     load, digest = image_checks.load_image, image_checks.image_digest  # type: ignore[attr-defined]
-    monkeypatch.setattr(image_checks, "load_image", lambda p: (read.append(p.name), load(p)))
+    monkeypatch.setattr(image_checks, "load_image", lambda p: (read_paths.append(p.name), load(p)))
     monkeypatch.setattr(
-        image_checks, "image_digest", lambda p: (hashed.append(p.name), digest(p))[1]
+        image_checks, "image_digest", lambda p: (hashed_paths.append(p.name), digest(p))[1]
     )
     report = validate_files([path, path])
-    assert (read, hashed) == (["a.png", "bad.png"], ["a.png", "b.png", "bad.png"])
+    assert (read_paths, hashed_paths) == (["a.png", "bad.png"], ["a.png", "b.png", "bad.png"])
     assert len(report.errors) == 6
 
 
@@ -169,7 +173,7 @@ def labelled(wins_a: int, wins_b: int, longer: int) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    ("wins_a", "wins_b", "longer", "said"),
+    ("wins_a", "wins_b", "longer", "messages"),
     [
         (10, 10, 10, []),
         (18, 2, 10, []),  # 0.9 is not above 0.9
@@ -182,11 +186,11 @@ def labelled(wins_a: int, wins_b: int, longer: int) -> list[dict[str, object]]:
     ],
 )
 def test_suspicious_labels(
-    tmp_path: Path, wins_a: int, wins_b: int, longer: int, said: list[str]
+    tmp_path: Path, wins_a: int, wins_b: int, longer: int, messages: list[str]
 ) -> None:
     path = jsonl(tmp_path / "pairs.jsonl", *labelled(wins_a, wins_b, longer))
     report = validate_files([path], check_images=False)
-    assert [warning.message.split(":")[0] for warning in report.warnings] == said
+    assert [warning.message.split(":")[0] for warning in report.warnings] == messages
     assert report.ok
 
 
@@ -212,9 +216,9 @@ def test_lines_are_handed_on_as_they_are(tmp_path: Path) -> None:
     good = b'{"instruction" :"x","image_path": "a.png"}\r\n'
     lost = b'{"image_path": "none.png", "instruction": "x"}'
     path.write_bytes(b"\xef\xbb\xbf" + good + b"\n{\n" + lost)
-    taken: list[tuple[bytes, str]] = []
-    validate_files([path], on_line=lambda line, item: taken.append((line, type(item).__name__)))
-    assert taken == [(good, "PromptRecord"), (b"{\n", "Problem"), (lost, "Problem")]
+    handed_on: list[tuple[bytes, str]] = []
+    validate_files([path], on_line=lambda line, item: handed_on.append((line, type(item).__name__)))
+    assert handed_on == [(good, "PromptRecord"), (b"{\n", "Problem"), (lost, "Problem")]
 
 
 def test_a_byte_order_mark_is_a_warning(tmp_path: Path) -> None:

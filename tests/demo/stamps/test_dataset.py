@@ -106,13 +106,13 @@ def test_a_deb_becomes_images_prompts_captions_and_its_licence(package: Path) ->
     skipped = {"no PNG": 1, "no English caption": 3, "unreadable PNG": 1}
     counts = {"images": 2, "categories": 2, "prompts": 2, "held_out_prompts": 0}
     assert metrics == {**counts, "skipped": skipped}
-    written = tree(out)
-    source = written.pop("SOURCE.txt").decode()
+    files = tree(out)
+    source = files.pop("SOURCE.txt").decode()
     assert "tuxpaint-stamps-default 2022.06.04-1\n" in source
     assert "version 2" in source and "Changed:" in source
     images = {"pictures/animals/birds/crow.png", "pictures/plants/rose.png"}
     papers = {"licence/changelog.Debian.gz", "licence/changelog.gz", "licence/copyright"}
-    assert written.keys() == {"captions.jsonl", "prompts.jsonl"} | images | papers
+    assert files.keys() == {"captions.jsonl", "prompts.jsonl"} | images | papers
     crow = out / "pictures/animals/birds/crow.png"
     assert crow.read_bytes() == FILES[f"{STAMPS}animals/birds/crow.png"]  # alpha as it was
     assert load_image(crow).mode == "RGB"
@@ -144,7 +144,7 @@ def test_deb_root_and_stamps_directory_give_the_same(package: Path, unpacked: Pa
     assert others == [first, first]
 
 
-def many(count: int, tmp_path: Path) -> Path:
+def package_of_images(count: int, tmp_path: Path) -> Path:
     """Stamps of which the last two are the same image."""
     files = {name: data for name, data in FILES.items() if name.startswith(DOCS)}
     for i in range(count):
@@ -156,26 +156,26 @@ def many(count: int, tmp_path: Path) -> Path:
 
 
 def test_held_out_images_are_in_no_other_file_by_content(tmp_path: Path) -> None:
-    source, sides = many(100, tmp_path), set()
+    source, training_counts = package_of_images(100, tmp_path), set()
     for seed in range(4):
         out = tmp_path / str(seed)
         metrics = write_stamps(source, out, seed=seed, held_out=0.4)
         kinds = {"prompts": PromptRecord, "captions": DemonstrationRecord}
         kinds["held_out_prompts"] = PromptRecord
-        found = [
+        names = [
             {image_digest(out / r.image_path) for r in read_records(out / f"{name}.jsonl", kind)}  # type: ignore[arg-type, var-annotated]
             for name, kind in kinds.items()
         ]
-        assert found[0] == found[1]
-        assert found[0].isdisjoint(found[2])
+        assert names[0] == names[1]
+        assert names[0].isdisjoint(names[2])
         assert metrics["prompts"] + metrics["held_out_prompts"] == 100
         assert abs(metrics["held_out_prompts"] - 40) < 20  # 4 standard deviations
-        sides.add(tuple(sorted(found[2])))
-    assert len(sides) == 4
+        training_counts.add(tuple(sorted(names[2])))
+    assert len(training_counts) == 4
 
 
 def test_the_seed_fixes_every_byte(tmp_path: Path) -> None:
-    source = many(30, tmp_path)
+    source = package_of_images(30, tmp_path)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_stamps(source, tmp_path / name, seed=seed, held_out=0.0)
     assert tree(tmp_path / "a") == tree(tmp_path / "b") != tree(tmp_path / "c")
@@ -205,7 +205,7 @@ def hostile() -> list[tarfile.TarInfo]:
     return members
 
 
-def test_hostile_members_are_passed_over(package: Path) -> None:
+def test_hostile_members_are_skipped(package: Path) -> None:
     clean = read_package(package)
     package.write_bytes(deb(archive(FILES, *hostile())))
     assert read_package(package) == clean
@@ -214,7 +214,7 @@ def test_hostile_members_are_passed_over(package: Path) -> None:
     assert not [path for path in package.parent.rglob("*") if "evil" in path.name]
 
 
-def test_a_link_in_a_directory_is_passed_over(unpacked: Path, tmp_path: Path) -> None:
+def test_a_link_in_a_directory_is_skipped(unpacked: Path, tmp_path: Path) -> None:
     clean = read_package(unpacked)
     (tmp_path / "secret.png").write_bytes(png(9))
     (unpacked / STAMPS / "a.png").symlink_to(tmp_path / "secret.png")
@@ -233,7 +233,7 @@ def test_files_over_the_limits_are_left_out_or_refused(
         read_package(package)
 
 
-def test_what_is_no_package_is_refused(tmp_path: Path, unpacked: Path) -> None:
+def test_a_file_that_is_no_package_is_refused(tmp_path: Path, unpacked: Path) -> None:
     out = tmp_path / "out"
     missing = refusal(tmp_path / "none", out)
     assert isinstance(missing, DataError) and "not there" in missing.what
@@ -255,7 +255,7 @@ def test_other_debs_are_refused(package: Path) -> None:
     assert "no image" in refusal(package, out).what
 
 
-def test_an_output_that_exists_is_left_alone(package: Path) -> None:
+def test_an_existing_output_is_not_overwritten(package: Path) -> None:
     out = package.with_name("out")
     out.mkdir()
     assert isinstance(refusal(package, out), UsageError)
@@ -265,24 +265,24 @@ def test_an_output_that_exists_is_left_alone(package: Path) -> None:
 
 
 def test_a_deb_cut_short_anywhere_is_refused(package: Path) -> None:
-    whole = package.read_bytes()
-    for end in [*range(0, 220, 7), *range(220, len(whole) - 1, 101), len(whole) - 2]:
-        package.write_bytes(whole[:end])
+    intact = package.read_bytes()
+    for end in [*range(0, 220, 7), *range(220, len(intact) - 1, 101), len(intact) - 2]:
+        package.write_bytes(intact[:end])
         assert isinstance(refusal(package, package.with_name("out")), DataError), end
 
 
 def test_damage_is_refused_or_harmless_never_a_traceback(package: Path) -> None:
-    clean, whole, tar = read_package(package), package.read_bytes(), archive(FILES)
+    clean, intact, tar = read_package(package), package.read_bytes(), archive(FILES)
     rng, refused = random.Random(0), 0
     for trial in range(600):
         inside = trial % 2  # damage the tar, or the .deb around it
-        content = bytearray(tar if inside else whole)
+        content = bytearray(tar if inside else intact)
         for _ in range(rng.choice([1, 4, 40])):
             content[rng.randrange(len(content))] = rng.randrange(256)
         package.write_bytes(deb(bytes(content)) if inside else content)
         try:
-            found = read_package(package)
-            assert inside or found == clean
+            members = read_package(package)
+            assert inside or members == clean
         except DataError:
             refused += 1
     assert refused > 100
@@ -290,10 +290,10 @@ def test_damage_is_refused_or_harmless_never_a_traceback(package: Path) -> None:
 
 def test_the_command_prints_its_metrics(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = package.with_name("out")
-    words = ["stamps", str(package), f"output={out}", "data.validation_fraction=0", "--json"]
-    assert main(words) == 0
+    args = ["stamps", str(package), f"output={out}", "data.validation_fraction=0", "--json"]
+    assert main(args) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 2
-    assert main(words) == 2
+    assert main(args) == 2
     assert main(["stamps", str(package)]) == 2
     assert main(["stamps", str(package), str(package), "output=x"]) == 2
     shutil.rmtree(out)

@@ -137,12 +137,12 @@ def test_each_kind_of_question_has_its_shortest_answer(tmp_path: Path) -> None:
 def test_demonstrations_are_right_unless_they_list_or_mistake(tmp_path: Path) -> None:
     images = [(tmp_path / f"{i}.png", sample_stamp_scene(random.Random(i))) for i in range(200)]
     prompts = prompt_records(images, tmp_path, per_image=3, seed=0, templates=STAMP_QUESTIONS)
-    rng, seen = random.Random(0), set()
+    rng, answer_kinds = random.Random(0), set()
     for record in (demonstration(prompt, rng, STAMP_QUESTIONS) for prompt in prompts):
         wrong = record.meta["style"] == "listing" or record.meta["mistaken"]
         assert is_right(record, record.response) != wrong, record.response
-        seen.add((record.meta["kind"], record.meta["style"], record.meta["mistaken"]))
-    assert len(seen) == 4 * 3 * 2 + 1  # each style, right and mistaken; listed kinds
+        answer_kinds.add((record.meta["kind"], record.meta["style"], record.meta["mistaken"]))
+    assert len(answer_kinds) == 4 * 3 * 2 + 1  # each style, right and mistaken; listed kinds
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_the_tower_learns_which_stamp_is_where(directory: Path, tmp_path: Path) 
     images = [draw_stamp_scene(scene, directory) for scene in scenes]
     labels = torch.tensor([scene.quarters() for scene in scenes])
     losses: list[float] = []
-    told = train_vision_tower(
+    accuracy = train_vision_tower(
         model,
         processor,
         images,
@@ -222,4 +222,4 @@ def test_the_tower_learns_which_stamp_is_where(directory: Path, tmp_path: Path) 
     )
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
     empty = (labels == len(NAMES)).float().mean().item()
-    assert told > empty + 0.02  # what is told right by answering "empty" everywhere
+    assert accuracy > empty + 0.02  # what is told right by answering "empty" everywhere

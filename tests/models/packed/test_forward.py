@@ -40,14 +40,14 @@ def questions(llava: Llava, tiny: Path) -> tuple[PromptBatch, Responses]:
     return about_one, tiny_models.responses_of(llava, 5)
 
 
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def count_read_tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens that each pass of the language model reads from now on."""
     read: list[int] = []
     run = llava_module.run_language_model  # type: ignore[attr-defined]
 
-    def counting(model: object, embeds: Tensor, *given: object, **options: object) -> Tensor:
+    def counting(model: object, embeds: Tensor, *args: object, **options: object) -> Tensor:
         read.append(len(embeds))
-        return run(model, embeds, *given, **options)  # type: ignore[arg-type]
+        return run(model, embeds, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("rlhf.models.llava.run_language_model", counting)
     return read
@@ -55,44 +55,46 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def assert_rows_are_those_alone(llava: Llava, prompts: PromptBatch, responses: Responses) -> None:
     """States and gradients of all together, and of a row at a time."""
-    count, found, gradients = len(prompts), [], []
+    count, hidden_states, gradients = len(prompts), [], []
     pulls = torch.randn(responses.spans.num_tokens, 64, generator=torch.Generator().manual_seed(0))
-    for pieces in ([torch.arange(count)], torch.arange(count).split(1)):
+    for selections in ([torch.arange(count)], torch.arange(count).split(1)):
         states = [
             llava.response_and_final_hidden_states(prompts.select(rows), responses.select(rows))
-            for rows in pieces
+            for rows in selections
         ]
         before, last = (torch.cat(part) for part in zip(*states, strict=True))
         (before * pulls[:, : before.shape[1]]).sum().backward()
-        found += [before.detach(), last.detach()]
-        own = llava.adapters.tensors(POLICY).values()
-        gradients.append([value.grad.clone() for value in own if value.grad is not None])
-        for value in own:
+        hidden_states += [before.detach(), last.detach()]
+        adapter_weights = llava.adapters.tensors(POLICY).values()
+        gradients.append(
+            [value.grad.clone() for value in adapter_weights if value.grad is not None]
+        )
+        for value in adapter_weights:
             value.grad = None
-    torch.testing.assert_close(found[0], found[2], **ATOL)
-    torch.testing.assert_close(found[1], found[3], **ATOL)
+    torch.testing.assert_close(hidden_states[0], hidden_states[2], **ATOL)
+    torch.testing.assert_close(hidden_states[1], hidden_states[3], **ATOL)
     assert len(gradients[0]) == len(gradients[1]) > 0
-    for one, two in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+    for batch_gradient, row_gradient in zip(*gradients, strict=True):
+        torch.testing.assert_close(batch_gradient, row_gradient, atol=1e-4, rtol=1e-4)
 
 
 def test_states_and_gradients_are_those_of_each_row_alone(
     llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts, responses = batch(llava, tiny)
-    read = computed(monkeypatch)
+    read = count_read_tokens(monkeypatch)
     assert_rows_are_those_alone(llava, prompts, responses)
     if llava.adapters.lora_type == "lora":
-        once = prompts.select(torch.tensor([0, 1, 3])).spans.num_tokens
+        distinct_tokens = prompts.select(torch.tensor([0, 1, 3])).spans.num_tokens
         ends = len(ROWS) - 3  # each row has its prompt's last
-        assert read[0] == once + responses.spans.num_tokens + ends
+        assert read[0] == distinct_tokens + responses.spans.num_tokens + ends
 
 
 def test_an_image_of_which_several_ask_is_read_once(
     llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts, responses = questions(llava, tiny)
-    read = computed(monkeypatch)
+    read = count_read_tokens(monkeypatch)
     assert_rows_are_those_alone(llava, prompts, responses)
     before = int((prompts.tokens == llava.image_token_id).nonzero()[-1]) + 1
     before -= int(prompts.spans.offsets[-2])  # up to the end of the image, for each alike
@@ -107,15 +109,15 @@ def test_responses_about_one_image_are_those_to_each_question_alone(
 ) -> None:
     prompts, _ = questions(llava, tiny)
     llava.prefix_cache.limit = 0
-    read = computed(monkeypatch)
+    read = count_read_tokens(monkeypatch)
     hidden, _ = llava.prefill(prompts, 8)
-    together = sum(read)
+    read_together = sum(read)
     read.clear()
-    alone = torch.cat(
+    hidden_alone = torch.cat(
         [llava.prefill(prompts.select(row), 8)[0] for row in torch.arange(5).split(1)]
     )
-    torch.testing.assert_close(hidden, alone, **ATOL)
-    assert together < 0.6 * sum(read)
+    torch.testing.assert_close(hidden, hidden_alone, **ATOL)
+    assert read_together < 0.6 * sum(read)
     greedy = SamplingConfig(temperature=0, max_new_tokens=8)
     rows = generate(llava, prompts, greedy)[0].rows()
     for row in range(5):
@@ -131,14 +133,18 @@ def test_samples_are_those_of_each_row_alone(
     prompts, _ = batch(llava, tiny)
     samples = torch.tensor([0, 0, 1, 0, 1, 2])
     sampling = SamplingConfig(max_new_tokens=12)
-    read = computed(monkeypatch)
-    together, drawn = generate(llava, prompts, sampling, samples=samples)
+    read = count_read_tokens(monkeypatch)
+    batched, batched_samples = generate(llava, prompts, sampling, samples=samples)
     assert read[-1] < len(ROWS) < read[0]
     for row in range(len(ROWS)):
-        only = torch.tensor([row])
-        alone, own = generate(llava, prompts.select(only), sampling, samples=samples[only])
-        assert together.rows()[row] == alone.rows()[0]
-        here = together.spans.token_indices(only)
-        torch.testing.assert_close(drawn.logprobs[here], own.logprobs, atol=1e-4, rtol=0)
-    assert len({*map(tuple, together.rows())}) == len(ROWS)
-    assert len({*together.spans.lengths.tolist()}) > 2
+        index = torch.tensor([row])
+        single, single_samples = generate(
+            llava, prompts.select(index), sampling, samples=samples[index]
+        )
+        assert batched.rows()[row] == single.rows()[0]
+        token_indices = batched.spans.token_indices(index)
+        torch.testing.assert_close(
+            batched_samples.logprobs[token_indices], single_samples.logprobs, atol=1e-4, rtol=0
+        )
+    assert len({*map(tuple, batched.rows())}) == len(ROWS)
+    assert len({*batched.spans.lengths.tolist()}) > 2

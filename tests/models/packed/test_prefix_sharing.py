@@ -54,7 +54,7 @@ def test_two_questions_about_an_image_are_split_after_it() -> None:
         [(CAT_TWO, CAT), ([1, 9, 9, 9, 9], CAT)],  # ends with an image
     ],
 )
-def test_others_are_left(rows: list[tuple[list[int], Path | None]]) -> None:
+def test_other_prompts_are_not_split(rows: list[tuple[list[int], Path | None]]) -> None:
     assert image_prefix_lens(prompts_of(*rows), 9) is None
 
 
@@ -82,5 +82,5 @@ def test_prompts_that_share_nothing_are_split_on_request_only() -> None:
     assert Sharing(9).split(prompts) is None
     split = Sharing(9, always=True).split(prompts)
     assert split is not None and split.prefix_lens.tolist() == [6, 6]
-    twice = Sharing(9).split(prompts.select(torch.tensor([0, 0])))
-    assert twice is not None and twice.groups.prefix_ids.tolist() == [0, 0]
+    repeated = Sharing(9).split(prompts.select(torch.tensor([0, 0])))
+    assert repeated is not None and repeated.groups.prefix_ids.tolist() == [0, 0]

@@ -31,27 +31,27 @@ def changed(model: nn.Module) -> list[bool]:
 def test_products_are_those_of_the_layers(shape: tuple[int, ...]) -> None:
     model, x = layers(), torch.randn(shape)
     with torch.no_grad():
-        wanted = model(x)
+        expected = model(x)
         with prepacked_layers(model, rows=8, calls=MIN_CALLS, dtype=None):
             assert changed(model) == [can_prepack(model[0].weight, torch.float32)] * 2 + [False]  # type: ignore[arg-type]
-            found = model(x)
+            product = model(x)
             model[0].weight.zero_()  # type: ignore[operator]  # not what is multiplied by
-            torch.testing.assert_close(model(x), found, atol=0, rtol=0)
+            torch.testing.assert_close(model(x), product, atol=0, rtol=0)
     assert changed(model) == [False] * 3
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(product, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_dtype_narrows_weights_as_autocast_does() -> None:
     model, x = layers()[:2], torch.randn(4, 24)
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
-            wanted = model(x)
+            expected = model(x)
         with prepacked_layers(model, rows=4, calls=MIN_CALLS, dtype=torch.bfloat16):
-            found = model(x).to(torch.bfloat16)
-    torch.testing.assert_close(found, wanted, atol=2e-2, rtol=2e-2)
+            product = model(x).to(torch.bfloat16)
+    torch.testing.assert_close(product, expected, atol=2e-2, rtol=2e-2)
 
 
-def test_nothing_changes_where_it_would_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_not_prepacked_where_it_would_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     model = layers()
     with prepacked_layers(model, rows=8, calls=MIN_CALLS - 1, dtype=None):
         assert not any(changed(model))
@@ -62,11 +62,11 @@ def test_nothing_changes_where_it_would_not_pay(monkeypatch: pytest.MonkeyPatch)
             assert any(changed(model)) is expected
 
 
-def test_a_layer_whose_forward_is_not_its_classs_keeps_it() -> None:
+def test_a_layer_with_its_own_forward_keeps_it() -> None:
     model = layers()
-    own = model[0].forward = lambda x: torch.zeros(len(x), 40)
+    custom_forward = model[0].forward = lambda x: torch.zeros(len(x), 40)
     with prepacked_layers(model, rows=8, calls=MIN_CALLS, dtype=None), torch.no_grad():
-        assert model[0].forward is own
+        assert model[0].forward is custom_forward
     assert changed(model) == [True, False, False]
 
 
@@ -76,18 +76,18 @@ def test_greedy_responses_are_the_same(tiny: Path, monkeypatch: pytest.MonkeyPat
         tiny_models.prompts_of(llava, tiny),
         SamplingConfig(temperature=0, max_new_tokens=9),
     )
-    used: list[bool] = []
+    prepacked_steps: list[bool] = []
     first = llava.model.model.language_model.layers[0].mlp.up_proj
     decode = llava.decode
 
-    def watched(tokens: Tensor, state: object) -> object:
-        used.append("forward" in vars(first))
+    def watching_decode(tokens: Tensor, state: object) -> object:
+        prepacked_steps.append("forward" in vars(first))
         return decode(tokens, state)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(llava, "decode", watched)
-    found = generate(llava, prompts, greedy)[0]
+    monkeypatch.setattr(llava, "decode", watching_decode)
+    prepacked = generate(llava, prompts, greedy)[0]
     monkeypatch.setattr(module, "LIMIT", 0)
     plain = generate(llava, prompts, greedy)[0]
-    half = len(used) // 2
-    assert used == [can_prepack(first.weight, torch.float32)] * half + [False] * half
-    assert torch.equal(found.tokens, plain.tokens)
+    half = len(prepacked_steps) // 2
+    assert prepacked_steps == [can_prepack(first.weight, torch.float32)] * half + [False] * half
+    assert torch.equal(prepacked.tokens, plain.tokens)

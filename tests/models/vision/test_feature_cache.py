@@ -45,8 +45,8 @@ def stored(directory: Path) -> list[Path]:
 def test_features_are_encoded_once_for_all_runs(image: Path, tmp_path: Path) -> None:
     encode, directory = CountingEncoder(), tmp_path / "features"
     first = DiskFeatureCache(directory, "tower").get(image, encode)
-    same = Path(copy(image, tmp_path / "b.png"))  # the bytes count, not the name
-    second = DiskFeatureCache(directory, "tower").get(same, encode)
+    copied = Path(copy(image, tmp_path / "b.png"))  # the bytes count, not the name
+    second = DiskFeatureCache(directory, "tower").get(copied, encode)
     assert (encode.count, second.size) == (1, (7, 7))
     assert second.tiles.dtype == torch.bfloat16 and torch.equal(first.tiles, second.tiles)
     DiskFeatureCache(directory, "another tower").get(image, encode)
@@ -85,11 +85,11 @@ def test_a_later_run_does_not_run_its_tower(
     images = tiny_models.prompts_of(first, tiny).images[0]
     features = first.vision.features(images[0])
 
-    def never(*_: object, **__: object) -> None:
+    def fail_if_run(*_: object, **__: object) -> None:
         raise AssertionError("the tower was run")
 
     for llava in (later, other):
-        monkeypatch.setattr(llava.model, "get_image_features", never)
+        monkeypatch.setattr(llava.model, "get_image_features", fail_if_run)
     assert torch.equal(later.vision.features(images[0]).tiles, features.tiles)
     change_tower(other)
     other.vision.use_disk_cache(tmp_path)

@@ -55,8 +55,10 @@ def test_a_rotated_photo_is_counted_upright(llava: Llava, tmp_path: Path) -> Non
     exif[0x0112] = 6  # to be rotated by 90°
     Image.new("RGB", (90, 20)).save(path := tmp_path / "turned.jpg", exif=exif)
     Image.new("RGB", (20, 90)).save(upright := tmp_path / "upright.jpg")
-    Image.new("RGB", (90, 20)).save(lying := tmp_path / "lying.jpg")
-    rotated, expected, unrotated = (llava.builder.image_tokens([x]) for x in (path, upright, lying))
+    Image.new("RGB", (90, 20)).save(rotated_path := tmp_path / "lying.jpg")
+    rotated, expected, unrotated = (
+        llava.builder.image_tokens([x]) for x in (path, upright, rotated_path)
+    )
     assert rotated == expected != unrotated
     assert [len(llava.vision.embeddings([[path]])[0])] == rotated
 
@@ -116,11 +118,11 @@ def test_a_row_does_not_depend_on_the_rest_of_its_batch(llava: Llava) -> None:
     prompts = anyres.prompts_of(llava)
     responses = tiny_models.responses_of(llava)
     with torch.no_grad():
-        together = llava.response_hidden_states(prompts, responses)
-        for row, part in enumerate(together.split(responses.spans.lengths.tolist())):
-            only = torch.tensor([row])
-            alone = llava.response_hidden_states(prompts.select(only), responses.select(only))
-            torch.testing.assert_close(alone, part, atol=1e-5, rtol=1e-5)
+        batched = llava.response_hidden_states(prompts, responses)
+        for row, part in enumerate(batched.split(responses.spans.lengths.tolist())):
+            index = torch.tensor([row])
+            single = llava.response_hidden_states(prompts.select(index), responses.select(index))
+            torch.testing.assert_close(single, part, atol=1e-5, rtol=1e-5)
 
 
 def test_the_projector_gets_the_gradient_of_transformers(llava: Llava) -> None:
@@ -188,7 +190,7 @@ def test_two_images_in_a_prompt(llava: Llava) -> None:
     torch.testing.assert_close(embeds[placeholders], torch.cat(expected.pooler_output))
 
 
-def test_copies_share_the_features(llava: Llava) -> None:
+def test_equal_images_share_their_features(llava: Llava) -> None:
     path = anyres.images(llava)[0]
     assert llava.vision.features(path) is llava.frozen_copy().vision.features(path)
 

@@ -119,18 +119,18 @@ def test_the_blind_test_scores_with_other_images_and_a_blank_one(
     records = [PreferenceRecord("a.png", text, **items) for text in anyres.QUESTIONS]
     blank = write_blank_image(tmp_path / "blank.png")
     result = run_blind_test(model, records, pairs, llava.builder, blank, max_tokens=400)
-    own, shuffled, blank_scores = (
+    own_scores, shuffled, blank_scores = (
         x.scores_a for x in (result.own_images, result.shuffled_images, result.blank_images)
     )
-    assert not torch.equal(own, shuffled) and not torch.equal(own, blank_scores)
+    assert not torch.equal(own_scores, shuffled) and not torch.equal(own_scores, blank_scores)
 
 
 def test_images_of_any_size_are_described(llava: Llava) -> None:
     captioner = Captioner(llava, "Describe the picture.", max_new_tokens=4)
-    together = captioner.captions(anyres.images(llava))
-    for image, caption in zip(anyres.images(llava), together, strict=True):
-        alone = Captioner(llava, "Describe the picture.", max_new_tokens=4)
-        assert alone.captions([image]) == [caption]
+    batched = captioner.captions(anyres.images(llava))
+    for image, caption in zip(anyres.images(llava), batched, strict=True):
+        single_captioner = Captioner(llava, "Describe the picture.", max_new_tokens=4)
+        assert single_captioner.captions([image]) == [caption]
 
 
 def test_the_plan_is_for_the_largest_image_of_the_grid(llava: Llava, tmp_path: Path) -> None:

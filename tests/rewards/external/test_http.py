@@ -140,7 +140,7 @@ def run(scorer: HTTPScorer, service: Unreliable, directory: Path, calls: int) ->
 
 @pytest.mark.parametrize("calls", [400, pytest.param(5000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("on_failure", ["stop", "drop"])
-def test_at_30_percent_faults_no_score_is_made_up(
+def test_with_30_percent_faults_no_score_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_failure: str, calls: int
 ) -> None:
     monkeypatch.setattr("rlhf.rewards.external.calls.BATCH_SIZE", 2)

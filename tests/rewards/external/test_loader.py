@@ -104,7 +104,7 @@ def test_an_unusable_return_value_stops_the_run(tmp_path: Path, value: str, faul
     assert fault in caught.value.where
 
 
-def test_dropping_leaves_nan_for_what_failed_alone(
+def test_dropping_leaves_nan_for_failed_responses_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = """
