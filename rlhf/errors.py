@@ -96,6 +96,13 @@ def out_of_memory(error: BaseException) -> ResourceError:
     return ResourceError("memory ran out", first_line, fix)
 
 
+def refused_by_system(error: OSError) -> ResourceError:
+    """Convert an error of the operating system into one that says what to do."""
+    fix = "check that it exists, that it may be read and written, and that the disk has space"
+    message = error.strerror or str(error).strip().split("\n")[0]
+    return ResourceError(f"the system refuses: {message}", str(error.filename or ""), fix)
+
+
 @contextmanager
 def as_usage_error(what: str, where: str | Path, fix: str) -> Iterator[None]:
     """Convert any exception that a library raises inside the block into a usage error.

@@ -24,6 +24,7 @@ class Command:
         sections: sections of the schema whose options its help lists.
         takes_files: whether it takes words without `=`: files or run directories.
         takes_scorer: whether it takes `--scorer=`.
+        writes_output: whether it writes what `output=` names.
         has_run_dir: whether it writes to a run directory: a new one, or the one `resume=` names.
         has_checkpoints: whether `resume=` continues it from a checkpoint, with its stored options.
     """
@@ -34,6 +35,7 @@ class Command:
     sections: tuple[str, ...] = ()
     takes_files: bool = True
     takes_scorer: bool = False
+    writes_output: bool = False
     has_run_dir: bool = False
     has_checkpoints: bool = False
 
@@ -63,12 +65,14 @@ COMMANDS = {
         sections=("model", "data", "sampling", "collect", "reward"),
         takes_files=False,
         has_run_dir=True,
+        writes_output=True,
     ),
     "annotate": Command(
         function="annotate:annotate",
         help="rank pairs of responses on a local page",
         usage="rlhf annotate CANDIDATES.jsonl (or LOG.jsonl annotate.output=PREFERENCES.jsonl)",
         sections=("data", "annotate"),
+        writes_output=True,
     ),
     "reward": Command(
         function="reward:reward",
@@ -101,6 +105,7 @@ COMMANDS = {
         function="compare:compare",
         help="compare runs of rlhf or trl: a table and their curves",
         usage="rlhf compare RUN RUN… output=compare.html",
+        writes_output=True,
     ),
     "generate": Command(
         function="generate:generate",
@@ -114,6 +119,7 @@ COMMANDS = {
         usage="rlhf score RUN FILE.jsonl output=SCORES.jsonl",
         sections=("model", "data", "reward", "scorer"),
         takes_scorer=True,
+        writes_output=True,
     ),
     "validate": Command(
         function="validate:validate",
@@ -126,18 +132,21 @@ COMMANDS = {
         help="convert preferences, prompts or demonstrations of other tools to records",
         usage="rlhf import [SOURCE] FILE… output=DIRECTORY data.root=IMAGES",
         sections=("data",),
+        writes_output=True,
     ),
     "export": Command(
         function="import_export:export_records",
         help="write preferences for trl or Label Studio, or merge a run into a LLaVA",
         usage="rlhf export trl|label_studio FILE.jsonl output=FILE (or RUN export.merge=true)",
         sections=("data", "export"),
+        writes_output=True,
     ),
     "stamps": Command(
         function="stamps:stamps",
         help="turn Debian's tuxpaint-stamps-default into prompts and captions",
         usage="rlhf stamps [PACKAGE.deb|DIRECTORY] output=DIRECTORY",
         sections=("data",),
+        writes_output=True,
     ),
     "smol": Command(
         function="smol:smol",
@@ -145,6 +154,7 @@ COMMANDS = {
         usage="rlhf smol [STAMPS.deb|DIRECTORY] output=DIRECTORY",
         sections=("smol", "sft"),
         has_run_dir=True,
+        writes_output=True,
     ),
     "doctor": Command(
         function="doctor:doctor",

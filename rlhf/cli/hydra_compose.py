@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from rlhf.config.option_types import text_options
 from rlhf.config.schema import Config, defaults, leaves
@@ -46,7 +46,7 @@ def compose_options(command: str, overrides: list[str]) -> dict[str, Any]:
     try:
         with initialize_config_dir(str(config_directory()), version_base="1.3"):
             composed = compose(_root(command), [word for word in overrides if word not in texts])
-        options = _to_mapping(composed)
+        options = _mapping(OmegaConf.to_container(composed, resolve=True))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UsageError(str(error).split("\n")[0], " ".join(overrides), "see --help") from None
     for word in texts:  # Hydra would parse special characters in them
@@ -69,7 +69,8 @@ def expand_sweep(overrides: list[str]) -> Iterator[list[str]]:
 
 def to_yaml(config: Config) -> str:
     """Encode every option as YAML, for `config.yaml` of a run directory."""
-    return OmegaConf.to_yaml(msgspec.to_builtins(config))
+    options = msgspec.to_builtins(config)
+    return str(yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
 
 
 def config_directory() -> Path:
@@ -107,8 +108,8 @@ def _read_stored_options(run: str) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError("there is no run to resume", run, "set resume=RUN")
     try:
-        return _to_mapping(OmegaConf.load(path), resolve=False)
-    except (YAMLError, OSError, ValueError) as error:
+        return _mapping(yaml.safe_load(path.read_bytes()))
+    except (yaml.YAMLError, OSError, ValueError) as error:
         fix = "give the options anew, with a configuration group"
         raise UsageError("the stored options cannot be read", str(path), fix) from error
 
@@ -149,9 +150,7 @@ def _is_group(word: str) -> bool:
     return (config_directory() / _name(word)).is_dir()
 
 
-def _to_mapping(config: Any, *, resolve: bool = True) -> dict[str, Any]:
-    """Convert a configuration to nested options; `resolve` replaces references such as ${seed}."""
-    values = OmegaConf.to_container(config, resolve=resolve)
+def _mapping(values: Any) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"options: got {type(values).__name__}, wanted a mapping")
-    return {str(key): value for key, value in values.items()}
+    return values

@@ -17,7 +17,13 @@ from rlhf.cli.hydra_compose import compose_options, expand_sweep, to_yaml
 from rlhf.commands.job import Job
 from rlhf.config.schema import Config
 from rlhf.config.validation import load_config, suggest_name
-from rlhf.errors import RlhfError, UsageError, is_out_of_memory, out_of_memory
+from rlhf.errors import (
+    RlhfError,
+    UsageError,
+    is_out_of_memory,
+    out_of_memory,
+    refused_by_system,
+)
 from rlhf.storage.atomic import replaced_file
 from rlhf.storage.run_directory import RunDirectory, json_text, run_directory_of
 from rlhf.tracking.console import console, print_error, say, stage, table
@@ -62,21 +68,27 @@ def main(arguments: list[str] | None = None) -> int:
         with raise_on_signal():
             return _run(parse(words))
     except RlhfError as error:
-        if "--debug" in words:
-            traceback.print_exc()
-        print_error(error)
-        if "--json" in words and (metrics := getattr(error, "metrics", None)):
-            print(json_text(metrics))
-        return error.exit_code
+        return _report(error, words)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        print_error(known_error := out_of_memory(error))
-        return known_error.exit_code
+        return _report(out_of_memory(error), words)
+    except OSError as error:
+        return _report(refused_by_system(error), words)
     except KeyboardInterrupt:
         return 130
     finally:
         console().quiet = False
+
+
+def _report(error: RlhfError, words: list[str]) -> int:
+    """Print an error, called where it was caught, and return its exit code."""
+    if "--debug" in words:
+        traceback.print_exc()
+    print_error(error)
+    if "--json" in words and (metrics := getattr(error, "metrics", None)):
+        print(json_text(metrics))
+    return error.exit_code
 
 
 def parse(arguments: list[str]) -> Call:
@@ -151,6 +163,7 @@ def run_command(
         The run directory (`.` for a command without one) and the metrics.
     """
     config = load_config(compose_options(command, overrides))
+    _check_output(command, config)
     stage(" ".join(["rlhf", command, *files, *overrides]))
     logging.getLogger("bitsandbytes").setLevel(
         logging.ERROR
@@ -175,6 +188,14 @@ def run_command(
     finally:
         run.close()
     return run.path, summary
+
+
+def _check_output(command: str, config: Config) -> None:
+    """Refuse an output of a command that writes to its run directory, or nothing, instead."""
+    if config.output and not COMMANDS[command].writes_output:
+        commands = ", ".join(sorted(name for name, row in COMMANDS.items() if row.writes_output))
+        what, fix = f"{command} writes no output", f"leave it out; output= is for {commands}"
+        raise UsageError(what, f"output={config.output}", fix)
 
 
 def _write_options(config: Config, directory: Path) -> None:

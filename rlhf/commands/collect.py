@@ -21,7 +21,12 @@ from rlhf.generation.sampler import generate
 from rlhf.generation.transformers_engine import beam_search
 from rlhf.models.llava import Llava
 from rlhf.rewards.record_scoring import RecordScorer
-from rlhf.storage.atomic import append_line, replaced_file, set_torn_line_aside
+from rlhf.storage.atomic import (
+    append_line,
+    check_writable,
+    replaced_file,
+    set_torn_line_aside,
+)
 from rlhf.tracking.console import say, track
 from rlhf.types import PromptBatch
 
@@ -36,6 +41,8 @@ def collect(job: Job) -> dict[str, Any]:
     """
     config, output = job.config, job.run_dir / "candidates.jsonl"
     _check_options(config)
+    if config.output:
+        check_writable(Path(config.output))
     records, root = read_prompts(config)
     llava = load_adapted(config, config.model.path)
     records = fitting(config, llava, records, root)
@@ -83,6 +90,10 @@ def _check_options(config: Config) -> None:
             "set reward.path=RUN, or collect.pair_selection=all",
         )
         raise UsageError("a reward model selects these pairs, and none is named", where, fix)
+    if config.output and config.collect.annotator:
+        where = f"output={config.output} collect.annotator={config.collect.annotator}"
+        fix = "leave output empty: preferences.jsonl is written to the run directory"
+        raise UsageError("output is for candidates that people rank", where, fix)
 
 
 def _append_candidates(

@@ -19,6 +19,7 @@ from rlhf.models.fixed_options import stored_quantization
 from rlhf.models.loading import stored_dtype
 from rlhf.models.locations import locate_model
 from rlhf.models.policy import POLICY
+from rlhf.storage.atomic import make_directory
 from rlhf.storage.model_card import write_model_card
 from rlhf.tracking.console import say, table
 
@@ -134,6 +135,7 @@ def _merge(job: Job) -> dict[str, Any]:
     if kind := stored_quantization(location.base):
         fix = "name the original weights: model.base=DIRECTORY_OR_HUB_ID"
         raise UsageError(f"an adapter cannot be merged into {kind} weights", location.base, fix)
+    output = make_directory(Path(job.config.output) if job.config.output else run / "merged")
     model = replace(job.config.model, quantization="none")
     config = replace(job.config, device="cpu", dtype="float32", model=model)
     llava = load_model(config, location)
@@ -143,7 +145,6 @@ def _merge(job: Job) -> dict[str, Any]:
     llava.adapters.load(POLICY, location.adapter, trains=False)
     llava.adapters.merge(POLICY)
     llava.model.to(dtype)
-    output = Path(job.config.output) if job.config.output else run / "merged"
     llava.save(output)
     metrics = {"adapter": str(location.adapter), "dtype": str(dtype).removeprefix("torch.")}
     write_model_card(output, location.base, command="export", metrics=metrics)

@@ -18,6 +18,7 @@ from rlhf.demo.smol.vision_pretraining import pretrain_vision
 from rlhf.demo.stamps.scenes import draw_stamp_scene, sample_stamp_scene, write_stamp_split
 from rlhf.errors import UsageError
 from rlhf.models.locations import locate_model
+from rlhf.storage.atomic import make_directory
 from rlhf.tracking.console import say, stage, track
 
 _USAGE = "rlhf smol [PACKAGE.deb|DIRECTORY] output=DIRECTORY"
@@ -76,6 +77,7 @@ def _output(job: Job) -> Path:
     if Path(job.config.output).exists():
         fix = "name a new directory: output=…"
         raise UsageError("the output exists already", job.config.output, fix)
+    make_directory(Path(job.config.output).parent)
     return Path(job.config.output)
 
 

@@ -7,6 +7,7 @@ from rlhf.commands.job import Job
 from rlhf.demo.stamps.dataset import write_stamps
 from rlhf.demo.stamps.package import INSTALLED
 from rlhf.errors import UsageError
+from rlhf.storage.atomic import make_directory
 from rlhf.tracking.console import say, table
 
 
@@ -22,6 +23,7 @@ def stamps(job: Job) -> dict[str, Any]:
     if not job.config.output:
         raise UsageError("no output directory is named", "output", usage)
     source, output = [*job.files, INSTALLED][0], Path(job.config.output)
+    make_directory(output.parent)
     fraction = job.config.data.validation_fraction
     metrics = write_stamps(source, output, seed=job.config.seed, held_out=fraction)
     counts = {**metrics, **{f"skipped, {reason}": n for reason, n in metrics["skipped"].items()}}

@@ -5,6 +5,7 @@ A crash, a full disk or a kill at any instant leaves the old content or the new 
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,34 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):  # it was renamed, or `path.parent` is no directory
             temporary.unlink()
+
+
+def make_directory(path: Path) -> Path:
+    """Make a directory with its parents, if it is missing, and return it.
+
+    Raises:
+        ResourceError: it cannot be made, or is a file.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    return path
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work whose result it will hold.
+
+    Raises:
+        ResourceError: its directory is missing or may not be written, or it is a directory.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def append_line(path: Path, line: bytes) -> None:

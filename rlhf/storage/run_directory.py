@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rlhf.errors import DirectoryInUseError
+from rlhf.storage.atomic import make_directory
 
 RUN_NAME = r"\d{8}-\d{6}-[0-9a-f]{4}"
 REWARD_CARD = "reward.json"  # beside the head of a reward model
@@ -29,11 +30,11 @@ class RunDirectory:
 
     Raises:
         DirectoryInUseError: another process writes there.
+        ResourceError: it cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.path = make_directory(path)
         self._lock = FileLock(path / ".lock")
         try:
             self._lock.acquire(timeout=0)

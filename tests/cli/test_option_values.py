@@ -10,7 +10,7 @@ from rlhf.cli.main import main
 from rlhf.commands.job import Job
 from rlhf.config.option_types import option_types
 from rlhf.config.schema import leaves
-from tests.support.option_values import admitted_values
+from tests.support.option_values import TEXTS, admitted_values
 
 # Options that are checked beyond their type: words, and what the first of them means.
 WITH_OTHERS: dict[str, object] = {
@@ -57,7 +57,7 @@ def options(job: Job) -> dict[str, object]:
 @pytest.mark.parametrize("turn", range(ROUNDS))
 def test_a_value_is_taken_as_its_option_means_it(jobs: list[Job], turn: int) -> None:
     chosen = {name: values[turn % len(values)] for name, values in VALUES.items()}
-    assert main(["validate", *(f"{name}={typed}" for name, (typed, _) in chosen.items())]) == 0
+    assert main(["score", *(f"{name}={typed}" for name, (typed, _) in chosen.items())]) == 0
     found = options(jobs[0])
     assert {name: found[name] for name in chosen} == {
         name: value for name, (_, value) in chosen.items()
@@ -69,22 +69,22 @@ def test_a_value_is_taken_as_its_option_means_it(jobs: list[Job], turn: int) -> 
 
 @pytest.mark.parametrize("words", WITH_OTHERS)
 def test_a_value_that_needs_other_options_is_taken(jobs: list[Job], words: str) -> None:
-    assert main(["validate", *words.split()]) == 0
+    assert main(["score", *words.split()]) == 0
     assert options(jobs[0])[words.partition("=")[0]] == WITH_OTHERS[words]
 
 
 def test_gradient_checkpointing_is_switched_as_the_documents_say(jobs: list[Job]) -> None:
     for value in ("true", "false", "auto"):
-        assert main(["validate", f"model.gradient_checkpointing={value}"]) == 0
+        assert main(["score", f"model.gradient_checkpointing={value}"]) == 0
     assert [job.config.model.gradient_checkpointing for job in jobs] == [True, False, "auto"]
 
 
 def test_quotes_around_a_whole_text_protect_its_commas_in_a_sweep(jobs: list[Job]) -> None:
-    assert main(["validate", "instruction='a, b','it\\'s c'", "--multirun"]) == 0
+    assert main(["score", "instruction='a, b','it\\'s c'", "--multirun"]) == 0
     assert [job.config.instruction for job in jobs] == ["a, b", "it's c"]
 
 
-@pytest.mark.parametrize("text", ["${seed}", "null", "it's", "\\"])
+@pytest.mark.parametrize("text", TEXTS)
 def test_a_resumed_run_has_the_texts_that_were_typed(jobs: list[Job], text: str) -> None:
     typed = [f"instruction={text}", "model.gradient_checkpointing=true", "ppo.lr=0.5"]
     assert main(["sft", *typed]) == 0
@@ -108,6 +108,6 @@ def test_a_resumed_run_has_the_texts_that_were_typed(jobs: list[Job], text: str)
 def test_a_value_of_another_type_is_refused_in_three_lines(
     capsys: pytest.CaptureFixture[str], word: str, message: str
 ) -> None:
-    assert main(["validate", word]) == 2
+    assert main(["score", word]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 3 and message in " ".join(lines)

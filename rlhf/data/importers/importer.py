@@ -21,7 +21,8 @@ from rlhf.data.importers.import_report import ImportReport
 from rlhf.data.importers.items import ImportedPrompt
 from rlhf.data.importers.readers import OpenedRows, open_rows
 from rlhf.data.records import PreferenceRecord, write_records
-from rlhf.errors import DataError, ResourceError, UsageError
+from rlhf.errors import DataError, UsageError
+from rlhf.storage.atomic import make_directory
 from rlhf.tracking.console import track
 
 
@@ -61,11 +62,7 @@ def import_dataset(
     if target.exists():
         what = f"the directory holds {DATASETS[source].kind} already"
         raise UsageError(what, str(target), "choose another")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        fix = "choose a directory that may be written"
-        raise ResourceError(f"cannot make it: {error.strerror}", str(output), fix) from error
+    make_directory(output)
     run = _ImportRun(source, ImageDirectory(output / "pictures"), seed, label_encoding)
     write_records(target, run.records(files, root))
     run.finish()
