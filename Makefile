@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test cases coverage browser-test reliability audit check format tensorboard clean
+.PHONY: demo test cases coverage browser-test reliability families audit check format tensorboard clean
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
@@ -31,6 +31,11 @@ reliability: $(STAMP)
 # Every input of tests/cases through the command line, as a table. One of them: ONLY=27_paths
 cases: $(STAMP)
 	COLUMNS=180 $(BIN)/python -m tests.cases.table $(ONLY)
+
+# Tiny LLaVAs of 51 configurations against transformers and peft, 2 minutes: docs/families.md.
+# Some of them: ONLY="Gemma Phi"
+families: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.families.table $(ONLY)
 
 # Known holes in what is installed; asks the package index, so it needs the network.
 audit: $(STAMP)

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoProcessor
 from rlhf.data.chat_prompts import PromptBuilder
 from rlhf.errors import as_usage_error
 from rlhf.models.checkpoint_files import check_files
+from rlhf.models.packed.supported import position_limit
 from rlhf.models.vision.families import image_tokens
 
 
@@ -41,5 +42,11 @@ def load_encoding(base: str) -> Encoding:
 
 
 def max_positions(config: Any) -> int:
-    """Positions of a LLaVA's language model; `sys.maxsize` where its configuration names none."""
-    return int(getattr(config.text_config, "max_position_embeddings", None) or sys.maxsize)
+    """Tokens of the longest sequence that a LLaVA's language model computes exactly.
+
+    Its positions, or fewer with dynamic RoPE: the trained length. `sys.maxsize` where its
+    configuration names none.
+    """
+    text = config.text_config
+    positions = int(getattr(text, "max_position_embeddings", None) or sys.maxsize)
+    return min(positions, position_limit(text) or positions)

@@ -25,6 +25,7 @@ from rlhf.models.packed.prefill import pack_into_cache
 from rlhf.models.packed.prefix_cache import PrefixCache
 from rlhf.models.packed.prefix_sharing import Sharing, split_before_suffix
 from rlhf.models.packed.prepacked_linear import prepacked_layers
+from rlhf.models.packed.probe import check_supported
 from rlhf.models.quantization import model_quantization
 from rlhf.models.vision.families import image_tokens
 from rlhf.models.vision.image_encoder import ImageEncoder
@@ -52,6 +53,7 @@ class Llava:
 
     def __init__(self, model: Any, processor: Any, base: str) -> None:
         self.model, self.processor, self.base = model.eval(), processor, base
+        check_supported(model)
         self.quantization = model_quantization(model)
         self.builder = PromptBuilder(processor, image_tokens(model.config, processor))
         self.adapters = Adapters(model, self.builder.invocation_ids())
@@ -195,7 +197,7 @@ class Llava:
         if (longest := int(lengths.max())) > self.max_positions:
             raise DataError(
                 f"prompt and response have {longest} tokens, {self.max_positions} is the limit",
-                f"{self.base}: max_position_embeddings",
+                f"{self.base}: max_position_embeddings, or the trained length of dynamic RoPE",
                 "shorten them, lower sampling.max_new_tokens, or set data.on_too_long=skip",
             )
 

@@ -18,7 +18,10 @@ from rlhf.models.adapter_files import read_adapter
 from rlhf.models.locations import write_relative_base
 
 # Linear layers of the language model only: bare names would also match the vision tower.
-LANGUAGE_LINEARS = r"(?!.*vision_tower).*\.(q|k|v|o|gate|up|down)_proj"
+LANGUAGE_LINEARS = (
+    r"(?!.*(vision_tower|shared_expert)).*\."  # peft's aLoRA does not work in shared experts
+    r"((q|k|v|qkv|o|gate|up|gate_up|down|c)_proj|dense|fc1|fc2|c_fc)"  # the latter: Phi, StarCoder2
+)
 
 
 class Adapters:

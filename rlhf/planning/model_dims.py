@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, LlamaConfig, LlavaConfig
 
-from rlhf.errors import UsageError
+from rlhf.errors import UsageError, as_usage_error
 from rlhf.models.lora import LANGUAGE_LINEARS
+from rlhf.models.packed.supported import check_structure
 from rlhf.models.vision.families import FAMILIES, max_image_tokens, tile_tokens
 
 # Configurations of published models, which thus need no network; other fields are LlamaConfig's.
@@ -103,9 +104,15 @@ def read_dims(base: str) -> ModelDims:
 
 
 def dims_of(config: Any) -> ModelDims:
-    """Sizes of a LLaVA's configuration, counted on a model on the meta device."""
-    with torch.device("meta"):
+    """Sizes of a LLaVA's configuration, counted on a model on the meta device.
+
+    Raises:
+        UsageError: transformers cannot build the model, or packed passes do not compute it.
+    """
+    what = f"a LLaVA with text model {config.text_config.model_type} cannot be built"
+    with as_usage_error(what, "model.path", "check the model's config.json"), torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
+    check_structure(model)
     text, vision, inner = config.text_config, config.vision_config, model.model
     kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     linears = [

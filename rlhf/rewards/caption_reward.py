@@ -14,6 +14,7 @@ from rlhf.models.checkpoint_files import load_whole
 from rlhf.models.fingerprints import stored_weights, tokenizer_hash
 from rlhf.models.llava import Llava
 from rlhf.models.lora import Adapters
+from rlhf.models.packed.supported import position_limit
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.rewards.base import REWARD, RewardModel
 from rlhf.rewards.captioner import Captioner
@@ -123,8 +124,12 @@ class CaptionReward(RewardModel):
 
     @property
     def _max_positions(self) -> int:
-        """Most tokens of a text; RoBERTa's first two positions are reserved for padding."""
+        """Most tokens of a text; RoBERTa's first two positions are reserved for padding.
+
+        With dynamic RoPE the trained length: beyond, a score would depend on the longest text.
+        """
         positions = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        positions = min(positions, position_limit(self.model.config) or positions)
         offset = "roberta" in str(self.model.config.model_type)
         return int(positions) - (2 if offset else 0)
 

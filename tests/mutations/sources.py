@@ -32,6 +32,9 @@ THREADS = (
     *("LlamaFactory: images dropped in PPO", "LlamaFactory: generation defaults"),
     *("trl #2059", "trl #3299", "open-r1 #603", "axolotl #3754", "NeMo-RL #237", "vllm #13175"),
     *("verl #7270", "trlx #130"),
+    *("LlamaFactory #4224", "transformers #46634", "vllm-metal #665", "mistral.rs #1930"),
+    *("unsloth #8253", "transformers #35691", "keras-hub #2186", "SkyRL #2056", "Qwen #401"),
+    *("transformers #25104", "torchtitan #4283", "peft #1375"),
 )
 
 # What was measured to keep a toy problem from its known optimum, or a model from its numbers.

@@ -4,6 +4,7 @@ from itertools import chain
 from pathlib import Path
 
 from tests.mutations import (
+    bugs_of_architectures,
     bugs_of_data,
     bugs_of_foreign_models,
     bugs_of_imports,
@@ -23,6 +24,7 @@ BUGS: tuple[Bug, ...] = (
     *bugs_of_tokens.BUGS,
     *bugs_of_imports.BUGS,
     *bugs_of_foreign_models.BUGS,
+    *bugs_of_architectures.BUGS,
 )
 FILE = Path(__file__).parents[2] / "docs" / "historical_bugs.md"
 INTRO = """# Historical bugs

@@ -194,6 +194,10 @@ def test_a_text_too_long_for_the_text_model_is_refused(
     model.backbone().config.max_position_embeddings = 8
     with pytest.raises(DataError, match="the text model reads 8"):
         scores(model, tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava))
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": 6}
+    model.backbone().config.rope_parameters = rope  # a longer text would change the others' scores
+    with pytest.raises(DataError, match="the text model reads 6"):
+        scores(model, tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava))
 
 
 def test_a_text_ends_with_one_end_token(llava: Llava, tiny: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Run a transformers language model over packed tokens, [1, S, D] for a whole batch.
 
-The attention modules of transformers call `_attention`, registered as `PACKED_ATTENTION`. A layout,
-passed through the model's forward as a keyword argument, says which tokens attend to which.
+The attention modules of transformers call `packed_attention`, registered as `PACKED_ATTENTION`. A
+layout, passed through the model's forward as a keyword argument, says which tokens attend to which.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,6 +25,11 @@ from rlhf.models.packed.layouts import (
     SharedPrefix,
 )
 from rlhf.models.packed.packing import PackedBatch
+from rlhf.models.packed.supported import (
+    AttentionCall,
+    check_calls,
+    check_options,
+)
 
 PACKED_ATTENTION = "rlhf_packed"
 
@@ -75,28 +80,78 @@ def run_language_model(
     Returns:
         [N, D], in the dtype of the language model.
     """
-    _register(language_model)
+    use_packed_attention(language_model)
     every_token = every_token or len(output_idx) == len(embeds)
-    needed = None if every_token else output_idx.unique()
+    hidden_states, calls = call_language_model(
+        language_model,
+        embeds,
+        positions,
+        layout,
+        needed=None if every_token else output_idx.unique(),
+        attention_mask=embeds.new_empty(1, 1, 1, 1),  # 4-D: transformers builds no mask
+    )
+    check_calls(language_model, calls)
+    return hidden_states[output_idx.to(embeds.device)]
+
+
+def call_language_model(
+    language_model: Any,
+    embeds: Tensor,
+    positions: Tensor,
+    layout: Layout,
+    *,
+    needed: Tensor | None,
+    attention_mask: Tensor | None,
+) -> tuple[Tensor, list[AttentionCall]]:
+    """Hidden states [S, D] of packed tokens, and the calls of the attention.
+
+    Args:
+        language_model: the decoder of a transformers model.
+        embeds: [S, D], input embeddings.
+        positions: [S] int64, position of each token in its own sequence.
+        layout: which tokens attend to which.
+        needed: [N] int64, the tokens that the last layer is computed for; None: all.
+        attention_mask: passed to the model, not read by the packed attention; None: transformers
+            builds its masks.
+    """
+    calls: list[AttentionCall] = []
     with _last_layer_for(language_model, needed):
         output = language_model(
             inputs_embeds=embeds.unsqueeze(0),
             position_ids=positions.to(embeds.device).unsqueeze(0),
-            attention_mask=embeds.new_empty(1, 1, 1, 1),  # 4-D: transformers builds no mask
+            attention_mask=attention_mask,
             use_cache=False,
             layout=layout,
-            skips_prefixes=not every_token,
+            calls=calls,
+            skips_prefixes=needed is not None,
         )
-    hidden_states: Tensor = output.last_hidden_state
-    return hidden_states.squeeze(0)[output_idx.to(embeds.device)]
+    return output.last_hidden_state.squeeze(0), calls
 
 
-def _register(language_model: Any) -> None:
-    if language_model.config._attn_implementation == PACKED_ATTENTION:
+def use_packed_attention(language_model: Any) -> None:
+    """Make the layers of a language model call `packed_attention`."""
+    use_attention(language_model, PACKED_ATTENTION, packed_attention, sdpa_mask)
+
+
+def use_attention(
+    language_model: Any,
+    name: str,
+    attention: Callable[..., tuple[Tensor, Tensor | None]],
+    build_mask: Callable[..., Tensor | None],
+) -> None:
+    """Make the layers of a language model call an attention function.
+
+    Args:
+        language_model: the decoder of a transformers model.
+        name: under which transformers registers both functions.
+        attention: with the arguments of `packed_attention`.
+        build_mask: builds the masks of calls without one, as `sdpa_mask` does.
+    """
+    if language_model.config._attn_implementation == name:
         return
-    AttentionInterface.register(PACKED_ATTENTION, _attention)
-    AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)  # for calls without a layout
-    language_model.set_attn_implementation(PACKED_ATTENTION)
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, build_mask)
+    language_model.set_attn_implementation(name)
 
 
 @contextmanager
@@ -131,7 +186,7 @@ def _for_rows(forward: Callable[[Tensor], Tensor], needed: Tensor, inputs: Tenso
     return zeros.index_copy(1, index, outputs)
 
 
-def _attention(
+def packed_attention(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -139,20 +194,43 @@ def _attention(
     attention_mask: Tensor | None,
     *,
     scaling: float,
+    sliding_window: int | None = None,
     layout: Layout | None = None,
+    calls: list[AttentionCall] | None = None,
     skips_prefixes: bool = False,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention function of a transformers layer: by the layout, or SDPA without a layout."""
-    if layout is None:
+    """Attention of a transformers layer: by the layout, or SDPA without a layout.
+
+    Args:
+        module: the attention module.
+        query: [1, H, S, Dh].
+        key: [1, K, S, Dh], K dividing H.
+        value: [1, K, S, Dh].
+        attention_mask: read without a layout only.
+        scaling: factor of the logits before the softmax.
+        sliding_window: tokens that a query attends to, itself included; None: no limit.
+        layout: which tokens attend to which.
+        calls: the call is appended to it.
+        skips_prefixes: the last layer need not compute the outputs of prefix tokens.
+        options: others of the layer; with a layout they may not change the result.
+
+    Returns:
+        [1, S, H, Dh], and None for the attention weights.
+
+    Raises:
+        UsageError: an option is not computed.
+    """
+    if layout is None or calls is None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, scaling=scaling, **options
         )
+    check_options(module, options)
+    sizes = key.shape[1], value.shape[1], key.shape[3], value.shape[3]
+    calls.append(AttentionCall(module.layer_idx, sliding_window, attention_mask, sizes))
     query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     query, key = query.to(value.dtype), key.to(value.dtype)  # autocast: RoPE gives float32
     is_last = module.layer_idx + 1 == module.config.num_hidden_layers
-    params = AttentionParams(
-        scaling, options.get("sliding_window"), last_layer=skips_prefixes and is_last
-    )
+    params = AttentionParams(scaling, sliding_window, last_layer=skips_prefixes and is_last)
     output = layout.attend(module.layer_idx, query, key, value, params)
     return output.unsqueeze(0), None
