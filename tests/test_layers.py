@@ -55,6 +55,7 @@ KNOWN_BY = {
     "torch.utils.tensorboard": ["rlhf.tracking.writer"],
     "triton": ["rlhf.kernels"],
     "jinja2": ["rlhf.evaluation.html"],
+    "pillow_heif": ["rlhf.data.images"],
     "httpx2": ["rlhf.rewards.external.http"],
     "pyarrow": ["rlhf.data"],
     "starlette": ["rlhf.annotation.server"],

@@ -18,7 +18,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.config.option_types import text_options
+from rlhf.config.option_types import path_options, text_options
+from rlhf.config.paths import expand_home
 from rlhf.config.schema import Config, defaults, leaves
 from rlhf.config.validation import suggest_name
 from rlhf.errors import UsageError
@@ -51,6 +52,9 @@ def compose_options(command: str, overrides: list[str]) -> dict[str, Any]:
         raise UsageError(str(error).split("\n")[0], " ".join(overrides), "see --help") from None
     for word in texts:  # Hydra would parse special characters in them
         _set(options, _name(word), _without_quotes(word.partition("=")[2]))
+    for name, value in leaves(options):
+        if name in path_options() and isinstance(value, str):
+            _set(options, name, expand_home(value, name))
     return _with_stored_options(options, command, overrides)
 
 
@@ -128,7 +132,8 @@ def _check_names(overrides: list[str]) -> None:
     for word in overrides:
         name = _name(word)
         if name not in known and not _is_group(word):
-            raise UsageError(f"unknown option {name}", word, suggest_name(name, known))
+            advice = suggest_name(name, known) + ("; no file has this name" if "/" in word else "")
+            raise UsageError(f"unknown option {name}", word, advice)
         if name in known and word.startswith("~"):
             fix = "give the value that it shall have"
             raise UsageError("~ drops a group file, an option always has a value", word, fix)

@@ -15,6 +15,7 @@ from rlhf.cli.commands import COMMANDS, load_function
 from rlhf.cli.help import FLAGS, command_help, overview
 from rlhf.cli.hydra_compose import compose_options, expand_sweep, to_yaml
 from rlhf.commands.job import Job
+from rlhf.config.paths import expand_home
 from rlhf.config.schema import Config
 from rlhf.config.validation import load_config, suggest_name
 from rlhf.errors import (
@@ -36,7 +37,7 @@ class Call:
 
     Attributes:
         command: its name; empty if there is none.
-        files: words without `=`.
+        files: words without `=`, and words that are the name of an existing file.
         overrides: words `option=value` or `group=file`.
         flags: words that begin with `-`.
     """
@@ -107,13 +108,26 @@ def parse(arguments: list[str]) -> Call:
         raise UsageError(
             f"unknown command {command}", f"rlhf {command}", suggest_name(command, COMMANDS)
         )
-    overrides = [word for word in words[1:] if re.match(r"[+~]{0,2}[A-Za-z_][\w./@]*=", word)]
+    takes_files = bool(command) and COMMANDS[command].takes_files
+    overrides = [
+        word
+        for word in words[1:]
+        if re.match(r"[+~]{0,2}[A-Za-z_][\w./@]*=", word) and not (takes_files and _exists(word))
+    ]
     files = [word for word in words[1:] if word not in overrides]
     _check_scorer(command, [flag for flag in flags if flag.startswith("--scorer")])
-    if files and not COMMANDS[command].takes_files:
+    if files and not takes_files:
         where, fix = f"rlhf {command} {files[0]}", "write options as name=value"
         raise UsageError(f"{command} takes options only, not the word {files[0]}", where, fix)
     return Call(command, files, overrides, set(flags))
+
+
+def _exists(word: str) -> bool:
+    """Whether a word is the name of a file or directory, also one with `=` in it."""
+    try:
+        return Path(word).exists()
+    except (OSError, ValueError):  # too long for a name, or a NUL
+        return False
 
 
 def _check_scorer(command: str, flags: list[str]) -> None:
@@ -169,7 +183,8 @@ def run_command(
         logging.ERROR
     )  # warns at import about missing libraries
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    function, paths = load_function(command), [Path(file) for file in files]
+    scorer, paths = expand_home(scorer, "--scorer"), [Path(expand_home(x, "FILE")) for x in files]
+    function = load_function(command)
     row = COMMANDS[command]
     if not row.has_run_dir:
         return Path(), function(Job(config, Path(), paths, overrides, run_command, scorer))

@@ -3,6 +3,7 @@
 import getpass
 import os
 import secrets
+import shlex
 from contextlib import closing, suppress
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -21,7 +22,7 @@ from rlhf.annotation.queue import AnnotationQueue
 from rlhf.annotation.served_images import ServedImages
 from rlhf.commands.job import Job
 from rlhf.config.schema import AnnotateConfig
-from rlhf.data.input_files import read_with_images
+from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.records import CandidatesRecord, record_kind, write_records
 from rlhf.errors import DataError, UsageError
 from rlhf.storage.atomic import unwritable
@@ -42,21 +43,30 @@ def annotate(job: Job) -> dict[str, Any]:
             "rlhf annotate",
             "rlhf annotate CANDIDATES.jsonl, or LOG.jsonl annotate.output=PREFERENCES.jsonl",
         )
-    path = job.files[0]
-    if not path.is_file():
-        raise DataError("there is no such file", str(path), "give what `rlhf collect` wrote")
+    path = input_file(str(job.files[0]), "its name")
     candidates = record_kind(path) is CandidatesRecord
     if not candidates and not job.config.annotate.output:
         fix = "give candidates to rank, or a log and annotate.output=PREFERENCES.jsonl"
         raise UsageError("the file holds no candidates", str(path), fix)
-    log = _collect_judgments(job, path) if candidates else path
+    log = Path(job.config.output or path.parent / DEFAULT_LOG) if candidates else path
+    _check_output(job.config.annotate.output, path, log)
+    if candidates:
+        _collect_judgments(job, path, log)
     return _write_preferences(log, job.config.annotate.output)
 
 
-def _collect_judgments(job: Job, path: Path) -> Path:
-    """Serve the page for judgments until Ctrl-C; return the path of their log."""
+def _check_output(output: str, *inputs: Path) -> None:
+    """Refuse a preference file that would overwrite the candidates or the log of judgments."""
+    for path in inputs:
+        if output and Path(output).resolve() == path.resolve():
+            where, fix = f"annotate.output={output}", "choose a new name"
+            raise UsageError(f"the preferences would overwrite {path}", where, fix)
+
+
+def _collect_judgments(job: Job, path: Path, output: Path) -> None:
+    """Serve the page for judgments until Ctrl-C; append them to a log."""
     _check_installed()
-    options, output = job.config.annotate, Path(job.config.output or path.parent / DEFAULT_LOG)
+    options = job.config.annotate
     _check_host(options.host)
     records, root = read_with_images(job.config, path, CandidatesRecord)
     pairs = candidate_pairs(records)
@@ -68,7 +78,6 @@ def _collect_judgments(job: Job, path: Path) -> Path:
         count = sum(isinstance(event, Judgment) for event in active_events(log.events))
         say(f"{len(pairs)} pairs of {len(records)} prompts, {count} judgments so far in {output}")
         _serve(options, queue, pairs, root, _token(output))
-    return output
 
 
 def _serve(
@@ -97,7 +106,8 @@ def _write_preferences(log: Path, output: str) -> dict[str, Any]:
         write_records(Path(output), records)
         say(f"{len(records)} judgments in {output}")
     elif records:
-        say(f"rlhf annotate {log} annotate.output=preferences.jsonl writes them for `rlhf reward`")
+        words = ["rlhf", "annotate", str(log), "annotate.output=preferences.jsonl"]
+        say(f"{shlex.join(words)} writes them for `rlhf reward`")
     return {**summary, "log": str(log), "preferences": output}
 
 

@@ -1,5 +1,6 @@
 """`rlhf collect`: sample candidate responses, and select the pairs that people rank."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -71,14 +72,35 @@ def _say_how_to_rank(config: Config, directory: Path, root: Path) -> None:
         "candidates.jsonl" if config.collect.pair_selection == "all" else "pairs.jsonl"
     )
     if config.output:
-        with replaced_file(Path(config.output)) as file:
-            file.write(path.read_bytes())
-        path = Path(config.output)
+        path = _copy(path, Path(config.output))
     beside_images = path.parent.resolve() == root.resolve()
-    say(f"next: rlhf annotate {path}" + ("" if beside_images else f" data.root={root}"))
+    words = ["rlhf", "annotate", str(path), *([] if beside_images else [f"data.root={root}"])]
+    say(f"next: {shlex.join(words)}")
+
+
+def _copy(path: Path, output: Path) -> Path:
+    """Copy candidates to a new file, or leave one of the same content as it is."""
+    content = path.read_bytes()
+    if not output.exists():
+        with replaced_file(output) as file:
+            file.write(content)
+    elif not output.is_file() or output.read_bytes() != content:
+        raise _output_exists(output)
+    return output
+
+
+def _output_exists(output: Path) -> UsageError:
+    what = "the output exists, and judgments may belong to its candidates"
+    return UsageError(what, f"output={output}", "choose a new name")
 
 
 def _check_options(config: Config) -> None:
+    if config.output and config.collect.annotator:
+        where = f"output={config.output} collect.annotator={config.collect.annotator}"
+        fix = "leave output empty: preferences.jsonl is written to the run directory"
+        raise UsageError("output is for candidates that people rank", where, fix)
+    if config.output and not config.resume and Path(config.output).exists():
+        raise _output_exists(Path(config.output))
     if any(temperature < 0 for temperature in config.collect.temperatures):
         where = f"collect.temperatures={list(config.collect.temperatures)}"
         raise UsageError(
@@ -108,7 +130,7 @@ def _append_candidates(
     done = _prompts_done(output, records)
     prompts_at_once = max(1, config.sampling.batch_size // config.collect.responses_per_prompt)
     with track("candidates", len(records) - done) as progress:
-        for rows in torch.arange(done, len(records)).split(prompts_at_once):
+        for rows in filter(len, torch.arange(done, len(records)).split(prompts_at_once)):
             responses = _responses(config, llava, prompts.select(rows))
             for row, candidates in zip(rows.tolist(), responses, strict=True):
                 if len(candidates) > 1:

@@ -1,5 +1,6 @@
 """`rlhf evaluate`: compare models on prompts with images not used in training."""
 
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from math import isnan
@@ -170,8 +171,8 @@ def _write_unjudged_pairs(
     random.shuffle(rows)
     if rows:
         write_records(path, rows)
-        annotate = f"rlhf annotate {path} data.root={root} annotate.output=judgments.jsonl"
-        say(f"{len(rows)} pairs wait for a person: {annotate}")
+        words = ["annotate", str(path), f"data.root={root}", "annotate.output=judgments.jsonl"]
+        say(f"{len(rows)} pairs wait for a person: {shlex.join(['rlhf', *words])}")
         say("then run this command again with evaluation.judgments=judgments.jsonl")
 
 

@@ -8,8 +8,10 @@ from rlhf.commands.job import Job
 from rlhf.commands.model_setup import fitting, load_adapted
 from rlhf.config.schema import Config
 from rlhf.data.collate import prompt_batch
+from rlhf.data.image_listing import IMAGE_SUFFIXES, list_images
+from rlhf.data.image_markers import marker_warning
 from rlhf.data.images import load_image
-from rlhf.data.input_files import IMAGE_SUFFIXES, images_in, read_prompts
+from rlhf.data.input_files import read_prompts
 from rlhf.data.records import PromptRecord
 from rlhf.errors import DataError, UsageError
 from rlhf.evaluation.judges import generate_responses
@@ -27,13 +29,16 @@ def generate(job: Job) -> dict[str, Any]:
         The responses, each with its image and instruction.
     """
     config = job.config
-    images = [path for path in job.files if _is_image(path)]
+    recursive = config.data.recursive
+    images = [path for path in job.files if _is_image(path, recursive)]
     models = [path for path in job.files if path not in images]
     if not models:
         raise UsageError("no model is named", "rlhf generate", _USAGE)
     if images:
-        paths, root = [x.resolve() for path in images for x in _readable_images(path)], Path("/")
-        records = [PromptRecord(str(path), config.instruction) for path in paths]
+        paths = [x.resolve() for path in images for x in _readable_images(path, recursive)]
+        records, root = [PromptRecord(str(x), config.instruction) for x in paths], Path("/")
+        if warning := marker_warning([config.instruction]):
+            say(warning, "yellow")
     else:
         records, root = read_prompts(config)
     for model in models:
@@ -50,15 +55,15 @@ def generate(job: Job) -> dict[str, Any]:
     return {"responses": [_responses_of_row(models, row) for row in rows]}
 
 
-def _is_image(path: Path) -> bool:
-    """Whether a path is an image, or a folder of images and not a model directory."""
+def _is_image(path: Path, recursive: bool) -> bool:
+    """Whether a path is a file, or a folder of images and not a model directory."""
     if not path.is_dir():
-        return path.suffix.lower() in IMAGE_SUFFIXES
-    return not (path / "config.json").exists() and bool(images_in(path))
+        return path.is_file() or path.suffix.lower() in IMAGE_SUFFIXES
+    return not (path / "config.json").exists() and list_images(path, recursive=recursive).has_images
 
 
-def _readable_images(path: Path) -> list[Path]:
-    """Return the image, or the readable images of a folder; print which are skipped.
+def _readable_images(path: Path, recursive: bool) -> list[Path]:
+    """Return the image, or the readable images of a folder; print which are left out.
 
     Raises:
         DataError: the image cannot be read, or no image of the folder can.
@@ -66,8 +71,10 @@ def _readable_images(path: Path) -> list[Path]:
     if not path.is_dir():
         load_image(path)
         return [path]
-    readable = []
-    for image in images_in(path):
+    listing, readable = list_images(path, recursive=recursive), []
+    if left_out := listing.message():
+        say(f"left out of {path}: {left_out}", "yellow")
+    for image in listing.images:
         try:
             load_image(image)
             readable.append(image)

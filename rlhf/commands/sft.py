@@ -33,7 +33,8 @@ def sft(job: Job) -> dict[str, Any]:
     records, root = read_with_images(config, path, DemonstrationRecord)
     llava = _trainable_model(job)
     records = fitting(config, llava, records, root)
-    prompts = prompt_batch(records, llava.builder, root, max_tokens=data.max_prompt_tokens)
+    limit = data.max_prompt_tokens
+    prompts = prompt_batch(records, llava.builder, root, max_tokens=limit, repeats_share=True)
     responses = response_batch([record.response for record in records], llava.builder)
     checkpoint = resume_checkpoint(job, job.run_dir)
     with metrics_writer(job, job.run_dir, checkpoint, ("sft/loss",)) as writer:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rlhf.commands.job import Job
 from rlhf.config.schema import Config
+from rlhf.data.input_files import data_root
 from rlhf.data.jsonl import count_lines
 from rlhf.data.records import Record
 from rlhf.data.validation.repair import check_output, rejected_path, repaired_file
@@ -28,7 +29,7 @@ def validate(job: Job) -> dict[str, Any]:
     config, files = job.config, job.files
     if not files:
         raise UsageError("no file is named", "rlhf validate", "rlhf validate FILE.jsonl …")
-    root = Path(config.data.root) if config.data.root else None
+    root = data_root(config)
     output = Path(config.validate.fix_output) if config.validate.fix_output else None
     if output:
         check_output(output, files, root)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from rlhf.config.paths import PathMark
 from rlhf.config.schema import Config, Section
 
 
@@ -27,6 +28,18 @@ def text_options() -> frozenset[str]:
     return frozenset(name for name, hint in option_types() if _is_text(hint))
 
 
+@cache
+def path_options() -> frozenset[str]:
+    """Return the options that are paths of this machine."""
+    return frozenset(name for name, hint in option_types() if _is_path(hint))
+
+
+def _is_path(hint: Any) -> bool:
+    return any(isinstance(note, PathMark) for note in getattr(hint, "__metadata__", ()))
+
+
 def _is_text(hint: Any) -> bool:
     literals = get_args(hint) if get_origin(hint) is Literal else ()
-    return hint is str or (bool(literals) and all(isinstance(text, str) for text in literals))
+    return getattr(hint, "__origin__", hint) is str or (
+        bool(literals) and all(isinstance(text, str) for text in literals)
+    )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
+from rlhf.config.paths import PathText
 from rlhf.config.ranges import Count, CountOrZero, Fraction, NonNegative, Positive, Range
 
 GIB = 2**30  # bytes; the unit of options whose names end in _gib
@@ -28,8 +29,8 @@ class Section:
 class ModelConfig(Section):
     """The model: its path, what is trained, how it is stored."""
 
-    path: str = ""  # LLaVA directory, hub id, or run directory to start from
-    base: str = ""  # base model of the adapter at path; empty: the one the adapter names
+    path: PathText = ""  # LLaVA directory, hub id, or run directory to start from
+    base: PathText = ""  # base model of the adapter at path; empty: the one the adapter names
     train: Literal["lora", "full"] = "lora"  # lora: a LoRA adapter; full: the language model
     lora_rank: Count = 16  # rank of the LoRA matrices
     lora_alpha: Positive = 32  # the LoRA is scaled by alpha / rank
@@ -38,7 +39,7 @@ class ModelConfig(Section):
     gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: if memory is short
     max_prefill_tokens: Count = 8192  # prompt tokens in one forward pass
     vision_cache_gib: NonNegative = 4.0  # GiB of CPU memory for cached image features
-    vision_cache_dir: str = ""  # directory of image features for later runs; empty: none
+    vision_cache_dir: PathText = ""  # directory of image features for later runs; empty: none
     prefix_cache_gib: NonNegative = 4.0  # lora_type=alora: GiB of cached prompt keys and values
 
 
@@ -46,12 +47,13 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Files of records and how they are read."""
 
-    root: str = ""  # image paths are relative to it; empty: the directory of the JSONL file
-    demonstrations: str = ""  # JSONL with image_path, instruction, response
-    prompts: str = ""  # JSONL with image_path, instruction; or a folder of images
-    preferences: str = ""  # JSONL with image_path, instruction, response_a, response_b, preference
-    validation_preferences: str = ""  # JSONL of held-out pairs; empty: validation_fraction applies
+    root: PathText = ""  # image paths are relative to it; empty: the directory of the JSONL file
+    demonstrations: PathText = ""  # JSONL with image_path, instruction, response
+    prompts: PathText = ""  # JSONL with image_path, instruction; or a folder of images
+    preferences: PathText = ""  # JSONL: image_path, instruction, response_a, response_b, preference
+    validation_preferences: PathText = ""  # JSONL of held-out pairs; empty: validation_fraction
     validation_fraction: Fraction = 0.1  # share of the images that is held out
+    recursive: bool = False  # a folder of images: also the images of the folders inside it
     on_bad_image: Literal["error", "skip"] = "error"  # skip: drop the record, print how many
     on_too_long: Literal["error", "skip"] = "error"  # skip: drop the record, print how many
     max_prompt_tokens: Count = 2048  # tokens; longer prompts are never cut, see on_too_long
@@ -88,12 +90,12 @@ class RewardConfig(Section):
     """The reward model and its training."""
 
     kind: Literal["llava_head", "caption_text"] = "llava_head"  # input of the scalar head
-    path: str = ""  # run of `rlhf reward`, or its reward/, for ppo and evaluate
+    path: PathText = ""  # run of `rlhf reward`, or its reward/, for ppo and evaluate
     train: Literal["none", "head", "lora", "full"] = "lora"  # head: only the head; none: nothing
     use_logprob_feature: bool = True  # llava_head: add the log-likelihood to the head's input
-    text_model: str = ""  # caption_text: directory or hub id of the text model
+    text_model: PathText = ""  # caption_text: directory or hub id of the text model
     caption_instruction: str = "Describe the picture."  # caption_text: prompt for captions
-    captions: str = ""  # caption_text: JSONL, response is the caption; empty: LLaVA generates
+    captions: PathText = ""  # caption_text: JSONL, response is the caption; empty: LLaVA generates
     epochs: Count = 1  # passes over the pairs
     batch_size: Count = 32  # pairs per optimizer step
     optimizer: OptimizerKind = "adamw"  # 8bit: states take a quarter of the memory
@@ -179,7 +181,7 @@ class EvaluationConfig(Section):
     """Comparison of models."""
 
     judge: Literal["", "rule-v1", "person"] = ""  # empty: the reward model of reward.path
-    judgments: str = ""  # judge=person: preferences that people made from blind.jsonl
+    judgments: PathText = ""  # judge=person: preferences that people made from blind.jsonl
     best_of: CountOrZero = 0  # n of best-of-n with the first model; 0: none
     limit: CountOrZero = 0  # prompts used; 0: all
     max_report_images: CountOrZero = 200  # images shown in the report
@@ -207,7 +209,7 @@ class AnnotateConfig(Section):
     lease: Positive = 600.0  # seconds a shown pair is reserved for its annotator
     host: str = "127.0.0.1"  # address to listen on; other machines need another one
     port: Annotated[int, Range(ge=0, le=65535)] = 8765  # 0: any free one
-    output: str = ""  # preference file to write from a log, instead of serving the page
+    output: PathText = ""  # preference file to write from a log, instead of serving the page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +217,7 @@ class ValidateConfig(Section):
     """Checks of files of records."""
 
     check_images: bool = True  # decode each distinct image once
-    fix_output: str = ""  # JSONL to write the usable rows to, with a report beside it
+    fix_output: PathText = ""  # JSONL to write the usable rows to, with a report beside it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,14 +262,14 @@ class Config(Section):
 
     seed: Annotated[int, Range(ge=0)] = 0  # seed of every random choice
     name: str = "run"  # run directories are output_dir/name/…
-    output_dir: str = "runs"  # directory of run directories
+    output_dir: PathText = "runs"  # directory of run directories
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, then mps, then cpu
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of frozen weights; auto: by device
-    resume: str = ""  # sft, reward, ppo: run directory to resume; auto: the newest unfinished
+    resume: PathText = ""  # sft, reward, ppo: run directory to resume; auto: the newest unfinished
     resume_allow: tuple[str, ...] = ()  # options that may differ from those of the resumed run
     instruction: str = "Describe the picture."  # for generate, and for each image of a folder
     kind: RecordKind = ""  # import: what the records are; empty: what the files hold
-    output: str = ""  # file or directory to write: collect, commands without run directory
+    output: PathText = ""  # file or directory to write: collect, commands without run directory
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
+from rlhf.data.prompt_keys import prompt_keys
 from rlhf.data.records import (
     CandidatesRecord,
     DemonstrationRecord,
     PreferenceRecord,
     PromptRecord,
     chosen,
-    prompt_key,
     rejected,
     resolve_image,
 )
@@ -24,7 +24,12 @@ Record = PromptRecord | DemonstrationRecord | CandidatesRecord | PreferenceRecor
 
 
 def prompt_batch(
-    records: Sequence[Record], builder: TextEncoder, root: Path, *, max_tokens: int
+    records: Sequence[Record],
+    builder: TextEncoder,
+    root: Path,
+    *,
+    max_tokens: int,
+    repeats_share: bool = False,
 ) -> PromptBatch:
     """Encode the prompts of B records, one image each.
 
@@ -33,6 +38,8 @@ def prompt_batch(
         builder: encodes the instructions.
         root: the directory that image paths start in.
         max_tokens: the longest prompt that is accepted, image tokens included.
+        repeats_share: equal prompts share their sampling key, and so a forward pass; False: each is
+            sampled by itself.
 
     Returns:
         B prompts in the order of `records`.
@@ -50,11 +57,12 @@ def prompt_batch(
                 f"{record.image_path}: {record.instruction[:60]!r}",
                 "shorten the instruction, shrink the image or raise data.max_prompt_tokens",
             )
+    keys = prompt_keys(records, repeats_share=repeats_share)
     return PromptBatch(
         tokens=flat_ids(rows),
         spans=Spans.from_lengths([len(row) for row in rows]),
         images=tuple(images),
-        sampling_keys=torch.tensor([prompt_key(record) for record in records], dtype=torch.int64),
+        sampling_keys=torch.tensor(keys, dtype=torch.int64),
         instructions=tuple(record.instruction for record in records),
     )
 
@@ -79,7 +87,7 @@ def preference_batch(
     texts = [ordered_responses(record) for record in records]
     ties = torch.tensor([record.preference == "tie" for record in records], dtype=torch.bool)
     return PreferenceBatch(
-        prompt_batch(records, builder, root, max_tokens=max_tokens),
+        prompt_batch(records, builder, root, max_tokens=max_tokens, repeats_share=True),
         response_batch([first for first, _ in texts], builder),
         response_batch([second for _, second in texts], builder),
         torch.where(ties, 0.5, 1.0),

@@ -9,17 +9,24 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import STRIPOFFSETS, TILEOFFSETS, ImageFileDirectory_v2
 
+from rlhf.data.file_kinds import kind_of
 from rlhf.errors import DataError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+if HAS_HEIC := find_spec("pillow_heif") is not None:  # the extra rlhf[heic]
+    import_module("pillow_heif").register_heif_opener(thumbnails=False)
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS += ("AVIF",) if features.check("avif") else ()
+FORMATS += ("HEIF",) if HAS_HEIC else ()
 MAX_BYTES = 20_000_000
-MAX_PIXELS = 40_000_000  # half for WEBP and 16 bits, which take twice the memory or time
+MAX_PIXELS = 40_000_000  # half for 16 bits and WEBP and younger formats: twice the memory or time
 MAX_ASPECT = 20
 # Limits on the work that a small file can cause; real images stay ten times below.
 _MAX_READS = 300_000
@@ -77,9 +84,10 @@ def _read_with(path: Path, decode: Callable[[bytes], _Result]) -> _Result:
         with _warnings_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return decode(data)
+    except UnidentifiedImageError as error:
+        raise _unidentified(path, data) from error
     except _DECODE_ERRORS as error:
-        unknown = isinstance(error, UnidentifiedImageError)
-        raise _unreadable(path, f"not {' or '.join(FORMATS)}" if unknown else error) from error
+        raise _unreadable(path, error) from error
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -95,8 +103,21 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _unreadable(path: Path, reason: object) -> DataError:
-    fix = "Replace or convert the image, or remove its records."
+def _unidentified(path: Path, data: bytes) -> DataError:
+    """The error for a file of another kind, named where it is a common one."""
+    others, kind = f"not {' or '.join(FORMATS)}", kind_of(data[:512])
+    if kind is None:
+        return _unreadable(path, others)
+    return _unreadable(
+        path, f"it is {kind.name}, {others}", f"{kind.fix[0].upper()}{kind.fix[1:]}."
+    )
+
+
+def _unreadable(
+    path: Path,
+    reason: object,
+    fix: str = "Replace or convert the image, or remove its records.",
+) -> DataError:
     return DataError(f"The image cannot be read: {reason}.", str(path), fix)
 
 
@@ -138,7 +159,7 @@ def _upright_size(data: bytes) -> tuple[int, int]:
 def _refuse_bombs(image: Image.Image, data: bytes) -> None:
     """Raise ValueError for an opened image that would take too much memory or time to decode."""
     width, height = image.size
-    heavy = image.format == "WEBP" or ";16" in str(getattr(image, "tile", [])[:1])
+    heavy = image.format in ("WEBP", "AVIF", "HEIF") or ";16" in str(getattr(image, "tile", [])[:1])
     limit = MAX_PIXELS // 2 if heavy else MAX_PIXELS
     if width * height > limit:
         raise ValueError(f"{width}x{height} is over {limit // 10**6} megapixels")

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from rlhf.config.schema import Config
+from rlhf.data.image_listing import IMAGE_SUFFIXES, list_images
+from rlhf.data.image_markers import marker_warning
 from rlhf.data.images import load_image
+from rlhf.data.jsonl import layout_fault
 from rlhf.data.records import PromptRecord, Record, read_records, resolve_image
+from rlhf.data.similar_paths import similar_file
 from rlhf.errors import DataError, UsageError
 from rlhf.tracking.console import say, track
 
 T = TypeVar("T", bound=Record)
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 def input_file(path: str, option: str) -> Path:
@@ -27,9 +30,20 @@ def input_file(path: str, option: str) -> Path:
     """
     if not path:
         raise UsageError("no input file is named", option, f"set {option}=FILE.jsonl")
-    if not Path(path).is_file():
-        raise DataError("there is no such file", path, f"check {option}")
-    return Path(path)
+    file = Path(path)
+    if file.is_dir():
+        raise DataError("this is a folder, not a file", path, f"set {option}=FILE.jsonl")
+    if not file.is_file():
+        similar = similar_file(path, Path(file.anchor))
+        what = "there is no such file" + (f"; {similar}" if similar else "")
+        raise DataError(what, path, f"check {option}")
+    try:
+        fault = layout_fault(file)
+    except OSError as error:
+        raise DataError(f"the file cannot be read: {error.strerror}", path) from error
+    if fault:
+        raise DataError(fault, path, f"write JSON Lines: one record a line, for {option}")
+    return file
 
 
 def read_prompts(config: Config) -> tuple[list[PromptRecord], Path]:
@@ -49,16 +63,32 @@ def read_prompts(config: Config) -> tuple[list[PromptRecord], Path]:
         return read_with_images(
             config, input_file(config.data.prompts, "data.prompts"), PromptRecord
         )
-    records = [PromptRecord(path.name, config.instruction) for path in images_in(directory)]
-    if not records:
+    listing, root = list_images(directory, recursive=config.data.recursive), data_root(config)
+    if left_out := listing.message():
+        say(f"left out of {directory}: {left_out}", "yellow")
+    if not listing.images:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError("the folder has no images", str(directory), f"they end in {kinds}")
-    return _with_images(config, records, directory, directory), directory
+        what = "the folder has no images" + (f", but {left_out}" if left_out else "")
+        raise DataError(what, str(directory), f"they end in {kinds}")
+    if root and not directory.resolve().is_relative_to(root.resolve()):
+        fix = "leave data.root empty: image paths are then relative to the folder"
+        raise UsageError("the folder of images is not in data.root", str(directory), fix)
+    inside = directory.resolve().relative_to(root.resolve()) if root else Path()
+    paths = [(inside / path.relative_to(directory)).as_posix() for path in listing.images]
+    records = [PromptRecord(path, config.instruction) for path in paths]
+    return _with_images(config, records, directory, root or directory), root or directory
 
 
-def images_in(directory: Path) -> list[Path]:
-    """List the image files of a directory, sorted by name."""
-    return sorted(path for path in directory.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+def data_root(config: Config) -> Path | None:
+    """Return the directory that data.root names; None if it is empty.
+
+    Raises:
+        DataError: there is no such directory.
+    """
+    root = Path(config.data.root) if config.data.root else None
+    if root and not root.is_dir():
+        raise DataError("there is no such directory", str(root), "check data.root")
+    return root
 
 
 def read_with_images(config: Config, path: Path, kind: type[T]) -> tuple[list[T], Path]:
@@ -75,12 +105,14 @@ def read_with_images(config: Config, path: Path, kind: type[T]) -> tuple[list[T]
     Raises:
         DataError: a bad record, or a bad image while data.on_bad_image is `error`.
     """
-    root = Path(config.data.root) if config.data.root else path.parent
+    root = data_root(config) or path.parent
     return _with_images(config, read_records(path, kind), path, root), root
 
 
 def _with_images(config: Config, records: list[T], path: Path, root: Path) -> list[T]:
     """Drop the records whose image does not decode; `path` is the file they come from."""
+    if warning := marker_warning(record.instruction for record in records):
+        say(f"{path}: {warning}", "yellow")
     faults = _image_faults(records, path, root)
     if faults and config.data.on_bad_image == "error":
         raise next(iter(faults.values()))

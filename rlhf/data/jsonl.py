@@ -4,15 +4,17 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from rlhf.data.file_kinds import kind_of
 from rlhf.errors import DataError
 
 MAX_LINE_BYTES = 16_000_000
+_MAX_DOCUMENT_BYTES = 1_000_000  # of a file that is looked through for a list of records
 _BOM = b"\xef\xbb\xbf"
 _BLANKS = b" \t\r\n"  # what JSON allows between a key and its colon
 _decoder = msgspec.json.Decoder()
@@ -74,9 +76,74 @@ def json_object(line: bytes) -> dict[str, Any]:
             raise DataError(f"a line is one JSON object, got {type(fields).__name__}")
         _refuse_repeated_keys(line, fields)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        reason = "it holds a NUL" if b"\0" in line else error
+        reason = "it holds a NUL" if b"\0" in line else f"{error}{_encoding_hint(line)}"
         raise DataError(f"a line is one JSON object in UTF-8: {reason}") from error
     return fields
+
+
+def layout_fault(path: Path) -> str:
+    """Say what a file is that holds no JSON Lines at all, and what helps; "" for any other file.
+
+    Raises:
+        OSError: it is no regular file, or cannot be read.
+    """
+    lines = [line for _, line in islice(read_lines(path), 2)]
+    first = b"".join(lines[:1]).lstrip()
+    if first and (kind := kind_of(first[:512])):
+        return f"it is {kind.name}: {kind.fix}"
+    if first.startswith((b"\x89PNG", b"\xff\xd8\xff")):
+        return "it is an image: give the file of records"
+    if first.startswith(b"[") and (len(lines) == 1 or not _is_json(first)):
+        return f"it is a JSON list: jq -c '.[]' {path.name} > {path.stem}.jsonl makes JSON Lines"
+    if len(lines) == 1 or (first.strip() == b"{" and lines[1].lstrip().startswith(b'"')):
+        return _document_fault(path, first)
+    if not first.startswith(b"{") and b"image" in first.partition(b"\n")[0]:
+        return "it is a table: rlhf import table FILE output=DIRECTORY"
+    return ""
+
+
+def _document_fault(path: Path, first: bytes) -> str:
+    """Say what helps where a file is one JSON document around a list, or over several lines.
+
+    Args:
+        path: the file.
+        first: its first line.
+    """
+    target = f"{path.name} > {path.stem}.jsonl"
+    if path.stat().st_size <= _MAX_DOCUMENT_BYTES and (name := _list_in(path.read_bytes())):
+        return f"it is JSON around the list {name!r}: jq -c '.{name}[]' {target} makes JSON Lines"
+    if first.strip() == b"{":
+        return f"it is JSON over several lines: jq -c . {target} makes JSON Lines"
+    return ""
+
+
+def _list_in(document: bytes) -> str:
+    """Return the key under which a JSON object has a list of objects; "" if there is none."""
+    try:
+        values = _decoder.decode(document.removeprefix(_BOM))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return ""
+    lists = values.items() if isinstance(values, dict) else ()
+    return next(
+        (key for key, x in lists if isinstance(x, list) and x and isinstance(x[0], dict)), ""
+    )
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        _decoder.decode(line)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _encoding_hint(line: bytes) -> str:
+    """Name the encoding of most texts that are not UTF-8."""
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return "; a file from Windows: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
+    return ""
 
 
 def printable_key(key: str) -> str:

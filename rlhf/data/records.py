@@ -1,7 +1,6 @@
 """Read and write the records of JSON Lines files; every record is checked when it is read."""
 
 import difflib
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -10,7 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from rlhf.data.jsonl import json_object, printable_key, read_lines
+from rlhf.data.jsonl import json_object, layout_fault, printable_key, read_lines
+from rlhf.data.similar_paths import similar_file
 from rlhf.errors import DataError
 from rlhf.storage.atomic import replaced_file
 
@@ -156,6 +156,9 @@ def scan_file(path: Path, kind: type[T]) -> Iterator[tuple[int, bytes, T | Probl
     """
     number = 0
     try:
+        if fault := layout_fault(path):
+            yield 0, b"", Problem(str(path), 0, "", fault)
+            return
         for number, line in read_lines(path):
             try:
                 yield number, line, _parse_record(json_object(line), kind)
@@ -164,7 +167,8 @@ def scan_file(path: Path, kind: type[T]) -> Iterator[tuple[int, bytes, T | Probl
         if not number:
             yield 0, b"", Problem(str(path), 0, "", "the file holds no records")
     except OSError as error:
-        reason = f"the file cannot be read: {error.strerror}"
+        similar = similar_file(str(path), Path(path.anchor))
+        reason = f"the file cannot be read: {error.strerror}" + (f"; {similar}" if similar else "")
         yield 0, b"", Problem(str(path), 0, "", reason)
 
 
@@ -200,25 +204,23 @@ def resolve_image(record_path: str, root: Path) -> Path:
         root: the directory that image paths start in.
 
     Raises:
-        DataError: it is a URL, or leads out of `root`.
+        DataError: it is a URL, leads out of `root`, or a file is there whose name is only written
+            in another way.
     """
+    fix = "Write image_path relative to the data directory; data.root=/ allows absolute paths."
     try:
         if re.match(r"\s*([a-zA-Z][\w+.-]*://|data:)", record_path):
             raise ValueError("it is a URL, and only local files are read")
         path = (root / record_path).resolve()
         if not path.is_relative_to(root.resolve()):
             raise ValueError("it leads out of the data directory")
+        if path.exists() or not similar_file(record_path, root):
+            return path  # opening it says what is wrong
+        raise ValueError("there is no such file")
     except (OSError, RuntimeError, ValueError) as error:  # also a link loop, a NUL, a long name
-        fix = "Write image_path relative to the data directory."
-        raise DataError(f"image_path: {error}.", record_path, fix) from error
-    return path
-
-
-def prompt_key(record: Record) -> int:
-    """Hash a record's id, or its image path and instruction if it has none, to 63 bits."""
-    parts = (record.id,) if record.id else (record.image_path, record.instruction)
-    digest = hashlib.blake2b(msgspec.json.encode(parts), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+        similar = similar_file(record_path, root)
+        what = f"image_path: {error}" + (f"; {similar}" if similar else "")
+        raise DataError(f"{what}.", record_path, fix) from error
 
 
 def responses(record: Record) -> Sequence[str]:

@@ -164,7 +164,7 @@ def reward_fingerprint(reward: RewardModel, directory: Path) -> dict[str, str]:
 
 
 def _hash_files(directory: Path) -> str:
-    return text_hash(" ".join(map(file_hash, sorted(directory.glob("*.safetensors")))))
+    return text_hash(" ".join(map(file_hash, sorted(directory.glob("[!.]*.safetensors")))))
 
 
 def load_reward(

@@ -41,9 +41,8 @@ class RecordScorer:
         """
         texts = [responses(record) for record in records]
         repeated = [record for record, row in zip(records, texts, strict=True) for _ in row]
-        prompts = prompt_batch(
-            repeated, self.encoder, root, max_tokens=self.limits.max_prompt_tokens
-        )
+        limit = self.limits.max_prompt_tokens
+        prompts = prompt_batch(repeated, self.encoder, root, max_tokens=limit, repeats_share=True)
         batch = response_batch([text for row in texts for text in row], self.encoder)
         scores = self.scorer.scores(prompts, batch, max_tokens=self.max_tokens)
         return [part.tolist() for part in scores.split([len(row) for row in texts])]

@@ -143,3 +143,15 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch.setattr("rlhf.commands.annotate.find_spec", lambda name: None)
     assert main(["annotate", "candidates.jsonl"]) == 2
     assert "pip install 'rlhf[annotate]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["judgments.jsonl", "./candidates.jsonl", "log.jsonl"])
+def test_preferences_never_overwrite_candidates_or_judgments(
+    directory: Path, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    before = (directory / "candidates.jsonl").read_bytes()
+    log = "log.jsonl" if output == "log.jsonl" else "judgments.jsonl"
+    words = ["annotate", "candidates.jsonl", f"output={log}", f"annotate.output={output}"]
+    assert main(words) == 2
+    assert "the preferences would overwrite" in capsys.readouterr().err
+    assert (directory / "candidates.jsonl").read_bytes() == before

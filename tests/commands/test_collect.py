@@ -186,3 +186,36 @@ def test_one_beam_is_greedy_and_more_beams_give_no_banned_token(tiny: Path) -> N
     beams = beam_search(llava, prompts, sampling, num_beams=4)
     assert len(beams.spans) == 3
     assert not torch.isin(beams.tokens, torch.tensor(llava.banned_ids)).any()
+
+
+def test_candidates_that_may_be_judged_are_never_overwritten(
+    tiny: Path, directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tiny, "output=mine.jsonl") == 0
+    kept = (directory / "mine.jsonl").read_bytes()
+    finished = runs(directory)[0]
+    assert main(["collect", f"resume={finished}"]) == 0  # the same candidates
+    monkeypatch.setattr(collect, "load_adapted", lambda *a: pytest.fail("a model was loaded"))
+    assert run(tiny, "output=mine.jsonl", "seed=1") == 2
+    assert "judgments may belong to its candidates" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(directory)
+    (directory / "mine.jsonl").write_bytes(kept[:-5])
+    assert main(["collect", f"resume={finished}"]) == 2
+    assert (directory / "mine.jsonl").read_bytes() == kept[:-5]
+
+
+def test_an_output_that_nothing_would_be_written_to_is_refused(tiny: Path, directory: Path) -> None:
+    assert run(tiny, "output=mine.jsonl", "collect.annotator=rule-v1") == 2
+
+
+def test_markers_of_images_are_said(
+    tiny: Path, directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = directory / "prompts.jsonl"
+    file.write_text(file.read_text().replace("What is it, 3", "<image>\\nWhat is it, 3"))
+    assert run(tiny) == 0
+    said = capsys.readouterr().out
+    assert "prompts.jsonl: 1 of 7 instructions contain a marker such as <image>" in said
+    row = rows_of(runs(directory)[0] / "candidates.jsonl")
+    assert "<image>\nWhat is it, 3?" in {x["instruction"] for x in row}  # own files stay literal

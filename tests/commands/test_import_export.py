@@ -122,7 +122,11 @@ REFUSED = {
     "an unknown form": (["export", "coco", "set.json", "output=o"], 2, "trl|label_studio"),
     "two files": (["export", "trl", "a.jsonl", "b.jsonl", "output=o"], 2, "one file"),
     "no records": (["export", "trl", "none.jsonl", "output=o"], 3, "none.jsonl"),
-    "other records": (["export", "label_studio", "set.json", "output=o"], 3, "set.json:1"),
+    "other records": (
+        ["export", "label_studio", "set.json", "output=o"],
+        3,
+        "it is a JSON list: jq",
+    ),
 }
 
 

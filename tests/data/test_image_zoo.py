@@ -47,7 +47,7 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
     assert "null" in reason(Path("a\0.png"))
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "gif", "tif"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "gif", "tif", "avif"])
 def test_truncation_is_refused_and_never_grey(tmp_path: Path, suffix: str) -> None:
     noise = random.Random(0).randbytes(64 * 64 * 3)
     path = saved(tmp_path / f"x.{suffix}", Image.frombytes("RGB", (64, 64), noise))
@@ -118,6 +118,11 @@ def huge(name: str) -> bytes:
         return claiming(small, (15000, 16000), small.index(b"\xff\xc0") + 5, ">HH")
     if name == "WEBP":
         return claiming(small, (16000, 16000), small.index(b"\x9d\x01\x2a") + 3, "<HH")
+    if name in (
+        "AVIF",
+        "HEIF",
+    ):  # after the box's name, version and flags (ISO/IEC 23008-12, 6.5.3)
+        return claiming(small, (16000, 15000), small.index(b"ispe") + 8, ">II")
     if name == "TIFF":
         tags = [(256, 4, 1, 16000), (257, 4, 1, 15000), (258, 3, 1, 8), (259, 3, 1, 1)]
         return tiff([*tags, (262, 3, 1, 1), (273, 4, 1, 0), (279, 4, 1, 9)], bytes(9))
@@ -132,11 +137,11 @@ def test_a_header_that_claims_a_huge_image(tmp_path: Path, name: str) -> None:
     assert "cannot be read" in reason(path)
 
 
-@pytest.mark.parametrize("suffix", ["webp", "png"])
+@pytest.mark.parametrize("suffix", ["webp", "png", "avif"])
 def test_modes_that_need_twice_the_memory_have_half_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    """WEBP, and PNG with 16 bits a channel; an 8-bit PNG of the same size is read."""
+    """WEBP, AVIF, and PNG with 16 bits a channel; an 8-bit PNG of the same size is read."""
     path = saved(tmp_path / f"x.{suffix}", Image.new("RGB", (10, 2)), lossless=True)
     deep = png(10, 2, 16, 2, (b"\0" + bytes(60)) * 2)
     if suffix == "png":

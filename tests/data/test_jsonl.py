@@ -110,3 +110,44 @@ def test_the_slow_reader_is_used_only_where_keys_may_repeat(
     json_object(b'{"a":"x: y","meta":{"b":[{"c":1},{"c" : 2}],"d":{}}}')
     with pytest.raises(TypeError):
         json_object(b'{"a":1,"a":1}')
+
+
+RECORD = PROMPT.decode()
+LAYOUTS = {
+    "list": (f"[{RECORD}]", "it is a JSON list: jq -c '.[]' file.jsonl"),
+    "list over lines": (f"[\n{RECORD},\n{RECORD}\n]", "it is a JSON list"),
+    "list in an object": (f'{{"rows": [{RECORD}]}}', "around the list 'rows': jq -c '.rows[]'"),
+    "object over lines": (
+        '{\n "image_path": "a.png",\n "instruction": "b"\n}',
+        "several lines: jq",
+    ),
+    "table": ("image_path,instruction\na.png,What?\n", "it is a table: rlhf import table"),
+    "page": ("<html>Sign in</html>", "it is an HTML page: download the file itself"),
+    "pointer": ("version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_file_of_another_layout_is_one_problem_with_advice(path: Path, name: str) -> None:
+    content, advice = LAYOUTS[name]
+    path.write_text(content)
+    [problem] = problems_of(path)
+    assert problem.line == 0 and advice in problem.message
+    path.write_bytes(BOM + content.encode())
+    assert [x.message for x in problems_of(path)] == [problem.message]
+
+
+def test_other_encodings_are_named(path: Path) -> None:
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        path.write_text(RECORD + "\n" + RECORD, encoding=encoding)
+        [problem] = problems_of(path)
+        assert problem.message == "it is text in UTF-16: iconv -f UTF-16 -t UTF-8 FILE > NEW"
+    path.write_text(RECORD + "\n" + RECORD.replace("it", "é"), encoding="cp1252")
+    [problem] = problems_of(path)
+    assert problem.line == 2 and "iconv -f WINDOWS-1252 -t UTF-8" in problem.message
+
+
+def test_one_wrong_line_is_no_other_layout(path: Path) -> None:
+    for wrong in ("[1, 2]", "{", '{"a": [1]}', "x"):
+        path.write_text(f"{wrong}\n{RECORD}\n{RECORD}\n")
+        assert [problem.line for problem in problems_of(path)] == [1], wrong

@@ -14,7 +14,6 @@ from rlhf.data.records import (
     PromptRecord,
     chosen,
     parse_file,
-    prompt_key,
     read_records,
     record_kind,
     rejected,
@@ -267,19 +266,3 @@ def test_paths_that_lead_out(tmp_path: Path, path: str) -> None:
         resolve_image(path, root)
     assert caught.value.where == path
     assert caught.value.fix
-
-
-def test_prompt_key_is_stable_and_tells_prompts_apart() -> None:
-    first = prompt_key(PromptRecord("a.png", "What?"))
-    # printf '["a.png","What?"]' | b2sum -l 64
-    assert first == 0x6FBD0126B8790D1C // 2
-    assert prompt_key(DemonstrationRecord("a.png", "What?", "x", meta={"k": 1})) == first
-    other_prompts = [
-        PromptRecord("a.pngW", "hat?"),
-        PromptRecord("a.png", "What"),
-        PromptRecord("a.png", "What?", id="1"),
-        PromptRecord("a.png", "What?", id="2"),
-    ]
-    keys = {first, *map(prompt_key, other_prompts)}
-    assert len(keys) == 5 and all(0 <= key < 2**63 for key in keys)
-    assert prompt_key(PromptRecord("b.png", "Other", id="1")) == prompt_key(other_prompts[2])

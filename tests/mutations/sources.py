@@ -35,6 +35,8 @@ THREADS = (
     *("LlamaFactory #4224", "transformers #46634", "vllm-metal #665", "mistral.rs #1930"),
     *("unsloth #8253", "transformers #35691", "keras-hub #2186", "SkyRL #2056", "Qwen #401"),
     *("transformers #25104", "torchtitan #4283", "peft #1375"),
+    *("exllamav2 #186", "ms-swift #7858", "flymyai-lora-trainer #72", "clip-interrogator-ext #50"),
+    *("ProjectKestrel #58", "sd_dreambooth_extension #44"),
 )
 
 # What was measured to keep a toy problem from its known optimum, or a model from its numbers.
@@ -58,6 +60,8 @@ MEASURED = (
     "measured: LoRA by bare names",
     "measured: text-only critic",
     "measured: 383 tokens read by a model of 256 positions",
+    "measured: prompts merged by their id",
+    "measured: <image> read as text",
 )
 
 # What passes in silence at the border: files of other tools.

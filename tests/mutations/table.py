@@ -10,6 +10,7 @@ from tests.mutations import (
     bugs_of_imports,
     bugs_of_mathematics,
     bugs_of_models,
+    bugs_of_records,
     bugs_of_tokens,
     bugs_of_training,
 )
@@ -25,6 +26,7 @@ BUGS: tuple[Bug, ...] = (
     *bugs_of_imports.BUGS,
     *bugs_of_foreign_models.BUGS,
     *bugs_of_architectures.BUGS,
+    *bugs_of_records.BUGS,
 )
 FILE = Path(__file__).parents[2] / "docs" / "historical_bugs.md"
 INTRO = """# Historical bugs

@@ -42,7 +42,8 @@ def admitted_values(hint: Any) -> Values:
     kind, arguments = get_origin(hint), get_args(hint)
     if kind is Annotated:
         ranges = [note for note in arguments[1:] if isinstance(note, Range)]
-        return [(text, x) for text, x in admitted_values(arguments[0]) if _within(x, ranges)]
+        values = admitted_values(arguments[0])
+        return [(text, x) for text, x in values if _within(x, ranges)] if ranges else values
     if kind in (Union, UnionType):
         return [pair for part in arguments for pair in admitted_values(part)]
     if kind is Literal:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf.data.image_markers import has_image_marker, marker_message
 from rlhf.data.jsonl import starts_with_bom
 from rlhf.data.records import PreferenceRecord, Problem, Record, responses
 from rlhf.data.validation.agreement import AnnotatorJudgments
@@ -40,7 +41,10 @@ class FileStatistics:
         self._duplicates, self._contradictions = 0, 0
         self._lines, self._texts, self._winners = array("q"), array("q"), bytearray()
         self._id_lines, self._ids = array("q"), array("q")  # lines with an id, and the id's hash
+        self._id_prompts = array("q")  # the hash of image path and instruction on these lines
+        self._shared_ids = 0
         self._long = list[Problem]()
+        self._image_markers = 0
         self.annotators = AnnotatorJudgments()
 
     def add(self, item: Record | Problem, number: int, size: int) -> None:
@@ -60,6 +64,7 @@ class FileStatistics:
         self._response_characters += sum(lengths)
         self._responses += len(lengths)
         self._lines.append(number)
+        self._image_markers += has_image_marker(item.instruction)
         pair = hash((item.image_path, item.instruction, *sorted(texts)))
         annotator = item.annotator if isinstance(item, PreferenceRecord) else ""
         # the same pair by two annotators is not a duplicate
@@ -72,6 +77,7 @@ class FileStatistics:
         if item.id:
             self._id_lines.append(number)
             self._ids.append(hash(item.id))
+            self._id_prompts.append(hash((item.image_path, item.instruction)))
         if size > self._max_characters:
             self._long += self._long_texts(item, number)
 
@@ -111,6 +117,8 @@ class FileStatistics:
             **self._labels,
             "duplicates": self._duplicates,
             "contradictions": self._contradictions,
+            "ids of other prompts": self._shared_ids,
+            "image markers": self._image_markers,
             "characters per instruction": _share(self._prompt_characters, usable),
             "characters per response": _share(self._response_characters, self._responses),
             "share won by a": _share(self._labels["response_a"], decided),
@@ -120,6 +128,8 @@ class FileStatistics:
     def _file_warnings(self) -> Iterator[Problem]:
         if starts_with_bom(self._path):
             yield self._problem(0, "", "a byte order mark comes first; other readers may refuse it")
+        if message := marker_message(self._image_markers, len(self._lines)):
+            yield self._problem(0, "instruction", message)
         wins, decided = self._labels["response_a"], sum(self._labels.values()) - self._labels["tie"]
         if decided >= MIN_PAIRS and max(wins, decided - wins) > MAX_SIDE_SHARE * decided:
             message = f"one-sided: response_a wins {wins / decided:.0%} of the pairs"
@@ -157,9 +167,13 @@ class FileStatistics:
     def _repeated_ids(self) -> Iterator[Problem]:
         first = dict[int, int]()
         for row in _repeated(self._ids):
-            line = self._id_lines[row]
-            if (earlier := first.setdefault(self._ids[row], line)) != line:
-                yield self._problem(line, "id", f"the same id as line {earlier}")
+            earlier, line = first.setdefault(self._ids[row], row), self._id_lines[row]
+            same = f"the same id as line {self._id_lines[earlier]}"
+            if self._id_prompts[row] != self._id_prompts[earlier]:
+                self._shared_ids += 1
+                yield self._problem(line, "id", f"{same}, but another image or instruction")
+            elif earlier != row:
+                yield self._problem(line, "id", same)
 
     def _problem(self, line: int, field: str, message: str) -> Problem:
         return Problem(str(self._path), line, field, message)

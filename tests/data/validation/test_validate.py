@@ -57,6 +57,8 @@ def test_counts_of_a_preference_file(tmp_path: Path) -> None:
         "tie": [1],
         "duplicates": [0],
         "contradictions": [0],
+        "ids of other prompts": [0],
+        "image markers": [0],
         "characters per instruction": [11.0],
         "characters per response": [5.9],  # (5+9 + 7+3 + 18+7 + 3+3 + 1+3) / 10 responses
         "share won by a": [0.75],
@@ -90,6 +92,44 @@ def test_repeats_and_contradictions(tmp_path: Path) -> None:
         *((2, "preference"), (3, ""), (4, "preference"), (4, "id"), (5, "")),
     ]
     assert "line 1" in report.warnings[0].message and "line 3" in report.warnings[3].message
+
+
+def test_ids_of_several_prompts_are_counted(tmp_path: Path) -> None:
+    path = jsonl(
+        tmp_path / "prompts.jsonl",
+        {**prompt("a.png"), "id": "1"},
+        {**prompt("b.png"), "id": "1"},  # another image
+        {**prompt("a.png", "Why?"), "id": "1"},  # another instruction
+        {**prompt("a.png"), "id": "2"},
+        {**prompt("a.png"), "id": "2"},  # the same prompt
+        {**prompt("c.png"), "id": "3"},
+    )
+    report = validate_files([path], check_images=False)
+    assert report.rows[0]["ids of other prompts"] == 2
+    messages = {w.line: w.message for w in report.warnings if w.field == "id"}
+    other = "the same id as line 1, but another image or instruction"
+    assert messages == {2: other, 3: other, 5: "the same id as line 4"}
+
+
+@pytest.mark.parametrize(
+    ("instruction", "count"),
+    [
+        ("<image>\nWhat?", 1),
+        ("What? <image>", 1),
+        ("<|image_1|>What?", 1),
+        ("<|vision_start|><|image_pad|><|vision_end|>What?", 1),
+        ("<video>What?", 1),
+        ("Is 3 < image > 2?", 0),
+        ("What does <img> mean in HTML?", 0),
+    ],
+)
+def test_markers_of_images_are_counted(tmp_path: Path, instruction: str, count: int) -> None:
+    path = jsonl(tmp_path / "p.jsonl", prompt("a.png", instruction), prompt("a.png"))
+    report = validate_files([path], check_images=False)
+    assert report.rows[0]["image markers"] == count and report.ok
+    said = [w.message for w in report.warnings]
+    assert [text[:31] for text in said] == count * ["1 of 2 instructions contain a m"]
+    assert all("remove it" in text for text in said)
 
 
 def test_other_kinds(tmp_path: Path) -> None:
