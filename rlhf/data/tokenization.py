@@ -49,6 +49,24 @@ def reencode_prompts(prompts: PromptBatch, builder: TextEncoder) -> PromptBatch:
     return replace(prompts, tokens=flat_ids(rows), spans=spans)
 
 
+def reencode_responses(
+    responses: Responses, encoder: TextEncoder, builder: TextEncoder
+) -> Responses:
+    """Encode responses anew, with another model's builder; a cut response gets no end.
+
+    Args:
+        responses: B responses.
+        encoder: the one that they are encoded with.
+        builder: the one that encodes them anew.
+    """
+    rows = []
+    for ids, finished in zip(responses.rows(), responses.finished.tolist(), strict=True):
+        new_ids = builder.response_ids(encoder.decode(ids))
+        rows.append(new_ids if finished or len(new_ids) == 1 else new_ids[:-1])
+    spans = Spans.from_lengths([len(row) for row in rows])
+    return Responses(flat_ids(rows), spans, responses.finished)
+
+
 def with_images(
     prompts: PromptBatch, images: tuple[tuple[Path, ...], ...], builder: TextEncoder
 ) -> PromptBatch:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isnan, log, nan
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.collate import Record
 from rlhf.data.records import PreferenceRecord
-from rlhf.data.tokenization import with_images
+from rlhf.data.tokenization import reencode_responses, with_images
 from rlhf.data.validation.agreement import wilson_interval
 from rlhf.evaluation.judges import (
     Judge,
@@ -20,6 +21,7 @@ from rlhf.evaluation.judges import (
     kl_divergence,
 )
 from rlhf.generation.sampler import generate
+from rlhf.models.fingerprints import same_encoding
 from rlhf.models.llava import Llava
 from rlhf.tracking.text_metrics import text_statistics
 from rlhf.types import PromptBatch
@@ -35,7 +37,8 @@ class ModelResult:
         outputs: one of each judge on these responses; the first judge decides.
         mismatched_outputs: one of each judge on the responses to the same prompts with other
             prompts' images, judged by the right images.
-        kl: KL divergence from the first model, nats a response; NaN where vocabularies differ.
+        kl: KL divergence from the first model, nats a response; NaN where they encode
+            texts differently.
     """
 
     name: str
@@ -74,10 +77,9 @@ class Comparison:
 
     def evaluate(self, name: str, llava: Llava) -> ModelResult:
         """Generate and judge responses to the prompts, and to the prompts with other images."""
-        responses = self._generate(llava, name, self.prompts)
-        prompts = with_images(self.prompts, self.prompts.mismatched_images(), llava.builder)
-        mismatched = self._generate(llava, f"{name}, another image", prompts)
-        mismatched = replace(mismatched, prompts=self.prompts)  # judged by the images asked about
+        responses = self._generate(llava, name, self.prompts.images)
+        images = self.prompts.mismatched_images()
+        mismatched = self._generate(llava, f"{name}, another image", images)
         kl = 0.0 if llava is self.baseline else self._kl(llava)
         return ModelResult(name, responses, self._judge(responses), self._judge(mismatched), kl)
 
@@ -107,8 +109,23 @@ class Comparison:
         responses = ModelResponses(name, self.prompts, candidates.select(best), best_texts)
         return ModelResult(name, responses, self._judge(responses), [], log(n) - (n - 1) / n)
 
-    def _generate(self, llava: Llava, name: str, prompts: PromptBatch) -> ModelResponses:
-        return generate_responses(llava, name, prompts, self.sampling, seed=self.seed)
+    def _generate(
+        self, llava: Llava, name: str, images: tuple[tuple[Path, ...], ...]
+    ) -> ModelResponses:
+        """Generate by a model as it encodes the prompts, with these images.
+
+        The result is for the judges: of the prompts with their own images, all encoded as the first
+        model does.
+        """
+        prompts, ours = self.prompts, self.baseline.builder
+        same = same_encoding(llava.builder, ours)
+        if images != prompts.images or not same:
+            prompts = with_images(prompts, images, llava.builder)
+        generated = generate_responses(llava, name, prompts, self.sampling, seed=self.seed)
+        responses = generated.responses
+        if not same:
+            responses = reencode_responses(responses, llava.builder, ours)
+        return replace(generated, prompts=self.prompts, responses=responses)
 
     def _judge(self, responses: ModelResponses) -> list[JudgeOutputs]:
         return [
@@ -119,7 +136,7 @@ class Comparison:
         ]
 
     def _kl(self, llava: Llava) -> float:
-        if llava.output_weight.shape != self.baseline.output_weight.shape:
+        if not same_encoding(llava.builder, self.baseline.builder):
             return nan
         return kl_divergence(
             llava,

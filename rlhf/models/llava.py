@@ -158,7 +158,7 @@ class Llava:
 
     def input_fingerprint(self) -> dict[str, str]:
         """Fingerprints of how text and images become the language model's input."""
-        return fingerprints(self.processor, self.builder.image_tokens.rule)
+        return fingerprints(self.builder)
 
     def response_hidden_states(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """Hidden states [N, D] that predict the response tokens, each read at the token before it.

@@ -6,6 +6,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoProcessor
 
+from rlhf.data.chat_prompts import PromptBuilder
 from rlhf.errors import UsageError, as_usage_error
 from rlhf.models.checkpoint_files import check_files, check_processor, load_whole
 from rlhf.models.fingerprints import tokenizer_hash
@@ -65,18 +66,18 @@ def stored_dtype(base: str) -> torch.dtype:
     return AutoConfig.from_pretrained(base).dtype or torch.float32
 
 
-def fingerprints(processor: Any, image_rule: str) -> dict[str, str]:
-    """Hashes of chat template, tokenizer and image preprocessing, by name.
+def fingerprints(builder: PromptBuilder) -> dict[str, str]:
+    """Hashes of chat template, end of turn, tokenizer and image preprocessing, by name.
 
     Two models with equal hashes read the same text and image as the same input.
 
     Args:
-        processor: a LLaVA's processor.
-        image_rule: how image tokens are counted, `ImageTokenCounter.rule`.
+        builder: the prompt builder of a LLaVA.
     """
-    images = str(processor.image_processor.to_json_string())
+    images = str(builder.processor.image_processor.to_json_string())
     return {
-        "template": text_hash(str(processor.chat_template)),
-        "tokenizer": tokenizer_hash(processor.tokenizer),
-        "images": text_hash(f"{image_rule} {images}"),
+        "template": text_hash(str(builder.processor.chat_template)),
+        "end_of_turn": str(builder.end_of_turn_id),
+        "tokenizer": tokenizer_hash(builder.tokenizer),
+        "images": text_hash(f"{builder.image_tokens.rule} {images}"),
     }

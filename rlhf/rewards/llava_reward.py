@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.data.tokenization import TextEncoder, reencode_prompts, response_batch
+from rlhf.data.tokenization import TextEncoder, reencode_prompts, reencode_responses
 from rlhf.kernels import span_sum, token_logprobs
 from rlhf.models.fingerprints import same_encoding, stored_weights
 from rlhf.models.llava import Llava
@@ -53,10 +53,8 @@ class LlavaReward(RewardModel):
             [B, D] in the dtype of the hidden states, or with `uses_logprob` [B, D + 1] float32.
         """
         if self._reencodes:
-            texts = [self.encoder.decode(row) for row in responses.rows()]
-            builder = self.llava.builder
-            prompts = reencode_prompts(prompts, builder)
-            responses = response_batch(texts, builder)
+            prompts = reencode_prompts(prompts, self.llava.builder)
+            responses = reencode_responses(responses, self.encoder, self.llava.builder)
         with self.adapters.use(REWARD if REWARD in self.adapters.names else None):
             hidden_states, final = self.llava.response_and_final_hidden_states(prompts, responses)
         if not self.uses_logprob:
