@@ -10,6 +10,7 @@ from rlhf.config.schema import SamplingConfig
 from rlhf.functional import filtered_logits, inverse_cdf_tokens, keyed_uniforms
 from rlhf.generation.checkpoint_options import say_unused_options
 from rlhf.kernels.prepacked_gemm import prepacked_gemm
+from rlhf.models.encoding import check_positions
 from rlhf.models.llava import Llava
 from rlhf.models.packed.kv_cache import DecodeState
 from rlhf.spans import Spans
@@ -98,7 +99,8 @@ def generate(
         B responses of N tokens in all, and log-probabilities and hidden states of the tokens.
     """
     say_unused_options(llava)
-    llava.check_positions(prompts.spans.lengths + sampling.max_new_tokens)
+    lengths = prompts.spans.lengths + sampling.max_new_tokens
+    check_positions(lengths, llava.max_positions, llava.base)
     samples = torch.zeros(len(prompts), dtype=torch.int64) if samples is None else samples
     rows: list[Tensor] = []
     sampled: list[SampledTokens] = []

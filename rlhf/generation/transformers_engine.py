@@ -12,6 +12,7 @@ from rlhf.data.images import load_image
 from rlhf.errors import UsageError
 from rlhf.generation.checkpoint_options import blank_generation_config, say_unused_options
 from rlhf.generation.sampler import sample_tokens, to_responses
+from rlhf.models.encoding import check_positions
 from rlhf.models.llava import Llava
 from rlhf.types import PromptBatch, Responses, SampledTokens
 
@@ -103,7 +104,8 @@ def beam_search(
         llava, sampling, num_beams=num_beams, suppress_tokens=list(llava.banned_ids)
     )
     say_unused_options(llava)
-    llava.check_positions(prompts.spans.lengths + sampling.max_new_tokens)
+    lengths = prompts.spans.lengths + sampling.max_new_tokens
+    check_positions(lengths, llava.max_positions, llava.base)
     rows: list[Tensor] = []
     for chunk in torch.arange(len(prompts)).split(max(1, sampling.batch_size // num_beams)):
         batch = prompts.select(chunk)

@@ -4,10 +4,11 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from transformers import AutoConfig, AutoProcessor
 
 from rlhf.data.chat_prompts import PromptBuilder
-from rlhf.errors import as_usage_error
+from rlhf.errors import DataError, as_usage_error
 from rlhf.models.checkpoint_files import check_files
 from rlhf.models.packed.supported import position_limit
 from rlhf.models.vision.families import image_tokens
@@ -50,3 +51,22 @@ def max_positions(config: Any) -> int:
     text = config.text_config
     positions = int(getattr(text, "max_position_embeddings", None) or sys.maxsize)
     return min(positions, position_limit(text) or positions)
+
+
+def check_positions(lengths: Tensor, limit: int, base: str) -> None:
+    """Refuse sequences that are longer than a model has positions.
+
+    Args:
+        lengths: [B], tokens of each sequence.
+        limit: positions of the model.
+        base: directory or hub id of the model.
+
+    Raises:
+        DataError: one is too long.
+    """
+    if (longest := int(lengths.max())) > limit:
+        raise DataError(
+            f"prompt and response have {longest} tokens, {limit} is the limit",
+            f"{base}: max_position_embeddings, or the trained length of dynamic RoPE",
+            "shorten them, lower sampling.max_new_tokens, or set data.on_too_long=skip",
+        )

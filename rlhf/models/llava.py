@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from rlhf.data.chat_prompts import PromptBuilder
-from rlhf.errors import DataError
-from rlhf.models.encoding import max_positions
-from rlhf.models.loading import fingerprints, load_hf
+from rlhf.models.encoding import check_positions, max_positions
+from rlhf.models.loading import load_hf
 from rlhf.models.lora import Adapters
 from rlhf.models.packed.embedding import embed_packed
 from rlhf.models.packed.forward import layout_of, run_language_model
@@ -27,6 +26,7 @@ from rlhf.models.packed.prefix_sharing import Sharing, split_before_suffix
 from rlhf.models.packed.prepacked_linear import prepacked_layers
 from rlhf.models.packed.probe import check_supported
 from rlhf.models.quantization import model_quantization
+from rlhf.models.special_ids import banned_ids, eos_ids, ids_without_token
 from rlhf.models.vision.families import image_tokens
 from rlhf.models.vision.image_encoder import ImageEncoder
 from rlhf.types import PromptBatch, Responses
@@ -101,23 +101,16 @@ class Llava:
     @property
     def eos_ids(self) -> list[int]:
         """Token ids that end a response."""
-        ids = self.model.generation_config.eos_token_id or []
-        listed = [ids] if isinstance(ids, int) else list(ids)
-        builder = self.builder
-        return sorted({builder.tokenizer.eos_token_id, builder.end_of_turn_id, *listed})
+        return eos_ids(self.model.generation_config, self.builder)
 
     @property
     def banned_ids(self) -> list[int]:
         """Token ids a response may not contain: image placeholder, pad, ids without a token."""
-        pad = self.processor.tokenizer.pad_token_id
-        ids = {self.image_token_id, self.image_token_id if pad is None else pad}
-        return sorted((ids | self._ids_without_token) - set(self.eos_ids))
+        return banned_ids(self.builder, self._unused_ids, self.eos_ids)
 
     @cached_property
-    def _ids_without_token(self) -> frozenset[int]:
-        """Ids that the output has and the tokenizer has not: vocabularies are padded."""
-        named = self.processor.tokenizer.get_vocab().values()
-        return frozenset(range(len(self.output_weight))).difference(named)
+    def _unused_ids(self) -> frozenset[int]:
+        return ids_without_token(self.processor.tokenizer, len(self.output_weight))
 
     def train_language_model(self, *, embeddings: bool = False) -> None:
         """Make the language model trainable, with its weights in float32.
@@ -134,31 +127,20 @@ class Llava:
             self.model.lm_head.requires_grad_(True)
             self.model.model.multi_modal_projector.float().requires_grad_(True)
 
-    def use_limits_of(self, other: "Llava") -> None:
-        """Use the prefill limit, the cache sizes and the feature directory of another LLaVA."""
-        self.max_prefill_tokens = other.max_prefill_tokens
-        self.prefix_cache.limit = other.prefix_cache.limit
-        self.vision.cache.limit = other.vision.cache.limit
-        if disk := other.vision.cache.disk:
-            self.vision.use_disk_cache(disk.root)
-
     def frozen_copy(self) -> Self:
         """Copy the model and freeze the copy; only the cache of image features is shared."""
         frozen = copy.copy(self)
         frozen.model = copy.deepcopy(self.model).requires_grad_(False)
         frozen.adapters = Adapters(frozen.model, self.adapters.invocation)
-        image_processor = self.processor.image_processor
-        frozen.vision = ImageEncoder(frozen.model, image_processor, self.vision.cache)
+        frozen.vision = ImageEncoder(
+            frozen.model, self.processor.image_processor, self.vision.cache
+        )
         return frozen
 
     def save(self, directory: Path) -> None:
         """Write model and processor where the classes of transformers load them."""
         self.model.save_pretrained(directory)
         self.processor.save_pretrained(directory)
-
-    def input_fingerprint(self) -> dict[str, str]:
-        """Fingerprints of how text and images become the language model's input."""
-        return fingerprints(self.builder)
 
     def response_hidden_states(self, prompts: PromptBatch, responses: Responses) -> Tensor:
         """Hidden states [N, D] that predict the response tokens, each read at the token before it.
@@ -188,24 +170,12 @@ class Llava:
         count = responses.spans.num_tokens
         return hidden[:count], hidden[count:]
 
-    def check_positions(self, lengths: Tensor) -> None:
-        """Refuse sequences of these lengths [B], tokens, if the model has fewer positions.
-
-        Raises:
-            DataError: one is too long.
-        """
-        if (longest := int(lengths.max())) > self.max_positions:
-            raise DataError(
-                f"prompt and response have {longest} tokens, {self.max_positions} is the limit",
-                f"{self.base}: max_position_embeddings, or the trained length of dynamic RoPE",
-                "shorten them, lower sampling.max_new_tokens, or set data.on_too_long=skip",
-            )
-
     def _pack(
         self, prompts: PromptBatch, responses: Responses, *, include_last: bool
     ) -> PackedBatch:
         """Pack prompts and responses as this model reads them."""
-        self.check_positions(prompts.spans.lengths + responses.spans.lengths)
+        lengths = prompts.spans.lengths + responses.spans.lengths
+        check_positions(lengths, self.max_positions, self.base)
         sharing = Sharing(
             self.image_token_id,
             always=self.device.type == "cpu",  # on a GPU whole rows are faster, if none is shared
@@ -320,15 +290,15 @@ class Llava:
             rows: rows of each matrix product.
             calls: expected calls of each layer.
         """
-        dtype = self.precision if self._needs_autocast else None
+        dtype = self._autocast_dtype
         return prepacked_layers(self.language_model, rows=rows, calls=calls, dtype=dtype)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Inside the block matrix products run in `precision`, also of float32 weights."""
-        if self._needs_autocast:
-            return torch.autocast(self.device.type, self.precision)
-        return nullcontext()
+        dtype = self._autocast_dtype
+        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
     @property
-    def _needs_autocast(self) -> bool:
-        return bool(self.precision.itemsize < 4 and self.output_weight.dtype != self.precision)
+    def _autocast_dtype(self) -> torch.dtype | None:
+        needed = self.precision.itemsize < 4 and self.output_weight.dtype != self.precision
+        return self.precision if needed else None

@@ -11,6 +11,7 @@ from rlhf.data.images import image_digest
 from rlhf.errors import DataError
 from rlhf.generation.sampler import generate
 from rlhf.models.llava import Llava
+from rlhf.models.loading import fingerprints
 from rlhf.spans import Spans
 from rlhf.storage.atomic import replaced_file
 from rlhf.storage.hashing import text_hash
@@ -53,7 +54,8 @@ class Captioner:
         """Hash of all that a caption depends on, without the weights; `given` if no LLaVA."""
         if self.llava is None:
             return GIVEN
-        return text_hash(f"{self._instruction} {self._sampling} {self.llava.input_fingerprint()}")
+        inputs = fingerprints(self.llava.builder)
+        return text_hash(f"{self._instruction} {self._sampling} {inputs}")
 
     def captions(self, images: Sequence[Path]) -> list[str]:
         """Return one caption for each image; missing captions are generated.

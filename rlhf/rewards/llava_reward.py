@@ -10,6 +10,7 @@ from rlhf.data.tokenization import TextEncoder, reencode_prompts, reencode_respo
 from rlhf.kernels import span_sum, token_logprobs
 from rlhf.models.fingerprints import same_encoding, stored_weights
 from rlhf.models.llava import Llava
+from rlhf.models.loading import fingerprints
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.rewards.base import REWARD, RewardModel
 from rlhf.types import PromptBatch, Responses
@@ -84,7 +85,7 @@ class LlavaReward(RewardModel):
 
     def input_fingerprint(self) -> dict[str, str]:
         """Hashes of the chat template, the tokenizer and the image preprocessing."""
-        return self.llava.input_fingerprint()
+        return fingerprints(self.llava.builder)
 
     def weights_fingerprint(self) -> dict[str, str]:
         """Quantization, dtype and hashes of LLaVA's weights, without adapters."""

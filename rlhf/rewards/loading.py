@@ -242,7 +242,11 @@ def _load_llava(base: str, policy: Llava, card: RewardCard, part: str = "") -> L
         dtype=card.dtype(policy.output_weight.dtype, part),
         quantization=card.quantization(part),
     )
-    llava.use_limits_of(policy)
+    llava.max_prefill_tokens = policy.max_prefill_tokens
+    llava.prefix_cache.limit = policy.prefix_cache.limit
+    llava.vision.cache.limit = policy.vision.cache.limit
+    if disk := policy.vision.cache.disk:
+        llava.vision.use_disk_cache(disk.root)
     return llava
 
 

@@ -220,7 +220,7 @@ BUGS = (
     Bug(
         "only the tokenizer's end is looked for",
         ("trl #5338", "trl #6805"),
-        "models/llava.py",
+        "models/special_ids.py",
         (
             (
                 "sorted({builder.tokenizer.eos_token_id, builder.end_of_turn_id, *listed})",
@@ -232,8 +232,8 @@ BUGS = (
     Bug(
         "the policy may sample the image placeholder",
         ("verl #7038", "NoisyRollout #3", "measured: sampled image token"),
-        "models/llava.py",
-        (("ids = {self.image_token_id, self", "ids = {pad, self"),),
+        "models/special_ids.py",
+        (("ids = {image, image if", "ids = {pad, image if"),),
         LLAVA + "test_banned_ids_are_the_placeholder_and_the_pad_but_never_eos",
     ),
     Bug(

@@ -20,15 +20,15 @@ BUGS = (
     Bug(
         "sampling runs on after the end of the turn",
         ("open-r1 #603", "axolotl #3754"),
-        "models/llava.py",
+        "models/special_ids.py",
         (("builder.end_of_turn_id, *listed", "*listed"),),
         END_OF_TURN + "test_every_engine_stops_at_the_end_of_turn",
     ),
     Bug(
         "the padding of the vocabulary is sampled",
         ("NeMo-RL #237", "vllm #13175"),
-        "models/llava.py",
-        (("(ids | self._ids_without_token)", "ids"),),
+        "models/special_ids.py",
+        (("(ids | unused)", "ids"),),
         "tests/generation/test_padded_vocabulary.py::"
         "test_ids_beyond_the_tokenizer_are_neither_sampled_nor_scored",
     ),
@@ -50,8 +50,8 @@ BUGS = (
     Bug(
         "no forward counts the model's positions",
         ("measured: 383 tokens read by a model of 256 positions",),
-        "models/llava.py",
-        (("(longest := int(lengths.max())) > self.max_positions", "(longest := 0)"),),
+        "models/encoding.py",
+        (("(longest := int(lengths.max())) > limit", "(longest := 0)"),),
         "tests/commands/test_token_limits.py::test_no_path_to_the_model_passes_its_positions",
     ),
 )
