@@ -132,9 +132,7 @@ class Llava:
         frozen = copy.copy(self)
         frozen.model = copy.deepcopy(self.model).requires_grad_(False)
         frozen.adapters = Adapters(frozen.model, self.adapters.invocation)
-        frozen.vision = ImageEncoder(
-            frozen.model, self.processor.image_processor, self.vision.cache
-        )
+        frozen.vision = self.vision.on(frozen.model)
         return frozen
 
     def save(self, directory: Path) -> None:

@@ -33,6 +33,10 @@ class ImageEncoder:
         self.image_token_id = int(model.config.image_token_id)
         self.cache = FeatureCache() if cache is None else cache
 
+    def on(self, model: Any) -> "ImageEncoder":
+        """Encoder of a copy of the model, with the same cache."""
+        return ImageEncoder(model, self.image_processor, self.cache)
+
     def use_disk_cache(self, directory: Path) -> None:
         """Use a directory as cache of features on disk, behind the cache in memory."""
         config = self.model.config
