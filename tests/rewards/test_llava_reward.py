@@ -29,16 +29,6 @@ ATOL: dict[str, Any] = {"atol": 1e-5, "rtol": 0}
 pytestmark = pytest.mark.usefixtures("low_floor")
 
 
-@pytest.fixture(scope="session")
-def text_model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return kit.write_text_model(tmp_path_factory.mktemp("text"), tiny, "text")
-
-
-@pytest.fixture
-def llava(tiny: Path) -> Llava:
-    return tiny_models.load(tiny)
-
-
 def scores(model: RewardModel, prompts: PromptBatch, responses: Responses) -> torch.Tensor:
     return model.scores(prompts, responses, max_tokens=10_000)
 

@@ -9,7 +9,7 @@ from rlhf.data.importers.conversion import remove_image_marker
 from rlhf.data.importers.fields import Skip
 from rlhf.data.importers.importer import import_dataset
 from rlhf.data.records import DemonstrationRecord, PromptRecord, read_records
-from tests.data.importers.test_importer import (
+from tests.data.importers.dataset_rows import (
     CASES,
     LLAVA,
     OTHER_CASES,

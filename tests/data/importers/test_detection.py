@@ -8,7 +8,7 @@ import pytest
 from rlhf.data.importers.datasets import DATASETS
 from rlhf.data.importers.detection import detect_dataset, telling_columns
 from rlhf.errors import DataError, UsageError
-from tests.data.importers.test_importer import (
+from tests.data.importers.dataset_rows import (
     CASES,
     DEMONSTRATION_TABLE,
     LLAMA_FACTORY,

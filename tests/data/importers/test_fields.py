@@ -9,7 +9,7 @@ from rlhf.data.importers.fields import Skip
 from rlhf.data.importers.importer import import_dataset
 from rlhf.data.importers.labels import parse_label
 from rlhf.errors import DataError, UsageError
-from tests.data.importers.test_importer import (
+from tests.data.importers.dataset_rows import (
     ALIGN_ANYTHING,
     DEMONSTRATION_TABLE,
     LABEL_STUDIO,

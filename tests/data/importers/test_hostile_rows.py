@@ -10,7 +10,7 @@ import pytest
 from rlhf.data.importers.conversion import check_texts, label_of, remove_image_marker, to_record
 from rlhf.data.importers.datasets import DATASETS
 from rlhf.data.importers.fields import Skip, TrackedRow, refuse_columns
-from tests.data.importers.test_importer import CASES, FOUR, OTHER_CASES, VLFEEDBACK
+from tests.data.importers.dataset_rows import CASES, FOUR, OTHER_CASES, VLFEEDBACK
 
 ROWS = {source: row for source, _, row, _ in (*CASES, *OTHER_CASES)}
 ROWS["vlfeedback"] = {**VLFEEDBACK, "completions": FOUR}

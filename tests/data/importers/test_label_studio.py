@@ -9,7 +9,7 @@ import pytest
 
 from rlhf.data.importers.importer import import_dataset
 from rlhf.data.records import PreferenceRecord, read_records
-from tests.data.importers.test_importer import LABEL_STUDIO, LABEL_STUDIO_MIN
+from tests.data.importers.dataset_rows import LABEL_STUDIO, LABEL_STUDIO_MIN
 from tests.support.foreign_datasets import RED, imported, stored_path
 
 

@@ -13,7 +13,7 @@ from rlhf.data.importers.importer import import_dataset
 from rlhf.data.records import PreferenceRecord, read_records
 from rlhf.data.validation.validate import validate_files
 from rlhf.errors import DataError, ResourceError, UsageError
-from tests.data.importers.test_importer import RLAIF_V, TABLE
+from tests.data.importers.dataset_rows import RLAIF_V, TABLE
 from tests.support.foreign_datasets import (
     BLUE,
     RED,
