@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test cases coverage browser-test reliability families audit check format tensorboard clean
+.PHONY: demo test cases coverage browser-test reliability families fuzz audit check format tensorboard clean
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
@@ -36,6 +36,12 @@ cases: $(STAMP)
 # Some of them: ONLY="Gemma Phi"
 families: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.families.table $(ONLY)
+
+# Command lines that nobody means, an hour for 10,000: make fuzz COUNT=500 SEED=3
+COUNT ?= 10000
+SEED ?= 0
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.table $(COUNT) $(SEED)
 
 # Known holes in what is installed; asks the package index, so it needs the network.
 audit: $(STAMP)

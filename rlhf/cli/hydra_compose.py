@@ -59,8 +59,16 @@ def compose_options(command: str, overrides: list[str]) -> dict[str, Any]:
 
 
 def expand_sweep(overrides: list[str]) -> Iterator[list[str]]:
-    """Yield the overrides of every combination of comma-separated values."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    """Yield the overrides of every combination of comma-separated values.
+
+    Raises:
+        UsageError: an override cannot be parsed.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        fix = "put values with special characters in quotes: option=\"'…'\""
+        raise UsageError(str(error).split("\n")[0], " ".join(overrides), fix) from None
     choices = [
         [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         if override.is_sweep_override()

@@ -98,6 +98,7 @@ def parse(arguments: list[str]) -> Call:
     Raises:
         UsageError: an unknown command or flag, or one that the command does not take.
     """
+    _check_encoding(arguments)
     flags = [word for word in arguments if word.startswith("-")]
     words = [word for word in arguments if not word.startswith("-")]
     for flag in flags:
@@ -128,6 +129,14 @@ def _exists(word: str) -> bool:
         return Path(word).exists()
     except (OSError, ValueError):  # too long for a name, or a NUL
         return False
+
+
+def _check_encoding(arguments: list[str]) -> None:
+    """Refuse words that are not UTF-8: they can be neither printed nor stored."""
+    for word in arguments:
+        if (shown := word.encode(errors="backslashreplace").decode()) != word:
+            fix = "rename the file, or type the text anew in a UTF-8 terminal"
+            raise UsageError("a word of the command line is not UTF-8", shown, fix)
 
 
 def _check_scorer(command: str, flags: list[str]) -> None:

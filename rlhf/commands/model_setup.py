@@ -250,8 +250,10 @@ def save_trained(job: Job, command: str, llava: Llava, metrics: dict[str, Any]) 
 
 
 def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """Return the device of that name; `auto`: the fastest kind that is here."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    here = [kind for kind, found in (("cuda", cuda), ("mps", mps), ("cpu", True)) if found]
+    if name not in (*here, "auto"):
+        fix = f"set device={here[0]}, or see what is missing: rlhf doctor device={name}"
+        raise UsageError(f"there is no {name} device that torch can use", f"device={name}", fix)
+    return torch.device(here[0] if name == "auto" else name)

@@ -66,7 +66,7 @@ class SamplingConfig(Section):
 
     temperature: NonNegative = 1.0  # divides the logits; 0: greedy (not in training)
     top_k: CountOrZero = 0  # sample from the k likeliest tokens; 0: all (in training: 0)
-    top_p: Annotated[float, Range(gt=0, le=1)] = 1.0  # nucleus probability (in training: 1)
+    top_p: Annotated[float, Range(ge=1e-9, le=1)] = 1.0  # nucleus probability (in training: 1)
     max_new_tokens: Count = 64  # most tokens of a response
     batch_size: Count = 64  # responses generated together
 

@@ -20,6 +20,7 @@ from rlhf.config.schema import (
 )
 from rlhf.errors import UsageError
 
+LARGEST_INTEGER = 2**32 - 1  # the largest seed of NumPy; what is computed from it fits 64 bits
 _HELP = "see `rlhf COMMAND --help`"
 
 
@@ -39,6 +40,9 @@ def load_config(values: Mapping[str, Any]) -> Config:
             raise UsageError(f"unknown option {key}", f"{key}=…", suggest_name(key, known))
         if isinstance(value, float) and not isfinite(value):
             raise UsageError("this number is not finite", f"{key}={value}", "give a finite one")
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            fix = f"give one of at most {LARGEST_INTEGER:,}"
+            raise UsageError("this number is too large", f"{key}={value}", fix)
     try:
         config = msgspec.convert(values, Config)
     except msgspec.ValidationError as error:

@@ -101,13 +101,19 @@ def test_a_resumed_run_has_the_texts_that_were_typed(jobs: list[Job], text: str)
         ("sampling={top_k: 3}", "unknown option sampling"),
         ("~seed=0", "an option always has a value"),
         ("ppo=null", "ppo=null"),
+        ('ppo.lr="', "ppo.lr"),
         ("seed=1.5", "seed"),
+        ("seed=4294967296", "at most 4,294,967,295"),
+        ("ppo.iterations=-99999999999999999999", "too large"),
+        ("sampling.top_p=1e-320", "sampling.top_p"),
+        ("instruction=\udcff", "instruction=\\udcff"),
         ("resume_allow=[3]", "resume_allow"),
     ],
 )
+@pytest.mark.parametrize("flags", [[], ["--multirun"]], ids=["", "multirun"])
 def test_a_value_of_another_type_is_refused_in_three_lines(
-    capsys: pytest.CaptureFixture[str], word: str, message: str
+    capsys: pytest.CaptureFixture[str], word: str, message: str, flags: list[str]
 ) -> None:
-    assert main(["score", word]) == 2
+    assert main(["score", word, *flags]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 3 and message in " ".join(lines)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rlhf.cli.main import main
 
@@ -74,3 +75,13 @@ def test_wrong_arguments_are_refused_in_three_lines(
     assert main(["generate", *args, *SMALL]) == code
     error_output = capsys.readouterr().err
     assert message in error_output and "to do:" in error_output
+
+
+def test_a_device_that_is_not_here_is_refused(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = "mps" if torch.cuda.is_available() else "cuda"
+    words = [str(tiny / "model"), str(tiny / "pictures"), f"device={missing}"]
+    assert main(["generate", *words]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 3 and f"there is no {missing} device that torch can use" in lines[0]

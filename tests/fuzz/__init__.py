@@ -1,0 +1,1 @@
+"""Command lines that nobody means: each ends with an exit code and a message, never a traceback."""
