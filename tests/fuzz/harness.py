@@ -62,7 +62,8 @@ def run_line(words: list[str], directory: Path) -> Outcome:
     errors = io.StringIO()
     with (
         contextlib.chdir(directory),
-        patch.dict(os.environ, {"HOME": str(directory), "HF_HUB_OFFLINE": "1"}),
+        patch.dict(os.environ, {"HOME": str(directory)}),
+        patch("huggingface_hub.constants.HF_HUB_OFFLINE", True),
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(errors),
         _cut(words),
@@ -91,13 +92,13 @@ def _cut(words: list[str]) -> Iterator[None]:
         raise Cut
 
     uncut = Random(repr(words)).random() < UNCUT
-    before = signal.signal(signal.SIGALRM, cut)
-    signal.alarm(SECONDS)
-    try:
-        with contextlib.ExitStack() as stack:
-            for name in CUT_AT[1:] if uncut else CUT_AT:
-                stack.enter_context(patch(name, cut))
+    with contextlib.ExitStack() as stack:
+        for name in CUT_AT[1:] if uncut else CUT_AT:
+            stack.enter_context(patch(name, cut))
+        before = signal.signal(signal.SIGALRM, cut)
+        signal.alarm(SECONDS)
+        try:
             yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
