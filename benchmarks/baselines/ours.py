@@ -62,14 +62,19 @@ def fixed_lengths() -> Iterator[None]:
 
 @contextmanager
 def random_eos(case: Case) -> Iterator[None]:
-    """Make a share `case.eos_share` of all ids end-of-sequence inside the block."""
+    """Make a share `case.eos_share` of all ids end-of-sequence inside the block.
+
+    Ids that the tokenizer does not have may be sampled too, as trl does.
+    """
     original, count = Llava.eos_ids, round(case.eos_share * case.vocab_size)
+    unused: Any = Llava._unused_ids
+    Llava._unused_ids = property(lambda llava: frozenset())  # type: ignore[method-assign,assignment]
     eos_ids = property(lambda llava: list(range(case.vocab_size - count, case.vocab_size)))
     Llava.eos_ids = eos_ids  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
-        Llava.eos_ids = original  # type: ignore[method-assign]
+        Llava.eos_ids, Llava._unused_ids = original, unused  # type: ignore[method-assign]
 
 
 def ppo_config(case: Case) -> PPOConfig:

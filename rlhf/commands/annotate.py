@@ -43,7 +43,7 @@ def annotate(job: Job) -> dict[str, Any]:
             "rlhf annotate",
             "rlhf annotate CANDIDATES.jsonl, or LOG.jsonl annotate.output=PREFERENCES.jsonl",
         )
-    path = input_file(str(job.files[0]), "its name")
+    path = input_file(str(job.files[0]), "FILE.jsonl")
     candidates = record_kind(path) is CandidatesRecord
     if not candidates and not job.config.annotate.output:
         fix = "give candidates to rank, or a log and annotate.output=PREFERENCES.jsonl"

@@ -72,7 +72,7 @@ def _checked_file(job: Job) -> Path:
     if len(job.files) != expected:
         usage = "rlhf score RUN FILE.jsonl, or rlhf score FILE.jsonl --scorer=FILE.py:NAME"
         raise UsageError(f"this takes {expected} words, got {len(job.files)}", "rlhf score", usage)
-    path = input_file(str(job.files[-1]), "its name")
+    path = input_file(str(job.files[-1]), "FILE.jsonl")
     if job.config.output:
         _check_output(Path(job.config.output), path)
     return path

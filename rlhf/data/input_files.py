@@ -32,7 +32,7 @@ def input_file(path: str, option: str) -> Path:
         raise UsageError("no input file is named", option, f"set {option}=FILE.jsonl")
     file = Path(path)
     if file.is_dir():
-        raise DataError("this is a folder, not a file", path, f"set {option}=FILE.jsonl")
+        raise DataError("this is a folder, not a file", path, f"name a file as {option}")
     if not file.is_file():
         similar = similar_file(path, Path(file.anchor))
         what = "there is no such file" + (f"; {similar}" if similar else "")

@@ -119,7 +119,7 @@ REFUSED = {
     "the input": ("pairs.jsonl", "output=./pairs.jsonl", 2, "would be overwritten"),
     "the input by a link": ("pairs.jsonl", "output=link.jsonl", 2, "would be overwritten"),
     "no input": ("none.jsonl", "output=scores.jsonl", 3, "there is no such file"),
-    "a folder as input": ("taken", "output=scores.jsonl", 3, "there is no such file"),
+    "a folder as input": ("taken", "output=scores.jsonl", 3, "this is a folder, not a file"),
 }
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered")
 VALUES: dict[str, Any] = {"rtol": 1e-5, "atol": 2e-5}
 # |error| of a gradient against the largest: float32 sums over the vocabulary; for half inputs the
 # rounding of the result, for bfloat16 also that of the logits' gradient.
-GRADIENTS = {torch.float32: 2e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
+GRADIENTS = {torch.float32: 4e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 FEATURES = 16
 
 

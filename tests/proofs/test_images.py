@@ -27,7 +27,7 @@ from tests.support import tiny_models
 COLOURS = ((230, 20, 20), (20, 200, 20), (20, 20, 230), (230, 230, 20))
 CHANCE = 1 / len(COLOURS)
 PPO = PPOConfig(
-    iterations=40,
+    iterations=50,
     rollout_batch_size=64,
     minibatch_size=32,
     ppo_epochs=2,

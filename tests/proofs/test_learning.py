@@ -45,7 +45,7 @@ def test_the_critic_ends_at_the_expected_score(gae_lambda_value: float) -> None:
         buffer.finish(config)
         for minibatch in buffer.minibatches(64, torch.Generator()):
             updater.step(minibatch, train_policy=False)
-    values = policy.critic.head.weight.flatten().tolist()
+    values = policy.value_head.weight.flatten().tolist()
 
     def expected(prefix: Response, index: int) -> float:
         if prefix in problem.scores:
