@@ -37,7 +37,7 @@ cases: $(STAMP)
 families: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.families.table $(ONLY)
 
-# Command lines that nobody means, half an hour for 10,000: make fuzz COUNT=500 SEED=3
+# Command lines that nobody means, 10,000 take 10 minutes and more: make fuzz COUNT=500 SEED=3
 COUNT ?= 10000
 SEED ?= 0
 fuzz: $(STAMP)

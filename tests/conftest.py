@@ -1,4 +1,4 @@
-"""One thread and one seed for every test, and a tiny model they share."""
+"""One thread and one seed for every test, and the tiny models they share."""
 
 from pathlib import Path
 
@@ -7,6 +7,9 @@ import torch
 
 from rlhf.demo.scenes import write_images
 from rlhf.demo.tiny_llava import build_tiny_llava
+from rlhf.models.llava import Llava
+from tests.support import reward_models as kit
+from tests.support import tiny_models
 
 torch.set_num_threads(1)
 
@@ -30,3 +33,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = ["What colour is the circle? red", "There are two shapes in this picture."]
     build_tiny_llava(directory / "model", texts, seed=0, hidden=32, layers=2)
     return directory
+
+
+@pytest.fixture
+def llava(tiny: Path) -> Llava:
+    return tiny_models.load(tiny)
+
+
+@pytest.fixture(scope="session")
+def text_model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return kit.write_text_model(tmp_path_factory.mktemp("text"), tiny, "text")

@@ -18,9 +18,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.config.option_types import path_options, text_options
+from rlhf.config.option_types import defaults, leaves, path_options, text_options
 from rlhf.config.paths import expand_home
-from rlhf.config.schema import Config, defaults, leaves
+from rlhf.config.schema import Config
 from rlhf.config.validation import suggest_name
 from rlhf.errors import UsageError
 from rlhf.storage.run_directory import run_directory_of, unfinished_run

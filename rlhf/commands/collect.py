@@ -112,10 +112,6 @@ def _check_options(config: Config) -> None:
             "set reward.path=RUN, or collect.pair_selection=all",
         )
         raise UsageError("a reward model selects these pairs, and none is named", where, fix)
-    if config.output and config.collect.annotator:
-        where = f"output={config.output} collect.annotator={config.collect.annotator}"
-        fix = "leave output empty: preferences.jsonl is written to the run directory"
-        raise UsageError("output is for candidates that people rank", where, fix)
 
 
 def _append_candidates(

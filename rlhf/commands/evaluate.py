@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from rlhf.commands.job import Job
-from rlhf.commands.model_setup import build_scorer, fitting, load_adapted
+from rlhf.commands.model_setup import build_scorer, fitting_all, load_adapted
 from rlhf.config.schema import Config
 from rlhf.data.collate import Record, prompt_batch
 from rlhf.data.images import load_image
@@ -42,9 +42,7 @@ from rlhf.evaluation.model_comparison import (
 )
 from rlhf.evaluation.model_report import ReportItem, write_model_report
 from rlhf.evaluation.run_comparison import distinct_names
-from rlhf.models.encoding import load_encoding
 from rlhf.models.llava import Llava
-from rlhf.models.locations import locate_model
 from rlhf.storage.run_directory import json_text, run_directories
 from rlhf.tracking.console import say, table
 from rlhf.tracking.reader import read_metrics
@@ -71,11 +69,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         fix = "rlhf evaluate FIRST OTHER…, or one model and evaluation.best_of=4"
         raise UsageError("evaluate compares two models or more", "rlhf evaluate", fix)
     records, root = read_prompts(config)
-    records = records[: config.evaluation.limit or None]
-    for file in job.files:
-        records = fitting(
-            config, load_encoding(locate_model(str(file), config.model.base).base), records, root
-        )
+    records = fitting_all(config, job.files, records[: config.evaluation.limit or None], root)
     judgments = _judgments(config)
     results, judges = _evaluate_models(job, records, root)
     output_pairs = [_deciding_outputs(result, results[0], judgments, records) for result in results]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.commands.job import Job
-from rlhf.commands.model_setup import fitting, load_adapted
+from rlhf.commands.model_setup import fitting_all, load_adapted
 from rlhf.config.schema import Config
 from rlhf.data.collate import prompt_batch
 from rlhf.data.image_listing import IMAGE_SUFFIXES, list_images
@@ -15,8 +15,6 @@ from rlhf.data.input_files import read_prompts
 from rlhf.data.records import PromptRecord
 from rlhf.errors import DataError, UsageError
 from rlhf.evaluation.judges import generate_responses
-from rlhf.models.encoding import load_encoding
-from rlhf.models.locations import locate_model
 from rlhf.tracking.console import say, table
 
 _USAGE = "rlhf generate MODEL… IMAGE|FOLDER… instruction='…', or MODEL… data.prompts=FILE.jsonl"
@@ -41,9 +39,7 @@ def generate(job: Job) -> dict[str, Any]:
             say(warning, "yellow")
     else:
         records, root = read_prompts(config)
-    for model in models:
-        encoding = load_encoding(locate_model(str(model), config.model.base).base)
-        records = fitting(config, encoding, records, root)
+    records = fitting_all(config, models, records, root)
     texts = [_texts(config, model, records, root) for model in models]
     rows = [
         (record.image_path, record.instruction, *responses)

@@ -9,19 +9,22 @@ import msgspec
 import torch
 
 from rlhf.commands.job import Job
+from rlhf.config.option_types import leaves
 from rlhf.config.resolve import weights_dtype
-from rlhf.config.schema import Config, leaves
+from rlhf.config.schema import Config
 from rlhf.data.images import image_digest
 from rlhf.data.input_files import input_file
 from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
 from rlhf.data.token_limits import T, TokenLimits, fitting_records
 from rlhf.errors import UsageError
-from rlhf.models.encoding import Encoding
+from rlhf.models.encoding import Encoding, load_encoding
 from rlhf.models.fixed_options import fixed_options
 from rlhf.models.llava import Llava
 from rlhf.models.locations import ModelLocation, locate_model
+from rlhf.models.lora import refuse_full_training
 from rlhf.models.parameter_summary import summarize_parameters
 from rlhf.models.policy import POLICY
+from rlhf.models.quantization import model_quantization
 from rlhf.planning.fit import uses_gradient_checkpointing
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.external.loader import load_scorer
@@ -111,11 +114,10 @@ def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> L
         location: where the model's files are.
         fully: every layer of the language model trains, not only a LoRA.
     """
-    if fully and location.adapter is not None:
-        fix = "use model.train=lora, or merge it: rlhf export RUN export.merge=true"
-        raise UsageError("full training cannot start from an adapter", str(location.adapter), fix)
+    if fully:
+        refuse_full_training(location.adapter, "train=full")
     llava = load_model(config, location, trains_fully=fully)
-    if fully and llava.quantization != "none":
+    if fully and model_quantization(llava.model) != "none":
         fix = "train a LoRA, or use the weights as they were before quantization"
         raise UsageError("full training needs weights that are not quantized", llava.base, fix)
     llava.gradient_checkpointing = uses_gradient_checkpointing(config, location)
@@ -133,6 +135,21 @@ def fitting(config: Config, model: Llava | Encoding, records: Sequence[T], root:
     """
     limits, skip = token_limits(config, model), config.data.on_too_long == "skip"
     return fitting_records(records, model.builder, root, limits, skip=skip)
+
+
+def fitting_all(config: Config, paths: Sequence[Path], records: list[T], root: Path) -> list[T]:
+    """Return the records that each of several models can read, before any weights load.
+
+    Args:
+        config: of the options that `fitting` reads.
+        paths: of the models, as `model.path` names one.
+        records: of any kind.
+        root: the directory that image paths start in.
+    """
+    for path in paths:
+        encoding = load_encoding(locate_model(str(path), config.model.base).base)
+        records = fitting(config, encoding, records, root)
+    return records
 
 
 def token_limits(config: Config, model: Llava | Encoding) -> TokenLimits:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.commands.job import Job
-from rlhf.config.schema import Config, leaves
+from rlhf.config.option_types import leaves
+from rlhf.config.schema import Config
 from rlhf.errors import UsageError
 from rlhf.storage.checkpoint import Checkpoint, load_checkpoint
 from rlhf.storage.run_directory import is_step_directory

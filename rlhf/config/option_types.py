@@ -1,11 +1,31 @@
-"""The type of every option, as the schema declares it."""
+"""Every option of the schema: its default and its type."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rlhf.config.paths import PathMark
 from rlhf.config.schema import Config, Section
+
+
+def defaults() -> dict[str, Any]:
+    """Return every option with its default, nested by section."""
+    return asdict(Config())
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of each leaf of a nested mapping.
+
+    Args:
+        values: the mapping.
+        prefix: added in front of every name.
+    """
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def option_types(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:

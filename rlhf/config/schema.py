@@ -3,9 +3,8 @@
 The comment on an option's line is its help text: `rlhf COMMAND --help` reads it from this source.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from rlhf.config.paths import PathText
 from rlhf.config.ranges import Count, CountOrZero, Fraction, NonNegative, Positive, Range
@@ -285,22 +284,3 @@ class Config(Section):
     demo: DemoConfig = DemoConfig()
     smol: SmolConfig = SmolConfig()
     plan: PlanConfig = PlanConfig()
-
-
-def defaults() -> dict[str, Any]:
-    """Return every option with its default, nested by section."""
-    return asdict(Config())
-
-
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of each leaf of a nested mapping.
-
-    Args:
-        values: the mapping.
-        prefix: added in front of every name.
-    """
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

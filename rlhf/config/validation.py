@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
+from rlhf.config.option_types import defaults, leaves
 from rlhf.config.ranges import Range
 from rlhf.config.schema import (
     KL_COEF_HIGHEST,
@@ -15,8 +16,6 @@ from rlhf.config.schema import (
     PPOConfig,
     SamplingConfig,
     Section,
-    defaults,
-    leaves,
 )
 from rlhf.errors import UsageError
 

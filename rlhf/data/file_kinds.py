@@ -1,4 +1,4 @@
-"""Tell what a file is that is no JSON Lines or no image, and what helps."""
+"""Tell what a file is that is not what it was taken for, and what helps."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class FileKind(NamedTuple):
 
 _LFS = FileKind("a Git LFS pointer, not the file it stands for", "run `git lfs pull` there")
 _PAGE = FileKind(
-    "an HTML page", "download the file itself: the link led to a page, perhaps to a login"
+    "an HTML page", "download the file itself: the link led to a web page, perhaps to a login"
 )
 _HEIC = FileKind("a HEIC image", "pip install 'rlhf[heic]', or convert it to JPEG")
 _AVIF = FileKind("an AVIF image that this Pillow does not read", "convert it to JPEG or PNG")
@@ -36,9 +36,12 @@ _BEGINNINGS = {
     b"%PDF": FileKind("a PDF", "export its pages as images"),
     b"<svg": FileKind("an SVG drawing", "export it as PNG"),
     b"<?xml": FileKind("XML", "export it as PNG, if it is a drawing"),
-    b"PK\3\4": FileKind("a zip archive", "unpack it: unzip FILE"),
+    b"PK\3\4": FileKind(
+        "a zip archive or an Excel workbook", "unpack it: unzip FILE, or save it as CSV"
+    ),
     b"\x1f\x8b": FileKind("a gzip archive", "unpack it: gunzip FILE"),
     b"\x28\xb5\x2f\xfd": FileKind("a zstd archive", "unpack it: unzstd FILE"),
+    b"ARROW1": FileKind("an Arrow file", "save it with Dataset.to_parquet"),
     b"PAR1": FileKind("a parquet file", "import it: rlhf import SOURCE FILE output=DIRECTORY"),
     **dict.fromkeys((b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{", b"[\0", b"\0["), _UTF_16),
 }

@@ -1,6 +1,7 @@
 """Load the weights of a transformers checkpoint whole, or refuse it and name what is wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from rlhf.errors import UsageError
+from rlhf.errors import UsageError, as_usage_error
 from rlhf.models.quantization import misshapen_layers
 from rlhf.models.vision.families import FAMILIES
 
@@ -44,6 +45,22 @@ def check_files(base: str) -> None:
             f"{base}: config.json has model_type {kind} and no text_config",
             "use the -hf checkpoint, e.g. llava-hf/llava-1.5-7b-hf",
         )
+
+
+@contextmanager
+def reading_llava(base: str) -> Iterator[None]:
+    """Check the files of a LLaVA; inside the block any fault of them becomes a usage error.
+
+    Args:
+        base: directory or hub id.
+
+    Raises:
+        UsageError: a library raised, or `check_files` did.
+    """
+    fix = "check model.path; if a package is named, install the package"
+    with as_usage_error(f"{base} does not load as a LLaVA", "its files", fix):
+        check_files(base)
+        yield
 
 
 def load_whole(model_class: Any, base: str, *, headless: bool = False, **options: Any) -> Any:

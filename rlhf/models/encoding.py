@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoProcessor
 
 from rlhf.data.chat_prompts import PromptBuilder
-from rlhf.errors import DataError, as_usage_error
-from rlhf.models.checkpoint_files import check_files
+from rlhf.errors import DataError
+from rlhf.models.checkpoint_files import reading_llava
 from rlhf.models.packed.supported import position_limit
 from rlhf.models.vision.families import image_tokens
 
@@ -33,24 +33,24 @@ def load_encoding(base: str) -> Encoding:
     Raises:
         UsageError: the files are not those of a LLaVA.
     """
-    fix = "check model.path; if a package is named, install the package"
-    with as_usage_error(f"{base} does not load as a LLaVA", "its files", fix):
-        check_files(base)
+    with reading_llava(base):
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
         builder = PromptBuilder(processor, image_tokens(config, processor))
-    return Encoding(builder, max_positions(config))
+    return Encoding(builder, max_positions(config.text_config))
 
 
 def max_positions(config: Any) -> int:
-    """Tokens of the longest sequence that a LLaVA's language model computes exactly.
+    """Tokens of the longest sequence that a text model computes exactly.
 
-    Its positions, or fewer with dynamic RoPE: the trained length. `sys.maxsize` where its
-    configuration names none.
+    Its positions, or fewer with dynamic RoPE: the trained length, beyond which a result depends on
+    the other sequences of the batch. `sys.maxsize` where its configuration names none.
+
+    Args:
+        config: configuration of the text model.
     """
-    text = config.text_config
-    positions = int(getattr(text, "max_position_embeddings", None) or sys.maxsize)
-    return min(positions, position_limit(text) or positions)
+    positions = int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
+    return min(positions, position_limit(config) or positions)
 
 
 def check_positions(lengths: Tensor, limit: int, base: str) -> None:

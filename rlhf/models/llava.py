@@ -25,7 +25,6 @@ from rlhf.models.packed.prefix_cache import PrefixCache
 from rlhf.models.packed.prefix_sharing import Sharing, split_before_suffix
 from rlhf.models.packed.prepacked_linear import prepacked_layers
 from rlhf.models.packed.probe import check_supported
-from rlhf.models.quantization import model_quantization
 from rlhf.models.special_ids import banned_ids, eos_ids, ids_without_token
 from rlhf.models.vision.families import image_tokens
 from rlhf.models.vision.image_encoder import ImageEncoder
@@ -43,7 +42,6 @@ class Llava:
         base: directory or hub id that the model was loaded from.
 
     Attributes:
-        quantization: of the linear layers: none, int8 or nf4.
         prefix_cache: keys and values of prompt prefixes, reused by later passes under aLoRA.
         max_prefill_tokens: most prompt tokens of one prefill pass.
         precision: dtype of the language model's matrix products.
@@ -54,11 +52,10 @@ class Llava:
     def __init__(self, model: Any, processor: Any, base: str) -> None:
         self.model, self.processor, self.base = model.eval(), processor, base
         check_supported(model)
-        self.quantization = model_quantization(model)
         self.builder = PromptBuilder(processor, image_tokens(model.config, processor))
         self.adapters = Adapters(model, self.builder.invocation_ids())
         self.image_token_id = int(model.config.image_token_id)
-        self.max_positions = max_positions(model.config)
+        self.max_positions = max_positions(model.config.text_config)
         self.vision = ImageEncoder(model, processor.image_processor)
         self.prefix_cache = PrefixCache()
         self.max_prefill_tokens = 8192

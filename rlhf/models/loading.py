@@ -7,8 +7,8 @@ import transformers
 from transformers import AutoConfig, AutoProcessor
 
 from rlhf.data.chat_prompts import PromptBuilder
-from rlhf.errors import UsageError, as_usage_error
-from rlhf.models.checkpoint_files import check_files, check_processor, load_whole
+from rlhf.errors import UsageError
+from rlhf.models.checkpoint_files import check_processor, load_whole, reading_llava
 from rlhf.models.fingerprints import tokenizer_hash
 from rlhf.models.fixed_options import stored_quantization
 from rlhf.models.quantization import prepare_quantized_layers, quantization_config
@@ -32,9 +32,7 @@ def load_hf(
         UsageError: the files are not those of a LLaVA, not whole, or quantized otherwise.
     """
     transformers.utils.logging.disable_progress_bar()  # it would garble the progress lines
-    fix = "check model.path; if a package is named, install the package"
-    with as_usage_error(f"{base} does not load as a LLaVA", "its files", fix):
-        check_files(base)
+    with reading_llava(base):
         stored = stored_quantization(base)
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
         model = load_whole(

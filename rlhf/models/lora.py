@@ -228,6 +228,22 @@ def _multiply_in_input_dtype(layer: Any, name: str) -> None:
         factors[name].weight = old.weight
 
 
+def refuse_full_training(adapter: Path | None, where: str) -> None:
+    """Refuse to train all weights of a model that an adapter belongs to.
+
+    Args:
+        adapter: directory of the adapter; None: there is none.
+        where: what asks for full training, e.g. `model.train=full`.
+
+    Raises:
+        UsageError: there is an adapter.
+    """
+    if adapter is not None:
+        fix = "train a LoRA, or merge the adapter: rlhf export RUN export.merge=true"
+        what = "full training cannot start from an adapter"
+        raise UsageError(what, f"{where}: {adapter}", fix)
+
+
 def add_adapter(adapters: Adapters, name: str, config: ModelConfig) -> None:
     """Add a fresh trainable adapter with rank, scale and type from the configuration.
 

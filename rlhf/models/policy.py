@@ -12,7 +12,7 @@ from rlhf.errors import UsageError
 from rlhf.kernels import token_kl, token_logprobs
 from rlhf.models.critic import Critic, build_full_critic, build_lora_critic
 from rlhf.models.llava import Llava
-from rlhf.models.lora import add_adapter
+from rlhf.models.lora import add_adapter, refuse_full_training
 from rlhf.tracking.profiler import phase
 from rlhf.types import PolicyOutputs, PromptBatch, Responses
 
@@ -231,12 +231,7 @@ def _check_no_adapter(
     init_adapter: Path | None, critic: CriticKind, critic_init: Path | None
 ) -> None:
     """Refuse adapters of any role in full training."""
-    if init_adapter is not None:
-        raise UsageError(
-            "full training cannot start from an adapter",
-            "model.train=full",
-            "use model.train=lora, or a model.path with merged weights",
-        )
+    refuse_full_training(init_adapter, "model.train=full")
     if critic == "adapter" or critic_init is not None:
         raise UsageError(
             "an adapter of the critic needs a frozen base model",

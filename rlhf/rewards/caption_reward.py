@@ -1,6 +1,5 @@
 """The reward model that reads text only, a caption in place of the image."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from rlhf.data.tokenization import TextEncoder
 from rlhf.errors import DataError, UsageError, as_usage_error
 from rlhf.models.checkpoint_files import load_whole
+from rlhf.models.encoding import max_positions
 from rlhf.models.fingerprints import stored_weights, tokenizer_hash
 from rlhf.models.llava import Llava
 from rlhf.models.lora import Adapters
-from rlhf.models.packed.supported import position_limit
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.rewards.base import REWARD, RewardModel
 from rlhf.rewards.captioner import Captioner
@@ -124,14 +123,9 @@ class CaptionReward(RewardModel):
 
     @property
     def _max_positions(self) -> int:
-        """Most tokens of a text; RoBERTa's first two positions are reserved for padding.
-
-        With dynamic RoPE the trained length: beyond, a score would depend on the longest text.
-        """
-        positions = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
-        positions = min(positions, position_limit(self.model.config) or positions)
+        """Most tokens of a text; RoBERTa's first two positions are reserved for padding."""
         offset = "roberta" in str(self.model.config.model_type)
-        return int(positions) - (2 if offset else 0)
+        return max_positions(self.model.config) - (2 if offset else 0)
 
 
 def load_caption_reward(

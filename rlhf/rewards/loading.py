@@ -10,7 +10,7 @@ from rlhf.config.schema import ModelConfig, RewardConfig
 from rlhf.errors import UsageError
 from rlhf.models.llava import Llava
 from rlhf.models.locations import relative_path
-from rlhf.models.lora import add_adapter
+from rlhf.models.lora import add_adapter, refuse_full_training
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.rewards.base import REWARD, RewardModel
 from rlhf.rewards.caption_reward import CaptionReward, load_caption_reward
@@ -93,12 +93,7 @@ def _check_trained_head(reward: RewardModel, config: RewardConfig) -> None:
 
 
 def _train_backbone(reward: RewardModel, init_adapter: Path | None) -> None:
-    if init_adapter is not None:
-        raise UsageError(
-            "full training cannot start from an adapter",
-            "reward.train=full",
-            "use reward.train=lora or head, or a model.path with merged weights",
-        )
+    refuse_full_training(init_adapter, "reward.train=full")
     if isinstance(reward, LlavaReward):
         reward.llava.precision = torch.float32
         reward.llava.model.float()  # one dtype for all weights, so that a load restores it

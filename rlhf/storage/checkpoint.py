@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rlhf.config.schema import leaves
+from rlhf.config.option_types import leaves
 from rlhf.errors import DataError, ResourceError
 
 Tensors = Mapping[str, Tensor]

@@ -7,7 +7,8 @@ import pytest
 import rlhf.commands
 from rlhf.cli.commands import COMMANDS, Command, load_function
 from rlhf.cli.main import main
-from rlhf.config.schema import Config, Section, defaults
+from rlhf.config.option_types import defaults
+from rlhf.config.schema import Config, Section
 
 TOY = """
 def toy(job):

@@ -5,7 +5,7 @@ import yaml
 
 from rlhf.cli.commands import COMMANDS
 from rlhf.cli.hydra_compose import compose_options, config_directory, expand_sweep
-from rlhf.config.schema import defaults
+from rlhf.config.option_types import defaults
 from rlhf.config.validation import load_config
 
 

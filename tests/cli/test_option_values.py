@@ -8,8 +8,7 @@ import pytest
 
 from rlhf.cli.main import main
 from rlhf.commands.job import Job
-from rlhf.config.option_types import option_types
-from rlhf.config.schema import leaves
+from rlhf.config.option_types import leaves, option_types
 from tests.support.option_values import TEXTS, admitted_values
 
 # Options that are checked beyond their type: words, and what the first of them means.

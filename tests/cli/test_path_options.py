@@ -6,8 +6,7 @@ import pytest
 
 from rlhf.cli.hydra_compose import compose_options
 from rlhf.cli.main import main, parse
-from rlhf.config.option_types import option_types, path_options
-from rlhf.config.schema import leaves
+from rlhf.config.option_types import leaves, option_types, path_options
 from rlhf.errors import UsageError
 
 # Every other option of plain text must be a path: `rlhf.config.paths.PathText`.

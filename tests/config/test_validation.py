@@ -7,13 +7,9 @@ import pytest
 
 from rlhf.cli.commands import COMMANDS
 from rlhf.cli.help import command_help
+from rlhf.config.option_types import defaults, leaves
 from rlhf.config.resolve import kl_choice
-from rlhf.config.schema import (
-    PPOConfig,
-    SamplingConfig,
-    defaults,
-    leaves,
-)
+from rlhf.config.schema import PPOConfig, SamplingConfig
 from rlhf.config.validation import check_training_sampling, load_config
 from rlhf.errors import UsageError
 

@@ -13,11 +13,6 @@ from rlhf.models.policy import Policy
 from tests.support import tiny_models
 
 
-@pytest.fixture
-def llava(tiny: Path) -> Llava:
-    return tiny_models.load(tiny)
-
-
 def padded(llava: Llava, rows: int) -> Llava:
     """The model with `rows` more output logits than its tokenizer has tokens, all of them large."""
     torch.manual_seed(0)

@@ -18,11 +18,6 @@ from tests.models.test_alora import adapted
 from tests.support import tiny_models
 
 
-@pytest.fixture
-def llava(tiny: Path) -> Llava:
-    return tiny_models.load(tiny)
-
-
 def test_batching_and_order_do_not_change_what_is_sampled(llava: Llava, tiny: Path) -> None:
     prompts = tiny_models.prompts_of(llava, tiny, 6)
     all_at_once, _ = generate(llava, prompts, SamplingConfig(max_new_tokens=12), seed=3)

@@ -20,11 +20,6 @@ from tests.support import tiny_models
 LANGUAGE = r".*language_model.*\.(q_proj|v_proj)"
 
 
-@pytest.fixture
-def llava(tiny: Path) -> Llava:
-    return tiny_models.load(tiny)
-
-
 def save_foreign(tiny: Path, directory: Path, **options: Any) -> Path:
     """An adapter that peft itself trained: every weight of it is drawn at random."""
     torch.manual_seed(1)

@@ -22,11 +22,6 @@ from tests.support import tiny_models
 
 
 @pytest.fixture
-def llava(tiny: Path) -> Llava:
-    return tiny_models.load(tiny)
-
-
-@pytest.fixture
 def policy(llava: Llava) -> Policy:
     """With a critic whose values differ from token to token."""
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)

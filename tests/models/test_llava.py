@@ -17,11 +17,6 @@ from rlhf.spans import Spans
 from tests.support import tiny_models
 
 
-@pytest.fixture
-def llava(tiny: Path) -> Llava:
-    return tiny_models.load(tiny)
-
-
 def hf_logits(llava: Llava, row: int, tiny: Path, pads: int) -> torch.Tensor:
     """Logits of one row by transformers, from pixels, with `pads` on the left."""
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)

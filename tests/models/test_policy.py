@@ -15,11 +15,6 @@ from rlhf.models.policy import POLICY, Policy, build_policy
 from tests.support import tiny_models
 
 
-@pytest.fixture
-def llava(tiny: Path) -> Llava:
-    return tiny_models.load(tiny)
-
-
 def move(policy: Policy) -> None:
     with torch.no_grad():
         for value in policy.trainable_parameters().values():

@@ -16,6 +16,7 @@ from rlhf.generation.sampler import generate
 from rlhf.models.fingerprints import stored_weights
 from rlhf.models.fixed_options import stored_quantization
 from rlhf.models.policy import POLICY, build_policy
+from rlhf.models.quantization import model_quantization
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.storage.checkpoint import load_checkpoint
 from rlhf.storage.hashing import hash_tensors
@@ -77,7 +78,7 @@ def test_sanity_checks_hold_for_every_storage_critic_and_lora_type(
         assert hash_tensors(first.named_parameters()) == hash_tensors(second.named_parameters())
     llava.adapters.save(POLICY, tmp_path / "adapter", llava.base)
     loaded = tiny_models.load(
-        tiny, storage if storage == "bfloat16" else "float32", llava.quantization
+        tiny, storage if storage == "bfloat16" else "float32", model_quantization(llava.model)
     )
     loaded.adapters.load(POLICY, tmp_path / "adapter", trains=False)
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
@@ -98,7 +99,7 @@ def stored(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: Any) ->
 
 def test_weights_that_are_stored_quantized_are_used_as_they_are(stored: Path, tiny: Path) -> None:
     llava = tiny_models.load(stored)
-    kind = llava.quantization
+    kind = model_quantization(llava.model)
     assert kind == stored_quantization(str(stored / "model")) in LAYERS
     assert stored_weights(llava.model)["quantization"] == kind
     fresh = tiny_models.load(tiny, quantization=kind)
@@ -108,7 +109,7 @@ def test_weights_that_are_stored_quantized_are_used_as_they_are(stored: Path, ti
 
 
 def test_weights_that_are_stored_quantized_do_not_become_another_kind(stored: Path) -> None:
-    other = {"nf4": "int8", "int8": "nf4"}[tiny_models.load(stored).quantization]
+    other = {"nf4": "int8", "int8": "nf4"}[model_quantization(tiny_models.load(stored).model)]
     with pytest.raises(UsageError, match=f"cannot become {other}"):
         tiny_models.load(stored, quantization=other)
 

@@ -37,7 +37,7 @@ BUGS = (
         "the longest row of a batch sets the RoPE of all",
         ("Qwen #401", "transformers #25104"),
         "models/encoding.py",
-        (("position_limit(text) or positions", "positions"),),
+        (("position_limit(config) or positions", "positions"),),
         FAMILIES + "test_dynamic_rope_is_exact_up_to_the_trained_length_and_refused_beyond",
     ),
     Bug(

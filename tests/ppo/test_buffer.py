@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.config.schema import PPOConfig, defaults
+from rlhf.config.option_types import defaults
+from rlhf.config.schema import PPOConfig
 from rlhf.config.validation import load_config
 from rlhf.errors import UsageError
 from rlhf.functional import ADVANTAGE_ESTIMATORS, AdvantageInputs, ScoreScaler, advantage_estimator

@@ -20,16 +20,6 @@ from tests.support import tiny_models
 pytestmark = pytest.mark.usefixtures("low_floor")
 
 
-@pytest.fixture(scope="session")
-def text_model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return kit.write_text_model(tmp_path_factory.mktemp("text"), tiny, "text")
-
-
-@pytest.fixture
-def llava(tiny: Path) -> Llava:
-    return tiny_models.load(tiny)
-
-
 def train(
     model: RewardModel,
     reward: RewardConfig,

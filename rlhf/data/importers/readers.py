@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from rlhf.data.file_kinds import kind_of
 from rlhf.data.importers.fields import Row, Skip
 from rlhf.data.importers.text_tables import TextTable
 from rlhf.errors import DataError, UsageError
@@ -16,17 +17,6 @@ from rlhf.errors import DataError, UsageError
 MAX_LINE_BYTES = 64_000_000  # an image of 20 MB in base64 fits
 COLUMN_SAMPLE_ROWS = 1000  # the fields of so many first rows are a JSON file's columns
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-# First bytes of files that are often taken for data, and what to say they are.
-_FOREIGN = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file it stands for: run git lfs pull",
-    b"<!DOCTYPE": "a web page: download the file itself",
-    b"<!doctype": "a web page: download the file itself",
-    b"<html": "a web page: download the file itself",
-    b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save it as CSV",
-    b"\x1f\x8b": "packed with gzip: unpack it with gunzip",
-    b"ARROW1": "an Arrow file: save it with Dataset.to_parquet",
-    b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it with unzstd",
-}
 BATCH = 64  # rows of a parquet file in memory at a time, images included
 
 
@@ -87,9 +77,10 @@ def _open_by_content(path: Path, head: bytes) -> OpenedRows:
         raise ValueError("no rows")
     if head.startswith(b"PAR1"):
         return _not_empty(_parquet(path))
-    if path.suffix == ".parquet" or any(start.startswith(magic) for magic in _FOREIGN):
-        is_a = next((name for magic, name in _FOREIGN.items() if start.startswith(magic)), "")
-        raise ValueError(f"it is {is_a or 'no parquet file'}")
+    if kind := kind_of(start):
+        raise ValueError(f"it is {kind.name}: {kind.fix}")
+    if path.suffix == ".parquet":
+        raise ValueError("it is no parquet file")
     if start.startswith(b"["):
         return _not_empty(_json_list(path.read_bytes()))
     return _not_empty(_json_lines(path) if start.startswith(b"{") else _text_table(path))
