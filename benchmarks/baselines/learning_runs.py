@@ -98,7 +98,10 @@ def find_starting_point(directory: Path) -> StartingPoint:
     Raises:
         FileNotFoundError: there is none, or its model or data are missing.
     """
-    cards = sorted(directory.glob(f"**/{REWARD_CARD}"), key=lambda path: path.parents[1].name)
+    cards = sorted(
+        directory.glob(f"**/{REWARD_CARD}"),
+        key=lambda path: (path.stat().st_mtime_ns, path.parents[1].name),
+    )
     if not cards:
         raise FileNotFoundError(
             f"no {REWARD_CARD} under {directory}: give the directory of an `rlhf demo`"

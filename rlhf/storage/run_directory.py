@@ -2,10 +2,9 @@
 
 import json
 import re
-import secrets
 import shutil
-import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rlhf.errors import DirectoryInUseError
-from rlhf.storage.atomic import make_directory
+from rlhf.storage.atomic import make_directory, unwritable
 
-RUN_NAME = r"\d{8}-\d{6}-[0-9a-f]{4}"
+RUN_NAME = re.compile(r"(\d{4,})-\d{8}-\d{6}")  # counter, date and time
+OLD_RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # without a counter, by the local clock
 REWARD_CARD = "reward.json"  # beside the head of a reward model
+SWEEP_FILE = "sweep.json"  # in a sweep's directory, whose runs are its members
 
 
 class RunDirectory:
-    """A run's directory, `<output_dir>/<experiment>/<time>-<id>/`, locked for this process.
+    """A run's directory, `<output_dir>/<name>/<counter>-<UTC time>/`, locked for this process.
 
     It holds config.yaml, TensorBoard events, metrics.jsonl, summary.json and, by command, model/ or
     adapter/, reward/, checkpoints/, candidates.jsonl, preferences.jsonl, report.html.
@@ -46,10 +47,9 @@ class RunDirectory:
             ) from None
 
     @classmethod
-    def create(cls, output_dir: Path, experiment: str) -> "RunDirectory":
-        """Create a run's directory; its name is unique even if many start within one second."""
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        return cls(output_dir / experiment / f"{stamp}-{secrets.token_hex(2)}")
+    def create(cls, output_dir: Path, name: str) -> "RunDirectory":
+        """Make and lock a new run's directory; see `new_run_directory`."""
+        return cls(new_run_directory(output_dir, name))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the metrics of the run to summary.json."""
@@ -62,10 +62,70 @@ class RunDirectory:
             shutil.rmtree(self.path)
 
 
+def new_run_directory(output_dir: Path, name: str) -> Path:
+    """Make the directory of a new run or sweep, `<output_dir>/<name>/0012-20261129-205228`.
+
+    Its counter is the largest in `<output_dir>/<name>` plus one, whatever the clock says, and no
+    other process gets that counter, even if many start at once.
+
+    Raises:
+        ResourceError: it cannot be made.
+    """
+    parent = make_directory(output_dir / name)
+    try:
+        while not (directory := _new_directory(parent)):
+            pass
+    except OSError as error:
+        raise unwritable(parent, error) from error
+    return directory
+
+
+def _new_directory(parent: Path) -> Path | None:
+    """Make the directory of the next counter; None if another process was faster."""
+    counter = f"{1 + _largest_counter(parent, reserved=True):04}"
+    reserved = parent / f".{counter}"
+    try:
+        reserved.mkdir()
+    except FileExistsError:
+        return None
+    if _largest_counter(parent) < int(counter):
+        return reserved.rename(parent / f"{counter}-{_utc_time()}")
+    reserved.rmdir()  # it was taken between the count and the reservation
+    return None
+
+
+def _largest_counter(parent: Path, *, reserved: bool = False) -> int:
+    """Return the largest counter of the runs in a directory, or also of the reserved ones."""
+    names = [item.name for item in parent.iterdir()]
+    counters = [int(found[1]) for name in names if (found := RUN_NAME.fullmatch(name))]
+    if reserved:
+        counters += [int(name[1:]) for name in names if re.fullmatch(r"\.\d{4,}", name)]
+    return max(counters, default=0)
+
+
+def _utc_time() -> str:
+    return datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+
+
 def run_directories(path: Path) -> list[Path]:
-    """List the directory itself, then the runs in it, newest first."""
-    runs = [item for item in path.glob("*-*-*") if re.fullmatch(RUN_NAME, item.name)]
-    return [path, *sorted(runs, reverse=True)]
+    """List the directory itself, then the runs in it, newest first; sweeps are left out.
+
+    Runs are ordered by their counters. Those named by time alone are older than all others.
+    """
+    runs = [item for item in path.glob("*-*-*") if _is_run(item)]
+    return [path, *sorted(runs, key=_age, reverse=True)]
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a directory has the name of a run and is no sweep."""
+    named = RUN_NAME.fullmatch(path.name) or OLD_RUN_NAME.fullmatch(path.name)
+    return bool(named) and not (path / SWEEP_FILE).exists()
+
+
+def _age(run: Path) -> tuple[int, str]:
+    """Return what orders runs from old to new: the counter, 0 for a name without, and the name."""
+    found = RUN_NAME.fullmatch(run.name)
+    return (int(found[1]) if found else 0), run.name
 
 
 def is_step_directory(path: Path) -> bool:

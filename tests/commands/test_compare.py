@@ -36,8 +36,8 @@ def write_trl_metrics(directory: Path, scores: list[float]) -> None:
 def test_ours_and_trl_in_one_table_and_page(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_metrics(run_root / "mine" / "20261123-101010-abcd", [0.0, 2.0, 1.0])
-    (run_root / "mine" / "20261123-101010-abcd" / "summary.json").write_text('{"win_rate": 0.75}')
+    write_metrics(run_root / "mine" / "0001-20261123-101010", [0.0, 2.0, 1.0])
+    (run_root / "mine" / "0001-20261123-101010" / "summary.json").write_text('{"win_rate": 0.75}')
     write_trl_metrics(run_root / "<b>theirs", [0.25, 0.5])
     assert main(["compare", "mine", "<b>theirs", "--json"]) == 0
     summary: dict[str, Any] = json.loads(capsys.readouterr().out)

@@ -57,7 +57,7 @@ def paths(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     """A directory of every kind, as the commands write them."""
     root = tmp_path_factory.mktemp("kinds")
     llava = tiny_models.load(tiny)
-    runs = {kind: root / kind.replace(" ", "-") / "20261101-000000-0000" for kind in KINDS}
+    runs = {kind: root / kind.replace(" ", "-") / "0001-20261101-000000" for kind in KINDS}
     for kind in ("sft full", "ppo full"):
         llava.save(runs[kind] / "model")
     shutil.copytree(tiny / "model", root / "hub/models--someone--tiny-llava/snapshots/0123")

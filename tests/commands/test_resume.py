@@ -86,7 +86,7 @@ def test_resuming_from_a_step_sets_later_checkpoints_aside(tmp_path: Path) -> No
 
 
 def test_auto_is_the_newest_run_of_the_command_if_it_did_not_end(tmp_path: Path) -> None:
-    older, newer, other = (tmp_path / f"20260101-00000{n}-abcd" for n in range(3))
+    older, newer, other = (tmp_path / f"000{n}-2026010{4 - n}-000000" for n in range(3))
     saved_run(older, 1)
     saved_run(newer, 2)
     saved_run(other, 3, command="reward")
@@ -101,7 +101,7 @@ def test_auto_is_the_newest_run_of_the_command_if_it_did_not_end(tmp_path: Path)
 
 def test_the_command_line_of_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run = saved_run(tmp_path / "runs" / "x" / "20260101-000000-abcd", 2)
+    run = saved_run(tmp_path / "runs" / "x" / "0001-20260101-000000", 2)
     (run / "config.yaml").write_text("seed: 7\nname: x\nppo: {lr: 0.5}\n")
     stored = compose_options("ppo", [f"resume={run}", "ppo.kl_coef=0.25"])
     assert (stored["seed"], stored["ppo"]["lr"], stored["ppo"]["kl_coef"]) == (7, 0.5, 0.25)
