@@ -145,6 +145,7 @@ def line_chart(
     *,
     x_label: str = "step",
     legend: bool = True,
+    series: Mapping[str, int] | None = None,
 ) -> Chart:
     """Lay out curves over a common x axis.
 
@@ -155,6 +156,8 @@ def line_chart(
             any other value are not drawn, but keep their colour.
         x_label: what the x axis counts.
         legend: whether the lines are named below the chart.
+        series: name to the number of its colour, which several curves may share; None: each curve
+            has its own.
 
     Returns:
         A chart whose axes span the finite values.
@@ -166,9 +169,10 @@ def line_chart(
     steps, values = zip(*points, strict=True)
     x = Scale(min(steps), max(steps), LEFT, RIGHT)
     y = Scale(min(values), max(values), BOTTOM, TOP)
+    numbers = series or {name: number for number, name in enumerate(curves)}
     lines = [
-        Line(name, [(x(p[0]), y(p[1])) for p in curve], series_color(number), curve[-1][1])
-        for number, (name, curve) in enumerate(finite.items())
+        Line(name, [(x(p[0]), y(p[1])) for p in curve], series_color(numbers[name]), curve[-1][1])
+        for name, curve in finite.items()
         if curve
     ]
     x_ticks = ticks(x, whole=True)

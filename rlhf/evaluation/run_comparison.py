@@ -3,14 +3,14 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite, nan
 from pathlib import Path
 
 from rlhf.errors import DataError
 from rlhf.evaluation.charts import Chart, line_chart, series_color
-from rlhf.evaluation.html import metric_table, write_page
-from rlhf.storage.run_directory import run_directories
+from rlhf.evaluation.html import MetricTable, format_metric, write_page
+from rlhf.storage.run_directory import SWEEP_FILE, run_directories
 from rlhf.tracking.metrics import METRICS
 from rlhf.tracking.reader import Curves, read_events, read_metrics
 
@@ -38,19 +38,36 @@ _COLUMNS: dict[str, tuple[str, Statistic]] = {  # heading: metric, statistic of 
 
 @dataclass(frozen=True)
 class Run:
-    """The logged metrics of a run.
+    """The logged metrics of a run, and what is known of it if it belongs to a sweep.
 
     Attributes:
         name: unique among the runs compared.
         curves: metric to (step, value).
         seconds: the time it took; NaN where it is not known.
         win_rate: from its summary, 0 to 1; NaN where there is none.
+        sweep: the sweep that it belongs to, unique among the directories compared; "" for none.
+        setting: shared by runs of a sweep that differ only in their seed; "" outside of a sweep.
+        options: swept option to its value.
+        results: what the sweep recorded at its end, by name.
+        status: running, done, failed or interrupted; "" outside of a sweep.
+        reason: why it failed; "" if it did not.
     """
 
     name: str
     curves: Curves
     seconds: float
     win_rate: float = nan
+    sweep: str = ""
+    setting: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    results: Mapping[str, float] = field(default_factory=dict)
+    status: str = ""
+    reason: str = ""
+
+    @property
+    def series(self) -> str:
+        """What the legend calls its lines: its setting, or its name outside of a sweep."""
+        return self.setting or self.name
 
 
 def read_run(directory: Path, name: str) -> Run:
@@ -66,6 +83,7 @@ def read_run(directory: Path, name: str) -> Run:
     run_dirs = [path for path in run_directories(directory) if (path / "metrics.jsonl").is_file()]
     try:
         if not run_dirs:
+            _refuse_sweeps(directory)
             return Run(name, *read_events(directory))
         curves = read_metrics(run_dirs[0])
         summary_file = run_dirs[0] / "summary.json"
@@ -78,6 +96,13 @@ def read_run(directory: Path, name: str) -> Run:
     except (ValueError, KeyError, AttributeError) as error:
         fix = "name a run directory whose metrics.jsonl and summary.json are as they were written"
         raise DataError(f"the metrics cannot be read: {error}", str(directory), fix) from None
+
+
+def _refuse_sweeps(directory: Path) -> None:
+    """Refuse a directory of sweeps: no run in it stands for the others."""
+    if sweeps := sorted(path.parent for path in directory.glob(f"*/{SWEEP_FILE}")):
+        what, fix = "there are only sweeps here", f"name one of them, e.g. {sweeps[-1]}"
+        raise DataError(what, str(directory), fix)
 
 
 def distinct_names(directories: Sequence[Path]) -> list[str]:
@@ -114,12 +139,12 @@ def by_episode(runs: Sequence[Run]) -> tuple[str, list[Curves]]:
         The label of the axis and the curves of each run: over the responses sampled if every run
         counted them (`episode`), else over steps.
     """
-    if not all("episode" in run.curves for run in runs):
+    if not all("episode" in run.curves for run in runs if run.curves):
         return "step", [run.curves for run in runs]
     aligned = []
     for run in runs:
         responses_at = {
-            step: int(count) for step, count in run.curves["episode"] if isfinite(count)
+            step: int(count) for step, count in run.curves.get("episode", []) if isfinite(count)
         }
         aligned.append(
             {
@@ -133,11 +158,12 @@ def by_episode(runs: Sequence[Run]) -> tuple[str, list[Curves]]:
 
 
 def metric_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Build a chart for each metric, with a line for each run.
+    """Build a chart for each metric, with a line for each run, in the colour of its series.
 
     Returns:
         Charts in the order of METRICS, then those of other metrics by name.
     """
+    numbers = series_numbers(runs)
     x_label, curves = by_episode(runs)
     metrics = {name for by_metric in curves for name in by_metric} - {"episode"}
     names = [name for name in METRICS if name in metrics] + sorted(metrics - METRICS.keys())
@@ -151,24 +177,32 @@ def metric_charts(runs: Sequence[Run]) -> list[Chart]:
             },
             x_label=x_label,
             legend=False,
+            series={run.name: numbers[run.series] for run in runs},
         )
         for name in names
     ]
 
 
+def series_numbers(runs: Sequence[Run]) -> dict[str, int]:
+    """Number the series of runs, in the order of their first runs."""
+    return {name: number for number, name in enumerate(dict.fromkeys(x.series for x in runs))}
+
+
 def write_run_comparison(
     path: Path,
     runs: Sequence[Run],
-    metrics: Mapping[str, Mapping[str, float]],
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[object]]]],
     notes: Sequence[str],
+    unfinished: Sequence[Sequence[object]] = (),
 ) -> None:
     """Write the page as one self-contained HTML file; every text is escaped.
 
     Args:
         path: the file to write.
         runs: in the order of their colours.
-        metrics: name of the run to its `last_and_best` values.
+        tables: title to headings and rows, above the curves.
         notes: lines below the heading.
+        unfinished: name and reason of each run that failed or did not end.
 
     Raises:
         OSError: the file cannot be written.
@@ -178,26 +212,50 @@ def write_run_comparison(
         "run_comparison.html.j2",
         title=f"{len(runs)} runs compared",
         notes=notes,
-        metrics=metric_table("run", metrics),
-        legend=[(run.name, series_color(number)) for number, run in enumerate(runs)],
+        tables={
+            title: MetricTable(list(columns), [list(map(format_metric, row)) for row in rows])
+            for title, (columns, rows) in tables.items()
+        },
+        unfinished=unfinished,
+        legend=[(name, series_color(number)) for name, number in series_numbers(runs).items()],
         plots=metric_charts(runs),
     )
 
 
-def table_rows(
-    metrics: Mapping[str, Mapping[str, float]],
-) -> tuple[list[str], list[tuple[object, ...]]]:
+def run_values(run: Run) -> dict[str, float]:
+    """Return what a run is compared by: the results of its sweep, then its last and best values."""
+    return {**run.results, **last_and_best(run)}
+
+
+def value_columns(runs: Sequence[Run]) -> list[str]:
+    """Return the names of `run_values` that one of the runs has, in the order of a table."""
+    results = [name for run in runs for name in run.results]
+    used = {name for run in runs for name in run_values(run)}
+    return [x for x in dict.fromkeys([*results, *_COLUMNS, "win rate", "seconds"]) if x in used]
+
+
+def table_rows(runs: Sequence[Run]) -> tuple[list[str], list[tuple[object, ...]]]:
     """Lay out runs for `console.table`.
 
-    Args:
-        metrics: name of the run to its `last_and_best` values.
-
     Returns:
-        The headings, without those that no run has, and a row for each run.
+        The headings (run, swept options, values, status; without those that no run has, and without
+        the run if all are of one sweep, whose options tell them apart), and a row for each run.
     """
-    headings = [*_COLUMNS, "win rate", "seconds"]
-    used = [name for name in headings if any(name in values for values in metrics.values())]
+    names = [] if of_one_sweep(runs) else ["run"]
+    options = list(dict.fromkeys(name for run in runs for name in run.options))
+    values, status = value_columns(runs), ["status"] if any(run.status for run in runs) else []
     rows: list[tuple[object, ...]] = [
-        (name, *(values.get(heading, "–") for heading in used)) for name, values in metrics.items()
+        (
+            *([run.name] if names else []),
+            *(run.options.get(name, "–") for name in options),
+            *(run_values(run).get(name, "–") for name in values),
+            *([run.status or "–"] if status else []),
+        )
+        for run in runs
     ]
-    return ["run", *used], rows
+    return [*names, *options, *values, *status], rows
+
+
+def of_one_sweep(runs: Sequence[Run]) -> bool:
+    """Tell whether all runs belong to the same sweep."""
+    return len({run.sweep for run in runs}) == 1 and bool(runs[0].sweep)

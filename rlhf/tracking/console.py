@@ -108,7 +108,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     sheet = Table(title=Text(title), title_justify="left")
     for index, column in enumerate(columns):
         numbers = all(isinstance(row[index], int | float) for row in rows)
-        sheet.add_column(Text(column), justify="right" if numbers else "left")
+        sheet.add_column(Text(column), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         texts = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row)
         sheet.add_row(*map(Text, texts))

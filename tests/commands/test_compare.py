@@ -9,20 +9,14 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from rlhf.cli.main import main
-from rlhf.tracking.writer import MetricsWriter
+from rlhf.tracking.console import console
+from tests.support.sweeps import write_kl_sweep, write_metrics
 
 
 @pytest.fixture(autouse=True)
 def run_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def write_metrics(directory: Path, scores: list[float]) -> None:
-    with MetricsWriter(directory) as writer:
-        for step, score in enumerate(scores):
-            metrics = {"objective/scores": score, "time/rollout": 1.5, "time/update": 0.5}
-            writer.scalars(metrics | {"episode": 8 * (step + 1)}, step)
 
 
 def write_trl_metrics(directory: Path, scores: list[float]) -> None:
@@ -85,3 +79,36 @@ def test_metrics_that_cannot_be_read(
     (run_root / "run" / file).write_text(text)
     assert main(["compare", "run"]) == 3
     assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_a_sweep_beside_a_run_of_trl(run_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = write_kl_sweep(run_root / "runs" / "ppo" / "0007-20261129-205228")
+    write_trl_metrics(run_root / "theirs", [0.25, 0.5])
+    assert main(["compare", str(sweep), "theirs", "--json"]) == 0
+    summary: dict[str, Any] = json.loads(capsys.readouterr().out)
+    start = f"{sweep.name}/ppo.kl_coef="
+    assert list(summary["settings"]) == [start + x for x in ("0.1", "0.05", "0.2")]
+    assert summary["settings"][f"{start}0.1"]["score"] == {"mean": 4.0, "half_width": 0.0, "n": 2}
+    assert len(summary["runs"]) == 10 and summary["runs"]["theirs"]["score"] == 0.5
+    (reason,) = summary["unfinished"].values()
+    assert reason == "failed: memory ran out (ppo.rollout_batch_size)"
+    page = (run_root / "compare.html").read_text()
+    assert page.count("<table>") == 2 and page.count(reason) == 1
+    assert page.count("3 ± 6.6 (3)") == 3  # the objective, last and best
+    legend = page[page.index('<div class="sticky legend">') :].split("</div>")[0]
+    assert re.findall(r"<b>(.*?)</b>", legend) == [*summary["settings"], "theirs"]
+    scores = page[page.index("<h3>objective/scores</h3>") :].split("</svg>")[0]
+    assert scores.count("<polyline") == 9 and len(set(re.findall(r"--series-\d", scores))) == 4
+
+
+def test_the_console_shows_settings_runs_and_reasons(
+    run_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    console.cache_clear()
+    write_kl_sweep(run_root / "sweep")
+    assert main(["compare", "sweep"]) == 0
+    output = capsys.readouterr().out
+    console.cache_clear()
+    for text in ("3 ± 6.6 (3)", "2 of 3", "memory ran out (ppo.rollout_batch_size)", "ppo.kl_coef"):
+        assert text in output
