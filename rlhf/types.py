@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf.history import History
 from rlhf.spans import Spans
 
 
@@ -22,6 +23,7 @@ class PromptBatch:
         images: the images of each prompt, in the order of their placeholders.
         sampling_keys: [B] int64, names each prompt for keyed sampling.
         instructions: text of each instruction, as written by the user.
+        histories: the earlier turns of each prompt; () if none has any.
     """
 
     tokens: Tensor
@@ -29,6 +31,10 @@ class PromptBatch:
     images: tuple[tuple[Path, ...], ...]
     sampling_keys: Tensor
     instructions: tuple[str, ...]
+    histories: tuple[History, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "histories", self.histories or ((),) * len(self.instructions))
 
     def __len__(self) -> int:
         """B, the number of rows."""
@@ -43,6 +49,7 @@ class PromptBatch:
             tuple(chain.from_iterable(part.images for part in parts)),
             torch.cat([part.sampling_keys for part in parts]),
             tuple(chain.from_iterable(part.instructions for part in parts)),
+            tuple(chain.from_iterable(part.histories for part in parts)),
         )
 
     def select(self, indices: Tensor) -> "PromptBatch":
@@ -54,6 +61,7 @@ class PromptBatch:
             images=tuple(self.images[row] for row in rows),
             sampling_keys=self.sampling_keys[indices],
             instructions=tuple(self.instructions[row] for row in rows),
+            histories=tuple(self.histories[row] for row in rows),
         )
 
     def truncate(self, lengths: Tensor) -> "PromptBatch":

@@ -22,7 +22,7 @@ FLOORS = {
     name: floor
     for floor, names in enumerate(
         [
-            "errors spans kernels functional",
+            "errors spans history kernels functional",
             "types config",
             "storage tracking",
             "data",

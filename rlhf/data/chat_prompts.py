@@ -21,9 +21,10 @@ from typing import Any
 
 from transformers import AddedToken
 
-from rlhf.data.chat_template import ChatTemplate
+from rlhf.data.chat_template import ChatTemplate, Turns
 from rlhf.data.image_token_counts import ImageTokenCounter
 from rlhf.errors import DataError, UsageError
+from rlhf.history import History, history_texts
 from rlhf.tracking.console import say_once
 
 
@@ -70,12 +71,25 @@ class PromptBuilder:
         self._renamed, self._encode_context = cache(self._rename_specials), cache(self._encode)
         self.end_of_turn_id = self._find_end_of_turn()
 
-    def prompt_ids(self, instruction: str, images: Sequence[Path]) -> list[int]:
-        """Encode a user turn with these images, up to where the response begins."""
-        turns = self._template.turns(len(images))
-        text = turns.strip_instruction(instruction)
-        prompt = self._renamed(turns.before) + text + self._renamed(turns.after)
-        ids = self._prefix + self._encode(prompt, instruction, self.image_tokens(images))
+    def prompt_ids(
+        self, instruction: str, images: Sequence[Path], history: History = ()
+    ) -> list[int]:
+        """Encode a conversation up to where the response to its last user turn begins.
+
+        Args:
+            instruction: of the last user turn.
+            images: of the first user turn.
+            history: the turns before the last user turn.
+
+        Raises:
+            DataError: a text cannot be encoded, or the chat template writes no earlier turns.
+        """
+        texts = *history_texts(history), instruction
+        turns = self._turns(len(images), history, instruction)
+        parts = zip(turns.before, turns.strips, texts, strict=True)
+        written = "".join(self._renamed(before) + strip(text) for before, strip, text in parts)
+        prompt = written + self._renamed(turns.after)
+        ids = self._prefix + self._encode(prompt, "\n".join(texts), self.image_tokens(images))
         bos = self.tokenizer.bos_token_id
         return ids[1:] if ids[:2] == [bos, bos] else ids
 
@@ -109,6 +123,21 @@ class PromptBuilder:
         text = str(self.tokenizer.decode(spoken, skip_special_tokens=True))
         return text.replace("\0", "\ufffd").strip()
 
+    def _turns(self, images: int, history: History, instruction: str) -> Turns:
+        """Render the template around these turns; a template without earlier turns refuses them."""
+        try:
+            return self._template.turns(images, len(history))
+        except UsageError as error:
+            if not history:
+                raise
+            name = self.tokenizer.name_or_path
+            raise DataError(
+                f"{name}: its chat template cannot write the earlier turns of a conversation "
+                f"({error.what})",
+                repr(instruction[:80]),
+                "remove `history` from the record, or use a model whose template writes them",
+            ) from error
+
     def _find_end_of_turn(self) -> int:
         """Find the special token that the template writes after a response, else end-of-sequence.
 
@@ -117,7 +146,7 @@ class PromptBuilder:
         """
         end: str = self._template.turns(1).end
         bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token
-        opening = self._special_pattern.findall(self._template.turns(0).before)
+        opening = self._special_pattern.findall(self._template.turns(0).before[0])
         begins = {bos, *[name for name in opening if name != bos][:1]}
         for text, excluded in ((end, set[str]()), (self._template.between_turns(), begins)):
             match = self._special_pattern.match(text.lstrip())
@@ -133,7 +162,7 @@ class PromptBuilder:
     def _special_names(self) -> set[str]:
         """Collect the special tokens, and other added tokens that the template contains."""
         turns = self._template.turns(1)
-        parts = (turns.before, turns.after, turns.separator, turns.end)
+        parts = (*turns.before, turns.after, turns.separator, turns.end)
         template = "".join((*parts, self._template.between_turns()))
         ids = {*self.tokenizer.all_special_ids, self.processor.image_token_id}
         for token, name in self.tokenizer.added_tokens_decoder.items():

@@ -1,13 +1,14 @@
-"""Render a processor's chat template: what it writes around an instruction and a response.
+"""Render a processor's chat template: what it writes around the texts of a conversation.
 
 A person's text never passes through the template. A placeholder does, and the text replaces it.
 That is exact only if the template writes texts as they are, which is tested with a text that every
 common filter changes. Filters that remove blanks at the ends of a text are applied to it.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -18,33 +19,36 @@ INSTRUCTION, RESPONSE = "@@instruction@@", "@@response@@"  # no template contain
 # Capitals, markup, quotes, a backslash, lines; longer than `truncate` leaves a text; blanks around.
 _WORDS = "aB  <b>&'\"%\\ é\n図 " + "long " * 60 + "end"
 _PROBES = (f" \n\t{_WORDS}\t\n ", f"\n \t{_WORDS}\t \n")
-_STRIPS: tuple[Callable[[str], str], ...] = (str, str.strip, str.lstrip, str.rstrip)
+Strip = Callable[[str], str]
+_STRIPS: tuple[Strip, ...] = (str, str.strip, str.lstrip, str.rstrip)
 _FIX = "use the chat template of a LLaVA, e.g. llava-hf/llava-1.5-7b-hf"
 
 
 @dataclass(frozen=True)
 class Turns:
-    """A rendered user turn, and what the template writes around a response to it.
+    """What the template writes around the texts of a prompt, and around a response to it.
+
+    The texts are those of the earlier turns, if there are any, and the instruction.
 
     Attributes:
-        before: the text before the instruction.
-        after: the text after it, up to where the response begins.
+        before: the text before each text of the prompt.
+        strips: for each text of the prompt, removes the blanks that the template removes.
+        after: the text after the instruction, up to where the response begins.
         separator: more text, written before a response only, e.g. a blank.
         end: the text after the response.
-        strip_instruction: removes the blanks that the template removes from an instruction.
         strip_response: removes the blanks that the template removes from a response.
     """
 
-    before: str
+    before: tuple[str, ...]
+    strips: tuple[Strip, ...]
     after: str
     separator: str
     end: str
-    strip_instruction: Callable[[str], str]
-    strip_response: Callable[[str], str]
+    strip_response: Strip
 
 
 class ChatTemplate:
-    """Renders one user turn, and an assistant turn after it, with a processor's chat template.
+    """Renders a user turn, what came before it and a response, with a processor's chat template.
 
     The content of a turn is a list of parts. A template that takes a plain text instead, as that
     of a language model, gets the image token and a new line for each image, then the instruction.
@@ -61,7 +65,7 @@ class ChatTemplate:
         self._processor = processor
         self._image = processor.tokenizer.convert_ids_to_tokens(processor.image_token_id)
         self._takes_parts = True
-        self.turns = cache(self._render)
+        self.turns = cache(self._turns)
         try:
             self.turns(1)
         except UsageError as error:
@@ -78,53 +82,58 @@ class ChatTemplate:
             return later.partition(RESPONSE)[2].partition("@@next@@")[0]
         return ""
 
-    def _render(self, images: int) -> Turns:
-        """Render the turns with this number of images."""
-        prompt, conversation = (
-            self._apply(images, INSTRUCTION),
-            self._apply(images, INSTRUCTION, RESPONSE),
-        )
-        if prompt.count(INSTRUCTION) != 1 or prompt.count(self._image) != images:
+    def _turns(self, images: int, exchanges: int = 0) -> Turns:
+        """Render a prompt with this number of images, after this number of exchanges."""
+        turns = self._render(images, exchanges)
+        plain = self.turns(images) if exchanges else turns
+        if turns != replace(plain, before=turns.before, strips=turns.strips):
+            raise UsageError(
+                "the chat template ends a prompt with earlier turns in another way",
+                "chat_template.jinja",
+                _FIX,
+            )
+        return turns
+
+    def _render(self, images: int, exchanges: int) -> Turns:
+        names = [*(f"@@earlier{number}@@" for number in range(2 * exchanges)), INSTRUCTION]
+        prompt, conversation = self._apply(images, *names), self._apply(images, *names, RESPONSE)
+        if re.findall("|".join(names), prompt) != names or prompt.count(self._image) != images:
             raise UsageError(
                 "the chat template does not write the instruction and each image's placeholder",
                 "chat_template.jinja",
                 _FIX,
             )
-        before, _, after = prompt.partition(INSTRUCTION)
+        *before, after = re.split("|".join(names), prompt)
         spoken, found, end = conversation.partition(RESPONSE)
         continues = bool(found) and spoken.startswith(prompt)
         separator = spoken[len(prompt) :] if continues else ""
-        strips = self._strips(images, prompt, conversation)
-        return Turns(before, after, separator, end, *strips)
+        *strips, strip_response = self._strips(images, names, (prompt, conversation))
+        return Turns(tuple(before), tuple(strips), after, separator, end, strip_response)
 
     def _strips(
-        self, images: int, prompt: str, conversation: str
-    ) -> tuple[Callable[[str], str], Callable[[str], str]]:
-        """Find which blanks the template removes from an instruction and from a response.
+        self, images: int, names: Sequence[str], rendered: tuple[str, str]
+    ) -> tuple[Strip, ...]:
+        """Find which blanks the template removes from each text of a prompt and from a response.
+
+        A template that reads a plain text may remove others where the image stands before it.
 
         Args:
-            images: of the user turn.
-            prompt: rendered with the placeholder of an instruction.
-            conversation: rendered with the placeholders of an instruction and a response.
+            images: of the first user turn.
+            names: the placeholders of the texts of the prompt, in order.
+            rendered: the prompt, and the conversation that ends with the response's placeholder.
 
         Raises:
             UsageError: the template changes texts in another way.
         """
+        count = len(names)
         probed = [
-            (self._apply(images, probe), self._apply(images, probe, probe)) for probe in _PROBES
+            (self._apply(images, *[probe] * count), self._apply(images, *[probe] * (count + 1)))
+            for probe in _PROBES
         ]
-        for of_instruction, of_response in product(_STRIPS, _STRIPS):
-            expected = [
-                tuple(
-                    text.replace(INSTRUCTION, of_instruction(probe)).replace(
-                        RESPONSE, of_response(probe)
-                    )
-                    for text in (prompt, conversation)
-                )
-                for probe in _PROBES
-            ]
-            if probed == expected:
-                return of_instruction, of_response
+        for first, later, response in product(_STRIPS, _STRIPS, _STRIPS):
+            strips = (first, *(response, later) * (count // 2), response)
+            if probed == [_fill(rendered, (*names, RESPONSE), strips, probe) for probe in _PROBES]:
+                return strips
         raise UsageError(
             "the chat template changes the instruction or the response",
             "chat_template.jinja",
@@ -132,7 +141,7 @@ class ChatTemplate:
         )
 
     def _apply(self, images: int, *texts: str) -> str:
-        """Apply the template to turns of user and assistant; after an instruction, prompt for one.
+        """Apply the template to turns of user and assistant; after a user's turn, prompt for one.
 
         Args:
             images: of the first turn.
@@ -148,7 +157,7 @@ class ChatTemplate:
         with as_usage_error("the chat template fails", "chat_template.jinja", _FIX):
             return str(
                 self._processor.apply_chat_template(
-                    turns, add_generation_prompt=len(texts) == 1, tokenize=False
+                    turns, add_generation_prompt=len(texts) % 2 == 1, tokenize=False
                 )
             )
 
@@ -156,3 +165,14 @@ class ChatTemplate:
         if self._takes_parts:
             return [{"type": "image"}] * images + [{"type": "text", "text": text}]
         return f"{self._image}\n" * images + text
+
+
+def _fill(
+    rendered: tuple[str, str], names: Sequence[str], strips: Sequence[Strip], probe: str
+) -> tuple[str, str]:
+    """Replace each placeholder by a probe without the blanks that `strips` remove from it."""
+    prompt, conversation = rendered
+    for name, strip in zip(names, strips, strict=True):
+        prompt = prompt.replace(name, strip(probe))
+        conversation = conversation.replace(name, strip(probe))
+    return prompt, conversation

@@ -31,7 +31,7 @@ def prompt_batch(
     max_tokens: int,
     repeats_share: bool = False,
 ) -> PromptBatch:
-    """Encode the prompts of B records, one image each.
+    """Encode the prompts of B records, one image each, with the turns before them.
 
     Args:
         records: B records of any kind.
@@ -49,7 +49,7 @@ def prompt_batch(
     """
     images = [(resolve_image(record.image_path, root),) for record in records]
     pairs = zip(records, images, strict=True)
-    rows = [builder.prompt_ids(record.instruction, paths) for record, paths in pairs]
+    rows = [builder.prompt_ids(x.instruction, paths, x.history) for x, paths in pairs]
     for record, row in zip(records, rows, strict=True):
         if len(row) > max_tokens:
             raise DataError(
@@ -64,6 +64,7 @@ def prompt_batch(
         images=tuple(images),
         sampling_keys=torch.tensor(keys, dtype=torch.int64),
         instructions=tuple(record.instruction for record in records),
+        histories=tuple(record.history for record in records),
     )
 
 

@@ -118,12 +118,12 @@ def _document_fault(path: Path, first: bytes) -> str:
 
 
 def _list_in(document: bytes) -> str:
-    """Return the key under which a JSON object has a list of objects; "" if there is none."""
+    """Return the key under which a JSON object has a list of objects; "" for none, or a record."""
     try:
         values = _decoder.decode(document.removeprefix(_BOM))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return ""
-    lists = values.items() if isinstance(values, dict) else ()
+    lists = values.items() if isinstance(values, dict) and "image_path" not in values else ()
     return next(
         (key for key, x in lists if isinstance(x, list) and x and isinstance(x[0], dict)), ""
     )

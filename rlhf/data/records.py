@@ -1,6 +1,5 @@
 """Read and write the records of JSON Lines files; every record is checked when it is read."""
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -9,27 +8,37 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from rlhf.data.jsonl import json_object, layout_fault, printable_key, read_lines
+from rlhf.data.jsonl import json_object, layout_fault, read_lines
+from rlhf.data.record_faults import check_texts, conversion_error
 from rlhf.data.similar_paths import similar_file
 from rlhf.errors import DataError
+from rlhf.history import History
 from rlhf.storage.atomic import replaced_file
 
 Text = str  # checked on reading: not blank, no NUL
 Label = str  # checked on reading: one of the values below
 _LABELS = {name: name for name in ("response_a", "response_b", "tie")}
 _LABELS |= {"a": "response_a", "A": "response_a", "b": "response_b", "B": "response_b"}
-_LABEL_HELP = "write response_a, response_b or tie (numbers are ambiguous: 1/2 or 0/1)"
 
 
-class _Prompt(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
+class _Conversation(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    gc=False,
+    kw_only=True,
 ):
+    history: History = ()  # the turns before the instruction; the image belongs to the first one
+
+
+class _Prompt(_Conversation, frozen=True):
     image_path: Text
     instruction: Text
 
 
 class PromptRecord(_Prompt, frozen=True):
-    """An image and an instruction about it."""
+    """An image and an instruction about it, `history` in each kind of record before it."""
 
     id: str = ""
     meta: dict[str, Any] = {}
@@ -258,34 +267,11 @@ def _parse_record(fields: dict[str, Any], kind: type[T]) -> T:
     try:
         record = msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
-        raise _conversion_error(fields, kind, str(error)) from error
-    _check_texts(record)
+        raise conversion_error(fields, kind, str(error)) from error
+    texts = (record.image_path, record.instruction, *responses(record))
+    check_texts(record, texts, record.history)
     if isinstance(record, PreferenceRecord) and record.preference != "tie":
         response_a, response_b = record.response_a.strip(), record.response_b.strip()
         if response_a == response_b:
             raise DataError("equal responses can only be a tie", "preference")
     return record
-
-
-def _conversion_error(fields: dict[str, Any], kind: type[T], reason: str) -> DataError:
-    """Turn msgspec's message into one that names the field and what to write there."""
-    for name in fields:
-        if name not in kind.__struct_fields__:
-            similar = difflib.get_close_matches(name, kind.__struct_fields__, 1)
-            hint = f"; did you mean {similar[0]}?" if similar else ""
-            return DataError(f"unknown field{hint}", printable_key(name))
-    message, _, place = reason.partition(" - at ")
-    field = re.findall(r"\w+", place or message)[0 if place else -1]
-    return DataError(_LABEL_HELP if field == "preference" else message, field)
-
-
-def _check_texts(record: Record) -> None:
-    """Refuse a required text that is blank or holds a NUL."""
-    texts = (record.image_path, record.instruction, *responses(record))
-    if all(map(str.strip, texts)) and "\0" not in "".join(texts):
-        return
-    for field in msgspec.structs.fields(record):
-        value = getattr(record, field.name) if field.required else []
-        for text in value if isinstance(value, list) else [value]:
-            if not text.strip() or "\0" in text:
-                raise DataError("the text is empty or holds a NUL", field.name)

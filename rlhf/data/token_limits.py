@@ -44,7 +44,7 @@ class TokenLimits:
             DataError: an image cannot be read, or a text cannot be encoded.
         """
         images = (resolve_image(record.image_path, root),)
-        prompt = len(encoder.prompt_ids(record.instruction, images))
+        prompt = len(encoder.prompt_ids(record.instruction, images, record.history))
         where = f"{record.image_path}: {record.instruction[:60]!r}"
         if prompt > self.max_prompt_tokens:
             what = f"prompt and image have {prompt} tokens, the limit is {self.max_prompt_tokens}"

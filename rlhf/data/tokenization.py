@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rlhf.history import History, transcript
 from rlhf.spans import Spans
 from rlhf.types import PromptBatch, Responses
 
@@ -15,8 +16,16 @@ from rlhf.types import PromptBatch, Responses
 class TextEncoder(Protocol):
     """Encodes instructions and responses as ids, and decodes responses."""
 
-    def prompt_ids(self, instruction: str, images: Sequence[Path]) -> list[int]:
-        """Encode a prompt with these images."""
+    def prompt_ids(
+        self, instruction: str, images: Sequence[Path], history: History = ()
+    ) -> list[int]:
+        """Encode a prompt up to where the response begins.
+
+        Args:
+            instruction: of the last user turn.
+            images: of the first user turn.
+            history: the turns before the last user turn.
+        """
 
     def response_ids(self, response: str) -> list[int]:
         """Encode a finished response."""
@@ -28,9 +37,17 @@ class TextEncoder(Protocol):
 class ByteEncoder:
     """Encodes text as its UTF-8 bytes, for scorers that read text and no model's tokens."""
 
-    def prompt_ids(self, instruction: str, images: Sequence[Path]) -> list[int]:
-        """Encode the instruction; images take no tokens."""
-        return list(instruction.encode())
+    def prompt_ids(
+        self, instruction: str, images: Sequence[Path], history: History = ()
+    ) -> list[int]:
+        """Encode the texts of a prompt.
+
+        Args:
+            instruction: of the last user turn.
+            images: take no tokens.
+            history: the turns before the last user turn.
+        """
+        return list(transcript(history, instruction).encode())
 
     def response_ids(self, response: str) -> list[int]:
         """Encode the response."""
@@ -43,8 +60,8 @@ class ByteEncoder:
 
 def reencode_prompts(prompts: PromptBatch, builder: TextEncoder) -> PromptBatch:
     """Encode the instructions of prompts anew, with another model's builder."""
-    pairs = zip(prompts.instructions, prompts.images, strict=True)
-    rows = [builder.prompt_ids(text, images) for text, images in pairs]
+    turns = zip(prompts.instructions, prompts.images, prompts.histories, strict=True)
+    rows = [builder.prompt_ids(*prompt) for prompt in turns]
     spans = Spans.from_lengths([len(row) for row in rows])
     return replace(prompts, tokens=flat_ids(rows), spans=spans)
 

@@ -24,8 +24,8 @@ BUGS = (
         "data/collate.py",
         (
             (
-                "rows = [builder.prompt_ids(record.instruction, paths) for record, paths in pairs]",
-                "rows = [builder.prompt_ids(x.instruction, y)[-max_tokens:] for x, y in pairs]",
+                "[builder.prompt_ids(x.instruction, paths, x.history) for x, paths in pairs]",
+                "[builder.prompt_ids(x.instruction, y)[-max_tokens:] for x, y in pairs]",
             ),
         ),
         "tests/data/test_chat_prompts.py::test_long_prompts_are_refused_not_cut",
