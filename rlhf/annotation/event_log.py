@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 from rlhf.data.jsonl import read_lines
 from rlhf.data.records import PreferenceRecord
 from rlhf.errors import DataError, DirectoryInUseError
+from rlhf.history import History
 from rlhf.storage.atomic import append_line, set_torn_line_aside, unwritable
 
 
@@ -32,6 +33,7 @@ class Judgment(_Event, frozen=True, tag="judgment"):
         preference: response_a, response_b or tie.
         shown_left: response_a or response_b.
         seconds: how long the annotator looked at the pair.
+        history: the earlier turns of the conversation.
     """
 
     pair: str
@@ -42,6 +44,7 @@ class Judgment(_Event, frozen=True, tag="judgment"):
     preference: str
     shown_left: str
     seconds: float | None = None
+    history: History = ()
 
 
 class Skip(_Event, frozen=True, tag="skip"):
@@ -159,6 +162,7 @@ def preference_records(events: Iterable[Event]) -> list[PreferenceRecord]:
             shown_left=event.shown_left,
             seconds=event.seconds,
             created_at=event.created_at,
+            history=event.history,
         )
         for event in active_events(events)
         if isinstance(event, Judgment)

@@ -125,7 +125,7 @@ class Page:
     def _name(self, request: NextRequest | JudgmentRequest | UndoRequest) -> str:
         return request.annotator.strip() or self.annotator
 
-    def _view(self, pair: Pair, annotator: str) -> dict[str, str]:
+    def _view(self, pair: Pair, annotator: str) -> dict[str, Any]:
         """Describe a pair as an annotator sees it: not its source, nor which is response_a."""
         texts = pair.response_a, pair.response_b
         left, right = texts if left_side(pair, annotator) == "response_a" else texts[::-1]
@@ -133,6 +133,7 @@ class Page:
         return {
             "key": pair.key,
             "image": image,
+            "history": msgspec.to_builtins(pair.history),
             "instruction": pair.instruction,
             "left": left,
             "right": right,

@@ -8,6 +8,7 @@ from itertools import combinations, zip_longest
 import msgspec
 
 from rlhf.data.records import CandidatesRecord
+from rlhf.history import History, history_texts
 
 
 @dataclass(frozen=True)
@@ -19,18 +20,21 @@ class Pair:
         instruction: what was asked.
         response_a: one response.
         response_b: the other.
+        history: the earlier turns of the conversation.
     """
 
     image_path: str
     instruction: str
     response_a: str
     response_b: str
+    history: History = ()
 
     @property
     def key(self) -> str:
         """The pair's hash, which does not depend on the order of the responses."""
         texts = sorted((self.response_a, self.response_b))
-        return short_hash(self.image_path, self.instruction, *texts)
+        earlier = history_texts(self.history)
+        return short_hash(self.image_path, self.instruction, *earlier, *texts)
 
 
 def short_hash(*words: str) -> str:
@@ -50,7 +54,7 @@ def candidate_pairs(records: Sequence[CandidatesRecord]) -> dict[str, Pair]:
     """
     pairs_by_prompt = [
         [
-            Pair(record.image_path, record.instruction, a, b)
+            Pair(record.image_path, record.instruction, a, b, record.history)
             for a, b in combinations(dict.fromkeys(record.responses), 2)
         ]
         for record in records

@@ -195,6 +195,7 @@ def _to_event(submission: Submission, pair: Pair) -> Judgment | Skip:
         preference={"left": left, "right": right, "tie": "tie"}[submission.choice],
         shown_left=left,
         seconds=submission.seconds,
+        history=pair.history,
     )
 
 

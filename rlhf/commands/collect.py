@@ -15,6 +15,7 @@ from rlhf.config.schema import CollectConfig, Config, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.input_files import read_prompts
 from rlhf.data.pair_selection import SelectedPair, select_pairs
+from rlhf.data.prompt_keys import prompt_content
 from rlhf.data.records import CandidatesRecord, PromptRecord, read_records, write_records
 from rlhf.demo.rule_judge import label_pairs
 from rlhf.errors import DataError, UsageError
@@ -145,7 +146,7 @@ def _prompts_done(output: Path, records: Sequence[PromptRecord]) -> int:
         return 0
     done = 0
     for number, candidates in enumerate(read_records(output, CandidatesRecord), 1):
-        key = candidates.image_path, candidates.instruction, candidates.id
+        key = _prompt_key(candidates)
         matches = (i for i in range(done, len(records)) if _prompt_key(records[i]) == key)
         row = next(matches, None)
         if row is None:
@@ -156,8 +157,8 @@ def _prompts_done(output: Path, records: Sequence[PromptRecord]) -> int:
     return done
 
 
-def _prompt_key(record: PromptRecord) -> tuple[str, str, str]:
-    return record.image_path, record.instruction, record.id
+def _prompt_key(record: PromptRecord | CandidatesRecord) -> tuple[str, ...]:
+    return record.id, *prompt_content(record)
 
 
 def _responses(config: Config, llava: Llava, prompts: PromptBatch) -> list[list[Response]]:
@@ -217,6 +218,7 @@ def _candidates(
         sampling={name: value for name, value in sampling.items() if value},
         id=record.id,
         meta=record.meta,
+        history=record.history,
     )
 
 

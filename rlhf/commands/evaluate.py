@@ -161,7 +161,8 @@ def _write_unjudged_pairs(
         ):
             if isnan(score) and before.strip() and after.strip():
                 texts = random.sample([before, after], 2)
-                rows.append(CandidatesRecord(record.image_path, record.instruction, texts))
+                prompt = record.image_path, record.instruction
+                rows.append(CandidatesRecord(*prompt, texts, history=record.history))
     random.shuffle(rows)
     if rows:
         write_records(path, rows)
@@ -224,6 +225,7 @@ def _write_report(
         ReportItem(
             image=load_image(resolve_image(records[row].image_path, root)),
             instruction=records[row].instruction,
+            history=records[row].history,
             kind=instruction_kind(records[row]),
             responses=[result.texts[row] for result in results],
             scores=[output.scores[row] for output in outputs],

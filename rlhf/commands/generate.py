@@ -15,6 +15,7 @@ from rlhf.data.input_files import read_prompts
 from rlhf.data.records import PromptRecord
 from rlhf.errors import DataError, UsageError
 from rlhf.evaluation.judges import generate_responses
+from rlhf.history import transcript
 from rlhf.tracking.console import say, table
 
 _USAGE = "rlhf generate MODEL… IMAGE|FOLDER… instruction='…', or MODEL… data.prompts=FILE.jsonl"
@@ -42,7 +43,7 @@ def generate(job: Job) -> dict[str, Any]:
     records = fitting_all(config, models, records, root)
     texts = [_texts(config, model, records, root) for model in models]
     rows = [
-        (record.image_path, record.instruction, *responses)
+        (record.image_path, transcript(record.history, record.instruction), *responses)
         for record, *responses in zip(records, *texts, strict=True)
     ]
     names = ["response"] if len(models) == 1 else [str(model) for model in models]

@@ -50,6 +50,8 @@ def import_records(job: Job) -> dict[str, Any]:
     kind = DATASETS[source].kind
     labels = {name: imported.labels[name] for name in ("response_a", "response_b", "tie")}
     counts = {"records": imported.records, **(labels if kind == "preferences" else {})}
+    if imported.with_history:
+        counts["with_earlier_turns"] = imported.with_history
     counts |= {"images": imported.images, "image_markers_removed": imported.image_markers}
     skipped = dict(imported.skipped.most_common())
     _print_counts(f"imported {kind}", counts, skipped)

@@ -22,6 +22,7 @@ from rlhf.evaluation.preference_scoring import score_complete_pairs, score_split
 from rlhf.evaluation.reward_metrics import reward_metrics
 from rlhf.evaluation.reward_tables import METRIC_COLUMNS, metric_rows
 from rlhf.evaluation.scored_pairs import ScoredPairs
+from rlhf.history import transcript
 from rlhf.models.locations import ModelLocation
 from rlhf.rewards.external.loader import load_scorer
 from rlhf.rewards.loading import load_reward
@@ -190,7 +191,12 @@ def _check_reproduced(accuracy: float, training: dict[str, Any], path: Path) -> 
 def _print_scores(records: Sequence[Record], scores: RecordScores) -> None:
     """Print the first responses with their scores."""
     rows = [
-        (record.image_path, record.instruction, text, "–" if isnan(x) else x)
+        (
+            record.image_path,
+            transcript(record.history, record.instruction),
+            text,
+            "–" if isnan(x) else x,
+        )
         for record, row in zip(records, scores, strict=True)
         for text, x in zip(responses(record), row, strict=True)
     ]

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +21,7 @@ from rlhf.data.records import (
     resolve_image,
 )
 from rlhf.errors import UsageError
+from rlhf.history import history_texts
 from rlhf.storage.atomic import replaced_file
 
 BATCH = 64  # records whose images are in memory at a time
@@ -44,6 +45,11 @@ LABELING_CONFIG = """\
     <Choice value="tie"/>
   </Choices>
 </View>
+"""
+_INSTRUCTION_TAG = '  <Text name="instruction" value="$instruction"/>\n'
+_HISTORY_TAG = """\
+  <Paragraphs name="history" value="$history" nameKey="instruction" textKey="response"
+    layout="dialogue"/>
 """
 
 
@@ -106,10 +112,12 @@ def export_label_studio(
                 tasks.append({"data": _task_data(record, first, second, name)})
     if not tasks:
         raise UsageError("no two responses differ, so there is nothing to compare", str(output), "")
+    has_history = any(record.history for record in records)
+    labeling_config = _show_history(tasks) if has_history else LABELING_CONFIG
     config = output.with_name(f"{output.stem}.config.xml")
     with _new_file(output) as tasks_part, _new_file(config) as config_part:
+        config_part.write(labeling_config.encode())
         tasks_part.write(msgspec.json.encode(tasks))
-        config_part.write(LABELING_CONFIG.encode())
     return len(tasks), skipped
 
 
@@ -127,11 +135,20 @@ def _trl_row(record: PreferenceRecord, root: Path) -> dict[str, Any]:
     path = resolve_image(record.image_path, root)
     load_image(path)
     return {
-        "prompt": _message("user", {"type": "image"}, _text_part(record.instruction)),
+        "prompt": _prompt(record),
         "images": [{"bytes": path.read_bytes(), "path": path.name}],
         "chosen": _message("assistant", _text_part(chosen(record))),
         "rejected": _message("assistant", _text_part(rejected(record))),
     }
+
+
+def _prompt(record: PreferenceRecord) -> list[dict[str, Any]]:
+    """Build the turns of a prompt, the image in the first one."""
+    turns = list[dict[str, Any]]()
+    for number, text in enumerate((*history_texts(record.history), record.instruction)):
+        image = [] if number else [{"type": "image"}]
+        turns += _message("assistant" if number % 2 else "user", *image, _text_part(text))
+    return turns
 
 
 def _message(role: str, *content: dict[str, str]) -> list[dict[str, Any]]:
@@ -160,12 +177,21 @@ def _preference_task(record: PreferenceRecord, number: int) -> dict[str, Any]:
     }
 
 
+def _show_history(tasks: Sequence[Mapping[str, Any]]) -> str:
+    """Give every task a history, as Label Studio wants; return the configuration that shows it."""
+    for task in tasks:
+        task["data"].setdefault("history", [])
+    return LABELING_CONFIG.replace(_INSTRUCTION_TAG, _HISTORY_TAG + _INSTRUCTION_TAG)
+
+
 def _task_data(
     record: PreferenceRecord | CandidatesRecord, first: str, second: str, name: str
 ) -> dict[str, Any]:
+    history = {"history": msgspec.to_builtins(record.history)} if record.history else {}
     return {
         "id": name,
         "image": f"/data/local-files/?d={quote(record.image_path)}",
+        **history,
         "instruction": record.instruction,
         "response_a": first,
         "response_b": second,

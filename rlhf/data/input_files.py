@@ -12,6 +12,7 @@ from rlhf.data.jsonl import layout_fault
 from rlhf.data.records import PromptRecord, Record, read_records, resolve_image
 from rlhf.data.similar_paths import similar_file
 from rlhf.errors import DataError, UsageError
+from rlhf.history import transcript
 from rlhf.tracking.console import say, track
 
 T = TypeVar("T", bound=Record)
@@ -111,7 +112,7 @@ def read_with_images(config: Config, path: Path, kind: type[T]) -> tuple[list[T]
 
 def _with_images(config: Config, records: list[T], path: Path, root: Path) -> list[T]:
     """Drop the records whose image does not decode; `path` is the file they come from."""
-    if warning := marker_warning(record.instruction for record in records):
+    if warning := marker_warning(transcript(x.history, x.instruction) for x in records):
         say(f"{path}: {warning}", "yellow")
     faults = _image_faults(records, path, root)
     if faults and config.data.on_bad_image == "error":

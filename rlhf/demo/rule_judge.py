@@ -132,6 +132,7 @@ def label_pairs(
             response_b=b,
             preference=rule_preference(record, *((b, a) if number in flipped else (a, b))),
             annotator="rule-v1",
+            history=record.history,
             meta={**record.meta, "pair": _pair_kind(record, a, b)},
         )
         for number, (record, a, b) in enumerate(pairs)

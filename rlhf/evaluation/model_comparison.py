@@ -10,6 +10,7 @@ import torch
 
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.collate import Record
+from rlhf.data.prompt_keys import prompt_content
 from rlhf.data.records import PreferenceRecord
 from rlhf.data.tokenization import reencode_responses, with_images
 from rlhf.data.validation.agreement import wilson_interval
@@ -213,8 +214,8 @@ def person_outputs(
 ) -> tuple[JudgeOutputs, JudgeOutputs]:
     """Turn the preferences of people between two models' responses into scores.
 
-    A preference belongs to a prompt when image, instruction and both texts are equal, whichever
-    text stood on which side.
+    A preference belongs to a prompt when image, instruction, earlier turns and both texts are
+    equal, whichever text stood on which side.
 
     Args:
         judgments: the preferences.
@@ -227,14 +228,14 @@ def person_outputs(
         share of the judgments that it won minus the share that it lost. Both are NaN where nobody
         judged; equal responses are ties.
     """
-    by_pair: dict[tuple[str, str, frozenset[str]], list[PreferenceRecord]] = {}
+    by_pair: dict[tuple[tuple[str, ...], frozenset[str]], list[PreferenceRecord]] = {}
     for judgment in judgments:
         responses = frozenset((judgment.response_a, judgment.response_b))
-        key = judgment.image_path, judgment.instruction, responses
+        key = prompt_content(judgment), responses
         by_pair.setdefault(key, []).append(judgment)
     scores = []
     for record, before, after in zip(records, baseline_texts, texts, strict=True):
-        key = record.image_path, record.instruction, frozenset((before, after))
+        key = prompt_content(record), frozenset((before, after))
         votes = [_vote(judgment, after) for judgment in by_pair.get(key, [])]
         scores.append(0.0 if before == after else sum(votes) / len(votes) if votes else nan)
     zeros = [nan if isnan(score) else 0.0 for score in scores]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from rlhf.evaluation.charts import Chart, Curve, line_chart, scatter_chart
 from rlhf.evaluation.html import EmbeddedImage, embed_image, metric_table, write_page
+from rlhf.history import History
 from rlhf.tracking.metrics import METRICS
 
 MIN_SIMILARITY = 0.3  # share of equal words; below it, differences are not marked
@@ -37,6 +38,7 @@ class ReportItem:
         responses: one of each model; the others are compared with the first model's.
         scores: one of each response; NaN if it was not scored.
         outcome: win, loss, tie or unscored, of the last model against the first.
+        history: the earlier turns of the prompt.
     """
 
     image: Image.Image
@@ -45,6 +47,7 @@ class ReportItem:
     responses: Sequence[str]
     scores: Sequence[float]
     outcome: str
+    history: History = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class _Card:
     """A ReportItem as the page shows it, with the values to sort by."""
 
     image: EmbeddedImage
+    history: History
     instruction: str
     kind: str
     outcome: str
@@ -112,6 +116,7 @@ def _card(item: ReportItem, models: Sequence[str], side: int) -> _Card:
     diffs = [[("equal", first)], *(word_diff(first, text) for text in item.responses[1:])]
     return _Card(
         embed_image(item.image, item.instruction, side),
+        item.history,
         item.instruction,
         item.kind,
         item.outcome,

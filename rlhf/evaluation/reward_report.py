@@ -19,6 +19,7 @@ from rlhf.evaluation.reward_metrics import (
     accuracy_spread,
 )
 from rlhf.evaluation.scored_pairs import Accuracy
+from rlhf.history import History
 from rlhf.tracking.metrics import METRICS
 
 _MEANINGS = {
@@ -43,6 +44,7 @@ class ReportPair:
         score_b: of the second response, reward-model units.
         label: 1 where a is preferred, 0 where b is, 0.5 for a tie.
         kind: the kind of the pair, or "".
+        history: the earlier turns of the prompt.
     """
 
     image: Image.Image
@@ -53,6 +55,7 @@ class ReportPair:
     score_b: float
     label: float
     kind: str = ""
+    history: History = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class _Card:
     """A ReportPair as the page shows it."""
 
     image: EmbeddedImage
+    history: History
     instruction: str
     kind: str
     confidence: float
@@ -208,6 +212,7 @@ def _card(pair: ReportPair) -> _Card:
     margin = pair.score_a - pair.score_b
     return _Card(
         embed_image(pair.image, pair.instruction),
+        pair.history,
         pair.instruction,
         pair.kind,
         1 / (1 + exp(-min(abs(margin), 700))),  # exp of more overflows

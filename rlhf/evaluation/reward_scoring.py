@@ -159,6 +159,7 @@ def _report_pair(test: BlindTest, row: int, root: Path) -> ReportPair:
         load_image(resolve_image(record.image_path, root)),
         record.instruction,
         *ordered_responses(record),
+        history=record.history,
         score_a=float(pairs.scores_a[row]),
         score_b=float(pairs.scores_b[row]),
         label=float(pairs.labels[row]),

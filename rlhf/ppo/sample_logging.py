@@ -9,6 +9,7 @@ from rlhf.data.images import load_image
 from rlhf.data.microbatching import map_microbatches
 from rlhf.data.tokenization import with_images
 from rlhf.generation.sampler import generate
+from rlhf.history import transcript
 from rlhf.models.policy import Policy
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.rewards.base import Scorer
@@ -85,11 +86,12 @@ def log_samples(
     with phase(OTHER, opaque=True):
         responses, _ = generate(policy.llava, first, greedy)
         scores = reward.scores(first, responses, max_tokens=config.ppo.microbatch_tokens)
+    texts = map(transcript, first.histories, first.instructions)
     writer.samples(
         [
-            Sample(load_image(images[0]), instruction, decode(response), float(score))
-            for images, instruction, response, score in zip(
-                first.images, first.instructions, responses.rows(), scores, strict=True
+            Sample(load_image(images[0]), text, decode(response), float(score))
+            for images, text, response, score in zip(
+                first.images, texts, responses.rows(), scores, strict=True
             )
         ],
         iteration,

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from rlhf.data.tokenization import TextEncoder
 from rlhf.errors import DataError, UsageError, as_usage_error
+from rlhf.history import transcript
 from rlhf.models.checkpoint_files import load_whole
 from rlhf.models.encoding import max_positions
 from rlhf.models.fingerprints import stored_weights, tokenizer_hash
@@ -74,10 +75,11 @@ class CaptionReward(RewardModel):
         return hidden[torch.arange(len(ids), device=device), last]
 
     def texts(self, prompts: PromptBatch, responses: Responses) -> list[str]:
-        """Texts of caption, instruction and response that the text model reads."""
+        """Texts of caption, prompt with its earlier turns, and response: what the model reads."""
         captions = self.captioner.captions([row[0] for row in prompts.images])
         texts = [self.encoder.decode(row) for row in responses.rows()]
-        rows = zip(captions, prompts.instructions, texts, strict=True)
+        prompt_texts = map(transcript, prompts.histories, prompts.instructions)
+        rows = zip(captions, prompt_texts, texts, strict=True)
         return [TEMPLATE.format(caption=c, instruction=i, response=r) for c, i, r in rows]
 
     def backbone(self) -> Any:

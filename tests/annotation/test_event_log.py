@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def make_judgment(
     key: str, pair: str = "p", *, annotator: str = "eva", wins: str = "tie"
 ) -> Judgment:
     texts = {"instruction": "What?", "response_a": "x", "response_b": "y"}
-    fields = {"image_path": "a.png", **texts, "shown_left": "response_b"}
+    fields: dict[str, Any] = {"image_path": "a.png", **texts, "shown_left": "response_b"}
     return Judgment(key, annotator, WHEN, pair=pair, preference=wins, seconds=1.5, **fields)
 
 

@@ -1,7 +1,10 @@
 """Which pairs are made of candidates, and in which order."""
 
+import msgspec
+
 from rlhf.annotation.pairs import Pair, candidate_pairs
 from rlhf.data.records import CandidatesRecord
+from rlhf.history import Exchange
 
 
 def candidates(image: str, *responses: str) -> CandidatesRecord:
@@ -34,5 +37,13 @@ def test_a_key_knows_image_instruction_and_texts_but_not_their_order() -> None:
         Pair("1.png", "What?", "a", "c"),
         Pair("1.png", "What?", "a", "bb"),
         Pair("1.pngWhat?", "", "a", "b"),
+        Pair("1.png", "What?", "a", "b", (Exchange("Where?", "Here."),)),
     ]
-    assert len({pair.key, *(other.key for other in others)}) == 6
+    assert len({pair.key, *(other.key for other in others)}) == 7
+
+
+def test_a_pair_keeps_the_earlier_turns() -> None:
+    history = (Exchange("Where?", "Here."),)
+    record = msgspec.structs.replace(candidates("1.png", "a", "b"), history=history)
+    (pair,) = candidate_pairs([record]).values()
+    assert pair.history == history

@@ -7,6 +7,7 @@ import pytest
 from rlhf.annotation.event_log import EventLog, preference_records, read_events
 from rlhf.annotation.pairs import Pair
 from rlhf.annotation.queue import AnnotationQueue, Choice, Submission, left_side
+from rlhf.history import Exchange
 
 
 class Clock:
@@ -42,6 +43,14 @@ def keys(pairs: list[Pair]) -> list[str]:
 
 def submission(pair: str, choice: Choice = "tie", *, by: str = "eva", key: str = "") -> Submission:
     return Submission(key or f"{by}-{pair}", by, pair, choice, 1.0)
+
+
+def test_a_judgment_keeps_the_earlier_turns(tmp_path: Path, clock: Clock) -> None:
+    pair = Pair("0.png", "What?", "x", "y", (Exchange("Where?", "Here."),))
+    log = EventLog(tmp_path / "log.jsonl")
+    AnnotationQueue({pair.key: pair}, log, clock=clock).record(submission(pair.key))
+    (record,) = preference_records(read_events(tmp_path / "log.jsonl"))
+    assert record.history == pair.history
 
 
 def test_two_people_never_have_the_same_pair(queue: AnnotationQueue) -> None:

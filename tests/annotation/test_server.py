@@ -17,11 +17,15 @@ from rlhf.annotation.queue import AnnotationQueue
 from rlhf.annotation.served_images import ServedImages
 from rlhf.annotation.server import MAX_BODY, application
 from rlhf.data.images import load_image
+from rlhf.history import Exchange
 
 HOST = "http://127.0.0.1:8765"
 STATIC = Path(server.__file__).parent / "static"
 TOKEN = "a token that is long enough"
-PAIRS = {p.key: p for p in (Pair(f"{n}.png", f"What {n}?", "x", "y") for n in range(3))}
+HISTORY = (Exchange("Where?", "<b>Here.</b>"),)
+PAIRS = {
+    p.key: p for p in (Pair(f"{n}.png", f"What {n}?", "x", "y", HISTORY[: n % 2]) for n in range(3))
+}
 ASK = {"annotator": "eva", "page": "some page", "held": [], "count": 2}
 
 
@@ -49,8 +53,10 @@ def test_a_pair_is_shown_judged_and_taken_back(client: TestClient, tmp_path: Pat
     result = client.post("/api/pairs", json=ASK).json()
     assert [view["instruction"] for view in result["pairs"]] == ["What 0?", "What 1?"]
     assert result["progress"] == {"done": 0, "total": 3}
-    first = result["pairs"][0]
-    assert set(first) == {"key", "image", "instruction", "left", "right"}  # and no model
+    first, second = result["pairs"]
+    assert set(first) == {"key", "image", "history", "instruction", "left", "right"}  # no model
+    earlier = [{"instruction": "Where?", "response": "<b>Here.</b>"}]
+    assert (first["history"], second["history"]) == ([], earlier)
     assert submit(client, first).json()["progress"] == {"done": 1, "total": 3}
     (event,) = read_events(tmp_path / "log.jsonl")
     assert isinstance(event, Judgment)

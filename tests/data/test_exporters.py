@@ -13,6 +13,7 @@ from rlhf.data.exporters import LABELING_CONFIG, export_label_studio, export_trl
 from rlhf.data.importers.importer import import_dataset
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, read_records
 from rlhf.errors import DataError, ResourceError, UsageError
+from rlhf.history import Exchange
 from tests.support.foreign_datasets import BLUE, RED, stored_path, with_first_response
 
 FIRST = PreferenceRecord(
@@ -126,6 +127,34 @@ def test_label_studio_comes_back_exactly(root: Path) -> None:
     records += RECORDS
     export_label_studio(records, root / "tasks.json")
     assert reimported("label_studio", root / "tasks.json") == records
+
+
+def test_earlier_turns_come_back_from_both_formats(root: Path) -> None:
+    history = (Exchange("Where?", "Here."), Exchange("Sure?", "Yes."))
+    records = [replace(FIRST, history=history), LAST]
+    export_trl(records, root, root / "out.parquet")
+    first, last = pq.read_table(root / "out.parquet").to_pylist()
+    assert [turn["role"] for turn in first["prompt"]] == ["user", "assistant"] * 2 + ["user"]
+    kinds = [[part["type"] for part in turn["content"]] for turn in first["prompt"]]
+    assert kinds == [["image", "text"], *[["text"]] * 4] and len(last["prompt"]) == 1
+    assert [record.history for record in reimported("trl", root / "out.parquet")] == [history, ()]
+    export_label_studio(records, root / "tasks.json")
+    import_dataset("label_studio", [root / "tasks.json"], root / "studio")
+    assert read_records(root / "studio" / "preferences.jsonl", PreferenceRecord) == records
+
+
+def test_label_studio_shows_earlier_turns_only_where_there_are_any(root: Path) -> None:
+    history = (Exchange("Where?", "Here."),)
+    export_label_studio([replace(FIRST, history=history), LAST], root / "tasks.json")
+    tag = ET.parse(root / "tasks.config.xml").find("Paragraphs")
+    assert tag is not None
+    names = [tag.get(name, "") for name in ("value", "nameKey", "textKey")]
+    data = [task["data"] for task in json.loads((root / "tasks.json").read_text())]
+    assert names == ["$history", "instruction", "response"]
+    assert [each["history"] for each in data] == [
+        [{"instruction": "Where?", "response": "Here."}],
+        [],
+    ]
 
 
 def test_candidates_become_every_pair_unjudged(root: Path) -> None:

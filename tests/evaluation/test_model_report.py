@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from math import inf, nan
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from rlhf.evaluation.model_report import ReportItem, word_diff, write_model_report
+from rlhf.history import Exchange
 from rlhf.tracking.metrics import METRICS
 
 NASTY = "<script>alert('x')</script>\" onload=\"x & y"
@@ -106,6 +108,13 @@ def test_every_text_is_escaped(tmp_path):
     assert {tag for tag, _ in page.tags} <= allowed and len(page.all("script")) == 1
     assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
     assert page.text.count("alert('x')") >= 10
+
+
+def test_earlier_turns_stand_above_the_instruction(tmp_path):
+    item = replace(report_item(), history=(Exchange("Where?", NASTY),))
+    page = report_page(tmp_path, models=NAMES, items=[item])
+    assert page.text.index("Where?") < page.text.index("alert") < page.text.index("what is it?")
+    assert len(page.all("script")) == 1
 
 
 def test_what_is_new_and_what_is_gone_is_marked():

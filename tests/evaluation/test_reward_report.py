@@ -1,6 +1,7 @@
 """The reward model's page: what it says, where its marks lie, and that nothing in it runs."""
 
 import re
+from dataclasses import replace
 from math import nan
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from rlhf.evaluation.reward_metrics import blindness, reward_metrics
 from rlhf.evaluation.reward_report import ReportPair, write_reward_report
+from rlhf.history import Exchange
 from tests.evaluation.test_model_report import NASTY, Page
 from tests.evaluation.test_reward_metrics import SIX, scored, with_accuracy
 
@@ -61,6 +63,13 @@ def test_every_text_is_escaped(tmp_path) -> None:  # noqa: ANN001
     # title twice, kind bar, curve, its line with two tooltips; of two pairs: kind, question,
     # two responses
     assert page.text.count("alert('x')") == 7 + 2 * 4
+
+
+def test_earlier_turns_stand_above_the_instruction(tmp_path) -> None:  # noqa: ANN001
+    pair = replace(report_pair("what is it?"), history=(Exchange("Where?", NASTY),))
+    page = report_page(tmp_path, mistakes=[pair])
+    assert page.text.index("Where?") < page.text.index("alert") < page.text.index("what is it?")
+    assert not page.all("script")
 
 
 def test_the_report_shows_the_metrics(tmp_path) -> None:  # noqa: ANN001

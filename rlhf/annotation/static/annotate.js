@@ -95,15 +95,27 @@ function preload(pair) {
   return { ...pair, image };
 }
 
+// The question and the answer of an earlier turn, as two paragraphs.
+function earlierTurn(turn) {
+  return ["instruction", "response"].map((part) => {
+    const paragraph = document.createElement("p");
+    paragraph.className = part === "response" ? "answer" : "question";
+    paragraph.textContent = turn[part];
+    return paragraph;
+  });
+}
+
 function show(pair) {
   current = pair;
   $("notice").hidden = true;
   $("main").hidden = false;
   $("image").replaceChildren(pair.image);
+  $("history").replaceChildren(...pair.history.flatMap(earlierTurn));
   $("instruction").textContent = pair.instruction;
   $("left").textContent = pair.left;
   $("right").textContent = pair.right;
   for (const response of document.querySelectorAll(".response")) response.scrollTop = 0;
+  $("history").scrollTop = $("history").scrollHeight; // the turn before the instruction
   if (document.activeElement instanceof HTMLButtonElement) document.activeElement.blur();
   shownAt = performance.now();
 }

@@ -2,15 +2,19 @@
 
 import hashlib
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
+from rlhf.data.importers.conversations import IMAGE_MARKER
 from rlhf.data.importers.fields import Skip
 from rlhf.data.importers.items import ImportedDemonstration, ImportedPair, ImportedPrompt
 from rlhf.data.importers.labels import parse_label
 from rlhf.data.records import DemonstrationRecord, PreferenceRecord, PromptRecord
+from rlhf.history import History, history_texts
 
+Item = TypeVar("Item", bound=ImportedPrompt)
 ImportedRecord = PromptRecord | DemonstrationRecord | PreferenceRecord
 
 _EDGE_MARKER = re.compile(r"\A\s*<image>\s*|\s*<image>\s*\Z")
@@ -36,6 +40,30 @@ def remove_image_marker(instruction: str, *, marks_images: bool) -> str:
     return text
 
 
+def remove_image_markers(item: Item, *, marks_images: bool) -> Item:
+    """Remove the `<image>` from the first user turn of an item, and refuse it in later ones.
+
+    Args:
+        item: the prompt, demonstration or pair.
+        marks_images: whether an `<image>` inside the first user turn is the place of the image.
+
+    Raises:
+        Skip: there are several, or it is inside the text or in a later turn.
+    """
+    first, *later = (*(turn.instruction for turn in item.history), item.instruction)
+    text = remove_image_marker(first, marks_images=marks_images)
+    if any(IMAGE_MARKER in other for other in later):
+        raise Skip("image in a later turn", "instruction")
+    if not item.history:
+        return replace(item, instruction=text)
+    return replace(item, history=(replace(item.history[0], instruction=text), *item.history[1:]))
+
+
+def with_earlier(item: Item, history: History) -> Item:
+    """Put exchanges of another column before the turns of an item."""
+    return replace(item, history=(*history, *item.history)) if history else item
+
+
 def check_texts(item: ImportedPrompt, label: str = "") -> None:
     """Skip an item whose texts a record does not allow: blank, with a NUL, or equal responses.
 
@@ -46,7 +74,8 @@ def check_texts(item: ImportedPrompt, label: str = "") -> None:
     Raises:
         Skip: a text is not allowed.
     """
-    texts = {"instruction": item.instruction}
+    texts = {f"earlier turn {n}": text for n, text in enumerate(history_texts(item.history), 1)}
+    texts |= {"instruction": item.instruction}
     if isinstance(item, ImportedPair):
         texts |= {"first response": item.first, "second response": item.second}
     elif isinstance(item, ImportedDemonstration):
@@ -78,6 +107,7 @@ def to_record(
         seed: with the row, decides which response of a pair becomes response_a.
     """
     common: dict[str, Any] = {"image_path": image_path, "instruction": item.instruction}
+    common |= {"history": item.history} if item.history else {}
     if isinstance(item, ImportedPair):
         return _preference(item, common, source, label, seed)
     common |= {"id": item.id, "meta": {**item.meta}}

@@ -13,8 +13,7 @@ INSTRUCTION_COLUMNS = ("instruction", "prompt", "question")
 # Columns of what a record cannot hold, and the reason that their rows are counted under.
 _REFUSED_COLUMNS = {"video": "video row", "videos": "video row"}
 _REFUSED_COLUMNS |= {"audio": "audio row", "audios": "audio row"}
-_REFUSED_COLUMNS |= {"system": "system turn", "history": "several turns"}
-_REFUSED_COLUMNS |= {"tools": "tools"}
+_REFUSED_COLUMNS |= {"system": "system turn", "tools": "tools"}
 
 
 class Skip(Exception):

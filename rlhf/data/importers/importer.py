@@ -6,12 +6,14 @@ from pathlib import Path
 
 import msgspec
 
+from rlhf.data.importers.conversations import read_history
 from rlhf.data.importers.conversion import (
     ImportedRecord,
     check_texts,
     label_of,
-    remove_image_marker,
+    remove_image_markers,
     to_record,
+    with_earlier,
 )
 from rlhf.data.importers.datasets import DATASETS, DatasetFormat, best_fits
 from rlhf.data.importers.fields import Row, Skip, TrackedRow, refuse_columns
@@ -109,6 +111,8 @@ class _ImportRun:
                 place = f"{written} is {paths.root / found}"
                 count = f"images found under another path: {len(paths.translated)}"
                 self.report.notes.append(f"{count}, such as {place}")
+        if note := self.report.conversations_note(DATASETS[self.source].kind):
+            self.report.notes.append(note)
         if unread := sorted(self._columns - self._columns_read):
             self.report.notes.append(f"columns not used: {', '.join(unread)}")
 
@@ -127,6 +131,7 @@ class _ImportRun:
     def _records_of_row(
         self, row: Row | Skip, where: str, paths: ImagePaths
     ) -> Iterator[ImportedRecord]:
+        before = self.report.records
         for item in self._items(row):
             try:
                 if isinstance(item, Skip):
@@ -136,6 +141,7 @@ class _ImportRun:
                 self.report.count_skip(skip, where)
             except UsageError as error:
                 raise UsageError(error.what, f"{where}:{error.where}", error.fix) from None
+        self.report.records_by_row[self.report.records - before] += 1
 
     def _items(self, row: Row | Skip) -> Iterator[ImportedPrompt | Skip]:
         try:
@@ -143,14 +149,16 @@ class _ImportRun:
                 raise row
             tracked = TrackedRow(row, self._columns_read)
             refuse_columns(tracked)
-            yield from self.format.items(tracked)
+            history = read_history(tracked) if "history" in row else ()
+            for item in self.format.items(tracked):
+                yield item if isinstance(item, Skip) else with_earlier(item, history)
         except Skip as skip:
             yield skip
 
     def _record(self, item: ImportedPrompt, paths: ImagePaths) -> ImportedRecord:
         label = label_of(item, self.label_encoding)
-        text = remove_image_marker(item.instruction, marks_images=self.format.marks_images)
-        marked, item = text != item.instruction, msgspec.structs.replace(item, instruction=text)
+        written, marks_images = item, self.format.marks_images
+        item = remove_image_markers(item, marks_images=marks_images)
         check_texts(item, label)
         image_path = self._add_image(item.image, paths)
         record = to_record(item, image_path, self.source, label=label, seed=self.seed)
@@ -158,7 +166,7 @@ class _ImportRun:
         if digest in self._seen:
             raise Skip("duplicate row")
         self._seen.add(digest)
-        self._count(record, marked)
+        self._count(record, marked=item != written)
         return record
 
     def _add_image(self, image: str | bytes, paths: ImagePaths) -> str:
@@ -168,8 +176,9 @@ class _ImportRun:
         except DataError as error:
             raise Skip("missing or bad image", "image", error.what) from error
 
-    def _count(self, record: ImportedRecord, marked: bool) -> None:
+    def _count(self, record: ImportedRecord, *, marked: bool) -> None:
         self.report.records += 1
+        self.report.with_history += bool(record.history)
         self.report.image_markers += marked
         if isinstance(record, PreferenceRecord):
             self.report.labels[record.preference] += 1

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from rlhf.data.importers.fields import Skip
+from rlhf.history import History
 
 
 class ImportedPrompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,12 +15,14 @@ class ImportedPrompt(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         image: a path, base64 text or the bytes of an image file.
         instruction: what was asked.
+        history: the exchanges before it; the image belongs to the first one.
         id: the row's id in the dataset.
         meta: anything else about the row, such as its reference answer.
     """
 
     image: str | bytes
     instruction: str
+    history: History = ()
     id: str = ""
     meta: Mapping[str, Any] = {}
 

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from rlhf.data.importers.conversations import read_history
 from rlhf.data.importers.fields import (
     IMAGE_COLUMNS,
     INSTRUCTION_COLUMNS,
@@ -86,6 +87,7 @@ def _task(data: Row) -> dict[str, Any]:
     return {
         "image": _served_path(image) if isinstance(image, str) else image,
         "instruction": read_text(data, *INSTRUCTION_COLUMNS),
+        "history": read_history(data),
         "first": read_text(data, "response_a", "text1", "answer1"),
         "second": read_text(data, "response_b", "text2", "answer2"),
         "keeps_sides": True,

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from rlhf.data.importers.conversations import read_conversation
 from rlhf.data.importers.fields import (
     IMAGE_COLUMNS,
     Row,
@@ -19,7 +20,7 @@ from rlhf.data.importers.fields import (
     read_text,
 )
 from rlhf.data.importers.items import ImportedPair, ItemIterator
-from rlhf.data.importers.turns import read_exchange, read_message, read_turns
+from rlhf.data.importers.turns import read_message, read_turns
 
 ORIGIN_COLUMNS = ("ds_name", "origin_dataset", "origin_split", "image_path")
 
@@ -54,10 +55,15 @@ def rlhf_v(row: Row) -> ItemIterator:
 
 
 def llava_rlhf(row: Row) -> ItemIterator:
-    """Read zhiqings/LLaVA-Human-Preference-10K, without rows of several turns; 1 is output_1."""
+    """Read zhiqings/LLaVA-Human-Preference-10K; 1 is output_1.
+
+    The outputs answer the last user turn. A response to it among the conversations is not read.
+    """
+    prompt = read_conversation(read_turns(row, "conversations"), "conversations")
     yield ImportedPair(
         image=read_image(row, "image"),
-        instruction=read_exchange(read_turns(row, "conversations"), "conversations").turn.text,
+        instruction=prompt.instruction,
+        history=prompt.history,
         first=read_message(row, "output_1", "assistant"),
         second=read_message(row, "output_2", "assistant"),
         label=row.get("preference"),
@@ -77,12 +83,15 @@ def spa_vl(row: Row) -> ItemIterator:
 
 
 def povid(row: Row) -> ItemIterator:
-    """Read YiyangAiLab/POVID_preference_data_for_VLLMs, without rows of several turns."""
-    good = read_exchange(read_turns(row, "conversations"), "conversations")
-    bad = read_exchange(read_turns(row, "rejected_conversations"), "rejected_conversations")
+    """Read YiyangAiLab/POVID_preference_data_for_VLLMs, without rows whose earlier turns differ."""
+    good = read_conversation(read_turns(row, "conversations"), "conversations")
+    bad = read_conversation(read_turns(row, "rejected_conversations"), "rejected_conversations")
+    if good.history != bad.history:
+        raise Skip("different prompts", "rejected_conversations")
     yield ImportedPair(
         image=read_image(row, "image"),
-        instruction=good.turn.text,
+        instruction=good.instruction,
+        history=good.history,
         first=good.response or "",
         second=bad.response or "",
         id=read_id(row, "id"),

@@ -5,15 +5,16 @@ from typing import Any
 
 import msgspec
 
+from rlhf.data.importers.conversations import read_open_conversation
 from rlhf.data.importers.fields import IMAGE_COLUMNS, Row, Skip, present, read_id, read_text
 from rlhf.data.importers.items import ImportedPrompt, ItemIterator
-from rlhf.data.importers.turns import Turn, image_of, read_exchange, read_turns
+from rlhf.data.importers.turns import Turn, image_of, read_turns
 
 
 def easyr1(row: Row) -> ItemIterator:
     """Read EasyR1's format, e.g. hiyouga/geometry3k: images, problem, answer."""
-    turn = Turn("user", read_text(row, "problem"))
-    yield _prompt(row, turn, _answer(row, "answer"))
+    turns = [Turn("user", read_text(row, "problem"))]
+    yield _prompt(row, turns, "problem", _answer(row, "answer"))
 
 
 def verl(row: Row) -> ItemIterator:
@@ -21,12 +22,12 @@ def verl(row: Row) -> ItemIterator:
 
     The ground truth and the data source stay in the record's meta, for a scorer.
     """
-    turn = _only_turn(read_turns(row, "prompt"), "prompt")
     reward_model = row.get("reward_model")
     truth = reward_model if isinstance(reward_model, Mapping) else {}
     meta = {**_answer(truth, "ground_truth"), **_answer(row, "data_source")}
     extra = row.get("extra_info")
-    yield _prompt(row, turn, meta, read_id(extra, "index") if isinstance(extra, Mapping) else "")
+    id = read_id(extra, "index") if isinstance(extra, Mapping) else ""
+    yield _prompt(row, read_turns(row, "prompt"), "prompt", meta, id)
 
 
 def openrlhf_m(row: Row) -> ItemIterator:
@@ -36,21 +37,19 @@ def openrlhf_m(row: Row) -> ItemIterator:
         turns = msgspec.json.decode(read_text(row, name), type=list[Any])
     except msgspec.MsgspecError as error:
         raise Skip("unexpected form", name, error) from error
-    turn = _only_turn(read_turns({name: turns}, name), name)
-    yield _prompt(row, turn, _answer(row, "answer"), read_id(row, "id"))
+    yield _prompt(row, read_turns({name: turns}, name), name, _answer(row, "answer"))
 
 
-def _only_turn(turns: list[Turn], name: str) -> Turn:
-    exchange = read_exchange(turns, name)
-    if exchange.response is not None:
-        raise Skip("the conversation ends with a response", name)
-    return exchange.turn
-
-
-def _prompt(row: Row, turn: Turn, meta: Mapping[str, Any], id: str = "") -> ImportedPrompt:
-    image = image_of(row, turn, *IMAGE_COLUMNS)
+def _prompt(
+    row: Row, turns: list[Turn], name: str, meta: Mapping[str, Any], id: str = ""
+) -> ImportedPrompt:
+    prompt = read_open_conversation(turns, name)
     return ImportedPrompt(
-        image=image, instruction=turn.text, id=id or read_id(row, "id"), meta=meta
+        image=image_of(row, prompt.first, *IMAGE_COLUMNS),
+        instruction=prompt.instruction,
+        history=prompt.history,
+        id=id or read_id(row, "id"),
+        meta=meta,
     )
 
 

@@ -1,7 +1,14 @@
 """Convert rows in the data formats of other trainers: trl, LLaMA-Factory and ms-swift."""
 
 from collections.abc import Iterator
+from typing import Any
 
+from rlhf.data.importers.conversations import (
+    Conversation,
+    read_conversation,
+    read_open_conversation,
+    read_pair,
+)
 from rlhf.data.importers.fields import IMAGE_COLUMNS, Row, Skip, present, read_id, read_text
 from rlhf.data.importers.items import (
     ImportedDemonstration,
@@ -9,14 +16,8 @@ from rlhf.data.importers.items import (
     ImportedPrompt,
     ItemIterator,
 )
-from rlhf.data.importers.turns import (
-    Turn,
-    image_of,
-    read_exchange,
-    read_message,
-    read_pair,
-    read_turns,
-)
+from rlhf.data.importers.turns import Turn, image_of, read_message, read_turns
+from rlhf.history import Exchange
 
 _TURN_COLUMNS = ("conversations", "messages")
 
@@ -29,25 +30,21 @@ def trl(row: Row) -> ItemIterator:
     """
     if row.get("prompt") is None:
         chosen, rejected = read_turns(row, "chosen"), read_turns(row, "rejected")
-        turn, first, second = read_pair(chosen, rejected, "chosen")
+        prompt, first, second = read_pair(chosen, rejected, "chosen")
     else:
         first, second = (read_message(row, name, "assistant") for name in ("chosen", "rejected"))
-        text = read_message(row, "prompt", "user")
         is_text = isinstance(row["prompt"], str)
-        turn = Turn("user", text) if is_text else read_turns(row, "prompt")[0]
-    image = image_of(row, turn, "images", "image")
-    yield ImportedPair(image=image, instruction=turn.text, first=first, second=second)
+        turns = [Turn("user", row["prompt"])] if is_text else read_turns(row, "prompt")
+        prompt = read_open_conversation(turns, "prompt")
+    fields = _prompt(row, prompt, "images", "image")
+    yield ImportedPair(**fields, first=first, second=second)
 
 
 def llama_factory(row: Row) -> ItemIterator:
     """Read LLaMA-Factory's sharegpt preference format: conversations, chosen, rejected, images."""
     turns, name = _conversation(row)
-    exchange = read_exchange(turns, name)
-    if exchange.response is not None:
-        raise Skip("the conversation ends with a response", name)
     yield ImportedPair(
-        image=image_of(row, exchange.turn, *IMAGE_COLUMNS),
-        instruction=exchange.turn.text,
+        **_prompt(row, read_open_conversation(turns, name)),
         first=read_message(row, "chosen", "assistant"),
         second=read_message(row, "rejected", "assistant"),
         id=read_id(row, "id"),
@@ -61,40 +58,56 @@ def swift(row: Row) -> ItemIterator:
     `response` may stand in place of `messages`.
     """
     chosen = _swift_turns(row)
-    turn, first, second = read_pair(chosen, _swift_rejected(row, chosen), "messages")
+    prompt, first, second = read_pair(chosen, _swift_rejected(row, chosen), "messages")
     if row.get("rejected_images") and row.get("rejected_images") != row.get("images"):
         raise Skip("different images", "rejected_images")
-    image = image_of(row, turn, *IMAGE_COLUMNS)
-    yield ImportedPair(
-        image=image, instruction=turn.text, first=first, second=second, id=read_id(row, "id")
-    )
+    id = read_id(row, "id")
+    yield ImportedPair(**_prompt(row, prompt), first=first, second=second, id=id)
 
 
 def llava(row: Row) -> ItemIterator:
-    """Read LLaVA's `conversations`, or `messages`: the first response is a demonstration.
+    """Read LLaVA's `conversations`, or `messages`: each response is a demonstration.
 
-    A record's prompt is one user turn, so what is asked after it is skipped, turn by turn.
+    The exchanges before it are its history, as LLaVA trains on every response of a conversation.
     """
     turns, name = _conversation(row)
-    first = read_exchange(turns[:2], name)
-    if first.response is None:
-        raise Skip("no response", name)
-    yield ImportedDemonstration(
-        image=image_of(row, first.turn, *IMAGE_COLUMNS),
-        instruction=first.turn.text,
-        response=first.response,
-        id=read_id(row, "id"),
-    )
-    yield from _later_turns(turns, name)
+    conversation = read_conversation(turns, name)
+    for prompt, exchange in _prompts(row, conversation):
+        yield ImportedDemonstration(**prompt, response=exchange.response)
+    if conversation.response is None:
+        yield Skip("no response", name)
 
 
 def conversation_prompts(row: Row) -> ItemIterator:
-    """Read the first user turn of `messages` or `conversations`, as ms-swift has them for PPO."""
-    turns, name = _conversation(row)
-    turn = read_exchange(turns[:1], name).turn
-    image = image_of(row, turn, *IMAGE_COLUMNS)
-    yield ImportedPrompt(image=image, instruction=turn.text, id=read_id(row, "id"))
-    yield from _later_turns(turns, name)
+    """Read `messages` or `conversations` as prompts.
+
+    A conversation that ends with a user turn, as ms-swift has them for PPO, is one prompt. Of one
+    that ends with a response, as for demonstrations, each user turn is a prompt.
+    """
+    conversation = read_conversation(*_conversation(row))
+    if conversation.response is None:
+        yield ImportedPrompt(**_prompt(row, conversation), id=read_id(row, "id"))
+        return
+    yield from (ImportedPrompt(**prompt) for prompt, _ in _prompts(row, conversation))
+
+
+def _prompt(row: Row, conversation: Conversation, *image_columns: str) -> dict[str, Any]:
+    """Return image, instruction and history of the last user turn, as fields of an item."""
+    return {
+        "image": image_of(row, conversation.first, *(image_columns or IMAGE_COLUMNS)),
+        "instruction": conversation.instruction,
+        "history": conversation.history,
+    }
+
+
+def _prompts(row: Row, conversation: Conversation) -> Iterator[tuple[dict[str, Any], Exchange]]:
+    """Yield the prompt of every response, as fields of an item, and its exchange."""
+    image, id = image_of(row, conversation.first, *IMAGE_COLUMNS), read_id(row, "id")
+    exchanges = conversation.exchanges()
+    for number, exchange in enumerate(exchanges):
+        prompt = {"image": image, "instruction": exchange.instruction}
+        numbered = f"{id}/{number + 1}" if id and number else id
+        yield {**prompt, "history": exchanges[:number], "id": numbered}, exchange
 
 
 def _conversation(row: Row) -> tuple[list[Turn], str]:
@@ -103,12 +116,6 @@ def _conversation(row: Row) -> tuple[list[Turn], str]:
         raise Skip("boxes of objects", "objects")
     name = present(row, *_TURN_COLUMNS)
     return read_turns(row, name), name
-
-
-def _later_turns(turns: list[Turn], name: str) -> Iterator[Skip]:
-    """Yield a Skip for each user turn after the first, which needs the turns before it."""
-    questions = (turn.text for turn in turns[1:] if turn.role == "user")
-    yield from (Skip("later turn of a conversation", name, text) for text in questions)
 
 
 def _swift_turns(row: Row) -> list[Turn]:

@@ -24,18 +24,6 @@ class Turn(NamedTuple):
     images: tuple[str | bytes | None, ...] = ()
 
 
-class Exchange(NamedTuple):
-    """A user's turn and the response to it.
-
-    Attributes:
-        turn: the user's turn.
-        response: the response; None if the conversation ends before it.
-    """
-
-    turn: Turn
-    response: str | None
-
-
 def read_turns(row: Row, name: str) -> list[Turn]:
     """Read the turns of a conversation, or a single message as a conversation of one turn.
 
@@ -44,47 +32,6 @@ def read_turns(row: Row, name: str) -> list[Turn]:
     """
     value = row[present(row, name)]
     return [_turn(turn, name) for turn in (value if isinstance(value, list) else [value])]
-
-
-def read_exchange(turns: Sequence[Turn], name: str) -> Exchange:
-    """Take apart a conversation with one user turn; a record has one instruction.
-
-    Args:
-        turns: the conversation.
-        name: the field it comes from.
-
-    Raises:
-        Skip: it has another form, or turns of the system or of tools.
-    """
-    for turn in turns:
-        if turn.role in ("system", "tool"):
-            raise Skip(f"{turn.role} turn", name)
-    questions = [turn for turn in turns if turn.role == "user"]
-    if len(questions) != 1 or len(turns) > 2 or turns[0].role != "user":
-        raise Skip("not one user turn", name, f"{len(questions)} user turns")
-    return Exchange(turns[0], turns[1].text if len(turns) == 2 else None)
-
-
-def read_pair(chosen: Sequence[Turn], rejected: Sequence[Turn], name: str) -> tuple[Turn, str, str]:
-    """Take apart two conversations that differ in their last turn only.
-
-    Args:
-        chosen: the conversation with the preferred response.
-        rejected: the conversation with the other.
-        name: the field that a Skip names.
-
-    Returns:
-        The user's turn, the chosen and the rejected response.
-
-    Raises:
-        Skip: the prompts differ, or there is not one user turn with a response.
-    """
-    if list(chosen[:-1]) != list(rejected[:-1]):
-        raise Skip("different prompts", name)
-    good, bad = read_exchange(chosen, name), read_exchange(rejected, name)
-    if good.response is None or bad.response is None:
-        raise Skip("no response", name)
-    return good.turn, good.response, bad.response
 
 
 def read_message(row: Row, name: str, role: str) -> str:

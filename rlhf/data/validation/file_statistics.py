@@ -11,8 +11,10 @@ import numpy as np
 
 from rlhf.data.image_markers import has_image_marker, marker_message
 from rlhf.data.jsonl import starts_with_bom
+from rlhf.data.prompt_keys import prompt_content
 from rlhf.data.records import PreferenceRecord, Problem, Record, responses
 from rlhf.data.validation.agreement import AnnotatorJudgments
+from rlhf.history import history_texts, transcript
 
 MAX_SIDE_SHARE = 0.9  # of the decided pairs won by one side: above, the labels are one-sided
 MAX_LONGER_SHARE = 0.8  # won by the longer response: above, the model learns length
@@ -41,10 +43,10 @@ class FileStatistics:
         self._duplicates, self._contradictions = 0, 0
         self._lines, self._texts, self._winners = array("q"), array("q"), bytearray()
         self._id_lines, self._ids = array("q"), array("q")  # lines with an id, and the id's hash
-        self._id_prompts = array("q")  # the hash of image path and instruction on these lines
+        self._id_prompts = array("q")  # the hash of the prompt on these lines
         self._shared_ids = 0
         self._long = list[Problem]()
-        self._image_markers = 0
+        self._image_markers = self._histories = 0
         self.annotators = AnnotatorJudgments()
 
     def add(self, item: Record | Problem, number: int, size: int) -> None:
@@ -64,8 +66,9 @@ class FileStatistics:
         self._response_characters += sum(lengths)
         self._responses += len(lengths)
         self._lines.append(number)
-        self._image_markers += has_image_marker(item.instruction)
-        pair = hash((item.image_path, item.instruction, *sorted(texts)))
+        self._image_markers += has_image_marker(transcript(item.history, item.instruction))
+        self._histories += bool(item.history)
+        pair = hash((prompt_content(item), *sorted(texts)))
         annotator = item.annotator if isinstance(item, PreferenceRecord) else ""
         # the same pair by two annotators is not a duplicate
         self._texts.append(hash((pair, annotator)) if annotator else pair)
@@ -77,7 +80,7 @@ class FileStatistics:
         if item.id:
             self._id_lines.append(number)
             self._ids.append(hash(item.id))
-            self._id_prompts.append(hash((item.image_path, item.instruction)))
+            self._id_prompts.append(hash(prompt_content(item)))
         if size > self._max_characters:
             self._long += self._long_texts(item, number)
 
@@ -95,7 +98,8 @@ class FileStatistics:
     def _long_texts(self, record: Record, number: int) -> Iterator[Problem]:
         for name in record.__struct_fields__:
             value = getattr(record, name)
-            for text in value if isinstance(value, list) else [value]:
+            value = history_texts(value) if name == "history" else value
+            for text in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(text, str) and len(text) > self._max_characters:
                     tokens = len(text) // CHARACTERS_PER_TOKEN
                     message = f"a very long text: {len(text)} characters, about {tokens} tokens"
@@ -119,6 +123,7 @@ class FileStatistics:
             "contradictions": self._contradictions,
             "ids of other prompts": self._shared_ids,
             "image markers": self._image_markers,
+            "with earlier turns": self._histories,
             "characters per instruction": _share(self._prompt_characters, usable),
             "characters per response": _share(self._response_characters, self._responses),
             "share won by a": _share(self._labels["response_a"], decided),
@@ -171,7 +176,7 @@ class FileStatistics:
             same = f"the same id as line {self._id_lines[earlier]}"
             if self._id_prompts[row] != self._id_prompts[earlier]:
                 self._shared_ids += 1
-                yield self._problem(line, "id", f"{same}, but another image or instruction")
+                yield self._problem(line, "id", f"{same}, but another prompt")
             elif earlier != row:
                 yield self._problem(line, "id", same)
 

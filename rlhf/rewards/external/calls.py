@@ -12,6 +12,7 @@ from torch import Tensor
 from rlhf.config.schema import ScorerConfig
 from rlhf.data.tokenization import TextEncoder
 from rlhf.errors import ResourceError
+from rlhf.history import transcript
 from rlhf.tracking.console import say
 from rlhf.types import PromptBatch, Responses
 
@@ -25,7 +26,7 @@ class Item(NamedTuple):
 
     Attributes:
         image: path of the prompt's first image.
-        instruction: text of the prompt.
+        instruction: text of the prompt, its earlier turns above the instruction.
         response: text of the response.
     """
 
@@ -100,7 +101,8 @@ class ExternalScorer(ABC):
     def _items(self, prompts: PromptBatch, responses: Responses) -> list[Item]:
         texts = [self._encoder.decode(row) for row in responses.rows()]
         images = [row[0] for row in prompts.images]
-        return [Item(*row) for row in zip(images, prompts.instructions, texts, strict=True)]
+        prompt_texts = map(transcript, prompts.histories, prompts.instructions)
+        return [Item(*row) for row in zip(images, prompt_texts, texts, strict=True)]
 
     def _try_call(self, items: list[Item]) -> tuple[Tensor, str]:
         """Scores of one call, NaN where missing, and why; empty if none is missing."""

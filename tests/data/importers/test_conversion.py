@@ -1,4 +1,4 @@
-"""Markers of images leave the text; later turns and translated paths are counted and said."""
+"""Markers of images leave the text; translated paths are counted and said."""
 
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,14 @@ import pytest
 from rlhf.data.importers.conversion import remove_image_marker
 from rlhf.data.importers.fields import Skip
 from rlhf.data.importers.importer import import_dataset
-from rlhf.data.records import DemonstrationRecord, PromptRecord, read_records
+from rlhf.data.records import PromptRecord, read_records
 from tests.data.importers.dataset_rows import (
     CASES,
-    LLAVA,
     OTHER_CASES,
     PROMPT_TABLE,
     SWIFT,
     TABLE,
     TRL,
-    conversation,
     message,
     text_part,
 )
@@ -114,18 +112,6 @@ def test_an_image_may_stand_inside_the_message(tmp_path: Path) -> None:
         row = {**TRL, "images": None, "prompt": message("user", part, text_part(f"What? {part}"))}
         (record,), _ = imported(tmp_path, "trl", [row])
         assert record.image_path == stored_path(RED)
-
-
-def test_later_turns_are_counted_and_the_first_is_exact(tmp_path: Path) -> None:
-    row = {
-        **LLAVA,
-        "conversations": conversation("<image>\nWhat?", "A cat.", "Sure?", "Yes.", "Why?"),
-    }
-    path = write_rows(tmp_path / "rows.json", [row])
-    report = import_dataset("llava", [path], tmp_path / "out")
-    (record,) = read_records(tmp_path / "out" / "demonstrations.jsonl", DemonstrationRecord)
-    assert (record.instruction, record.response) == ("What?", "A cat.")
-    assert report.skipped == {"later turn of a conversation": 2}
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def test_counts_of_a_preference_file(tmp_path: Path) -> None:
         "contradictions": [0],
         "ids of other prompts": [0],
         "image markers": [0],
+        "with earlier turns": [0],
         "characters per instruction": [11.0],
         "characters per response": [5.9],  # (5+9 + 7+3 + 18+7 + 3+3 + 1+3) / 10 responses
         "share won by a": [0.75],
@@ -107,7 +108,7 @@ def test_ids_of_several_prompts_are_counted(tmp_path: Path) -> None:
     report = validate_files([path], check_images=False)
     assert report.rows[0]["ids of other prompts"] == 2
     messages = {w.line: w.message for w in report.warnings if w.field == "id"}
-    other = "the same id as line 1, but another image or instruction"
+    other = "the same id as line 1, but another prompt"
     assert messages == {2: other, 3: other, 5: "the same id as line 4"}
 
 
