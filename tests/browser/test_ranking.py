@@ -71,7 +71,14 @@ def test_fifty_strings_that_would_be_code_are_text(
     page: Page, tmp_path: Path, servers: list[Server]
 ) -> None:
     assert len(XSS) == 50
-    prompts = [{"image_path": "0.png", "instruction": text} for text in XSS]
+    prompts = [
+        {
+            "image_path": "0.png",
+            "instruction": text,
+            "history": [{"instruction": text, "response": text}],
+        }
+        for text in XSS
+    ]
     rows = [{**row, "responses": [row["instruction"], f"no: {n}"]} for n, row in enumerate(prompts)]
     write_candidates(tmp_path, prompts=1, responses=2)
     (tmp_path / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -84,6 +91,7 @@ def test_fifty_strings_that_would_be_code_are_text(
     for text in XSS:
         view = shown_pair(page)
         assert view["instruction"] == text and text in (view["left"], view["right"])
+        assert page.locator("#history p").all_text_contents() == [text, text]
         page.fill("#name", text[:60])
         page.keyboard.press("Enter")
         key_of(page)

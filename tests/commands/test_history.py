@@ -3,16 +3,23 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from rlhf.cli.main import main
+from rlhf.commands.evaluate import _write_unjudged_pairs
+from rlhf.config.schema import Config, DataConfig
 from rlhf.data.collate import prompt_batch
+from rlhf.data.input_files import read_with_images
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, PromptRecord, read_records
 from rlhf.data.tokenization import ByteEncoder, response_batch
+from rlhf.data.validation.validate import validate_files
 from rlhf.evaluation.model_comparison import person_outputs
+from rlhf.evaluation.reward_scoring import _report_pair
 from rlhf.history import Exchange
 from rlhf.rewards.caption_reward import CaptionReward
 
@@ -115,3 +122,33 @@ def test_a_template_without_them_is_refused_before_anything_is_sampled(
     said = capsys.readouterr().err
     assert "its chat template cannot write the earlier turns" in said
     assert not list(directory.glob("runs/collect/*/candidates.jsonl"))
+
+
+def test_pairs_that_wait_for_a_person_keep_them(directory: Path) -> None:
+    records = [PromptRecord("a.png", "What?", history=HISTORY)]
+    results = [SimpleNamespace(texts=["x"]), SimpleNamespace(texts=["y"])]
+    file = directory / "pairs.jsonl"
+    _write_unjudged_pairs(file, directory, results, records, None, 0)  # type: ignore[arg-type]
+    (pair,) = read_records(file, CandidatesRecord)
+    assert pair.history == HISTORY
+
+
+def test_the_pairs_of_a_report_keep_them(tiny: Path) -> None:
+    record = PreferenceRecord(
+        "pictures/00000.png", "What?", "x", "y", "response_a", history=HISTORY
+    )
+    row = torch.zeros(1)
+    scored = SimpleNamespace(scores_a=row, scores_b=row, labels=row, kinds=[""])
+    test = SimpleNamespace(records=[record], own_images=scored)
+    assert _report_pair(test, 0, tiny).history == HISTORY  # type: ignore[arg-type]
+
+
+def test_markers_of_images_in_them_are_said(
+    directory: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = {"instruction": "<image> Where?", "response": "Left."}
+    path = write_rows(directory / "prompts.jsonl", {}, {"history": [earlier]})
+    config = Config(data=DataConfig(root=str(tiny)))
+    read_with_images(config, path, PromptRecord)
+    assert "1 of 2 instructions contain a marker" in " ".join(capsys.readouterr().out.split())
+    assert validate_files([path], root=tiny).rows[0]["image markers"] == 1

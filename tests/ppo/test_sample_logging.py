@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from rlhf.generation.sampler import generate
+from rlhf.history import Exchange
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.tracking.writer import Sample
 from tests.ppo.test_trainer import PPO, trainer
@@ -31,6 +32,15 @@ def test_the_same_prompts_are_sampled_each_time_and_greedily(tiny: Path, tmp_pat
     assert [row.response for row in samples[2]] == texts
     scores = run.reward.scores(run.prompts.select(torch.arange(4)), responses, max_tokens=200)
     assert torch.allclose(torch.tensor([row.score for row in samples[2]]), scores, atol=1e-5)
+
+
+def test_earlier_turns_stand_above_the_instruction(tiny: Path, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, replace(PPO, iterations=1))
+    histories = ((Exchange("Where?", "Left."),),) * len(run.prompts)
+    run.prompts = replace(run.prompts, histories=histories)
+    (rows,) = logged_samples(run).values()
+    asked = run.prompts.instructions[0]
+    assert rows[0].instruction == f"Where?\nResponse: Left.\nInstruction: {asked}"
 
 
 def test_logging_samples_does_not_change_training(tiny: Path, tmp_path: Path) -> None:
