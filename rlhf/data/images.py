@@ -17,7 +17,7 @@ from typing import TypeVar
 from PIL import Image, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import STRIPOFFSETS, TILEOFFSETS, ImageFileDirectory_v2
 
-from rlhf.data.file_kinds import kind_of
+from rlhf.data.file_kinds import HEIC, kind_of
 from rlhf.errors import DataError
 
 if HAS_HEIC := find_spec("pillow_heif") is not None:  # the extra rlhf[heic]
@@ -108,6 +108,8 @@ def _unidentified(path: Path, data: bytes) -> DataError:
     others, kind = f"not {' or '.join(FORMATS)}", kind_of(data[:512])
     if kind is None:
         return _unreadable(path, others)
+    if kind == HEIC and HAS_HEIC:
+        return _unreadable(path, "it is a damaged HEIC image")
     return _unreadable(
         path, f"it is {kind.name}, {others}", f"{kind.fix[0].upper()}{kind.fix[1:]}."
     )
@@ -118,7 +120,8 @@ def _unreadable(
     reason: object,
     fix: str = "Replace or convert the image, or remove its records.",
 ) -> DataError:
-    return DataError(f"The image cannot be read: {reason}.", str(path), fix)
+    words = " ".join(str(reason).split())  # libheif ends its messages with a new line
+    return DataError(f"The image cannot be read: {words}.", str(path), fix)
 
 
 class _BoundedStream(io.BytesIO):

@@ -4,6 +4,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
@@ -25,6 +27,7 @@ class Step:
         command: the words after `rlhf`, as a shell reads them; {model} is a tiny LLaVA, {dir} the
             directory that the command runs in.
         exit: the exit code.
+        without: a module that is taken for absent, in a process of its own; "": none.
         says: regular expressions that what is printed must match, on stdout or stderr.
         silent: regular expressions that it must not match.
         writes: patterns of files that must exist afterwards.
@@ -32,6 +35,7 @@ class Step:
 
     command: str
     exit: int = 0
+    without: str = ""
     says: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
@@ -105,10 +109,30 @@ def _try(step: Step, places: dict[str, str]) -> Outcome:
     words = shlex.split(step.command)
     for name, place in places.items():
         words = [word.replace(name, place) for word in words]
+    exit_code, printed = _run_without(step.without, words) if step.without else _run(words)
+    return Outcome(step, exit_code, printed, tuple(_faults(step, exit_code, printed)))
+
+
+def _run(words: list[str]) -> tuple[int, str]:
     out = StringIO()
     with redirect_stdout(out), redirect_stderr(out):
         exit_code = main(words)
-    return Outcome(step, exit_code, out.getvalue(), tuple(_faults(step, exit_code, out.getvalue())))
+    return exit_code, out.getvalue()
+
+
+def _run_without(module: str, words: list[str]) -> tuple[int, str]:
+    """Run a command line in a process that cannot import a module."""
+    hide = f"import sys; sys.modules[{module!r}] = None"
+    program = f"{hide}; from rlhf.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        env={**os.environ, **paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
 
 
 def _faults(step: Step, exit_code: int, printed: str) -> Iterator[str]:

@@ -1,6 +1,8 @@
 """Which files of a directory are images, and what is said of the others."""
 
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -8,8 +10,9 @@ import pytest
 from PIL import Image
 
 from rlhf.cli.main import main
+from rlhf.data import images
 from rlhf.data.image_listing import list_images
-from rlhf.data.images import HAS_HEIC, load_image
+from rlhf.data.images import load_image
 from rlhf.errors import DataError
 
 
@@ -61,20 +64,40 @@ def test_rarer_suffixes_are_read(tmp_path: Path, name: str, kind: str) -> None:
 
 
 def test_heic_is_read_with_its_extra(tmp_path: Path) -> None:
-    pytest.importorskip("pillow_heif")
     Image.new("RGB", (8, 4), "red").save(tmp_path / "x.HEIC", "HEIF")
     assert load_image(tmp_path / "x.HEIC").size == (8, 4)
     assert list_images(tmp_path).images == [tmp_path / "x.HEIC"]
 
 
-@pytest.mark.skipif(HAS_HEIC, reason="pillow-heif is installed")
+def test_a_damaged_heic_asks_for_no_extra_that_is_there(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 4), "red").save(tmp_path / "x.HEIC", "HEIF")
+    (tmp_path / "cut.HEIC").write_bytes((tmp_path / "x.HEIC").read_bytes()[:100])
+    with pytest.raises(DataError, match="damaged HEIC") as caught:
+        load_image(tmp_path / "cut.HEIC")
+    assert "install" not in caught.value.fix
+    (tmp_path / "cut.HEIC").write_bytes((tmp_path / "x.HEIC").read_bytes()[:-20])
+    with pytest.raises(DataError) as caught:
+        load_image(tmp_path / "cut.HEIC")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+WITHOUT_EXTRA = """
+import sys
+sys.modules["pillow_heif"] = None
+from pathlib import Path
+from rlhf.data import images
+from rlhf.data.image_listing import list_images
+listing = list_images(Path(sys.argv[1]))
+print(listing.images, listing.has_images, listing.message())
+"""
+
+
 def test_heic_without_its_extra_is_counted(tmp_path: Path) -> None:
     make(tmp_path, "a.HEIC", "b.heif")
-    listing = list_images(tmp_path)
-    assert listing.images == [] and listing.has_images
-    assert listing.message() == (
-        "1 .heic (pip install 'rlhf[heic]'), 1 .heif (pip install 'rlhf[heic]')"
-    )
+    program = [sys.executable, "-c", WITHOUT_EXTRA, str(tmp_path)]
+    said = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+    help_ = "(pip install 'rlhf[heic]')"
+    assert said == f"[] True 1 .heic {help_}, 1 .heif {help_}\n"
 
 
 FOREIGN = {
@@ -94,7 +117,10 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("content", FOREIGN, ids=lambda text: repr(text[:9]))
-def test_an_image_that_is_something_else_is_named(tmp_path: Path, content: str) -> None:
+def test_an_image_that_is_something_else_is_named(
+    tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "HAS_HEIC", False)
     path = tmp_path / "x.png"
     path.write_text(content)
     with pytest.raises(DataError) as caught:
