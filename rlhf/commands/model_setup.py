@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from rlhf.commands.job import Job
-from rlhf.config.option_types import leaves
+from rlhf.config.option_types import leaves, path_options
 from rlhf.config.resolve import weights_dtype
 from rlhf.config.schema import Config
 from rlhf.data.images import image_digest
@@ -31,6 +31,7 @@ from rlhf.rewards.external.loader import load_scorer
 from rlhf.rewards.loading import load_reward
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.storage.model_card import write_model_card
+from rlhf.storage.sweep import read_member
 from rlhf.tracking.console import say, table
 from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.malloc import tune_malloc
@@ -201,7 +202,7 @@ def metrics_writer(
     job: Job,
     directory: Path,
     checkpoint: Checkpoint | None,
-    hparam_metrics: Sequence[str],
+    final_metrics: Sequence[str],
     *,
     first_step: int = 0,
 ) -> MetricsWriter:
@@ -212,16 +213,30 @@ def metrics_writer(
         directory: where metrics.jsonl and the TensorBoard events are written.
         checkpoint: the run is resumed from it, and metrics logged after it are dropped; None: a new
             run.
-        hparam_metrics: names of the metrics in TensorBoard's table of runs.
+        final_metrics: names of the metrics whose last values stand in TensorBoard's table of runs.
         first_step: the number under which the first step is logged.
     """
     resume_step = first_step + checkpoint.step if checkpoint else None
-    writer = MetricsWriter(directory, resume_step)
+    writer = MetricsWriter(directory, resume_step, final_metrics)
     options = msgspec.json.format(msgspec.json.encode(job.config), indent=2).decode()
     writer.text("config", f"```json\n{options}\n```", resume_step or 0)
     if checkpoint is None:
-        writer.hparams(command_line_options(job), hparam_metrics)
+        writer.hparams(hyperparameters(job))
     return writer
+
+
+def hyperparameters(job: Job) -> dict[str, Any]:
+    """Return the options in TensorBoard's table of runs: seed, command line, and what a sweep sets.
+
+    Paths and the name of the run are left out unless they are swept. They differ from command to
+    command, and TensorBoard shows only the first five options that differ without being asked.
+    """
+    member = read_member(job.run_dir)
+    swept = member.overrides if member else {}
+    others = path_options() | {"name", "resume_allow"}
+    named = {k: x for k, x in command_line_options(job).items() if k not in others}
+    values = dict(leaves(asdict(job.config)))
+    return named | {name: values.get(name, text) for name, text in swept.items()}
 
 
 def command_line_options(job: Job) -> dict[str, Any]:

@@ -98,6 +98,16 @@ def write_member(directory: Path, member: Member) -> None:
     _write(directory / MEMBER_FILE, replace(member, directory=directory.name))
 
 
+def read_member(directory: Path) -> Member | None:
+    """Read what is known of a member; None if the directory belongs to no sweep.
+
+    Raises:
+        DataError: its file cannot be read.
+    """
+    file = directory / MEMBER_FILE
+    return replace(_read(file, Member), directory=directory.name) if file.is_file() else None
+
+
 def read_sweep(path: Path) -> Sweep:
     """Read a sweep with its members as they are now, whether it ended or not.
 
@@ -109,8 +119,9 @@ def read_sweep(path: Path) -> Sweep:
         raise DataError("this is no sweep", str(path), fix)
     sweep = _read(path / SWEEP_FILE, Sweep)
     by_directory = {member.directory: member for member in sweep.members}
-    for file in path.glob(f"*/{MEMBER_FILE}"):
-        by_directory[file.parent.name] = replace(_read(file, Member), directory=file.parent.name)
+    for member in map(read_member, path.glob("*/")):
+        if member:
+            by_directory[member.directory] = member
     members = sorted(by_directory.values(), key=lambda member: (member.number, member.directory))
     options = dict.fromkeys([*sweep.options, *(name for x in members for name in x.overrides)])
     return replace(sweep, options=tuple(options), members=tuple(members))

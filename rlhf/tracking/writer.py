@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Self
 
@@ -49,14 +49,22 @@ class MetricsWriter:
         directory: where both are written; made when missing.
         purge_step: the first step of a resumed run; lines of this and later steps are dropped.
             None: keep every line.
+        final_metrics: names in METRICS whose last values are recorded once more when a `with` block
+            ends without an error, as `Final/NAME`; with them that the run succeeded.
     """
 
-    def __init__(self, directory: Path, purge_step: int | None = None) -> None:
+    def __init__(
+        self, directory: Path, purge_step: int | None = None, final_metrics: Sequence[str] = ()
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         path, temporary = directory / "metrics.jsonl", directory / "metrics.tmp"
         lines = complete_lines(path)
         if purge_step is not None:
             lines = [line for line in lines if json.loads(line)["step"] < purge_step]
+        self._last = dict.fromkeys(final_metrics, nan)
+        self._step = 0
+        for line in lines if final_metrics else []:
+            self._remember(json.loads(line))
         temporary.write_text("".join(f"{line}\n" for line in lines))
         self._jsonl = temporary.replace(path).open("ab", buffering=0)
         self._complete = True
@@ -64,21 +72,18 @@ class MetricsWriter:
         if purge_step is None:
             self._board.add_custom_scalars(tensorboard_layout())
 
-    def hparams(self, options: Mapping[str, object], metrics: Sequence[str]) -> None:
-        """Record the options of a run for TensorBoard's table of runs.
+    def hparams(self, options: Mapping[str, object]) -> None:
+        """Record the options of a run for TensorBoard's page HPARAMS.
 
-        Call it once per run: TensorBoard reads only the first record.
+        Call it once per run: TensorBoard reads only the first record. It makes the columns of its
+        table from all runs only if none of them records an experiment, so none is recorded: that of
+        a single run would hide the options and metrics that other runs have.
 
         Args:
             options: name to value; other types than numbers and texts are recorded as text.
-            metrics: names in METRICS; the table shows their last values.
         """
-        hparam_values = {
-            k: x if isinstance(x, int | float | str) else str(x) for k, x in options.items()
-        }
-        with self._survive_full_disk():
-            for summary in hparams(hparam_values, dict.fromkeys(metrics, 0.0)):
-                self._board._get_file_writer().add_summary(summary)
+        _, start, _ = hparams({name: _plain(value) for name, value in options.items()}, {})
+        self._add_summary(start)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Record the metrics of one step; a value that is not finite becomes null in the JSON.
@@ -94,6 +99,7 @@ class MetricsWriter:
             raise ValueError(f"values: got {', '.join(unknown)}, wanted names of METRICS")
         line: dict[str, float | None] = {"step": step}
         line |= {name: float(x) if isfinite(x) else None for name, x in values.items()}
+        self._remember(line)
         with self._survive_full_disk():
             write_whole(self._jsonl.fileno(), json.dumps(line).encode() + b"\n", sync=False)
             for name, value in values.items():
@@ -156,8 +162,32 @@ class MetricsWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None and self._last:
+            self._finish()
         self.close()
+
+    def _remember(self, line: Mapping[str, float | None]) -> None:
+        """Remember the last values of the final metrics, NaN where one was not finite."""
+        for name in self._last.keys() & line.keys():
+            self._last[name] = nan if (value := line[name]) is None else value
+        self._step = int(line["step"] or 0)
+
+    def _finish(self) -> None:
+        """Record that the run succeeded, and the last values of the final metrics.
+
+        TensorBoard shows the first five metrics by name at first, and capitals come first.
+        """
+        with self._survive_full_disk():
+            for name, value in self._last.items():
+                if isfinite(value):
+                    self._board.add_scalar(f"Final/{name}", value, self._step)
+        _, _, end = hparams({}, {})
+        self._add_summary(end)
+
+    def _add_summary(self, summary: object) -> None:
+        with self._survive_full_disk():
+            self._board._get_file_writer().add_summary(summary)
 
     @contextmanager
     def _survive_full_disk(self) -> Iterator[None]:
@@ -168,6 +198,11 @@ class MetricsWriter:
             if self._complete:
                 say(f"The curves are not complete from here: {error.strerror}.", "yellow")
             self._complete = False
+
+
+def _plain(value: object) -> int | float | str:
+    """Return a number or a text as it is, and any other value as text, also true and false."""
+    return value if isinstance(value, int | float | str) and type(value) is not bool else str(value)
 
 
 def _escaped(text: str) -> str:

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.hparams import plugin_data_pb2
 
 from rlhf.errors import DataError
 from rlhf.tracking.metrics import METRICS
@@ -120,26 +119,3 @@ def test_a_resumed_run_has_one_layout(tmp_path):
     MetricsWriter(tmp_path).close()
     MetricsWriter(tmp_path, purge_step=1).close()
     assert len(events(tmp_path).Tensors("custom_scalars__config__")) == 1
-
-
-def test_the_table_of_runs_knows_options_and_shows_the_last_values(tmp_path):
-    with MetricsWriter(tmp_path) as writer:
-        writer.hparams(
-            {"ppo.lr": 1e-3, "ppo.adaptive_kl_target": None, "ppo.critic": "shared"}, ["lr"]
-        )
-        writer.scalars({"lr": 0.5}, 0)
-        writer.scalars({"lr": 0.25}, 1)
-    board = events(tmp_path)
-    content = {
-        name: plugin_data_pb2.HParamsPluginData.FromString(
-            board.SummaryMetadata(name).plugin_data.content
-        )
-        for name in ("_hparams_/experiment", "_hparams_/session_start_info")
-    }
-    started = content["_hparams_/session_start_info"].session_start_info.hparams
-    assert started["ppo.lr"].number_value == 1e-3
-    assert started["ppo.critic"].string_value == "shared"
-    assert started["ppo.adaptive_kl_target"].string_value == "None"
-    metrics = content["_hparams_/experiment"].experiment.metric_infos
-    assert [info.name.tag for info in metrics] == ["lr"]
-    assert [x.value for x in board.Scalars("lr")] == [0.5, 0.25], "no value of its own"
