@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from baselines.ours import NullWriter, fixed_lengths
+from baselines.ours import fixed_lengths
 from llava_7b import TINY, Sizes
 from random_llava import images, prompts_of, write_model
 from rich.console import Console
 from rich.table import Table
 
-from rlhf.config.schema import Config, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
 from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
 from rlhf.models.policy import POLICY, build_policy
@@ -87,9 +87,7 @@ def _trainer(
     count = 2 * ppo.rollout_batch_size // ppo.samples_per_prompt
     prompts = prompts_of(llava, images(directory / "pictures", count), sizes.prompt)
     sampling = SamplingConfig(max_new_tokens=sizes.response, batch_size=ppo.rollout_batch_size)
-    return PPOTrainer(
-        Config(ppo=ppo, sampling=sampling), policy, reward, prompts, NullWriter(), directory
-    )
+    return PPOTrainer(policy, reward, prompts, ppo, sampling=sampling)
 
 
 def _workload(ppo: PPOConfig, lora_type: Any, sizes: Sizes, dtype: torch.dtype) -> Workload:

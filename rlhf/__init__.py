@@ -1,3 +1,77 @@
-"""Reinforcement learning from human preferences for vision-language models."""
+"""Reinforcement learning from human preferences for vision-language models.
+
+The names of `__all__` are the interface for Python: docs/python.md. They are imported when they are
+first used, so that `import rlhf` loads no model library.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
+    from rlhf.data.images import load_image
+    from rlhf.data.record_set import Prompts
+    from rlhf.errors import DataError, DivergedError, ResourceError, RlhfError, UsageError
+    from rlhf.models.llava import Llava
+    from rlhf.models.load_model import load_model
+    from rlhf.models.policy import Policy
+    from rlhf.ppo.trainer import PPOTrainer
+    from rlhf.rewards.base import Scorer
+    from rlhf.rewards.reward import Reward, RewardFunction, load_reward
+    from rlhf.tracking.tensorboard import TensorBoardTracker
+    from rlhf.tracking.tracker import Tracker
+    from rlhf.training.callbacks import Callback
 
 __version__ = "0.1.0"
+__all__ = [
+    "Callback",
+    "DataError",
+    "DivergedError",
+    "Llava",
+    "ModelConfig",
+    "PPOConfig",
+    "PPOTrainer",
+    "Policy",
+    "Prompts",
+    "ResourceError",
+    "Reward",
+    "RewardFunction",
+    "RlhfError",
+    "SamplingConfig",
+    "Scorer",
+    "TensorBoardTracker",
+    "Tracker",
+    "UsageError",
+    "load_image",
+    "load_model",
+    "load_reward",
+]
+_MODULES = {  # module: the names that it defines
+    "rlhf.config.schema": ("ModelConfig", "PPOConfig", "SamplingConfig"),
+    "rlhf.data.images": ("load_image",),
+    "rlhf.data.record_set": ("Prompts",),
+    "rlhf.errors": ("DataError", "DivergedError", "ResourceError", "RlhfError", "UsageError"),
+    "rlhf.models.llava": ("Llava",),
+    "rlhf.models.load_model": ("load_model",),
+    "rlhf.models.policy": ("Policy",),
+    "rlhf.ppo.trainer": ("PPOTrainer",),
+    "rlhf.rewards.base": ("Scorer",),
+    "rlhf.rewards.reward": ("Reward", "RewardFunction", "load_reward"),
+    "rlhf.tracking.tensorboard": ("TensorBoardTracker",),
+    "rlhf.tracking.tracker": ("Tracker",),
+    "rlhf.training.callbacks": ("Callback",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of `__all__` when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rlhf' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Names of the package, those that are not imported yet too."""
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,7 @@
 """Containers of tensors that pass between packages: immutable, flat, without padding."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,7 @@ class Rollout:
         final_values: [B] float32, V after the last token of a truncated response, 0 for a finished
             one; None: truncated responses are not bootstrapped.
         ref_hidden_states: [N, D], of the reference; None unless the exact KL is in the loss.
+        part_scores: [B] float32 of each part of a weighted reward, by name, before its weight.
     """
 
     prompts: PromptBatch
@@ -236,6 +237,7 @@ class Rollout:
     logprob_diff: Tensor | None
     final_values: Tensor | None = None
     ref_hidden_states: Tensor | None = None
+    part_scores: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def spans(self) -> Spans:

@@ -14,7 +14,7 @@ from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord, read_records
 from rlhf.data.tokenization import flat_ids
 from rlhf.models.locations import locate_model
-from rlhf.rewards.loading import load_reward
+from rlhf.rewards.loading import load_reward_model
 from rlhf.spans import Spans
 from rlhf.types import Responses
 
@@ -33,7 +33,7 @@ class PromptScorer:
     def __init__(self, task: Task) -> None:
         self.config = task.config
         self.llava = load_model(self.config, locate_model(task.start.model))
-        self.reward = load_reward(task.start.reward, self.llava, share_base_model=True)
+        self.reward = load_reward_model(task.start.reward, self.llava, share_base_model=True)
         max_prompt_tokens = self.config.data.max_prompt_tokens
         records, root = read_records(task.prompts, PromptRecord), task.prompts.parent
         self.prompts = prompt_batch(records, self.llava.builder, root, max_tokens=max_prompt_tokens)

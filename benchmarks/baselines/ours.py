@@ -1,7 +1,7 @@
 """This package's PPO on a case: python -m baselines.ours DIRECTORY."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from baselines.clock import Clock, print_report
 from baselines.spec import PPO, Case, CaseFiles
-from rlhf.config.schema import Config, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, build_policy
 from rlhf.models.scalar_head import ScalarHead
@@ -23,16 +23,6 @@ from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.spans import Spans
 from rlhf.training.malloc import tune_malloc
 from rlhf.types import PromptBatch, Responses, Rollout
-
-
-class NullWriter:
-    """A metrics writer that discards everything."""
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
-
-    def samples(self, rows: Sequence[object], step: int) -> None: ...
-
-    def histograms(self, values: Mapping[str, Tensor], step: int) -> None: ...
 
 
 class LowerHalfScorer:
@@ -151,8 +141,8 @@ def _load(case_files: CaseFiles) -> Llava:
 class TimedTrainer(PPOTrainer):
     """A PPOTrainer that marks the ends of rollout and update on the clock."""
 
-    def __init__(self, clock: Clock, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, clock: Clock, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.clock = clock
         self.tokens: list[int] = []  # of the responses of each iteration
 
@@ -176,10 +166,8 @@ def main(directory: str) -> None:
     with random_eos(case) if case.eos_share else fixed_lengths():
         policy, reward, ppo = build(case_files)
         sampling = SamplingConfig(max_new_tokens=case.response_tokens, batch_size=case.batch_size)
-        config, prompts = Config(ppo=ppo, sampling=sampling), prompts_of(case_files)
-        trainer = TimedTrainer(
-            clock, config, policy, reward, prompts, NullWriter(), case_files.directory
-        )
+        prompts = prompts_of(case_files)
+        trainer = TimedTrainer(clock, policy, reward, prompts, ppo, sampling=sampling)
         for iteration in range(case.iterations):
             trainer.step(iteration)
             clock.mark("metrics")

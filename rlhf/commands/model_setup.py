@@ -10,7 +10,6 @@ import torch
 
 from rlhf.commands.job import Job
 from rlhf.config.option_types import leaves, path_options
-from rlhf.config.resolve import weights_dtype
 from rlhf.config.schema import Config
 from rlhf.data.images import image_digest
 from rlhf.data.input_files import input_file
@@ -20,17 +19,16 @@ from rlhf.errors import UsageError
 from rlhf.models.encoding import Encoding, load_encoding
 from rlhf.models.fixed_options import fixed_options
 from rlhf.models.llava import Llava
+from rlhf.models.load_model import find_device, load_base_model
 from rlhf.models.locations import ModelLocation, locate_model
 from rlhf.models.lora import refuse_full_training
 from rlhf.models.parameter_summary import summarize_parameters
 from rlhf.models.policy import POLICY
-from rlhf.models.quantization import model_quantization
 from rlhf.planning.fit import uses_gradient_checkpointing
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.external.loader import load_scorer
-from rlhf.rewards.loading import load_reward
+from rlhf.rewards.reward import SavedReward
 from rlhf.storage.checkpoint import Checkpoint
-from rlhf.storage.model_card import write_model_card
 from rlhf.storage.sweep import read_member
 from rlhf.tracking.console import say, table
 from rlhf.tracking.writer import MetricsWriter
@@ -75,22 +73,10 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
         trains_fully: every layer of the language model trains; its weights are float32 then.
     """
     torch.manual_seed(config.seed)
-    device = _device(config.device)
-    if device.type == "cpu":
+    if find_device(config.device).type == "cpu":
         tune_malloc()
-    dtype = weights_dtype(config, device.type, trains_fully=trains_fully)
-    llava = Llava.load(
-        location.base,
-        device=device,
-        dtype=getattr(torch, dtype),
-        quantization=config.model.quantization,
-    )
-    llava.max_prefill_tokens = config.model.max_prefill_tokens
-    llava.prefix_cache.limit = config.model.prefix_cache_gib
-    llava.vision.cache.limit = config.model.vision_cache_gib
-    if directory := config.model.vision_cache_dir:
-        llava.vision.use_disk_cache(Path(directory))
-    return llava
+    quantization = config.model.quantization
+    return load_base_model(config, location, quantization=quantization, trains_fully=trains_fully)
 
 
 def load_adapted(config: Config, path: str) -> Llava:
@@ -118,9 +104,6 @@ def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> L
     if fully:
         refuse_full_training(location.adapter, "train=full")
     llava = load_model(config, location, trains_fully=fully)
-    if fully and model_quantization(llava.model) != "none":
-        fix = "train a LoRA, or use the weights as they were before quantization"
-        raise UsageError("full training needs weights that are not quantized", llava.base, fix)
     llava.gradient_checkpointing = uses_gradient_checkpointing(config, location)
     return llava
 
@@ -172,13 +155,8 @@ def build_scorer(job: Job, llava: Llava, *, share_base_model: bool) -> Scorer:
     if job.scorer:
         return load_scorer(job.scorer, llava.builder, job.config.scorer)
     captions = read_captions(options.captions, job.config.data.root)
-    return load_reward(
-        options.path,
-        llava,
-        share_base_model=share_base_model,
-        captions=captions,
-        base_override=job.config.model.base,
-    )
+    reward = SavedReward(options.path, captions=captions, base=job.config.model.base)
+    return reward.scorer(llava, share_base_model=share_base_model)
 
 
 def read_captions(file: str, data_root: str) -> dict[str, str] | None:
@@ -261,31 +239,3 @@ def print_model_summary(llava: Llava, *, steps: int) -> None:
         kinds = sorted({name.rpartition(".")[2] for name in llava.adapters.layers})
         roles = ", ".join(llava.adapters.names)
         say(f"LoRA ({roles}) on {len(llava.adapters.layers)} layers: {', '.join(kinds)}")
-
-
-def save_trained(job: Job, command: str, llava: Llava, metrics: dict[str, Any]) -> None:
-    """Save the trained weights with a model card: all of them to model/, a LoRA to adapter/.
-
-    Args:
-        job: the call of the command.
-        command: its name, for the card.
-        llava: the model.
-        metrics: shown on the card, by name.
-    """
-    full = job.config.model.train == "full"
-    directory = job.run_dir / ("model" if full else "adapter")
-    if full:
-        llava.save(directory)
-    else:
-        llava.adapters.save(POLICY, directory, llava.base)
-    write_model_card(directory, llava.base, command=command, metrics=metrics)
-
-
-def _device(name: str) -> torch.device:
-    """Return the device of that name; `auto`: the fastest kind that is here."""
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    here = [kind for kind, found in (("cuda", cuda), ("mps", mps), ("cpu", True)) if found]
-    if name not in (*here, "auto"):
-        fix = f"set device={here[0]}, or see what is missing: rlhf doctor device={name}"
-        raise UsageError(f"there is no {name} device that torch can use", f"device={name}", fix)
-    return torch.device(here[0] if name == "auto" else name)

@@ -47,7 +47,7 @@ def profiled(job: Job, location: ModelLocation, trainer: PPOTrainer) -> Iterator
         f"{gpu.bandwidth_tbs * 1000:.4g} GB a second"
     )
     traced = (
-        min(TRACED_ITERATION, trainer.ppo.iterations - done_before)
+        min(TRACED_ITERATION, trainer.config.iterations - done_before)
         if job.config.ppo.profile == "trace"
         else 0
     )

@@ -25,7 +25,7 @@ from rlhf.evaluation.scored_pairs import ScoredPairs
 from rlhf.history import transcript
 from rlhf.models.locations import ModelLocation
 from rlhf.rewards.external.loader import load_scorer
-from rlhf.rewards.loading import load_reward
+from rlhf.rewards.loading import load_reward_model
 from rlhf.rewards.record_scoring import RecordScorer, RecordScores
 from rlhf.rewards.reward_card import RewardCard
 from rlhf.storage.atomic import replaced_file
@@ -110,7 +110,7 @@ def _record_scorer(job: Job) -> RecordScorer:
     find_base = card.captioner_path if card.captioner else card.backbone_path
     llava = load_model(config, ModelLocation(find_base(directory, config.model.base)))
     captions = read_captions(config.reward.captions, config.data.root)
-    reward = load_reward(
+    reward = load_reward_model(
         path,
         llava,
         share_base_model=True,

@@ -9,7 +9,6 @@ from rlhf.commands.model_setup import (
     metrics_writer,
     print_model_summary,
     resolve_model,
-    save_trained,
 )
 from rlhf.commands.resume import delete_checkpoints, resume_checkpoint
 from rlhf.data.collate import prompt_batch
@@ -18,7 +17,8 @@ from rlhf.data.records import DemonstrationRecord
 from rlhf.data.tokenization import response_batch
 from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
-from rlhf.models.policy import POLICY
+from rlhf.models.policy import POLICY, train_adapter
+from rlhf.models.saving import save_trained
 from rlhf.training.sft_trainer import SFTTrainer
 
 
@@ -44,7 +44,7 @@ def sft(job: Job) -> dict[str, Any]:
         print_model_summary(llava, steps=trainer.steps)
         loss = trainer.run()
     metrics = {"loss": loss, "demonstrations": len(records), "steps": trainer.steps}
-    save_trained(job, "sft", llava, metrics)
+    save_trained(llava, job.run_dir, command="sft", metrics=metrics)
     delete_checkpoints(job.run_dir)
     return metrics
 
@@ -57,7 +57,7 @@ def _trainable_model(job: Job) -> Llava:
     if full:
         llava.train_language_model(embeddings=True)
     elif location.adapter is not None:
-        llava.adapters.load(POLICY, location.adapter, trains=True)
+        train_adapter(llava, location.adapter)
     else:
         add_adapter(llava.adapters, POLICY, config.model)
     return llava

@@ -1,6 +1,7 @@
 """Check options: unknown names, wrong types, values out of range, options that conflict."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from difflib import get_close_matches
 from math import isfinite
 from typing import Any, get_args, get_type_hints
@@ -50,6 +51,15 @@ def load_config(values: Mapping[str, Any]) -> Config:
     _check_ranges(config)
     _check_conflicts(config)
     return config
+
+
+def check_config(config: Config) -> Config:
+    """Check options that were set in Python as those of a command line, and return them.
+
+    Raises:
+        UsageError: a wrong type, a value out of range, or options that conflict.
+    """
+    return load_config(asdict(config))
 
 
 def check_training_sampling(sampling: SamplingConfig) -> None:

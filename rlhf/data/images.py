@@ -59,6 +59,17 @@ def load_image(path: Path) -> Image.Image:
     return _read_with(path, _decode)
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image as upright 8-bit RGB: alpha on white, first frame, no metadata.
+
+    Raises:
+        ValueError: 32-bit grey has no agreed white.
+    """
+    image.load()
+    orientation = image.getexif().get(0x0112, 1)
+    return _upright(_to_rgb(image), orientation)
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Read height and width of the upright image; for JPEG and WEBP only the header is decoded.
 
@@ -142,9 +153,14 @@ def _decode(data: bytes) -> Image.Image:
     with Image.open(_BoundedStream(data), formats=FORMATS) as image:
         _refuse_bombs(image, data)  # only the header is read so far
         image.load()
-        transpose = _UPRIGHT.get(image.getexif().get(0x0112, 1))
-        rgb = _to_rgb(image)
+        orientation, rgb = image.getexif().get(0x0112, 1), _to_rgb(image)
     del image  # three copies of 40 megapixels would not fit into 500 MiB
+    return _upright(rgb, orientation)
+
+
+def _upright(rgb: Image.Image, orientation: int) -> Image.Image:
+    """Turn an image as its EXIF orientation says, and forget its metadata."""
+    transpose = _UPRIGHT.get(orientation)
     rgb = rgb if transpose is None else rgb.transpose(transpose)
     rgb.info = {}  # a kept EXIF block would let a later reader turn the image again
     return rgb

@@ -64,20 +64,42 @@ def read_prompts(config: Config) -> tuple[list[PromptRecord], Path]:
         return read_with_images(
             config, input_file(config.data.prompts, "data.prompts"), PromptRecord
         )
-    listing, root = list_images(directory, recursive=config.data.recursive), data_root(config)
+    root = data_root(config)
+    if root and not directory.resolve().is_relative_to(root.resolve()):
+        fix = "leave data.root empty: image paths are then relative to the folder"
+        raise UsageError("the folder of images is not in data.root", str(directory), fix)
+    root, recursive = root or directory, config.data.recursive
+    records = directory_prompts(directory, root, config.instruction, recursive=recursive)
+    skip = config.data.on_bad_image == "skip"
+    return readable_records(records, directory, root, skip=skip), root
+
+
+def directory_prompts(
+    directory: Path, root: Path, instruction: str, *, recursive: bool
+) -> list[PromptRecord]:
+    """Return a prompt for each image of a folder; print what is left out.
+
+    Args:
+        directory: the folder.
+        root: the directory that image paths start in; the folder or one above it.
+        instruction: of every prompt.
+        recursive: also the images of the folders inside it.
+
+    Raises:
+        DataError: there is no such folder, or it has no images.
+    """
+    if not directory.is_dir():
+        raise DataError("there is no such folder", str(directory), "name a folder of images")
+    listing = list_images(directory, recursive=recursive)
     if left_out := listing.message():
         say(f"left out of {directory}: {left_out}", "yellow")
     if not listing.images:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         what = "the folder has no images" + (f", but {left_out}" if left_out else "")
         raise DataError(what, str(directory), f"they end in {kinds}")
-    if root and not directory.resolve().is_relative_to(root.resolve()):
-        fix = "leave data.root empty: image paths are then relative to the folder"
-        raise UsageError("the folder of images is not in data.root", str(directory), fix)
-    inside = directory.resolve().relative_to(root.resolve()) if root else Path()
+    inside = directory.resolve().relative_to(root.resolve())
     paths = [(inside / path.relative_to(directory)).as_posix() for path in listing.images]
-    records = [PromptRecord(path, config.instruction) for path in paths]
-    return _with_images(config, records, directory, root or directory), root or directory
+    return [PromptRecord(path, instruction) for path in paths]
 
 
 def data_root(config: Config) -> Path | None:
@@ -106,16 +128,26 @@ def read_with_images(config: Config, path: Path, kind: type[T]) -> tuple[list[T]
     Raises:
         DataError: a bad record, or a bad image while data.on_bad_image is `error`.
     """
-    root = data_root(config) or path.parent
-    return _with_images(config, read_records(path, kind), path, root), root
+    root, skip = data_root(config) or path.parent, config.data.on_bad_image == "skip"
+    return readable_records(read_records(path, kind), path, root, skip=skip), root
 
 
-def _with_images(config: Config, records: list[T], path: Path, root: Path) -> list[T]:
-    """Drop the records whose image does not decode; `path` is the file they come from."""
+def readable_records(records: list[T], path: Path, root: Path, *, skip: bool) -> list[T]:
+    """Return the records whose image decodes, and print how many do not.
+
+    Args:
+        records: of any kind.
+        path: the file or folder that they come from, for messages.
+        root: the directory that image paths start in.
+        skip: leave out a record whose image does not decode.
+
+    Raises:
+        DataError: an image does not decode and `skip` is false, or none decodes.
+    """
     if warning := marker_warning(transcript(x.history, x.instruction) for x in records):
         say(f"{path}: {warning}", "yellow")
     faults = _image_faults(records, path, root)
-    if faults and config.data.on_bad_image == "error":
+    if faults and not skip:
         raise next(iter(faults.values()))
     usable = [record for record in records if record.image_path not in faults]
     if faults:

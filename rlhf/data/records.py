@@ -170,7 +170,7 @@ def scan_file(path: Path, kind: type[T]) -> Iterator[tuple[int, bytes, T | Probl
             return
         for number, line in read_lines(path):
             try:
-                yield number, line, _parse_record(json_object(line), kind)
+                yield number, line, record_from_fields(json_object(line), kind)
             except DataError as error:
                 yield number, line, Problem(str(path), number, error.where, error.what)
         if not number:
@@ -179,6 +179,31 @@ def scan_file(path: Path, kind: type[T]) -> Iterator[tuple[int, bytes, T | Probl
         similar = similar_file(str(path), Path(path.anchor))
         reason = f"the file cannot be read: {error.strerror}" + (f"; {similar}" if similar else "")
         yield 0, b"", Problem(str(path), 0, "", reason)
+
+
+def record_from_fields(fields: dict[str, Any], kind: type[T]) -> T:
+    """Make a record of its fields; a label may be short: `a`, `B`, `tie`.
+
+    Args:
+        fields: values by field; changed.
+        kind: the class of the record.
+
+    Raises:
+        DataError: a field is missing, unknown, of another type or empty; `where` names it.
+    """
+    if isinstance(label := fields.get("preference"), str):
+        fields["preference"] = _LABELS.get(label)
+    try:
+        record = msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise conversion_error(fields, kind, str(error)) from error
+    texts = (record.image_path, record.instruction, *responses(record))
+    check_texts(record, texts, record.history)
+    if isinstance(record, PreferenceRecord) and record.preference != "tie":
+        response_a, response_b = record.response_a.strip(), record.response_b.strip()
+        if response_a == response_b:
+            raise DataError("equal responses can only be a tie", "preference")
+    return record
 
 
 def record_kind(path: Path) -> type[Record]:
@@ -259,19 +284,3 @@ def rejected(record: PreferenceRecord) -> str:
         ValueError: the preference is a tie.
     """
     return record.response_b if chosen(record) == record.response_a else record.response_a
-
-
-def _parse_record(fields: dict[str, Any], kind: type[T]) -> T:
-    if isinstance(label := fields.get("preference"), str):
-        fields["preference"] = _LABELS.get(label)
-    try:
-        record = msgspec.convert(fields, kind)
-    except msgspec.ValidationError as error:
-        raise conversion_error(fields, kind, str(error)) from error
-    texts = (record.image_path, record.instruction, *responses(record))
-    check_texts(record, texts, record.history)
-    if isinstance(record, PreferenceRecord) and record.preference != "tie":
-        response_a, response_b = record.response_a.strip(), record.response_b.strip()
-        if response_a == response_b:
-            raise DataError("equal responses can only be a tie", "preference")
-    return record

@@ -25,6 +25,7 @@ from rlhf.models.packed.prefix_cache import PrefixCache
 from rlhf.models.packed.prefix_sharing import Sharing, split_before_suffix
 from rlhf.models.packed.prepacked_linear import prepacked_layers
 from rlhf.models.packed.probe import check_supported
+from rlhf.models.quantization import refuse_quantized
 from rlhf.models.special_ids import banned_ids, eos_ids, ids_without_token
 from rlhf.models.vision.families import image_tokens
 from rlhf.models.vision.image_encoder import ImageEncoder
@@ -47,6 +48,7 @@ class Llava:
         precision: dtype of the language model's matrix products.
         gradient_checkpointing: whether layers are recomputed in the backward to save memory.
         max_positions: tokens of the longest sequence.
+        adapter_dir: directory of the adapter `policy` that was loaded with the model; None: none.
     """
 
     def __init__(self, model: Any, processor: Any, base: str) -> None:
@@ -61,6 +63,7 @@ class Llava:
         self.max_prefill_tokens = 8192
         self.precision = model.lm_head.weight.dtype
         self.gradient_checkpointing = False
+        self.adapter_dir: Path | None = None
 
     @classmethod
     def load(
@@ -117,6 +120,7 @@ class Llava:
         Args:
             embeddings: train input and output embeddings and the projector too.
         """
+        refuse_quantized(self.model, self.base)
         self.model.model.language_model.float().requires_grad_(True)
         self.model.get_input_embeddings().requires_grad_(embeddings)
         self.model.lm_head.float()
@@ -146,11 +150,7 @@ class Llava:
         return self.forward(self._pack(prompts, responses, include_last=False))
 
     def final_hidden_states(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """Hidden state [B, D] of the last token of each of B responses.
-
-        Raises:
-            ValueError: a response contains the placeholder of an image.
-        """
+        """Hidden state [B, D] of the last token of each of B responses."""
         return self.response_and_final_hidden_states(prompts, responses)[1]
 
     def response_and_final_hidden_states(

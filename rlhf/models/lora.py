@@ -153,6 +153,11 @@ class Adapters:
                 value.requires_grad_(self._trains[adapter])
         self.current = name
 
+    def set_trainable(self, name: str) -> None:
+        """Make a loaded adapter trainable, and active."""
+        self._trains[name] = True
+        self.switch(name)
+
     @contextmanager
     def use(self, name: str | None) -> Iterator[None]:
         """A context in which `name` is the active adapter (None: no adapter)."""

@@ -3,11 +3,13 @@
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from rlhf.config.schema import CriticKind, ModelConfig
+from rlhf.config.schema import Config, CriticKind, ModelConfig, PPOConfig
+from rlhf.config.validation import check_config
 from rlhf.errors import UsageError
 from rlhf.kernels import token_kl, token_logprobs
 from rlhf.models.critic import Critic, build_full_critic, build_lora_critic
@@ -34,6 +36,55 @@ class Policy:
     ) -> None:
         self.llava, self.reference, self.temperature = llava, reference, temperature
         self.critic = critic or Critic("shared_detached", llava)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: Llava,
+        config: PPOConfig | None = None,
+        training: ModelConfig | None = None,
+        *,
+        temperature: float = 1.0,
+        seed: int = 0,
+        critic_adapter: Path | None = None,
+    ) -> Self:
+        """Make a model trainable, with a critic and a frozen reference.
+
+        A model with an adapter goes on training it, and a frozen copy of it is the reference.
+
+        Args:
+            model: the model of `rlhf.load_model`; changed in place.
+            config: its `critic` is the kind of the critic.
+            training: what `train` says trains: a LoRA, or the layers of the language model;
+                `gradient_checkpointing=True` saves memory, auto is off here.
+            temperature: of sampling.
+            seed: of the adapter's first weights.
+            critic_adapter: with `critic_init=reward`: the reward model's adapter, a directory.
+
+        Raises:
+            UsageError: an option is out of range, or the model cannot be trained in this way.
+        """
+        checked = check_config(Config(ppo=config or PPOConfig(), model=training or ModelConfig()))
+        if (checked.ppo.critic_init == "reward") != (critic_adapter is not None):
+            fix = "set critic_init=reward and name a critic_adapter, or neither"
+            raise UsageError("the critic's start is not clear", "ppo.critic_init", fix)
+        model.gradient_checkpointing = checked.model.gradient_checkpointing is True
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            policy = build_policy(
+                model,
+                checked.model,
+                temperature=temperature,
+                init_adapter=model.adapter_dir,
+                critic=checked.ppo.critic,
+                critic_init=critic_adapter,
+            )
+        return cls(model, policy.reference, temperature=temperature, critic=policy.critic)
+
+    @property
+    def base_is_frozen(self) -> bool:
+        """Whether training changes an adapter only, so that others may share the base model."""
+        return POLICY in self.llava.adapters.names
 
     def evaluate(
         self,
@@ -223,8 +274,16 @@ def build_policy(
         add_adapter(llava.adapters, POLICY, config)
     else:
         llava.adapters.load(REFERENCE, init_adapter, trains=False)
-        llava.adapters.load(POLICY, init_adapter, trains=True)
+        train_adapter(llava, init_adapter)
     return Policy(llava, llava, temperature=temperature, critic=lora_critic)
+
+
+def train_adapter(llava: Llava, directory: Path) -> None:
+    """Make the adapter of a directory, which may be loaded, the policy's trainable adapter."""
+    if llava.adapter_dir == directory:
+        llava.adapters.set_trainable(POLICY)
+    else:
+        llava.adapters.load(POLICY, directory, trains=True)
 
 
 def _check_no_adapter(

@@ -175,3 +175,18 @@ def adamw_8bit_step(device: torch.device, lr: float) -> Tensor:
     if optimizer.state[values]["state1"].dtype != torch.uint8:
         raise RuntimeError("8-bit AdamW stores its state in more than 8 bits")
     return values.detach()
+
+
+def refuse_quantized(model: Any, base: str) -> None:
+    """Refuse to train all weights of a quantized model.
+
+    Args:
+        model: the model.
+        base: where it was loaded from, for the message.
+
+    Raises:
+        UsageError: its weights are quantized.
+    """
+    if model_quantization(model) != "none":
+        fix = "train a LoRA, or use the weights as they were before quantization"
+        raise UsageError("full training needs weights that are not quantized", base, fix)

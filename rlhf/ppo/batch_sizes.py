@@ -3,25 +3,24 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from rlhf.config.schema import Config
+from rlhf.config.schema import PPOConfig, SamplingConfig
 from rlhf.models.policy import Policy
 from rlhf.rewards.base import Scorer
+from rlhf.rewards.combined import reward_parts
 
 
-def split_batches(config: Config, split: Callable[[int], int]) -> Config:
-    """Return the configuration with all that limits memory divided.
+def split_batches(
+    config: PPOConfig, sampling: SamplingConfig, split: Callable[[int], int]
+) -> tuple[PPOConfig, SamplingConfig]:
+    """Return the options with all that limits memory divided.
 
     Args:
-        config: the options of the run.
+        config: the PPO options.
+        sampling: how responses are sampled.
         split: divides a batch size, `OOMRetry.split`.
     """
-    model, sampling, ppo = config.model, config.sampling, config.ppo
-    return replace(
-        config,
-        model=replace(model, max_prefill_tokens=split(model.max_prefill_tokens)),
-        sampling=replace(sampling, batch_size=split(sampling.batch_size)),
-        ppo=replace(ppo, microbatch_tokens=split(ppo.microbatch_tokens)),
-    )
+    tokens, responses = split(config.microbatch_tokens), split(sampling.batch_size)
+    return replace(config, microbatch_tokens=tokens), replace(sampling, batch_size=responses)
 
 
 def limit_prefill(policy: Policy, reward: Scorer, max_prefill_tokens: int) -> None:
@@ -32,9 +31,11 @@ def limit_prefill(policy: Policy, reward: Scorer, max_prefill_tokens: int) -> No
         reward: may run a LLaVA, or have one that writes captions.
         max_prefill_tokens: the tokens.
     """
-    scoring = (
-        getattr(part, "llava", None) for part in (reward, getattr(reward, "captioner", None))
-    )
+    scoring = [
+        getattr(model, "llava", None)
+        for part in reward_parts(reward)
+        for model in (part, getattr(part, "captioner", None))
+    ]
     for llava in (policy.llava, policy.reference, policy.critic.llava, *scoring):
         if llava is not None:
             llava.max_prefill_tokens = max_prefill_tokens

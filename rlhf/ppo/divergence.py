@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 
 from rlhf.errors import DivergedError
 from rlhf.ppo.health import HealthWarning
+from rlhf.ppo.updater import Updater
 from rlhf.tracking.console import say
 from rlhf.tracking.live_view import RunView
 from rlhf.tracking.writer import MetricsWriter
@@ -32,27 +33,28 @@ def check_finite(rollout: Rollout, iteration: int, last_checkpoint: str) -> None
 
 
 def check_skipped_steps(
-    skipped_steps: int, limit: int, minibatch: Minibatch, iteration: int, directory: Path
+    updater: Updater, iteration: int, directory: Path | None, minibatch: Minibatch
 ) -> None:
-    """Stop a run that has skipped more than `limit` optimizer steps, and save the minibatch.
+    """Stop a run that has skipped more than `max_skipped_steps` steps, and save the minibatch.
 
     Args:
-        skipped_steps: steps of the run that were skipped because they were not finite.
-        limit: largest allowed number of skipped steps.
-        minibatch: minibatch of the last skipped step, written to `diverged.safetensors`.
+        updater: knows how many steps of the run it skipped because they were not finite.
         iteration: number of the iteration, for the message.
-        directory: run directory.
+        directory: run directory; None: the minibatch is not written.
+        minibatch: minibatch of the last skipped step, written to `diverged.safetensors`.
 
     Raises:
-        DivergedError: more than `limit` steps were skipped.
+        DivergedError: more than `max_skipped_steps` steps were skipped.
     """
-    if skipped_steps <= limit:
+    if updater.skipped_steps <= updater.config.max_skipped_steps:
         return
-    path = directory / "diverged.safetensors"
-    save_file(minibatch.tensors(), path)
+    place = f"iteration {iteration}"
+    if directory:
+        save_file(minibatch.tensors(), directory / "diverged.safetensors")
+        place += f"; the batch is in {directory / 'diverged.safetensors'}"
     raise DivergedError(
-        f"{skipped_steps} optimizer steps were not finite and were skipped",
-        f"iteration {iteration}; the batch is in {path}",
+        f"{updater.skipped_steps} optimizer steps were not finite and were skipped",
+        place,
         "lower ppo.lr, or raise ppo.kl_coef",
     )
 
@@ -70,13 +72,15 @@ def report_warning(warning: HealthWarning, view: RunView, writer: MetricsWriter)
     writer.text("health", str(warning), warning.step)
 
 
-def stopped_by_warning(warning: HealthWarning, directory: Path, last_healthy: str) -> DivergedError:
+def stopped_by_warning(
+    warning: HealthWarning, directory: Path | None, last_healthy: str
+) -> DivergedError:
     """Build the error that ends a run at a warning if ppo.on_warning=stop.
 
     Args:
         warning: the warning at which the run stops.
-        directory: run directory.
+        directory: run directory; None: there is none.
         last_healthy: path of the last checkpoint saved while the run was healthy, or "none".
     """
     fix = f"last healthy checkpoint: {last_healthy} (continue with resume={last_healthy})"
-    return DivergedError(str(warning), str(directory), fix)
+    return DivergedError(str(warning), str(directory or ""), fix)

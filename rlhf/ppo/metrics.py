@@ -7,12 +7,23 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import PPOConfig
-from rlhf.functional import ADVANTAGE_ESTIMATORS, explained_variance
+from rlhf.functional import ADVANTAGE_ESTIMATORS, ScoreScaler, explained_variance
 from rlhf.kernels import span_mean, span_sum
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.step_metrics import StepMetrics
 from rlhf.tracking.text_metrics import text_statistics
 from rlhf.types import Rollout
+
+# Metrics of the last iteration in the summary; metrics.jsonl has all metrics of all iterations.
+SUMMARY_METRICS = (
+    "objective/scores",
+    "objective/rlhf_reward",
+    "objective/kl",
+    "tokens/responses_len_mean",
+    "tokens/eos_rate",
+    "val/explained_variance",
+    "policy/entropy_avg",
+)
 
 
 def iteration_metrics(
@@ -39,6 +50,27 @@ def iteration_metrics(
         **_responses(rollout, texts),
         "memory/peak_gb": peak_memory_gb(),
     }
+
+
+def run_metrics(
+    rollout: Rollout, iteration: int, config: PPOConfig, lr: float, scaler: ScoreScaler | None
+) -> dict[str, float]:
+    """Metrics of how far the run is: responses so far, learning rate, scale of the scores.
+
+    Args:
+        rollout: of the iteration.
+        iteration: number of the iteration.
+        config: reads `rollout_batch_size`.
+        lr: learning rate of the policy.
+        scaler: what divides the scores; None: nothing does.
+    """
+    batch_size = config.rollout_batch_size
+    metrics = {
+        "rollout/unscored": float(batch_size - len(rollout.responses)),
+        "episode": float((iteration + 1) * batch_size),
+        "lr": lr,
+    }
+    return metrics | ({"objective/score_scale": scaler.std} if scaler else {})
 
 
 def speed_metrics(num_tokens: int, rollout_s: float, update_s: float) -> dict[str, float]:
@@ -76,6 +108,7 @@ def _objective(rollout: Rollout, buffer: RolloutBuffer, config: PPOConfig) -> di
         "objective/scores": scores,
         "objective/scores_std": float(buffer.scores.std(correction=0)),
         "objective/kl_coef": config.kl_coef,
+        **{f"objective/scores/{k}": float(x.mean()) for k, x in rollout.part_scores.items()},
     }
 
 

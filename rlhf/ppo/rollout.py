@@ -1,5 +1,6 @@
 """Rollouts: sample responses, score them, and evaluate policy, critic and reference on them."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,6 +15,7 @@ from rlhf.generation.engines import ENGINES
 from rlhf.generation.sampler import generate
 from rlhf.models.policy import Policy
 from rlhf.rewards.base import Scorer
+from rlhf.rewards.combined import reward_parts, scores_and_parts
 from rlhf.tracking.profiler import count_responses, phase
 from rlhf.types import PromptBatch, Responses, Rollout, SampledTokens
 
@@ -49,7 +51,8 @@ def collect_rollout(
     Raises:
         ResourceError: no response has a score.
     """
-    for llava in (policy.llava, getattr(reward, "llava", policy.llava)):
+    scoring = (getattr(part, "llava", policy.llava) for part in reward_parts(reward))
+    for llava in (policy.llava, *scoring):
         llava.prefix_cache.clear()  # it holds the prompts of the last iteration
     responses, sampled = generate(
         policy.llava,
@@ -63,12 +66,15 @@ def collect_rollout(
     )
     count_responses(prompts, responses)
     with phase("scores"):
-        scores = reward.scores(prompts, responses, max_tokens=config.microbatch_tokens)
+        max_tokens = config.microbatch_tokens
+        scores, parts = scores_and_parts(reward, prompts, responses, max_tokens=max_tokens)
     if reward.can_fail:
         rows = _scored_rows(scores, prompts.sampling_keys, reward, config)
         sampled, scores = sampled.select(responses.spans.token_indices(rows)), scores[rows]
+        parts = {name: part[rows] for name, part in parts.items()}
         prompts, responses = prompts.select(rows), responses.select(rows)
-    return _evaluate(policy, prompts, responses, sampled, scores, config)
+    rollout = _evaluate(policy, prompts, responses, sampled, scores, config)
+    return replace(rollout, part_scores=parts)
 
 
 def _evaluate(

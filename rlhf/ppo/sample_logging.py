@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from rlhf.config.schema import Config, PPOConfig
+from rlhf.config.schema import PPOConfig, SamplingConfig
 from rlhf.data.images import load_image
 from rlhf.data.microbatching import map_microbatches
 from rlhf.data.tokenization import with_images
@@ -14,7 +14,8 @@ from rlhf.models.policy import Policy
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.rewards.base import Scorer
 from rlhf.tracking.profiler import OTHER, phase
-from rlhf.tracking.writer import MetricsWriter, Sample
+from rlhf.tracking.tracker import Sample
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.types import PromptBatch, Rollout
 
 NUM_SAMPLES = 4  # prompts whose responses are written
@@ -67,9 +68,11 @@ def log_samples(
     reward: Scorer,
     prompts: PromptBatch,
     iteration: int,
-    config: Config,
+    sampling: SamplingConfig,
+    *,
+    max_tokens: int,
 ) -> None:
-    """Write greedy responses to the first prompts, to compare them between steps.
+    """Write greedy responses to prompts, to compare them between steps.
 
     The profiler counts the time as `other`, not as decoding or scoring.
 
@@ -77,21 +80,21 @@ def log_samples(
         writer: writes images, instructions, responses and scores.
         policy: generates the responses.
         reward: scores the responses.
-        prompts: the first four are taken.
+        prompts: the same ones each time.
         iteration: step of the samples.
-        config: reads `sampling` (at temperature 0), `ppo.microbatch_tokens`.
+        sampling: length and batch size of the responses.
+        max_tokens: most padded tokens of one microbatch that is scored.
     """
-    first = prompts.select(torch.arange(min(NUM_SAMPLES, len(prompts))))
-    greedy, decode = replace(config.sampling, temperature=0.0), policy.llava.builder.decode
+    greedy, decode = replace(sampling, temperature=0.0), policy.llava.builder.decode
     with phase(OTHER, opaque=True):
-        responses, _ = generate(policy.llava, first, greedy)
-        scores = reward.scores(first, responses, max_tokens=config.ppo.microbatch_tokens)
-    texts = map(transcript, first.histories, first.instructions)
+        responses, _ = generate(policy.llava, prompts, greedy)
+        scores = reward.scores(prompts, responses, max_tokens=max_tokens)
+    texts = map(transcript, prompts.histories, prompts.instructions)
     writer.samples(
         [
             Sample(load_image(images[0]), text, decode(response), float(score))
             for images, text, response, score in zip(
-                first.images, texts, responses.rows(), scores, strict=True
+                prompts.images, texts, responses.rows(), scores, strict=True
             )
         ],
         iteration,

@@ -12,6 +12,7 @@ from rlhf.data.tokenization import with_images
 from rlhf.errors import UsageError
 from rlhf.models.policy import Policy
 from rlhf.rewards.base import Scorer
+from rlhf.rewards.combined import reward_parts
 from rlhf.tracking.console import say
 from rlhf.types import Rollout
 
@@ -151,10 +152,10 @@ def _image_checks(
     )
     mismatched = with_images(prompts, prompts.mismatched_images(), builder)
     # An external scorer may rightly read the text alone.
-    if mismatched.images != prompts.images and hasattr(reward, "head"):
+    models = [part for part in reward_parts(reward) if hasattr(part, "head")]
+    for model in models if mismatched.images != prompts.images else ():
         scores, mismatched_scores = (
-            reward.scores(batch, responses, max_tokens=max_tokens)
-            for batch in (prompts, mismatched)
+            model.scores(batch, responses, max_tokens=max_tokens) for batch in (prompts, mismatched)
         )
         yield SanityCheck(
             "rewards that another image leaves unchanged (1: all of them)",

@@ -96,8 +96,8 @@ def _train_backbone(reward: RewardModel, init_adapter: Path | None) -> None:
     refuse_full_training(init_adapter, "reward.train=full")
     if isinstance(reward, LlavaReward):
         reward.llava.precision = torch.float32
-        reward.llava.model.float()  # one dtype for all weights, so that a load restores it
         reward.llava.train_language_model()
+        reward.llava.model.float()  # one dtype for all weights, so that a load restores it
     else:
         reward.backbone().float().requires_grad_(True)
 
@@ -162,7 +162,7 @@ def _hash_files(directory: Path) -> str:
     return text_hash(" ".join(map(file_hash, sorted(directory.glob("[!.]*.safetensors")))))
 
 
-def load_reward(
+def load_reward_model(
     path: str,
     policy: Llava,
     *,

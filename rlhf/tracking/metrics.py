@@ -1,5 +1,9 @@
 """The names of all metrics with their meanings and units, and their layout in TensorBoard."""
 
+from collections.abc import Iterable
+
+from rlhf.errors import UsageError
+
 METRICS: dict[str, str] = {
     "objective/kl": "KL(policy ‖ reference), sum over a response, mean, nats",
     "objective/kl_per_token": "KL(policy ‖ reference) a token, mean of each response's mean, nats",
@@ -72,6 +76,11 @@ METRICS: dict[str, str] = {
     "reward/blindness_gap": "validation_accuracy minus the better blinded one; 0: no image read",
 }
 
+USER_METRICS: dict[str, str] = {  # beginnings of names that a user chooses
+    "objective/scores/": "score by one part of a weighted reward, before its weight, mean",
+    "user/": "what a callback hands to `log`",
+}
+
 _PAGES: dict[str, dict[str, tuple[str, ...]]] = {  # of custom scalars: page, chart, metrics
     "PPO health": {
         "Reward": ("objective/scores", "objective/rlhf_reward", "objective/non_score_reward"),
@@ -100,6 +109,32 @@ _PAGES: dict[str, dict[str, tuple[str, ...]]] = {  # of custom scalars: page, ch
         "Update": ("time/forward", "time/backward", "time/optimizer"),
     },
 }
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names of metrics that are neither known nor a user's.
+
+    Raises:
+        ValueError: a name is not in METRICS and does not begin with one of USER_METRICS.
+    """
+    if unknown := sorted(x for x in {*names} - METRICS.keys() if not _is_users(x)):
+        raise ValueError(f"values: got {', '.join(unknown)}, wanted names of METRICS")
+
+
+def check_user_names(names: Iterable[str]) -> None:
+    """Refuse names that a user gives metrics, unless they begin with `user/`.
+
+    Raises:
+        UsageError: a name begins otherwise.
+    """
+    for name in names:
+        if not name.startswith("user/") or name == "user/":
+            fix = f"name it user/{name.strip('/') or 'NAME'}"
+            raise UsageError("the name of an own metric begins with user/", repr(name), fix)
+
+
+def _is_users(name: str) -> bool:
+    return any(name.startswith(prefix) and name != prefix for prefix in USER_METRICS)
 
 
 def tensorboard_layout() -> dict[str, dict[str, list[object]]]:

@@ -44,10 +44,11 @@ class CheckpointManager:
     Args:
         command: name of the command that runs the loop.
         config: stored in each checkpoint; a resumed run compares its own with it.
-        directory: run directory; checkpoints go to its `checkpoints/`.
+        directory: run directory; checkpoints go to its `checkpoints/`. None: none is saved.
         every: steps between two checkpoints; 0: only at the end.
         capture: returns the current state of the loop.
         data: `data_hash` of the training data; a resumed run compares its own with it.
+        on_save: called with the directory of each checkpoint.
 
     Attributes:
         last_healthy_step: step of the last checkpoint saved as healthy, which is never pruned.
@@ -58,13 +59,14 @@ class CheckpointManager:
         self,
         command: str,
         config: Config,
-        directory: Path,
+        directory: Path | None,
         every: int,
         capture: Callable[[], State],
         data: str,
+        on_save: Callable[[Path], None] = lambda _: None,
     ) -> None:
         self.command, self.config, self.directory = command, config, directory
-        self.every, self.capture, self.data = every, capture, data
+        self.every, self.capture, self.data, self.on_save = every, capture, data, on_save
         self.last_healthy_step: int | None = None
         self.saved: int | None = None
         self._stop_request, self._failed_saves = StopRequest(), 0
@@ -88,6 +90,10 @@ class CheckpointManager:
             ResourceError: a save failed for the third consecutive time, or at the end.
         """
         signal = self._stop_request.signal
+        if self.directory is None:
+            if signal:
+                raise stopped_error(signal)
+            return
         if last or signal or (self.every and done % self.every == 0):
             saved = self._try_to_save(done, must=last or bool(signal))
             self.last_healthy_step = done if saved and healthy else self.last_healthy_step
@@ -103,13 +109,17 @@ class CheckpointManager:
 
         Raises:
             ResourceError: it could not be written.
+            UsageError: there is no run directory.
         """
+        if self.directory is None:
+            fix = "name a run_dir"
+            raise UsageError("a run without files saves no checkpoints", "run_dir=None", fix)
         with phase("save"):
             state = self.capture()
             tensors, values = random_state()
             common: dict[str, Any] = {"config": asdict(self.config), "data": self.data}
             common |= {"last_healthy_step": self.last_healthy_step, "random": values}
-            return save_checkpoint(
+            path = save_checkpoint(
                 self.directory / "checkpoints",
                 done,
                 tensors={**state.tensors, "random": tensors},
@@ -117,6 +127,8 @@ class CheckpointManager:
                 facts={"command": self.command},
                 protect=self.last_healthy_step,
             )
+        self.on_save(path)
+        return path
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Restore the last healthy step and the global random generators from a checkpoint.
@@ -137,7 +149,9 @@ class CheckpointManager:
 
     def path(self, step: int | None) -> str:
         """Path of the checkpoint of a step; "none" for None."""
-        return "none" if step is None else str(self.directory / "checkpoints" / step_name(step))
+        if step is None or self.directory is None:
+            return "none"
+        return str(self.directory / "checkpoints" / step_name(step))
 
     def _try_to_save(self, done: int, *, must: bool) -> bool:
         try:

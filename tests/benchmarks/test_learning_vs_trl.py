@@ -13,7 +13,7 @@ import rlhf.ppo.trainer
 from rlhf.config.schema import ModelConfig, RewardConfig
 from rlhf.data.records import PromptRecord, write_records
 from rlhf.models.lora import Adapters
-from rlhf.rewards.loading import build_reward, load_reward, save_reward
+from rlhf.rewards.loading import build_reward, load_reward_model, save_reward
 from tests.benchmarks.learning import ours, runs, script, task_, token_ids, trl
 from tests.support import tiny_models
 
@@ -116,7 +116,7 @@ def test_the_scorer_gives_the_scores_of_the_reward_model(scorer: Any, start: Any
     scores, ends = scorer.scores([2, 0, 5], rows)
     assert ends.tolist() == [True, True, False]
     llava = tiny_models.load(Path(start.data))
-    reward = load_reward(start.reward, llava, share_base_model=True)
+    reward = load_reward_model(start.reward, llava, share_base_model=True)
     for number, row, score in zip([2, 0, 5], rows, scores, strict=True):
         prompt = scorer.prompts.select(torch.tensor([number]))
         spans = trl.Spans.from_lengths([len(row)])

@@ -11,7 +11,7 @@ from rlhf.demo.tiny_llava import build_tiny_llava
 from rlhf.errors import UsageError
 from rlhf.models.locations import locate_model
 from rlhf.models.policy import POLICY
-from rlhf.rewards.loading import load_reward, save_reward
+from rlhf.rewards.loading import load_reward_model, save_reward
 from rlhf.rewards.reward_card import RewardCard
 from tests.support import reward_models as kit
 from tests.support import tiny_models
@@ -35,7 +35,9 @@ def test_base_models_are_found_by_their_place_in_the_project(project: Path) -> N
     assert location.base == str(project / "model")
     directory, card = RewardCard.read(str(project / "runs/reward"))
     assert card.backbone_path(directory) == str(project / "model")
-    load_reward(str(project / "runs/reward"), tiny_models.load(project), share_base_model=True)
+    load_reward_model(
+        str(project / "runs/reward"), tiny_models.load(project), share_base_model=True
+    )
 
 
 def test_a_base_model_that_moved_alone_is_named_by_hand(project: Path, tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_a_base_model_with_other_weights_is_refused_for_a_reward_model(
     build_tiny_llava(tmp_path / "model", ["What? red"], seed=1, hidden=32, layers=2)
     other = tiny_models.load(tmp_path)
     with pytest.raises(UsageError, match="would not read what it was trained to read"):
-        load_reward(
+        load_reward_model(
             str(project / "runs/reward"), other, share_base_model=True, base_override=other.base
         )
 

@@ -10,11 +10,12 @@ import torch
 from rlhf.cli.hydra_compose import compose_options
 from rlhf.cli.main import main
 from rlhf.commands.job import Job
-from rlhf.commands.resume import check_options, resume_checkpoint
+from rlhf.commands.resume import resume_checkpoint
 from rlhf.config.schema import Config, PPOConfig
 from rlhf.errors import UsageError
 from rlhf.storage.checkpoint import NoCheckpointError, load_checkpoint, save_checkpoint
 from rlhf.storage.run_directory import is_step_directory, run_directory_of, unfinished_run
+from rlhf.training.resume_options import check_options
 
 CONFIG = Config(ppo=PPOConfig(lr=1e-5), resume="")
 

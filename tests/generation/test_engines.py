@@ -49,7 +49,7 @@ def test_a_run_by_either_engine_is_the_same(tiny: Path, tmp_path: Path, lora_typ
         run = tiny_models.two_iterations(
             policy, tiny_models.prompts_of(llava, tiny), tmp_path / engine
         )
-        run.ppo = replace(run.ppo, engine=engine)
+        run.config = replace(run.config, engine=engine)
         run.run()
         runs.append((run.metrics, policy.trainable_parameters()))
     (metrics, parameters), (hf_metrics, hf_parameters) = runs

@@ -64,7 +64,7 @@ def test_sanity_checks_hold_for_every_storage_critic_and_lora_type(
     initial = hash_tensors(policy.trainable_parameters().items())
     metrics = run.step(0)
     run.iteration = 1
-    checkpoint = run.save()
+    checkpoint = run.save_checkpoint()
     run.run()
     assert metrics["val/first_step_ratio_gap"] < (0.1 if storage == "bfloat16" else 1e-5)
     assert hash_tensors(policy.frozen_parameters()) == frozen

@@ -46,8 +46,8 @@ BUGS = (
     Bug(
         "one optimizer step where several were planned",
         ("trl #5645",),
-        "ppo/trainer.py",
-        (("buffer.minibatches(self.ppo.minibatch_size,", "buffer.minibatches(10**9,"),),
+        "ppo/epochs.py",
+        (("buffer.minibatches(config.minibatch_size,", "buffer.minibatches(10**9,"),),
         PPO + "test_every_planned_step_is_taken_and_only_the_policy_and_critic_move",
     ),
     Bug(
@@ -112,7 +112,7 @@ BUGS = (
         "the critic's warm-up moves the policy",
         ("verl #498",),
         "ppo/trainer.py",
-        (("train_policy = iteration >= self.warmup", "train_policy = True"),),
+        (("train_policy=iteration >= self.warmup", "train_policy=True"),),
         PPO + "test_the_first_iterations_move_the_critic_only",
     ),
     Bug(
@@ -125,10 +125,10 @@ BUGS = (
     Bug(
         "the value head is fresh after a resume",
         ("trl #3293", "OpenRLHF #209"),
-        "ppo/trainer.py",
+        "ppo/state.py",
         (
             (
-                'restore_parameters(self.policy.critic_parameters(), checkpoint, "critic")',
+                'restore_parameters(run.policy.critic_parameters(), checkpoint, "critic")',
                 "",
             ),
         ),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf.config.schema import Config, ModelConfig
+from rlhf.config.schema import SamplingConfig
 from rlhf.data.microbatching import map_microbatches
 from rlhf.ppo import sample_logging
 from rlhf.ppo import trainer as trainer_module
@@ -99,9 +99,8 @@ def test_the_update_prefills_in_smaller_parts_at_once(
 
 
 def test_all_that_limits_memory_is_divided() -> None:
-    config = Config(model=ModelConfig(max_prefill_tokens=1000))
-    sized = split_batches(config, lambda size: size // 4)
-    assert sized.model.max_prefill_tokens == 250
-    assert sized.sampling.batch_size == config.sampling.batch_size // 4
-    assert sized.ppo.microbatch_tokens == config.ppo.microbatch_tokens // 4
-    assert replace(sized, model=config.model, sampling=config.sampling, ppo=config.ppo) == config
+    config, sampling = split_batches(PPO, SamplingConfig(), lambda size: size // 4)
+    assert config.microbatch_tokens == PPO.microbatch_tokens // 4
+    assert sampling.batch_size == SamplingConfig().batch_size // 4
+    assert replace(config, microbatch_tokens=PPO.microbatch_tokens) == PPO
+    assert replace(sampling, batch_size=SamplingConfig().batch_size) == SamplingConfig()

@@ -37,7 +37,7 @@ def test_too_many_steps_that_are_not_finite_stop_the_run(
 def test_a_score_that_is_no_number_stops_the_run_by_name(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, save_every=1, sanity_checks=False))
     run.iteration = 1
-    run.save()
+    run.save_checkpoint()
     run.reward.std = float("nan")  # type: ignore[attr-defined]
     with pytest.raises(DivergedError, match="not finite in a rollout: scores"):
         run.run()
@@ -80,7 +80,7 @@ def test_features_of_another_cpu_may_differ_by_rounding_only(
     for (image,) in run.prompts.images:
         tiles, size = vision.encode(image)
         vision.cache.put(image, ImageFeatures(tiles * (1 + change * torch.randn_like(tiles)), size))
-    found = measure_sanity_checks(run.policy, run.reward, run.rollout(0), run.ppo)
+    found = measure_sanity_checks(run.policy, run.reward, run.rollout(0), run.config)
     assert {check.name for check in found if not check.holds} == (
         set() if holds else {"relative change of the image features by the cache"}
     )
@@ -89,9 +89,9 @@ def test_features_of_another_cpu_may_differ_by_rounding_only(
 def test_a_ratio_away_from_one_is_refused(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path)
     rollout = run.rollout(0)
-    checks = measure_sanity_checks(run.policy, run.reward, rollout, run.ppo)
+    checks = measure_sanity_checks(run.policy, run.reward, rollout, run.config)
     assert all(check.holds for check in checks)
     assert len(checks) == 7
     shifted = replace(rollout, old_logprobs=rollout.old_logprobs + 0.01)
     with pytest.raises(UsageError, match="ratio - 1"):
-        assert_sane(measure_sanity_checks(run.policy, run.reward, shifted, run.ppo))
+        assert_sane(measure_sanity_checks(run.policy, run.reward, shifted, run.config))

@@ -24,7 +24,7 @@ def saved_and_restored(tiny: Path, tmp_path: Path) -> tuple[PPOTrainer, PPOTrain
     saved = trainer(tiny, tmp_path, one_update)
     saved.run()
     saved.updater.skipped_steps = 3
-    saved.save()
+    saved.save_checkpoint()
     restored = trainer(tiny, tmp_path, one_update)
     restored.restore(load_checkpoint(tmp_path / "checkpoints"))
     return saved, restored
@@ -40,7 +40,7 @@ def test_every_part_of_the_training_state_is_restored(
     assert restored.health.state_dict() == saved.health.state_dict()
     assert saved.scaler and restored.scaler
     assert restored.scaler.state_dict() == saved.scaler.state_dict()
-    assert restored.kl_coef == saved.kl_coef < PPO.kl_coef
+    assert restored.updater.kl_coef == saved.updater.kl_coef < PPO.kl_coef
     heads = [run.policy.critic.head.linear.weight for run in (saved, restored)]
     assert torch.equal(*heads) and float(heads[0].detach().abs().max()) > 0
     trained = [run.policy.trainable_parameters() for run in (saved, restored)]
@@ -55,5 +55,5 @@ def test_options_given_at_a_resume_count(tiny: Path, tmp_path: Path) -> None:
     changed = replace(PPO, kl_coef=0.2, normalize_scores=True)
     restored = trainer(tiny, tmp_path, changed)
     restored.restore(load_checkpoint(tmp_path / "checkpoints"))
-    assert restored.kl_coef == 0.2
+    assert restored.updater.kl_coef == 0.2
     assert restored.scaler and restored.scaler.count == 0

@@ -8,7 +8,7 @@ import torch
 from rlhf.generation.sampler import generate
 from rlhf.history import Exchange
 from rlhf.ppo.trainer import PPOTrainer
-from rlhf.tracking.writer import Sample
+from rlhf.tracking.tracker import Sample
 from tests.ppo.test_trainer import PPO, trainer
 
 
@@ -26,7 +26,7 @@ def test_the_same_prompts_are_sampled_each_time_and_greedily(tiny: Path, tmp_pat
     assert list(samples) == [0, 2]
     instructions = [[row.instruction for row in rows] for rows in samples.values()]
     assert instructions == [list(run.prompts.instructions[:4])] * 2
-    greedy = replace(run.config.sampling, temperature=0.0)
+    greedy = replace(run.sampling, temperature=0.0)
     responses, _ = generate(run.policy.llava, run.prompts.select(torch.arange(4)), greedy)
     texts = [run.policy.llava.builder.decode(row) for row in responses.rows()]
     assert [row.response for row in samples[2]] == texts

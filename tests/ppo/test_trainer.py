@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.config.schema import Config, CriticKind, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.config.schema import CriticKind, ModelConfig, PPOConfig, SamplingConfig
 from rlhf.data.microbatching import map_microbatches
 from rlhf.errors import UsageError
 from rlhf.kernels import span_mean
@@ -19,7 +19,6 @@ from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.storage.checkpoint import load_checkpoint
 from rlhf.tracking.reader import read_metrics
-from rlhf.tracking.writer import MetricsWriter
 from rlhf.types import PromptBatch, Responses
 from tests.support import tiny_models
 
@@ -46,7 +45,6 @@ class DirectionReward(LlavaReward):
 
 
 def trainer(tiny: Path, directory: Path, ppo: PPOConfig = PPO, seed: int = 0) -> PPOTrainer:
-    config = Config(seed=seed, ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
     llava = tiny_models.load(tiny)
     torch.manual_seed(0)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=ppo.critic)
@@ -54,7 +52,8 @@ def trainer(tiny: Path, directory: Path, ppo: PPOConfig = PPO, seed: int = 0) ->
     torch.nn.init.normal_(head.linear.weight)
     reward = DirectionReward(llava, head, llava.builder)
     prompts = tiny_models.prompts_of(llava, tiny, 8)
-    return PPOTrainer(config, policy, reward, prompts, MetricsWriter(directory), directory)
+    sampling = SamplingConfig(max_new_tokens=6)
+    return PPOTrainer(policy, reward, prompts, ppo, sampling=sampling, seed=seed, run_dir=directory)
 
 
 def test_every_planned_step_is_taken_and_only_the_policy_and_critic_move(
@@ -132,11 +131,11 @@ def test_without_recomputing_the_policy_reads_no_response_twice(
     monkeypatch.setattr(Llava, "_pack", counting_pack)
     rows_read = {}
     for recompute in (True, False):
-        run.ppo = replace(run.ppo, recompute_logprobs=recompute)
+        run.config = replace(run.config, recompute_logprobs=recompute)
         run.rollout(0)
         rows_read[recompute] = sum(batch_sizes)
         batch_sizes.clear()
-    assert rows_read[True] - rows_read[False] == run.ppo.rollout_batch_size
+    assert rows_read[True] - rows_read[False] == run.config.rollout_batch_size
 
 
 def test_a_continued_run_equals_an_uninterrupted_one(tiny: Path, tmp_path: Path) -> None:
@@ -144,7 +143,7 @@ def test_a_continued_run_equals_an_uninterrupted_one(tiny: Path, tmp_path: Path)
     uninterrupted = trainer(tiny, tmp_path / "whole", linear_decay)
     uninterrupted.run()
     interrupted = trainer(tiny, tmp_path / "half", linear_decay)
-    interrupted.ppo = replace(linear_decay, iterations=2)  # stops halfway
+    interrupted.config = replace(linear_decay, iterations=2)  # stops halfway
     interrupted.run()
     resumed = trainer(tiny, tmp_path / "half", linear_decay)
     resumed.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))
@@ -248,7 +247,7 @@ def test_the_adaptive_kl_coefficient_and_the_score_scale_survive_a_resume(
     uninterrupted = trainer(tiny, tmp_path / "whole", adaptive)
     uninterrupted.run()
     interrupted = trainer(tiny, tmp_path / "half", adaptive)
-    interrupted.ppo = replace(adaptive, iterations=2)
+    interrupted.config = replace(adaptive, iterations=2)
     interrupted.run()
     resumed = trainer(tiny, tmp_path / "half", adaptive)
     resumed.restore(load_checkpoint(tmp_path / "half" / "checkpoints"))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rlhf.config.schema import Config, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord
 from rlhf.demo.scenes import sample_scene
@@ -20,7 +20,6 @@ from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.tracking.reader import read_metrics
-from rlhf.tracking.writer import MetricsWriter
 from rlhf.types import PromptBatch, Responses
 from tests.support import tiny_models
 
@@ -61,14 +60,14 @@ def coloured_prompts(llava: Llava, directory: Path) -> PromptBatch:
 
 def trainer(tiny: Path, directory: Path) -> PPOTrainer:
     """Return a trainer at temperature 0.2, at which the model's small logits can become certain."""
-    config = Config(ppo=PPO, sampling=SamplingConfig(max_new_tokens=1, temperature=0.2))
+    sampling = SamplingConfig(max_new_tokens=1, temperature=0.2)
     llava, random = tiny_models.load(tiny), Random(0)
     scenes = [sample_scene(random) for _ in range(64)]
     train_tower_on_scenes(llava.model, llava.processor, scenes, steps=2, seed=0)
     policy = build_policy(llava, ModelConfig(train="full"), temperature=0.2)
     reward = ColourReward(llava, ScalarHead(llava.hidden_size), llava.builder)
     prompts = coloured_prompts(llava, directory)
-    return PPOTrainer(config, policy, reward, prompts, MetricsWriter(directory), directory)
+    return PPOTrainer(policy, reward, prompts, PPO, sampling=sampling, run_dir=directory)
 
 
 def last_scores(directory: Path) -> float:

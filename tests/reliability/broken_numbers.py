@@ -161,7 +161,7 @@ def _sized(tiny: Path, directory: Path) -> PPOTrainer:
     """Three iterations in which half the sizes mean more pieces."""
     options = replace(PPO, iterations=3, microbatch_tokens=120)
     run = ppo(tiny, directory, 0, options)
-    run.config = replace(run.config, sampling=replace(run.config.sampling, batch_size=4))
+    run.sampling = replace(run.sampling, batch_size=4)
     return run
 
 

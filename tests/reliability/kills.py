@@ -20,7 +20,7 @@ OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "fsync"}
 
 def train(run: PPOTrainer, directory: Path, connection: Connection) -> None:
     """Go on from the newest checkpoint; say when a save begins, and what was saved."""
-    run.directory = run.checkpoints.directory = directory
+    run.run_dir = run.checkpoints.directory = directory
     try:
         checkpoint = load_checkpoint(directory / "checkpoints")
     except NoCheckpointError:

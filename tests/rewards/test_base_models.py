@@ -12,7 +12,7 @@ from rlhf.errors import UsageError
 from rlhf.kernels import span_sum
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy
-from rlhf.rewards.loading import build_reward, load_reward
+from rlhf.rewards.loading import build_reward, load_reward_model
 from tests.rewards.test_loading import change_model, saved
 from tests.support import reward_models as kit
 from tests.support import tiny_models
@@ -40,7 +40,7 @@ def test_another_captioner_is_refused_by_name(tiny: Path, text_model: Path, tmp_
     directory = saved(tiny_models.load(tmp_path), tmp_path / "reward", "caption_text", text_model)
     change_model(tmp_path)
     with pytest.raises(UsageError, match="would not read") as caught:
-        load_reward(str(directory), tiny_models.load(tmp_path), share_base_model=True)
+        load_reward_model(str(directory), tiny_models.load(tmp_path), share_base_model=True)
     assert " captioner_weights: " in caught.value.where
 
 
@@ -66,7 +66,7 @@ def test_a_reward_model_starts_from_the_supervised_adapter(
     trainable = {value.requires_grad for value in fresh.adapters.tensors("reward").values()}
     assert trainable == {train == "lora"}
     kit.save(model, tmp_path / "reward", fresh, reward)
-    loaded = load_reward(
+    loaded = load_reward_model(
         str(tmp_path / "reward"), tiny_models.load(tiny), share_base_model=True, exact=True
     )
     assert torch.equal(loaded.scores(prompts, responses, max_tokens=9999), scores)

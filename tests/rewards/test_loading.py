@@ -16,7 +16,7 @@ from rlhf.models.llava import Llava
 from rlhf.models.locations import ModelLocation
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.llava_reward import LlavaReward
-from rlhf.rewards.loading import build_reward, load_reward
+from rlhf.rewards.loading import build_reward, load_reward_model
 from rlhf.rewards.reward_card import (
     RewardCard,
     differs_in_storage_only,
@@ -52,7 +52,7 @@ def test_a_loaded_reward_model_scores_the_same_bits(
     expected = model.scores(prompts, responses, max_tokens=9999)
     kit.save(model, tmp_path, llava, reward)
     for share in (True, False):
-        loaded = load_reward(
+        loaded = load_reward_model(
             str(tmp_path), tiny_models.load(tiny), share_base_model=share, exact=True
         )
         assert torch.equal(loaded.scores(prompts, responses, max_tokens=9999), expected)
@@ -65,9 +65,9 @@ sys.path.insert(0, sys.argv[1])
 import torch
 from tests.support import tiny_models
 torch.set_num_threads(1)
-from rlhf.rewards.loading import load_reward
+from rlhf.rewards.loading import load_reward_model
 llava = tiny_models.load(Path(sys.argv[2]))
-model = load_reward(sys.argv[3], llava, share_base_model=True, exact=True)
+model = load_reward_model(sys.argv[3], llava, share_base_model=True, exact=True)
 prompts = tiny_models.prompts_of(llava, Path(sys.argv[2]))
 responses = tiny_models.responses_of(llava)
 scores = model.scores(prompts, responses, max_tokens=9999)
@@ -98,7 +98,7 @@ def test_a_shared_base_model_runs_without_the_policy_adapter(
     kit.save(model, tmp_path, llava, reward)
     policy = tiny_models.load(tiny)
     policy.adapters.add("policy", rank=4, alpha=8)
-    shared = load_reward(str(tmp_path), policy, share_base_model=True)
+    shared = load_reward_model(str(tmp_path), policy, share_base_model=True)
     assert isinstance(shared, LlavaReward) and shared.llava is policy
     assert policy.adapters.current == "policy"
     prompts, responses = tiny_models.prompts_of(policy, tiny), tiny_models.responses_of(policy)
@@ -147,13 +147,13 @@ def test_a_changed_model_is_refused_by_name(
 ) -> None:
     shutil.copytree(tiny / "model", tmp_path / "model")
     directory = saved(tiny_models.load(tmp_path), tmp_path / "reward")
-    load_reward(str(directory), tiny_models.load(tmp_path), share_base_model=True)
+    load_reward_model(str(directory), tiny_models.load(tmp_path), share_base_model=True)
     if file == "weights":
         change_model(tmp_path)
     else:
         change_text(tmp_path, file, old, new)
     with pytest.raises(UsageError, match="would not read") as caught:
-        load_reward(str(directory), tiny_models.load(tmp_path), share_base_model=True)
+        load_reward_model(str(directory), tiny_models.load(tmp_path), share_base_model=True)
     assert f" {entry}: " in caught.value.where
 
 
@@ -170,7 +170,7 @@ def test_a_base_model_beside_the_policy_has_the_options_of_the_policy(
         vision_cache_dir=str(tmp_path / "features"),
     )
     policy = load_model(Config(model=options), ModelLocation(str(tiny / "model")))
-    loaded = load_reward(str(tmp_path / "reward"), policy, share_base_model=False)
+    loaded = load_reward_model(str(tmp_path / "reward"), policy, share_base_model=False)
     beside = loaded.captioner.llava if isinstance(loaded, CaptionReward) else loaded.llava  # type: ignore[attr-defined]
     assert beside is not None and beside is not policy
     assert beside.max_prefill_tokens == 77
@@ -185,7 +185,7 @@ def test_a_changed_head_is_refused(llava: Llava, tmp_path: Path) -> None:
     data[-1] ^= 1  # the lowest bit of a bias
     path.write_bytes(data)
     with pytest.raises(UsageError, match="would not read") as caught:
-        load_reward(str(directory), llava, share_base_model=True)
+        load_reward_model(str(directory), llava, share_base_model=True)
     assert " head: " in caught.value.where
 
 
@@ -199,13 +199,17 @@ def test_captions_of_training_are_used_again(
     kit.shake(model)
     expected = model.scores(prompts, responses, max_tokens=9999)
     kit.save(model, tmp_path / "described", llava, reward)
-    loaded = load_reward(str(tmp_path / "described"), tiny_models.load(tiny), share_base_model=True)
+    loaded = load_reward_model(
+        str(tmp_path / "described"), tiny_models.load(tiny), share_base_model=True
+    )
     loaded.captioner._describe = None  # type: ignore[attr-defined]
     assert torch.equal(loaded.scores(prompts, responses, max_tokens=9999), expected)
 
     with_captions = build_reward(reward, ModelConfig(), llava, captions={})
     kit.save(with_captions, tmp_path / "given", llava, reward)
-    loaded = load_reward(str(tmp_path / "given"), tiny_models.load(tiny), share_base_model=True)
+    loaded = load_reward_model(
+        str(tmp_path / "given"), tiny_models.load(tiny), share_base_model=True
+    )
     with pytest.raises(DataError, match="no caption"):
         loaded.scores(prompts, responses, max_tokens=9999)
 
@@ -215,9 +219,9 @@ def test_weights_of_another_dtype_are_refused_only_where_exact(
 ) -> None:
     directory = saved(llava, tmp_path)
     half = Llava.load(str(tiny / "model"), device=torch.device("cpu"), dtype=torch.bfloat16)
-    load_reward(str(directory), half, share_base_model=True)
+    load_reward_model(str(directory), half, share_base_model=True)
     with pytest.raises(UsageError, match="would not read") as caught:
-        load_reward(str(directory), half, share_base_model=True, exact=True)
+        load_reward_model(str(directory), half, share_base_model=True, exact=True)
     assert "dtype: torch.float32 in training, torch.bfloat16 here" in caught.value.where
 
 
@@ -241,11 +245,11 @@ def test_mismatches_of_a_fingerprint() -> None:
 
 def test_a_directory_without_a_reward_model_is_refused(llava: Llava, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no reward model"):
-        load_reward(str(tmp_path), llava, share_base_model=True)
+        load_reward_model(str(tmp_path), llava, share_base_model=True)
     card = {"kind": "llava_head", "std": 1.0}
     (tmp_path / REWARD_CARD).write_text(json.dumps(card))
     with pytest.raises(UsageError, match="another version"):
-        load_reward(str(tmp_path), llava, share_base_model=True)
+        load_reward_model(str(tmp_path), llava, share_base_model=True)
     texts = ("kind", "base", "captioner", "caption_instruction")
     card = {**dict.fromkeys(texts, ""), "adapter": True, "mean": 0, "std": 1, "fingerprint": []}
     (tmp_path / REWARD_CARD).write_text(json.dumps(card))

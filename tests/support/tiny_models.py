@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from rlhf.config.schema import Config, PPOConfig, SamplingConfig
+from rlhf.config.schema import PPOConfig, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord
 from rlhf.data.tokenization import response_batch
@@ -15,7 +15,6 @@ from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.tracking.reader import complete_lines
-from rlhf.tracking.writer import MetricsWriter
 from rlhf.types import Minibatch, PromptBatch, Responses
 
 INSTRUCTIONS = (
@@ -88,6 +87,6 @@ def two_iterations(policy: Policy, prompts: PromptBatch, directory: Path) -> PPO
         critic=policy.critic.kind,
         microbatch_tokens=120,
     )
-    config = Config(ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
+    sampling = SamplingConfig(max_new_tokens=6)
     reward = LlavaReward(policy.llava, head, policy.llava.builder)
-    return PPOTrainer(config, policy, reward, prompts, MetricsWriter(directory), directory)
+    return PPOTrainer(policy, reward, prompts, ppo, sampling=sampling, run_dir=directory)

@@ -16,7 +16,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from rlhf.errors import DataError
 from rlhf.tracking.metrics import METRICS
 from rlhf.tracking.reader import read_metrics
-from rlhf.tracking.writer import MetricsWriter, Sample
+from rlhf.tracking.tracker import Sample
+from rlhf.tracking.writer import MetricsWriter
 
 
 def events(directory):

@@ -11,7 +11,7 @@ from rlhf.data.tokenization import TextEncoder
 from rlhf.errors import UsageError
 from rlhf.rewards.external.calls import USAGE
 from rlhf.rewards.external.http import HTTPScorer
-from rlhf.rewards.external.python_function import FunctionScorer
+from rlhf.rewards.external.python_function import FunctionScorer, load_function
 
 
 def load_scorer(
@@ -32,5 +32,7 @@ def load_scorer(
         return HTTPScorer(name, encoder, config)
     file, _, function = name.rpartition(":")
     if file.endswith(".py") and function.isidentifier():
-        return FunctionScorer(Path(file), function, encoder, config)
+        path = Path(file)
+        loaded, shown = load_function(path.resolve(), function), f"function {path.name}:{function}"
+        return FunctionScorer(loaded, shown, encoder, config, path.resolve())
     raise UsageError("this does not name a scorer", f"--scorer={name}", USAGE)

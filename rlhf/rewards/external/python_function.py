@@ -27,21 +27,25 @@ class FunctionScorer(ExternalScorer):
     for each response. A failed call is not repeated: it would fail again.
 
     Args:
-        file: the Python file that defines the function.
-        function: its name.
+        function: the function.
+        name: shown in tables.
         encoder: decodes the responses.
         config: reads `on_failure`.
-
-    Raises:
-        UsageError: the file or function is missing, or the file fails to load.
+        file: where the function is defined, for messages; None: as the function says.
     """
 
     def __init__(
-        self, file: Path, function: str, encoder: TextEncoder, config: ScorerConfig
+        self,
+        function: Callable[..., object],
+        name: str,
+        encoder: TextEncoder,
+        config: ScorerConfig,
+        file: Path | None = None,
     ) -> None:
-        super().__init__(f"function {file.name}:{function}", encoder, config)
-        self._file = file.resolve()
-        self._function = _load_function(self._file, function)
+        super().__init__(name, encoder, config)
+        self._function = function
+        code = getattr(function, "__code__", None)
+        self._file = file or Path(code.co_filename if code else type(function).__name__)
 
     def call(self, items: list[Item]) -> Tensor:
         """Score n items by one call of the function: [n] float32.
@@ -76,7 +80,16 @@ def _to_number(value: object) -> float:
         return math.inf
 
 
-def _load_function(file: Path, name: str) -> Callable[..., object]:
+def load_function(file: Path, name: str) -> Callable[..., object]:
+    """Load a function of a Python file.
+
+    Args:
+        file: the Python file that defines the function.
+        name: of the function.
+
+    Raises:
+        UsageError: the file or function is missing, or the file fails to load.
+    """
     if not file.is_file():
         raise UsageError("there is no such file", str(file), USAGE)
     function: Callable[..., object] | None = getattr(_load_module(file), name, None)

@@ -14,14 +14,13 @@ from transformers import (
     Qwen2Config,
 )
 
-from rlhf.config.schema import Config, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
 from rlhf.generation.sampler import generate
 from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import LlavaReward
-from rlhf.tracking.writer import MetricsWriter
 from tests.models.test_llava import hf_logits
 from tests.support import tiny_models
 
@@ -86,9 +85,9 @@ def test_the_loop_runs_and_lora_is_on_every_linear_layer(
     torch.nn.init.normal_(head.linear.weight)
     reward = LlavaReward(llava, head, llava.builder)
     ppo = PPOConfig(iterations=1, rollout_batch_size=4, minibatch_size=4, critic="adapter")
-    config = Config(ppo=ppo, sampling=SamplingConfig(max_new_tokens=6))
+    sampling = SamplingConfig(max_new_tokens=6)
     prompts = tiny_models.prompts_of(llava, tiny)
-    run = PPOTrainer(config, policy, reward, prompts, MetricsWriter(tmp_path), tmp_path)
+    run = PPOTrainer(policy, reward, prompts, ppo, sampling=sampling, run_dir=tmp_path)
     run.run()  # refuses to start where a sanity check fails
     assert run.iteration == 1
     llava.adapters.save(POLICY, tmp_path / "adapter", llava.base)

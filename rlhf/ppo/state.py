@@ -1,0 +1,93 @@
+"""The state of a PPO run: what a checkpoint holds, and how it comes back."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from rlhf.errors import UsageError
+from rlhf.functional import ScoreScaler
+from rlhf.models.policy import Policy
+from rlhf.ppo.health import HealthMonitor
+from rlhf.ppo.updater import Updater
+from rlhf.rewards.base import Scorer
+from rlhf.rewards.combined import reward_parts
+from rlhf.storage.checkpoint import Checkpoint
+from rlhf.storage.hashing import hash_tensors
+from rlhf.training.checkpoint_manager import State, restore_parameters
+
+
+class PPORun(Protocol):
+    """What of a trainer belongs to its state; for the attributes see `PPOTrainer`."""
+
+    policy: Policy
+    updater: Updater
+    health: HealthMonitor
+    scaler: ScoreScaler | None
+    iteration: int
+    metrics: dict[str, float]
+    warnings: list[tuple[int, str]]
+
+
+def capture_state(run: PPORun, frozen: str) -> State:
+    """Return everything that training changes.
+
+    Args:
+        run: the trainer.
+        frozen: `frozen_hash` at the start of the run.
+    """
+    optimizer, updater_state = run.updater.state()
+    tensors: dict[str, Mapping[str, Tensor]] = {
+        "policy": run.policy.trainable_parameters(),
+        "critic": run.policy.critic_parameters(),
+        "optimizer": optimizer,
+    }
+    values = {
+        "iteration": run.iteration,
+        "updater": updater_state,
+        "health": run.health.state_dict(),
+        "scaler": run.scaler.state_dict() if run.scaler else None,
+        "frozen": frozen,
+        "metrics": run.metrics,
+        "warnings": run.warnings,
+    }
+    return State(tensors, values)
+
+
+def restore_state(run: PPORun, checkpoint: Checkpoint, frozen: str) -> None:
+    """Set everything that training changes to what a checkpoint holds.
+
+    Args:
+        run: the trainer, changed in place.
+        checkpoint: of a run with the same policy, reward and options.
+        frozen: `frozen_hash` of the trainer.
+
+    Raises:
+        UsageError: frozen weights have changed since the run began.
+        DataError: the trained parameters in the checkpoint have other names or shapes.
+    """
+    state: dict[str, Any] = checkpoint.state
+    if state["frozen"] != frozen:
+        what = "the reference or the reward model is not the one this run began with"
+        fix = "restore the original model.path and reward.path"
+        raise UsageError(what, str(checkpoint.path), fix)
+    restore_parameters(run.policy.trainable_parameters(), checkpoint, "policy")
+    restore_parameters(run.policy.critic_parameters(), checkpoint, "critic")
+    run.updater.restore(checkpoint.tensors["optimizer"], state["updater"])
+    run.health.load_state_dict(state["health"])
+    if run.scaler and state["scaler"]:
+        run.scaler.load_state_dict(state["scaler"])
+    run.iteration, run.metrics = state["iteration"], state["metrics"]
+    run.warnings = [(step, name) for step, name in state["warnings"]]
+
+
+def frozen_hash(policy: Policy, reward: Scorer) -> str:
+    """Hash of the weights that must not change: frozen parameters and heads of reward models."""
+    heads = (getattr(part, "head", None) for part in reward_parts(reward))
+    named = [
+        (f"head.{name}", value)
+        for head in heads
+        if head is not None
+        for name, value in head.named_parameters()
+    ]
+    return hash_tensors([*policy.frozen_parameters(), *named])

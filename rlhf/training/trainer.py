@@ -1,0 +1,181 @@
+"""What all trainers share: iteration, callbacks, metrics, checkpoints."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from rlhf.config.schema import Config
+from rlhf.storage.checkpoint import Checkpoint
+from rlhf.tracking.metrics import check_user_names
+from rlhf.tracking.tracker import Tracker
+from rlhf.tracking.writer import MetricsWriter
+from rlhf.training.callbacks import Callback, call
+from rlhf.training.checkpoint_manager import CheckpointManager, State
+from rlhf.training.run_files import load_run_checkpoint, open_writer
+
+
+class Trainer(ABC):
+    """A training loop that writes metrics and checkpoints and can be resumed.
+
+    Iterating over a trainer takes one iteration at a time and yields its metrics; `run` takes all.
+
+    Args:
+        run_config: the options of the whole run, stored in its checkpoints.
+        save_every: iterations between two checkpoints; 0: only at the end.
+        data: `data_hash` of the training data.
+        callbacks: called at fixed points, in this order.
+        run_dir: gets `metrics.jsonl` and checkpoints; None: no file is written.
+        trackers: receive the metrics; None: TensorBoard, if there is a run directory.
+
+    Attributes:
+        command: name of the command that runs the loop.
+        first_step: the number under which the first iteration is logged.
+        final_metrics: names of the metrics that runs are compared by.
+        metrics: of the last iteration.
+        checkpoints: saves the state of the loop.
+    """
+
+    command: ClassVar[str]
+    first_step: ClassVar[int] = 0
+    final_metrics: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        run_config: Config,
+        *,
+        save_every: int,
+        data: str,
+        callbacks: Sequence[Callback] = (),
+        run_dir: str | Path | None = None,
+        trackers: Sequence[Tracker] | None = None,
+    ) -> None:
+        self.run_config, self.callbacks = run_config, list(callbacks)
+        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.metrics: dict[str, float] = {}
+        self._trackers, self._closes = trackers, True
+        self._writer: MetricsWriter | None = None
+        self._user_metrics, self._stops = dict[str, float](), False
+        self.checkpoints = CheckpointManager(
+            self.command, run_config, self.run_dir, save_every, self.state, data, self._on_save
+        )
+
+    @property
+    def writer(self) -> MetricsWriter:
+        """Writes the metrics; opened when it is first used. One that is set is not closed."""
+        if self._writer is None:
+            saved = self.checkpoints.saved
+            step = None if saved is None else self.first_step + saved
+            final, config = self.final_metrics, self.run_config
+            self._writer = open_writer(self.run_dir, self._trackers, step, final, config)
+        return self._writer
+
+    @writer.setter
+    def writer(self, writer: MetricsWriter) -> None:
+        self._writer, self._closes = writer, False
+
+    @abstractmethod
+    def iterations(self) -> Iterator[dict[str, float]]:
+        """Take the remaining iterations, and yield the metrics of each."""
+
+    @property
+    @abstractmethod
+    def done(self) -> int:
+        """Number of iterations that are done."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """Everything that training changes."""
+
+    @abstractmethod
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint exactly as an uninterrupted run.
+
+        Raises:
+            DataError: the parameters in the checkpoint have other names or shapes.
+            UsageError: the data have changed since the run began.
+        """
+
+    @abstractmethod
+    def save(self, directory: str | Path | None = None) -> Path:
+        """Write what was trained.
+
+        Args:
+            directory: where to; None: the run directory.
+
+        Returns:
+            The directory.
+
+        Raises:
+            UsageError: there is no directory.
+        """
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        """Take the remaining iterations, and yield the metrics of each.
+
+        Raises:
+            DivergedError: losses or weights are not finite.
+            StoppedError: a signal stopped the run; a checkpoint is saved first.
+        """
+        self._stops = False
+        with self.checkpoints.catch_signals():
+            yield from self.iterations()
+        call(self.callbacks, "on_end", self)
+        if self._closes:
+            self.writer.finish()
+            self.writer.close()
+
+    def run(self) -> dict[str, float]:
+        """Take all remaining iterations, save a checkpoint at the end and every `save_every`.
+
+        Returns:
+            The metrics of the last iteration.
+
+        Raises:
+            DivergedError: losses or weights are not finite.
+            StoppedError: a signal stopped the run; a checkpoint is saved first.
+        """
+        for _ in self:
+            pass
+        return self.metrics
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Write metrics of one's own with those of the iteration that runs.
+
+        Args:
+            values: by name; each name begins with `user/`.
+
+        Raises:
+            UsageError: a name begins otherwise.
+        """
+        check_user_names(values)
+        self._user_metrics |= {name: float(value) for name, value in values.items()}
+
+    def save_checkpoint(self) -> Path:
+        """Write a checkpoint of everything that training changes and return its path.
+
+        Raises:
+            UsageError: the run has no directory.
+        """
+        return self.checkpoints.save(self.done)
+
+    def resume(self) -> None:
+        """Continue from the newest checkpoint of the run directory; call it before the run.
+
+        Raises:
+            UsageError: the run has no directory, or options, frozen weights or data are not those
+                that it began with.
+            NoCheckpointError: there is no checkpoint.
+            DataError: every checkpoint is damaged.
+        """
+        self.restore(load_run_checkpoint(self.run_dir, self.run_config))
+
+    def _with_user_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Call `on_iteration`, and return the metrics with those that the user logged."""
+        metrics = metrics | self._user_metrics
+        self._stops |= not call(self.callbacks, "on_iteration", self, metrics)
+        metrics, self._user_metrics = metrics | self._user_metrics, {}
+        return metrics
+
+    def _on_save(self, path: Path) -> None:
+        call(self.callbacks, "on_save", self, path)
