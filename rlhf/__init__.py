@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from rlhf.ppo.trainer import PPOTrainer
     from rlhf.rewards.base import Scorer
     from rlhf.rewards.reward import Reward, RewardFunction, load_reward
+    from rlhf.tracking.mlflow import MLflowTracker
     from rlhf.tracking.tensorboard import TensorBoardTracker
-    from rlhf.tracking.tracker import Tracker
+    from rlhf.tracking.tracker import Sample, Tracker
+    from rlhf.tracking.wandb import WandbTracker
     from rlhf.training.callbacks import Callback
 
 __version__ = "0.1.0"
@@ -28,6 +30,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "Llava",
+    "MLflowTracker",
     "ModelConfig",
     "PPOConfig",
     "PPOTrainer",
@@ -37,11 +40,13 @@ __all__ = [
     "Reward",
     "RewardFunction",
     "RlhfError",
+    "Sample",
     "SamplingConfig",
     "Scorer",
     "TensorBoardTracker",
     "Tracker",
     "UsageError",
+    "WandbTracker",
     "load_image",
     "load_model",
     "load_reward",
@@ -58,7 +63,9 @@ _MODULES = {  # module: the names that it defines
     "rlhf.rewards.base": ("Scorer",),
     "rlhf.rewards.reward": ("Reward", "RewardFunction", "load_reward"),
     "rlhf.tracking.tensorboard": ("TensorBoardTracker",),
-    "rlhf.tracking.tracker": ("Tracker",),
+    "rlhf.tracking.mlflow": ("MLflowTracker",),
+    "rlhf.tracking.tracker": ("Sample", "Tracker"),
+    "rlhf.tracking.wandb": ("WandbTracker",),
     "rlhf.training.callbacks": ("Callback",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

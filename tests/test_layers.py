@@ -55,6 +55,8 @@ KNOWN_BY = {
     "tensorboard": ["rlhf.tracking.reader"],
     "torch.utils.tensorboard": ["rlhf.tracking.tensorboard"],
     "triton": ["rlhf.kernels"],
+    "wandb": ["rlhf.tracking.wandb"],
+    "mlflow": ["rlhf.tracking.mlflow"],
     "jinja2": ["rlhf.evaluation.html"],
     "pillow_heif": ["rlhf.data.images"],
     "httpx2": ["rlhf.rewards.external.http"],

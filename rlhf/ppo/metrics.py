@@ -108,7 +108,7 @@ def _objective(rollout: Rollout, buffer: RolloutBuffer, config: PPOConfig) -> di
         "objective/scores": scores,
         "objective/scores_std": float(buffer.scores.std(correction=0)),
         "objective/kl_coef": config.kl_coef,
-        **{f"objective/scores/{k}": float(x.mean()) for k, x in rollout.part_scores.items()},
+        **{f"scores/{k}": float(x.mean()) for k, x in rollout.part_scores.items()},
     }
 
 

@@ -23,7 +23,7 @@ class Reward(ABC):
     """A reward that becomes a scorer when the model is known whose responses it scores.
 
     Rewards are added and multiplied by numbers: `0.7 * helpful + 0.3 * brief`. Each part of a sum
-    logs its mean as `objective/scores/<name>`, before its weight.
+    logs its mean as `scores/<name>`, before its weight.
 
     Attributes:
         name: of its curve and in tables: letters, digits, `_`, `.` and `-`.

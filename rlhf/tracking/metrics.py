@@ -77,7 +77,7 @@ METRICS: dict[str, str] = {
 }
 
 USER_METRICS: dict[str, str] = {  # beginnings of names that a user chooses
-    "objective/scores/": "score by one part of a weighted reward, before its weight, mean",
+    "scores/": "score by one part of a weighted reward, before its weight, mean",
     "user/": "what a callback hands to `log`",
 }
 

@@ -130,10 +130,10 @@ def test_each_part_of_a_reward_has_a_curve(tiny: Path, tmp_path: Path) -> None:
     reward = 0.5 * RewardFunction(length) + 2 * RewardFunction(vowels)
     trainer(tiny, tmp_path, replace(CONFIG, missing_eos="none"), reward).run()
     curves = read_metrics(tmp_path)
-    parts = [curves[f"objective/scores/{name}"] for name in ("length", "vowels")]
+    parts = [curves[f"scores/{name}"] for name in ("length", "vowels")]
     for (_, total), (_, first), (_, second) in zip(curves["objective/scores"], *parts, strict=True):
         assert total == pytest.approx(0.5 * first + 2 * second, rel=1e-5)
-    assert "objective/scores/length" not in trainer(tiny).run(), "one reward has one curve"
+    assert "scores/length" not in trainer(tiny).run(), "one reward has one curve"
 
 
 def test_unscored_responses_leave_every_curve(tiny: Path) -> None:
@@ -143,7 +143,7 @@ def test_unscored_responses_leave_every_curve(tiny: Path) -> None:
     reward = RewardFunction(length) + RewardFunction(sometimes, on_failure="drop")
     metrics = trainer(tiny, reward=reward, config=replace(CONFIG, iterations=1)).run()
     assert metrics["rollout/unscored"] == 3
-    assert metrics["objective/scores/sometimes"] == 1.0
+    assert metrics["scores/sometimes"] == 1.0
 
 
 def test_without_a_directory_no_file_is_written(

@@ -34,6 +34,7 @@ def imported_names(module: str, source: str, is_package: bool) -> Iterator[str]:
             yield from (f"{start}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in (
             "import_module",
+            "import_extra",
             "__import__",
         ):
             yield from (str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant))
