@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.fuzz.command_lines import command_lines
 from tests.fuzz.harness import Outcome, run_line
 from tests.fuzz.inputs import write_inputs
+from tests.fuzz.workers import kill_workers_on_signals
 from tests.reliability.harness import model_directory
 
 WORKERS = 2
@@ -22,6 +23,7 @@ ADDRESS_SPACE = 12 * 2**30  # bytes; a line that asks for more gets an out-of-me
 def main() -> int:
     """Run as many command lines as the first word says, drawn by the seed that is the second."""
     count, seed = map(int, sys.argv[1:])
+    kill_workers_on_signals()
     with tempfile.TemporaryDirectory() as place:
         tiny = model_directory(Path(place) / "tiny")
         with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:

@@ -1,9 +1,14 @@
 """A few of the command lines of `make fuzz`; and the fuzz sees a traceback where there is one."""
 
+import os
+import signal
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from rlhf.cli.commands import COMMANDS
@@ -37,6 +42,45 @@ def test_a_traceback_and_a_silent_failure_are_seen(
     assert outcome.end == "traceback" and outcome.place.endswith("KeyError: 'a bug'")
     monkeypatch.setattr("tests.fuzz.harness.main", lambda words: 3)
     assert run_line(["validate"], directory).fault == "exit 3 with 0 errors"
+
+
+POOL = """
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import active_children, get_context
+from tests.fuzz.workers import kill_workers_on_signals
+
+if __name__ == "__main__":
+    kill_workers_on_signals()
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        futures = [pool.submit(signal.pause) for _ in range(2)]
+        print(*(worker.pid for worker in active_children()), flush=True)
+        futures[0].result()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_workers_too(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "pool.py").write_text(POOL)
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "pool.py"],
+        cwd=tmp_path,
+        env={**os.environ, **paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout
+        workers = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+        try:
+            process.send_signal(number)
+            assert process.wait(60) == 128 + number
+            assert len(workers) == 2 and psutil.wait_procs(workers, timeout=10)[1] == []
+        finally:
+            for worker in filter(psutil.Process.is_running, workers):
+                worker.kill()
+            process.kill()
 
 
 def test_every_option_of_every_command_comes_before_any_comes_twice() -> None:
