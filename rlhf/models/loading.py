@@ -4,16 +4,33 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from rlhf.data.chat_prompts import PromptBuilder
-from rlhf.errors import UsageError
+from rlhf.errors import UsageError, as_usage_error
 from rlhf.models.checkpoint_files import check_processor, load_whole, reading_llava
 from rlhf.models.fingerprints import tokenizer_hash
 from rlhf.models.fixed_options import stored_quantization
+from rlhf.models.packed.supported import check_structure
 from rlhf.models.quantization import prepare_quantized_layers, quantization_config
 from rlhf.models.vision.families import hf_class
 from rlhf.storage.hashing import text_hash
+
+
+def empty_model(config: Any) -> Any:
+    """Build a LLaVA on the meta device, without weights, if packed passes may compute it.
+
+    Args:
+        config: configuration of the LLaVA.
+
+    Raises:
+        UsageError: transformers cannot build the model, or packed passes do not compute it.
+    """
+    what = f"a LLaVA with text model {config.text_config.model_type} cannot be built"
+    with as_usage_error(what, "model.path", "check the model's config.json"), torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    check_structure(model)
+    return model
 
 
 def load_hf(
@@ -29,11 +46,13 @@ def load_hf(
             quantized stay so with `none`.
 
     Raises:
-        UsageError: the files are not those of a LLaVA, not whole, or quantized otherwise.
+        UsageError: the files are not those of a LLaVA that packed passes compute, not whole, or
+            quantized otherwise; the weights are read last.
     """
     transformers.utils.logging.disable_progress_bar()  # it would garble the progress lines
     with reading_llava(base):
         stored = stored_quantization(base)
+        empty_model(AutoConfig.from_pretrained(base, trust_remote_code=False))
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
         model = load_whole(
             hf_class(base),

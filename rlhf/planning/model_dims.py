@@ -5,13 +5,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, LlamaConfig, LlavaConfig
+from transformers import AutoConfig, LlamaConfig, LlavaConfig
 
-from rlhf.errors import UsageError, as_usage_error
+from rlhf.errors import UsageError
+from rlhf.models.loading import empty_model
 from rlhf.models.lora import LANGUAGE_LINEARS
-from rlhf.models.packed.supported import check_structure
 from rlhf.models.vision.families import FAMILIES, max_image_tokens, tile_tokens
 
 # Configurations of published models, which thus need no network; other fields are LlamaConfig's.
@@ -109,10 +108,7 @@ def dims_of(config: Any) -> ModelDims:
     Raises:
         UsageError: transformers cannot build the model, or packed passes do not compute it.
     """
-    what = f"a LLaVA with text model {config.text_config.model_type} cannot be built"
-    with as_usage_error(what, "model.path", "check the model's config.json"), torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    check_structure(model)
+    model = empty_model(config)
     text, vision, inner = config.text_config, config.vision_config, model.model
     kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     linears = [

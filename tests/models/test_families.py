@@ -223,6 +223,17 @@ def test_every_command_that_loads_a_model_refuses_it(
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("name", ["text model GPT-2", "LLaVA: Pixtral tower"])
+def test_a_model_is_refused_by_its_configuration_before_its_weights_are_read(
+    tokenizer: Any, tmp_path: Path, name: str
+) -> None:
+    model, processor = build(named(name), tokenizer)
+    model.config.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="cannot run over packed|is no vision tower"):
+        Llava.load(str(tmp_path), device=torch.device("cpu"), dtype=torch.float32)
+
+
 def test_the_plan_refuses_a_model_by_its_configuration(tokenizer: Any) -> None:
     for name in ("GPT-2", "OPT", "MPT", "Falcon", "GPT-NeoX"):
         config = build(named(f"text model {name}"), tokenizer)[0].config
