@@ -69,7 +69,7 @@ KNOWN_BY = {
 
 # modules of rlhf.commands that are no command: what several of them share
 COMMAND_HELPERS = {
-    f"rlhf.commands.{name}" for name in ("job", "model_setup", "ppo_profile", "resume")
+    f"rlhf.commands.{name}" for name in ("fitting", "job", "model_setup", "ppo_profile", "resume")
 }
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import torch
 
+from rlhf.commands.fitting import fitting, fitting_scorer, token_limits
 from rlhf.commands.job import Job
-from rlhf.commands.model_setup import build_scorer, fitting, load_adapted, token_limits
+from rlhf.commands.model_setup import build_scorer, load_adapted
 from rlhf.config.schema import CollectConfig, Config, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.input_files import read_prompts
@@ -233,6 +234,7 @@ def _select_pairs(
         token_limits(config, llava),
         config.ppo.microbatch_tokens,
     )
+    candidates = fitting_scorer(config, scorer.scorer, llava.builder, candidates, root)
     scores = scorer.scores(candidates, root)
     selected = select_pairs(scores, config.collect.pair_selection, limit=config.collect.limit)
     pairs = [_pair(candidates[pair.row], pair) for pair in selected]

@@ -8,8 +8,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from rlhf.commands.fitting import fitting_all, fitting_scorer
 from rlhf.commands.job import Job
-from rlhf.commands.model_setup import build_scorer, fitting_all, load_adapted
+from rlhf.commands.model_setup import build_scorer, load_adapted
 from rlhf.config.schema import Config
 from rlhf.data.collate import Record, prompt_batch
 from rlhf.data.images import load_image
@@ -71,7 +72,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     records, root = read_prompts(config)
     records = fitting_all(config, job.files, records[: config.evaluation.limit or None], root)
     judgments = _judgments(config)
-    results, judges = _evaluate_models(job, records, root)
+    records, results, judges = _evaluate_models(job, records, root)
     output_pairs = [_deciding_outputs(result, results[0], judgments, records) for result in results]
     margin = judges[0].tie_margin if judges and judgments is None else 0.0
     outcomes = [pairwise_outcomes(*outputs, margin) for outputs in output_pairs]
@@ -98,30 +99,31 @@ def evaluate(job: Job) -> dict[str, Any]:
 
 
 def _evaluate_models(
-    job: Job, records: Sequence[PromptRecord], root: Path
-) -> tuple[list[ModelResult], list[Judge]]:
-    """Let every model respond and judge its responses; return the results and the judges."""
+    job: Job, records: list[PromptRecord], root: Path
+) -> tuple[list[PromptRecord], list[ModelResult], list[Judge]]:
+    """Let every model respond and judge its responses; return prompts, results and judges."""
     config = job.config
     names = distinct_names(job.files)
     baseline = load_adapted(config, str(job.files[0]))
     judges = _judges(job, baseline)
-    prompts = prompt_batch(
-        records, baseline.builder, root, max_tokens=config.data.max_prompt_tokens
-    )
+    scorers = [judge for judge in judges if isinstance(judge, ScorerJudge)]
+    for judge in scorers:
+        records = fitting_scorer(config, judge.scorer, baseline.builder, records, root)
+    limit = config.data.max_prompt_tokens
+    prompts = prompt_batch(records, baseline.builder, root, max_tokens=limit)
     max_tokens = config.ppo.microbatch_tokens
     comparison = Comparison(
         records, prompts, judges, baseline, config.sampling, config.seed, max_tokens
     )
     results = [comparison.evaluate(names[0], baseline)]
     if n := config.evaluation.best_of:
-        scorers = [judge for judge in judges if isinstance(judge, ScorerJudge)]
         if not scorers:
             where, fix = f"evaluation.best_of={n}", "set reward.path=RUN, or give --scorer=…"
             raise UsageError("best-of-n sampling needs a scorer", where, fix)
         results.append(comparison.best_of(f"{names[0]}, best of {n}", scorers[0], n))
     for name, file in zip(names[1:], job.files[1:], strict=True):
         results.append(comparison.evaluate(name, load_adapted(config, str(file))))
-    return results, judges
+    return records, results, judges
 
 
 def _judgments(config: Config) -> list[PreferenceRecord] | None:

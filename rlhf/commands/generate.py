@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf.commands.fitting import fitting_all
 from rlhf.commands.job import Job
-from rlhf.commands.model_setup import fitting_all, load_adapted
+from rlhf.commands.model_setup import load_adapted
 from rlhf.config.schema import Config
 from rlhf.data.collate import prompt_batch
 from rlhf.data.image_listing import IMAGE_SUFFIXES, list_images

@@ -14,9 +14,7 @@ from rlhf.config.schema import Config
 from rlhf.data.images import image_digest
 from rlhf.data.input_files import input_file
 from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
-from rlhf.data.token_limits import T, TokenLimits, fitting_records
 from rlhf.errors import UsageError
-from rlhf.models.encoding import Encoding, load_encoding
 from rlhf.models.fixed_options import fixed_options
 from rlhf.models.llava import Llava
 from rlhf.models.load_model import find_device, load_base_model
@@ -106,41 +104,6 @@ def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> L
     llava = load_model(config, location, trains_fully=fully)
     llava.gradient_checkpointing = uses_gradient_checkpointing(config, location)
     return llava
-
-
-def fitting(config: Config, model: Llava | Encoding, records: Sequence[T], root: Path) -> list[T]:
-    """Return the records that a model can read; see `fitting_records`.
-
-    Args:
-        config: its data.max_prompt_tokens, data.on_too_long and sampling.max_new_tokens apply.
-        model: encodes the records.
-        records: of any kind; those without a response get one of sampling.max_new_tokens.
-        root: the directory that image paths start in.
-    """
-    limits, skip = token_limits(config, model), config.data.on_too_long == "skip"
-    return fitting_records(records, model.builder, root, limits, skip=skip)
-
-
-def fitting_all(config: Config, paths: Sequence[Path], records: list[T], root: Path) -> list[T]:
-    """Return the records that each of several models can read, before any weights load.
-
-    Args:
-        config: of the options that `fitting` reads.
-        paths: of the models, as `model.path` names one.
-        records: of any kind.
-        root: the directory that image paths start in.
-    """
-    for path in paths:
-        encoding = load_encoding(locate_model(str(path), config.model.base).base)
-        records = fitting(config, encoding, records, root)
-    return records
-
-
-def token_limits(config: Config, model: Llava | Encoding) -> TokenLimits:
-    """Return the most tokens that the options and a model allow."""
-    return TokenLimits(
-        config.data.max_prompt_tokens, model.max_positions, config.sampling.max_new_tokens
-    )
 
 
 def build_scorer(job: Job, llava: Llava, *, share_base_model: bool) -> Scorer:

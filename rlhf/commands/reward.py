@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from rlhf.commands.fitting import fitting, fitting_scorer
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import (
-    fitting,
     load_trainable,
     metrics_writer,
     print_model_summary,
@@ -76,7 +76,7 @@ def reward(job: Job) -> dict[str, Any]:
     path = input_file(config.data.preferences, "data.preferences")
     records, root = read_with_images(config, path, PreferenceRecord)
     study = _RewardStudy(job)
-    records = fitting(config, study.llava, records, root)
+    records = study.fitting(records, root)
     folds: list[RewardMetrics] = []
     if config.reward.cv_folds:
         split = Split(records, [], root, root)
@@ -85,7 +85,7 @@ def reward(job: Job) -> dict[str, Any]:
     else:
         split = split_from_config(config, records, root)
         if config.data.validation_preferences:
-            held_out = fitting(config, study.llava, split.held_out, split.held_out_root)
+            held_out = study.fitting(split.held_out, split.held_out_root)
             split = replace(split, held_out=held_out)
         steps = study.train(split, job.run_dir)
         if not split.held_out:
@@ -125,6 +125,12 @@ class _RewardStudy:
         self._initial = (
             [value.detach().clone() for value in self._trained] if options.cv_folds else []
         )
+
+    def fitting(self, records: list[PreferenceRecord], root: Path) -> list[PreferenceRecord]:
+        """Return the records that the models can read."""
+        records = fitting(self.config, self.llava, records, root)
+        encoder, blank = self.llava.builder, [self.blank]
+        return fitting_scorer(self.config, self.model, encoder, records, root, other_images=blank)
 
     def train(self, split: Split, directory: Path, *, steps: int = 0) -> int:
         """Train from the initial weights on the training pairs of a split.

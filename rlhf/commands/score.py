@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
+from rlhf.commands.fitting import fitting_scorer, token_limits
 from rlhf.commands.job import Job
-from rlhf.commands.model_setup import load_model, read_captions, token_limits
+from rlhf.commands.model_setup import load_model, read_captions
 from rlhf.data.collate import Record
 from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.records import PreferenceRecord, PromptRecord, record_kind, responses
@@ -125,7 +126,8 @@ def _record_scorer(job: Job) -> RecordScorer:
 def _fitting(job: Job, scorer: RecordScorer, records: Sequence[T], root: Path) -> list[T]:
     """Return the records that the scorer can read."""
     skip = job.config.data.on_too_long == "skip"
-    return fitting_records(records, scorer.encoder, root, scorer.limits, skip=skip)
+    fitting = fitting_records(records, scorer.encoder, root, scorer.limits, skip=skip)
+    return fitting_scorer(job.config, scorer.scorer, scorer.encoder, fitting, root)
 
 
 def _score_preferences(

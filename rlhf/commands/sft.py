@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from rlhf.commands.fitting import fitting
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import (
-    fitting,
     load_trainable,
     metrics_writer,
     print_model_summary,

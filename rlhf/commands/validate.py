@@ -55,7 +55,7 @@ def _token_check(config: Config) -> RecordCheck | None:
     """Build a check that counts tokens as `model.path` reads them; None without a model."""
     if not config.model.path:
         return None
-    from rlhf.commands.model_setup import token_limits  # imports torch, which is slow
+    from rlhf.commands.fitting import token_limits  # imports torch, which is slow
     from rlhf.models.encoding import load_encoding
     from rlhf.models.locations import locate_model
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from rlhf.data.records import Record, resolve_image, responses
 from rlhf.data.tokenization import TextEncoder
@@ -16,6 +16,19 @@ _SKIP = (
     "data.on_too_long=skip leaves such records out, "
     "`rlhf validate FILE.jsonl model.path=MODEL` names all of them"
 )
+
+
+class RecordLimits(Protocol):
+    """Finds the records that have too many tokens."""
+
+    def problem(self, record: Record, encoder: TextEncoder, root: Path) -> DataError | None:
+        """Count the tokens of a record; return what is too long, or None.
+
+        Args:
+            record: of any kind.
+            encoder: encodes the texts.
+            root: the directory that image paths start in.
+        """
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,7 @@ class TokenLimits:
 
 
 def fitting_records(
-    records: Sequence[T], encoder: TextEncoder, root: Path, limits: TokenLimits, *, skip: bool
+    records: Sequence[T], encoder: TextEncoder, root: Path, limits: RecordLimits, *, skip: bool
 ) -> list[T]:
     """Return the records that fit, and print how many do not.
 

@@ -79,11 +79,11 @@ class ScorerJudge:
     tie_margin = 0.0
 
     def __init__(self, scorer: Scorer, *, max_tokens: int) -> None:
-        self.name, self._scorer, self._max_tokens = scorer.name, scorer, max_tokens
+        self.name, self.scorer, self._max_tokens = scorer.name, scorer, max_tokens
 
     def scores(self, records: Sequence[Record], responses: ModelResponses) -> list[float]:
         """Return the scorer's score of each response."""
-        scores = self._scorer.scores(
+        scores = self.scorer.scores(
             responses.prompts, responses.responses, max_tokens=self._max_tokens
         )
         return [float(value) for value in scores]

@@ -12,6 +12,7 @@ from rlhf.models.policy import Policy
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.combined import reward_parts
 from rlhf.rewards.llava_reward import LlavaReward
+from rlhf.rewards.text_limits import fitting_texts
 from rlhf.tracking.console import say
 from rlhf.types import PromptBatch
 
@@ -93,7 +94,7 @@ def encoded_prompts(
     Args:
         prompts: records, or prompts that are encoded already.
         llava: the policy's model, which encodes them.
-        reward: a LLaVA of its own must be able to read them too.
+        reward: a LLaVA of its own, and a text model, must be able to read them too.
         sampling: its `max_new_tokens` must fit behind each prompt.
 
     Raises:
@@ -104,5 +105,13 @@ def encoded_prompts(
     parts = [part for part in reward_parts(reward) if isinstance(part, LlavaReward)]
     models = [llava, *(part.llava for part in parts if part.llava is not llava)]
     records = prompts.fitting(*models, max_new_tokens=sampling.max_new_tokens)
+    records = fitting_texts(
+        reward,
+        llava.builder,
+        records,
+        prompts.root,
+        max_new_tokens=sampling.max_new_tokens,
+        skip=prompts.on_too_long == "skip",
+    )
     limit = prompts.max_prompt_tokens
     return prompt_batch(records, llava.builder, prompts.root, max_tokens=limit)

@@ -108,26 +108,30 @@ class CaptionReward(RewardModel):
         captioner = stored_weights(llava.model)
         return weights | {f"{CAPTIONER}{name}": value for name, value in captioner.items()}
 
-    def _ids(self, text: str) -> list[int]:
-        """Token ids of a text, with one end-of-sequence token if the tokenizer has any."""
+    def token_ids(self, text: str) -> list[int]:
+        """Encode a text, with one end-of-sequence token if the tokenizer has any."""
         ids = list(self.tokenizer(text, split_special_tokens=True).input_ids)
         eos = self.tokenizer.eos_token_id
         if eos is not None and ids[-1:] != [eos]:
             ids.append(eos)
-        max_len = min(self.tokenizer.model_max_length, self._max_positions)
-        if len(ids) > max_len:
+        return ids
+
+    def _ids(self, text: str) -> list[int]:
+        """Encode a text that the text model can read."""
+        if len(ids := self.token_ids(text)) > self.max_tokens:
             raise DataError(
-                f"the text has {len(ids)} tokens, the text model reads {max_len}",
+                f"the text has {len(ids)} tokens, the text model reads {self.max_tokens}",
                 repr(text[:80]),
                 "use another reward.text_model, or shorter captions and responses",
             )
         return ids
 
     @property
-    def _max_positions(self) -> int:
+    def max_tokens(self) -> int:
         """Most tokens of a text; RoBERTa's first two positions are reserved for padding."""
-        offset = "roberta" in str(self.model.config.model_type)
-        return max_positions(self.model.config) - (2 if offset else 0)
+        reserved = 2 if "roberta" in str(self.model.config.model_type) else 0
+        positions = max_positions(self.model.config) - reserved
+        return min(int(self.tokenizer.model_max_length), positions)
 
 
 def load_caption_reward(
