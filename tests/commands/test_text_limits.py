@@ -91,7 +91,7 @@ def test_responses_that_may_become_long_are_refused_before_they_are_sampled(
     capsys.readouterr()
     evaluate = ["evaluate", "model", "model", *common]
     assert main([*evaluate, "sampling.max_new_tokens=200"]) == 3
-    refused(capsys)
+    assert "a response of 200 tokens" in refused(capsys)
     assert main([*evaluate, "sampling.max_new_tokens=3"]) == 0
 
 
