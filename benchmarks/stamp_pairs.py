@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from rlhf.cli.main import run_command
+from rlhf.cli.job_runner import run_command
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import DemonstrationRecord, PreferenceRecord, PromptRecord, read_records

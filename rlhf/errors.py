@@ -103,6 +103,15 @@ def refused_by_system(error: OSError) -> ResourceError:
     return ResourceError(f"the system refuses: {message}", str(error.filename or ""), fix)
 
 
+def expected_error(error: BaseException) -> RlhfError | None:
+    """Convert an error of the system, or of memory, to one with three lines; None for a bug."""
+    if isinstance(error, RlhfError):
+        return error
+    if is_out_of_memory(error):
+        return out_of_memory(error)
+    return refused_by_system(error) if isinstance(error, OSError) else None
+
+
 @contextmanager
 def as_usage_error(what: str, where: str | Path, fix: str) -> Iterator[None]:
     """Convert any exception that a library raises inside the block into a usage error.

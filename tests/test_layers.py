@@ -40,8 +40,8 @@ FLOORS = {
 }
 # library: the only modules (with all inside them) that may import it
 KNOWN_BY = {
-    "hydra": ["rlhf.cli.hydra_compose"],
-    "omegaconf": ["rlhf.cli.hydra_compose"],
+    "hydra": ["rlhf.cli"],
+    "omegaconf": ["rlhf.cli"],
     "transformers": [
         "rlhf.models",
         "rlhf.generation",
@@ -69,7 +69,8 @@ KNOWN_BY = {
 
 # modules of rlhf.commands that are no command: what several of them share
 COMMAND_HELPERS = {
-    f"rlhf.commands.{name}" for name in ("fitting", "job", "model_setup", "ppo_profile", "resume")
+    f"rlhf.commands.{name}"
+    for name in ("fitting", "job", "merge", "model_setup", "ppo_profile", "resume")
 }
 
 

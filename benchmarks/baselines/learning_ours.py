@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from baselines.learning_task import Recorder, Task
-from rlhf.cli.main import run_command
+from rlhf.cli.job_runner import run_command
 from rlhf.ppo.trainer import PPOTrainer
 
 

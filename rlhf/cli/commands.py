@@ -21,7 +21,12 @@ class Command:
         function: `module:name` in `rlhf.commands`; takes a `Job`, returns the metrics.
         help: what the command does, one line.
         usage: an example call.
-        sections: sections of the schema whose options its help lists.
+        sections: sections of the schema whose options it reads; its help lists them.
+        root_options: options without a section that it reads, beside those of every command.
+        required: options that it cannot do without; its help lists them first.
+        optional_files: options that name a file which must be there if one is named.
+        next_step: the command that usually follows; `{run}`, `{model}`, `{output}` are filled in.
+        objective: the metric that the members of a sweep are compared by; empty for none.
         takes_files: whether it takes words without `=`: files or run directories.
         takes_scorer: whether it takes `--scorer=`.
         writes_output: whether it writes what `output=` names.
@@ -33,6 +38,11 @@ class Command:
     help: str
     usage: str
     sections: tuple[str, ...] = ()
+    root_options: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    optional_files: tuple[str, ...] = ()
+    next_step: str = ""
+    objective: str = ""
     takes_files: bool = True
     takes_scorer: bool = False
     writes_output: bool = False
@@ -45,18 +55,24 @@ COMMANDS = {
         function="demo:demo",
         help="run every stage on images that it draws itself",
         usage="rlhf demo",
-        sections=("demo", "sft", "collect", "reward", "sampling", "ppo"),
+        sections=("demo", "sft", "collect", "reward", "sampling", "ppo", "sweep"),
         takes_files=False,
         has_run_dir=True,
+        root_options=("resume",),
+        objective="win_rate",
     ),
     "sft": Command(
         function="sft:sft",
         help="supervised training on demonstrations",
         usage="rlhf sft model.path=MODEL data.demonstrations=FILE.jsonl",
-        sections=("model", "data", "sft"),
+        sections=("model", "data", "sft", "sweep"),
         takes_files=False,
         has_run_dir=True,
         has_checkpoints=True,
+        root_options=("resume", "resume_allow"),
+        required=("model.path", "data.demonstrations"),
+        next_step="rlhf collect model.path={run} data.prompts=FILE.jsonl",
+        objective="loss",
     ),
     "collect": Command(
         function="collect:collect",
@@ -66,6 +82,8 @@ COMMANDS = {
         takes_files=False,
         has_run_dir=True,
         writes_output=True,
+        root_options=("instruction", "output", "resume"),
+        required=("model.path", "data.prompts"),
     ),
     "annotate": Command(
         function="annotate:annotate",
@@ -73,45 +91,65 @@ COMMANDS = {
         usage="rlhf annotate CANDIDATES.jsonl (or LOG.jsonl annotate.output=PREFERENCES.jsonl)",
         sections=("data", "annotate"),
         writes_output=True,
+        root_options=("output",),
+        next_step="rlhf reward model.path=MODEL data.preferences=PREFERENCES.jsonl",
     ),
     "reward": Command(
         function="reward:reward",
         help="train a reward model on ranked pairs",
         usage="rlhf reward model.path=MODEL data.preferences=FILE.jsonl",
-        sections=("model", "data", "reward"),
+        sections=("model", "data", "reward", "sweep"),
         takes_files=False,
         has_run_dir=True,
         has_checkpoints=True,
+        root_options=("resume", "resume_allow"),
+        required=("model.path", "data.preferences"),
+        optional_files=("data.validation_preferences", "reward.captions"),
+        next_step="rlhf ppo model.path={model} data.prompts=FILE.jsonl reward.path={run}",
+        objective="reward_model_accuracy",
     ),
     "ppo": Command(
         function="ppo:ppo",
         help="train a model with PPO against a reward model",
         usage="rlhf ppo model.path=MODEL data.prompts=FILE.jsonl reward.path=RUN",
-        sections=("model", "data", "sampling", "reward", "scorer", "ppo"),
+        sections=("model", "data", "sampling", "reward", "scorer", "ppo", "sweep"),
         takes_files=False,
         takes_scorer=True,
         has_run_dir=True,
         has_checkpoints=True,
+        root_options=("resume", "resume_allow"),
+        required=("model.path", "data.prompts", "reward.path"),
+        optional_files=("reward.captions",),
+        next_step="rlhf evaluate {model} {run} data.prompts=FILE.jsonl",
+        objective="objective/rlhf_reward",
     ),
     "evaluate": Command(
         function="evaluate:evaluate",
         help="compare models with the first of them",
         usage="rlhf evaluate MODEL MODEL… data.prompts=FILE.jsonl reward.path=RUN",
-        sections=("model", "data", "sampling", "reward", "scorer", "evaluation"),
+        sections=("model", "data", "sampling", "reward", "scorer", "evaluation", "sweep"),
         takes_scorer=True,
         has_run_dir=True,
+        root_options=("instruction", "resume"),
+        required=("data.prompts",),
+        optional_files=("reward.captions", "evaluation.judgments"),
+        next_step="open {run}/report.html",
+        objective="win_rate",
     ),
     "compare": Command(
         function="compare:compare",
         help="compare runs of rlhf or trl: a table and their curves",
         usage="rlhf compare RUN RUN… output=compare.html",
         writes_output=True,
+        root_options=("output",),
     ),
     "generate": Command(
         function="generate:generate",
         help="print responses to an instruction about images",
         usage="rlhf generate MODEL… IMAGE|FOLDER… instruction='What is this?'",
         sections=("model", "data", "sampling"),
+        root_options=("instruction",),
+        next_step="rlhf collect model.path=MODEL data.prompts=FOLDER",
     ),
     "score": Command(
         function="score:score",
@@ -120,6 +158,7 @@ COMMANDS = {
         sections=("model", "data", "reward", "scorer"),
         takes_scorer=True,
         writes_output=True,
+        root_options=("output",),
     ),
     "validate": Command(
         function="validate:validate",
@@ -133,6 +172,9 @@ COMMANDS = {
         usage="rlhf import [SOURCE] FILE… output=DIRECTORY data.root=IMAGES",
         sections=("data",),
         writes_output=True,
+        root_options=("output", "kind"),
+        required=("output",),
+        next_step="rlhf validate FILE.jsonl",
     ),
     "export": Command(
         function="import_export:export_records",
@@ -140,6 +182,7 @@ COMMANDS = {
         usage="rlhf export trl|label_studio FILE.jsonl output=FILE (or RUN export.merge=true)",
         sections=("data", "export"),
         writes_output=True,
+        root_options=("output",),
     ),
     "stamps": Command(
         function="stamps:stamps",
@@ -147,6 +190,8 @@ COMMANDS = {
         usage="rlhf stamps [PACKAGE.deb|DIRECTORY] output=DIRECTORY",
         sections=("data",),
         writes_output=True,
+        root_options=("output",),
+        required=("output",),
     ),
     "smol": Command(
         function="smol:smol",
@@ -155,6 +200,8 @@ COMMANDS = {
         sections=("smol", "sft"),
         has_run_dir=True,
         writes_output=True,
+        root_options=("output", "resume"),
+        required=("output",),
     ),
     "doctor": Command(
         function="doctor:doctor",
@@ -169,12 +216,13 @@ COMMANDS = {
         usage="rlhf plan model.path=MODEL plan.gpu=NAME [options of rlhf ppo]",
         sections=("plan", "model", "sampling", "reward", "ppo"),
         takes_files=False,
+        required=("model.path",),
     ),
 }
 
 
-def load_function(command: str) -> CommandFunction:
-    """Import the module of a command and return its function."""
+def import_function(command: str) -> CommandFunction:
+    """Import the module of a command, which may take seconds, and return its function."""
     module, _, name = COMMANDS[command].function.partition(":")
     function: CommandFunction = getattr(import_module(f"rlhf.commands.{module}"), name)
     return function

@@ -1,37 +1,78 @@
-"""Compose the options of a command line with Hydra, from `conf/`, the schema and overrides.
+"""Run a command as a Hydra application, or compose the options of one that another command calls.
 
-This is the only module that imports hydra and omegaconf.
+Hydra is known in `rlhf.cli` only.
 """
 
-import itertools
-import re
-from collections.abc import Iterator
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+import hydra
 import msgspec
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.config.option_types import defaults, leaves, path_options, text_options
+from rlhf.cli.composition_errors import usage_error
+from rlhf.cli.directories import config_directory, root_config
+from rlhf.cli.overrides import hydra_overrides, override_name, swept_names
+from rlhf.cli.resolvers import RunDirectories
+from rlhf.cli.structured_config import structured_config
+from rlhf.config.option_types import leaves, path_options
 from rlhf.config.paths import expand_home
 from rlhf.config.schema import Config
-from rlhf.config.validation import suggest_name
 from rlhf.errors import UsageError
 from rlhf.storage.run_directory import run_directory_of, unfinished_run
 
+Task = Callable[[DictConfig], float | None]
 
-def compose_options(command: str, overrides: list[str]) -> dict[str, Any]:
-    """Compose every option of a command; a resumed run begins with its stored options.
+
+def run_hydra(command: str, words: Sequence[str], flags: Sequence[str], task: Task) -> None:
+    """Start a command as a Hydra application: run the task once, or sweep, or print options.
 
     Args:
         command: its name; the root is `conf/NAME.yaml` if it exists, else `conf/files.yaml`.
-        overrides: `option=value` and `group=file` words of the command line.
+        words: overrides as typed.
+        flags: Hydra's own, such as `--multirun` or `--cfg job`.
+        task: called with the composed options, in a sweep for each member.
+
+    Raises:
+        UsageError: an option does not exist, or Hydra refuses an override, a config or a flag.
+    """
+    shows = any(flag.startswith(("--cfg=", "--info=")) for flag in flags)
+    overrides = _job_overrides(command, words, flags)
+    _prepare(command, reserves=not shows)
+    application = hydra.main(
+        version_base="1.3", config_path=str(config_directory()), config_name=root_config(command)
+    )
+    printed = io.StringIO()
+    try:
+        with _arguments([*flags, *overrides]), redirect_stderr(printed if shows else sys.stderr):
+            application(task)()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise usage_error(error, words) from None
+    except SystemExit:
+        if not shows:
+            raise
+        what = printed.getvalue().strip() or "Hydra refuses these flags"
+        raise UsageError(what, " ".join(flags), "see `rlhf --help` for the flags") from None
+
+
+def compose_options(command: str, words: list[str]) -> dict[str, Any]:
+    """Compose every option of a command, without running it.
+
+    Args:
+        command: its name; the root is `conf/NAME.yaml` if it exists, else `conf/files.yaml`.
+        words: overrides as typed.
 
     Returns:
         Options by name, nested by section.
@@ -40,43 +81,34 @@ def compose_options(command: str, overrides: list[str]) -> dict[str, Any]:
         UsageError: an option does not exist, Hydra refuses an override, or the run to resume has no
             configuration.
     """
-    _check_names(overrides)
-    texts = [word for word in overrides if _name(word) in text_options()]
-    OmegaConf.clear_resolver("oc.env")  # no environment variable, maybe a secret, may be stored
-    ConfigStore.instance().store(name="options", node=defaults())
+    overrides = hydra_overrides(command, words, [config_directory()], sweeps=False)
+    _prepare(command, reserves=False)
     try:
-        with initialize_config_dir(str(config_directory()), version_base="1.3"):
-            composed = compose(_root(command), [word for word in overrides if word not in texts])
-        options = _mapping(OmegaConf.to_container(composed, resolve=True))
+        with _own_hydra(), initialize_config_dir(str(config_directory()), version_base="1.3"):
+            return plain_options(compose(root_config(command), overrides), command, words)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UsageError(str(error).split("\n")[0], " ".join(overrides), "see --help") from None
-    for word in texts:  # Hydra would parse special characters in them
-        _set(options, _name(word), _without_quotes(word.partition("=")[2]))
+        raise usage_error(error, words) from None
+
+
+def plain_options(composed: DictConfig, command: str, words: Sequence[str]) -> dict[str, Any]:
+    """Convert composed options to plain values; a resumed run begins with its stored options.
+
+    Args:
+        composed: by Hydra, without its own section.
+        command: the name of the command.
+        words: overrides as typed; of a resumed run only the options that they name are changed.
+
+    Raises:
+        UsageError: an interpolation cannot be resolved, or the run to resume has no configuration.
+    """
+    try:
+        options = _mapping(OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
+    except OmegaConfBaseException as error:
+        raise usage_error(error, words) from None
     for name, value in leaves(options):
         if name in path_options() and isinstance(value, str):
             _set(options, name, expand_home(value, name))
-    return _with_stored_options(options, command, overrides)
-
-
-def expand_sweep(overrides: list[str]) -> Iterator[list[str]]:
-    """Yield the overrides of every combination of comma-separated values.
-
-    Raises:
-        UsageError: an override cannot be parsed.
-    """
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        fix = "put values with special characters in quotes: option=\"'…'\""
-        raise UsageError(str(error).split("\n")[0], " ".join(overrides), fix) from None
-    choices = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [override.input_line or ""]
-        for override in parsed
-    ]
-    for combination in itertools.product(*choices):
-        yield list(combination)
+    return _with_stored_options(options, command, words)
 
 
 def to_yaml(config: Config) -> str:
@@ -85,18 +117,57 @@ def to_yaml(config: Config) -> str:
     return str(yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
 
 
-def config_directory() -> Path:
-    """Return the path of `conf/`: inside the package when installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+def _prepare(command: str, *, reserves: bool) -> None:
+    ConfigStore.instance().store(name="options", node=structured_config())
+    RunDirectories(command, reserves).register()
 
 
-def _root(command: str) -> str:
-    return command if (config_directory() / f"{command}.yaml").is_file() else "files"
+def _job_overrides(command: str, words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Return the overrides for Hydra: the job's name, and what names the members of a sweep."""
+    own = [Path(x.partition("=")[2]) for x in flags if x.startswith("--config-dir=")]
+    sweeps = "--multirun" in flags
+    overrides = hydra_overrides(command, words, [config_directory(), *own], sweeps=sweeps)
+    settings = [f"hydra.job.name={command}"]
+    if sweeps:
+        try:
+            swept = swept_names(overrides)
+        except HydraException as error:
+            raise usage_error(error, words) from None
+        fixed = [name for name in map(override_name, overrides) if name not in swept]
+        settings.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]")
+    return [*settings, *overrides]
+
+
+@contextmanager
+def _arguments(words: list[str]) -> Iterator[None]:
+    """Let Hydra read these words as the command line, and raise its errors instead of exiting."""
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level  # --info sets up logging
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *words], "1"
+    try:
+        yield
+    finally:
+        sys.argv, root.handlers = argv, handlers
+        root.setLevel(level)
+        del os.environ["HYDRA_FULL_ERROR"]
+        if full_error is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Set the Hydra that runs this command aside while the options of another are composed."""
+    state = GlobalHydra.instance()
+    running, state.hydra = state.hydra, None
+    try:
+        yield
+    finally:
+        state.hydra = running
 
 
 def _with_stored_options(
-    composed: dict[str, Any], command: str, overrides: list[str]
+    composed: dict[str, Any], command: str, words: Sequence[str]
 ) -> dict[str, Any]:
     """Return the stored options of the run to resume, changed by those of the command line.
 
@@ -107,15 +178,18 @@ def _with_stored_options(
     if resume == "auto":
         run = unfinished_run(Path(composed["output_dir"]) / composed["name"], command)
         return {**composed, "resume": str(run or "")}
-    if not resume or any(_is_group(word) for word in overrides):
+    values = dict(leaves(composed))
+    names = [name for name in map(override_name, words) if not name.startswith("hydra")]
+    if not resume or any(name not in values for name in names):
         return composed
-    stored, values = _read_stored_options(resume), dict(leaves(composed))
-    for name in map(_name, overrides):
+    stored = _read_stored_options(resume)
+    for name in names:
         _set(stored, name, values[name])
     return stored
 
 
 def _read_stored_options(run: str) -> dict[str, Any]:
+    """Read config.yaml of a run as data: nothing in it is resolved, imported or called."""
     path = run_directory_of(run) / "config.yaml"
     if not path.is_file():
         raise UsageError("there is no run to resume", run, "set resume=RUN")
@@ -132,35 +206,6 @@ def _set(options: dict[str, Any], name: str, value: Any) -> None:
     for section in sections:
         options = options.setdefault(section, {})
     options[last] = value
-
-
-def _check_names(overrides: list[str]) -> None:
-    """Refuse an option that does not exist; Hydra would accept one after `+`."""
-    known = [name for name, _ in leaves(defaults())]
-    for word in overrides:
-        name = _name(word)
-        if name not in known and not _is_group(word):
-            advice = suggest_name(name, known) + ("; no file has this name" if "/" in word else "")
-            raise UsageError(f"unknown option {name}", word, advice)
-        if name in known and word.startswith("~"):
-            fix = "give the value that it shall have"
-            raise UsageError("~ drops a group file, an option always has a value", word, fix)
-
-
-def _name(word: str) -> str:
-    """Return the option or group that an override names."""
-    return word.partition("=")[0].lstrip("+~")
-
-
-def _without_quotes(text: str) -> str:
-    """Remove the quotes around a whole text, which protect commas in a sweep."""
-    quoted = re.fullmatch(r"(['\"])((?:(?!\1)[^\\]|\\.)*)\1", text, re.DOTALL)
-    return re.sub(r"\\(['\"])", r"\1", quoted[2]) if quoted else text
-
-
-def _is_group(word: str) -> bool:
-    """Whether an override chooses a file of a configuration group."""
-    return (config_directory() / _name(word)).is_dir()
 
 
 def _mapping(values: Any) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from rlhf.config.paths import PathMark
+from rlhf.config.ranges import Range
 from rlhf.config.schema import Config, Section
 
 
@@ -52,6 +54,32 @@ def text_options() -> frozenset[str]:
 def path_options() -> frozenset[str]:
     """Return the options that are paths of this machine."""
     return frozenset(name for name, hint in option_types() if _is_path(hint))
+
+
+def choices(hint: Any) -> list[Any]:
+    """Return the values that a type admits, if they can be listed; else an empty list."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    return [value for part in parts for value in choices(part)] + [True, False] * (hint is bool)
+
+
+def describe_type(hint: Any) -> str:
+    """Describe what an option takes in words, such as `a number over 0, or null`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return ", or ".join(describe_type(part) for part in arguments)
+    if origin is Annotated:
+        ranges = [str(note) for note in arguments[1:] if isinstance(note, Range)]
+        return " ".join([describe_type(arguments[0]), *ranges])
+    if origin is tuple:
+        return f"a list: [{describe_type(arguments[0])}, …]"
+    if origin is Literal:
+        return " | ".join(str(value) or "''" for value in arguments)
+    return _PLAIN.get(hint, "a text")
+
+
+_PLAIN = {bool: "true | false", int: "an integer", float: "a number", type(None): "null"}
 
 
 def _is_path(hint: Any) -> bool:

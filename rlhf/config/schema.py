@@ -17,6 +17,7 @@ PairChoice = Literal["all", "best_vs_worst", "closest", "uncertain"]
 EngineKind = Literal["native", "transformers"]
 KLEstimatorKind = Literal["", "k1", "k2", "exact", "k3", "abs", "clamp"]  # last 3: always refused
 RecordKind = Literal["", "preferences", "prompts", "demonstrations"]
+MetricName = Annotated[str, "a name in summary.json"]
 CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
 
 
@@ -256,6 +257,14 @@ class PlanConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweepConfig(Section):
+    """How the runs of a sweep (`--multirun`) are compared."""
+
+    objective: MetricName = ""  # metric in summary.json; empty: the main one of the command
+    direction: Literal["auto", "maximize", "minimize"] = "auto"  # auto: minimize losses
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(Section):
     """All options: those without a section, then the sections."""
 
@@ -284,3 +293,4 @@ class Config(Section):
     demo: DemoConfig = DemoConfig()
     smol: SmolConfig = SmolConfig()
     plan: PlanConfig = PlanConfig()
+    sweep: SweepConfig = SweepConfig()

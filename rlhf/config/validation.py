@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from rlhf.config.option_types import defaults, leaves
+from rlhf.config.option_types import defaults, describe_type, leaves, option_types
 from rlhf.config.ranges import Range
 from rlhf.config.schema import (
     KL_COEF_HIGHEST,
@@ -47,7 +47,8 @@ def load_config(values: Mapping[str, Any]) -> Config:
         config = msgspec.convert(values, Config)
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at ")
-        raise UsageError(message, place.strip("`$."), _HELP) from None
+        name = place.strip("`$.")
+        raise UsageError(message, name, _takes(name)) from None
     _check_ranges(config)
     _check_conflicts(config)
     return config
@@ -85,7 +86,14 @@ def _check_ranges(values: Section, place: str = "") -> None:
             _check_ranges(value, f"{where}.")
         elif value is not None and any(value not in allowed for allowed in _ranges(hint)):
             expected = " and ".join(map(str, _ranges(hint)))
-            raise UsageError(f"this number must be {expected}", f"{where}={value}", _HELP)
+            fix = _takes(where)
+            raise UsageError(f"this number must be {expected}", f"{where}={value}", fix)
+
+
+def _takes(name: str) -> str:
+    """Return advice on the values of an option."""
+    hint = dict(option_types()).get(name.partition("[")[0])
+    return _HELP if hint is None else f"{name} takes {describe_type(hint)}"
 
 
 def _ranges(hint: Any) -> list[Range]:

@@ -4,10 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
 
 from rlhf.errors import UsageError
 from rlhf.models.locations import locate_base
@@ -16,7 +15,10 @@ from rlhf.storage.run_directory import REWARD_CARD, run_directories
 
 CAPTIONER = "captioner_"  # prefix of fingerprint entries about the captioning LLaVA
 _STORAGE = ("quantization", "dtype")  # entries that may differ while the weights are the same
-_DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+_DTYPES = ("float32", "bfloat16", "float16")
+
+if TYPE_CHECKING:  # a card is read before torch is imported, which takes seconds
+    import torch
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,18 @@ class RewardCard:
         """Find the LLaVA that captions images; for arguments and errors see `backbone_path`."""
         return _find(self.captioner, self.relative_captioner, directory, override)
 
-    def dtype(self, default: torch.dtype, part: str = "") -> torch.dtype:
+    def dtype(self, default: "torch.dtype", part: str = "") -> "torch.dtype":
         """The dtype of the weights in training.
 
         Args:
             default: result if the weights had several dtypes.
             part: `CAPTIONER` for the captioning LLaVA; empty for the base model.
         """
-        return _DTYPES.get(self.fingerprint.get(f"{part}dtype", ""), default)
+        import torch
+
+        name = self.fingerprint.get(f"{part}dtype", "").removeprefix("torch.")
+        dtype: torch.dtype = getattr(torch, name) if name in _DTYPES else default
+        return dtype
 
     def quantization(self, part: str = "") -> str:
         """The quantization of the weights in training; for `part` see `dtype`."""

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
@@ -60,6 +61,12 @@ class RunDirectory:
         self._lock.release()
         if {item.name for item in self.path.iterdir()} <= {"config.yaml", ".lock"}:
             shutil.rmtree(self.path)
+
+
+def remove_if_empty(directory: Path) -> None:
+    """Remove a directory in which nothing was written."""
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def new_run_directory(output_dir: Path, name: str) -> Path:

@@ -17,6 +17,8 @@ MAY_DIFFER = frozenset(
         "name",
         "output_dir",
         "output",
+        "sweep.objective",
+        "sweep.direction",
         "ppo.profile",
         "model.base",
         "model.vision_cache_gib",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import rlhf.commands
-from rlhf.cli.commands import COMMANDS, Command, load_function
+from rlhf.cli.commands import COMMANDS, Command, import_function
 from rlhf.cli.main import main
 from rlhf.config.option_types import defaults
 from rlhf.config.schema import Config, Section
@@ -40,7 +40,7 @@ def test_a_new_command_is_one_row_and_one_module(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_row_names_a_function_and_sections_that_exist(command: str) -> None:
-    assert callable(load_function(command))
+    assert callable(import_function(command))
     sections = {name for name, value in defaults().items() if isinstance(value, dict)}
     assert sections.issuperset(COMMANDS[command].sections)
 

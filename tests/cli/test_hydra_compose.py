@@ -4,16 +4,10 @@ import pytest
 import yaml
 
 from rlhf.cli.commands import COMMANDS
-from rlhf.cli.hydra_compose import compose_options, config_directory, expand_sweep
+from rlhf.cli.directories import config_directory
+from rlhf.cli.hydra_compose import compose_options
 from rlhf.config.option_types import defaults
 from rlhf.config.validation import load_config
-
-
-def test_a_sweep_is_every_combination() -> None:
-    combinations = list(expand_sweep(["seed=1,2", "ppo.lr=0.1,0.2", "name=x"]))
-    assert len(combinations) == 4
-    assert combinations[1] == ["seed=1", "ppo.lr=0.2", "name=x"]
-
 
 TEXTS = ["What is <image> </s>?", "it's, a = [b] {c}: $d", "a\\b", "'quoted'", "", "null", "3"]
 

@@ -40,11 +40,13 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     (tmp_path / "good.jsonl").write_text(line())
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-MODEL = "model.path=nowhere/at/all"
+MODEL = "model.path=model"
 REFUSED = {
     "no file given": (["reward", MODEL], 2, "data.preferences"),
     "missing file": (["reward", MODEL, "data.preferences=no.jsonl"], 3, "no.jsonl"),
@@ -65,7 +67,11 @@ REFUSED = {
     "wrong type": (["ppo", "ppo.lr=fast"], 2, "ppo.lr"),
     "greedy training": (["ppo", "sampling.temperature=0"], 2, "pure sampling"),
     "no model": (["reward", "data.preferences=good.jsonl"], 2, "model.path"),
-    "model not there": (["reward", MODEL, "data.preferences=good.jsonl"], 2, "nowhere/at/all"),
+    "model not there": (
+        ["reward", "model.path=nowhere/at/all", "data.preferences=good.jsonl"],
+        2,
+        "nowhere/at/all",
+    ),
     "no reward model": (["ppo", MODEL, "data.prompts=prompts.jsonl"], 2, "reward.path"),
     "nothing to continue": (["ppo", "resume=runs/none"], 2, "runs/none"),
     "one model to compare": (["evaluate", "one"], 2, "evaluate"),

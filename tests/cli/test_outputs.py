@@ -103,7 +103,10 @@ def test_every_command_that_writes_an_output_is_tried() -> None:
         (["validate", "pairs.jsonl", "data.root=.", "validate.fix_output=no/out"], "no/out"),
         (["validate", "pairs.jsonl", "validate.fix_output=log"], "log"),
         (["sft", "output_dir=.", "name=file"], "file"),
-        (["collect", "output=x", "collect.annotator=rule-v1"], "output=x"),
+        (
+            ["collect", *WRITES_OUTPUT["collect"], "output=x", "collect.annotator=rule-v1"],
+            "output=x",
+        ),
     ],
 )
 def test_an_output_of_another_kind_is_refused(

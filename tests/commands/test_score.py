@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from rlhf.cli.main import main
+from rlhf.rewards.reward_card import RewardCard
 
 SCORER = """
 import math
@@ -134,7 +135,9 @@ def test_files_are_checked_before_anything_loads(
     (directory / "mine.py").unlink()
     before = (directory / "pairs.jsonl").read_bytes()
     file, output, code, message = REFUSED[name]
-    run_args = () if scorer_args else ("no-run",)
+    (directory / "run").mkdir()
+    RewardCard("llava_head", "nowhere", False, 0.0, 1.0, "", "", {}).write(directory / "run")
+    run_args = () if scorer_args else ("run",)
     assert main(["score", *run_args, file, output, *scorer_args]) == code
     error_output = capsys.readouterr().err
     assert message in error_output and len(error_output.splitlines()) == 3

@@ -46,7 +46,7 @@ def test_every_option_stands_on_one_line_with_its_comment() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_option_of_its_sections_with_a_comment(command: str) -> None:
-    text = command_help(command, defaults())
+    text = command_help(command)
     for section in COMMANDS[command].sections:
         for option in defaults()[section]:
             line = next(line for line in text.splitlines() if f"  {section}.{option}=" in line)

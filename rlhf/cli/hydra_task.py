@@ -1,0 +1,116 @@
+"""The task that Hydra runs: once for a run, or once for each member of a sweep."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from rlhf.cli.call import Call
+from rlhf.cli.hydra_compose import plain_options, run_hydra
+from rlhf.cli.job_runner import LoadFunction, run_job
+from rlhf.cli.overrides import override_name
+from rlhf.cli.sweep import end_sweep, run_member, update_member
+from rlhf.config.validation import load_config
+from rlhf.errors import UsageError
+from rlhf.storage.run_directory import json_text, remove_if_empty
+from rlhf.tracking.console import console, stage
+
+Report = Callable[[Exception], int]
+
+
+def run_call(call: Call, load: LoadFunction, report: Report) -> int:
+    """Run a command line through Hydra and return its exit code.
+
+    Args:
+        call: the command line.
+        load: imports the function of a command.
+        report: prints an error and returns its exit code.
+
+    Raises:
+        Exception: what the command raised; a member of a sweep is reported instead.
+    """
+    _check_sweep(call)
+    task, code = HydraTask(call, load, report), 0
+    try:
+        run_hydra(call.command, call.overrides, call.hydra_flags, task)
+    except SystemExit as stopped:  # by a signal, in a sweep
+        code = int(stopped.code or 0)
+    finally:
+        code = end_sweep() or code
+    if task.error:
+        raise task.error
+    return code
+
+
+def _check_sweep(call: Call) -> None:
+    """Refuse to resume in a sweep: its members would all write to one directory."""
+    resumed = [word for word in call.overrides if override_name(word) == "resume"]
+    if resumed and "--multirun" in call.flags:
+        fix = f"continue one member at a time: rlhf {call.command} resume=SWEEP/MEMBER"
+        raise UsageError("a sweep resumes no run", resumed[0], fix)
+
+
+@dataclass
+class HydraTask:
+    """Runs a command with the options that Hydra composed; a launcher may run it elsewhere.
+
+    Attributes:
+        call: the command line.
+        load: imports the function of a command.
+        report: prints an error and returns its exit code.
+        error: what the command raised, kept from Hydra, which would print it.
+    """
+
+    call: Call
+    load: LoadFunction
+    report: Report
+    error: Exception | None = field(default=None, init=False)
+
+    def __call__(self, composed: DictConfig) -> float | None:
+        """Run the command; return the value of the objective for a sweeper."""
+        settings: Any = HydraConfig.get()
+        console().quiet = "--json" in self.call.flags
+        if settings.mode == RunMode.MULTIRUN:
+            run_in = self._runner(composed, Path(settings.sweep.dir) / settings.sweep.subdir)
+            return run_member(settings, self.call.overrides, run_in, self.report)
+        try:
+            directory = Path(settings.run.dir)
+            update_member(directory, self._runner(composed, directory)(self.call.overrides))
+        except Exception as error:
+            self.error = error
+        return None
+
+    def _runner(
+        self, composed: DictConfig, directory: Path
+    ) -> Callable[[Sequence[str]], dict[str, Any]]:
+        """Return a function that runs the command in a directory, given its words."""
+
+        def run(words: Sequence[str]) -> dict[str, Any]:
+            try:
+                return self._run(composed, directory, words)
+            finally:
+                remove_if_empty(directory)
+
+        return run
+
+    def _run(self, composed: DictConfig, directory: Path, words: Sequence[str]) -> dict[str, Any]:
+        call = self.call
+        words = [word for word in words if not override_name(word).startswith("hydra")]
+        config = load_config(plain_options(composed, call.command, words))
+        stage(" ".join(["rlhf", call.command, *call.files, *words]))
+        _, summary = run_job(
+            call.command,
+            config,
+            call.files,
+            words,
+            directory,
+            scorer=call.scorer,
+            load=self.load,
+        )
+        if "--json" in call.flags:
+            print(json_text(summary))
+        return summary

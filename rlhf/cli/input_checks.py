@@ -1,0 +1,104 @@
+"""Check the files and models of a command, before torch is imported, which takes seconds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rlhf.cli.commands import COMMANDS, CommandFunction, import_function
+from rlhf.commands.job import Job
+from rlhf.config.option_types import leaves
+from rlhf.config.schema import Config
+from rlhf.config.validation import check_training_sampling
+from rlhf.data.image_listing import IMAGE_SUFFIXES
+from rlhf.data.images import load_image
+from rlhf.data.input_files import data_root, input_file
+from rlhf.errors import DataError
+from rlhf.models.locations import locate_model
+from rlhf.rewards.reward_card import RewardCard
+
+INPUT_FILES = (
+    "data.demonstrations",
+    "data.prompts",
+    "data.preferences",
+    "data.validation_preferences",
+    "reward.captions",
+    "evaluation.judgments",
+)
+FileCheck = Callable[[Config, Sequence[Path], str], None]
+
+
+def load_function(command: str) -> CommandFunction:
+    """Return a function that checks the inputs of a command, then imports and runs it."""
+
+    def run(job: Job) -> dict[str, Any]:
+        check_inputs(command, job.config, job.files, job.scorer)
+        return import_function(command)(job)
+
+    return run
+
+
+def check_inputs(command: str, config: Config, files: Sequence[Path], scorer: str) -> None:
+    """Refuse what is missing: files first, then the reward model, then the model.
+
+    Args:
+        command: its name.
+        config: its options.
+        files: its words without `=`.
+        scorer: what `--scorer=` names.
+
+    Raises:
+        UsageError: a required option is empty, or no model is at its path.
+        DataError: there is no such file.
+    """
+    row, values = COMMANDS[command], dict(leaves(asdict(config)))
+    if command == "ppo":
+        check_training_sampling(config.sampling)
+    if command == "evaluate" and len(files) + bool(config.evaluation.best_of) < 2:
+        return  # the command says what is missing
+    data_root(config)
+    for option in (*row.required, *row.optional_files):
+        is_directory = option == "data.prompts" and Path(values[option] or "-").is_dir()
+        is_named = values[option] or option in row.required
+        if option in INPUT_FILES and is_named and not is_directory:
+            input_file(values[option], option)
+    if "reward.path" in row.required and not scorer:
+        RewardCard.read(config.reward.path)
+    if check := _FILE_CHECKS.get(command):
+        check(config, files, scorer)
+    if "model.path" in row.required:
+        locate_model(config.model.path, config.model.base)
+
+
+def _check_models(config: Config, files: Sequence[Path], scorer: str) -> None:
+    for path in files:
+        locate_model(str(path), config.model.base)
+
+
+def _check_models_and_images(config: Config, files: Sequence[Path], scorer: str) -> None:
+    for path in files:
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.exists():
+            load_image(path)
+        elif not path.exists():
+            locate_model(str(path), config.model.base)
+
+
+def _check_reward_model_and_file(config: Config, files: Sequence[Path], scorer: str) -> None:
+    if files:
+        input_file(str(files[-1]), "FILE.jsonl")
+    if len(files) == 2 and not scorer:
+        RewardCard.read(str(files[0]))
+
+
+def _check_runs(config: Config, files: Sequence[Path], scorer: str) -> None:
+    for path in files:
+        if not path.exists():
+            raise DataError("there is no such directory", str(path), "name runs, sweeps or both")
+
+
+_FILE_CHECKS: dict[str, FileCheck] = {
+    "compare": _check_runs,
+    "evaluate": _check_models,
+    "generate": _check_models_and_images,
+    "score": _check_reward_model_and_file,
+}

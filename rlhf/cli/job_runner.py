@@ -1,0 +1,146 @@
+"""Run a command with its composed options: its run directory, config.yaml and summary.json."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rlhf.cli.commands import COMMANDS, CommandFunction
+from rlhf.cli.hydra_compose import compose_options, to_yaml
+from rlhf.cli.input_checks import load_function
+from rlhf.cli.notes import next_step, option_changes, unused_options
+from rlhf.commands.job import Job
+from rlhf.config.paths import expand_home
+from rlhf.config.schema import Config
+from rlhf.config.validation import load_config
+from rlhf.errors import UsageError
+from rlhf.storage.atomic import replaced_file
+from rlhf.storage.run_directory import RunDirectory, new_run_directory
+from rlhf.tracking.console import say, stage, table
+
+LoadFunction = Callable[[str], CommandFunction]
+
+
+def run_command(
+    command: str, files: Sequence[str], overrides: Sequence[str], scorer: str = ""
+) -> tuple[Path, dict[str, Any]]:
+    """Run a command in this process, without a command line of its own.
+
+    Args:
+        command: its name.
+        files: its words without `=`.
+        overrides: its words `option=value`, as typed.
+        scorer: what `--scorer=` names.
+
+    Returns:
+        The run directory (`.` for a command without one) and the metrics.
+    """
+    config = load_config(compose_options(command, list(overrides)))
+    stage(" ".join(["rlhf", command, *files, *overrides]))
+    directory = Path(config.resume) if config.resume else None
+    if not directory and COMMANDS[command].has_run_dir:
+        directory = new_run_directory(Path(config.output_dir), config.name)
+    return run_job(command, config, files, overrides, directory or Path(), scorer=scorer)
+
+
+def run_job(
+    command: str,
+    config: Config,
+    files: Sequence[str],
+    overrides: Sequence[str],
+    directory: Path,
+    *,
+    scorer: str = "",
+    load: LoadFunction = load_function,
+) -> tuple[Path, dict[str, Any]]:
+    """Run a command with checked options.
+
+    Args:
+        command: its name.
+        config: its options.
+        files: its words without `=`.
+        overrides: its words `option=value`, as typed.
+        directory: where it writes, if it has a run directory.
+        scorer: what `--scorer=` names.
+        load: imports the command's function.
+
+    Returns:
+        The run directory (`.` for a command without one) and the metrics.
+    """
+    _check_output(command, config)
+    _silence_libraries()
+    option_changes(config)
+    unused_options(command, overrides)
+    paths = [Path(expand_home(word, "FILE")) for word in files]
+    job = partial(
+        Job,
+        config,
+        files=paths,
+        overrides=overrides,
+        run_command=run_command,
+        scorer=expand_home(scorer, "--scorer"),
+    )
+    function = load(command)
+    if not COMMANDS[command].has_run_dir:
+        summary = function(job(run_dir=Path()))
+    else:
+        with _locked(directory, is_new=not config.resume) as run:
+            summary = _run_in_directory(command, function, job, config, run)
+    next_step(command, directory, config, summary)
+    return (directory if COMMANDS[command].has_run_dir else Path()), summary
+
+
+def _run_in_directory(
+    command: str, function: CommandFunction, job: Any, config: Config, run: RunDirectory
+) -> dict[str, Any]:
+    """Run a command, and write its options and its summary to its run directory."""
+    write_options = partial(_write_options, config, run.path)
+    if not config.resume or not COMMANDS[command].has_checkpoints:
+        write_options()
+    say(f"run directory {run.path}")
+    summary = function(job(run_dir=run.path, write_options=write_options))
+    run.write_summary({"command": command, **summary})
+    if command != "demo":  # it prints its own comparison
+        _print_summary(summary)
+    return summary
+
+
+@contextmanager
+def _locked(directory: Path, *, is_new: bool) -> Iterator[RunDirectory]:
+    """Lock a run directory; a new run takes none that holds a run already."""
+    if is_new and (directory / "config.yaml").exists():
+        fix = "set resume= to continue it, or choose another hydra.run.dir or hydra.sweep.dir"
+        raise UsageError("this directory holds a run already", str(directory), fix)
+    run = RunDirectory(directory)
+    try:
+        yield run
+    finally:
+        run.close()
+
+
+def _check_output(command: str, config: Config) -> None:
+    """Refuse an output of a command that writes to its run directory, or nothing, instead."""
+    if config.output and not COMMANDS[command].writes_output:
+        commands = ", ".join(sorted(name for name, row in COMMANDS.items() if row.writes_output))
+        what, fix = f"{command} writes no output", f"leave it out; output= is for {commands}"
+        raise UsageError(what, f"output={config.output}", fix)
+
+
+def _silence_libraries() -> None:
+    """Drop warnings that no user can act on: bitsandbytes warns of libraries at its import."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def _write_options(config: Config, directory: Path) -> None:
+    with replaced_file(directory / "config.yaml") as file:
+        file.write(to_yaml(config).encode())
+
+
+def _print_summary(summary: Mapping[str, Any]) -> None:
+    """Print the metrics of a run, without lists and nested ones."""
+    rows = [(name, value) for name, value in summary.items() if not isinstance(value, list | dict)]
+    table("metrics", ("metric", "value"), rows)

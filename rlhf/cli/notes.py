@@ -1,0 +1,72 @@
+"""What a command prints about its options at the start, and about the next step at the end."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rlhf.cli.commands import COMMANDS
+from rlhf.cli.overrides import override_name
+from rlhf.config.option_types import defaults, leaves
+from rlhf.config.schema import Config
+from rlhf.tracking.console import say
+
+# Options that every command may read, and those that commands read from sections of others.
+_COMMON = {"seed", "name", "output_dir", "device", "dtype"}
+_COMMON |= {"ppo.microbatch_tokens", "sweep.objective", "sweep.direction"}
+
+
+def option_changes(config: Config) -> None:
+    """Print the options that differ from the defaults of the schema, after all files and words."""
+    before = dict(leaves(defaults()))
+    changed = {
+        name: x for name, x in leaves(asdict(config)) if x != before[name] and name != "name"
+    }
+    if changed:
+        say("options: " + " ".join(f"{name}={_shown(value)}" for name, value in changed.items()))
+
+
+def unused_options(command: str, overrides: Sequence[str]) -> None:
+    """Print the options named on the command line that the command does not read."""
+    known = {name for name, _ in leaves(defaults())}
+    unused = [
+        word
+        for word in overrides
+        if (name := override_name(word)) in known and not is_read(command, name)
+    ]
+    if unused:
+        say(f"rlhf {command} does not read {' '.join(unused)}", "yellow")
+
+
+def is_read(command: str, option: str) -> bool:
+    """Tell whether a command reads an option.
+
+    Args:
+        command: its name.
+        option: its dotted name.
+    """
+    row, section = COMMANDS[command], option.rpartition(".")[0]
+    return option in _COMMON or section in row.sections or option in row.root_options
+
+
+def next_step(command: str, run_dir: Path, config: Config, summary: Mapping[str, Any]) -> None:
+    """Print the command that usually follows.
+
+    Args:
+        command: the one that ended.
+        run_dir: its run directory.
+        config: its options.
+        summary: its metrics.
+    """
+    values = {"run": run_dir, "model": config.model.path or "MODEL", "output": config.output}
+    if text := COMMANDS[command].next_step.format(**values):
+        say(f"next: {text}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{','.join(map(str, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value)
+    return repr(text) if " " in text or not text else text
