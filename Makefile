@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test cases coverage browser-test reliability families fuzz audit check format tensorboard clean
+.PHONY: demo test cases coverage browser-test reliability families fuzz audit wheel check format tensorboard clean
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
@@ -47,6 +47,20 @@ fuzz: $(STAMP)
 audit: $(STAMP)
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --skip-editable --progress-spinner off
+
+# The wheel in an environment of its own, outside the checkout: install, compose, a short demo.
+SHORT_DEMO := demo.sft_images=40 demo.preference_images=20 demo.evaluation_images=8 demo.tower_steps=5 \
+	sft.epochs=1 reward.epochs=1 ppo.iterations=2 ppo.critic_warmup_iterations=1 \
+	ppo.rollout_batch_size=8 ppo.minibatch_size=4 ppo.ppo_epochs=1
+WHEEL_TEST = $(CURDIR)/build/wheel
+wheel: $(STAMP)
+	rm -rf dist $(WHEEL_TEST)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv $(WHEEL_TEST)
+	$(WHEEL_TEST)/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	$(WHEEL_TEST)/bin/python -m pip install --quiet -c constraints.txt dist/rlhf_llava-*.whl
+	cd $$(mktemp -d) && $(WHEEL_TEST)/bin/rlhf --version && $(WHEEL_TEST)/bin/rlhf ppo --cfg job >/dev/null \
+		&& $(WHEEL_TEST)/bin/rlhf demo $(SHORT_DEMO)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -195,7 +195,7 @@ COMMANDS = {
     ),
     "smol": Command(
         function="smol:smol",
-        help="build a LLaVA around the pretrained SmolLM2-135M-Instruct (needs 'rlhf[smol]')",
+        help="build a LLaVA around the pretrained SmolLM2-135M-Instruct (needs 'rlhf-llava[smol]')",
         usage="rlhf smol [STAMPS.deb|DIRECTORY] output=DIRECTORY",
         sections=("smol", "sft"),
         has_run_dir=True,

@@ -137,7 +137,7 @@ def _check_host(host: str) -> None:
 
 def _check_installed() -> None:
     if not (find_spec("starlette") and find_spec("uvicorn")):
-        fix = "pip install 'rlhf[annotate]'"
+        fix = "pip install 'rlhf-llava[annotate]'"
         raise UsageError("the ranking page needs starlette and uvicorn", "rlhf annotate", fix)
 
 

@@ -23,7 +23,7 @@ _LFS = FileKind("a Git LFS pointer, not the file it stands for", "run `git lfs p
 _PAGE = FileKind(
     "an HTML page", "download the file itself: the link led to a web page, perhaps to a login"
 )
-HEIC = FileKind("a HEIC image", "pip install 'rlhf[heic]', or convert it to JPEG")
+HEIC = FileKind("a HEIC image", "pip install 'rlhf-llava[heic]', or convert it to JPEG")
 _AVIF = FileKind("an AVIF image that this Pillow does not read", "convert it to JPEG or PNG")
 _VIDEO = FileKind("a video", "give single images of it")
 _MAC = FileKind(

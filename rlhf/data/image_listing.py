@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 _DIRECTORIES, _LINKED_DIRECTORIES = "folders", "linked folders"
 _HELP = {
-    **dict.fromkeys(_HEIC_SUFFIXES, "pip install 'rlhf[heic]'"),
+    **dict.fromkeys(_HEIC_SUFFIXES, "pip install 'rlhf-llava[heic]'"),
     _DIRECTORIES: "data.recursive=true reads them",
 }
 

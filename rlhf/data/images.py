@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import STRIPOFFSETS, TILEOFFSETS, ImageFileDirectory_v2
 from rlhf.data.file_kinds import HEIC, kind_of
 from rlhf.errors import DataError
 
-if HAS_HEIC := find_spec("pillow_heif") is not None:  # the extra rlhf[heic]
+if HAS_HEIC := find_spec("pillow_heif") is not None:  # the extra rlhf-llava[heic]
     import_module("pillow_heif").register_heif_opener(thumbnails=False)
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 FORMATS += ("AVIF",) if features.check("avif") else ()

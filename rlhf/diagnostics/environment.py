@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 from rlhf.config.schema import Config
 
 CHECKED_PACKAGES = (
-    "rlhf",
+    "rlhf-llava",
     "torch",
     "transformers",
     "peft",

@@ -11,7 +11,7 @@ def import_extra(module: str, extra: str) -> Any:
 
     Args:
         module: its name.
-        extra: of `pip install 'rlhf[EXTRA]'`.
+        extra: of `pip install 'rlhf-llava[EXTRA]'`.
 
     Raises:
         UsageError: it is not installed.
@@ -20,5 +20,5 @@ def import_extra(module: str, extra: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{module} is not installed", module, f"pip install 'rlhf[{extra}]'"
+            f"{module} is not installed", module, f"pip install 'rlhf-llava[{extra}]'"
         ) from error

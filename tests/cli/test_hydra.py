@@ -278,3 +278,14 @@ def test_a_missing_file_is_told_before_torch_is_imported(
 def test_the_objective_reaches_the_summary(jobs: list[Job]) -> None:
     assert main(["ppo", "seed=4"]) == 0
     assert json.loads((jobs[0].run_dir / "summary.json").read_text())["objective/rlhf_reward"] == 4
+
+
+def test_the_example_of_the_documentation_composes(
+    jobs: list[Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = f"--config-dir={Path(__file__).parents[2] / 'docs' / 'examples' / 'sweep'}"
+    assert main(["ppo", own, "experiment=leash"]) == 0
+    assert jobs[0].config.ppo.critic_lr == jobs[0].config.ppo.lr == 2e-5
+    assert main(["ppo", own, "--config-name=leash"]) == 0
+    assert len({(job.config.seed, job.config.ppo.kl_coef) for job in jobs[1:]}) == 9
+    assert {job.config.ppo.iterations for job in jobs} == {40}

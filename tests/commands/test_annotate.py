@@ -142,7 +142,7 @@ def test_without_the_extra_it_says_what_to_install(
 ) -> None:
     monkeypatch.setattr("rlhf.commands.annotate.find_spec", lambda name: None)
     assert main(["annotate", "candidates.jsonl"]) == 2
-    assert "pip install 'rlhf[annotate]'" in capsys.readouterr().err
+    assert "pip install 'rlhf-llava[annotate]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("output", ["judgments.jsonl", "./candidates.jsonl", "log.jsonl"])

@@ -96,7 +96,7 @@ def test_heic_without_its_extra_is_counted(tmp_path: Path) -> None:
     make(tmp_path, "a.HEIC", "b.heif")
     program = [sys.executable, "-c", WITHOUT_EXTRA, str(tmp_path)]
     said = subprocess.run(program, check=True, capture_output=True, text=True).stdout
-    help_ = "(pip install 'rlhf[heic]')"
+    help_ = "(pip install 'rlhf-llava[heic]')"
     assert said == f"[] True 1 .heic {help_}, 1 .heif {help_}\n"
 
 
@@ -110,7 +110,7 @@ FOREIGN = {
     "%PDF-1.7": ("a PDF", "export its pages"),
     "": ("an empty file", "download or export it again"),
     "\0\x05\x16\x07\0\x02": ("beside a file", "without ._"),
-    "\0\0\0\x18ftypmif1\0\0\0\0": ("a HEIC image", "rlhf[heic]"),
+    "\0\0\0\x18ftypmif1\0\0\0\0": ("a HEIC image", "rlhf-llava[heic]"),
     "\0\0\0\x18ftypisom\0\0\0\0": ("a video", "single images"),
     "PK\3\4": ("a zip archive", "unzip"),
 }

@@ -101,8 +101,8 @@ def test_everything_works_on_this_machine(tmp_path: Path) -> None:
 
 def test_the_stated_ranges_are_read() -> None:
     facts = read_environment(Config())
-    assert "torch>=2.10" in facts.requirements["rlhf"]
-    assert not [text for text in facts.requirements["rlhf"] if text.startswith("pytest")]
+    assert "torch>=2.10" in facts.requirements["rlhf-llava"]
+    assert not [text for text in facts.requirements["rlhf-llava"] if text.startswith("pytest")]
     assert facts.versions["torch"] == torch.__version__
 
 

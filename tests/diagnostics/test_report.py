@@ -19,7 +19,7 @@ BUILT = "install torch built for CUDA {}, as pytorch.org/get-started says"
 SOUND = Environment(
     python="3.11.7",
     versions={"torch": "2.11.0+cu126", "bitsandbytes": "0.50.2", "triton": "3.6.0"},
-    requirements={"rlhf": ("torch>=2.10", "bitsandbytes>=0.49"), "torch": ("triton==3.6.0",)},
+    requirements={"rlhf-llava": ("torch>=2.10", "bitsandbytes>=0.49"), "torch": ("triton==3.6.0",)},
     torch_cuda="12.6",
     torch_archs=("sm_80", "sm_86", "sm_90", "compute_90"),
     driver="570.86.15",
@@ -44,11 +44,12 @@ def with_version(name: str, version: str) -> Environment:
 
 MISMATCHES = [
     ("torch too old", with_version("torch", "2.9.1+cu126"), "versions",
-     "rlhf asks for torch>=2.10, and 2.9.1+cu126", 'pip install "torch>=2.10"'),
+     "rlhf-llava asks for torch>=2.10, and 2.9.1+cu126", 'pip install "torch>=2.10"'),
     ("triton not torch's", with_version("triton", "3.5.1"), "versions",
      "torch asks for triton==3.6.0, and 3.5.1", 'pip install "triton==3.6.0"'),
-    ("a package is missing", replace(SOUND, requirements={"rlhf": ("peft>=0.19",)}), "versions",
-     "rlhf asks for peft>=0.19, and it is not installed", 'pip install "peft>=0.19"'),
+    ("a package is missing", replace(SOUND, requirements={"rlhf-llava": ("peft>=0.19",)}),
+     "versions",
+     "rlhf-llava asks for peft>=0.19, and it is not installed", 'pip install "peft>=0.19"'),
     ("torch for the CPU", CPU_BUILD, "GPU",
      "2.11.0+cpu is built without CUDA, beside NVIDIA driver 570.86.15 (CUDA 12.8)",
      BUILT.format(12)),

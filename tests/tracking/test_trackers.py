@@ -150,7 +150,7 @@ def test_a_missing_library_names_its_extra(
     monkeypatch.setitem(sys.modules, extra, None)
     with pytest.raises(UsageError) as caught:
         tracker()
-    assert caught.value.fix == f"pip install 'rlhf[{extra}]'"
+    assert caught.value.fix == f"pip install 'rlhf-llava[{extra}]'"
 
 
 def test_one_tracker_that_fails_costs_no_other_its_values(

@@ -65,7 +65,7 @@ def import_pyarrow(module: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        fix = "pip install 'rlhf[data]'"
+        fix = "pip install 'rlhf-llava[data]'"
         raise UsageError("parquet files need pyarrow", module, fix) from error
 
 

