@@ -143,7 +143,7 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     build = (*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT))
     subprocess.run(build, check=True, capture_output=True)
-    wheel = single_match(tmp_path, "rlhf-*.whl")
+    wheel = single_match(tmp_path, "rlhf_llava-*.whl")
     assert "rlhf/conf/ppo.yaml" in zipfile.ZipFile(wheel).namelist()
     install = (*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel))
     subprocess.run(install, check=True, capture_output=True)
