@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rlhf.cli.call import Call
 from rlhf.cli.hydra_compose import plain_options, run_hydra
 from rlhf.cli.job_runner import LoadFunction, run_job
+from rlhf.cli.notes import unused_options
 from rlhf.cli.overrides import override_name
 from rlhf.cli.sweep import end_sweep, run_member, update_member
 from rlhf.config.validation import load_config
@@ -102,6 +103,7 @@ class HydraTask:
         words = [word for word in words if not override_name(word).startswith("hydra")]
         config = load_config(plain_options(composed, call.command, words))
         stage(" ".join(["rlhf", call.command, *call.files, *words]))
+        unused_options(call.command, words)
         _, summary = run_job(
             call.command,
             config,

@@ -11,7 +11,7 @@ from typing import Any
 from rlhf.cli.commands import COMMANDS, CommandFunction
 from rlhf.cli.hydra_compose import compose_options, to_yaml
 from rlhf.cli.input_checks import load_function
-from rlhf.cli.notes import next_step, option_changes, unused_options
+from rlhf.cli.notes import next_step, option_changes
 from rlhf.commands.job import Job
 from rlhf.config.paths import expand_home
 from rlhf.config.schema import Config
@@ -72,8 +72,7 @@ def run_job(
     """
     _check_output(command, config)
     _silence_libraries()
-    option_changes(config)
-    unused_options(command, overrides)
+    option_changes(command, config)
     paths = [Path(expand_home(word, "FILE")) for word in files]
     job = partial(
         Job,
