@@ -16,14 +16,21 @@ _COMMON = {"seed", "name", "output_dir", "device", "dtype"}
 _COMMON |= {"ppo.microbatch_tokens", "sweep.objective", "sweep.direction"}
 
 
-def option_changes(config: Config) -> None:
-    """Print the options that differ from the defaults of the schema, after all files and words."""
-    before = dict(leaves(defaults()))
-    changed = {
-        name: x for name, x in leaves(asdict(config)) if x != before[name] and name != "name"
-    }
+def option_changes(command: str, config: Config) -> None:
+    """Print the options of a command that differ from the defaults, after all files and words.
+
+    Args:
+        command: its name; options that it does not read are left out.
+        config: its options.
+    """
+    before, now = dict(leaves(defaults())), dict(leaves(asdict(config)))
+    changed = [
+        f"{name}={_shown(value)}"
+        for name, value in now.items()
+        if value != before[name] and name != "name" and is_read(command, name)
+    ]
     if changed:
-        say("options: " + " ".join(f"{name}={_shown(value)}" for name, value in changed.items()))
+        say(f"options: {' '.join(changed)}")
 
 
 def unused_options(command: str, overrides: Sequence[str]) -> None:

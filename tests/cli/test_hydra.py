@@ -187,8 +187,8 @@ def test_options_that_a_command_does_not_read_are_named(
 def test_what_differs_from_the_defaults_and_what_comes_next_are_printed(
     jobs: list[Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = printed(capsys, "ppo", "ppo=rloo", "instruction=a b", "model.path=m")
-    line = "options: instruction='a b' model.path=m ppo.samples_per_prompt=4"
+    output = printed(capsys, "ppo", "ppo=rloo", "data.root=a b", "model.path=m", "sft.lr=1")
+    line = "options: model.path=m data.root='a b' ppo.samples_per_prompt=4"
     assert line in output and "ppo.advantage_estimator=rloo" in output
     assert f"next: rlhf evaluate m {jobs[0].run_dir} " in output
 
