@@ -52,5 +52,7 @@ def _choices(message: str) -> str:
 
 
 def _advice(message: str) -> str:
+    if message.startswith("Ambiguous value"):
+        return "add -m to run each of the values"
     is_grammar = re.search("viable|mismatched|extraneous|token recognition", message)
     return _QUOTES if is_grammar else "see `rlhf COMMAND --help` and `rlhf --help`"

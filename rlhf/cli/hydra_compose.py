@@ -123,19 +123,17 @@ def _prepare(command: str, *, reserves: bool) -> None:
 
 
 def _job_overrides(command: str, words: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """Return the overrides for Hydra: the job's name, and what names the members of a sweep."""
+    """Return the overrides for Hydra, after the job's name and what names members of a sweep."""
     own = [Path(x.partition("=")[2]) for x in flags if x.startswith("--config-dir=")]
     sweeps = "--multirun" in flags
     overrides = hydra_overrides(command, words, [config_directory(), *own], sweeps=sweeps)
-    settings = [f"hydra.job.name={command}"]
-    if sweeps:
-        try:
-            swept = swept_names(overrides)
-        except HydraException as error:
-            raise usage_error(error, words) from None
-        fixed = [name for name in map(override_name, overrides) if name not in swept]
-        settings.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]")
-    return [*settings, *overrides]
+    try:
+        swept = swept_names(overrides)
+    except HydraException as error:
+        raise usage_error(error, words) from None
+    fixed = ",".join(name for name in map(override_name, overrides) if name not in swept)
+    names = f"hydra.job.config.override_dirname.exclude_keys=[{fixed}]"
+    return [f"hydra.job.name={command}", names, *overrides]
 
 
 @contextmanager

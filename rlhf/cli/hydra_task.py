@@ -55,6 +55,11 @@ def _check_sweep(call: Call) -> None:
         raise UsageError("a sweep resumes no run", resumed[0], fix)
 
 
+def absolute_if_moved(settings: Any, directory: str) -> Path:
+    """Return a directory that holds also if hydra.job.chdir has moved the working directory."""
+    return Path(settings.runtime.cwd if settings.job.chdir else "", directory)
+
+
 @dataclass
 class HydraTask:
     """Runs a command with the options that Hydra composed; a launcher may run it elsewhere.
@@ -76,10 +81,11 @@ class HydraTask:
         settings: Any = HydraConfig.get()
         console().quiet = "--json" in self.call.flags
         if settings.mode == RunMode.MULTIRUN:
-            run_in = self._runner(composed, Path(settings.sweep.dir) / settings.sweep.subdir)
-            return run_member(settings, self.call.overrides, run_in, self.report)
+            sweep = absolute_if_moved(settings, settings.sweep.dir)
+            run_in = self._runner(composed, sweep / settings.sweep.subdir)
+            return run_member(settings, sweep, self.call.overrides, run_in, self.report)
         try:
-            directory = Path(settings.run.dir)
+            directory = absolute_if_moved(settings, settings.run.dir)
             update_member(directory, self._runner(composed, directory)(self.call.overrides))
         except Exception as error:
             self.error = error

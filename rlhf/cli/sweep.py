@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rlhf.cli.commands import COMMANDS
 from rlhf.cli.overrides import override_name, quote
 from rlhf.cli.resolvers import swept_overrides
-from rlhf.errors import StoppedError, expected_error
+from rlhf.errors import StoppedError, UsageError, expected_error
 from rlhf.storage.run_directory import SWEEP_FILE, remove_if_empty
 from rlhf.storage.sweep import (
     Member,
@@ -83,12 +83,17 @@ def _plain(words: Any) -> list[str]:
 
 
 def run_member(
-    settings: DictConfig, typed: Sequence[str], run: Run, report: Callable[[Exception], int]
+    settings: DictConfig,
+    sweep_dir: Path,
+    typed: Sequence[str],
+    run: Run,
+    report: Callable[[Exception], int],
 ) -> float | None:
     """Run one member of a sweep and record how it ended; a failure does not end the sweep.
 
     Args:
         settings: Hydra's own section.
+        sweep_dir: the directory of the sweep.
         typed: the words of the command line.
         run: runs the command in the member's directory with these words.
         report: prints an error and returns its exit code.
@@ -99,9 +104,10 @@ def run_member(
     Raises:
         SystemExit: a signal ended the member, and with it the sweep.
     """
-    sweep = read_sweep(Path(settings.sweep.dir))
+    sweep = read_sweep(sweep_dir)
     swept = swept_overrides(settings)
-    directory = Path(settings.sweep.dir) / settings.sweep.subdir
+    directory = sweep_dir / settings.sweep.subdir
+    _check_is_inside(sweep_dir, directory)
     stage(f"{settings.job.num + 1} of {sweep.planned or '?'}: {directory.name}")
     started = Member(int(settings.job.num), swept)
     write_member(directory, started)
@@ -121,6 +127,12 @@ def run_member(
     done = _done(started, summary, sweep.objective)
     write_member(directory, done)
     return done.objective
+
+
+def _check_is_inside(sweep_dir: Path, directory: Path) -> None:
+    if directory.parent != sweep_dir:
+        fix = "set hydra.sweep.subdir to a name without /"
+        raise UsageError("a run lies directly in the directory of its sweep", str(directory), fix)
 
 
 def update_member(directory: Path, summary: Mapping[str, Any]) -> None:

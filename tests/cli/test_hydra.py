@@ -220,6 +220,7 @@ def test_help_lists_the_options_of_the_command_only(capsys: pytest.CaptureFixtur
         (["ppo", "ppo.kl_estimator=k9"], "ppo.kl_estimator takes"),
         (["ppo", "resume=x", "-m", "seed=1,2"], "a sweep resumes no run"),
         (["ppo", "-m", "ppo.lr=interval(0,1)"], "sweep"),
+        (["ppo", "seed=1,2"], "add -m to run each of the values"),
     ],
 )
 def test_what_hydra_refuses_is_refused_in_three_lines(

@@ -159,6 +159,23 @@ def test_hydra_keys_place_a_sweep(during: list[Run]) -> None:
     assert [x.directory for x in read_sweep(Path("here")).members] == ["0", "1"]
 
 
+def test_the_working_directory_may_be_that_of_the_run(during: list[Run], tmp_path: Path) -> None:
+    during.append(lambda job: Path("here").touch())
+    assert main(["ppo", "hydra.job.chdir=true", "name=a"]) == 0
+    assert main(["ppo", "hydra.job.chdir=true", "name=b", "-m", "seed=1,2"]) == 0
+    assert (
+        len([*Path("runs").glob("a/*/here")]) == len([*Path("runs").glob("a/*/config.yaml")]) == 1
+    )
+    assert len([*Path("runs").glob("b/*/seed=*/here")]) == 2
+    assert [x.status for x in the_sweep("b")[1].members] == ["done", "done"]
+    assert Path.cwd() == tmp_path
+
+
+def test_members_lie_in_the_sweep(during: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ppo", "-m", "seed=1,2", "hydra.sweep.subdir=a/${seed}"]) == 2
+    assert "without /" in capsys.readouterr().err
+
+
 def test_json_prints_one_line_a_member(
     during: list[Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
