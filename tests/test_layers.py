@@ -24,7 +24,7 @@ FLOORS = {
         [
             "errors spans history kernels functional",
             "types config",
-            "storage tracking",
+            "storage tracking parallel",
             "data",
             "models",
             "generation",
@@ -63,6 +63,7 @@ KNOWN_BY = {
     "pyarrow": ["rlhf.data"],
     "starlette": ["rlhf.annotation.server"],
     "uvicorn": ["rlhf.annotation.server"],
+    "torch.distributed": ["rlhf.parallel"],
     "trl": [],
     "pickle": [],
 }
@@ -218,6 +219,7 @@ def test_siblings_and_lower_floors_are_allowed() -> None:
         ("models__llava", "from bitsandbytes import nn"),
         ("training", "from torch.utils.tensorboard import SummaryWriter"),
         ("training", "from torch.utils import tensorboard"),
+        ("training", "import torch.distributed as dist"),
         ("commands", "import tensorboard"),
         ("cli", "import trl"),
         ("storage", "from pickle import loads"),

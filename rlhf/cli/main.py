@@ -9,6 +9,7 @@ from rlhf import __version__
 from rlhf.cli.call import Call, parse
 from rlhf.cli.help import command_help, overview
 from rlhf.cli.input_checks import load_function
+from rlhf.cli.processes import check_processes
 from rlhf.errors import expected_error
 from rlhf.storage.run_directory import json_text
 from rlhf.tracking.console import console, print_error
@@ -75,6 +76,7 @@ def _run(call: Call, words: Sequence[str]) -> int:
     if "--help" in call.flags:
         print(command_help(call.command), end="")
         return 0
+    check_processes(call.command)
     from rlhf.cli.hydra_task import run_call  # imports Hydra
 
     console().quiet = "--json" in call.flags

@@ -1,0 +1,206 @@
+"""The processes of one run and what they exchange: the only module that knows torch.distributed."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from hashlib import sha256
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from rlhf.errors import DataError, ResourceError
+from rlhf.parallel.environment import num_processes, process_rank
+
+
+class World:
+    """This process among those of one run; alone, every method is the identity.
+
+    All processes call the methods that exchange something in the same order. Tensors are exchanged
+    on the CPU by gloo.
+
+    Args:
+        rank: number of this process, from 0. Process 0 owns the files and the console.
+        size: number of processes.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+
+    @staticmethod
+    def join(patience: float) -> "World":
+        """Meet the other processes that a launcher has started, if there are any.
+
+        Args:
+            patience: seconds until a process that does not answer is given up.
+
+        Raises:
+            ResourceError: the others did not come.
+        """
+        if num_processes() == 1:
+            return World()
+        world = World(process_rank(), num_processes())
+        with world.exchange():
+            store = _store(patience)
+        return World.connect(store, world.rank, world.size, patience)
+
+    @staticmethod
+    def connect(store: Store, rank: int, size: int, patience: float) -> "World":
+        """Meet the other processes of a run at a store.
+
+        Args:
+            store: where they find each other.
+            rank: number of this process, from 0.
+            size: number of processes.
+            patience: seconds until a process that does not answer is given up.
+
+        Raises:
+            ResourceError: the others did not come, or left at once.
+        """
+        world, limit = World(rank, size), timedelta(seconds=patience)
+        with world.exchange():
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
+        return world
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is process 0, which owns the files and the console."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """Return which of `count` things in order belong to this process; each to exactly one."""
+        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def gather(self, own: Tensor) -> Tensor:
+        """Return the tensors of all processes, one after the other by rank.
+
+        Args:
+            own: [n, ...] of any dtype, on the CPU; n may differ between processes, the rest not.
+
+        Returns:
+            [Σ n, ...], on every process bit for bit what each of them gave.
+        """
+        if self.size == 1:
+            return own
+        data = own.contiguous().flatten().view(torch.uint8)
+        with self.exchange():
+            lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+            dist.all_gather(lengths, torch.tensor([len(data)]))
+            longest = max(int(length) for length in lengths)
+            padded = torch.cat([data, data.new_zeros(longest - len(data))])
+            parts = [torch.empty_like(padded) for _ in range(self.size)]
+            dist.all_gather(parts, padded)
+        whole = torch.cat([part[: int(n)] for part, n in zip(parts, lengths, strict=True)])
+        return whole.view(own.dtype).reshape(-1, *own.shape[1:])
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum over all processes in the order of a binary tree.
+
+            ((0 + 1) + (2 + 3)) + …
+
+        If each process adds 2^k values of its own in the same order first, the sum of all values
+        is equal to the last bit on any such number of processes.
+
+        Args:
+            values: [n], float; the same n and dtype on every process.
+        """
+        if self.size == 1:
+            return values
+        total, step = values.detach().cpu(), 1
+        with self.exchange():
+            while step < self.size and self.rank % step == 0:
+                if self.rank % (2 * step):
+                    dist.send(total, self.rank - step)
+                elif self.rank + step < self.size:
+                    theirs = torch.empty_like(total)
+                    dist.recv(theirs, self.rank + step)
+                    total = total + theirs
+                step *= 2
+            total = total.contiguous()
+            dist.broadcast(total, 0)
+        return total.to(values.device)
+
+    def most(self, value: float) -> float:
+        """Return the largest value of all processes; none may be NaN."""
+        if self.size == 1:
+            return value
+        values = torch.tensor([value], dtype=torch.float64)
+        with self.exchange():
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return float(values)
+
+    def tell(self, value: Any) -> Any:
+        """Return the value of process 0, JSON; what the others give is ignored."""
+        if self.size == 1:
+            return value
+        data = torch.tensor(
+            [*json.dumps(value).encode()] if self.is_first else [], dtype=torch.uint8
+        )
+        return json.loads(bytes(self.gather(data).tolist()))
+
+    def same(self, what: str, value: str) -> None:
+        """Refuse a run whose processes do not have the same value, such as a hash of weights.
+
+        Args:
+            what: names the value in the message.
+            value: of this process.
+
+        Raises:
+            DataError: the value of a process differs from that of process 0.
+        """
+        digest = torch.tensor([*sha256(value.encode()).digest()], dtype=torch.uint8)
+        digests = self.gather(digest.unsqueeze(0))
+        differing = (digests != digests[0]).any(1).nonzero().squeeze(1).tolist()
+        if differing:
+            where = f"process {', '.join(map(str, differing))} of {self.size}, against process 0"
+            fix = "give every process the same files: copy them, or use one shared file system"
+            raise DataError(f"{what}: not the same on every process", where, fix)
+
+    def leave(self, *, together: bool) -> None:
+        """End the exchange, at the end of a run.
+
+        Args:
+            together: wait until every process leaves; False after an error of this process alone,
+                so that the others learn of it at once.
+        """
+        if self.size == 1 or not dist.is_initialized():
+            return
+        try:
+            if together:
+                with self.exchange():
+                    dist.barrier()
+        finally:
+            dist.destroy_process_group()
+
+    @contextmanager
+    def exchange(self) -> Iterator[None]:
+        """Convert what torch.distributed raises inside the block to an error in three lines.
+
+        Raises:
+            ResourceError: another process ended, or did not answer in time.
+        """
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+            where = f"process {self.rank} of {self.size}: {reason}"
+            fix = "see the error of that process; parallel.patience is the time it may be silent"
+            raise ResourceError(
+                "another process of this run does not answer", where, fix
+            ) from error
+
+
+def _store(patience: float) -> Store:
+    """Connect to the store of the launcher, under a prefix of this attempt.
+
+    The store of torchrun outlives a restart and keeps the addresses of the attempt before.
+    """
+    limit = timedelta(seconds=patience)
+    store, *_ = next(rendezvous("env://", process_rank(), num_processes(), timeout=limit))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return PrefixStore(f"rlhf-{attempt}", store)

@@ -1,0 +1,76 @@
+"""Several processes exchange values; one alone does the same without any exchange."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf.parallel.world import World
+from tests.support.processes import on_processes
+
+VALUES = torch.tensor([1e8, 1.0, -1e8, 0.3, 7.7, 2**-30, -0.1, 3.3])  # sums depend on the order
+
+
+def tree(values: list[torch.Tensor]) -> torch.Tensor:
+    """The sum in the order that is promised, written down otherwise than in World."""
+    while len(values) > 1:
+        pairs = [values[i : i + 2] for i in range(0, len(values), 2)]
+        values = [pair[0] + pair[1] if len(pair) == 2 else pair[0] for pair in pairs]
+    return values[0]
+
+
+def everything(world: World) -> dict[str, Any]:
+    own = torch.arange(world.rank, dtype=torch.bfloat16).unsqueeze(1).expand(-1, 3)
+    share = world.share(7)
+    world.same("the weights", "equal")
+    return {
+        "share": [*share],
+        "gathered": world.gather(own).float().tolist(),
+        "flags": world.gather(torch.tensor([world.rank % 2 == 0])).tolist(),
+        "sum": world.sum(VALUES[world.rank : world.rank + 1]).tolist(),
+        "most": world.most(float(-world.rank)),
+        "told": world.tell({"run": f"é{world.rank}"}),
+    }
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_every_process_has_the_same_and_shares_are_disjoint(size: int) -> None:
+    results = on_processes(size, everything)
+    assert sorted(row for result in results for row in result["share"]) == [*range(7)]
+    for result in results:
+        assert result["gathered"] == [[i] * 3 for rank in range(size) for i in range(rank)]
+        assert result["flags"] == [rank % 2 == 0 for rank in range(size)]
+        assert result["sum"] == tree([*VALUES[:size].split(1)]).tolist()
+        assert result["most"] == 0
+        assert result["told"] == {"run": "é0"}
+
+
+def test_the_order_of_the_sum_matters_to_these_values() -> None:
+    values = VALUES[:4].tolist()
+    in_order = ((values[0] + values[1]) + values[2]) + values[3]
+    assert tree([*VALUES[:4].split(1)]) != in_order
+
+
+def differing(world: World, what: str) -> None:
+    world.same("the prompts", what if world.rank == 1 else "as on process 0")
+
+
+def test_a_process_with_other_data_is_named() -> None:
+    for text in on_processes(3, differing, "others"):
+        lines = text.strip().splitlines()[-3:]
+        assert "the prompts: not the same on every process" in lines[0]
+        assert lines[1] == "process 1 of 3, against process 0"
+
+
+def one_fails(world: World) -> float:
+    if world.rank == 1:
+        raise ValueError("a bug")
+    return world.most(1.0)
+
+
+def test_an_error_of_one_process_ends_the_others_in_three_lines() -> None:
+    first, second = on_processes(2, one_fails)
+    assert "ValueError: a bug" in second
+    lines = first.strip().splitlines()[-3:]
+    assert "another process of this run does not answer" in lines[0]
+    assert lines[1].startswith("process 0 of 2: ")
