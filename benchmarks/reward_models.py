@@ -25,16 +25,15 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaModel
 
-from rlhf.config.schema import Config, ModelConfig, PPOConfig, RewardConfig
+from rlhf.config.schema import RewardConfig
 from rlhf.data.collate import preference_batch
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, read_records
 from rlhf.demo.rule_judge import label_pairs
 from rlhf.evaluation.reward_metrics import blindness, reward_metrics
 from rlhf.evaluation.reward_scoring import BlindTest, run_blind_test, write_blank_image
 from rlhf.models.llava import Llava
-from rlhf.rewards.loading import build_reward
+from rlhf.rewards.loading import build_reward_model
 from rlhf.tracking.console import console
-from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.reward_trainer import RewardTrainer
 
 RESULTS = Path(__file__).parent / "results" / "reward_models.json"
@@ -85,12 +84,10 @@ def train(
         label_smoothing=NOISE,
         batch_size=min(48, max(8, size // 25)),
     )
-    config = Config(seed=seed, reward=reward, ppo=PPOConfig(microbatch_tokens=MAX_TOKENS))
-    scorer = build_reward(reward, ModelConfig(), llava)
+    scorer = build_reward_model(llava, reward)
     started = time.perf_counter()
-    with MetricsWriter(directory) as writer:
-        pairs = batches[0], batches[1].select(torch.arange(0))
-        RewardTrainer(config, scorer, *pairs, writer, directory).run()
+    options = {"max_tokens": MAX_TOKENS, "seed": seed, "run_dir": directory}
+    RewardTrainer(scorer, batches[0], reward, **options).run()
     seconds = time.perf_counter() - started
     blank = write_blank_image(directory / "blank.png")
     blind_test = run_blind_test(

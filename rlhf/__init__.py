@@ -8,26 +8,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
+    from rlhf.config.schema import ModelConfig, PPOConfig, RewardConfig, SamplingConfig, SFTConfig
     from rlhf.data.images import load_image
-    from rlhf.data.record_set import Prompts
+    from rlhf.data.record_set import Demonstrations, Preferences, Prompts
     from rlhf.errors import DataError, DivergedError, ResourceError, RlhfError, UsageError
+    from rlhf.evaluation.evaluate import evaluate, generate
     from rlhf.models.llava import Llava
     from rlhf.models.load_model import load_model
     from rlhf.models.policy import Policy
     from rlhf.ppo.trainer import PPOTrainer
-    from rlhf.rewards.base import Scorer
+    from rlhf.rewards.base import RewardModel, Scorer
+    from rlhf.rewards.loading import build_reward_model
     from rlhf.rewards.reward import Reward, RewardFunction, load_reward
     from rlhf.tracking.mlflow import MLflowTracker
     from rlhf.tracking.tensorboard import TensorBoardTracker
     from rlhf.tracking.tracker import Sample, Tracker
     from rlhf.tracking.wandb import WandbTracker
     from rlhf.training.callbacks import Callback
+    from rlhf.training.reward_trainer import RewardTrainer
+    from rlhf.training.sft_trainer import SFTTrainer
 
 __version__ = "0.1.0"
 __all__ = [
     "Callback",
     "DataError",
+    "Demonstrations",
     "DivergedError",
     "Llava",
     "MLflowTracker",
@@ -35,11 +40,17 @@ __all__ = [
     "PPOConfig",
     "PPOTrainer",
     "Policy",
+    "Preferences",
     "Prompts",
     "ResourceError",
     "Reward",
+    "RewardConfig",
     "RewardFunction",
+    "RewardModel",
+    "RewardTrainer",
     "RlhfError",
+    "SFTConfig",
+    "SFTTrainer",
     "Sample",
     "SamplingConfig",
     "Scorer",
@@ -47,26 +58,62 @@ __all__ = [
     "Tracker",
     "UsageError",
     "WandbTracker",
+    "build_reward_model",
+    "evaluate",
+    "generate",
     "load_image",
     "load_model",
     "load_reward",
 ]
 _MODULES = {  # module: the names that it defines
-    "rlhf.config.schema": ("ModelConfig", "PPOConfig", "SamplingConfig"),
+    "rlhf.config.schema": (
+        "ModelConfig",
+        "PPOConfig",
+        "RewardConfig",
+        "SFTConfig",
+        "SamplingConfig",
+    ),
     "rlhf.data.images": ("load_image",),
-    "rlhf.data.record_set": ("Prompts",),
-    "rlhf.errors": ("DataError", "DivergedError", "ResourceError", "RlhfError", "UsageError"),
+    "rlhf.data.record_set": (
+        "Demonstrations",
+        "Preferences",
+        "Prompts",
+    ),
+    "rlhf.errors": (
+        "DataError",
+        "DivergedError",
+        "ResourceError",
+        "RlhfError",
+        "UsageError",
+    ),
+    "rlhf.evaluation.evaluate": (
+        "evaluate",
+        "generate",
+    ),
     "rlhf.models.llava": ("Llava",),
     "rlhf.models.load_model": ("load_model",),
     "rlhf.models.policy": ("Policy",),
     "rlhf.ppo.trainer": ("PPOTrainer",),
-    "rlhf.rewards.base": ("Scorer",),
-    "rlhf.rewards.reward": ("Reward", "RewardFunction", "load_reward"),
-    "rlhf.tracking.tensorboard": ("TensorBoardTracker",),
+    "rlhf.rewards.base": (
+        "RewardModel",
+        "Scorer",
+    ),
+    "rlhf.rewards.loading": ("build_reward_model",),
+    "rlhf.rewards.reward": (
+        "Reward",
+        "RewardFunction",
+        "load_reward",
+    ),
     "rlhf.tracking.mlflow": ("MLflowTracker",),
-    "rlhf.tracking.tracker": ("Sample", "Tracker"),
+    "rlhf.tracking.tensorboard": ("TensorBoardTracker",),
+    "rlhf.tracking.tracker": (
+        "Sample",
+        "Tracker",
+    ),
     "rlhf.tracking.wandb": ("WandbTracker",),
     "rlhf.training.callbacks": ("Callback",),
+    "rlhf.training.reward_trainer": ("RewardTrainer",),
+    "rlhf.training.sft_trainer": ("SFTTrainer",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -24,13 +24,13 @@ from rlhf.data.records import (
     write_records,
 )
 from rlhf.errors import UsageError
+from rlhf.evaluation.evaluate import metrics_by_model, outcomes_of
 from rlhf.evaluation.judges import (
     Judge,
     JudgeOutputs,
     RuleJudge,
     ScorerJudge,
     comparison_metrics,
-    pairwise_outcomes,
 )
 from rlhf.evaluation.model_comparison import (
     Comparison,
@@ -38,7 +38,6 @@ from rlhf.evaluation.model_comparison import (
     instruction_kind,
     model_metrics,
     person_outputs,
-    win_metrics,
     win_metrics_by_kind,
 )
 from rlhf.evaluation.model_report import ReportItem, write_model_report
@@ -75,12 +74,8 @@ def evaluate(job: Job) -> dict[str, Any]:
     records, results, judges = _evaluate_models(job, records, root)
     output_pairs = [_deciding_outputs(result, results[0], judgments, records) for result in results]
     margin = judges[0].tie_margin if judges and judgments is None else 0.0
-    outcomes = [pairwise_outcomes(*outputs, margin) for outputs in output_pairs]
-    models = {
-        result.name: (win_metrics(outcomes[n]) if n else {"win_rate": None})
-        | model_metrics(result, judges)
-        for n, result in enumerate(results)
-    }
+    outcomes = outcomes_of(output_pairs, margin)
+    models = metrics_by_model(results, judges, outcomes)
     if config.evaluation.judge == "person":
         _write_unjudged_pairs(
             job.run_dir / "blind.jsonl", root, results, records, judgments, config.seed

@@ -45,7 +45,7 @@ from rlhf.evaluation.reward_tables import (
     metric_rows,
 )
 from rlhf.rewards.caption_reward import CaptionReward
-from rlhf.rewards.loading import build_reward, save_reward
+from rlhf.rewards.loading import build_reward_model, save_reward
 from rlhf.storage.hashing import file_hash
 from rlhf.storage.model_card import write_model_card
 from rlhf.tracking.console import say, stage, table
@@ -54,10 +54,6 @@ from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.reward_trainer import RewardTrainer
 from rlhf.types import PreferenceBatch
 
-HPARAM_METRICS = (
-    "reward/validation_accuracy",
-    "reward/validation_loss",
-)  # in TensorBoard's table of runs
 REPORTED_PAIRS = 6  # most confident wrong pairs in the report, and as many right ones
 CURVES = {
     "loss": {"training": "reward/loss", "held out": "reward/validation_loss"},
@@ -113,8 +109,12 @@ class _RewardStudy:
         full = options.train == "full"
         self.llava = load_trainable(resolved, location, fully=full)
         captions = read_captions(options.captions, self.config.data.root)
-        self.model = build_reward(
-            options, resolved.model, self.llava, captions, init_adapter=location.adapter
+        self.model = build_reward_model(
+            self.llava,
+            options,
+            resolved.model,
+            captions=captions,
+            init_adapter=location.adapter,
         )
         self.blank = write_blank_image(job.run_dir / "blank.png")
         if captions is not None and isinstance(self.model, CaptionReward):
@@ -145,24 +145,31 @@ class _RewardStudy:
         """
         if self._initial:
             self._restore_initial_weights()
-        drop_ties = self.config.reward.ties == "drop"
-        pairs = [r for r in split.training if not drop_ties or r.preference != "tie"]
-        batches = self._batch(pairs, split.root), self._batch(split.held_out, split.held_out_root)
+        held_out = self._batch(split.held_out, split.held_out_root)
+        trainer = RewardTrainer(
+            self.model,
+            self._batch(split.training, split.root),
+            self.config.reward,
+            validation=held_out,
+            max_tokens=self._max_tokens,
+            steps=steps,
+            seed=self.config.seed,
+            run_dir=directory,
+            run_config=self.config,
+        )
         checkpoint = resume_checkpoint(
             self.job, directory, required=not self.config.reward.cv_folds
         )
-        with metrics_writer(
-            self.job, directory, checkpoint, HPARAM_METRICS, first_step=1
-        ) as writer:
-            trainer = RewardTrainer(
-                self.config, self.model, *batches, writer, directory, steps=steps
-            )
+        final, first = trainer.final_metrics, trainer.first_step
+        with metrics_writer(self.job, directory, checkpoint, final, first_step=first) as writer:
+            trainer.writer = writer
             if checkpoint:
                 trainer.restore(checkpoint)
             count = sum(value.numel() for value in trainer.parameters)
             print_model_summary(self.llava, steps=trainer.steps)
             say(f"{count:,} parameters of the reward model train")
-            return trainer.run()
+            trainer.run()
+        return trainer.best_step
 
     @torch.no_grad()
     def _restore_initial_weights(self) -> None:
@@ -225,7 +232,7 @@ class _RewardStudy:
     def save(self, facts: dict[str, Any]) -> None:
         """Write the reward model with its training facts to reward/ in the run directory."""
         directory = self.job.run_dir / "reward"
-        save_reward(self.model, directory, self.llava, self.config.reward, facts)
+        save_reward(self.model, directory, facts)
         if (directory / "adapter").is_dir():
             metrics = {"pairs": facts["pairs"], "training accuracy": facts["accuracy"]}
             write_model_card(

@@ -1,9 +1,11 @@
 """Prompts, demonstrations and preferences from Python objects, files, folders and datasets."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
+from rlhf.data.collate import preference_batch, prompt_batch
 from rlhf.data.input_files import directory_prompts, input_file, readable_records
 from rlhf.data.records import (
     DemonstrationRecord,
@@ -14,13 +16,28 @@ from rlhf.data.records import (
 )
 from rlhf.data.rows import PAIR_FIELDS, ROOT, RowReader
 from rlhf.data.token_limits import TokenLimits, fitting_records
+from rlhf.data.tokenization import response_batch
 from rlhf.errors import DataError
+from rlhf.types import PreferenceBatch, PromptBatch, Responses
 
 T = TypeVar("T", bound=Record)
 
 
 class Reader(Protocol):
-    """A model that reads records.
+    """A model that reads records."""
+
+    @property
+    def builder(self) -> Any:
+        """Encodes prompts and responses."""
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of the longest sequence."""
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """A model that reads records, without the model.
 
     Attributes:
         builder: encodes prompts and responses.
@@ -167,6 +184,20 @@ class Prompts(RecordSet[PromptRecord]):
 
     kind = PromptRecord
 
+    def encode(self, *models: Reader, max_new_tokens: int = 0) -> PromptBatch:
+        """Encode the prompts that every model can read as the first model reads them.
+
+        Args:
+            *models: the models.
+            max_new_tokens: longest response that is to be sampled.
+
+        Raises:
+            DataError: a prompt is too long and `on_too_long` is `error`, or all are.
+        """
+        records = self.fitting(*models, max_new_tokens=max_new_tokens)
+        limit = self.max_prompt_tokens
+        return prompt_batch(records, models[0].builder, self.root, max_tokens=limit)
+
     @classmethod
     def from_directory(
         cls,
@@ -199,8 +230,29 @@ class Demonstrations(RecordSet[DemonstrationRecord]):
 
     kind = DemonstrationRecord
 
+    def encode(self, model: Reader) -> tuple[PromptBatch, Responses]:
+        """Encode prompts and responses as a model reads them.
+
+        Raises:
+            DataError: one is too long and `on_too_long` is `error`, or all are.
+        """
+        records, limit = self.fitting(model), self.max_prompt_tokens
+        prompts = prompt_batch(
+            records, model.builder, self.root, max_tokens=limit, repeats_share=True
+        )
+        return prompts, response_batch([record.response for record in records], model.builder)
+
 
 class Preferences(RecordSet[PreferenceRecord]):
     """Images with an instruction and two responses, one of them preferred, for a reward model."""
 
     kind = PreferenceRecord
+
+    def encode(self, model: Reader) -> PreferenceBatch:
+        """Encode the pairs as a model reads them.
+
+        Raises:
+            DataError: one is too long and `on_too_long` is `error`, or all are.
+        """
+        records, limit = self.fitting(model), self.max_prompt_tokens
+        return preference_batch(records, model.builder, self.root, max_tokens=limit)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlhf.data.microbatching import map_microbatches
+from rlhf.data.tokenization import TextEncoder
 from rlhf.models.lora import Adapters
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.types import PromptBatch, Responses
@@ -52,6 +53,7 @@ class RewardModel(ABC):
         name: shown in tables.
         can_fail: false, every response has a score.
         base: directory or hub id of the base model.
+        encoder: encodes the prompts and responses that it scores.
         mean: mean of the raw scores of the training pairs.
         std: standard deviation of the raw scores of the training pairs.
         head: maps the head inputs to the raw score.
@@ -62,6 +64,7 @@ class RewardModel(ABC):
     name = "reward"
     can_fail = False
     base: str
+    encoder: TextEncoder
     mean = 0.0
     std = 1.0
     head: ScalarHead

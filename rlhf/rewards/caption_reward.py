@@ -35,6 +35,7 @@ class CaptionReward(RewardModel):
         captioner: makes the captions of the images.
         encoder: decodes the responses.
         base: directory or hub id of the text model.
+        llava_base: directory or hub id of the LLaVA whose responses it was built to score.
     """
 
     kind = "caption_text"
@@ -47,9 +48,11 @@ class CaptionReward(RewardModel):
         captioner: Captioner,
         encoder: TextEncoder,
         base: str,
+        llava_base: str,
     ) -> None:
         self.model, self.tokenizer, self.head = model.eval(), tokenizer, head
         self.captioner, self.encoder, self.base = captioner, encoder, base
+        self.llava_base = llava_base
         self.adapters = Adapters(model)
 
     def head_inputs(self, prompts: PromptBatch, responses: Responses) -> Tensor:
@@ -164,7 +167,7 @@ def load_caption_reward(
     backbone, head = _split_classifier(model, base) if classifies else (model, None)
     head = head or ScalarHead(model.config.hidden_size)
     return CaptionReward(
-        backbone, tokenizer, head.to(policy.device), captioner, policy.builder, base
+        backbone, tokenizer, head.to(policy.device), captioner, policy.builder, base, policy.base
     )
 
 

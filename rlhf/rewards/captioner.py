@@ -45,7 +45,7 @@ class Captioner:
         *,
         max_new_tokens: int = 64,
     ) -> None:
-        self.llava, self._instruction = llava, instruction
+        self.llava, self.instruction = llava, instruction
         self._sampling = SamplingConfig(temperature=0.0, max_new_tokens=max_new_tokens)
         self._captions, self._digests = dict(captions or {}), dict[Path, str]()
 
@@ -55,7 +55,7 @@ class Captioner:
         if self.llava is None:
             return GIVEN
         inputs = fingerprints(self.llava.builder)
-        return text_hash(f"{self._instruction} {self._sampling} {inputs}")
+        return text_hash(f"{self.instruction} {self._sampling} {inputs}")
 
     def captions(self, images: Sequence[Path]) -> list[str]:
         """Return one caption for each image; missing captions are generated.
@@ -97,13 +97,13 @@ class Captioner:
         return [self.llava.builder.decode(row) for row in responses.rows()]
 
     def _prompt_batch(self, llava: Llava, images: Sequence[Path]) -> PromptBatch:
-        rows = [llava.builder.prompt_ids(self._instruction, [image]) for image in images]
+        rows = [llava.builder.prompt_ids(self.instruction, [image]) for image in images]
         return PromptBatch(
             tokens=torch.tensor([token for row in rows for token in row]),
             spans=Spans.from_lengths([len(row) for row in rows]),
             images=tuple((image,) for image in images),
             sampling_keys=torch.zeros(len(images), dtype=torch.int64),
-            instructions=(self._instruction,) * len(images),
+            instructions=(self.instruction,) * len(images),
         )
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from rlhf.config.schema import ModelConfig, RewardConfig
+from rlhf.config.schema import Config, ModelConfig, RewardConfig
+from rlhf.config.validation import check_config
 from rlhf.errors import UsageError
 from rlhf.models.llava import Llava
 from rlhf.models.locations import relative_path
@@ -28,26 +29,32 @@ from rlhf.tracking.console import say
 CAPTIONS = "captions.jsonl"
 
 
-def build_reward(
-    config: RewardConfig,
-    model: ModelConfig,
+def build_reward_model(
     llava: Llava,
+    config: RewardConfig | None = None,
+    lora: ModelConfig | None = None,
+    *,
     captions: Mapping[str, str] | None = None,
     init_adapter: Path | None = None,
 ) -> RewardModel:
     """Build a new reward model; the parts that `config.train` names are trainable.
 
+    A LoRA is drawn from torch's global generator.
+
     Args:
+        llava: the base model of llava_head, which goes on from the adapter it was loaded with; for
+            caption_text it captions the images.
         config: kind, head and trained parts of the reward model.
-        model: rank, scale and type of a LoRA.
-        llava: the base model of llava_head; for caption_text it captions the images.
+        lora: rank, scale and type of a LoRA.
         captions: by the SHA-256 of the image's bytes; caption_text then generates none.
         init_adapter: an adapter on `llava` from supervised training; llava_head starts from it.
 
     Raises:
-        UsageError: caption_text without a text model or with an adapter, or nothing to train and
-            no trained head.
+        UsageError: an option is out of range, caption_text without a text model or with an adapter,
+            or nothing to train and no trained head.
     """
+    checked = check_config(Config(reward=config or RewardConfig(), model=lora or ModelConfig()))
+    config, lora, init_adapter = checked.reward, checked.model, init_adapter or llava.adapter_dir
     reward: RewardModel
     if config.kind == "llava_head":
         size = llava.hidden_size
@@ -64,7 +71,7 @@ def build_reward(
         captioner = Captioner(captioning_llava, config.caption_instruction, captions)
         dtype = llava.output_weight.dtype
         reward = load_caption_reward(config.text_model, captioner, llava, dtype)
-    _make_trainable(reward, config, model, init_adapter)
+    _make_trainable(reward, config, lora, init_adapter)
     return reward
 
 
@@ -102,20 +109,12 @@ def _train_backbone(reward: RewardModel, init_adapter: Path | None) -> None:
         reward.backbone().float().requires_grad_(True)
 
 
-def save_reward(
-    reward: RewardModel,
-    directory: Path,
-    llava: Llava,
-    config: RewardConfig,
-    training: dict[str, Any],
-) -> None:
+def save_reward(reward: RewardModel, directory: Path, training: dict[str, Any]) -> None:
     """Write head, captions and adapter (or the fully trained backbone), and last the card.
 
     Args:
         reward: the trained reward model.
         directory: created if missing.
-        llava: the LLaVA of the training run; its path is stored as captioner of caption_text.
-        config: the options of the training run.
         training: file, split and metrics of the training pairs, stored in the card.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -124,10 +123,11 @@ def save_reward(
         reward.adapters.save(REWARD, directory / "adapter", reward.base)
     elif any(value.requires_grad for value in reward.backbone().parameters()):
         reward.save_backbone(directory / "model")
+    captioner, instruction = "", ""
     if isinstance(reward, CaptionReward):
+        captioner, instruction = reward.llava_base, reward.captioner.instruction
         reward.captioner.save(directory / CAPTIONS)
     reward.head.save(directory / "head.safetensors")
-    captioner = llava.base if isinstance(reward, CaptionReward) else ""
     RewardCard(
         kind=reward.kind,
         base=reward.base,
@@ -135,7 +135,7 @@ def save_reward(
         mean=reward.mean,
         std=reward.std,
         captioner=captioner,
-        caption_instruction=config.caption_instruction,
+        caption_instruction=instruction,
         fingerprint=reward_fingerprint(reward, directory),
         training=training,
         relative_base=relative_path(reward.base, directory),

@@ -1,118 +1,154 @@
 """Reward-model training: the chosen response should score above the rejected one."""
 
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rlhf.config.schema import Config, RewardConfig
+from rlhf.config.validation import check_config
+from rlhf.data.collate import preference_batch
+from rlhf.data.record_set import Preferences, TextReader
+from rlhf.errors import DataError
 from rlhf.functional import center_rewards_loss, preference_loss
 from rlhf.functional.preference_metrics import pair_accuracy
 from rlhf.rewards.base import RewardModel
+from rlhf.rewards.llava_reward import LlavaReward
+from rlhf.rewards.loading import save_reward
+from rlhf.rewards.text_limits import fitting_texts
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.console import track
-from rlhf.tracking.writer import MetricsWriter
-from rlhf.training.checkpoint_manager import CheckpointManager, State, data_hash
+from rlhf.tracking.tracker import Tracker
+from rlhf.training.callbacks import Callback
+from rlhf.training.checkpoint_manager import State, data_hash
 from rlhf.training.data_order import num_steps
 from rlhf.training.early_stopping import EarlyStopping
 from rlhf.training.pair_features import PairFeatures
+from rlhf.training.run_files import required_directory
 from rlhf.training.supervised_loop import OptimizerLoop
+from rlhf.training.trainer import Trainer
 from rlhf.types import PreferenceBatch
 
 INIT_PAIRS = 512  # pairs from which the first weight of the log-likelihood is estimated
 INIT_SCORE_DIFFERENCE = 2.0  # root mean square of their score differences, raw scores
 
 
-class RewardTrainer:
+class RewardTrainer(Trainer):
     """Minimizes the Bradley-Terry loss of preference pairs, mean over pairs; a tie counts half.
 
         L = -log σ(r(x, y_chosen) - r(x, y_rejected))
 
-    Head inputs of a frozen backbone are computed once. With `reward.early_stopping_patience`,
+    Head inputs of a frozen backbone are computed once. With `early_stopping_patience`,
     training stops when the held-out loss no longer decreases, and restores the best weights.
 
     Args:
-        config: reads `reward`, `ppo.microbatch_tokens`, `seed`.
         model: the reward model; its parameters that require a gradient are trained.
         pairs: training pairs.
-        validation: held-out pairs; may be empty.
-        writer: receives the metrics.
-        directory: run directory; checkpoints go to its `checkpoints/`.
-        steps: optimizer steps; 0: as many as `reward.epochs` passes take.
+        config: the options.
+        validation: held-out pairs; None: none.
+        max_tokens: most padded tokens of one microbatch.
+        steps: optimizer steps; 0: as many as `epochs` passes take.
+        seed: of every random choice.
+        callbacks: called at fixed points, in this order.
+        run_dir: gets `metrics.jsonl` and checkpoints; None: no file is written.
+        trackers: receive the metrics; None: TensorBoard, if there is a run directory.
+        run_config: the options of the whole run, stored in its checkpoints; None: those above.
+
+    Attributes:
+        steps: planned optimizer steps.
+        best_step: optimizer steps after which the final weights were reached; fewer than all if
+            early stopping restored the best weights.
+
+    Raises:
+        UsageError: an option is out of range.
+        DataError: a pair is too long, or no decided pair is left to train on.
 
     Source: Ouyang et al. 2022, arXiv:2203.02155, equation 1.
     """
 
+    command, first_step = "reward", 1
+    final_metrics = ("reward/validation_accuracy", "reward/validation_loss")
+
     def __init__(
         self,
-        config: Config,
         model: RewardModel,
-        pairs: PreferenceBatch,
-        validation: PreferenceBatch,
-        writer: MetricsWriter,
-        directory: Path,
+        pairs: Preferences | PreferenceBatch,
+        config: RewardConfig | None = None,
         *,
+        validation: Preferences | PreferenceBatch | None = None,
+        max_tokens: int = 8192,
         steps: int = 0,
+        seed: int = 0,
+        callbacks: Sequence[Callback] = (),
+        run_dir: str | Path | None = None,
+        trackers: Sequence[Tracker] | None = None,
+        run_config: Config | None = None,
     ) -> None:
-        self.config, self.model, self.writer = config, model, writer
-        reward, max_tokens = config.reward, config.ppo.microbatch_tokens
+        self.config, self.model, self.seed = config or RewardConfig(), model, seed
+        run_config = run_config or check_config(Config(reward=self.config, seed=seed))
+        pairs = training_pairs(encoded_pairs(pairs, model), self.config)
         candidates = [*model.backbone().parameters(), *model.head.parameters()]
         self.parameters = [value for value in candidates if value.requires_grad]
-        planned = steps or num_steps(len(pairs), reward.batch_size, reward.epochs)
-        self.steps = planned if self.parameters else 0
+        per_epoch = num_steps(len(pairs), self.config.batch_size, 1)
+        planned = steps or per_epoch * self.config.epochs
+        self.steps = self.best_step = planned if self.parameters else 0
         self.optimizer_loop = (
-            OptimizerLoop(self.parameters, reward, self.steps) if self.steps else None
+            OptimizerLoop(self.parameters, self.config, self.steps) if self.steps else None
         )
-        data = data_hash(pairs.prompts, pairs.chosen, pairs.rejected, pairs.labels)
-        self.checkpoints = CheckpointManager(
-            "reward", config, directory, reward.save_every, self.state, data
-        )
-        self._evaluate_every = reward.evaluate_every or num_steps(len(pairs), reward.batch_size, 1)
+        self._evaluate_every = self.config.evaluate_every or per_epoch
         self._early_stopping = EarlyStopping(
-            self.parameters, reward.early_stopping_patience * self._evaluate_every
+            self.parameters, self.config.early_stopping_patience * self._evaluate_every
         )
         self._finished = False
         self._pairs = PairFeatures(model, pairs, max_tokens)
-        self._validation = PairFeatures(model, validation, max_tokens)
+        held_out = pairs.select(torch.arange(0)) if validation is None else validation
+        self._validation = PairFeatures(model, encoded_pairs(held_out, model), max_tokens)
+        super().__init__(
+            run_config,
+            save_every=self.config.save_every,
+            data=data_hash(pairs.prompts, pairs.chosen, pairs.rejected, pairs.labels),
+            callbacks=callbacks,
+            run_dir=run_dir,
+            trackers=trackers,
+        )
 
-    def run(self) -> int:
-        """Train, then normalize the scores.
+    @property
+    def done(self) -> int:
+        """Number of optimizer steps that are done."""
+        return self.optimizer_loop.done if self.optimizer_loop else 0
 
-        Returns:
-            Optimizer steps after which the final weights were reached; fewer than all if early
-            stopping restored the best weights.
-        """
+    def iterations(self) -> Iterator[dict[str, float]]:
+        """Take the remaining optimizer steps, yield the metrics of each, normalize the scores."""
         loop = self.optimizer_loop
         if loop and not loop.done:
             self._init_logprob_weight()
         if loop and not self._finished:
-            self._train(loop)
-        restores = bool(self._early_stopping.patience and len(self._validation))
-        if restores:
+            yield from self._train(loop)
+        if self._early_stopping.patience and len(self._validation):
             self._early_stopping.restore_best_weights()
+            self.best_step = self._early_stopping.best_step
         self._normalize()
-        return self._early_stopping.best_step if restores else self.steps
 
-    def step(self, loop: OptimizerLoop, rows: Tensor) -> tuple[float, float]:
-        """Take one optimizer step.
+    def step(self, loop: OptimizerLoop, rows: Tensor) -> dict[str, float]:
+        """Take one optimizer step and return its metrics, of these pairs before the step.
 
         Args:
             loop: the optimizer loop.
             rows: [K] int64, indices of training pairs.
-
-        Returns:
-            Loss and accuracy of these pairs before the step.
         """
         chosen, rejected = self._pairs.raw_scores(rows)
-        loss = _training_loss(chosen, rejected, self._pairs.labels[rows], self.config.reward)
-        accuracy = float((chosen > rejected).float().mean())
+        loss = _training_loss(chosen, rejected, self._pairs.labels[rows], self.config)
         metrics = {
+            **loop.step(loss),
             "reward/loss": loss.item(),
-            "reward/accuracy": accuracy,
+            "reward/accuracy": float((chosen > rejected).float().mean()),
             "reward/margin": (chosen - rejected).mean().item(),
         }
-        self.writer.scalars({**loop.step(loss), **metrics}, loop.done)
-        return loss.item(), accuracy
+        metrics = self._with_user_metrics(metrics)
+        self.writer.scalars(metrics, self.done)
+        return metrics
 
     def state(self) -> State:
         """Everything that training changes."""
@@ -125,32 +161,34 @@ class RewardTrainer:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint exactly as an uninterrupted run.
-
-        Raises:
-            DataError: the parameters in the checkpoint have other names or shapes.
-            UsageError: the training pairs have changed since the run began.
-        """
+        """Continue from a checkpoint exactly as an uninterrupted run."""
         if self.optimizer_loop:
             self.optimizer_loop.restore(checkpoint)
         self._early_stopping.restore(checkpoint)
         self._finished = checkpoint.state["finished"]
         self.checkpoints.resume(checkpoint)
 
-    def _train(self, loop: OptimizerLoop) -> None:
+    def save(self, directory: str | Path | None = None) -> Path:
+        """Write the reward model to reward/ of the directory, where `rlhf.load_reward` finds it."""
+        place = required_directory(directory, self.run_dir)
+        facts = {"pairs": len(self._pairs), "steps": self.best_step}
+        save_reward(self.model, place / "reward", facts)
+        return place
+
+    def _train(self, loop: OptimizerLoop) -> Iterator[dict[str, float]]:
         """Take the remaining optimizer steps, or stop early."""
-        with (
-            self.checkpoints.catch_signals(),
-            track("reward model", self.steps, loop.done) as progress,
-        ):
-            for rows in loop.batches(len(self._pairs), seed=self.config.seed):
-                loss, accuracy = self.step(loop, rows)
+        with track("reward model", self.steps, loop.done) as progress:
+            for rows in loop.batches(len(self._pairs), seed=self.seed):
+                self.metrics = self.step(loop, rows)
+                loss, accuracy = self.metrics["reward/loss"], self.metrics["reward/accuracy"]
                 progress.advance(1, loss=loss, accuracy=accuracy)
                 evaluates = loop.finished or loop.done % self._evaluate_every == 0
                 stops = self._evaluate(loop.done) if evaluates else False
                 self._finished = loop.finished or stops
-                self.checkpoints.maybe_save(loop.done, last=self._finished)
-                if self._finished:
+                last = self._finished or self._stops
+                self.checkpoints.maybe_save(loop.done, last=last)
+                yield self.metrics
+                if last:
                     break
 
     @torch.no_grad()
@@ -161,7 +199,7 @@ class RewardTrainer:
         """
         if not self.model.uses_logprob:
             return
-        generator = torch.Generator().manual_seed(self.config.seed)
+        generator = torch.Generator().manual_seed(self.seed)
         rows = torch.randperm(len(self._pairs), generator=generator)[:INIT_PAIRS]
         chosen, rejected = self._pairs.head_inputs(rows)[:, -1].chunk(2)
         rms_difference = float((chosen - rejected).square().mean().sqrt())
@@ -188,6 +226,48 @@ class RewardTrainer:
         scores = torch.cat(self._pairs.all_raw_scores())
         self.model.mean = float(scores.mean())
         self.model.std = max(float(scores.std(correction=0)), 1e-6)
+
+
+def encoded_pairs(pairs: Preferences | PreferenceBatch, model: RewardModel) -> PreferenceBatch:
+    """Encode pairs as the responses are that a reward model scores; encoded ones stay as they are.
+
+    Args:
+        pairs: the pairs.
+        model: the reward model; the positions of a LLaVA of its own limit their length.
+
+    Raises:
+        DataError: a pair is too long.
+    """
+    if isinstance(pairs, PreferenceBatch):
+        return pairs
+    positions = model.llava.max_positions if isinstance(model, LlavaReward) else sys.maxsize
+    records = fitting_texts(
+        model,
+        model.encoder,
+        pairs.fitting(TextReader(model.encoder, positions)),
+        pairs.root,
+        max_new_tokens=0,
+        skip=pairs.on_too_long == "skip",
+    )
+    limit = pairs.max_prompt_tokens
+    return preference_batch(records, model.encoder, pairs.root, max_tokens=limit)
+
+
+def training_pairs(pairs: PreferenceBatch, config: RewardConfig) -> PreferenceBatch:
+    """Return the pairs to train on: with `ties=drop` without the ties.
+
+    Args:
+        pairs: the pairs.
+        config: reads `ties`.
+
+    Raises:
+        DataError: no decided pair is left.
+    """
+    decided = (pairs.labels != 0.5).nonzero().squeeze(1)
+    if not len(decided):
+        what, fix = "no decided pair is left to train on", "rank more pairs"
+        raise DataError(what, f"{len(pairs)} pairs", fix)
+    return pairs.select(decided) if config.ties == "drop" else pairs
 
 
 def _training_loss(

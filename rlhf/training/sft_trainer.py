@@ -1,69 +1,108 @@
 """Supervised fine-tuning on demonstrations."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from rlhf.config.schema import Config
+from rlhf.config.schema import Config, ModelConfig, SFTConfig
+from rlhf.config.validation import check_config
+from rlhf.data.record_set import Demonstrations
 from rlhf.kernels import token_logprobs
 from rlhf.models.llava import Llava
+from rlhf.models.lora import add_adapter, refuse_full_training
+from rlhf.models.policy import POLICY, train_adapter
+from rlhf.models.saving import save_trained
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.console import track
-from rlhf.tracking.writer import MetricsWriter
-from rlhf.training.checkpoint_manager import CheckpointManager, State, data_hash
+from rlhf.tracking.tracker import Tracker
+from rlhf.training.callbacks import Callback
+from rlhf.training.checkpoint_manager import State, data_hash
 from rlhf.training.data_order import num_steps
+from rlhf.training.run_files import required_directory
 from rlhf.training.supervised_loop import OptimizerLoop
+from rlhf.training.trainer import Trainer
 from rlhf.types import PromptBatch, Responses
 
 
-class SFTTrainer:
+class SFTTrainer(Trainer):
     """Minimizes -log π(response | image, instruction), mean over the response tokens of a batch.
 
     Args:
-        config: reads `sft`, `seed`.
-        llava: the model; its parameters that require a gradient are trained.
-        prompts: n prompts.
-        responses: the n demonstrated responses.
-        writer: receives the metrics.
-        directory: run directory; checkpoints go to its `checkpoints/`.
+        model: the model, changed in place; its parameters that require a gradient are trained. If
+            there are none, those that `training` names are.
+        demonstrations: records, or n prompts and the n responses to them, encoded.
+        config: the options.
+        training: what `train` says trains: the adapter of the model or a fresh LoRA, or the whole
+            language model with its embeddings and the projector.
+        seed: of every random choice.
+        callbacks: called at fixed points, in this order.
+        run_dir: gets `metrics.jsonl` and checkpoints; None: no file is written.
+        trackers: receive the metrics; None: TensorBoard, if there is a run directory.
+        run_config: the options of the whole run, stored in its checkpoints; None: those above.
 
     Attributes:
         steps: planned optimizer steps.
-        loss: of the last optimizer step, nats a token; 0 before the first.
+
+    Raises:
+        UsageError: an option is out of range, or the model cannot be trained in this way.
+        DataError: a demonstration is too long.
     """
+
+    command, final_metrics = "sft", ("sft/loss",)
 
     def __init__(
         self,
-        config: Config,
-        llava: Llava,
-        prompts: PromptBatch,
-        responses: Responses,
-        writer: MetricsWriter,
-        directory: Path,
+        model: Llava,
+        demonstrations: Demonstrations | tuple[PromptBatch, Responses],
+        config: SFTConfig | None = None,
+        training: ModelConfig | None = None,
+        *,
+        seed: int = 0,
+        callbacks: Sequence[Callback] = (),
+        run_dir: str | Path | None = None,
+        trackers: Sequence[Tracker] | None = None,
+        run_config: Config | None = None,
     ) -> None:
-        self.config, self.llava, self.writer = config, llava, writer
-        self.prompts, self.responses = prompts, responses
-        self.steps = num_steps(len(prompts), config.sft.batch_size, config.sft.epochs)
-        self.optimizer_loop = OptimizerLoop(llava.model.parameters(), config.sft, self.steps)
-        every, data = config.sft.save_every, data_hash(prompts, responses)
-        self.checkpoints = CheckpointManager("sft", config, directory, every, self.state, data)
-        self.loss = 0.0
+        self.config, self.llava, self.seed = config or SFTConfig(), model, seed
+        training = training or ModelConfig()
+        run_config = run_config or check_config(Config(sft=self.config, model=training, seed=seed))
+        if not any(value.requires_grad for value in model.model.parameters()):
+            _make_trainable(model, training, seed)
+        if isinstance(demonstrations, Demonstrations):
+            demonstrations = demonstrations.encode(model)
+        self.prompts, self.responses = demonstrations
+        self.steps = num_steps(len(self.prompts), self.config.batch_size, self.config.epochs)
+        self.optimizer_loop = OptimizerLoop(model.model.parameters(), self.config, self.steps)
+        super().__init__(
+            run_config,
+            save_every=self.config.save_every,
+            data=data_hash(self.prompts, self.responses),
+            callbacks=callbacks,
+            run_dir=run_dir,
+            trackers=trackers,
+        )
 
-    def run(self) -> float:
-        """Train to the end and return the loss of the last step, nats per token."""
+    @property
+    def done(self) -> int:
+        """Number of optimizer steps that are done."""
+        return self.optimizer_loop.done
+
+    def iterations(self) -> Iterator[dict[str, float]]:
+        """Take the remaining optimizer steps, and yield the metrics of each."""
         loop = self.optimizer_loop
-        with (
-            self.checkpoints.catch_signals(),
-            track("supervised training", self.steps, loop.done) as progress,
-        ):
-            for rows in loop.batches(len(self.prompts), seed=self.config.seed):
-                self.loss = self.step(rows)
-                progress.advance(1, loss=self.loss)
-                self.checkpoints.maybe_save(loop.done, last=loop.finished)
-        return self.loss
+        with track("supervised training", self.steps, loop.done) as progress:
+            for rows in loop.batches(len(self.prompts), seed=self.seed):
+                self.metrics = self.step(rows)
+                progress.advance(1, loss=self.metrics["sft/loss"])
+                self.checkpoints.maybe_save(loop.done, last=loop.finished or self._stops)
+                yield self.metrics
+                if self._stops:
+                    return
 
-    def step(self, rows: Tensor) -> float:
-        """Take one optimizer step and return the loss before it, nats per token.
+    def step(self, rows: Tensor) -> dict[str, float]:
+        """Take one optimizer step and return its metrics, the loss before it in nats per token.
 
         Args:
             rows: [K] int64, indices of demonstrations.
@@ -73,21 +112,43 @@ class SFTTrainer:
         tokens = responses.tokens.to(hidden_states.device)
         logprobs, _ = token_logprobs(hidden_states, self.llava.output_weight, tokens)
         loss = -logprobs.mean()
-        self.writer.scalars({**self.optimizer_loop.step(loss), "sft/loss": loss.item()}, step)
-        return loss.item()
+        metrics = {**self.optimizer_loop.step(loss), "sft/loss": loss.item()}
+        metrics = self._with_user_metrics(metrics)
+        self.writer.scalars(metrics, step)
+        return metrics
 
     def state(self) -> State:
         """Everything that training changes."""
         tensors, values = self.optimizer_loop.state()
-        return State(tensors, {"optimizer_loop": values, "loss": self.loss})
+        return State(tensors, {"optimizer_loop": values, "metrics": self.metrics})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint exactly as an uninterrupted run.
-
-        Raises:
-            DataError: the parameters in the checkpoint have other names or shapes.
-            UsageError: the demonstrations have changed since the run began.
-        """
+        """Continue from a checkpoint exactly as an uninterrupted run."""
         self.optimizer_loop.restore(checkpoint)
-        self.loss = checkpoint.state["loss"]
+        self.metrics = checkpoint.state["metrics"]
         self.checkpoints.resume(checkpoint)
+
+    def save(self, directory: str | Path | None = None) -> Path:
+        """Write the model to model/ of the directory, or its adapter to adapter/."""
+        place = required_directory(directory, self.run_dir)
+        save_trained(self.llava, place, command="sft", metrics=self.summary())
+        return place
+
+    def summary(self) -> dict[str, float]:
+        """The last loss, the number of demonstrations and of planned optimizer steps."""
+        loss = self.metrics.get("sft/loss", 0.0)
+        return {"loss": loss, "demonstrations": len(self.prompts), "steps": self.steps}
+
+
+def _make_trainable(llava: Llava, training: ModelConfig, seed: int) -> None:
+    """Make all of a model trainable, the adapter it was loaded with, or a fresh one."""
+    llava.gradient_checkpointing |= training.gradient_checkpointing is True
+    if training.train == "full":
+        refuse_full_training(llava.adapter_dir, "model.train=full")
+        llava.train_language_model(embeddings=True)
+    elif llava.adapter_dir is not None:
+        train_adapter(llava, llava.adapter_dir)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            add_adapter(llava.adapters, POLICY, training)

@@ -10,10 +10,10 @@ import torch
 from peft import get_peft_model
 
 import rlhf.ppo.trainer
-from rlhf.config.schema import ModelConfig, RewardConfig
+from rlhf.config.schema import RewardConfig
 from rlhf.data.records import PromptRecord, write_records
 from rlhf.models.lora import Adapters
-from rlhf.rewards.loading import build_reward, load_reward_model, save_reward
+from rlhf.rewards.loading import build_reward_model, load_reward_model, save_reward
 from tests.benchmarks.learning import ours, runs, script, task_, token_ids, trl
 from tests.support import tiny_models
 
@@ -32,9 +32,9 @@ def start(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     write_records(directory / "preference.jsonl", records)
     llava, options = tiny_models.load(directory), RewardConfig()
     torch.manual_seed(0)
-    reward = build_reward(options, ModelConfig(), llava)
+    reward = build_reward_model(llava, options)
     torch.nn.init.normal_(reward.head.linear.weight)
-    save_reward(reward, directory / "reward", llava, options, {})
+    save_reward(reward, directory / "reward", {})
     model, data = str(directory / "model"), str(directory)
     return task_.StartingPoint(model=model, reward=str(directory / "reward"), data=data)
 

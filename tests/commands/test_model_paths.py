@@ -93,7 +93,7 @@ def _save_adapter(tiny: Path, directory: Path, lora_type: Any) -> None:
 def _save_reward(tiny: Path, directory: Path, options: RewardConfig, train: str) -> None:
     llava = tiny_models.load(tiny)
     model = kit.build(llava, kit.options(options.kind, options.text_model, train))
-    save_reward(model, directory, llava, options, {})
+    save_reward(model, directory, {})
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def project(tiny: Path, tmp_path: Path) -> Path:
     llava.adapters.save(POLICY, old / "runs/sft/adapter", llava.base)
     llava = tiny_models.load(old)
     options = kit.options("llava_head")
-    save_reward(kit.build(llava, options), old / "runs/reward/reward", llava, options, {})
+    save_reward(kit.build(llava, options), old / "runs/reward/reward", {})
     return Path(shutil.move(old, tmp_path / "new"))
 
 

@@ -32,7 +32,7 @@ BUGS = (
         "training starts from the base model of the adapter that is named",
         ("LLaVA #788", "vllm #55193", "vllm #34186"),
         "commands/sft.py",
-        (("elif location.adapter is not None:", "elif False:"),),
+        (("if location.adapter is not None:", "if False:"),),
         PATHS + "[sft-sft lora]",
     ),
     Bug(

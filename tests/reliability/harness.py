@@ -14,17 +14,14 @@ from typing import Any
 
 import torch
 
-from rlhf.config.schema import Config, ModelConfig, PPOConfig, RewardConfig, SFTConfig
+from rlhf.config.schema import ModelConfig, PPOConfig, RewardConfig, SFTConfig
 from rlhf.data.collate import preference_batch
 from rlhf.data.records import PreferenceRecord
 from rlhf.demo.scenes import write_images
 from rlhf.demo.tiny_llava import build_tiny_llava
-from rlhf.models.lora import add_adapter
-from rlhf.models.policy import POLICY
 from rlhf.ppo.trainer import PPOTrainer
-from rlhf.rewards.loading import build_reward
+from rlhf.rewards.loading import build_reward_model
 from rlhf.storage.hashing import hash_tensors
-from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.checkpoint_manager import State
 from rlhf.training.reward_trainer import RewardTrainer
 from rlhf.training.sft_trainer import SFTTrainer
@@ -67,24 +64,22 @@ def reward(tiny: Path, directory: Path, seed: int = 0) -> RewardTrainer:
     options = RewardConfig(
         epochs=6, batch_size=4, evaluate_every=2, early_stopping_patience=6, lr=1e-2, save_every=1
     )
-    config = Config(seed=seed, reward=options, model=ModelConfig(lora_rank=4))
+    lora = ModelConfig(lora_rank=4)
     llava = tiny_models.load(tiny)
     torch.manual_seed(0)
-    model = build_reward(options, config.model, llava)
+    model = build_reward_model(llava, options, lora)
     pairs = preference_batch(_preferences(), llava.builder, tiny, max_tokens=200)
     held_out = pairs.select(torch.tensor([1, 4]))
-    return RewardTrainer(config, model, pairs, held_out, MetricsWriter(directory), directory)
+    return RewardTrainer(model, pairs, options, validation=held_out, seed=seed, run_dir=directory)
 
 
 def sft(tiny: Path, directory: Path, seed: int = 0) -> SFTTrainer:
     """Twelve steps of supervised training with LoRA."""
     options = SFTConfig(epochs=6, batch_size=2, lr=1e-3, save_every=1)
-    config = Config(seed=seed, sft=options, model=ModelConfig(lora_rank=4))
     llava = tiny_models.load(tiny)
-    torch.manual_seed(0)
-    add_adapter(llava.adapters, POLICY, config.model)
     batches = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
-    return SFTTrainer(config, llava, *batches, MetricsWriter(directory), directory)
+    lora = ModelConfig(lora_rank=4)
+    return SFTTrainer(llava, batches, options, lora, seed=seed, run_dir=directory)
 
 
 BUILDS: dict[str, Build] = {"ppo": ppo, "reward": reward, "sft": sft}

@@ -15,8 +15,6 @@ from rlhf.errors import DirectoryInUseError
 from rlhf.storage.checkpoint import load_checkpoint
 from rlhf.storage.run_directory import RunDirectory
 from rlhf.tracking.reader import complete_lines
-from rlhf.tracking.writer import MetricsWriter
-from rlhf.training.reward_trainer import RewardTrainer
 from rlhf.training.signals import EXIT_CODES
 from tests.reliability.harness import BUILDS, Trainer, fork, state_hash
 from tests.reliability.outcome import Outcome
@@ -106,10 +104,7 @@ def resumes(trials: int, tiny: Path, directory: Path) -> Outcome:
 def _train(run: Trainer, directory: Path, stop: int, connection: Connection) -> None:
     """Go on from the newest checkpoint to one after so many steps, or to the end."""
     if any((directory / "checkpoints").glob("step-*")):
-        checkpoint = load_checkpoint(directory / "checkpoints")
-        first = 1 if isinstance(run, RewardTrainer) else 0
-        run.writer = MetricsWriter(directory, checkpoint.step + first)
-        run.restore(checkpoint)
+        run.resume()
     maybe_save = run.checkpoints.maybe_save
 
     def save_and_exit(done: int, *, last: bool, healthy: bool = False) -> None:

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.config.schema import ModelConfig
 from rlhf.errors import UsageError
 from rlhf.kernels import span_sum
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy
-from rlhf.rewards.loading import build_reward, load_reward_model
+from rlhf.rewards.loading import build_reward_model, load_reward_model
 from tests.rewards.test_loading import change_model, saved
 from tests.support import reward_models as kit
 from tests.support import tiny_models
@@ -59,17 +58,17 @@ def test_a_reward_model_starts_from_the_supervised_adapter(
     logprobs = Policy(llava, llava, temperature=1.0).evaluate(prompts, responses).logprobs
     reward = kit.options("llava_head", train=train)
     fresh = tiny_models.load(tiny)
-    model = build_reward(reward, ModelConfig(), fresh, init_adapter=tmp_path / "adapter")
+    model = build_reward_model(fresh, reward, init_adapter=tmp_path / "adapter")
     scores = model.scores(prompts, responses, max_tokens=9999)
     expected = span_sum(logprobs.clamp(min=-6), responses.spans)
     torch.testing.assert_close(scores, expected.detach())
     trainable = {value.requires_grad for value in fresh.adapters.tensors("reward").values()}
     assert trainable == {train == "lora"}
-    kit.save(model, tmp_path / "reward", fresh, reward)
+    kit.save(model, tmp_path / "reward")
     loaded = load_reward_model(
         str(tmp_path / "reward"), tiny_models.load(tiny), share_base_model=True, exact=True
     )
     assert torch.equal(loaded.scores(prompts, responses, max_tokens=9999), scores)
     full = kit.options("llava_head", train="full")
     with pytest.raises(UsageError, match="cannot start from an adapter"):
-        build_reward(full, ModelConfig(), tiny_models.load(tiny), init_adapter=tmp_path / "adapter")
+        build_reward_model(tiny_models.load(tiny), full, init_adapter=tmp_path / "adapter")

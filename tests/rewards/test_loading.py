@@ -16,7 +16,7 @@ from rlhf.models.llava import Llava
 from rlhf.models.locations import ModelLocation
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.llava_reward import LlavaReward
-from rlhf.rewards.loading import build_reward, load_reward_model
+from rlhf.rewards.loading import build_reward_model, load_reward_model
 from rlhf.rewards.reward_card import (
     RewardCard,
     differs_in_storage_only,
@@ -50,7 +50,7 @@ def test_a_loaded_reward_model_scores_the_same_bits(
     model.mean, model.std = 0.5, 2.0
     prompts, responses = tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava)
     expected = model.scores(prompts, responses, max_tokens=9999)
-    kit.save(model, tmp_path, llava, reward)
+    kit.save(model, tmp_path)
     for share in (True, False):
         loaded = load_reward_model(
             str(tmp_path), tiny_models.load(tiny), share_base_model=share, exact=True
@@ -82,7 +82,7 @@ def test_a_new_process_scores_the_same_bits(llava: Llava, tiny: Path, tmp_path: 
     expected = model.scores(
         tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava), max_tokens=9999
     )
-    kit.save(model, tmp_path, llava, reward)
+    kit.save(model, tmp_path)
     command = [sys.executable, "-c", SCORE_IN_NEW_PROCESS]
     command += [str(Path(__file__).parents[2]), str(tiny), str(tmp_path)]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -95,7 +95,7 @@ def test_a_shared_base_model_runs_without_the_policy_adapter(
     reward = kit.options("llava_head")
     model = kit.build(llava, reward)
     kit.shake(model)
-    kit.save(model, tmp_path, llava, reward)
+    kit.save(model, tmp_path)
     policy = tiny_models.load(tiny)
     policy.adapters.add("policy", rank=4, alpha=8)
     shared = load_reward_model(str(tmp_path), policy, share_base_model=True)
@@ -115,7 +115,7 @@ def saved(
     reward = kit.options(kind, text_model, "head")
     model = kit.build(llava, reward)
     kit.shake(model)
-    kit.save(model, directory, llava, reward)
+    kit.save(model, directory)
     return directory
 
 
@@ -162,7 +162,7 @@ def test_a_base_model_beside_the_policy_has_the_options_of_the_policy(
     llava: Llava, tiny: Path, text_model: Path, tmp_path: Path, kind: str
 ) -> None:
     reward = kit.options(kind, text_model, "head")
-    kit.save(kit.build(llava, reward), tmp_path / "reward", llava, reward)
+    kit.save(kit.build(llava, reward), tmp_path / "reward")
     options = ModelConfig(
         max_prefill_tokens=77,
         prefix_cache_gib=0.5,
@@ -198,15 +198,15 @@ def test_captions_of_training_are_used_again(
     model = kit.build(llava, reward)
     kit.shake(model)
     expected = model.scores(prompts, responses, max_tokens=9999)
-    kit.save(model, tmp_path / "described", llava, reward)
+    kit.save(model, tmp_path / "described")
     loaded = load_reward_model(
         str(tmp_path / "described"), tiny_models.load(tiny), share_base_model=True
     )
     loaded.captioner._describe = None  # type: ignore[attr-defined]
     assert torch.equal(loaded.scores(prompts, responses, max_tokens=9999), expected)
 
-    with_captions = build_reward(reward, ModelConfig(), llava, captions={})
-    kit.save(with_captions, tmp_path / "given", llava, reward)
+    with_captions = build_reward_model(llava, reward, captions={})
+    kit.save(with_captions, tmp_path / "given")
     loaded = load_reward_model(
         str(tmp_path / "given"), tiny_models.load(tiny), share_base_model=True
     )

@@ -107,7 +107,7 @@ def test_a_saved_reward_shares_the_base_model_only_if_it_may(
     options = kit.options("llava_head", train="head")
     model = kit.build(llava, options)
     kit.shake(model)
-    kit.save(model, tmp_path, llava, options)
+    kit.save(model, tmp_path)
     reward = load_reward(tmp_path)
     for share in (True, False):
         scorer = reward.scorer(llava, share_base_model=share)

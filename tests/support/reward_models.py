@@ -17,7 +17,7 @@ from rlhf.config.schema import ModelConfig, RewardConfig
 from rlhf.data.tokenization import response_batch
 from rlhf.models.llava import Llava
 from rlhf.rewards.base import RewardModel
-from rlhf.rewards.loading import build_reward, save_reward
+from rlhf.rewards.loading import build_reward_model, save_reward
 from rlhf.types import PreferenceBatch
 from tests.support import tiny_models
 
@@ -58,7 +58,7 @@ def options(
 
 
 def build(llava: Llava, config: RewardConfig) -> RewardModel:
-    return build_reward(config, ModelConfig(lora_rank=4), llava)
+    return build_reward_model(llava, config, ModelConfig(lora_rank=4))
 
 
 def shake(model: RewardModel) -> None:
@@ -66,8 +66,8 @@ def shake(model: RewardModel) -> None:
     torch.nn.init.normal_(model.head.linear.weight)
 
 
-def save(model: RewardModel, directory: Path, llava: Llava, config: RewardConfig) -> None:
-    save_reward(model, directory, llava, config, {})
+def save(model: RewardModel, directory: Path) -> None:
+    save_reward(model, directory, {})
 
 
 def pairs_of(llava: Llava, tiny: Path, labels: list[float] | None = None) -> PreferenceBatch:

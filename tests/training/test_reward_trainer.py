@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf.config.schema import Config, PPOConfig, RewardConfig
+from rlhf.config.schema import RewardConfig
+from rlhf.data.record_set import Preferences
+from rlhf.errors import DataError
 from rlhf.models.llava import Llava
 from rlhf.rewards.base import RewardModel
+from rlhf.rewards.loading import build_reward_model
+from rlhf.rewards.reward import load_reward
+from rlhf.rewards.reward_card import RewardCard
 from rlhf.tracking.reader import read_metrics
-from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.reward_trainer import RewardTrainer
 from rlhf.types import PreferenceBatch
 from tests.support import reward_models as kit
@@ -28,9 +32,11 @@ def train(
     directory: Path,
     steps: int = 0,
 ) -> int:
-    config = Config(reward=reward, ppo=PPOConfig(microbatch_tokens=9999))
-    with MetricsWriter(directory) as writer:
-        return RewardTrainer(config, model, pairs, held_out, writer, directory, steps=steps).run()
+    trainer = RewardTrainer(
+        model, pairs, reward, validation=held_out, max_tokens=9999, steps=steps, run_dir=directory
+    )
+    trainer.run()
+    return trainer.best_step
 
 
 def both_scores(model: RewardModel, pairs: PreferenceBatch) -> torch.Tensor:
@@ -197,3 +203,58 @@ def test_the_likelihood_starts_with_differences_of_about_2(
     assert float(weight[:-1].abs().max()) < 1e-9
     chosen, rejected = (float(weight[-1]) * plain).chunk(2)
     assert float((chosen - rejected).square().mean()) == pytest.approx(4, rel=1e-4)
+
+
+def preferences(tiny: Path, ties: int = 0) -> Preferences:
+    rows = [
+        {
+            "image": tiny / f"pictures/{n:05d}.png",
+            "instruction": "What is it?",
+            "response_a": "a red circle",
+            "response_b": "I do not know what it is.",
+            "preference": "tie" if n < ties else "a",
+        }
+        for n in range(8)
+    ]
+    return Preferences.from_list(rows)
+
+
+def test_a_reward_is_trained_saved_and_loaded_in_python(
+    llava: Llava, tiny: Path, tmp_path: Path
+) -> None:
+    options = kit.options("llava_head", train="head")
+    trainer = RewardTrainer(
+        build_reward_model(llava, options),
+        preferences(tiny),
+        options,
+        validation=preferences(tiny),
+        run_dir=tmp_path,
+    )
+    losses = [metrics["reward/loss"] for metrics in trainer]
+    assert losses[-1] < losses[0] and len(losses) == trainer.best_step == 8
+    assert len(read_metrics(tmp_path)["reward/validation_accuracy"]) == 8
+    scorer = load_reward(trainer.save()).scorer(llava, share_base_model=True)
+    pairs = preferences(tiny).encode(llava)
+    assert torch.equal(
+        scorer.scores(*pairs.stacked(), max_tokens=9999), both_scores(trainer.model, pairs)
+    )
+
+
+def test_ties_are_dropped_on_request_and_may_not_be_all(llava: Llava, tiny: Path) -> None:
+    half, drop = (RewardConfig(train="head", ties=ties) for ties in ("half", "drop"))  # type: ignore[arg-type]
+    model = build_reward_model(llava, half)
+    assert len(RewardTrainer(model, preferences(tiny, ties=3), half)._pairs) == 8
+    assert len(RewardTrainer(model, preferences(tiny, ties=3), drop)._pairs) == 5
+    with pytest.raises(DataError, match="no decided pair"):
+        RewardTrainer(model, preferences(tiny, ties=8), half)
+
+
+def test_a_text_reward_model_reads_pairs_without_a_llava(
+    llava: Llava, tiny: Path, text_model: Path, tmp_path: Path
+) -> None:
+    options = kit.options("caption_text", text_model, "head", epochs=1)
+    model = build_reward_model(llava, options)
+    trainer = RewardTrainer(model, preferences(tiny), options)
+    trainer.run()
+    card = RewardCard.read(str(trainer.save(tmp_path)))[1]
+    assert (card.captioner, card.caption_instruction) == (llava.base, options.caption_instruction)
