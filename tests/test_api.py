@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import rlhf
 
+ROOT = Path(__file__).parents[1]
 SOURCE = ast.parse(Path(rlhf.__file__).read_text())
 # Every public name with the parameters of its call: a change here changes what users write.
 SURFACE = {
@@ -104,6 +106,18 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'rlhf' has no attribute 'PPOTrainr'"):
         _ = rlhf.PPOTrainr  # type: ignore[attr-defined]
     assert not hasattr(rlhf, "torch")
+
+
+def test_the_page_names_what_there_is() -> None:
+    pages = [ROOT / "docs/python.md", ROOT / "README.md"]
+    named = {x for page in pages for x in re.findall(r"\brlhf\.([a-zA-Z]\w+)", page.read_text())}
+    assert named - {*rlhf.__all__} <= {"__all__"}, "a name that is not public"
+    text = pages[0].read_text()
+    unsaid = {name for name in rlhf.__all__ if not re.search(rf"\b{name}\b", text)}
+    assert unsaid <= {
+        *("DataError", "DivergedError", "ResourceError", "UsageError"),  # each an RlhfError
+        *("Llava", "Reward", "RewardModel", "Sample"),  # what is returned or handed over
+    }
 
 
 def test_a_star_import_gives_the_surface() -> None:

@@ -109,6 +109,26 @@ def test_a_dataset_is_read_by_its_columns() -> None:
     assert len(demonstrations) == 1
 
 
+@pytest.mark.parametrize("kind", ["path", "decoded", "not decoded"])
+def test_rows_of_the_datasets_library_are_read(tmp_path: Path, kind: str) -> None:
+    datasets, arrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
+    path = tmp_path / "image.png"
+    path.write_bytes(png(Image.fromarray(PIXELS)))
+    text, image = datasets.Value("string"), datasets.Image(decode=kind == "decoded")
+    features = datasets.Features(
+        {"image": text if kind == "path" else image, "instruction": text, "more": text}
+    )
+    stored = {"bytes": None, "path": str(path)}
+    images = [str(path)] if kind == "path" else arrow.array([stored], type=image.pa_type)
+    table = arrow.table({"image": images, "instruction": ["What?"], "more": ["x"]})
+    dataset = datasets.Dataset(  # `from_dict` hashes by pickling, which newer pyarrow refuses
+        datasets.table.InMemoryTable(table.cast(features.arrow_schema)),
+        info=datasets.DatasetInfo(features=features),
+        fingerprint="rows",
+    )
+    assert np.array_equal(pixels_of(Prompts.from_dataset(dataset)), PIXELS)
+
+
 def test_preferences_are_chosen_and_rejected_or_labelled() -> None:
     image = {"image": Image.fromarray(PIXELS), "instruction": "What?"}
     preferences = Preferences.from_list(

@@ -67,10 +67,11 @@ def test_wandb_gets_everything_with_the_step_of_the_run(monkeypatch: pytest.Monk
 
 def test_wandb_writes_offline(tmp_path: Path) -> None:
     wandb = pytest.importorskip("wandb")
-    track(WandbTracker(project="test", mode="offline", dir=str(tmp_path)))
+    tracker = WandbTracker(project="test", mode="offline", dir=str(tmp_path))
+    track(tracker)
     assert wandb.run is None, "the run has ended"
-    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    assert b"scores/brief" in file.read_bytes()
+    assert [*tmp_path.glob("wandb/offline-run-*/run-*.wandb")]
+    assert tracker._run.config["ppo.lr"] == 0.5
 
 
 class FakeClient:
