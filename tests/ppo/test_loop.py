@@ -1,5 +1,7 @@
 """The loop in the hands of a user: iteration, callbacks, own metrics, files or none, resuming."""
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import torch
 
 from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
 from rlhf.data.record_set import Prompts
-from rlhf.errors import UsageError
+from rlhf.errors import StoppedError, UsageError
 from rlhf.models.load_model import load_model
 from rlhf.models.policy import POLICY, Policy
 from rlhf.ppo.trainer import PPOTrainer
@@ -111,6 +113,32 @@ def test_own_metrics_stand_beside_the_others(tiny: Path, tmp_path: Path) -> None
     trainer(tiny, tmp_path, callbacks=[Recorder()]).run()
     assert read_metrics(tmp_path)["user/double"] == [(0, 6.0), (1, 6.0), (2, 6.0)]
     assert read_events(tmp_path)[0]["user/words"] == [(0, 3.0), (1, 3.0), (2, 3.0)]
+
+
+def test_what_is_logged_once_is_written_once(tiny: Path, tmp_path: Path) -> None:
+    class Once(Callback):
+        def on_rollout(self, trainer: Any, rollout: Any) -> None:
+            if trainer.iteration == 1:
+                trainer.log({"user/once": 1.0})
+
+    trainer(tiny, tmp_path, callbacks=[Once()]).run()
+    assert read_metrics(tmp_path)["user/once"] == [(1, 1.0)]
+
+
+@pytest.mark.parametrize("directory", ["run", None])
+def test_a_signal_ends_a_run_with_and_without_files(
+    tiny: Path, tmp_path: Path, directory: str | None
+) -> None:
+    class Stopped(Callback):
+        def on_rollout(self, trainer: Any, rollout: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run = trainer(tiny, directory and tmp_path / directory, callbacks=[Stopped()])  # type: ignore[arg-type]
+    with pytest.raises(StoppedError) as caught:
+        run.run()
+    assert caught.value.exit_code == 143 and run.iteration == 1
+    saved = [path.name for path in tmp_path.glob("run/checkpoints/step-*")]
+    assert saved == (["step-000001"] if directory else [])
 
 
 @pytest.mark.parametrize("name", ["objective/kl", "words", "user/"])

@@ -258,3 +258,27 @@ def test_a_text_reward_model_reads_pairs_without_a_llava(
     trainer.run()
     card = RewardCard.read(str(trainer.save(tmp_path)))[1]
     assert (card.captioner, card.caption_instruction) == (llava.base, options.caption_instruction)
+
+
+def test_a_resumed_training_has_every_step_once_and_ends_the_same(
+    tiny: Path, tmp_path: Path
+) -> None:
+    options = kit.options("llava_head", train="head", save_every=1)
+
+    def trainer(name: str) -> RewardTrainer:
+        model = build_reward_model(tiny_models.load(tiny), options)
+        return RewardTrainer(
+            model, preferences(tiny), options, validation=preferences(tiny), run_dir=tmp_path / name
+        )
+
+    whole, cut, resumed = trainer("whole"), trainer("cut"), trainer("cut")
+    whole.run()
+    for _ in cut:
+        if cut.done == 3:
+            break
+    resumed.resume()
+    resumed.run()
+    curves = [read_metrics(tmp_path / name) for name in ("whole", "cut")]
+    assert curves[0] == curves[1]
+    assert [step for step, _ in curves[1]["reward/loss"]] == list(range(1, 9))
+    assert torch.equal(resumed.model.head.linear.weight, whole.model.head.linear.weight)
