@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.config.schema import Config, CriticKind, ModelConfig, PPOConfig
-from rlhf.config.validation import check_config
 from rlhf.errors import UsageError
 from rlhf.kernels import token_kl, token_logprobs
 from rlhf.models.critic import Critic, build_full_critic, build_lora_critic
@@ -64,6 +63,8 @@ class Policy:
         Raises:
             UsageError: an option is out of range, or the model cannot be trained in this way.
         """
+        from rlhf.config.validation import check_config  # the rest does without its msgspec
+
         checked = check_config(Config(ppo=config or PPOConfig(), model=training or ModelConfig()))
         if (checked.ppo.critic_init == "reward") != (critic_adapter is not None):
             fix = "set critic_init=reward and name a critic_adapter, or neither"
