@@ -26,7 +26,7 @@ SURFACE = {
     "gradient_checkpointing max_prefill_tokens vision_cache_gib vision_cache_dir prefix_cache_gib",
     "PPOConfig": ...,
     "PPOTrainer": "policy reward prompts config sampling seed callbacks run_dir trackers "
-    "run_config",
+    "run_config world",
     "Policy": "llava reference temperature critic",
     "Policy.from_model": "model config training temperature seed critic_adapter",
     "Preferences": "records root max_prompt_tokens on_too_long",

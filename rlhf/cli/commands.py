@@ -112,7 +112,7 @@ COMMANDS = {
         function="ppo:ppo",
         help="train a model with PPO against a reward model",
         usage="rlhf ppo model.path=MODEL data.prompts=FILE.jsonl reward.path=RUN",
-        sections=("model", "data", "sampling", "reward", "scorer", "ppo", "sweep"),
+        sections=("model", "data", "sampling", "reward", "scorer", "ppo", "parallel", "sweep"),
         takes_files=False,
         takes_scorer=True,
         has_run_dir=True,

@@ -14,9 +14,11 @@ from rlhf.cli.input_checks import load_function
 from rlhf.cli.notes import next_step, option_changes
 from rlhf.commands.job import Job
 from rlhf.config.paths import expand_home
+from rlhf.config.resolve import with_parts
 from rlhf.config.schema import Config
 from rlhf.config.validation import load_config
 from rlhf.errors import UsageError
+from rlhf.parallel.environment import num_processes
 from rlhf.storage.atomic import replaced_file
 from rlhf.storage.run_directory import RunDirectory, new_run_directory
 from rlhf.tracking.console import say, stage, table
@@ -70,6 +72,8 @@ def run_job(
     Returns:
         The run directory (`.` for a command without one) and the metrics.
     """
+    if "parallel" in COMMANDS[command].sections:
+        config = with_parts(config, num_processes())
     _check_output(command, config)
     _silence_libraries()
     option_changes(command, config)

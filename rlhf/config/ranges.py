@@ -38,3 +38,5 @@ CountOrZero = Annotated[int, Range(ge=0)]
 Positive = Annotated[float, Range(gt=0)]
 NonNegative = Annotated[float, Range(ge=0)]
 Fraction = Annotated[float, Range(ge=0, le=1)]
+
+KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # bounds of ppo.kl_coef if it is adaptive

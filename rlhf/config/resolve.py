@@ -1,6 +1,9 @@
 """Resolve options that may be left open (empty or "auto") to the values they stand for."""
 
+from dataclasses import replace
+
 from rlhf.config.schema import Config, PPOConfig
+from rlhf.errors import UsageError
 
 
 def kl_choice(ppo: PPOConfig) -> tuple[str, str]:
@@ -25,3 +28,38 @@ def weights_dtype(config: Config, device: str, *, trains_fully: bool) -> str:
     if config.dtype != "auto":
         return config.dtype
     return "float32" if device == "cpu" or trains_fully else "bfloat16"
+
+
+def with_parts(config: Config, processes: int) -> Config:
+    """Return the options of a PPO run on several processes, with the number of its parts.
+
+    Args:
+        config: the options; `parallel.parts=0` becomes the number of processes.
+        processes: number of processes.
+
+    Raises:
+        UsageError: the sum over the parts would not be the same on this number of processes, or a
+            minibatch has fewer prompts than parts.
+    """
+    parts = config.parallel.parts or processes
+    prompts = config.ppo.minibatch_size // config.ppo.samples_per_prompt
+    if parts > max(prompts, 1):
+        raise UsageError(
+            "a minibatch has fewer prompts than parts",
+            f"parallel.parts={parts}, prompts of a minibatch: {prompts}",
+            "lower parallel.parts, or raise ppo.minibatch_size",
+        )
+    if not _shares(parts, processes):
+        numbers = [n for n in range(1, parts + 1) if _shares(parts, n)]
+        raise UsageError(
+            f"{parts} parts cannot be shared by {processes} processes with equal results",
+            f"parallel.parts={parts}",
+            f"run on {', '.join(map(str, numbers))} processes, or begin a run with other parts",
+        )
+    return replace(config, parallel=replace(config.parallel, parts=parts))
+
+
+def _shares(parts: int, processes: int) -> bool:
+    """Whether the parts of each process are a branch of the binary tree over all parts."""
+    each, rest = divmod(parts, processes)
+    return processes == 1 or (rest == 0 and each & (each - 1) == 0)

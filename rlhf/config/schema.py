@@ -6,23 +6,17 @@ The comment on an option's line is its help text: `rlhf COMMAND --help` reads it
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from rlhf.config.choices import KLEstimatorKind, MetricName, RecordKind
 from rlhf.config.paths import PathText
 from rlhf.config.ranges import Count, CountOrZero, Fraction, NonNegative, Positive, Range
+from rlhf.config.section import Section as Section
 
 GIB = 2**30  # bytes; the unit of options whose names end in _gib
-KL_COEF_LOWEST, KL_COEF_HIGHEST = 1e-4, 10.0  # bounds of ppo.kl_coef if it is adaptive
 OptimizerKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 LoraType = Literal["lora", "alora"]
 PairChoice = Literal["all", "best_vs_worst", "closest", "uncertain"]
 EngineKind = Literal["native", "transformers"]
-KLEstimatorKind = Literal["", "k1", "k2", "exact", "k3", "abs", "clamp"]  # last 3: always refused
-RecordKind = Literal["", "preferences", "prompts", "demonstrations"]
-MetricName = Annotated[str, "a name in summary.json"]
 CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
-
-
-class Section:
-    """A group of options; each subclass is one section of the configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +171,13 @@ class PPOConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelConfig(Section):
+    """One run on several processes, the same on each number of them."""
+
+    parts: CountOrZero = 0  # of an iteration's prompts, summed in a tree; 0: one a process
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Section):
     """Comparison of models."""
 
@@ -285,6 +286,7 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     scorer: ScorerConfig = ScorerConfig()
     ppo: PPOConfig = PPOConfig()
+    parallel: ParallelConfig = ParallelConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     collect: CollectConfig = CollectConfig()
     annotate: AnnotateConfig = AnnotateConfig()

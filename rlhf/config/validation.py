@@ -9,15 +9,8 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from rlhf.config.option_types import defaults, describe_type, leaves, option_types
-from rlhf.config.ranges import Range
-from rlhf.config.schema import (
-    KL_COEF_HIGHEST,
-    KL_COEF_LOWEST,
-    Config,
-    PPOConfig,
-    SamplingConfig,
-    Section,
-)
+from rlhf.config.ranges import KL_COEF_HIGHEST, KL_COEF_LOWEST, Range
+from rlhf.config.schema import Config, PPOConfig, SamplingConfig, Section
 from rlhf.errors import UsageError
 
 LARGEST_INTEGER = 2**32 - 1  # the largest seed of NumPy; what is computed from it fits 64 bits

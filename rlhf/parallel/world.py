@@ -195,6 +195,9 @@ class World:
             ) from error
 
 
+ALONE = World()  # one process
+
+
 def _store(patience: float) -> Store:
     """Connect to the store of the launcher, under a prefix of this attempt.
 

@@ -17,6 +17,7 @@ from rlhf.functional import (
     per_token_rewards,
     whiten,
 )
+from rlhf.ppo.prompt_parts import PromptParts
 from rlhf.types import Minibatch, PromptBatch, Responses, Rollout
 
 
@@ -25,7 +26,11 @@ class RolloutBuffer:
 
     Per-token tensors are flat [N] float32 on the CPU, responses end to end, without padding.
 
+    Args:
+        parts: of the prompts, each of which every minibatch has about as much of; None: one part.
+
     Attributes:
+        parts: of the prompts.
         prompts: B prompts.
         responses: B responses of N tokens.
         old_logprobs: [N], log-probabilities of the policy that sampled the responses, nats.
@@ -40,6 +45,7 @@ class RolloutBuffer:
         returns: [N], targets of the critic, reward units.
     """
 
+    parts: PromptParts
     prompts: PromptBatch
     responses: Responses
     old_logprobs: Tensor
@@ -53,8 +59,9 @@ class RolloutBuffer:
     advantages: Tensor
     returns: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, parts: PromptParts | None = None) -> None:
         self._rollouts: list[Rollout] = []
+        self._parts = parts
 
     def append(self, rollout: Rollout) -> None:
         """Add a rollout after the earlier ones."""
@@ -73,6 +80,7 @@ class RolloutBuffer:
         """
         parts = self._rollouts
         self.prompts = PromptBatch.concatenate([part.prompts for part in parts])
+        self.parts = self._parts or PromptParts.split(self.prompts.sampling_keys, 1)
         self.responses = Responses.concatenate([part.responses for part in parts])
         self.old_logprobs = torch.cat([part.old_logprobs for part in parts])
         self.ref_logprobs = torch.cat([part.ref_logprobs for part in parts])
@@ -96,7 +104,8 @@ class RolloutBuffer:
     def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Minibatch]:
         """Yield every response once, in minibatches, in a random order of their prompts.
 
-        Responses to one prompt stay together, so that a step runs the prompt once.
+        Responses to one prompt stay together, so that a step runs the prompt once. Each minibatch
+        has about as many prompts of every part.
 
         Args:
             size: responses of a minibatch; the last may be smaller.
@@ -113,8 +122,8 @@ class RolloutBuffer:
             ref_hidden_states=self.ref_hidden_states,
         )
         prompts, prompt_ids = self.prompts.sampling_keys.unique(return_inverse=True)
-        rank = torch.randperm(len(prompts), generator=generator)
-        for rows in rank[prompt_ids].argsort(stable=True).split(size):
+        ranks = self.parts.stratify(prompts, torch.randperm(len(prompts), generator=generator))
+        for rows in ranks[prompt_ids].argsort(stable=True).split(size):
             yield all_responses.select(rows)
 
     def _estimates(self, config: PPOConfig) -> tuple[Tensor, Tensor]:

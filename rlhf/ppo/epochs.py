@@ -37,7 +37,8 @@ def run_epochs(
     steps: list[StepMetrics] = []
     for _ in range(config.ppo_epochs):
         for minibatch in buffer.minibatches(config.minibatch_size, generator):
-            steps.append(updater.step(minibatch, train_policy=train_policy))
+            step = updater.step(minibatch, train_policy=train_policy, parts=buffer.parts)
+            steps.append(step)
             count("updated_responses", len(minibatch.responses))
             if steps[-1].outcome == "stopped":
                 return steps

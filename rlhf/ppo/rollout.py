@@ -9,11 +9,11 @@ from torch import Tensor
 from rlhf.config.resolve import kl_choice
 from rlhf.config.schema import PPOConfig, SamplingConfig
 from rlhf.data.microbatching import map_microbatches
-from rlhf.errors import ResourceError
 from rlhf.functional import ADVANTAGE_ESTIMATORS
 from rlhf.generation.engines import ENGINES
 from rlhf.generation.sampler import generate
 from rlhf.models.policy import Policy
+from rlhf.ppo.rollout_parts import select_rows
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.combined import reward_parts, scores_and_parts
 from rlhf.tracking.profiler import count_responses, phase
@@ -34,8 +34,8 @@ def collect_rollout(
 ) -> Rollout:
     """Sample a response to each prompt, with its score, log-probabilities and values.
 
-    Responses without a score are dropped, see `Scorer.can_fail`. With aLoRA adapters the prompts
-    are run here only; the update reuses their keys and values.
+    Responses without a score are dropped, see `Scorer.can_fail`; none may be left. With aLoRA
+    adapters the prompts are run here only; the update reuses their keys and values.
 
     Args:
         policy: samples, with its critic and reference.
@@ -47,13 +47,7 @@ def collect_rollout(
         samples: [B] int64, index of each row among the samples of its prompt; key of the sampling.
         config: PPO options. With recompute_logprobs, old log-probabilities, entropies and values
             come from the training forward, so that the first ratio is 1; else from generation.
-
-    Raises:
-        ResourceError: no response has a score.
     """
-    scoring = (getattr(part, "llava", policy.llava) for part in reward_parts(reward))
-    for llava in (policy.llava, *scoring):
-        llava.prefix_cache.clear()  # it holds the prompts of the last iteration
     responses, sampled = generate(
         policy.llava,
         prompts,
@@ -68,13 +62,23 @@ def collect_rollout(
     with phase("scores"):
         max_tokens = config.microbatch_tokens
         scores, parts = scores_and_parts(reward, prompts, responses, max_tokens=max_tokens)
-    if reward.can_fail:
-        rows = _scored_rows(scores, prompts.sampling_keys, reward, config)
-        sampled, scores = sampled.select(responses.spans.token_indices(rows)), scores[rows]
-        parts = {name: part[rows] for name, part in parts.items()}
-        prompts, responses = prompts.select(rows), responses.select(rows)
-    rollout = _evaluate(policy, prompts, responses, sampled, scores, config)
-    return replace(rollout, part_scores=parts)
+    if not reward.can_fail:
+        rollout = _evaluate(policy, prompts, responses, sampled, scores, config)
+        return replace(rollout, part_scores=parts)
+    rows = _scored_rows(scores, prompts.sampling_keys, config)
+    read = rows if len(rows) else torch.tensor([0])  # none has the same tensors
+    tokens = responses.spans.token_indices(read)
+    batch = prompts.select(read), responses.select(read), sampled.select(tokens)
+    rollout = _evaluate(policy, *batch, scores[read], config)
+    rollout = replace(rollout, part_scores={name: part[read] for name, part in parts.items()})
+    return rollout if len(rows) else select_rows(rollout, rows)
+
+
+def clear_prefix_caches(policy: Policy, reward: Scorer) -> None:
+    """Forget the prompts of the last iteration, in the models of policy and reward."""
+    scoring = (getattr(part, "llava", policy.llava) for part in reward_parts(reward))
+    for llava in (policy.llava, *scoring):
+        llava.prefix_cache.clear()
 
 
 def _evaluate(
@@ -111,17 +115,11 @@ def _evaluate(
     )
 
 
-def _scored_rows(scores: Tensor, groups: Tensor, reward: Scorer, config: PPOConfig) -> Tensor:
+def _scored_rows(scores: Tensor, groups: Tensor, config: PPOConfig) -> Tensor:
     """Rows [K] with a score; if the estimator compares groups [B], only of complete groups."""
     unscored = scores.isnan()
     if ADVANTAGE_ESTIMATORS[config.advantage_estimator].needs_groups:
         unscored = torch.isin(groups, groups[unscored])
-    if unscored.all():
-        raise ResourceError(
-            "every response of an iteration, or one to each prompt, lacks a score",
-            reward.name,
-            "fix the scorer, or raise scorer.retries",
-        )
     return (~unscored).nonzero().squeeze(1)
 
 

@@ -1,10 +1,12 @@
 """Histograms and sampled responses of a PPO run, for TensorBoard."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from rlhf.config.schema import PPOConfig, SamplingConfig
+from rlhf.config.schema import SamplingConfig
 from rlhf.data.images import load_image
 from rlhf.data.microbatching import map_microbatches
 from rlhf.data.tokenization import with_images
@@ -21,35 +23,56 @@ from rlhf.types import PromptBatch, Rollout
 NUM_SAMPLES = 4  # prompts whose responses are written
 
 
+@torch.no_grad()
+def image_logprobs(
+    policy: Policy, rollout: Rollout, shares: Iterable[Tensor], max_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [n] of responses with their image, and with the image of another prompt.
+
+    Args:
+        policy: the policy after the update.
+        rollout: rollout of the iteration.
+        shares: rows [b] int64 of the rollout, one share after the other.
+        max_tokens: most padded tokens of one microbatch.
+    """
+    prompts, responses = rollout.prompts, rollout.responses
+    mismatched = with_images(prompts, prompts.mismatched_images(), policy.llava.builder)
+    filled = [rows for rows in shares if len(rows)]
+    logprobs, mismatched_logprobs = (
+        [
+            map_microbatches(
+                policy.evaluate, batch.select(rows), responses.select(rows), max_tokens
+            ).logprobs
+            for rows in filled
+        ]
+        for batch in (prompts, mismatched)
+    )
+    empty = rollout.old_logprobs[:0]
+    return torch.cat([empty, *logprobs]), torch.cat([empty, *mismatched_logprobs])
+
+
 def log_distributions(
     writer: MetricsWriter,
-    policy: Policy,
     rollout: Rollout,
     buffer: RolloutBuffer,
     iteration: int,
-    config: PPOConfig,
+    logprobs: Tensor,
+    mismatched_logprobs: Tensor,
 ) -> dict[str, float]:
     """Write histograms of an iteration after its update.
 
     Args:
         writer: writes the histograms.
-        policy: the policy after the update.
         rollout: rollout of the iteration.
         buffer: has the advantages.
         iteration: step of the histograms.
-        config: PPO options; reads microbatch_tokens.
+        logprobs: [N] of the responses after the update, nats.
+        mismatched_logprobs: [N], with the image of another prompt.
 
     Returns:
         `vision/grounding_gap`: mean log-probability of the responses with their image minus that
         with the image of another prompt, nats. It is near 0 if responses ignore the image.
     """
-    prompts, responses = rollout.prompts, rollout.responses
-    mismatched = with_images(prompts, prompts.mismatched_images(), policy.llava.builder)
-    with torch.no_grad():
-        logprobs, mismatched_logprobs = (
-            map_microbatches(policy.evaluate, batch, responses, config.microbatch_tokens).logprobs
-            for batch in (prompts, mismatched)
-        )
     writer.histograms(
         {
             "scores": rollout.scores,

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf.config.resolve import with_parts
 from rlhf.config.schema import Config, PPOConfig, SamplingConfig
 from rlhf.data.record_set import Prompts
 from rlhf.functional import ADVANTAGE_ESTIMATORS, ScoreScaler
 from rlhf.models.policy import Policy
 from rlhf.models.saving import save_trained
+from rlhf.parallel.world import ALONE, World
 from rlhf.ppo.batch_sizes import limit_prefill, split_batches
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.divergence import (
@@ -25,10 +27,11 @@ from rlhf.ppo.divergence import (
 )
 from rlhf.ppo.epochs import run_epochs
 from rlhf.ppo.health import HealthMonitor
+from rlhf.ppo.iteration import collect_iteration, iteration_parts, iteration_rows
 from rlhf.ppo.metrics import SUMMARY_METRICS, iteration_metrics, run_metrics, speed_metrics
 from rlhf.ppo.options import check_policy, encoded_prompts, run_config_of
-from rlhf.ppo.rollout import collect_rollout
-from rlhf.ppo.sample_logging import NUM_SAMPLES, log_distributions, log_samples
+from rlhf.ppo.prompt_parts import PromptParts
+from rlhf.ppo.sample_logging import NUM_SAMPLES, image_logprobs, log_distributions, log_samples
 from rlhf.ppo.sanity_checks import run_sanity_checks
 from rlhf.ppo.state import capture_state, frozen_hash, restore_state
 from rlhf.ppo.step_metrics import StepMetrics
@@ -41,7 +44,6 @@ from rlhf.tracking.profiler import end_iteration, phase
 from rlhf.tracking.tracker import Tracker
 from rlhf.training.callbacks import Callback, call
 from rlhf.training.checkpoint_manager import State, data_hash
-from rlhf.training.data_order import prompt_indices
 from rlhf.training.run_files import required_directory
 from rlhf.training.trainer import Trainer
 from rlhf.types import PromptBatch, Rollout
@@ -61,6 +63,7 @@ class PPOTrainer(Trainer):
         run_dir: gets `metrics.jsonl` and checkpoints; None: no file is written.
         trackers: receive the metrics; None: TensorBoard, if there is a run directory.
         run_config: the options of the whole run, stored in its checkpoints; None: those above.
+        world: this process among those of the run.
 
     Attributes:
         iteration: iterations done so far.
@@ -88,11 +91,13 @@ class PPOTrainer(Trainer):
         run_dir: str | Path | None = None,
         trackers: Sequence[Tracker] | None = None,
         run_config: Config | None = None,
+        world: World = ALONE,
     ) -> None:
         self.config, self.sampling = config or PPOConfig(), sampling or SamplingConfig()
         run_config = run_config or run_config_of(self.config, self.sampling, seed)
+        run_config = with_parts(run_config, world.size)
         check_policy(policy, self.config, self.sampling)
-        self.policy, self.seed = policy, seed
+        self.policy, self.seed, self.world = policy, seed, world
         self.reward = as_scorer(reward, policy.llava, share_base_model=policy.base_is_frozen)
         self.prompts = encoded_prompts(prompts, policy.llava, self.reward, self.sampling)
         super().__init__(
@@ -104,7 +109,7 @@ class PPOTrainer(Trainer):
             trackers=trackers,
         )
         self._max_prefill_tokens = policy.llava.max_prefill_tokens
-        self.updater = Updater(self.config, policy, self.planned_steps)
+        self.updater = Updater(self.config, policy, self.planned_steps, world)
         self.updater.oom_retry.prepare = self._split_prefill
         self.health = HealthMonitor(warmup=self.warmup)
         self.scaler = ScoreScaler(self.config.clip_scores) if self.config.normalize_scores else None
@@ -159,11 +164,11 @@ class PPOTrainer(Trainer):
             minimize L_clip(A) + vf_coef·L_value(R) - ent_coef·H(π)
         """
         start = time.perf_counter()
-        rollout = self.updater.oom_retry.run("rollout", partial(self.rollout, iteration))
+        rollout = self.rollout(iteration)
         self._check_rollout(rollout, iteration)
         call(self.callbacks, "on_rollout", self, rollout)
         options = replace(self.config, kl_coef=self.updater.kl_coef)
-        buffer = RolloutBuffer()
+        buffer = RolloutBuffer(iteration_parts(self, iteration))
         buffer.append(rollout)
         with phase("advantages"):
             buffer.finish(options, self.scaler)
@@ -179,26 +184,14 @@ class PPOTrainer(Trainer):
         metrics |= run_metrics(rollout, iteration, self.config, self.updater.lr, self.scaler)
         self.updater.adapt_kl_coef(buffer.kl, len(buffer.responses))
         if iteration % self.config.log_samples_every == 0:
-            log = partial(self._log_samples, rollout, buffer, iteration)
-            metrics |= self.updater.oom_retry.run("sample logging", log)
+            metrics |= self._log_samples(rollout, buffer, iteration)
         metrics = self._with_user_metrics(metrics)
         self.writer.scalars(metrics | end_iteration(), iteration)
         return metrics
 
     def rollout(self, iteration: int) -> Rollout:
         """Sample a response to each prompt of the iteration and score it."""
-        prompts, samples = self.iteration_prompts(iteration)
-        config, sampling = self._options_after_oom()
-        return collect_rollout(
-            self.policy,
-            self.reward,
-            prompts,
-            sampling,
-            seed=self.seed,
-            iteration=iteration,
-            samples=samples,
-            config=config,
-        )
+        return collect_iteration(self, iteration)
 
     def update(self, buffer: RolloutBuffer, iteration: int) -> list[StepMetrics]:
         """Take all optimizer steps of one rollout and return the metrics of each.
@@ -221,13 +214,7 @@ class PPOTrainer(Trainer):
         Returns:
             The B prompts, and [B] int64: how often the run has sampled each prompt before.
         """
-        rows, samples = prompt_indices(
-            len(self.prompts),
-            self.config.rollout_batch_size,
-            iteration,
-            samples_per_prompt=self.config.samples_per_prompt,
-            seed=self.seed,
-        )
+        rows, samples = iteration_rows(self, iteration)
         return self.prompts.select(rows), samples
 
     def save(self, directory: str | Path | None = None) -> Path:
@@ -282,11 +269,23 @@ class PPOTrainer(Trainer):
         self, rollout: Rollout, buffer: RolloutBuffer, iteration: int
     ) -> dict[str, float]:
         """Write histograms and sampled responses, and return the metrics measured for them."""
+        work = partial(self._own_samples, rollout, buffer.parts, iteration)
+        own = self.updater.oom_retry.run("sample logging", work)
+        logprobs = [self.world.gather(part) for part in own]
+        return log_distributions(self.writer, rollout, buffer, iteration, *logprobs)
+
+    def _own_samples(
+        self, rollout: Rollout, parts: PromptParts, iteration: int
+    ) -> tuple[Tensor, Tensor]:
+        """Write sampled responses, and return `image_logprobs` of the parts of this process."""
         config, sampling = self._options_after_oom()
         first = self.prompts.select(torch.arange(min(NUM_SAMPLES, len(self.prompts))))
         tokens, run = config.microbatch_tokens, (self.writer, self.policy, self.reward)
-        log_samples(*run, first, iteration, sampling, max_tokens=tokens)
-        return log_distributions(self.writer, self.policy, rollout, buffer, iteration, config)
+        if self.world.is_first:
+            log_samples(*run, first, iteration, sampling, max_tokens=tokens)
+        keys = rollout.prompts.sampling_keys
+        shares = [parts.rows(keys, part) for part in self.world.share(parts.count)]
+        return image_logprobs(self.policy, rollout, shares, tokens)
 
     def _check_health(self, metrics: dict[str, float], view: RunView) -> None:
         for warning in self.health.update(self.iteration, metrics):

@@ -1,18 +1,18 @@
 """One optimizer step of PPO: microbatches, gradient clipping, and skipping of non-finite steps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlhf.config.resolve import kl_choice
-from rlhf.config.schema import KL_COEF_HIGHEST, KL_COEF_LOWEST, PPOConfig
+from rlhf.config.schema import PPOConfig
 from rlhf.data.microbatching import microbatches
 from rlhf.functional import (
     ADVANTAGE_ESTIMATORS,
-    AdaptiveKLController,
     check_kl_choice,
     clipped_policy_loss,
     clipped_value_loss,
@@ -20,9 +20,13 @@ from rlhf.functional import (
     whiten,
 )
 from rlhf.models.policy import Policy
+from rlhf.parallel.world import ALONE, World
+from rlhf.ppo.kl_coefficient import kl_controller
+from rlhf.ppo.prompt_parts import PromptParts
 from rlhf.ppo.step_metrics import TOKEN_MEANS, StepMetrics
 from rlhf.storage.checkpoint import optimizer_tensors, restore_optimizer
 from rlhf.tracking.profiler import phase
+from rlhf.training.gradient_sum import GradientSum
 from rlhf.training.gradients import clip_gradients, finite
 from rlhf.training.oom_retry import OOMRetry
 from rlhf.training.optimizers import adamw
@@ -41,6 +45,7 @@ class Updater:
         config: the PPO options.
         policy: its trainable parameters and its critic's are trained.
         steps: planned optimizer steps, over which a linear schedule falls to 0.
+        world: this process among those of the run, which train the same weights.
 
     Attributes:
         kl_coef: weight of the KL penalty, reward units per nat.
@@ -49,14 +54,14 @@ class Updater:
         skipped_steps: steps that were skipped because they were not finite.
     """
 
-    def __init__(self, config: PPOConfig, policy: Policy, steps: int) -> None:
+    def __init__(self, config: PPOConfig, policy: Policy, steps: int, world: World = ALONE) -> None:
         check_kl_choice(*kl_choice(config))
-        self.config, self.policy, self.steps = config, policy, steps
+        self.config, self.policy, self.steps, self.world = config, policy, steps, world
         self.policy_parameters = list(policy.trainable_parameters().values())
         self.critic_parameters = list(policy.critic_parameters().values())
         self.kl_coef = config.kl_coef
         self.kl_controller = kl_controller(config)
-        self.oom_retry = OOMRetry(config.rollout_batch_size)
+        self.oom_retry = OOMRetry(config.rollout_batch_size, world)
         self.steps_done = 0
         self.skipped_steps = 0
         groups = [{"params": self.policy_parameters}, {"params": self.critic_parameters}]
@@ -81,21 +86,22 @@ class Updater:
             return 1.0
         return max(0.0, 1 - self.steps_done / self.steps)
 
-    def step(self, minibatch: Minibatch, *, train_policy: bool) -> StepMetrics:
+    def step(
+        self, minibatch: Minibatch, *, train_policy: bool, parts: PromptParts | None = None
+    ) -> StepMetrics:
         """Take one optimizer step, unless it is not finite or exceeds target_kl.
 
         Args:
             minibatch: responses with advantages and returns.
             train_policy: whether the policy is trained, not only the critic.
+            parts: of the prompts, whose gradients are summed in a tree; None: one part.
         """
         if self.config.whiten_minibatches:
             whitened = whiten(minibatch.advantages, min_std=self.config.whiten_min_std)
             minibatch = replace(minibatch, advantages=whitened)
         for group, lr in zip(self.optimizer.param_groups, (self.lr, self.critic_lr), strict=True):
             group["lr"] = lr
-        token_means, ratio_gap = self.oom_retry.run(
-            "update", lambda: self._accumulate_gradients(minibatch, train_policy)
-        )
+        token_means, ratio_gap = self._gradients(minibatch, train_policy, parts)
         with phase("optimizer"):
             policy_norm = clip_gradients(self.policy_parameters, self.config.max_grad_norm)
             critic_norm = clip_gradients(self.critic_parameters, self.config.max_grad_norm)
@@ -148,16 +154,43 @@ class Updater:
             self.kl_controller.load_state_dict(state["kl_controller"])
             self.kl_coef = self.kl_controller.kl_coef
 
-    def _accumulate_gradients(
-        self, minibatch: Minibatch, train_policy: bool
+    def _gradients(
+        self, minibatch: Minibatch, train_policy: bool, parts: PromptParts | None
     ) -> tuple[Tensor, float]:
         """Compute gradients of a minibatch; return its TOKEN_MEANS [8] and largest |ratio - 1|."""
-        self.optimizer.zero_grad(set_to_none=True)
         num_tokens = minibatch.responses.spans.num_tokens
+        if parts is None or parts.count == 1:
+            work = partial(self._accumulate_gradients, minibatch, num_tokens, train_policy)
+            return self.oom_retry.run("update", work)
+        shares = [
+            minibatch.select(parts.rows(minibatch.prompts.sampling_keys, part))
+            for part in self.world.share(parts.count)
+        ]
+        work_on_shares = partial(self._sum_gradients, shares, num_tokens, train_policy)
+        gradient_sum, ratio_gap = self.oom_retry.run("update", work_on_shares)
+        return gradient_sum.finish(self.world), self.world.most(ratio_gap)
+
+    def _sum_gradients(
+        self, shares: Sequence[Minibatch], num_tokens: int, train_policy: bool
+    ) -> tuple[GradientSum, float]:
+        """Sum the gradients of parts of a minibatch; also return their largest |ratio - 1|."""
+        gradient_sum = GradientSum([*self.policy_parameters, *self.critic_parameters])
+        ratio_gaps = []
+        for share in shares:
+            means, ratio_gap = self._accumulate_gradients(share, num_tokens, train_policy)
+            gradient_sum.add(means)
+            ratio_gaps.append(ratio_gap)
+        return gradient_sum, max(ratio_gaps)
+
+    def _accumulate_gradients(
+        self, batch: Minibatch, num_tokens: int, train_policy: bool
+    ) -> tuple[Tensor, float]:
+        """Compute gradients of a batch; return its share of TOKEN_MEANS [8] and max |ratio - 1|."""
+        self.optimizer.zero_grad(set_to_none=True)
         means, ratio_gap = torch.zeros(len(TOKEN_MEANS)), 0.0
         max_tokens = self.oom_retry.split(self.config.microbatch_tokens)
-        for rows in microbatches(minibatch.prompts, minibatch.responses, max_tokens):
-            part, gap = self._backward_microbatch(minibatch.select(rows), num_tokens, train_policy)
+        for rows in microbatches(batch.prompts, batch.responses, max_tokens):
+            part, gap = self._backward_microbatch(batch.select(rows), num_tokens, train_policy)
             means, ratio_gap = means + part.cpu(), max(ratio_gap, gap)
         return means, ratio_gap
 
@@ -263,16 +296,3 @@ class Updater:
         approx_kl = float(token_means[TOKEN_MEANS.index("approx_kl")])
         target_kl = self.config.target_kl
         return "stopped" if target_kl is not None and approx_kl > target_kl else "taken"
-
-
-def kl_controller(config: PPOConfig) -> AdaptiveKLController | None:
-    """Build the controller of `kl_coef`; None without an `adaptive_kl_target`."""
-    if config.adaptive_kl_target is None:
-        return None
-    return AdaptiveKLController(
-        config.kl_coef,
-        target=config.adaptive_kl_target,
-        horizon=config.kl_horizon,
-        lowest=KL_COEF_LOWEST,
-        highest=KL_COEF_HIGHEST,
-    )

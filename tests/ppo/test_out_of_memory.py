@@ -11,7 +11,7 @@ import torch
 
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.microbatching import map_microbatches
-from rlhf.ppo import sample_logging
+from rlhf.ppo import iteration, sample_logging
 from rlhf.ppo import trainer as trainer_module
 from rlhf.ppo.batch_sizes import split_batches
 from rlhf.ppo.trainer import PPOTrainer
@@ -69,13 +69,15 @@ def test_sanity_checks_are_repeated_in_smaller_parts(
     assert "out of memory in the sanity checks: trying again in 2 parts" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["collect_rollout", "log_samples"])
+@pytest.mark.parametrize(
+    ("module", "name"), [(iteration, "collect_rollout"), (trainer_module, "log_samples")]
+)
 def test_every_llava_prefills_in_smaller_parts(
-    run: PPOTrainer, monkeypatch: pytest.MonkeyPatch, name: str
+    run: PPOTrainer, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
 ) -> None:
     policy, beside = run.policy, run.reward.llava.frozen_copy()  # type: ignore[attr-defined]
     run.reward.llava = beside  # type: ignore[attr-defined]
-    with short_of_memory(trainer_module, name, monkeypatch):
+    with short_of_memory(module, name, monkeypatch):
         run.run()
     models = (policy.llava, policy.reference, policy.critic.llava, beside)
     assert {llava.max_prefill_tokens for llava in models} == {8192 // 2}

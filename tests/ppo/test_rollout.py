@@ -10,8 +10,10 @@ from torch import Tensor
 from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
 from rlhf.errors import ResourceError
 from rlhf.models.policy import build_policy
+from rlhf.parallel.world import ALONE
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.rollout import collect_rollout
+from rlhf.ppo.rollout_parts import gather_rollout
 from rlhf.types import PromptBatch, Responses, Rollout
 from tests.support import tiny_models
 
@@ -40,16 +42,18 @@ def rollout_of(tiny: Path, scorer: PartialScorer, config: PPOConfig = CONFIG) ->
     samples_per_prompt = config.samples_per_prompt
     prompts = tiny_models.prompts_of(llava, tiny, 8 // samples_per_prompt)
     rows = torch.arange(8 // samples_per_prompt).repeat_interleave(samples_per_prompt)
-    return collect_rollout(
+    batch = prompts.select(rows)
+    rollout = collect_rollout(
         policy,
         scorer,
-        prompts.select(rows),
+        batch,
         SamplingConfig(max_new_tokens=6),
         seed=0,
         iteration=0,
         samples=torch.arange(samples_per_prompt).repeat(8 // samples_per_prompt),
         config=config,
     )
+    return gather_rollout(rollout, batch, ALONE, scorer.name)
 
 
 def test_a_response_without_a_score_is_dropped_and_nothing_else_changes(tiny: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+import rlhf.ppo.iteration
 import rlhf.ppo.rollout
-import rlhf.ppo.trainer
 from rlhf.errors import DivergedError
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.updater import Updater
@@ -89,7 +89,7 @@ def _target(run: PPOTrainer, place: str, step: int, value: float) -> tuple[Any, 
 
     updater = run.updater
     return {
-        "score": (rlhf.ppo.trainer, "collect_rollout", step, field("scores")),
+        "score": (rlhf.ppo.iteration, "collect_rollout", step, field("scores")),
         "log-probability": (rlhf.ppo.rollout, "map_microbatches", 2 * step - 1, field("logprobs")),
         "value": (rlhf.ppo.rollout, "map_microbatches", 2 * step - 1, field("values")),
         "reference log-probability": (

@@ -1,0 +1,7 @@
+"""Types of options that take a word."""
+
+from typing import Annotated, Literal
+
+KLEstimatorKind = Literal["", "k1", "k2", "exact", "k3", "abs", "clamp"]  # last 3: always refused
+RecordKind = Literal["", "preferences", "prompts", "demonstrations"]
+MetricName = Annotated[str, "a name in summary.json"]
