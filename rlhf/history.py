@@ -1,11 +1,11 @@
 """The earlier turns of a conversation: the exchanges before the instruction of a prompt."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import msgspec
 
-
-class Exchange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+@dataclass(frozen=True, slots=True)
+class Exchange:
     """What a user asked earlier, and the response to it.
 
     Attributes:

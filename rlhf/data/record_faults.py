@@ -37,6 +37,19 @@ def conversion_error(
     return DataError(_HELP.get(field, message), field)
 
 
+def check_history(fields: Mapping[str, Any]) -> None:
+    """Refuse other fields in earlier turns; msgspec forbids them in records only.
+
+    Raises:
+        DataError: an earlier turn has one; `where` names it.
+    """
+    history = fields.get("history")
+    for turn in history if isinstance(history, list) else ():
+        for name in turn if isinstance(turn, dict) else ():
+            if name not in ("instruction", "response"):
+                raise DataError(_HELP["history"], "history")
+
+
 def check_texts(record: msgspec.Struct, texts: Sequence[str], history: Sequence[Exchange]) -> None:
     """Check that no required text of a record is blank or holds a NUL.
 

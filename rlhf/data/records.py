@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from rlhf.data.jsonl import json_object, layout_fault, read_lines
-from rlhf.data.record_faults import check_texts, conversion_error
+from rlhf.data.record_faults import check_history, check_texts, conversion_error
 from rlhf.data.similar_paths import similar_file
 from rlhf.errors import DataError
 from rlhf.history import History
@@ -193,6 +193,7 @@ def record_from_fields(fields: dict[str, Any], kind: type[T]) -> T:
     """
     if isinstance(label := fields.get("preference"), str):
         fields["preference"] = _LABELS.get(label)
+    check_history(fields)
     try:
         record = msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:

@@ -8,6 +8,8 @@ import msgspec
 
 from rlhf.data.importers.fields import Row, Skip
 from rlhf.data.importers.turns import Turn
+from rlhf.data.record_faults import check_history
+from rlhf.errors import DataError
 from rlhf.history import Exchange, History
 
 IMAGE_MARKER = "<image>"
@@ -113,7 +115,8 @@ def read_history(row: Row) -> History:
     try:
         value = msgspec.json.decode(value) if isinstance(value, str) else value
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            check_history({"history": value})
             return msgspec.convert(value, History)
         return tuple(starmap(Exchange, msgspec.convert(value, list[tuple[str, str]])))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, DataError) as error:
         raise Skip("unexpected form", "history", error) from error

@@ -12,7 +12,7 @@ from rlhf.data.importers.fields import Skip
 from rlhf.data.importers.items import ImportedDemonstration, ImportedPair, ImportedPrompt
 from rlhf.data.importers.labels import parse_label
 from rlhf.data.records import DemonstrationRecord, PreferenceRecord, PromptRecord
-from rlhf.history import History, history_texts
+from rlhf.history import Exchange, History, history_texts
 
 Item = TypeVar("Item", bound=ImportedPrompt)
 ImportedRecord = PromptRecord | DemonstrationRecord | PreferenceRecord
@@ -56,7 +56,8 @@ def remove_image_markers(item: Item, *, marks_images: bool) -> Item:
         raise Skip("image in a later turn", "instruction")
     if not item.history:
         return replace(item, instruction=text)
-    return replace(item, history=(replace(item.history[0], instruction=text), *item.history[1:]))
+    first = Exchange(text, item.history[0].response)
+    return replace(item, history=(first, *item.history[1:]))
 
 
 def with_earlier(item: Item, history: History) -> Item:
