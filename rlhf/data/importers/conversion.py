@@ -56,8 +56,8 @@ def remove_image_markers(item: Item, *, marks_images: bool) -> Item:
         raise Skip("image in a later turn", "instruction")
     if not item.history:
         return replace(item, instruction=text)
-    first = Exchange(text, item.history[0].response)
-    return replace(item, history=(first, *item.history[1:]))
+    earliest = Exchange(text, item.history[0].response)
+    return replace(item, history=(earliest, *item.history[1:]))
 
 
 def with_earlier(item: Item, history: History) -> Item:
