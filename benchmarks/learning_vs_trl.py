@@ -7,7 +7,7 @@
 
 All begin with one supervised model, are scored by one reward model and take as many samples of one
 file of prompts; learning rate, KL coefficient, clip, epochs, batch and minibatch are the demo's.
-What trl has no option for is named in baselines/learning_ppo.py and baselines/learning_rloo.py.
+What trl has no option for is named in baselines/train_ppo.py and baselines/train_groups.py.
 At the end `rlhf evaluate` compares each with the supervised model on held-out prompts. Runs are
 processes of one thread, one at a time. A baseline whose environment is missing is skipped, and the
 results of an earlier run with equal options are used again.

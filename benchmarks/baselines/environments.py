@@ -4,6 +4,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Collection
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +17,9 @@ RELEASES = {
     "trl_ppo": "trl==1.12.0",  # the last with a PPOTrainer
     "parity_trl": "trl==1.12.0",
     "trl_groups": "trl==1.16.0",
+    "trl_rloo": "trl==1.16.0",
+    "trl_grpo": "trl==1.16.0",
+    "trl_dpo": "trl==1.16.0",
 }
 EXTRA_PACKAGES = ("pandas",)  # trl.experimental.ppo imports it, and its metadata do not say so
 
@@ -35,14 +39,19 @@ def install_hint(baseline: str, directory: Path = DIRECTORY) -> str:
     return f"{baseline} needs {RELEASES[baseline]} in {place}; make it with --install"
 
 
-def install(directory: Path = DIRECTORY) -> None:
-    """Create the environments that do not exist.
+def install_command(baseline: str) -> str:
+    """Return the command that makes the environment of a trainer."""
+    return f"python benchmarks/baseline.py {baseline} --install"
+
+
+def install(directory: Path = DIRECTORY, baselines: Collection[str] = RELEASES) -> None:
+    """Create the environments of baselines that do not exist.
 
     They see the packages of the running environment, so that all use the same torch and
     transformers; trl and what it needs are installed into their own.
     """
     constraints = ["-c", str(ROOT / "constraints.txt")]
-    for release in sorted({name for name in RELEASES.values() if name}):
+    for release in sorted({name for key in baselines if (name := RELEASES[key])}):
         python = _interpreter(directory, release)
         if python.exists():
             continue

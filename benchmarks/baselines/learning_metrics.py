@@ -10,15 +10,10 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from baselines.learning_runs import Run
+from baselines.learning_task import TAGS
 
 Curve = Sequence[Mapping[str, float]]
 
-TAGS = {
-    "objective/scores": "scores",
-    "objective/kl": "kl",
-    "tokens/responses_len_mean": "length",
-    "episode": "samples",
-}
 # Column of the table: the metric of a run, and its format.
 COLUMNS: dict[str, tuple[Callable[[Run], float], str]] = {
     "win rate": (lambda run: run.metrics["win_rate"], ".1%"),

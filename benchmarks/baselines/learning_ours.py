@@ -1,8 +1,8 @@
 """Our PPO on a task: python -m baselines.learning_ours DIRECTORY.
 
-It is the command `rlhf ppo`, with the metrics of each iteration copied into the curve. The wall
-time of an iteration includes what the command does by default: its sanity checks, the samples it
-logs and its curves.
+It is the command `rlhf ppo`, with the metrics of each iteration copied into the run. The wall time
+of an iteration includes what the command does by default, as time/other: its sanity checks, the
+samples it logs and its curves.
 """
 
 import shutil
@@ -12,21 +12,21 @@ from pathlib import Path
 
 import torch
 
-from baselines.learning_task import Recorder, Task
+from baselines.learning_task import Task
+from baselines.train_metrics import Recorder
 from rlhf.cli.job_runner import run_command
 from rlhf.ppo.trainer import PPOTrainer
 
 
 def record(recorder: Recorder) -> None:
-    """Add every iteration of a PPOTrainer to the curve."""
+    """Record every iteration of a PPOTrainer."""
     step = PPOTrainer.step
 
     def recorded_step(trainer: PPOTrainer, iteration: int) -> dict[str, float]:
         if iteration == 0:
             recorder.start()
         metrics = step(trainer, iteration)
-        names = ("objective/scores", "objective/kl", "tokens/responses_len_mean")
-        recorder.add(*(metrics[name] for name in names))
+        recorder.add(metrics)
         return metrics
 
     PPOTrainer.step = recorded_step  # type: ignore[method-assign]

@@ -14,6 +14,7 @@ from typing import Any
 from baselines.environments import ROOT, install_hint, interpreter_of
 from baselines.learning_task import StartingPoint, Task, read_curve
 from baselines.runs import BENCHMARKS
+from baselines.train_job import TrainJob
 
 REWARD_CARD = "reward/reward.json"
 
@@ -23,24 +24,27 @@ class Baseline:
     """A trainer and its options.
 
     Attributes:
-        name: prefix of its run directories.
+        name: prefix of its run directories; of trl, the key of `train_job.MODULES`.
         title: name in tables and plots.
         module: of `baselines`, which trains.
-        environment: key of `environments.RELEASES`.
         changes: options by dotted name that differ from the demo's.
     """
 
     name: str
     title: str
     module: str
-    environment: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> str:
+        """The key of `environments.RELEASES`."""
+        return "ours" if self.module == "learning_ours" else self.name
 
 
 BASELINES = (
-    Baseline("ours", "ours, PPO", "learning_ours", "ours"),
-    Baseline("trl_ppo", "trl 1.12 PPO", "learning_ppo", "trl_ppo"),
-    Baseline("trl_rloo", "trl 1.16 RLOO", "learning_rloo", "trl_groups"),
+    Baseline("ours", "ours, PPO", "learning_ours"),
+    Baseline("trl_ppo", "trl 1.12 PPO", "train"),
+    Baseline("trl_rloo", "trl 1.16 RLOO", "train"),
 )
 
 
@@ -48,7 +52,7 @@ def _variant(
     name: str, title: str, changes: Mapping[str, Any] = MappingProxyType({}), **ppo: Any
 ) -> Baseline:
     options = {f"ppo.{option}": value for option, value in ppo.items()}
-    return Baseline(name, title, "learning_ours", "ours", {**options, **changes})
+    return Baseline(name, title, "learning_ours", {**options, **changes})
 
 
 GROUPS = {"critic": "shared", "samples_per_prompt": 4}
@@ -125,8 +129,12 @@ def run(baseline: Baseline, task: Task, directory: Path, environments: Path) -> 
     finished = directory / "metrics.json"
     if not (finished.exists() and (directory / "task.json").read_text() == task.to_json()):
         directory.mkdir(parents=True, exist_ok=True)
-        finished.unlink(missing_ok=True)
+        for old in (finished, *directory.glob("metrics.jsonl"), *directory.glob("events.out.*")):
+            old.unlink(missing_ok=True)
         task.write(directory)
+        if baseline.module == "train":
+            config = task.train_config(baseline.name)
+            TrainJob(trainer=baseline.name, config=config, run_dir=directory).write()
         python = str(interpreter_of(baseline.environment, environments))
         _child([python, "-m", f"baselines.{baseline.module}", str(directory)])
         finished.write_text(json.dumps(evaluate(task, directory), indent=2) + "\n")

@@ -1,23 +1,32 @@
 """One run of the learning comparison: its models, its options and its files.
 
-A run's directory holds task.json; curve.jsonl, a line each iteration; adapter/, the trained LoRA;
+A run's directory holds task.json; metrics.jsonl, a line each iteration; adapter/, the trained LoRA;
 and metrics.json, from `rlhf evaluate`.
 """
 
 import json
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from baselines.environments import ROOT
+from baselines.train_checks import checked_options
+from baselines.train_metrics import TIMES
 from rlhf.config.schema import Config
 from rlhf.config.validation import load_config
+from rlhf.tracking.reader import read_metrics
 
 EXPERIMENT = ROOT / "conf" / "experiment" / "demo.yaml"
+TAGS = {
+    "objective/scores": "scores",
+    "objective/kl": "kl",
+    "tokens/responses_len_mean": "length",
+    "episode": "samples",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +61,19 @@ class Task:
             values.setdefault(section, {})[option] = value
         return load_config({**values, "seed": self.seed})
 
+    def train_config(self, trainer: str) -> Config:
+        """Return the options of a trainer of trl, files included."""
+        config = self.config
+        return checked_options(
+            trainer,
+            replace(
+                config,
+                model=replace(config.model, path=self.start.model),
+                data=replace(config.data, prompts=str(self.prompts), root=self.start.data),
+                reward=replace(config.reward, path=self.start.reward),
+            ),
+        )
+
     @property
     def prompts(self) -> Path:
         return Path(self.start.data, "preference.jsonl")
@@ -73,31 +95,17 @@ class Task:
         return Task(**{**values, "start": StartingPoint(**values["start"])})
 
 
-class Recorder:
-    """Writes the curve of a run; time counts from `start`, after the model was loaded."""
-
-    def __init__(self, directory: Path, batch: int) -> None:
-        self._file = (directory / "curve.jsonl").open("w")
-        self._batch, self._samples, self._started = batch, 0, 0.0
-
-    def start(self) -> None:
-        self._started = time.perf_counter()
-
-    def add(self, scores: float, kl: float, length: float) -> None:
-        """Write a line for the iteration that ends now.
-
-        Args:
-            scores: mean score, with the penalty for a response that was cut short.
-            kl: mean over responses of the summed log-ratio to the supervised model, nats.
-            length: mean tokens of a response, end-of-sequence included.
-        """
-        seconds, self._samples = time.perf_counter() - self._started, self._samples + self._batch
-        metrics = {"scores": scores, "kl": kl, "length": length}
-        line = {"samples": self._samples, "seconds": seconds, **metrics}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-
-
 def read_curve(directory: Path) -> list[Mapping[str, float]]:
-    """Return the lines of a run's curve."""
-    return [json.loads(line) for line in (directory / "curve.jsonl").read_text().splitlines()]
+    """Return the metrics of each iteration of a run, with seconds from the first one's beginning.
+
+    Returns:
+        scores: mean score, with the penalty for a response that was cut short; kl: mean over
+        responses of the summed log-ratio to the supervised model, nats; length: mean tokens of a
+        response, end-of-sequence included; samples and seconds so far.
+    """
+    curves = read_metrics(directory)
+    columns = {name: [value for _, value in curves[metric]] for metric, name in TAGS.items()}
+    parts = [[value for _, value in curves[name]] for name in TIMES if name in curves]
+    seconds = accumulate(sum(times) for times in zip(*parts, strict=True))
+    columns = {"samples": columns.pop("samples"), "seconds": list(seconds), **columns}
+    return [dict(zip(columns, line, strict=True)) for line in zip(*columns.values(), strict=True)]

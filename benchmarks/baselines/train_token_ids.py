@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.models.llava.modeling_llava import LlavaModel
 
-from baselines.learning_trl import PromptScorer
+from baselines.train_scorer import PromptScorer
 from rlhf.data.images import load_image
 
 
@@ -25,7 +25,7 @@ class PromptIndexModel(LlavaModel):
         )
         if is_placeholder is not None and is_placeholder.any():
             numbers = input_ids.amax(1) - self.config.text_config.vocab_size
-            pixel_values = self.pixels[numbers]
+            pixel_values = self.pixels[numbers.to(self.pixels.device)].to(input_ids.device)
             input_ids = input_ids.where(~is_placeholder, self.config.image_token_id)
             kwargs["mm_encoder_outputs"] = (
                 None  # which generate set, having found nothing to encode
@@ -41,19 +41,18 @@ class RewardModelAdapter(nn.Module):
     def __init__(self, scorer: PromptScorer, vocabulary: int) -> None:
         super().__init__()
         self.model, self.score = self.score_rows, nn.Identity()
-        self.scorer, self.vocabulary, self.length = scorer, vocabulary, 0.0
+        self.scorer, self.vocabulary = scorer, vocabulary
 
     def score_rows(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Any:
         """Return hidden states [B, T, 1] that hold the score of each row at every position."""
         numbers = (input_ids.amax(1) - self.vocabulary).tolist()
         prompt_lens = self.scorer.prompts.spans.lengths.tolist()
         sequences = [
-            row[mask].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)
+            row[mask].tolist() for row, mask in zip(input_ids, attention_mask.bool(), strict=True)
         ]
         rows = [ids[prompt_lens[number] :] for number, ids in zip(numbers, sequences, strict=True)]
-        self.length = sum(map(len, rows)) / len(rows)
         scores, _ = self.scorer.scores(numbers, rows)
-        states = scores[:, None, None].expand(*input_ids.shape, 1)
+        states = scores.to(input_ids.device)[:, None, None].expand(*input_ids.shape, 1)
         return SimpleNamespace(hidden_states=[states])
 
 
