@@ -15,6 +15,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rlhf.tracking.metrics import METRICS
 from tests.benchmarks.learning import metrics, runs, script, task_
 
+LINE = {  # of metrics.jsonl, and what the comparison reads of it
+    "step": 0,
+    "episode": 4.0,
+    "time/rollout": 1.0,
+    "time/update": 2.0,
+    "time/other": 0.5,
+    "objective/scores": 2.0,
+    "objective/kl": 0.25,
+    "tokens/responses_len_mean": 3.0,
+    "lr": 1.0,
+}
+CURVE = {"samples": 4.0, "seconds": 3.5, "scores": 2.0, "kl": 0.25, "length": 3.0}
+
 
 def run_of(scores: Sequence[float], **changes: float) -> Any:
     """Return a run with these scores; each iteration has 4 samples and 2 seconds."""
@@ -65,7 +78,7 @@ def test_results_of_a_run_with_equal_options_are_read(
 
     def child(command: Sequence[str]) -> str:
         commands.append(list(command))
-        (tmp_path / "curve.jsonl").write_text('{"scores": 2.0}\n')
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(LINE) + "\n")
         return '{"win_rate": 0.75, "report": "somewhere"}'
 
     monkeypatch.setattr(runs, "_child", child)
@@ -73,7 +86,7 @@ def test_results_of_a_run_with_equal_options_are_read(
     task = task_.Task(start=start, seed=0)
     for _ in range(2):
         run = runs.run(runs.BASELINES[0], task, tmp_path, tmp_path)
-        assert run == runs.Run([{"scores": 2.0}], {"win_rate": 0.75})
+        assert run == runs.Run([CURVE], {"win_rate": 0.75})
     assert [command[2] for command in commands] == ["baselines.learning_ours", "rlhf"]
     assert commands[1][3:6] == ["evaluate", "m", str(tmp_path)]
     assert "data.prompts=d/evaluation.jsonl" in commands[1]

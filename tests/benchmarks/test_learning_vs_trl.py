@@ -1,6 +1,5 @@
 """The learning comparison where trl is not installed: our run and the inputs of trl."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,43 +9,10 @@ import torch
 from peft import get_peft_model
 
 import rlhf.ppo.trainer
-from rlhf.config.schema import RewardConfig
-from rlhf.data.records import PromptRecord, write_records
 from rlhf.models.lora import Adapters
-from rlhf.rewards.loading import build_reward_model, load_reward_model, save_reward
-from tests.benchmarks.learning import ours, runs, script, task_, token_ids, trl
+from rlhf.rewards.loading import load_reward_model
+from tests.benchmarks.learning import ours, runs, task_, token_ids, trl
 from tests.support import tiny_models
-
-CHANGES = {**script.TINY, "ppo.critic_warmup_iterations": 0, "ppo.lr": 0.01}
-
-
-@pytest.fixture(scope="module")
-def start(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Prompts with equal instructions about different images, and an untrained reward model."""
-    directory = tmp_path_factory.mktemp("learning")
-    shutil.copytree(tiny, directory, dirs_exist_ok=True)
-    questions = ("What colour is the circle?", "Who?")
-    records = [
-        PromptRecord(f"pictures/{n:05d}.png", questions[n // 4], id=f"p{n}") for n in range(8)
-    ]
-    write_records(directory / "preference.jsonl", records)
-    llava, options = tiny_models.load(directory), RewardConfig()
-    torch.manual_seed(0)
-    reward = build_reward_model(llava, options)
-    torch.nn.init.normal_(reward.head.linear.weight)
-    save_reward(reward, directory / "reward", {})
-    model, data = str(directory / "model"), str(directory)
-    return task_.StartingPoint(model=model, reward=str(directory / "reward"), data=data)
-
-
-@pytest.fixture(scope="module")
-def task(start: Any) -> Any:
-    return task_.Task(start=start, seed=0, changes=CHANGES)
-
-
-@pytest.fixture(scope="module")
-def scorer(task: Any) -> Any:
-    return trl.PromptScorer(task)
 
 
 def test_a_task_is_equal_after_its_file_and_has_the_options_of_the_demo(tmp_path: Path) -> None:
@@ -100,6 +66,7 @@ def test_ours_leaves_a_curve_and_an_adapter(
     curve = task_.read_curve(tmp_path)
     assert [line["samples"] for line in curve] == [8, 16]
     assert 0 < curve[0]["seconds"] < curve[1]["seconds"]
+    assert curve[0]["seconds"] > metrics[0]["time/rollout"] + metrics[0]["time/update"]
     assert [line["scores"] for line in curve] == [x["objective/scores"] for x in metrics]
     assert [line["kl"] for line in curve] == [x["objective/kl"] for x in metrics]
     assert [line["length"] for line in curve] == [x["tokens/responses_len_mean"] for x in metrics]
@@ -124,9 +91,9 @@ def test_the_scorer_gives_the_scores_of_the_reward_model(scorer: Any, start: Any
         assert reward.scores(prompt, response, max_tokens=999).item() == pytest.approx(float(score))
 
 
-def test_the_index_of_a_prompt_stands_for_its_image(scorer: Any, task: Any) -> None:
+def test_the_index_of_a_prompt_stands_for_its_image(scorer: Any, job: Any) -> None:
     banned = scorer.llava.banned_ids
-    reference, model = (trl.load_llava(task, banned).eval() for _ in range(2))
+    reference, model = (trl.load_llava(job, banned).eval() for _ in range(2))
     vocabulary = reference.config.text_config.vocab_size
     ids = token_ids.prompt_index_ids(scorer, vocabulary)
     pixels = token_ids.pixel_values_of(scorer)
@@ -160,12 +127,12 @@ def test_padding_is_not_scored(scorer: Any) -> None:
     assert hidden_states.shape == (2, ids.shape[1], 1)
     torch.testing.assert_close(hidden_states[:, 0, 0], expected)
     torch.testing.assert_close(hidden_states[:, -1, 0], expected)
-    assert adapter.length == 3.0
+    assert scorer.metrics["tokens/responses_len_mean"] == 3.0
 
 
-def test_trl_trains_the_layers_that_ours_trains(task: Any, tiny: Path) -> None:
-    model = trl.load_llava(task, [])
-    options = trl.lora(task)
+def test_trl_trains_the_layers_that_ours_trains(job: Any, tiny: Path) -> None:
+    model = trl.load_llava(job, [])
+    options = trl.lora(job)
     assert (options.r, options.lora_alpha) == (16, 32)
     wrapped = get_peft_model(model, options)
     names = {name for name, _ in wrapped.named_modules() if name.endswith(".lora_A")}
