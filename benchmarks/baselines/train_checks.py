@@ -45,12 +45,13 @@ _READ = {
 
 
 def unread_options(trainer: str, words: Sequence[str]) -> list[str]:
-    """Return the words that set an option of section ppo which does not reach the trainer."""
+    """Return the words that set an option of ppo or parallel which does not reach the trainer."""
     names = [(word, override_name(word)) for word in words]
     return [
         word
         for word, name in names
-        if name.startswith("ppo.") and name.removeprefix("ppo.") not in _READ[trainer]
+        if name.startswith(("ppo.", "parallel."))
+        and name.removeprefix("ppo.") not in _READ[trainer]
     ]
 
 

@@ -170,8 +170,12 @@ def test_options_that_do_not_reach_a_trainer_are_named(trainer: str) -> None:
         "ppo.whiten_advantages=false",
         "reward.epochs=2",
         "seed=1",
+        "parallel.parts=2",
     ]
-    assert checks.unread_options(trainer, words) == ["ppo.whiten_advantages=false"]
+    assert checks.unread_options(trainer, words) == [
+        "ppo.whiten_advantages=false",
+        "parallel.parts=2",
+    ]
     others = ["ppo.gamma=1", "ppo.iterations=2", "ppo.samples_per_prompt=2", "ppo.max_grad_norm=1"]
     unread = {
         "trl_ppo": [2, 3],
