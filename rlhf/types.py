@@ -297,5 +297,4 @@ class Minibatch:
 
     def _per_token(self) -> dict[str, Any]:
         """Per-token tensors by name, each [N] or [N, D]."""
-        values = vars(self).items()
-        return {name: value for name, value in values if isinstance(value, Tensor)}
+        return {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
