@@ -124,9 +124,9 @@ def _prepare(command: str, *, reserves: bool) -> None:
 
 def _job_overrides(command: str, words: Sequence[str], flags: Sequence[str]) -> list[str]:
     """Return the overrides for Hydra, after the job's name and what names members of a sweep."""
-    own = [Path(x.partition("=")[2]) for x in flags if x.startswith("--config-dir=")]
-    sweeps = "--multirun" in flags
-    overrides = hydra_overrides(command, words, [config_directory(), *own], sweeps=sweeps)
+    overrides = hydra_overrides(
+        command, words, _group_directories(words, flags), sweeps="--multirun" in flags
+    )
     try:
         swept = swept_names(overrides)
     except HydraException as error:
@@ -134,6 +134,16 @@ def _job_overrides(command: str, words: Sequence[str], flags: Sequence[str]) -> 
     fixed = ",".join(name for name in map(override_name, overrides) if name not in swept)
     names = f"hydra.job.config.override_dirname.exclude_keys=[{fixed}]"
     return [f"hydra.job.name={command}", names, *overrides]
+
+
+def _group_directories(words: Sequence[str], flags: Sequence[str]) -> list[Path] | None:
+    """Return where groups are; None if a search path, or a root config, may add to them."""
+    named = [flag.partition("=") for flag in flags]
+    if any(override_name(word) == "hydra.searchpath" for word in words):
+        return None
+    if any(name == "--config-name" for name, _, _ in named):
+        return None
+    return [config_directory(), *(Path(path) for name, _, path in named if name == "--config-dir")]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ _ELEMENT = r"\s*(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\s*(?=,|$)|[^,]*"
 
 
 def hydra_overrides(
-    command: str, words: Sequence[str], directories: Sequence[Path], *, sweeps: bool
+    command: str, words: Sequence[str], directories: Sequence[Path] | None, *, sweeps: bool
 ) -> list[str]:
     """Return the overrides of a command line in Hydra's grammar.
 
@@ -25,14 +25,15 @@ def hydra_overrides(
     Args:
         command: its name, for advice on names.
         words: `option=value`, `group=file`, as typed.
-        directories: where groups of configs are.
+        directories: where groups of configs are; None: Hydra alone knows, and checks the names.
         sweeps: whether the command line is a sweep.
 
     Raises:
         UsageError: no option or group has the name.
     """
-    for word in words:
-        _check_name(command, word, directories)
+    if directories is not None:
+        for word in words:
+            _check_name(command, word, directories)
     return [_quoted(word, sweeps=sweeps) for word in words]
 
 

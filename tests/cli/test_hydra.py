@@ -95,6 +95,19 @@ def test_an_own_root_config_with_a_defaults_list(jobs: list[Job], write: Write) 
     assert job.run_dir.parent == Path("runs/mine")
 
 
+def test_a_search_path_adds_groups(
+    jobs: list[Job], write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("experiment/far.yaml", "# @package _global_\nseed: 9\n")
+    write("leash/short.yaml", "# @package _global_\nppo: {iterations: 2}\n")
+    path = f"hydra.searchpath=[file://{Path('own').resolve()}]"
+    assert main(["ppo", path, "experiment=far", "+leash=short"]) == 0
+    assert (jobs[0].config.seed, jobs[0].config.ppo.iterations) == (9, 2)
+    assert main(["ppo", path, "ppo.typo=1"]) == 2
+    assert main(["ppo", path, "+typo=1"]) == 2
+    assert capsys.readouterr().err.count("unknown option") == 2 and len(jobs) == 1
+
+
 def test_the_schema_is_strict_in_own_configs(
     jobs: list[Job], write: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
