@@ -46,7 +46,7 @@ def test_paths_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert complete("rlhf evaluate runs/") == ["runs/ppo/"]
     assert complete("rlhf ppo reward.path=ru") == ["reward.path=runs/"]
     assert complete("rlhf ppo data.prompts=~/pa") == ["data.prompts=~/pairs.jsonl"]
-    assert complete("rlhf ppo pa") == []  # ppo takes no files
+    assert complete("rlhf ppo pai") == []  # ppo takes no files
 
 
 def test_flags_are_completed() -> None:
