@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test cases coverage browser-test reliability families fuzz audit wheel check format tensorboard clean
+.PHONY: demo test cases coverage browser-test parallel reliability families fuzz audit wheel check format tensorboard clean
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
@@ -23,6 +23,10 @@ browser-test: $(STAMP)
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-liberation; }
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[annotate,browser]'
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser
+
+# One run on 1, 2 and 4 processes, every critic and estimator, 3 minutes: docs/parallel.md
+parallel: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/parallel tests/ppo/test_processes.py tests/cli/test_processes.py
 
 # Every promise at full count, half an hour: docs/reliability.md. One of them: ONLY=kills
 reliability: $(STAMP)

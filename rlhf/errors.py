@@ -13,12 +13,14 @@ class RlhfError(Exception):
         where: the place, e.g. `pairs.jsonl:12:preference`; may be empty.
         fix: one sentence, what to do about it; may be empty.
         exit_code: exit code of the command that the error ends.
+        on_every_process: every process of the run raises it, at the same point.
     """
 
     what: str
     where: str
     fix: str
     exit_code = 1
+    on_every_process = False
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         """Build the error from its three lines.
@@ -52,6 +54,7 @@ class DivergedError(RlhfError):
     """Training diverged: losses or weights are not finite, or a health warning ended the run."""
 
     exit_code = 4
+    on_every_process = True
 
 
 class ResourceError(RlhfError):
@@ -77,6 +80,24 @@ class StoppedError(RlhfError):
             where: the run directory.
             fix: one sentence, how to go on.
             exit_code: 130, 143 or 75.
+        """
+        super().__init__(what, where, fix)
+        self.exit_code = exit_code
+
+
+class OtherProcessError(RlhfError):
+    """Process 0 of the run has raised this error, and prints it."""
+
+    on_every_process = True
+
+    def __init__(self, what: str, where: str, fix: str, exit_code: int) -> None:
+        """Build the error from its three lines and its exit code.
+
+        Args:
+            what: one sentence, what is wrong.
+            where: the place.
+            fix: one sentence, what to do about it.
+            exit_code: that of process 0.
         """
         super().__init__(what, where, fix)
         self.exit_code = exit_code

@@ -14,9 +14,11 @@ from rlhf.cli.hydra_compose import plain_options, run_hydra
 from rlhf.cli.job_runner import LoadFunction, run_job
 from rlhf.cli.notes import unused_options
 from rlhf.cli.overrides import override_name
+from rlhf.cli.processes import is_quiet
 from rlhf.cli.sweep import end_sweep, run_member, update_member
 from rlhf.config.validation import load_config
 from rlhf.errors import UsageError
+from rlhf.parallel.environment import process_rank
 from rlhf.storage.run_directory import json_text, remove_if_empty
 from rlhf.tracking.console import console, stage
 
@@ -79,7 +81,7 @@ class HydraTask:
     def __call__(self, composed: DictConfig) -> float | None:
         """Run the command; return the value of the objective for a sweeper."""
         settings: Any = HydraConfig.get()
-        console().quiet = "--json" in self.call.flags
+        console().quiet = is_quiet(self.call)
         if settings.mode == RunMode.MULTIRUN:
             sweep = absolute_if_moved(settings, settings.sweep.dir)
             run_in = self._runner(composed, sweep / settings.sweep.subdir)
@@ -119,6 +121,6 @@ class HydraTask:
             scorer=call.scorer,
             load=self.load,
         )
-        if "--json" in call.flags:
+        if "--json" in call.flags and not process_rank():
             print(json_text(summary))
         return summary

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf.cli.commands import COMMANDS, CommandFunction
 from rlhf.cli.hydra_compose import compose_options, to_yaml
 from rlhf.cli.input_checks import load_function
 from rlhf.cli.notes import next_step, option_changes
+from rlhf.cli.processes import takes_processes
 from rlhf.commands.job import Job
 from rlhf.config.paths import expand_home
 from rlhf.config.resolve import with_parts
@@ -22,6 +23,9 @@ from rlhf.parallel.environment import num_processes
 from rlhf.storage.atomic import replaced_file
 from rlhf.storage.run_directory import RunDirectory, new_run_directory
 from rlhf.tracking.console import say, stage, table
+
+if TYPE_CHECKING:  # imports torch
+    from rlhf.parallel.world import World
 
 LoadFunction = Callable[[str], CommandFunction]
 
@@ -72,7 +76,7 @@ def run_job(
     Returns:
         The run directory (`.` for a command without one) and the metrics.
     """
-    if "parallel" in COMMANDS[command].sections:
+    if takes_processes(command):
         config = with_parts(config, num_processes())
     _check_output(command, config)
     _silence_libraries()
@@ -89,11 +93,31 @@ def run_job(
     function = load(command)
     if not COMMANDS[command].has_run_dir:
         summary = function(job(run_dir=Path()))
-    else:
-        with _locked(directory, is_new=not config.resume) as run:
-            summary = _run_in_directory(command, function, job, config, run)
+        next_step(command, directory, config, summary)
+        return Path(), summary
+    with _world(config) as world:
+        if world:
+            directory = Path(world.tell(str(directory)))
+        job = partial(job, run_dir=directory, world=world)
+        with _locked(directory, is_new=not config.resume, world=world) as run:
+            if run:
+                summary = _run_in_directory(command, function, job, config, run)
+            else:
+                summary = function(job())
     next_step(command, directory, config, summary)
-    return (directory if COMMANDS[command].has_run_dir else Path()), summary
+    return directory, summary
+
+
+@contextmanager
+def _world(config: Config) -> Iterator["World | None"]:
+    """Meet the other processes of the run; None if there are none."""
+    if num_processes() == 1:
+        yield None
+        return
+    from rlhf.parallel.world import joined  # imports torch
+
+    with joined(config.parallel.patience) as world:
+        yield world
 
 
 def _run_in_directory(
@@ -104,7 +128,7 @@ def _run_in_directory(
     if not config.resume or not COMMANDS[command].has_checkpoints:
         write_options()
     say(f"run directory {run.path}")
-    summary = function(job(run_dir=run.path, write_options=write_options))
+    summary = function(job(write_options=write_options))
     run.write_summary({"command": command, **summary})
     if command != "demo":  # it prints its own comparison
         _print_summary(summary)
@@ -112,16 +136,28 @@ def _run_in_directory(
 
 
 @contextmanager
-def _locked(directory: Path, *, is_new: bool) -> Iterator[RunDirectory]:
+def _locked(
+    directory: Path, *, is_new: bool, world: "World | None"
+) -> Iterator[RunDirectory | None]:
+    """Lock a run directory; on other processes than the first wait for that, and yield None."""
+    locked: list[RunDirectory] = []
+    if world:
+        world.first(lambda: locked.append(_lock(directory, is_new=is_new)))
+    else:
+        locked.append(_lock(directory, is_new=is_new))
+    try:
+        yield locked[0] if locked else None
+    finally:
+        for run in locked:
+            run.close()
+
+
+def _lock(directory: Path, *, is_new: bool) -> RunDirectory:
     """Lock a run directory; a new run takes none that holds a run already."""
     if is_new and (directory / "config.yaml").exists():
         fix = "set resume= to continue it, or choose another hydra.run.dir or hydra.sweep.dir"
         raise UsageError("this directory holds a run already", str(directory), fix)
-    run = RunDirectory(directory)
-    try:
-        yield run
-    finally:
-        run.close()
+    return RunDirectory(directory)
 
 
 def _check_output(command: str, config: Config) -> None:

@@ -9,7 +9,7 @@ from rlhf import __version__
 from rlhf.cli.call import Call, parse
 from rlhf.cli.help import command_help, overview
 from rlhf.cli.input_checks import load_function
-from rlhf.cli.processes import check_processes
+from rlhf.cli.processes import check_processes, is_quiet, is_told_elsewhere, named_process
 from rlhf.errors import expected_error
 from rlhf.storage.run_directory import json_text
 from rlhf.tracking.console import console, print_error
@@ -55,7 +55,9 @@ def report(error: Exception, words: Sequence[str]) -> int:
         traceback.print_exc()
     if not known:
         return 1
-    print_error(known)
+    if is_told_elsewhere(known):
+        return known.exit_code
+    print_error(named_process(known))
     if "--json" in words and (metrics := getattr(known, "metrics", None)):
         print(json_text(metrics))
     return known.exit_code
@@ -76,8 +78,8 @@ def _run(call: Call, words: Sequence[str]) -> int:
     if "--help" in call.flags:
         print(command_help(call.command), end="")
         return 0
-    check_processes(call.command)
+    check_processes(call)
     from rlhf.cli.hydra_task import run_call  # imports Hydra
 
-    console().quiet = "--json" in call.flags
+    console().quiet = is_quiet(call)
     return run_call(call, load_function, partial(report, words=words))

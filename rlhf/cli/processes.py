@@ -1,19 +1,50 @@
-"""Which commands may run on several processes."""
+"""A command line on several processes: which commands may, and what each process prints."""
 
-from rlhf.errors import UsageError
-from rlhf.parallel.environment import num_processes
+from rlhf.cli.call import Call
+from rlhf.cli.commands import COMMANDS
+from rlhf.errors import RlhfError, UsageError
+from rlhf.parallel.environment import num_processes, process_rank
 
 
-def check_processes(command: str) -> None:
-    """Refuse several processes, which would each do all the work, in a run of their own.
+def check_processes(call: Call) -> None:
+    """Refuse several processes that would each do all the work, in a run of their own.
 
     Args:
-        command: its name.
+        call: the command line.
 
     Raises:
-        UsageError: a launcher such as torchrun started this process as one of several.
+        UsageError: a launcher such as torchrun started this process as one of several, and the
+            command does not know it.
     """
-    if (size := num_processes()) > 1:
-        what = f"{command} runs on one process, and a launcher started {size}"
-        fix = f"start `rlhf {command}` without torchrun; without a launcher: unset WORLD_SIZE"
+    if (size := num_processes()) == 1:
+        return
+    name = f"rlhf {call.command}"
+    if not takes_processes(call.command):
+        what = f"{call.command} runs on one process, and a launcher started {size}"
+        fix = f"start `{name}` without torchrun; without a launcher: unset WORLD_SIZE"
         raise UsageError(what, f"WORLD_SIZE={size}", fix)
+    if "--multirun" in call.flags:
+        what, fix = "a sweep runs on one process", "start its members one by one"
+        raise UsageError(what, f"--multirun WORLD_SIZE={size}", fix)
+
+
+def takes_processes(command: str) -> bool:
+    """Whether a command may run on several processes."""
+    return "parallel" in COMMANDS[command].sections
+
+
+def is_quiet(call: Call) -> bool:
+    """Whether this process prints errors only: with `--json`, and on all but process 0."""
+    return "--json" in call.flags or process_rank() > 0
+
+
+def is_told_elsewhere(error: RlhfError) -> bool:
+    """Whether process 0 prints this error."""
+    return process_rank() > 0 and error.on_every_process
+
+
+def named_process(error: RlhfError) -> RlhfError:
+    """Return the error with the number of this process, unless it is process 0."""
+    if rank := process_rank():
+        return RlhfError(f"process {rank}: {error.what}", error.where, error.fix)
+    return error

@@ -13,6 +13,7 @@ from rlhf.cli.commands import COMMANDS
 from rlhf.cli.overrides import override_name, typed_value
 from rlhf.config.paths import expand_home
 from rlhf.errors import RlhfError, UsageError
+from rlhf.parallel.environment import process_rank
 from rlhf.storage.run_directory import new_run_directory, run_directory_of, unfinished_run
 
 LONGEST_NAME = 150  # characters of a member's directory; file systems allow 255 bytes
@@ -59,7 +60,7 @@ class RunDirectories:
         """Return the directory of the new run or sweep."""
         output = Path(expand_home(str(output_dir), "output_dir"))
         parent = output / str(name)
-        if not self.reserves:
+        if not self.reserves or process_rank():  # process 0 tells the others its directory
             return str(parent / "NEW")
         if parent not in self.made:
             try:

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf.config.schema import Config
+
+if TYPE_CHECKING:  # imports torch
+    from rlhf.parallel.world import World
 
 RunCommand = Callable[[str, list[str], list[str]], tuple[Path, dict[str, Any]]]
 
@@ -24,6 +27,7 @@ class Job:
         scorer: the judge that `--scorer=` names, FILE.py:NAME or http://…; empty for none.
         write_options: writes config.yaml to the run directory; a resumed run calls it once its
             options are accepted.
+        world: this process among those of the run; None: it is alone.
     """
 
     config: Config
@@ -33,3 +37,4 @@ class Job:
     run_command: RunCommand = field(repr=False)
     scorer: str = ""
     write_options: Callable[[], None] = field(default=lambda: None, repr=False)
+    world: "World | None" = field(default=None, repr=False)

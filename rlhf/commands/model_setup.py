@@ -141,7 +141,7 @@ def read_captions(file: str, data_root: str) -> dict[str, str] | None:
 
 def metrics_writer(
     job: Job,
-    directory: Path,
+    directory: Path | None,
     checkpoint: Checkpoint | None,
     final_metrics: Sequence[str],
     *,
@@ -151,7 +151,7 @@ def metrics_writer(
 
     Args:
         job: the call of the command.
-        directory: where metrics.jsonl and the TensorBoard events are written.
+        directory: where metrics.jsonl and the TensorBoard events are written; None: nowhere.
         checkpoint: the run is resumed from it, and metrics logged after it are dropped; None: a new
             run.
         final_metrics: names of the metrics whose last values stand in TensorBoard's table of runs.

@@ -19,6 +19,7 @@ from rlhf.data.record_set import Prompts
 from rlhf.diagnostics.report import check_quick
 from rlhf.errors import UsageError
 from rlhf.models.policy import build_policy
+from rlhf.parallel.world import ALONE, World
 from rlhf.ppo.metrics import SUMMARY_METRICS
 from rlhf.ppo.options import check_training_options
 from rlhf.ppo.trainer import PPOTrainer
@@ -34,6 +35,8 @@ def ppo(job: Job) -> dict[str, Any]:
     """
     config = job.config
     check_quick(config)
+    world = job.world or ALONE
+    _check_profile(config, world)
     check_training_options(config.ppo, config.sampling)
     records, root = read_prompts(config)
     if not job.scorer:
@@ -60,8 +63,10 @@ def ppo(job: Job) -> dict[str, Any]:
         seed=config.seed,
         run_dir=job.run_dir,
         run_config=config,
+        world=world,
     )
-    with metrics_writer(job, job.run_dir, checkpoint, SUMMARY_METRICS) as trainer.writer:
+    directory = world.owned(job.run_dir)
+    with metrics_writer(job, directory, checkpoint, SUMMARY_METRICS) as trainer.writer:
         if checkpoint:
             trainer.restore(checkpoint)
         print_model_summary(llava, steps=trainer.planned_steps)
@@ -69,6 +74,13 @@ def ppo(job: Job) -> dict[str, Any]:
             trainer.run()
     trainer.save()
     return trainer.summary() | profile | {"warnings": trainer.warnings}
+
+
+def _check_profile(config: Config, world: World) -> None:
+    """Refuse to profile several processes, whose measurements would be written over each other."""
+    if config.ppo.profile and world.size > 1:
+        what, fix = "only a run on one process is profiled", "leave ppo.profile out"
+        raise UsageError(what, f"ppo.profile={config.ppo.profile}, {world.size} processes", fix)
 
 
 def _critic_adapter(config: Config) -> Path | None:

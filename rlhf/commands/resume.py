@@ -33,7 +33,7 @@ def resume_checkpoint(job: Job, directory: Path, *, required: bool = True) -> Ch
     checkpoint = load_checkpoint(resume if from_step else root)
     check_options(checkpoint.state["config"], job.config)
     job.write_options()
-    if from_step:
+    if from_step and (job.world is None or job.world.is_first):
         _rename_later_checkpoints(root, checkpoint.step)
     say(f"resuming after step {checkpoint.step}")
     return checkpoint

@@ -2,10 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from rlhf.errors import DataError, ResourceError
-from rlhf.parallel.environment import num_processes, process_rank
+from rlhf.errors import DataError, OtherProcessError, ResourceError, RlhfError
+from rlhf.parallel.environment import local_rank, num_processes, process_rank
 
 
 class World:
@@ -44,6 +45,8 @@ class World:
         """
         if num_processes() == 1:
             return World()
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         world = World(process_rank(), num_processes())
         with world.exchange():
             store = _store(patience)
@@ -143,17 +146,45 @@ class World:
         )
         return json.loads(bytes(self.gather(data).tolist()))
 
-    def same(self, what: str, value: str) -> None:
+    def first(self, work: Callable[[], Any]) -> Any:
+        """Call `work` on process 0, and return its result, JSON, on every process.
+
+        Raises:
+            RlhfError: what `work` raised; on the other processes an OtherProcessError.
+        """
+        if self.size == 1:
+            return work()
+        error, result = None, None
+        try:
+            result = work() if self.is_first else None
+        except RlhfError as raised:
+            error = raised
+        lines = error and [error.what, error.where, error.fix, error.exit_code]
+        result, lines = self.tell([result, lines])
+        if error:
+            error.on_every_process = True
+            raise error
+        if lines:
+            raise OtherProcessError(*lines)
+        return result
+
+    def owned(self, path: Path | None) -> Path | None:
+        """Return the path on process 0, which writes there; None on the others."""
+        return path if self.is_first else None
+
+    def same(self, what: str, value: Callable[[], str]) -> None:
         """Refuse a run whose processes do not have the same value, such as a hash of weights.
 
         Args:
             what: names the value in the message.
-            value: of this process.
+            value: returns that of this process; not called if it is alone.
 
         Raises:
             DataError: the value of a process differs from that of process 0.
         """
-        digest = torch.tensor([*sha256(value.encode()).digest()], dtype=torch.uint8)
+        if self.size == 1:
+            return
+        digest = torch.tensor([*sha256(value().encode()).digest()], dtype=torch.uint8)
         digests = self.gather(digest.unsqueeze(0))
         differing = (digests != digests[0]).any(1).nonzero().squeeze(1).tolist()
         if differing:
@@ -196,6 +227,28 @@ class World:
 
 
 ALONE = World()  # one process
+
+
+@contextmanager
+def joined(patience: float) -> Iterator[World]:
+    """Meet the other processes of the run, and leave together at the end of the block.
+
+    After an error of this process alone it leaves at once, so that the others do not wait.
+
+    Args:
+        patience: seconds until a process that does not answer is given up.
+
+    Yields:
+        This process among those of the run.
+    """
+    world, together = World.join(patience), True
+    try:
+        yield world
+    except BaseException as error:
+        together = getattr(error, "on_every_process", False)
+        raise
+    finally:
+        world.leave(together=together)
 
 
 def _store(patience: float) -> Store:

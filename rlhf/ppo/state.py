@@ -1,6 +1,7 @@
 """The state of a PPO run: what a checkpoint holds, and how it comes back."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -8,13 +9,14 @@ from torch import Tensor
 from rlhf.errors import UsageError
 from rlhf.functional import ScoreScaler
 from rlhf.models.policy import Policy
+from rlhf.models.saving import save_trained
 from rlhf.ppo.health import HealthMonitor
 from rlhf.ppo.updater import Updater
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.combined import reward_parts
 from rlhf.storage.checkpoint import Checkpoint
-from rlhf.storage.hashing import hash_tensors
-from rlhf.training.checkpoint_manager import State, restore_parameters
+from rlhf.storage.hashing import hash_tensors, text_hash
+from rlhf.training.checkpoint_manager import CheckpointManager, State, restore_parameters
 
 
 class PPORun(Protocol):
@@ -27,6 +29,7 @@ class PPORun(Protocol):
     iteration: int
     metrics: dict[str, float]
     warnings: list[tuple[int, str]]
+    checkpoints: CheckpointManager
 
 
 def capture_state(run: PPORun, frozen: str) -> State:
@@ -79,6 +82,29 @@ def restore_state(run: PPORun, checkpoint: Checkpoint, frozen: str) -> None:
         run.scaler.load_state_dict(state["scaler"])
     run.iteration, run.metrics = state["iteration"], state["metrics"]
     run.warnings = [(step, name) for step, name in state["warnings"]]
+
+
+def run_hash(run: PPORun, frozen: str) -> str:
+    """Hash of all weights and prompts, which every process of a run must have alike.
+
+    Args:
+        run: the trainer.
+        frozen: `frozen_hash` of the trainer.
+    """
+    trained = {**run.policy.trainable_parameters(), **run.policy.critic_parameters()}
+    return text_hash(f"{frozen} {hash_tensors(trained.items())} {run.checkpoints.data}")
+
+
+def save_policy(policy: Policy, directory: Path, metrics: Mapping[str, Any]) -> None:
+    """Write the policy to adapter/ or model/ of a directory, and its critic beside it.
+
+    Args:
+        policy: with its critic.
+        directory: where to.
+        metrics: for the model card.
+    """
+    save_trained(policy.llava, directory, command="ppo", metrics=metrics)
+    policy.critic.save(directory)
 
 
 def frozen_hash(policy: Policy, reward: Scorer) -> str:

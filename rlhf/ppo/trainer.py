@@ -15,7 +15,6 @@ from rlhf.config.schema import Config, PPOConfig, SamplingConfig
 from rlhf.data.record_set import Prompts
 from rlhf.functional import ADVANTAGE_ESTIMATORS, ScoreScaler
 from rlhf.models.policy import Policy
-from rlhf.models.saving import save_trained
 from rlhf.parallel.world import ALONE, World
 from rlhf.ppo.batch_sizes import limit_prefill, split_batches
 from rlhf.ppo.buffer import RolloutBuffer
@@ -33,7 +32,7 @@ from rlhf.ppo.options import check_policy, encoded_prompts, run_config_of
 from rlhf.ppo.prompt_parts import PromptParts
 from rlhf.ppo.sample_logging import NUM_SAMPLES, image_logprobs, log_distributions, log_samples
 from rlhf.ppo.sanity_checks import run_sanity_checks
-from rlhf.ppo.state import capture_state, frozen_hash, restore_state
+from rlhf.ppo.state import capture_state, frozen_hash, restore_state, run_hash, save_policy
 from rlhf.ppo.step_metrics import StepMetrics
 from rlhf.ppo.updater import Updater
 from rlhf.rewards.base import Scorer
@@ -97,7 +96,7 @@ class PPOTrainer(Trainer):
         run_config = run_config or run_config_of(self.config, self.sampling, seed)
         run_config = with_parts(run_config, world.size)
         check_policy(policy, self.config, self.sampling)
-        self.policy, self.seed, self.world = policy, seed, world
+        self.policy, self.seed = policy, seed
         self.reward = as_scorer(reward, policy.llava, share_base_model=policy.base_is_frozen)
         self.prompts = encoded_prompts(prompts, policy.llava, self.reward, self.sampling)
         super().__init__(
@@ -107,6 +106,7 @@ class PPOTrainer(Trainer):
             callbacks=callbacks,
             run_dir=run_dir,
             trackers=trackers,
+            world=world,
         )
         self._max_prefill_tokens = policy.llava.max_prefill_tokens
         self.updater = Updater(self.config, policy, self.planned_steps, world)
@@ -144,6 +144,7 @@ class PPOTrainer(Trainer):
         Raises:
             DivergedError: values are not finite, or there was a warning and ppo.on_warning=stop.
         """
+        self.world.same("weights or prompts", lambda: run_hash(self, self._frozen_at_start))
         with watch(self.config.iterations, self.iteration) as view:
             while not self.finished:
                 metrics = self.metrics = self.step(self.iteration)
@@ -205,7 +206,9 @@ class PPOTrainer(Trainer):
             self.config,
             train_policy=iteration >= self.warmup,
             generator=torch.Generator().manual_seed(self.seed * 1_000_003 + iteration),
-            on_skip=partial(check_skipped_steps, self.updater, iteration, self.run_dir),
+            on_skip=partial(
+                check_skipped_steps, self.updater, iteration, self.world.owned(self.run_dir)
+            ),
         )
 
     def iteration_prompts(self, iteration: int) -> tuple[PromptBatch, Tensor]:
@@ -220,8 +223,7 @@ class PPOTrainer(Trainer):
     def save(self, directory: str | Path | None = None) -> Path:
         """Write the policy to adapter/ or model/ of the directory, and its critic beside it."""
         place = required_directory(directory, self.run_dir)
-        save_trained(self.policy.llava, place, command="ppo", metrics=self.summary())
-        self.policy.critic.save(place)
+        self.world.first(partial(save_policy, self.policy, place, self.summary()))
         return place
 
     def summary(self) -> dict[str, Any]:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import Config
-from rlhf.errors import DataError, ResourceError, UsageError
+from rlhf.errors import DataError, OtherProcessError, ResourceError, StoppedError, UsageError
+from rlhf.parallel.world import ALONE, World
 from rlhf.storage.checkpoint import Checkpoint, save_checkpoint, step_name
 from rlhf.storage.hashing import hash_tensors
 from rlhf.storage.rng_state import random_state, restore_random_state
 from rlhf.tracking.console import say
 from rlhf.tracking.profiler import phase
-from rlhf.training.signals import StopRequest, defer_signals, stopped_error
+from rlhf.training.signals import EXIT_CODES, StopRequest, defer_signals, stopped_error
 from rlhf.types import PromptBatch, Responses
 
 FAILED_SAVES = 3  # consecutive failed saves after which a run ends
@@ -49,6 +50,7 @@ class CheckpointManager:
         capture: returns the current state of the loop.
         data: `data_hash` of the training data; a resumed run compares its own with it.
         on_save: called with the directory of each checkpoint.
+        world: this process among those of the run; process 0 saves, and all stop together.
 
     Attributes:
         last_healthy_step: step of the last checkpoint saved as healthy, which is never pruned.
@@ -64,9 +66,11 @@ class CheckpointManager:
         capture: Callable[[], State],
         data: str,
         on_save: Callable[[Path], None] = lambda _: None,
+        world: World = ALONE,
     ) -> None:
         self.command, self.config, self.directory = command, config, directory
         self.every, self.capture, self.data, self.on_save = every, capture, data, on_save
+        self.world = world
         self.last_healthy_step: int | None = None
         self.saved: int | None = None
         self._stop_request, self._failed_saves = StopRequest(), 0
@@ -74,7 +78,7 @@ class CheckpointManager:
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
         """Inside the block the first signal waits for `maybe_save`; a second one stops at once."""
-        with defer_signals() as self._stop_request:
+        with defer_signals(announce=self.world.is_first) as self._stop_request:
             yield
 
     def maybe_save(self, done: int, *, last: bool, healthy: bool = False) -> None:
@@ -89,17 +93,17 @@ class CheckpointManager:
             StoppedError: a signal came; the checkpoint is saved.
             ResourceError: a save failed for the third consecutive time, or at the end.
         """
-        signal = self._stop_request.signal
+        signal = self._agreed_signal()
         if self.directory is None:
             if signal:
-                raise stopped_error(signal)
+                raise _together(stopped_error(signal))
             return
         if last or signal or (self.every and done % self.every == 0):
             saved = self._try_to_save(done, must=last or bool(signal))
             self.last_healthy_step = done if saved and healthy else self.last_healthy_step
         if signal:
             fix = f"continue with: rlhf {self.command} resume={self.directory}"
-            raise stopped_error(signal, str(self.directory), fix)
+            raise _together(stopped_error(signal, str(self.directory), fix))
 
     def save(self, done: int) -> Path:
         """Write a checkpoint and return its path.
@@ -155,15 +159,25 @@ class CheckpointManager:
 
     def _try_to_save(self, done: int, *, must: bool) -> bool:
         try:
-            self.save(done)
+            self.world.first(lambda: str(self.save(done)))
             self.saved, self._failed_saves = done, 0
             return True
-        except ResourceError as error:
+        except (ResourceError, OtherProcessError) as error:
             self._failed_saves += 1
             if must or self._failed_saves == FAILED_SAVES:
                 raise
             say(f"{error.what} Step {done} is not saved, training goes on. {error.fix}", "yellow")
             return False
+
+    def _agreed_signal(self) -> str:
+        """Return the signal that came to this process, or to another one; empty for none."""
+        names = ["", *EXIT_CODES]
+        return names[int(self.world.most(names.index(self._stop_request.signal)))]
+
+
+def _together(error: StoppedError) -> StoppedError:
+    error.on_every_process = True
+    return error
 
 
 def data_hash(*parts: PromptBatch | Responses | Tensor) -> str:

@@ -20,6 +20,7 @@ MAY_DIFFER = frozenset(
         "sweep.objective",
         "sweep.direction",
         "ppo.profile",
+        "parallel.patience",
         "model.base",
         "model.vision_cache_gib",
         "model.vision_cache_dir",

@@ -54,10 +54,13 @@ def raise_on_signal() -> Iterator[None]:
 
 
 @contextmanager
-def defer_signals() -> Iterator[StopRequest]:
+def defer_signals(*, announce: bool = True) -> Iterator[StopRequest]:
     """Inside the block the first signal is only recorded, so that the loop can save first.
 
     A second signal stops the process at once.
+
+    Args:
+        announce: say on stderr that the step is finished first.
 
     Yields:
         The request, in which the first signal is recorded.
@@ -69,7 +72,8 @@ def defer_signals() -> Iterator[StopRequest]:
         if request.signal and callable(previous.get(name)):
             previous[name](number, frame)
         request.signal = name
-        _say(f"{name}: this step is finished and saved first; once more stops at once\n")
+        if announce:
+            _say(f"{name}: this step is finished and saved first; once more stops at once\n")
 
     with _handled(record, EXIT_CODES) as previous:
         yield request

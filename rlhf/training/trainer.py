@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rlhf.config.schema import Config
+from rlhf.parallel.world import ALONE, World
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.metrics import check_user_names
 from rlhf.tracking.tracker import Tracker
@@ -27,6 +28,7 @@ class Trainer(ABC):
         callbacks: called at fixed points, in this order.
         run_dir: gets `metrics.jsonl` and checkpoints; None: no file is written.
         trackers: receive the metrics; None: TensorBoard, if there is a run directory.
+        world: this process among those of the run; process 0 writes all files.
 
     Attributes:
         command: name of the command that runs the loop.
@@ -49,15 +51,23 @@ class Trainer(ABC):
         callbacks: Sequence[Callback] = (),
         run_dir: str | Path | None = None,
         trackers: Sequence[Tracker] | None = None,
+        world: World = ALONE,
     ) -> None:
-        self.run_config, self.callbacks = run_config, list(callbacks)
+        self.run_config, self.callbacks, self.world = run_config, list(callbacks), world
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.metrics: dict[str, float] = {}
-        self._trackers, self._closes = trackers, True
+        self._trackers, self._closes = trackers if world.is_first else [], True
         self._writer: MetricsWriter | None = None
         self._user_metrics, self._stops = dict[str, float](), False
         self.checkpoints = CheckpointManager(
-            self.command, run_config, self.run_dir, save_every, self.state, data, self._on_save
+            self.command,
+            run_config,
+            self.run_dir,
+            save_every,
+            self.state,
+            data,
+            self._on_save,
+            world,
         )
 
     @property
@@ -67,7 +77,8 @@ class Trainer(ABC):
             saved = self.checkpoints.saved
             step = None if saved is None else self.first_step + saved
             final, config = self.final_metrics, self.run_config
-            self._writer = open_writer(self.run_dir, self._trackers, step, final, config)
+            run_dir = self.world.owned(self.run_dir)
+            self._writer = open_writer(run_dir, self._trackers, step, final, config)
         return self._writer
 
     @writer.setter
@@ -157,7 +168,7 @@ class Trainer(ABC):
         Raises:
             UsageError: the run has no directory.
         """
-        return self.checkpoints.save(self.done)
+        return Path(self.world.first(lambda: str(self.checkpoints.save(self.done))))
 
     def resume(self) -> None:
         """Continue from the newest checkpoint of the run directory; call it before the run.
@@ -173,7 +184,8 @@ class Trainer(ABC):
     def _with_user_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
         """Call `on_iteration`, and return the metrics with those that the user logged."""
         metrics = metrics | self._user_metrics
-        self._stops |= not call(self.callbacks, "on_iteration", self, metrics)
+        stops = not call(self.callbacks, "on_iteration", self, metrics)
+        self._stops |= bool(self.world.most(stops))
         metrics, self._user_metrics = metrics | self._user_metrics, {}
         return metrics
 

@@ -22,7 +22,7 @@ def tree(values: list[torch.Tensor]) -> torch.Tensor:
 def everything(world: World) -> dict[str, Any]:
     own = torch.arange(world.rank, dtype=torch.bfloat16).unsqueeze(1).expand(-1, 3)
     share = world.share(7)
-    world.same("the weights", "equal")
+    world.same("the weights", lambda: "equal")
     return {
         "share": [*share],
         "gathered": world.gather(own).float().tolist(),
@@ -52,7 +52,7 @@ def test_the_order_of_the_sum_matters_to_these_values() -> None:
 
 
 def differing(world: World, what: str) -> None:
-    world.same("the prompts", what if world.rank == 1 else "as on process 0")
+    world.same("the prompts", lambda: what if world.rank == 1 else "as on process 0")
 
 
 def test_a_process_with_other_data_is_named() -> None:
