@@ -142,6 +142,7 @@ COMMANDS = {
         usage="rlhf compare RUN RUN… output=compare.html",
         writes_output=True,
         root_options=("output",),
+        next_step="open {output}",
     ),
     "generate": Command(
         function="generate:generate",
@@ -159,12 +160,15 @@ COMMANDS = {
         takes_scorer=True,
         writes_output=True,
         root_options=("output",),
+        next_step="rlhf collect model.path=MODEL data.prompts=FILE.jsonl reward.path=RUN "
+        "collect.pair_selection=uncertain",
     ),
     "validate": Command(
         function="validate:validate",
         help="check files of records",
         usage="rlhf validate FILE.jsonl… validate.fix_output=USABLE.jsonl model.path=MODEL",
         sections=("data", "validate", "model", "sampling"),
+        next_step="rlhf reward model.path=MODEL data.preferences=FILE.jsonl",
     ),
     "import": Command(
         function="import_export:import_records",
@@ -183,6 +187,7 @@ COMMANDS = {
         sections=("data", "export"),
         writes_output=True,
         root_options=("output",),
+        next_step="give {output} to trl, Label Studio or transformers",
     ),
     "stamps": Command(
         function="stamps:stamps",
@@ -192,6 +197,7 @@ COMMANDS = {
         writes_output=True,
         root_options=("output",),
         required=("output",),
+        next_step="rlhf collect model.path=MODEL data.prompts={output}/prompts.jsonl",
     ),
     "smol": Command(
         function="smol:smol",
@@ -209,6 +215,7 @@ COMMANDS = {
         usage="rlhf doctor device=cuda model.quantization=nf4",
         sections=("model",),
         takes_files=False,
+        next_step="rlhf demo",
     ),
     "plan": Command(
         function="plan:plan",
@@ -217,6 +224,7 @@ COMMANDS = {
         sections=("plan", "model", "sampling", "reward", "ppo"),
         takes_files=False,
         required=("model.path",),
+        next_step="rlhf ppo with these options",
     ),
 }
 

@@ -65,7 +65,8 @@ def next_step(command: str, run_dir: Path, config: Config, summary: Mapping[str,
         config: its options.
         summary: its metrics.
     """
-    values = {"run": run_dir, "model": config.model.path or "MODEL", "output": config.output}
+    output = config.output or summary.get("output") or summary.get("page")
+    values = {"run": run_dir, "model": config.model.path or "MODEL", "output": output}
     if text := COMMANDS[command].next_step.format(**values):
         say(f"next: {text}")
 

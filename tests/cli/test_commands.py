@@ -53,3 +53,10 @@ def test_every_section_is_in_the_help_of_a_command() -> None:
 def test_a_scorer_has_its_options_in_the_help() -> None:
     for name, command in COMMANDS.items():
         assert command.takes_scorer == ("scorer" in command.sections), name
+
+
+def test_every_command_says_what_comes_next() -> None:
+    without = {name for name, command in COMMANDS.items() if not command.next_step}
+    assert without == {"demo", "collect", "smol"}  # they print it themselves, with their paths
+    values = {"run": "RUN", "model": "MODEL", "output": "OUTPUT"}
+    assert all(command.next_step.format(**values) is not None for command in COMMANDS.values())
