@@ -12,10 +12,12 @@ from omegaconf import DictConfig
 from rlhf.cli.call import Call
 from rlhf.cli.hydra_compose import plain_options, run_hydra
 from rlhf.cli.job_runner import LoadFunction, run_job
+from rlhf.cli.launch import run_on_processes, starts_processes
 from rlhf.cli.notes import unused_options
 from rlhf.cli.overrides import override_name
 from rlhf.cli.processes import is_quiet
 from rlhf.cli.sweep import end_sweep, run_member, update_member
+from rlhf.config.schema import Config
 from rlhf.config.validation import load_config
 from rlhf.errors import UsageError
 from rlhf.parallel.environment import process_rank
@@ -106,10 +108,23 @@ class HydraTask:
 
         return run
 
+    def _launch(self, config: Config, directory: Path) -> dict[str, Any]:
+        """Run the command on several processes, which print what it prints."""
+        settings: Any = HydraConfig.get()
+        if settings.mode == RunMode.MULTIRUN:
+            what, fix = (
+                "a sweep runs on one process",
+                "leave it out, or start the members one by one",
+            )
+            raise UsageError(what, f"parallel.processes={config.parallel.processes}", fix)
+        return run_on_processes(self.call, config, directory, settings.runtime.cwd)
+
     def _run(self, composed: DictConfig, directory: Path, words: Sequence[str]) -> dict[str, Any]:
         call = self.call
         words = [word for word in words if not override_name(word).startswith("hydra")]
         config = load_config(plain_options(composed, call.command, words))
+        if starts_processes(call.command, config):
+            return self._launch(config, directory)
         stage(" ".join(["rlhf", call.command, *call.files, *words]))
         unused_options(call.command, words)
         _, summary = run_job(

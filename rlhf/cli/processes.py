@@ -2,7 +2,7 @@
 
 from rlhf.cli.call import Call
 from rlhf.cli.commands import COMMANDS
-from rlhf.errors import RlhfError, UsageError
+from rlhf.errors import OtherProcessError, RlhfError, UsageError
 from rlhf.parallel.environment import num_processes, process_rank
 
 
@@ -39,8 +39,8 @@ def is_quiet(call: Call) -> bool:
 
 
 def is_told_elsewhere(error: RlhfError) -> bool:
-    """Whether process 0 prints this error."""
-    return process_rank() > 0 and error.on_every_process
+    """Whether process 0 prints this error, or has printed it."""
+    return isinstance(error, OtherProcessError) or (process_rank() > 0 and error.on_every_process)
 
 
 def named_process(error: RlhfError) -> RlhfError:

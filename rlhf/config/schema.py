@@ -175,6 +175,7 @@ class ParallelConfig(Section):
     """One run on several processes, the same on each number of them."""
 
     parts: CountOrZero = 0  # of an iteration's prompts, summed in a tree; 0: one a process
+    processes: Count = 1  # on this machine; torchrun may start them instead
     patience: Positive = 600  # seconds until a process that does not answer is given up
 
 

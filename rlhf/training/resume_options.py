@@ -21,6 +21,7 @@ MAY_DIFFER = frozenset(
         "sweep.direction",
         "ppo.profile",
         "parallel.patience",
+        "parallel.processes",
         "model.base",
         "model.vision_cache_gib",
         "model.vision_cache_dir",

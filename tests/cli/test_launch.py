@@ -1,0 +1,132 @@
+"""`rlhf ppo` on processes that it starts itself, or torchrun."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf.cli.main import main
+from tests.support.tiny_models import INSTRUCTIONS, timeless_curves
+
+RLHF = [sys.executable, "-m", "rlhf"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=4", "-m", "rlhf"]
+
+
+@pytest.fixture
+def words(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A short run of PPO in four parts, in a directory with a space."""
+    (tmp_path / "a b").mkdir()
+    monkeypatch.chdir(tmp_path / "a b")
+    rows = [
+        {"image_path": f"pictures/{row:05d}.png", "instruction": INSTRUCTIONS[row % 4]}
+        for row in range(8)
+    ]
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = (
+        "def score(images, instructions, responses): return [float(len(x) % 7) for x in responses]"
+    )
+    Path("judge.py").write_text(judge)
+    return (
+        f"ppo model.path={tiny}/model data.prompts=prompts.jsonl data.root={tiny} ppo.iterations=4 "
+        "ppo.rollout_batch_size=16 ppo.minibatch_size=8 ppo.ppo_epochs=1 sampling.max_new_tokens=6 "
+        "ppo.critic_warmup_iterations=0 ppo.lr=1e-3 ppo.save_every=1 parallel.parts=4 "
+        "--scorer=judge.py:score"
+    ).split()
+
+
+def run_directory(name: str) -> Path:
+    (directory,) = Path("runs out", name).glob("0001-*")
+    return directory
+
+
+def call(program: list[str], words: list[str], name: str) -> str:
+    """Run a command line; return its error output."""
+    command = [*program, *words, "output_dir=runs out", f"name={name}"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("run directory") == 1
+    return run.stderr
+
+
+def outcome(name: str) -> tuple[str, list[dict[str, str]]]:
+    directory = run_directory(name)
+    weights = (directory / "adapter/adapter_model.safetensors").read_bytes()
+    return hashlib.sha256(weights).hexdigest(), timeless_curves(directory / "metrics.jsonl")
+
+
+@pytest.mark.slow
+def test_own_processes_and_those_of_torchrun_run_what_one_runs(words: list[str]) -> None:
+    call(RLHF, words, "one")
+    call(RLHF, [*words, "parallel.processes=2"], "two")
+    call(TORCHRUN, words, "four")
+    assert outcome("one") == outcome("two") == outcome("four")
+    assert json.loads((run_directory("two") / "summary.json").read_text())["iterations"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 75), ("SIGINT", 130)])
+def test_a_signal_to_the_launcher_saves_once_and_the_run_goes_on_anywhere(
+    words: list[str], name: str, code: int
+) -> None:
+    command = [*RLHF, *words, "output_dir=runs out", "ppo.iterations=300", "parallel.processes=2"]
+    pipe = subprocess.PIPE
+    run = subprocess.Popen([*command, "name=cut"], stdout=pipe, stderr=pipe, text=True)
+    assert run.stdout and any(line.startswith("iteration ") for line in run.stdout)
+    run.send_signal(getattr(signal, name))
+    errors = run.communicate(timeout=60)[1]
+    assert run.returncode == code
+    assert errors.count(f"error: stopped by {name}") == 1 and "Traceback" not in errors
+    cut = run_directory("cut")
+    last = int(max(path.name for path in cut.glob("checkpoints/step-*"))[5:])
+    resume = [f"resume={cut}", f"ppo.iterations={last + 1}", "--scorer=judge.py:score"]
+    subprocess.run([*RLHF, "ppo", *resume, "parallel.processes=1"], check=True)
+    assert len(timeless_curves(cut / "metrics.jsonl")) == last + 1
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_named(words: list[str]) -> None:
+    Path("judge.py").write_text(
+        "import os\n"
+        "def score(images, instructions, responses):\n"
+        "    os.environ['RANK'] == '1' and os.kill(os.getpid(), 9)\n"
+        "    return [0.0 for _ in responses]\n"
+    )
+    command = [*RLHF, *words, "parallel.processes=2", "name=killed"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 5
+    assert "error: SIGKILL killed process 1 of the run" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("parallel.parts=3", "3 parts cannot be shared by 2 processes"),
+        ("ppo.minibatch_size=1", "a minibatch has fewer prompts than parts"),
+        ("--multirun seed=0,1", "a sweep runs on one process"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_before_anything_starts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["ppo", "parallel.processes=2", *options.split()]) == 2
+    assert message in capsys.readouterr().err
+    assert not [*tmp_path.glob("runs/ppo/0*/config.yaml")]
+
+
+def test_other_commands_do_not_start_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["sft", "parallel.processes=2"]) == 2
+    assert "sft does not read parallel.processes=2" in capsys.readouterr().out
+    assert "RANK" not in os.environ
