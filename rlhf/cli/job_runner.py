@@ -21,7 +21,7 @@ from rlhf.config.validation import load_config
 from rlhf.errors import UsageError
 from rlhf.parallel.environment import num_processes
 from rlhf.storage.atomic import replaced_file
-from rlhf.storage.run_directory import RunDirectory, new_run_directory
+from rlhf.storage.run_directory import RunDirectory, new_run_directory, run_directory_of
 from rlhf.tracking.console import say, stage, table
 
 if TYPE_CHECKING:  # imports torch
@@ -46,7 +46,7 @@ def run_command(
     """
     config = load_config(compose_options(command, list(overrides)))
     stage(" ".join(["rlhf", command, *files, *overrides]))
-    directory = Path(config.resume) if config.resume else None
+    directory = run_directory_of(config.resume) if config.resume else None
     if not directory and COMMANDS[command].has_run_dir:
         directory = new_run_directory(Path(config.output_dir), config.name)
     return run_job(command, config, files, overrides, directory or Path(), scorer=scorer)

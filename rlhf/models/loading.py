@@ -51,11 +51,11 @@ def load_hf(
     """
     transformers.utils.logging.disable_progress_bar()  # it would garble the progress lines
     with reading_llava(base):
-        stored = stored_quantization(base)
+        stored, model_class = stored_quantization(base), hf_class(base)
         empty_model(AutoConfig.from_pretrained(base, trust_remote_code=False))
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
         model = load_whole(
-            hf_class(base),
+            model_class,
             base,
             dtype=dtype,
             quantization_config=None if stored else quantization_config(quantization, dtype),

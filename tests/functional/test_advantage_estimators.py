@@ -21,7 +21,7 @@ from tests.support.float64 import random_float64
 
 ROOT = Path(__file__).parents[2] / "rlhf"
 # The table, the default, and the notice that GRPO beside a KL in the loss changes its unit.
-NAMED_IN = {"functional/advantage_estimators.py", "config/schema.py", "commands/ppo.py"}
+NAMED_IN = {"functional/advantage_estimators.py", "config/schema.py", "ppo/options.py"}
 
 
 def inputs() -> AdvantageInputs:

@@ -58,8 +58,8 @@ def _poisoned(run: PPOTrainer, place: str, step: int, connection: Connection) ->
     value, take = VALUES[step % 3], Updater.step
     before = [_weights(run)]
 
-    def checked(self: Updater, minibatch: Minibatch, *, train_policy: bool) -> Any:
-        result = take(self, minibatch, train_policy=train_policy)
+    def checked(self: Updater, minibatch: Minibatch, **options: Any) -> Any:
+        result = take(self, minibatch, **options)
         weights = _weights(run)
         if result.outcome == "skipped":
             connection.send("skipped" if weights == before[0] else "skipped, and yet moved")
