@@ -5,15 +5,14 @@ from pathlib import Path
 
 from rlhf.config.schema import Config
 from rlhf.data.token_limits import T, TokenLimits, fitting_records
-from rlhf.data.tokenization import TextEncoder
-from rlhf.models.encoding import Encoding, load_encoding
-from rlhf.models.llava import Llava
+from rlhf.data.tokenization import Reader, TextEncoder
+from rlhf.models.encoding import load_encoding
 from rlhf.models.locations import locate_model
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.text_limits import fitting_texts
 
 
-def fitting(config: Config, model: Llava | Encoding, records: Sequence[T], root: Path) -> list[T]:
+def fitting(config: Config, model: Reader, records: Sequence[T], root: Path) -> list[T]:
     """Return the records that a model can read; see `fitting_records`.
 
     Args:
@@ -71,7 +70,7 @@ def fitting_all(config: Config, paths: Sequence[Path], records: list[T], root: P
     return records
 
 
-def token_limits(config: Config, model: Llava | Encoding) -> TokenLimits:
+def token_limits(config: Config, model: Reader) -> TokenLimits:
     """Return the most tokens that the options and a model allow."""
     return TokenLimits(
         config.data.max_prompt_tokens, model.max_positions, config.sampling.max_new_tokens

@@ -1,9 +1,8 @@
 """Prompts, demonstrations and preferences from Python objects, files, folders and datasets."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from rlhf.data.collate import preference_batch, prompt_batch
 from rlhf.data.input_files import directory_prompts, input_file, readable_records
@@ -16,36 +15,11 @@ from rlhf.data.records import (
 )
 from rlhf.data.rows import PAIR_FIELDS, ROOT, RowReader
 from rlhf.data.token_limits import TokenLimits, fitting_records
-from rlhf.data.tokenization import response_batch
+from rlhf.data.tokenization import Reader, response_batch
 from rlhf.errors import DataError
 from rlhf.types import PreferenceBatch, PromptBatch, Responses
 
 T = TypeVar("T", bound=Record)
-
-
-class Reader(Protocol):
-    """A model that reads records."""
-
-    @property
-    def builder(self) -> Any:
-        """Encodes prompts and responses."""
-
-    @property
-    def max_positions(self) -> int:
-        """Tokens of the longest sequence."""
-
-
-@dataclass(frozen=True)
-class TextReader:
-    """A model that reads records, without the model.
-
-    Attributes:
-        builder: encodes prompts and responses.
-        max_positions: tokens of the longest sequence.
-    """
-
-    builder: Any
-    max_positions: int
 
 
 class RecordSet(Generic[T]):

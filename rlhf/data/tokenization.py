@@ -1,9 +1,9 @@
 """Encode texts as batches of ids, with a model's `PromptBuilder` or as bytes without a model."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +32,31 @@ class TextEncoder(Protocol):
 
     def decode(self, ids: list[int]) -> str:
         """Decode a response."""
+
+
+class Reader(Protocol):
+    """A model that reads records."""
+
+    @property
+    def builder(self) -> Any:
+        """Encodes prompts and responses."""
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of the longest sequence."""
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """A model that reads records, without the model.
+
+    Attributes:
+        builder: encodes prompts and responses.
+        max_positions: tokens of the longest sequence.
+    """
+
+    builder: Any
+    max_positions: int
 
 
 class ByteEncoder:

@@ -1,33 +1,20 @@
 """What is needed to count a model's tokens, without its weights."""
 
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor
 
 from rlhf.data.chat_prompts import PromptBuilder
+from rlhf.data.tokenization import TextReader
 from rlhf.errors import DataError
 from rlhf.models.checkpoint_files import reading_llava
 from rlhf.models.packed.supported import position_limit
 from rlhf.models.vision.families import image_tokens
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """How a LLaVA encodes texts and images, and how many tokens it reads.
-
-    Attributes:
-        builder: encodes prompts and responses.
-        max_positions: tokens of the longest sequence.
-    """
-
-    builder: PromptBuilder
-    max_positions: int
-
-
-def load_encoding(base: str) -> Encoding:
+def load_encoding(base: str) -> TextReader:
     """Load processor and configuration of a LLaVA directory or hub id, but no weights.
 
     Raises:
@@ -37,7 +24,7 @@ def load_encoding(base: str) -> Encoding:
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
         builder = PromptBuilder(processor, image_tokens(config, processor))
-    return Encoding(builder, max_positions(config.text_config))
+    return TextReader(builder, max_positions(config.text_config))
 
 
 def max_positions(config: Any) -> int:

@@ -10,7 +10,8 @@ from torch import Tensor
 from rlhf.config.schema import Config, RewardConfig
 from rlhf.config.validation import check_config
 from rlhf.data.collate import preference_batch
-from rlhf.data.record_set import Preferences, TextReader
+from rlhf.data.record_set import Preferences
+from rlhf.data.tokenization import TextReader
 from rlhf.errors import DataError
 from rlhf.functional import center_rewards_loss, preference_loss
 from rlhf.functional.preference_metrics import pair_accuracy
