@@ -112,11 +112,9 @@ class HydraTask:
         """Run the command on several processes, which print what it prints."""
         settings: Any = HydraConfig.get()
         if settings.mode == RunMode.MULTIRUN:
-            what, fix = (
-                "a sweep runs on one process",
-                "leave it out, or start the members one by one",
-            )
-            raise UsageError(what, f"parallel.processes={config.parallel.processes}", fix)
+            where = f"parallel.processes={config.parallel.processes}"
+            fix = "leave it out, or start the members one by one"
+            raise UsageError("a sweep runs on one process", where, fix)
         return run_on_processes(self.call, config, directory, settings.runtime.cwd)
 
     def _run(self, composed: DictConfig, directory: Path, words: Sequence[str]) -> dict[str, Any]:

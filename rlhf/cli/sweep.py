@@ -22,7 +22,7 @@ from rlhf.storage.sweep import (
     finish_sweep,
     is_sweep,
     read_member,
-    read_sweep,
+    read_sweep_file,
     summary_numbers,
     sweep_table,
     write_member,
@@ -104,7 +104,7 @@ def run_member(
     Raises:
         SystemExit: a signal ended the member, and with it the sweep.
     """
-    sweep = read_sweep(sweep_dir)
+    sweep = read_sweep_file(sweep_dir)
     swept = swept_overrides(settings)
     directory = sweep_dir / settings.sweep.subdir
     _check_is_inside(sweep_dir, directory)
@@ -143,7 +143,7 @@ def update_member(directory: Path, summary: Mapping[str, Any]) -> None:
         summary: its metrics.
     """
     if is_sweep(directory.parent) and (member := read_member(directory)):
-        sweep = read_sweep(directory.parent)
+        sweep = read_sweep_file(directory.parent)
         write_member(directory, _done(member, summary, sweep.objective))
 
 

@@ -108,16 +108,25 @@ def read_member(directory: Path) -> Member | None:
     return replace(_read(file, Member), directory=directory.name) if file.is_file() else None
 
 
+def read_sweep_file(path: Path) -> Sweep:
+    """Read sweep.json as it was last written, without looking at the members since.
+
+    Raises:
+        DataError: the directory is none of a sweep, or the file cannot be read.
+    """
+    if not is_sweep(path):
+        fix = "name the directory of a sweep, runs/NAME/COUNTER-TIME"
+        raise DataError("this is no sweep", str(path), fix)
+    return _read(path / SWEEP_FILE, Sweep)
+
+
 def read_sweep(path: Path) -> Sweep:
     """Read a sweep with its members as they are now, whether it ended or not.
 
     Raises:
         DataError: the directory is none of a sweep, or one of its files cannot be read.
     """
-    if not is_sweep(path):
-        fix = "name the directory of a sweep, runs/NAME/COUNTER-TIME"
-        raise DataError("this is no sweep", str(path), fix)
-    sweep = _read(path / SWEEP_FILE, Sweep)
+    sweep = read_sweep_file(path)
     by_directory = {member.directory: member for member in sweep.members}
     for member in map(read_member, path.glob("*/")):
         if member:
