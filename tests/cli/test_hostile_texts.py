@@ -14,20 +14,6 @@ from rlhf.commands.job import Job
 from tests.support.hostile_texts import HOSTILE_TEXTS
 
 
-@pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Job]:
-    """The calls of commands, which do nothing."""
-    calls: list[Job] = []
-
-    def command(job: Job) -> dict[str, object]:
-        calls.append(job)
-        return {}
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rlhf.cli.main.load_function", lambda name: command)
-    return calls
-
-
 def typed(text: str) -> str:
     """A text in quotes, as a person protects it: quotes and what precedes them get backslashes."""
     return "'" + re.sub(r"(\\*)('|$)", lambda x: x[1] * 2 + ("\\'" if x[2] else ""), text) + "'"
