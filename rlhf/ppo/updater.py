@@ -1,8 +1,7 @@
 """One optimizer step of PPO: microbatches, gradient clipping, and skipping of non-finite steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from rlhf.ppo.prompt_parts import PromptParts
 from rlhf.ppo.step_metrics import TOKEN_MEANS, StepMetrics
 from rlhf.storage.checkpoint import optimizer_tensors, restore_optimizer
 from rlhf.tracking.profiler import phase
-from rlhf.training.gradient_sum import GradientSum
+from rlhf.training.gradient_accumulation import GradientAccumulator, Statistics
 from rlhf.training.gradients import clip_gradients, finite
 from rlhf.training.oom_retry import OOMRetry
 from rlhf.training.optimizers import adamw
@@ -62,6 +61,13 @@ class Updater:
         self.kl_coef = config.kl_coef
         self.kl_controller = kl_controller(config)
         self.oom_retry = OOMRetry(config.rollout_batch_size, world)
+        self.accumulator = GradientAccumulator[Minibatch](
+            [*self.policy_parameters, *self.critic_parameters],
+            config.microbatch_tokens,
+            len(TOKEN_MEANS),
+            self.oom_retry,
+            world,
+        )
         self.steps_done = 0
         self.skipped_steps = 0
         groups = [{"params": self.policy_parameters}, {"params": self.critic_parameters}]
@@ -101,19 +107,19 @@ class Updater:
             minibatch = replace(minibatch, advantages=whitened)
         for group, lr in zip(self.optimizer.param_groups, (self.lr, self.critic_lr), strict=True):
             group["lr"] = lr
-        token_means, ratio_gap = self._gradients(minibatch, train_policy, parts)
+        statistics = self._gradients(minibatch, train_policy, parts)
         with phase("optimizer"):
             policy_norm = clip_gradients(self.policy_parameters, self.config.max_grad_norm)
             critic_norm = clip_gradients(self.critic_parameters, self.config.max_grad_norm)
-            outcome = self._outcome(token_means, policy_norm, critic_norm)
+            outcome = self._outcome(statistics.sums, policy_norm, critic_norm)
             if outcome == "taken":
                 self.optimizer.step()
         self.steps_done += 1
         self.skipped_steps += outcome == "skipped"
-        means = dict(zip(TOKEN_MEANS, token_means.tolist(), strict=True))
+        means = dict(zip(TOKEN_MEANS, statistics.sums.tolist(), strict=True))
         return StepMetrics(
             **means,
-            ratio_gap=ratio_gap,
+            ratio_gap=statistics.maximum,
             grad_norm_policy=policy_norm,
             grad_norm_critic=critic_norm,
             outcome=outcome,
@@ -156,47 +162,22 @@ class Updater:
 
     def _gradients(
         self, minibatch: Minibatch, train_policy: bool, parts: PromptParts | None
-    ) -> tuple[Tensor, float]:
-        """Compute gradients of a minibatch; return its TOKEN_MEANS [8] and largest |ratio - 1|."""
+    ) -> Statistics:
+        """Compute gradients of a minibatch; return its TOKEN_MEANS and the largest |ratio - 1|."""
         num_tokens = minibatch.responses.spans.num_tokens
-        if parts is None or parts.count == 1:
-            work = partial(self._accumulate_gradients, minibatch, num_tokens, train_policy)
-            return self.oom_retry.run("update", work)
-        shares = [
-            minibatch.select(parts.rows(minibatch.prompts.sampling_keys, part))
-            for part in self.world.share(parts.count)
-        ]
-        work_on_shares = partial(self._sum_gradients, shares, num_tokens, train_policy)
-        gradient_sum, ratio_gap = self.oom_retry.run("update", work_on_shares)
-        return gradient_sum.finish(self.world), self.world.most(ratio_gap)
-
-    def _sum_gradients(
-        self, shares: Sequence[Minibatch], num_tokens: int, train_policy: bool
-    ) -> tuple[GradientSum, float]:
-        """Sum the gradients of parts of a minibatch; also return their largest |ratio - 1|."""
-        gradient_sum = GradientSum([*self.policy_parameters, *self.critic_parameters])
-        ratio_gaps = []
-        for share in shares:
-            means, ratio_gap = self._accumulate_gradients(share, num_tokens, train_policy)
-            gradient_sum.add(means)
-            ratio_gaps.append(ratio_gap)
-        return gradient_sum, max(ratio_gaps)
-
-    def _accumulate_gradients(
-        self, batch: Minibatch, num_tokens: int, train_policy: bool
-    ) -> tuple[Tensor, float]:
-        """Compute gradients of a batch; return its share of TOKEN_MEANS [8] and max |ratio - 1|."""
-        self.optimizer.zero_grad(set_to_none=True)
-        means, ratio_gap = torch.zeros(len(TOKEN_MEANS)), 0.0
-        max_tokens = self.oom_retry.split(self.config.microbatch_tokens)
-        for rows in microbatches(batch.prompts, batch.responses, max_tokens):
-            part, gap = self._backward_microbatch(batch.select(rows), num_tokens, train_policy)
-            means, ratio_gap = means + part.cpu(), max(ratio_gap, gap)
-        return means, ratio_gap
+        shares = [minibatch]
+        if parts is not None and parts.count > 1:
+            keys, own = minibatch.prompts.sampling_keys, self.world.share(parts.count)
+            shares = [minibatch.select(parts.rows(keys, part)) for part in own]
+        return self.accumulator.run(
+            shares,
+            _microbatches,
+            lambda batch: self._backward_microbatch(batch, num_tokens, train_policy),
+        )
 
     def _backward_microbatch(
         self, batch: Minibatch, num_tokens: int, train_policy: bool
-    ) -> tuple[Tensor, float]:
+    ) -> Statistics:
         """Add gradients of a microbatch; return its share of TOKEN_MEANS [8] and max |ratio - 1|.
 
         A critic with its own forward pass runs after the policy's backward, so that only one of the
@@ -217,7 +198,8 @@ class Updater:
         self._backward(loss)
         ratio_gap = (outputs.logprobs.detach() - batch.old_logprobs).exp().sub(1).abs().max()
         means = [metrics.get(name, torch.zeros_like(loss)) for name in TOKEN_MEANS]
-        return torch.stack([value.detach().float() for value in means]), float(ratio_gap)
+        sums = torch.stack([value.detach().float() for value in means])
+        return Statistics(sums, float(ratio_gap))
 
     def _backward(self, loss: Tensor) -> Tensor:
         """Backpropagate a loss if it requires a gradient, and return it detached."""
@@ -296,3 +278,8 @@ class Updater:
         approx_kl = float(token_means[TOKEN_MEANS.index("approx_kl")])
         target_kl = self.config.target_kl
         return "stopped" if target_kl is not None and approx_kl > target_kl else "taken"
+
+
+def _microbatches(batch: Minibatch, max_tokens: int) -> Iterator[Minibatch]:
+    """Split a minibatch into microbatches of at most so many tokens."""
+    return map(batch.select, microbatches(batch.prompts, batch.responses, max_tokens))

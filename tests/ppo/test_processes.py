@@ -211,7 +211,7 @@ def test_memory_short_on_one_process_splits_the_batches_of_all(tiny: Path, tmp_p
 
 def one_bad_gradient(world: World, tiny: Path, directory: Path) -> list[Any]:
     run, calls = trainer(world, tiny, directory), []
-    accumulate = run.updater._accumulate_gradients
+    accumulate = run.updater.accumulator._accumulate
 
     def broken(*given: Any) -> Any:
         calls.append(given)
@@ -220,7 +220,7 @@ def one_bad_gradient(world: World, tiny: Path, directory: Path) -> list[Any]:
             run.updater.critic_parameters[0].grad.fill_(float("nan"))  # type: ignore[union-attr]
         return outcome
 
-    run.updater._accumulate_gradients = broken  # type: ignore[assignment, method-assign]
+    run.updater.accumulator._accumulate = broken  # type: ignore[assignment, method-assign]
     run.run()
     return [run.updater.skipped_steps, weights(run), result(run)["metrics"]]
 

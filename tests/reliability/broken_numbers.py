@@ -16,6 +16,7 @@ from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.updater import Updater
 from rlhf.storage.checkpoint import optimizer_tensors
 from rlhf.storage.hashing import hash_tensors
+from rlhf.training.gradient_accumulation import GradientAccumulator
 from rlhf.types import Minibatch
 from tests.reliability.faults import fail_at, poisoned, with_nan
 from tests.reliability.harness import PPO, PPOTrainer, fork, ppo, state_hash
@@ -101,14 +102,14 @@ def _target(run: PPOTrainer, place: str, step: int, value: float) -> tuple[Any, 
         "advantage": (RolloutBuffer, "_estimates", step, lambda x: (with_nan(x[0], value), x[1])),
         "loss": (Updater, "_policy_loss", step, lambda x: (x[0] * value, x[1])),
         "policy gradient": (
-            Updater,
-            "_accumulate_gradients",
+            GradientAccumulator,
+            "_accumulate",
             step,
             gradient(updater.policy_parameters),
         ),
         "critic gradient": (
-            Updater,
-            "_accumulate_gradients",
+            GradientAccumulator,
+            "_accumulate",
             step,
             gradient(updater.critic_parameters),
         ),
