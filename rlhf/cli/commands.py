@@ -11,6 +11,7 @@ from typing import Any
 from rlhf.commands.job import Job
 
 CommandFunction = Callable[[Job], dict[str, Any]]
+PROCESSES = ("parallel.processes", "parallel.patience")  # without parts: no gradients are summed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class Command:
         help: what the command does, one line.
         usage: an example call.
         sections: sections of the schema whose options it reads; its help lists them.
-        root_options: options without a section that it reads, beside those of every command.
+        root_options: options that it reads besides: without a section, or single ones of one.
         required: options that it cannot do without; its help lists them first.
         optional_files: options that name a file which must be there if one is named.
         next_step: the command that usually follows; `{run}`, `{model}`, `{output}` are filled in.
@@ -82,7 +83,7 @@ COMMANDS = {
         takes_files=False,
         has_run_dir=True,
         writes_output=True,
-        root_options=("instruction", "output", "resume"),
+        root_options=("instruction", "output", "resume", *PROCESSES),
         required=("model.path", "data.prompts"),
     ),
     "annotate": Command(
@@ -130,7 +131,7 @@ COMMANDS = {
         sections=("model", "data", "sampling", "reward", "scorer", "evaluation", "sweep"),
         takes_scorer=True,
         has_run_dir=True,
-        root_options=("instruction", "resume"),
+        root_options=("instruction", "resume", *PROCESSES),
         required=("data.prompts",),
         optional_files=("reward.captions", "evaluation.judgments"),
         next_step="open {run}/report.html",

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.cli.commands import COMMANDS, CommandFunction
 from rlhf.cli.hydra_compose import compose_options, to_yaml
 from rlhf.cli.input_checks import load_function
-from rlhf.cli.notes import next_step, option_changes
-from rlhf.cli.processes import takes_processes
+from rlhf.cli.notes import is_read, next_step, option_changes
 from rlhf.commands.job import Job
 from rlhf.config.paths import expand_home
 from rlhf.config.resolve import with_parts
@@ -76,7 +75,7 @@ def run_job(
     Returns:
         The run directory (`.` for a command without one) and the metrics.
     """
-    if takes_processes(command):
+    if is_read(command, "parallel.parts"):
         config = with_parts(config, num_processes())
     _check_output(command, config)
     _silence_libraries()

@@ -1,4 +1,4 @@
-"""`rlhf ppo parallel.processes=4`: start the command line once more, on several processes."""
+"""`rlhf COMMAND parallel.processes=4`: start the command line once more, on several processes."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from signal import Signals
 from typing import Any
 
 from rlhf.cli.call import Call
+from rlhf.cli.notes import is_read
 from rlhf.cli.overrides import quote
 from rlhf.cli.processes import takes_processes
 from rlhf.config.resolve import with_parts
@@ -37,7 +38,8 @@ def run_on_processes(call: Call, config: Config, directory: Path, working: str) 
         ResourceError: a process was killed.
     """
     processes = config.parallel.processes
-    with_parts(config, processes)
+    if is_read(call.command, "parallel.parts"):
+        with_parts(config, processes)
     from rlhf.parallel.launcher import launch, run_exit_code  # imports torch
 
     words = [*call.files, *call.overrides, f"hydra.run.dir={quote(str(directory))}", *call.flags]
@@ -64,5 +66,5 @@ def _failure(
         return OtherProcessError("a process failed", str(directory), "", code)
     ranks = ", ".join(str(rank) for rank, ended in codes.items() if ended == code)
     what = f"{Signals(-code).name} killed process {ranks} of the run"
-    fix = f"continue from its last checkpoint: rlhf {call.command} resume={directory}"
+    fix = f"continue it: rlhf {' '.join([call.command, *call.files])} resume={directory}"
     return ResourceError(what, str(directory), fix)

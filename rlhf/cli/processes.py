@@ -1,7 +1,7 @@
 """A command line on several processes: which commands may, and what each process prints."""
 
 from rlhf.cli.call import Call
-from rlhf.cli.commands import COMMANDS
+from rlhf.cli.notes import is_read
 from rlhf.errors import OtherProcessError, RlhfError, UsageError
 from rlhf.parallel.environment import num_processes, process_rank
 
@@ -30,7 +30,7 @@ def check_processes(call: Call) -> None:
 
 def takes_processes(command: str) -> bool:
     """Whether a command may run on several processes."""
-    return "parallel" in COMMANDS[command].sections
+    return is_read(command, "parallel.processes")
 
 
 def is_quiet(call: Call) -> bool:

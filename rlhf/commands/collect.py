@@ -3,11 +3,13 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from torch import Tensor
 
 from rlhf.commands.fitting import fitting, fitting_scorer, token_limits
 from rlhf.commands.job import Job
@@ -23,6 +25,7 @@ from rlhf.errors import DataError, UsageError
 from rlhf.generation.sampler import generate
 from rlhf.generation.transformers_engine import beam_search
 from rlhf.models.llava import Llava
+from rlhf.parallel.world import ALONE, World
 from rlhf.rewards.record_scoring import RecordScorer
 from rlhf.storage.atomic import (
     append_line,
@@ -42,30 +45,41 @@ def collect(job: Job) -> dict[str, Any]:
     Returns:
         Counts of prompts, of prompts with two or more different responses, and of pairs.
     """
-    config, output = job.config, job.run_dir / "candidates.jsonl"
-    _check_options(config)
-    if config.output:
-        check_writable(Path(config.output))
+    config, output, world = job.config, job.run_dir / "candidates.jsonl", job.world or ALONE
+    world.first(partial(_check_options, config))
     records, root = read_prompts(config)
-    llava = load_adapted(config, config.model.path)
+    llava = load_adapted(config, config.model.path, world)
     records = fitting(config, llava, records, root)
+    world.same("data.prompts", lambda: repr(records))
     prompts = prompt_batch(records, llava.builder, root, max_tokens=config.data.max_prompt_tokens)
-    _append_candidates(config, llava, records, prompts, output)
-    candidates = read_records(output, CandidatesRecord) if output.is_file() else []
+    _append_candidates(config, llava, records, prompts, output, world)
+    candidates = world.first(partial(_written_candidates, config, output))
+    candidates = msgspec.convert(candidates, list[CandidatesRecord])
     summary = {"prompts": len(records), "with_two_or_more_answers": len(candidates)}
-    if not candidates:
-        fix = "raise sampling.temperature or collect.responses_per_prompt"
-        raise DataError("no prompt got two different responses", config.data.prompts, fix)
     if config.collect.pair_selection != "all":
-        summary["chosen_pairs"] = _select_pairs(job, llava, candidates, root)
+        pairs = _select_pairs(job, llava, candidates, root, world)
+        world.first(partial(write_records, job.run_dir / "pairs.jsonl", pairs))
+        summary["chosen_pairs"] = len(pairs)
     if config.collect.annotator:
         noise = config.collect.label_noise
-        pairs = label_pairs(candidates, noise=noise, seed=config.seed)
-        write_records(job.run_dir / "preferences.jsonl", pairs)
-        summary["pairs"] = len(pairs)
+        labelled = label_pairs(candidates, noise=noise, seed=config.seed)
+        world.first(partial(write_records, job.run_dir / "preferences.jsonl", labelled))
+        summary["pairs"] = len(labelled)
     else:
-        _say_how_to_rank(config, job.run_dir, root)
+        world.first(partial(_say_how_to_rank, config, job.run_dir, root))
     return summary
+
+
+def _written_candidates(config: Config, output: Path) -> Any:
+    """Read the candidates of a run as JSON.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not output.is_file():
+        fix = "raise sampling.temperature or collect.responses_per_prompt"
+        raise DataError("no prompt got two different responses", config.data.prompts, fix)
+    return msgspec.to_builtins(read_records(output, CandidatesRecord))
 
 
 def _say_how_to_rank(config: Config, directory: Path, root: Path) -> None:
@@ -97,6 +111,7 @@ def _output_exists(output: Path) -> UsageError:
 
 
 def _check_options(config: Config) -> None:
+    """Refuse options that contradict each other, and an output that cannot be written."""
     if config.output and config.collect.annotator:
         where = f"output={config.output} collect.annotator={config.collect.annotator}"
         fix = "leave output empty: preferences.jsonl is written to the run directory"
@@ -114,6 +129,8 @@ def _check_options(config: Config) -> None:
             "set reward.path=RUN, or collect.pair_selection=all",
         )
         raise UsageError("a reward model selects these pairs, and none is named", where, fix)
+    if config.output:
+        check_writable(Path(config.output))
 
 
 def _append_candidates(
@@ -122,19 +139,31 @@ def _append_candidates(
     records: Sequence[PromptRecord],
     prompts: PromptBatch,
     output: Path,
+    world: World,
 ) -> None:
-    """Append the candidates of each prompt that the file does not have yet."""
-    set_torn_line_aside(output)
-    done = _prompts_done(output, records)
+    """Append the candidates of each prompt that the file does not have yet.
+
+    Prompts are sampled in the same chunks wherever an earlier run stopped.
+    """
+    done = world.first(partial(_prompts_done, output, records))
     prompts_at_once = max(1, config.sampling.batch_size // config.collect.responses_per_prompt)
+    chunks = torch.arange(len(records)).split(prompts_at_once)
+    chunks = [rows for rows in chunks if rows.numel() and rows[-1] >= done]
+
+    def sample(rows: Tensor) -> list[str]:
+        responses = _responses(config, llava, prompts.select(rows))
+        pairs = zip(rows.tolist(), responses, strict=True)
+        return [_candidates_line(config, records[row], x) for row, x in pairs if row >= done]
+
     with track("candidates", len(records) - done) as progress:
-        for rows in filter(len, torch.arange(done, len(records)).split(prompts_at_once)):
-            responses = _responses(config, llava, prompts.select(rows))
-            for row, candidates in zip(rows.tolist(), responses, strict=True):
-                if len(candidates) > 1:
-                    record = _candidates(config, records[row], candidates)
-                    append_line(output, msgspec.json.encode(record) + b"\n")
-            progress.advance(len(rows))
+        for lines in world.map(sample, chunks):
+            world.first(partial(_append_lines, output, lines))
+            progress.advance(len(lines))
+
+
+def _append_lines(path: Path, lines: Sequence[str]) -> None:
+    for line in filter(None, lines):
+        append_line(path, line.encode() + b"\n")
 
 
 def _prompts_done(output: Path, records: Sequence[PromptRecord]) -> int:
@@ -143,6 +172,7 @@ def _prompts_done(output: Path, records: Sequence[PromptRecord]) -> int:
     Raises:
         DataError: the file holds candidates of other prompts.
     """
+    set_torn_line_aside(output)
     if not output.is_file() or not output.stat().st_size:
         return 0
     done = 0
@@ -204,14 +234,15 @@ def _samples_by_temperature(
             yield replace(sampling, temperature=temperature), samples
 
 
-def _candidates(
-    config: Config, record: PromptRecord, responses: Sequence[Response]
-) -> CandidatesRecord:
+def _candidates_line(config: Config, record: PromptRecord, responses: Sequence[Response]) -> str:
+    """Encode a prompt's candidates as JSON; empty for fewer than two."""
+    if len(responses) < 2:
+        return ""
     sampling = msgspec.to_builtins(config.sampling)
     sampling["temperatures"] = list(config.collect.temperatures)
     sampling["beams"] = config.collect.num_beams
     sampling["made_by"] = [method for _, method in responses]
-    return CandidatesRecord(
+    candidates = CandidatesRecord(
         image_path=record.image_path,
         instruction=record.instruction,
         responses=[text for text, _ in responses],
@@ -221,15 +252,16 @@ def _candidates(
         meta=record.meta,
         history=record.history,
     )
+    return msgspec.json.encode(candidates).decode()
 
 
 def _select_pairs(
-    job: Job, llava: Llava, candidates: Sequence[CandidatesRecord], root: Path
-) -> int:
-    """Write the selected pairs to pairs.jsonl, most informative first; return how many."""
+    job: Job, llava: Llava, candidates: Sequence[CandidatesRecord], root: Path, world: World
+) -> list[CandidatesRecord]:
+    """Select the pairs that people rank, most informative first."""
     config = job.config
     scorer = RecordScorer(
-        build_scorer(job, llava, share_base_model=True),
+        build_scorer(job, llava, share_base_model=True, world=world),
         llava.builder,
         token_limits(config, llava),
         config.ppo.microbatch_tokens,
@@ -237,9 +269,7 @@ def _select_pairs(
     candidates = fitting_scorer(config, scorer.scorer, llava.builder, candidates, root)
     scores = scorer.scores(candidates, root)
     selected = select_pairs(scores, config.collect.pair_selection, limit=config.collect.limit)
-    pairs = [_pair(candidates[pair.row], pair) for pair in selected]
-    write_records(job.run_dir / "pairs.jsonl", pairs)
-    return len(pairs)
+    return [_pair(candidates[pair.row], pair) for pair in selected]
 
 
 def _pair(record: CandidatesRecord, pair: SelectedPair) -> CandidatesRecord:

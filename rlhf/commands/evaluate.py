@@ -3,9 +3,8 @@
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from math import isnan
+from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from rlhf.commands.fitting import fitting_all, fitting_scorer
@@ -38,11 +37,13 @@ from rlhf.evaluation.model_comparison import (
     instruction_kind,
     model_metrics,
     person_outputs,
+    unjudged_pairs,
     win_metrics_by_kind,
 )
 from rlhf.evaluation.model_report import ReportItem, write_model_report
 from rlhf.evaluation.run_comparison import distinct_names
 from rlhf.models.llava import Llava
+from rlhf.parallel.world import ALONE
 from rlhf.storage.run_directory import json_text, run_directories
 from rlhf.tracking.console import say, table
 from rlhf.tracking.reader import read_metrics
@@ -64,10 +65,8 @@ def evaluate(job: Job) -> dict[str, Any]:
         For two models, the win rate and the metrics before and after; for more models, or when
         only people judge, the metrics by model and by kind of instruction. Also the report's path.
     """
-    config = job.config
-    if len(job.files) + bool(config.evaluation.best_of) < 2:
-        fix = "rlhf evaluate FIRST OTHER…, or one model and evaluation.best_of=4"
-        raise UsageError("evaluate compares two models or more", "rlhf evaluate", fix)
+    config, world = job.config, job.world or ALONE
+    world.first(partial(_check_options, job))
     records, root = read_prompts(config)
     records = fitting_all(config, job.files, records[: config.evaluation.limit or None], root)
     judgments = _judgments(config)
@@ -77,14 +76,14 @@ def evaluate(job: Job) -> dict[str, Any]:
     outcomes = outcomes_of(output_pairs, margin)
     models = metrics_by_model(results, judges, outcomes)
     if config.evaluation.judge == "person":
-        _write_unjudged_pairs(
-            job.run_dir / "blind.jsonl", root, results, records, judgments, config.seed
-        )
+        pairs = unjudged_pairs(judgments or [], records, results, config.seed)
+        world.first(partial(_write_pairs, job.run_dir / "blind.jsonl", pairs, root))
     _print_models(models)
     metrics = {"models": models, "kinds": win_metrics_by_kind(records, outcomes[-1])}
-    (job.run_dir / "metrics.json").write_text(json_text(metrics, indent=2) + "\n")
     outputs = [model_outputs for _, model_outputs in output_pairs]
-    _write_report(job, records, root, results, outputs, outcomes[-1], metrics)
+    world.first(
+        partial(_write_results, job, records, root, results, outputs, outcomes[-1], metrics)
+    )
     report = {"report": str(job.run_dir / "report.html")}
     if len(results) > 2 or not judges:
         return metrics | report
@@ -93,13 +92,28 @@ def evaluate(job: Job) -> dict[str, Any]:
     )
 
 
+def _check_options(job: Job) -> None:
+    """Refuse a comparison that lacks a second model or a judge, before a model loads."""
+    options = job.config.evaluation
+    has_scorer = bool(job.scorer or job.config.reward.path)
+    if len(job.files) + bool(options.best_of) < 2:
+        fix = "rlhf evaluate FIRST OTHER…, or one model and evaluation.best_of=4"
+        raise UsageError("evaluate compares two models or more", "rlhf evaluate", fix)
+    if not options.judge and not has_scorer:
+        fix = "set reward.path=RUN of `rlhf reward`, give --scorer=…, or evaluation.judge=rule-v1"
+        raise UsageError("no judge is named", "reward.path", fix)
+    if options.best_of and not has_scorer:
+        where, fix = f"evaluation.best_of={options.best_of}", "set reward.path=RUN, or --scorer=…"
+        raise UsageError("best-of-n sampling needs a scorer", where, fix)
+
+
 def _evaluate_models(
     job: Job, records: list[PromptRecord], root: Path
 ) -> tuple[list[PromptRecord], list[ModelResult], list[Judge]]:
     """Let every model respond and judge its responses; return prompts, results and judges."""
-    config = job.config
+    config, world = job.config, job.world or ALONE
     names = distinct_names(job.files)
-    baseline = load_adapted(config, str(job.files[0]))
+    baseline = load_adapted(config, str(job.files[0]), world)
     judges = _judges(job, baseline)
     scorers = [judge for judge in judges if isinstance(judge, ScorerJudge)]
     for judge in scorers:
@@ -107,17 +121,15 @@ def _evaluate_models(
     limit = config.data.max_prompt_tokens
     prompts = prompt_batch(records, baseline.builder, root, max_tokens=limit)
     max_tokens = config.ppo.microbatch_tokens
+    world.same("data.prompts", lambda: repr(records))
     comparison = Comparison(
-        records, prompts, judges, baseline, config.sampling, config.seed, max_tokens
+        records, prompts, judges, baseline, config.sampling, config.seed, max_tokens, world
     )
     results = [comparison.evaluate(names[0], baseline)]
     if n := config.evaluation.best_of:
-        if not scorers:
-            where, fix = f"evaluation.best_of={n}", "set reward.path=RUN, or give --scorer=…"
-            raise UsageError("best-of-n sampling needs a scorer", where, fix)
         results.append(comparison.best_of(f"{names[0]}, best of {n}", scorers[0], n))
     for name, file in zip(names[1:], job.files[1:], strict=True):
-        results.append(comparison.evaluate(name, load_adapted(config, str(file))))
+        results.append(comparison.evaluate(name, load_adapted(config, str(file), world)))
     return records, results, judges
 
 
@@ -141,30 +153,12 @@ def _deciding_outputs(
     return first.outputs[0], result.outputs[0]
 
 
-def _write_unjudged_pairs(
-    path: Path,
-    root: Path,
-    results: Sequence[ModelResult],
-    records: Sequence[PromptRecord],
-    judgments: Sequence[PreferenceRecord] | None,
-    seed: int,
-) -> None:
-    """Write the pairs that nobody judged for `rlhf annotate`, in random order, sides at random."""
-    random, rows = Random(seed), []
-    for result in results[1:]:
-        outputs = person_outputs(judgments or [], records, results[0].texts, result.texts)[1]
-        for record, before, after, score in zip(
-            records, results[0].texts, result.texts, outputs.scores, strict=True
-        ):
-            if isnan(score) and before.strip() and after.strip():
-                texts = random.sample([before, after], 2)
-                prompt = record.image_path, record.instruction
-                rows.append(CandidatesRecord(*prompt, texts, history=record.history))
-    random.shuffle(rows)
-    if rows:
-        write_records(path, rows)
+def _write_pairs(path: Path, pairs: Sequence[CandidatesRecord], root: Path) -> None:
+    """Write the pairs that nobody judged, and say how people judge them."""
+    if pairs:
+        write_records(path, pairs)
         words = ["annotate", str(path), f"data.root={root}", "annotate.output=judgments.jsonl"]
-        say(f"{len(rows)} pairs wait for a person: {shlex.join(['rlhf', *words])}")
+        say(f"{len(pairs)} pairs wait for a person: {shlex.join(['rlhf', *words])}")
         say("then run this command again with evaluation.judgments=judgments.jsonl")
 
 
@@ -206,7 +200,7 @@ def _print_models(models: dict[str, dict[str, Any]]) -> None:
     table("models", ("metric", *models), rows)
 
 
-def _write_report(
+def _write_results(
     job: Job,
     records: Sequence[PromptRecord],
     root: Path,
@@ -215,7 +209,8 @@ def _write_report(
     outcomes: Sequence[str],
     metrics: dict[str, Any],
 ) -> None:
-    """Write report.html; prompts whose responses differ come first."""
+    """Write metrics.json and report.html, in which prompts whose responses differ come first."""
+    (job.run_dir / "metrics.json").write_text(json_text(metrics, indent=2) + "\n")
     first, last = results[0].texts, results[-1].texts
     order = sorted(range(len(records)), key=lambda row: first[row] == last[row])
     items = [
@@ -273,14 +268,8 @@ def _judges(job: Job, llava: Llava) -> list[Judge]:
     rule = job.config.evaluation.judge == "rule-v1"
     judges: list[Judge] = [RuleJudge()] if rule else []
     if job.scorer or job.config.reward.path:
-        scorer = build_scorer(job, llava, share_base_model=True)
+        scorer = build_scorer(job, llava, share_base_model=True, world=job.world or ALONE)
         judges.append(ScorerJudge(scorer, max_tokens=job.config.ppo.microbatch_tokens))
-    if not judges and job.config.evaluation.judge != "person":
-        raise UsageError(
-            "no judge is named",
-            "reward.path",
-            "set reward.path=RUN of `rlhf reward`, give --scorer=…, or evaluation.judge=rule-v1",
-        )
     return judges
 
 

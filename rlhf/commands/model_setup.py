@@ -22,11 +22,13 @@ from rlhf.models.locations import ModelLocation, locate_model
 from rlhf.models.lora import refuse_full_training
 from rlhf.models.parameter_summary import summarize_parameters
 from rlhf.models.policy import POLICY
+from rlhf.parallel.world import ALONE, World
 from rlhf.planning.fit import uses_gradient_checkpointing
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.external.loader import load_scorer
 from rlhf.rewards.reward import SavedReward
 from rlhf.storage.checkpoint import Checkpoint
+from rlhf.storage.hashing import hash_tensors
 from rlhf.storage.sweep import read_member
 from rlhf.tracking.console import say, table
 from rlhf.tracking.writer import MetricsWriter
@@ -77,17 +79,25 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
     return load_base_model(config, location, quantization=quantization, trains_fully=trains_fully)
 
 
-def load_adapted(config: Config, path: str) -> Llava:
+def load_adapted(config: Config, path: str, world: World = ALONE) -> Llava:
     """Load a LLaVA for inference, with its trained adapter active if it has one.
+
+    It keeps no keys and values of prompts, so that a result depends on its own batch only.
 
     Args:
         config: the options of the run.
         path: a LLaVA directory, a run directory or a hub id.
+        world: the processes that load it, all with the same weights.
+
+    Raises:
+        DataError: the weights are not the same on every process.
     """
     location = locate_model(path, config.model.base)
     llava = load_model(config, location)
     if location.adapter is not None:
         llava.adapters.load(POLICY, location.adapter, trains=False)
+    llava.prefix_cache.limit = 0
+    world.same(f"the weights of {path}", lambda: hash_tensors(llava.model.state_dict().items()))
     return llava
 
 
@@ -106,20 +116,27 @@ def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> L
     return llava
 
 
-def build_scorer(job: Job, llava: Llava, *, share_base_model: bool) -> Scorer:
+def build_scorer(job: Job, llava: Llava, *, share_base_model: bool, world: World = ALONE) -> Scorer:
     """Load the scorer that `--scorer=` names, else the reward model of `reward.path`.
 
     Args:
         job: the call of the command.
         llava: the model whose responses are scored.
         share_base_model: the reward model may run as an adapter on `llava`'s base model.
+        world: the processes that score the same responses together, each a share of them.
     """
-    options = job.config.reward
-    if job.scorer:
-        return load_scorer(job.scorer, llava.builder, job.config.scorer)
-    captions = read_captions(options.captions, job.config.data.root)
-    reward = SavedReward(options.path, captions=captions, base=job.config.model.base)
-    return reward.scorer(llava, share_base_model=share_base_model)
+    scorer = (
+        load_scorer(job.scorer, llava.builder, job.config.scorer)
+        if job.scorer
+        else _saved_reward(job.config).scorer(llava, share_base_model=share_base_model)
+    )
+    scorer.world = world
+    return scorer
+
+
+def _saved_reward(config: Config) -> SavedReward:
+    captions = read_captions(config.reward.captions, config.data.root)
+    return SavedReward(config.reward.path, captions=captions, base=config.model.base)
 
 
 def read_captions(file: str, data_root: str) -> dict[str, str] | None:

@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from rlhf.parallel.world import ALONE, World
 from rlhf.types import PolicyOutputs, PromptBatch, Responses
 
 Output = TypeVar("Output", Tensor, PolicyOutputs)
@@ -48,6 +49,8 @@ def map_microbatches(
     prompts: PromptBatch,
     responses: Responses,
     max_tokens: int,
+    *,
+    world: World = ALONE,
     **per_token: Tensor,
 ) -> Output:
     """Apply a function of prompts and responses to microbatches of bounded size.
@@ -59,6 +62,7 @@ def map_microbatches(
         prompts: B prompts.
         responses: B responses of N tokens in all, one to each prompt.
         max_tokens: tokens of one microbatch, see `microbatches`.
+        world: the processes that share out the microbatches, and all return all outputs.
         **per_token: tensors [N, ...], of which `function` gets the rows of its tokens.
 
     Returns:
@@ -66,22 +70,27 @@ def map_microbatches(
     """
     groups = microbatches(prompts, responses, max_tokens)
     tokens = [responses.spans.token_indices(rows) for rows in groups]
+    own = world.share(len(groups))
     outputs = [
         _to_cpu(
             function(
-                prompts.select(rows),
-                responses.select(rows),
-                **{name: value[where.to(value.device)] for name, value in per_token.items()},
+                prompts.select(groups[n]),
+                responses.select(groups[n]),
+                **{name: value[tokens[n].to(value.device)] for name, value in per_token.items()},
             )
         )
-        for rows, where in zip(groups, tokens, strict=True)
+        for n in own or range(1)  # a process without any has the same tensors, without rows
     ]
+
+    def in_order(parts: Sequence[Tensor], indices: Sequence[Tensor]) -> Tensor:
+        computed = torch.cat([*parts]) if own else parts[0][:0]
+        return world.gather(computed)[torch.cat([*indices]).argsort()]
+
     if isinstance(outputs[0], Tensor):
-        return torch.cat(outputs)[torch.cat(groups).argsort()]
-    order = torch.cat(tokens).argsort()
+        return in_order(outputs, groups)
     return PolicyOutputs(
         **{
-            name: torch.cat([getattr(output, name) for output in outputs])[order]
+            name: in_order([getattr(output, name) for output in outputs], tokens)
             for name in _tensors(outputs[0])
         }
     )

@@ -11,10 +11,11 @@ from rlhf.config.schema import SamplingConfig
 from rlhf.data.collate import Record
 from rlhf.data.microbatching import map_microbatches
 from rlhf.demo.rule_judge import TIE_MARGIN, is_right, rule_score
-from rlhf.generation.sampler import generate
+from rlhf.generation.sampler import generate_shared
 from rlhf.kernels import span_sum
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy
+from rlhf.parallel.world import ALONE, World
 from rlhf.rewards.base import Scorer
 from rlhf.tracking.console import track
 from rlhf.types import PromptBatch, Responses
@@ -110,7 +111,13 @@ class RuleJudge:
 
 
 def generate_responses(
-    llava: Llava, name: str, prompts: PromptBatch, sampling: SamplingConfig, *, seed: int = 0
+    llava: Llava,
+    name: str,
+    prompts: PromptBatch,
+    sampling: SamplingConfig,
+    *,
+    seed: int = 0,
+    world: World = ALONE,
 ) -> ModelResponses:
     """Generate a response to each prompt with the active adapter of a model.
 
@@ -120,9 +127,12 @@ def generate_responses(
         prompts: B prompts.
         sampling: temperature, top-p, length and batch size.
         seed: of the samples.
+        world: the processes that share out the batches.
     """
     with track(f"responses of {name}", len(prompts)) as progress:
-        responses, _ = generate(llava, prompts, sampling, seed=seed, on_chunk=progress.advance)
+        responses = generate_shared(
+            llava, prompts, sampling, world, seed=seed, on_chunk=progress.advance
+        )
     texts = [llava.builder.decode(row) for row in responses.rows()]
     return ModelResponses(name, prompts, responses, texts)
 
@@ -136,6 +146,7 @@ def kl_divergence(
     *,
     seed: int,
     max_tokens: int,
+    world: World = ALONE,
 ) -> float:
     """Estimate KL(model ‖ baseline) in nats a response, at temperature 1.
 
@@ -148,14 +159,15 @@ def kl_divergence(
         sampling: its max_new_tokens and batch_size apply.
         seed: of the samples.
         max_tokens: tokens evaluated at once.
+        world: the processes that share out the batches.
     """
     unmodified = SamplingConfig(
         max_new_tokens=sampling.max_new_tokens, batch_size=sampling.batch_size
     )
-    responses, _ = generate(llava, prompts, unmodified, seed=seed)
+    responses = generate_shared(llava, prompts, unmodified, world, seed=seed)
     logprobs, baseline_logprobs = (
         map_microbatches(
-            Policy(m, m, temperature=1.0).evaluate, prompts, responses, max_tokens
+            Policy(m, m, temperature=1.0).evaluate, prompts, responses, max_tokens, world=world
         ).logprobs
         for m in (llava, baseline)
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isnan, log, nan
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.collate import Record
 from rlhf.data.prompt_keys import prompt_content
-from rlhf.data.records import PreferenceRecord
+from rlhf.data.records import CandidatesRecord, PreferenceRecord
 from rlhf.data.tokenization import reencode_responses, with_images
 from rlhf.data.validation.agreement import wilson_interval
 from rlhf.evaluation.judges import (
@@ -21,9 +22,10 @@ from rlhf.evaluation.judges import (
     generate_responses,
     kl_divergence,
 )
-from rlhf.generation.sampler import generate
+from rlhf.generation.sampler import generate_shared
 from rlhf.models.fingerprints import same_encoding
 from rlhf.models.llava import Llava
+from rlhf.parallel.world import ALONE, World
 from rlhf.tracking.text_metrics import text_statistics
 from rlhf.types import PromptBatch
 
@@ -66,6 +68,7 @@ class Comparison:
         sampling: how every model generates.
         seed: of the samples.
         max_tokens: tokens evaluated at once.
+        world: the processes that share out the batches.
     """
 
     records: Sequence[Record]
@@ -75,6 +78,7 @@ class Comparison:
     sampling: SamplingConfig
     seed: int
     max_tokens: int
+    world: World = ALONE
 
     def evaluate(self, name: str, llava: Llava) -> ModelResult:
         """Generate and judge responses to the prompts, and to the prompts with other images."""
@@ -99,7 +103,9 @@ class Comparison:
         samples = torch.arange(n).repeat(len(self.prompts))
         sampling = replace(self.sampling, temperature=self.sampling.temperature or 1.0)
         repeated = self.prompts.select(rows)
-        candidates, _ = generate(self.baseline, repeated, sampling, seed=self.seed, samples=samples)
+        candidates = generate_shared(
+            self.baseline, repeated, sampling, self.world, seed=self.seed, samples=samples
+        )
         texts = [self.baseline.builder.decode(row) for row in candidates.rows()]
         scores = judge.scores(
             [self.records[row] for row in rows], ModelResponses(name, repeated, candidates, texts)
@@ -122,7 +128,9 @@ class Comparison:
         same = same_encoding(llava.builder, ours)
         if images != prompts.images or not same:
             prompts = with_images(prompts, images, llava.builder)
-        generated = generate_responses(llava, name, prompts, self.sampling, seed=self.seed)
+        generated = generate_responses(
+            llava, name, prompts, self.sampling, seed=self.seed, world=self.world
+        )
         responses = generated.responses
         if not same:
             responses = reencode_responses(responses, llava.builder, ours)
@@ -146,6 +154,7 @@ class Comparison:
             self.sampling,
             seed=self.seed,
             max_tokens=self.max_tokens,
+            world=self.world,
         )
 
 
@@ -240,6 +249,34 @@ def person_outputs(
         scores.append(0.0 if before == after else sum(votes) / len(votes) if votes else nan)
     zeros = [nan if isnan(score) else 0.0 for score in scores]
     return JudgeOutputs(zeros, None), JudgeOutputs(scores, None)
+
+
+def unjudged_pairs(
+    judgments: Sequence[PreferenceRecord],
+    records: Sequence[Record],
+    results: Sequence[ModelResult],
+    seed: int,
+) -> list[CandidatesRecord]:
+    """Return the pairs that nobody judged, in random order, the sides of each at random.
+
+    Args:
+        judgments: the preferences of people.
+        records: B prompts.
+        results: of the models, whose responses are paired with those of the first.
+        seed: of both orders.
+    """
+    random, rows = Random(seed), []
+    for result in results[1:]:
+        outputs = person_outputs(judgments, records, results[0].texts, result.texts)[1]
+        for record, before, after, score in zip(
+            records, results[0].texts, result.texts, outputs.scores, strict=True
+        ):
+            if isnan(score) and before.strip() and after.strip():
+                texts = random.sample([before, after], 2)
+                prompt = record.image_path, record.instruction
+                rows.append(CandidatesRecord(*prompt, texts, history=record.history))
+    random.shuffle(rows)
+    return rows
 
 
 def _vote(judgment: PreferenceRecord, text: str) -> int:

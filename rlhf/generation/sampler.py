@@ -13,6 +13,7 @@ from rlhf.kernels.prepacked_gemm import prepacked_gemm
 from rlhf.models.encoding import check_positions
 from rlhf.models.llava import Llava
 from rlhf.models.packed.kv_cache import DecodeState
+from rlhf.parallel.world import World
 from rlhf.spans import Spans
 from rlhf.tracking.profiler import count, phase
 from rlhf.types import PromptBatch, Responses, SampledTokens
@@ -118,6 +119,44 @@ def generate(
         sampled.append(batch_sampled)
         on_chunk(len(chunk))
     return to_responses(llava, rows), _concatenate(sampled)
+
+
+def generate_shared(
+    llava: Llava,
+    prompts: PromptBatch,
+    sampling: SamplingConfig,
+    world: World,
+    *,
+    seed: int = 0,
+    samples: Tensor | None = None,
+    on_chunk: Callable[[int], None] = lambda rows: None,
+) -> Responses:
+    """Sample what `generate` samples, each of its batches on one process of a run.
+
+    Args:
+        llava: the model, on every process the same; its active adapter is used.
+        prompts: B prompts.
+        sampling: temperature (0 is greedy), filters, longest response, rows at a time.
+        world: this process among those of the run.
+        seed: of the run.
+        samples: [B] int64, index of the response among those to its prompt; None: 0.
+        on_chunk: called with the number of rows after each batch.
+
+    Returns:
+        B responses, on every process.
+    """
+
+    def sample(chunk: Tensor) -> list[list[int]]:
+        indices = None if samples is None else samples[chunk]
+        batch = prompts.select(chunk)
+        return generate(llava, batch, sampling, seed=seed, samples=indices)[0].rows()
+
+    chunks = torch.arange(len(prompts)).split(sampling.batch_size)
+    rows: list[Tensor] = []
+    for chunk, sampled in zip(chunks, world.map(sample, chunks), strict=True):
+        rows += map(torch.tensor, sampled)
+        on_chunk(len(chunk))
+    return to_responses(llava, rows)
 
 
 def to_responses(llava: Llava, rows: list[Tensor]) -> Responses:

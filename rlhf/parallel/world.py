@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from rlhf.errors import DataError, OtherProcessError, ResourceError, RlhfError
 from rlhf.parallel.environment import local_rank, num_processes, process_rank
+
+Unit = TypeVar("Unit")
 
 
 class World:
@@ -139,12 +141,29 @@ class World:
 
     def tell(self, value: Any) -> Any:
         """Return the value of process 0, JSON; what the others give is ignored."""
+        return self._gather_json([value] if self.is_first else [])[0]
+
+    def map(self, function: Callable[[Unit], Any], units: Sequence[Unit]) -> Iterator[Any]:
+        """Call a function with each unit on one process, and yield the results in order on all.
+
+        Results are exchanged after one unit of each process, so that no process waits for long.
+
+        Args:
+            function: returns JSON.
+            units: on every process the same.
+        """
+        for start in range(0, len(units), self.size):
+            turn = units[start : start + self.size]
+            own = [function(turn[n]) for n in self.share(len(turn))]
+            yield from self._gather_json(own)
+
+    def _gather_json(self, own: list[Any]) -> list[Any]:
+        """Return the values of all processes, JSON, one after the other by rank."""
         if self.size == 1:
-            return value
-        data = torch.tensor(
-            [*json.dumps(value).encode()] if self.is_first else [], dtype=torch.uint8
-        )
-        return json.loads(bytes(self.gather(data).tolist()))
+            return own
+        lines = "".join(json.dumps(value) + "\n" for value in own)
+        data = torch.tensor([*lines.encode()], dtype=torch.uint8)
+        return [*map(json.loads, bytes(self.gather(data).tolist()).splitlines())]
 
     def first(self, work: Callable[[], Any]) -> Any:
         """Call `work` on process 0, and return its result, JSON, on every process.
@@ -167,6 +186,11 @@ class World:
         if lines:
             raise OtherProcessError(*lines)
         return result
+
+    def agreed(self, error: RlhfError) -> RlhfError:
+        """Return an error that every process raises at this point, marked so that one prints it."""
+        error.on_every_process = self.size > 1
+        return error
 
     def owned(self, path: Path | None) -> Path | None:
         """Return the path on process 0, which writes there; None on the others."""

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ def _evaluate(
     max_tokens = config.microbatch_tokens
     with phase("old_logprobs"):
         hidden_states = sampled.hidden_states
-        reused = {} if hidden_states is None else {"hidden_states": hidden_states}
+        reused: dict[str, Any] = {} if hidden_states is None else {"hidden_states": hidden_states}
         outputs = map_microbatches(policy.evaluate, prompts, responses, max_tokens, **reused)
     evaluate_reference = partial(
         policy.reference_outputs, return_hidden_states=kl_choice(config)[1] == "exact"

@@ -16,6 +16,7 @@ from rlhf.data.microbatching import map_microbatches
 from rlhf.data.tokenization import TextEncoder
 from rlhf.models.lora import Adapters
 from rlhf.models.scalar_head import ScalarHead
+from rlhf.parallel.world import ALONE, World
 from rlhf.types import PromptBatch, Responses
 
 REWARD = "reward"  # name of the adapter that reward training adds
@@ -58,6 +59,7 @@ class RewardModel(ABC):
         std: standard deviation of the raw scores of the training pairs.
         head: maps the head inputs to the raw score.
         adapters: adapters of the base model; the one named `reward` belongs to the reward model.
+        world: the processes that score together, each a share of the microbatches.
     """
 
     kind: str
@@ -69,6 +71,7 @@ class RewardModel(ABC):
     std = 1.0
     head: ScalarHead
     adapters: Adapters
+    world: World = ALONE
 
     @property
     def uses_logprob(self) -> bool:
@@ -108,7 +111,9 @@ class RewardModel(ABC):
         Returns:
             [B] float32 on the CPU.
         """
-        inputs = map_microbatches(self.head_inputs, prompts, responses, max_tokens)
+        inputs = map_microbatches(
+            self.head_inputs, prompts, responses, max_tokens, world=self.world
+        )
         return (self.raw_scores(inputs).cpu() - self.mean) / self.std
 
     @abstractmethod

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rlhf.config.schema import ScorerConfig
 from rlhf.errors import UsageError
 from rlhf.models.llava import Llava
-from rlhf.rewards.base import Scorer
+from rlhf.rewards.base import RewardModel, Scorer
 from rlhf.rewards.combined import CombinedScorer
 from rlhf.rewards.external.python_function import FunctionScorer
 from rlhf.rewards.loading import load_reward_model
@@ -111,7 +111,7 @@ class SavedReward(Reward):
         self.path, self.name = str(path), _checked_name(name)
         self.captions, self.base = captions, base
 
-    def scorer(self, model: Llava, *, share_base_model: bool = False) -> Scorer:
+    def scorer(self, model: Llava, *, share_base_model: bool = False) -> RewardModel:
         """Load the reward model to score the responses of a model."""
         return load_reward_model(
             self.path,

@@ -1,4 +1,4 @@
-"""`rlhf ppo` on processes that it starts itself, or torchrun."""
+"""Commands on processes that they start themselves, or torchrun."""
 
 import hashlib
 import json
@@ -66,6 +66,48 @@ def test_own_processes_and_those_of_torchrun_run_what_one_runs(words: list[str])
     call(TORCHRUN, words, "four")
     assert outcome("one") == outcome("two") == outcome("four")
     assert json.loads((run_directory("two") / "summary.json").read_text())["iterations"] == 4
+
+
+def results(name: str) -> dict[str, str]:
+    """The files of a run that hold no options and no times, without the name of the run."""
+    files = [path for path in run_directory(name).iterdir() if path.suffix in (".json", ".jsonl")]
+    return {path.name: path.read_text().replace(str(path.parent), "RUN") for path in files}
+
+
+@pytest.mark.slow
+def test_candidates_and_comparisons_are_those_of_one_process(words: list[str], tiny: Path) -> None:
+    data = [word for word in words if word.startswith(("data.", "sampling."))]
+    line = ["collect", f"model.path={tiny}/model", "sampling.batch_size=8", *data]
+    call(RLHF, line, "one")
+    call(RLHF, [*line, "parallel.processes=2"], "two")
+    assert results("two") == results("one") and len(results("one")) == 2
+    line = ["evaluate", f"{tiny}/model", "evaluation.best_of=4", "sampling.batch_size=2", *data]
+    call(RLHF, [*line, words[-1]], "compared by one")
+    call(TORCHRUN, [*line, words[-1]], "compared by four")
+    assert results("compared by four") == results("compared by one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_collecting_that_a_signal_stops_goes_on_to_the_same_file(
+    words: list[str], tiny: Path, name: str, code: int
+) -> None:
+    data = [word for word in words if word.startswith("data.")]
+    command = [*RLHF, "collect", f"model.path={tiny}/model", *data, "output_dir=runs out"]
+    command += ["sampling.batch_size=4", "sampling.max_new_tokens=150"]
+    call(command, [], "whole")
+    pipe = subprocess.PIPE
+    cut = [*command, "name=cut", "parallel.processes=2"]
+    run = subprocess.Popen(cut, stdout=pipe, stderr=pipe, text=True)
+    assert run.stdout and any(line.startswith("candidates ") for line in run.stdout)
+    run.send_signal(getattr(signal, name))
+    errors = run.communicate(timeout=60)[1]
+    assert run.returncode == code and "Traceback" not in errors
+    files = [run_directory(name) / "candidates.jsonl" for name in ("whole", "cut")]
+    whole, written = (file.read_bytes() for file in files)
+    assert whole.startswith(written) and len(written) < len(whole)
+    subprocess.run([*RLHF, "collect", f"resume={run_directory('cut')}"], check=True)
+    assert files[1].read_bytes() == whole
 
 
 @pytest.mark.slow

@@ -11,14 +11,13 @@ import pytest
 import torch
 
 from rlhf.cli.main import main
-from rlhf.commands.evaluate import _write_unjudged_pairs
 from rlhf.config.schema import Config, DataConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.input_files import read_with_images
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, PromptRecord, read_records
 from rlhf.data.tokenization import ByteEncoder, response_batch
 from rlhf.data.validation.validate import validate_files
-from rlhf.evaluation.model_comparison import person_outputs
+from rlhf.evaluation.model_comparison import person_outputs, unjudged_pairs
 from rlhf.evaluation.reward_scoring import _report_pair
 from rlhf.history import Exchange
 from rlhf.rewards.caption_reward import CaptionReward
@@ -124,12 +123,10 @@ def test_a_template_without_them_is_refused_before_anything_is_sampled(
     assert not list(directory.glob("runs/collect/*/candidates.jsonl"))
 
 
-def test_pairs_that_wait_for_a_person_keep_them(directory: Path) -> None:
+def test_pairs_that_wait_for_a_person_keep_them() -> None:
     records = [PromptRecord("a.png", "What?", history=HISTORY)]
     results = [SimpleNamespace(texts=["x"]), SimpleNamespace(texts=["y"])]
-    file = directory / "pairs.jsonl"
-    _write_unjudged_pairs(file, directory, results, records, None, 0)  # type: ignore[arg-type]
-    (pair,) = read_records(file, CandidatesRecord)
+    (pair,) = unjudged_pairs([], records, results, 0)  # type: ignore[arg-type]
     assert pair.history == HISTORY
 
 

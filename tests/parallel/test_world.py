@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlhf.errors import UsageError
 from rlhf.parallel.world import World
 from tests.support.processes import on_processes
 
@@ -43,6 +44,36 @@ def test_every_process_has_the_same_and_shares_are_disjoint(size: int) -> None:
         assert result["sum"] == tree([*VALUES[:size].split(1)]).tolist()
         assert result["most"] == 0
         assert result["told"] == {"run": "é0"}
+
+
+def mapped(world: World, count: int) -> tuple[list[Any], list[int]]:
+    """Results of `count` units, the texts of which have several lines, and the units of its own."""
+    own = list[int]()
+
+    def work(unit: int) -> list[Any]:
+        own.append(unit)
+        return [unit, "\n\u2028é" * unit, 2**-30 * unit, float("nan")]
+
+    return [*world.map(work, [*range(count)])], own
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 3), (2, 5), (4, 5), (4, 2), (2, 0)])
+def test_each_unit_is_computed_once_and_all_results_come_in_order(size: int, count: int) -> None:
+    results = on_processes(size, mapped, count)
+    expected = [[n, "\n\u2028é" * n, 2**-30 * n, float("nan")] for n in range(count)]
+    assert all(repr(values) == repr(expected) for values, _ in results)
+    assert sorted(unit for _, own in results for unit in own) == [*range(count)]
+    most = max(len(own) for _, own in results)
+    assert most == -(-count // size)
+
+
+def agreed(world: World) -> bool:
+    return world.agreed(UsageError("wrong")).on_every_process
+
+
+def test_an_error_of_every_process_is_printed_by_one() -> None:
+    assert on_processes(1, agreed) == [False]
+    assert on_processes(2, agreed) == [True, True]
 
 
 def test_the_order_of_the_sum_matters_to_these_values() -> None:

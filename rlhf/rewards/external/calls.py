@@ -11,8 +11,9 @@ from torch import Tensor
 
 from rlhf.config.schema import ScorerConfig
 from rlhf.data.tokenization import TextEncoder
-from rlhf.errors import ResourceError
+from rlhf.errors import ResourceError, RlhfError
 from rlhf.history import transcript
+from rlhf.parallel.world import ALONE, World
 from rlhf.tracking.console import say
 from rlhf.types import PromptBatch, Responses
 
@@ -46,6 +47,7 @@ class ExternalScorer(ABC):
         name: shown in tables.
         can_fail: true, a response may have no score.
         dropped: number of responses without a score so far.
+        world: the processes that score together, each a share of the calls.
 
     Args:
         name: shown in tables.
@@ -54,6 +56,7 @@ class ExternalScorer(ABC):
     """
 
     can_fail = True
+    world: World = ALONE
 
     def __init__(self, name: str, encoder: TextEncoder, config: ScorerConfig) -> None:
         self.name = name
@@ -85,15 +88,17 @@ class ExternalScorer(ABC):
                 response has one, or none in `MAX_FAILED_CALLS` consecutive calls.
         """
         items = self._items(prompts, responses)
-        scores, fault = torch.empty(len(items)), ""
-        for start in range(0, len(items), BATCH_SIZE):
-            part, part_fault = self._try_call(items[start : start + BATCH_SIZE])
-            scores[start : start + BATCH_SIZE], fault = part, part_fault or fault
+        batches = [items[n : n + BATCH_SIZE] for n in range(0, len(items), BATCH_SIZE)]
+        parts, fault = [torch.empty(0)], ""
+        for values, part_fault in self.world.map(self._try_call, batches):
+            part, fault = torch.tensor(values), part_fault or fault
+            parts.append(part)
             self._failed_calls = 0 if part.isfinite().any() else self._failed_calls + 1
             gives_up = self._stops_on_failure or self._failed_calls >= MAX_FAILED_CALLS
             if part_fault and gives_up:
                 raise self._error(fault)
             self._count_dropped(int(part.isnan().sum()), fault)
+        scores = torch.cat(parts)
         if items and scores.isnan().all():
             raise self._error(fault)
         return scores
@@ -104,27 +109,28 @@ class ExternalScorer(ABC):
         prompt_texts = map(transcript, prompts.histories, prompts.instructions)
         return [Item(*row) for row in zip(images, prompt_texts, texts, strict=True)]
 
-    def _try_call(self, items: list[Item]) -> tuple[Tensor, str]:
+    def _try_call(self, items: list[Item]) -> tuple[list[float], str]:
         """Scores of one call, NaN where missing, and why; empty if none is missing."""
         try:
             scores = self.call(items)
         except CallFailedError as error:
-            return torch.full((len(items),), math.nan), str(error)
+            return [math.nan] * len(items), str(error)
         invalid = ~scores.isfinite()
         count = int(invalid.sum())
         fault = f"{count} of {len(items)} scores are not finite" if count else ""
-        return scores.masked_fill(invalid, math.nan), fault
+        return scores.masked_fill(invalid, math.nan).tolist(), fault
 
     def _count_dropped(self, count: int, fault: str) -> None:
         if count and not self.dropped:
             say(f"{self.name}: responses without a score are dropped and counted ({fault})")
         self.dropped += count
 
-    def _error(self, fault: str) -> ResourceError:
+    def _error(self, fault: str) -> RlhfError:
         fix = (
             "correct it; scorer.timeout, scorer.retries and scorer.on_failure set what is tolerated"
         )
-        return ResourceError(f"{self.name} returns no usable scores", fault, fix)
+        error = ResourceError(f"{self.name} returns no usable scores", fault, fix)
+        return self.world.agreed(error)
 
 
 def to_scores(values: Sequence[float], count: int) -> Tensor:
