@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+Error = TypeVar("Error", bound="RlhfError")
 
 
 class RlhfError(Exception):
@@ -101,6 +104,12 @@ class OtherProcessError(RlhfError):
         """
         super().__init__(what, where, fix)
         self.exit_code = exit_code
+
+
+def told_once(error: Error) -> Error:
+    """Mark an error that every process of a run raises, so that only process 0 prints it."""
+    error.on_every_process = True
+    return error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -63,7 +63,7 @@ KNOWN_BY = {
     "pyarrow": ["rlhf.data"],
     "starlette": ["rlhf.annotation.server"],
     "uvicorn": ["rlhf.annotation.server"],
-    "torch.distributed": ["rlhf.parallel"],
+    "torch.distributed": ["rlhf.parallel", "rlhf.models.sharding"],
     "trl": [],
     "pickle": [],
 }

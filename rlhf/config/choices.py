@@ -5,3 +5,5 @@ from typing import Annotated, Literal
 KLEstimatorKind = Literal["", "k1", "k2", "exact", "k3", "abs", "clamp"]  # last 3: always refused
 RecordKind = Literal["", "preferences", "prompts", "demonstrations"]
 MetricName = Annotated[str, "a name in summary.json"]
+PairChoice = Literal["all", "best_vs_worst", "closest", "uncertain"]
+EngineKind = Literal["native", "transformers"]

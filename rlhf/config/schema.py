@@ -6,7 +6,7 @@ The comment on an option's line is its help text: `rlhf COMMAND --help` reads it
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from rlhf.config.choices import KLEstimatorKind, MetricName, RecordKind
+from rlhf.config.choices import EngineKind, KLEstimatorKind, MetricName, PairChoice, RecordKind
 from rlhf.config.paths import PathText
 from rlhf.config.ranges import Count, CountOrZero, Fraction, NonNegative, Positive, Range
 from rlhf.config.section import Section as Section
@@ -14,8 +14,6 @@ from rlhf.config.section import Section as Section
 GIB = 2**30  # bytes; the unit of options whose names end in _gib
 OptimizerKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 LoraType = Literal["lora", "alora"]
-PairChoice = Literal["all", "best_vs_worst", "closest", "uncertain"]
-EngineKind = Literal["native", "transformers"]
 CriticKind = Literal["shared_detached", "shared", "adapter", "separate"]
 
 
@@ -176,6 +174,7 @@ class ParallelConfig(Section):
 
     parts: CountOrZero = 0  # of an iteration's prompts, summed in a tree; 0: one a process
     processes: Count = 1  # on this machine; torchrun may start them instead
+    shard: bool = False  # FSDP2: a process holds a shard of each layer
     patience: Positive = 600  # seconds until a process that does not answer is given up
 
 

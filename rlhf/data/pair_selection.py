@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 from math import isnan
 from typing import NamedTuple
 
-from rlhf.config.schema import PairChoice
+from rlhf.config.choices import PairChoice
 
 
 class SelectedPair(NamedTuple):

@@ -55,6 +55,11 @@ class Adapters:
         return [] if self._peft is None else list(self._peft.peft_config)
 
     @property
+    def trained_types(self) -> set[LoraType]:
+        """Types of the adapters that train."""
+        return {self._lora_types[name] for name, trains in self._trains.items() if trains}
+
+    @property
     def layers(self) -> list[str]:
         """Names of the layers that carry adapters."""
         named = self._model.named_modules()

@@ -25,7 +25,7 @@ class World:
     """This process among those of one run; alone, every method is the identity.
 
     All processes call the methods that exchange something in the same order. Tensors are exchanged
-    on the CPU by gloo.
+    on the CPU by gloo; NCCL is there for what FSDP exchanges on GPUs.
 
     Args:
         rank: number of this process, from 0. Process 0 owns the files and the console.
@@ -69,7 +69,13 @@ class World:
         """
         world, limit = World(rank, size), timedelta(seconds=patience)
         with world.exchange():
-            dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                store=store,
+                rank=rank,
+                world_size=size,
+                timeout=limit,
+            )
         return world
 
     @property
@@ -227,8 +233,7 @@ class World:
             return
         try:
             if together:
-                with self.exchange():
-                    dist.barrier()
+                self.most(0.0)
         finally:
             dist.destroy_process_group()
 
@@ -242,12 +247,27 @@ class World:
         try:
             yield
         except (RuntimeError, ValueError) as error:
-            reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-            where = f"process {self.rank} of {self.size}: {reason}"
-            fix = "see the error of that process; parallel.patience is the time it may be silent"
-            raise ResourceError(
-                "another process of this run does not answer", where, fix
-            ) from error
+            raise self._no_answer(error) from error
+
+    @contextmanager
+    def collectives(self) -> Iterator[None]:
+        """Convert an error of what other libraries exchange, amid errors of other kinds.
+
+        Raises:
+            ResourceError: another process ended, or did not answer in time.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, dist.DistError) or "gloo" in str(error):
+                raise self._no_answer(error) from error
+            raise
+
+    def _no_answer(self, error: Exception) -> ResourceError:
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        where = f"process {self.rank} of {self.size}: {reason}"
+        fix = "see the error of that process; parallel.patience is the time it may be silent"
+        return ResourceError("another process of this run does not answer", where, fix)
 
 
 ALONE = World()  # one process

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rlhf.config.schema import PPOConfig, SamplingConfig
+from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.combined import reward_parts
@@ -31,11 +32,21 @@ def limit_prefill(policy: Policy, reward: Scorer, max_prefill_tokens: int) -> No
         reward: may run a LLaVA, or have one that writes captions.
         max_prefill_tokens: the tokens.
     """
+    for llava in llavas_of(policy, reward):
+        llava.max_prefill_tokens = max_prefill_tokens
+
+
+def llavas_of(policy: Policy, reward: Scorer) -> list[Llava]:
+    """List every LLaVA of a run, some of which may be the same.
+
+    Args:
+        policy: with its reference and critic.
+        reward: may run a LLaVA, or have one that writes captions.
+    """
     scoring = [
         getattr(model, "llava", None)
         for part in reward_parts(reward)
         for model in (part, getattr(part, "captioner", None))
     ]
-    for llava in (policy.llava, policy.reference, policy.critic.llava, *scoring):
-        if llava is not None:
-            llava.max_prefill_tokens = max_prefill_tokens
+    found = (policy.llava, policy.reference, policy.critic.llava, *scoring)
+    return [llava for llava in found if llava is not None]

@@ -1,19 +1,23 @@
-"""The prompts of an iteration, their parts, and their rollout."""
+"""The prompts of an iteration, their parts, their rollout, and what is logged of it."""
 
 from functools import partial
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from rlhf.config.schema import Config, PPOConfig, SamplingConfig
 from rlhf.models.policy import Policy
 from rlhf.parallel.world import World
 from rlhf.ppo.batch_sizes import split_batches
+from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.prompt_parts import PromptParts
 from rlhf.ppo.rollout import clear_prefix_caches, collect_rollout
 from rlhf.ppo.rollout_parts import collect_parts, gather_rollout
+from rlhf.ppo.sample_logging import NUM_SAMPLES, image_logprobs, log_distributions, log_samples
 from rlhf.ppo.updater import Updater
 from rlhf.rewards.base import Scorer
+from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.data_order import prompt_indices
 from rlhf.types import PromptBatch, Rollout
 
@@ -30,6 +34,10 @@ class PPOIterations(Protocol):
     run_config: Config
     world: World
     updater: Updater
+
+    @property
+    def writer(self) -> MetricsWriter:
+        """Writes the metrics."""
 
     def iteration_prompts(self, iteration: int) -> tuple[PromptBatch, Tensor]:
         """B prompts of an iteration, and the sample index of each."""
@@ -88,3 +96,34 @@ def _collect_own(
         )
 
     return collect_parts(collect, prompts, samples, iteration_parts(run, iteration), run.world)
+
+
+def log_iteration(
+    run: PPOIterations, rollout: Rollout, buffer: RolloutBuffer, iteration: int
+) -> dict[str, float]:
+    """Write histograms and sampled responses, and return the metrics measured for them.
+
+    Args:
+        run: the trainer, after the update.
+        rollout: of the iteration.
+        buffer: has its advantages.
+        iteration: number of the iteration.
+    """
+    work = partial(_own_samples, run, rollout, buffer.parts, iteration)
+    own = run.updater.oom_retry.run("sample logging", work)
+    logprobs = [run.world.gather(part) for part in own]
+    return log_distributions(run.writer, rollout, buffer, iteration, *logprobs)
+
+
+def _own_samples(
+    run: PPOIterations, rollout: Rollout, parts: PromptParts, iteration: int
+) -> tuple[Tensor, Tensor]:
+    """Write sampled responses, and return `image_logprobs` of the parts of this process."""
+    config, sampling = split_batches(run.config, run.sampling, run.updater.oom_retry.split)
+    first = run.prompts.select(torch.arange(min(NUM_SAMPLES, len(run.prompts))))
+    models, tokens = (run.policy, run.reward), config.microbatch_tokens
+    if run.world.is_first:
+        log_samples(run.writer, *models, first, iteration, sampling, max_tokens=tokens)
+    keys = rollout.prompts.sampling_keys
+    shares = [parts.rows(keys, part) for part in run.world.share(parts.count)]
+    return image_logprobs(run.policy, rollout, shares, tokens)

@@ -10,6 +10,7 @@ from rlhf.errors import UsageError
 from rlhf.functional import ScoreScaler
 from rlhf.models.policy import Policy
 from rlhf.models.saving import save_trained
+from rlhf.models.sharding import ShardedModels, is_sharded
 from rlhf.ppo.health import HealthMonitor
 from rlhf.ppo.updater import Updater
 from rlhf.rewards.base import Scorer
@@ -30,10 +31,11 @@ class PPORun(Protocol):
     metrics: dict[str, float]
     warnings: list[tuple[int, str]]
     checkpoints: CheckpointManager
+    sharding: ShardedModels
 
 
 def capture_state(run: PPORun, frozen: str) -> State:
-    """Return everything that training changes.
+    """Return everything that training changes, on process 0; all call it together.
 
     Args:
         run: the trainer.
@@ -41,8 +43,8 @@ def capture_state(run: PPORun, frozen: str) -> State:
     """
     optimizer, updater_state = run.updater.state()
     tensors: dict[str, Mapping[str, Tensor]] = {
-        "policy": run.policy.trainable_parameters(),
-        "critic": run.policy.critic_parameters(),
+        "policy": run.sharding.gather_all(run.policy.trainable_parameters()),
+        "critic": run.sharding.gather_all(run.policy.critic_parameters()),
         "optimizer": optimizer,
     }
     values = {
@@ -85,14 +87,15 @@ def restore_state(run: PPORun, checkpoint: Checkpoint, frozen: str) -> None:
 
 
 def run_hash(run: PPORun, frozen: str) -> str:
-    """Hash of all weights and prompts, which every process of a run must have alike.
+    """Hash of whole weights and prompts, which every process of a run must have alike.
 
     Args:
         run: the trainer.
         frozen: `frozen_hash` of the trainer.
     """
     trained = {**run.policy.trainable_parameters(), **run.policy.critic_parameters()}
-    return text_hash(f"{frozen} {hash_tensors(trained.items())} {run.checkpoints.data}")
+    whole = ((name, value) for name, value in trained.items() if not is_sharded(value))
+    return text_hash(f"{frozen} {hash_tensors(whole)} {run.checkpoints.data}")
 
 
 def save_policy(policy: Policy, directory: Path, metrics: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from rlhf.config.schema import Config, PPOConfig, SamplingConfig
 from rlhf.data.record_set import Prompts
 from rlhf.functional import ADVANTAGE_ESTIMATORS, ScoreScaler
 from rlhf.models.policy import Policy
+from rlhf.models.sharding import UNSHARDED
 from rlhf.parallel.world import ALONE, World
 from rlhf.ppo.batch_sizes import limit_prefill, split_batches
 from rlhf.ppo.buffer import RolloutBuffer
@@ -26,12 +27,16 @@ from rlhf.ppo.divergence import (
 )
 from rlhf.ppo.epochs import run_epochs
 from rlhf.ppo.health import HealthMonitor
-from rlhf.ppo.iteration import collect_iteration, iteration_parts, iteration_rows
+from rlhf.ppo.iteration import (
+    collect_iteration,
+    iteration_parts,
+    iteration_rows,
+    log_iteration,
+)
 from rlhf.ppo.metrics import SUMMARY_METRICS, iteration_metrics, run_metrics, speed_metrics
 from rlhf.ppo.options import check_policy, encoded_prompts, run_config_of
-from rlhf.ppo.prompt_parts import PromptParts
-from rlhf.ppo.sample_logging import NUM_SAMPLES, image_logprobs, log_distributions, log_samples
 from rlhf.ppo.sanity_checks import run_sanity_checks
+from rlhf.ppo.sharding import shard_models
 from rlhf.ppo.state import capture_state, frozen_hash, restore_state, run_hash, save_policy
 from rlhf.ppo.step_metrics import StepMetrics
 from rlhf.ppo.updater import Updater
@@ -109,7 +114,11 @@ class PPOTrainer(Trainer):
             world=world,
         )
         self._max_prefill_tokens = policy.llava.max_prefill_tokens
-        self.updater = Updater(self.config, policy, self.planned_steps, world)
+        self.sharding = UNSHARDED
+        if run_config.parallel.shard:
+            self._check_same()  # while every process has whole weights
+            self.sharding = shard_models(self)
+        self.updater = Updater(self.config, policy, self.planned_steps, world, self.sharding)
         self.updater.oom_retry.prepare = self._split_prefill
         self.health = HealthMonitor(warmup=self.warmup)
         self.scaler = ScoreScaler(self.config.clip_scores) if self.config.normalize_scores else None
@@ -144,7 +153,7 @@ class PPOTrainer(Trainer):
         Raises:
             DivergedError: values are not finite, or there was a warning and ppo.on_warning=stop.
         """
-        self.world.same("weights or prompts", lambda: run_hash(self, self._frozen_at_start))
+        self._check_same()
         with watch(self.config.iterations, self.iteration) as view:
             while not self.finished:
                 metrics = self.metrics = self.step(self.iteration)
@@ -165,9 +174,10 @@ class PPOTrainer(Trainer):
             minimize L_clip(A) + vf_coef·L_value(R) - ent_coef·H(π)
         """
         start = time.perf_counter()
-        rollout = self.rollout(iteration)
-        self._check_rollout(rollout, iteration)
-        call(self.callbacks, "on_rollout", self, rollout)
+        with self.sharding.whole():
+            rollout = self.rollout(iteration)
+            self._check_rollout(rollout, iteration)
+            call(self.callbacks, "on_rollout", self, rollout)
         options = replace(self.config, kl_coef=self.updater.kl_coef)
         buffer = RolloutBuffer(iteration_parts(self, iteration))
         buffer.append(rollout)
@@ -177,16 +187,18 @@ class PPOTrainer(Trainer):
         steps = self.update(buffer, iteration)
         self.updater.steps_done = (iteration + 1) * self.planned_steps // self.config.iterations
         updated = time.perf_counter()
-        call(self.callbacks, "on_update", self, steps)
 
         texts = [self.policy.llava.builder.decode(row) for row in rollout.responses.rows()]
         metrics = iteration_metrics(rollout, buffer, steps, texts, options)
         metrics |= speed_metrics(rollout.spans.num_tokens, sampled - start, updated - sampled)
         metrics |= run_metrics(rollout, iteration, self.config, self.updater.lr, self.scaler)
         self.updater.adapt_kl_coef(buffer.kl, len(buffer.responses))
-        if iteration % self.config.log_samples_every == 0:
-            metrics |= self._log_samples(rollout, buffer, iteration)
-        metrics = self._with_user_metrics(metrics)
+        logs = iteration % self.config.log_samples_every == 0
+        with self.sharding.whole(logs or bool(self.callbacks)):
+            call(self.callbacks, "on_update", self, steps)
+            if logs:
+                metrics |= log_iteration(self, rollout, buffer, iteration)
+            metrics = self._with_user_metrics(metrics)
         self.writer.scalars(metrics | end_iteration(), iteration)
         return metrics
 
@@ -223,7 +235,8 @@ class PPOTrainer(Trainer):
     def save(self, directory: str | Path | None = None) -> Path:
         """Write the policy to adapter/ or model/ of the directory, and its critic beside it."""
         place = required_directory(directory, self.run_dir)
-        self.world.first(partial(save_policy, self.policy, place, self.summary()))
+        with self.sharding.saving():
+            self.world.first(partial(save_policy, self.policy, place, self.summary()))
         return place
 
     def summary(self) -> dict[str, Any]:
@@ -246,12 +259,16 @@ class PPOTrainer(Trainer):
 
     def frozen_hash(self) -> str:
         """Hash of the weights that must not change: frozen parameters and the reward's heads."""
-        return frozen_hash(self.policy, self.reward)
+        with self.sharding.whole():
+            return frozen_hash(self.policy, self.reward)
 
     @cached_property
     def _frozen_at_start(self) -> str:
         """`frozen_hash`, computed once, since hashing all weights at each save takes long."""
         return self.frozen_hash()
+
+    def _check_same(self) -> None:
+        self.world.same("weights or prompts", lambda: run_hash(self, self._frozen_at_start))
 
     def _options_after_oom(self) -> tuple[PPOConfig, SamplingConfig]:
         """The options with batch sizes divided by the splits after out-of-memory errors."""
@@ -266,28 +283,6 @@ class PPOTrainer(Trainer):
     def _split_prefill(self) -> None:
         split = self.updater.oom_retry.split(self._max_prefill_tokens)
         limit_prefill(self.policy, self.reward, split)
-
-    def _log_samples(
-        self, rollout: Rollout, buffer: RolloutBuffer, iteration: int
-    ) -> dict[str, float]:
-        """Write histograms and sampled responses, and return the metrics measured for them."""
-        work = partial(self._own_samples, rollout, buffer.parts, iteration)
-        own = self.updater.oom_retry.run("sample logging", work)
-        logprobs = [self.world.gather(part) for part in own]
-        return log_distributions(self.writer, rollout, buffer, iteration, *logprobs)
-
-    def _own_samples(
-        self, rollout: Rollout, parts: PromptParts, iteration: int
-    ) -> tuple[Tensor, Tensor]:
-        """Write sampled responses, and return `image_logprobs` of the parts of this process."""
-        config, sampling = self._options_after_oom()
-        first = self.prompts.select(torch.arange(min(NUM_SAMPLES, len(self.prompts))))
-        tokens, run = config.microbatch_tokens, (self.writer, self.policy, self.reward)
-        if self.world.is_first:
-            log_samples(*run, first, iteration, sampling, max_tokens=tokens)
-        keys = rollout.prompts.sampling_keys
-        shares = [parts.rows(keys, part) for part in self.world.share(parts.count)]
-        return image_logprobs(self.policy, rollout, shares, tokens)
 
     def _check_health(self, metrics: dict[str, float], view: RunView) -> None:
         for warning in self.health.update(self.iteration, metrics):

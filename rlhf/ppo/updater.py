@@ -19,6 +19,7 @@ from rlhf.functional import (
     whiten,
 )
 from rlhf.models.policy import Policy
+from rlhf.models.sharding import UNSHARDED, ShardedModels, shard_like
 from rlhf.parallel.world import ALONE, World
 from rlhf.ppo.kl_coefficient import kl_controller
 from rlhf.ppo.prompt_parts import PromptParts
@@ -45,6 +46,7 @@ class Updater:
         policy: its trainable parameters and its critic's are trained.
         steps: planned optimizer steps, over which a linear schedule falls to 0.
         world: this process among those of the run, which train the same weights.
+        sharding: the models of the policy, which may be sharded over the processes.
 
     Attributes:
         kl_coef: weight of the KL penalty, reward units per nat.
@@ -53,9 +55,17 @@ class Updater:
         skipped_steps: steps that were skipped because they were not finite.
     """
 
-    def __init__(self, config: PPOConfig, policy: Policy, steps: int, world: World = ALONE) -> None:
+    def __init__(
+        self,
+        config: PPOConfig,
+        policy: Policy,
+        steps: int,
+        world: World = ALONE,
+        sharding: ShardedModels = UNSHARDED,
+    ) -> None:
         check_kl_choice(*kl_choice(config))
-        self.config, self.policy, self.steps, self.world = config, policy, steps, world
+        self.config, self.policy, self.steps = config, policy, steps
+        self.world, self.sharding = world, sharding
         self.policy_parameters = list(policy.trainable_parameters().values())
         self.critic_parameters = list(policy.critic_parameters().values())
         self.kl_coef = config.kl_coef
@@ -67,6 +77,7 @@ class Updater:
             len(TOKEN_MEANS),
             self.oom_retry,
             world,
+            sharding,
         )
         self.steps_done = 0
         self.skipped_steps = 0
@@ -108,7 +119,7 @@ class Updater:
         for group, lr in zip(self.optimizer.param_groups, (self.lr, self.critic_lr), strict=True):
             group["lr"] = lr
         statistics = self._gradients(minibatch, train_policy, parts)
-        with phase("optimizer"):
+        with phase("optimizer"), self.world.collectives():
             policy_norm = clip_gradients(self.policy_parameters, self.config.max_grad_norm)
             critic_norm = clip_gradients(self.critic_parameters, self.config.max_grad_norm)
             outcome = self._outcome(statistics.sums, policy_norm, critic_norm)
@@ -136,8 +147,8 @@ class Updater:
             self.kl_coef = self.kl_controller.update(float(kl.sum()) / responses, responses)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors of the optimizer by name, and the rest of the state as JSON."""
-        tensors, optimizer = optimizer_tensors(self.optimizer)
+        """Tensors of the optimizer by name, on process 0, and the rest of the state as JSON."""
+        tensors, optimizer = optimizer_tensors(self.optimizer, self.sharding.gather)
         return tensors, {
             "optimizer": optimizer,
             "steps_done": self.steps_done,
@@ -152,7 +163,7 @@ class Updater:
         Raises:
             DataError: the optimizer's tensors do not fit the parameters.
         """
-        restore_optimizer(self.optimizer, tensors, state["optimizer"])
+        restore_optimizer(self.optimizer, tensors, state["optimizer"], shard_like)
         self.steps_done = state["steps_done"]
         self.skipped_steps = state["skipped_steps"]
         self.oom_retry.num_splits = state["num_splits"]
@@ -173,6 +184,7 @@ class Updater:
             shares,
             _microbatches,
             lambda batch: self._backward_microbatch(batch, num_tokens, train_policy),
+            minibatch,
         )
 
     def _backward_microbatch(

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -120,8 +120,14 @@ def step_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def optimizer_tensors(
+    optimizer: Optimizer, gather: Callable[[Tensor], Tensor | None] = lambda tensor: tensor
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Split an optimizer's state into tensors and JSON values.
+
+    Args:
+        optimizer: its state is copied.
+        gather: returns a tensor as it is to be saved; None: not at all.
 
     Returns:
         Copies of the tensors on the CPU, named `<parameter number>.<name>`; and the parameter
@@ -130,19 +136,26 @@ def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str
     saved = optimizer.state_dict()
     nested = leaves(saved["state"])  # 8-bit optimizers nest their state
     flat = {key: value for key, value in nested if not isinstance(value, Mapping)}
-    tensors = {k: x.detach().to("cpu", copy=True) for k, x in flat.items() if torch.is_tensor(x)}
-    others = {key: x for key, x in flat.items() if key not in tensors}
+    gathered = ((key, gather(x.detach())) for key, x in flat.items() if torch.is_tensor(x))
+    tensors = {key: x.to("cpu", copy=True) for key, x in gathered if x is not None}
+    others = {key: x for key, x in flat.items() if not torch.is_tensor(x)}
     shapes = _parameter_shapes(optimizer)
     return tensors, {"groups": saved["param_groups"], "others": others, "shapes": shapes}
 
 
-def restore_optimizer(optimizer: Optimizer, tensors: Tensors, state: Json) -> None:
+def restore_optimizer(
+    optimizer: Optimizer,
+    tensors: Tensors,
+    state: Json,
+    place: Callable[[Tensor, Tensor], Tensor] = lambda parameter, value: value,
+) -> None:
     """Load what `optimizer_tensors` returned; the next steps are then equal to the bit.
 
     Args:
         optimizer: has the same parameters in the same order; loaded in place.
         tensors: named `<parameter number>.<name>`, any device.
         state: the JSON values saved with them.
+        place: returns a saved value of a parameter's shape as the optimizer is to hold it.
 
     Raises:
         DataError: number or shapes of the parameters differ.
@@ -154,8 +167,12 @@ def restore_optimizer(optimizer: Optimizer, tensors: Tensors, state: Json) -> No
             fix = "Resume with the configuration it was saved with."
             raise DataError("The optimizer state belongs to another model.", where, fix)
     values: dict[Any, Any] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, value in {**{k: x.clone() for k, x in tensors.items()}, **state["others"]}.items():
         index, *path, name = key.split(".")
+        parameter = parameters[int(index)]
+        if torch.is_tensor(value) and value.shape == parameter.shape:
+            value = place(parameter, value)
         parent = values.setdefault(int(index), {})
         for part in path:
             parent = parent.setdefault(part, {})

@@ -19,7 +19,8 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
     digest = sha256()
     for name, tensor in sorted(named, key=lambda pair: pair[0]):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        # A copy: FSDP cannot free a storage that numpy has seen.
+        flat = tensor.detach().to("cpu", copy=True).contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import Config
-from rlhf.errors import DataError, OtherProcessError, ResourceError, StoppedError, UsageError
+from rlhf.errors import (
+    DataError,
+    OtherProcessError,
+    ResourceError,
+    UsageError,
+    told_once,
+)
+from rlhf.models.sharding import shard_like
 from rlhf.parallel.world import ALONE, World
 from rlhf.storage.checkpoint import Checkpoint, save_checkpoint, step_name
 from rlhf.storage.hashing import hash_tensors
@@ -47,7 +54,7 @@ class CheckpointManager:
         config: stored in each checkpoint; a resumed run compares its own with it.
         directory: run directory; checkpoints go to its `checkpoints/`. None: none is saved.
         every: steps between two checkpoints; 0: only at the end.
-        capture: returns the current state of the loop.
+        capture: returns the current state of the loop on process 0; all processes call it together.
         data: `data_hash` of the training data; a resumed run compares its own with it.
         on_save: called with the directory of each checkpoint.
         world: this process among those of the run; process 0 saves, and all stop together.
@@ -96,17 +103,17 @@ class CheckpointManager:
         signal = self._agreed_signal()
         if self.directory is None:
             if signal:
-                raise _together(stopped_error(signal))
+                raise told_once(stopped_error(signal))
             return
         if last or signal or (self.every and done % self.every == 0):
             saved = self._try_to_save(done, must=last or bool(signal))
             self.last_healthy_step = done if saved and healthy else self.last_healthy_step
         if signal:
             fix = f"continue with: rlhf {self.command} resume={self.directory}"
-            raise _together(stopped_error(signal, str(self.directory), fix))
+            raise told_once(stopped_error(signal, str(self.directory), fix))
 
     def save(self, done: int) -> Path:
-        """Write a checkpoint and return its path.
+        """Write a checkpoint, all processes together, and return its path.
 
         Args:
             done: steps done.
@@ -115,11 +122,15 @@ class CheckpointManager:
             ResourceError: it could not be written.
             UsageError: there is no run directory.
         """
+        with phase("save"):
+            state = self.capture()
+        return Path(self.world.first(lambda: str(self._write(done, state))))
+
+    def _write(self, done: int, state: State) -> Path:
         if self.directory is None:
             fix = "name a run_dir"
             raise UsageError("a run without files saves no checkpoints", "run_dir=None", fix)
         with phase("save"):
-            state = self.capture()
             tensors, values = random_state()
             common: dict[str, Any] = {"config": asdict(self.config), "data": self.data}
             common |= {"last_healthy_step": self.last_healthy_step, "random": values}
@@ -159,7 +170,7 @@ class CheckpointManager:
 
     def _try_to_save(self, done: int, *, must: bool) -> bool:
         try:
-            self.world.first(lambda: str(self.save(done)))
+            self.save(done)
             self.saved, self._failed_saves = done, 0
             return True
         except (ResourceError, OtherProcessError) as error:
@@ -173,11 +184,6 @@ class CheckpointManager:
         """Return the signal that came to this process, or to another one; empty for none."""
         names = ["", *EXIT_CODES]
         return names[int(self.world.most(names.index(self._stop_request.signal)))]
-
-
-def _together(error: StoppedError) -> StoppedError:
-    error.on_every_process = True
-    return error
 
 
 def data_hash(*parts: PromptBatch | Responses | Tensor) -> str:
@@ -205,7 +211,7 @@ def by_index(values: Iterable[Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def restore_parameters(parameters: Mapping[str, Tensor], checkpoint: Checkpoint, part: str) -> None:
-    """Copy saved values into parameters.
+    """Copy saved values into parameters, also into sharded ones.
 
     Args:
         parameters: parameters by name; overwritten.
@@ -221,4 +227,4 @@ def restore_parameters(parameters: Mapping[str, Tensor], checkpoint: Checkpoint,
         fix = "resume with the model and the options it was saved with"
         raise DataError("the checkpoint trains other parameters", str(checkpoint.path), fix)
     for name, value in parameters.items():
-        value.copy_(saved[name])
+        value.copy_(shard_like(value, saved[name]))

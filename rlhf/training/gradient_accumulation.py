@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from rlhf.models.sharding import UNSHARDED, ShardedModels, is_sharded
 from rlhf.parallel.world import ALONE, World
 from rlhf.training.gradient_sum import GradientSum
 from rlhf.training.oom_retry import OOMRetry
@@ -33,7 +34,8 @@ class GradientAccumulator(Generic[Batch]):
 
     A batch is cut into parts. The gradient of a part is computed by itself, and the gradients of
     all parts of all processes are summed in the order of a binary tree, see `GradientSum`. If
-    memory runs out, the step is repeated with smaller microbatches.
+    memory runs out, the step is repeated with smaller microbatches; not if the models are
+    sharded, since the processes then wait for one another in the middle of it.
 
     Args:
         parameters: their `grad` is set.
@@ -41,6 +43,7 @@ class GradientAccumulator(Generic[Batch]):
         num_sums: S, number of sums that `backward` measures.
         oom_retry: splits microbatches after out-of-memory errors.
         world: this process among those of the run.
+        sharding: the models, which may be sharded; FSDP sums their gradients itself.
     """
 
     def __init__(
@@ -50,15 +53,18 @@ class GradientAccumulator(Generic[Batch]):
         num_sums: int,
         oom_retry: OOMRetry,
         world: World = ALONE,
+        sharding: ShardedModels = UNSHARDED,
     ) -> None:
         self.parameters, self.max_tokens, self.num_sums = list(parameters), max_tokens, num_sums
-        self.oom_retry, self.world = oom_retry, world
+        self.replicated = [value for value in self.parameters if not is_sharded(value)]
+        self.oom_retry, self.world, self.sharding = oom_retry, world, sharding
 
     def run(
         self,
         parts: Sequence[Batch],
         microbatches: Callable[[Batch, int], Iterable[Batch]],
         backward: Callable[[Batch], Statistics],
+        batch: Batch | None = None,
     ) -> Statistics:
         """Set `grad` of each parameter, and return what was measured with it.
 
@@ -67,13 +73,39 @@ class GradientAccumulator(Generic[Batch]):
             microbatches: splits a part into microbatches of at most so many tokens.
             backward: adds the gradient of a microbatch to `grad`, with every mean divided by the
                 count of the whole optimizer step.
+            batch: the parts of all processes, of which a row stands in where this process has
+                fewer microbatches than another and the models are sharded.
         """
         if self.world.size == 1 and len(parts) == 1:
             work = partial(self._accumulate, parts[0], microbatches, backward)
             return self.oom_retry.run("update", work)
-        own = self.oom_retry.run("update", partial(self._sum, parts, microbatches, backward))
+        if self.sharding.active:
+            own = self._sum_sharded(parts, microbatches, backward, batch)
+        else:
+            own = self.oom_retry.run("update", partial(self._sum, parts, microbatches, backward))
         gradient_sum, maximum = own
         return Statistics(gradient_sum.finish(self.world), self.world.most(maximum))
+
+    def _sum_sharded(
+        self,
+        parts: Sequence[Batch],
+        microbatches: Callable[[Batch, int], Iterable[Batch]],
+        backward: Callable[[Batch], Statistics],
+        batch: Batch | None,
+    ) -> tuple[GradientSum, float]:
+        """Sum the gradients of parts, in as many passes as every other process."""
+        max_tokens = self.oom_retry.split(self.max_tokens)
+        passes = sum(1 for part in parts for _ in microbatches(part, max_tokens))
+        missing = self.sharding.missing_passes(passes)
+        for parameter in self.parameters:
+            parameter.grad = None
+        with self.world.collectives():
+            own = self._sum(parts, microbatches, backward)
+            with self.sharding.weightless():
+                for _ in range(missing):
+                    assert batch is not None
+                    backward(next(iter(microbatches(batch, 1))))
+        return own
 
     def _sum(
         self,
@@ -82,7 +114,7 @@ class GradientAccumulator(Generic[Batch]):
         backward: Callable[[Batch], Statistics],
     ) -> tuple[GradientSum, float]:
         """Sum the gradients of parts; also return the maximum over them."""
-        gradient_sum, maximum = GradientSum(self.parameters), 0.0
+        gradient_sum, maximum = GradientSum(self.replicated), 0.0
         for part in parts:
             statistics = self._accumulate(part, microbatches, backward)
             gradient_sum.add(statistics.sums)
@@ -95,8 +127,8 @@ class GradientAccumulator(Generic[Batch]):
         microbatches: Callable[[Batch, int], Iterable[Batch]],
         backward: Callable[[Batch], Statistics],
     ) -> Statistics:
-        """Compute the gradient of a part."""
-        for parameter in self.parameters:
+        """Compute the gradient of a part; to that of sharded parameters it is added."""
+        for parameter in self.replicated:
             parameter.grad = None
         sums, maximum = torch.zeros(self.num_sums), 0.0
         for microbatch in microbatches(part, self.oom_retry.split(self.max_tokens)):

@@ -69,5 +69,6 @@ class GradientSum:
             for parameter in self.parameters
         ]
         present = [float(parameter.grad is not None) for parameter in self.parameters]
-        rest = torch.cat([torch.tensor(present), statistics]).to(gradients[0].device)
+        rest = torch.cat([torch.tensor(present), statistics])
+        rest = rest.to(gradients[0].device) if gradients else rest
         return torch.cat([*(gradient.detach().flatten() for gradient in gradients), rest])

@@ -168,7 +168,7 @@ class Trainer(ABC):
         Raises:
             UsageError: the run has no directory.
         """
-        return Path(self.world.first(lambda: str(self.checkpoints.save(self.done))))
+        return self.checkpoints.save(self.done)
 
     def resume(self) -> None:
         """Continue from the newest checkpoint of the run directory; call it before the run.

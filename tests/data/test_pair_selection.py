@@ -4,7 +4,7 @@ from math import nan
 
 import pytest
 
-from rlhf.config.schema import PairChoice
+from rlhf.config.choices import PairChoice
 from rlhf.data.pair_selection import select_pairs
 
 SCORES = [[1.0, 4.0, 2.5, 2.0], [0.0, 0.25], [nan, 3.0], [7.0, nan, 5.0]]

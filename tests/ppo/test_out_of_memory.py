@@ -70,7 +70,7 @@ def test_sanity_checks_are_repeated_in_smaller_parts(
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(iteration, "collect_rollout"), (trainer_module, "log_samples")]
+    ("module", "name"), [(iteration, "collect_rollout"), (iteration, "log_samples")]
 )
 def test_every_llava_prefills_in_smaller_parts(
     run: PPOTrainer, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
