@@ -8,9 +8,11 @@ from signal import Signals
 from typing import Any
 
 from rlhf.cli.call import Call
+from rlhf.cli.input_checks import check_inputs
 from rlhf.cli.notes import is_read
 from rlhf.cli.overrides import quote
 from rlhf.cli.processes import takes_processes
+from rlhf.config.paths import expand_home
 from rlhf.config.resolve import with_parts
 from rlhf.config.schema import Config
 from rlhf.errors import OtherProcessError, ResourceError
@@ -33,7 +35,8 @@ def run_on_processes(call: Call, config: Config, directory: Path, working: str) 
         working: the directory that the command line was typed in.
 
     Raises:
-        UsageError: the parts cannot be shared by that many processes.
+        UsageError: the parts cannot be shared by that many processes, or no model is at its path.
+        DataError: there is no such file.
         OtherProcessError: the run failed, and has said why.
         ResourceError: a process was killed.
     """
@@ -45,6 +48,8 @@ def run_on_processes(call: Call, config: Config, directory: Path, working: str) 
     words = [*call.files, *call.overrides, f"hydra.run.dir={quote(str(directory))}", *call.flags]
     words += [f"{flag}={value}" for flag, value in call.values.items()]
     with chdir(working):
+        files = [Path(expand_home(word, "FILE")) for word in call.files]
+        check_inputs(call.command, config, files, call.scorer)
         ended = launch(
             [sys.executable, "-m", "rlhf", call.command, *words],
             processes,

@@ -32,7 +32,7 @@ class ModelConfig(Section):
     max_prefill_tokens: Count = 8192  # prompt tokens in one forward pass
     vision_cache_gib: NonNegative = 4.0  # GiB of CPU memory for cached image features
     vision_cache_dir: PathText = ""  # directory of image features for later runs; empty: none
-    prefix_cache_gib: NonNegative = 4.0  # lora_type=alora: GiB of cached prompt keys and values
+    prefix_cache_gib: NonNegative = 4.0  # training with alora: GiB of cached prompt keys and values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,6 +165,16 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(
     assert not [*tmp_path.glob("runs/ppo/0*/config.yaml")]
 
 
+def test_what_is_missing_is_said_once_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rlhf.parallel.launcher.launch", lambda *a: pytest.fail("started"))
+    words = ["a", "b", "data.prompts=none.jsonl", "parallel.processes=2"]
+    assert main(["evaluate", *words]) == 3
+    assert capsys.readouterr().err.count("none.jsonl") == 1
+
+
 def test_other_commands_do_not_start_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

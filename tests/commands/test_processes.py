@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rlhf.cli.commands import import_function
 from rlhf.cli.hydra_compose import compose_options
@@ -19,6 +20,8 @@ from rlhf.config.validation import load_config
 from rlhf.data.records import PreferenceRecord, write_records
 from rlhf.demo.questions import write_split
 from rlhf.errors import ResourceError, StoppedError
+from rlhf.models.policy import POLICY
+from rlhf.models.saving import save_trained
 from rlhf.parallel.world import World
 from tests.support import reward_models, tiny_models
 from tests.support.processes import on_processes
@@ -171,6 +174,24 @@ def test_models_are_compared_as_by_one_process(project: Path, words: list[str]) 
     assert written.keys() == {"metrics.json", "report.html"}
     kl = [x["kl"] for x in json.loads(written["metrics.json"])["models"].values()]
     assert kl[0] == 0 and kl[2] != 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["collect", "evaluate"])
+def test_an_activated_lora_gives_the_same(project: Path, words: list[str], command: str) -> None:
+    llava = tiny_models.load(project)
+    llava.adapters.add(POLICY, rank=4, alpha=8, lora_type="alora")
+    for value in llava.adapters.tensors(POLICY).values():
+        value.detach().add_(0.1 * torch.randn_like(value))
+    save_trained(llava, Path("tuned"), command="ppo", metrics={})
+    if command == "collect":  # prompts come again in other batches
+        lines = (project / "prompts.jsonl").read_text().splitlines(keepends=True)
+        Path("twice.jsonl").write_text("".join(lines + lines[1:]))
+        options = [*COLLECT, "model.path=tuned", "data.prompts=twice.jsonl"]
+        assert_equal(command, [*words, *options], sizes=[2, 3])
+    else:
+        models = [project / "model", Path("tuned")]
+        assert_equal(command, [*words, *EVALUATE, "evaluation.judge=person"], models, sizes=[2, 3])
 
 
 @pytest.mark.slow
