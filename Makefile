@@ -26,7 +26,7 @@ browser-test: $(STAMP)
 
 # One run on 1, 2 and 4 processes, every critic and estimator, 6 minutes: docs/parallel.md
 parallel: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/parallel tests/ppo/test_processes.py tests/models/test_sharding.py tests/ppo/test_sharded_run.py tests/commands/test_processes.py tests/cli/test_processes.py tests/cli/test_launch.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/parallel tests/ppo/test_processes.py tests/models/test_sharding.py tests/ppo/test_sharded_run.py tests/training/test_sharded_step.py tests/commands/test_processes.py tests/cli/test_processes.py tests/cli/test_launch.py
 
 # Every promise at full count, half an hour: docs/reliability.md. One of them: ONLY=kills
 reliability: $(STAMP)

@@ -3,10 +3,10 @@
 Beside `rlhf.parallel` the only module that knows torch.distributed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,7 @@ from rlhf.models.quantization import model_quantization
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.parallel.world import ALONE, World
 
+AnyTensor = TypeVar("AnyTensor", bound=Tensor)
 # Its name until torch 2.12 is the second one.
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
@@ -29,9 +30,9 @@ class ShardedModels:
     """Language models of which each process holds a shard of every decoder layer.
 
     A forward or backward pass gathers one layer at a time, so that all processes must run the same
-    number of them; inside `whole` all layers are gathered, and a process runs what it likes. What
-    is trained and frozen at once stays whole: adapters, embeddings, projector and vision tower.
-    Alone, or without models, nothing is sharded.
+    number of them; inside `whole` all layers are gathered, and a process runs what it likes.
+    Adapters, embeddings, projector and vision tower are not sharded. Alone, or without models,
+    nothing is.
 
     Args:
         llavas: their language models are sharded, in place; those on one model count once.
@@ -170,6 +171,15 @@ def check_shardable(llava: Llava) -> None:
 def is_sharded(tensor: Tensor) -> bool:
     """Whether this process holds only its shard of a tensor."""
     return isinstance(tensor, DTensor)
+
+
+def split_by_sharding(tensors: Iterable[AnyTensor]) -> tuple[list[AnyTensor], list[AnyTensor]]:
+    """Split tensors into whole and sharded ones, which torch does not take in one call."""
+    whole: list[AnyTensor] = []
+    sharded: list[AnyTensor] = []
+    for tensor in tensors:
+        (sharded if is_sharded(tensor) else whole).append(tensor)
+    return whole, sharded
 
 
 def shard_like(tensor: Tensor, value: Tensor) -> Tensor:

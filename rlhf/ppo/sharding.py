@@ -34,7 +34,7 @@ def shard_models(run: PPOModels) -> ShardedModels:
         return UNSHARDED
     trains_fully = not run.policy.base_is_frozen
     if trains_fully and run.run_config.ppo.optimizer != "adamw":
-        what = "8-bit moments of sharded layers would depend on the number of processes"
+        what = "the 8-bit optimizers of bitsandbytes cannot train sharded layers"
         where = f"ppo.optimizer={run.run_config.ppo.optimizer} parallel.shard=true"
         fix = "use ppo.optimizer=adamw, or model.train=lora"
         raise told_once(UsageError(what, where, fix))

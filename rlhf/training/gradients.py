@@ -3,7 +3,11 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from rlhf.models.sharding import split_by_sharding
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
@@ -11,13 +15,21 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float
 
     Args:
         parameters: parameters whose gradients are scaled in place; those without one are ignored.
+            Sharded ones count whole, so that every process calls this.
         max_norm: largest L2 norm after clipping.
 
     Returns:
         The L2 norm before clipping; 0 if no parameter has a gradient.
     """
     with_gradient = [value for value in parameters if value.grad is not None]
-    return float(nn.utils.clip_grad_norm_(with_gradient, max_norm)) if with_gradient else 0.0
+    kinds = [kind for kind in split_by_sharding(with_gradient) if kind]
+    norms = [get_total_norm([x.grad for x in kind if x.grad is not None]) for kind in kinds]
+    if not norms:
+        return 0.0
+    norm = norms[0] if len(norms) == 1 else torch.tensor(math.hypot(*map(float, norms)))
+    for kind in kinds:
+        clip_grads_with_norm_(kind, max_norm, norm)
+    return float(norm)
 
 
 def finite(*values: float) -> bool:

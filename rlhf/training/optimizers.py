@@ -7,6 +7,25 @@ import bitsandbytes
 from torch.optim import AdamW, Optimizer
 
 from rlhf.config.schema import OptimizerKind
+from rlhf.models.sharding import split_by_sharding
+
+
+class ShardedAdamW(AdamW):
+    """AdamW whose parameter groups may hold sharded parameters beside whole ones."""
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step with the whole parameters, then with the sharded ones."""
+        groups = self.param_groups
+        kinds = [split_by_sharding(group["params"]) for group in groups]
+        try:
+            for kind in filter(any, zip(*kinds, strict=True)):
+                self.param_groups = [
+                    {**group, "params": parameters}
+                    for group, parameters in zip(groups, kind, strict=True)
+                ]
+                super().step(closure)
+        finally:
+            self.param_groups = groups
 
 
 def adamw(
@@ -36,7 +55,7 @@ def adamw(
     """
     options: dict[str, Any] = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
     if kind == "adamw":
-        return AdamW(parameters, **options, fused=True)
+        return ShardedAdamW(parameters, **options, fused=True)
     classes = {
         "adamw_8bit": bitsandbytes.optim.AdamW8bit,
         "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,

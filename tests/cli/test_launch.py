@@ -63,8 +63,9 @@ def outcome(name: str) -> tuple[str, list[dict[str, str]]]:
 def test_own_processes_and_those_of_torchrun_run_what_one_runs(words: list[str]) -> None:
     call(RLHF, words, "one")
     call(RLHF, [*words, "parallel.processes=2"], "two")
+    call(RLHF, [*words, "parallel.processes=2", "parallel.shard=true"], "sharded")
     call(TORCHRUN, words, "four")
-    assert outcome("one") == outcome("two") == outcome("four")
+    assert outcome("one") == outcome("two") == outcome("sharded") == outcome("four")
     assert json.loads((run_directory("two") / "summary.json").read_text())["iterations"] == 4
 
 
@@ -128,6 +129,15 @@ def test_a_signal_to_the_launcher_saves_once_and_the_run_goes_on_anywhere(
     resume = [f"resume={cut}", f"ppo.iterations={last + 1}", "--scorer=judge.py:score"]
     subprocess.run([*RLHF, "ppo", *resume, "parallel.processes=1"], check=True)
     assert len(timeless_curves(cut / "metrics.jsonl")) == last + 1
+
+
+@pytest.mark.slow
+def test_int8_is_refused_once_if_models_are_sharded(words: list[str]) -> None:
+    options = ["parallel.processes=2", "parallel.shard=true", "model.quantization=int8"]
+    run = subprocess.run([*RLHF, *words, *options], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr.count("error: ") == 1
+    assert "error: int8 weights cannot be sharded\nwhere: parallel.shard=true " in run.stderr
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.distributed_c10d import Store
 
 from rlhf.errors import UsageError
 from rlhf.parallel.world import World
@@ -105,3 +106,16 @@ def test_an_error_of_one_process_ends_the_others_in_three_lines() -> None:
     lines = first.strip().splitlines()[-3:]
     assert "another process of this run does not answer" in lines[0]
     assert lines[1].startswith("process 0 of 2: ")
+
+
+@pytest.mark.parametrize(("has_gpu", "backend"), [(False, "gloo"), (True, "cpu:gloo,cuda:nccl")])
+def test_nccl_is_there_for_gpus_and_gloo_for_what_is_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, has_gpu: bool, backend: str
+) -> None:
+    used: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda name, **options: used.append(name)
+    )
+    World.connect(Store(), 0, 2, 1.0)
+    assert used == [backend]
