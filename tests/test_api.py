@@ -40,11 +40,12 @@ SURFACE = {
     "RewardFunction": "function name on_failure",
     "RewardConfig": ...,
     "RewardModel": "",
-    "RewardTrainer": "model pairs config validation max_tokens steps seed callbacks run_dir "
-    "trackers run_config",
+    "RewardTrainer": "model pairs config validation steps seed callbacks run_dir trackers "
+    "run_config world",
     "RlhfError": "what where fix",
     "SFTConfig": ...,
-    "SFTTrainer": "model demonstrations config training seed callbacks run_dir trackers run_config",
+    "SFTTrainer": "model demonstrations config training seed callbacks run_dir trackers "
+    "run_config world",
     "Sample": "image instruction response score",
     "SamplingConfig": "temperature top_k top_p max_new_tokens batch_size",
     "Scorer": ...,

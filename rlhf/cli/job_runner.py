@@ -75,11 +75,11 @@ def run_job(
     Returns:
         The run directory (`.` for a command without one) and the metrics.
     """
-    if is_read(command, "parallel.parts"):
-        config = with_parts(config, num_processes())
     _check_output(command, config)
     _silence_libraries()
     option_changes(command, config)
+    if is_read(command, "parallel.parts"):
+        config = _with_parts(command, config)
     paths = [Path(expand_home(word, "FILE")) for word in files]
     job = partial(
         Job,
@@ -105,6 +105,16 @@ def run_job(
                 summary = function(job())
     next_step(command, directory, config, summary)
     return directory, summary
+
+
+def _with_parts(command: str, config: Config) -> Config:
+    """Return the options with the number of parts, and say what a number by default means."""
+    processes = num_processes()
+    checked = with_parts(config, processes, command)
+    if processes > 1 and not config.parallel.parts:
+        text = "the result is that of another number of processes up to rounding only"
+        say(f"parallel.parts={processes}, one a process: {text}", "yellow")
+    return checked
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def run_on_processes(call: Call, config: Config, directory: Path, working: str) 
     """
     processes = config.parallel.processes
     if is_read(call.command, "parallel.parts"):
-        with_parts(config, processes)
+        with_parts(config, processes, call.command)
     from rlhf.parallel.launcher import launch, run_exit_code  # imports torch
 
     words = [*call.files, *call.overrides, f"hydra.run.dir={quote(str(directory))}", *call.flags]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,6 +45,7 @@ from rlhf.evaluation.reward_tables import (
     calibration_rows,
     metric_rows,
 )
+from rlhf.parallel.world import ALONE
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.loading import build_reward_model, save_reward
 from rlhf.storage.hashing import file_hash
@@ -88,10 +90,11 @@ def reward(job: Job) -> dict[str, Any]:
             say("no pair is held out: the metrics are of the training pairs")
         blind_test = study.evaluate(split)
     facts = study.training_facts(path, split)
-    study.save(facts)
-    delete_checkpoints(job.run_dir)
+    study.world.first(partial(study.save, facts))
+    study.world.first(partial(delete_checkpoints, job.run_dir))
+    report = partial(_report, job, blind_test, folds, split.held_out_root, steps)
     return {
-        **_report(job, blind_test, folds, split.held_out_root, steps),
+        **study.world.first(report),
         "training_accuracy": facts["accuracy"],
         "pairs": len(split.training),
         "held_out_pairs": len(split.held_out),
@@ -104,7 +107,7 @@ class _RewardStudy:
     """Trains and evaluates one reward model: on one split, or from the start on each fold."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.config = job, job.config
+        self.job, self.config, self.world = job, job.config, job.world or ALONE
         options, (resolved, location) = self.config.reward, resolve_model(job)
         full = options.train == "full"
         self.llava = load_trainable(resolved, location, fully=full)
@@ -116,9 +119,11 @@ class _RewardStudy:
             captions=captions,
             init_adapter=location.adapter,
         )
-        self.blank = write_blank_image(job.run_dir / "blank.png")
+        blank = job.run_dir / "blank.png"
+        self.blank = Path(self.world.first(lambda: str(write_blank_image(blank))))
         if captions is not None and isinstance(self.model, CaptionReward):
             self.model.captioner.add(self.blank, "")
+        self.model.world = self.world
         parameters = [*self.model.backbone().parameters(), *self.model.head.parameters()]
         self._trained = [value for value in parameters if value.requires_grad]
         # Copies of the initial weights, if training starts more than once.
@@ -151,17 +156,18 @@ class _RewardStudy:
             self._batch(split.training, split.root),
             self.config.reward,
             validation=held_out,
-            max_tokens=self._max_tokens,
             steps=steps,
             seed=self.config.seed,
             run_dir=directory,
             run_config=self.config,
+            world=self.world,
         )
         checkpoint = resume_checkpoint(
             self.job, directory, required=not self.config.reward.cv_folds
         )
         final, first = trainer.final_metrics, trainer.first_step
-        with metrics_writer(self.job, directory, checkpoint, final, first_step=first) as writer:
+        owned = self.world.owned(directory)
+        with metrics_writer(self.job, owned, checkpoint, final, first_step=first) as writer:
             trainer.writer = writer
             if checkpoint:
                 trainer.restore(checkpoint)
@@ -241,7 +247,7 @@ class _RewardStudy:
 
     @property
     def _max_tokens(self) -> int:
-        return self.config.ppo.microbatch_tokens
+        return self.config.reward.microbatch_tokens
 
     def _batch(self, records: Sequence[PreferenceRecord], root: Path) -> PreferenceBatch:
         max_tokens = self.config.data.max_prompt_tokens

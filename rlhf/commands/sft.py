@@ -1,5 +1,6 @@
 """`rlhf sft`: supervised training on demonstrations."""
 
+from functools import partial
 from typing import Any
 
 from rlhf.commands.job import Job
@@ -14,6 +15,7 @@ from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.record_set import Demonstrations
 from rlhf.data.records import DemonstrationRecord
 from rlhf.models.policy import train_adapter
+from rlhf.parallel.world import ALONE
 from rlhf.training.sft_trainer import SFTTrainer
 
 
@@ -31,6 +33,7 @@ def sft(job: Job) -> dict[str, Any]:
     if location.adapter is not None:
         train_adapter(llava, location.adapter)
     limit, too_long = data.max_prompt_tokens, data.on_too_long
+    world = job.world or ALONE
     trainer = SFTTrainer(
         llava,
         Demonstrations(records, root, max_prompt_tokens=limit, on_too_long=too_long),
@@ -39,13 +42,14 @@ def sft(job: Job) -> dict[str, Any]:
         seed=config.seed,
         run_dir=job.run_dir,
         run_config=config,
+        world=world,
     )
-    checkpoint = resume_checkpoint(job, job.run_dir)
-    with metrics_writer(job, job.run_dir, checkpoint, trainer.final_metrics) as trainer.writer:
+    checkpoint, directory = resume_checkpoint(job, job.run_dir), world.owned(job.run_dir)
+    with metrics_writer(job, directory, checkpoint, trainer.final_metrics) as trainer.writer:
         if checkpoint:
             trainer.restore(checkpoint)
         print_model_summary(llava, steps=trainer.steps)
         trainer.run()
     trainer.save()
-    delete_checkpoints(job.run_dir)
+    world.first(partial(delete_checkpoints, job.run_dir))
     return trainer.summary()

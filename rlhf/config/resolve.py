@@ -30,24 +30,25 @@ def weights_dtype(config: Config, device: str, *, trains_fully: bool) -> str:
     return "float32" if device == "cpu" or trains_fully else "bfloat16"
 
 
-def with_parts(config: Config, processes: int) -> Config:
-    """Return the options of a PPO run on several processes, with the number of its parts.
+def with_parts(config: Config, processes: int, command: str = "ppo") -> Config:
+    """Return the options of a run on several processes, with the number of its parts.
 
     Args:
         config: the options; `parallel.parts=0` becomes the number of processes.
         processes: number of processes.
+        command: ppo, sft or reward, which trains.
 
     Raises:
         UsageError: the sum over the parts would not be the same on this number of processes, or a
-            minibatch has fewer prompts than parts.
+            batch has fewer members than parts.
     """
     parts = config.parallel.parts or processes
-    prompts = config.ppo.minibatch_size // config.ppo.samples_per_prompt
-    if parts > max(prompts, 1):
+    batch, members, size, option = _batch(config, command)
+    if parts > max(size, 1):
         raise UsageError(
-            "a minibatch has fewer prompts than parts",
-            f"parallel.parts={parts}, prompts of a minibatch: {prompts}",
-            "lower parallel.parts, or raise ppo.minibatch_size",
+            f"a {batch} has fewer {members} than parts",
+            f"parallel.parts={parts}, {members} of a {batch}: {size}",
+            f"lower parallel.parts, or raise {option}",
         )
     if not _shares(parts, processes):
         numbers = [n for n in range(1, parts + 1) if _shares(parts, n)]
@@ -57,6 +58,16 @@ def with_parts(config: Config, processes: int) -> Config:
             f"run on {', '.join(map(str, numbers))} processes, or begin a run with other parts",
         )
     return replace(config, parallel=replace(config.parallel, parts=parts))
+
+
+def _batch(config: Config, command: str) -> tuple[str, str, int, str]:
+    """Name, members and size of the batch of an optimizer step, and the option that sets it."""
+    if command == "sft":
+        return "batch", "demonstrations", config.sft.batch_size, "sft.batch_size"
+    if command == "reward":
+        return "batch", "pairs", config.reward.batch_size, "reward.batch_size"
+    prompts = config.ppo.minibatch_size // config.ppo.samples_per_prompt
+    return "minibatch", "prompts", prompts, "ppo.minibatch_size"
 
 
 def _shares(parts: int, processes: int) -> bool:

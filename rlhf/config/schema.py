@@ -69,6 +69,7 @@ class SFTConfig(Section):
 
     epochs: Count = 1  # passes over the demonstrations
     batch_size: Count = 32  # demonstrations per optimizer step
+    microbatch_tokens: Count = 8192  # tokens per backward pass; a shared prompt counts once
     optimizer: OptimizerKind = "adamw"  # 8bit: states take a quarter of the memory
     lr: Positive = 2e-5  # peak learning rate, linear warm-up and decay
     warmup_steps: CountOrZero = 50  # optimizer steps of linear warm-up
@@ -90,6 +91,7 @@ class RewardConfig(Section):
     captions: PathText = ""  # caption_text: JSONL, response is the caption; empty: LLaVA generates
     epochs: Count = 1  # passes over the pairs
     batch_size: Count = 32  # pairs per optimizer step
+    microbatch_tokens: Count = 8192  # tokens per backward pass; the prompt of a pair counts once
     optimizer: OptimizerKind = "adamw"  # 8bit: states take a quarter of the memory
     lr: Positive = 1e-4  # peak learning rate, linear warm-up and decay
     warmup_steps: CountOrZero = 20  # optimizer steps of linear warm-up
@@ -172,7 +174,7 @@ class PPOConfig(Section):
 class ParallelConfig(Section):
     """One run on several processes, the same on each number of them."""
 
-    parts: CountOrZero = 0  # of an iteration's prompts, summed in a tree; 0: one a process
+    parts: CountOrZero = 0  # of a batch, whose gradients are summed in a tree; 0: one a process
     processes: Count = 1  # on this machine; torchrun may start them instead
     shard: bool = False  # FSDP2: a process holds a shard of each layer
     patience: Positive = 600  # seconds until a process that does not answer is given up

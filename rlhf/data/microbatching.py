@@ -1,7 +1,8 @@
 """Split batches into microbatches of a bounded number of tokens."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -68,6 +69,61 @@ def map_microbatches(
     Returns:
         [B, ...] or the outputs of all N tokens, in the order of `responses`, on the CPU.
     """
+    own = map_own_microbatches(function, prompts, responses, max_tokens, world=world, **per_token)
+    return own.gather(world)
+
+
+@dataclass(frozen=True)
+class MicrobatchOutputs(Generic[Output]):
+    """Outputs of the microbatches of one process.
+
+    Attributes:
+        outputs: of each microbatch; a process that has none keeps one for the kind of its tensors.
+        is_empty: whether this process has no microbatch.
+        groups: the rows of the microbatches of all processes.
+        tokens: the tokens of these rows.
+    """
+
+    outputs: list[Output]
+    is_empty: bool
+    groups: list[Tensor]
+    tokens: list[Tensor]
+
+    def gather(self, world: World) -> Output:
+        """Return the outputs of all processes, in the order of the responses."""
+        if isinstance(self.outputs[0], Tensor):
+            return self._in_order(world, self.outputs, self.groups)
+        return PolicyOutputs(
+            **{
+                name: self._in_order(world, [getattr(x, name) for x in self.outputs], self.tokens)
+                for name in _tensors(self.outputs[0])
+            }
+        )
+
+    def _in_order(self, world: World, own: Sequence[Tensor], indices: Sequence[Tensor]) -> Tensor:
+        computed = own[0][:0] if self.is_empty else torch.cat([*own])
+        return world.gather(computed)[torch.cat([*indices]).argsort()]
+
+
+def map_own_microbatches(
+    function: Callable[..., Output],
+    prompts: PromptBatch,
+    responses: Responses,
+    max_tokens: int,
+    *,
+    world: World = ALONE,
+    **per_token: Tensor,
+) -> MicrobatchOutputs[Output]:
+    """Apply a function to this process's share of microbatches; exchange nothing.
+
+    Args:
+        function: see `map_microbatches`.
+        prompts: B prompts.
+        responses: B responses of N tokens in all, one to each prompt.
+        max_tokens: tokens of one microbatch.
+        world: the processes that share out the microbatches.
+        **per_token: tensors [N, ...], of which `function` gets the rows of its tokens.
+    """
     groups = microbatches(prompts, responses, max_tokens)
     tokens = [responses.spans.token_indices(rows) for rows in groups]
     own = world.share(len(groups))
@@ -79,21 +135,9 @@ def map_microbatches(
                 **{name: value[tokens[n].to(value.device)] for name, value in per_token.items()},
             )
         )
-        for n in own or range(1)  # a process without any has the same tensors, without rows
+        for n in own or range(1)
     ]
-
-    def in_order(parts: Sequence[Tensor], indices: Sequence[Tensor]) -> Tensor:
-        computed = torch.cat([*parts]) if own else parts[0][:0]
-        return world.gather(computed)[torch.cat([*indices]).argsort()]
-
-    if isinstance(outputs[0], Tensor):
-        return in_order(outputs, groups)
-    return PolicyOutputs(
-        **{
-            name: in_order([getattr(output, name) for output in outputs], tokens)
-            for name in _tensors(outputs[0])
-        }
-    )
+    return MicrobatchOutputs(outputs, not own, groups, tokens)
 
 
 def _to_cpu(output: Output) -> Output:

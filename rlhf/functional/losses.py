@@ -2,7 +2,8 @@
 
 A PPO loss is a sum over tokens divided by `token_count`, the tokens of the whole optimizer step
 (None: the tokens of the call), so that the losses of its micro-batches add up to the loss of the
-step. The other fields are detached sums over tokens: add them up, then divide by the count.
+step. The other fields are detached sums over tokens: add them up, then divide by the count. In the
+same way a loss of the reward model divides by `pair_count`.
 """
 
 from typing import NamedTuple
@@ -44,9 +45,10 @@ class ValueLoss(NamedTuple):
     clipped_sum: Tensor
 
 
-def _token_mean(losses: Tensor, token_count: int | None) -> Tensor:
-    count = losses.numel() if token_count is None else token_count
-    check_positive("token_count", count)
+def _mean(losses: Tensor, count: int | None, name: str = "token_count") -> Tensor:
+    """Return the sum of losses, divided by a count; None: by their number."""
+    count = losses.numel() if count is None else count
+    check_positive(name, count)
     return losses.sum() / count
 
 
@@ -105,7 +107,7 @@ def clipped_policy_loss(
         losses = torch.where((advantages < 0) & (losses > bound), bound, losses)
     ratio, kl = ratio.detach(), kl_estimate(logprobs, old_logprobs, "k2").detach()
     sums = (losses != unclipped).sum(), kl.sum(), ratio.sum()
-    return PolicyLoss(_token_mean(losses, token_count), *sums)
+    return PolicyLoss(_mean(losses, token_count), *sums)
 
 
 def clipped_value_loss(
@@ -142,7 +144,7 @@ def clipped_value_loss(
         check_positive("clip_range_value", clip_range_value)
         clipped = old_values + (values - old_values).clamp(-clip_range_value, clip_range_value)
         errors = torch.maximum(unclipped, (clipped - returns).square())
-    return ValueLoss(_token_mean(errors / 2, token_count), (errors > unclipped).sum())
+    return ValueLoss(_mean(errors / 2, token_count), (errors > unclipped).sum())
 
 
 def kl_penalty_loss(
@@ -179,7 +181,7 @@ def kl_penalty_loss(
     check_same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs, old_logprobs=old_logprobs)
     ratio = _ratio(logprobs, old_logprobs).detach()
     clipped = ratio.clamp(*_clip_bounds(clip_range, clip_range_high))
-    return _token_mean(clipped * kl_estimate(logprobs, ref_logprobs, "k2"), token_count)
+    return _mean(clipped * kl_estimate(logprobs, ref_logprobs, "k2"), token_count)
 
 
 def preference_loss(
@@ -189,6 +191,7 @@ def preference_loss(
     *,
     margin: Tensor | float = 0.0,
     label_smoothing: float = 0.0,
+    pair_count: int | None = None,
 ) -> Tensor:
     """Compute the mean Bradley-Terry loss of pairs.
 
@@ -201,6 +204,7 @@ def preference_loss(
         labels: y [B], 1 where the chosen response is preferred, ½ for a tie; None: all 1.
         margin: [B] or a number, score units by which the chosen score should be higher.
         label_smoothing: ε in [0, ½], assumed share of wrong labels.
+        pair_count: pairs of the whole optimizer step, which the sum is divided by; None: B.
 
     Returns:
         0-d, nats, float32 (float64 for float64 scores).
@@ -220,10 +224,13 @@ def preference_loss(
     chosen, rejected = at_least_float32(chosen_scores), at_least_float32(rejected_scores)
     logits = chosen - rejected - (2 * y - 1) * margin
     smoothed = (1 - label_smoothing) * y + label_smoothing * (1 - y)
-    return -(smoothed * logsigmoid(logits) + (1 - smoothed) * logsigmoid(-logits)).mean()
+    losses = -(smoothed * logsigmoid(logits) + (1 - smoothed) * logsigmoid(-logits))
+    return _mean(losses, pair_count, "pair_count")
 
 
-def center_rewards_loss(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
+def center_rewards_loss(
+    chosen_scores: Tensor, rejected_scores: Tensor, *, pair_count: int | None = None
+) -> Tensor:
     """Compute mean (chosen + rejected)², a penalty that keeps the scores near 0.
 
     The preference loss does not change if all scores are shifted.
@@ -231,6 +238,7 @@ def center_rewards_loss(chosen_scores: Tensor, rejected_scores: Tensor) -> Tenso
     Args:
         chosen_scores: [B], raw scores.
         rejected_scores: [B], raw scores.
+        pair_count: pairs of the whole optimizer step, which the sum is divided by; None: B.
 
     Returns:
         0-d, squared score units.
@@ -242,4 +250,5 @@ def center_rewards_loss(chosen_scores: Tensor, rejected_scores: Tensor) -> Tenso
     """
     check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores)
     check_positive("pairs", len(chosen_scores))
-    return (at_least_float32(chosen_scores) + at_least_float32(rejected_scores)).square().mean()
+    sums = at_least_float32(chosen_scores) + at_least_float32(rejected_scores)
+    return _mean(sums.square(), pair_count, "pair_count")

@@ -76,7 +76,6 @@ class Updater:
             config.microbatch_tokens,
             len(TOKEN_MEANS),
             self.oom_retry,
-            world,
             sharding,
         )
         self.steps_done = 0

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.models.sharding import UNSHARDED, ShardedModels, is_sharded
-from rlhf.parallel.world import ALONE, World
 from rlhf.training.gradient_sum import GradientSum
 from rlhf.training.oom_retry import OOMRetry
 
@@ -41,8 +40,7 @@ class GradientAccumulator(Generic[Batch]):
         parameters: their `grad` is set.
         max_tokens: most tokens of a microbatch.
         num_sums: S, number of sums that `backward` measures.
-        oom_retry: splits microbatches after out-of-memory errors.
-        world: this process among those of the run.
+        oom_retry: splits microbatches after out-of-memory errors; knows the processes of the run.
         sharding: the models, which may be sharded; FSDP sums their gradients itself.
     """
 
@@ -52,12 +50,11 @@ class GradientAccumulator(Generic[Batch]):
         max_tokens: int,
         num_sums: int,
         oom_retry: OOMRetry,
-        world: World = ALONE,
         sharding: ShardedModels = UNSHARDED,
     ) -> None:
         self.parameters, self.max_tokens, self.num_sums = list(parameters), max_tokens, num_sums
         self.replicated = [value for value in self.parameters if not is_sharded(value)]
-        self.oom_retry, self.world, self.sharding = oom_retry, world, sharding
+        self.oom_retry, self.world, self.sharding = oom_retry, oom_retry.world, sharding
 
     def run(
         self,

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from rlhf.data.microbatching import map_microbatches
+from rlhf.data.microbatching import MicrobatchOutputs, map_own_microbatches, pack_to_budget
 from rlhf.rewards.base import RewardModel
+from rlhf.training.oom_retry import OOMRetry
 from rlhf.types import PreferenceBatch
 
 
@@ -15,10 +16,14 @@ class PairFeatures:
         model: the reward model.
         batch: n pairs.
         max_tokens: most tokens of one forward pass without autograd.
+        oom_retry: splits a forward pass after an out-of-memory error; knows the processes.
     """
 
-    def __init__(self, model: RewardModel, batch: PreferenceBatch, max_tokens: int) -> None:
-        self.model, self.batch, self.max_tokens = model, batch, max_tokens
+    def __init__(
+        self, model: RewardModel, batch: PreferenceBatch, max_tokens: int, oom_retry: OOMRetry
+    ) -> None:
+        self.model, self.batch = model, batch
+        self.max_tokens, self.oom_retry = max_tokens, oom_retry
         frozen = not any(value.requires_grad for value in model.backbone().parameters())
         self._cached: Tensor | None = None
         if frozen and len(batch):
@@ -42,7 +47,31 @@ class PairFeatures:
         if self._cached is not None:
             return self._cached[torch.cat([rows, rows + len(self)])]
         prompts, responses = self.batch.select(rows).stacked()
-        return map_microbatches(self.model.head_inputs, prompts, responses, self.max_tokens)
+        world = self.oom_retry.world
+
+        def own_head_inputs() -> MicrobatchOutputs[Tensor]:
+            function, limit = self.model.head_inputs, self.oom_retry.split(self.max_tokens)
+            return map_own_microbatches(function, prompts, responses, limit, world=world)
+
+        return self.oom_retry.run("forward pass", own_head_inputs).gather(world)
+
+    def microbatches(self, rows: Tensor, max_tokens: int) -> list[Tensor]:
+        """Split pairs into microbatches for `raw_scores`; one, if the head inputs are cached.
+
+        Args:
+            rows: [K] int64, indices of pairs.
+            max_tokens: tokens of one microbatch, in which the prompt of a pair counts once; one
+                with a single pair may have more.
+
+        Returns:
+            The indices [k] int64 of each microbatch, pairs with the same image together.
+        """
+        if self._cached is not None or not len(rows):
+            return [rows] if len(rows) else []
+        pairs = self.batch.select(rows)
+        spans = pairs.prompts.spans, pairs.chosen.spans, pairs.rejected.spans
+        sizes = torch.stack([span.lengths for span in spans]).sum(0).tolist()
+        return [rows[group] for group in pack_to_budget(sizes, max_tokens, pairs.prompts.images)]
 
     def raw_scores(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Raw scores of chosen and rejected responses, [K] float32 each, with autograd.

@@ -1,24 +1,23 @@
 """Reward-model training: the chosen response should score above the rejected one."""
 
-import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlhf.config.resolve import with_parts
 from rlhf.config.schema import Config, RewardConfig
 from rlhf.config.validation import check_config
-from rlhf.data.collate import preference_batch
 from rlhf.data.record_set import Preferences
-from rlhf.data.tokenization import TextReader
-from rlhf.errors import DataError
 from rlhf.functional import center_rewards_loss, preference_loss
 from rlhf.functional.preference_metrics import pair_accuracy
+from rlhf.parallel.world import ALONE, World
 from rlhf.rewards.base import RewardModel
 from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.rewards.loading import save_reward
-from rlhf.rewards.text_limits import fitting_texts
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.console import track
 from rlhf.tracking.tracker import Tracker
@@ -26,10 +25,12 @@ from rlhf.training.callbacks import Callback
 from rlhf.training.checkpoint_manager import State, data_hash
 from rlhf.training.data_order import num_steps
 from rlhf.training.early_stopping import EarlyStopping
+from rlhf.training.oom_retry import OOMRetry
 from rlhf.training.pair_features import PairFeatures
 from rlhf.training.run_files import required_directory
 from rlhf.training.supervised_loop import OptimizerLoop
 from rlhf.training.trainer import Trainer
+from rlhf.training.training_pairs import encoded_pairs, training_pairs
 from rlhf.types import PreferenceBatch
 
 INIT_PAIRS = 512  # pairs from which the first weight of the log-likelihood is estimated
@@ -49,13 +50,13 @@ class RewardTrainer(Trainer):
         pairs: training pairs.
         config: the options.
         validation: held-out pairs; None: none.
-        max_tokens: most padded tokens of one microbatch.
         steps: optimizer steps; 0: as many as `epochs` passes take.
         seed: of every random choice.
         callbacks: called at fixed points, in this order.
         run_dir: gets `metrics.jsonl` and checkpoints; None: no file is written.
         trackers: receive the metrics; None: TensorBoard, if there is a run directory.
         run_config: the options of the whole run, stored in its checkpoints; None: those above.
+        world: this process among those of the run.
 
     Attributes:
         steps: planned optimizer steps.
@@ -79,33 +80,42 @@ class RewardTrainer(Trainer):
         config: RewardConfig | None = None,
         *,
         validation: Preferences | PreferenceBatch | None = None,
-        max_tokens: int = 8192,
         steps: int = 0,
         seed: int = 0,
         callbacks: Sequence[Callback] = (),
         run_dir: str | Path | None = None,
         trackers: Sequence[Tracker] | None = None,
         run_config: Config | None = None,
+        world: World = ALONE,
     ) -> None:
         self.config, self.model, self.seed = config or RewardConfig(), model, seed
         run_config = run_config or check_config(Config(reward=self.config, seed=seed))
+        run_config = with_parts(run_config, world.size, self.command)
         pairs = training_pairs(encoded_pairs(pairs, model), self.config)
         candidates = [*model.backbone().parameters(), *model.head.parameters()]
         self.parameters = [value for value in candidates if value.requires_grad]
         per_epoch = num_steps(len(pairs), self.config.batch_size, 1)
         planned = steps or per_epoch * self.config.epochs
         self.steps = self.best_step = planned if self.parameters else 0
+        oom_retry, parts = OOMRetry(self.config.batch_size, world), run_config.parallel.parts
+        if parts > 1 and isinstance(model, LlavaReward):
+            model.llava.prefix_cache.limit = 0  # a part depends on its own pairs only
+        settings: dict[str, Any] = {"num_sums": 3, "parts": parts, "oom_retry": oom_retry}
         self.optimizer_loop = (
-            OptimizerLoop(self.parameters, self.config, self.steps) if self.steps else None
+            OptimizerLoop(self.parameters, self.config, self.steps, **settings)
+            if self.steps
+            else None
         )
         self._evaluate_every = self.config.evaluate_every or per_epoch
         self._early_stopping = EarlyStopping(
             self.parameters, self.config.early_stopping_patience * self._evaluate_every
         )
         self._finished = False
-        self._pairs = PairFeatures(model, pairs, max_tokens)
+        max_tokens = self.config.microbatch_tokens
+        self._pairs = PairFeatures(model, pairs, max_tokens, oom_retry)
         held_out = pairs.select(torch.arange(0)) if validation is None else validation
-        self._validation = PairFeatures(model, encoded_pairs(held_out, model), max_tokens)
+        held_out = encoded_pairs(held_out, model)
+        self._validation = PairFeatures(model, held_out, max_tokens, oom_retry)
         super().__init__(
             run_config,
             save_every=self.config.save_every,
@@ -113,6 +123,7 @@ class RewardTrainer(Trainer):
             callbacks=callbacks,
             run_dir=run_dir,
             trackers=trackers,
+            world=world,
         )
 
     @property
@@ -123,6 +134,8 @@ class RewardTrainer(Trainer):
     def iterations(self) -> Iterator[dict[str, float]]:
         """Take the remaining optimizer steps, yield the metrics of each, normalize the scores."""
         loop = self.optimizer_loop
+        head = self.model.head.named_parameters(prefix="head")
+        self._check_processes([*self.model.backbone().named_parameters(), *head])
         if loop and not loop.done:
             self._init_logprob_weight()
         if loop and not self._finished:
@@ -139,17 +152,28 @@ class RewardTrainer(Trainer):
             loop: the optimizer loop.
             rows: [K] int64, indices of training pairs.
         """
-        chosen, rejected = self._pairs.raw_scores(rows)
-        loss = _training_loss(chosen, rejected, self._pairs.labels[rows], self.config)
-        metrics = {
-            **loop.step(loss),
-            "reward/loss": loss.item(),
-            "reward/accuracy": float((chosen > rejected).float().mean()),
-            "reward/margin": (chosen - rejected).mean().item(),
+        backward = partial(self._backward, pair_count=len(rows))
+        metrics, sums = loop.step(rows, self._pairs.microbatches, backward)
+        loss, correct, margin = sums
+        metrics |= {
+            "reward/loss": loss,
+            "reward/accuracy": correct / len(rows),
+            "reward/margin": margin / len(rows),
         }
         metrics = self._with_user_metrics(metrics)
         self.writer.scalars(metrics, self.done)
         return metrics
+
+    def _backward(self, rows: Tensor, *, pair_count: int) -> Tensor:
+        """Add the gradient of a microbatch; return its share of the loss, and two sums, [3].
+
+        The sums are the number of pairs whose chosen score is higher, and the score differences.
+        """
+        chosen, rejected = self._pairs.raw_scores(rows)
+        loss = _training_loss(chosen, rejected, self._pairs.labels[rows], self.config, pair_count)
+        loss.backward()
+        margins = (chosen - rejected).detach()
+        return torch.stack([loss.detach(), (margins > 0).sum().to(loss), margins.sum()])
 
     def state(self) -> State:
         """Everything that training changes."""
@@ -173,7 +197,7 @@ class RewardTrainer(Trainer):
         """Write the reward model to reward/ of the directory, where `rlhf.load_reward` finds it."""
         place = required_directory(directory, self.run_dir)
         facts = {"pairs": len(self._pairs), "steps": self.best_step}
-        save_reward(self.model, place / "reward", facts)
+        self.world.first(partial(save_reward, self.model, place / "reward", facts))
         return place
 
     def _train(self, loop: OptimizerLoop) -> Iterator[dict[str, float]]:
@@ -229,55 +253,19 @@ class RewardTrainer(Trainer):
         self.model.std = max(float(scores.std(correction=0)), 1e-6)
 
 
-def encoded_pairs(pairs: Preferences | PreferenceBatch, model: RewardModel) -> PreferenceBatch:
-    """Encode pairs as the responses are that a reward model scores; encoded ones stay as they are.
-
-    Args:
-        pairs: the pairs.
-        model: the reward model; the positions of a LLaVA of its own limit their length.
-
-    Raises:
-        DataError: a pair is too long.
-    """
-    if isinstance(pairs, PreferenceBatch):
-        return pairs
-    positions = model.llava.max_positions if isinstance(model, LlavaReward) else sys.maxsize
-    records = fitting_texts(
-        model,
-        model.encoder,
-        pairs.fitting(TextReader(model.encoder, positions)),
-        pairs.root,
-        max_new_tokens=0,
-        skip=pairs.on_too_long == "skip",
-    )
-    limit = pairs.max_prompt_tokens
-    return preference_batch(records, model.encoder, pairs.root, max_tokens=limit)
-
-
-def training_pairs(pairs: PreferenceBatch, config: RewardConfig) -> PreferenceBatch:
-    """Return the pairs to train on: with `ties=drop` without the ties.
-
-    Args:
-        pairs: the pairs.
-        config: reads `ties`.
-
-    Raises:
-        DataError: no decided pair is left.
-    """
-    decided = (pairs.labels != 0.5).nonzero().squeeze(1)
-    if not len(decided):
-        what, fix = "no decided pair is left to train on", "rank more pairs"
-        raise DataError(what, f"{len(pairs)} pairs", fix)
-    return pairs.select(decided) if config.ties == "drop" else pairs
-
-
 def _training_loss(
-    chosen: Tensor, rejected: Tensor, labels: Tensor, reward: RewardConfig
+    chosen: Tensor, rejected: Tensor, labels: Tensor, reward: RewardConfig, pair_count: int
 ) -> Tensor:
     """0-d: the preference loss, plus the weighted penalty that centers the scores."""
     loss = preference_loss(
-        chosen, rejected, labels, margin=reward.margin, label_smoothing=reward.label_smoothing
+        chosen,
+        rejected,
+        labels,
+        margin=reward.margin,
+        label_smoothing=reward.label_smoothing,
+        pair_count=pair_count,
     )
     if reward.center_coef:
-        loss = loss + reward.center_coef * center_rewards_loss(chosen, rejected)
+        penalty = center_rewards_loss(chosen, rejected, pair_count=pair_count)
+        loss = loss + reward.center_coef * penalty
     return loss

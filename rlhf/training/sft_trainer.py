@@ -1,25 +1,30 @@
 """Supervised fine-tuning on demonstrations."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from rlhf.config.resolve import with_parts
 from rlhf.config.schema import Config, ModelConfig, SFTConfig
 from rlhf.config.validation import check_config
+from rlhf.data.microbatching import microbatches
 from rlhf.data.record_set import Demonstrations
 from rlhf.kernels import token_logprobs
 from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter, refuse_full_training
 from rlhf.models.policy import POLICY, train_adapter
 from rlhf.models.saving import save_trained
+from rlhf.parallel.world import ALONE, World
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.console import track
 from rlhf.tracking.tracker import Tracker
 from rlhf.training.callbacks import Callback
 from rlhf.training.checkpoint_manager import State, data_hash
 from rlhf.training.data_order import num_steps
+from rlhf.training.oom_retry import OOMRetry
 from rlhf.training.run_files import required_directory
 from rlhf.training.supervised_loop import OptimizerLoop
 from rlhf.training.trainer import Trainer
@@ -41,6 +46,7 @@ class SFTTrainer(Trainer):
         run_dir: gets `metrics.jsonl` and checkpoints; None: no file is written.
         trackers: receive the metrics; None: TensorBoard, if there is a run directory.
         run_config: the options of the whole run, stored in its checkpoints; None: those above.
+        world: this process among those of the run.
 
     Attributes:
         steps: planned optimizer steps.
@@ -64,17 +70,27 @@ class SFTTrainer(Trainer):
         run_dir: str | Path | None = None,
         trackers: Sequence[Tracker] | None = None,
         run_config: Config | None = None,
+        world: World = ALONE,
     ) -> None:
         self.config, self.llava, self.seed = config or SFTConfig(), model, seed
         training = training or ModelConfig()
         run_config = run_config or check_config(Config(sft=self.config, model=training, seed=seed))
+        run_config = with_parts(run_config, world.size, self.command)
         if not any(value.requires_grad for value in model.model.parameters()):
             _make_trainable(model, training, seed)
         if isinstance(demonstrations, Demonstrations):
             demonstrations = demonstrations.encode(model)
         self.prompts, self.responses = demonstrations
+        if run_config.parallel.parts > 1:
+            model.prefix_cache.limit = 0  # a part depends on its own rows only
         self.steps = num_steps(len(self.prompts), self.config.batch_size, self.config.epochs)
-        self.optimizer_loop = OptimizerLoop(model.model.parameters(), self.config, self.steps)
+        self.optimizer_loop = OptimizerLoop(
+            model.model.parameters(),
+            self.config,
+            self.steps,
+            parts=run_config.parallel.parts,
+            oom_retry=OOMRetry(self.config.batch_size, world),
+        )
         super().__init__(
             run_config,
             save_every=self.config.save_every,
@@ -82,6 +98,7 @@ class SFTTrainer(Trainer):
             callbacks=callbacks,
             run_dir=run_dir,
             trackers=trackers,
+            world=world,
         )
 
     @property
@@ -92,6 +109,7 @@ class SFTTrainer(Trainer):
     def iterations(self) -> Iterator[dict[str, float]]:
         """Take the remaining optimizer steps, and yield the metrics of each."""
         loop = self.optimizer_loop
+        self._check_processes(self.llava.model.named_parameters())
         with track("supervised training", self.steps, loop.done) as progress:
             for rows in loop.batches(len(self.prompts), seed=self.seed):
                 self.metrics = self.step(rows)
@@ -107,15 +125,27 @@ class SFTTrainer(Trainer):
         Args:
             rows: [K] int64, indices of demonstrations.
         """
-        step, responses = self.optimizer_loop.done, self.responses.select(rows)
+        step, num_tokens = self.optimizer_loop.done, int(self.responses.spans.lengths[rows].sum())
+        backward = partial(self._backward, num_tokens=num_tokens)
+        metrics, (loss,) = self.optimizer_loop.step(rows, self._microbatches, backward)
+        metrics = self._with_user_metrics({**metrics, "sft/loss": loss})
+        self.writer.scalars(metrics, step)
+        return metrics
+
+    def _microbatches(self, rows: Tensor, max_tokens: int) -> Iterator[Tensor]:
+        """Split rows into microbatches of at most so many tokens."""
+        batch = self.prompts.select(rows), self.responses.select(rows)
+        return (rows[part] for part in microbatches(*batch, max_tokens))
+
+    def _backward(self, rows: Tensor, *, num_tokens: int) -> Tensor:
+        """Add the gradient of a microbatch; return its share of the loss, [1]."""
+        responses = self.responses.select(rows)
         hidden_states = self.llava.response_hidden_states(self.prompts.select(rows), responses)
         tokens = responses.tokens.to(hidden_states.device)
         logprobs, _ = token_logprobs(hidden_states, self.llava.output_weight, tokens)
-        loss = -logprobs.mean()
-        metrics = {**self.optimizer_loop.step(loss), "sft/loss": loss.item()}
-        metrics = self._with_user_metrics(metrics)
-        self.writer.scalars(metrics, step)
-        return metrics
+        loss = -logprobs.sum() / num_tokens
+        loss.backward()
+        return loss.detach().reshape(1)
 
     def state(self) -> State:
         """Everything that training changes."""
@@ -131,7 +161,8 @@ class SFTTrainer(Trainer):
     def save(self, directory: str | Path | None = None) -> Path:
         """Write the model to model/ of the directory, or its adapter to adapter/."""
         place = required_directory(directory, self.run_dir)
-        save_trained(self.llava, place, command="sft", metrics=self.summary())
+        metrics = self.summary()
+        self.world.first(partial(save_trained, self.llava, place, command="sft", metrics=metrics))
         return place
 
     def summary(self) -> dict[str, float]:

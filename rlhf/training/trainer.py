@@ -1,13 +1,16 @@
 """What all trainers share: iteration, callbacks, metrics, checkpoints."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
+
+from torch import Tensor
 
 from rlhf.config.schema import Config
 from rlhf.parallel.world import ALONE, World
 from rlhf.storage.checkpoint import Checkpoint
+from rlhf.storage.hashing import hash_tensors, text_hash
 from rlhf.tracking.metrics import check_user_names
 from rlhf.tracking.tracker import Tracker
 from rlhf.tracking.writer import MetricsWriter
@@ -180,6 +183,21 @@ class Trainer(ABC):
             DataError: every checkpoint is damaged.
         """
         self.restore(load_run_checkpoint(self.run_dir, self.run_config))
+
+    def _check_processes(self, named_tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Refuse processes whose weights or training data differ.
+
+        Args:
+            named_tensors: all weights, by name.
+
+        Raises:
+            DataError: those of a process are not those of process 0.
+        """
+
+        def value() -> str:
+            return text_hash(f"{hash_tensors(named_tensors)} {self.checkpoints.data}")
+
+        self.world.same("weights or training data", value)
 
     def _with_user_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
         """Call `on_iteration`, and return the metrics with those that the user logged."""

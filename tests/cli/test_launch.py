@@ -189,6 +189,6 @@ def test_other_commands_do_not_start_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["sft", "parallel.processes=2"]) == 2
-    assert "sft does not read parallel.processes=2" in capsys.readouterr().out
+    assert main(["generate", "parallel.processes=2"]) == 2
+    assert "generate does not read parallel.processes=2" in capsys.readouterr().out
     assert "RANK" not in os.environ

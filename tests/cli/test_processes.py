@@ -42,7 +42,7 @@ def test_help_is_for_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_torchrun_is_refused(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    words = [*torchrun, "-m", "rlhf", "sft"]
+    words = [*torchrun, "-m", "rlhf", "generate"]
     run = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode != 0 and not [*tmp_path.iterdir()]
     assert "where: WORLD_SIZE=2" in run.stderr  # the first to end has the other stopped

@@ -217,7 +217,7 @@ BUGS = (
         "each micro-batch is averaged over its own tokens",
         ("OpenRLHF #1249", "measured: mean of means"),
         "functional/losses.py",
-        (("losses.numel() if token_count is None else token_count", "losses.numel()"),),
+        (("losses.numel() if count is None else count", "losses.numel()"),),
         LOSSES + "test_micro_batches_add_up_to_the_whole_step",
     ),
     Bug(

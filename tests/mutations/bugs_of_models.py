@@ -53,8 +53,9 @@ BUGS = (
         "data/microbatching.py",
         (
             (
-                "for output in outputs])[order]",
-                'for output in outputs])[order if name != "values" else ...]',
+                " for x in self.outputs], self.tokens)",
+                " for x in self.outputs], self.tokens)"
+                ' if name != "values" else torch.cat([x.values for x in self.outputs])',
             ),
         ),
         ALIGNMENT + "test_microbatches_keep_values_and_entropies_in_order",

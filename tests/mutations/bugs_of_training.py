@@ -5,6 +5,8 @@ from tests.mutations.bugs import Bug
 PPO = "tests/ppo/test_trainer.py::"
 UPDATE = "tests/ppo/test_updater.py::"
 STEP = "tests/ppo/test_step.py::"
+SFT = "tests/training/test_sft_trainer.py::"
+REWARD = "tests/training/test_reward_trainer.py::"
 
 BUGS = (
     Bug(
@@ -61,6 +63,20 @@ BUGS = (
             ),
         ),
         UPDATE + "test_the_split_into_microbatches_does_not_change_the_gradient",
+    ),
+    Bug(
+        "the loss of supervised training is a mean of the micro-batches' means",
+        ("transformers #24725",),
+        "training/sft_trainer.py",
+        (("-logprobs.sum() / num_tokens", "-logprobs.mean()"),),
+        SFT + "test_the_split_into_microbatches_changes_nothing",
+    ),
+    Bug(
+        "the preference loss is averaged over the micro-batch",
+        ("measured: mean of means",),
+        "training/reward_trainer.py",
+        (("        pair_count=pair_count,\n", ""),),
+        REWARD + "test_a_pair_is_a_microbatch_at_least_and_the_split_changes_nothing[llava_head]",
     ),
     Bug(
         "the loss is a sum over the tokens",
@@ -159,7 +175,12 @@ BUGS = (
         "the optimizer is fresh after a resume",
         ("LLaVA-RLHF: partial resume", "align-anything: weights only"),
         "ppo/updater.py",
-        (('        restore_optimizer(self.optimizer, tensors, state["optimizer"])\n', ""),),
+        (
+            (
+                'restore_optimizer(self.optimizer, tensors, state["optimizer"], shard_like)\n        ',
+                "",
+            ),
+        ),
         "tests/ppo/test_resume.py::test_every_part_of_the_training_state_is_restored",
     ),
 )

@@ -12,7 +12,7 @@ THREADS = (
     *("trl #235", "trl #925", "trl #1005", "trl #7198", "trl: global_step is 0 on every start"),
     *("trlx #107", "trlx #508", "torchtune: whiten polarity", "torchtune: end in the last slot"),
     *("stable-baselines3 #325", "rlhf-book #216", "peft #493", "miles #3080"),
-    *("transformers #25790", "transformers #29282"),
+    *("transformers #24725", "transformers #25790", "transformers #29282"),
     *("verl #431", "verl #498", "verl #3805", "verl #5613", "verl #5817", "verl #6058"),
     *("verl #6310", "verl #6806", "verl #6935", "verl #6957", "verl #7038", "verl #7278"),
     *("verl #7300", "NeMo-RL #4158", "SkyRL #1305", "RLinf #1529"),

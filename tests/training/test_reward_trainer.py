@@ -16,8 +16,9 @@ from rlhf.rewards.loading import build_reward_model
 from rlhf.rewards.reward import load_reward
 from rlhf.rewards.reward_card import RewardCard
 from rlhf.tracking.reader import read_metrics
+from rlhf.training.oom_retry import OOMRetry
 from rlhf.training.reward_trainer import RewardTrainer
-from rlhf.types import PreferenceBatch
+from rlhf.types import PreferenceBatch, PromptBatch, Responses
 from tests.support import reward_models as kit
 from tests.support import tiny_models
 
@@ -33,7 +34,7 @@ def train(
     steps: int = 0,
 ) -> int:
     trainer = RewardTrainer(
-        model, pairs, reward, validation=held_out, max_tokens=9999, steps=steps, run_dir=directory
+        model, pairs, reward, validation=held_out, steps=steps, run_dir=directory
     )
     trainer.run()
     return trainer.best_step
@@ -282,3 +283,50 @@ def test_a_resumed_training_has_every_step_once_and_ends_the_same(
     assert curves[0] == curves[1]
     assert [step for step, _ in curves[1]["reward/loss"]] == list(range(1, 9))
     assert torch.equal(resumed.model.head.linear.weight, whole.model.head.linear.weight)
+
+
+@pytest.mark.parametrize("kind", kit.KINDS)
+def test_a_pair_is_a_microbatch_at_least_and_the_split_changes_nothing(
+    tiny: Path, text_model: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    curves, sizes = [], list[int]()
+    backward = RewardTrainer._backward
+
+    def counted(self: RewardTrainer, rows: torch.Tensor, *, pair_count: int) -> torch.Tensor:
+        sizes.append(len(rows))
+        return backward(self, rows, pair_count=pair_count)
+
+    monkeypatch.setattr(RewardTrainer, "_backward", counted)
+    for tokens in (10_000, 1):
+        limits = {"microbatch_tokens": tokens, "epochs": 1, "batch_size": 4}
+        losses = {"center_coef": 0.1, "label_smoothing": 0.1, "margin": 0.5}
+        options = kit.options(kind, text_model, "lora", **limits, **losses)
+        torch.manual_seed(0)
+        llava = tiny_models.load(tiny)
+        model, pairs = kit.build(llava, options), kit.pairs_of(llava, tiny, [1.0, 0.5] * 4)
+        kit.shake(model)
+        metrics = [*RewardTrainer(model, pairs, options)]
+        curves.append({name: [step[name] for step in metrics] for name in metrics[0]})
+    assert sizes == [4, 4] + [1] * 8
+    assert curves[0].keys() >= {"reward/loss", "reward/accuracy", "reward/margin"}
+    for name, values in curves[0].items():
+        assert curves[1][name] == pytest.approx(values, rel=1e-4), name
+
+
+def test_a_frozen_backbone_runs_once_and_is_split_if_memory_runs_out(
+    llava: Llava, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = kit.options("llava_head", train="head", epochs=1, batch_size=4)
+    model, rows = kit.build(llava, options), list[int]()
+    head_inputs = model.head_inputs
+
+    def limited(prompts: PromptBatch, responses: Responses) -> torch.Tensor:
+        if len(responses) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        rows.append(len(responses))
+        return head_inputs(prompts, responses)
+
+    monkeypatch.setattr(model, "head_inputs", limited)
+    monkeypatch.setattr("rlhf.training.reward_trainer.OOMRetry", lambda *_: OOMRetry(4096))
+    RewardTrainer(model, kit.pairs_of(llava, tiny), options).run()
+    assert sum(rows) == 16 and max(rows) <= 5

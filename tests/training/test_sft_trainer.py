@@ -1,5 +1,6 @@
 """Supervised training by a user's hands: what trains, what is saved, what is logged."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,37 @@ def test_options_are_checked(tiny: Path) -> None:
     with pytest.raises(UsageError) as caught:
         SFTTrainer(load_model(tiny / "model"), demonstrations(tiny), SFTConfig(lr=-1.0))
     assert caught.value.where == "sft.lr=-1.0"
+
+
+def test_the_split_into_microbatches_changes_nothing(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, sizes = [], list[int]()
+    backward = SFTTrainer._backward
+
+    def counted(self: SFTTrainer, rows: torch.Tensor, *, num_tokens: int) -> torch.Tensor:
+        sizes.append(len(rows))
+        return backward(self, rows, num_tokens=num_tokens)
+
+    monkeypatch.setattr(SFTTrainer, "_backward", counted)
+    for tokens in (10_000, 1):
+        options = replace(CONFIG, microbatch_tokens=tokens, epochs=1)
+        model = load_model(tiny / "model", device="cpu")
+        run = SFTTrainer(model, unequal(tiny), options, ModelConfig(lora_rank=4))
+        runs.append([metrics["sft/loss"] for metrics in run])
+        runs.append([metrics["optim/grad_norm"] for metrics in [run.metrics]])
+    assert sizes == [4, 4] + [1] * 8
+    assert runs[0] == pytest.approx(runs[2], rel=1e-5)
+    assert runs[1] == pytest.approx(runs[3], rel=1e-4)
+
+
+def unequal(tiny: Path) -> Demonstrations:
+    """Demonstrations of different lengths, whose mean of means is not the mean over tokens."""
+    return Demonstrations.from_list(
+        {
+            "image": tiny / f"pictures/{n:05d}.png",
+            "instruction": "What is it?",
+            "response": "a red circle " * (1 + 3 * (n % 2)),
+        }
+        for n in range(8)
+    )

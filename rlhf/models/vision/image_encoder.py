@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlhf.data.images import load_image
 from rlhf.kernels import span_sum
@@ -65,9 +65,12 @@ class ImageEncoder:
         image, inner = load_image(path), self.model.model
         inputs = self.image_processor(images=image, return_tensors="pt")
         projector_inputs: list[Tensor] = []
-        hook = inner.multi_modal_projector.register_forward_pre_hook(
-            lambda _, inputs: projector_inputs.append(inputs[0])
-        )
+
+        def keep(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+            projector_inputs.append(inputs[0])
+            return inputs[0].to(self._projector_dtype)
+
+        hook = inner.multi_modal_projector.register_forward_pre_hook(keep)
         count("images", 1)
         with hook, phase("vision"):
             pixels = inputs.to(device=self.model.device, dtype=inner.vision_tower.dtype)
@@ -123,10 +126,17 @@ class ImageEncoder:
 
     def _project(self, features: list[ImageFeatures]) -> list[Tensor]:
         """Image tokens [I, D] of each image; the projector runs once for all."""
-        tiles = torch.cat([image.tiles for image in features]).to(self.model.device)
+        tiles = torch.cat([image.tiles for image in features])
+        tiles = tiles.to(self.model.device, self._projector_dtype)
         counts = [len(image.tiles) for image in features]
         projected = self.model.model.multi_modal_projector(tiles).split(counts)
         return [
             pack_image_features(self.model, part, image.size)
             for part, image in zip(projected, features, strict=True)
         ]
+
+    @property
+    def _projector_dtype(self) -> torch.dtype:
+        """Dtype of the projector's weights: float32 if it trains, whatever the tower has."""
+        projector: nn.Module = self.model.model.multi_modal_projector
+        return next(projector.parameters()).dtype
