@@ -177,7 +177,8 @@ BUGS = (
         "ppo/updater.py",
         (
             (
-                'restore_optimizer(self.optimizer, tensors, state["optimizer"], shard_like)\n        ',
+                'restore_optimizer(self.optimizer, tensors, state["optimizer"], shard_like)\n'
+                "        ",
                 "",
             ),
         ),
