@@ -9,9 +9,10 @@ import torch
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.images import image_digest
 from rlhf.errors import DataError
-from rlhf.generation.sampler import generate
+from rlhf.generation.sampler import generate_shared
 from rlhf.models.llava import Llava
 from rlhf.models.loading import fingerprints
+from rlhf.parallel.world import ALONE, World
 from rlhf.spans import Spans
 from rlhf.storage.atomic import replaced_file
 from rlhf.storage.hashing import text_hash
@@ -57,8 +58,12 @@ class Captioner:
         inputs = fingerprints(self.llava.builder)
         return text_hash(f"{self.instruction} {self._sampling} {inputs}")
 
-    def captions(self, images: Sequence[Path]) -> list[str]:
+    def captions(self, images: Sequence[Path], world: World = ALONE) -> list[str]:
         """Return one caption for each image; missing captions are generated.
+
+        Args:
+            images: their paths; with several processes the same on each.
+            world: the processes that share out the batches of missing captions.
 
         Raises:
             DataError: an image has no caption, and there is no model to generate one.
@@ -67,7 +72,7 @@ class Captioner:
         by_digest = dict(zip(digests, images, strict=True))
         missing = {key: image for key, image in by_digest.items() if key not in self._captions}
         if missing:
-            texts = self._describe(list(missing.values()))
+            texts = self._describe(list(missing.values()), world)
             self._captions.update(zip(missing, texts, strict=True))
         return [self._captions[digest] for digest in digests]
 
@@ -86,14 +91,14 @@ class Captioner:
             self._digests[image] = image_digest(image)
         return self._digests[image]
 
-    def _describe(self, images: list[Path]) -> list[str]:
+    def _describe(self, images: list[Path], world: World) -> list[str]:
         """Generate captions of images by the LLaVA."""
         if self.llava is None:
             fix = "add it to reward.captions, or leave reward.captions empty: LLaVA writes captions"
             raise DataError("the image has no caption", str(images[0]), fix)
         with self.llava.adapters.use(None):
             prompts = self._prompt_batch(self.llava, images)
-            responses, _ = generate(self.llava, prompts, self._sampling)
+            responses = generate_shared(self.llava, prompts, self._sampling, world)
         return [self.llava.builder.decode(row) for row in responses.rows()]
 
     def _prompt_batch(self, llava: Llava, images: Sequence[Path]) -> PromptBatch:

@@ -31,7 +31,7 @@ class TextLimits:
 
     def __init__(self, reward: CaptionReward, images: Sequence[Path], max_new_tokens: int) -> None:
         self._reward, self._max_new_tokens = reward, max_new_tokens
-        captions = set(reward.captioner.captions(images))
+        captions = set(reward.captioner.captions(images, reward.world))
         self._caption_tokens = max(len(reward.token_ids(f" {text}")) for text in captions)
 
     def problem(self, record: Record, encoder: TextEncoder, root: Path) -> DataError | None:
