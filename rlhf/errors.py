@@ -66,6 +66,10 @@ class ResourceError(RlhfError):
     exit_code = 5
 
 
+class LostProcessError(ResourceError):
+    """Another process of the run ended, or did not answer in time."""
+
+
 class DirectoryInUseError(RlhfError):
     """Another run owns the directory."""
 

@@ -11,7 +11,11 @@ from typing import Any
 from rlhf.commands.job import Job
 
 CommandFunction = Callable[[Job], dict[str, Any]]
-PROCESSES = ("parallel.processes", "parallel.patience")  # without parts: no gradients are summed
+PROCESSES = (  # without parts: no gradients are summed
+    "parallel.processes",
+    "parallel.patience",
+    "parallel.restarts",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rlhf.cli.call import Call
 from rlhf.cli.hydra_compose import plain_options, run_hydra
 from rlhf.cli.job_runner import LoadFunction, run_job
-from rlhf.cli.launch import run_on_processes, starts_processes
+from rlhf.cli.launch import check_restarts, run_on_processes, starts_processes
 from rlhf.cli.notes import unused_options
 from rlhf.cli.overrides import override_name
 from rlhf.cli.processes import is_quiet
@@ -121,6 +121,7 @@ class HydraTask:
         call = self.call
         words = [word for word in words if not override_name(word).startswith("hydra")]
         config = load_config(plain_options(composed, call.command, words))
+        check_restarts(call.command, config)
         if starts_processes(call.command, config):
             return self._launch(config, directory)
         stage(" ".join(["rlhf", call.command, *call.files, *words]))

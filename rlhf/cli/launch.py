@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
 from signal import Signals
@@ -10,13 +11,14 @@ from typing import Any
 from rlhf.cli.call import Call
 from rlhf.cli.input_checks import check_inputs
 from rlhf.cli.notes import is_read
-from rlhf.cli.overrides import quote
+from rlhf.cli.overrides import override_name, quote
 from rlhf.cli.processes import takes_processes
 from rlhf.config.paths import expand_home
 from rlhf.config.resolve import with_parts
 from rlhf.config.schema import Config
-from rlhf.errors import OtherProcessError, ResourceError
-from rlhf.parallel.environment import num_processes
+from rlhf.errors import OtherProcessError, ResourceError, RlhfError, UsageError
+from rlhf.parallel.environment import num_processes, num_restarts
+from rlhf.tracking.console import say
 from rlhf.training.signals import EXIT_CODES
 
 
@@ -25,8 +27,29 @@ def starts_processes(command: str, config: Config) -> bool:
     return takes_processes(command) and config.parallel.processes > 1 and num_processes() == 1
 
 
+def check_restarts(command: str, config: Config) -> None:
+    """Refuse `parallel.restarts` where nothing would start the run again.
+
+    Raises:
+        UsageError: the run has one process, or another launcher has started it.
+    """
+    named = takes_processes(command) and config.parallel.restarts > 0
+    if not named or num_restarts() is not None:
+        return
+    where = f"parallel.restarts={config.parallel.restarts}"
+    if num_processes() > 1:
+        fix = "add parallel.restarts=0, and write torchrun --max-restarts=N … resume=auto"
+        raise UsageError("only processes that rlhf starts itself are started again", where, fix)
+    if config.parallel.processes == 1:
+        fix = "add parallel.restarts=0; after a crash: resume=RUN"
+        raise UsageError("a run on one process is not started again", where, fix)
+
+
 def run_on_processes(call: Call, config: Config, directory: Path, working: str) -> dict[str, Any]:
     """Run a command line on `parallel.processes` processes, and return its metrics.
+
+    After a crash it is started again, at most `parallel.restarts` times, from its newest
+    checkpoint, or from the start if it has none yet.
 
     Args:
         call: the command line.
@@ -39,37 +62,53 @@ def run_on_processes(call: Call, config: Config, directory: Path, working: str) 
         DataError: there is no such file.
         OtherProcessError: the run failed, and has said why.
         ResourceError: a process was killed.
+        RlhfError: a process ended with a bug.
     """
-    processes = config.parallel.processes
+    parallel = config.parallel
     if is_read(call.command, "parallel.parts"):
-        with_parts(config, processes, call.command)
-    from rlhf.parallel.launcher import launch, run_exit_code  # imports torch
+        with_parts(config, parallel.processes, call.command)
+    from rlhf.parallel.launcher import is_crash, launch, run_exit_code  # imports torch
 
-    words = [*call.files, *call.overrides, f"hydra.run.dir={quote(str(directory))}", *call.flags]
-    words += [f"{flag}={value}" for flag, value in call.values.items()]
     with chdir(working):
         files = [Path(expand_home(word, "FILE")) for word in call.files]
         check_inputs(call.command, config, files, call.scorer)
-        ended = launch(
-            [sys.executable, "-m", "rlhf", call.command, *words],
-            processes,
-            config.parallel.patience,
-        )
-    if isinstance(ended, str):
-        raise OtherProcessError(f"stopped by {ended}", str(directory), "", EXIT_CODES.get(ended, 1))
-    if ended:
-        raise _failure(run_exit_code(ended), ended, call, directory)
+    for restart in range(parallel.restarts + 1):
+        with chdir(working):
+            words = _command_line(call, directory, restart)
+            ended = launch(words, parallel.processes, parallel.patience, restart)
+        if isinstance(ended, str):
+            code = EXIT_CODES.get(ended, 1)
+            raise OtherProcessError(f"stopped by {ended}", str(directory), "", code)
+        if not ended:
+            break
+        code = run_exit_code(ended)
+        failure = _failure(code, ended, call, directory)
+        if restart == parallel.restarts or not is_crash(code):
+            raise failure
+        count = f"{restart + 1} of {parallel.restarts}"
+        say(f"{failure.what}: it starts again, {count}", "yellow")
     summary: dict[str, Any] = json.loads((directory / "summary.json").read_bytes())
     return summary
 
 
-def _failure(
-    code: int, codes: Any, call: Call, directory: Path
-) -> OtherProcessError | ResourceError:
-    """Return the error that ends the run, printed only if a process could not print its own."""
-    if code > 0:
-        return OtherProcessError("a process failed", str(directory), "", code)
+def _command_line(call: Call, directory: Path, restart: int) -> list[str]:
+    """Return the words that start a process of the run, or start it again."""
+    overrides = call.overrides
+    if restart and (directory / "config.yaml").exists():
+        overrides = [word for word in overrides if override_name(word) != "resume"]
+        overrides.append(f"resume={directory}")
+    words = [*call.files, *overrides, f"hydra.run.dir={quote(str(directory))}", *call.flags]
+    words += [f"{flag}={value}" for flag, value in call.values.items()]
+    return [sys.executable, "-m", "rlhf", call.command, *words]
+
+
+def _failure(code: int, codes: Mapping[int, int], call: Call, directory: Path) -> RlhfError:
+    """Return the error that ends the run, printed only if no process has printed its own."""
     ranks = ", ".join(str(rank) for rank, ended in codes.items() if ended == code)
-    what = f"{Signals(-code).name} killed process {ranks} of the run"
+    what, where = f"process {ranks} of the run ended with exit code {code}", str(directory)
     fix = f"continue it: rlhf {' '.join([call.command, *call.files])} resume={directory}"
-    return ResourceError(what, str(directory), fix)
+    if code < 0:
+        return ResourceError(f"{Signals(-code).name} killed process {ranks} of the run", where, fix)
+    if code == 1:
+        return RlhfError(what, where, "see its traceback above")
+    return OtherProcessError(what, where, "", code)

@@ -9,7 +9,7 @@ from rlhf import __version__
 from rlhf.cli.call import Call, parse
 from rlhf.cli.help import command_help, overview
 from rlhf.cli.input_checks import load_function
-from rlhf.cli.processes import check_processes, is_quiet, is_told_elsewhere, named_process
+from rlhf.cli.processes import check_processes, code_if_told_elsewhere, is_quiet, named_process
 from rlhf.errors import expected_error
 from rlhf.storage.run_directory import json_text
 from rlhf.tracking.console import console, print_error
@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         with raise_on_signal():
             return _run(parse(words), words)
     except Exception as error:
+        if (code := code_if_told_elsewhere(error)) is not None:
+            return code
         if not expected_error(error):
             raise
         return report(error, words)
@@ -55,8 +57,6 @@ def report(error: Exception, words: Sequence[str]) -> int:
         traceback.print_exc()
     if not known:
         return 1
-    if is_told_elsewhere(known):
-        return known.exit_code
     print_error(named_process(known))
     if "--json" in words and (metrics := getattr(known, "metrics", None)):
         print(json_text(metrics))

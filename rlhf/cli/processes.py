@@ -2,7 +2,14 @@
 
 from rlhf.cli.call import Call
 from rlhf.cli.notes import is_read
-from rlhf.errors import OtherProcessError, RlhfError, UsageError
+from rlhf.errors import (
+    LostProcessError,
+    OtherProcessError,
+    RlhfError,
+    StoppedError,
+    UsageError,
+    expected_error,
+)
 from rlhf.parallel.environment import num_processes, process_rank
 
 
@@ -38,9 +45,27 @@ def is_quiet(call: Call) -> bool:
     return "--json" in call.flags or process_rank() > 0
 
 
-def is_told_elsewhere(error: RlhfError) -> bool:
-    """Whether process 0 prints this error, or has printed it."""
-    return isinstance(error, OtherProcessError) or (process_rank() > 0 and error.on_every_process)
+def code_if_told_elsewhere(error: Exception) -> int | None:
+    """Return the exit code of an error that another process of the run prints; else None.
+
+    Args:
+        error: what ended this process.
+    """
+    known = expected_error(error)
+    if isinstance(known, OtherProcessError):
+        return known.exit_code
+    if num_processes() == 1:
+        return None
+    if known and known.on_every_process:
+        return known.exit_code if process_rank() else None
+    from rlhf.parallel.failures import is_printed_elsewhere  # imports torch
+
+    follows = isinstance(known, LostProcessError | StoppedError)
+    if not is_printed_elsewhere(known.what if known else repr(error), follows=follows):
+        return None
+    if follows:
+        return LostProcessError.exit_code
+    return known.exit_code if known else 1
 
 
 def named_process(error: RlhfError) -> RlhfError:

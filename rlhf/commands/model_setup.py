@@ -169,12 +169,13 @@ def metrics_writer(
     Args:
         job: the call of the command.
         directory: where metrics.jsonl and the TensorBoard events are written; None: nowhere.
-        checkpoint: the run is resumed from it, and metrics logged after it are dropped; None: a new
-            run.
+        checkpoint: the run is resumed from it, and metrics logged after it are dropped; None: from
+            the start.
         final_metrics: names of the metrics whose last values stand in TensorBoard's table of runs.
         first_step: the number under which the first step is logged.
     """
-    resume_step = first_step + checkpoint.step if checkpoint else None
+    done = checkpoint.step if checkpoint else 0
+    resume_step = first_step + done if job.config.resume else None
     writer = MetricsWriter(directory, resume_step, final_metrics)
     options = msgspec.json.format(msgspec.json.encode(job.config), indent=2).decode()
     writer.text("config", f"```json\n{options}\n```", resume_step or 0)

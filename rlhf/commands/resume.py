@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from rlhf.commands.job import Job
+from rlhf.parallel.environment import num_restarts
 from rlhf.storage.checkpoint import Checkpoint, load_checkpoint
 from rlhf.storage.run_directory import is_step_directory
 from rlhf.tracking.console import say
@@ -16,7 +17,8 @@ def resume_checkpoint(job: Job, directory: Path, *, required: bool = True) -> Ch
     Args:
         job: the call of the command.
         directory: the run directory, or the directory of one fold.
-        required: raise if there is no checkpoint; else a fold without one starts anew.
+        required: raise if there is no checkpoint, unless a crash came before the first one; else
+            a fold without one starts anew.
 
     Raises:
         NoCheckpointError: there is no checkpoint.
@@ -27,6 +29,7 @@ def resume_checkpoint(job: Job, directory: Path, *, required: bool = True) -> Ch
         return None
     resume, root = Path(job.config.resume), directory / "checkpoints"
     from_step = is_step_directory(resume) and directory == job.run_dir
+    required = required and not num_restarts()  # a crash may have come before the first checkpoint
     if not (required or from_step or any(root.glob("step-*"))):
         job.write_options()
         return None

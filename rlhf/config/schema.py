@@ -178,6 +178,7 @@ class ParallelConfig(Section):
     processes: Count = 1  # on this machine; torchrun may start them instead
     shard: bool = False  # FSDP2: a process holds a shard of each layer
     patience: Positive = 600  # seconds until a process that does not answer is given up
+    restarts: CountOrZero = 0  # from the newest checkpoint, after a crash; needs processes
 
 
 @dataclass(frozen=True, kw_only=True)

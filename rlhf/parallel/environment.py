@@ -2,6 +2,8 @@
 
 import os
 
+RESTARTS = "RLHF_RESTART_COUNT"  # set by `rlhf` for the processes that it starts
+
 
 def num_processes() -> int:
     """Number of processes of this run: WORLD_SIZE; 1 if no launcher has set it."""
@@ -16,6 +18,11 @@ def process_rank() -> int:
 def local_rank() -> int:
     """Number of this process among those on its machine, from 0: LOCAL_RANK."""
     return _number("LOCAL_RANK") if num_processes() > 1 else 0
+
+
+def num_restarts() -> int | None:
+    """How often `rlhf` has started this run again; None if it has not started its processes."""
+    return _number(RESTARTS) if RESTARTS in os.environ else None
 
 
 def _number(name: str) -> int:

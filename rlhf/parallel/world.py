@@ -1,22 +1,22 @@
 """The processes of one run and what they exchange: the only module that knows torch.distributed."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.distributed_c10d import Store
 
-from rlhf.errors import DataError, OtherProcessError, ResourceError, RlhfError
+from rlhf.errors import DataError, OtherProcessError, RlhfError, expected_error
 from rlhf.parallel.environment import local_rank, num_processes, process_rank
+from rlhf.parallel.failures import FailureRecord, launcher_store, stop_with_launcher
 
 Unit = TypeVar("Unit")
 
@@ -30,10 +30,12 @@ class World:
     Args:
         rank: number of this process, from 0. Process 0 owns the files and the console.
         size: number of processes.
+        patience: seconds until a process that does not answer is given up.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, patience: float = 0) -> None:
         self.rank, self.size = rank, size
+        self._failures = FailureRecord(rank, size, patience)
 
     @staticmethod
     def join(patience: float) -> "World":
@@ -43,15 +45,16 @@ class World:
             patience: seconds until a process that does not answer is given up.
 
         Raises:
-            ResourceError: the others did not come.
+            LostProcessError: the others did not come.
         """
         if num_processes() == 1:
             return World()
+        stop_with_launcher()
         if torch.cuda.is_available():
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         world = World(process_rank(), num_processes())
         with world.exchange():
-            store = _store(patience)
+            store = launcher_store(patience)
         return World.connect(store, world.rank, world.size, patience)
 
     @staticmethod
@@ -65,9 +68,10 @@ class World:
             patience: seconds until a process that does not answer is given up.
 
         Raises:
-            ResourceError: the others did not come, or left at once.
+            LostProcessError: the others did not come, or left at once.
         """
-        world, limit = World(rank, size), timedelta(seconds=patience)
+        world, limit = World(rank, size, patience), timedelta(seconds=patience)
+        world._failures.store = store
         with world.exchange():
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
@@ -175,15 +179,17 @@ class World:
         """Call `work` on process 0, and return its result, JSON, on every process.
 
         Raises:
-            RlhfError: what `work` raised; on the other processes an OtherProcessError.
+            RlhfError: what `work` raised, in three lines; on the other processes an
+                OtherProcessError.
         """
         if self.size == 1:
             return work()
         error, result = None, None
         try:
             result = work() if self.is_first else None
-        except RlhfError as raised:
-            error = raised
+        except Exception as raised:
+            if not (error := expected_error(raised)):
+                raise
         lines = error and [error.what, error.where, error.fix, error.exit_code]
         result, lines = self.tell([result, lines])
         if error:
@@ -229,45 +235,39 @@ class World:
             together: wait until every process leaves; False after an error of this process alone,
                 so that the others learn of it at once.
         """
-        if self.size == 1 or not dist.is_initialized():
-            return
         try:
-            if together:
+            if together and dist.is_initialized():
                 self.most(0.0)
         finally:
-            dist.destroy_process_group()
+            self._failures.leave()
 
     @contextmanager
     def exchange(self) -> Iterator[None]:
         """Convert what torch.distributed raises inside the block to an error in three lines.
 
         Raises:
-            ResourceError: another process ended, or did not answer in time.
+            LostProcessError: another process ended, or did not answer in time.
         """
+        start = monotonic()
         try:
             yield
         except (RuntimeError, ValueError) as error:
-            raise self._no_answer(error) from error
+            raise self._failures.lost_process(error, start) from error
 
     @contextmanager
     def collectives(self) -> Iterator[None]:
         """Convert an error of what other libraries exchange, amid errors of other kinds.
 
         Raises:
-            ResourceError: another process ended, or did not answer in time.
+            LostProcessError: another process ended, or did not answer in time.
         """
+        start = monotonic()
         try:
             yield
         except RuntimeError as error:
             if isinstance(error, dist.DistError) or "gloo" in str(error):
-                raise self._no_answer(error) from error
+                raise self._failures.lost_process(error, start) from error
             raise
-
-    def _no_answer(self, error: Exception) -> ResourceError:
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        where = f"process {self.rank} of {self.size}: {reason}"
-        fix = "see the error of that process; parallel.patience is the time it may be silent"
-        return ResourceError("another process of this run does not answer", where, fix)
 
 
 ALONE = World()  # one process
@@ -293,14 +293,3 @@ def joined(patience: float) -> Iterator[World]:
         raise
     finally:
         world.leave(together=together)
-
-
-def _store(patience: float) -> Store:
-    """Connect to the store of the launcher, under a prefix of this attempt.
-
-    The store of torchrun outlives a restart and keeps the addresses of the attempt before.
-    """
-    limit = timedelta(seconds=patience)
-    store, *_ = next(rendezvous("env://", process_rank(), num_processes(), timeout=limit))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"rlhf-{attempt}", store)

@@ -12,6 +12,7 @@ from torch import Tensor
 from rlhf.config.schema import Config
 from rlhf.errors import (
     DataError,
+    LostProcessError,
     OtherProcessError,
     ResourceError,
     UsageError,
@@ -173,6 +174,8 @@ class CheckpointManager:
             self.save(done)
             self.saved, self._failed_saves = done, 0
             return True
+        except LostProcessError:
+            raise
         except (ResourceError, OtherProcessError) as error:
             self._failed_saves += 1
             if must or self._failed_saves == FAILED_SAVES:

@@ -22,6 +22,7 @@ MAY_DIFFER = frozenset(
         "ppo.profile",
         "parallel.patience",
         "parallel.processes",
+        "parallel.restarts",
         "model.base",
         "model.vision_cache_gib",
         "model.vision_cache_dir",

@@ -11,32 +11,10 @@ from pathlib import Path
 import pytest
 
 from rlhf.cli.main import main
-from tests.support.tiny_models import INSTRUCTIONS, timeless_curves
+from tests.support.tiny_models import timeless_curves
 
 RLHF = [sys.executable, "-m", "rlhf"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=4", "-m", "rlhf"]
-
-
-@pytest.fixture
-def words(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A short run of PPO in four parts, in a directory with a space."""
-    (tmp_path / "a b").mkdir()
-    monkeypatch.chdir(tmp_path / "a b")
-    rows = [
-        {"image_path": f"pictures/{row:05d}.png", "instruction": INSTRUCTIONS[row % 4]}
-        for row in range(8)
-    ]
-    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    judge = (
-        "def score(images, instructions, responses): return [float(len(x) % 7) for x in responses]"
-    )
-    Path("judge.py").write_text(judge)
-    return (
-        f"ppo model.path={tiny}/model data.prompts=prompts.jsonl data.root={tiny} ppo.iterations=4 "
-        "ppo.rollout_batch_size=16 ppo.minibatch_size=8 ppo.ppo_epochs=1 sampling.max_new_tokens=6 "
-        "ppo.critic_warmup_iterations=0 ppo.lr=1e-3 ppo.save_every=1 parallel.parts=4 "
-        "--scorer=judge.py:score"
-    ).split()
 
 
 def run_directory(name: str) -> Path:
@@ -138,20 +116,6 @@ def test_int8_is_refused_once_if_models_are_sharded(words: list[str]) -> None:
     assert run.returncode == 2
     assert run.stderr.count("error: ") == 1
     assert "error: int8 weights cannot be sharded\nwhere: parallel.shard=true " in run.stderr
-
-
-@pytest.mark.slow
-def test_a_killed_process_is_named(words: list[str]) -> None:
-    Path("judge.py").write_text(
-        "import os\n"
-        "def score(images, instructions, responses):\n"
-        "    os.environ['RANK'] == '1' and os.kill(os.getpid(), 9)\n"
-        "    return [0.0 for _ in responses]\n"
-    )
-    command = [*RLHF, *words, "parallel.processes=2", "name=killed"]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 5
-    assert "error: SIGKILL killed process 1 of the run" in run.stderr
 
 
 @pytest.mark.parametrize(

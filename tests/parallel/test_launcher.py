@@ -7,8 +7,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from rlhf.parallel.launcher import launch, run_exit_code
+from rlhf.parallel.launcher import _exit_codes, _handled, is_crash, launch, run_exit_code
 
 
 @pytest.mark.parametrize(
@@ -22,10 +23,42 @@ from rlhf.parallel.launcher import launch, run_exit_code
         ({0: 5, 1: -9}, -9),
         ({0: -15, 1: 5}, 5),
         ({1: -15}, -15),
+        ({0: 143, 1: -9}, -9),
+        ({0: 5, 1: 143}, 143),
+        ({0: 143, 1: 75}, 75),
     ],
 )
 def test_the_code_that_says_what_happened_comes_first(codes: dict[int, int], code: int) -> None:
     assert run_exit_code(codes) == code
+
+
+@pytest.mark.parametrize("code", [1, 5, -9, -11, -6])
+def test_a_crash_may_be_tried_again(code: int) -> None:
+    assert is_crash(code)
+
+
+@pytest.mark.parametrize("code", [2, 3, 4, 6, 75, 130, 143, -15, -2, -10])
+def test_a_code_that_means_something_is_no_crash(code: int) -> None:
+    assert not is_crash(code)
+
+
+def failure(rank: int, code: int, timestamp: int) -> ProcessFailure:
+    ended = ProcessFailure(rank, 0, code, "")
+    ended.timestamp = timestamp
+    return ended
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert _handled() == ["SIGTERM", "SIGINT", "SIGQUIT", "SIGUSR1"]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_kill_by_the_launcher_itself_is_no_crash() -> None:
+    killed = {0: failure(0, 1, 100), 1: failure(1, -9, 131), 2: failure(2, -9, 100)}
+    assert _exit_codes(killed) == {0: 1, 1: -15, 2: -9}
 
 
 def python(source: str) -> list[str]:
@@ -56,8 +89,7 @@ with open('{tmp_path}/ready', 'wb', buffering=0) as pipe:
 while True:
     signal.pause()
 """
-    before = {s: signal.getsignal(s) for s in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
-
+    handlers = [signal.getsignal(s) for s in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)]
     os.mkfifo(tmp_path / "ready")
     pipe = os.open(tmp_path / "ready", os.O_RDWR)
 
@@ -73,6 +105,6 @@ while True:
     finally:
         sender.join()
         os.close(pipe)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    after = [signal.getsignal(s) for s in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)]
+    assert after == handlers
     assert sorted(path.name for path in tmp_path.glob("saved*")) == ["saved0", "saved1"]

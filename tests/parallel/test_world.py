@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributed.distributed_c10d import Store
 
-from rlhf.errors import UsageError
+from rlhf.errors import LostProcessError, UsageError
 from rlhf.parallel.world import World
 from tests.support.processes import on_processes
 
@@ -119,3 +119,26 @@ def test_nccl_is_there_for_gpus_and_gloo_for_what_is_on_the_cpu(
     )
     World.connect(Store(), 0, 2, 1.0)
     assert used == [backend]
+
+
+def one_is_silent(world: World, rank: int) -> str:
+    store = world._failures.store
+    assert store
+    others = [f"seen-{other}" for other in range(world.size) if other != rank]
+    if world.rank == rank:
+        store.wait(others)
+        return "silent"
+    with pytest.raises(LostProcessError) as error:
+        world.most(1.0)
+    store.set(f"seen-{world.rank}", "")
+    return error.value.what
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_silent_process_is_named_by_all_others(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf.parallel.failures.GRACE", 0.5)
+    expected = [f"process {rank} of this run does not answer"] * 3
+    expected[rank] = "silent"
+    assert on_processes(3, one_is_silent, rank, patience=1.0) == expected

@@ -58,8 +58,9 @@ class Recorder(Callback):
 def trainer(
     world: World, tiny: Path, directory: Path, ppo: PPOConfig = PPO, dtype: str = "float32"
 ) -> PPOTrainer:
-    """A run in four parts."""
-    llava = tiny_models.load(tiny, dtype)
+    """A run in four parts; the dtype nf4 is nf4 weights that compute in bfloat16."""
+    quantized = dtype == "nf4"
+    llava = tiny_models.load(*(tiny, "bfloat16", "nf4") if quantized else (tiny, dtype))
     torch.manual_seed(0)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=ppo.critic)
     head = ScalarHead(llava.hidden_size)
@@ -119,7 +120,7 @@ def test_a_run_is_the_same_on_one_two_and_four_processes(tiny: Path, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "nf4"])
 @pytest.mark.parametrize(
     "options",
     [

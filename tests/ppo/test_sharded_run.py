@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from rlhf.config.schema import Config, ModelConfig, ParallelConfig, PPOConfig, SamplingConfig
-from rlhf.errors import ResourceError, RlhfError, UsageError, expected_error
+from rlhf.errors import RlhfError, UsageError, expected_error
 from rlhf.models.policy import build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.models.sharding import ShardedModels, is_sharded
@@ -314,4 +314,4 @@ class _Broken:
 
 
 def test_only_errors_of_the_exchange_are_told_as_such() -> None:
-    assert on_processes(2, lost_connection)[0] == [ResourceError.__name__, RuntimeError.__name__]
+    assert on_processes(2, lost_connection)[0] == ["LostProcessError", "RuntimeError"]

@@ -66,7 +66,7 @@ def kills(trials: int, tiny: Path, directory: Path) -> Outcome:
             acknowledged = step
             outcome.note("iterations")
             outcome.check(digest == expected[step], f"kill {trial}: step {step} differs")
-        newest = _newest(run)
+        newest = newest_step(run)
         outcome.check(newest >= acknowledged, f"kill {trial}: step {acknowledged} lost")
         if newest == PPO.iterations:
             shutil.rmtree(run)
@@ -92,7 +92,8 @@ def _saved(child: Child) -> list[tuple[int, str]]:
     return [(step, digest) for step, digest in child.received() if digest]
 
 
-def _newest(run: Path) -> int:
+def newest_step(run: Path) -> int:
+    """Step of the newest checkpoint of a run; 0 if there is none, -1 if all are damaged."""
     try:
         return load_checkpoint(run / "checkpoints").step
     except NoCheckpointError:
@@ -125,14 +126,14 @@ def crash_points(rounds: int, tiny: Path, directory: Path) -> Outcome:
                 )
             )
             exit_code = child.wait()
-            newest, allowed = _newest(copy), ((0, 3) if not start else (2, 3))
+            newest, allowed = newest_step(copy), ((0, 3) if not start else (2, 3))
             outcome.check(
                 exit_code == 9 and newest in allowed,
                 f"operation {operation}: {newest}, {exit_code}",
             )
             run.checkpoints.directory = copy
             run.checkpoints.save(4)
-            outcome.check(_newest(copy) == 4, f"operation {operation}: no save afterwards")
+            outcome.check(newest_step(copy) == 4, f"operation {operation}: no save afterwards")
             outcome.check(not list(copy.glob("checkpoints/.step-*")), f"{operation}: leftovers")
     return outcome
 

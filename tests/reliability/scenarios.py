@@ -6,6 +6,7 @@ from tests.reliability.hostile_input import images, prompts, records
 from tests.reliability.kills import crash_points, damage, kills
 from tests.reliability.outcome import Scenario
 from tests.reliability.own_tests import tests_of
+from tests.reliability.processes import process_exits, process_kills, process_signals
 from tests.reliability.stops import resumes, signals, starts
 
 SCENARIOS = {
@@ -68,6 +69,24 @@ SCENARIOS = {
         soak,
         full=500,
         reduced=60,
+    ),
+    "process_kills": Scenario(
+        "kill -9 of one of 1, 2 or 4 processes: the others end, any number resumes, bit-equal",
+        process_kills,
+        full=100,
+        reduced=5,
+    ),
+    "process_signals": Scenario(
+        "a signal to one of 2 or 4 processes, or to their launcher: one checkpoint, its exit code",
+        process_signals,
+        full=60,
+        reduced=5,
+    ),
+    "process_exits": Scenario(
+        "processes that have done their work end with 0, none aborts",
+        process_exits,
+        full=50,
+        reduced=1,
     ),
     "records": Scenario(
         "damaged files of records are read or refused by file, line and field",

@@ -34,19 +34,14 @@ SMALL = [
 def signals(trials: int, tiny: Path, directory: Path) -> Outcome:
     """`rlhf ppo` told to stop at a random time: the promised exit code, and it goes on."""
     outcome, rng = Outcome(trials), random.Random(0)
-    scorer, prompts = directory / "judge.py", directory / "prompts.jsonl"
-    scorer.write_text("def score(images, asked, said):\n    return [float(len(x)) for x in said]\n")
-    row = '{{"image_path": "pictures/{:05d}.png", "instruction": "What?"}}\n'
-    prompts.write_text("".join(row.format(n) for n in range(8)))
-    args = [f"model.path={tiny / 'model'}", f"data.prompts={prompts}", f"data.root={tiny}"]
-    args += [f"output_dir={directory}", f"--scorer={scorer}:score", *SMALL]
+    args = small_run(tiny, directory)
     for trial in range(trials):
         name = rng.choice(list(EXIT_CODES))
         run = [*args, f"name=trial-{trial}", "resume=auto"]
         trained = 0
         for _ in range(2):  # the second goes on where the first stopped
             child = fork(lambda connection, run=run: main(["ppo", *run]))
-            _until_trained(directory / f"trial-{trial}", trained)
+            wait_until_trained(directory / f"trial-{trial}", trained)
             time.sleep(rng.uniform(0, 1))
             os.kill(child.pid, getattr(signal, name))
             code = child.wait()
@@ -60,7 +55,17 @@ def signals(trials: int, tiny: Path, directory: Path) -> Outcome:
     return outcome
 
 
-def _until_trained(directory: Path, trained: int) -> None:
+def small_run(tiny: Path, directory: Path) -> list[str]:
+    """Options of `rlhf ppo` in a directory, whose judge and prompts are written there."""
+    scorer, prompts = directory / "judge.py", directory / "prompts.jsonl"
+    scorer.write_text("def score(images, asked, said):\n    return [float(len(x)) for x in said]\n")
+    row = '{{"image_path": "pictures/{:05d}.png", "instruction": "What?"}}\n'
+    prompts.write_text("".join(row.format(n) for n in range(8)))
+    args = [f"model.path={tiny / 'model'}", f"data.prompts={prompts}", f"data.root={tiny}"]
+    return [*args, f"output_dir={directory}", f"--scorer={scorer}:score", *SMALL]
+
+
+def wait_until_trained(directory: Path, trained: int) -> None:
     """Wait for an iteration after those before."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:

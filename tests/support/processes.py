@@ -16,7 +16,9 @@ from rlhf.parallel.world import World
 PATIENCE = 60.0  # seconds
 
 
-def on_processes(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+def on_processes(
+    size: int, function: Callable[..., Any], *arguments: Any, patience: float = PATIENCE
+) -> list[Any]:
     """Return what `function(world, *arguments)` returns on each process, by rank.
 
     An error that it raises is returned in its place, as text for one that no user can act on. A
@@ -29,7 +31,9 @@ def on_processes(size: int, function: Callable[..., Any], *arguments: Any) -> li
         store = str(Path(directory, "store"))
         pipes = [fork.Pipe(duplex=False) for _ in range(size)]
         processes = [
-            fork.Process(target=_child, args=(store, rank, size, sender, function, arguments))
+            fork.Process(
+                target=_child, args=(store, rank, size, patience, sender, function, arguments)
+            )
             for rank, (_, sender) in enumerate(pipes)
         ]
         for process in processes:
@@ -51,6 +55,7 @@ def _child(
     store: str,
     rank: int,
     size: int,
+    patience: float,
     sender: Connection,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
@@ -60,7 +65,7 @@ def _child(
     world, together = World(rank, size), True
     try:
         met, *_ = next(rendezvous(f"file://{store}", rank, size))
-        result = function(World.connect(met, rank, size, PATIENCE), *arguments)
+        result = function(World.connect(met, rank, size, patience), *arguments)
     except Exception as error:
         result, together = "".join(traceback.format_exception(error)), False
     sender.send(result)
