@@ -1,4 +1,4 @@
-"""The processes of one run and what they exchange: the only module that knows torch.distributed."""
+"""The processes of one run and what they exchange."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +17,7 @@ from torch.distributed.distributed_c10d import Store
 from rlhf.errors import DataError, OtherProcessError, RlhfError, expected_error
 from rlhf.parallel.environment import local_rank, num_processes, process_rank
 from rlhf.parallel.failures import FailureRecord, launcher_store, stop_with_launcher
+from rlhf.parallel.tree_sum import tree_sum
 
 Unit = TypeVar("Unit")
 
@@ -126,19 +127,8 @@ class World:
         """
         if self.size == 1:
             return values
-        total, step = values.detach().cpu(), 1
         with self.exchange():
-            while step < self.size and self.rank % step == 0:
-                if self.rank % (2 * step):
-                    dist.send(total, self.rank - step)
-                elif self.rank + step < self.size:
-                    theirs = torch.empty_like(total)
-                    dist.recv(theirs, self.rank + step)
-                    total = total + theirs
-                step *= 2
-            total = total.contiguous()
-            dist.broadcast(total, 0)
-        return total.to(values.device)
+            return tree_sum(values.detach().cpu(), self.rank, self.size).to(values.device)
 
     def most(self, value: float) -> float:
         """Return the largest value of all processes; none may be NaN."""

@@ -77,6 +77,21 @@ def test_an_error_of_every_process_is_printed_by_one() -> None:
     assert on_processes(2, agreed) == [True, True]
 
 
+def long_sum(world: World, length: int) -> list[float]:
+    generator = torch.Generator().manual_seed(world.rank)
+    values = torch.randn(length, generator=generator) * 10.0 ** (world.rank % 3)
+    return world.sum(values).tolist()
+
+
+@pytest.mark.parametrize(("size", "length"), [(2, 1), (2, 7), (4, 3), (4, 1001), (8, 37), (6, 5)])
+def test_a_sum_of_any_length_is_that_of_a_tree(size: int, length: int) -> None:
+    values = [
+        torch.randn(length, generator=torch.Generator().manual_seed(rank)) * 10.0 ** (rank % 3)
+        for rank in range(size)
+    ]
+    assert on_processes(size, long_sum, length) == [tree(values).tolist()] * size
+
+
 def test_the_order_of_the_sum_matters_to_these_values() -> None:
     values = VALUES[:4].tolist()
     in_order = ((values[0] + values[1]) + values[2]) + values[3]
