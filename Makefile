@@ -27,7 +27,7 @@ browser-test: $(STAMP)
 # One run on 1, 2 and 4 processes, every critic and estimator; then processes killed, told to stop,
 # and ending, 30 minutes: docs/parallel.md
 parallel: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/parallel tests/ppo/test_processes.py tests/ppo/test_process_failures.py tests/models/test_sharding.py tests/ppo/test_sharded_run.py tests/training/test_sharded_step.py tests/commands/test_processes.py tests/cli/test_processes.py tests/cli/test_launch.py tests/cli/test_failing_processes.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/parallel tests/ppo/test_processes.py tests/ppo/test_process_failures.py tests/models/test_sharding.py tests/ppo/test_sharded_run.py tests/training/test_sharded_step.py tests/training/test_sharded_sft.py tests/commands/test_processes.py tests/cli/test_processes.py tests/cli/test_launch.py tests/cli/test_failing_processes.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.table process_kills process_signals process_exits
 
 # Every promise at full count, half an hour: docs/reliability.md. One of them: ONLY=kills

@@ -235,6 +235,3 @@ def _replace_entries(
 ) -> None:
     """Replace entries of a state dict, a hook of torch.nn.Module."""
     state.update({f"{prefix}{name}": value for name, value in entries.items()})
-
-
-UNSHARDED = ShardedModels()  # of a run whose processes hold whole models

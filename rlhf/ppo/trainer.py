@@ -15,9 +15,8 @@ from rlhf.config.schema import Config, PPOConfig, SamplingConfig
 from rlhf.data.record_set import Prompts
 from rlhf.functional import ADVANTAGE_ESTIMATORS, ScoreScaler
 from rlhf.models.policy import Policy
-from rlhf.models.sharding import UNSHARDED
 from rlhf.parallel.world import ALONE, World
-from rlhf.ppo.batch_sizes import limit_prefill, split_batches
+from rlhf.ppo.batch_sizes import limit_prefill, llavas_of, split_batches
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.divergence import (
     check_finite,
@@ -36,7 +35,6 @@ from rlhf.ppo.iteration import (
 from rlhf.ppo.metrics import SUMMARY_METRICS, iteration_metrics, run_metrics, speed_metrics
 from rlhf.ppo.options import check_policy, encoded_prompts, run_config_of
 from rlhf.ppo.sanity_checks import run_sanity_checks
-from rlhf.ppo.sharding import shard_models
 from rlhf.ppo.state import capture_state, frozen_hash, restore_state, run_hash, save_policy
 from rlhf.ppo.step_metrics import StepMetrics
 from rlhf.ppo.updater import Updater
@@ -49,6 +47,7 @@ from rlhf.tracking.tracker import Tracker
 from rlhf.training.callbacks import Callback, call
 from rlhf.training.checkpoint_manager import State, data_hash
 from rlhf.training.run_files import required_directory
+from rlhf.training.sharding import shard_models
 from rlhf.training.trainer import Trainer
 from rlhf.types import PromptBatch, Rollout
 
@@ -114,10 +113,11 @@ class PPOTrainer(Trainer):
             world=world,
         )
         self._max_prefill_tokens = policy.llava.max_prefill_tokens
-        self.sharding = UNSHARDED
         if run_config.parallel.shard:
             self._check_same()  # while every process has whole weights
-            self.sharding = shard_models(self)
+        heads = [] if policy.base_is_frozen else [policy.critic.head]
+        llavas = llavas_of(policy, self.reward)
+        self.sharding = shard_models(run_config, self.config.optimizer, llavas, heads, world)
         self.updater = Updater(self.config, policy, self.planned_steps, world, self.sharding)
         self.updater.oom_retry.prepare = self._split_prefill
         self.health = HealthMonitor(warmup=self.warmup)

@@ -19,7 +19,7 @@ from rlhf.functional import (
     whiten,
 )
 from rlhf.models.policy import Policy
-from rlhf.models.sharding import UNSHARDED, ShardedModels, shard_like
+from rlhf.models.sharding import ShardedModels, shard_like
 from rlhf.parallel.world import ALONE, World
 from rlhf.ppo.kl_coefficient import kl_controller
 from rlhf.ppo.prompt_parts import PromptParts
@@ -46,7 +46,7 @@ class Updater:
         policy: its trainable parameters and its critic's are trained.
         steps: planned optimizer steps, over which a linear schedule falls to 0.
         world: this process among those of the run, which train the same weights.
-        sharding: the models of the policy, which may be sharded over the processes.
+        sharding: the models of the policy, sharded over the processes; None: they are whole.
 
     Attributes:
         kl_coef: weight of the KL penalty, reward units per nat.
@@ -61,11 +61,11 @@ class Updater:
         policy: Policy,
         steps: int,
         world: World = ALONE,
-        sharding: ShardedModels = UNSHARDED,
+        sharding: ShardedModels | None = None,
     ) -> None:
         check_kl_choice(*kl_choice(config))
         self.config, self.policy, self.steps = config, policy, steps
-        self.world, self.sharding = world, sharding
+        self.world, self.sharding = world, sharding or ShardedModels(world=world)
         self.policy_parameters = list(policy.trainable_parameters().values())
         self.critic_parameters = list(policy.critic_parameters().values())
         self.kl_coef = config.kl_coef
@@ -76,7 +76,7 @@ class Updater:
             config.microbatch_tokens,
             len(TOKEN_MEANS),
             self.oom_retry,
-            sharding,
+            self.sharding,
         )
         self.steps_done = 0
         self.skipped_steps = 0

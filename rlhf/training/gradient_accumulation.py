@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rlhf.models.sharding import UNSHARDED, ShardedModels, is_sharded
+from rlhf.models.sharding import ShardedModels, is_sharded
 from rlhf.training.gradient_sum import GradientSum
 from rlhf.training.oom_retry import OOMRetry
 
@@ -50,7 +50,7 @@ class GradientAccumulator(Generic[Batch]):
         max_tokens: int,
         num_sums: int,
         oom_retry: OOMRetry,
-        sharding: ShardedModels = UNSHARDED,
+        sharding: ShardedModels,
     ) -> None:
         self.parameters, self.max_tokens, self.num_sums = list(parameters), max_tokens, num_sums
         self.replicated = [value for value in self.parameters if not is_sharded(value)]

@@ -12,6 +12,7 @@ from rlhf.config.resolve import with_parts
 from rlhf.config.schema import Config, RewardConfig
 from rlhf.config.validation import check_config
 from rlhf.data.record_set import Preferences
+from rlhf.errors import UsageError, told_once
 from rlhf.functional import center_rewards_loss, preference_loss
 from rlhf.functional.preference_metrics import pair_accuracy
 from rlhf.parallel.world import ALONE, World
@@ -91,6 +92,9 @@ class RewardTrainer(Trainer):
         self.config, self.model, self.seed = config or RewardConfig(), model, seed
         run_config = run_config or check_config(Config(reward=self.config, seed=seed))
         run_config = with_parts(run_config, world.size, self.command)
+        if run_config.parallel.shard:
+            what, fix = "rlhf reward does not shard models", "leave parallel.shard out"
+            raise told_once(UsageError(what, "parallel.shard=true", fix))
         pairs = training_pairs(encoded_pairs(pairs, model), self.config)
         candidates = [*model.backbone().parameters(), *model.head.parameters()]
         self.parameters = [value for value in candidates if value.requires_grad]

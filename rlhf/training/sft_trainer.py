@@ -26,6 +26,7 @@ from rlhf.training.checkpoint_manager import State, data_hash
 from rlhf.training.data_order import num_steps
 from rlhf.training.oom_retry import OOMRetry
 from rlhf.training.run_files import required_directory
+from rlhf.training.sharding import shard_models
 from rlhf.training.supervised_loop import OptimizerLoop
 from rlhf.training.trainer import Trainer
 from rlhf.types import PromptBatch, Responses
@@ -84,13 +85,6 @@ class SFTTrainer(Trainer):
         if run_config.parallel.parts > 1:
             model.prefix_cache.limit = 0  # a part depends on its own rows only
         self.steps = num_steps(len(self.prompts), self.config.batch_size, self.config.epochs)
-        self.optimizer_loop = OptimizerLoop(
-            model.model.parameters(),
-            self.config,
-            self.steps,
-            parts=run_config.parallel.parts,
-            oom_retry=OOMRetry(self.config.batch_size, world),
-        )
         super().__init__(
             run_config,
             save_every=self.config.save_every,
@@ -99,6 +93,18 @@ class SFTTrainer(Trainer):
             run_dir=run_dir,
             trackers=trackers,
             world=world,
+        )
+        if run_config.parallel.shard:
+            self._check_processes(model.model.named_parameters())  # while they are whole
+        optimizer = self.config.optimizer
+        self.sharding = shard_models(run_config, optimizer, [model], [], world)
+        self.optimizer_loop = OptimizerLoop(
+            model.model.parameters(),
+            self.config,
+            self.steps,
+            parts=run_config.parallel.parts,
+            oom_retry=OOMRetry(self.config.batch_size, world),
+            sharding=self.sharding,
         )
 
     @property
@@ -162,7 +168,9 @@ class SFTTrainer(Trainer):
         """Write the model to model/ of the directory, or its adapter to adapter/."""
         place = required_directory(directory, self.run_dir)
         metrics = self.summary()
-        self.world.first(partial(save_trained, self.llava, place, command="sft", metrics=metrics))
+        save = partial(save_trained, self.llava, place, command="sft", metrics=metrics)
+        with self.sharding.saving():
+            self.world.first(save)
         return place
 
     def summary(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rlhf.config.schema import RewardConfig, SFTConfig
 from rlhf.errors import DivergedError
+from rlhf.models.sharding import ShardedModels, shard_like
 from rlhf.storage.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from rlhf.training.checkpoint_manager import by_index, restore_parameters
 from rlhf.training.data_order import shuffled_batches
@@ -35,6 +36,7 @@ class OptimizerLoop:
         parts: consecutive parts that a batch is cut into, whose gradients are summed in a tree.
         oom_retry: splits microbatches after out-of-memory errors, and knows the processes of the
             run, which train the same weights; None: one process.
+        sharding: the models, sharded over the processes; None: they are whole.
 
     Attributes:
         done: optimizer steps taken so far.
@@ -49,16 +51,18 @@ class OptimizerLoop:
         num_sums: int = 1,
         parts: int = 1,
         oom_retry: OOMRetry | None = None,
+        sharding: ShardedModels | None = None,
     ) -> None:
         self.options, self.steps, self.parts = options, steps, parts
         self.oom_retry = oom_retry or OOMRetry(options.batch_size)
+        self.sharding = sharding or ShardedModels(world=self.oom_retry.world)
         self.done = 0
         self.parameters = [value for value in parameters if value.requires_grad]
         self.optimizer = adamw(
             options.optimizer, self.parameters, lr=options.lr, weight_decay=options.weight_decay
         )
         self.accumulator = GradientAccumulator[Tensor](
-            self.parameters, options.microbatch_tokens, num_sums, self.oom_retry
+            self.parameters, options.microbatch_tokens, num_sums, self.oom_retry, self.sharding
         )
 
     @property
@@ -107,8 +111,11 @@ class OptimizerLoop:
         """
         parts = rows.tensor_split(self.parts)
         own = [parts[number] for number in self.oom_retry.world.share(self.parts)]
-        result = self.accumulator.run(own, microbatches, lambda part: Statistics(backward(part)))
-        norm = clip_gradients(self.parameters, self.options.max_grad_norm)
+        result = self.accumulator.run(
+            own, microbatches, lambda part: Statistics(backward(part)), rows
+        )
+        with self.sharding.world.collectives():
+            norm = clip_gradients(self.parameters, self.options.max_grad_norm)
         sums: list[float] = result.sums.tolist()
         if not finite(sums[0], norm):
             raise DivergedError(
@@ -124,9 +131,13 @@ class OptimizerLoop:
         return {"optim/grad_norm": norm, "lr": lr}, sums
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Tensors of parameters and optimizer by part and name, and all other state as JSON."""
-        tensors, values = optimizer_tensors(self.optimizer)
-        parts = {"parameters": by_index(self.parameters), "optimizer": tensors}
+        """Tensors of parameters and optimizer by part and name, and all other state as JSON.
+
+        Tensors are on process 0 only; all processes call this together.
+        """
+        tensors, values = optimizer_tensors(self.optimizer, self.sharding.gather)
+        parameters = self.sharding.gather_all(by_index(self.parameters))
+        parts = {"parameters": parameters, "optimizer": tensors}
         splits = self.oom_retry.num_splits
         return parts, {"done": self.done, "optimizer": values, "num_splits": splits}
 
@@ -138,5 +149,6 @@ class OptimizerLoop:
         """
         restore_parameters(by_index(self.parameters), checkpoint, "parameters")
         state = checkpoint.state["optimizer_loop"]
-        restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
+        tensors = checkpoint.tensors["optimizer"]
+        restore_optimizer(self.optimizer, tensors, state["optimizer"], shard_like)
         self.done, self.oom_retry.num_splits = state["done"], state["num_splits"]

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from rlhf.config.schema import Config
+from rlhf.models.sharding import ShardedModels, is_sharded
 from rlhf.parallel.world import ALONE, World
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.storage.hashing import hash_tensors, text_hash
@@ -39,6 +40,7 @@ class Trainer(ABC):
         final_metrics: names of the metrics that runs are compared by.
         metrics: of the last iteration.
         checkpoints: saves the state of the loop.
+        sharding: the models, if they are sharded over the processes.
     """
 
     command: ClassVar[str]
@@ -62,6 +64,7 @@ class Trainer(ABC):
         self._trackers, self._closes = trackers if world.is_first else [], True
         self._writer: MetricsWriter | None = None
         self._user_metrics, self._stops = dict[str, float](), False
+        self.sharding = ShardedModels(world=world)
         self.checkpoints = CheckpointManager(
             self.command,
             run_config,
@@ -188,21 +191,23 @@ class Trainer(ABC):
         """Refuse processes whose weights or training data differ.
 
         Args:
-            named_tensors: all weights, by name.
+            named_tensors: all weights, by name; sharded ones are left out.
 
         Raises:
             DataError: those of a process are not those of process 0.
         """
 
         def value() -> str:
-            return text_hash(f"{hash_tensors(named_tensors)} {self.checkpoints.data}")
+            whole = ((name, value) for name, value in named_tensors if not is_sharded(value))
+            return text_hash(f"{hash_tensors(whole)} {self.checkpoints.data}")
 
         self.world.same("weights or training data", value)
 
     def _with_user_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
         """Call `on_iteration`, and return the metrics with those that the user logged."""
         metrics = metrics | self._user_metrics
-        stops = not call(self.callbacks, "on_iteration", self, metrics)
+        with self.sharding.whole(bool(self.callbacks)):
+            stops = not call(self.callbacks, "on_iteration", self, metrics)
         self._stops |= bool(self.world.most(stops))
         metrics, self._user_metrics = metrics | self._user_metrics, {}
         return metrics

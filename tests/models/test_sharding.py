@@ -12,7 +12,7 @@ from rlhf.config.schema import ModelConfig
 from rlhf.errors import UsageError
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy, build_policy
-from rlhf.models.sharding import UNSHARDED, ShardedModels, is_sharded, shard_like
+from rlhf.models.sharding import ShardedModels, is_sharded, shard_like
 from rlhf.parallel.world import World
 from rlhf.storage.hashing import hash_tensors
 from tests.support import tiny_models
@@ -147,7 +147,7 @@ def test_what_cannot_be_sharded_is_refused(
 def test_alone_nothing_is_sharded(tiny: Path) -> None:
     policy = policy_of(tiny)
     sharding = ShardedModels([policy.llava], [policy.critic.head])
-    assert not sharding.active and not UNSHARDED.active
+    assert not sharding.active
     assert sharding.missing_passes(3) == 0
     named: dict[str, nn.Parameter] = policy.trainable_parameters()
     gathered = sharding.gather_all(named)
