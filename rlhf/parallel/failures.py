@@ -66,14 +66,14 @@ class FailureRecord:
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def lost_process(self, error: Exception, start: float) -> LostProcessError:
+    def lost_process(self, error: Exception, *, timed_out: bool) -> LostProcessError:
         """Leave after an error of torch.distributed, and convert it to one in three lines.
 
         Args:
             error: its first sentence is shown, without the source file that it names.
-            start: time by `monotonic` at which the exchange began.
+            timed_out: because another process has not answered in time.
         """
-        self.leave(timed_out=monotonic() - start >= 0.9 * self.patience)
+        self.leave(timed_out=timed_out)
         silent = ", ".join(map(str, self.silent_processes()))
         who = f"process {silent}" if silent else "another process"
         first_line = (str(error).strip() or type(error).__name__).split("\n")[0]

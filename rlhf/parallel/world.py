@@ -242,7 +242,8 @@ class World:
         try:
             yield
         except (RuntimeError, ValueError) as error:
-            raise self._failures.lost_process(error, start) from error
+            timed_out = monotonic() - start >= 0.9 * self._failures.patience
+            raise self._failures.lost_process(error, timed_out=timed_out) from error
 
     @contextmanager
     def collectives(self) -> Iterator[None]:
@@ -251,13 +252,13 @@ class World:
         Raises:
             LostProcessError: another process ended, or did not answer in time.
         """
-        start = monotonic()
         try:
             yield
         except RuntimeError as error:
-            if isinstance(error, dist.DistError) or "gloo" in str(error):
-                raise self._failures.lost_process(error, start) from error
-            raise
+            if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise
+            timed_out = any(words in str(error).lower() for words in ("timed out", "timeout"))
+            raise self._failures.lost_process(error, timed_out=timed_out) from error
 
 
 ALONE = World()  # one process

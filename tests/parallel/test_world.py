@@ -157,3 +157,22 @@ def test_a_silent_process_is_named_by_all_others(
     expected = [f"process {rank} of this run does not answer"] * 3
     expected[rank] = "silent"
     assert on_processes(3, one_is_silent, rank, patience=1.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "silent"),
+    [
+        ("[gloo/transport/tcp/pair.cc:537] Connection closed by peer", False),
+        ("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 600000ms for recv", True),
+    ],
+)
+def test_who_is_silent_is_told_by_the_error_of_a_collective(
+    monkeypatch: pytest.MonkeyPatch, message: str, silent: bool
+) -> None:
+    world, seen = World(0, 2), list[bool]()
+    monkeypatch.setattr(world._failures, "leave", lambda *, timed_out: seen.append(timed_out))
+    with pytest.raises(LostProcessError), world.collectives():
+        raise RuntimeError(message)
+    with pytest.raises(RuntimeError, match="a shape is wrong"), world.collectives():
+        raise RuntimeError("a shape is wrong")
+    assert seen == [silent]

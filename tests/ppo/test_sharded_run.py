@@ -248,6 +248,29 @@ def test_a_bug_on_one_process_stays_a_bug_there(tiny: Path, tmp_path: Path) -> N
     assert second == "bug a shape is wrong"
 
 
+def run_with_a_bad_gradient(world: World, tiny: Path, directory: Path) -> list[Any]:
+    run, calls = trainer(world, tiny, directory, model=FULL), []
+    backward = run.updater._backward
+
+    def poisoned(loss: Tensor) -> Tensor:
+        calls.append(loss)
+        bad = world.rank == 1 and len(calls) == 1
+        return backward(loss * float("nan") if bad else loss)
+
+    run.updater._backward = poisoned  # type: ignore[method-assign]
+    run.run()
+    finite = all(bool(x.isfinite().all()) for x in trained(run).values())
+    return [run.updater.skipped_steps, finite, result_tokens(run)]
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_not_finite_on_one_process_is_skipped_by_all(
+    tiny: Path, tmp_path: Path
+) -> None:
+    first, second = on_processes(2, run_with_a_bad_gradient, tiny, tmp_path)
+    assert first == second and first[:2] == [1, True]
+
+
 def held(world: World, tiny: Path, directory: Path) -> list[Any]:
     """Whether layers are sharded between iterations, and inside a callback."""
     run = trainer(world, tiny, directory, ppo=replace(SHORT, log_samples_every=1))
