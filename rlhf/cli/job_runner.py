@@ -12,6 +12,7 @@ from rlhf.cli.commands import COMMANDS, CommandFunction
 from rlhf.cli.hydra_compose import compose_options, to_yaml
 from rlhf.cli.input_checks import load_function
 from rlhf.cli.notes import is_read, next_step, option_changes
+from rlhf.cli.processes import takes_processes
 from rlhf.commands.job import Job
 from rlhf.config.paths import expand_home
 from rlhf.config.resolve import with_parts
@@ -78,7 +79,7 @@ def run_job(
     _check_output(command, config)
     _silence_libraries()
     option_changes(command, config)
-    if is_read(command, "parallel.parts"):
+    if takes_processes(command) and is_read(command, "parallel.parts"):
         config = _with_parts(command, config)
     paths = [Path(expand_home(word, "FILE")) for word in files]
     job = partial(
@@ -112,7 +113,7 @@ def _with_parts(command: str, config: Config) -> Config:
     processes = num_processes()
     checked = with_parts(config, processes, command)
     if processes > 1 and not config.parallel.parts:
-        text = "the result is that of another number of processes up to rounding only"
+        text = "with another number of processes the result is the same up to rounding only"
         say(f"parallel.parts={processes}, one a process: {text}", "yellow")
     return checked
 

@@ -1,6 +1,7 @@
 """A command line on several processes: which commands may, and what each process prints."""
 
 from rlhf.cli.call import Call
+from rlhf.cli.commands import COMMANDS
 from rlhf.cli.notes import is_read
 from rlhf.errors import (
     LostProcessError,
@@ -37,7 +38,7 @@ def check_processes(call: Call) -> None:
 
 def takes_processes(command: str) -> bool:
     """Whether a command may run on several processes."""
-    return is_read(command, "parallel.processes")
+    return COMMANDS[command].has_run_dir and is_read(command, "parallel.processes")
 
 
 def is_quiet(call: Call) -> bool:

@@ -1,10 +1,12 @@
-"""`rlhf plan`: whether a PPO run fits a GPU, and how long an iteration takes at best."""
+"""`rlhf plan`: whether a PPO run fits its GPUs, and how long an iteration takes at best."""
 
 from typing import Any
 
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import resolve_model
-from rlhf.config.schema import GIB
+from rlhf.config.resolve import recommended_parts, with_parts
+from rlhf.config.schema import GIB, Config
+from rlhf.planning.exchange import sent_bytes
 from rlhf.planning.fit import changed_options, smallest_change, with_checkpointing_if_needed
 from rlhf.planning.gpus import GPU, select_gpus
 from rlhf.planning.ideal_time import ideal_seconds
@@ -24,6 +26,8 @@ def plan(job: Job) -> dict[str, Any]:
         fits, and which options to change if not; ideal seconds of one iteration.
     """
     config, location = resolve_model(job)
+    processes = config.parallel.processes
+    with_parts(config, processes)  # refuses parts that cannot be shared
     dims = read_dims(location.base)
     workload = workload_of(config, dims, starts_from_adapter=location.adapter is not None)
     gpus = select_gpus(config.plan.gpu)
@@ -34,6 +38,8 @@ def plan(job: Job) -> dict[str, Any]:
     largest = " (the largest of its grid)" if dims.image_tiles > 1 else ""
     say(f"an image takes {dims.image_tokens} tokens{largest}")
     _print_memory(memory, workload)
+    if processes > 1:
+        _print_processes(config, dims, workload)
     verdicts = {gpu.name: _verdict(dims, workload, gpu) for gpu in gpus}
     times = {gpu.name: ideal_seconds(dims, workload, gpu) for gpu in gpus if gpu.bandwidth_tbs}
     _print_times(times)
@@ -76,14 +82,27 @@ def _print_memory(memory: MemoryEstimate, workload: Workload) -> None:
     rows = [[name, *(_gib(by_phase[phase].get(name)) for phase in PHASES)] for name in names]
     peaks = memory.peaks()
     rows.append(["total", *(_gib(peaks[phase]) for phase in PHASES)])
-    table("memory on the GPU, GiB", ("part", *PHASES), rows)
+    table("memory on a GPU, GiB", ("part", *PHASES), rows)
     plain, checkpointed = memory.activations
-    microbatch_rows = workload.microbatch_rows(workload.minibatch_size)
+    microbatch_rows = workload.microbatch_rows(workload.rows_of_part(workload.minibatch_size))
     say(
         f"activations of a micro-batch of {microbatch_rows} rows: "
         f"{_gib(plain)} GiB, with gradient checkpointing {_gib(checkpointed)} GiB"
     )
     say(f"cached features on the CPU: {memory.image_feature_bytes / 2**20:.2f} MiB an image")
+
+
+def _print_processes(config: Config, dims: ModelDims, workload: Workload) -> None:
+    """Say what a process does and sends, and which number of parts to choose."""
+    sent = {name: size / GIB for name, size in sent_bytes(dims, workload).items() if size}
+    amounts = ", ".join(f"{name} {size:.2f}" for name, size in sent.items())
+    rows = workload.own_rollout_rows
+    say(f"{workload.processes} processes, a GPU each: {rows} responses an iteration on each")
+    say(f"a process sends, GiB an iteration: {amounts}")
+    parts = recommended_parts(config, workload.processes)
+    if not config.parallel.parts:
+        text = "bit for bit the same result on any number of processes that divides it"
+        say(f"choose parallel.parts={parts} at the start of a run: {text}")
 
 
 def _print_times(times: dict[str, dict[str, float]]) -> None:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from rlhf.config.schema import Config, PPOConfig
 from rlhf.errors import UsageError
 
+MANY_PROCESSES = 8  # that a run may later have
+
 
 def kl_choice(ppo: PPOConfig) -> tuple[str, str]:
     """Return placement and estimator of the KL penalty; an empty estimator becomes a valid one.
@@ -58,6 +60,19 @@ def with_parts(config: Config, processes: int, command: str = "ppo") -> Config:
             f"run on {', '.join(map(str, numbers))} processes, or begin a run with other parts",
         )
     return replace(config, parallel=replace(config.parallel, parts=parts))
+
+
+def recommended_parts(config: Config, processes: int) -> int:
+    """Return parts for a PPO run that suit up to 8 processes, if a minibatch has so many prompts.
+
+    Args:
+        config: the options.
+        processes: number of processes that is certain.
+    """
+    parts, (_, _, prompts, _) = processes, _batch(config, "ppo")
+    while 2 * parts <= min(prompts, MANY_PROCESSES):
+        parts *= 2
+    return parts
 
 
 def _batch(config: Config, command: str) -> tuple[str, str, int, str]:

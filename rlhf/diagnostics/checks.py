@@ -9,6 +9,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
 from rlhf.diagnostics.environment import METRICS_WRITER, QUANTIZATION, Environment, one_line
+from rlhf.diagnostics.problems import PROCESSES
+from rlhf.diagnostics.process_check import check_processes
 
 if TYPE_CHECKING:  # torch may be what does not load
     from torch import Tensor
@@ -37,13 +39,16 @@ class CheckResult:
     note: str = ""
 
 
-def run_checks(environment: Environment, device: str, dtype: str) -> Iterator[CheckResult]:
+def run_checks(
+    environment: Environment, device: str, dtype: str, processes: int = 1
+) -> Iterator[CheckResult]:
     """Run every check on one device; those that cannot run are skipped with a reason.
 
     Args:
         environment: decides what is skipped.
         device: `cpu`, `cuda` or `mps`.
         dtype: in which quantized layers compute, e.g. `float32`.
+        processes: of the run; with one, all GPUs of the machine are tried together.
 
     Yields:
         The result of each check.
@@ -59,6 +64,9 @@ def run_checks(environment: Environment, device: str, dtype: str) -> Iterator[Ch
         yield run_check(kind, partial(check_linear, device, dtype, kind), missing_bnb)
     yield run_check("8-bit AdamW", partial(_check_adamw_8bit, device), missing_bnb)
     yield run_check("Triton", _check_triton, missing or _no_triton(environment, device))
+    count = processes if processes > 1 else environment.num_gpus if device == "cuda" else 1
+    if count > 1:
+        yield run_check(PROCESSES, partial(check_processes, device, count), missing)
     yield run_check(
         "TensorBoard",
         _check_metrics_writer,

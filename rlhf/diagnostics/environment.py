@@ -93,6 +93,11 @@ class Environment:
     memory: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     disk_free: int | None = None
 
+    @property
+    def num_gpus(self) -> int:
+        """Number of CUDA devices."""
+        return sum(device.name.startswith("cuda") for device in self.devices)
+
     def has(self, kind: str) -> bool:
         """Whether there is a device of a kind: `cpu`, `cuda` or `mps`."""
         return any(device.name.partition(":")[0] == kind for device in self.devices)

@@ -11,6 +11,7 @@ from packaging.version import Version
 from rlhf.config.schema import Config
 from rlhf.diagnostics.environment import QUANTIZATION, Environment
 
+PROCESSES = "several processes"
 MIN_DISK = 10**9  # bytes: an adapter with its optimizer, twice
 MIN_DRIVER = {11: 450, 12: 525, 13: 580}  # NVIDIA, CUDA compatibility: by major CUDA version
 TORCH_CUDA_MAJORS = (12, 13)  # major CUDA versions that torch is built for
@@ -49,6 +50,7 @@ def find_problems(environment: Environment, config: Config) -> list[Problem]:
         *_imports(environment),
         *_versions(environment),
         *_devices(environment, config.device),
+        *_processes(environment, config),
         *_bitsandbytes(environment),
         *_triton(environment),
         *_disk(environment, config.output_dir),
@@ -107,6 +109,15 @@ def _devices(environment: Environment, requested: str) -> Iterator[Problem]:
             yield Problem(
                 "device" if used else "GPU", what, _torch_for_gpu(device.arch, environment)
             )
+
+
+def _processes(environment: Environment, config: Config) -> Iterator[Problem]:
+    """More processes than GPUs; shards are exchanged between GPUs only."""
+    processes, gpus = config.parallel.processes, environment.num_gpus
+    if gpus and processes > gpus and config.device in ("auto", "cuda"):
+        what = f"{processes} processes share {gpus} GPU{'s' if gpus > 1 else ''}"
+        component = PROCESSES if config.parallel.shard else "speed"
+        yield Problem(component, what, f"set parallel.processes={gpus}")
 
 
 def _missing_gpu(environment: Environment) -> tuple[str, str] | None:

@@ -7,9 +7,14 @@ from typing import Any
 
 from rlhf.config.resolve import weights_dtype
 from rlhf.config.schema import Config
-from rlhf.diagnostics.checks import CheckResult, check_linear, run_check, run_checks
+from rlhf.diagnostics.checks import (
+    CheckResult,
+    check_linear,
+    run_check,
+    run_checks,
+)
 from rlhf.diagnostics.environment import Environment, read_devices, read_environment
-from rlhf.diagnostics.problems import Problem, find_problems, fix_for
+from rlhf.diagnostics.problems import PROCESSES, Problem, find_problems, fix_for
 from rlhf.errors import ResourceError
 
 PACKAGE_OF = {  # package to upgrade if a check fails; torch for the others
@@ -68,7 +73,8 @@ def examine(config: Config) -> DoctorReport:
     """Read the environment and run all checks; takes seconds, mostly to import libraries."""
     environment = read_environment(config)
     device = chosen_device(config, environment)
-    checks = list(run_checks(environment, device, chosen_dtype(config, device)))
+    dtype, processes = chosen_dtype(config, device), config.parallel.processes
+    checks = list(run_checks(environment, device, dtype, processes))
     return build_report(config, environment, checks)
 
 
@@ -132,6 +138,8 @@ def build_report(
         needed |= {"bitsandbytes", "8-bit AdamW"}
     if device == "cuda":
         needed.add("Triton")  # once installed, the kernels use it
+    if config.parallel.processes > 1:
+        needed.add(PROCESSES)
     failed = [_problem(result) for result in checks if result.state == "failed"]
     return DoctorReport(
         environment, checks, [*find_problems(environment, config), *failed], frozenset(needed)
@@ -139,7 +147,10 @@ def build_report(
 
 
 def _problem(failed: CheckResult) -> Problem:
-    fix = fix_for(failed.note, f"pip install --upgrade {PACKAGE_OF.get(failed.name, 'torch')}")
+    default = f"pip install --upgrade {PACKAGE_OF.get(failed.name, 'torch')}"
+    if failed.name == PROCESSES:
+        default = "NCCL_DEBUG=INFO rlhf doctor, with these options, says which card or link fails"
+    fix = fix_for(failed.note, default)
     return Problem(failed.name, f"{failed.name} fails: {failed.note}", fix)
 
 

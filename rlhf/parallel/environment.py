@@ -20,6 +20,11 @@ def local_rank() -> int:
     return _number("LOCAL_RANK") if num_processes() > 1 else 0
 
 
+def num_local_processes() -> int:
+    """Number of processes of this run on this machine: LOCAL_WORLD_SIZE."""
+    return max(1, _number("LOCAL_WORLD_SIZE")) if num_processes() > 1 else 1
+
+
 def num_restarts() -> int | None:
     """How often `rlhf` has started this run again; None if it has not started its processes."""
     return _number(RESTARTS) if RESTARTS in os.environ else None

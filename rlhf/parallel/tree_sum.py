@@ -9,7 +9,8 @@ def tree_sum(values: Tensor, rank: int, size: int) -> Tensor:
     """Return the sum over all processes, ((0 + 1) + (2 + 3)) + …, equal to the last bit on each.
 
     Args:
-        values: [n], float, on the CPU; the same n and dtype on every process.
+        values: [n], float, on a device that the processes exchange from; the same n and dtype on
+            every process.
         rank: number of this process, from 0.
         size: number of processes.
     """
@@ -39,10 +40,9 @@ def _sum_by_halves(values: Tensor, rank: int, size: int) -> Tensor:
 
 def _swap(given: Tensor, received: Tensor, other: int) -> None:
     """Send a tensor to another process, and receive the one that it sends."""
-    sent = dist.isend(given, other)
-    dist.recv(received, other)
-    if sent:
-        sent.wait()
+    operations = [dist.P2POp(dist.isend, given, other), dist.P2POp(dist.irecv, received, other)]
+    for work in dist.batch_isend_irecv(operations):  # NCCL needs both at once
+        work.wait()
 
 
 def _sum_to_first(values: Tensor, rank: int, size: int) -> Tensor:

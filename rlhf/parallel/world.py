@@ -15,7 +15,12 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
 from rlhf.errors import DataError, OtherProcessError, RlhfError, expected_error
-from rlhf.parallel.environment import local_rank, num_processes, process_rank
+from rlhf.parallel.environment import (
+    local_rank,
+    num_local_processes,
+    num_processes,
+    process_rank,
+)
 from rlhf.parallel.failures import FailureRecord, launcher_store, stop_with_launcher
 from rlhf.parallel.tree_sum import tree_sum
 
@@ -26,7 +31,8 @@ class World:
     """This process among those of one run; alone, every method is the identity.
 
     All processes call the methods that exchange something in the same order. Tensors are exchanged
-    on the CPU by gloo; NCCL is there for what FSDP exchanges on GPUs.
+    on the CPU by gloo. If each process has a GPU of its own, NCCL sums those on GPUs, and exchanges
+    what FSDP does.
 
     Args:
         rank: number of this process, from 0. Process 0 owns the files and the console.
@@ -36,6 +42,9 @@ class World:
 
     def __init__(self, rank: int = 0, size: int = 1, patience: float = 0) -> None:
         self.rank, self.size = rank, size
+        self._has_gpu = torch.cuda.is_available() and (
+            num_local_processes() <= torch.cuda.device_count()
+        )
         self._failures = FailureRecord(rank, size, patience)
 
     @staticmethod
@@ -75,7 +84,7 @@ class World:
         world._failures.store = store
         with world.exchange():
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                "cpu:gloo,cuda:nccl" if world._has_gpu else "gloo",
                 store=store,
                 rank=rank,
                 world_size=size,
@@ -127,8 +136,9 @@ class World:
         """
         if self.size == 1:
             return values
+        own = values.detach() if self._has_gpu else values.detach().cpu()
         with self.exchange():
-            return tree_sum(values.detach().cpu(), self.rank, self.size).to(values.device)
+            return tree_sum(own, self.rank, self.size).to(values.device)
 
     def most(self, value: float) -> float:
         """Return the largest value of all processes; none may be NaN."""

@@ -95,7 +95,7 @@ def saved_activation_bytes(
         checkpointing: whether layers are recomputed; None: as in `workload`.
     """
     recompute = workload.gradient_checkpointing if checkpointing is None else checkpointing
-    rows = workload.microbatch_rows(workload.minibatch_size)
+    rows = workload.microbatch_rows(workload.rows_of_part(workload.minibatch_size))
     tokens = workload.forward_tokens(rows)
     prompt_kv = prompt_kv_bytes(dims, workload, rows)
     joins_kv = workload.triton and (workload.uses_alora or workload.samples_per_prompt > 1)

@@ -15,6 +15,7 @@ MIN_LORA_RANK = 8
 OPTIONS = {
     "microbatch_tokens": "ppo.microbatch_tokens",
     "gradient_checkpointing": "model.gradient_checkpointing",
+    "shard": "parallel.shard",
     "prefix_cache_gib": "model.prefix_cache_gib",
     "sampling_batch_size": "sampling.batch_size",
     "optimizer": "ppo.optimizer",
@@ -94,6 +95,8 @@ def _levels(workload: Workload) -> Iterator[tuple[str, list[Any]]]:
     """Yield each field with the values to try, mildest first."""
     yield "microbatch_tokens", _halvings(workload.microbatch_tokens, workload.sequence_tokens)
     yield "gradient_checkpointing", [] if workload.gradient_checkpointing else [True]
+    can_shard = workload.processes > 1 and workload.quantization != "int8"
+    yield "shard", [True] if can_shard and not (workload.shard or workload.uses_alora) else []
     yield (
         "prefix_cache_gib",
         [gib for gib in (2.0, 1.0, 0.0) if workload.uses_alora and gib < workload.prefix_cache_gib],

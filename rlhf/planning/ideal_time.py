@@ -1,6 +1,7 @@
 """Ideal time of one PPO iteration: arithmetic at the GPU's peak rate, decoding at its bandwidth."""
 
 from rlhf.planning.activation_memory import kv_cache_bytes, prompt_kv_bytes
+from rlhf.planning.exchange import exchange_seconds
 from rlhf.planning.gpus import GPU
 from rlhf.planning.memory import base_model_bytes, cached_prompt_share
 from rlhf.planning.model_dims import ModelDims
@@ -27,7 +28,8 @@ def ideal_seconds(dims: ModelDims, workload: Workload, gpu: GPU) -> dict[str, fl
     Under aLoRA forward = R · linear + attention(S) - attention(P): a prompt is read once, in the
     prefill, as far as the prefix cache holds it, and otherwise again in every pass. An image's
     features are computed once. LoRA's own products (2-3 %), dequantization, norms and the optimizer
-    are left out.
+    are left out. On several processes B is the share of one; they add `exchange`, see
+    `exchange_seconds`.
 
     Args:
         dims: sizes of the model.
@@ -36,11 +38,11 @@ def ideal_seconds(dims: ModelDims, workload: Workload, gpu: GPU) -> dict[str, fl
 
     Returns:
         Phase to seconds: vision, prefill, decode, old_logprobs, values, ref_logprobs, scores,
-        update.
+        update, and on several processes exchange.
     """
     full_width = workload.activation_width == 4
     peak = TERA * (gpu.float32_tflops if full_width else gpu.bfloat16_tflops)
-    rows, head = workload.rollout_batch_size, workload.max_new_tokens * lm_head_flops(dims)
+    rows, head = workload.own_rollout_rows, workload.max_new_tokens * lm_head_flops(dims)
     prompt = prompt_flops(dims, workload)
     uncached_prompt = 0.0
     if workload.uses_alora:
@@ -54,7 +56,7 @@ def ideal_seconds(dims: ModelDims, workload: Workload, gpu: GPU) -> dict[str, fl
     train = evaluate + backward_cost * (forward + head) + recompute
     operations = {
         "vision": rows * vision_flops(dims),
-        "prefill": workload.num_prompts * prompt + rows * lm_head_flops(dims),
+        "prefill": workload.prompts_of(rows) * prompt + rows * lm_head_flops(dims),
         "decode": 0,
         "old_logprobs": rows * (evaluate if workload.recompute_logprobs else head),
         "values": rows * evaluate * critic_forwards,
@@ -63,7 +65,10 @@ def ideal_seconds(dims: ModelDims, workload: Workload, gpu: GPU) -> dict[str, fl
         "update": workload.ppo_epochs * rows * train * (1 + critic_forwards),
     }
     times = {phase: amount / peak for phase, amount in operations.items()}
-    return times | {"decode": decode_seconds(dims, workload, gpu, peak)}
+    times |= {"decode": decode_seconds(dims, workload, gpu, peak)}
+    return times | (
+        {"exchange": exchange_seconds(dims, workload)} if workload.processes > 1 else {}
+    )
 
 
 def decode_seconds(dims: ModelDims, workload: Workload, gpu: GPU, peak: float) -> float:
@@ -76,7 +81,8 @@ def decode_seconds(dims: ModelDims, workload: Workload, gpu: GPU, peak: float) -
         peak: operations a second.
     """
     weights = decoder_weight_bytes(dims, workload)
-    full_batches, remainder = divmod(workload.rollout_batch_size, workload.generation_rows)
+    part_rows = workload.rows_of_part(workload.rollout_batch_size)
+    full_batches, remainder = divmod(part_rows, workload.generation_rows)
     seconds = 0.0
     for rows, batches in ((workload.generation_rows, full_batches), (remainder, remainder > 0)):
         prompt_kv = prompt_kv_bytes(dims, workload, rows)
@@ -85,7 +91,7 @@ def decode_seconds(dims: ModelDims, workload: Workload, gpu: GPU, peak: float) -
             per_row = linear_flops(dims) + lm_head_flops(dims)
             operations = rows * (per_row + 4 * _attention_width(dims) * tokens)
             read_seconds = (weights + suffix_kv + prompt_kv) / (TERA * gpu.bandwidth_tbs)
-            seconds += batches * max(read_seconds, operations / peak)
+            seconds += workload.own_parts * batches * max(read_seconds, operations / peak)
     return seconds
 
 

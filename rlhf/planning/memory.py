@@ -57,12 +57,13 @@ def estimate_memory(dims: ModelDims, workload: Workload) -> MemoryEstimate:
     set of tensors alive at once: a layer's workspace and the weight it unpacks, or the logits.
     """
     features_per_image = dims.image_tiles * dims.tile_tokens * dims.vision_feature_size
+    whole, layer = _gathered_layers(dims, workload)
     return MemoryEstimate(
         resident=resident_bytes(dims, workload),
         phases={
-            "rollout": _rollout_bytes(dims, workload),
-            "scoring": _scoring_bytes(dims, workload),
-            "update": _update_bytes(dims, workload),
+            "rollout": _rollout_bytes(dims, workload) | whole,
+            "scoring": _scoring_bytes(dims, workload) | whole,
+            "update": _update_bytes(dims, workload) | layer,
         },
         image_feature_bytes=features_per_image * frozen_width(workload),
         activations=(
@@ -101,7 +102,7 @@ def _generation_kv_bytes(dims: ModelDims, workload: Workload, rows: int) -> int:
 
 def _scoring_bytes(dims: ModelDims, workload: Workload) -> Parts:
     """Peak of a micro-batch without gradient: a layer, or the logits."""
-    rows = workload.microbatch_rows(workload.rollout_batch_size)
+    rows = workload.microbatch_rows(workload.rows_of_part(workload.rollout_batch_size))
     tokens = workload.forward_tokens(rows)
     layer = {"workspace of a layer": tokens * forward_workspace_bytes(dims, workload)}
     if workload.triton and (workload.uses_alora or workload.samples_per_prompt > 1):
@@ -115,7 +116,7 @@ def _scoring_bytes(dims: ModelDims, workload: Workload) -> Parts:
 
 def _update_bytes(dims: ModelDims, workload: Workload) -> Parts:
     """Peak of a micro-batch with gradient: the logits, or a layer's backward pass."""
-    rows = workload.microbatch_rows(workload.minibatch_size)
+    rows = workload.microbatch_rows(workload.rows_of_part(workload.minibatch_size))
     saved = {"activations": saved_activation_bytes(dims, workload)}
     layer = {"workspace of a layer": backward_workspace_bytes(dims, workload, rows)}
     layer |= _dequantized_weight(dims, workload)
@@ -123,22 +124,53 @@ def _update_bytes(dims: ModelDims, workload: Workload) -> Parts:
     prefill = _prefix_prefill(dims, workload, rows)
     if not workload.gradient_checkpointing:  # with it, they are among the activations
         saved |= {name: size for name, size in prefill.items() if name == "KV cache"}
-    moments = _largest(prefill, saved | layer, saved | logits)
+    sums = _gradient_sums(dims, workload)
+    moments = _largest(prefill, saved | layer, saved | logits, sums)
     return _cached_prompts(dims, workload) | moments
+
+
+def _gradient_sums(dims: ModelDims, workload: Workload) -> Parts:
+    """Partial sums of the gradients of parts, a path of the binary tree over them."""
+    if workload.parts == 1 or (workload.is_sharded and workload.train == "full"):
+        return {}
+    own = workload.own_parts
+    copies = 1 if own == 1 else own.bit_length() + 1
+    return {"sums of gradients": 4 * copies * trainable_parameters(dims, workload)}
+
+
+def _gathered_layers(dims: ModelDims, workload: Workload) -> tuple[Parts, Parts]:
+    """Layers that a process gathers beside its shards: all in the rollout, two in the update."""
+    if not workload.is_sharded:
+        return {}, {}
+    layers = language_model_bytes(dims, workload)
+    others = layers - layers // workload.processes
+    whole = sharded_models(workload) * others
+    return {"gathered layers": whole}, {"gathered layers": 2 * layers // dims.num_layers}
+
+
+def sharded_models(workload: Workload) -> int:
+    """Language models of a run, each of which is sharded."""
+    copies = [workload.train == "full", workload.reward == "base_model"]
+    return 1 + sum([*copies, workload.critic == "separate"])
+
+
+def language_model_bytes(dims: ModelDims, workload: Workload) -> int:
+    """Bytes of the layers of one language model, without its embeddings and its head."""
+    return base_model_bytes(dims, workload)["language model"]
 
 
 def cached_prompt_share(dims: ModelDims, workload: Workload) -> float:
     """Share of an iteration's prompts that the prefix cache holds, 0 to 1; 0 without aLoRA."""
     if not workload.uses_alora:
         return 0.0
-    all_prompts = prompt_kv_bytes(dims, workload, workload.rollout_batch_size)
+    all_prompts = prompt_kv_bytes(dims, workload, workload.own_rollout_rows)
     return min(1.0, workload.prefix_cache_gib * GIB / all_prompts)
 
 
 def _cached_prompts(dims: ModelDims, workload: Workload) -> Parts:
     """The prefix cache, as far as an iteration's prompts fill it."""
     share = cached_prompt_share(dims, workload)
-    all_prompts = prompt_kv_bytes(dims, workload, workload.rollout_batch_size)
+    all_prompts = prompt_kv_bytes(dims, workload, workload.own_rollout_rows)
     return {"prompts kept": int(share * all_prompts)} if share else {}
 
 
@@ -175,7 +207,9 @@ def resident_bytes(dims: ModelDims, workload: Workload) -> Parts:
     lora, trainable = workload.train == "lora", trainable_parameters(dims, workload)
     state = 8 if workload.optimizer == "adamw" else 2  # bytes per parameter for both moments
     parts = base_model_bytes(dims, workload)
-    whole = sum(parts.values())
+    sharing = workload.processes if workload.is_sharded else 1
+    parts["language model"] //= sharing
+    whole, trained_by = sum(parts.values()), 1 if lora else sharing
     parts |= {
         "second base model: reference": 0 if lora else whole,
         "second base model: reward": whole if workload.reward == "base_model" else 0,
@@ -184,8 +218,8 @@ def resident_bytes(dims: ModelDims, workload: Workload) -> Parts:
         "adapter: critic": adapter if lora and workload.critic in ("adapter", "separate") else 0,
         "adapter: reference": adapter if lora and workload.starts_from_adapter else 0,
         "adapter: reward": adapter if lora and workload.reward == "adapter" else 0,
-        "gradients": 4 * trainable,
-        "optimizer": state * trainable,
+        "gradients": 4 * trainable // trained_by,
+        "optimizer": state * trainable // trained_by,
         "CUDA": CUDA_CONTEXT_BYTES,
     }
     return {name: size for name, size in parts.items() if size}

@@ -40,6 +40,9 @@ class Workload:
         recompute_logprobs: the update's old log-probabilities come from a pass of their own.
         max_prefill_tokens: most prompt tokens of one prefill.
         prefix_cache_gib: GiB for prompts whose KV cache is kept; used under aLoRA only.
+        processes: of the run, one GPU each.
+        parts: that rollout and minibatch are cut into; each is computed by itself.
+        shard: each process holds a shard of every layer, which a pass gathers.
     """
 
     prompt_tokens: int
@@ -64,6 +67,9 @@ class Workload:
     recompute_logprobs: bool = True
     max_prefill_tokens: int = 8192
     prefix_cache_gib: float = 4.0
+    processes: int = 1
+    parts: int = 1
+    shard: bool = False
 
     @property
     def sequence_tokens(self) -> int:
@@ -76,9 +82,23 @@ class Workload:
         return self.lora_type == "alora"
 
     @property
-    def num_prompts(self) -> int:
-        """Distinct prompts of an iteration."""
-        return self.rollout_batch_size // self.samples_per_prompt
+    def is_sharded(self) -> bool:
+        """Whether a process holds only shards of the layers."""
+        return self.shard and self.processes > 1
+
+    @property
+    def own_parts(self) -> int:
+        """Parts of one process."""
+        return self.parts // self.processes
+
+    @property
+    def own_rollout_rows(self) -> int:
+        """Responses that one process generates in an iteration."""
+        return self.own_parts * self.rows_of_part(self.rollout_batch_size)
+
+    def rows_of_part(self, rows: int) -> int:
+        """Responses of one part, out of `rows` in all; a prompt's responses stay together."""
+        return -(-self.prompts_of(rows) // self.parts) * self.samples_per_prompt
 
     @property
     def activation_width(self) -> int:
@@ -88,7 +108,7 @@ class Workload:
     @property
     def generation_rows(self) -> int:
         """Responses generated together."""
-        return min(self.sampling_batch_size, self.rollout_batch_size)
+        return min(self.sampling_batch_size, self.rows_of_part(self.rollout_batch_size))
 
     def prompts_of(self, rows: int) -> int:
         """Distinct prompts of `rows` consecutive responses."""
@@ -143,6 +163,9 @@ def workload_of(config: Config, dims: ModelDims, *, starts_from_adapter: bool) -
         recompute_logprobs=ppo.recompute_logprobs or ppo.engine != "native",
         max_prefill_tokens=model.max_prefill_tokens,
         prefix_cache_gib=model.prefix_cache_gib,
+        processes=config.parallel.processes,
+        parts=config.parallel.parts or config.parallel.processes,
+        shard=config.parallel.shard,
     )
 
 

@@ -24,7 +24,9 @@ from rlhf.diagnostics.environment import (
     Environment,
     read_environment,
 )
+from rlhf.diagnostics.process_check import check_processes, sum_on_processes
 from rlhf.diagnostics.report import UnfitError, check_quick, examine
+from rlhf.parallel.world import World
 from rlhf.storage.run_directory import json_text
 
 
@@ -146,3 +148,16 @@ def test_the_command_stops_with_all_it_found(capsys: pytest.CaptureFixture[str])
     assert f"stops the run: device={other_device} is asked for" in capsys.readouterr().out
     assert caught.value.metrics["ready"] is False
     assert sum(problem["stops"] for problem in caught.value.metrics["problems"]) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_sum_a_tensor_and_one_that_fails_is_told() -> None:
+    check_processes("cpu", 2)
+    with pytest.raises(RuntimeError, match="end with"):
+        check_processes("no such device", 2)
+
+
+def test_a_wrong_sum_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sum_on_processes("cpu")
+    monkeypatch.setattr(World, "sum", lambda self, values: 2 * values)
+    assert not sum_on_processes("cpu")

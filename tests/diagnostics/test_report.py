@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.config.schema import Config, ModelConfig
+from rlhf.config.schema import Config, ModelConfig, ParallelConfig
 from rlhf.diagnostics.checks import CheckResult
 from rlhf.diagnostics.environment import Device, Environment, driver_facts, torch_facts
 from rlhf.diagnostics.problems import find_problems, fix_for
@@ -264,3 +264,25 @@ def test_the_reason_for_a_missing_gpu_is_read_from_torch() -> None:
     environment = Environment(**torch_facts(cuda_torch(False, init)))
     assert environment.gpu_error == "The driver is too old"
     assert not environment.has("cuda") and environment.has("cpu")
+
+
+@pytest.mark.parametrize(
+    ("shard", "processes", "blocks"), [(False, 1, None), (False, 2, False), (True, 2, True)]
+)
+def test_processes_that_share_a_gpu_are_noticed_and_cannot_shard(
+    shard: bool, processes: int, blocks: bool | None
+) -> None:
+    config = Config(parallel=ParallelConfig(processes=processes, shard=shard))
+    report = build_report(config, SOUND, [])
+    assert [(x.description, x.fix) for x in report.problems] == [
+        ("2 processes share 1 GPU", "set parallel.processes=1")
+    ] * (blocks is not None)
+    assert bool(report.blocking) == bool(blocks)
+
+
+def test_processes_that_cannot_sum_stop_a_run_on_several() -> None:
+    failed = [CheckResult("several processes", "failed", 1.0, "they end with {1: 1}")]
+    several = Config(parallel=ParallelConfig(processes=2))
+    (problem,) = build_report(several, NO_GPU, failed).blocking
+    assert "NCCL_DEBUG=INFO" in problem.fix
+    assert not build_report(Config(), NO_GPU, failed).blocking

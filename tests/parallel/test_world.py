@@ -123,12 +123,15 @@ def test_an_error_of_one_process_ends_the_others_in_three_lines() -> None:
     assert lines[1].startswith("process 0 of 2: ")
 
 
-@pytest.mark.parametrize(("has_gpu", "backend"), [(False, "gloo"), (True, "cpu:gloo,cuda:nccl")])
-def test_nccl_is_there_for_gpus_and_gloo_for_what_is_on_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, has_gpu: bool, backend: str
+@pytest.mark.parametrize(("gpus", "backend"), [(0, "gloo"), (1, "gloo"), (2, "cpu:gloo,cuda:nccl")])
+def test_nccl_is_there_if_each_process_has_a_gpu_and_gloo_for_what_is_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, backend: str
 ) -> None:
     used: list[str] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(
         torch.distributed, "init_process_group", lambda name, **options: used.append(name)
     )
