@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from rlhf.cli.main import main
 from rlhf.errors import LostProcessError
+from rlhf.parallel.launcher import launch
 from rlhf.parallel.world import World
 from rlhf.storage.checkpoint import load_checkpoint
 from rlhf.training.signals import EXIT_CODES
@@ -31,6 +31,13 @@ from tests.support.tiny_models import timeless_curves
 
 SIZES = (1, 2, 4)
 PATIENCE = 20.0  # seconds
+EXCHANGE = """
+import torch
+from rlhf.parallel.world import joined
+
+with joined(60) as world:
+    world.sum(torch.ones(100_000))
+"""
 PPO = replace(test_processes.PPO, iterations=8, ppo_epochs=1)
 
 
@@ -189,12 +196,9 @@ def start_main(size: int, words: list[str]) -> list[Child]:
 
 
 def process_exits(trials: int, tiny: Path, directory: Path) -> Outcome:
-    """`rlhf ppo parallel.processes=2` run to its end: all processes end with 0, without a word."""
+    """Two processes that exchange something and leave together, as the launcher starts them."""
     outcome = Outcome(trials)
-    options = [*small_run(tiny, directory), "ppo.iterations=1", "parallel.processes=2"]
     for trial in range(trials):
-        words = [sys.executable, "-m", "rlhf", "ppo", *options, f"name=trial-{trial}"]
-        run = subprocess.run(words, capture_output=True, text=True)
-        outcome.check(run.returncode == 0, f"trial {trial}: {run.returncode} {run.stderr[-300:]}")
-        outcome.check("terminate called" not in run.stderr, f"trial {trial}: {run.stderr[-300:]}")
+        codes = launch([sys.executable, "-c", EXCHANGE], 2, PATIENCE)
+        outcome.check(codes == {}, f"trial {trial}: {codes}")
     return outcome

@@ -83,7 +83,7 @@ SCENARIOS = {
         reduced=5,
     ),
     "process_exits": Scenario(
-        "processes that have done their work end with 0, none aborts",
+        "two processes that leave the exchange together end with 0, none aborts",
         process_exits,
         full=50,
         reduced=1,
