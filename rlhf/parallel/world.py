@@ -23,6 +23,7 @@ from rlhf.parallel.environment import (
 )
 from rlhf.parallel.failures import FailureRecord, launcher_store, stop_with_launcher
 from rlhf.parallel.tree_sum import tree_sum
+from rlhf.tracking.console import console
 
 Unit = TypeVar("Unit")
 
@@ -278,7 +279,8 @@ ALONE = World()  # one process
 def joined(patience: float) -> Iterator[World]:
     """Meet the other processes of the run, and leave together at the end of the block.
 
-    After an error of this process alone it leaves at once, so that the others do not wait.
+    After an error of this process alone it leaves at once, so that the others do not wait. Only
+    process 0 prints more than errors.
 
     Args:
         patience: seconds until a process that does not answer is given up.
@@ -287,6 +289,7 @@ def joined(patience: float) -> Iterator[World]:
         This process among those of the run.
     """
     world, together = World.join(patience), True
+    console().quiet |= not world.is_first
     try:
         yield world
     except BaseException as error:
