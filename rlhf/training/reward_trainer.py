@@ -115,11 +115,6 @@ class RewardTrainer(Trainer):
             self.parameters, self.config.early_stopping_patience * self._evaluate_every
         )
         self._finished = False
-        max_tokens = self.config.microbatch_tokens
-        self._pairs = PairFeatures(model, pairs, max_tokens, oom_retry)
-        held_out = pairs.select(torch.arange(0)) if validation is None else validation
-        held_out = encoded_pairs(held_out, model)
-        self._validation = PairFeatures(model, held_out, max_tokens, oom_retry)
         super().__init__(
             run_config,
             save_every=self.config.save_every,
@@ -129,6 +124,13 @@ class RewardTrainer(Trainer):
             trackers=trackers,
             world=world,
         )
+        head = model.head.named_parameters(prefix="head")
+        self._check_processes([*model.backbone().named_parameters(), *head])
+        max_tokens = self.config.microbatch_tokens
+        self._pairs = PairFeatures(model, pairs, max_tokens, oom_retry)
+        held_out = pairs.select(torch.arange(0)) if validation is None else validation
+        held_out = encoded_pairs(held_out, model)
+        self._validation = PairFeatures(model, held_out, max_tokens, oom_retry)
 
     @property
     def done(self) -> int:
@@ -138,8 +140,6 @@ class RewardTrainer(Trainer):
     def iterations(self) -> Iterator[dict[str, float]]:
         """Take the remaining optimizer steps, yield the metrics of each, normalize the scores."""
         loop = self.optimizer_loop
-        head = self.model.head.named_parameters(prefix="head")
-        self._check_processes([*self.model.backbone().named_parameters(), *head])
         if loop and not loop.done:
             self._init_logprob_weight()
         if loop and not self._finished:

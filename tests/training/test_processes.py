@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,12 @@ def test_a_run_cut_on_two_processes_goes_on_on_one_and_four(
         assert got == [expected] * size
 
 
+def other_pairs(world: World, tiny: Path) -> None:
+    llava, options = tiny_models.load(tiny), kit.options("llava_head", train="head")
+    pairs = kit.pairs_of(llava, tiny).select(torch.arange(world.rank, 8))
+    RewardTrainer(kit.build(llava, options), pairs, options, world=world)
+
+
 def other_data(world: World, tiny: Path) -> None:
     model = load_model(tiny / "model", device="cpu")
     data = demonstrations(tiny)
@@ -174,7 +181,8 @@ def other_data(world: World, tiny: Path) -> None:
     SFTTrainer(model, data, SFT, LORA, world=world).run()
 
 
-def test_processes_with_other_data_are_refused(tiny: Path) -> None:
-    for text in on_processes(2, other_data, tiny):
+@pytest.mark.parametrize("run", [other_data, other_pairs])
+def test_processes_with_other_data_are_refused(tiny: Path, run: Callable[..., None]) -> None:
+    for text in on_processes(2, run, tiny):
         assert "weights or training data: not the same on every process" in text
         assert "process 1 of 2, against process 0" in text
