@@ -84,10 +84,10 @@ def start(size: int, function: Callable[[World, Connection], None]) -> list[Chil
     def enter(rank: int, connection: Connection) -> int:
         torch.set_num_threads(1)
         world = World(rank, size)
-        if size > 1:
-            met, *_ = next(rendezvous(f"file://{store}", rank, size))
-            world = World.connect(met, rank, size, PATIENCE)
         try:
+            if size > 1:
+                met, *_ = next(rendezvous(f"file://{store}", rank, size))
+                world = World.connect(met, rank, size, PATIENCE)
             function(world, connection)
         except LostProcessError as error:
             world.leave(together=False)
