@@ -179,7 +179,8 @@ def resumed(
     return state_hash, {name: value.detach().numpy() for name, value in trained(run).items()}
 
 
-@pytest.mark.parametrize("model", [LORA, pytest.param(FULL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [LORA, FULL])
 def test_a_checkpoint_of_two_processes_is_read_on_one_and_four(
     tiny: Path, tmp_path: Path, model: ModelConfig
 ) -> None:
@@ -207,7 +208,8 @@ def test_a_checkpoint_of_two_processes_is_read_on_one_and_four(
 
 
 def test_resuming_full_training_refuses_another_shard(tiny: Path, tmp_path: Path) -> None:
-    whole_run(World(), tiny, tmp_path, {"model": FULL, "shard": True})
+    ppo = replace(SHORT, iterations=1)
+    whole_run(World(), tiny, tmp_path, {"model": FULL, "shard": True, "ppo": ppo})
     run = trainer(World(), tiny, tmp_path, model=FULL, shard=False)
     with pytest.raises(UsageError, match="other options") as error:
         run.resume()
@@ -242,6 +244,7 @@ def test_memory_short_on_one_process_ends_all_at_once(tiny: Path, tmp_path: Path
     assert len(first.split("\n")) == len(second.split("\n")) == 4
 
 
+@pytest.mark.slow
 def test_a_bug_on_one_process_stays_a_bug_there(tiny: Path, tmp_path: Path) -> None:
     first, second = on_processes(2, failing_run, tiny, tmp_path, "a shape is wrong")
     assert first.startswith("5\nanother process of this run does not answer\n")
@@ -287,6 +290,7 @@ def held(world: World, tiny: Path, directory: Path) -> list[Any]:
     return seen
 
 
+@pytest.mark.slow
 def test_layers_are_sharded_between_iterations_and_whole_for_callbacks(
     tiny: Path, tmp_path: Path
 ) -> None:
