@@ -32,7 +32,7 @@ from rlhf.config.schema import Config, ParallelConfig
 from rlhf.demo.scenes import write_images
 from rlhf.demo.tiny_llava import build_tiny_llava
 from rlhf.parallel.launcher import launch
-from rlhf.parallel.world import World, joined
+from rlhf.parallel.world import World
 from rlhf.planning.exchange import exchange_seconds, sent_bytes
 from rlhf.planning.gpus import GPUS
 from rlhf.planning.ideal_time import ideal_seconds
@@ -122,7 +122,7 @@ def train(directory: Path, sizes: Mapping[str, int]) -> None:
     )
     sampling = rlhf.SamplingConfig(max_new_tokens=sizes["response"], batch_size=rollout)
     model = rlhf.load_model(directory / "model", device="cpu")
-    with joined(PATIENCE) as world:
+    with rlhf.join_processes(PATIENCE) as world:
         measure = Measure(world)
         rlhf.PPOTrainer(
             rlhf.Policy.from_model(model, ppo),

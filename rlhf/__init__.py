@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rlhf.models.llava import Llava
     from rlhf.models.load_model import load_model
     from rlhf.models.policy import Policy
+    from rlhf.parallel.world import join_processes
     from rlhf.ppo.trainer import PPOTrainer
     from rlhf.rewards.base import RewardModel, Scorer
     from rlhf.rewards.loading import build_reward_model
@@ -61,6 +62,7 @@ __all__ = [
     "build_reward_model",
     "evaluate",
     "generate",
+    "join_processes",
     "load_image",
     "load_model",
     "load_reward",
@@ -93,6 +95,7 @@ _MODULES = {  # module: the names that it defines
     "rlhf.models.llava": ("Llava",),
     "rlhf.models.load_model": ("load_model",),
     "rlhf.models.policy": ("Policy",),
+    "rlhf.parallel.world": ("join_processes",),
     "rlhf.ppo.trainer": ("PPOTrainer",),
     "rlhf.rewards.base": (
         "RewardModel",

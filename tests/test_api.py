@@ -58,6 +58,7 @@ SURFACE = {
     "generate": "model prompts sampling seed",
     "load_image": "path",
     "load_model": "path device dtype adapter base options",
+    "join_processes": "patience",
     "load_reward": "path name base",
 }
 

@@ -124,9 +124,9 @@ def _world(config: Config) -> Iterator["World | None"]:
     if num_processes() == 1:
         yield None
         return
-    from rlhf.parallel.world import joined  # imports torch
+    from rlhf.parallel.world import join_processes  # imports torch
 
-    with joined(config.parallel.patience) as world:
+    with join_processes(config.parallel.patience) as world:
         yield world
 
 

@@ -30,9 +30,9 @@ def sum_on_processes(device: str) -> bool:
     """
     import torch
 
-    from rlhf.parallel.world import joined
+    from rlhf.parallel.world import join_processes
 
-    with joined(PATIENCE) as world:
+    with join_processes(PATIENCE) as world:
         values = torch.arange(1000.0, device=device) + world.rank
         total = world.sum(values)
         rest = world.size * (world.size - 1) / 2

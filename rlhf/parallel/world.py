@@ -276,7 +276,7 @@ ALONE = World()  # one process
 
 
 @contextmanager
-def joined(patience: float) -> Iterator[World]:
+def join_processes(patience: float = 600.0) -> Iterator[World]:
     """Meet the other processes of the run, and leave together at the end of the block.
 
     After an error of this process alone it leaves at once, so that the others do not wait. Only

@@ -230,7 +230,7 @@ def failing_run(world: World, tiny: Path, directory: Path, message: str) -> str:
     try:
         run.run()
     except Exception as error:
-        world.leave(together=False)  # as `joined` does
+        world.leave(together=False)  # as `join_processes` does
         told = expected_error(error)
         return f"{told.exit_code}\n{told}" if told else f"bug {error}"
     return "no error"

@@ -33,9 +33,9 @@ SIZES = (1, 2, 4)
 PATIENCE = 20.0  # seconds
 EXCHANGE = """
 import torch
-from rlhf.parallel.world import joined
+from rlhf.parallel.world import join_processes
 
-with joined(60) as world:
+with join_processes(60) as world:
     world.sum(torch.ones(100_000))
 """
 PPO = replace(test_processes.PPO, iterations=8, ppo_epochs=1)
