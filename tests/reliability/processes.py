@@ -89,10 +89,10 @@ def start(size: int, function: Callable[[World, Connection], None]) -> list[Chil
                 met, *_ = next(rendezvous(f"file://{store}", rank, size))
                 world = World.connect(met, rank, size, PATIENCE)
             function(world, connection)
+            world.leave(together=True)
         except LostProcessError as error:
             world.leave(together=False)
             return error.exit_code
-        world.leave(together=True)
         return 0
 
     return [fork(lambda connection, rank=rank: enter(rank, connection)) for rank in range(size)]

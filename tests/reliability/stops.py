@@ -67,7 +67,7 @@ def small_run(tiny: Path, directory: Path) -> list[str]:
 
 def wait_until_trained(directory: Path, trained: int) -> None:
     """Wait for an iteration after those before."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if any(len(complete_lines(x)) > trained for x in directory.glob("*/metrics.jsonl")):
             return
