@@ -1,9 +1,11 @@
 """`parallel.parts` that can be shared, and those that cannot."""
 
+from typing import Any
+
 import pytest
 
 from rlhf.config.resolve import with_parts
-from rlhf.config.schema import Config, ParallelConfig, PPOConfig
+from rlhf.config.schema import Config, ModelConfig, ParallelConfig, PPOConfig
 from rlhf.errors import UsageError
 
 
@@ -33,3 +35,12 @@ def test_a_minibatch_has_a_prompt_of_each_part() -> None:
     with_parts(Config(ppo=options, parallel=ParallelConfig(parts=4)), 1)
     with pytest.raises(UsageError, match="fewer prompts than parts"):
         with_parts(Config(ppo=options, parallel=ParallelConfig(parts=5)), 1)
+
+
+@pytest.mark.parametrize("options", [{"quantization": "int8"}, {"lora_type": "alora"}])
+def test_what_cannot_be_sharded_is_refused_before_a_model_loads(options: dict[str, Any]) -> None:
+    model, shard = ModelConfig(**options), ParallelConfig(shard=True)
+    for command in ("ppo", "sft", "reward"):
+        with pytest.raises(UsageError, match="cannot be sharded"):
+            with_parts(Config(model=model, parallel=shard), 2, command)
+    assert with_parts(Config(model=model), 2).parallel.parts == 2
