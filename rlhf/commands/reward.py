@@ -46,6 +46,7 @@ from rlhf.evaluation.reward_tables import (
     metric_rows,
 )
 from rlhf.parallel.world import ALONE
+from rlhf.rewards.base import REWARD
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.loading import build_reward_model, save_reward
 from rlhf.storage.hashing import file_hash
@@ -54,6 +55,7 @@ from rlhf.tracking.console import say, stage, table
 from rlhf.tracking.reader import read_metrics
 from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.reward_trainer import RewardTrainer
+from rlhf.training.sharding import check_shardable_kind
 from rlhf.types import PreferenceBatch
 
 REPORTED_PAIRS = 6  # most confident wrong pairs in the report, and as many right ones
@@ -90,7 +92,7 @@ def reward(job: Job) -> dict[str, Any]:
             say("no pair is held out: the metrics are of the training pairs")
         blind_test = study.evaluate(split)
     facts = study.training_facts(path, split)
-    study.world.first(partial(study.save, facts))
+    study.save(facts)
     study.world.first(partial(delete_checkpoints, job.run_dir))
     report = partial(_report, job, blind_test, folds, split.held_out_root, steps)
     return {
@@ -108,6 +110,7 @@ class _RewardStudy:
 
     def __init__(self, job: Job) -> None:
         self.job, self.config, self.world = job, job.config, job.world or ALONE
+        check_shardable_kind(self.config, self.config.reward.kind)
         options, (resolved, location) = self.config.reward, resolve_model(job)
         full = options.train == "full"
         self.llava = load_trainable(resolved, location, fully=full)
@@ -124,12 +127,8 @@ class _RewardStudy:
         if captions is not None and isinstance(self.model, CaptionReward):
             self.model.captioner.add(self.blank, "")
         self.model.world = self.world
-        parameters = [*self.model.backbone().parameters(), *self.model.head.parameters()]
-        self._trained = [value for value in parameters if value.requires_grad]
-        # Copies of the initial weights, if training starts more than once.
-        self._initial = (
-            [value.detach().clone() for value in self._trained] if options.cv_folds else []
-        )
+        # Parameters with copies of their initial values, if training starts more than once.
+        self._initial: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def fitting(self, records: list[PreferenceRecord], root: Path) -> list[PreferenceRecord]:
         """Return the records that the models can read."""
@@ -148,8 +147,7 @@ class _RewardStudy:
         Returns:
             The optimizer step whose weights were kept: the best one, with early stopping.
         """
-        if self._initial:
-            self._restore_initial_weights()
+        self._restore_initial_weights()
         held_out = self._batch(split.held_out, split.held_out_root)
         trainer = RewardTrainer(
             self.model,
@@ -162,6 +160,8 @@ class _RewardStudy:
             run_config=self.config,
             world=self.world,
         )
+        if self.config.reward.cv_folds and not self._initial:
+            self._initial = [(value, value.detach().clone()) for value in trainer.parameters]
         checkpoint = resume_checkpoint(
             self.job, directory, required=not self.config.reward.cv_folds
         )
@@ -179,7 +179,7 @@ class _RewardStudy:
 
     @torch.no_grad()
     def _restore_initial_weights(self) -> None:
-        for value, initial in zip(self._trained, self._initial, strict=True):
+        for value, initial in self._initial:
             value.copy_(initial)
 
     def cross_validate(self, split: Split) -> tuple[BlindTest, list[RewardMetrics], int]:
@@ -238,12 +238,11 @@ class _RewardStudy:
     def save(self, facts: dict[str, Any]) -> None:
         """Write the reward model with its training facts to reward/ in the run directory."""
         directory = self.job.run_dir / "reward"
-        save_reward(self.model, directory, facts)
-        if (directory / "adapter").is_dir():
+        save_reward(self.model, directory, facts, self.world)
+        if REWARD in self.model.adapters.names:
             metrics = {"pairs": facts["pairs"], "training accuracy": facts["accuracy"]}
-            write_model_card(
-                directory / "adapter", self.model.base, command="reward", metrics=metrics
-            )
+            where = directory / "adapter", self.model.base
+            self.world.first(partial(write_model_card, *where, command="reward", metrics=metrics))
 
     @property
     def _max_tokens(self) -> int:

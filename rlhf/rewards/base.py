@@ -16,6 +16,7 @@ from rlhf.data.microbatching import map_microbatches
 from rlhf.data.tokenization import TextEncoder
 from rlhf.models.lora import Adapters
 from rlhf.models.scalar_head import ScalarHead
+from rlhf.models.sharding import ShardedModels
 from rlhf.parallel.world import ALONE, World
 from rlhf.types import PromptBatch, Responses
 
@@ -60,6 +61,7 @@ class RewardModel(ABC):
         head: maps the head inputs to the raw score.
         adapters: adapters of the base model; the one named `reward` belongs to the reward model.
         world: the processes that score together, each a share of the microbatches.
+        sharding: the base model, if it is sharded over the processes.
     """
 
     kind: str
@@ -72,6 +74,7 @@ class RewardModel(ABC):
     head: ScalarHead
     adapters: Adapters
     world: World = ALONE
+    sharding = ShardedModels()
 
     @property
     def uses_logprob(self) -> bool:
@@ -111,9 +114,10 @@ class RewardModel(ABC):
         Returns:
             [B] float32 on the CPU.
         """
-        inputs = map_microbatches(
-            self.head_inputs, prompts, responses, max_tokens, world=self.world
-        )
+        with self.sharding.whole():
+            inputs = map_microbatches(
+                self.head_inputs, prompts, responses, max_tokens, world=self.world
+            )
         return (self.raw_scores(inputs).cpu() - self.mean) / self.std
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """Build a new reward model, save it, and load it to score the responses of a policy."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rlhf.models.llava import Llava
 from rlhf.models.locations import relative_path
 from rlhf.models.lora import add_adapter, refuse_full_training
 from rlhf.models.scalar_head import ScalarHead
+from rlhf.parallel.world import ALONE, World
 from rlhf.rewards.base import REWARD, RewardModel
 from rlhf.rewards.caption_reward import CaptionReward, load_caption_reward
 from rlhf.rewards.captioner import GIVEN, Captioner, load_captions
@@ -109,14 +111,27 @@ def _train_backbone(reward: RewardModel, init_adapter: Path | None) -> None:
         reward.backbone().float().requires_grad_(True)
 
 
-def save_reward(reward: RewardModel, directory: Path, training: dict[str, Any]) -> None:
+def save_reward(
+    reward: RewardModel, directory: Path, training: dict[str, Any], world: World = ALONE
+) -> None:
     """Write head, captions and adapter (or the fully trained backbone), and last the card.
 
     Args:
         reward: the trained reward model.
         directory: created if missing.
         training: file, split and metrics of the training pairs, stored in the card.
+        world: the processes, which call this together; process 0 writes.
     """
+    with reward.sharding.whole():
+        weights = world.first(reward.weights_fingerprint)
+    with reward.sharding.saving():
+        world.first(partial(_write_reward, reward, directory, training, weights))
+
+
+def _write_reward(
+    reward: RewardModel, directory: Path, training: dict[str, Any], weights: dict[str, str]
+) -> None:
+    """Write a reward model whose base model has this `weights_fingerprint`."""
     directory.mkdir(parents=True, exist_ok=True)
     has_adapter = REWARD in reward.adapters.names
     if has_adapter:
@@ -136,23 +151,25 @@ def save_reward(reward: RewardModel, directory: Path, training: dict[str, Any]) 
         std=reward.std,
         captioner=captioner,
         caption_instruction=instruction,
-        fingerprint=reward_fingerprint(reward, directory),
+        fingerprint=reward_fingerprint(reward, directory, weights),
         training=training,
         relative_base=relative_path(reward.base, directory),
         relative_captioner=relative_path(captioner, directory) if captioner else "",
     ).write(directory)
 
 
-def reward_fingerprint(reward: RewardModel, directory: Path) -> dict[str, str]:
+def reward_fingerprint(
+    reward: RewardModel, directory: Path, weights: dict[str, str]
+) -> dict[str, str]:
     """Hashes of everything that a score depends on, by name.
 
     Args:
         reward: the reward model.
         directory: where it is stored; weights in model/ there are hashed as files.
+        weights: its `weights_fingerprint`.
     """
     trained = [*reward.head.state_dict().items(), *reward.adapters.tensors(REWARD).items()]
-    fingerprint = reward.input_fingerprint() | {"head": hash_tensors(trained)}
-    fingerprint |= reward.weights_fingerprint()
+    fingerprint = reward.input_fingerprint() | {"head": hash_tensors(trained)} | weights
     if (directory / "model").is_dir():  # hash files, independent of the dtype they are loaded in
         fingerprint["weights"] = fingerprint["weights_rounded"] = _hash_files(directory / "model")
     return fingerprint
@@ -246,7 +263,7 @@ def _load_llava(base: str, policy: Llava, card: RewardCard, part: str = "") -> L
 
 
 def _check_fingerprint(reward: RewardModel, directory: Path, card: RewardCard, exact: bool) -> None:
-    fingerprint = reward_fingerprint(reward, directory)
+    fingerprint = reward_fingerprint(reward, directory, reward.weights_fingerprint())
     names = fingerprint_mismatches(card.fingerprint, fingerprint)
     if names and differs_in_storage_only(names) and not exact:
         say(f"the reward model's weights are stored otherwise than in training ({names[0]})")

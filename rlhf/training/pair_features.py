@@ -53,7 +53,8 @@ class PairFeatures:
             function, limit = self.model.head_inputs, self.oom_retry.split(self.max_tokens)
             return map_own_microbatches(function, prompts, responses, limit, world=world)
 
-        return self.oom_retry.run("forward pass", own_head_inputs).gather(world)
+        with self.model.sharding.whole():
+            return self.oom_retry.run("forward pass", own_head_inputs).gather(world)
 
     def microbatches(self, rows: Tensor, max_tokens: int) -> list[Tensor]:
         """Split pairs into microbatches for `raw_scores`; one, if the head inputs are cached.

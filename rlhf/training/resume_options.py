@@ -51,7 +51,7 @@ def check_options(stored: dict[str, Any], config: Config) -> None:
     allowed = MAY_DIFFER | set(config.resume_allow)
     if config.ppo.lr_schedule == "constant":  # others depend on the total number of steps
         allowed |= {"ppo.iterations"}
-    if config.model.train == "lora":  # full training sums gradients in another order
+    if "full" not in (config.model.train, config.reward.train):  # it sums in another order
         allowed |= {"parallel.shard"}
     names = [name for name in now if now[name] != then.get(name) and name not in allowed]
     if not names:

@@ -12,7 +12,6 @@ from rlhf.config.resolve import with_parts
 from rlhf.config.schema import Config, RewardConfig
 from rlhf.config.validation import check_config
 from rlhf.data.record_set import Preferences
-from rlhf.errors import UsageError, told_once
 from rlhf.functional import center_rewards_loss, preference_loss
 from rlhf.functional.preference_metrics import pair_accuracy
 from rlhf.parallel.world import ALONE, World
@@ -29,6 +28,7 @@ from rlhf.training.early_stopping import EarlyStopping
 from rlhf.training.oom_retry import OOMRetry
 from rlhf.training.pair_features import PairFeatures
 from rlhf.training.run_files import required_directory
+from rlhf.training.sharding import check_shardable_kind, shard_models
 from rlhf.training.supervised_loop import OptimizerLoop
 from rlhf.training.trainer import Trainer
 from rlhf.training.training_pairs import encoded_pairs, training_pairs
@@ -65,7 +65,7 @@ class RewardTrainer(Trainer):
             early stopping restored the best weights.
 
     Raises:
-        UsageError: an option is out of range.
+        UsageError: an option is out of range, or the model cannot be sharded.
         DataError: a pair is too long, or no decided pair is left to train on.
 
     Source: Ouyang et al. 2022, arXiv:2203.02155, equation 1.
@@ -92,29 +92,8 @@ class RewardTrainer(Trainer):
         self.config, self.model, self.seed = config or RewardConfig(), model, seed
         run_config = run_config or check_config(Config(reward=self.config, seed=seed))
         run_config = with_parts(run_config, world.size, self.command)
-        if run_config.parallel.shard:
-            what, fix = "rlhf reward does not shard models", "leave parallel.shard out"
-            raise told_once(UsageError(what, "parallel.shard=true", fix))
+        check_shardable_kind(run_config, model.kind)
         pairs = training_pairs(encoded_pairs(pairs, model), self.config)
-        candidates = [*model.backbone().parameters(), *model.head.parameters()]
-        self.parameters = [value for value in candidates if value.requires_grad]
-        per_epoch = num_steps(len(pairs), self.config.batch_size, 1)
-        planned = steps or per_epoch * self.config.epochs
-        self.steps = self.best_step = planned if self.parameters else 0
-        oom_retry, parts = OOMRetry(self.config.batch_size, world), run_config.parallel.parts
-        if parts > 1 and isinstance(model, LlavaReward):
-            model.llava.prefix_cache.limit = 0  # a part depends on its own pairs only
-        settings: dict[str, Any] = {"num_sums": 3, "parts": parts, "oom_retry": oom_retry}
-        self.optimizer_loop = (
-            OptimizerLoop(self.parameters, self.config, self.steps, **settings)
-            if self.steps
-            else None
-        )
-        self._evaluate_every = self.config.evaluate_every or per_epoch
-        self._early_stopping = EarlyStopping(
-            self.parameters, self.config.early_stopping_patience * self._evaluate_every
-        )
-        self._finished = False
         super().__init__(
             run_config,
             save_every=self.config.save_every,
@@ -126,6 +105,27 @@ class RewardTrainer(Trainer):
         )
         head = model.head.named_parameters(prefix="head")
         self._check_processes([*model.backbone().named_parameters(), *head])
+        self._shard_model()
+        candidates = [*model.backbone().parameters(), *model.head.parameters()]
+        self.parameters = [value for value in candidates if value.requires_grad]
+        per_epoch = num_steps(len(pairs), self.config.batch_size, 1)
+        planned = steps or per_epoch * self.config.epochs
+        self.steps = self.best_step = planned if self.parameters else 0
+        oom_retry, parts = OOMRetry(self.config.batch_size, world), run_config.parallel.parts
+        if parts > 1 and isinstance(model, LlavaReward):
+            model.llava.prefix_cache.limit = 0  # a part depends on its own pairs only
+        settings: dict[str, Any] = {"num_sums": 3, "parts": parts}
+        settings |= {"oom_retry": oom_retry, "sharding": self.sharding}
+        self.optimizer_loop = (
+            OptimizerLoop(self.parameters, self.config, self.steps, **settings)
+            if self.steps
+            else None
+        )
+        self._evaluate_every = self.config.evaluate_every or per_epoch
+        self._early_stopping = EarlyStopping(
+            self.parameters, self.config.early_stopping_patience * self._evaluate_every
+        )
+        self._finished = False
         max_tokens = self.config.microbatch_tokens
         self._pairs = PairFeatures(model, pairs, max_tokens, oom_retry)
         held_out = pairs.select(torch.arange(0)) if validation is None else validation
@@ -185,7 +185,7 @@ class RewardTrainer(Trainer):
         tensors, values = self.optimizer_loop.state()
         best_weights, best = self._early_stopping.state()
         return State(
-            {**tensors, "best_weights": best_weights},
+            {**tensors, "best_weights": self.sharding.gather_all(best_weights)},
             {"optimizer_loop": values, "early_stopping": best, "finished": self._finished},
         )
 
@@ -201,8 +201,17 @@ class RewardTrainer(Trainer):
         """Write the reward model to reward/ of the directory, where `rlhf.load_reward` finds it."""
         place = required_directory(directory, self.run_dir)
         facts = {"pairs": len(self._pairs), "steps": self.best_step}
-        self.world.first(partial(save_reward, self.model, place / "reward", facts))
+        save_reward(self.model, place / "reward", facts, self.world)
         return place
+
+    def _shard_model(self) -> None:
+        """Shard the model if `parallel.shard` says so, and no trainer before has done it."""
+        model = self.model
+        if not model.sharding.active:
+            llavas = [model.llava] if isinstance(model, LlavaReward) else []
+            optimizer = self.config.optimizer
+            model.sharding = shard_models(self.run_config, optimizer, llavas, [], self.world)
+        self.sharding = model.sharding
 
     def _train(self, loop: OptimizerLoop) -> Iterator[dict[str, float]]:
         """Take the remaining optimizer steps, or stop early."""

@@ -41,6 +41,22 @@ def shard_models(
     return ShardedModels(llavas, heads, world)
 
 
+def check_shardable_kind(config: Config, kind: str) -> None:
+    """Refuse to shard a reward model whose base model is a text model.
+
+    Args:
+        config: the options of the run.
+        kind: of the reward model, as in `reward.kind`.
+
+    Raises:
+        UsageError: `parallel.shard` is set, and the kind is not `llava_head`.
+    """
+    if config.parallel.shard and kind != "llava_head":
+        what = "a reward model that reads captions cannot be sharded"
+        fix = "use reward.kind=llava_head, or parallel.shard=false"
+        raise told_once(UsageError(what, f"parallel.shard=true reward.kind={kind}", fix))
+
+
 def _trains_layers(llava: Llava) -> bool:
     """Whether weights of the language model train, not an adapter only."""
     named = llava.language_model.named_parameters()

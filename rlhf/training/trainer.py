@@ -137,7 +137,8 @@ class Trainer(ABC):
         self._stops = False
         with self.checkpoints.catch_signals():
             yield from self.iterations()
-        call(self.callbacks, "on_end", self)
+        with self.sharding.whole(bool(self.callbacks)):
+            call(self.callbacks, "on_end", self)
         if self._closes:
             self.writer.finish()
             self.writer.close()

@@ -9,13 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from rlhf.config.schema import Config, ModelConfig, ParallelConfig, RewardConfig, SFTConfig
-from rlhf.errors import UsageError
+from rlhf.config.schema import Config, ModelConfig, ParallelConfig, SFTConfig
 from rlhf.parallel.world import World
-from rlhf.rewards.loading import build_reward_model
-from rlhf.training.reward_trainer import RewardTrainer
 from rlhf.training.sft_trainer import SFTTrainer
-from tests.support import reward_models as kit
 from tests.support import tiny_models
 from tests.support.processes import on_processes
 from tests.training.test_sft_trainer import demonstrations
@@ -98,12 +94,3 @@ def test_full_training_differs_by_rounding_only_also_if_it_goes_on_elsewhere(
         (after, resumed), *_ = on_processes(size, whole_run, tiny, place, options)
         assert len(after) == 2
         assert max(abs(resumed[k] - value).max() for k, value in expected.items()) < ROUNDING
-
-
-def test_reward_training_refuses_to_shard(tiny: Path) -> None:
-    llava, config = tiny_models.load(tiny), RewardConfig()
-    options = Config(reward=config, parallel=ParallelConfig(shard=True))
-    model, pairs = build_reward_model(llava, config, LORA), kit.pairs_of(llava, tiny, [1.0] * 4)
-    with pytest.raises(UsageError) as error:
-        RewardTrainer(model, pairs, config, run_config=options)
-    assert error.value.exit_code == 2 and len(str(error.value).split("\n")) == 3
