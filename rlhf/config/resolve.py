@@ -44,8 +44,9 @@ def with_parts(config: Config, processes: int, command: str = "ppo") -> Config:
         UsageError: the sum over the parts would not be the same on this number of processes, a
             batch has fewer members than parts, or the model cannot be sharded.
     """
-    if config.parallel.shard:
-        _check_shardable(config)
+    if config.parallel.shard and config.model.quantization == "int8":
+        where = "model.quantization=int8 parallel.shard=true"
+        raise UsageError("int8 weights cannot be sharded", where, "leave parallel.shard out")
     parts = config.parallel.parts or processes
     batch, members, size, option = _batch(config, command)
     if parts > max(size, 1):
@@ -62,15 +63,6 @@ def with_parts(config: Config, processes: int, command: str = "ppo") -> Config:
             f"run on {', '.join(map(str, numbers))} processes, or begin a run with other parts",
         )
     return replace(config, parallel=replace(config.parallel, parts=parts))
-
-
-def _check_shardable(config: Config) -> None:
-    """Refuse to shard what cannot be sharded, before a model loads."""
-    model = config.model
-    for option, value in (("quantization", "int8"), ("lora_type", "alora")):
-        if getattr(model, option) == value:
-            where = f"model.{option}={value} parallel.shard=true"
-            raise UsageError(f"{value} cannot be sharded", where, "leave parallel.shard out")
 
 
 def recommended_parts(config: Config, processes: int) -> int:
