@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/rlhf demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m "not processes"
 
 # Lines that the quick tests run; commands that tests start as processes of their own count not.
 coverage: $(STAMP)
@@ -24,10 +24,10 @@ browser-test: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[annotate,browser]'
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser
 
-# One run on 1, 2 and 4 processes, every critic and estimator; then processes killed, told to stop,
-# and ending, 30 minutes: docs/parallel.md
+# One run on 1, 2 and 4 processes, every critic, estimator and storage; then processes killed, told
+# to stop, and ending, 45 minutes: docs/parallel.md
 parallel: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/parallel tests/ppo/test_processes.py tests/ppo/test_process_failures.py tests/models/test_sharding.py tests/ppo/test_sharded_run.py tests/training/test_sharded_step.py tests/training/test_sharded_sft.py tests/commands/test_processes.py tests/cli/test_processes.py tests/cli/test_launch.py tests/cli/test_failing_processes.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.table process_kills process_signals process_exits
 
 # Every promise at full count, half an hour: docs/reliability.md. One of them: ONLY=kills

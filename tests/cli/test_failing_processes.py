@@ -138,7 +138,7 @@ def test_restarts_without_processes_of_its_own_are_refused(
     assert RESTARTS not in os.environ
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("call", [1, 7])  # before the first checkpoint, and after some
 def test_a_run_that_was_killed_and_started_again_is_that_of_an_uncut_one(
     words: list[str], call: int
@@ -151,7 +151,7 @@ def test_a_run_that_was_killed_and_started_again_is_that_of_an_uncut_one(
     assert outcome("cut") == outcome("uncut")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_torchrun_starts_again_with_resume_auto(words: list[str]) -> None:
     assert run(RLHF, [*words, "name=uncut"]).returncode == 0
     Path("judge.py").write_text(ONCE_AT.format(rank=1, call=7, signal=9))
@@ -161,7 +161,7 @@ def test_torchrun_starts_again_with_resume_auto(words: list[str]) -> None:
     assert outcome("cut") == outcome("uncut")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_killed_process_is_named(words: list[str], tmp_path: Path) -> None:
     Path("judge.py").write_text(ONCE_AT.format(rank=1, call=1, signal=9))
     killed = run(RLHF, [*words, "parallel.processes=2"])
@@ -170,7 +170,7 @@ def test_a_killed_process_is_named(words: list[str], tmp_path: Path) -> None:
     assert not running(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_silent_process_is_named(words: list[str], tmp_path: Path) -> None:
     Path("judge.py").write_text(ONCE_AT.format(rank=1, call=3, signal=19))
     words += ["parallel.processes=4", "parallel.patience=3", "ppo.minibatch_size=16"]
@@ -202,7 +202,7 @@ def test_what_all_processes_find_is_printed_once(
     assert len(lines) == 2, failed.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_what_one_process_finds_is_printed_by_it(words: list[str]) -> None:
     Path("judge.py").write_text(
         "import os\n"
@@ -215,7 +215,7 @@ def test_what_one_process_finds_is_printed_by_it(words: list[str]) -> None:
     assert len(errors) == 1 and errors[0].startswith("error: process 1: ")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_processes_whose_launcher_is_killed_save_and_end(words: list[str], tmp_path: Path) -> None:
     command = [*RLHF, *words, "ppo.iterations=3000", "parallel.processes=2"]
     launcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

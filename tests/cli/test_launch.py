@@ -53,7 +53,7 @@ def results(name: str) -> dict[str, str]:
     return {path.name: path.read_text().replace(str(path.parent), "RUN") for path in files}
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_candidates_and_comparisons_are_those_of_one_process(words: list[str], tiny: Path) -> None:
     data = [word for word in words if word.startswith(("data.", "sampling."))]
     line = ["collect", f"model.path={tiny}/model", "sampling.batch_size=8", *data]
@@ -66,7 +66,7 @@ def test_candidates_and_comparisons_are_those_of_one_process(words: list[str], t
     assert results("compared by four") == results("compared by one")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_collecting_that_a_signal_stops_goes_on_to_the_same_file(
     words: list[str], tiny: Path
 ) -> None:
@@ -88,7 +88,7 @@ def test_collecting_that_a_signal_stops_goes_on_to_the_same_file(
     assert files[1].read_bytes() == whole
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 75), ("SIGINT", 130)])
 def test_a_signal_to_the_launcher_saves_once_and_the_run_goes_on_anywhere(
     words: list[str], name: str, code: int
@@ -114,7 +114,7 @@ def test_int8_is_refused_once_if_models_are_sharded(words: list[str]) -> None:
     run = subprocess.run([*RLHF, *words, *options], capture_output=True, text=True)
     assert run.returncode == 2
     assert run.stderr.count("error: ") == 1
-    assert "error: int8 weights cannot be sharded\nwhere: parallel.shard=true " in run.stderr
+    assert "error: int8 weights cannot be sharded\nwhere: model.quantization=int8" in run.stderr
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def files(name: str) -> dict[str, object]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("words", "program", "options"),
     [

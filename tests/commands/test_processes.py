@@ -112,7 +112,7 @@ def test_candidates_and_labels_are_those_of_one_process(project: Path, words: li
     assert len(rows(written["candidates.jsonl"])) == 10
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("selection", ["best_vs_worst", "closest", "uncertain"])
 def test_pairs_are_those_of_one_process(project: Path, words: list[str], selection: str) -> None:
     words += [f"model.path={project}/model", f"reward.path={project}/reward"]
@@ -121,7 +121,7 @@ def test_pairs_are_those_of_one_process(project: Path, words: list[str], selecti
     assert len(rows(written["pairs.jsonl"])) == 8
 
 
-@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.processes), 4])
 def test_a_cut_file_is_completed_to_the_same_one_on_any_number(
     project: Path, words: list[str], size: int
 ) -> None:
@@ -176,7 +176,7 @@ def test_models_are_compared_as_by_one_process(project: Path, words: list[str]) 
     assert kl[0] == 0 and kl[2] != 0
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("command", ["collect", "evaluate"])
 def test_an_activated_lora_gives_the_same(project: Path, words: list[str], command: str) -> None:
     llava = tiny_models.load(project)
@@ -194,7 +194,7 @@ def test_an_activated_lora_gives_the_same(project: Path, words: list[str], comma
         assert_equal(command, [*words, *EVALUATE, "evaluation.judge=person"], models, sizes=[2, 3])
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_rule_and_people_judge_as_on_one_process(project: Path, words: list[str]) -> None:
     models, words = [project / "model", project / "other"], [*words, *EVALUATE]
     assert_equal("evaluate", [*words, "evaluation.judge=rule-v1"], models, sizes=[2])
@@ -240,7 +240,7 @@ def test_a_scorer_that_fails_on_one_process_ends_all_with_one_message(
         assert on_processes(size, failed, *given) == [(*lines, size > 1)] * size
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_responses_without_a_score_are_those_of_one_process(
     project: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,7 +39,7 @@ def weights(directory: Path) -> dict[str, Any]:
     return {f"{file.name}.{k}": x for file in files for k, x in load_file(file).items()}
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("folds", [0, 2])
 @pytest.mark.parametrize("train", ["lora", "full", "head"])
 def test_two_and_four_processes_write_what_one_writes(

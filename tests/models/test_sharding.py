@@ -50,7 +50,7 @@ def shares(world: World, tiny: Path, quantization: str) -> list[Any]:
     return [held_bytes(decoder_weights(policy.llava)) / whole, sorted(replicated)]
 
 
-@pytest.mark.parametrize("quantization", ["none", pytest.param("nf4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("quantization", ["none", pytest.param("nf4", marks=pytest.mark.processes)])
 def test_a_process_holds_its_share_of_the_layers_and_all_else_whole(
     tiny: Path, quantization: str
 ) -> None:

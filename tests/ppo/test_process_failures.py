@@ -63,7 +63,7 @@ def full_disk(world: World, tiny: Path, directory: Path, writer: str) -> dict[st
     return result(run)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "writer",
     ["rlhf.tracking.writer.write_whole", "rlhf.tracking.writer.TensorBoardTracker.scalars"],

@@ -119,7 +119,7 @@ def test_a_run_is_the_same_on_one_two_and_four_processes(tiny: Path, tmp_path: P
     assert len(files[0]) == len(files[1])  # a second writer would have made a second event file
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "nf4"])
 @pytest.mark.parametrize(
     "options",

@@ -90,7 +90,7 @@ def test_a_lora_on_sharded_layers_is_the_same(tiny: Path, tmp_path: Path) -> Non
     assert_equal(tiny, tmp_path, [2], ppo=replace(SHORT, sanity_checks=True))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("critic", ["shared_detached", "shared", "adapter", "separate"])
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "nf4"])
 def test_every_critic_and_storage_is_the_same(
@@ -103,7 +103,7 @@ def test_every_critic_and_storage_is_the_same(
     assert_equal(tiny, tmp_path, [2, 4], ppo=ppo, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_with_recomputed_layers_it_is_the_same(tiny: Path, tmp_path: Path) -> None:
     def run(world: World, size: str, shard: bool) -> dict[str, Any]:
         run = trainer(world, tiny, tmp_path / size, shard=shard)
@@ -157,7 +157,7 @@ def test_full_training_differs_by_rounding_only(tiny: Path, tmp_path: Path) -> N
     assert_full_near(tiny, tmp_path, [2], replace(SHORT, critic_warmup_iterations=0))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("critic", ["shared_detached", "shared", "separate"])
 def test_every_critic_of_full_training_differs_by_rounding_only(
     tiny: Path, tmp_path: Path, critic: Any
@@ -179,7 +179,7 @@ def resumed(
     return state_hash, {name: value.detach().numpy() for name, value in trained(run).items()}
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("model", [LORA, FULL])
 def test_a_checkpoint_of_two_processes_is_read_on_one_and_four(
     tiny: Path, tmp_path: Path, model: ModelConfig
@@ -244,7 +244,7 @@ def test_memory_short_on_one_process_ends_all_at_once(tiny: Path, tmp_path: Path
     assert len(first.split("\n")) == len(second.split("\n")) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_bug_on_one_process_stays_a_bug_there(tiny: Path, tmp_path: Path) -> None:
     first, second = on_processes(2, failing_run, tiny, tmp_path, "a shape is wrong")
     assert first.startswith("5\nanother process of this run does not answer\n")
@@ -266,7 +266,7 @@ def run_with_a_bad_gradient(world: World, tiny: Path, directory: Path) -> list[A
     return [run.updater.skipped_steps, finite, result_tokens(run)]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_gradient_that_is_not_finite_on_one_process_is_skipped_by_all(
     tiny: Path, tmp_path: Path
 ) -> None:
@@ -290,7 +290,7 @@ def held(world: World, tiny: Path, directory: Path) -> list[Any]:
     return seen
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_layers_are_sharded_between_iterations_and_whole_for_callbacks(
     tiny: Path, tmp_path: Path
 ) -> None:

@@ -74,13 +74,13 @@ SCENARIOS = {
         "kill -9 of one of 1, 2 or 4 processes: the others end, any number resumes, bit-equal",
         process_kills,
         full=100,
-        reduced=5,
+        reduced=3,
     ),
     "process_signals": Scenario(
         "a signal to one of 2 or 4 processes, or to their launcher: one checkpoint, its exit code",
         process_signals,
         full=60,
-        reduced=5,
+        reduced=2,
     ),
     "process_exits": Scenario(
         "two processes that leave the exchange together end with 0, none aborts",

@@ -118,7 +118,7 @@ def test_two_processes_train_what_one_trains(
     assert_equal(tiny, texts, tmp_path, [2], kind, "float32")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", TRAININGS)
 def test_every_kind_of_training_is_the_same(

@@ -89,7 +89,7 @@ def test_a_lora_or_a_head_is_the_same(tiny: Path, tmp_path: Path, train: str) ->
     assert_equal(tiny, tmp_path, [2], train=train)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("train", ["lora", "head"])
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "nf4"])
 def test_every_storage_is_the_same(tiny: Path, tmp_path: Path, kind: str, train: str) -> None:
@@ -104,7 +104,7 @@ def assert_near(got: dict[str, Any], expected: dict[str, Any]) -> None:
     assert max(abs(got[name] - value).max() for name, value in expected.items()) <= ROUNDING
 
 
-@pytest.mark.parametrize("sizes", [[2], pytest.param([2, 4], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sizes", [[2], pytest.param([2, 4], marks=pytest.mark.processes)])
 def test_full_training_differs_by_rounding_only(
     tiny: Path, tmp_path: Path, sizes: list[int]
 ) -> None:
@@ -131,7 +131,7 @@ def cut_run(world: World, tiny: Path, directory: Path, options: dict[str, Any]) 
     next(steps), next(steps)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("train", ["lora", "full"])
 def test_a_checkpoint_of_two_processes_is_read_on_one_and_four(
     tiny: Path, tmp_path: Path, train: str
@@ -187,7 +187,7 @@ def held(world: World, tiny: Path, directory: Path) -> list[set[bool]]:
     return recorder.seen
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_layers_are_sharded_between_steps_and_whole_for_callbacks(
     tiny: Path, tmp_path: Path
 ) -> None:

@@ -66,14 +66,14 @@ def test_a_lora_is_the_same(tiny: Path, tmp_path: Path) -> None:
     assert_equal(tiny, tmp_path, [2])
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_half_precision_and_nf4_are_the_same(tiny: Path, tmp_path: Path, quantization: Any) -> None:
     model = replace(LORA, quantization=quantization)
     assert_equal(tiny, tmp_path, [2, 4], model=model, dtype="bfloat16")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_full_training_differs_by_rounding_only_also_if_it_goes_on_elsewhere(
     tiny: Path, tmp_path: Path
 ) -> None:

@@ -41,7 +41,7 @@ def test_a_step_is_that_of_whole_parameters(tiny: Path) -> None:
     assert all((first[1][name] == value).all() for name, value in expected.items())
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_norm_is_clipped_over_all_of_them(tiny: Path) -> None:
     ((norm, expected),) = on_processes(1, stepped, tiny, 1.0)
     (clipped, weights), _ = on_processes(2, stepped, tiny, 1.0)
