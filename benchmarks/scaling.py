@@ -222,6 +222,23 @@ def show(result: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
+def markdown(result: Mapping[str, Any]) -> str:
+    """Both tables of docs/parallel.md."""
+    lines = [
+        "| processes | CPU seconds of the slowest | against one | seconds of exchange |",
+        "|---:|---:|---:|---:|",
+    ]
+    for count, row in result["processes"].items():
+        ratio = f"{row['ratio']:.2f} × | {row['exchange_seconds']:.2f}"
+        lines.append(f"| {count} | {row['cpu_seconds']:.2f} | {ratio} |")
+    lines += ["", "| planned, not measured | 1 GPU | 8 | 64 | 512 |", "|---|---:|---:|---:|---:|"]
+    for model in MODELS:
+        rows = [row for row in result["planned"] if row["model"] == model]
+        cells = (f"{row['seconds']:.1f} s ({row['use']:.0%})" for row in rows)
+        lines.append(f"| {model}, an iteration (use of a GPU) | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tiny", action="store_true", help="a quick check; writes nothing")
@@ -236,6 +253,7 @@ def main() -> None:
     result = json.loads(RESULTS.read_text()) if options.planned else measured(sizes, *flags)
     result["planned"] = planned(result["length_variation"])
     show(result)
+    print(markdown(result))
     if not options.tiny:
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")
 

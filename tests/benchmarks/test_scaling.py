@@ -1,6 +1,7 @@
 """The plan of many GPUs by benchmarks/scaling.py, by hand; a worker is run by hand only."""
 
 import importlib
+import json
 import math
 import sys
 from pathlib import Path
@@ -28,3 +29,14 @@ def test_the_plan_of_512_gpus_by_hand() -> None:
     assert many["seconds"] == pytest.approx(alone["seconds"] * spread + many["exchange"])
     assert many["use"] == pytest.approx(alone["seconds"] / many["seconds"])
     assert alone["exchange"] == 0 and alone["use"] == 1
+
+
+def test_the_page_has_the_results_and_they_are_within_the_bars() -> None:
+    result = json.loads(scaling.RESULTS.read_text())
+    page = Path(__file__).parents[2] / "docs/parallel.md"
+    assert scaling.markdown(result) in page.read_text()
+    for count, bar in scaling.BARS.items():
+        assert result["processes"][str(count)]["ratio"] <= bar
+    assert [row["seconds"] for row in result["planned"]] == pytest.approx(
+        [row["seconds"] for row in scaling.planned(result["length_variation"])]
+    )
