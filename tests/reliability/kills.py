@@ -28,6 +28,11 @@ def train(run: PPOTrainer, directory: Path, connection: Connection) -> None:
     run.writer = MetricsWriter(directory, checkpoint.step if checkpoint else None)
     if checkpoint:
         run.restore(checkpoint)
+    run_acknowledged(run, connection)
+
+
+def run_acknowledged(run: PPOTrainer, connection: Connection) -> None:
+    """Train; say when a save begins, and what was saved."""
     save = run.checkpoints.save
 
     def acknowledged(done: int) -> Path:

@@ -23,8 +23,8 @@ from rlhf.parallel.world import World
 from rlhf.storage.checkpoint import load_checkpoint
 from rlhf.training.signals import EXIT_CODES
 from tests.ppo import test_processes
-from tests.reliability.harness import Child, fork, state_hash
-from tests.reliability.kills import newest_step
+from tests.reliability.harness import Child, fork
+from tests.reliability.kills import newest_step, run_acknowledged
 from tests.reliability.outcome import Outcome
 from tests.reliability.stops import small_run, wait_until_trained
 from tests.support.tiny_models import timeless_curves
@@ -103,17 +103,7 @@ def train(world: World, tiny: Path, directory: Path, connection: Connection) -> 
     run = test_processes.trainer(world, tiny, directory, PPO)
     if newest_step(directory):
         run.resume()
-    save = run.checkpoints.save
-
-    def acknowledged(done: int) -> Path:
-        connection.send((done, ""))
-        path = save(done)
-        connection.send((done, state_hash(run.state())))
-        return path
-
-    run.checkpoints.save = acknowledged  # type: ignore[method-assign]
-    connection.send((run.iteration, ""))
-    run.run()
+    run_acknowledged(run, connection)
 
 
 def wait_for_save(child: Child, skipped: int) -> None:
