@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from rlhf.config.schema import PPOConfig
 from rlhf.functional import ADVANTAGE_ESTIMATORS, ScoreScaler, explained_variance
 from rlhf.kernels import span_mean, span_sum
 from rlhf.ppo.buffer import RolloutBuffer
-from rlhf.ppo.step_metrics import StepMetrics
+from rlhf.ppo.step_metrics import StepMetrics, kl_spent
 from rlhf.tracking.text_metrics import text_statistics
 from rlhf.types import Rollout
 
@@ -42,11 +43,13 @@ def iteration_metrics(
         texts: the B responses as text.
         config: PPO options of the iteration, with its kl_coef.
     """
+    steps_per_epoch = ceil(len(buffer.responses) / config.minibatch_size)
     needs_critic = ADVANTAGE_ESTIMATORS[config.advantage_estimator].needs_critic
     return {
         **_objective(rollout, buffer, config),
         **(_critic(buffer, steps) if needs_critic else {}),
         **_steps(steps),
+        "policy/kl_spent": kl_spent(steps, steps_per_epoch),
         **_responses(rollout, texts),
         "memory/peak_gb": peak_memory_gb(),
     }

@@ -132,6 +132,8 @@ class Updater:
             ratio_gap=statistics.maximum,
             grad_norm_policy=policy_norm,
             grad_norm_critic=critic_norm,
+            num_tokens=minibatch.responses.spans.num_tokens,
+            num_responses=len(minibatch.responses),
             outcome=outcome,
         )
 

@@ -15,6 +15,7 @@ METRICS: dict[str, str] = {
     "objective/score_scale": "what normalize_scores divides by, reward-model units",
     "objective/kl_coef": "weight of the KL penalty, score units a nat",
     "policy/approxkl_avg": "KL(old ‖ new policy), mean over tokens and steps, nats a token",
+    "policy/kl_spent": "KL(old ‖ new), k2, before each step of the last epoch, nats a response",
     "policy/clipfrac_avg": "share of tokens whose ratio was clipped, 0 to 1",
     "policy/entropy_avg": "entropy of the policy, mean over tokens, nats a token",
     "loss/policy_avg": "clipped policy loss, mean over tokens",
@@ -84,7 +85,12 @@ USER_METRICS: dict[str, str] = {  # beginnings of names that a user chooses
 _PAGES: dict[str, dict[str, tuple[str, ...]]] = {  # of custom scalars: page, chart, metrics
     "PPO health": {
         "Reward": ("objective/scores", "objective/rlhf_reward", "objective/non_score_reward"),
-        "Distance": ("objective/kl", "policy/approxkl_avg", "policy/clipfrac_avg"),
+        "Distance": (
+            "objective/kl",
+            "policy/kl_spent",
+            "policy/approxkl_avg",
+            "policy/clipfrac_avg",
+        ),
         "Critic": ("val/explained_variance", "loss/value_avg"),
         "Responses": ("tokens/responses_len_mean", "tokens/eos_rate", "text/rep4", "text/distinct"),
     },

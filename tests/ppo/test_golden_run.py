@@ -30,6 +30,7 @@ METRICS = (
     "loss/value_avg",
     "policy/entropy_avg",
     "policy/approxkl_avg",
+    "policy/kl_spent",
     "val/explained_variance",
     "optim/grad_norm_policy",
     "optim/grad_norm_critic",

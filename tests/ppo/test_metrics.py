@@ -19,7 +19,7 @@ def metrics_of(config: PPOConfig, part: Rollout) -> tuple[dict[str, float], Roll
     buffer.append(part)
     buffer.finish(config)
     zeros = dict.fromkeys((*TOKEN_MEANS, "ratio_gap", "grad_norm_policy", "grad_norm_critic"), 0.0)
-    steps = [StepMetrics(**zeros, outcome="taken")]
+    steps = [StepMetrics(**zeros, num_tokens=4, num_responses=2, outcome="taken")]
     return iteration_metrics(part, buffer, steps, ["red", "a blue star"], config), buffer
 
 
