@@ -54,6 +54,7 @@ CURVES = (
     "objective/rlhf_reward",
     "policy/entropy_avg",
     "val/explained_variance",
+    "val/explained_variance_pooled",
     "tokens/responses_len_mean",
 )
 

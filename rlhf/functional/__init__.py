@@ -23,10 +23,11 @@ from rlhf.functional.losses import clipped_value_loss as clipped_value_loss
 from rlhf.functional.losses import kl_penalty_loss as kl_penalty_loss
 from rlhf.functional.losses import preference_loss as preference_loss
 from rlhf.functional.normalization import ScoreScaler as ScoreScaler
-from rlhf.functional.normalization import explained_variance as explained_variance
 from rlhf.functional.normalization import whiten as whiten
 from rlhf.functional.rewards import missing_eos_scores as missing_eos_scores
 from rlhf.functional.rewards import per_token_rewards as per_token_rewards
 from rlhf.functional.sampling import filtered_logits as filtered_logits
 from rlhf.functional.sampling import inverse_cdf_tokens as inverse_cdf_tokens
 from rlhf.functional.sampling import keyed_uniforms as keyed_uniforms
+from rlhf.functional.value_metrics import PooledExplainedVariance as PooledExplainedVariance
+from rlhf.functional.value_metrics import explained_variance as explained_variance

@@ -1,11 +1,10 @@
-"""Whitening, explained variance, and scaling of scores by a running standard deviation."""
+"""Whitening, and scaling of scores by a running standard deviation."""
 
 from math import sqrt
 
-import torch
 from torch import Tensor
 
-from rlhf.functional.checks import check_positive, check_same_shape
+from rlhf.functional.checks import check_positive
 from rlhf.kernels.dtypes import at_least_float32
 
 
@@ -33,30 +32,6 @@ def whiten(values: Tensor, *, min_std: float = 1e-8) -> Tensor:
     exact = values.double()  # float32 rounding of the mean would be noise, too
     mean, std = exact.mean(), exact.std(correction=0)
     return ((exact - mean) / std.clamp(min=min_std)).to(at_least_float32(values).dtype)
-
-
-def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
-    """Share of the variance of the returns that the values explain.
-
-        1 - Var(returns - values) / Var(returns)
-
-    Args:
-        values: [N], reward units.
-        returns: [N], reward units.
-
-    Returns:
-        0-d, at most 1; 0 if the returns do not vary.
-
-    Raises:
-        ValueError: shapes disagree.
-    """
-    check_same_shape(values=values, returns=returns)
-    if not returns.numel():
-        return at_least_float32(values).new_zeros(())
-    exact = returns.double()
-    unexplained = (exact - values.double()).var(correction=0) / exact.var(correction=0)
-    constant = (returns == returns[:1]).all()
-    return torch.where(constant, 0, 1 - unexplained).to(at_least_float32(values).dtype)
 
 
 class ScoreScaler:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import PPOConfig
-from rlhf.functional import ADVANTAGE_ESTIMATORS, ScoreScaler, explained_variance
+from rlhf.functional import PooledExplainedVariance, ScoreScaler, explained_variance
 from rlhf.kernels import span_mean, span_sum
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.step_metrics import StepMetrics, kl_spent
@@ -23,6 +23,7 @@ SUMMARY_METRICS = (
     "tokens/responses_len_mean",
     "tokens/eos_rate",
     "val/explained_variance",
+    "val/explained_variance_pooled",
     "policy/entropy_avg",
 )
 
@@ -33,6 +34,7 @@ def iteration_metrics(
     steps: list[StepMetrics],
     texts: list[str],
     config: PPOConfig,
+    pooled: PooledExplainedVariance | None,
 ) -> dict[str, float]:
     """Metrics of an iteration by name; `rlhf.tracking.metrics.METRICS` describes each.
 
@@ -42,12 +44,12 @@ def iteration_metrics(
         steps: metrics of each optimizer step.
         texts: the B responses as text.
         config: PPO options of the iteration, with its kl_coef.
+        pooled: explained variance of the last rollouts, this one included; None: no critic.
     """
     steps_per_epoch = ceil(len(buffer.responses) / config.minibatch_size)
-    needs_critic = ADVANTAGE_ESTIMATORS[config.advantage_estimator].needs_critic
     return {
         **_objective(rollout, buffer, config),
-        **(_critic(buffer, steps) if needs_critic else {}),
+        **(_critic(buffer, steps, pooled) if pooled else {}),
         **_steps(steps),
         "policy/kl_spent": kl_spent(steps, steps_per_epoch),
         **_responses(rollout, texts),
@@ -133,11 +135,14 @@ def _steps(steps: list[StepMetrics]) -> dict[str, float]:
     }
 
 
-def _critic(buffer: RolloutBuffer, steps: list[StepMetrics]) -> dict[str, float]:
+def _critic(
+    buffer: RolloutBuffer, steps: list[StepMetrics], pooled: PooledExplainedVariance
+) -> dict[str, float]:
     return {
         "ppo/returns/mean": float(buffer.returns.mean()),
         "ppo/returns/var": float(buffer.returns.var(correction=0)),
         "val/explained_variance": float(explained_variance(buffer.values, buffer.returns)),
+        "val/explained_variance_pooled": pooled.value,
         "loss/value_avg": _mean(steps, "value_loss"),
         "val/clipfrac_avg": _mean(steps, "value_clipfrac"),
         "optim/grad_norm_critic": _mean(steps, "grad_norm_critic"),

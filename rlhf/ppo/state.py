@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from rlhf.errors import UsageError
-from rlhf.functional import ScoreScaler
+from rlhf.functional import PooledExplainedVariance, ScoreScaler
 from rlhf.models.policy import Policy
 from rlhf.models.saving import save_trained
 from rlhf.models.sharding import ShardedModels, is_sharded
@@ -27,6 +27,7 @@ class PPORun(Protocol):
     updater: Updater
     health: HealthMonitor
     scaler: ScoreScaler | None
+    explained_variance: PooledExplainedVariance | None
     iteration: int
     metrics: dict[str, float]
     warnings: list[tuple[int, str]]
@@ -52,6 +53,9 @@ def capture_state(run: PPORun, frozen: str) -> State:
         "updater": updater_state,
         "health": run.health.state_dict(),
         "scaler": run.scaler.state_dict() if run.scaler else None,
+        "explained_variance": (
+            run.explained_variance.state_dict() if run.explained_variance else None
+        ),
         "frozen": frozen,
         "metrics": run.metrics,
         "warnings": run.warnings,
@@ -82,6 +86,8 @@ def restore_state(run: PPORun, checkpoint: Checkpoint, frozen: str) -> None:
     run.health.load_state_dict(state["health"])
     if run.scaler and state["scaler"]:
         run.scaler.load_state_dict(state["scaler"])
+    if run.explained_variance and state.get("explained_variance"):  # older ones lack it
+        run.explained_variance.load_state_dict(state["explained_variance"])
     run.iteration, run.metrics = state["iteration"], state["metrics"]
     run.warnings = [(step, name) for step, name in state["warnings"]]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlhf.config.resolve import with_parts
 from rlhf.config.schema import Config, PPOConfig, SamplingConfig
 from rlhf.data.record_set import Prompts
-from rlhf.functional import ADVANTAGE_ESTIMATORS, ScoreScaler
+from rlhf.functional import ADVANTAGE_ESTIMATORS, PooledExplainedVariance, ScoreScaler
 from rlhf.models.policy import Policy
 from rlhf.parallel.world import ALONE, World
 from rlhf.ppo.batch_sizes import limit_prefill, llavas_of, split_batches
@@ -69,6 +69,7 @@ class PPOTrainer(Trainer):
         world: this process among those of the run.
 
     Attributes:
+        explained_variance: of the critic over the last rollouts; None: there is no critic.
         iteration: iterations done so far.
         metrics: of the last iteration.
         warnings: iteration and name of each health warning.
@@ -122,6 +123,8 @@ class PPOTrainer(Trainer):
         self.updater.oom_retry.prepare = self._split_prefill
         self.health = HealthMonitor(warmup=self.warmup)
         self.scaler = ScoreScaler(self.config.clip_scores) if self.config.normalize_scores else None
+        needs_critic = ADVANTAGE_ESTIMATORS[self.config.advantage_estimator].needs_critic
+        self.explained_variance = PooledExplainedVariance() if needs_critic else None
         self.iteration = 0
         self.warnings: list[tuple[int, str]] = []
 
@@ -183,13 +186,15 @@ class PPOTrainer(Trainer):
         buffer.append(rollout)
         with phase("advantages"):
             buffer.finish(options, self.scaler)
+            if self.explained_variance:
+                self.explained_variance.add(buffer.values, buffer.returns)
         sampled = time.perf_counter()
         steps = self.update(buffer, iteration)
         self.updater.steps_done = (iteration + 1) * self.planned_steps // self.config.iterations
         updated = time.perf_counter()
 
         texts = [self.policy.llava.builder.decode(row) for row in rollout.responses.rows()]
-        metrics = iteration_metrics(rollout, buffer, steps, texts, options)
+        metrics = iteration_metrics(rollout, buffer, steps, texts, options, self.explained_variance)
         metrics |= speed_metrics(rollout.spans.num_tokens, sampled - start, updated - sampled)
         metrics |= run_metrics(rollout, iteration, self.config, self.updater.lr, self.scaler)
         self.updater.adapt_kl_coef(buffer.kl, len(buffer.responses))

@@ -27,6 +27,7 @@ METRICS: dict[str, str] = {
     "val/first_step_ratio_gap": "largest |ratio - 1| at the first optimizer step of a rollout",
     "val/num_eos_tokens": "responses that ended by themselves, count",
     "val/explained_variance": "1 - var(return - value) / var(return), at most 1",
+    "val/explained_variance_pooled": "1 - Σ var(return - value) / Σ var(return) of 10 rollouts",
     "ppo/returns/mean": "return, mean over tokens, score units",
     "ppo/returns/var": "return, variance over tokens, squared score units",
     "ppo/policy/approxkl": "policy/approxkl_avg under its older name, nats a token",
@@ -91,7 +92,11 @@ _PAGES: dict[str, dict[str, tuple[str, ...]]] = {  # of custom scalars: page, ch
             "policy/approxkl_avg",
             "policy/clipfrac_avg",
         ),
-        "Critic": ("val/explained_variance", "loss/value_avg"),
+        "Critic": (
+            "val/explained_variance",
+            "val/explained_variance_pooled",
+            "loss/value_avg",
+        ),
         "Responses": ("tokens/responses_len_mean", "tokens/eos_rate", "text/rep4", "text/distinct"),
     },
     "Reward": {

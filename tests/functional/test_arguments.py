@@ -45,6 +45,10 @@ CALLS: dict[str, tuple[Callable[..., Any], list[int]]] = {
     ),
     "whiten": (functional.whiten, [TOKENS]),
     "explained_variance": (functional.explained_variance, [TOKENS, TOKENS]),
+    "PooledExplainedVariance": (
+        lambda values, returns: functional.PooledExplainedVariance().add(values, returns),
+        [TOKENS, TOKENS],
+    ),
     "clipped_policy_loss": (
         lambda new, old, advantages: functional.clipped_policy_loss(
             new, old, advantages, clip_range=0.2, dual_clip=3.0

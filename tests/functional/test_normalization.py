@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.functional import ScoreScaler, explained_variance, whiten
+from rlhf.functional import ScoreScaler, whiten
 from tests.support.float64 import exact, quick, random_float64
 
 
@@ -25,20 +25,6 @@ def test_whiten_literals() -> None:
     assert whiten(values.bfloat16()).dtype == torch.float32
     with pytest.raises(ValueError, match="min_std: got 0"):
         whiten(values, min_std=0.0)
-
-
-def test_explained_variance_literals() -> None:
-    returns = torch.tensor([1.0, 3.0])
-    assert explained_variance(returns, returns).item() == 1.0
-    assert explained_variance(returns[:0], returns[:0]).item() == 0.0
-    assert explained_variance(returns + 5, returns).item() == 1.0
-    assert explained_variance(torch.tensor([2.0, 2.0]), returns).item() == 0.0
-    assert explained_variance(torch.tensor([3.0, 1.0]), returns).item() == -3.0
-    assert explained_variance(returns, torch.tensor([0.1, 0.1])).item() == 0.0
-    constant = torch.full((3,), 0.1, dtype=torch.float64)
-    assert explained_variance(random_float64(3), constant).item() == 0.0
-    with pytest.raises(ValueError, match="returns"):
-        explained_variance(returns, returns[:1])
 
 
 @quick

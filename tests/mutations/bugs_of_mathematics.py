@@ -5,6 +5,7 @@ from tests.mutations.bugs import Bug
 LOSSES = "tests/functional/test_losses.py::"
 KL = "tests/functional/test_kl.py::"
 NORMALIZATION = "tests/functional/test_normalization.py::"
+VALUE_METRICS = "tests/functional/test_value_metrics.py::"
 REWARDS = "tests/functional/test_rewards.py::"
 ADVANTAGES = "tests/functional/test_advantages.py::"
 BUFFER = "tests/ppo/test_buffer.py::"
@@ -186,6 +187,18 @@ BUGS = (
         "functional/advantages.py",
         (("lengths.double())).clamp(min=0)", "lengths.double()))"),),
         ADVANTAGES + "test_length_adaptive_lambda_literals",
+    ),
+    Bug(
+        "the critic is judged by one rollout",
+        ("measured: explained variance of one rollout",),
+        "functional/value_metrics.py",
+        (
+            (
+                "del self._unexplained[: -self.max_rollouts], self._total[: -self.max_rollouts]",
+                "del self._unexplained[:-1], self._total[:-1]",
+            ),
+        ),
+        VALUE_METRICS + "test_variances_are_pooled_by_token_not_the_ratios_of_the_rollouts",
     ),
     Bug(
         "a cut response is bootstrapped and pays the penalty too",

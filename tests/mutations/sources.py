@@ -49,6 +49,7 @@ MEASURED = (
     "measured: std without a floor",
     "measured: mean of means",
     "measured: negative λ",
+    "measured: explained variance of one rollout",
     "measured: bootstrap and penalty",
     "measured: value clip of stable-baselines3",
     "measured: target_kl after the step",

@@ -32,6 +32,7 @@ METRICS = (
     "policy/approxkl_avg",
     "policy/kl_spent",
     "val/explained_variance",
+    "val/explained_variance_pooled",
     "optim/grad_norm_policy",
     "optim/grad_norm_critic",
 )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rlhf.config.schema import PPOConfig
+from rlhf.functional import PooledExplainedVariance
 from rlhf.kernels import span_sum
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.metrics import iteration_metrics
@@ -20,7 +21,8 @@ def metrics_of(config: PPOConfig, part: Rollout) -> tuple[dict[str, float], Roll
     buffer.finish(config)
     zeros = dict.fromkeys((*TOKEN_MEANS, "ratio_gap", "grad_norm_policy", "grad_norm_critic"), 0.0)
     steps = [StepMetrics(**zeros, num_tokens=4, num_responses=2, outcome="taken")]
-    return iteration_metrics(part, buffer, steps, ["red", "a blue star"], config), buffer
+    texts, pooled = ["red", "a blue star"], PooledExplainedVariance()
+    return iteration_metrics(part, buffer, steps, texts, config, pooled), buffer
 
 
 def test_the_logged_kl_is_the_one_that_was_paid() -> None:

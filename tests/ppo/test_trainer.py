@@ -152,7 +152,27 @@ def test_a_continued_run_equals_an_uninterrupted_one(tiny: Path, tmp_path: Path)
     for name, value in uninterrupted.policy.trainable_parameters().items():
         assert torch.equal(resumed.policy.trainable_parameters()[name], value), name
     expected, metrics = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "half")
-    assert expected["objective/scores"] == metrics["objective/scores"]
+    for metric in ("objective/scores", "val/explained_variance_pooled", "policy/kl_spent"):
+        assert expected[metric] == metrics[metric], metric
+
+
+def test_the_pooled_explained_variance_is_of_the_values_before_the_update(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """The head of a new critic is 0, and so are its values at the first rollout."""
+    run = trainer(tiny, tmp_path)
+    run.run()
+    own, pooled = (
+        [value for _, value in read_metrics(tmp_path)[f"val/explained_variance{end}"]]
+        for end in ("", "_pooled")
+    )
+    assert pooled[0] == own[0] == 0.0 and 0.0 not in pooled[1:]
+    assert run.explained_variance and len(run.explained_variance.state_dict()["total"]) == 4
+    variances = [value for _, value in read_metrics(tmp_path)["ppo/returns/var"]]
+    lengths = [value for _, value in read_metrics(tmp_path)["tokens/responses_len_mean"]]
+    weights = [variance * length for variance, length in zip(variances, lengths, strict=True)]
+    explained = sum(weight * x for weight, x in zip(weights, own, strict=True)) / sum(weights)
+    assert pooled[-1] == pytest.approx(explained, rel=1e-4)
 
 
 def test_another_reward_model_is_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
@@ -208,7 +228,8 @@ def test_it_learns_without_a_critic(tiny: Path, tmp_path: Path, advantage: str) 
     run.run()
     scores = [value for _, value in read_metrics(tmp_path)["objective/scores"]]
     assert sum(scores[-3:]) / 3 > scores[0] + 0.2
-    assert "val/explained_variance" not in read_metrics(tmp_path)
+    assert not any("explained_variance" in name for name in read_metrics(tmp_path))
+    assert run.explained_variance is None and run.state().values["explained_variance"] is None
     assert not run.policy.critic.head.linear.weight.detach().any()
 
 
