@@ -17,7 +17,7 @@ HEALTHY = {
     "policy/entropy_avg": 1.0,
     "loss/value_avg": 0.2,
     "val/first_step_ratio_gap": 1e-6,
-    "val/explained_variance": 0.5,
+    "val/explained_variance_pooled": 0.3,
     "tokens/responses_len_mean": 20.0,
     "tokens/eos_rate": 0.9,
     "text/rep4": 0.05,
@@ -34,7 +34,7 @@ UNHEALTHY = {
     "KL explosion": {"objective/kl": 60.0},
     "clipping": {"policy/clipfrac_avg": 0.5},
     "approximate KL": {"policy/approxkl_avg": 0.4},
-    "useless critic": {"val/explained_variance": -2.1},
+    "useless critic": {"val/explained_variance_pooled": -0.01},
     "value divergence": {"loss/value_avg": 6.1},
     "few EOS": {"tokens/eos_rate": 0.5},
     "long responses": {"tokens/responses_len_mean": 31.0},
@@ -124,9 +124,16 @@ def test_rising_score_with_falling_reward_is_reward_hacking():
 
 def test_the_critic_is_judged_after_its_warm_up():
     bad = UNHEALTHY["useless critic"]
-    warnings = warned(HealthMonitor(warmup=4), {**bad, "objective/kl": 0.0}, *[bad] * 8)
-    assert warnings.index(["useless critic"]) == 6  # updates 4, 5 and 6 agree
-    assert warned(HealthMonitor(warmup=0), {**bad, "objective/kl": 0.0}, bad, bad)[2]
+    updates = [{**bad, "objective/kl": 0.0}, *[bad] * 20]
+    for warmup, first in ((0, 11), (4, 11), (12, 14)):  # after 10 updates and warm-up, at the third
+        warnings = warned(HealthMonitor(warmup=warmup), *updates)
+        assert warnings.index(["useless critic"]) == first
+        assert sum(warnings, []) == ["useless critic"]
+
+
+def test_a_critic_that_is_as_good_as_a_constant_is_not_useless():
+    """Values of 0, those of a new critic, explain exactly nothing."""
+    assert not any(warned(healthy_monitor(), *[{"val/explained_variance_pooled": 0.0}] * 6))
 
 
 def test_missing_and_not_finite_metrics_are_ignored():
