@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -93,7 +93,7 @@ def installed(baselines: Sequence[Baseline], environments: Path, log: Any) -> li
 def create_starting_point(directory: Path, overrides: Sequence[str] = ()) -> None:
     """Run the demo, with one iteration of PPO, for its supervised and its reward model."""
     arguments = ["demo", "ppo.iterations=1", f"output_dir={directory}", *overrides]
-    _child([sys.executable, "-m", "rlhf", *arguments])
+    child_output([sys.executable, "-m", "rlhf", *arguments])
 
 
 def find_starting_point(directory: Path) -> StartingPoint:
@@ -120,8 +120,21 @@ def find_starting_point(directory: Path) -> StartingPoint:
     )
 
 
-def run(baseline: Baseline, task: Task, directory: Path, environments: Path) -> Run:
+def run(
+    baseline: Baseline,
+    task: Task,
+    directory: Path,
+    environments: Path,
+    evaluation: Callable[[Task, Path], dict[str, float]] | None = None,
+) -> Run:
     """Train and evaluate; read the results of an earlier run of an equal task instead.
+
+    Args:
+        baseline: what trains.
+        task: models and options.
+        directory: of the run.
+        environments: of trl.
+        evaluation: returns metrics of the run in a directory; None: `evaluate`.
 
     Raises:
         RuntimeError: a child failed; the message holds the end of its output.
@@ -134,10 +147,17 @@ def run(baseline: Baseline, task: Task, directory: Path, environments: Path) -> 
         task.write(directory)
         if baseline.module == "train":
             config = task.train_config(baseline.name)
-            TrainJob(trainer=baseline.name, config=config, run_dir=directory).write()
+            start = task.start
+            TrainJob(
+                trainer=baseline.name,
+                config=config,
+                run_dir=directory,
+                scorer=start.scorer,
+                judges=start.judges,
+            ).write()
         python = str(interpreter_of(baseline.environment, environments))
-        _child([python, "-m", f"baselines.{baseline.module}", str(directory)])
-        finished.write_text(json.dumps(evaluate(task, directory), indent=2) + "\n")
+        child_output([python, "-m", f"baselines.{baseline.module}", str(directory)])
+        finished.write_text(json.dumps((evaluation or evaluate)(task, directory), indent=2) + "\n")
     return Run(read_curve(directory), json.loads(finished.read_text()))
 
 
@@ -152,13 +172,17 @@ def evaluate(task: Task, directory: Path) -> dict[str, float]:
             "--json",
         ]
         command = [sys.executable, "-m", "rlhf", "evaluate", task.start.model, str(directory)]
-        metrics = json.loads(_child([*command, *overrides]))
+        metrics = json.loads(child_output([*command, *overrides]))
     metrics.pop("report")
     return dict(metrics)
 
 
-def _child(command: Sequence[str]) -> str:
-    """Return what a command prints, run with one thread and with rlhf and baselines on the path."""
+def child_output(command: Sequence[str]) -> str:
+    """Return what a command prints, run with one thread and with rlhf and baselines on the path.
+
+    Raises:
+        RuntimeError: it failed; the message holds the end of its output.
+    """
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{BENCHMARKS}", "HF_HUB_OFFLINE": "1"}
     environment = {**os.environ, **threads, **paths}

@@ -15,7 +15,7 @@ import yaml
 
 from baselines.environments import ROOT
 from baselines.train_checks import checked_options
-from baselines.train_metrics import TIMES
+from baselines.train_metrics import JUDGED, TIMES
 from rlhf.config.schema import Config
 from rlhf.config.validation import load_config
 from rlhf.tracking.reader import read_metrics
@@ -31,11 +31,24 @@ TAGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class StartingPoint:
-    """The supervised LLaVA, reward model and directory of prompts that every run begins with."""
+    """What every run begins with.
+
+    Attributes:
+        model: the supervised LLaVA.
+        reward: run of the reward model; empty with a scorer.
+        data: directory of preference.jsonl, the prompts, and evaluation.jsonl, held-out ones.
+        preferences: the pairs that the reward model was trained on; empty: unknown.
+        scorer: the reward as `--scorer=` names it; empty: the reward model.
+        judges: metric to FILE.py:NAME, a function like a scorer that says how right each response
+            is, from 0 to 1; recorded beside the reward and never trained on.
+    """
 
     model: str
     reward: str
     data: str
+    preferences: str = ""
+    scorer: str = ""
+    judges: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +74,21 @@ class Task:
             values.setdefault(section, {})[option] = value
         return load_config({**values, "seed": self.seed})
 
+    @property
+    def full_config(self) -> Config:
+        """The options, files included."""
+        config, start = self.config, self.start
+        prompts, preferences = str(self.prompts), start.preferences
+        return replace(
+            config,
+            model=replace(config.model, path=start.model),
+            data=replace(config.data, prompts=prompts, preferences=preferences, root=start.data),
+            reward=replace(config.reward, path=start.reward),
+        )
+
     def train_config(self, trainer: str) -> Config:
         """Return the options of a trainer of trl, files included."""
-        config = self.config
-        return checked_options(
-            trainer,
-            replace(
-                config,
-                model=replace(config.model, path=self.start.model),
-                data=replace(config.data, prompts=str(self.prompts), root=self.start.data),
-                reward=replace(config.reward, path=self.start.reward),
-            ),
-        )
+        return checked_options(trainer, self.full_config)
 
     @property
     def prompts(self) -> Path:
@@ -98,14 +114,32 @@ class Task:
 def read_curve(directory: Path) -> list[Mapping[str, float]]:
     """Return the metrics of each iteration of a run, with seconds from the first one's beginning.
 
+    Of DPO, whose policy samples in some of its steps only to be measured, these steps alone count,
+    and the seconds are without that sampling.
+
     Returns:
         scores: mean score, with the penalty for a response that was cut short; kl: mean over
         responses of the summed log-ratio to the supervised model, nats; length: mean tokens of a
-        response, end-of-sequence included; samples and seconds so far.
+        response, end-of-sequence included; samples and seconds so far; by the name of each judge
+        the mean of what it says, from 0 to 1.
     """
-    curves = read_metrics(directory)
-    columns = {name: [value for _, value in curves[metric]] for metric, name in TAGS.items()}
-    parts = [[value for _, value in curves[name]] for name in TIMES if name in curves]
-    seconds = accumulate(sum(times) for times in zip(*parts, strict=True))
-    columns = {"samples": columns.pop("samples"), "seconds": list(seconds), **columns}
-    return [dict(zip(columns, line, strict=True)) for line in zip(*columns.values(), strict=True)]
+    curves = {name: dict(points) for name, points in read_metrics(directory).items()}
+    names = {name: metric for metric, name in TAGS.items()}
+    names |= {x.removeprefix(JUDGED): x for x in curves if x.startswith(JUDGED)}
+    seconds = _seconds(curves)
+    order = dict.fromkeys(("samples", "seconds", *names))
+    return [
+        {name: seconds[step] if name == "seconds" else curves[names[name]][step] for name in order}
+        for step in seconds
+        if all(step in curves[metric] for metric in names.values())
+    ]
+
+
+def _seconds(curves: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
+    """Return the seconds of training until the end of each step."""
+    learns_from_pairs = "reward/margin" in curves
+    parts = [curves[x] for x in TIMES if x in curves and not (learns_from_pairs and x == TIMES[-1])]
+    steps = sorted(set[int]().union(*parts))
+    return dict(
+        zip(steps, accumulate(sum(x.get(n, 0.0) for x in parts) for n in steps), strict=True)
+    )

@@ -27,7 +27,7 @@ _SAMPLED = {
     "microbatch_tokens",
 }
 # Options of section ppo that reach each trainer; max_grad_norm does not reach trl's PPO.
-_READ = {
+READ = {
     "trl_ppo": _SAMPLED | {"gamma", "gae_lambda", "clip_range_value", "vf_coef"},
     "trl_rloo": _SAMPLED | {"samples_per_prompt", "max_grad_norm"},
     "trl_grpo": _SAMPLED | {"samples_per_prompt", "max_grad_norm", "clip_range_high"},
@@ -50,8 +50,7 @@ def unread_options(trainer: str, words: Sequence[str]) -> list[str]:
     return [
         word
         for word, name in names
-        if name.startswith(("ppo.", "parallel."))
-        and name.removeprefix("ppo.") not in _READ[trainer]
+        if name.startswith(("ppo.", "parallel.")) and name.removeprefix("ppo.") not in READ[trainer]
     ]
 
 

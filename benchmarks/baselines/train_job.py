@@ -6,6 +6,7 @@ adapter/ and summary.json; trl.json beside them names the trainer, the scorer an
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class TrainJob:
         run_dir: where the run writes.
         scorer: as `--scorer=` of `rlhf ppo`; empty: the reward model of reward.path.
         settings: options under trl's own names, which replace those made from `config`.
+        judges: as `StartingPoint.judges`.
     """
 
     trainer: str
@@ -45,6 +47,7 @@ class TrainJob:
     run_dir: Path
     scorer: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    judges: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_scored(self) -> bool:
@@ -66,7 +69,7 @@ class TrainJob:
     def write(self) -> None:
         """Write the files that `read` reads."""
         (self.run_dir / "config.yaml").write_text(to_yaml(self.config))
-        values = {"trainer": self.trainer, "scorer": self.scorer, "settings": self.settings}
+        values = {name: getattr(self, name) for name in ("trainer", "scorer", "settings", "judges")}
         (self.run_dir / "trl.json").write_text(json.dumps(values, indent=2) + "\n")
 
     @staticmethod

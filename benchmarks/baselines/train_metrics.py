@@ -1,15 +1,19 @@
 """What trl logs, under the names of rlhf where both mean the same. Needs no trl."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from rlhf.ppo.metrics import SUMMARY_METRICS, peak_memory_gb
+from rlhf.rewards.external.python_function import load_function
 from rlhf.tracking.console import Track
 from rlhf.tracking.metrics import METRICS
 from rlhf.tracking.writer import MetricsWriter
+from rlhf.types import PromptBatch
 
+JUDGED = "user/"  # begins the metrics of judges: means over responses, from 0 to 1
 TIMES = ("time/rollout", "time/update", "time/other")
 SHOWN = {"objective/scores": "score", "objective/kl": "KL", "reward/loss": "loss"}  # while training
 # trl's name: ours. Left out is what only looks alike: RLOO clips the ratio of whole responses, and
@@ -44,6 +48,26 @@ def means(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def known(logs: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics whose names rlhf has too: it has those of trl's PPO."""
     return {name: float(value) for name, value in logs.items() if name in METRICS}
+
+
+def load_judges(
+    names: Mapping[str, str],
+) -> Callable[[PromptBatch, Sequence[str]], dict[str, float]]:
+    """Return a function that says how right responses to prompts are, as metrics.
+
+    Args:
+        names: name of a metric to `FILE.py:NAME`, as `StartingPoint.judges`.
+    """
+    judges = {}
+    for metric, name in names.items():
+        file, _, function = name.rpartition(":")
+        judges[JUDGED + metric] = load_function(Path(file), function)
+
+    def judged(prompts: PromptBatch, texts: Sequence[str]) -> dict[str, float]:
+        rows: Any = [paths[0] for paths in prompts.images], prompts.instructions, texts
+        return {metric: fmean(judge(*rows)) for metric, judge in judges.items()}
+
+    return judged
 
 
 class Recorder:

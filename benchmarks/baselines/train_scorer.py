@@ -9,6 +9,7 @@ from transformers import AutoModelForImageTextToText
 
 from baselines.image_lookup import BANNED_LOGIT
 from baselines.train_job import TrainJob
+from baselines.train_metrics import load_judges
 from rlhf.commands.model_setup import build_scorer, load_model
 from rlhf.data.input_files import read_prompts
 from rlhf.data.record_set import Prompts
@@ -20,7 +21,7 @@ from rlhf.models.lora import LANGUAGE_LINEARS
 from rlhf.ppo.options import encoded_prompts
 from rlhf.spans import Spans
 from rlhf.tracking.text_metrics import text_statistics
-from rlhf.types import Responses
+from rlhf.types import PromptBatch, Responses
 
 
 class PromptScorer:
@@ -40,6 +41,7 @@ class PromptScorer:
         limit, too_long = config.data.max_prompt_tokens, config.data.on_too_long
         prompts = Prompts(records, root, max_prompt_tokens=limit, on_too_long=too_long)
         self.prompts = encoded_prompts(prompts, self.llava, self.reward, config.sampling)
+        self.judge = load_judges(job.judges)
         self.metrics: dict[str, float] = {}
 
     def scores(self, numbers: list[int], rows: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -53,7 +55,7 @@ class PromptScorer:
         max_tokens = self.config.ppo.microbatch_tokens
         scores = self.reward.scores(prompts, responses, max_tokens=max_tokens)
         unscored = scores.isnan()
-        self.metrics = self._response_metrics(responses) | {
+        self.metrics = self._response_metrics(prompts, responses) | {
             "rollout/unscored": float(unscored.sum())
         }
         return torch.where(unscored, scores.nanmean(), scores), ends
@@ -68,7 +70,7 @@ class PromptScorer:
         self.metrics |= score_metrics(final)
         return final
 
-    def _response_metrics(self, responses: Responses) -> dict[str, float]:
+    def _response_metrics(self, prompts: PromptBatch, responses: Responses) -> dict[str, float]:
         lengths, finished = responses.spans.lengths.float(), responses.finished.float()
         texts = [self.llava.builder.decode(row) for row in responses.rows()]
         return {
@@ -77,6 +79,7 @@ class PromptScorer:
             "tokens/eos_rate": float(finished.mean()),
             "val/num_eos_tokens": float(finished.sum()),
             **text_statistics(texts),
+            **self.judge(prompts, texts),
         }
 
 

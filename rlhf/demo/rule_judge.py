@@ -6,7 +6,8 @@ those labels. Records it labels carry `annotator: rule-v1`.
 
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -23,10 +24,6 @@ _DIGITS = {str(value): word for value, word in enumerate(_NUMBERS)}
 _NEVER_TRUE = ("pink", "brown", "grey", "gray", "rectangle", "oval", "diamond", "middle", "centre")
 _VOCABULARY = {*COLOURS, *SHAPES, *NAMES, *" ".join(PLACES).split(), *_NUMBERS, *_NEVER_TRUE}
 _NEGATION = re.compile(r"\b(?:not|never|no|isnt|arent)(?: (?:a|an|the|at))* (\w+)")
-_THING = re.compile(
-    rf"\b((?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})|{'|'.join(NAMES)})\b"
-    rf"(?:(?: (?:is|at|in|on|the))* ({'|'.join(PLACES)})\b)?"
-)
 
 
 def rule_score(record: Record, response: str) -> float:
@@ -56,7 +53,7 @@ def _points(record: Record, response: str) -> float:
     meta = _facts(record)
     if meta["kind"] != "description":
         return float(is_right(record, response))
-    return sum(THING_POINTS[verdict] for verdict in _verdicts(meta["objects"], _words(response)))
+    return sum(THING_POINTS[verdict] for verdict in thing_verdicts(meta["objects"], response))
 
 
 def is_right(record: Record, response: str) -> bool:
@@ -73,10 +70,41 @@ def is_right(record: Record, response: str) -> bool:
     mentioned = _VOCABULARY.intersection(words)
     if not mentioned <= true or _VOCABULARY.intersection(_NEGATION.findall(" ".join(words))):
         return False
-    verdicts = _verdicts(things, words)
+    verdicts = thing_verdicts(things, response)
     if meta["kind"] == "description":
         return len(verdicts) == len(things) and set(verdicts) <= {"placed", "named"}
     return needed <= mentioned
+
+
+def thing_verdicts(
+    objects: Sequence[Mapping[str, str]], response: str, places: tuple[str, ...] = PLACES
+) -> list[str]:
+    """List a key of `THING_POINTS` for each thing that a response names.
+
+    Args:
+        objects: the things of the image, by colour and shape or name, with their place.
+        response: e.g. "There is a red circle at the top left."
+        places: the names of all places that a response may mean.
+    """
+    parts = ("colour", "shape", "name")
+    place_of = {" ".join(f[part] for part in parts if part in f): f["place"] for f in objects}
+    verdicts, named = [], set()
+    for thing, place in _things(places).findall(" ".join(_words(response))):
+        if thing not in place_of or thing in named:
+            verdicts.append("repeated" if thing in place_of else "absent")
+        else:
+            verdicts.append({"": "named", place_of[thing]: "placed"}.get(place, "misplaced"))
+        named.add(thing)
+    return verdicts
+
+
+@cache
+def _things(places: tuple[str, ...]) -> re.Pattern[str]:
+    """Pattern of a thing and, where it is named, its place."""
+    return re.compile(
+        rf"\b((?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})|{'|'.join(NAMES)})\b"
+        rf"(?:(?: (?:is|at|in|on|the))* ({'|'.join(places)})\b)?"
+    )
 
 
 def rule_preference(record: Record, a: str, b: str) -> str:
@@ -144,20 +172,6 @@ def _pair_kind(record: Record, a: str, b: str) -> str:
     if is_right(record, a) != is_right(record, b):
         return "right-wrong"
     return "style" if _points(record, a) == _points(record, b) else "degree"
-
-
-def _verdicts(objects: list[dict[str, str]], words: list[str]) -> list[str]:
-    """A key of `THING_POINTS` for each thing that the words name."""
-    parts = ("colour", "shape", "name")
-    places = {" ".join(f[part] for part in parts if part in f): f["place"] for f in objects}
-    verdicts, named = [], set()
-    for thing, place in _THING.findall(" ".join(words)):
-        if thing not in places or thing in named:
-            verdicts.append("repeated" if thing in places else "absent")
-        else:
-            verdicts.append({"": "named", places[thing]: "placed"}.get(place, "misplaced"))
-        named.add(thing)
-    return verdicts
 
 
 def _words(text: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Build a LLaVA of about a million parameters from the real classes and train its vision tower."""
 
 from collections.abc import Callable, Iterable, Sequence
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,18 @@ CHAT_TEMPLATE = (
 
 
 def build_tiny_llava(
-    directory: Path, texts: Iterable[str], *, seed: int, hidden: int = 96, layers: int = 2
+    directory: Path,
+    texts: Iterable[str],
+    *,
+    seed: int,
+    hidden: int = 96,
+    layers: int = 2,
+    patch: int = PATCH,
 ) -> None:
     """Save an untrained tiny LLaVA and its processor in `directory`, for `from_pretrained`.
 
-    A CLIP tower (48 × 48 pixels, 16 image tokens, read before its last layer), a projector, a
-    Llama and a byte-level BPE tokenizer trained on `texts`. Equal arguments give equal weights.
+    A CLIP tower (48 × 48 pixels, one image token a patch, read before its last layer), a projector,
+    a Llama and a byte-level BPE tokenizer trained on `texts`. Equal arguments give equal weights.
 
     Args:
         directory: made if needed.
@@ -46,28 +53,30 @@ def build_tiny_llava(
         seed: of the weights.
         hidden: width of the tower and of the language model, a multiple of 8.
         layers: of the language model.
+        patch: pixels on a side of a patch, a divisor of 48; 12 makes 16 image tokens.
     """
     tokenizer = _tokenizer(texts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(_config(tokenizer, hidden, layers))
+        model = LlavaForConditionalGeneration(_config(tokenizer, hidden, layers, patch))
         nn.init.normal_(model.model.vision_tower.embeddings.position_embedding.weight, std=0.5)
     transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(directory)
-    build_processor(tokenizer, CHAT_TEMPLATE).save_pretrained(directory)
+    build_processor(tokenizer, CHAT_TEMPLATE, patch).save_pretrained(directory)
 
 
-def build_processor(tokenizer: Any, template: str) -> Any:
-    """Build a `LlavaProcessor` for the tower's 48 × 48 pixels and 16 image tokens.
+def build_processor(tokenizer: Any, template: str, patch: int = PATCH) -> Any:
+    """Build a `LlavaProcessor` for the tower's 48 × 48 pixels, one image token a patch.
 
     Args:
         tokenizer: knows the token `<image>`.
         template: chat template.
+        patch: pixels on a side of a patch.
     """
     return LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SIDE),
         tokenizer,
-        patch_size=PATCH,
+        patch_size=patch,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=template,
@@ -113,25 +122,27 @@ def train_vision_tower(
     steps: int,
     seed: int,
     on_step: Callable[[int, int, float], None] | None = None,
+    parts: tuple[int, int] = (2, 2),
 ) -> float:
     """Train the vision tower as a classifier, then scale its features for the projector.
 
-    Each quarter of an image is classified from the features LLaVA reads, averaged over the
-    quarter: trained only through the language model, a tower this small learns far slower. The
-    features' mean and deviation then go into the projector.
+    Each part of an image, a quarter by default, is classified from the features LLaVA reads,
+    averaged over the part: trained only through the language model, a tower this small learns far
+    slower. The features' mean and deviation then go into the projector.
 
     Args:
         model: a tiny LLaVA, changed in place.
         processor: its processor.
         images: images to learn from; 4,000 are plenty.
-        labels: classes of each quarter of each image, [n, 4, K] int64.
+        labels: classes of each part of each image, row by row, [n, parts, K] int64.
         classes: number of classes of each of the K labels.
         steps: optimizer steps of 64 images.
         seed: of the batches and of the classifier, which is thrown away.
         on_step: called with steps done, steps in all and loss.
+        parts: rows and columns of parts, divisors of those of patches.
 
     Returns:
-        Share of the quarters of 512 images whose labels are all right.
+        Share of the parts of 512 images whose labels are all right.
     """
     pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
     generator = torch.Generator().manual_seed(seed)
@@ -143,7 +154,8 @@ def train_vision_tower(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, cycle_momentum=False)
     for step in range(steps):
         rows = torch.randint(len(images), (64,), generator=generator)
-        loss, _ = _quarter_loss(head(_patch_features(model, pixels[rows])), labels[rows], classes)
+        logits = head(_patch_features(model, pixels[rows]))
+        loss, _ = _part_loss(logits, labels[rows], classes, parts)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
@@ -154,7 +166,7 @@ def train_vision_tower(
     with torch.no_grad():
         features = _patch_features(model, pixels[:512])
         _fold_statistics(model.model.multi_modal_projector.linear_1, features.flatten(0, 1))
-        return _quarter_loss(head(features), labels[:512], classes)[1]
+        return _part_loss(head(features), labels[:512], classes, parts)[1]
 
 
 def _quarters(scene: Scene) -> list[tuple[int, int]]:
@@ -170,14 +182,19 @@ def _patch_features(model: Any, pixels: Tensor) -> Tensor:
     return features
 
 
-def _quarter_loss(
-    logits: Tensor, labels: Tensor, classes: Sequence[int] = SHAPE_CLASSES
+def _part_loss(
+    logits: Tensor,
+    labels: Tensor,
+    classes: Sequence[int] = SHAPE_CLASSES,
+    parts: tuple[int, int] = (2, 2),
 ) -> tuple[Tensor, float]:
-    """Cross-entropy of logits [B, I, C] averaged over quarters, and the share predicted right."""
-    grid = logits.transpose(1, 2).reshape(len(logits), -1, GRID, GRID)
-    parts = F.avg_pool2d(grid, GRID // 2).flatten(2).split(list(classes), dim=1)
-    losses = [F.cross_entropy(part, labels[..., k]) for k, part in enumerate(parts)]
-    predicted = torch.stack([part.argmax(1) for part in parts], dim=-1)
+    """Cross-entropy of logits [B, I, C] averaged over parts, and the share predicted right."""
+    side = isqrt(logits.shape[1])
+    grid = logits.transpose(1, 2).reshape(len(logits), -1, side, side)
+    pooled = F.avg_pool2d(grid, (side // parts[0], side // parts[1])).flatten(2)
+    by_label = pooled.split(list(classes), dim=1)
+    losses = [F.cross_entropy(one, labels[..., k]) for k, one in enumerate(by_label)]
+    predicted = torch.stack([one.argmax(1) for one in by_label], dim=-1)
     return torch.stack(losses).sum(), (predicted == labels).all(-1).float().mean().item()
 
 
@@ -202,7 +219,7 @@ def _tokenizer(texts: Iterable[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **specials, padding_side="left")
 
 
-def _config(tokenizer: Any, hidden: int, layers: int) -> LlavaConfig:
+def _config(tokenizer: Any, hidden: int, layers: int, patch: int) -> LlavaConfig:
     width = {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_attention_heads": 4}
     text = LlamaConfig(
         **width,
@@ -216,9 +233,9 @@ def _config(tokenizer: Any, hidden: int, layers: int) -> LlavaConfig:
     )
     return LlavaConfig(
         vision_config=CLIPVisionConfig(
-            **width, num_hidden_layers=3, image_size=SIDE, patch_size=PATCH
+            **width, num_hidden_layers=3, image_size=SIDE, patch_size=patch
         ),
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=GRID**2,
+        image_seq_length=(SIDE // patch) ** 2,
     )

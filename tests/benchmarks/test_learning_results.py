@@ -81,7 +81,7 @@ def test_results_of_a_run_with_equal_options_are_read(
         (tmp_path / "metrics.jsonl").write_text(json.dumps(LINE) + "\n")
         return '{"win_rate": 0.75, "report": "somewhere"}'
 
-    monkeypatch.setattr(runs, "_child", child)
+    monkeypatch.setattr(runs, "child_output", child)
     start = task_.StartingPoint(model="m", reward="r", data="d")
     task = task_.Task(start=start, seed=0)
     for _ in range(2):

@@ -83,17 +83,17 @@ def test_quarters_number_colour_and_shape_by_place(directory: Path) -> None:
     assert [labels[i] for i in range(4) if i != quarter] == [(8, 4)] * 3
 
 
-def test_quarter_loss_reads_each_quarter_from_its_own_patches() -> None:
+def test_part_loss_reads_each_quarter_from_its_own_patches() -> None:
     labels = torch.tensor([[[0, 1], [2, 3], [4, 0], [8, 4]]])
     logits = torch.zeros(1, 4, 4, 14)
     for quarter, (colour, shape) in enumerate(labels[0].tolist()):
         rows, columns = 2 * (quarter // 2), 2 * (quarter % 2)
         for part in (colour, 9 + shape):
             logits[0, rows : rows + 2, columns : columns + 2, part] = 50.0
-    loss, accuracy = tiny_llava._quarter_loss(logits.view(1, 16, 14), labels)
+    loss, accuracy = tiny_llava._part_loss(logits.view(1, 16, 14), labels)
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
     assert accuracy == 1.0
-    _, swapped = tiny_llava._quarter_loss(logits.view(1, 16, 14), labels[:, [0, 1, 3, 2]])
+    _, swapped = tiny_llava._part_loss(logits.view(1, 16, 14), labels[:, [0, 1, 3, 2]])
     assert swapped == 0.5
 
 

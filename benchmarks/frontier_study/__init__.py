@@ -1,0 +1,1 @@
+"""The frontier study: its tasks, its contenders, what is measured, and how it is kept."""

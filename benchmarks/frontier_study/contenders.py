@@ -1,0 +1,69 @@
+"""What is compared: trainers, their options, and the settings among which each chooses."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import product
+from typing import Any
+
+from baselines.environments import RELEASES
+from baselines.learning_runs import Baseline
+from baselines.learning_task import Task
+from baselines.train_checks import READ
+
+Options = Mapping[str, Any]
+
+# The options of each contender of ours stand here and nowhere else.
+GROUPS: Options = {"ppo.samples_per_prompt": 4}
+NO_CRITIC: Options = {"ppo.gae_lambda": 1.0}
+GROUP_CRITIC: Options = GROUPS
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Baseline("ppo", "PPO", "learning_ours"),
+        Baseline("no_critic", "PPO without critic", "learning_ours", NO_CRITIC),
+        Baseline("rloo", "RLOO", "learning_ours", {**GROUPS, "ppo.advantage_estimator": "rloo"}),
+        Baseline("grpo", "GRPO", "learning_ours", {**GROUPS, "ppo.advantage_estimator": "grpo"}),
+        Baseline("group_critic", "critic over groups", "learning_ours", GROUP_CRITIC),
+        Baseline("trl_ppo", "trl 1.12 PPO", "train"),
+        Baseline("trl_rloo", "trl 1.16 RLOO", "train"),
+        Baseline("trl_grpo", "trl 1.16 GRPO", "train"),
+        Baseline("trl_dpo", "trl 1.16 DPO", "train"),
+    )
+}
+# Every contender chooses among these multiples of the task's learning rate and KL weight.
+SWEEP_SEEDS = (100, 101)
+SETTINGS: tuple[Options, ...] = tuple(
+    {"ppo.lr": lr, "ppo.kl_coef": kl} for lr, kl in product((1, 2), (1, 0.5))
+)
+
+
+def multiplied(task: Task, setting: Options) -> dict[str, float]:
+    """Return a setting as options, e.g. `{"ppo.lr": 2}` as twice the learning rate of a task."""
+    ppo = task.config.ppo
+    return {name: float(getattr(ppo, name[4:]) * factor) for name, factor in setting.items()}
+
+
+def options_read(contender: Baseline, task: Task) -> dict[str, Any]:
+    """Return every option that a run depends on, defaults included.
+
+    Of a trainer of trl these are the options that it reads and its release.
+    """
+    config = task.config
+    options = {name: asdict(getattr(config, name)) for name in ("ppo", "sampling", "model")}
+    if contender.module == "train":
+        options["ppo"] = {x: y for x, y in options["ppo"].items() if x in READ[contender.name]}
+        options["model"] = {x: options["model"][x] for x in ("lora_rank", "lora_alpha")}
+        options["release"] = {"trl": RELEASES[contender.name]}
+    if contender.name == "trl_dpo":
+        reward = asdict(config.reward)
+        options["reward"] = {x: reward[x] for x in ("epochs", "batch_size", "label_smoothing")}
+    return options
+
+
+def options_key(options: Mapping[str, Any]) -> str:
+    """Return a short name of options: equal options have the same one."""
+    text = json.dumps(options, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

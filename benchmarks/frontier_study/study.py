@@ -1,0 +1,180 @@
+"""Runs what the results do not hold yet, one process of one thread each."""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from math import inf
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from baselines.learning_runs import Baseline, Run, child_output, run
+from baselines.learning_task import StartingPoint, Task
+
+from frontier_study.contenders import (
+    SETTINGS,
+    SWEEP_SEEDS,
+    Options,
+    multiplied,
+    options_key,
+    options_read,
+)
+from frontier_study.measures import collapsed, end
+from frontier_study.results import Result, Results, rounded
+from frontier_study.tasks import FrontierTask
+
+NO_START = StartingPoint(model="", reward="", data="")  # options do not depend on it
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of the study.
+
+    Attributes:
+        frontier_task: what is learned.
+        contender: what learns.
+        seed: of prompts, weights and sampling.
+        setting: multiples of the task's learning rate and KL weight.
+        options: set by hand.
+    """
+
+    frontier_task: FrontierTask
+    contender: Baseline
+    seed: int
+    setting: Options
+    options: Options = field(default_factory=dict)
+
+    def task(self, start: StartingPoint = NO_START) -> Task:
+        """Return its models and options."""
+        changes = {**self.frontier_task.options, **self.contender.changes}
+        task = Task(start=start, seed=self.seed, changes=changes)
+        return replace(task, changes={**changes, **multiplied(task, self.setting), **self.options})
+
+    @property
+    def expected(self) -> Result:
+        """The result of the run, without its metrics."""
+        return Result(
+            task=self.frontier_task.name,
+            contender=self.contender.name,
+            seed=self.seed,
+            setting=self.setting,
+            key=options_key(options_read(self.contender, self.task())),
+            machine=f"torch {torch.__version__}, {platform.processor() or platform.machine()}",
+        )
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where runs are made and kept.
+
+    Attributes:
+        directory: of starting points and runs.
+        environments: of trl.
+        results: finished runs.
+        jobs: runs at a time.
+        deadline: no run starts after it, in seconds of `time.monotonic`.
+        log: prints a line.
+    """
+
+    directory: Path
+    environments: Path
+    results: Results
+    jobs: int
+    deadline: float
+    log: Any
+
+    def make(self, planned: Sequence[Planned]) -> None:
+        """Make the runs that the results do not hold, in order, until the deadline."""
+        missing = [one for one in planned if not self.results.find(one.expected)]
+        starts = {
+            task.name: task.start(self.directory / "start")
+            for task in dict.fromkeys(one.frontier_task for one in missing)
+        }
+        with ThreadPoolExecutor(self.jobs) as pool:
+            for _ in pool.map(lambda one: self._make(one, starts[one.frontier_task.name]), missing):
+                pass
+
+    def _make(self, one: Planned, start: StartingPoint) -> None:
+        if time.monotonic() > self.deadline:
+            return
+        result, task = one.expected, one.task(start)
+        title = f"{result.task}, {one.contender.title}, seed {one.seed}, {_text(one.setting)}"
+        self.log(title)
+        directory = self.directory / result.task / f"{result.contender}-{one.seed}-{result.key}"
+        try:
+            finished = run(one.contender, task, directory, self.environments, held_out)
+        except RuntimeError as error:
+            self.log(f"{title} failed:\n{error}")
+            return
+        result = measured(result, finished)
+        self.results.add(result)
+        self.log(f"{title}: {_text(result.end)}")
+
+
+def measured(result: Result, finished: Run) -> Result:
+    """Return a result with the metrics of its run; that of a sweep keeps no curve."""
+    curve = {name: rounded(line[name] for line in finished.curve) for name in finished.curve[0]}
+    means = {name: end(curve, name) for name in curve if name not in ("samples", "seconds")}
+    means["collapsed"] = float(collapsed(curve))
+    kept = {} if result.seed in SWEEP_SEEDS else curve
+    means = dict(zip(means, rounded(means.values()), strict=True))
+    return replace(result, curve=kept, end=means, held_out=finished.metrics)
+
+
+def sweep(task: FrontierTask, contender: Baseline) -> list[Planned]:
+    """Return the runs among which the setting of a contender is chosen."""
+    return [Planned(task, contender, seed, x) for x in SETTINGS for seed in SWEEP_SEEDS]
+
+
+def chosen(results: Results, task: FrontierTask, contender: Baseline) -> Options:
+    """Return the setting with the greatest mean of score - KL weight × KL at the end of its runs.
+
+    The KL weight is the task's, the same for all. A setting one of whose runs collapsed, or is
+    missing, is not chosen while there is another. Without a sweep it is the task's own setting.
+
+    Args:
+        results: finished runs.
+        task: what is learned.
+        contender: what learns.
+    """
+    weight = Planned(task, contender, 0, SETTINGS[0]).task().config.ppo.kl_coef
+
+    def merit(setting: Options) -> tuple[bool, float]:
+        runs = [Planned(task, contender, seed, setting).expected for seed in SWEEP_SEEDS]
+        found = [result for result in map(results.find, runs) if result]
+        means = [result.end["scores"] - weight * result.end["kl"] for result in found]
+        is_sound = len(found) == len(runs) and not any(x.end["collapsed"] for x in found)
+        return is_sound, fmean(means) if means else -inf
+
+    return max(SETTINGS, key=merit)
+
+
+def finished_runs(
+    results: Results, planned: Sequence[Planned]
+) -> dict[str, dict[str, list[Result]]]:
+    """Return the finished runs with the options of planned ones, of all seeds but the sweep's.
+
+    Returns:
+        Runs by the name of their task, then of their contender.
+    """
+    runs: dict[str, dict[str, list[Result]]] = {}
+    keys = {x.identity[:2] + x.identity[3:] for x in (one.expected for one in planned)}
+    for result in results:
+        if (result.task, result.contender, result.key) in keys and result.seed not in SWEEP_SEEDS:
+            runs.setdefault(result.task, {}).setdefault(result.contender, []).append(result)
+    return runs
+
+
+def held_out(task: Task, directory: Path) -> dict[str, float]:
+    """Return the metrics of a finished run on held-out prompts."""
+    output = child_output([sys.executable, "-m", "baselines.held_out", str(directory)])
+    return dict(json.loads(output.splitlines()[-1]))
+
+
+def _text(values: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={value:.3g}" for name, value in values.items())

@@ -1,0 +1,63 @@
+"""The four tasks of the frontier study."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from baselines.learning_task import StartingPoint
+
+from frontier_study import describe, scenes, starts
+
+
+@dataclass(frozen=True, eq=False)
+class FrontierTask:
+    """A supervised model, a reward and prompts to improve it with.
+
+    Attributes:
+        name: in directories and results.
+        title: what is learned, in tables and plots.
+        start: returns its starting point, made by the first call, given the directory of those of
+            all tasks.
+        target: the score whose samples and seconds are measured.
+        seeds: number of seeds of the study.
+        has_pairs: whether there are the pairs of a reward model, for DPO.
+        options: by dotted name, that differ from those of `experiment=demo`.
+    """
+
+    name: str
+    title: str
+    start: Callable[[Path], StartingPoint]
+    target: float
+    seeds: int
+    has_pairs: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _demo(root: Path) -> StartingPoint:
+    return starts.made_once(root / "demo", starts.demo)
+
+
+def _describe(root: Path) -> StartingPoint:
+    return starts.made_once(root / "describe", lambda path: describe.make(path, _demo(root)))
+
+
+def _scenes(root: Path) -> StartingPoint:
+    return starts.made_once(root / "scenes", scenes.make)
+
+
+def _stamps(root: Path) -> StartingPoint:
+    return starts.made_once(root / "stamps", starts.stamps)
+
+
+SHORT = {"ppo.iterations": 40}
+LONG = {**SHORT, "sampling.max_new_tokens": 120}
+TASKS = {
+    task.name: task
+    for task in (
+        FrontierTask("demo", "short answers, reward model", _demo, 0.9, 10, has_pairs=True),
+        FrontierTask("describe", "25 tokens, scripted reward", _describe, 2.05, 10, options=SHORT),
+        FrontierTask("scenes", "70 tokens, scripted reward", _scenes, 3.0, 5, options=LONG),
+        FrontierTask("stamps", "photographs, reward model", _stamps, 0.9, 5, has_pairs=True),
+    )
+}

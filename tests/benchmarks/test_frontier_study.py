@@ -1,0 +1,226 @@
+"""The frontier study without training: measures by hand, what runs again, the file, the table."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.errors import UsageError
+from tests.benchmarks.frontier import contenders, measures, report, results, script, study, tasks
+from tests.benchmarks.learning import runs, task_
+
+START = task_.StartingPoint(model="m", reward="r", data="d")
+TASK = replace(tasks.TASKS["describe"], start=lambda _: START)
+PPO, RLOO = contenders.CONTENDERS["ppo"], contenders.CONTENDERS["rloo"]
+OWN = contenders.SETTINGS[0]  # the task's own learning rate and KL weight
+
+
+def curve(scores: Sequence[float], kl: Sequence[float], accuracy: float = 0.5) -> dict[str, Any]:
+    """Return a curve of iterations of 64 samples and two seconds."""
+    count = len(scores)
+    return {
+        "samples": [64.0 * n for n in range(1, count + 1)],
+        "seconds": [2.0 * n for n in range(1, count + 1)],
+        "scores": [*scores],
+        "kl": [*kl],
+        "length": [7.0] * count,
+        "accuracy": [accuracy] * count,
+    }
+
+
+def result_of(
+    planned: Any, scores: Sequence[float], kl: Sequence[float], accuracy: float = 0.5
+) -> Any:
+    """Return the finished run of a planned one."""
+    lines = report.lines_of(curve(scores, kl, accuracy))
+    return study.measured(planned.expected, runs.Run(lines, {"accuracy": accuracy}))
+
+
+def test_a_score_is_reached_by_the_mean_of_three_iterations() -> None:
+    scores = curve([0, 3, 0, 0, 3, 3, 3], [0] * 7)
+    assert measures.reached(scores, 1.0) == 2
+    assert measures.reached(scores, 2.0) == 5
+    assert measures.reached(scores, 3.1) is None
+    assert measures.reached(curve([9, 9], [0, 0]), 1.0) is None
+
+
+@pytest.fixture
+def unsmoothed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "SMOOTHED", 1)
+
+
+@pytest.mark.usefixtures("unsmoothed")
+def test_the_score_at_a_kl_is_interpolated_and_the_best_within_it() -> None:
+    straight = curve([0, 1, 3], [0, 1, 2])
+    assert measures.at_kl(straight, 0.5) == measures.Point(0.5, 0.5, 0.5)
+    assert measures.at_kl(straight, 1.5) == measures.Point(1.5, 2.0, 0.5)
+    assert measures.at_kl(straight, 9.0) == measures.Point(2.0, 3.0, 0.5)
+    falling = curve([0, 4, 1], [0, 1, 2])
+    assert measures.at_kl(falling, 2.0).score == 4.0
+    back = curve([0, 1, 5], [0, 2, 1])  # it returns to less KL with a greater score
+    assert measures.at_kl(back, 1.0) == measures.Point(1.0, 5.0, 0.5)
+    assert measures.at_kl(curve([2, 3], [1, 1]), 0.5).score == 2.0  # none is within the budget
+
+
+@pytest.mark.usefixtures("unsmoothed")
+def test_the_accuracy_at_a_kl_is_that_of_the_best_scored_point() -> None:
+    hacked = {**curve([0, 1, 2], [0, 1, 2]), "accuracy": [0.5, 0.9, 0.4]}
+    assert measures.at_kl(hacked, 2.0).accuracy == 0.4
+    assert measures.at_kl(hacked, 1.5).accuracy == pytest.approx(0.65)
+
+
+def test_points_are_means_of_five_iterations() -> None:
+    points = measures.frontier(curve([0, 1, 2, 3, 4, 10], [0, 0, 0, 0, 5, 5]))
+    assert (points[4].score, points[4].kl) == (2.0, 1.0)
+    assert (points[5].score, points[5].kl) == (4.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "kl", "is_collapsed"),
+    [
+        ([1.0] * 10 + [2.0] * 10, 1.0, False),
+        ([1.0] * 10 + [4.0] * 10 + [1.9] * 10, 1.0, True),  # below half of its best
+        ([1.0] * 10 + [4.0] * 10 + [2.1] * 10, 1.0, False),
+        ([1.0] * 10 + [0.9] * 10, 1.0, True),  # below its start
+        ([-3.0] * 10 + [-1.0] * 10, 1.0, False),
+        ([1.0] * 10 + [2.0] * 10, 26.0, True),  # too far away
+    ],
+)
+def test_collapse(scores: Sequence[float], kl: float, is_collapsed: bool) -> None:
+    assert measures.collapsed(curve(scores, [kl] * len(scores))) == is_collapsed
+
+
+def test_settings_multiply_the_options_of_the_task() -> None:
+    planned = study.Planned(TASK, PPO, 0, {"ppo.lr": 2, "ppo.kl_coef": 0.5})
+    config, own = planned.task().config, study.Planned(TASK, PPO, 0, OWN).task().config
+    assert config.ppo.lr == 2 * own.ppo.lr and config.ppo.kl_coef == own.ppo.kl_coef / 2
+    assert own.ppo.iterations == 40
+    by_hand = replace(planned, options={"ppo.lr": 1.0, "ppo.gae_lambda": 0.5}).task().config
+    assert (by_hand.ppo.lr, by_hand.ppo.gae_lambda) == (1.0, 0.5)
+    assert study.Planned(TASK, RLOO, 0, OWN).task().config.ppo.samples_per_prompt == 4
+
+
+def key_of(contender: Any, **ppo: Any) -> str:
+    changes = {f"ppo.{name}": value for name, value in ppo.items()}
+    start = task_.StartingPoint(model="", reward="", data="")
+    task = task_.Task(start=start, seed=0, changes={**contender.changes, **changes})
+    return str(contenders.options_key(contenders.options_read(contender, task)))
+
+
+def test_runs_are_the_same_while_the_options_that_they_read_are() -> None:
+    assert key_of(PPO) == key_of(PPO, gae_lambda=0.95) != key_of(PPO, gae_lambda=0.9)
+    dpo = contenders.CONTENDERS["trl_dpo"]
+    assert key_of(dpo) == key_of(dpo, gae_lambda=0.9) != key_of(dpo, lr=1.0)
+    assert len({key_of(contender) for contender in (PPO, RLOO, dpo)}) == 3
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a study whose runs take no time; `made` lists them."""
+    made: list[str] = []
+
+    def run(contender: Any, task: Any, directory: Path, *_: Any) -> Any:
+        made.append(directory.name.rpartition("-")[0])
+        if task.config.ppo.clip_range == 0.5:
+            raise RuntimeError("exit code 1")
+        scores = [1.0] * 5 + [2.0 + task.config.ppo.lr] * 10
+        return runs.Run(report.lines_of(curve(scores, [0.5] * 15)), {"accuracy": 0.25})
+
+    monkeypatch.setattr(study, "run", run)
+    kept = results.Results(tmp_path / "results.json")
+    made_by = study.Study(tmp_path, tmp_path, kept, 2, float("inf"), lambda _: None)
+    return made_by, made
+
+
+def test_finished_runs_are_not_made_again(bench: Any, tmp_path: Path) -> None:
+    made_by, made = bench
+    planned = [study.Planned(TASK, PPO, seed, OWN) for seed in (0, 1)]
+    made_by.make(planned[:1])
+    made_by.make(planned)
+    assert made == ["ppo-0", "ppo-1"]
+    again = replace(made_by, results=results.Results(tmp_path / "results.json"))
+    again.make(planned)
+    again.make([replace(planned[0], options={"ppo.gae_lambda": 0.5})])
+    assert made == ["ppo-0", "ppo-1", "ppo-0"]
+
+
+def test_a_failed_run_is_tried_again_and_others_go_on(bench: Any) -> None:
+    made_by, made = bench
+    failing = study.Planned(TASK, PPO, 0, OWN, {"ppo.clip_range": 0.5})
+    for _ in range(2):
+        made_by.make([failing, study.Planned(TASK, PPO, 1, OWN)])
+    assert sorted(made) == ["ppo-0", "ppo-0", "ppo-1"]
+
+
+def test_after_the_deadline_no_run_starts(bench: Any) -> None:
+    made_by, made = bench
+    replace(made_by, deadline=0.0).make([study.Planned(TASK, PPO, 0, OWN)])
+    assert made == []
+
+
+def test_the_sweep_chooses_by_score_minus_weighted_kl(bench: Any) -> None:
+    made_by, _ = bench
+    assert study.chosen(made_by.results, TASK, PPO) == OWN
+    swept = study.sweep(TASK, PPO)
+    assert len(swept) == 8 and {one.seed for one in swept} == {100, 101}
+    ends = {(1, 1): (2.0, 1.0), (1, 0.5): (2.0, 9.0), (2, 1): (2.1, 1.0), (2, 0.5): (2.5, 30.0)}
+    for one in swept:
+        score, kl = ends[one.setting["ppo.lr"], one.setting["ppo.kl_coef"]]
+        made_by.results.add(result_of(one, [1.0] + [score] * 10, [kl] * 11))
+    assert study.chosen(made_by.results, TASK, PPO) == {"ppo.lr": 2, "ppo.kl_coef": 1}
+    assert study.chosen(made_by.results, TASK, RLOO) == OWN
+    assert all(result.curve == {} and result.end for result in made_by.results)
+
+
+def test_files_of_different_days_are_merged(tmp_path: Path) -> None:
+    planned = [study.Planned(TASK, x, seed, OWN) for x in (PPO, RLOO) for seed in (0, 1)]
+    finished = [result_of(one, [1, 2, 3], [0, 1, 2]) for one in planned]
+    first, second = (results.Results(tmp_path / f"{n}.json") for n in range(2))
+    first.add(*finished[:3])
+    second.add(*finished[2:])
+    first.add(*results.read_results(second.path))
+    assert results.read_results(first.path) == finished
+    assert len(first.path.read_text().splitlines()) == 6  # a run a line
+    assert json.loads(first.path.read_text())["runs"][0]["curve"]["scores"] == [1.0, 2.0, 3.0]
+    assert script.main(["--merge", str(second.path), "--output", str(first.path)]) == 0
+    assert results.read_results(first.path) == finished
+
+
+def test_values_have_four_digits() -> None:
+    assert results.rounded([1.23456, 123456.0, 0.000123456]) == [1.235, 123500.0, 0.0001235]
+
+
+def test_table_and_chart_have_each_contender(tmp_path: Path) -> None:
+    planned = [study.Planned(TASK, x, seed, OWN) for x in (PPO, RLOO) for seed in (0, 1)]
+    kept = results.Results(tmp_path / "results.json")
+    for one, last in zip(planned, (3.0, 3.0, 1.5, 2.5), strict=True):
+        kept.add(result_of(one, [1.0] * 5 + [last] * 10, [0.0] * 5 + [2.0] * 10, 0.75))
+    stale = replace(planned[0], options={"ppo.gae_lambda": 0.5})
+    kept.add(result_of(stale, [9.0] * 15, [9.0] * 15))
+    found = study.finished_runs(kept, planned)
+    text = report.write_report(found, kept.path)
+    assert (tmp_path / "results.md").read_text() == text
+    assert (tmp_path / "results_describe.png").stat().st_size > 10_000
+    _, _, header, _, ppo, rloo = text.splitlines()
+    names = [name.strip() for name in header.split("|")[1:-1]]
+    rows = [dict(zip(names, line.split(" | "), strict=True)) for line in (ppo, rloo)]
+    assert [row["contender"].strip("| ") for row in rows] == ["PPO", "RLOO"]
+    assert [row["samples to 2.05"] for row in rows] == ["448 [448, 448]", "512, 1 of 2"]
+    assert [row["seconds to 2.05"] for row in rows] == ["14 [14, 14]", "16, 1 of 2"]
+    assert rows[0]["score at KL 2"] == "3.00 ± 0.00"
+    assert rows[0]["score at KL 1.3"] == "2.30 ± 0.00"
+    assert rows[1]["last score"] == "2.00 ± 6.35"  # t of one degree of freedom: 12.7
+    assert rows[0]["held-out accuracy"] == "0.750 ± 0.000"
+    assert rows[1]["tokens"] == "7.0 ± 0.0"
+
+
+def test_options_by_hand_are_numbers_switches_or_texts() -> None:
+    words = ["ppo.lr=1e-3", "ppo.profile=false", "ppo.critic=shared"]
+    values = {"ppo.lr": 1e-3, "ppo.profile": False, "ppo.critic": "shared"}
+    assert script.parse_options(words) == values
+    for word in ("ppo.lr", "seed=1", "a.b.c=1"):
+        with pytest.raises(UsageError, match="sets no option of a run"):
+            script.parse_options([word])

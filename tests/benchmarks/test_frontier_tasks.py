@@ -1,0 +1,150 @@
+"""The tasks of the frontier study: rewards and judges on literals, prompts, demonstrations."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from rlhf.data.records import PromptRecord, read_records, write_records
+from rlhf.demo.scenes import COLOURS, SHAPES
+from rlhf.errors import UsageError
+from rlhf.rewards.external.python_function import load_function
+from tests.benchmarks.frontier import describe, scenes, scorers, starts
+from tests.benchmarks.learning import task_
+
+OBJECTS = [
+    {"colour": "red", "shape": "circle", "place": "top left"},
+    {"colour": "blue", "shape": "star", "place": "bottom middle"},
+]
+RIGHT = "There is a red circle at the top left. A blue star is at the bottom middle."
+# Response: things rightly placed minus other things named; share placed; whole description right.
+JUDGED = {
+    RIGHT: (2, 1.0, 1.0),
+    "blue star bottom middle, red circle top left": (2, 1.0, 1.0),
+    "There is a red circle at the top left.": (1, 0.5, 0.0),
+    "There is a red circle.": (-1, 0.0, 0.0),  # without a place
+    "There is a red circle at the top middle.": (-1, 0.0, 0.0),
+    "There is a green circle at the top left.": (-1, 0.0, 0.0),
+    f"{RIGHT} There is a red circle at the top left.": (1, 1.0, 0.0),  # repeated
+    f"{RIGHT} I can see a black square at the top right.": (1, 1.0, 0.0),
+    "I see nothing.": (0, 0.0, 0.0),
+    "": (0, 0.0, 0.0),
+}
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """Path of an image with a description, and with a question about the star."""
+    name = "pictures/preference/00000.png"
+    meta = {"objects": OBJECTS, "kind": "description"}
+    about = {**OBJECTS[1], "place": "bottom left", "count": "two"}
+    question = {"objects": OBJECTS, "kind": "place", "about": about, "answer": "bottom left"}
+    records = [
+        PromptRecord(name, "Describe the picture.", "a", meta),
+        PromptRecord(name, "Where is the star?", "b", question),
+    ]
+    write_records(tmp_path / "preference.jsonl", records)
+    return tmp_path / name
+
+
+def test_things_rightly_placed_count_one_and_others_minus_one(image: Path) -> None:
+    rows = [image] * len(JUDGED), ["Describe the picture."] * len(JUDGED), [*JUDGED]
+    for column, judge in enumerate(("things_score", "things_right", "description_right")):
+        function = load_function(Path(starts.SCORERS), judge)
+        assert function(*rows) == [values[column] for values in JUDGED.values()]
+
+
+def test_answers_are_judged_by_the_rule(image: Path) -> None:
+    answers = ["bottom left", "I think the star is at the bottom left.", "top left", "a star"]
+    asked = ["Where is the star?"] * 4
+    assert scorers.response_right([image] * 4, asked, answers) == [1, 1, 0, 0]
+
+
+def test_prompts_of_describe_are_images_of_three_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(describe, "IMAGES", {"preference": 8, "evaluation": 3})
+    demo = task_.StartingPoint(model="m", reward="r", data="d", preferences="p")
+    start = describe.make(tmp_path / "describe", demo)
+    assert (start.model, start.reward, start.preferences) == ("m", "", "")
+    assert {*start.judges} == {"accuracy", "whole"}
+    data = Path(start.data)
+    for name, count in describe.IMAGES.items():
+        records = read_records(data / f"{name}.jsonl", PromptRecord)
+        assert len({(data / record.image_path).read_bytes() for record in records}) == count
+        assert all(len(record.meta["objects"]) == 3 for record in records)
+        assert {record.instruction for record in records} == {"Describe the picture."}
+        images = [data / record.image_path for record in records]
+        asked, right = zip(*((x.instruction, x.meta["answer"]) for x in records), strict=True)
+        assert scorers.things_score(images, asked, right) == [3.0] * count
+
+
+def test_images_of_scenes_have_five_or_six_things_of_different_colours() -> None:
+    for seed in range(20):
+        facts = scenes.sample_grid_scene(random.Random(seed)).facts()
+        assert len(facts) in (5, 6)
+        assert len({fact["colour"] for fact in facts}) == len(facts)
+        assert [fact["place"] for fact in facts] == [
+            place for place in scenes.GRID if place in {fact["place"] for fact in facts}
+        ]
+
+
+def test_places_of_scenes_are_classified_row_by_row() -> None:
+    scene = scenes.sample_grid_scene(random.Random(0))
+    classes = scenes.classes(scene)
+    assert len(classes) == 6
+    by_place = {shape.place: shape for shape in scene.shapes}
+    for place, (colour, shape) in zip(scenes.GRID, classes, strict=True):
+        if place in by_place:
+            assert COLOURS[colour] == by_place[place].colour
+            assert SHAPES[shape] == by_place[place].shape
+        else:
+            assert (colour, shape) == (len(COLOURS), len(SHAPES))
+
+
+def test_demonstrations_of_scenes_are_wrong_as_often_as_said(tmp_path: Path) -> None:
+    written = scenes.write_split(tmp_path, "preference", 60)
+    records = read_records(tmp_path / "preference.jsonl", PromptRecord)
+    rng = random.Random(0)
+    told = [scenes.demonstration(record, rng).response for record in records]
+    images = [tmp_path / record.image_path for record in records]
+    placed = scorers.things_right(images, [scenes.INSTRUCTION] * 60, told)
+    things = [len(scene.shapes) for scene in written]
+    share = sum(x * n for x, n in zip(placed, things, strict=True)) / sum(things)
+    expected = (1 - scenes.MISTAKEN) * (1 - scenes.LEFT_OUT)
+    assert share == pytest.approx(expected, abs=0.06)
+
+
+def test_a_mistake_changes_one_attribute() -> None:
+    thing, rng = OBJECTS[0], random.Random(0)
+    for _ in range(20):
+        wrong = scenes.mistaken(thing, rng)
+        assert sum(wrong[key] != value for key, value in thing.items()) == 1
+
+
+def test_a_starting_point_is_made_once(tmp_path: Path) -> None:
+    made: list[Path] = []
+
+    def make(directory: Path) -> object:
+        made.append(directory)
+        directory.mkdir(exist_ok=True)
+        return task_.StartingPoint(model="m", reward="r", data="d", judges={"accuracy": "f"})
+
+    starting_points = [starts.made_once(tmp_path / "x", make) for _ in range(2)]
+    assert starting_points[0] == starting_points[1] and made == [tmp_path / "x"]
+
+
+def test_missing_photographs_get_three_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starts, "INSTALLED", tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="photographs of the task stamps") as caught:
+        starts.stamps(tmp_path)
+    assert "apt-get download tuxpaint-stamps-default" in str(caught.value)
+
+
+def test_the_pairs_are_those_of_the_reward_model(tmp_path: Path) -> None:
+    options = {"data": {"preferences": "pairs.jsonl"}}
+    (tmp_path / "config.yaml").write_text(json.dumps(options))
+    assert starts.pairs_of(tmp_path) == "pairs.jsonl"
