@@ -194,10 +194,12 @@ class PolicyOutputs:
     Attributes:
         logprobs: [N] float32, log-probability of the token, nats.
         entropy: [N] float32, entropy of the distribution that the token is drawn from, nats.
-        values: [N] float32, V of the state before the token, reward units.
+        values: [N] float32, V of the state before the token, reward units; in a rollout the part
+            that the hidden states give.
         hidden_states: [N, D], the hidden state that predicts the token; None: not returned.
         kl: [N] float32, exact KL(policy ‖ reference) of the distributions that the token is drawn
             from, nats; None: not computed.
+        critic_states: [N, F] float32, what a fit of the head reads; None: not returned.
     """
 
     logprobs: Tensor
@@ -205,6 +207,7 @@ class PolicyOutputs:
     values: Tensor
     hidden_states: Tensor | None = None
     kl: Tensor | None = None
+    critic_states: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -216,14 +219,16 @@ class Rollout:
         responses: B responses.
         old_logprobs: [N] float32, nats, of the policy that sampled the responses.
         ref_logprobs: [N] float32, nats, of the reference.
-        values: [N] float32, reward units, V of the state before each token.
+        values: [N] float32, reward units, the part of V before each token that the hidden states
+            give; the value features add theirs once the rewards are known.
         entropy: [N] float32, nats, of the policy that sampled.
         scores: [B] float32, reward units, from the reward model.
         logprob_diff: [N] float32, nats, |logprob during generation - logprob of the training
             forward pass|; None: there was no such pass.
-        final_values: [B] float32, V after the last token of a truncated response, 0 for a finished
-            one; None: truncated responses are not bootstrapped.
+        final_values: [B] float32, the same after the last token of a truncated response, 0 for a
+            finished one; None: truncated responses are not bootstrapped.
         ref_hidden_states: [N, D], of the reference; None unless the exact KL is in the loss.
+        critic_states: [N, F] float32, what a fit of the head reads; None: there is none.
         part_scores: [B] float32 of each part of a weighted reward, by name, before its weight.
     """
 
@@ -237,6 +242,7 @@ class Rollout:
     logprob_diff: Tensor | None
     final_values: Tensor | None = None
     ref_hidden_states: Tensor | None = None
+    critic_states: Tensor | None = None
     part_scores: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -263,6 +269,7 @@ class Minibatch:
         advantages: [N] float32, reward units, or whitened.
         returns: [N] float32, reward units, targets of the critic.
         ref_hidden_states: [N, D], of the reference; None unless the exact KL is in the loss.
+        value_features: [N, 4] float32, standardized, fixed at the rollout; None: all 0.
     """
 
     prompts: PromptBatch
@@ -273,6 +280,7 @@ class Minibatch:
     advantages: Tensor
     returns: Tensor
     ref_hidden_states: Tensor | None = None
+    value_features: Tensor | None = None
 
     def select(self, indices: Tensor) -> "Minibatch":
         """Take the responses at `indices` [K] int64, in that order."""

@@ -123,6 +123,7 @@ def _check_conflicts(config: Config) -> None:
             "choose a number of samples that divides the rollout",
         )
     _check_folds(config)
+    _check_critic(ppo)
     if (
         ppo.advantage_estimator != PPOConfig.advantage_estimator
     ):  # the default works with all options
@@ -145,6 +146,22 @@ def _check_conflicts(config: Config) -> None:
             "ppo.whiten_minibatches=true ppo.kl_placement=loss",
             "set ppo.whiten_minibatches=false",
         )
+
+
+def _check_critic(ppo: PPOConfig) -> None:
+    """Refuse options of a gradient where the critic's head is fitted in closed form."""
+    if ppo.critic_fit == "gradient":
+        return
+    fix = "set ppo.critic_fit=gradient, or leave it out"
+    if ppo.critic_head != "linear":
+        where = f"ppo.critic_head={ppo.critic_head}"
+        raise UsageError("only a linear head is fitted in closed form", where, fix)
+    names = ("critic_lr", "clip_range_value", "value_huber_delta")
+    values = {name: getattr(ppo, name) for name in names}
+    given = [f"ppo.{name}={value}" for name, value in values.items() if value is not None]
+    if given and ppo.critic == "shared_detached":
+        what = "no gradient trains the critic, whose head is fitted in closed form"
+        raise UsageError(what, " ".join(given), fix)
 
 
 def _check_folds(config: Config) -> None:

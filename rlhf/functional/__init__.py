@@ -11,6 +11,7 @@ from rlhf.functional.advantage_estimators import advantage_estimator as advantag
 from rlhf.functional.advantages import generalized_advantages as generalized_advantages
 from rlhf.functional.advantages import grpo_advantages as grpo_advantages
 from rlhf.functional.advantages import length_adaptive_lambda as length_adaptive_lambda
+from rlhf.functional.advantages import mean_of_others as mean_of_others
 from rlhf.functional.advantages import rloo_advantages as rloo_advantages
 from rlhf.functional.kl import AdaptiveKLController as AdaptiveKLController
 from rlhf.functional.kl import check_kl_choice as check_kl_choice
@@ -26,8 +27,13 @@ from rlhf.functional.normalization import ScoreScaler as ScoreScaler
 from rlhf.functional.normalization import whiten as whiten
 from rlhf.functional.rewards import missing_eos_scores as missing_eos_scores
 from rlhf.functional.rewards import per_token_rewards as per_token_rewards
+from rlhf.functional.ridge import RidgeRegression as RidgeRegression
 from rlhf.functional.sampling import filtered_logits as filtered_logits
 from rlhf.functional.sampling import inverse_cdf_tokens as inverse_cdf_tokens
 from rlhf.functional.sampling import keyed_uniforms as keyed_uniforms
+from rlhf.functional.value_features import VALUE_FEATURES as VALUE_FEATURES
+from rlhf.functional.value_features import ValueFeatures as ValueFeatures
+from rlhf.functional.value_features import ValueFeatureScaler as ValueFeatureScaler
+from rlhf.functional.value_features import value_features as value_features
 from rlhf.functional.value_metrics import PooledExplainedVariance as PooledExplainedVariance
 from rlhf.functional.value_metrics import explained_variance as explained_variance

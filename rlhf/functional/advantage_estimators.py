@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rlhf.functional.advantages import generalized_advantages, grpo_advantages, rloo_advantages
-from rlhf.kernels import span_sum
+from rlhf.kernels import span_discounted_sum, span_sum
 from rlhf.spans import Spans
 
 
@@ -97,6 +97,11 @@ def _gae(inputs: AdvantageInputs) -> Tensor:
         gae_lambda=inputs.gae_lambda,
         final_values=inputs.final_values,
     )[0]
+
+
+@advantage_estimator("reinforce", needs_critic=False, needs_groups=False)
+def _reinforce(inputs: AdvantageInputs) -> Tensor:
+    return span_discounted_sum(inputs.rewards, inputs.spans, inputs.gamma)
 
 
 @advantage_estimator("rloo", needs_critic=False, needs_groups=True)

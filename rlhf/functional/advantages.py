@@ -96,9 +96,27 @@ def rloo_advantages(scores: Tensor, groups: Tensor) -> Tensor:
 
     Source: Kool et al. 2019; Ahmadian et al. 2024, arXiv:2402.14740.
     """
+    _, counts = _group_sums(scores, groups)
+    advantages = scores - mean_of_others(scores, groups)
+    return torch.where(counts == 1, 0, advantages).to(at_least_float32(scores).dtype)
+
+
+@torch.no_grad()
+def mean_of_others(scores: Tensor, groups: Tensor) -> Tensor:
+    """Return for each score [B] the mean of the other scores of its group; NaN in a group of one.
+
+    Args:
+        scores: [B], reward units.
+        groups: [B] int64, names the prompt of each response, in any order.
+
+    Returns:
+        [B] float64, reward units.
+
+    Raises:
+        ValueError: shapes disagree.
+    """
     sums, counts = _group_sums(scores, groups)
-    baseline = (sums - scores) / (counts - 1).clamp(min=1)
-    return torch.where(counts == 1, 0, scores - baseline).to(at_least_float32(scores).dtype)
+    return (sums - scores) / (counts - 1)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import huber_loss, logsigmoid
 
 from rlhf.functional.checks import check_between, check_positive, check_same_shape
 from rlhf.functional.kl import kl_estimate
@@ -116,17 +116,21 @@ def clipped_value_loss(
     returns: Tensor,
     *,
     clip_range_value: float | None = None,
+    huber_delta: float | None = None,
     token_count: int | None = None,
 ) -> ValueLoss:
     """Compute half the squared error of the critic, with PPO2's clip around the old values.
 
         V_clip = V_old + clip(V - V_old, ±ε)    L = Σ ½·max((V-R)², (V_clip-R)²) / token_count
 
+    With δ an error e beyond ±δ counts δ·(|e| - δ/2) in place of ½·e².
+
     Args:
         values: V [N], reward units; differentiable.
         old_values: V_old [N], reward units, of the critic before the update.
         returns: R [N], reward units.
         clip_range_value: ε above 0, reward units; None: values are not clipped.
+        huber_delta: δ above 0, reward units; None: every error is squared.
         token_count: tokens of the optimizer step; None: N.
 
     Returns:
@@ -135,16 +139,25 @@ def clipped_value_loss(
     Raises:
         ValueError: shapes disagree, or an option is out of range.
 
-    Source: OpenAI Baselines, PPO2 (2017); described in Engstrom et al. 2020, arXiv:2005.12729.
+    Source: OpenAI Baselines, PPO2 (2017); described in Engstrom et al. 2020, arXiv:2005.12729;
+    Huber 1964.
     """
     check_same_shape(values=values, old_values=old_values, returns=returns)
     values = at_least_float32(values)
-    unclipped = errors = (values - returns).square()
+    unclipped = losses = _half_squared(values - returns, huber_delta)
     if clip_range_value is not None:
         check_positive("clip_range_value", clip_range_value)
         clipped = old_values + (values - old_values).clamp(-clip_range_value, clip_range_value)
-        errors = torch.maximum(unclipped, (clipped - returns).square())
-    return ValueLoss(_mean(errors / 2, token_count), (errors > unclipped).sum())
+        losses = torch.maximum(unclipped, _half_squared(clipped - returns, huber_delta))
+    return ValueLoss(_mean(losses, token_count), (losses > unclipped).sum())
+
+
+def _half_squared(errors: Tensor, huber_delta: float | None) -> Tensor:
+    """Half the square of each error, or with a δ Huber's loss."""
+    if huber_delta is None:
+        return errors.square() / 2
+    check_positive("huber_delta", huber_delta)
+    return huber_loss(errors, torch.zeros_like(errors), reduction="none", delta=huber_delta)
 
 
 def kl_penalty_loss(

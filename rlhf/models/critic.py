@@ -3,19 +3,21 @@
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from rlhf.config.schema import CriticKind, ModelConfig
+from rlhf.config.schema import CriticHead, CriticKind, ModelConfig
 from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
-from rlhf.models.scalar_head import ScalarHead
+from rlhf.models.value_head import ValueHead
+from rlhf.tracking.profiler import phase
 from rlhf.types import PromptBatch, Responses
 
 CRITIC = "critic"  # name of the critic's adapter
 
 
 class Critic:
-    """Values of response tokens: a float32 linear head on hidden states.
+    """Values of response tokens: a float32 head on hidden states and value features.
 
     The kinds differ in the hidden states that the head reads:
 
@@ -29,38 +31,57 @@ class Critic:
     Args:
         kind: which hidden states the head reads.
         llava: the model that computes them; for `adapter` it carries the adapter `critic`.
+        head: `linear` or `mlp`, see `ValueHead`.
     """
 
-    def __init__(self, kind: CriticKind, llava: Llava) -> None:
+    def __init__(self, kind: CriticKind, llava: Llava, head: CriticHead = "linear") -> None:
         self.kind, self.llava = kind, llava
-        self.head = ScalarHead(llava.hidden_size).to(llava.device)
+        self.head = ValueHead(llava.hidden_size, head).to(llava.device)
 
     @property
     def has_own_forward(self) -> bool:
         """Whether the critic runs a forward pass besides the policy's."""
         return self.kind in ("adapter", "separate")
 
-    def values(self, hidden_states: Tensor, prompts: PromptBatch, responses: Responses) -> Tensor:
+    def states(self, hidden_states: Tensor, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """Hidden states [N, D] that the head reads, one before each response token (autograd).
+
+        Args:
+            hidden_states: [N, D], of the policy, any float dtype.
+            prompts: B prompts.
+            responses: B responses of N tokens in all, one to each prompt.
+        """
+        if self.kind == "shared_detached":
+            return hidden_states.detach()
+        if not self.has_own_forward:
+            return hidden_states
+        with phase("values"), self.use_adapter():
+            return self.llava.response_hidden_states(prompts, responses)
+
+    def values(
+        self,
+        hidden_states: Tensor,
+        prompts: PromptBatch,
+        responses: Responses,
+        features: Tensor | None = None,
+    ) -> Tensor:
         """V of the state before each response token (autograd).
 
         Args:
             hidden_states: [N, D], of the policy, any float dtype.
             prompts: B prompts.
             responses: B responses of N tokens in all, one to each prompt.
+            features: [N, 4] float32, standardized value features; None: all 0.
 
         Returns:
             [N] float32, reward units.
         """
-        if self.kind == "shared_detached":
-            hidden_states = hidden_states.detach()
-        elif self.has_own_forward:
-            with self.use_adapter():
-                hidden_states = self.llava.response_hidden_states(prompts, responses)
-        values: Tensor = self.head(hidden_states)
+        values: Tensor = self.head(self.states(hidden_states, prompts, responses), features)
         return values
 
+    @torch.no_grad()
     def final_values(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """V of the state after the last token of each response (autograd).
+        """V after the last token of each response, without value features (no autograd).
 
         Args:
             prompts: B prompts.
@@ -69,7 +90,7 @@ class Critic:
         Returns:
             [B] float32, reward units.
         """
-        with self.use_adapter():
+        with phase("values"), self.use_adapter():
             values: Tensor = self.head(self.llava.final_hidden_states(prompts, responses))
         return values
 
@@ -99,7 +120,11 @@ class Critic:
 
 
 def build_lora_critic(
-    kind: CriticKind, llava: Llava, config: ModelConfig, init_adapter: Path | None
+    kind: CriticKind,
+    llava: Llava,
+    config: ModelConfig,
+    init_adapter: Path | None,
+    head: CriticHead = "linear",
 ) -> Critic:
     """Build the critic of a policy that trains a LoRA; its first values are all 0.
 
@@ -108,6 +133,7 @@ def build_lora_critic(
         llava: the policy's model, before the policy's own adapter is added.
         config: rank, scale and type of the LoRA of the kinds `adapter` and `separate`.
         init_adapter: an adapter that this LoRA starts from; None: a fresh one.
+        head: see `Critic`.
     """
     if kind == "separate":
         llava = llava.frozen_copy()
@@ -116,12 +142,18 @@ def build_lora_critic(
             add_adapter(llava.adapters, CRITIC, config)
         else:
             llava.adapters.load(CRITIC, init_adapter, trains=True)
-    return Critic(kind, llava)
+    return Critic(kind, llava, head)
 
 
-def build_full_critic(kind: CriticKind, llava: Llava) -> Critic:
-    """Build the critic of a policy trained in full; a `separate` model is trained in full too."""
+def build_full_critic(kind: CriticKind, llava: Llava, head: CriticHead = "linear") -> Critic:
+    """Build the critic of a policy trained in full; a `separate` model is trained in full too.
+
+    Args:
+        kind: see `Critic`.
+        llava: the policy's model, whose language model trains.
+        head: see `Critic`.
+    """
     if kind == "separate":
         llava = llava.frozen_copy()
         llava.train_language_model()
-    return Critic(kind, llava)
+    return Critic(kind, llava, head)

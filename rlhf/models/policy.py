@@ -8,13 +8,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from rlhf.config.schema import Config, CriticKind, ModelConfig, PPOConfig
+from rlhf.config.schema import Config, CriticHead, CriticKind, ModelConfig, PPOConfig
 from rlhf.errors import UsageError
 from rlhf.kernels import token_kl, token_logprobs
 from rlhf.models.critic import Critic, build_full_critic, build_lora_critic
 from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter, refuse_full_training
-from rlhf.tracking.profiler import phase
 from rlhf.types import PolicyOutputs, PromptBatch, Responses
 
 POLICY, REFERENCE = "policy", "reference"  # names of their adapters
@@ -78,6 +77,7 @@ class Policy:
                 temperature=temperature,
                 init_adapter=model.adapter_dir,
                 critic=checked.ppo.critic,
+                critic_head=checked.ppo.critic_head,
                 critic_init=critic_adapter,
             )
         return cls(model, policy.reference, temperature=temperature, critic=policy.critic)
@@ -92,19 +92,28 @@ class Policy:
         prompts: PromptBatch,
         responses: Responses,
         hidden_states: Tensor | None = None,
+        *,
+        return_critic_states: bool = False,
     ) -> PolicyOutputs:
         """Log-probability, entropy and value of every response token (autograd).
+
+        The values are the part that the hidden states give, see `ValueHead`.
 
         Args:
             prompts: B prompts.
             responses: B responses of N tokens in all, one to each prompt.
             hidden_states: [N, D], of the policy, where they are known; None: they are computed.
+            return_critic_states: also return what a closed-form fit of the critic reads.
 
         Returns:
             outputs of [N] float32 each, without hidden states.
         """
         outputs = self.policy_outputs(prompts, responses, hidden_states=hidden_states)
-        return replace(outputs, values=self.values(outputs, prompts, responses), hidden_states=None)
+        assert outputs.hidden_states is not None
+        states = self.critic.states(outputs.hidden_states, prompts, responses)
+        head = self.critic.head
+        inputs = head.fit_inputs(states) if return_critic_states else None
+        return replace(outputs, values=head(states), hidden_states=None, critic_states=inputs)
 
     def policy_outputs(
         self,
@@ -139,21 +148,6 @@ class Policy:
         )
         return replace(outputs, kl=kl)
 
-    def values(self, outputs: PolicyOutputs, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """V of the state before each response token (autograd).
-
-        Args:
-            outputs: of `policy_outputs`, with the policy's hidden states [N, D].
-            prompts: B prompts.
-            responses: B responses of N tokens in all, one to each prompt.
-
-        Returns:
-            [N] float32, reward units.
-        """
-        assert outputs.hidden_states is not None
-        with phase("values"):
-            return self.critic.values(outputs.hidden_states, prompts, responses)
-
     @torch.no_grad()
     def reference_outputs(
         self, prompts: PromptBatch, responses: Responses, *, return_hidden_states: bool = False
@@ -172,20 +166,6 @@ class Policy:
             hidden_states = self.reference.response_hidden_states(prompts, responses)
         outputs = self._token_outputs(self.reference, hidden_states, responses)
         return outputs if return_hidden_states else replace(outputs, hidden_states=None)
-
-    @torch.no_grad()
-    def final_values(self, prompts: PromptBatch, responses: Responses) -> Tensor:
-        """V of the state after the last token of each response (no autograd).
-
-        Args:
-            prompts: B prompts.
-            responses: B responses, one to each prompt.
-
-        Returns:
-            [B] float32, reward units.
-        """
-        with phase("values"):
-            return self.critic.final_values(prompts, responses)
 
     def use_reference(self) -> AbstractContextManager[None]:
         """Context in which `reference` uses the adapter, or none, that training started from."""
@@ -246,6 +226,7 @@ def build_policy(
     temperature: float,
     init_adapter: Path | None = None,
     critic: CriticKind = "shared_detached",
+    critic_head: CriticHead = "linear",
     critic_init: Path | None = None,
 ) -> Policy:
     """Build the policy of a run with its critic and its frozen reference.
@@ -259,6 +240,7 @@ def build_policy(
         init_adapter: an adapter to start from; a frozen second copy of it is the reference.
             None: the adapter is fresh, and the reference is the model without adapter.
         critic: kind of the critic, see `Critic`.
+        critic_head: its head, see `ValueHead`.
         critic_init: an adapter that the critic's adapter starts from; None: `init_adapter`.
 
     Raises:
@@ -268,9 +250,10 @@ def build_policy(
         _check_no_adapter(init_adapter, critic, critic_init)
         llava.train_language_model()
         reference = llava.frozen_copy()
-        full_critic = build_full_critic(critic, llava)
+        full_critic = build_full_critic(critic, llava, critic_head)
         return Policy(llava, reference, temperature=temperature, critic=full_critic)
-    lora_critic = build_lora_critic(critic, llava, config, critic_init or init_adapter)
+    critic_adapter = critic_init or init_adapter
+    lora_critic = build_lora_critic(critic, llava, config, critic_adapter, critic_head)
     if init_adapter is None:
         add_adapter(llava.adapters, POLICY, config)
     else:

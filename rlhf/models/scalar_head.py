@@ -1,10 +1,11 @@
-"""A linear head that maps a hidden state to a value or a score."""
+"""Heads that map a hidden state to a value or a score."""
 
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
 from rlhf.errors import as_usage_error
 
@@ -55,7 +56,7 @@ class ScalarHead(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write the weights to the safetensors file `path`."""
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path)
+        save_weights(self, path)
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> "ScalarHead":
@@ -71,3 +72,36 @@ class ScalarHead(nn.Module):
             head = cls(state["linear.weight"].shape[1]).to(device)
             head.load_state_dict(state, strict=True)
         return head
+
+
+class MLPHead(nn.Module):
+    """A float32 network of one hidden layer, whose first outputs are 0.
+
+    Args:
+        hidden_size: D, the width of the hidden states; the hidden layer has at most 1,024 units.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        width = min(hidden_size, 1024)
+        self.hidden = nn.Linear(hidden_size, width)
+        self.linear = nn.Linear(width, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The scalar of each hidden state.
+
+        Args:
+            hidden: [..., D], of any float dtype.
+
+        Returns:
+            [...] float32.
+        """
+        scalar: Tensor = self.linear(gelu(self.hidden(hidden.float())))
+        return scalar.squeeze(-1)
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write the weights of a module to the safetensors file `path`."""
+    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, path)

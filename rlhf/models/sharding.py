@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from rlhf.errors import UsageError, told_once
 from rlhf.models.llava import Llava
 from rlhf.models.quantization import model_quantization
-from rlhf.models.scalar_head import ScalarHead
+from rlhf.models.scalar_head import MLPHead, ScalarHead
 from rlhf.parallel.world import ALONE, World
 
 AnyTensor = TypeVar("AnyTensor", bound=Tensor)
@@ -44,7 +44,10 @@ class ShardedModels:
     """
 
     def __init__(
-        self, llavas: Sequence[Llava] = (), heads: Sequence[ScalarHead] = (), world: World = ALONE
+        self,
+        llavas: Sequence[Llava] = (),
+        heads: Sequence[ScalarHead | MLPHead] = (),
+        world: World = ALONE,
     ) -> None:
         self.world, self._is_whole = world, False
         for llava in llavas:
@@ -59,7 +62,8 @@ class ShardedModels:
             self._shard([*language_model.layers, language_model], mesh, _replicated(llava))
             self._roots.append(llava.model)
         for head in heads if self._units else ():
-            self._shard([head.linear], mesh, set())
+            layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
+            self._shard(layers, mesh, set())
             self._roots.append(head)
 
     @property

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from rlhf.config.schema import GIB
+from rlhf.functional import VALUE_FEATURES
 from rlhf.models.packed.prepacked_linear import LIMIT
 from rlhf.planning.activation_memory import (
     backward_workspace_bytes,
@@ -257,4 +258,4 @@ def trainable_parameters(dims: ModelDims, workload: Workload) -> int:
     policy = lora_parameters(dims, workload.lora_rank) if lora else dims.language_params
     critic_trains_as_much = workload.critic == "separate" or (workload.critic == "adapter" and lora)
     critic = policy if critic_trains_as_much else 0
-    return policy + critic + dims.hidden_size + 1
+    return policy + critic + dims.hidden_size + 1 + len(VALUE_FEATURES)

@@ -15,9 +15,12 @@ from rlhf.functional import (
     length_adaptive_lambda,
     missing_eos_scores,
     per_token_rewards,
+    value_features,
     whiten,
 )
+from rlhf.kernels import span_sum
 from rlhf.ppo.prompt_parts import PromptParts
+from rlhf.ppo.value_function import ValueFunction
 from rlhf.types import Minibatch, PromptBatch, Responses, Rollout
 
 
@@ -36,11 +39,14 @@ class RolloutBuffer:
         old_logprobs: [N], log-probabilities of the policy that sampled the responses, nats.
         ref_logprobs: [N], log-probabilities of the frozen reference, nats.
         values: [N], V of the critic before each token, reward units.
+        value_features: [N, 4], standardized, inputs of the critic; None without value function.
+        critic_states: [N, F], the other inputs of a closed-form fit; None: there is no fit.
         final_values: [B], V after the last token of truncated responses; None: no bootstrapping.
         ref_hidden_states: [N, D], of the reference; None unless the exact KL is in the loss.
         scores: [B], scaled and with the missing-EOS penalty, reward units.
         kl: [N], log π - log π_ref, nats.
         rewards: [N], reward units.
+        uses_critic: whether the advantages are made of the values, if the estimator needs them.
         advantages: [N], reward units, or whitened.
         returns: [N], targets of the critic, reward units.
     """
@@ -51,11 +57,14 @@ class RolloutBuffer:
     old_logprobs: Tensor
     ref_logprobs: Tensor
     values: Tensor
+    value_features: Tensor | None
+    critic_states: Tensor | None
     final_values: Tensor | None
     ref_hidden_states: Tensor | None
     scores: Tensor
     kl: Tensor
     rewards: Tensor
+    uses_critic: bool
     advantages: Tensor
     returns: Tensor
 
@@ -67,14 +76,21 @@ class RolloutBuffer:
         """Add a rollout after the earlier ones."""
         self._rollouts.append(rollout)
 
-    def finish(self, config: PPOConfig, scaler: ScoreScaler | None = None) -> None:
-        """Compute rewards, advantages and returns of every token.
+    def finish(
+        self,
+        config: PPOConfig,
+        scaler: ScoreScaler | None = None,
+        value_function: ValueFunction | None = None,
+    ) -> None:
+        """Compute rewards, values, advantages and returns of every token.
 
             r_t = -kl_coef·(log π - log π_ref)(y_t) + [t = T]·score(x, y)
 
         Args:
             config: PPO options of the iteration, with its kl_coef.
             scaler: divides the scores by their standard deviation first; None: no scaling.
+            value_function: adds what the value features say to the values, and says whether to use
+                them; None: the values of the rollouts are used as they are.
 
         Source: Ouyang et al. 2022, arXiv:2203.02155, equation 2.
         """
@@ -87,6 +103,7 @@ class RolloutBuffer:
         self.values = torch.cat([part.values for part in parts])
         self.ref_hidden_states = _concatenate_optional([part.ref_hidden_states for part in parts])
         self.final_values = _concatenate_optional([part.final_values for part in parts])
+        self.critic_states = _concatenate_optional([part.critic_states for part in parts])
         scores = torch.cat([part.scores for part in parts])
         self.scores = missing_eos_scores(
             scaler.scale(scores) if scaler else scores,
@@ -99,7 +116,12 @@ class RolloutBuffer:
         self.rewards = per_token_rewards(
             self.scores, self.kl, self.responses.spans, kl_coef=kl_coef
         )
-        self.advantages, self.returns = self._estimates(config)
+        self.value_features = None
+        if value_function:
+            self._add_feature_values(value_function)
+        self.uses_critic = value_function is None or value_function.is_useful
+        self.advantages = self._advantages(config)
+        self.returns = self._returns(config)
 
     def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Minibatch]:
         """Yield every response once, in minibatches, in a random order of their prompts.
@@ -120,21 +142,41 @@ class RolloutBuffer:
             advantages=self.advantages,
             returns=self.returns,
             ref_hidden_states=self.ref_hidden_states,
+            value_features=self.value_features,
         )
         prompts, prompt_ids = self.prompts.sampling_keys.unique(return_inverse=True)
         ranks = self.parts.stratify(prompts, torch.randperm(len(prompts), generator=generator))
         for rows in ranks[prompt_ids].argsort(stable=True).split(size):
             yield all_responses.select(rows)
 
-    def _estimates(self, config: PPOConfig) -> tuple[Tensor, Tensor]:
-        """Advantages [N] of the configured estimator, and returns [N], the critic's targets."""
+    def _add_feature_values(self, value_function: ValueFunction) -> None:
+        """Add to the values of the hidden states what the value features say."""
+        features = value_function.scaler.scale(
+            value_features(
+                self.old_logprobs,
+                self.ref_logprobs,
+                span_sum(self.rewards, self.responses.spans),
+                self.responses.spans,
+                self.prompts.sampling_keys,
+            )
+        )
+        self.value_features = features.tokens
+        tokens, ends = value_function.feature_values(features)
+        self.values = self.values + tokens
+        if self.final_values is not None:
+            self.final_values = torch.where(self.responses.finished, 0, self.final_values + ends)
+
+    def _advantages(self, config: PPOConfig) -> Tensor:
+        """Advantages [N] of the configured estimator, or of `reinforce` in place of a critic's."""
         estimator = ADVANTAGE_ESTIMATORS[config.advantage_estimator]
+        if estimator.needs_critic and not self.uses_critic:
+            estimator = ADVANTAGE_ESTIMATORS["reinforce"]
         advantages = estimator.function(self._estimator_inputs(config))
         # With the KL in the loss, whitening would rescale the advantages but not the KL term.
         whitening = config.whiten_advantages and config.kl_placement == "reward"
         if whitening and not estimator.needs_groups:
             advantages = whiten(advantages, min_std=config.whiten_min_std)
-        return advantages, self._returns(config)
+        return advantages
 
     def _estimator_inputs(self, config: PPOConfig) -> AdvantageInputs:
         spans, alpha = self.responses.spans, config.gae_lambda_alpha

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from rlhf.config.schema import PPOConfig
-from rlhf.functional import PooledExplainedVariance, ScoreScaler, explained_variance
+from rlhf.functional import ScoreScaler, explained_variance
 from rlhf.kernels import span_mean, span_sum
 from rlhf.ppo.buffer import RolloutBuffer
+from rlhf.ppo.critic_training import has_value_loss
 from rlhf.ppo.step_metrics import StepMetrics, kl_spent
+from rlhf.ppo.value_function import ValueFunction
 from rlhf.tracking.text_metrics import text_statistics
 from rlhf.types import Rollout
 
@@ -34,7 +36,7 @@ def iteration_metrics(
     steps: list[StepMetrics],
     texts: list[str],
     config: PPOConfig,
-    pooled: PooledExplainedVariance | None,
+    value_function: ValueFunction | None,
 ) -> dict[str, float]:
     """Metrics of an iteration by name; `rlhf.tracking.metrics.METRICS` describes each.
 
@@ -44,12 +46,12 @@ def iteration_metrics(
         steps: metrics of each optimizer step.
         texts: the B responses as text.
         config: PPO options of the iteration, with its kl_coef.
-        pooled: explained variance of the last rollouts, this one included; None: no critic.
+        value_function: after it has learnt from the rollout; None: there is no critic.
     """
     steps_per_epoch = ceil(len(buffer.responses) / config.minibatch_size)
     return {
         **_objective(rollout, buffer, config),
-        **(_critic(buffer, steps, pooled) if pooled else {}),
+        **(_critic(buffer, steps, value_function) if value_function else {}),
         **_steps(steps),
         "policy/kl_spent": kl_spent(steps, steps_per_epoch),
         **_responses(rollout, texts),
@@ -136,13 +138,18 @@ def _steps(steps: list[StepMetrics]) -> dict[str, float]:
 
 
 def _critic(
-    buffer: RolloutBuffer, steps: list[StepMetrics], pooled: PooledExplainedVariance
+    buffer: RolloutBuffer, steps: list[StepMetrics], value_function: ValueFunction
 ) -> dict[str, float]:
-    return {
+    metrics = {
         "ppo/returns/mean": float(buffer.returns.mean()),
         "ppo/returns/var": float(buffer.returns.var(correction=0)),
         "val/explained_variance": float(explained_variance(buffer.values, buffer.returns)),
-        "val/explained_variance_pooled": pooled.value,
+        "val/explained_variance_pooled": value_function.explained_variance.value,
+        "val/critic_used": float(buffer.uses_critic),
+    }
+    if not has_value_loss(value_function.config):
+        return metrics
+    return metrics | {
         "loss/value_avg": _mean(steps, "value_loss"),
         "val/clipfrac_avg": _mean(steps, "value_clipfrac"),
         "optim/grad_norm_critic": _mean(steps, "grad_norm_critic"),

@@ -14,6 +14,7 @@ from rlhf.functional import ADVANTAGE_ESTIMATORS
 from rlhf.generation.engines import ENGINES
 from rlhf.generation.sampler import generate
 from rlhf.models.policy import Policy
+from rlhf.ppo.critic_training import fits_head
 from rlhf.ppo.rollout_parts import select_rows
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.combined import reward_parts, scores_and_parts
@@ -92,10 +93,11 @@ def _evaluate(
 ) -> Rollout:
     """Add log-probabilities and values of policy, reference and critic to sampled responses."""
     max_tokens = config.microbatch_tokens
+    evaluate = partial(policy.evaluate, return_critic_states=fits_head(config))
     with phase("old_logprobs"):
         hidden_states = sampled.hidden_states
         reused: dict[str, Any] = {} if hidden_states is None else {"hidden_states": hidden_states}
-        outputs = map_microbatches(policy.evaluate, prompts, responses, max_tokens, **reused)
+        outputs = map_microbatches(evaluate, prompts, responses, max_tokens, **reused)
     evaluate_reference = partial(
         policy.reference_outputs, return_hidden_states=kl_choice(config)[1] == "exact"
     )
@@ -113,6 +115,7 @@ def _evaluate(
         logprob_diff=None if reused else (outputs.logprobs - sampled.logprobs).abs(),
         final_values=_final_values(policy, prompts, responses, max_tokens) if bootstraps else None,
         ref_hidden_states=ref_outputs.hidden_states,
+        critic_states=outputs.critic_states,
     )
 
 
@@ -127,9 +130,9 @@ def _scored_rows(scores: Tensor, groups: Tensor, config: PPOConfig) -> Tensor:
 def _final_values(
     policy: Policy, prompts: PromptBatch, responses: Responses, max_tokens: int
 ) -> Tensor:
-    """V after the last token of truncated responses, 0 for finished ones; [B] float32."""
+    """The hidden states' part of V after truncated responses, 0 for finished ones; [B] float32."""
     values, truncated = torch.zeros(len(responses)), (~responses.finished).nonzero().squeeze(1)
     if len(truncated):
         batch = prompts.select(truncated), responses.select(truncated)
-        values[truncated] = map_microbatches(policy.final_values, *batch, max_tokens)
+        values[truncated] = map_microbatches(policy.critic.final_values, *batch, max_tokens)
     return values

@@ -20,6 +20,7 @@ PER_TOKEN = (
     "entropy",
     "logprob_diff",
     "ref_hidden_states",
+    "critic_states",
 )
 PER_RESPONSE = ("scores", "final_values")
 

@@ -7,12 +7,13 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from rlhf.errors import UsageError
-from rlhf.functional import PooledExplainedVariance, ScoreScaler
+from rlhf.functional import ScoreScaler
 from rlhf.models.policy import Policy
 from rlhf.models.saving import save_trained
 from rlhf.models.sharding import ShardedModels, is_sharded
 from rlhf.ppo.health import HealthMonitor
 from rlhf.ppo.updater import Updater
+from rlhf.ppo.value_function import ValueFunction
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.combined import reward_parts
 from rlhf.storage.checkpoint import Checkpoint
@@ -27,7 +28,7 @@ class PPORun(Protocol):
     updater: Updater
     health: HealthMonitor
     scaler: ScoreScaler | None
-    explained_variance: PooledExplainedVariance | None
+    value_function: ValueFunction | None
     iteration: int
     metrics: dict[str, float]
     warnings: list[tuple[int, str]]
@@ -47,15 +48,14 @@ def capture_state(run: PPORun, frozen: str) -> State:
         "policy": run.sharding.gather_all(run.policy.trainable_parameters()),
         "critic": run.sharding.gather_all(run.policy.critic_parameters()),
         "optimizer": optimizer,
+        "value_function": run.value_function.tensors() if run.value_function else {},
     }
     values = {
         "iteration": run.iteration,
         "updater": updater_state,
         "health": run.health.state_dict(),
         "scaler": run.scaler.state_dict() if run.scaler else None,
-        "explained_variance": (
-            run.explained_variance.state_dict() if run.explained_variance else None
-        ),
+        "value_function": run.value_function.state_dict() if run.value_function else None,
         "frozen": frozen,
         "metrics": run.metrics,
         "warnings": run.warnings,
@@ -86,8 +86,9 @@ def restore_state(run: PPORun, checkpoint: Checkpoint, frozen: str) -> None:
     run.health.load_state_dict(state["health"])
     if run.scaler and state["scaler"]:
         run.scaler.load_state_dict(state["scaler"])
-    if run.explained_variance and state.get("explained_variance"):  # older ones lack it
-        run.explained_variance.load_state_dict(state["explained_variance"])
+    if run.value_function and state["value_function"]:
+        tensors = checkpoint.tensors["value_function"]
+        run.value_function.load_state_dict(state["value_function"], tensors)
     run.iteration, run.metrics = state["iteration"], state["metrics"]
     run.warnings = [(step, name) for step, name in state["warnings"]]
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from rlhf.config.resolve import with_parts
 from rlhf.config.schema import Config, PPOConfig, SamplingConfig
 from rlhf.data.record_set import Prompts
-from rlhf.functional import ADVANTAGE_ESTIMATORS, PooledExplainedVariance, ScoreScaler
+from rlhf.functional import ScoreScaler
 from rlhf.models.policy import Policy
 from rlhf.parallel.world import ALONE, World
 from rlhf.ppo.batch_sizes import limit_prefill, llavas_of, split_batches
 from rlhf.ppo.buffer import RolloutBuffer
+from rlhf.ppo.critic_training import fits_head, has_critic
 from rlhf.ppo.divergence import (
     check_finite,
     check_skipped_steps,
@@ -38,6 +39,7 @@ from rlhf.ppo.sanity_checks import run_sanity_checks
 from rlhf.ppo.state import capture_state, frozen_hash, restore_state, run_hash, save_policy
 from rlhf.ppo.step_metrics import StepMetrics
 from rlhf.ppo.updater import Updater
+from rlhf.ppo.value_function import ValueFunction
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.reward import Reward, as_scorer
 from rlhf.storage.checkpoint import Checkpoint
@@ -69,9 +71,9 @@ class PPOTrainer(Trainer):
         world: this process among those of the run.
 
     Attributes:
-        explained_variance: of the critic over the last rollouts; None: there is no critic.
         iteration: iterations done so far.
         metrics: of the last iteration.
+        value_function: predicts the values; None: there is no critic.
         warnings: iteration and name of each health warning.
 
     Raises:
@@ -116,15 +118,16 @@ class PPOTrainer(Trainer):
         self._max_prefill_tokens = policy.llava.max_prefill_tokens
         if run_config.parallel.shard:
             self._check_same()  # while every process has whole weights
-        heads = [] if policy.base_is_frozen else [policy.critic.head]
+        whole_head = policy.base_is_frozen or fits_head(self.config)
+        heads = [] if whole_head else [policy.critic.head.states]
         llavas = llavas_of(policy, self.reward)
         self.sharding = shard_models(run_config, self.config.optimizer, llavas, heads, world)
         self.updater = Updater(self.config, policy, self.planned_steps, world, self.sharding)
         self.updater.oom_retry.prepare = self._split_prefill
         self.health = HealthMonitor(warmup=self.warmup)
         self.scaler = ScoreScaler(self.config.clip_scores) if self.config.normalize_scores else None
-        needs_critic = ADVANTAGE_ESTIMATORS[self.config.advantage_estimator].needs_critic
-        self.explained_variance = PooledExplainedVariance() if needs_critic else None
+        head = policy.critic.head
+        self.value_function = ValueFunction(self.config, head) if has_critic(self.config) else None
         self.iteration = 0
         self.warnings: list[tuple[int, str]] = []
 
@@ -137,8 +140,7 @@ class PPOTrainer(Trainer):
     @property
     def warmup(self) -> int:
         """Number of first iterations that train the critic only; 0 without a critic."""
-        needs_critic = ADVANTAGE_ESTIMATORS[self.config.advantage_estimator].needs_critic
-        return self.config.critic_warmup_iterations if needs_critic else 0
+        return self.config.critic_warmup_iterations if has_critic(self.config) else 0
 
     @property
     def done(self) -> int:
@@ -185,16 +187,16 @@ class PPOTrainer(Trainer):
         buffer = RolloutBuffer(iteration_parts(self, iteration))
         buffer.append(rollout)
         with phase("advantages"):
-            buffer.finish(options, self.scaler)
-            if self.explained_variance:
-                self.explained_variance.add(buffer.values, buffer.returns)
+            buffer.finish(options, self.scaler, self.value_function)
+            if self.value_function:
+                self.value_function.learn(buffer)
         sampled = time.perf_counter()
         steps = self.update(buffer, iteration)
         self.updater.steps_done = (iteration + 1) * self.planned_steps // self.config.iterations
         updated = time.perf_counter()
 
         texts = [self.policy.llava.builder.decode(row) for row in rollout.responses.rows()]
-        metrics = iteration_metrics(rollout, buffer, steps, texts, options, self.explained_variance)
+        metrics = iteration_metrics(rollout, buffer, steps, texts, options, self.value_function)
         metrics |= speed_metrics(rollout.spans.num_tokens, sampled - start, updated - sampled)
         metrics |= run_metrics(rollout, iteration, self.config, self.updater.lr, self.scaler)
         self.updater.adapt_kl_coef(buffer.kl, len(buffer.responses))

@@ -11,7 +11,6 @@ from rlhf.config.resolve import kl_choice
 from rlhf.config.schema import PPOConfig
 from rlhf.data.microbatching import microbatches
 from rlhf.functional import (
-    ADVANTAGE_ESTIMATORS,
     check_kl_choice,
     clipped_policy_loss,
     clipped_value_loss,
@@ -21,6 +20,7 @@ from rlhf.functional import (
 from rlhf.models.policy import Policy
 from rlhf.models.sharding import ShardedModels, shard_like
 from rlhf.parallel.world import ALONE, World
+from rlhf.ppo.critic_training import critic_parameters, has_value_loss
 from rlhf.ppo.kl_coefficient import kl_controller
 from rlhf.ppo.prompt_parts import PromptParts
 from rlhf.ppo.step_metrics import TOKEN_MEANS, StepMetrics
@@ -43,7 +43,7 @@ class Updater:
 
     Args:
         config: the PPO options.
-        policy: its trainable parameters and its critic's are trained.
+        policy: its trainable parameters are trained, and its critic's unless the head is fitted.
         steps: planned optimizer steps, over which a linear schedule falls to 0.
         world: this process among those of the run, which train the same weights.
         sharding: the models of the policy, sharded over the processes; None: they are whole.
@@ -67,7 +67,7 @@ class Updater:
         self.config, self.policy, self.steps = config, policy, steps
         self.world, self.sharding = world, sharding or ShardedModels(world=world)
         self.policy_parameters = list(policy.trainable_parameters().values())
-        self.critic_parameters = list(policy.critic_parameters().values())
+        self.critic_parameters = list(critic_parameters(policy, config).values())
         self.kl_coef = config.kl_coef
         self.kl_controller = kl_controller(config)
         self.oom_retry = OOMRetry(config.rollout_batch_size, world)
@@ -78,8 +78,7 @@ class Updater:
             self.oom_retry,
             self.sharding,
         )
-        self.steps_done = 0
-        self.skipped_steps = 0
+        self.steps_done = self.skipped_steps = 0
         groups = [{"params": self.policy_parameters}, {"params": self.critic_parameters}]
         self.optimizer = adamw(config.optimizer, groups, lr=self.lr, eps=config.adam_eps)
 
@@ -204,7 +203,7 @@ class Updater:
             loss, metrics = self._policy_loss(outputs, batch, num_tokens)
         if self.policy.critic.has_own_forward:
             loss = self._backward(loss)
-        if ADVANTAGE_ESTIMATORS[self.config.advantage_estimator].needs_critic:
+        if has_value_loss(self.config):
             with phase("forward", opaque=True):
                 value_loss, value_metrics = self._value_loss(outputs, batch, num_tokens)
             loss, metrics = loss + self.config.vf_coef * value_loss, metrics | value_metrics
@@ -253,11 +252,14 @@ class Updater:
         self, outputs: PolicyOutputs, batch: Minibatch, num_tokens: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Value loss of a microbatch before vf_coef, and its metrics."""
+        assert outputs.hidden_states is not None
+        inputs = batch.prompts, batch.responses, batch.value_features
         clipped = clipped_value_loss(
-            self.policy.values(outputs, batch.prompts, batch.responses),
+            self.policy.critic.values(outputs.hidden_states, *inputs),
             batch.old_values,
             batch.returns,
             clip_range_value=self.config.clip_range_value,
+            huber_delta=self.config.value_huber_delta,
             token_count=num_tokens,
         )
         return clipped.loss, {

@@ -28,6 +28,7 @@ METRICS: dict[str, str] = {
     "val/num_eos_tokens": "responses that ended by themselves, count",
     "val/explained_variance": "1 - var(return - value) / var(return), at most 1",
     "val/explained_variance_pooled": "1 - Σ var(return - value) / Σ var(return) of 10 rollouts",
+    "val/critic_used": "1 if the advantages use the critic's values, 0 if they are returns",
     "ppo/returns/mean": "return, mean over tokens, score units",
     "ppo/returns/var": "return, variance over tokens, squared score units",
     "ppo/policy/approxkl": "policy/approxkl_avg under its older name, nats a token",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rlhf.config.schema import Config, OptimizerKind
 from rlhf.errors import UsageError, told_once
 from rlhf.models.llava import Llava
-from rlhf.models.scalar_head import ScalarHead
+from rlhf.models.scalar_head import MLPHead, ScalarHead
 from rlhf.models.sharding import ShardedModels
 from rlhf.parallel.world import World
 from rlhf.tracking.console import say
@@ -15,7 +15,7 @@ def shard_models(
     config: Config,
     optimizer: OptimizerKind,
     llavas: Sequence[Llava],
-    heads: Sequence[ScalarHead],
+    heads: Sequence[ScalarHead | MLPHead],
     world: World,
 ) -> ShardedModels:
     """Shard the models of a run if `parallel.shard` says so; one process keeps them whole.

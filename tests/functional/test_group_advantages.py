@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.functional import grpo_advantages, rloo_advantages
+from rlhf.functional import grpo_advantages, mean_of_others, rloo_advantages
 from tests.support.float64 import EXACT, exact, quick, random_float64
 
 groupings = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
@@ -18,6 +18,14 @@ def test_rloo_literal() -> None:
     """A group of 1, 2, 6: against the means 4, 3.5 and 1.5 of the others."""
     scores, groups = exact([1.0, 9.0, 2.0, 6.0]), torch.tensor([5, 2, 5, 5])
     assert rloo_advantages(scores, groups).tolist() == [-3.0, 0.0, -1.5, 4.5]
+
+
+def test_the_mean_of_the_others_literal() -> None:
+    """A group of 1, 2, 6, and one alone, whose others are unknown."""
+    scores, groups = exact([1.0, 9.0, 2.0, 6.0]), torch.tensor([5, 2, 5, 5])
+    others = mean_of_others(scores, groups)
+    assert others[[0, 2, 3]].tolist() == [4.0, 3.5, 1.5] and others[1].isnan()
+    assert mean_of_others(scores.bfloat16(), groups).dtype == torch.float64
 
 
 def test_grpo_literal() -> None:

@@ -121,6 +121,25 @@ def test_value_loss_literals() -> None:
     assert (values.grad * 2).tolist() == [2.0, 0.0]
 
 
+def test_value_loss_of_huber_literals() -> None:
+    """With δ = 1 an error of 2 counts 2 - ½, with gradient 1; errors up to 1 are squared."""
+    values = exact([2.0, 2.0, 2.5]).requires_grad_()
+    old_values, returns = exact([0.0, 0.0, 0.0]), exact([0.0, 3.0, 2.0])
+    loss = clipped_value_loss(values, old_values, returns, huber_delta=1.0)
+    assert loss.loss.item() == pytest.approx((1.5 + 0.5 + 0.125) / 3, rel=1e-12)
+    (gradient,) = torch.autograd.grad(loss.loss, values)
+    torch.testing.assert_close(gradient * 3, exact([1.0, -1.0, 0.5]), **EXACT)
+    clipped = clipped_value_loss(
+        values, old_values, returns, clip_range_value=1.0, huber_delta=1.0, token_count=1
+    )
+    assert clipped.loss.item() == pytest.approx(1.5 + 1.5 + 0.5, rel=1e-12)
+    assert clipped.clipped_sum.item() == 2
+    (gradient,) = torch.autograd.grad(clipped.loss, values)
+    torch.testing.assert_close(gradient, exact([1.0, 0.0, 0.0]), **EXACT)
+    wide = clipped_value_loss(values, old_values, returns, huber_delta=100.0)
+    assert wide.loss.item() == clipped_value_loss(values, old_values, returns).loss.item()
+
+
 @pytest.mark.parametrize("lengths", [[1, 2, 40, 7, 3, 90], [5, 64, 1, 1, 33, 2]])
 def test_micro_batches_add_up_to_the_whole_step(lengths: list[int]) -> None:
     spans = Spans.from_lengths(lengths)
@@ -183,6 +202,8 @@ def test_losses_refuse() -> None:
     assert clipped_policy_loss(none, none, none, clip_range=0.2, token_count=4).loss.item() == 0
     with pytest.raises(ValueError, match="clip_range_value: got 0"):
         clipped_value_loss(x, x, x, clip_range_value=0.0)
+    with pytest.raises(ValueError, match="huber_delta: got 0"):
+        clipped_value_loss(x, x, x, huber_delta=0.0)
     with pytest.raises(ValueError, match="returns"):
         clipped_value_loss(x, x, x[:2])
 

@@ -25,7 +25,7 @@ from tests.support import tiny_models
 def policy(llava: Llava) -> Policy:
     """With a critic whose values differ from token to token."""
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
-    torch.nn.init.normal_(policy.critic.head.linear.weight)
+    torch.nn.init.normal_(policy.critic.head.states.linear.weight)
     return policy
 
 

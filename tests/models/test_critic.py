@@ -19,7 +19,6 @@ from rlhf.models.policy import POLICY, Policy, build_policy
 from rlhf.ppo.updater import Updater
 from rlhf.storage.checkpoint import load_checkpoint
 from rlhf.storage.hashing import hash_tensors
-from rlhf.types import PolicyOutputs
 from tests.ppo.test_trainer import PPO, trainer
 from tests.support import tiny_models
 
@@ -40,7 +39,7 @@ def built_policy(
     policy = build_policy(
         tiny_models.load(tiny), config, temperature=1.0, critic=kind, init_adapter=init_adapter
     )
-    torch.nn.init.normal_(policy.critic.head.linear.weight)
+    torch.nn.init.normal_(policy.critic.head.states.linear.weight)
     return policy
 
 
@@ -66,9 +65,9 @@ def test_every_critic_sees_the_image_and_predicts_0_at_first(
             policy.evaluate(batch, responses).values for batch in (prompts, swapped)
         )
         final, swapped_final = (
-            policy.final_values(batch, responses) for batch in (prompts, swapped)
+            policy.critic.final_values(batch, responses) for batch in (prompts, swapped)
         )
-        torch.nn.init.zeros_(policy.critic.head.linear.weight)
+        torch.nn.init.zeros_(policy.critic.head.states.linear.weight)
         assert not policy.evaluate(prompts, responses).values.any()
     assert float((values - swapped_values).abs().max()) > 1e-3
     assert float((final - swapped_final).abs().max()) > 1e-3
@@ -84,7 +83,11 @@ def test_the_value_loss_reaches_the_critic_and_the_policy_only_where_shared(
         tiny_models.prompts_of(policy.llava, tiny),
         tiny_models.responses_of(policy.llava),
     )
-    policy.evaluate(prompts, responses).values.square().sum().backward()
+    hidden_states = policy.policy_outputs(prompts, responses).hidden_states
+    assert hidden_states is not None
+    features = torch.ones(responses.spans.num_tokens, 4)
+    values = policy.critic.values(hidden_states, prompts, responses, features)
+    values.square().sum().backward()
     with_gradient = {
         v.grad is not None and bool(v.grad.any()) for v in policy.trainable_parameters().values()
     }
@@ -156,10 +159,13 @@ def test_a_step_has_the_gradients_of_the_joint_loss(
     policy.llava.model.double()
     policy.critic.llava.model.double()
     batch = tiny_models.minibatch_of(policy, tiny)
-    updater = Updater(PPOConfig(lr=1e-30, max_grad_norm=1e9, microbatch_tokens=1), policy, steps=1)
+    config = PPOConfig(
+        lr=1e-30, max_grad_norm=1e9, microbatch_tokens=1, critic=kind, critic_fit="gradient"
+    )
+    updater = Updater(config, policy, steps=1)
     named, values, policy_has_gradient = (
         policy.trainable_parameters() | policy.critic_parameters(),
-        policy.values,
+        policy.critic.values,
         [],
     )
 
@@ -168,13 +174,15 @@ def test_a_step_has_the_gradients_of_the_joint_loss(
         policy_has_gradient.append(any(grad is not None and bool(grad.any()) for grad in grads))
         return values(*args)
 
-    monkeypatch.setattr(policy, "values", recording)
+    monkeypatch.setattr(policy.critic, "values", recording)
     updater.step(batch, train_policy=True)
     step_grads = {name: value.grad for name, value in named.items()}
     assert policy_has_gradient == [kind in ("adapter", "separate"), True, True, True]
     outputs = policy.evaluate(batch.prompts, batch.responses)
     gain = (batch.advantages * (outputs.logprobs - batch.old_logprobs).exp()).mean()
-    error = 0.5 * (outputs.values - batch.returns).square().mean()
+    assert batch.value_features is not None
+    all_values = outputs.values + policy.critic.head.feature_values(batch.value_features)
+    error = 0.5 * (all_values - batch.returns).square().mean()
     loss = updater.config.vf_coef * error - gain
     for name, value in zip(named, torch.autograd.grad(loss, list(named.values())), strict=True):
         torch.testing.assert_close(step_grads[name], value, atol=1e-6, rtol=1e-5, msg=name)
@@ -185,13 +193,14 @@ def test_a_warmup_keeps_no_graph_of_the_policy(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, kind: CriticKind
 ) -> None:
     policy = built_policy(tiny, kind)
-    updater, values, graphs = Updater(PPOConfig(), policy, steps=2), policy.values, []
+    config = PPOConfig(critic=kind, critic_fit="gradient")
+    updater, values, graphs = Updater(config, policy, steps=2), policy.critic.values, []
 
-    def recording(outputs: PolicyOutputs, *args: Any) -> torch.Tensor:
-        graphs.append(outputs.logprobs.requires_grad)
-        return values(outputs, *args)
+    def recording(hidden_states: torch.Tensor, *args: Any) -> torch.Tensor:
+        graphs.append(hidden_states.requires_grad)
+        return values(hidden_states, *args)
 
-    monkeypatch.setattr(policy, "values", recording)
+    monkeypatch.setattr(policy.critic, "values", recording)
     batch = tiny_models.minibatch_of(policy, tiny)
     graphs.clear()
     assert updater.step(batch, train_policy=False).grad_norm_critic > 0
@@ -220,7 +229,7 @@ def test_a_warmup_trains_the_critic_and_not_the_policy(
     changed = {
         k for k, value in run.policy.critic_parameters().items() if not value.equal(critic[k])
     }
-    assert changed >= {"head.linear.weight", "head.linear.bias"}
+    assert changed >= {"head.states.linear.weight", "head.states.linear.bias"}
     assert (len(changed) > 2) == (kind in ("adapter", "separate"))
 
 
@@ -247,7 +256,8 @@ def test_a_critics_adapter_and_head_load_with_peft(tiny: Path, tmp_path: Path) -
     policy = built_policy(tiny, "adapter")
     shake(policy.critic_parameters())
     policy.critic.save(tmp_path)
-    assert load_file(tmp_path / "value_head.safetensors").keys() == {"linear.weight", "linear.bias"}
+    head = load_file(tmp_path / "value_head.safetensors")
+    assert head.keys() == {"states.linear.weight", "states.linear.bias", "features"}
     model = LlavaForConditionalGeneration.from_pretrained(policy.llava.base, dtype=torch.float32)
     loaded: Llava = tiny_models.load(tiny)
     loaded.model = PeftModel.from_pretrained(model, tmp_path / CRITIC).eval().base_model.model

@@ -67,12 +67,12 @@ def test_the_critic_sees_the_image_and_does_not_train_the_policy(llava: Llava, t
     assert torch.equal(
         policy.evaluate(prompts, responses).values, torch.zeros(responses.spans.num_tokens)
     )
-    torch.nn.init.normal_(policy.critic.head.linear.weight)
+    torch.nn.init.normal_(policy.critic.head.states.linear.weight)
     values = policy.evaluate(prompts, responses).values
     swapped = replace(prompts, images=prompts.images[::-1])
     assert float((policy.evaluate(swapped, responses).values - values).detach().abs().max()) > 1e-3
     values.sum().backward()
-    assert policy.critic.head.linear.weight.grad is not None
+    assert policy.critic.head.states.linear.weight.grad is not None
     assert all(value.grad is None for value in policy.trainable_parameters().values())
 
 
@@ -80,7 +80,7 @@ def test_values_are_of_the_state_before_the_token(llava: Llava, tiny: Path) -> N
     """The last token of a response cannot change its own value, nor any value before it."""
     prompts, responses = tiny_models.prompts_of(llava, tiny, 1), tiny_models.responses_of(llava, 1)
     policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0)
-    torch.nn.init.normal_(policy.critic.head.linear.weight)
+    torch.nn.init.normal_(policy.critic.head.states.linear.weight)
     changed_tokens = responses.tokens.clone()
     changed_tokens[-1] = 40
     with torch.no_grad():

@@ -65,7 +65,7 @@ def test_a_process_holds_its_share_of_the_layers_and_all_else_whole(
 def evaluated(world: World, tiny: Path, fully: bool) -> list[str]:
     """Hashes of log-probabilities by layer and whole, and of the saved state."""
     policy = policy_of(tiny, train="full" if fully else "lora")
-    head = policy.critic.head
+    head = policy.critic.head.states
     torch.nn.init.ones_(head.linear.weight)
     sharding = ShardedModels([policy.llava], [head] if fully else [], world)
     assert sharding.active == (world.size > 1)
@@ -91,7 +91,7 @@ def test_passes_and_what_is_saved_are_those_of_the_whole_model(tiny: Path, fully
 
 def exchanged(world: World, tiny: Path) -> list[Any]:
     policy = policy_of(tiny, train="full")
-    head = policy.critic.head
+    head = policy.critic.head.states
     sharding = ShardedModels([policy.llava], [head], world)
     bias, weight = head.linear.bias, head.linear.weight
     assert is_sharded(bias)
@@ -146,7 +146,7 @@ def test_what_cannot_be_sharded_is_refused(
 
 def test_alone_nothing_is_sharded(tiny: Path) -> None:
     policy = policy_of(tiny)
-    sharding = ShardedModels([policy.llava], [policy.critic.head])
+    sharding = ShardedModels([policy.llava], [policy.critic.head.states])
     assert not sharding.active
     assert sharding.missing_passes(3) == 0
     named: dict[str, nn.Parameter] = policy.trainable_parameters()

@@ -156,7 +156,12 @@ BUGS = (
         "the head starts with noise",
         ("verl #498",),
         "models/scalar_head.py",
-        (("nn.init.zeros_(self.linear.weight)", "nn.init.normal_(self.linear.weight)"),),
+        (
+            (
+                "nn.Linear(hidden_size, 1)\n        nn.init.zeros_(",
+                "nn.Linear(hidden_size, 1)\n        nn.init.normal_(",
+            ),
+        ),
         POLICY + "test_the_critic_sees_the_image_and_does_not_train_the_policy",
     ),
 )

@@ -16,8 +16,8 @@ BUGS = (
         "models/critic.py",
         (
             (
-                "hidden_states = hidden_states.detach()\n",
-                "hidden_states = hidden_states.detach().roll(1, 0)\n",
+                "return hidden_states.detach()\n",
+                "return hidden_states.detach().roll(1, 0)\n",
             ),
         ),
         ALIGNMENT + "test_a_token_changes_the_value_after_it_and_none_before",
@@ -28,8 +28,8 @@ BUGS = (
         "models/critic.py",
         (
             (
-                "hidden_states = hidden_states.detach()\n",
-                "hidden_states = hidden_states.detach().roll(-1, 0)\n",
+                "return hidden_states.detach()\n",
+                "return hidden_states.detach().roll(-1, 0)\n",
             ),
         ),
         ALIGNMENT + "test_a_token_changes_the_value_after_it_and_none_before",
@@ -40,9 +40,9 @@ BUGS = (
         "models/critic.py",
         (
             (
-                "hidden_states = hidden_states.detach()\n",
+                "return hidden_states.detach()\n",
                 "embeddings = self.llava.model.get_input_embeddings()\n"
-                "            hidden_states = embeddings(responses.tokens).detach()\n",
+                "            return embeddings(responses.tokens).detach()\n",
             ),
         ),
         POLICY + "test_the_critic_sees_the_image_and_does_not_train_the_policy",

@@ -58,8 +58,8 @@ BUGS = (
         "ppo/updater.py",
         (
             (
-                ".clip_range_value,\n            token_count=num_tokens,",
-                ".clip_range_value,",
+                ".value_huber_delta,\n            token_count=num_tokens,",
+                ".value_huber_delta,",
             ),
         ),
         UPDATE + "test_the_split_into_microbatches_does_not_change_the_gradient",

@@ -220,7 +220,7 @@ def test_a_critic_with_its_own_forward_adds_no_activations(wide: Path, critic: A
         llava, config = tiny_models.load(wide), ModelConfig(lora_rank=4)
         policy = build_policy(llava, config, temperature=1.0, critic=kind)
         batch = tiny_models.minibatch_of(policy, wide)
-        updater = Updater(PPOConfig(), policy, steps=2)
+        updater = Updater(PPOConfig(critic=kind, critic_fit="gradient"), policy, steps=2)
         updater.step(batch, train_policy=True)  # from here on gradients and moments exist
         with LiveBytes() as live:
             updater.step(batch, train_policy=True)

@@ -134,12 +134,12 @@ def test_group_relative_advantages_are_the_responses_own_at_each_token(
 def toy_estimator() -> Iterator[str]:
     """An estimator that a user enters in the table: the rewards still to come, without a critic."""
 
-    @advantage_estimator("reinforce", needs_critic=False, needs_groups=False)
+    @advantage_estimator("toy", needs_critic=False, needs_groups=False)
     def rewards_to_come(inputs: AdvantageInputs) -> torch.Tensor:
         return span_discounted_sum(inputs.rewards, inputs.spans, inputs.gamma)
 
-    yield "reinforce"
-    del ADVANTAGE_ESTIMATORS["reinforce"]
+    yield "toy"
+    del ADVANTAGE_ESTIMATORS["toy"]
 
 
 def test_a_registered_estimator_is_all_that_a_buffer_and_the_configuration_need(
@@ -154,7 +154,7 @@ def test_a_registered_estimator_is_all_that_a_buffer_and_the_configuration_need(
     white = finished_buffer(replace(config, whiten_advantages=True), rollout()).advantages
     assert abs(float(white.mean())) < 1e-6
     values["ppo"] |= {"missing_eos": "bootstrap"}
-    with pytest.raises(UsageError, match="reinforce has no critic"):
+    with pytest.raises(UsageError, match="toy has no critic"):
         load_config(values)
 
 

@@ -50,10 +50,11 @@ def machine() -> str:
 
 
 def weights(run: PPOTrainer) -> str:
-    """A hash of everything that trained."""
-    return hash_tensors(
-        [*run.policy.trainable_parameters().items(), *run.policy.critic_parameters().items()]
-    )
+    """A hash of everything that trained, the weights of the value features apart."""
+    critic = run.policy.critic
+    head = {f"head.{name}": value for name, value in critic.head.states.named_parameters()}
+    trained = {**critic.backbone_parameters(), **head}
+    return hash_tensors([*run.policy.trainable_parameters().items(), *trained.items()])
 
 
 def replayed(tiny: Path, directory: Path, recorded: dict[str, Any]) -> dict[str, float]:

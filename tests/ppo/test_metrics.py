@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from rlhf.config.schema import PPOConfig
-from rlhf.functional import PooledExplainedVariance
 from rlhf.kernels import span_sum
+from rlhf.models.value_head import ValueHead
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.metrics import iteration_metrics
 from rlhf.ppo.step_metrics import TOKEN_MEANS, StepMetrics
+from rlhf.ppo.value_function import ValueFunction
 from rlhf.types import Rollout
 from tests.ppo.test_buffer import rollout
 
@@ -21,8 +22,8 @@ def metrics_of(config: PPOConfig, part: Rollout) -> tuple[dict[str, float], Roll
     buffer.finish(config)
     zeros = dict.fromkeys((*TOKEN_MEANS, "ratio_gap", "grad_norm_policy", "grad_norm_critic"), 0.0)
     steps = [StepMetrics(**zeros, num_tokens=4, num_responses=2, outcome="taken")]
-    texts, pooled = ["red", "a blue star"], PooledExplainedVariance()
-    return iteration_metrics(part, buffer, steps, texts, config, pooled), buffer
+    texts, value_function = ["red", "a blue star"], ValueFunction(config, ValueHead(8))
+    return iteration_metrics(part, buffer, steps, texts, config, value_function), buffer
 
 
 def test_the_logged_kl_is_the_one_that_was_paid() -> None:

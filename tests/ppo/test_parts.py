@@ -30,7 +30,8 @@ def test_the_gradient_of_a_minibatch_is_that_without_parts(tiny: Path) -> None:
     batch = tiny_models.minibatch_of(policy, tiny)
     results = []
     for count in (1, 2, 3, 4, 6):
-        updater = Updater(PPOConfig(lr=1e-12, max_grad_norm=1e9), policy, steps=1)
+        config = PPOConfig(lr=1e-12, max_grad_norm=1e9, critic_fit="gradient")
+        updater = Updater(config, policy, steps=1)
         parts = PromptParts.split(batch.prompts.sampling_keys, count)
         metrics = updater.step(batch, train_policy=True, parts=parts)
         parameters = [*updater.policy_parameters, *updater.critic_parameters]

@@ -40,11 +40,11 @@ def test_every_part_of_the_training_state_is_restored(
     assert restored.health.state_dict() == saved.health.state_dict()
     assert saved.scaler and restored.scaler
     assert restored.scaler.state_dict() == saved.scaler.state_dict()
-    assert saved.explained_variance and restored.explained_variance
-    assert restored.explained_variance.state_dict() == saved.explained_variance.state_dict()
-    assert len(saved.explained_variance.state_dict()["total"]) == 1
+    values = [run.value_function for run in (saved, restored)]
+    assert values[0] and values[1] and values[0].state_dict() == values[1].state_dict()
+    assert len(values[0].explained_variance.state_dict()["total"]) == 1
     assert restored.updater.kl_coef == saved.updater.kl_coef < PPO.kl_coef
-    heads = [run.policy.critic.head.linear.weight for run in (saved, restored)]
+    heads = [run.policy.critic.head.states.linear.weight for run in (saved, restored)]
     assert torch.equal(*heads) and float(heads[0].detach().abs().max()) > 0
     trained = [run.policy.trainable_parameters() for run in (saved, restored)]
     assert all(torch.equal(value, trained[1][name]) for name, value in trained[0].items())
@@ -60,15 +60,3 @@ def test_options_given_at_a_resume_count(tiny: Path, tmp_path: Path) -> None:
     restored.restore(load_checkpoint(tmp_path / "checkpoints"))
     assert restored.updater.kl_coef == 0.2
     assert restored.scaler and restored.scaler.count == 0
-
-
-def test_a_checkpoint_from_before_the_pooled_explained_variance_starts_it_empty(
-    tiny: Path, tmp_path: Path
-) -> None:
-    trainer(tiny, tmp_path, replace(PPO, iterations=1)).run()
-    checkpoint = load_checkpoint(tmp_path / "checkpoints")
-    del checkpoint.state["explained_variance"]
-    restored = trainer(tiny, tmp_path)
-    restored.restore(checkpoint)
-    assert restored.iteration == 1 and restored.explained_variance
-    assert restored.explained_variance.state_dict()["total"] == []

@@ -26,7 +26,8 @@ def batch(policy: Policy, tiny: Path) -> Minibatch:
 
 def stepped(policy: Policy, batch: Minibatch, **options: Any) -> tuple[dict, dict]:
     """Statistics and gradients of a step that clips nothing and hardly moves."""
-    updater = Updater(PPOConfig(lr=1e-30, max_grad_norm=1e9, **options), policy, steps=1)
+    config = PPOConfig(lr=1e-30, max_grad_norm=1e9, critic_fit="gradient", **options)
+    updater = Updater(config, policy, steps=1)
     statistics = vars(updater.step(batch, train_policy=True))
     named = policy.trainable_parameters() | dict(policy.critic.head.named_parameters())
     return statistics, {name: value.grad for name, value in named.items()}
@@ -57,7 +58,9 @@ def test_the_gradient_is_that_of_the_mean_over_tokens(policy: Policy, batch: Min
     _, gradients = stepped(policy, batch, ent_coef=0.3, vf_coef=0.5, microbatch_tokens=1)
     scores = policy.evaluate(batch.prompts, batch.responses)
     policy_loss = -(batch.advantages * scores.logprobs + 0.3 * scores.entropy).mean()
-    value_loss = 0.25 * (scores.values - batch.returns).square().mean()
+    assert batch.value_features is not None
+    values = scores.values + policy.critic.head.feature_values(batch.value_features)
+    value_loss = 0.25 * (values - batch.returns).square().mean()
     for value in (*policy.trainable_parameters().values(), *policy.critic.head.parameters()):
         value.grad = None
     (policy_loss + value_loss).backward()

@@ -28,6 +28,10 @@ PPO = PPOConfig(
     minibatch_size=4,
     ppo_epochs=2,
     lr=1e-3,
+    critic_fit="gradient",
+    critic_min_explained_variance=None,
+    value_features=(),
+    gae_lambda=0.95,
     critic_warmup_iterations=1,
     log_samples_every=2,
 )
@@ -93,7 +97,7 @@ def test_the_first_iterations_move_the_critic_only(tiny: Path, tmp_path: Path) -
     initial = {name: value.clone() for name, value in run.policy.trainable_parameters().items()}
     run.run()
     assert all(torch.equal(initial[k], v) for k, v in run.policy.trainable_parameters().items())
-    assert float(run.policy.critic.head.linear.weight.detach().abs().max()) > 0
+    assert float(run.policy.critic.head.states.linear.weight.detach().abs().max()) > 0
 
 
 @pytest.mark.parametrize("recompute", [True, False])
@@ -101,7 +105,7 @@ def test_old_logprobs_are_those_of_the_training_forward_if_recomputed(
     tiny: Path, tmp_path: Path, recompute: bool
 ) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, recompute_logprobs=recompute))
-    torch.nn.init.normal_(run.policy.critic.head.linear.weight)
+    torch.nn.init.normal_(run.policy.critic.head.states.linear.weight)
     rollout = run.rollout(0)
     with torch.no_grad():
         scored = map_microbatches(run.policy.evaluate, rollout.prompts, rollout.responses, 8192)
@@ -167,7 +171,8 @@ def test_the_pooled_explained_variance_is_of_the_values_before_the_update(
         for end in ("", "_pooled")
     )
     assert pooled[0] == own[0] == 0.0 and 0.0 not in pooled[1:]
-    assert run.explained_variance and len(run.explained_variance.state_dict()["total"]) == 4
+    assert run.value_function
+    assert len(run.value_function.explained_variance.state_dict()["total"]) == 4
     variances = [value for _, value in read_metrics(tmp_path)["ppo/returns/var"]]
     lengths = [value for _, value in read_metrics(tmp_path)["tokens/responses_len_mean"]]
     weights = [variance * length for variance, length in zip(variances, lengths, strict=True)]
@@ -229,8 +234,8 @@ def test_it_learns_without_a_critic(tiny: Path, tmp_path: Path, advantage: str) 
     scores = [value for _, value in read_metrics(tmp_path)["objective/scores"]]
     assert sum(scores[-3:]) / 3 > scores[0] + 0.2
     assert not any("explained_variance" in name for name in read_metrics(tmp_path))
-    assert run.explained_variance is None and run.state().values["explained_variance"] is None
-    assert not run.policy.critic.head.linear.weight.detach().any()
+    assert run.value_function is None and run.state().values["value_function"] is None
+    assert not run.policy.critic.head.states.linear.weight.detach().any()
 
 
 @pytest.mark.parametrize("estimator", ["", "exact"])
@@ -247,7 +252,7 @@ def test_truncated_responses_are_bootstrapped_with_the_critics_value(
     tiny: Path, tmp_path: Path
 ) -> None:
     run = trainer(tiny, tmp_path, replace(PPO, missing_eos="bootstrap"))
-    torch.nn.init.normal_(run.policy.critic.head.linear.weight)
+    torch.nn.init.normal_(run.policy.critic.head.states.linear.weight)
     rollout = run.rollout(0)
     finished = rollout.responses.finished
     assert rollout.final_values is not None

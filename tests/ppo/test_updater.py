@@ -34,7 +34,9 @@ def minibatch(policy: Policy, tiny: Path) -> Minibatch:
 
 
 def gradients(policy: Policy, batch: Minibatch, microbatch_tokens: int) -> list[torch.Tensor]:
-    config = PPOConfig(lr=1e-12, max_grad_norm=1e9, microbatch_tokens=microbatch_tokens)
+    config = PPOConfig(
+        lr=1e-12, max_grad_norm=1e9, microbatch_tokens=microbatch_tokens, critic_fit="gradient"
+    )
     updater = Updater(config, policy, steps=1)
     updater.step(batch, train_policy=True)
     parameters = [*policy.trainable_parameters().values(), *policy.critic.head.parameters()]
@@ -83,12 +85,12 @@ def test_at_the_old_weights_the_ratio_is_one_and_nothing_is_clipped(
 def test_warm_up_moves_the_critic_only(policy: Policy, tiny: Path) -> None:
     batch = minibatch(policy, tiny)
     before = {name: value.clone() for name, value in policy.trainable_parameters().items()}
-    updater = Updater(PPOConfig(lr=1e-3), policy, steps=1)
+    updater = Updater(PPOConfig(lr=1e-3, critic_fit="gradient"), policy, steps=1)
     updater.step(batch, train_policy=False)
     assert all(
         torch.equal(before[name], value) for name, value in policy.trainable_parameters().items()
     )
-    assert float(policy.critic.head.linear.weight.detach().abs().max()) > 0
+    assert float(policy.critic.head.states.linear.weight.detach().abs().max()) > 0
     updater.step(batch, train_policy=True)
     assert any(
         not torch.equal(before[name], value)
@@ -105,7 +107,7 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone(
     poisoned = getattr(batch, field).clone()
     poisoned[2] = value
     before = [parameter.clone() for parameter in policy.trainable_parameters().values()]
-    updater = Updater(PPOConfig(lr=1e-3), policy, steps=2)
+    updater = Updater(PPOConfig(lr=1e-3, critic_fit="gradient"), policy, steps=2)
     statistics = updater.step(replace(batch, **{field: poisoned}), train_policy=True)
     assert statistics.outcome == "skipped"
     assert all(
@@ -130,7 +132,8 @@ def test_the_gradient_is_clipped_per_group_and_its_norm_reported_unclipped(
     policy: Policy, tiny: Path
 ) -> None:
     batch = minibatch(policy, tiny)
-    updater = Updater(PPOConfig(lr=1e-12, max_grad_norm=1e-3), policy, steps=1)
+    config = PPOConfig(lr=1e-12, max_grad_norm=1e-3, critic_fit="gradient")
+    updater = Updater(config, policy, steps=1)
     statistics = updater.step(batch, train_policy=True)
     assert statistics.grad_norm_policy > 1e-3 and statistics.grad_norm_critic > 1e-3
     clipped = [
@@ -141,7 +144,7 @@ def test_the_gradient_is_clipped_per_group_and_its_norm_reported_unclipped(
 
 
 def test_learning_rates_of_policy_and_critic(policy: Policy, tiny: Path) -> None:
-    config = PPOConfig(lr=1e-4, lr_schedule="linear")
+    config = PPOConfig(lr=1e-4, lr_schedule="linear", critic_fit="gradient")
     updater, batch = Updater(config, policy, steps=4), minibatch(policy, tiny)
     rates = []
     for _ in range(4):
@@ -233,7 +236,7 @@ def test_without_a_critic_its_head_receives_no_gradient(policy: Policy, tiny: Pa
     updater = Updater(PPOConfig(lr=1e-3, advantage_estimator="rloo"), policy, steps=1)
     statistics = updater.step(minibatch(policy, tiny), train_policy=True)
     assert statistics.grad_norm_critic == 0 and statistics.grad_norm_policy > 0
-    assert not policy.critic.head.linear.weight.detach().any()
+    assert not policy.critic.head.states.linear.weight.detach().any()
 
 
 def test_the_exact_kl_needs_the_hidden_states_of_the_reference(policy: Policy, tiny: Path) -> None:

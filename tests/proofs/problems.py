@@ -24,6 +24,10 @@ PPO = PPOConfig(
     lr_schedule="linear",
     critic_lr=0.3,
     vf_coef=1.0,
+    critic_fit="gradient",
+    critic_min_explained_variance=None,
+    value_features=(),
+    gae_lambda=0.95,
     critic_warmup_iterations=0,
 )
 # With the KL in the loss, advantages are noisy at the optimum too, where they are 0 with the KL in

@@ -38,7 +38,7 @@ class TabularPolicy:
         self.reference = torch.tensor(reference).log().repeat(prefixes, 1)
         self.identity = torch.eye(self.vocabulary)
         self.logits = nn.Parameter(self.reference.clone())
-        self.critic = SimpleNamespace(has_own_forward=False)
+        self.critic = SimpleNamespace(has_own_forward=False, values=self._values)
         self.value_head = nn.Embedding.from_pretrained(torch.zeros(prefixes, 1), freeze=False)
 
     def double(self) -> "TabularPolicy":
@@ -72,9 +72,15 @@ class TabularPolicy:
             if ref_hidden_states is None
             else token_kl(hidden, ref_hidden_states, self.identity)
         )
-        return PolicyOutputs(logprobs, entropy, torch.zeros_like(logprobs), kl=kl)
+        return PolicyOutputs(logprobs, entropy, torch.zeros_like(logprobs), hidden, kl)
 
-    def values(self, outputs: PolicyOutputs, prompts: PromptBatch, responses: Responses) -> Tensor:
+    def _values(
+        self,
+        hidden_states: Tensor | None,
+        prompts: PromptBatch,
+        responses: Responses,
+        features: Tensor | None = None,
+    ) -> Tensor:
         values: Tensor = self.value_head(self.prefixes(responses)).squeeze(1)
         return values
 
@@ -82,7 +88,7 @@ class TabularPolicy:
         self, prompts: PromptBatch, responses: Responses, ref_hidden_states: Tensor | None = None
     ) -> PolicyOutputs:
         outputs = self.policy_outputs(prompts, responses, ref_hidden_states)
-        return replace(outputs, values=self.values(outputs, prompts, responses))
+        return replace(outputs, values=self._values(None, prompts, responses))
 
     @torch.no_grad()
     def rollout(

@@ -26,6 +26,7 @@ def options(placement: Any, kind: Any) -> PPOConfig:
         kl_estimator=kind,
         kl_coef=0.3,
         vf_coef=0.7,
+        critic_fit="gradient",
         ent_coef=0.2,
         clip_range=0.2,
         clip_range_value=0.25,

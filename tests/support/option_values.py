@@ -3,6 +3,7 @@
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from rlhf.config.choices import ValueFeature
 from rlhf.config.ranges import Range
 
 Values = list[tuple[str, object]]  # as typed, and what it means
@@ -30,6 +31,7 @@ NUMBERS = ["0", "1", "2", "+3", "40", "65_535", "0.25", ".5", "1.", "1e-3", "2.5
 LISTS: dict[object, Values] = {
     str: [("[]", ()), ("[ppo.lr]", ("ppo.lr",)), ("[seed, 'a, b']", ("seed", "a, b"))],
     float: [("[]", ()), ("[1]", (1.0,)), ("[0.5, 1e-1]", (0.5, 0.1))],
+    ValueFeature: [("[]", ()), ("[position, logprobs]", ("position", "logprobs"))],
 }
 
 

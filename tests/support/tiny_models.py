@@ -9,6 +9,7 @@ from rlhf.config.schema import PPOConfig, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord
 from rlhf.data.tokenization import response_batch
+from rlhf.functional import VALUE_FEATURES
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy
 from rlhf.models.scalar_head import ScalarHead
@@ -58,7 +59,7 @@ def timeless_curves(file: Path) -> list[dict[str, str]]:
 
 
 def minibatch_of(policy: Policy, directory: Path) -> Minibatch:
-    """Return `responses_of` of an unchanged policy, with random advantages and returns."""
+    """Return `responses_of` of an unchanged policy, with random numbers to learn from."""
     prompts, responses = prompts_of(policy.llava, directory), responses_of(policy.llava)
     with torch.no_grad():
         logprobs = policy.evaluate(prompts, responses).logprobs
@@ -70,6 +71,7 @@ def minibatch_of(policy: Policy, directory: Path) -> Minibatch:
         ref_logprobs=logprobs,
         advantages=torch.randn(len(logprobs)),
         returns=torch.randn(len(logprobs)),
+        value_features=torch.randn(len(logprobs), len(VALUE_FEATURES)),
     )
 
 
@@ -83,6 +85,7 @@ def two_iterations(policy: Policy, prompts: PromptBatch, directory: Path) -> PPO
         minibatch_size=4,
         ppo_epochs=1,
         critic_warmup_iterations=0,
+        critic_fit="gradient",
         lr=1e-2,
         critic=policy.critic.kind,
         microbatch_tokens=120,

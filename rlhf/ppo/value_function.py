@@ -1,0 +1,98 @@
+"""The value function of a run: predicts values, learns from rollouts, and says if it is of use."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rlhf.config.schema import PPOConfig
+from rlhf.functional import (
+    PooledExplainedVariance,
+    RidgeRegression,
+    ValueFeatures,
+    ValueFeatureScaler,
+)
+from rlhf.models.value_head import ValueHead
+from rlhf.tracking.console import say
+
+
+class LearningRollout(Protocol):
+    """What is learnt from: see `RolloutBuffer`."""
+
+    values: Tensor
+    returns: Tensor
+    value_features: Tensor | None
+    critic_states: Tensor | None
+
+
+class ValueFunction:
+    """Adds value features to the critic's values, and fits its head to each rollout.
+
+    With `critic_fit=ridge` the head is fitted in closed form to the last rollouts; with `gradient`
+    the updates train it, and `learn` only measures.
+
+    Args:
+        config: reads `critic_fit`, `value_features`, `critic_min_explained_variance`.
+        head: of the critic; its weights are set by `learn`.
+
+    Attributes:
+        explained_variance: of the last rollouts, by values predicted before they were learnt from.
+    """
+
+    def __init__(self, config: PPOConfig, head: ValueHead) -> None:
+        self.config, self.head = config, head
+        self.scaler = ValueFeatureScaler(config.value_features)
+        self.regression = RidgeRegression() if config.critic_fit == "ridge" else None
+        self.explained_variance = PooledExplainedVariance()
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether advantages use the values: they explain enough of the returns so far."""
+        least = self.config.critic_min_explained_variance
+        return least is None or self.explained_variance.value >= least
+
+    @torch.no_grad()
+    def feature_values(self, features: ValueFeatures) -> tuple[Tensor, Tensor]:
+        """Return what standardized value features add to the values: [N] and [B] float32."""
+        tokens, ends = (self.head.feature_values(rows).cpu() for rows in features)
+        return tokens, ends
+
+    def learn(self, rollout: LearningRollout) -> None:
+        """Measure the values of a rollout, then fit the head to it.
+
+        Args:
+            rollout: a finished buffer.
+        """
+        was_useful = self.is_useful
+        self.explained_variance.add(rollout.values, rollout.returns)
+        if self.regression:
+            assert rollout.critic_states is not None and rollout.value_features is not None
+            inputs = torch.cat([rollout.critic_states, rollout.value_features], 1)
+            self.regression.add(inputs, rollout.returns)
+            self.head.set_weights(*self.regression.solve())
+        if self.is_useful != was_useful:
+            self._tell()
+
+    def _tell(self) -> None:
+        share = f"the critic explains {self.explained_variance.value:.0%} of the returns"
+        use = "use its values" if self.is_useful else "are plain returns (V = 0, λ = 1)"
+        say(f"{share}: from the next iteration on advantages {use}")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors of the state, by name, for a checkpoint."""
+        return self.regression.state_dict() if self.regression else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rest of the state, as JSON."""
+        return {
+            "features": self.scaler.state_dict(),
+            "explained_variance": self.explained_variance.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` and `tensors` returned."""
+        self.scaler.load_state_dict(state["features"])
+        self.explained_variance.load_state_dict(state["explained_variance"])
+        if self.regression:
+            self.regression.load_state_dict(tensors)
