@@ -20,6 +20,7 @@ RELEASES = {
     "trl_rloo": "trl==1.16.0",
     "trl_grpo": "trl==1.16.0",
     "trl_dpo": "trl==1.16.0",
+    "trl_online_dpo": "trl==1.16.0",
 }
 EXTRA_PACKAGES = ("pandas",)  # trl.experimental.ppo imports it, and its metadata do not say so
 

@@ -29,6 +29,8 @@ PANELS = {
     "samples": "samples",
     "seconds": "seconds",
 }
+REWARD = {"scores": "score of the reward model"}
+MARGINS = {"accuracy": 0.02}  # of an axis, beyond the medians
 
 
 def cell(column: str, runs: Sequence[Run]) -> str:
@@ -52,37 +54,51 @@ def trailing_mean(values: Sequence[float], count: int = 5) -> list[float]:
     return [fmean(values[max(0, end - count) : end]) for end in range(1, len(values) + 1)]
 
 
-def draw(curves: Mapping[str, Sequence[Curve]]) -> Figure:
-    """Plot reward against KL, samples and seconds: each seed thin, their median thick.
+def draw(curves: Mapping[str, Sequence[Curve]], metrics: Mapping[str, str] = REWARD) -> Figure:
+    """Plot metrics against KL, samples and seconds: each seed thin, their median thick.
 
     Values are trailing means over five iterations. The axes span the medians, so that a seed that
-    diverged does not hide the others.
+    diverged does not hide the others; that of samples ends where the shortest curve does.
+
+    Args:
+        curves: of the seeds of each baseline, by title.
+        metrics: a row of panels each: name in the curves, and label.
     """
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
-    for axes, (name, label) in zip(figure.subplots(1, 3, sharey=True), PANELS.items(), strict=True):
-        for number, (title, by_seed) in enumerate(curves.items()):
-            for curve in by_seed:
-                _line(axes, curve, name, color=f"C{number}", linewidth=0.8, alpha=0.4)
-            _line(axes, median_curve(by_seed), name, color=f"C{number}", linewidth=2.5, label=title)
-        axes.set_xlabel(label)
-        axes.grid(alpha=0.3)
-    figure.axes[0].set(xlim=_axis_limits(curves, "kl"), ylim=_axis_limits(curves, "scores"))
-    figure.axes[0].set_ylabel("score of the reward model")
+    figure = Figure(figsize=(15, 4.5 * len(metrics)), layout="constrained")
+    rows = figure.subplots(len(metrics), len(PANELS), sharey="row", squeeze=False)
+    for (metric, label), row in zip(metrics.items(), rows, strict=True):
+        for axes, name in zip(row, PANELS, strict=True):
+            _panel(axes, curves, name, metric)
+        row[0].set(xlim=_axis_limits(curves, "kl"), ylim=_axis_limits(curves, metric))
+        row[1].set_xlim(right=1.02 * min(x[-1]["samples"] for by in curves.values() for x in by))
+        row[0].set_ylabel(label)
     figure.axes[0].legend()
     return figure
 
 
+def _panel(axes: Axes, curves: Mapping[str, Sequence[Curve]], name: str, metric: str) -> None:
+    for number, (title, by_seed) in enumerate(curves.items()):
+        style = {"color": f"C{number}"}
+        for curve in by_seed:
+            _line(axes, curve, name, metric, **style, linewidth=0.8, alpha=0.4)
+        middle = median_curve(by_seed)
+        _line(axes, middle, name, metric, **style, linewidth=2.5, label=title)
+    axes.set_xlabel(PANELS[name])
+    axes.grid(alpha=0.3)
+
+
 def _axis_limits(curves: Mapping[str, Sequence[Curve]], name: str) -> tuple[float, float]:
-    """Return the range of all medians over seeds, 0.25 wider on each side."""
+    """Return the range of all medians over seeds, wider on each side."""
     values = [line[name] for by_seed in curves.values() for line in median_curve(by_seed)]
-    return min(values) - 0.25, max(values) + 0.25
+    margin = MARGINS.get(name, 0.25)
+    return min(values) - margin, max(values) + margin
 
 
-def _line(axes: Axes, curve: Curve, name: str, **style: object) -> None:
+def _line(axes: Axes, curve: Curve, name: str, metric: str, **style: object) -> None:
     x = [line[name] for line in curve]
     if name == "kl":  # as noisy as the scores
         x = trailing_mean(x)
-    axes.plot(x, trailing_mean([line["scores"] for line in curve]), **style)
+    axes.plot(x, trailing_mean([line[metric] for line in curve]), **style)
 
 
 def write_tensorboard(directory: Path, curve: Curve) -> None:

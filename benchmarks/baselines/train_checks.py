@@ -31,6 +31,7 @@ READ = {
     "trl_ppo": _SAMPLED | {"gamma", "gae_lambda", "clip_range_value", "vf_coef"},
     "trl_rloo": _SAMPLED | {"samples_per_prompt", "max_grad_norm"},
     "trl_grpo": _SAMPLED | {"samples_per_prompt", "max_grad_norm", "clip_range_high"},
+    "trl_online_dpo": (_SAMPLED | {"max_grad_norm"}) - {"ppo_epochs", "clip_range"},
     "trl_dpo": {
         "lr",
         "lr_schedule",
@@ -70,6 +71,10 @@ def checked_options(trainer: str, config: Config) -> Config:
         fix = f"set ppo.missing_eos to {' or '.join(modes)}"
         where = f"ppo.missing_eos={ppo.missing_eos}"
         raise UsageError(f"{trainer} has no such rule for cut responses", where, fix)
+    if trainer == "trl_online_dpo" and ppo.minibatch_size % 2:
+        fix = "choose an even ppo.minibatch_size"
+        where = f"ppo.minibatch_size={ppo.minibatch_size}"
+        raise UsageError("an optimizer step does not hold whole pairs of responses", where, fix)
     return _grouped(config) if trainer in ("trl_rloo", "trl_grpo") else config
 
 
@@ -113,7 +118,7 @@ def check_settings(trainer: str, config: Config, settings: dict[str, Any]) -> No
         UsageError: gradient_accumulation_steps is no count, or does not divide the minibatch.
     """
     value = settings.get("gradient_accumulation_steps", 1)
-    sizes = {"trl_ppo": 1, "trl_dpo": config.reward.batch_size}
+    sizes = {"trl_ppo": 1, "trl_online_dpo": 1, "trl_dpo": config.reward.batch_size}
     size = sizes.get(trainer, config.ppo.minibatch_size)
     if type(value) is not int or value < 1 or size % value:
         what = f"an optimizer step of {trainer} cannot be divided like this"

@@ -25,8 +25,10 @@ MODULES = {
     "trl_rloo": "train_groups",
     "trl_grpo": "train_groups",
     "trl_dpo": "train_dpo",
+    "trl_online_dpo": "train_online_dpo",
 }
-SCORED = ("trl_ppo", "trl_rloo", "trl_grpo")  # those that learn from scores of their own samples
+# Those that learn from scores of their own samples.
+SCORED = ("trl_ppo", "trl_rloo", "trl_grpo", "trl_online_dpo")
 
 
 @dataclass(frozen=True, kw_only=True)

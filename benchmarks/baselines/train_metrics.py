@@ -31,7 +31,12 @@ DPO = {
     "grad_norm": "optim/grad_norm_policy",
     "learning_rate": "lr",
 }
-NAMES: dict[str, Mapping[str, str]] = {"trl_rloo": ONLINE, "trl_grpo": GRPO, "trl_dpo": DPO}
+NAMES: dict[str, Mapping[str, str]] = {
+    "trl_rloo": ONLINE,
+    "trl_grpo": GRPO,
+    "trl_dpo": DPO,
+    "trl_online_dpo": DPO,
+}
 
 
 def renamed(logs: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:

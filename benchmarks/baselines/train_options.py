@@ -100,6 +100,20 @@ def dpo_options(job: TrainJob) -> dict[str, Any]:
     }
 
 
+def online_dpo_options(job: TrainJob) -> dict[str, Any]:
+    """Return the options of online DPO, with one optimizer step each minibatch."""
+    ppo, sampling = job.config.ppo, job.config.sampling
+    steps = ppo.iterations * (ppo.rollout_batch_size // ppo.minibatch_size)
+    return shared_options(job) | {
+        "per_device_train_batch_size": ppo.minibatch_size // 2,
+        "max_steps": steps,
+        "max_new_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "beta": ppo.kl_coef,
+        "max_grad_norm": ppo.max_grad_norm,
+    }
+
+
 def accumulation(settings: dict[str, Any]) -> int:
     """Return the backward passes of an optimizer step."""
     return int(settings.get("gradient_accumulation_steps", 1))

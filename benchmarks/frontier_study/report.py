@@ -14,6 +14,7 @@ from frontier_study.tasks import TASKS, FrontierTask
 from rlhf.functional.intervals import mean_interval
 
 BUDGETS = (1 / 3, 2 / 3, 1.0)  # of the KL that every contender reaches
+PLOTTED = {"scores": "score", "accuracy": "accuracy, by a judge that nobody optimises"}
 Runs = Mapping[str, Sequence[Result]]  # by contender, over seeds
 
 
@@ -32,7 +33,7 @@ def write_report(runs: Mapping[str, Runs], path: Path) -> str:
             CONTENDERS[contender].title: [lines_of(result.curve) for result in results]
             for contender, results in by_contender.items()
         }
-        draw(curves).savefig(path.with_name(f"{path.stem}_{task.name}.png"), dpi=110)
+        draw(curves, PLOTTED).savefig(path.with_name(f"{path.stem}_{task.name}.png"), dpi=110)
     path.with_suffix(".md").write_text("\n".join(texts))
     return "\n".join(texts)
 

@@ -142,7 +142,7 @@ def chosen(results: Results, task: FrontierTask, contender: Baseline) -> Options
         task: what is learned.
         contender: what learns.
     """
-    weight = Planned(task, contender, 0, SETTINGS[0]).task().config.ppo.kl_coef
+    weight = Task(start=NO_START, seed=0, changes=dict(task.options)).config.ppo.kl_coef
 
     def merit(setting: Options) -> tuple[bool, float]:
         runs = [Planned(task, contender, seed, setting).expected for seed in SWEEP_SEEDS]

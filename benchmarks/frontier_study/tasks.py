@@ -57,7 +57,7 @@ TASKS = {
     for task in (
         FrontierTask("demo", "short answers, reward model", _demo, 0.9, 10, has_pairs=True),
         FrontierTask("describe", "25 tokens, scripted reward", _describe, 2.05, 10, options=SHORT),
-        FrontierTask("scenes", "70 tokens, scripted reward", _scenes, 3.0, 5, options=LONG),
-        FrontierTask("stamps", "photographs, reward model", _stamps, 0.9, 5, has_pairs=True),
+        FrontierTask("scenes", "70 tokens, scripted reward", _scenes, 4.3, 5, options=LONG),
+        FrontierTask("stamps", "photographs, reward model", _stamps, 0.8, 5, has_pairs=True),
     )
 }

@@ -13,6 +13,11 @@ from rlhf.rewards.loading import build_reward_model, save_reward
 from tests.benchmarks.learning import job_, script, task_, trl
 from tests.support import tiny_models
 
+JUDGE = """
+def accuracy(images, instructions, responses):
+    assert len(images) == len(instructions) == len(responses)
+    return [0.25 if path.name < "00004.png" else 0.5 for path in images]
+"""
 CHANGES = {**script.TINY, "ppo.critic_warmup_iterations": 0, "ppo.lr": 0.01}
 
 
@@ -31,8 +36,13 @@ def start(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     reward = build_reward_model(llava, options)
     torch.nn.init.normal_(reward.head.linear.weight)
     save_reward(reward, directory / "reward", {})
+    write_records(directory / "evaluation.jsonl", records[:3])
+    (directory / "judge.py").write_text(JUDGE)
     model, data = str(directory / "model"), str(directory)
-    return task_.StartingPoint(model=model, reward=str(directory / "reward"), data=data)
+    judges = {"accuracy": f"{directory}/judge.py:accuracy"}
+    return task_.StartingPoint(
+        model=model, reward=str(directory / "reward"), data=data, judges=judges
+    )
 
 
 @pytest.fixture(scope="module")

@@ -16,4 +16,5 @@ task_, ours, runs, metrics = (
 job_, checks, options_, rows, samples, trl, token_ids, train_metrics, train_runs = (
     importlib.import_module(f"baselines.train_{part}") for part in TRAINING
 )
+held_out = importlib.import_module("baselines.held_out")
 sys.path.pop()

@@ -182,6 +182,7 @@ def test_options_that_do_not_reach_a_trainer_are_named(trainer: str) -> None:
         "trl_rloo": [0],
         "trl_grpo": [0],
         "trl_dpo": [0, 1, 2],
+        "trl_online_dpo": [0, 2],
     }[trainer]
     assert checks.unread_options(trainer, others) == [others[n] for n in unread]
 
@@ -217,6 +218,9 @@ def test_trl_gets_the_options_of_ppo(tmp_path: Path) -> None:
     assert (ppo["total_episodes"], ppo["num_mini_batches"]) == (120, 2)
     assert (ppo["kl_coef"], ppo["lam"], ppo["response_length"]) == (0.5, 0.75, 7)
     assert ppo["missing_eos_penalty"] == 1.0 and ppo["cliprange_value"] == 1e9
+    online = options_.online_dpo_options(jobs["trl_online_dpo"])
+    assert (online["max_steps"], online["per_device_train_batch_size"]) == (5 * 2, 6)
+    assert (online["beta"], online["max_new_tokens"]) == (0.5, 7)
     dpo = options_.dpo_options(jobs["trl_dpo"])
     assert (dpo["num_train_epochs"], dpo["per_device_train_batch_size"], dpo["beta"]) == (
         6,
@@ -271,7 +275,7 @@ def test_trl_trains(trainer: str, words: list[str], start: Any, tmp_path: Path) 
     curves = read_metrics(run)
     assert len(curves["episode"]) == 2
     assert len(curves["objective/scores"]) == len(curves["objective/kl"]) == 2
-    assert abs(curves["objective/kl"][0][1]) < 1e-4 or trainer == "trl_dpo"
+    assert abs(curves["objective/kl"][0][1]) < 1e-4 or trainer.endswith("dpo")
     assert abs(curves["objective/kl"][-1][1]) > 1e-4
     evaluation = [f"data.prompts={start.data}/preference.jsonl", f"reward.path={start.reward}"]
     evaluation += ["sampling.max_new_tokens=6", f"output_dir={tmp_path}/evaluation"]

@@ -94,6 +94,20 @@ def test_results_of_a_run_with_equal_options_are_read(
     assert len(commands) == 4
 
 
+def test_the_curve_of_dpo_has_the_steps_that_sampled_without_the_time_of_sampling(
+    tmp_path: Path,
+) -> None:
+    step = {"episode": 4.0, "time/update": 2.0, "reward/margin": 0.5, "lr": 1.0}
+    sampled = {**LINE, "time/other": 9.0, "user/accuracy": 0.75, "reward/margin": 0.5}
+    del sampled["time/rollout"]
+    lines = [{**sampled}, {**step, "step": 1, "episode": 8.0}]
+    lines += [{**sampled, "step": 2, "episode": 12.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, last = task_.read_curve(tmp_path)
+    assert first == {**CURVE, "seconds": 2.0, "accuracy": 0.75}
+    assert last == {**CURVE, "samples": 12.0, "seconds": 6.0, "accuracy": 0.75}
+
+
 def test_means_medians_and_ranges() -> None:
     first, second, third = run_of([1, 2], win_rate=0.9), run_of([3, 6], win_rate=0.8), run_of([0])
     middle = metrics.median_curve([first.curve, second.curve])
@@ -133,6 +147,15 @@ def test_the_plot_has_three_panels_and_a_line_for_each_seed(tmp_path: Path) -> N
         assert (lines[2].get_xdata()[-1], lines[2].get_ydata().tolist()) == (last, [2.0, 3.0])
     labels = [text.get_text() for text in plot.axes[0].get_legend().get_texts()]
     assert labels == ["ours", "theirs"]
+
+
+def test_a_second_metric_is_a_second_row() -> None:
+    curves = {"ours": [[{**line, "accuracy": 0.5} for line in run_of([1, 2, 3]).curve]] * 2}
+    curves["short"] = [curves["ours"][0][:2]]
+    plot = metrics.draw(curves, {"scores": "score", "accuracy": "accuracy"})
+    assert [axes.get_ylabel() for axes in plot.axes] == ["score", "", "", "accuracy", "", ""]
+    assert plot.axes[4].get_lines()[0].get_ydata().tolist() == [0.5] * 3
+    assert plot.axes[1].get_xlim()[1] == pytest.approx(1.02 * 8)
 
 
 def test_a_seed_that_diverges_does_not_hide_the_others() -> None:

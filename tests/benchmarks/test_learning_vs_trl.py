@@ -11,7 +11,7 @@ from peft import get_peft_model
 import rlhf.ppo.trainer
 from rlhf.models.lora import Adapters
 from rlhf.rewards.loading import load_reward_model
-from tests.benchmarks.learning import ours, runs, task_, token_ids, trl
+from tests.benchmarks.learning import held_out, ours, runs, task_, token_ids, trl
 from tests.support import tiny_models
 
 
@@ -71,6 +71,10 @@ def test_ours_leaves_a_curve_and_an_adapter(
     assert [line["kl"] for line in curve] == [x["objective/kl"] for x in metrics]
     assert [line["length"] for line in curve] == [x["tokens/responses_len_mean"] for x in metrics]
     assert abs(curve[0]["kl"]) < 1e-4 < abs(curve[1]["kl"])
+    assert [line["accuracy"] for line in curve] == [0.375, 0.375]  # every prompt once
+    after = held_out.held_out_metrics(task, tmp_path)
+    assert after["accuracy"] == 0.25 and abs(after["kl"]) > 1e-4
+    assert 1 <= after["length"] <= 16 and {*after} == {"scores", "kl", "length", "accuracy"}
     llava = tiny_models.load(Path(task.start.data))
     llava.adapters.load("policy", tmp_path / "adapter", trains=False)
     assert any(
@@ -89,6 +93,12 @@ def test_the_scorer_gives_the_scores_of_the_reward_model(scorer: Any, start: Any
         spans = trl.Spans.from_lengths([len(row)])
         response = trl.Responses(torch.tensor(row), spans, torch.tensor([True]))
         assert reward.scores(prompt, response, max_tokens=999).item() == pytest.approx(float(score))
+
+
+def test_judges_are_asked_of_the_responses_that_are_scored(start: Any, job: Any) -> None:
+    judged = trl.PromptScorer(replace(job, judges=start.judges))
+    judged.scores([0, 5], [[7, 1], [8, 1]])
+    assert judged.metrics["user/accuracy"] == 0.375
 
 
 def test_the_index_of_a_prompt_stands_for_its_image(scorer: Any, job: Any) -> None:

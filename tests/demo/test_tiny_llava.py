@@ -83,6 +83,19 @@ def test_quarters_number_colour_and_shape_by_place(directory: Path) -> None:
     assert [labels[i] for i in range(4) if i != quarter] == [(8, 4)] * 3
 
 
+def test_part_loss_reads_three_by_two_parts_from_their_own_patches() -> None:
+    labels = torch.tensor([[[n, n % 3] for n in range(6)]])
+    logits = torch.zeros(1, 6, 6, 9)
+    for row in range(6):
+        for column in range(6):
+            part = 3 * (row // 3) + column // 2
+            logits[0, row, column, part] = logits[0, row, column, 6 + part % 3] = 50.0
+    loss, accuracy = tiny_llava._part_loss(logits.view(1, 36, 9), labels, (6, 3), (2, 3))
+    assert loss.item() < 1e-6 and accuracy == 1.0
+    _, moved = tiny_llava._part_loss(logits.view(1, 36, 9), labels.roll(3, 1), (6, 3), (2, 3))
+    assert moved == 0.0
+
+
 def test_part_loss_reads_each_quarter_from_its_own_patches() -> None:
     labels = torch.tensor([[[0, 1], [2, 3], [4, 0], [8, 4]]])
     logits = torch.zeros(1, 4, 4, 14)
