@@ -97,7 +97,8 @@ class Task:
     def overrides(self) -> list[str]:
         """Return the options as overrides for the command line."""
         options = {"data.root": self.start.data, "reward.path": self.start.reward, **self.changes}
-        return ["experiment=demo", *(f"{name}={value}" for name, value in options.items())]
+        texts = {name: "null" if value is None else value for name, value in options.items()}
+        return ["experiment=demo", *(f"{name}={value}" for name, value in texts.items())]
 
     def write(self, directory: Path) -> None:
         (directory / "task.json").write_text(self.to_json())

@@ -126,7 +126,7 @@ def build(case_files: CaseFiles) -> tuple[Policy, Scorer, PPOConfig]:
     options: Any = {"train": case.train, "lora_type": case.lora_type, "lora_rank": case.lora_rank}
     model = ModelConfig(**options, lora_alpha=2 * case.lora_rank)
     policy = build_policy(_load(case_files), model, temperature=1.0, critic=case.critic)  # type: ignore[arg-type]
-    policy.critic.head.load_state_dict(load_head(tensors, "value").state_dict())
+    policy.critic.head.states.load_state_dict(load_head(tensors, "value").state_dict())
     reward: Scorer = LowerHalfScorer(case.vocab_size)
     if case.scorer == "model":
         llava = _load(case_files)

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from rlhf.cli.hydra_compose import compose_options
+from rlhf.config.schema import PPOConfig
+from rlhf.config.validation import load_config
 from rlhf.errors import UsageError
 from tests.benchmarks.frontier import contenders, measures, report, results, script, study, tasks
 from tests.benchmarks.learning import runs, task_
@@ -103,6 +106,25 @@ def test_settings_multiply_the_options_of_the_task() -> None:
     assert study.Planned(TASK, RLOO, 0, OWN).task().config.ppo.samples_per_prompt == 4
 
 
+def test_options_reach_the_command_line_as_they_are() -> None:
+    options = {
+        "ppo.critic_lr": None,
+        "ppo.value_features": ["position"],
+        "ppo.whiten_advantages": False,
+    }
+    task = study.Planned(TASK, PPO, 0, OWN, options).task()
+    config = load_config(compose_options("ppo", task.overrides()))
+    assert config.ppo == task.config.ppo
+    assert config.ppo.value_features == ("position",) and not config.ppo.whiten_advantages
+
+
+@pytest.mark.parametrize("contender", contenders.CONTENDERS.values())
+def test_options_of_contenders_are_valid_on_every_task(contender: Any) -> None:
+    for task in tasks.TASKS.values():
+        for setting in contenders.SETTINGS:
+            assert study.Planned(task, contender, 0, setting).task().config
+
+
 def key_of(contender: Any, **ppo: Any) -> str:
     changes = {f"ppo.{name}": value for name, value in ppo.items()}
     start = task_.StartingPoint(model="", reward="", data="")
@@ -111,7 +133,8 @@ def key_of(contender: Any, **ppo: Any) -> str:
 
 
 def test_runs_are_the_same_while_the_options_that_they_read_are() -> None:
-    assert key_of(PPO) == key_of(PPO, gae_lambda=0.95) != key_of(PPO, gae_lambda=0.9)
+    default = PPOConfig().gae_lambda
+    assert key_of(PPO) == key_of(PPO, gae_lambda=default) != key_of(PPO, gae_lambda=0.9)
     dpo = contenders.CONTENDERS["trl_dpo"]
     assert key_of(dpo) == key_of(dpo, gae_lambda=0.9) != key_of(dpo, lr=1.0)
     assert len({key_of(contender) for contender in (PPO, RLOO, dpo)}) == 3
