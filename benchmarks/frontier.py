@@ -74,7 +74,7 @@ def plan(results: Results, arguments: argparse.Namespace, log: Any) -> list[Plan
     """Return the runs of each contender with the setting that it chose, seed after seed."""
     options, compared = parse_options(arguments.set), pairs(arguments, log)
     settings = [chosen(results, task, contender) for task, contender in compared]
-    seeds = arguments.seeds or range(max(task.seeds for task, _ in compared))
+    seeds = arguments.seeds or range(max((task.seeds for task, _ in compared), default=0))
     return [
         Planned(task, contender, seed, setting, options)
         for seed in seeds

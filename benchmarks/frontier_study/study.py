@@ -4,6 +4,7 @@ import json
 import platform
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from frontier_study.contenders import (
 from frontier_study.measures import collapsed, end
 from frontier_study.results import Result, Results, rounded
 from frontier_study.tasks import FrontierTask
+from rlhf.errors import UsageError
 
 NO_START = StartingPoint(model="", reward="", data="")  # options do not depend on it
 
@@ -89,15 +91,24 @@ class Study:
     log: Any
 
     def make(self, planned: Sequence[Planned]) -> None:
-        """Make the runs that the results do not hold, in order, until the deadline."""
+        """Make the runs that the results do not hold, in order, until the deadline.
+
+        A task whose starting point cannot be made here is left out, with a line that says why.
+        """
         missing = [one for one in planned if not self.results.find(one.expected)]
-        starts = {
-            task.name: task.start(self.directory / "start")
-            for task in dict.fromkeys(one.frontier_task for one in missing)
-        }
+        tasks = dict.fromkeys(one.frontier_task for one in missing)
+        starts = {task.name: start for task in tasks if (start := self._start(task))}
+        possible = [one for one in missing if one.frontier_task.name in starts]
         with ThreadPoolExecutor(self.jobs) as pool:
-            for _ in pool.map(lambda one: self._make(one, starts[one.frontier_task.name]), missing):
-                pass
+            ends = pool.map(lambda x: self._make(x, starts[x.frontier_task.name]), possible)
+            deque(ends, maxlen=0)
+
+    def _start(self, task: FrontierTask) -> StartingPoint | None:
+        try:
+            return task.start(self.directory / "start")
+        except UsageError as error:
+            self.log(f"{task.name} is left out\n{error}")
+            return None
 
     def _make(self, one: Planned, start: StartingPoint) -> None:
         if time.monotonic() > self.deadline:

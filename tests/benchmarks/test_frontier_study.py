@@ -178,6 +178,20 @@ def test_a_failed_run_is_tried_again_and_others_go_on(bench: Any) -> None:
     assert sorted(made) == ["ppo-0", "ppo-0", "ppo-1"]
 
 
+def test_a_task_that_cannot_begin_is_left_out_and_others_go_on(bench: Any) -> None:
+    made_by, made = bench
+    lines: list[str] = []
+
+    def no_start(_: Path) -> Any:
+        raise UsageError("the photographs are missing", "here", "put them there")
+
+    absent = replace(tasks.TASKS["stamps"], start=no_start)
+    planned = [study.Planned(task, PPO, 0, OWN) for task in (absent, TASK)]
+    replace(made_by, log=lines.append).make(planned)
+    assert made == ["ppo-0"] and lines[0].startswith("stamps is left out\n")
+    assert "put them there" in lines[0]
+
+
 def test_after_the_deadline_no_run_starts(bench: Any) -> None:
     made_by, made = bench
     replace(made_by, deadline=0.0).make([study.Planned(TASK, PPO, 0, OWN)])
