@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlhf.config.schema import Config, ModelConfig, ParallelConfig, PPOConfig, SamplingConfig
 from rlhf.errors import ResourceError, RlhfError, StoppedError
+from rlhf.functional import VALUE_FEATURES
 from rlhf.models.policy import build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.parallel.world import World
@@ -41,6 +42,14 @@ PPO = PPOConfig(
     save_every=1,
     sanity_checks=False,
 )
+RIDGE: dict[str, Any] = {
+    "critic_fit": "ridge",
+    "value_features": VALUE_FEATURES,
+    "critic_min_explained_variance": None,  # so that its values matter from the start
+    "gae_lambda": 1.0,
+    "critic_warmup_iterations": 0,
+    "samples_per_prompt": 2,
+}
 TIMED = ("time/", "memory/", "throughput/")
 
 
@@ -123,6 +132,12 @@ def test_a_run_is_the_same_on_one_two_and_four_processes(tiny: Path, tmp_path: P
     assert len(files[0]) == len(files[1])  # a second writer would have made a second event file
 
 
+def test_a_fitted_critic_is_the_same_on_one_two_and_four_processes(
+    tiny: Path, tmp_path: Path
+) -> None:
+    assert_equal(tiny, tmp_path, [2, 4], replace(PPO, **RIDGE))
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "nf4"])
 @pytest.mark.parametrize(
@@ -137,8 +152,11 @@ def test_a_run_is_the_same_on_one_two_and_four_processes(tiny: Path, tmp_path: P
         {"kl_placement": "loss", "kl_estimator": "exact"},
         {"missing_eos": "bootstrap", "recompute_logprobs": False, "whiten_minibatches": True},
         {"adaptive_kl_target": 1.0, "normalize_scores": True, "target_kl": 1e-4},
+        RIDGE,
+        RIDGE | {"critic": "adapter"},
+        RIDGE | {"critic": "shared", "missing_eos": "bootstrap"},
     ],
-    ids=lambda options: "-".join(map(str, options.values())),
+    ids=lambda options: "-".join(str(x) for x in options.values() if not isinstance(x, tuple)),
 )
 def test_every_estimator_and_critic_is_the_same(
     tiny: Path, tmp_path: Path, options: dict[str, Any], dtype: str

@@ -19,7 +19,7 @@ from rlhf.parallel.world import World
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.storage.checkpoint import load_checkpoint
 from rlhf.storage.hashing import hash_tensors
-from tests.ppo.test_processes import PPO, Recorder, result
+from tests.ppo.test_processes import PPO, RIDGE, Recorder, result
 from tests.ppo.test_trainer import DirectionReward
 from tests.support import tiny_models
 from tests.support.processes import on_processes
@@ -164,6 +164,14 @@ def test_every_critic_of_full_training_differs_by_rounding_only(
 ) -> None:
     ppo = replace(SHORT, critic=critic, iterations=4, ppo_epochs=2, lr=1e-4)
     assert_full_near(tiny, tmp_path, [2, 4], ppo)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("fit", ["ridge", "gradient"])
+def test_value_features_and_a_fitted_head_stay_whole(tiny: Path, tmp_path: Path, fit: str) -> None:
+    ppo = replace(SHORT, **RIDGE | {"critic_fit": fit})
+    assert_full_near(tiny, tmp_path / "full", [2], ppo)
+    assert_equal(tiny, tmp_path / "lora", [2], ppo=ppo)
 
 
 def resumed(

@@ -11,6 +11,7 @@ from unittest.mock import patch
 from torch import Tensor
 
 from rlhf.config.schema import PPOConfig
+from rlhf.functional import VALUE_FEATURES
 from rlhf.spans import Spans
 from tests.proofs.tabular import EOS, Response, TabularPolicy, learn
 
@@ -39,6 +40,13 @@ NOISY: dict[str, Any] = {
     "minibatch_size": 1024,
     "ppo_epochs": 1,
     "adam_eps": 1e-2,
+}
+# A critic that is fitted in closed form to the states and to all value features.
+RIDGE: dict[str, Any] = {
+    "critic_fit": "ridge",
+    "value_features": VALUE_FEATURES,
+    "critic_min_explained_variance": 0.05,
+    "gae_lambda": 1.0,
 }
 
 

@@ -6,13 +6,17 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from rlhf.config.resolve import kl_choice
 from rlhf.config.schema import PPOConfig
 from rlhf.functional import inverse_cdf_tokens, keyed_uniforms
 from rlhf.kernels import gather_spans, token_kl, token_logprobs
+from rlhf.models.value_head import ValueHead
 from rlhf.ppo.buffer import RolloutBuffer
+from rlhf.ppo.critic_training import fits_head, has_critic
 from rlhf.ppo.updater import Updater
+from rlhf.ppo.value_function import ValueFunction
 from rlhf.spans import Spans
 from rlhf.types import PolicyOutputs, PromptBatch, Responses, Rollout
 
@@ -38,7 +42,9 @@ class TabularPolicy:
         self.reference = torch.tensor(reference).log().repeat(prefixes, 1)
         self.identity = torch.eye(self.vocabulary)
         self.logits = nn.Parameter(self.reference.clone())
-        self.critic = SimpleNamespace(has_own_forward=False, values=self._values)
+        self.critic = SimpleNamespace(
+            has_own_forward=False, head=ValueHead(prefixes), values=self._values
+        )
         self.value_head = nn.Embedding.from_pretrained(torch.zeros(prefixes, 1), freeze=False)
 
     def double(self) -> "TabularPolicy":
@@ -81,8 +87,13 @@ class TabularPolicy:
         responses: Responses,
         features: Tensor | None = None,
     ) -> Tensor:
+        """Return what gradients train, plus what a fit to one-hot prefixes gives."""
         values: Tensor = self.value_head(self.prefixes(responses)).squeeze(1)
-        return values
+        return values + self.critic.head(self.critic_states(responses), features).to(values)
+
+    def critic_states(self, responses: Responses) -> Tensor:
+        """Return the prefix before each token as a one-hot row, [N, prefixes]."""
+        return one_hot(self.prefixes(responses), len(self.logits)).float()
 
     def evaluate(
         self, prompts: PromptBatch, responses: Responses, ref_hidden_states: Tensor | None = None
@@ -112,6 +123,7 @@ class TabularPolicy:
             scores=torch.tensor([scores[tuple(row)] for row in responses.rows()]),
             logprob_diff=torch.zeros_like(outputs.logprobs),
             ref_hidden_states=ref_hidden_states if kl_choice(config)[1] == "exact" else None,
+            critic_states=self.critic_states(responses) if fits_head(config) else None,
         )
 
     def _responses(self, keys: Tensor, samples: Tensor, seed: int, iteration: int) -> Responses:
@@ -147,10 +159,13 @@ def learn(
     """Run all iterations of PPO, as the trainer does."""
     minibatches = config.rollout_batch_size // config.minibatch_size
     updater = Updater(config, policy, config.iterations * config.ppo_epochs * minibatches)  # type: ignore[arg-type]
+    value_function = ValueFunction(config, policy.critic.head) if has_critic(config) else None
     for iteration in range(config.iterations):
         buffer, generator = RolloutBuffer(), torch.Generator().manual_seed(iteration)
         buffer.append(policy.rollout(scores, config, seed=seed, iteration=iteration))
-        buffer.finish(config)
+        buffer.finish(config, value_function=value_function)
+        if value_function:
+            value_function.learn(buffer)
         train_policy = iteration >= config.critic_warmup_iterations
         for _ in range(config.ppo_epochs):
             for minibatch in buffer.minibatches(config.minibatch_size, generator):
