@@ -269,7 +269,7 @@ class Minibatch:
         advantages: [N] float32, reward units, or whitened.
         returns: [N] float32, reward units, targets of the critic.
         ref_hidden_states: [N, D], of the reference; None unless the exact KL is in the loss.
-        value_features: [N, 4] float32, standardized, fixed at the rollout; None: all 0.
+        value_features: [N, 5] float32, standardized, fixed at the rollout; None: all 0.
     """
 
     prompts: PromptBatch

@@ -50,6 +50,7 @@ def ppo(job: Job) -> dict[str, Any]:
         temperature=config.sampling.temperature,
         init_adapter=location.adapter,
         critic=config.ppo.critic,
+        critic_head=config.ppo.critic_head,
         critic_init=_critic_adapter(config),
     )
     scorer = build_scorer(job, llava, share_base_model=not full)

@@ -156,8 +156,10 @@ def _check_critic(ppo: PPOConfig) -> None:
     if ppo.critic_head != "linear":
         where = f"ppo.critic_head={ppo.critic_head}"
         raise UsageError("only a linear head is fitted in closed form", where, fix)
-    names = ("critic_lr", "clip_range_value", "value_huber_delta")
-    values = {name: getattr(ppo, name) for name in names}
+    if ppo.clip_range_value is not None:
+        what = "the values of a fitted head do not move in small steps that could be clipped"
+        raise UsageError(what, f"ppo.clip_range_value={ppo.clip_range_value}", fix)
+    values = {name: getattr(ppo, name) for name in ("critic_lr", "value_huber_delta")}
     given = [f"ppo.{name}={value}" for name, value in values.items() if value is not None]
     if given and ppo.critic == "shared_detached":
         what = "no gradient trains the critic, whose head is fitted in closed form"

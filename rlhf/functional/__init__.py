@@ -25,6 +25,7 @@ from rlhf.functional.losses import kl_penalty_loss as kl_penalty_loss
 from rlhf.functional.losses import preference_loss as preference_loss
 from rlhf.functional.normalization import ScoreScaler as ScoreScaler
 from rlhf.functional.normalization import whiten as whiten
+from rlhf.functional.prompt_returns import PromptReturns as PromptReturns
 from rlhf.functional.rewards import missing_eos_scores as missing_eos_scores
 from rlhf.functional.rewards import per_token_rewards as per_token_rewards
 from rlhf.functional.ridge import RidgeRegression as RidgeRegression

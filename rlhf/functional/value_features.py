@@ -11,7 +11,7 @@ from rlhf.functional.checks import check_same_shape
 from rlhf.kernels import span_sum
 from rlhf.spans import Spans, check_rows
 
-VALUE_FEATURES = ("logprobs", "ref_logprobs", "position", "other_returns")
+VALUE_FEATURES = ("logprobs", "ref_logprobs", "position", "other_returns", "earlier_returns")
 _MIN_LOGPROB = -3.0  # nats; one very unlikely token must not outweigh all others
 
 
@@ -19,8 +19,8 @@ class ValueFeatures(NamedTuple):
     """Value features of B responses of N tokens, one column for each of VALUE_FEATURES.
 
     Attributes:
-        tokens: [N, 4], of the state before each token.
-        ends: [B, 4], of the state after the last token of each response.
+        tokens: [N, 5], of the state before each token.
+        ends: [B, 5], of the state after the last token of each response.
     """
 
     tokens: Tensor
@@ -29,7 +29,12 @@ class ValueFeatures(NamedTuple):
 
 @torch.no_grad()
 def value_features(
-    old_logprobs: Tensor, ref_logprobs: Tensor, returns: Tensor, spans: Spans, groups: Tensor
+    old_logprobs: Tensor,
+    ref_logprobs: Tensor,
+    returns: Tensor,
+    spans: Spans,
+    groups: Tensor,
+    earlier_returns: Tensor,
 ) -> ValueFeatures:
     """Compute what is known of a response before each token, beside its hidden state.
 
@@ -37,6 +42,7 @@ def value_features(
         ref_logprobs    Σ_{s<t} max(log π_ref(y_s), -3)
         position        t, from 0
         other_returns   mean return of the other responses to the prompt; NaN without others
+        earlier_returns what earlier responses to the prompt earned; NaN without any
 
     A hidden state says what may come next; the sums say how unlikely the tokens so far were. None
     depends on the tokens from t on, so that a baseline made of them leaves the policy gradient
@@ -48,6 +54,7 @@ def value_features(
         returns: [B], summed rewards of each response, reward units.
         spans: B responses in the N tokens.
         groups: [B] int64, names the prompt of each response.
+        earlier_returns: [B], of `PromptReturns`, reward units.
 
     Returns:
         The features, float64.
@@ -62,9 +69,10 @@ def value_features(
         ref_logprobs.double().clamp(min=_MIN_LOGPROB),
         torch.ones_like(old_logprobs, dtype=torch.float64),
     ]
-    others = mean_of_others(returns, groups)
-    tokens = [*(_sum_before(x, spans) for x in per_token), others[spans.segment_ids]]
-    ends = [*(span_sum(x, spans) for x in per_token), others]
+    per_response = [mean_of_others(returns, groups), earlier_returns.double()]
+    tokens = [_sum_before(x, spans) for x in per_token]
+    tokens += [x[spans.segment_ids] for x in per_response]
+    ends = [*(span_sum(x, spans) for x in per_token), *per_response]
     return ValueFeatures(torch.stack(tokens, 1), torch.stack(ends, 1))
 
 
@@ -75,10 +83,10 @@ def _sum_before(values: Tensor, spans: Spans) -> Tensor:
 
 
 class ValueFeatureScaler:
-    """Standardizes value features by the means and standard deviations of the first rollout.
+    """Standardizes each value feature by its mean and standard deviation in one rollout.
 
-    They stay fixed, so that the weights of the critic keep their meaning. A feature that is not
-    chosen, not known (NaN) or constant becomes 0.
+    That is the first rollout in which it varies; they stay fixed, so that the weights of the critic
+    keep their meaning. A feature that is not chosen, not known (NaN) or constant becomes 0.
 
     Args:
         names: the chosen ones of VALUE_FEATURES.
@@ -86,24 +94,26 @@ class ValueFeatureScaler:
 
     def __init__(self, names: tuple[str, ...] = VALUE_FEATURES) -> None:
         self.names = names
-        self.mean: list[float] | None = None
-        self.std: list[float] = []
+        self.mean = [0.0] * len(VALUE_FEATURES)
+        self.std = [0.0] * len(VALUE_FEATURES)  # 0: the feature has not varied yet
 
     def scale(self, features: ValueFeatures) -> ValueFeatures:
-        """Return the features standardized, float32; the first call fixes the statistics."""
-        if self.mean is None:
-            self._fix(features.tokens)
+        """Return the features standardized, float32; statistics of new ones are fixed first."""
+        for column, name in enumerate(VALUE_FEATURES):
+            known = features.tokens[:, column]
+            known = known[known.isfinite()]
+            if name in self.names and not self.std[column] and len(known):
+                self._fix(column, known)
         return ValueFeatures(*(self._scaled(rows) for rows in features))
 
-    def _fix(self, tokens: Tensor) -> None:
-        mean = tokens.nanmean(0)
-        std = (tokens - mean).square().nanmean(0).sqrt()
-        self.mean, self.std = mean.nan_to_num(0.0).tolist(), std.nan_to_num(0.0).tolist()
+    def _fix(self, column: int, values: Tensor) -> None:
+        std = float(values.std(correction=0))
+        if std > 1e-8:
+            self.mean[column], self.std[column] = float(values.mean()), std
 
     def _scaled(self, rows: Tensor) -> Tensor:
         mean, std = rows.new_tensor(self.mean), rows.new_tensor(self.std)
-        used = torch.tensor([name in self.names for name in VALUE_FEATURES]) & (std > 1e-8)
-        return torch.where(used, (rows - mean) / std, 0).nan_to_num(0.0).float()
+        return torch.where(std > 0, (rows - mean) / std, 0).nan_to_num(0.0).float()
 
     def state_dict(self) -> dict[str, Any]:
         """Return means and standard deviations, for a checkpoint."""
@@ -111,4 +121,4 @@ class ValueFeatureScaler:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.mean, self.std = state["mean"], state["std"]
+        self.mean, self.std = list(state["mean"]), list(state["std"])

@@ -71,7 +71,7 @@ class Critic:
             hidden_states: [N, D], of the policy, any float dtype.
             prompts: B prompts.
             responses: B responses of N tokens in all, one to each prompt.
-            features: [N, 4] float32, standardized value features; None: all 0.
+            features: [N, 5] float32, standardized value features; None: all 0.
 
         Returns:
             [N] float32, reward units.

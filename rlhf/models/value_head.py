@@ -22,6 +22,7 @@ class ValueHead(nn.Module):
 
     def __init__(self, hidden_size: int, kind: Literal["linear", "mlp"] = "linear") -> None:
         super().__init__()
+        self.kind = kind
         head = ScalarHead if kind == "linear" else MLPHead
         self.states: ScalarHead | MLPHead = head(hidden_size)
         self.features = nn.Parameter(torch.zeros(len(VALUE_FEATURES)))
@@ -34,7 +35,7 @@ class ValueHead(nn.Module):
 
         Args:
             hidden: [N, D], of any float dtype.
-            features: [N, 4] float32, standardized `value_features`; None: all 0.
+            features: [N, 5] float32, standardized `value_features`; None: all 0.
 
         Returns:
             [N] float32, reward units.
@@ -43,7 +44,7 @@ class ValueHead(nn.Module):
         return values if features is None else values + self.feature_values(features)
 
     def feature_values(self, features: Tensor) -> Tensor:
-        """The part of the values [N] that the value features [N, 4] give."""
+        """The part of the values [N] that the value features [N, 5] give."""
         values: Tensor = features.to(self.features) @ self.features
         return values
 
@@ -59,7 +60,7 @@ class ValueHead(nn.Module):
 
     @torch.no_grad()
     def set_weights(self, weights: Tensor, intercept: Tensor) -> None:
-        """Take the weights [F + 4] of a fit on `fit_inputs` [N, F] and features, and its intercept.
+        """Take the weights [F + 5] of a fit on `fit_inputs` [N, F] and features, and its intercept.
 
         Raises:
             TypeError: the head is not linear.

@@ -15,10 +15,8 @@ from rlhf.functional import (
     length_adaptive_lambda,
     missing_eos_scores,
     per_token_rewards,
-    value_features,
     whiten,
 )
-from rlhf.kernels import span_sum
 from rlhf.ppo.prompt_parts import PromptParts
 from rlhf.ppo.value_function import ValueFunction
 from rlhf.types import Minibatch, PromptBatch, Responses, Rollout
@@ -39,7 +37,7 @@ class RolloutBuffer:
         old_logprobs: [N], log-probabilities of the policy that sampled the responses, nats.
         ref_logprobs: [N], log-probabilities of the frozen reference, nats.
         values: [N], V of the critic before each token, reward units.
-        value_features: [N, 4], standardized, inputs of the critic; None without value function.
+        value_features: [N, 5], standardized, inputs of the critic; None without value function.
         critic_states: [N, F], the other inputs of a closed-form fit; None: there is no fit.
         final_values: [B], V after the last token of truncated responses; None: no bootstrapping.
         ref_hidden_states: [N, D], of the reference; None unless the exact KL is in the loss.
@@ -151,15 +149,7 @@ class RolloutBuffer:
 
     def _add_feature_values(self, value_function: ValueFunction) -> None:
         """Add to the values of the hidden states what the value features say."""
-        features = value_function.scaler.scale(
-            value_features(
-                self.old_logprobs,
-                self.ref_logprobs,
-                span_sum(self.rewards, self.responses.spans),
-                self.responses.spans,
-                self.prompts.sampling_keys,
-            )
-        )
+        features = value_function.features(self)
         self.value_features = features.tokens
         tokens, ends = value_function.feature_values(features)
         self.values = self.values + tokens

@@ -70,16 +70,19 @@ def check_policy(policy: Policy, config: PPOConfig, sampling: SamplingConfig) ->
 
     Args:
         policy: with its critic.
-        config: its `critic` must be the kind of the policy's critic.
+        config: its `critic` and `critic_head` must be those of the policy's critic.
         sampling: its `temperature` must be the policy's.
 
     Raises:
         UsageError: they differ.
     """
+    fix = "give Policy.from_model and PPOTrainer the same PPOConfig"
     if policy.critic.kind != config.critic:
         what = f"the policy has a critic of kind {policy.critic.kind}, the options say another"
-        fix = "give Policy.from_model and PPOTrainer the same PPOConfig"
         raise UsageError(what, f"ppo.critic={config.critic}", fix)
+    if policy.critic.head.kind != config.critic_head:
+        what = f"the policy's critic has a {policy.critic.head.kind} head, the options say another"
+        raise UsageError(what, f"ppo.critic_head={config.critic_head}", fix)
     if policy.temperature != sampling.temperature:
         what = f"the policy is built for temperature {policy.temperature:g}, not this one"
         fix = "give Policy.from_model the temperature of the sampling"

@@ -9,17 +9,26 @@ from torch import Tensor
 from rlhf.config.schema import PPOConfig
 from rlhf.functional import (
     PooledExplainedVariance,
+    PromptReturns,
     RidgeRegression,
     ValueFeatures,
     ValueFeatureScaler,
+    value_features,
 )
+from rlhf.kernels import span_sum
 from rlhf.models.value_head import ValueHead
 from rlhf.tracking.console import say
+from rlhf.types import PromptBatch, Responses
 
 
 class LearningRollout(Protocol):
-    """What is learnt from: see `RolloutBuffer`."""
+    """What is read of a rollout: see `RolloutBuffer`."""
 
+    prompts: PromptBatch
+    responses: Responses
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    rewards: Tensor
     values: Tensor
     returns: Tensor
     value_features: Tensor | None
@@ -45,12 +54,27 @@ class ValueFunction:
         self.scaler = ValueFeatureScaler(config.value_features)
         self.regression = RidgeRegression() if config.critic_fit == "ridge" else None
         self.explained_variance = PooledExplainedVariance()
+        self.prompt_returns = PromptReturns()
 
     @property
     def is_useful(self) -> bool:
         """Whether advantages use the values: they explain enough of the returns so far."""
         least = self.config.critic_min_explained_variance
         return least is None or self.explained_variance.value >= least
+
+    def features(self, rollout: LearningRollout) -> ValueFeatures:
+        """Return the standardized value features of a rollout, whose rewards are known."""
+        groups = rollout.prompts.sampling_keys
+        return self.scaler.scale(
+            value_features(
+                rollout.old_logprobs,
+                rollout.ref_logprobs,
+                span_sum(rollout.rewards, rollout.responses.spans),
+                rollout.responses.spans,
+                groups,
+                self.prompt_returns.means(groups),
+            )
+        )
 
     @torch.no_grad()
     def feature_values(self, features: ValueFeatures) -> tuple[Tensor, Tensor]:
@@ -66,6 +90,8 @@ class ValueFunction:
         """
         was_useful = self.is_useful
         self.explained_variance.add(rollout.values, rollout.returns)
+        returns = span_sum(rollout.rewards, rollout.responses.spans)
+        self.prompt_returns.add(returns, rollout.prompts.sampling_keys)
         if self.regression:
             assert rollout.critic_states is not None and rollout.value_features is not None
             inputs = torch.cat([rollout.critic_states, rollout.value_features], 1)
@@ -81,7 +107,8 @@ class ValueFunction:
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors of the state, by name, for a checkpoint."""
-        return self.regression.state_dict() if self.regression else {}
+        regression = self.regression.state_dict() if self.regression else {}
+        return {**regression, **self.prompt_returns.state_dict()}
 
     def state_dict(self) -> dict[str, Any]:
         """The rest of the state, as JSON."""
@@ -94,5 +121,6 @@ class ValueFunction:
         """Restore what `state_dict` and `tensors` returned."""
         self.scaler.load_state_dict(state["features"])
         self.explained_variance.load_state_dict(state["explained_variance"])
+        self.prompt_returns.load_state_dict(tensors)
         if self.regression:
             self.regression.load_state_dict(tensors)

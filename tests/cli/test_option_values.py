@@ -26,7 +26,7 @@ WITH_OTHERS: dict[str, object] = {
     "ppo.adaptive_kl_target=6": 6.0,
     "ppo.critic_head=mlp ppo.critic_fit=gradient": "mlp",
     "ppo.critic_lr=1e-3 ppo.critic_fit=gradient": 1e-3,
-    "ppo.clip_range_value=.2 ppo.critic=adapter": 0.2,
+    "ppo.clip_range_value=.2 ppo.critic_fit=gradient": 0.2,
     "ppo.clip_range_value=null": None,
     "ppo.value_huber_delta=1 ppo.critic_fit=gradient": 1.0,
     "ppo.clip_scores=null": None,

@@ -114,6 +114,11 @@ def test_whitened_minibatches_and_a_kl_in_the_loss_exclude_each_other() -> None:
             {"advantage_estimator": "rloo", "samples_per_prompt": 4, "gae_lambda_alpha": 0.05},
             "has no λ",
         ),
+        ({"critic_fit": "ridge", "critic_head": "mlp"}, "only a linear head"),
+        ({"critic_fit": "ridge", "critic_lr": 1e-3}, "no gradient trains the critic"),
+        ({"critic_fit": "ridge", "clip_range_value": 0.2}, "do not move in small steps"),
+        ({"critic_fit": "ridge", "value_huber_delta": 1.0}, "no gradient trains the critic"),
+        ({"value_features": ("length",)}, "ppo.value_features"),
         ({"kl_coef": float("inf")}, "not finite"),
         ({"lr": float("nan")}, "not finite"),
     ],
@@ -125,6 +130,14 @@ def test_options_that_would_do_nothing_or_harm_are_refused(
     values["ppo"] |= options
     with pytest.raises(UsageError, match=message):
         load_config(values)
+
+
+def test_a_gradient_below_a_fitted_head_takes_its_options() -> None:
+    values = defaults()
+    values["ppo"] |= {"critic_fit": "ridge", "critic": "adapter", "critic_lr": 1e-3}
+    assert load_config(values).ppo.critic_lr == 1e-3
+    values["ppo"] |= {"critic_fit": "gradient", "critic_head": "mlp", "value_huber_delta": 1.0}
+    assert load_config(values).ppo.critic_head == "mlp"
 
 
 def test_the_estimator_of_the_kl_follows_its_place() -> None:

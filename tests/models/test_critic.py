@@ -85,7 +85,7 @@ def test_the_value_loss_reaches_the_critic_and_the_policy_only_where_shared(
     )
     hidden_states = policy.policy_outputs(prompts, responses).hidden_states
     assert hidden_states is not None
-    features = torch.ones(responses.spans.num_tokens, 4)
+    features = torch.ones(responses.spans.num_tokens, 5)
     values = policy.critic.values(hidden_states, prompts, responses, features)
     values.square().sum().backward()
     with_gradient = {

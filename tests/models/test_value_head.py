@@ -15,7 +15,7 @@ from rlhf.models.value_head import MAX_FIT_WIDTH, ValueHead
 def test_the_first_values_are_0_and_every_weight_but_those_below_the_last_layer(
     kind: Literal["linear", "mlp"],
 ) -> None:
-    head, hidden, features = ValueHead(6, kind), torch.randn(5, 6), torch.randn(5, 4)
+    head, hidden, features = ValueHead(6, kind), torch.randn(5, 6), torch.randn(5, 5)
     assert head(hidden).tolist() == head(hidden, features).tolist() == [0.0] * 5
     head(hidden, features).sum().backward()
     grads = {name: value.grad for name, value in head.named_parameters()}
@@ -29,9 +29,9 @@ def test_a_value_is_the_heads_plus_the_features_times_their_weights() -> None:
     with torch.no_grad():
         head.states.linear.weight.copy_(torch.tensor([[2.0, -1.0]]))
         head.states.linear.bias.fill_(0.5)
-        head.features.copy_(torch.tensor([1.0, 0.0, -3.0, 10.0]))
+        head.features.copy_(torch.tensor([1.0, 0.0, -3.0, 10.0, 2.0]))
     hidden = torch.tensor([[1.0, 3.0], [0.0, 1.0]])
-    features = torch.tensor([[4.0, 9.0, 1.0, 0.0], [0.0, 9.0, 0.0, 0.25]])
+    features = torch.tensor([[4.0, 9.0, 1.0, 0.0, 0.0], [0.0, 9.0, 0.0, 0.5, -1.25]])
     assert head(hidden).tolist() == [-0.5, -0.5]
     assert head.feature_values(features).tolist() == [1.0, 2.5]
     assert head(hidden, features).tolist() == [0.5, 2.0]
@@ -45,7 +45,7 @@ def test_values_are_float32_whatever_the_inputs_are(
     head = ValueHead(6, kind)
     for value in head.parameters():
         torch.nn.init.normal_(value)
-    hidden, features = torch.randn(5, 6).to(dtype), torch.randn(5, 4).to(dtype)
+    hidden, features = torch.randn(5, 6).to(dtype), torch.randn(5, 5).to(dtype)
     values = head(hidden, features)
     assert values.dtype == head.fit_inputs(hidden).dtype == torch.float32
     torch.testing.assert_close(values, head(hidden.float(), features.float()), rtol=0, atol=1e-6)
@@ -54,9 +54,9 @@ def test_values_are_float32_whatever_the_inputs_are(
 @pytest.mark.parametrize("width", [8, MAX_FIT_WIDTH, MAX_FIT_WIDTH + 88])
 def test_the_weights_of_a_fit_give_its_predictions(width: int) -> None:
     head = ValueHead(width)
-    hidden, features = torch.randn(90, width), torch.randn(90, 4)
+    hidden, features = torch.randn(90, width), torch.randn(90, 5)
     inputs = torch.cat([head.fit_inputs(hidden), features], 1)
-    assert inputs.shape == (90, min(width, MAX_FIT_WIDTH) + 4)
+    assert inputs.shape == (90, min(width, MAX_FIT_WIDTH) + 5)
     regression = RidgeRegression()
     regression.add(inputs, hidden[:, 0] - 2 * features[:, 2] + 5)
     weights, intercept = regression.solve()
@@ -64,7 +64,7 @@ def test_the_weights_of_a_fit_give_its_predictions(width: int) -> None:
     expected = (inputs.double() @ weights + intercept).float()
     torch.testing.assert_close(head(hidden, features), expected, rtol=1e-4, atol=1e-4)
     assert float(expected.std()) > 0.5
-    state_part = (inputs[:, :-4].double() @ weights[:-4] + intercept).float()
+    state_part = (inputs[:, :-5].double() @ weights[:-5] + intercept).float()
     torch.testing.assert_close(head(hidden), state_part, rtol=1e-4, atol=1e-4)
 
 
@@ -97,5 +97,5 @@ def test_a_saved_head_has_the_same_values(tmp_path: Path, kind: Literal["linear"
         torch.nn.init.normal_(value)
     saved.save(tmp_path / "head.safetensors")
     loaded.load_state_dict(load_file(tmp_path / "head.safetensors"))
-    hidden, features = torch.randn(5, 6), torch.randn(5, 4)
+    hidden, features = torch.randn(5, 6), torch.randn(5, 5)
     assert torch.equal(loaded(hidden, features), saved(hidden, features))

@@ -236,6 +236,7 @@ def test_what_is_saved_is_loaded_and_trained_on(tiny: Path, tmp_path: Path) -> N
         ({"lr": -1.0}, "ppo.lr=-1.0"),
         ({"kl_estimator": "k3"}, "ppo.kl_estimator=k3"),
         ({"critic": "shared"}, "ppo.critic=shared"),
+        ({"critic_head": "mlp"}, "ppo.critic_head=mlp"),
         ({"iterations": "many"}, "ppo.iterations"),
         ({"profile": True}, "ppo.profile"),
     ],

@@ -51,7 +51,8 @@ class DirectionReward(LlavaReward):
 def trainer(tiny: Path, directory: Path, ppo: PPOConfig = PPO, seed: int = 0) -> PPOTrainer:
     llava = tiny_models.load(tiny)
     torch.manual_seed(0)
-    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, critic=ppo.critic)
+    kinds: dict[str, Any] = {"critic": ppo.critic, "critic_head": ppo.critic_head}
+    policy = build_policy(llava, ModelConfig(lora_rank=4), temperature=1.0, **kinds)
     head = ScalarHead(llava.hidden_size)
     torch.nn.init.normal_(head.linear.weight)
     reward = DirectionReward(llava, head, llava.builder)

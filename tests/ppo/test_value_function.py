@@ -134,8 +134,15 @@ def test_the_first_values_are_0_and_not_of_use() -> None:
 def measured(value_function: ValueFunction, quality: float) -> None:
     """Learn from a rollout whose values are `quality` of its returns."""
     returns = torch.linspace(-1, 1, 50)
+    spans = Spans.from_lengths([1] * 50)
     rollout: Any = SimpleNamespace(
-        values=quality * returns, returns=returns, value_features=None, critic_states=None
+        prompts=SimpleNamespace(sampling_keys=torch.arange(50)),
+        responses=SimpleNamespace(spans=spans),
+        rewards=returns,
+        values=quality * returns,
+        returns=returns,
+        value_features=None,
+        critic_states=None,
     )
     value_function.learn(rollout)
 
@@ -219,8 +226,9 @@ def test_a_truncated_response_is_bootstrapped_with_its_features_at_the_end() -> 
     ]
     others = buffer.rewards.double().view(8, 2, 3).sum(2).flip(1).flatten()
     ends = torch.stack([*sums, torch.full((16,), 3.0), others], 1)
-    mean, std = map(torch.tensor, (value_function.scaler.mean, value_function.scaler.std))
-    features = ((ends - mean) / std).float() @ value_function.head.features.detach()
+    scaler = value_function.scaler
+    mean, std = torch.tensor(scaler.mean[:4]), torch.tensor(scaler.std[:4])
+    features = ((ends - mean) / std).float() @ value_function.head.features.detach()[:4]
     assert buffer.final_values is not None and rollout.final_values is not None
     expected = rollout.final_values + features
     torch.testing.assert_close(buffer.final_values, expected, rtol=1e-4, atol=1e-4)
@@ -248,8 +256,10 @@ def test_the_state_survives_a_checkpoint() -> None:
         restored.head.named_parameters()
     )
     assert saved.state_dict() == restored.state_dict()
-    assert torch.equal(saved.tensors()["moments"], restored.tensors()["moments"])
-    assert ValueFunction(GRADIENT, ValueHead(4)).tensors() == {}
+    states = saved.tensors(), restored.tensors()
+    assert states[0].keys() == states[1].keys() == {"moments", "prompts", "prompt_sums"}
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert ValueFunction(GRADIENT, ValueHead(4)).tensors().keys() == {"prompts", "prompt_sums"}
 
 
 def everything(run: PPOTrainer) -> dict[str, Any]:
@@ -264,8 +274,13 @@ def everything(run: PPOTrainer) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("options", "critic"),
-    [(RIDGE, "shared_detached"), (RIDGE, "adapter"), (GRADIENT, "shared_detached")],
-    ids=["ridge", "ridge-adapter", "gradient"],
+    [
+        (RIDGE, "shared_detached"),
+        (RIDGE, "adapter"),
+        (GRADIENT, "shared_detached"),
+        (replace(GRADIENT, critic_head="mlp", value_huber_delta=1.0), "shared_detached"),
+    ],
+    ids=["ridge", "ridge-adapter", "gradient", "gradient-mlp"],
 )
 def test_a_run_of_two_and_two_iterations_is_a_run_of_four(
     tiny: Path, tmp_path: Path, options: PPOConfig, critic: CriticKind

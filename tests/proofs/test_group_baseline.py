@@ -34,7 +34,7 @@ CONFIG = replace(PPO, **RIDGE, kl_coef=BETA, whiten_advantages=False)
 
 
 @dataclass
-class Groups:
+class SampledGroups:
     """Every group of responses to a prompt that can be sampled, and its probability."""
 
     rollout: Rollout
@@ -52,7 +52,7 @@ def policy() -> TabularPolicy:
     return policy
 
 
-def all_groups(policy: TabularPolicy, size: int) -> Groups:
+def all_groups(policy: TabularPolicy, size: int) -> SampledGroups:
     rows = [row for group in product(responses(3, 2), repeat=size) for row in group]
     keys = torch.arange(len(rows)) // size
     prompts, batch = prompts_of(keys), responses_of(torch.tensor([[*row, 0][:2] for row in rows]))
@@ -71,10 +71,10 @@ def all_groups(policy: TabularPolicy, size: int) -> Groups:
         critic_states=policy.critic_states(batch),
     )
     logprobs = span_sum(outputs.logprobs, batch.spans)
-    return Groups(rollout, logprobs.view(-1, size).sum(1).exp(), size)
+    return SampledGroups(rollout, logprobs.view(-1, size).sum(1).exp(), size)
 
 
-def expected_gradient(policy: TabularPolicy, groups: Groups, config: PPOConfig) -> Tensor:
+def expected_gradient(policy: TabularPolicy, groups: SampledGroups, config: PPOConfig) -> Tensor:
     """Gradient of E[Σ A·log π / G], weighing each group by its probability."""
     buffer = RolloutBuffer()
     buffer.append(groups.rollout)
@@ -123,7 +123,7 @@ def mean_of_all(scores: Tensor, groups: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("target", "wrong"),
     [
-        ("rlhf.ppo.buffer.value_features", later_features),
+        ("rlhf.ppo.value_function.value_features", later_features),
         ("rlhf.functional.value_features.mean_of_others", mean_of_all),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_fitted_critic_with_all_features_reaches_the_optimum(
 
 @pytest.mark.parametrize("seed", [0, 2])
 def test_features_that_know_the_token_miss_the_optimum(seed: int) -> None:
-    with patch("rlhf.ppo.buffer.value_features", later_features):
+    with patch("rlhf.ppo.value_function.value_features", later_features):
         assert distance(sequences(seed), seed, **RIDGE) > 0.03
 
 
