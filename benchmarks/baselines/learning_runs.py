@@ -43,7 +43,7 @@ class Baseline:
 
 BASELINES = (
     Baseline("ours", "ours, PPO", "learning_ours"),
-    Baseline("trl_ppo", "trl 1.12 PPO", "train"),
+    Baseline("trl_ppo", "trl 1.12 PPO", "train", {"ppo.gae_lambda": 0.95}),  # trl's default
     Baseline("trl_rloo", "trl 1.16 RLOO", "train"),
 )
 

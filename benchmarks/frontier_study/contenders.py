@@ -16,10 +16,11 @@ Options = Mapping[str, Any]
 
 # The options of each contender of ours stand here and nowhere else.
 GROUPS: Options = {"ppo.samples_per_prompt": 4}
-NO_CRITIC: Options = {"ppo.gae_lambda": 1.0}
+NO_CRITIC: Options = {"ppo.advantage_estimator": "reinforce"}
 GROUP_CRITIC: Options = GROUPS
 # Of trl's DPO: its beta is usual, and at the demo's rate of 5e-4 it diverges.
 PAIRS: Options = {"ppo.kl_coef": 0.1}
+TRL_LAMBDA: Options = {"ppo.gae_lambda": 0.95}  # the default of trl
 
 CONTENDERS = {
     contender.name: contender
@@ -29,7 +30,7 @@ CONTENDERS = {
         Baseline("rloo", "RLOO", "learning_ours", {**GROUPS, "ppo.advantage_estimator": "rloo"}),
         Baseline("grpo", "GRPO", "learning_ours", {**GROUPS, "ppo.advantage_estimator": "grpo"}),
         Baseline("group_critic", "critic over groups", "learning_ours", GROUP_CRITIC),
-        Baseline("trl_ppo", "trl 1.12 PPO", "train"),
+        Baseline("trl_ppo", "trl 1.12 PPO", "train", TRL_LAMBDA),
         Baseline("trl_rloo", "trl 1.16 RLOO", "train"),
         Baseline("trl_grpo", "trl 1.16 GRPO", "train"),
         Baseline("trl_online_dpo", "trl 1.16 online DPO", "train", PAIRS),

@@ -4,7 +4,7 @@ The comment on an option's line is its help text.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from rlhf.config.choices import (
     CriticHead,
@@ -33,17 +33,17 @@ class PPOConfig(Section):
     lr_schedule: Literal["constant", "linear"] = "constant"  # linear: to 0 at the last planned step
     critic: CriticKind = "shared_detached"  # model that the value head reads
     critic_init: Literal["model", "reward"] = "model"  # initial LoRA of the critic
-    critic_fit: Literal["ridge", "gradient"] = "gradient"  # of the head: closed form; Adam
+    critic_fit: Literal["ridge", "gradient"] = "ridge"  # of the head: closed form; Adam
     critic_head: CriticHead = "linear"  # mlp: one hidden layer, with critic_fit=gradient
     critic_lr: Positive | None = None  # critic learning rate; null: 5 × ppo.lr
-    critic_min_explained_variance: Fraction | None = None  # pooled; below: V = 0, λ = 1; null: off
-    value_features: tuple[ValueFeature, ...] = ()  # beside the hidden state
+    critic_min_explained_variance: Fraction | None = 0.05  # pooled; below: V = 0, λ = 1; null: off
+    value_features: tuple[ValueFeature, ...] = get_args(ValueFeature)  # beside the hidden state
     value_huber_delta: Positive | None = None  # larger errors count linearly; null: squared
     adam_eps: Positive = 1e-5  # term in Adam's denominator
     advantage_estimator: str = "gae"  # no critic: reinforce; rloo, grpo (samples_per_prompt ≥ 2)
     grpo_eps: Positive = 1e-4  # grpo: added to a group's standard deviation, reward units
     gamma: Fraction = 1.0  # discount per token
-    gae_lambda: Fraction = 0.95  # λ of the policy's advantages
+    gae_lambda: Fraction = 1.0  # λ of the policy's advantages
     gae_lambda_value: Fraction = 1.0  # λ of the critic's targets
     gae_lambda_alpha: Positive | None = None  # sets gae_lambda to 1 - 1/(alpha·length)
     clip_range: Annotated[float, Range(gt=0, lt=1)] = 0.2  # of the probability ratio
@@ -66,7 +66,7 @@ class PPOConfig(Section):
     whiten_advantages: bool = True  # with gae and KL in the reward: over each rollout
     whiten_minibatches: bool = False  # also over the tokens of each optimizer step
     whiten_min_std: Positive = 0.1  # least standard deviation to divide by, reward units
-    critic_warmup_iterations: CountOrZero = 5  # first iterations update the critic only
+    critic_warmup_iterations: CountOrZero = 0  # first iterations update the critic only
     engine: EngineKind = "native"  # what generates; transformers: its generate()
     recompute_logprobs: bool = True  # old log-probabilities by the training forward pass
     sanity_checks: bool = True  # before the first step

@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 import torch
 
+from rlhf.config.schema import PPOConfig
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.spans import Spans
 from rlhf.storage.hashing import hash_tensors
@@ -22,6 +23,12 @@ from tests.ppo.test_trainer import PPO, trainer
 
 FILE = Path(__file__).parent / "golden_run.json"
 OPTIONS = replace(PPO, iterations=5, critic_warmup_iterations=1, lr_schedule="linear")
+CRITIC = ("critic_fit", "critic_min_explained_variance", "value_features", "gae_lambda")
+DEFAULT_CRITIC = {name: getattr(PPOConfig(), name) for name in CRITIC}
+RUNS = {  # key of the record: options
+    "hashes": OPTIONS,
+    "default_critic_hashes": replace(OPTIONS, critic_warmup_iterations=0, **DEFAULT_CRITIC),
+}
 METRICS = (
     "objective/scores",
     "objective/kl",
@@ -50,9 +57,11 @@ def machine() -> str:
 
 
 def weights(run: PPOTrainer) -> str:
-    """A hash of everything that trained, the weights of the value features apart."""
+    """A hash of everything that trained."""
     critic = run.policy.critic
     head = {f"head.{name}": value for name, value in critic.head.states.named_parameters()}
+    if run.config.value_features:
+        head["head.features"] = critic.head.features
     trained = {**critic.backbone_parameters(), **head}
     return hash_tensors([*run.policy.trainable_parameters().items(), *trained.items()])
 
@@ -69,11 +78,12 @@ def replayed(tiny: Path, directory: Path, recorded: dict[str, Any]) -> dict[str,
     return {name: metrics[name] for name in METRICS}
 
 
-def test_twenty_steps_are_those_of_the_record(tiny: Path, tmp_path: Path) -> None:
-    recorded = json.loads(FILE.read_text())["hashes"]
+@pytest.mark.parametrize("name", RUNS)
+def test_twenty_steps_are_those_of_the_record(tiny: Path, tmp_path: Path, name: str) -> None:
+    recorded = json.loads(FILE.read_text())[name]
     if machine() not in recorded:
         pytest.skip(f"not recorded for {machine()}")
-    run = trainer(tiny, tmp_path, OPTIONS)
+    run = trainer(tiny, tmp_path, RUNS[name])
     run.run()
     assert run.updater.steps_done == 20
     assert weights(run) == recorded[machine()]
@@ -96,7 +106,7 @@ def test_an_update_on_the_recorded_responses_has_the_recorded_metrics(
 
 def record(tiny: Path, directory: Path) -> None:
     """Write this machine's hash, and what an update gives."""
-    stored = json.loads(FILE.read_text()) if FILE.exists() else {"hashes": {}}
+    stored = json.loads(FILE.read_text()) if FILE.exists() else {}
     rollout = trainer(tiny, directory / "rollout", OPTIONS).rollout(0)
     update: dict[str, Any] = {
         "tokens": rollout.responses.tokens.tolist(),
@@ -104,9 +114,10 @@ def record(tiny: Path, directory: Path) -> None:
         "finished": rollout.responses.finished.tolist(),
     }
     update["metrics"] = replayed(tiny, directory / "update", update)
-    run = trainer(tiny, directory / "run", OPTIONS)
-    run.run()
-    stored["hashes"][machine()] = weights(run)
+    for name, options in RUNS.items():
+        run = trainer(tiny, directory / name, options)
+        run.run()
+        stored.setdefault(name, {})[machine()] = weights(run)
     FILE.write_text(json.dumps({**stored, "update": update}, indent=1) + "\n")
 
 
