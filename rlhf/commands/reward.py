@@ -46,7 +46,6 @@ from rlhf.evaluation.reward_tables import (
     metric_rows,
 )
 from rlhf.parallel.world import ALONE
-from rlhf.rewards.base import REWARD
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.loading import build_reward_model, save_reward
 from rlhf.storage.hashing import file_hash
@@ -239,7 +238,7 @@ class _RewardStudy:
         """Write the reward model with its training facts to reward/ in the run directory."""
         directory = self.job.run_dir / "reward"
         save_reward(self.model, directory, facts, self.world)
-        if REWARD in self.model.adapters.names:
+        if self.model.has_adapter:
             metrics = {"pairs": facts["pairs"], "training accuracy": facts["accuracy"]}
             where = directory / "adapter", self.model.base
             self.world.first(partial(write_model_card, *where, command="reward", metrics=metrics))

@@ -59,7 +59,8 @@ class RewardModel(ABC):
         mean: mean of the raw scores of the training pairs.
         std: standard deviation of the raw scores of the training pairs.
         head: maps the head inputs to the raw score.
-        adapters: adapters of the base model; the one named `reward` belongs to the reward model.
+        adapters: adapters of the base model.
+        adapter: the name among them of the reward model's own, if it has one.
         world: the processes that score together, each a share of the microbatches.
         sharding: the base model, if it is sharded over the processes.
     """
@@ -73,6 +74,7 @@ class RewardModel(ABC):
     std = 1.0
     head: ScalarHead
     adapters: Adapters
+    adapter = REWARD
     world: World = ALONE
     sharding = ShardedModels()
 
@@ -93,6 +95,11 @@ class RewardModel(ABC):
             [B, D], the hidden state at the last response token; with `uses_logprob` the
             log-likelihood of the response is its last column.
         """
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the base model runs with an adapter of the reward model."""
+        return self.adapter in self.adapters.names
 
     def raw_scores(self, head_inputs: Tensor) -> Tensor:
         """Scores [B] float32 before normalization, which the preference loss compares (autograd).

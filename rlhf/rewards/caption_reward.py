@@ -16,7 +16,7 @@ from rlhf.models.fingerprints import stored_weights, tokenizer_hash
 from rlhf.models.llava import Llava
 from rlhf.models.lora import Adapters
 from rlhf.models.scalar_head import ScalarHead
-from rlhf.rewards.base import REWARD, RewardModel
+from rlhf.rewards.base import RewardModel
 from rlhf.rewards.captioner import Captioner
 from rlhf.rewards.reward_card import CAPTIONER
 from rlhf.types import PromptBatch, Responses
@@ -70,7 +70,7 @@ class CaptionReward(RewardModel):
         tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
         last = torch.tensor([len(row) - 1 for row in ids], device=device)
         mask = torch.arange(tokens.shape[1], device=device) <= last[:, None]
-        with self.adapters.use(REWARD if REWARD in self.adapters.names else None):
+        with self.adapters.use(self.adapter if self.has_adapter else None):
             output = self.model(input_ids=tokens.to(device), attention_mask=mask.long())
         if "logits" in output:
             return output.logits  # type: ignore[no-any-return]

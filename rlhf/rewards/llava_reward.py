@@ -12,7 +12,7 @@ from rlhf.models.fingerprints import same_encoding, stored_weights
 from rlhf.models.llava import Llava
 from rlhf.models.loading import fingerprints
 from rlhf.models.scalar_head import ScalarHead
-from rlhf.rewards.base import REWARD, RewardModel
+from rlhf.rewards.base import RewardModel
 from rlhf.types import PromptBatch, Responses
 
 MIN_LOGPROB = -3.0  # nats; lower log-probabilities are clamped to it
@@ -23,13 +23,13 @@ class LlavaReward(RewardModel):
 
         r = w·h + v·Σₜ max(log π(yₜ | yₜ₋₁ …, image, instruction), -3) + b    at first w = b = 0
 
-    π is the LLaVA, with the adapter `reward` if there is one, so training changes it too. The sum
+    π is the LLaVA, with the reward model's adapter if there is one, so training changes it too. The sum
     says how likely the response is, which a hidden state contains poorly. The minimum of -3 nats
     keeps one improbable token from outweighing all others. Training starts with the v at which the
     scores of a pair differ by about 2. A head with D inputs does not use the sum.
 
     Args:
-        llava: the model; its adapter `reward` is used if there is one.
+        llava: the model; its adapter of the name `adapter` is used if there is one.
         head: maps D (or D + 1) inputs to the score.
         encoder: encoder of the prompts and responses. If the prompt builder of `llava` encodes
             differently, they are decoded and encoded again.
@@ -56,7 +56,7 @@ class LlavaReward(RewardModel):
         if self._reencodes:
             prompts = reencode_prompts(prompts, self.llava.builder)
             responses = reencode_responses(responses, self.encoder, self.llava.builder)
-        with self.adapters.use(REWARD if REWARD in self.adapters.names else None):
+        with self.adapters.use(self.adapter if self.has_adapter else None):
             hidden_states, final = self.llava.response_and_final_hidden_states(prompts, responses)
         if not self.uses_logprob:
             return final

@@ -12,7 +12,7 @@ from rlhf.config.validation import check_config
 from rlhf.errors import UsageError
 from rlhf.models.llava import Llava
 from rlhf.models.locations import relative_path
-from rlhf.models.lora import add_adapter, refuse_full_training
+from rlhf.models.lora import Adapters, add_adapter, refuse_full_training
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.parallel.world import ALONE, World
 from rlhf.rewards.base import REWARD, RewardModel
@@ -133,9 +133,8 @@ def _write_reward(
 ) -> None:
     """Write a reward model whose base model has this `weights_fingerprint`."""
     directory.mkdir(parents=True, exist_ok=True)
-    has_adapter = REWARD in reward.adapters.names
-    if has_adapter:
-        reward.adapters.save(REWARD, directory / "adapter", reward.base)
+    if reward.has_adapter:
+        reward.adapters.save(reward.adapter, directory / "adapter", reward.base)
     elif any(value.requires_grad for value in reward.backbone().parameters()):
         reward.save_backbone(directory / "model")
     captioner, instruction = "", ""
@@ -146,7 +145,7 @@ def _write_reward(
     RewardCard(
         kind=reward.kind,
         base=reward.base,
-        adapter=has_adapter,
+        adapter=reward.has_adapter,
         mean=reward.mean,
         std=reward.std,
         captioner=captioner,
@@ -168,7 +167,11 @@ def reward_fingerprint(
         directory: where it is stored; weights in model/ there are hashed as files.
         weights: its `weights_fingerprint`.
     """
-    trained = [*reward.head.state_dict().items(), *reward.adapters.tensors(REWARD).items()]
+    adapter = {
+        name.replace(f".{reward.adapter}.", f".{REWARD}."): value
+        for name, value in reward.adapters.tensors(reward.adapter).items()
+    }
+    trained = [*reward.head.state_dict().items(), *adapter.items()]
     fingerprint = reward.input_fingerprint() | {"head": hash_tensors(trained)} | weights
     if (directory / "model").is_dir():  # hash files, independent of the dtype they are loaded in
         fingerprint["weights"] = fingerprint["weights_rounded"] = _hash_files(directory / "model")
@@ -218,14 +221,21 @@ def load_reward_model(
         dtype = card.dtype(policy.output_weight.dtype)
         reward = load_caption_reward(base, captioner, policy, dtype)
         reward.head = head
+    reward.adapter = _free_name(reward.adapters) if card.adapter else ""
     if card.adapter:
         active = reward.adapters.current
-        reward.adapters.load(REWARD, directory / "adapter", trains=False)
+        reward.adapters.load(reward.adapter, directory / "adapter", trains=False)
         reward.adapters.switch(active)
     reward.head.requires_grad_(False)
     reward.mean, reward.std = card.mean, card.std
     _check_fingerprint(reward, directory, card, exact)
     return reward
+
+
+def _free_name(adapters: Adapters) -> str:
+    """Return the first of `reward`, `reward_2`, … that no adapter of the base model has."""
+    names = (REWARD, *(f"{REWARD}_{number}" for number in range(2, len(adapters.names) + 2)))
+    return next(name for name in names if name not in adapters.names)
 
 
 def _load_captioner(

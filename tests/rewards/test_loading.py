@@ -109,6 +109,30 @@ def test_a_shared_base_model_runs_without_the_policy_adapter(
     assert torch.equal(shared.scores(prompts, responses, max_tokens=9999), before)
 
 
+@pytest.mark.parametrize("trained", [("lora", "lora"), ("head", "lora"), ("lora", "head")])
+def test_reward_models_on_one_base_model_score_as_each_alone(
+    tiny: Path, tmp_path: Path, trained: tuple[str, str]
+) -> None:
+    expected, shared = [], tiny_models.load(tiny)
+    prompts, responses = tiny_models.prompts_of(shared, tiny), tiny_models.responses_of(shared)
+    for number, train in enumerate(trained):
+        torch.manual_seed(number)
+        model = kit.build(tiny_models.load(tiny), kit.options("llava_head", train=train))
+        kit.shake(model)
+        with torch.no_grad():
+            for value in model.adapters.tensors("reward").values():
+                value.add_(torch.randn_like(value) * 0.1)
+        kit.save(model, tmp_path / str(number))
+        expected.append(model.scores(prompts, responses, max_tokens=9999))
+    loaded = [
+        load_reward_model(str(tmp_path / str(number)), shared, share_base_model=True, exact=True)
+        for number in range(2)
+    ]
+    assert shared.adapters.names == ["reward", "reward_2"][: trained.count("lora")]
+    for model, scores in zip(loaded, expected, strict=True):
+        assert torch.equal(model.scores(prompts, responses, max_tokens=9999), scores)
+
+
 def saved(
     llava: Llava, directory: Path, kind: str = "llava_head", text_model: Path | str = ""
 ) -> Path:
