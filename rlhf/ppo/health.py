@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite, sqrt
 from statistics import fmean, pstdev
 from typing import Any
 
 # name | condition | likely cause | fix. A limit is absolute, or in units of the mean over the first
-# five updates (`first`); `sd` compares the mean over the last five updates with that of the first
-# five, in standard deviations. `updates` counts from 0, `warm` from the end of critic warm-up.
+# five updates (`first`). `sd` compares the mean over the last five updates with that of the first
+# five, in standard deviations; `best` compares it with the highest mean of five so far, in standard
+# deviations around the trend. `updates` counts from 0, `warm` from the end of critic warm-up.
 _TABLE = """
 KL at start | updates < 1 and objective/kl > 0.001 | reference differs | use one adapter and dtype
 first ratio | val/first_step_ratio_gap > 0.01 | old logprobs differ | set recompute_logprobs=true
@@ -31,6 +32,8 @@ constant score | objective/scores_std < 1e-4 | blind reward model | check its in
 entropy collapse | policy/entropy_avg < 0.1 first | no exploration left | raise ent_coef or kl_coef
 skipped steps | optim/skipped_steps > 0 | loss or gradient not finite | lower lr, train in float32
 reward hacking | objective/scores > 2 sd and objective/rlhf_reward < -2 sd | drift | raise kl_coef
+over-optimization | updates > 13 and val/judge_scores < -3 best and objective/scores > -1 best | \
+the score is pleased, the judge is not | stop here, raise kl_coef or retrain the reward model
 blind responses | vision/grounding_gap < 0.01 | the image is ignored | check the images, the SFT
 no policy gradient | warm > 0 and optim/grad_norm_policy < 1e-12 | frozen or detached | unfreeze
 no critic gradient | optim/grad_norm_critic < 1e-12 | frozen or detached | check what is frozen
@@ -62,7 +65,7 @@ class Rule:
 RULES = tuple(Rule(*line.split(" | ")) for line in _TABLE.strip().splitlines())
 WINDOW = 5  # updates in a mean, and checks that decide whether a warning starts or ends
 MIN_BREACHES = 3  # broken checks among the last WINDOW that start a warning
-# Metrics that a rule compares with their own first updates.
+# Metrics that a rule compares with their own earlier updates.
 RELATIVE_METRICS = frozenset(
     name for rule in RULES for name, _, _, *unit in rule.comparisons if unit
 )
@@ -99,6 +102,8 @@ class HealthMonitor:
         self.warmup, self.updates = warmup, 0
         self._first: dict[str, list[float]] = {}  # metric: its first WINDOW values
         self._last: dict[str, list[float]] = {}  # metric: its last WINDOW values
+        self._best: dict[str, float] = {}  # metric: its highest mean over WINDOW updates
+        self._changes: dict[str, list[float]] = {}  # metric: Σ (change)² of updates, their count
         self._breaches: dict[str, list[bool]] = {}  # rule: whether it was broken, last WINDOW times
         self._firing: dict[str, bool] = {}  # rule: whether its warning has begun and not ended
 
@@ -129,6 +134,8 @@ class HealthMonitor:
         history = {
             "first": self._first,
             "last": self._last,
+            "best": self._best,
+            "changes": self._changes,
             "breaches": self._breaches,
             "firing": self._firing,
         }
@@ -139,14 +146,32 @@ class HealthMonitor:
         state = deepcopy(dict(state))
         self.updates = state["updates"]
         self._first, self._last = state["first"], state["last"]
+        self._best, self._changes = state["best"], state["changes"]
         self._breaches, self._firing = state["breaches"], state["firing"]
 
     def _remember(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             if name in RELATIVE_METRICS and isfinite(value):
-                self._last[name] = [*self._last.get(name, []), value][-WINDOW:]
-                if len(self._first.get(name, [])) < WINDOW:
-                    self._first[name] = self._last[name]
+                self._remember_value(name, value)
+
+    def _remember_value(self, name: str, value: float) -> None:
+        before = self._last.get(name, [])
+        self._last[name] = last = [*before, value][-WINDOW:]
+        if len(self._first.get(name, [])) < WINDOW:
+            self._first[name] = last
+        if before:
+            total, count = self._changes.get(name, [0.0, 0])
+            self._changes[name] = [total + (value - before[-1]) ** 2, count + 1]
+        if len(last) == WINDOW:
+            self._best[name] = max(self._best.get(name, -inf), fmean(last))
+
+    def _sd(self, name: str) -> float:
+        """Standard deviation σ of an update around its trend: E (xₜ - xₜ₋₁)² = 2σ² + trend².
+
+        Source: von Neumann, Kent, Bellinson, Hart 1941, The mean square successive difference.
+        """
+        total, count = self._changes[name]
+        return sqrt(total / (2 * count))
 
     def _begins(self, rule: Rule, values: Mapping[str, float]) -> bool:
         """Check a rule and record the result; whether its warning starts now."""
@@ -172,4 +197,7 @@ class HealthMonitor:
         elif unit == "sd":
             value = fmean(self._last[name])
             bound = fmean(first) + bound * pstdev(first)
+        elif unit == "best":
+            value = fmean(self._last[name])
+            bound = self._best[name] + bound * self._sd(name)
         return value > bound if sign == ">" else value < bound

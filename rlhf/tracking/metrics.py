@@ -12,6 +12,7 @@ METRICS: dict[str, str] = {
     "objective/rlhf_reward": "score plus KL penalty, mean over responses, score units",
     "objective/scores": "score, mean over responses, reward-model units",
     "objective/scores_std": "score, standard deviation over responses, reward-model units",
+    "val/judge_scores": "score of the held-out judge, mean over responses, its own units",
     "objective/score_scale": "what normalize_scores divides by, reward-model units",
     "objective/kl_coef": "weight of the KL penalty, score units a nat",
     "policy/approxkl_avg": "KL(old ‖ new policy), mean over tokens and steps, nats a token",
@@ -87,6 +88,7 @@ USER_METRICS: dict[str, str] = {  # beginnings of names that a user chooses
 _PAGES: dict[str, dict[str, tuple[str, ...]]] = {  # of custom scalars: page, chart, metrics
     "PPO health": {
         "Reward": ("objective/scores", "objective/rlhf_reward", "objective/non_score_reward"),
+        "Judge": ("objective/scores", "val/judge_scores"),
         "Distance": (
             "objective/kl",
             "policy/kl_spent",

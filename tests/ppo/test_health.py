@@ -1,6 +1,7 @@
 """Health rules: each fires alone, in time, once, and says why."""
 
 import json
+import random
 
 import pytest
 
@@ -70,11 +71,12 @@ def test_each_rule_fires_alone_at_the_third_bad_update_and_once(name):
 
 
 def test_every_rule_is_tested_and_reads_only_known_metrics():
-    assert {rule.name for rule in RULES} == {*UNHEALTHY, "KL at start", "no EOS", "reward hacking"}
+    others = {"KL at start", "no EOS", "reward hacking", "over-optimization"}
+    assert {rule.name for rule in RULES} == {*UNHEALTHY, *others}
     words = {word for rule in RULES for word in rule.condition.split()}
     names = {word for word in words if "/" in word}
     assert names <= METRICS.keys()
-    assert words - names <= {"updates", "warm", "and", "<", ">", "first", "sd"} | {
+    assert words - names <= {"updates", "warm", "and", "<", ">", "first", "sd", "best"} | {
         word for word in words if word.lstrip("-")[0].isdigit()
     }
 
@@ -120,6 +122,80 @@ def test_rising_score_with_falling_reward_is_reward_hacking():
     assert not any(warned(monitor, *[higher_score] * 6)), "the reward did not fall"
     warnings = warned(monitor, *[{**higher_score, "objective/rlhf_reward": -2.0}] * 6)
     assert sum(warnings, []) == ["reward hacking"]
+
+
+def over_optimized_at(scores, judge_scores):
+    """Updates at which the judge contradicts the score; no other rule warns."""
+    monitor, at = HealthMonitor(), []
+    for step, (score, judge) in enumerate(zip(scores, judge_scores, strict=True)):
+        values = {"objective/scores": score, "val/judge_scores": judge}
+        names = [warning.name for warning in monitor.update(step, values)]
+        assert names in ([], ["over-optimization"])
+        at += [step] * len(names)
+    return at
+
+
+def test_the_judge_falls_three_deviations_below_its_best_while_the_score_rises():
+    """By hand: the best mean is 10, and one change of -1 in n makes σ² = 1 / 2n.
+
+    The mean of five is 9.6 > 10 - 3 / √32 = 9.47 after 17 updates, 9.4 < 10 - 3 / √34 = 9.49 after
+    18. The 18th to the 20th break the rule.
+    """
+    falls, rising = [10.0] * 15 + [9.0] * 10, [0.1 * step for step in range(25)]
+    assert over_optimized_at(rising, falls) == [19]
+    assert over_optimized_at([-score for score in rising], falls) == [], "the score falls too"
+    assert over_optimized_at(rising, [-judge for judge in falls]) == [], "the judge rises too"
+
+
+def test_a_judge_that_rose_first_is_compared_with_its_best_not_with_its_start():
+    """By hand: the best mean is that of 2.8 2.9 3.0 2.9 2.8, and σ² is half of 0.1².
+
+    The mean is 2.7 > 2.88 - 3 σ = 2.67 at update 35, 2.6 at update 36: 36, 37, 38 break the rule.
+    """
+    judge = [min(step, 60 - step) / 10 for step in range(60)]
+    assert over_optimized_at([step / 10 for step in range(60)], judge) == [38]
+
+
+def noisy_warnings(score, judge):
+    """First warnings of 100 runs of 150 updates; both series are functions of the update, in σ."""
+    first = []
+    for seed in range(100):
+        noise = random.Random(seed).gauss
+        series = [[mean(step) + noise(0, 1) for step in range(150)] for mean in (score, judge)]
+        first += over_optimized_at(*series)[:1]
+    return first
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.03])
+def test_noise_is_no_over_optimization(slope):
+    assert len(noisy_warnings(lambda step: slope * step, lambda step: slope * step)) <= 1
+
+
+def test_a_policy_that_falls_apart_is_no_over_optimization():
+    def peak(step):
+        return 3 - 0.05 * abs(step - 60)
+
+    assert len(noisy_warnings(peak, peak)) <= 1
+
+
+def test_over_optimization_is_seen_through_noise():
+    """The judge rises by 2 σ until update 40 and falls as fast; it is 3 σ lower at update 100."""
+    first = noisy_warnings(lambda step: 0.05 * step, lambda step: 2 - 0.05 * abs(step - 40))
+    assert len(first) == 100
+    assert min(first) > 60 and max(first) < 130
+
+
+def test_the_best_of_the_judge_comes_back_with_a_checkpoint():
+    whole, cut = HealthMonitor(), HealthMonitor()
+    series = [{"objective/scores": n / 10, "val/judge_scores": -abs(n - 8.0)} for n in range(24)]
+    for step in range(12):
+        assert not whole.update(step, series[step]) + cut.update(step, series[step])
+    resumed = HealthMonitor()
+    resumed.load_state_dict(json.loads(json.dumps(cut.state_dict())))
+    for step in range(12, 24):
+        assert resumed.update(step, series[step]) == whole.update(step, series[step])
+    assert resumed.state_dict() == whole.state_dict()
+    assert resumed.state_dict()["firing"]["over-optimization"]
 
 
 def test_the_critic_is_judged_after_its_warm_up():
