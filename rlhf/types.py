@@ -229,6 +229,8 @@ class Rollout:
             finished one; None: truncated responses are not bootstrapped.
         ref_hidden_states: [N, D], of the reference; None unless the exact KL is in the loss.
         critic_states: [N, F] float32, what a fit of the head reads; None: there is none.
+        judge_scores: [B] float32, units of the held-out judge, NaN where it has no score; None:
+            there is no judge.
         part_scores: [B] float32 of each part of a weighted reward, by name, before its weight.
     """
 
@@ -243,6 +245,7 @@ class Rollout:
     final_values: Tensor | None = None
     ref_hidden_states: Tensor | None = None
     critic_states: Tensor | None = None
+    judge_scores: Tensor | None = None
     part_scores: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -251,8 +254,9 @@ class Rollout:
         return self.responses.spans
 
     def not_finite(self) -> list[str]:
-        """List the names of the tensors that hold a NaN or an infinity."""
+        """List the names of the tensors that training reads and that hold a NaN or an infinity."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors.pop("judge_scores", None)
         return [name for name, value in tensors.items() if not bool(value.isfinite().all())]
 
 

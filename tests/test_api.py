@@ -25,7 +25,7 @@ SURFACE = {
     "ModelConfig": "path base train lora_rank lora_alpha lora_type quantization "
     "gradient_checkpointing max_prefill_tokens vision_cache_gib vision_cache_dir prefix_cache_gib",
     "PPOConfig": ...,
-    "PPOTrainer": "policy reward prompts config sampling seed callbacks run_dir trackers "
+    "PPOTrainer": "policy reward prompts config judge sampling seed callbacks run_dir trackers "
     "run_config world",
     "Policy": "llava reference temperature critic",
     "Policy.from_model": "model config training temperature seed critic_adapter",

@@ -40,7 +40,7 @@ class PromptScorer:
         records, root = read_prompts(config)
         limit, too_long = config.data.max_prompt_tokens, config.data.on_too_long
         prompts = Prompts(records, root, max_prompt_tokens=limit, on_too_long=too_long)
-        self.prompts = encoded_prompts(prompts, self.llava, self.reward, config.sampling)
+        self.prompts = encoded_prompts(prompts, self.llava, [self.reward], config.sampling)
         self.judge = load_judges(job.judges)
         self.metrics: dict[str, float] = {}
 

@@ -22,7 +22,8 @@ FLAGS = {
     "--info": "what Hydra composes from: config, defaults, defaults-tree, plugins, searchpath",
     "--config-dir": "directory of your own configs, trusted as code is (also -cd)",
     "--config-name": "the config to begin with, instead of the command's (also -cn)",
-    "--scorer": "FILE.py:NAME or http://…: the judge, for ppo, evaluate, score",
+    "--scorer": "FILE.py:NAME or http://…: gives the scores, for ppo, evaluate, score",
+    "--judge": "FILE.py:NAME or http://…: scores beside them, unseen by training, for ppo",
     "--shell-completion": "install=bash, zsh or fish: print the script that completes (also -sc)",
 }
 SHORT = {
@@ -43,6 +44,7 @@ VALUES = (
     "--config-name",
     "--shell-completion",
 )  # flags that take a word
+SCORERS = ("--scorer", "--judge")  # flags that name a function or a service
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _OVERRIDE = r"[+~]{0,2}[A-Za-z_][\w./@:-]*="
 _DELETION = r"~[A-Za-z_][\w/@]*"
@@ -69,7 +71,15 @@ class Call:
     @property
     def scorer(self) -> str:
         """What `--scorer=` names; a flag, so that no stored configuration can name code to run."""
-        values = [flag.partition("=")[2] for flag in self.flags if flag.startswith("--scorer=")]
+        return self._named_by("--scorer=")
+
+    @property
+    def judge(self) -> str:
+        """What `--judge=` names; a flag as `--scorer` is."""
+        return self._named_by("--judge=")
+
+    def _named_by(self, flag: str) -> str:
+        values = [word.removeprefix(flag) for word in self.flags if word.startswith(flag)]
         return values[0] if values else ""
 
     @property
@@ -103,7 +113,8 @@ def parse(arguments: Sequence[str]) -> Call:
     files = [word for word in words[1:] if word not in overrides]
     if "--cfg" in values:
         _check_choice("--cfg", values["--cfg"], ("job", "hydra", "all"))
-    _check_scorer(command, [flag for flag in flags if flag.startswith("--scorer")])
+    for name in SCORERS:
+        _check_scorer(command, name, [flag for flag in flags if flag.partition("=")[0] == name])
     if files and not takes_files:
         where, fix = f"rlhf {command} {files[0]}", "write options as name=value"
         raise UsageError(f"{command} takes options only, not the word {files[0]}", where, fix)
@@ -131,7 +142,7 @@ def _split_flags(arguments: Sequence[str]) -> tuple[list[str], dict[str, str], l
             follows = not equals and remaining and remaining[0] in INFO
             chosen = remaining.popleft() if follows else value or "all"
             values[name] = _check_choice(name, chosen, INFO)
-        elif name == "--scorer" or (name in FLAGS and not equals):
+        elif name in SCORERS or (name in FLAGS and not equals):
             flags.append(f"{name}{equals}{value}")
         else:
             raise UsageError(f"unknown flag {word}", word, f"flags are {' '.join(FLAGS)}")
@@ -168,14 +179,15 @@ def _check_encoding(arguments: Sequence[str]) -> None:
             raise UsageError("a word of the command line is not UTF-8", shown, fix)
 
 
-def _check_scorer(command: str, flags: list[str]) -> None:
-    """Refuse `--scorer` without a name, given twice, or for a command that takes none."""
-    where, fix = " ".join(["rlhf", command, *flags]), "write --scorer=FILE.py:NAME once"
-    commands = sorted(name for name, row in COMMANDS.items() if row.takes_scorer)
+def _check_scorer(command: str, name: str, flags: list[str]) -> None:
+    """Refuse `--scorer` or `--judge` without a value, twice, or for a command that takes none."""
+    where, fix = " ".join(["rlhf", command, *flags]), f"write {name}=FILE.py:NAME once"
+    kind = name.removeprefix("--")
+    commands = sorted(x for x, row in COMMANDS.items() if getattr(row, f"takes_{kind}"))
     if flags and command not in commands:
-        fix = f"--scorer=FILE.py:NAME is for {', '.join(commands)}"
-        raise UsageError(f"{command} takes no scorer", where, fix)
+        fix = f"{name}=FILE.py:NAME is for {', '.join(commands)}"
+        raise UsageError(f"{command} takes no {kind}", where, fix)
     if len(flags) > 1:
-        raise UsageError("more than one scorer is named", where, fix)
+        raise UsageError(f"more than one {kind} is named", where, fix)
     if flags and not flags[0].partition("=")[2]:
-        raise UsageError("no scorer is named", where, fix)
+        raise UsageError(f"no {kind} is named", where, fix)

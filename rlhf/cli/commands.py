@@ -34,6 +34,7 @@ class Command:
         objective: the metric that the members of a sweep are compared by; empty for none.
         takes_files: whether it takes words without `=`: files or run directories.
         takes_scorer: whether it takes `--scorer=`.
+        takes_judge: whether it takes `--judge=`.
         writes_output: whether it writes what `output=` names.
         has_run_dir: whether it writes to a run directory: a new one, or the one `resume=` names.
         has_checkpoints: whether `resume=` continues it from a checkpoint, with its stored options.
@@ -50,6 +51,7 @@ class Command:
     objective: str = ""
     takes_files: bool = True
     takes_scorer: bool = False
+    takes_judge: bool = False
     writes_output: bool = False
     has_run_dir: bool = False
     has_checkpoints: bool = False
@@ -120,6 +122,7 @@ COMMANDS = {
         sections=("model", "data", "sampling", "reward", "scorer", "ppo", "parallel", "sweep"),
         takes_files=False,
         takes_scorer=True,
+        takes_judge=True,
         has_run_dir=True,
         has_checkpoints=True,
         root_options=("resume", "resume_allow"),

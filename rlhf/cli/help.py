@@ -11,6 +11,7 @@ import yaml
 from rlhf.cli.call import FLAGS, SHORT
 from rlhf.cli.commands import COMMANDS, Command
 from rlhf.cli.directories import config_directory, root_config
+from rlhf.cli.notes import is_read
 from rlhf.config.option_types import defaults, describe_type, leaves, option_types
 from rlhf.config.schema import Config, Section
 
@@ -49,7 +50,7 @@ def _sections(name: str, command: Command, known: list[str]) -> Iterator[tuple[s
     if command.root_options:
         yield f"options of rlhf {name}", [x for x in command.root_options if x not in listed]
     for section in command.sections:
-        options = [x for x in known if x.partition(".")[0] == section and "." in x]
+        options = [x for x in known if x.startswith(f"{section}.") and is_read(name, x)]
         yield section, [x for x in options if x not in listed]
     yield "options of every command", ["seed", "name", "output_dir", "device", "dtype"]
 

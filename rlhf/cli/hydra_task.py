@@ -133,6 +133,7 @@ class HydraTask:
             words,
             directory,
             scorer=call.scorer,
+            judge=call.judge,
             load=self.load,
         )
         if "--json" in call.flags and not process_rank():

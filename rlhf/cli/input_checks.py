@@ -13,8 +13,9 @@ from rlhf.config.validation import check_training_sampling
 from rlhf.data.image_listing import IMAGE_SUFFIXES
 from rlhf.data.images import load_image
 from rlhf.data.input_files import data_root, input_file
-from rlhf.errors import DataError
+from rlhf.errors import DataError, UsageError
 from rlhf.models.locations import locate_model
+from rlhf.rewards.held_out import not_held_out, refuse_same_model
 from rlhf.rewards.reward_card import RewardCard
 
 INPUT_FILES = (
@@ -32,13 +33,15 @@ def load_function(command: str) -> CommandFunction:
     """Return a function that checks the inputs of a command, then imports and runs it."""
 
     def run(job: Job) -> dict[str, Any]:
-        check_inputs(command, job.config, job.files, job.scorer)
+        check_inputs(command, job.config, job.files, job.scorer, job.judge)
         return import_function(command)(job)
 
     return run
 
 
-def check_inputs(command: str, config: Config, files: Sequence[Path], scorer: str) -> None:
+def check_inputs(
+    command: str, config: Config, files: Sequence[Path], scorer: str, judge: str = ""
+) -> None:
     """Refuse what is missing: files first, then the reward model, then the model.
 
     Args:
@@ -46,6 +49,7 @@ def check_inputs(command: str, config: Config, files: Sequence[Path], scorer: st
         config: its options.
         files: its words without `=`.
         scorer: what `--scorer=` names.
+        judge: what `--judge=` names.
 
     Raises:
         UsageError: a required option is empty, or no model is at its path.
@@ -64,10 +68,26 @@ def check_inputs(command: str, config: Config, files: Sequence[Path], scorer: st
             input_file(values[option], option)
     if "reward.path" in row.required and not scorer:
         RewardCard.read(config.reward.path)
+    if row.takes_judge:
+        _check_judge(config, scorer, judge)
     if check := _FILE_CHECKS.get(command):
         check(config, files, scorer)
     if "model.path" in row.required:
         locate_model(config.model.path, config.model.base)
+
+
+def _check_judge(config: Config, scorer: str, judge: str) -> None:
+    """Refuse a judge that is not there, is named twice, or is what training maximizes."""
+    path = config.reward.judge_path
+    if judge and path:
+        where, fix = f"--judge={judge} reward.judge_path={path}", "leave one of them out"
+        raise UsageError("two judges are named", where, fix)
+    if judge and judge == scorer:
+        raise not_held_out(f"--judge={judge}")
+    if path and scorer:
+        RewardCard.read(path, "reward.judge_path")
+    elif path:
+        refuse_same_model(path, config.reward.path)
 
 
 def _check_models(config: Config, files: Sequence[Path], scorer: str) -> None:

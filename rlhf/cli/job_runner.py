@@ -60,6 +60,7 @@ def run_job(
     directory: Path,
     *,
     scorer: str = "",
+    judge: str = "",
     load: LoadFunction = load_function,
 ) -> tuple[Path, dict[str, Any]]:
     """Run a command with checked options.
@@ -71,6 +72,7 @@ def run_job(
         overrides: its words `option=value`, as typed.
         directory: where it writes, if it has a run directory.
         scorer: what `--scorer=` names.
+        judge: what `--judge=` names.
         load: imports the command's function.
 
     Returns:
@@ -89,6 +91,7 @@ def run_job(
         overrides=overrides,
         run_command=run_command,
         scorer=expand_home(scorer, "--scorer"),
+        judge=expand_home(judge, "--judge"),
     )
     function = load(command)
     if not COMMANDS[command].has_run_dir:

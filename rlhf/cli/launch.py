@@ -71,7 +71,7 @@ def run_on_processes(call: Call, config: Config, directory: Path, working: str) 
 
     with chdir(working):
         files = [Path(expand_home(word, "FILE")) for word in call.files]
-        check_inputs(call.command, config, files, call.scorer)
+        check_inputs(call.command, config, files, call.scorer, call.judge)
     for restart in range(parallel.restarts + 1):
         with chdir(working):
             words = _command_line(call, directory, restart)

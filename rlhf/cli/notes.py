@@ -15,6 +15,9 @@ from rlhf.tracking.console import say
 _COMMON = {"seed", "name", "output_dir", "device", "dtype"}
 _COMMON |= {"ppo.microbatch_tokens", "sweep.objective", "sweep.direction"}
 
+# Options that only some of the commands read that read their section.
+_READ_BY = {"reward.judge_path": ("demo", "plan", "ppo")}
+
 
 def option_changes(command: str, config: Config) -> None:
     """Print the options of a command that differ from the defaults, after all files and words.
@@ -53,6 +56,8 @@ def is_read(command: str, option: str) -> bool:
         option: its dotted name.
     """
     row, section = COMMANDS[command], option.rpartition(".")[0]
+    if command not in _READ_BY.get(option, (command,)):
+        return False
     return option in _COMMON or section in row.sections or option in row.root_options
 
 

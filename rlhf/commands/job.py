@@ -24,7 +24,8 @@ class Job:
         overrides: words `option=value` on the command line.
         run_command: runs another command (name, files, overrides) in a run directory of its own;
             returns that directory and the metrics.
-        scorer: the judge that `--scorer=` names, FILE.py:NAME or http://…; empty for none.
+        scorer: what `--scorer=` names, FILE.py:NAME or http://…; empty for none.
+        judge: what `--judge=` names, of the same form; empty for none.
         write_options: writes config.yaml to the run directory; a resumed run calls it once its
             options are accepted.
         world: this process among those of the run; None: it is alone.
@@ -36,5 +37,6 @@ class Job:
     overrides: Sequence[str]
     run_command: RunCommand = field(repr=False)
     scorer: str = ""
+    judge: str = ""
     write_options: Callable[[], None] = field(default=lambda: None, repr=False)
     world: "World | None" = field(default=None, repr=False)

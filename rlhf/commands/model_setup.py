@@ -26,7 +26,7 @@ from rlhf.parallel.world import ALONE, World
 from rlhf.planning.fit import uses_gradient_checkpointing
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.external.loader import load_scorer
-from rlhf.rewards.reward import SavedReward
+from rlhf.rewards.reward import Reward, SavedReward, as_scorer
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.storage.hashing import hash_tensors
 from rlhf.storage.sweep import read_member
@@ -125,18 +125,39 @@ def build_scorer(job: Job, llava: Llava, *, share_base_model: bool, world: World
         share_base_model: the reward model may run as an adapter on `llava`'s base model.
         world: the processes that score the same responses together, each a share of them.
     """
-    scorer = (
-        load_scorer(job.scorer, llava.builder, job.config.scorer)
-        if job.scorer
-        else _saved_reward(job.config).scorer(llava, share_base_model=share_base_model)
-    )
-    scorer.world = world
+    scorer = as_scorer(named_reward(job, llava), llava, share_base_model=share_base_model)
+    scorer.world = world  # type: ignore[attr-defined]
     return scorer
 
 
-def _saved_reward(config: Config) -> SavedReward:
+def named_reward(job: Job, llava: Llava) -> Reward | Scorer:
+    """Return the scorer that `--scorer=` names, else the reward model of `reward.path`.
+
+    Args:
+        job: the call of the command.
+        llava: the model whose responses are scored.
+    """
+    if job.scorer:
+        return load_scorer(job.scorer, llava.builder, job.config.scorer)
+    return _saved_reward(job.config, job.config.reward.path)
+
+
+def named_judge(job: Job, llava: Llava) -> Reward | Scorer | None:
+    """Return the judge of `--judge=` or `reward.judge_path`; None if none is named.
+
+    Args:
+        job: the call of the command.
+        llava: the model whose responses are judged.
+    """
+    if job.judge:
+        return load_scorer(job.judge, llava.builder, job.config.scorer, "--judge")
+    path = job.config.reward.judge_path
+    return _saved_reward(job.config, path) if path else None
+
+
+def _saved_reward(config: Config, path: str) -> SavedReward:
     captions = read_captions(config.reward.captions, config.data.root)
-    return SavedReward(config.reward.path, captions=captions, base=config.model.base)
+    return SavedReward(path, captions=captions, base=config.model.base)
 
 
 def read_captions(file: str, data_root: str) -> dict[str, str] | None:

@@ -5,9 +5,10 @@ from typing import Any
 
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import (
-    build_scorer,
     load_trainable,
     metrics_writer,
+    named_judge,
+    named_reward,
     print_model_summary,
     resolve_model,
 )
@@ -53,13 +54,13 @@ def ppo(job: Job) -> dict[str, Any]:
         critic_head=config.ppo.critic_head,
         critic_init=_critic_adapter(config),
     )
-    scorer = build_scorer(job, llava, share_base_model=not full)
     limit, too_long = config.data.max_prompt_tokens, config.data.on_too_long
     trainer = PPOTrainer(
         policy,
-        scorer,
+        named_reward(job, llava),
         Prompts(records, root, max_prompt_tokens=limit, on_too_long=too_long),
         config.ppo,
+        judge=named_judge(job, llava),
         sampling=config.sampling,
         seed=config.seed,
         run_dir=job.run_dir,

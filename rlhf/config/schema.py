@@ -87,6 +87,9 @@ class RewardConfig(Section):
 
     kind: Literal["llava_head", "caption_text"] = "llava_head"  # input of the scalar head
     path: PathText = ""  # run of `rlhf reward`, or its reward/, for ppo and evaluate
+    judge_path: PathText = (
+        ""  # ppo: another such model, that scores but does not train; see --judge
+    )
     train: Literal["none", "head", "lora", "full"] = "lora"  # head: only the head; none: nothing
     use_logprob_feature: bool = True  # llava_head: add the log-likelihood to the head's input
     text_model: PathText = ""  # caption_text: directory or hub id of the text model
@@ -112,7 +115,7 @@ class RewardConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerConfig(Section):
-    """Calls of the external scorer that `--scorer=` names."""
+    """Calls of the external scorers that `--scorer=` and `--judge=` name."""
 
     timeout: Positive = 30.0  # seconds that one call may take
     retries: CountOrZero = 3  # how often a failed call is repeated

@@ -61,7 +61,7 @@ def ideal_seconds(dims: ModelDims, workload: Workload, gpu: GPU) -> dict[str, fl
         "old_logprobs": rows * (evaluate if workload.recompute_logprobs else head),
         "values": rows * evaluate * critic_forwards,
         "ref_logprobs": rows * evaluate,
-        "scores": rows * evaluate if workload.reward != "none" else 0,
+        "scores": rows * evaluate * sum(x != "none" for x in (workload.reward, workload.judge)),
         "update": workload.ppo_epochs * rows * train * (1 + critic_forwards),
     }
     times = {phase: amount / peak for phase, amount in operations.items()}

@@ -151,8 +151,8 @@ def _gathered_layers(dims: ModelDims, workload: Workload) -> tuple[Parts, Parts]
 
 def sharded_models(workload: Workload) -> int:
     """Language models of a run, each of which is sharded."""
-    copies = [workload.train == "full", workload.reward == "base_model"]
-    return 1 + sum([*copies, workload.critic == "separate"])
+    own = [placement == "base_model" for placement in (workload.reward, workload.judge)]
+    return 1 + sum([workload.train == "full", *own, workload.critic == "separate"])
 
 
 def language_model_bytes(dims: ModelDims, workload: Workload) -> int:
@@ -214,11 +214,13 @@ def resident_bytes(dims: ModelDims, workload: Workload) -> Parts:
     parts |= {
         "second base model: reference": 0 if lora else whole,
         "second base model: reward": whole if workload.reward == "base_model" else 0,
+        "second base model: judge": whole if workload.judge == "base_model" else 0,
         "second base model: critic": whole if workload.critic == "separate" else 0,
         "adapter: policy": adapter if lora else 0,
         "adapter: critic": adapter if lora and workload.critic in ("adapter", "separate") else 0,
         "adapter: reference": adapter if lora and workload.starts_from_adapter else 0,
         "adapter: reward": adapter if lora and workload.reward == "adapter" else 0,
+        "adapter: judge": adapter if lora and workload.judge == "adapter" else 0,
         "gradients": 4 * trainable // trained_by,
         "optimizer": state * trainable // trained_by,
         "CUDA": CUDA_CONTEXT_BYTES,

@@ -35,6 +35,7 @@ class Workload:
         starts_from_adapter: the reference is a frozen second copy of the adapter.
         reward: the reward model is an `adapter` on the policy's base model, has a base model of
             its own (`base_model`), or is not on the GPU (`none`).
+        judge: the same of the held-out judge; `none`: there is none.
         triton: runs on a GPU with Triton's kernels; otherwise on a CPU.
         samples_per_prompt: responses to each prompt.
         recompute_logprobs: the update's old log-probabilities come from a pass of their own.
@@ -62,6 +63,7 @@ class Workload:
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     starts_from_adapter: bool = False
     reward: RewardPlacement = "adapter"
+    judge: RewardPlacement = "none"
     triton: bool = True
     samples_per_prompt: int = 1
     recompute_logprobs: bool = True
@@ -157,7 +159,8 @@ def workload_of(config: Config, dims: ModelDims, *, starts_from_adapter: bool) -
         gradient_checkpointing=model.gradient_checkpointing is True,
         optimizer=ppo.optimizer,
         starts_from_adapter=starts_from_adapter and not full,
-        reward=_reward_placement(config),
+        reward=_placement(config, "reward.path", config.reward.path),
+        judge=_judge_placement(config),
         triton=find_spec("triton") is not None,
         samples_per_prompt=ppo.samples_per_prompt,
         recompute_logprobs=ppo.recompute_logprobs or ppo.engine != "native",
@@ -169,17 +172,23 @@ def workload_of(config: Config, dims: ModelDims, *, starts_from_adapter: bool) -
     )
 
 
-def _reward_placement(config: Config) -> RewardPlacement:
-    """Where the reward model runs; if no path names one, where `rlhf reward` would train it.
+def _judge_placement(config: Config) -> RewardPlacement:
+    """Where the held-out judge runs; an external one is not on the GPU."""
+    path = config.reward.judge_path
+    return _placement(config, "reward.judge_path", path) if path else "none"
+
+
+def _placement(config: Config, option: str, path: str) -> RewardPlacement:
+    """Where a reward model runs; if no path names one, where `rlhf reward` would train it.
 
     A text model that reads captions is another model and is not counted.
     """
     kind: str = config.reward.kind
     shares_base_model = config.model.train != "full"
-    if config.reward.path:
+    if path:
         from rlhf.rewards.reward_card import RewardCard  # needs msgspec, which sizes do not
 
-        directory, card = RewardCard.read(config.reward.path)
+        directory, card = RewardCard.read(path, option)
         kind = card.kind
         if kind == "llava_head":
             base = locate_model(config.model.path, config.model.base).base

@@ -1,6 +1,6 @@
 """Batch sizes of a PPO run after out-of-memory errors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rlhf.config.schema import PPOConfig, SamplingConfig
@@ -24,28 +24,28 @@ def split_batches(
     return replace(config, microbatch_tokens=tokens), replace(sampling, batch_size=responses)
 
 
-def limit_prefill(policy: Policy, reward: Scorer, max_prefill_tokens: int) -> None:
+def limit_prefill(policy: Policy, scorers: Sequence[Scorer], max_prefill_tokens: int) -> None:
     """Set the most prompt tokens of one prefill pass, in every LLaVA of a run.
 
     Args:
         policy: with its reference and critic.
-        reward: may run a LLaVA, or have one that writes captions.
+        scorers: may run a LLaVA, or have one that writes captions.
         max_prefill_tokens: the tokens.
     """
-    for llava in llavas_of(policy, reward):
+    for llava in llavas_of(policy, scorers):
         llava.max_prefill_tokens = max_prefill_tokens
 
 
-def llavas_of(policy: Policy, reward: Scorer) -> list[Llava]:
+def llavas_of(policy: Policy, scorers: Sequence[Scorer]) -> list[Llava]:
     """List every LLaVA of a run, some of which may be the same.
 
     Args:
         policy: with its reference and critic.
-        reward: may run a LLaVA, or have one that writes captions.
+        scorers: may run a LLaVA, or have one that writes captions.
     """
     scoring = [
         getattr(model, "llava", None)
-        for part in reward_parts(reward)
+        for part in reward_parts(*scorers)
         for model in (part, getattr(part, "captioner", None))
     ]
     found = (policy.llava, policy.reference, policy.critic.llava, *scoring)

@@ -1,5 +1,6 @@
 """The prompts of an iteration, their parts, their rollout, and what is logged of it."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
@@ -27,6 +28,8 @@ class PPOIterations(Protocol):
 
     policy: Policy
     reward: Scorer
+    judge: Scorer | None
+    scorers: Sequence[Scorer]  # the reward, and the judge if there is one
     prompts: PromptBatch
     config: PPOConfig
     sampling: SamplingConfig
@@ -80,7 +83,7 @@ def _collect_own(
     run: PPOIterations, prompts: PromptBatch, samples: Tensor, iteration: int
 ) -> Rollout:
     """Collect the parts of this process."""
-    clear_prefix_caches(run.policy, run.reward)  # they hold the prompts of the last iteration
+    clear_prefix_caches(run.policy, run.scorers)  # they hold the prompts of the last iteration
     config, sampling = split_batches(run.config, run.sampling, run.updater.oom_retry.split)
 
     def collect(part: PromptBatch, part_samples: Tensor) -> Rollout:
@@ -93,6 +96,7 @@ def _collect_own(
             iteration=iteration,
             samples=part_samples,
             config=config,
+            judge=run.judge,
         )
 
     return collect_parts(collect, prompts, samples, iteration_parts(run, iteration), run.world)

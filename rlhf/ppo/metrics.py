@@ -27,6 +27,7 @@ SUMMARY_METRICS = (
     "val/explained_variance",
     "val/explained_variance_pooled",
     "policy/entropy_avg",
+    "val/judge_scores",
 )
 
 
@@ -115,8 +116,14 @@ def _objective(rollout: Rollout, buffer: RolloutBuffer, config: PPOConfig) -> di
         "objective/scores": scores,
         "objective/scores_std": float(buffer.scores.std(correction=0)),
         "objective/kl_coef": config.kl_coef,
+        **_judge(rollout.judge_scores),
         **{f"scores/{k}": float(x.mean()) for k, x in rollout.part_scores.items()},
     }
+
+
+def _judge(scores: Tensor | None) -> dict[str, float]:
+    """Mean score of the held-out judge over the responses that it could score."""
+    return {} if scores is None else {"val/judge_scores": float(scores.nanmean())}
 
 
 def _steps(steps: list[StepMetrics]) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """Check the options of a PPO run before anything loads or trains."""
 
+from collections.abc import Sequence
+
 from rlhf.config.resolve import kl_choice
 from rlhf.config.schema import Config, PPOConfig, SamplingConfig
 from rlhf.config.validation import check_config, check_training_sampling
@@ -90,14 +92,17 @@ def check_policy(policy: Policy, config: PPOConfig, sampling: SamplingConfig) ->
 
 
 def encoded_prompts(
-    prompts: Prompts | PromptBatch, llava: Llava, reward: Scorer, sampling: SamplingConfig
+    prompts: Prompts | PromptBatch,
+    llava: Llava,
+    scorers: Sequence[Scorer],
+    sampling: SamplingConfig,
 ) -> PromptBatch:
     """Encode the prompts of a run; refuse or leave out those that a model cannot read.
 
     Args:
         prompts: records, or prompts that are encoded already.
         llava: the policy's model, which encodes them.
-        reward: a LLaVA of its own, and a text model, must be able to read them too.
+        scorers: a LLaVA of their own, and a text model, must be able to read them too.
         sampling: its `max_new_tokens` must fit behind each prompt.
 
     Raises:
@@ -105,16 +110,17 @@ def encoded_prompts(
     """
     if isinstance(prompts, PromptBatch):
         return prompts
-    parts = [part for part in reward_parts(reward) if isinstance(part, LlavaReward)]
+    parts = [part for part in reward_parts(*scorers) if isinstance(part, LlavaReward)]
     models = [llava, *(part.llava for part in parts if part.llava is not llava)]
     records = prompts.fitting(*models, max_new_tokens=sampling.max_new_tokens)
-    records = fitting_texts(
-        reward,
-        llava.builder,
-        records,
-        prompts.root,
-        max_new_tokens=sampling.max_new_tokens,
-        skip=prompts.on_too_long == "skip",
-    )
+    for scorer in scorers:
+        records = fitting_texts(
+            scorer,
+            llava.builder,
+            records,
+            prompts.root,
+            max_new_tokens=sampling.max_new_tokens,
+            skip=prompts.on_too_long == "skip",
+        )
     limit = prompts.max_prompt_tokens
     return prompt_batch(records, llava.builder, prompts.root, max_tokens=limit)

@@ -1,5 +1,6 @@
 """Rollouts: sample responses, score them, and evaluate policy, critic and reference on them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -33,6 +34,7 @@ def collect_rollout(
     iteration: int,
     samples: Tensor,
     config: PPOConfig,
+    judge: Scorer | None = None,
 ) -> Rollout:
     """Sample a response to each prompt, with its score, log-probabilities and values.
 
@@ -49,6 +51,7 @@ def collect_rollout(
         samples: [B] int64, index of each row among the samples of its prompt; key of the sampling.
         config: PPO options. With recompute_logprobs, old log-probabilities, entropies and values
             come from the training forward, so that the first ratio is 1; else from generation.
+        judge: scores the same responses; training does not read its scores.
     """
     responses, sampled = generate(
         policy.llava,
@@ -64,21 +67,26 @@ def collect_rollout(
     with phase("scores"):
         max_tokens = config.microbatch_tokens
         scores, parts = scores_and_parts(reward, prompts, responses, max_tokens=max_tokens)
+        judged = judge.scores(prompts, responses, max_tokens=max_tokens) if judge else None
     if not reward.can_fail:
         rollout = _evaluate(policy, prompts, responses, sampled, scores, config)
-        return replace(rollout, part_scores=parts)
+        return replace(rollout, part_scores=parts, judge_scores=judged)
     rows = _scored_rows(scores, prompts.sampling_keys, config)
     read = rows if len(rows) else torch.tensor([0])  # none has the same tensors
     tokens = responses.spans.token_indices(read)
     batch = prompts.select(read), responses.select(read), sampled.select(tokens)
     rollout = _evaluate(policy, *batch, scores[read], config)
-    rollout = replace(rollout, part_scores={name: part[read] for name, part in parts.items()})
+    rollout = replace(
+        rollout,
+        part_scores={name: part[read] for name, part in parts.items()},
+        judge_scores=None if judged is None else judged[read],
+    )
     return rollout if len(rows) else select_rows(rollout, rows)
 
 
-def clear_prefix_caches(policy: Policy, reward: Scorer) -> None:
-    """Forget the prompts of the last iteration, in the models of policy and reward."""
-    scoring = (getattr(part, "llava", policy.llava) for part in reward_parts(reward))
+def clear_prefix_caches(policy: Policy, scorers: Sequence[Scorer]) -> None:
+    """Forget the prompts of the last iteration, in the models of policy, reward and judge."""
+    scoring = (getattr(part, "llava", policy.llava) for part in reward_parts(*scorers))
     for llava in (policy.llava, *scoring):
         llava.prefix_cache.clear()
 

@@ -22,7 +22,7 @@ PER_TOKEN = (
     "ref_hidden_states",
     "critic_states",
 )
-PER_RESPONSE = ("scores", "final_values")
+PER_RESPONSE = ("scores", "final_values", "judge_scores")
 
 
 def collect_parts(

@@ -1,6 +1,6 @@
 """The state of a PPO run: what a checkpoint holds, and how it comes back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ class PPORun(Protocol):
     """What of a trainer belongs to its state; for the attributes see `PPOTrainer`."""
 
     policy: Policy
+    judge: Scorer | None
     updater: Updater
     health: HealthMonitor
     scaler: ScoreScaler | None
@@ -57,6 +58,7 @@ def capture_state(run: PPORun, frozen: str) -> State:
         "scaler": run.scaler.state_dict() if run.scaler else None,
         "value_function": run.value_function.state_dict() if run.value_function else None,
         "frozen": frozen,
+        "judge": run.judge.name if run.judge else "",
         "metrics": run.metrics,
         "warnings": run.warnings,
     }
@@ -72,14 +74,15 @@ def restore_state(run: PPORun, checkpoint: Checkpoint, frozen: str) -> None:
         frozen: `frozen_hash` of the trainer.
 
     Raises:
-        UsageError: frozen weights have changed since the run began.
+        UsageError: frozen weights have changed since the run began, or the judge is another one.
         DataError: the trained parameters in the checkpoint have other names or shapes.
     """
     state: dict[str, Any] = checkpoint.state
     if state["frozen"] != frozen:
-        what = "the reference or the reward model is not the one this run began with"
-        fix = "restore the original model.path and reward.path"
+        what = "the reference, the reward model or the judge is not the one this run began with"
+        fix = "restore the original model.path, reward.path and reward.judge_path"
         raise UsageError(what, str(checkpoint.path), fix)
+    _check_judge(run.judge, state["judge"], checkpoint)
     restore_parameters(run.policy.trainable_parameters(), checkpoint, "policy")
     restore_parameters(run.policy.critic_parameters(), checkpoint, "critic")
     run.updater.restore(checkpoint.tensors["optimizer"], state["updater"])
@@ -91,6 +94,14 @@ def restore_state(run: PPORun, checkpoint: Checkpoint, frozen: str) -> None:
         run.value_function.load_state_dict(state["value_function"], tensors)
     run.iteration, run.metrics = state["iteration"], state["metrics"]
     run.warnings = [(step, name) for step, name in state["warnings"]]
+
+
+def _check_judge(judge: Scorer | None, stored: str, checkpoint: Checkpoint) -> None:
+    """Refuse another judge than that of the run, whose scores would go on the same curve."""
+    if (judge.name if judge else "") != stored:
+        what = f"the run began with {f'the judge {stored}' if stored else 'no judge'}"
+        where = f"{checkpoint.path}; now: {judge.name if judge else 'no judge'}"
+        raise UsageError(what, where, "name the same with --judge= or reward.judge_path, or none")
 
 
 def run_hash(run: PPORun, frozen: str) -> str:
@@ -117,9 +128,9 @@ def save_policy(policy: Policy, directory: Path, metrics: Mapping[str, Any]) -> 
     policy.critic.save(directory)
 
 
-def frozen_hash(policy: Policy, reward: Scorer) -> str:
+def frozen_hash(policy: Policy, scorers: Sequence[Scorer]) -> str:
     """Hash of the weights that must not change: frozen parameters and heads of reward models."""
-    heads = (getattr(part, "head", None) for part in reward_parts(reward))
+    heads = (getattr(part, "head", None) for part in reward_parts(*scorers))
     named = [
         (f"head.{name}", value)
         for head in heads

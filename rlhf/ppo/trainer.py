@@ -27,12 +27,7 @@ from rlhf.ppo.divergence import (
 )
 from rlhf.ppo.epochs import run_epochs
 from rlhf.ppo.health import HealthMonitor
-from rlhf.ppo.iteration import (
-    collect_iteration,
-    iteration_parts,
-    iteration_rows,
-    log_iteration,
-)
+from rlhf.ppo.iteration import collect_iteration, iteration_parts, iteration_rows, log_iteration
 from rlhf.ppo.metrics import SUMMARY_METRICS, iteration_metrics, run_metrics, speed_metrics
 from rlhf.ppo.options import check_policy, encoded_prompts, run_config_of
 from rlhf.ppo.sanity_checks import run_sanity_checks
@@ -41,7 +36,7 @@ from rlhf.ppo.step_metrics import StepMetrics
 from rlhf.ppo.updater import Updater
 from rlhf.ppo.value_function import ValueFunction
 from rlhf.rewards.base import Scorer
-from rlhf.rewards.reward import Reward, as_scorer
+from rlhf.rewards.reward import Reward, as_judge, as_scorer
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.tracking.live_view import RunView, watch
 from rlhf.tracking.profiler import end_iteration, phase
@@ -62,6 +57,7 @@ class PPOTrainer(Trainer):
         reward: scores the responses.
         prompts: training prompts, shuffled each epoch by the seed.
         config: the PPO options; its `critic` is the kind that the policy was built with.
+        judge: scores the same responses beside the reward; training does not read its scores.
         sampling: the distribution to sample from, at the temperature of the policy.
         seed: of every random choice.
         callbacks: called at fixed points of every iteration, in this order.
@@ -91,6 +87,7 @@ class PPOTrainer(Trainer):
         prompts: Prompts | PromptBatch,
         config: PPOConfig | None = None,
         *,
+        judge: Reward | Scorer | None = None,
         sampling: SamplingConfig | None = None,
         seed: int = 0,
         callbacks: Sequence[Callback] = (),
@@ -105,7 +102,9 @@ class PPOTrainer(Trainer):
         check_policy(policy, self.config, self.sampling)
         self.policy, self.seed = policy, seed
         self.reward = as_scorer(reward, policy.llava, share_base_model=policy.base_is_frozen)
-        self.prompts = encoded_prompts(prompts, policy.llava, self.reward, self.sampling)
+        self.judge = as_judge(judge, reward, policy.llava, share_base_model=policy.base_is_frozen)
+        self.scorers: Sequence[Scorer] = [self.reward, *([self.judge] if self.judge else [])]
+        self.prompts = encoded_prompts(prompts, policy.llava, self.scorers, self.sampling)
         super().__init__(
             run_config,
             save_every=self.config.save_every,
@@ -120,7 +119,7 @@ class PPOTrainer(Trainer):
             self._check_same()  # while every process has whole weights
         whole_head = policy.base_is_frozen or fits_head(self.config)
         heads = [] if whole_head else [policy.critic.head.states]
-        llavas = llavas_of(policy, self.reward)
+        llavas = llavas_of(policy, self.scorers)
         self.sharding = shard_models(run_config, self.config.optimizer, llavas, heads, world)
         self.updater = Updater(self.config, policy, self.planned_steps, world, self.sharding)
         self.updater.oom_retry.prepare = self._split_prefill
@@ -267,7 +266,7 @@ class PPOTrainer(Trainer):
     def frozen_hash(self) -> str:
         """Hash of the weights that must not change: frozen parameters and the reward's heads."""
         with self.sharding.whole():
-            return frozen_hash(self.policy, self.reward)
+            return frozen_hash(self.policy, self.scorers)
 
     @cached_property
     def _frozen_at_start(self) -> str:
@@ -289,7 +288,7 @@ class PPOTrainer(Trainer):
 
     def _split_prefill(self) -> None:
         split = self.updater.oom_retry.split(self._max_prefill_tokens)
-        limit_prefill(self.policy, self.reward, split)
+        limit_prefill(self.policy, self.scorers, split)
 
     def _check_health(self, metrics: dict[str, float], view: RunView) -> None:
         for warning in self.health.update(self.iteration, metrics):

@@ -82,6 +82,7 @@ def scores_and_parts(
     return reward.weighted_sum(parts), parts
 
 
-def reward_parts(reward: Scorer) -> Sequence[Scorer]:
-    """List the scorers that a combined scorer adds up; itself if it is not combined."""
-    return list(reward.parts.values()) if isinstance(reward, CombinedScorer) else [reward]
+def reward_parts(*scorers: Scorer) -> Sequence[Scorer]:
+    """List the scorers that are no sums: of a combined scorer those that it adds up."""
+    parts = (x.parts.values() if isinstance(x, CombinedScorer) else [x] for x in scorers)
+    return [part for listed in parts for part in listed]

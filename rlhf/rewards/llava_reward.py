@@ -23,13 +23,13 @@ class LlavaReward(RewardModel):
 
         r = w·h + v·Σₜ max(log π(yₜ | yₜ₋₁ …, image, instruction), -3) + b    at first w = b = 0
 
-    π is the LLaVA, with the reward model's adapter if there is one, so training changes it too. The sum
-    says how likely the response is, which a hidden state contains poorly. The minimum of -3 nats
-    keeps one improbable token from outweighing all others. Training starts with the v at which the
-    scores of a pair differ by about 2. A head with D inputs does not use the sum.
+    π is the LLaVA, with the reward model's adapter if it has one, so training changes it too. The
+    sum says how likely the response is, which a hidden state contains poorly. The minimum of -3
+    nats keeps one improbable token from outweighing all others. Training starts with the v at which
+    the scores of a pair differ by about 2. A head with D inputs does not use the sum.
 
     Args:
-        llava: the model; its adapter of the name `adapter` is used if there is one.
+        llava: the model; its adapter named `adapter` is used if there is one.
         head: maps D (or D + 1) inputs to the score.
         encoder: encoder of the prompts and responses. If the prompt builder of `llava` encodes
             differently, they are decoded and encoded again.

@@ -13,8 +13,10 @@ from rlhf.models.llava import Llava
 from rlhf.rewards.base import RewardModel, Scorer
 from rlhf.rewards.combined import CombinedScorer
 from rlhf.rewards.external.python_function import FunctionScorer
+from rlhf.rewards.held_out import learnt_from_same_pairs, not_held_out, refuse_same_model
 from rlhf.rewards.loading import load_reward_model
 from rlhf.rewards.reward_card import RewardCard
+from rlhf.tracking.console import say
 
 Function = Callable[[list[Path], list[str], list[str]], Sequence[float] | Any]
 
@@ -180,6 +182,51 @@ def as_scorer(reward: Reward | Scorer, model: Llava, *, share_base_model: bool) 
     if isinstance(reward, Reward):
         return reward.scorer(model, share_base_model=share_base_model)
     return reward
+
+
+def as_judge(
+    judge: Reward | Scorer | None,
+    reward: Reward | Scorer,
+    model: Llava,
+    *,
+    share_base_model: bool,
+) -> Scorer | None:
+    """Return the scorer of a held-out judge; None if there is no judge.
+
+    Args:
+        judge: a reward or a scorer that training does not read.
+        reward: what training reads.
+        model: the model whose responses are scored.
+        share_base_model: see `Reward.scorer`.
+
+    Raises:
+        UsageError: the judge is the reward or a part of it.
+    """
+    if judge is None:
+        return None
+    for part in _parts(judge):
+        for trained in _parts(reward):
+            _check_held_out(part, trained)
+    return as_scorer(judge, model, share_base_model=share_base_model)
+
+
+def _parts(reward: Reward | Scorer) -> Sequence[Reward | Scorer]:
+    """List the rewards of a sum; one that is no sum by itself."""
+    if isinstance(reward, WeightedRewards):
+        return [part for _, part in reward.parts]
+    return [reward]
+
+
+def _check_held_out(judge: Reward | Scorer, reward: Reward | Scorer) -> None:
+    """Refuse a judge that is the reward; say it if both learnt from the same pairs."""
+    if isinstance(judge, SavedReward) and isinstance(reward, SavedReward):
+        refuse_same_model(judge.path, reward.path)
+        if learnt_from_same_pairs(judge.path, reward.path):
+            text = "the judge learnt from the same pairs as the reward model, and shares its errors"
+            say(text, "yellow")
+    functions = [x.function for x in (judge, reward) if isinstance(x, RewardFunction)]
+    if judge is reward or (len(functions) == 2 and functions[0] == functions[1]):
+        raise not_held_out(judge.name)
 
 
 def _checked_name(name: str) -> str:

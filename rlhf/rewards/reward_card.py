@@ -95,12 +95,13 @@ class RewardCard:
         return self.fingerprint.get(f"{part}quantization", "none")
 
     @classmethod
-    def read(cls, path: str) -> tuple[Path, "RewardCard"]:
+    def read(cls, path: str, option: str = "reward.path") -> tuple[Path, "RewardCard"]:
         """Find a reward model and read its card.
 
         Args:
             path: a reward model's directory, the directory of the run that trained it, or a
                 directory of runs, of which the newest with a reward model is taken.
+            option: what names the path, for the message.
 
         Returns:
             The directory of the reward model, and its card.
@@ -120,7 +121,7 @@ class RewardCard:
                     raise UsageError("the card is of another version", where, fix) from error
         raise UsageError(
             f"no reward model at {path or '(empty)'}",
-            "reward.path",
+            option,
             "give a run directory of `rlhf reward`",
         )
 

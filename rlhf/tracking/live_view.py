@@ -15,6 +15,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _SHOWN_METRICS = {  # label: metric
     "reward": "objective/rlhf_reward",
     "score": "objective/scores",
+    "judge": "val/judge_scores",
     "KL": "objective/kl",
     "entropy": "policy/entropy_avg",
     "tokens": "tokens/responses_len_mean",

@@ -64,7 +64,7 @@ def test_the_head_of_a_part_belongs_to_the_run(tiny: Path, tmp_path: Path) -> No
 def test_the_llava_of_a_part_prefills_in_smaller_parts_too(tiny: Path) -> None:
     run = trainer(tiny)
     assert isinstance(run.reward, CombinedScorer)
-    limit_prefill(run.policy, run.reward, 64)
+    limit_prefill(run.policy, run.scorers, 64)
     assert run.reward.parts["head"].llava.max_prefill_tokens == 64  # type: ignore[attr-defined]
 
 

@@ -19,7 +19,7 @@ from rlhf.types import PromptBatch, Responses
 
 BATCH_SIZE = 16  # responses of one call
 MAX_FAILED_CALLS = 10  # consecutive calls without any score that end even on_failure=drop
-USAGE = "e.g. --scorer=my_scorer.py:score or --scorer=http://127.0.0.1:8000/score"
+USAGE = "name FILE.py:NAME or an address, as my_scorer.py:score or http://127.0.0.1:8000/score"
 
 
 class Item(NamedTuple):

@@ -31,6 +31,7 @@ class HTTPScorer(ExternalScorer):
         address: http(s)://[user:password@]host[:port]/path
         encoder: decodes the responses.
         config: reads `timeout`, `retries` and `on_failure`.
+        flag: what names the address, for messages.
         transport: replaces the network in tests.
         sleep: waits for a number of seconds; replaced in tests.
 
@@ -44,10 +45,11 @@ class HTTPScorer(ExternalScorer):
         encoder: TextEncoder,
         config: ScorerConfig,
         *,
+        flag: str = "--scorer",
         transport: httpx2.AsyncBaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._url = _parse_url(address)
+        self._url = _parse_url(address, flag)
         # Tables and logs must not show a password or a key in the query.
         name = str(self._url.copy_with(userinfo=b"", query=None, fragment=None))
         super().__init__(name, encoder, config)
@@ -141,11 +143,11 @@ def _read_image(image: Path) -> bytes:
         raise DataError(f"the image cannot be read: {error}", str(image), fix) from error
 
 
-def _parse_url(address: str) -> httpx2.URL:
+def _parse_url(address: str, flag: str) -> httpx2.URL:
     try:
         url = httpx2.URL(address)
     except httpx2.InvalidURL as error:
-        raise UsageError(f"the address is not valid: {error}", "--scorer", USAGE) from None
+        raise UsageError(f"the address is not valid: {error}", flag, USAGE) from None
     if not url.host or not 0 < (url.port or 80) < 2**16:
-        raise UsageError("the address has no host, or no valid port", "--scorer", USAGE)
+        raise UsageError("the address has no host, or no valid port", flag, USAGE)
     return url
