@@ -46,12 +46,13 @@ READ = {
 
 
 def unread_options(trainer: str, words: Sequence[str]) -> list[str]:
-    """Return the words that set an option of ppo or parallel which does not reach the trainer."""
+    """Return the words that set an option of `rlhf ppo` which does not reach the trainer."""
     names = [(word, override_name(word)) for word in words]
     return [
         word
         for word, name in names
-        if name.startswith(("ppo.", "parallel.")) and name.removeprefix("ppo.") not in READ[trainer]
+        if name.startswith(("ppo.", "parallel.", "reward.judge_path"))
+        and name.removeprefix("ppo.") not in READ[trainer]
     ]
 
 

@@ -87,9 +87,7 @@ class RewardConfig(Section):
 
     kind: Literal["llava_head", "caption_text"] = "llava_head"  # input of the scalar head
     path: PathText = ""  # run of `rlhf reward`, or its reward/, for ppo and evaluate
-    judge_path: PathText = (
-        ""  # ppo: another such model, that scores but does not train; see --judge
-    )
+    judge_path: PathText = ""  # ppo: another such run, whose scores are shown and train nothing
     train: Literal["none", "head", "lora", "full"] = "lora"  # head: only the head; none: nothing
     use_logprob_feature: bool = True  # llava_head: add the log-likelihood to the head's input
     text_model: PathText = ""  # caption_text: directory or hub id of the text model

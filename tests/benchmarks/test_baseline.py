@@ -176,6 +176,8 @@ def test_options_that_do_not_reach_a_trainer_are_named(trainer: str) -> None:
         "ppo.whiten_advantages=false",
         "parallel.parts=2",
     ]
+    judged = ["reward.path=r", "reward.judge_path=j"]
+    assert checks.unread_options(trainer, judged) == judged[1:]
     others = ["ppo.gamma=1", "ppo.iterations=2", "ppo.samples_per_prompt=2", "ppo.max_grad_norm=1"]
     unread = {
         "trl_ppo": [2, 3],

@@ -78,6 +78,7 @@ def test_what_each_option_costs(llava_7b: ModelDims) -> None:
     assert times(critic="adapter")["update"] == 2 * times()["update"]
     assert times(train="full")["update"] == pytest.approx(1.5 * times()["update"] * 300 / 20)
     assert times(reward="none")["scores"] == 0
+    assert times(judge="adapter")["scores"] == 2 * times()["scores"] > 0
     assert times(sampling_batch_size=16)["decode"] > times(sampling_batch_size=48)["decode"]
     assert times(sampling_batch_size=48)["decode"] > times()["decode"]
     slow = replace(gpu, bfloat16_tflops=0.001)  # bound by arithmetic: rows cost, not batches

@@ -236,7 +236,10 @@ def test_what_each_option_adds(llava_7b: ModelDims) -> None:
         base_model_bytes(llava_7b, WORKLOAD).values()
     )
     assert parts(optimizer="adamw_8bit")["optimizer"] == 2 * (159_907_840 + 4101)
-    assert "adapter: reward" not in parts(reward="none")
+    assert "adapter: reward" not in parts(reward="none") and "adapter: judge" not in parts()
+    assert parts(judge="adapter")["adapter: judge"] == parts()["adapter: reward"]
+    own = parts(train="full", dtype="float32", reward="base_model", judge="base_model")
+    assert own["second base model: judge"] == own["second base model: reward"]
     full = parts(train="full", dtype="float32", reward="none")
     assert "adapter: policy" not in full
     assert full["gradients"] == 4 * (6_476_005_376 + 65 * 4096 + 4101)

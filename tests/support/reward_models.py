@@ -66,8 +66,8 @@ def shake(model: RewardModel) -> None:
     torch.nn.init.normal_(model.head.linear.weight)
 
 
-def save(model: RewardModel, directory: Path) -> None:
-    save_reward(model, directory, {})
+def save(model: RewardModel, directory: Path, training: dict[str, Any] | None = None) -> None:
+    save_reward(model, directory, training or {})
 
 
 def pairs_of(llava: Llava, tiny: Path, labels: list[float] | None = None) -> PreferenceBatch:
