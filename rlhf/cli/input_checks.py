@@ -80,10 +80,10 @@ def _check_judge(config: Config, scorer: str, judge: str) -> None:
     """Refuse a judge that is not there, is named twice, or is what training maximizes."""
     path = config.reward.judge_path
     if judge and path:
-        where, fix = f"--judge={judge} reward.judge_path={path}", "leave one of them out"
+        where, fix = f"--judge=… reward.judge_path={path}", "leave one of them out"
         raise UsageError("two judges are named", where, fix)
-    if judge and judge == scorer:
-        raise not_held_out(f"--judge={judge}")
+    if judge and judge == scorer:  # an address may hold a password
+        raise not_held_out("--judge=… is what --scorer=… names")
     if path and scorer:
         RewardCard.read(path, "reward.judge_path")
     elif path:

@@ -14,6 +14,7 @@ from rlhf.errors import ResourceError, UsageError
 from rlhf.models.load_model import load_model
 from rlhf.models.policy import Policy
 from rlhf.parallel.world import World
+from rlhf.ppo.batch_sizes import limit_prefill
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.llava_reward import LlavaReward
 from rlhf.rewards.reward import Reward, RewardFunction, load_reward
@@ -42,18 +43,17 @@ class Texts(Callback):
         self.rollouts.append([decode(row) for row in rollout.responses.rows()])
 
 
-def half_judged(images: Any, instructions: Any, responses: list[str]) -> list[float]:
-    """The length of every response whose length is even."""
-    return [float(len(text)) if len(text) % 2 == 0 else nan for text in responses]
+def all_but_first(images: Any, instructions: Any, responses: list[str]) -> list[float]:
+    """The length of every response but the first of each call, which has no score."""
+    return [nan, *(float(len(text)) for text in responses[1:])]
 
 
 def judge_curve(run: PPOTrainer) -> list[float]:
     return [metrics["val/judge_scores"] for metrics in run]
 
 
-def means(rollouts: list[list[str]], even_only: bool = False) -> list[float]:
-    kept = [[len(x) for x in texts if not (even_only and len(x) % 2)] for texts in rollouts]
-    return [sum(lengths) / len(lengths) for lengths in kept]
+def mean_lengths(rollouts: list[list[str]]) -> list[float]:
+    return [sum(map(len, texts)) / len(texts) for texts in rollouts]
 
 
 def test_the_metric_is_the_mean_score_of_the_responses_that_are_trained_on(tiny: Path) -> None:
@@ -61,30 +61,31 @@ def test_the_metric_is_the_mean_score_of_the_responses_that_are_trained_on(tiny:
     run = loop_trainer(
         tiny, None, CONFIG, RewardFunction(vowels), judge=RewardFunction(length), callbacks=[texts]
     )
-    assert judge_curve(run) == pytest.approx(means(texts.rollouts), rel=1e-6)
+    assert judge_curve(run) == pytest.approx(mean_lengths(texts.rollouts), rel=1e-6)
 
 
 def test_a_response_that_the_judge_cannot_score_is_left_out_of_the_mean_only(tiny: Path) -> None:
     texts = Texts()
-    judge = RewardFunction(half_judged, on_failure="drop")
+    judge = RewardFunction(all_but_first, on_failure="drop")
     run = loop_trainer(tiny, None, CONFIG, RewardFunction(vowels), judge=judge, callbacks=[texts])
-    assert judge_curve(run) == pytest.approx(means(texts.rollouts, even_only=True), rel=1e-6)
-    assert any(len(text) % 2 for text in texts.rollouts[0])
-    assert all(len(rollout) == 8 for rollout in texts.rollouts)
+    curve = judge_curve(run)
+    assert [len(rollout) for rollout in texts.rollouts] == [8, 8]
+    judged = [rollout[1:] for rollout in texts.rollouts]
+    assert curve == pytest.approx(mean_lengths(judged), rel=1e-6)
 
 
-def test_a_response_without_a_score_is_not_judged_either(tiny: Path) -> None:
+def test_a_response_without_a_score_is_left_out_of_the_mean_of_the_judge(tiny: Path) -> None:
     texts = Texts()
-    reward = RewardFunction(half_judged, on_failure="drop")
+    reward = RewardFunction(all_but_first, on_failure="drop")
     judge = RewardFunction(length)
     run = loop_trainer(tiny, None, CONFIG, reward, judge=judge, callbacks=[texts])
-    assert judge_curve(run) == pytest.approx(means(texts.rollouts), rel=1e-6)
-    assert all(len(text) % 2 == 0 for rollout in texts.rollouts for text in rollout)
-    assert sum(map(len, texts.rollouts)) < 16
+    curve = judge_curve(run)
+    assert [len(rollout) for rollout in texts.rollouts] == [7, 7]
+    assert curve == pytest.approx(mean_lengths(texts.rollouts), rel=1e-6)
 
 
 def test_a_judge_that_fails_ends_the_run_as_a_scorer_does(tiny: Path) -> None:
-    judge = RewardFunction(half_judged, name="broken")
+    judge = RewardFunction(all_but_first, name="broken")
     with pytest.raises(ResourceError, match="not finite") as error:
         loop_trainer(tiny, None, CONFIG, judge=judge).run()
     assert "broken" in str(error.value)
@@ -144,6 +145,14 @@ def test_a_model_judges_as_it_scores_alone(tiny: Path, tmp_path: Path) -> None:
     assert not torch.allclose(rollout.judge_scores, rollout.scores)
 
 
+def test_memory_is_limited_in_the_model_of_the_judge_too(tiny: Path, tmp_path: Path) -> None:
+    own = load_reward(saved_model(tiny, tmp_path, 1)).scorer(tiny_models.load(tiny))
+    run = model_trainer(tiny, RewardFunction(length), own)
+    limit_prefill(run.policy, run.scorers, 64)
+    assert run.judge is own and own.llava is not run.policy.llava  # type: ignore[attr-defined]
+    assert own.llava.max_prefill_tokens == 64  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("name", ["function", "part", "saved", "copied"])
 def test_a_judge_that_is_the_reward_is_refused(tiny: Path, tmp_path: Path, name: str) -> None:
     saved = saved_model(tiny, tmp_path / "a", 1)
@@ -189,9 +198,11 @@ def test_a_resumed_run_goes_on_with_its_judge(tiny: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("now", [None, RewardFunction(vowels)])
 def test_a_run_keeps_its_judge(tiny: Path, tmp_path: Path, now: Reward | None) -> None:
-    loop_trainer(tiny, tmp_path, CONFIG, judge=RewardFunction(half_judged, on_failure="drop")).run()
+    loop_trainer(
+        tiny, tmp_path, CONFIG, judge=RewardFunction(all_but_first, on_failure="drop")
+    ).run()
     other = loop_trainer(tiny, tmp_path, CONFIG, judge=now)
-    with pytest.raises(UsageError, match="began with the judge half_judged") as error:
+    with pytest.raises(UsageError, match="began with the judge all_but_first") as error:
         other.restore(load_checkpoint(tmp_path / "checkpoints"))
     assert ("vowels" if now else "no judge") in error.value.where
 
@@ -215,7 +226,7 @@ def parts_run(world: World, tiny: Path, directory: Path) -> dict[str, Any]:
         RewardFunction(vowels),
         tiny_models.prompts_of(llava, tiny, 8),
         config,
-        judge=RewardFunction(half_judged, on_failure="drop"),
+        judge=RewardFunction(all_but_first, on_failure="drop"),
         sampling=sampling,
         callbacks=[Recorder()],
         run_dir=directory,
