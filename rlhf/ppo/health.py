@@ -19,7 +19,7 @@ KL explosion | objective/kl > 25 | the reward pulls too hard | lower lr or raise
 clipping | policy/clipfrac_avg > 0.3 | steps too long | lower lr or ppo_epochs
 approximate KL | policy/approxkl_avg > 0.1 | an update goes too far | lower lr or set target_kl
 useless critic | updates > 8 and warm > 0 and val/explained_variance_pooled < 0 | \
-predicts no better than a constant | lower critic_lr or use rloo
+predicts no better than a constant | use critic_fit=ridge, critic=shared_detached
 value divergence | loss/value_avg > 30 first | the critic overshoots | lower its lr
 few EOS | tokens/eos_rate < 0.7 first | responses run on and are cut | raise the missing-EOS penalty
 no EOS | updates < 5 and tokens/eos_rate < 1e-9 | none ends | check its end, raise max_new_tokens

@@ -19,11 +19,8 @@ def test_commands_come_first() -> None:
 
 def test_options_are_completed_up_to_the_next_dot() -> None:
     assert complete("rlhf ppo pp") == ["ppo.", "ppo="]
-    assert complete("rlhf ppo ppo.critic_") == [
-        "ppo.critic_init=",
-        "ppo.critic_lr=",
-        "ppo.critic_warmup_iterations=",
-    ]
+    names = ("fit", "head", "init", "lr", "min_explained_variance", "warmup_iterations")
+    assert complete("rlhf ppo ppo.critic_") == [f"ppo.critic_{name}=" for name in names]
     assert complete("rlhf ppo se") == ["seed="]
     assert "sft." not in complete("rlhf ppo ")  # an option that it does not read
 
