@@ -55,7 +55,7 @@ class Critic:
             return hidden_states.detach()
         if not self.has_own_forward:
             return hidden_states
-        with phase("values"), self.use_adapter():
+        with self.use_adapter():
             return self.llava.response_hidden_states(prompts, responses)
 
     def values(

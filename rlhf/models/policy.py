@@ -14,6 +14,7 @@ from rlhf.kernels import token_kl, token_logprobs
 from rlhf.models.critic import Critic, build_full_critic, build_lora_critic
 from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter, refuse_full_training
+from rlhf.tracking.profiler import phase
 from rlhf.types import PolicyOutputs, PromptBatch, Responses
 
 POLICY, REFERENCE = "policy", "reference"  # names of their adapters
@@ -110,10 +111,12 @@ class Policy:
         """
         outputs = self.policy_outputs(prompts, responses, hidden_states=hidden_states)
         assert outputs.hidden_states is not None
-        states = self.critic.states(outputs.hidden_states, prompts, responses)
-        head = self.critic.head
-        inputs = head.fit_inputs(states) if return_critic_states else None
-        return replace(outputs, values=head(states), hidden_states=None, critic_states=inputs)
+        with phase("values"):
+            head = self.critic.head
+            states = self.critic.states(outputs.hidden_states, prompts, responses)
+            values = head(states)
+            inputs = head.fit_inputs(states) if return_critic_states else None
+        return replace(outputs, values=values, hidden_states=None, critic_states=inputs)
 
     def policy_outputs(
         self,

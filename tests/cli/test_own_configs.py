@@ -25,7 +25,8 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_own_groups_experiments_and_interpolations(jobs: list[Job], write: Write) -> None:
-    write("experiment/mine.yaml", "# @package _global_\nppo: {lr: 0.25, critic_lr: '${ppo.lr}'}\n")
+    options = "{lr: 0.25, critic: adapter, critic_lr: '${ppo.lr}'}"
+    write("experiment/mine.yaml", f"# @package _global_\nppo: {options}\n")
     write("ppo/tiny.yaml", "iterations: 3\n")
     assert main(["ppo", "experiment=mine", "ppo=tiny", "--config-dir=own"]) == 0
     ppo = jobs[0].config.ppo

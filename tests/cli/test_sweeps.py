@@ -63,6 +63,7 @@ def test_ranges_choices_and_groups_are_swept(during: list[Run]) -> None:
     assert main(["ppo", "-m", "ppo=glob(*)", "name=b"]) == 0
     assert {x.directory for x in the_sweep("b")[1].members} == {
         "ppo=grpo",
+        "ppo=reinforce",
         "ppo=rloo",
         "ppo=short",
     }

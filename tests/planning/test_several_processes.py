@@ -49,8 +49,8 @@ def test_the_responses_to_a_prompt_stay_together() -> None:
 def test_what_is_sent_is_counted_by_hand(llava_7b: ModelDims) -> None:
     """64 · 128 tokens of 28 bytes; 16 steps of twice the LoRA and the value head in float32."""
     sent = sent_bytes(llava_7b, FOUR)
-    trained = lora_parameters(llava_7b, 64) + 4101
-    assert trained == 159_907_840 + 4101
+    trained = lora_parameters(llava_7b, 64) + 4102
+    assert trained == 159_907_840 + 4102
     assert sent == {
         "rollout": 0.75 * 28 * 64 * 128,
         "gradients": 0.75 * 2 * 4 * trained * 16,
@@ -68,7 +68,7 @@ def test_layers_are_gathered_twice_a_pass_and_once_an_iteration(llava_7b: ModelD
     sent = sent_bytes(llava_7b, SHARDED)
     assert sent["layers"] == 0.75 * (1 + 16 * 2) * layers
     full = sent_bytes(llava_7b, FULL)
-    layers, trained = 4 * llava_7b.language_params, 4 * (llava_7b.language_params + 4101)
+    layers, trained = 4 * llava_7b.language_params, 4 * (llava_7b.language_params + 4102)
     assert full["gradients"] == 0
     assert full["layers"] == pytest.approx(0.75 * (2 * layers + 16 * (2 * layers + trained)))
 
@@ -98,7 +98,7 @@ def test_sums_of_gradients_are_a_path_of_the_tree(
     """With sums that outweigh activations: one row, a short response."""
     run = replace(FOUR, parts=parts, microbatch_tokens=1, gradient_checkpointing=True)
     run = replace(run, max_new_tokens=1, prompt_tokens=16, lora_rank=512)
-    trained = lora_parameters(llava_7b, 512) + 4101
+    trained = lora_parameters(llava_7b, 512) + 4102
     update = estimate_memory(llava_7b, run).phases["update"]
     assert update == {"sums of gradients": 4 * copies * trained}
 

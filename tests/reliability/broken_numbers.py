@@ -42,9 +42,8 @@ def not_finite(trials: int, tiny: Path, directory: Path) -> Outcome:
     outcome = Outcome()
     for number in range(trials):
         place, step = PLACES[number % 8], number // 8 + 1
-        build = partial(
-            ppo, tiny, directory / str(number), 0, replace(PPO, critic_warmup_iterations=0)
-        )
+        options = replace(PPO, critic_warmup_iterations=0, critic_fit="gradient")
+        build = partial(ppo, tiny, directory / str(number), 0, options)
         child = fork(lambda connection, b=build, p=place, s=step: _poisoned(b(), p, s, connection))
         code, messages = child.wait(), child.received()
         outcome.trials += 1
@@ -99,7 +98,7 @@ def _target(run: PPOTrainer, place: str, step: int, value: float) -> tuple[Any, 
             2 * step,
             field("logprobs"),
         ),
-        "advantage": (RolloutBuffer, "_estimates", step, lambda x: (with_nan(x[0], value), x[1])),
+        "advantage": (RolloutBuffer, "_advantages", step, lambda x: with_nan(x, value)),
         "loss": (Updater, "_policy_loss", step, lambda x: (x[0] * value, x[1])),
         "policy gradient": (
             GradientAccumulator,
