@@ -1,11 +1,11 @@
 """The head of the critic: a value from a hidden state and from value features."""
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from rlhf.config.choices import CriticHead
 from rlhf.functional import VALUE_FEATURES
 from rlhf.models.scalar_head import MLPHead, ScalarHead, save_weights
 
@@ -20,7 +20,7 @@ class ValueHead(nn.Module):
         kind: `linear` or `mlp`, the head that reads the hidden states.
     """
 
-    def __init__(self, hidden_size: int, kind: Literal["linear", "mlp"] = "linear") -> None:
+    def __init__(self, hidden_size: int, kind: CriticHead = "linear") -> None:
         super().__init__()
         self.kind = kind
         head = ScalarHead if kind == "linear" else MLPHead

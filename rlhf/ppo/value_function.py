@@ -69,7 +69,7 @@ class ValueFunction:
             value_features(
                 rollout.old_logprobs,
                 rollout.ref_logprobs,
-                span_sum(rollout.rewards, rollout.responses.spans),
+                _response_returns(rollout),
                 rollout.responses.spans,
                 groups,
                 self.prompt_returns.means(groups),
@@ -90,8 +90,7 @@ class ValueFunction:
         """
         was_useful = self.is_useful
         self.explained_variance.add(rollout.values, rollout.returns)
-        returns = span_sum(rollout.rewards, rollout.responses.spans)
-        self.prompt_returns.add(returns, rollout.prompts.sampling_keys)
+        self.prompt_returns.add(_response_returns(rollout), rollout.prompts.sampling_keys)
         if self.regression:
             assert rollout.critic_states is not None and rollout.value_features is not None
             inputs = torch.cat([rollout.critic_states, rollout.value_features], 1)
@@ -124,3 +123,8 @@ class ValueFunction:
         self.prompt_returns.load_state_dict(tensors)
         if self.regression:
             self.regression.load_state_dict(tensors)
+
+
+def _response_returns(rollout: LearningRollout) -> Tensor:
+    """Summed rewards of each response, [B], reward units."""
+    return span_sum(rollout.rewards, rollout.responses.spans)
