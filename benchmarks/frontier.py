@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             results.add(*read_results(path))
         if not (arguments.report or arguments.merge):
             run(study, arguments, console.log)
-        runs = finished_runs(results, plan(results, arguments, lambda _: None))
+        runs = finished_runs(results, parse_options(arguments.set))
         print(write_report(runs, results.path))
     except KeyboardInterrupt:
         return 130

@@ -8,7 +8,6 @@ from random import Random
 
 from baselines.learning_task import StartingPoint
 
-from frontier_study.starts import described
 from rlhf.data.records import write_records
 from rlhf.demo.questions import SHAPE_QUESTIONS, HasFacts, prompt_records
 from rlhf.demo.scenes import draw_scene, sample_scene
@@ -31,7 +30,7 @@ def make(directory: Path, demo: StartingPoint) -> StartingPoint:
         drawn = draw(data / "pictures" / name, images)
         records = prompt_records(drawn, data, per_image=1, seed=0, templates=TEMPLATES)
         write_records(data / f"{name}.jsonl", records)
-    return described(StartingPoint(model=demo.model, reward="", data=str(data)))
+    return StartingPoint(model=demo.model, reward="", data=str(data))
 
 
 def draw(directory: Path, images: int) -> list[tuple[Path, HasFacts]]:

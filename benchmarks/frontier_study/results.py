@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Lock
 
 from frontier_study.measures import Curve
+from rlhf.errors import UsageError
 from rlhf.storage.atomic import replaced_file
 
 
@@ -20,6 +21,7 @@ class Result:
         seed: of prompts, weights and sampling.
         setting: multiples of the task's learning rate and KL weight, by option.
         key: `options_key` of all its options.
+        start: `fingerprint` of the models that it began with.
         machine: release of torch and processor.
         curve: samples, seconds, scores, kl, length and what the judges say of each iteration;
             empty of a run of the sweep.
@@ -32,6 +34,7 @@ class Result:
     seed: int
     setting: Mapping[str, float]
     key: str
+    start: str = ""
     machine: str = ""
     curve: Curve = field(default_factory=dict)
     end: Mapping[str, float] = field(default_factory=dict)
@@ -61,8 +64,26 @@ class Results:
         """Return the finished run of the same task, contender, seed and options, or None."""
         return self._runs.get(result.identity)
 
+    def check_start(self, task: str, start: str) -> None:
+        """Check that the runs of a task began with the same models.
+
+        Raises:
+            UsageError: a run of the task began with others.
+        """
+        others = {result.start for result in self if result.task == task} - {start}
+        if others:
+            what = f"runs of {task} that began with other models ({others.pop()}, not {start})"
+            fix = "use other results (--output), or remove the task's runs from this file"
+            raise UsageError(what, str(self.path), fix)
+
     def add(self, *results: Result) -> None:
-        """Take results up, in the place of those with equal options, and write the file."""
+        """Take results up, in the place of those with equal options, and write the file.
+
+        Raises:
+            UsageError: as `check_start`; no result is taken up.
+        """
+        for result in results:
+            self.check_start(result.task, result.start)
         with self._lock:
             self._runs |= {result.identity: result for result in results}
             lines = ",\n".join(json.dumps(asdict(result)) for result in self)

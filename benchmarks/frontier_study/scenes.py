@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from baselines.learning_task import StartingPoint
 
-from frontier_study.starts import described
 from rlhf.cli.job_runner import run_command
 from rlhf.data.records import DemonstrationRecord, PromptRecord, write_records
 from rlhf.demo.scenes import COLOURS, SHAPES, SIDE, Scene, Shape, draw_scene
@@ -52,8 +51,7 @@ def make(directory: Path) -> StartingPoint:
     options += ["model.train=full", f"model.path={untrained}"]
     options += [f"data.demonstrations={data / 'sft.jsonl'}"]
     run, _ = run_command("sft", [], options)
-    model = str(run / "model")
-    return described(StartingPoint(model=model, reward="", data=str(data)))
+    return StartingPoint(model=str(run / "model"), reward="", data=str(data))
 
 
 def sample_grid_scene(rng: random.Random) -> Scene:

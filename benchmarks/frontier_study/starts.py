@@ -1,9 +1,10 @@
 """Starting points that are made once and read by every run."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -16,20 +17,31 @@ from rlhf.demo.stamps.package import INSTALLED, PACKAGE
 from rlhf.errors import UsageError
 
 SCORERS = Path(__file__).with_name("scorers.py")
+MADE = ("model", "reward", "data", "preferences")  # of a starting point
 
 
 def made_once(directory: Path, make: Callable[[Path], StartingPoint]) -> StartingPoint:
-    """Return the starting point that an earlier call made, or make it.
+    """Return models and data that an earlier call made, or make them.
 
     Args:
-        directory: where it is made.
-        make: makes it there, whatever an interrupted call left.
+        directory: where they are made.
+        make: makes them there, whatever an interrupted call left.
     """
     note = directory / "start.json"
     if not note.exists():
         start = make(directory)
-        note.write_text(json.dumps(asdict(start), indent=2) + "\n")
+        made = {name: getattr(start, name) for name in MADE}
+        note.write_text(json.dumps(made, indent=2) + "\n")
     return StartingPoint(**json.loads(note.read_text()))
+
+
+def fingerprint(start: StartingPoint) -> str:
+    """Return a short name of the weights of the model and of the reward model."""
+    digest = hashlib.sha256()
+    for directory in (start.model, start.reward and f"{start.reward}/reward"):
+        for path in sorted(Path(directory).rglob("*.safetensors")) if directory else ():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:10]
 
 
 def judged(start: StartingPoint) -> StartingPoint:
@@ -50,7 +62,7 @@ def demo(directory: Path) -> StartingPoint:
     except FileNotFoundError:
         create_starting_point(directory)
         start = find_starting_point(directory)
-    return judged(replace(start, preferences=pairs_of(Path(start.reward))))
+    return replace(start, preferences=pairs_of(Path(start.reward)))
 
 
 def stamps(directory: Path) -> StartingPoint:
@@ -67,8 +79,8 @@ def stamps(directory: Path) -> StartingPoint:
     options = ["experiment=demo", "name=reward", f"output_dir={directory / 'runs'}"]
     options += [f"model.path={model}", f"data.root={data}"]
     run, _ = run_command("reward", [], [*options, f"data.preferences={data}/preferences.jsonl"])
-    start = StartingPoint(model=f"{model}/model", reward=str(run), data=str(data))
-    return judged(replace(start, preferences=pairs_of(run)))
+    model, pairs = f"{model}/model", pairs_of(run)
+    return StartingPoint(model=model, reward=str(run), data=str(data), preferences=pairs)
 
 
 def pairs_of(reward_run: Path) -> str:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import product
 from math import inf
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +19,7 @@ from baselines.learning_runs import Baseline, Run, child_output, run
 from baselines.learning_task import StartingPoint, Task
 
 from frontier_study.contenders import (
+    CONTENDERS,
     SETTINGS,
     SWEEP_SEEDS,
     Options,
@@ -27,7 +29,8 @@ from frontier_study.contenders import (
 )
 from frontier_study.measures import collapsed, end
 from frontier_study.results import Result, Results, rounded
-from frontier_study.tasks import FrontierTask
+from frontier_study.starts import fingerprint
+from frontier_study.tasks import TASKS, FrontierTask, swept
 from rlhf.errors import UsageError
 
 NO_START = StartingPoint(model="", reward="", data="")  # options do not depend on it
@@ -105,7 +108,9 @@ class Study:
 
     def _start(self, task: FrontierTask) -> StartingPoint | None:
         try:
-            return task.start(self.directory / "start")
+            start = task.start(self.directory / "start")
+            self.results.check_start(task.name, fingerprint(start))
+            return start
         except UsageError as error:
             self.log(f"{task.name} is left out\n{error}")
             return None
@@ -113,12 +118,13 @@ class Study:
     def _make(self, one: Planned, start: StartingPoint) -> None:
         if time.monotonic() > self.deadline:
             return
-        result, task = one.expected, one.task(start)
+        result, task = replace(one.expected, start=fingerprint(start)), one.task(start)
         title = f"{result.task}, {one.contender.title}, seed {one.seed}, {_text(one.setting)}"
         self.log(title)
         directory = self.directory / result.task / f"{result.contender}-{one.seed}-{result.key}"
+        evaluation = not_evaluated if one.seed in SWEEP_SEEDS else held_out
         try:
-            finished = run(one.contender, task, directory, self.environments, held_out)
+            finished = run(one.contender, task, directory, self.environments, evaluation)
         except RuntimeError as error:
             self.log(f"{title} failed:\n{error}")
             return
@@ -139,7 +145,7 @@ def measured(result: Result, finished: Run) -> Result:
 
 def sweep(task: FrontierTask, contender: Baseline) -> list[Planned]:
     """Return the runs among which the setting of a contender is chosen."""
-    return [Planned(task, contender, seed, x) for x in SETTINGS for seed in SWEEP_SEEDS]
+    return [Planned(swept(task), contender, seed, x) for x in SETTINGS for seed in SWEEP_SEEDS]
 
 
 def chosen(results: Results, task: FrontierTask, contender: Baseline) -> Options:
@@ -154,9 +160,10 @@ def chosen(results: Results, task: FrontierTask, contender: Baseline) -> Options
         contender: what learns.
     """
     weight = Task(start=NO_START, seed=0, changes=dict(task.options)).config.ppo.kl_coef
+    swept_runs = sweep(task, contender)
 
     def merit(setting: Options) -> tuple[bool, float]:
-        runs = [Planned(task, contender, seed, setting).expected for seed in SWEEP_SEEDS]
+        runs = [one.expected for one in swept_runs if one.setting == setting]
         found = [result for result in map(results.find, runs) if result]
         means = [result.end["scores"] - weight * result.end["kl"] for result in found]
         is_sound = len(found) == len(runs) and not any(x.end["collapsed"] for x in found)
@@ -165,20 +172,29 @@ def chosen(results: Results, task: FrontierTask, contender: Baseline) -> Options
     return max(SETTINGS, key=merit)
 
 
-def finished_runs(
-    results: Results, planned: Sequence[Planned]
-) -> dict[str, dict[str, list[Result]]]:
-    """Return the finished runs with the options of planned ones, of all seeds but the sweep's.
+def finished_runs(results: Results, options: Options) -> dict[str, dict[str, list[Result]]]:
+    """Return the finished runs with the setting that each contender chose, but for the sweep's.
+
+    Args:
+        results: finished runs.
+        options: that were set by hand.
 
     Returns:
-        Runs by the name of their task, then of their contender.
+        Runs by the name of their task, then of their contender, both in the order of the study.
     """
     runs: dict[str, dict[str, list[Result]]] = {}
-    keys = {x.identity[:2] + x.identity[3:] for x in (one.expected for one in planned)}
-    for result in results:
-        if (result.task, result.contender, result.key) in keys and result.seed not in SWEEP_SEEDS:
-            runs.setdefault(result.task, {}).setdefault(result.contender, []).append(result)
+    for task, contender in product(TASKS.values(), CONTENDERS.values()):
+        one = Planned(task, contender, 0, chosen(results, task, contender), options).expected
+        identity = (one.task, one.contender, one.key)
+        found = [x for x in results if (x.task, x.contender, x.key) == identity]
+        if kept := [x for x in found if x.seed not in SWEEP_SEEDS]:
+            runs.setdefault(task.name, {})[contender.name] = kept
     return runs
+
+
+def not_evaluated(task: Task, directory: Path) -> dict[str, float]:
+    """Return no metric: a run of the sweep is chosen by its curve."""
+    return {}
 
 
 def held_out(task: Task, directory: Path) -> dict[str, float]:

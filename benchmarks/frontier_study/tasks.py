@@ -22,6 +22,7 @@ class FrontierTask:
         target: the score whose samples and seconds are measured.
         seeds: number of seeds of the study.
         has_pairs: whether there are the pairs of a reward model, for DPO.
+        settings_of: the task whose sweep chooses the settings; empty: its own.
         options: by dotted name, that differ from those of `experiment=demo`.
     """
 
@@ -31,23 +32,30 @@ class FrontierTask:
     target: float
     seeds: int
     has_pairs: bool = False
+    settings_of: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _demo(root: Path) -> StartingPoint:
-    return starts.made_once(root / "demo", starts.demo)
+    return starts.judged(starts.made_once(root / "demo", starts.demo))
 
 
 def _describe(root: Path) -> StartingPoint:
-    return starts.made_once(root / "describe", lambda path: describe.make(path, _demo(root)))
+    start = starts.made_once(root / "describe", lambda path: describe.make(path, _demo(root)))
+    return starts.described(start)
 
 
 def _scenes(root: Path) -> StartingPoint:
-    return starts.made_once(root / "scenes", scenes.make)
+    return starts.described(starts.made_once(root / "scenes", scenes.make))
 
 
 def _stamps(root: Path) -> StartingPoint:
-    return starts.made_once(root / "stamps", starts.stamps)
+    return starts.judged(starts.made_once(root / "stamps", starts.stamps))
+
+
+def swept(task: FrontierTask) -> FrontierTask:
+    """Return the task whose sweep chooses the settings of a task."""
+    return TASKS[task.settings_of] if task.settings_of else task
 
 
 SHORT = {"ppo.iterations": 40}
@@ -57,7 +65,23 @@ TASKS = {
     for task in (
         FrontierTask("demo", "short answers, reward model", _demo, 0.9, 10, has_pairs=True),
         FrontierTask("describe", "25 tokens, scripted reward", _describe, 2.05, 10, options=SHORT),
-        FrontierTask("scenes", "70 tokens, scripted reward", _scenes, 4.3, 5, options=LONG),
-        FrontierTask("stamps", "photographs, reward model", _stamps, 0.8, 5, has_pairs=True),
+        FrontierTask(
+            "scenes",
+            "70 tokens, scripted reward",
+            _scenes,
+            target=4.3,
+            seeds=5,
+            settings_of="describe",
+            options=LONG,
+        ),
+        FrontierTask(
+            "stamps",
+            "photographs, reward model",
+            _stamps,
+            target=0.8,
+            seeds=5,
+            has_pairs=True,
+            settings_of="demo",
+        ),
     )
 }

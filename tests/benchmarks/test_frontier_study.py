@@ -227,6 +227,62 @@ def test_files_of_different_days_are_merged(tmp_path: Path) -> None:
     assert results.read_results(first.path) == finished
 
 
+def test_runs_of_other_models_are_not_mixed(bench: Any, tmp_path: Path) -> None:
+    made_by, made = bench
+    ours, theirs = (study.Planned(TASK, PPO, seed, OWN).expected for seed in (0, 1))
+    kept = results.Results(tmp_path / "kept.json")
+    kept.add(replace(ours, start="a"), replace(theirs, task="demo", start="b"))
+    with pytest.raises(
+        UsageError, match=r"runs of describe that began with other models \(a, not b"
+    ):
+        kept.add(replace(theirs, start="a"), replace(theirs, start="b"))
+    assert len([*kept]) == 2
+    lines: list[str] = []
+    study_of = replace(made_by, results=kept, log=lines.append)
+    study_of.make([study.Planned(TASK, PPO, 1, OWN)])
+    assert made == [] and "began with other models" in lines[0]
+
+
+def test_settings_of_long_tasks_are_those_of_short_ones(bench: Any) -> None:
+    made_by, _ = bench
+    scenes = tasks.TASKS["scenes"]
+    swept = study.sweep(scenes, PPO)
+    assert {one.frontier_task.name for one in swept} == {"describe"}
+    for one in swept:
+        score = 3.0 if one.setting == {"ppo.lr": 2, "ppo.kl_coef": 0.5} else 2.0
+        made_by.results.add(result_of(one, [score] * 11, [0.0] * 11))
+    assert study.chosen(made_by.results, scenes, PPO) == {"ppo.lr": 2, "ppo.kl_coef": 0.5}
+
+
+def test_the_report_has_every_finished_run_in_the_order_of_the_study(bench: Any) -> None:
+    made_by, _ = bench
+    for name, contender in (("scenes", PPO), ("demo", RLOO), ("demo", PPO)):
+        planned = study.Planned(tasks.TASKS[name], contender, 0, OWN)
+        made_by.results.add(result_of(planned, [1.0] * 11, [0.0] * 11))
+    found = study.finished_runs(made_by.results, {})
+    assert [(task, [*runs]) for task, runs in found.items()] == [
+        ("demo", ["ppo", "rloo"]),
+        ("scenes", ["ppo"]),
+    ]
+    assert study.finished_runs(made_by.results, {"ppo.gae_lambda": 0.5}) == {}
+
+
+def test_a_run_of_the_sweep_is_not_evaluated(bench: Any) -> None:
+    made_by, _ = bench
+    evaluated = []
+    study_run = study.run
+
+    def run(*arguments: Any) -> Any:
+        evaluated.append(arguments[-1])
+        return study_run(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "run", run)
+        planned = [study.Planned(TASK, PPO, seed, OWN) for seed in (100, 0)]
+        replace(made_by, jobs=1).make(planned)
+    assert evaluated == [study.not_evaluated, study.held_out]
+
+
 def test_values_have_four_digits() -> None:
     assert results.rounded([1.23456, 123456.0, 0.000123456]) == [1.235, 123500.0, 0.0001235]
 
@@ -238,7 +294,7 @@ def test_table_and_chart_have_each_contender(tmp_path: Path) -> None:
         kept.add(result_of(one, [1.0] * 5 + [last] * 10, [0.0] * 5 + [2.0] * 10, 0.75))
     stale = replace(planned[0], options={"ppo.gae_lambda": 0.5})
     kept.add(result_of(stale, [9.0] * 15, [9.0] * 15))
-    found = study.finished_runs(kept, planned)
+    found = study.finished_runs(kept, {})
     text = report.write_report(found, kept.path)
     assert (tmp_path / "results.md").read_text() == text
     assert (tmp_path / "results_describe.png").stat().st_size > 10_000

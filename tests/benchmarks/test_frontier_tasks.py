@@ -68,7 +68,6 @@ def test_prompts_of_describe_are_images_of_three_shapes(
     demo = task_.StartingPoint(model="m", reward="r", data="d", preferences="p")
     start = describe.make(tmp_path / "describe", demo)
     assert (start.model, start.reward, start.preferences) == ("m", "", "")
-    assert {*start.judges} == {"accuracy", "whole"}
     data = Path(start.data)
     for name, count in describe.IMAGES.items():
         records = read_records(data / f"{name}.jsonl", PromptRecord)
@@ -133,6 +132,26 @@ def test_a_starting_point_is_made_once(tmp_path: Path) -> None:
 
     starting_points = [starts.made_once(tmp_path / "x", make) for _ in range(2)]
     assert starting_points[0] == starting_points[1] and made == [tmp_path / "x"]
+    assert starting_points[0].judges == {}  # code of this checkout, not of the one that made it
+
+
+def test_a_fingerprint_is_that_of_the_weights(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for part in ("model", "run/reward/adapter"):
+            (tmp_path / name / part).mkdir(parents=True)
+            (tmp_path / name / part / "model.safetensors").write_bytes(part.encode())
+
+    def fingerprint(model: str, reward: str) -> str:
+        start = task_.StartingPoint(
+            model=str(tmp_path / model / "model"),
+            reward=reward and str(tmp_path / reward / "run"),
+            data="",
+        )
+        return str(starts.fingerprint(start))
+
+    assert fingerprint("a", "a") == fingerprint("b", "a") != fingerprint("a", "")
+    (tmp_path / "b/run/reward/adapter/model.safetensors").write_bytes(b"other")
+    assert fingerprint("a", "a") != fingerprint("a", "b")
 
 
 def test_missing_photographs_get_three_lines(
