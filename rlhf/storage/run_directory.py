@@ -59,8 +59,9 @@ class RunDirectory:
     def close(self) -> None:
         """Release the lock; delete the directory if it holds nothing but its configuration."""
         self._lock.release()
-        if {item.name for item in self.path.iterdir()} <= {"config.yaml", ".lock"}:
-            shutil.rmtree(self.path)
+        with suppress(FileNotFoundError):  # another process of the run removes it at this moment
+            if {item.name for item in self.path.iterdir()} <= {"config.yaml", ".lock"}:
+                shutil.rmtree(self.path)
 
 
 def remove_if_empty(directory: Path) -> None:

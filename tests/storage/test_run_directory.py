@@ -1,5 +1,6 @@
 """Run directories have unique names and one owner, and refused runs leave none behind."""
 
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, tzinfo
 from multiprocessing import get_context
@@ -116,6 +117,21 @@ def test_a_run_in_which_nothing_was_done_leaves_no_directory(tmp_path: Path) -> 
     (run.path / "config.yaml").write_text("seed: 0\n")
     run.close()
     assert not run.path.exists()
+
+
+def test_a_directory_that_another_process_removes_first_is_left_alone(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, "ppo")
+    removed = shutil.rmtree
+
+    def removed_by_both(path: Path) -> None:
+        removed(path)  # by the other process, after this one has seen what it holds
+        removed(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", removed_by_both)
+        run.close()
+    run.close()
+    assert [*tmp_path.joinpath("ppo").iterdir()] == []
 
 
 def test_a_directory_of_runs_stands_for_its_newest(tmp_path: Path) -> None:
