@@ -2,29 +2,31 @@
 
     python benchmarks/hardware_table.py
 
-Each row is a storage of the base model's weights, a LoRA type and a number of responses generated
-together; each column is a GPU. Where a run does not fit, the cell names the options to change.
+Each row is a storage of the base model's weights and a run: of PPO with a LoRA type and a number of
+responses generated together, or of `rlhf reward` or `rlhf sft`; each column is a GPU. Where a run
+does not fit, the cell names the options to change.
 """
 
 from dataclasses import replace
 from itertools import product
+from typing import get_args
 
 from rlhf.config.schema import GIB
+from rlhf.planning.devices import USABLE_SHARE
 from rlhf.planning.fit import changed_options, smallest_change
-from rlhf.planning.gpus import USABLE_SHARE
 from rlhf.planning.memory import estimate_memory
 from rlhf.planning.model_dims import ModelDims, read_dims
-from rlhf.planning.workload import Workload
+from rlhf.planning.workload import Stage, Workload
 
 GPU_GB = (16, 24, 48, 80)  # GB
 SHORT = {
-    "ppo.microbatch_tokens": "micro-batches {:,}",
     "model.prefix_cache_gib": "cache {:g}",
     "sampling.batch_size": "batch {}",
     "model.quantization": "{}",
     "model.lora_rank": "rank {}",
-    "ppo.optimizer": "{}",
 }
+for stage in get_args(Stage):
+    SHORT |= {f"{stage}.microbatch_tokens": "micro-batches {:,}", f"{stage}.optimizer": "{}"}
 WORKLOAD = Workload(
     prompt_tokens=640,
     max_new_tokens=128,
@@ -35,6 +37,12 @@ WORKLOAD = Workload(
     lora_rank=64,
     gradient_checkpointing=True,
 )
+
+
+SUPERVISED = {  # batches of 32 pairs and of 32 demonstrations
+    "reward": replace(WORKLOAD, stage="reward", samples_per_prompt=2, rollout_batch_size=64),
+    "sft": replace(WORKLOAD, stage="sft", rollout_batch_size=32),
+}
 
 
 def cell(dims: ModelDims, workload: Workload, gigabytes: int) -> str:
@@ -49,17 +57,25 @@ def cell(dims: ModelDims, workload: Workload, gigabytes: int) -> str:
 
 def main() -> None:
     dims = read_dims("llava-hf/llava-1.5-7b-hf")
-    print("| weights, `lora_type`, `sampling.batch_size` | peak |", end="")
+    print("| weights, `lora_type`, `sampling.batch_size`, or command | peak |", end="")
     print("".join(f" {gb} GB |" for gb in GPU_GB))
     print("|---|---|" + "---|" * len(GPU_GB))
     for stored, lora_type, rows in product(("nf4", "int8", "none"), ("lora", "alora"), (16, 32)):
         workload = replace(
             WORKLOAD, quantization=stored, lora_type=lora_type, sampling_batch_size=rows
         )  # type: ignore[arg-type]
-        name = "bf16" if stored == "none" else stored
-        peak = estimate_memory(dims, workload).peak / GIB
-        cells = [cell(dims, workload, gb) for gb in GPU_GB]
-        print(f"| {name}, {lora_type}, {rows} | {peak:.1f} | {' | '.join(cells)} |")
+        print_row(dims, workload, f"{lora_type}, {rows}")
+    for stored, (name, run) in product(("nf4", "int8", "none"), SUPERVISED.items()):
+        run = replace(run, quantization=stored, minibatch_size=run.rollout_batch_size)  # type: ignore[arg-type]
+        print_row(dims, replace(run, reward="none"), f"`rlhf {name}`")
+
+
+def print_row(dims: ModelDims, workload: Workload, name: str) -> None:
+    """Print the peak of a run, GiB, and what to change on each GPU."""
+    stored = "bf16" if workload.quantization == "none" else workload.quantization
+    peak = estimate_memory(dims, workload).peak / GIB
+    cells = [cell(dims, workload, gb) for gb in GPU_GB]
+    print(f"| {stored}, {name} | {peak:.1f} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

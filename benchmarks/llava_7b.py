@@ -38,7 +38,7 @@ from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
 from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.scalar_head import ScalarHead
-from rlhf.planning.gpus import local_gpu
+from rlhf.planning.devices import local_device
 from rlhf.planning.ideal_time import ideal_seconds
 from rlhf.planning.memory import CUDA_CONTEXT_BYTES, estimate_memory
 from rlhf.planning.model_dims import read_dims
@@ -196,10 +196,10 @@ def measure(case: str, directory: Path, sizes: Sizes, device: torch.device) -> d
 
 
 def planned(base: str, workload: Workload) -> dict[str, Any]:
-    """Return what `rlhf plan` estimates, with ideal seconds where the GPU is known."""
-    dims, gpu = read_dims(base), local_gpu()
+    """Return what `rlhf plan` estimates, with ideal seconds where the device is known."""
+    dims, device = read_dims(base), local_device()
     peaks = estimate_memory(dims, workload).peaks()
-    times = ideal_seconds(dims, workload, gpu) if gpu and gpu.bandwidth_tbs else {}
+    times = ideal_seconds(dims, workload, device) if device.has_rates else {}
     return {
         "planned_gib": {name: peaks[phase] / GIB for name, phase in PHASES.items()},
         "ideal_seconds": {

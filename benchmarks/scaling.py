@@ -33,8 +33,8 @@ from rlhf.demo.scenes import write_images
 from rlhf.demo.tiny_llava import build_tiny_llava
 from rlhf.parallel.launcher import launch
 from rlhf.parallel.world import World
+from rlhf.planning.devices import GPUS
 from rlhf.planning.exchange import exchange_seconds, sent_bytes
-from rlhf.planning.gpus import GPUS
 from rlhf.planning.ideal_time import ideal_seconds
 from rlhf.planning.model_dims import read_dims
 from rlhf.planning.workload import Workload

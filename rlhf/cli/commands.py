@@ -227,12 +227,11 @@ COMMANDS = {
     ),
     "plan": Command(
         function="plan:plan",
-        help="estimate whether a PPO run fits one or more GPUs, and the ideal time of an iteration",
-        usage="rlhf plan model.path=MODEL plan.gpu=NAME [options of rlhf ppo]",
-        sections=("plan", "model", "sampling", "reward", "ppo", "parallel"),
-        takes_files=False,
+        help="estimate whether training fits a GPU, a Mac or a CPU, and the ideal time of a step",
+        usage="rlhf plan [ppo|reward|sft] model.path=MODEL plan.device=NAME [its options]",
+        sections=("plan", "model", "sampling", "sft", "reward", "ppo", "parallel"),
         required=("model.path",),
-        next_step="rlhf ppo with these options",
+        next_step="the command with these options",
     ),
 }
 

@@ -24,6 +24,7 @@ from rlhf.models.parameter_summary import summarize_parameters
 from rlhf.models.policy import POLICY
 from rlhf.parallel.world import ALONE, World
 from rlhf.planning.fit import uses_gradient_checkpointing
+from rlhf.planning.workload import Stage
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.external.loader import load_scorer
 from rlhf.rewards.reward import Reward, SavedReward, as_scorer
@@ -101,18 +102,19 @@ def load_adapted(config: Config, path: str, world: World = ALONE) -> Llava:
     return llava
 
 
-def load_trainable(config: Config, location: ModelLocation, *, fully: bool) -> Llava:
+def load_trainable(config: Config, location: ModelLocation, *, fully: bool, stage: Stage) -> Llava:
     """Load a LLaVA for training, without its adapter; set gradient checkpointing.
 
     Args:
         config: the options of the run.
         location: where the model's files are.
         fully: every layer of the language model trains, not only a LoRA.
+        stage: the command that trains.
     """
     if fully:
         refuse_full_training(location.adapter, "train=full")
     llava = load_model(config, location, trains_fully=fully)
-    llava.gradient_checkpointing = uses_gradient_checkpointing(config, location)
+    llava.gradient_checkpointing = uses_gradient_checkpointing(config, location, stage)
     return llava
 
 

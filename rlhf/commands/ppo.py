@@ -44,7 +44,7 @@ def ppo(job: Job) -> dict[str, Any]:
         RewardCard.read(config.reward.path)  # fails before a model loads
     (resolved, location), full = resolve_model(job), config.model.train == "full"
     checkpoint = resume_checkpoint(job, job.run_dir)
-    llava = load_trainable(resolved, location, fully=full)
+    llava = load_trainable(resolved, location, fully=full, stage="ppo")
     policy = build_policy(
         llava,
         resolved.model,

@@ -14,7 +14,8 @@ from rlhf.config.schema import GIB
 from rlhf.models.locations import ModelLocation
 from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.roofline import Roofline, calibrate, measure_roofline, synchronizer
-from rlhf.planning.workload import Workload, workload_of
+from rlhf.planning.workload import Workload
+from rlhf.planning.workload_options import workload_of
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.tracking.console import say, stage, table
 from rlhf.tracking.profiler import Profile

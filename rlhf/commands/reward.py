@@ -112,7 +112,7 @@ class _RewardStudy:
         check_shardable_kind(self.config, self.config.reward.kind)
         options, (resolved, location) = self.config.reward, resolve_model(job)
         full = options.train == "full"
-        self.llava = load_trainable(resolved, location, fully=full)
+        self.llava = load_trainable(resolved, location, fully=full, stage="reward")
         captions = read_captions(options.captions, self.config.data.root)
         self.model = build_reward_model(
             self.llava,

@@ -29,7 +29,8 @@ def sft(job: Job) -> dict[str, Any]:
     path = input_file(data.demonstrations, "data.demonstrations")
     records, root = read_with_images(config, path, DemonstrationRecord)
     resolved, location = resolve_model(job)
-    llava = load_trainable(resolved, location, fully=config.model.train == "full")
+    full = config.model.train == "full"
+    llava = load_trainable(resolved, location, fully=full, stage="sft")
     if location.adapter is not None:
         train_adapter(llava, location.adapter)
     limit, too_long = data.max_prompt_tokens, data.on_too_long

@@ -65,15 +65,16 @@ def with_parts(config: Config, processes: int, command: str = "ppo") -> Config:
     return replace(config, parallel=replace(config.parallel, parts=parts))
 
 
-def recommended_parts(config: Config, processes: int) -> int:
-    """Return parts for a PPO run that suit up to 8 processes, if a minibatch has so many prompts.
+def recommended_parts(config: Config, processes: int, command: str = "ppo") -> int:
+    """Return parts for a run that suit up to 8 processes, if a batch has so many members.
 
     Args:
         config: the options.
         processes: number of processes that is certain.
+        command: ppo, sft or reward, which trains.
     """
-    parts, (_, _, prompts, _) = processes, _batch(config, "ppo")
-    while 2 * parts <= min(prompts, MANY_PROCESSES):
+    parts, (_, _, members, _) = processes, _batch(config, command)
+    while 2 * parts <= min(members, MANY_PROCESSES):
         parts *= 2
     return parts
 

@@ -207,7 +207,7 @@ class SmolConfig(Section):
 class PlanConfig(Section):
     """The estimate of memory and time."""
 
-    gpu: str = ""  # such as "RTX 4090"; empty: this machine's, or all known ones
+    device: str = ""  # such as "RTX 4090", "M2 Max 64GB" or cpu; empty: this machine, all GPUs
     prompt_tokens: Count = 64  # tokens of a prompt, without its image
 
 

@@ -96,11 +96,7 @@ def saved_activation_bytes(
     """
     recompute = workload.gradient_checkpointing if checkpointing is None else checkpointing
     rows = workload.microbatch_rows(workload.rows_of_part(workload.minibatch_size))
-    tokens = workload.forward_tokens(rows)
-    prompt_kv = prompt_kv_bytes(dims, workload, rows)
-    joins_kv = workload.triton and (workload.uses_alora or workload.samples_per_prompt > 1)
-    layer = tokens * layer_activation_bytes(dims, workload) + lora_copy_bytes(dims, workload)
-    layer += prompt_kv // dims.num_layers if joins_kv else 0
+    tokens, layer = workload.forward_tokens(rows), saved_layer_bytes(dims, workload, rows)
     if not recompute:
         # the hidden state before each response token, and that of the last one
         output_tokens = min(tokens, rows * (workload.max_new_tokens + 1))
@@ -108,8 +104,22 @@ def saved_activation_bytes(
         return layer * dims.num_layers - unread
     final_norm = (8 if workload.train == "full" else 4) * dims.hidden_size
     layer_inputs = workload.activation_width * dims.hidden_size * dims.num_layers
-    prefix_cache = prompt_kv if workload.uses_alora else 0
+    prefix_cache = prompt_kv_bytes(dims, workload, rows) if workload.uses_alora else 0
     return tokens * (layer_inputs + final_norm) + prefix_cache + layer
+
+
+def saved_layer_bytes(dims: ModelDims, workload: Workload, rows: int) -> int:
+    """Bytes of one layer in `saved_activation_bytes`; with checkpointing, of the recomputed one.
+
+    Args:
+        dims: sizes of the model.
+        workload: the run.
+        rows: responses of the micro-batch.
+    """
+    joins_kv = workload.triton and (workload.uses_alora or workload.samples_per_prompt > 1)
+    joined = prompt_kv_bytes(dims, workload, rows) // dims.num_layers if joins_kv else 0
+    saved = workload.forward_tokens(rows) * layer_activation_bytes(dims, workload)
+    return saved + lora_copy_bytes(dims, workload) + joined
 
 
 def lora_copy_bytes(dims: ModelDims, workload: Workload) -> int:

@@ -1,7 +1,11 @@
 """What the processes of a run exchange in one iteration, and how long that takes."""
 
-from rlhf.planning.memory import language_model_bytes, sharded_models, trainable_parameters
 from rlhf.planning.model_dims import ModelDims
+from rlhf.planning.resident_memory import (
+    language_model_bytes,
+    sharded_models,
+    trainable_parameters,
+)
 from rlhf.planning.workload import Workload
 
 # Of a response token: its id, and five float32 numbers (log-probabilities of policy, sampler and
@@ -25,7 +29,7 @@ def exchange_seconds(dims: ModelDims, workload: Workload, nccl_rate: float = NCC
 
 
 def sent_bytes(dims: ModelDims, workload: Workload) -> dict[str, float]:
-    """Bytes that a process sends in one iteration, by what is sent.
+    """Bytes that a process sends in one iteration or supervised step, by what is sent.
 
         rollout     28 bytes a response token of all processes, once
         gradients   2 · 4 bytes a replicated trainable parameter, each optimizer step
@@ -39,7 +43,8 @@ def sent_bytes(dims: ModelDims, workload: Workload) -> dict[str, float]:
         workload: the run, every response at its longest.
     """
     others = (workload.processes - 1) / workload.processes
-    tokens = workload.rollout_batch_size * workload.max_new_tokens
+    is_sampled = workload.stage == "ppo"
+    tokens = is_sampled * workload.rollout_batch_size * workload.max_new_tokens
     steps = workload.ppo_epochs * workload.rollout_batch_size // workload.minibatch_size
     full = workload.train == "full"
     trained = trainable_parameters(dims, workload)

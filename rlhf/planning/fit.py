@@ -1,4 +1,4 @@
-"""Whether a run fits into a GPU's memory, and the smallest change of options with which it does."""
+"""Whether a run fits into a device's memory, and the smallest change with which it does."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,39 +6,42 @@ from typing import Any
 
 from rlhf.config.schema import GIB, Config
 from rlhf.models.locations import ModelLocation
-from rlhf.planning.gpus import local_gpu
+from rlhf.planning.devices import local_device
 from rlhf.planning.memory import estimate_memory
 from rlhf.planning.model_dims import ModelDims, read_dims
-from rlhf.planning.workload import Workload, workload_of
+from rlhf.planning.workload import Stage, Workload
+from rlhf.planning.workload_options import workload_of
 
 MIN_LORA_RANK = 8
-OPTIONS = {
-    "microbatch_tokens": "ppo.microbatch_tokens",
+OPTIONS = {  # field of a workload: its option, of the section of the stage where it says so
+    "microbatch_tokens": "{stage}.microbatch_tokens",
     "gradient_checkpointing": "model.gradient_checkpointing",
     "shard": "parallel.shard",
     "prefix_cache_gib": "model.prefix_cache_gib",
     "sampling_batch_size": "sampling.batch_size",
-    "optimizer": "ppo.optimizer",
+    "optimizer": "{stage}.optimizer",
+    "dtype": "dtype",
     "quantization": "model.quantization",
     "lora_rank": "model.lora_rank",
 }
 
 
-def uses_gradient_checkpointing(config: Config, location: ModelLocation) -> bool:
-    """Whether training recomputes layers: as configured, or if "auto", where the GPU is too small.
+def uses_gradient_checkpointing(config: Config, location: ModelLocation, stage: Stage) -> bool:
+    """Whether training recomputes layers: as configured, or if "auto", where memory is too small.
 
     Args:
         config: the options of the run.
         location: where the model's files are.
+        stage: the command.
     """
-    option, gpu = config.model.gradient_checkpointing, local_gpu()
+    option = config.model.gradient_checkpointing
     if option != "auto":
         return option
-    if gpu is None or config.device == "cpu":
-        return False
-    dims = read_dims(location.base)
-    workload = workload_of(config, dims, starts_from_adapter=location.adapter is not None)
-    return with_checkpointing_if_needed(dims, workload, gpu.gib).gradient_checkpointing
+    device, dims = local_device(config.device), read_dims(location.base)
+    adapter = location.adapter is not None
+    options: dict[str, Any] = {"stage": stage, "device": device.kind}
+    workload = workload_of(config, dims, starts_from_adapter=adapter, **options)
+    return with_checkpointing_if_needed(dims, workload, device.gib).gradient_checkpointing
 
 
 def with_checkpointing_if_needed(dims: ModelDims, workload: Workload, gib: float) -> Workload:
@@ -47,7 +50,7 @@ def with_checkpointing_if_needed(dims: ModelDims, workload: Workload, gib: float
     Args:
         dims: sizes of the model.
         workload: what the run does, without gradient checkpointing.
-        gib: memory of the GPU, GiB.
+        gib: memory of the device, GiB.
     """
     fits = estimate_memory(dims, workload).peak <= gib * GIB
     return workload if fits else replace(workload, gradient_checkpointing=True)
@@ -62,7 +65,7 @@ def smallest_change(dims: ModelDims, workload: Workload, limit: float) -> Worklo
     Args:
         dims: sizes of the model.
         workload: the run as configured.
-        limit: bytes of the GPU.
+        limit: bytes of the device.
 
     Returns:
         The changed run; if nothing fits, the one that needs least.
@@ -85,7 +88,7 @@ def smallest_change(dims: ModelDims, workload: Workload, limit: float) -> Worklo
 def changed_options(before: Workload, after: Workload) -> dict[str, Any]:
     """New values of the options in which the two differ, by option name."""
     return {
-        option: getattr(after, field)
+        option.format(stage=after.stage): getattr(after, field)
         for field, option in OPTIONS.items()
         if getattr(after, field) != getattr(before, field)
     }
@@ -93,20 +96,24 @@ def changed_options(before: Workload, after: Workload) -> dict[str, Any]:
 
 def _levels(workload: Workload) -> Iterator[tuple[str, list[Any]]]:
     """Yield each field with the values to try, mildest first."""
+    trains = workload.trains_backbone
     yield "microbatch_tokens", _halvings(workload.microbatch_tokens, workload.sequence_tokens)
-    yield "gradient_checkpointing", [] if workload.gradient_checkpointing else [True]
+    can_recompute = trains and not workload.gradient_checkpointing
+    yield "gradient_checkpointing", [True] if can_recompute else []
     can_shard = workload.processes > 1 and workload.quantization != "int8"
     yield "shard", [True] if can_shard and not (workload.shard or workload.uses_alora) else []
     yield (
         "prefix_cache_gib",
         [gib for gib in (2.0, 1.0, 0.0) if workload.uses_alora and gib < workload.prefix_cache_gib],
     )
-    yield "sampling_batch_size", _halvings(workload.generation_rows, 1)
-    yield "optimizer", ["adamw_8bit"] if workload.optimizer == "adamw" else []
+    samples = workload.stage == "ppo"
+    yield "sampling_batch_size", _halvings(workload.generation_rows, 1) if samples else []
+    yield "optimizer", ["adamw_8bit"] if trains and workload.optimizer == "adamw" else []
     if workload.train == "lora":
+        yield "dtype", ["bfloat16"] if workload.dtype == "float32" else []
         kinds = ["none", "int8", "nf4"]
         yield "quantization", kinds[kinds.index(workload.quantization) + 1 :]
-        yield "lora_rank", _halvings(workload.lora_rank, MIN_LORA_RANK)
+        yield "lora_rank", _halvings(workload.lora_rank, MIN_LORA_RANK) if trains else []
 
 
 def _halvings(value: int, floor: int) -> list[int]:

@@ -1,17 +1,22 @@
-"""Ideal time of one PPO iteration: arithmetic at the GPU's peak rate, decoding at its bandwidth."""
+"""Ideal time of one iteration: arithmetic at the device's peak rate, decoding at its bandwidth."""
 
 from rlhf.planning.activation_memory import kv_cache_bytes, prompt_kv_bytes
+from rlhf.planning.devices import Device
 from rlhf.planning.exchange import exchange_seconds
-from rlhf.planning.gpus import GPU
-from rlhf.planning.memory import base_model_bytes, cached_prompt_share
+from rlhf.planning.memory import (
+    cached_prompt_share,
+)
 from rlhf.planning.model_dims import ModelDims
+from rlhf.planning.resident_memory import (
+    base_model_bytes,
+)
 from rlhf.planning.workload import Workload
 
 TERA = 1e12
 
 
-def ideal_seconds(dims: ModelDims, workload: Workload, gpu: GPU) -> dict[str, float]:
-    """Seconds of each phase at the GPU's peak; real runs take about twice as long.
+def ideal_seconds(dims: ModelDims, workload: Workload, device: Device) -> dict[str, float]:
+    """Seconds of each phase at the device's peak; real runs take about twice as long.
 
     With P prompt tokens, R response tokens, S = P + R, B responses, K epochs, L layers and
     A = heads · head_dim:
@@ -34,50 +39,80 @@ def ideal_seconds(dims: ModelDims, workload: Workload, gpu: GPU) -> dict[str, fl
     Args:
         dims: sizes of the model.
         workload: the run.
-        gpu: peak rates and bandwidth.
+        device: peak rates and bandwidth.
 
     Returns:
         Phase to seconds: vision, prefill, decode, old_logprobs, values, ref_logprobs, scores,
-        update, and on several processes exchange.
+        update, and on several processes exchange. Of a step of supervised training vision, update
+        and exchange; of a reward model whose backbone is frozen scores instead of update.
     """
     full_width = workload.activation_width == 4
-    peak = TERA * (gpu.float32_tflops if full_width else gpu.bfloat16_tflops)
-    rows, head = workload.own_rollout_rows, workload.max_new_tokens * lm_head_flops(dims)
-    prompt = prompt_flops(dims, workload)
+    peak = TERA * (device.float32_tflops if full_width else device.bfloat16_tflops)
+    operations = _operations if workload.stage == "ppo" else _step_operations
+    times = {phase: amount / peak for phase, amount in operations(dims, workload).items()}
+    if workload.stage == "ppo":
+        times["decode"] = decode_seconds(dims, workload, device, peak)
+    if workload.processes > 1:
+        times["exchange"] = exchange_seconds(dims, workload)
+    return times
+
+
+def _operations(dims: ModelDims, workload: Workload) -> dict[str, float]:
+    """Operations of each phase of a PPO iteration; those of decoding are left at 0."""
+    rows, evaluate = workload.own_rollout_rows, evaluation_flops(dims, workload)
+    critic_forwards = int(workload.critic in ("adapter", "separate"))
+    head_alone = workload.max_new_tokens * lm_head_flops(dims)
+    scorers = sum(x != "none" for x in (workload.reward, workload.judge))
+    prefill = workload.prompts_of(rows) * prompt_flops(dims, workload)
+    update = workload.ppo_epochs * rows * training_flops(dims, workload)
+    return {
+        "vision": rows * vision_flops(dims),
+        "prefill": prefill + rows * lm_head_flops(dims),
+        "decode": 0,
+        "old_logprobs": rows * (evaluate if workload.recompute_logprobs else head_alone),
+        "values": rows * evaluate * critic_forwards,
+        "ref_logprobs": rows * evaluate,
+        "scores": rows * evaluate * scorers,
+        "update": update * (1 + critic_forwards),
+    }
+
+
+def _step_operations(dims: ModelDims, workload: Workload) -> dict[str, float]:
+    """Operations of each phase of a step of supervised training."""
+    rows = workload.own_rollout_rows
+    vision = workload.prompts_of(rows) * vision_flops(dims)
+    if not workload.trains_backbone:
+        return {"vision": vision, "scores": rows * evaluation_flops(dims, workload)}
+    return {"vision": vision, "update": rows * training_flops(dims, workload)}
+
+
+def evaluation_flops(dims: ModelDims, workload: Workload) -> float:
+    """Operations to evaluate one response, its uncached share of the prompt and logits included."""
     uncached_prompt = 0.0
     if workload.uses_alora:
         uncached_share = 1 - cached_prompt_share(dims, workload)
+        prompt = prompt_flops(dims, workload)
         uncached_prompt = uncached_share * prompt / workload.samples_per_prompt
+    head = workload.max_new_tokens * lm_head_flops(dims)
+    return uncached_prompt + forward_flops(dims, workload) + head
+
+
+def training_flops(dims: ModelDims, workload: Workload) -> float:
+    """Operations of one response's forward and backward pass, recomputation included."""
     forward = forward_flops(dims, workload)
-    evaluate = uncached_prompt + forward + head
-    critic_forwards = int(workload.critic in ("adapter", "separate"))
+    head = workload.max_new_tokens * lm_head_flops(dims)
     backward_cost = 1 if workload.train == "lora" else 2
     recompute = forward if workload.gradient_checkpointing else 0
-    train = evaluate + backward_cost * (forward + head) + recompute
-    operations = {
-        "vision": rows * vision_flops(dims),
-        "prefill": workload.prompts_of(rows) * prompt + rows * lm_head_flops(dims),
-        "decode": 0,
-        "old_logprobs": rows * (evaluate if workload.recompute_logprobs else head),
-        "values": rows * evaluate * critic_forwards,
-        "ref_logprobs": rows * evaluate,
-        "scores": rows * evaluate * sum(x != "none" for x in (workload.reward, workload.judge)),
-        "update": workload.ppo_epochs * rows * train * (1 + critic_forwards),
-    }
-    times = {phase: amount / peak for phase, amount in operations.items()}
-    times |= {"decode": decode_seconds(dims, workload, gpu, peak)}
-    return times | (
-        {"exchange": exchange_seconds(dims, workload)} if workload.processes > 1 else {}
-    )
+    return evaluation_flops(dims, workload) + backward_cost * (forward + head) + recompute
 
 
-def decode_seconds(dims: ModelDims, workload: Workload, gpu: GPU, peak: float) -> float:
+def decode_seconds(dims: ModelDims, workload: Workload, device: Device, peak: float) -> float:
     """Seconds to decode all response tokens after the first, which the prefill samples.
 
     Args:
         dims: sizes of the model.
         workload: the run.
-        gpu: its bandwidth counts.
+        device: its bandwidth counts.
         peak: operations a second.
     """
     weights = decoder_weight_bytes(dims, workload)
@@ -90,7 +125,7 @@ def decode_seconds(dims: ModelDims, workload: Workload, gpu: GPU, peak: float) -
             suffix_kv = kv_cache_bytes(dims, workload, rows, tokens - workload.prompt_tokens)
             per_row = linear_flops(dims) + lm_head_flops(dims)
             operations = rows * (per_row + 4 * _attention_width(dims) * tokens)
-            read_seconds = (weights + suffix_kv + prompt_kv) / (TERA * gpu.bandwidth_tbs)
+            read_seconds = (weights + suffix_kv + prompt_kv) / (TERA * device.bandwidth_tbs)
             seconds += workload.own_parts * batches * max(read_seconds, operations / peak)
     return seconds
 

@@ -1,9 +1,8 @@
-"""Memory of one PPO iteration, computed from the model's sizes and the run's options."""
+"""Memory of a training step, computed from the model's sizes and the run's options."""
 
 from dataclasses import dataclass
 
 from rlhf.config.schema import GIB
-from rlhf.functional import VALUE_FEATURES
 from rlhf.models.packed.prepacked_linear import LIMIT
 from rlhf.planning.activation_memory import (
     backward_workspace_bytes,
@@ -14,23 +13,28 @@ from rlhf.planning.activation_memory import (
     prompt_kv_bytes,
     sampling_workspace_bytes,
     saved_activation_bytes,
+    saved_layer_bytes,
 )
 from rlhf.planning.model_dims import ModelDims
+from rlhf.planning.resident_memory import (
+    Parts,
+    frozen_width,
+    language_model_bytes,
+    resident_bytes,
+    sharded_models,
+    trainable_parameters,
+)
 from rlhf.planning.workload import Workload
-
-CUDA_CONTEXT_BYTES = 2**29  # the CUDA context and the libraries' kernels on the GPU
-NF4_BITS = 4.127  # 4, plus an 8-bit scale per 64 weights and a 32-bit scale per 256 scales
-
-Parts = dict[str, int]  # name of what is allocated: bytes
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that one PPO iteration needs on the GPU, by part and phase.
+    """Bytes that a PPO iteration, or a step of supervised training, needs by part and phase.
 
     Attributes:
         resident: what stays allocated all the time.
-        phases: what rollout, scoring and update allocate on top at their peak.
+        phases: what each phase allocates on top at its peak: rollout, scoring and update of PPO,
+            scoring and update of a reward model, update of supervised training.
         image_feature_bytes: cached features of one image, in CPU memory.
         activations: of one micro-batch of an update, without and with gradient checkpointing.
     """
@@ -52,26 +56,34 @@ class MemoryEstimate:
 
 
 def estimate_memory(dims: ModelDims, workload: Workload) -> MemoryEstimate:
-    """Estimate the GPU memory of each phase of an iteration.
+    """Estimate the memory of each phase of an iteration, or of a step of supervised training.
 
     Adapters, gradients and optimizer state stay through all phases. A phase's peak is the largest
     set of tensors alive at once: a layer's workspace and the weight it unpacks, or the logits.
     """
     features_per_image = dims.image_tiles * dims.tile_tokens * dims.vision_feature_size
-    whole, layer = _gathered_layers(dims, workload)
     return MemoryEstimate(
         resident=resident_bytes(dims, workload),
-        phases={
-            "rollout": _rollout_bytes(dims, workload) | whole,
-            "scoring": _scoring_bytes(dims, workload) | whole,
-            "update": _update_bytes(dims, workload) | layer,
-        },
+        phases=_phases(dims, workload),
         image_feature_bytes=features_per_image * frozen_width(workload),
         activations=(
             saved_activation_bytes(dims, workload, checkpointing=False),
             saved_activation_bytes(dims, workload, checkpointing=True),
         ),
     )
+
+
+def _phases(dims: ModelDims, workload: Workload) -> dict[str, Parts]:
+    """What each phase of the stage allocates at its peak; a frozen backbone has no update."""
+    whole, layer = _gathered_layers(dims, workload)
+    phases = {}
+    if workload.stage == "ppo":
+        phases["rollout"] = _rollout_bytes(dims, workload) | whole
+    if workload.stage != "sft":
+        phases["scoring"] = _scoring_bytes(dims, workload) | whole
+    if workload.trains_backbone:
+        phases["update"] = _update_bytes(dims, workload) | layer
+    return phases
 
 
 def _rollout_bytes(dims: ModelDims, workload: Workload) -> Parts:
@@ -119,14 +131,18 @@ def _update_bytes(dims: ModelDims, workload: Workload) -> Parts:
     """Peak of a micro-batch with gradient: the logits, or a layer's backward pass."""
     rows = workload.microbatch_rows(workload.rows_of_part(workload.minibatch_size))
     saved = {"activations": saved_activation_bytes(dims, workload)}
+    at_logits = dict(saved)  # before a layer is recomputed
+    if workload.gradient_checkpointing:
+        at_logits["activations"] -= saved_layer_bytes(dims, workload, rows)
     layer = {"workspace of a layer": backward_workspace_bytes(dims, workload, rows)}
     layer |= _dequantized_weight(dims, workload)
     logits = {"logits": logprob_workspace_bytes(dims, workload, rows * workload.max_new_tokens)}
     prefill = _prefix_prefill(dims, workload, rows)
     if not workload.gradient_checkpointing:  # with it, they are among the activations
-        saved |= {name: size for name, size in prefill.items() if name == "KV cache"}
+        cache = {name: size for name, size in prefill.items() if name == "KV cache"}
+        saved, at_logits = saved | cache, at_logits | cache
     sums = _gradient_sums(dims, workload)
-    moments = _largest(prefill, saved | layer, saved | logits, sums)
+    moments = _largest(prefill, saved | layer, at_logits | logits, sums)
     return _cached_prompts(dims, workload) | moments
 
 
@@ -149,27 +165,21 @@ def _gathered_layers(dims: ModelDims, workload: Workload) -> tuple[Parts, Parts]
     return {"gathered layers": whole}, {"gathered layers": 2 * layers // dims.num_layers}
 
 
-def sharded_models(workload: Workload) -> int:
-    """Language models of a run, each of which is sharded."""
-    own = [placement == "base_model" for placement in (workload.reward, workload.judge)]
-    return 1 + sum([workload.train == "full", *own, workload.critic == "separate"])
-
-
-def language_model_bytes(dims: ModelDims, workload: Workload) -> int:
-    """Bytes of the layers of one language model, without its embeddings and its head."""
-    return base_model_bytes(dims, workload)["language model"]
-
-
 def cached_prompt_share(dims: ModelDims, workload: Workload) -> float:
-    """Share of an iteration's prompts that the prefix cache holds, 0 to 1; 0 without aLoRA."""
-    if not workload.uses_alora:
+    """Share of an iteration's prompts that the prefix cache holds, 0 to 1.
+
+    It is 0 without aLoRA, and in the first epoch of supervised training.
+    """
+    if not workload.uses_alora or workload.stage != "ppo":
         return 0.0
     all_prompts = prompt_kv_bytes(dims, workload, workload.own_rollout_rows)
     return min(1.0, workload.prefix_cache_gib * GIB / all_prompts)
 
 
 def _cached_prompts(dims: ModelDims, workload: Workload) -> Parts:
-    """The prefix cache, as far as an iteration's prompts fill it."""
+    """The prefix cache, as far as an iteration's prompts fill it; supervised data fill it whole."""
+    if workload.uses_alora and workload.stage != "ppo" and workload.parts == 1:
+        return {"prompts kept": int(workload.prefix_cache_gib * GIB)}
     share = cached_prompt_share(dims, workload)
     all_prompts = prompt_kv_bytes(dims, workload, workload.own_rollout_rows)
     return {"prompts kept": int(share * all_prompts)} if share else {}
@@ -200,64 +210,3 @@ def _dequantized_weight(dims: ModelDims, workload: Workload) -> Parts:
 
 def _largest(*moments: Parts) -> Parts:
     return max(moments, key=lambda parts: sum(parts.values()))
-
-
-def resident_bytes(dims: ModelDims, workload: Workload) -> Parts:
-    """Bytes that stay: weights by part, adapters by role, gradients, optimizer, CUDA context."""
-    adapter = 4 * lora_parameters(dims, workload.lora_rank)  # peft keeps factors in float32
-    lora, trainable = workload.train == "lora", trainable_parameters(dims, workload)
-    state = 8 if workload.optimizer == "adamw" else 2  # bytes per parameter for both moments
-    parts = base_model_bytes(dims, workload)
-    sharing = workload.processes if workload.is_sharded else 1
-    parts["language model"] //= sharing
-    whole, trained_by = sum(parts.values()), 1 if lora else sharing
-    parts |= {
-        "second base model: reference": 0 if lora else whole,
-        "second base model: reward": whole if workload.reward == "base_model" else 0,
-        "second base model: judge": whole if workload.judge == "base_model" else 0,
-        "second base model: critic": whole if workload.critic == "separate" else 0,
-        "adapter: policy": adapter if lora else 0,
-        "adapter: critic": adapter if lora and workload.critic in ("adapter", "separate") else 0,
-        "adapter: reference": adapter if lora and workload.starts_from_adapter else 0,
-        "adapter: reward": adapter if lora and workload.reward == "adapter" else 0,
-        "adapter: judge": adapter if lora and workload.judge == "adapter" else 0,
-        "gradients": 4 * trainable // trained_by,
-        "optimizer": state * trainable // trained_by,
-        "CUDA": CUDA_CONTEXT_BYTES,
-    }
-    return {name: size for name, size in parts.items() if size}
-
-
-def base_model_bytes(dims: ModelDims, workload: Workload) -> Parts:
-    """Bytes of the model's weights by part.
-
-    Quantization packs only the linear layers of the language model.
-    """
-    frozen, language = frozen_width(workload), workload.activation_width
-    bits = {"none": 8 * language, "int8": 8, "nf4": NF4_BITS}[workload.quantization]
-    return {
-        "vision tower": frozen * dims.vision_tower_params,
-        "projector": frozen * dims.projector_params,
-        "language model": round(bits / 8 * dims.linear_params) + language * dims.norm_params,
-        "embeddings": language * dims.embedding_params,
-        "head": language * dims.lm_head_params,
-    }
-
-
-def frozen_width(workload: Workload) -> int:
-    """Bytes per number of weights that are neither trained nor quantized."""
-    return 2 if workload.dtype == "bfloat16" else 4
-
-
-def lora_parameters(dims: ModelDims, rank: int) -> int:
-    """Parameters of one LoRA adapter on all linear layers of the language model."""
-    return rank * dims.lora_params_per_rank
-
-
-def trainable_parameters(dims: ModelDims, workload: Workload) -> int:
-    """Trainable parameters of policy and critic, the value head included."""
-    lora = workload.train == "lora"
-    policy = lora_parameters(dims, workload.lora_rank) if lora else dims.language_params
-    critic_trains_as_much = workload.critic == "separate" or (workload.critic == "adapter" and lora)
-    critic = policy if critic_trains_as_much else 0
-    return policy + critic + dims.hidden_size + 1 + len(VALUE_FEATURES)

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from rlhf.planning.activation_memory import kv_cache_bytes
-from rlhf.planning.gpus import GPU
+from rlhf.planning.devices import Device
 from rlhf.planning.ideal_time import (
     TERA,
     attention_flops,
@@ -34,7 +34,7 @@ def synchronizer(device: torch.device) -> Callable[[], None]:
     return partial(torch.accelerator.synchronize, device)
 
 
-def calibrate(device: torch.device, dtype: torch.dtype) -> GPU:
+def calibrate(device: torch.device, dtype: torch.dtype) -> Device:
     """Measure the device's matrix products in `dtype` and its memory bandwidth, in about 1.5 s.
 
     It uses at most 1 GiB of memory and frees it; torch's global random generators stay untouched.
@@ -43,7 +43,7 @@ def calibrate(device: torch.device, dtype: torch.dtype) -> GPU:
         A GPU with the measured rates, as both its bfloat16 and its float32 rate; `gib` is 0.
     """
     rate = _matmul_flops(device, dtype) / TERA
-    measured = GPU("this device", 0, rate, rate, _memory_bandwidth(device) / TERA)
+    measured = Device("this device", 0, rate, rate, _memory_bandwidth(device) / TERA)
     torch.cuda.empty_cache()
     return measured
 
@@ -100,7 +100,7 @@ class Roofline:
     generated_tokens_per_second: float
     bytes_per_decode_step: float
     decode_tbs: float
-    gpu: GPU
+    gpu: Device
 
     @property
     def fraction(self) -> float:
@@ -125,7 +125,7 @@ class Roofline:
 
 
 def measure_roofline(
-    dims: ModelDims, workload: Workload, gpu: GPU, iterations: Sequence[IterationTimes]
+    dims: ModelDims, workload: Workload, gpu: Device, iterations: Sequence[IterationTimes]
 ) -> Roofline:
     """Compare the mean measured times of iterations with their ideal times.
 
@@ -159,7 +159,7 @@ def _mean(values: Sequence[Mapping[str, float]]) -> defaultdict[str, float]:
 
 
 def _ideal(
-    dims: ModelDims, workload: Workload, gpu: GPU, counts: Mapping[str, float]
+    dims: ModelDims, workload: Workload, gpu: Device, counts: Mapping[str, float]
 ) -> dict[str, float]:
     """Seconds of each phase at the device's peak.
 
@@ -183,7 +183,7 @@ def _ideal(
 
 
 def _decode_seconds(
-    dims: ModelDims, workload: Workload, gpu: GPU, counts: Mapping[str, float]
+    dims: ModelDims, workload: Workload, gpu: Device, counts: Mapping[str, float]
 ) -> float:
     """Seconds to decode at the device's peak: the larger of reading and computing."""
     tokens = counts["response_tokens"] - counts["responses"]

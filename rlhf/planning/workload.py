@@ -1,20 +1,20 @@
-"""The options of a PPO run that decide its memory and time."""
+"""The options of a run that decide its memory and time."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal
 
-from rlhf.config.resolve import weights_dtype
-from rlhf.config.schema import Config
-from rlhf.models.locations import locate_model
-from rlhf.planning.model_dims import ModelDims
+from rlhf.planning.devices import Kind
 
 RewardPlacement = Literal["adapter", "base_model", "none"]
+Stage = Literal["ppo", "reward", "sft"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """The options of a PPO run that decide its memory and time, named as in the configuration.
+    """The options of a run that decide its memory and time, named as those of PPO.
+
+    A batch of demonstrations stands for a minibatch and a rollout of as many responses, a batch of
+    pairs for one with two responses to each prompt.
 
     Attributes:
         prompt_tokens: tokens of each prompt, the image's included.
@@ -44,6 +44,9 @@ class Workload:
         processes: of the run, one GPU each.
         parts: that rollout and minibatch are cut into; each is computed by itself.
         shard: each process holds a shard of every layer, which a pass gathers.
+        stage: the command, which trains a policy or a reward model.
+        device: kind of device that it runs on.
+        trains_backbone: the language model or its adapter trains; else only the reward head.
     """
 
     prompt_tokens: int
@@ -72,6 +75,9 @@ class Workload:
     processes: int = 1
     parts: int = 1
     shard: bool = False
+    stage: Stage = "ppo"
+    device: Kind = "cuda"
+    trains_backbone: bool = True
 
     @property
     def sequence_tokens(self) -> int:
@@ -108,6 +114,11 @@ class Workload:
         return 4 if self.train == "full" or self.dtype == "float32" else 2
 
     @property
+    def compute_dtype(self) -> str:
+        """The dtype of activations."""
+        return "float32" if self.activation_width == 4 else "bfloat16"
+
+    @property
     def generation_rows(self) -> int:
         """Responses generated together."""
         return min(self.sampling_batch_size, self.rows_of_part(self.rollout_batch_size))
@@ -122,77 +133,17 @@ class Workload:
         return prompts + rows * self.max_new_tokens
 
     def microbatch_rows(self, max_rows: int) -> int:
-        """Responses of a micro-batch: as many as fit its tokens, at least 1, at most `max_rows`."""
+        """Responses of a micro-batch: as many as fit its tokens, at least 1, at most `max_rows`.
+
+        The two responses of a pair stay together.
+        """
         group_tokens = self.prompt_tokens + self.samples_per_prompt * self.max_new_tokens
         whole_groups = self.microbatch_tokens // group_tokens * self.samples_per_prompt
+        if self.stage == "reward":
+            return min(max_rows, max(self.samples_per_prompt, whole_groups))
         of_one_prompt = (self.microbatch_tokens - self.prompt_tokens) // self.max_new_tokens
         return min(max_rows, whole_groups or max(1, of_one_prompt))
 
     def prefill_prompts(self, rows: int) -> int:
         """Prompts of one prefill, out of the distinct prompts of `rows` responses."""
         return min(self.prompts_of(rows), max(1, self.max_prefill_tokens // self.prompt_tokens))
-
-
-def workload_of(config: Config, dims: ModelDims, *, starts_from_adapter: bool) -> Workload:
-    """The workload of `rlhf ppo` with these options, every response at its longest.
-
-    Args:
-        config: the options of the run.
-        dims: sizes of the model it trains.
-        starts_from_adapter: `model.path` names a trained adapter.
-    """
-    model, ppo, full = config.model, config.ppo, config.model.train == "full"
-    return Workload(
-        prompt_tokens=dims.image_tokens + config.plan.prompt_tokens,
-        max_new_tokens=config.sampling.max_new_tokens,
-        rollout_batch_size=ppo.rollout_batch_size,
-        minibatch_size=ppo.minibatch_size,
-        microbatch_tokens=ppo.microbatch_tokens,
-        sampling_batch_size=config.sampling.batch_size,
-        ppo_epochs=ppo.ppo_epochs,
-        dtype=weights_dtype(config, "cuda", trains_fully=full),  # type: ignore[arg-type]
-        quantization=model.quantization,
-        train=model.train,
-        lora_rank=model.lora_rank,
-        lora_type=model.lora_type,
-        critic=ppo.critic,
-        gradient_checkpointing=model.gradient_checkpointing is True,
-        optimizer=ppo.optimizer,
-        starts_from_adapter=starts_from_adapter and not full,
-        reward=_placement(config, "reward.path", config.reward.path),
-        judge=_judge_placement(config),
-        triton=find_spec("triton") is not None,
-        samples_per_prompt=ppo.samples_per_prompt,
-        recompute_logprobs=ppo.recompute_logprobs or ppo.engine != "native",
-        max_prefill_tokens=model.max_prefill_tokens,
-        prefix_cache_gib=model.prefix_cache_gib,
-        processes=config.parallel.processes,
-        parts=config.parallel.parts or config.parallel.processes,
-        shard=config.parallel.shard,
-    )
-
-
-def _judge_placement(config: Config) -> RewardPlacement:
-    """Where the held-out judge runs; an external one is not on the GPU."""
-    path = config.reward.judge_path
-    return _placement(config, "reward.judge_path", path) if path else "none"
-
-
-def _placement(config: Config, option: str, path: str) -> RewardPlacement:
-    """Where a reward model runs; if no path names one, where `rlhf reward` would train it.
-
-    A text model that reads captions is another model and is not counted.
-    """
-    kind: str = config.reward.kind
-    shares_base_model = config.model.train != "full"
-    if path:
-        from rlhf.rewards.reward_card import RewardCard  # needs msgspec, which sizes do not
-
-        directory, card = RewardCard.read(path, option)
-        kind = card.kind
-        if kind == "llava_head":
-            base = locate_model(config.model.path, config.model.base).base
-            shares_base_model &= card.backbone_path(directory, config.model.base) == base
-    if kind != "llava_head":
-        return "none"
-    return "adapter" if shares_base_model else "base_model"

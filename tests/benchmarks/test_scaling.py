@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.planning.memory import trainable_parameters
 from rlhf.planning.model_dims import read_dims
+from rlhf.planning.resident_memory import (
+    trainable_parameters,
+)
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 scaling = importlib.import_module("scaling")

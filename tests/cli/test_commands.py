@@ -30,7 +30,7 @@ def test_a_new_command_is_one_row_and_one_module(
     )
     monkeypatch.setitem(COMMANDS, "toy", row)
     assert main(["--help"]) == 0 and "say what it was given" in capsys.readouterr().out
-    assert main(["toy", "--help"]) == 0 and "plan.gpu=" in capsys.readouterr().out
+    assert main(["toy", "--help"]) == 0 and "plan.device=" in capsys.readouterr().out
     assert main(["toy", "word", "--scorer=a.py:f", "--json"]) == 0
     assert capsys.readouterr().out == '{"files": ["word"], "scorer": "a.py:f"}\n'
     monkeypatch.setitem(COMMANDS, "toy", Command(**{**vars(row), "has_run_dir": True}))

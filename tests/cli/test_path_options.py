@@ -17,7 +17,7 @@ TEXTS = {
     "ppo.advantage_estimator",
     "annotate.annotator",
     "annotate.host",
-    "plan.gpu",
+    "plan.device",
 }
 
 

@@ -13,7 +13,7 @@ from rlhf.config.schema import Config, ModelConfig, RewardConfig
 from rlhf.data.records import PromptRecord, write_records
 from rlhf.errors import UsageError
 from rlhf.planning.model_dims import read_dims
-from rlhf.planning.workload import workload_of
+from rlhf.planning.workload_options import workload_of
 from rlhf.storage.run_directory import unfinished_run
 from rlhf.tracking.reader import read_metrics
 from tests.ppo.test_judge import saved_model

@@ -1,6 +1,5 @@
 """Saved activations and peak memory of real models, counted by tensor, against the estimates."""
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from rlhf.config.schema import ModelConfig, PPOConfig
 from rlhf.models.policy import build_policy
@@ -26,6 +23,7 @@ from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.workload import Workload
 from rlhf.ppo.updater import Updater
 from tests.support import tiny_models
+from tests.support.live_bytes import LiveBytes
 from tests.support.planned import WORKLOAD, wide_model
 
 CASES = [
@@ -35,37 +33,6 @@ CASES = [
     ("lora", "alora", "bfloat16"),
     ("full", "lora", "float32"),
 ]
-
-
-def storages(value: Any) -> list[Any]:
-    tensors = (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
-    return [tensor.untyped_storage() for tensor in tensors]
-
-
-class LiveBytes(TorchDispatchMode):
-    """Records the peak bytes of the tensors created inside the block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.alive: set[int] = set()
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        inputs = {storage._cdata for storage in storages((args, kwargs))}
-        for storage in storages(result):
-            if storage._cdata not in self.alive | inputs:
-                self.alive.add(storage._cdata)
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self.drop, storage._cdata, storage.nbytes())
-        return result
-
-    def drop(self, key: int, size: int) -> None:
-        self.alive.discard(key)
-        self.now -= size
 
 
 @dataclass

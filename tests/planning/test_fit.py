@@ -1,16 +1,27 @@
 """The smallest change that makes a run fit: cheap options first, none without need."""
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
+import psutil
 import pytest
 
-from rlhf.config.schema import GIB
-from rlhf.planning.fit import OPTIONS, changed_options, smallest_change
-from rlhf.planning.gpus import GPUS, find_gpu, match_gpu
+from rlhf.config.schema import GIB, Config, ModelConfig
+from rlhf.errors import UsageError
+from rlhf.models.locations import ModelLocation
+from rlhf.planning import devices
+from rlhf.planning.devices import GPUS, Device, Kind, find_device, match_gpu
+from rlhf.planning.fit import (
+    OPTIONS,
+    changed_options,
+    smallest_change,
+    uses_gradient_checkpointing,
+)
 from rlhf.planning.memory import estimate_memory
 from rlhf.planning.model_dims import ModelDims, read_dims
-from rlhf.planning.workload import Workload
+from rlhf.planning.workload import Stage, Workload
+from rlhf.planning.workload_options import workload_of
 from tests.support.planned import WORKLOAD
 
 WORKLOADS = {
@@ -94,9 +105,52 @@ def test_no_step_raises_the_peak(llava_7b: ModelDims, name: str) -> None:
 
 
 def test_a_gpu_is_found_by_its_name() -> None:
-    assert find_gpu("nvidia rtx-4090") is GPUS["RTX 4090"]
+    assert find_device("nvidia rtx-4090") is GPUS["RTX 4090"]
     assert GPUS["T4"].gib == 15
     assert [gpu.gib for gpu in GPUS.values()][-1] > 130
+
+
+@pytest.mark.parametrize("name", ["M2 Max 64GB", "apple m2-max 64 gb", "m2 max 64GiB"])
+def test_a_mac_is_found_by_chip_and_memory(name: str) -> None:
+    mac = find_device(name)
+    assert (mac.name, mac.kind, mac.bandwidth_tbs) == ("M2 Max 64GB", "mps", 0.4)
+    assert mac.gib == pytest.approx(0.74 * 64) and not mac.has_rates
+    assert find_device("M1 Pro 16GB").has_rates
+
+
+@pytest.mark.parametrize("name", ["M2 Max", "M7 64GB", "abacus", "M2 Max Plus 64GB"])
+def test_an_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"no device named {name}"):
+        find_device(name)
+
+
+@pytest.mark.parametrize(("text", "gib"), [("max\n", None), ("4294967296\n", 4.0), (None, None)])
+def test_a_container_has_less_memory_than_its_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, gib: float | None
+) -> None:
+    limit = tmp_path / "memory.max"
+    if text:
+        limit.write_text(text)
+    monkeypatch.setattr(devices, "CGROUP_LIMIT", limit)
+    cpu = find_device("cpu")
+    assert cpu.gib == pytest.approx(gib or psutil.virtual_memory().total / GIB)
+    assert (cpu.kind, cpu.is_local, cpu.has_rates) == ("cpu", True, False)
+
+
+@pytest.mark.parametrize("stage", get_args(Stage))
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_layers_are_recomputed_where_the_stage_needs_it(
+    monkeypatch: pytest.MonkeyPatch, llava_7b: ModelDims, stage: Any, kind: Any
+) -> None:
+    location = ModelLocation("llava-hf/llava-1.5-7b-hf", None)
+    run = workload_of(Config(), llava_7b, starts_from_adapter=False, stage=stage, device=kind)
+    needed = estimate_memory(llava_7b, run).peak / GIB
+    for gib, expected in ((needed - 0.1, True), (needed + 0.1, False)):
+        device = Device("this one", gib, 0, 0, 0, kind)
+        monkeypatch.setattr("rlhf.planning.fit.local_device", lambda _, device=device: device)
+        assert uses_gradient_checkpointing(Config(), location, stage) is expected
+    never = Config(model=ModelConfig(gradient_checkpointing=False))
+    assert not uses_gradient_checkpointing(never, location, stage)
 
 
 def test_a_local_gpu_has_its_own_memory_and_the_speed_of_its_model() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.planning.gpus import GPU
+from rlhf.planning.devices import Device
 from rlhf.planning.ideal_time import (
     forward_flops,
     ideal_seconds,
@@ -28,7 +28,7 @@ def test_the_time_of_the_7b_by_hand(llava_7b: ModelDims) -> None:
     assert forward_flops(llava_7b, WORKLOAD) == pytest.approx(10.10e12, rel=0.001)
     assert lm_head_flops(llava_7b) == 2 * 4096 * 32064
     assert vision_flops(llava_7b) == pytest.approx(0.405e12, rel=0.01)
-    gpu = GPU("measured H200", 139, 790, 60, 4.3)
+    gpu = Device("measured H200", 139, 790, 60, 4.3)
     times = ideal_seconds(llava_7b, WORKLOAD, gpu)
     assert times["prefill"] == pytest.approx(64 * 8.40 / 790, rel=0.005)
     assert times["ref_logprobs"] == times["scores"] == times["old_logprobs"]
@@ -40,7 +40,7 @@ def test_the_time_of_the_7b_by_hand(llava_7b: ModelDims) -> None:
 
 def test_the_time_of_alora_by_hand(llava_7b: ModelDims) -> None:
     """The published sum is 3.2 s; each pass reads the prompts that are not cached."""
-    gpu = GPU("measured H200", 139, 790, 60, 4.3)
+    gpu = Device("measured H200", 139, 790, 60, 4.3)
     workload = replace(WORKLOAD, lora_type="alora", prefix_cache_gib=100)
     cached = ideal_seconds(llava_7b, workload, gpu)
     assert cached["prefill"] == pytest.approx(64 * 8.40 / 790, rel=0.005)
@@ -59,7 +59,7 @@ def test_the_time_of_alora_by_hand(llava_7b: ModelDims) -> None:
 def test_the_time_of_shared_prompts_is_the_published_sum(
     llava_7b: ModelDims, samples: int, total: float
 ) -> None:
-    gpu = GPU("measured H200", 139, 790, 60, 4.3)
+    gpu = Device("measured H200", 139, 790, 60, 4.3)
     times = ideal_seconds(llava_7b, replace(WORKLOAD, samples_per_prompt=samples), gpu)
     assert sum(times.values()) - times["old_logprobs"] == pytest.approx(total, rel=0.05)
     # 8.40 TF a prompt, 1.71 a response
@@ -68,7 +68,7 @@ def test_the_time_of_shared_prompts_is_the_published_sum(
 
 
 def test_what_each_option_costs(llava_7b: ModelDims) -> None:
-    gpu = GPU("test", 80, 300, 20, 2)
+    gpu = Device("test", 80, 300, 20, 2)
 
     def times(**options: Any) -> dict[str, float]:
         return ideal_seconds(llava_7b, replace(WORKLOAD, **options), gpu)

@@ -23,13 +23,15 @@ from rlhf.planning.activation_memory import (
 )
 from rlhf.planning.ideal_time import forward_flops
 from rlhf.planning.memory import (
-    base_model_bytes,
     estimate_memory,
+)
+from rlhf.planning.model_dims import ModelDims, dims_of, read_dims
+from rlhf.planning.resident_memory import (
+    base_model_bytes,
     lora_parameters,
     resident_bytes,
     trainable_parameters,
 )
-from rlhf.planning.model_dims import ModelDims, dims_of, read_dims
 from tests.support import tiny_models
 from tests.support.planned import WORKLOAD, wide_model
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from rlhf.planning import roofline as module
-from rlhf.planning.gpus import GPU
+from rlhf.planning.devices import Device
 from rlhf.planning.ideal_time import ideal_seconds
 from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.roofline import calibrate, measure_roofline, synchronizer
 from rlhf.tracking.profiler import IterationTimes
 from tests.support.planned import WORKLOAD
 
-TEST_GPU = GPU("test", 0, 100.0, 100.0, 2.0)
+TEST_GPU = Device("test", 0, 100.0, 100.0, 2.0)
 WEIGHTS = 2 * (6_476_005_376 + 65 * 4096 + 32064 * 4096)  # bfloat16, embeddings left out
 KV_BYTES = 2 * 32 * 4096 * 2  # keys and values of a token, 32 layers
 COUNTS = {

@@ -6,12 +6,18 @@ import pytest
 
 from rlhf.config.resolve import recommended_parts
 from rlhf.config.schema import GIB, Config, PPOConfig
+from rlhf.planning.devices import GPUS
 from rlhf.planning.exchange import exchange_seconds, sent_bytes
 from rlhf.planning.fit import smallest_change
-from rlhf.planning.gpus import GPUS
 from rlhf.planning.ideal_time import ideal_seconds
-from rlhf.planning.memory import base_model_bytes, estimate_memory, lora_parameters
+from rlhf.planning.memory import (
+    estimate_memory,
+)
 from rlhf.planning.model_dims import ModelDims, read_dims
+from rlhf.planning.resident_memory import (
+    base_model_bytes,
+    lora_parameters,
+)
 from tests.support.planned import WORKLOAD
 
 FOUR = replace(WORKLOAD, processes=4, parts=4)
