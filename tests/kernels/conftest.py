@@ -1,19 +1,13 @@
 """Triton kernels run compiled on a GPU, and where there is none interpreted on the CPU."""
 
 import importlib
-import os
 from collections.abc import Iterator
-from importlib.util import find_spec
 from types import ModuleType
 
 import pytest
 import torch
 
-if find_spec("triton") and not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
-    # torch may have imported Triton already: its own functions must be interpreted too.
-    for name in ("triton.language.standard", "triton.language"):
-        importlib.reload(importlib.import_module(name))
+import tests.support.interpreted_triton  # noqa: F401
 
 
 @pytest.fixture

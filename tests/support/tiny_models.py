@@ -26,11 +26,13 @@ INSTRUCTIONS = (
 )
 
 
-def load(directory: Path, dtype: str = "float32", quantization: str = "none") -> Llava:
-    """Load the model of a directory such as that of the `tiny` fixture on the CPU."""
+def load(
+    directory: Path, dtype: str = "float32", quantization: str = "none", device: str = "cpu"
+) -> Llava:
+    """Load the model of a directory such as that of the `tiny` fixture."""
     path, weights_dtype = str(directory / "model"), getattr(torch, dtype)
     return Llava.load(
-        path, device=torch.device("cpu"), dtype=weights_dtype, quantization=quantization
+        path, device=torch.device(device), dtype=weights_dtype, quantization=quantization
     )
 
 

@@ -1,0 +1,70 @@
+"""PPO on a disguised GPU: no tensors mix, and it trains the weights that it trains on the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.devices.runs import ppo_run, trained
+from tests.support.disguised_gpu import DisguisedGPU, Kind, disguised_gpu
+
+BY_GRADIENT: dict[str, Any] = {"critic_fit": "gradient", "value_features": ()}
+RUNS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "full, k2 in the loss, pairs": {
+        "train": "full",
+        "critic": "shared",
+        "kl_placement": "loss",
+        "kl_estimator": "k2",
+        "samples_per_prompt": 2,
+        **BY_GRADIENT,
+    },
+    "full, exact KL, bootstrap": {
+        "train": "full",
+        "kl_placement": "loss",
+        "kl_estimator": "exact",
+        "missing_eos": "bootstrap",
+    },
+    "critic with an adapter, checkpointing": {
+        "critic": "adapter",
+        "gradient_checkpointing": True,
+        "temperature": 0.7,
+        **BY_GRADIENT,
+    },
+    "separate critic, no recomputing": {
+        "critic": "separate",
+        "recompute_logprobs": False,
+        **BY_GRADIENT,
+    },
+    "aLoRA": {"lora_type": "alora", "missing_eos": "bootstrap"},
+    "rloo by transformers": {
+        "advantage_estimator": "rloo",
+        "samples_per_prompt": 2,
+        "engine": "transformers",
+    },
+    "grpo in groups of 4": {"advantage_estimator": "grpo", "samples_per_prompt": 4},
+}
+
+
+def check_equal_to_cpu(
+    tiny: Path, kind: Kind, options: dict[str, Any], *, triton: bool = False
+) -> DisguisedGPU:
+    """Train on the CPU and on a disguised GPU, which is returned, and compare all weights."""
+    reference = ppo_run(tiny, **options)
+    before = trained(reference)
+    reference.run()
+    expected = trained(reference)
+    with disguised_gpu(kind, triton=triton) as gpu:
+        run = ppo_run(tiny, device=kind, **options)
+        run.run()
+        actual = trained(run)
+    assert any(not torch.equal(expected[name], before[name]) for name in expected)
+    for name, weights in actual.items():
+        torch.testing.assert_close(weights, expected[name], atol=2e-5, rtol=2e-5)
+    return gpu
+
+
+@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
+def test_cuda_trains_the_weights_of_the_cpu(tiny: Path, options: dict[str, Any]) -> None:
+    check_equal_to_cpu(tiny, "cuda", options)

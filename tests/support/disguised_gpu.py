@@ -1,0 +1,240 @@
+"""A GPU in disguise: tensors that report cuda:0 or mps:0 and keep their numbers on the CPU.
+
+Where host and device tensors meet, it raises what torch raises on a real GPU. It keeps a record of
+the operators that run on it, of the places where the host waits for its numbers, and of float64
+tensors. What it cannot show: speed, memory, and the rounding of real kernels.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from importlib import import_module
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+
+from tests.support.device_rules import (
+    call_site,
+    check_devices,
+    host_waits,
+    tensors_in,
+    with_tensors,
+)
+
+Kind = Literal["cuda", "mps"]
+
+
+class DeviceTensor(Tensor):
+    """A tensor on a disguised GPU.
+
+    To torch's own C++, which has no driver for the device, it is on `meta`.
+
+    Attributes:
+        host: its numbers, on the CPU.
+        gpu: the GPU that it is on.
+    """
+
+    host: Tensor
+    gpu: "DisguisedGPU"
+
+    @staticmethod
+    def __new__(cls, host: Tensor, gpu: "DisguisedGPU") -> "DeviceTensor":
+        tensor: DeviceTensor = Tensor._make_wrapper_subclass(
+            cls,
+            host.shape,
+            strides=host.stride(),
+            storage_offset=host.storage_offset(),
+            dtype=host.dtype,
+            device=torch.device("meta"),
+        )
+        tensor.host, tensor.gpu = host, gpu
+        return tensor
+
+    device = property(lambda self: self.gpu.device)  # type: ignore[assignment]
+    is_cuda = property(lambda self: self.device.type == "cuda")  # type: ignore[assignment]
+    is_mps = property(lambda self: self.device.type == "mps")  # type: ignore[assignment]
+    is_meta = False
+
+    def get_device(self) -> int:
+        return 0
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"{self.host!r} on {self.device}"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        copied: Tensor = DeviceTensor(self.host.detach().clone(), self.gpu)
+        if isinstance(self, nn.Parameter):
+            copied = nn.Parameter(copied, self.requires_grad)
+        return memo.setdefault(id(self), copied)  # type: ignore[no-any-return]
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        gpu = next(x.gpu for x in tensors_in((args, kwargs)) if isinstance(x, DeviceTensor))
+        return gpu.run(func, args, kwargs or {})
+
+
+class DisguisedGPU(TorchDispatchMode):
+    """Runs operators on tensors of a disguised GPU, and records them.
+
+    Args:
+        kind: of its device, `cuda` or `mps`; on `mps` there is no float64.
+
+    Attributes:
+        device: cuda:0 or mps:0.
+        operators: calls of each operator or Triton kernel with a tensor of the device.
+        host_reads: operator, and line of the package, where the host waited for the device.
+        float64: float64 tensors on the device that each operator returned.
+    """
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        self.device = torch.device(kind, 0)
+        self.operators: Counter[str] = Counter()
+        self.host_reads: Counter[tuple[str, str]] = Counter()
+        self.float64: Counter[str] = Counter()
+        self.means_meta = False  # torch's C++ calls our device `meta`, too
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run an operator on the numbers of its tensors.
+
+        Raises:
+            RuntimeError: tensors of host and device meet.
+            TypeError: a float64 tensor would be on mps.
+        """
+        tensors = tensors_in((args, kwargs))
+        target = self._target(func, args, kwargs, tensors)
+        if any(isinstance(x, DeviceTensor) for x in tensors):
+            check_devices(func, args, tensors)
+            self.operators[func.name()] += 1
+            if host_waits(func, args, target):
+                self.host_reads[func.name(), call_site()] += 1
+        if kwargs.get("device") is not None and target == self.device:
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        output = func(*with_tensors(args, on_host), **with_tensors(kwargs, on_host))
+        if target != self.device:
+            return output
+        output = with_tensors(output, lambda x: self._put(x, func))
+        return return_and_correct_aliasing(func, args, kwargs, output)
+
+    def _target(
+        self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[Tensor]
+    ) -> torch.device:
+        """Device of what an operator returns."""
+        if kwargs.get("device") is not None:
+            named = torch.device(kwargs["device"])
+            means_meta = self.means_meta or any(x.is_meta for x in tensors)
+            kinds = {self.device.type} if means_meta else {self.device.type, "meta"}
+            return self.device if named.type in kinds else named
+        read = args[:1] if func is torch.ops.aten.copy_.default else tensors
+        return next((x.device for x in read if isinstance(x, DeviceTensor)), torch.device("cpu"))
+
+    def _put(self, host: Tensor, func: Any) -> DeviceTensor:
+        """Put what an operator returned on the device."""
+        if host.dtype == torch.float64:
+            self.float64[func.name()] += 1
+            if self.device.type == "mps":
+                raise TypeError(
+                    "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't "
+                    f"support float64. Please use float32 instead. ({func.name()})"
+                )
+        return DeviceTensor(host, self)
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """Return the numbers of a device tensor; others as they are."""
+    return tensor.host if isinstance(tensor, DeviceTensor) else tensor
+
+
+class NamedDevices(TorchFunctionMode):
+    """Notes which device a call of torch from Python names, before torch asks for its driver.
+
+    Args:
+        gpu: where the calls run.
+    """
+
+    def __init__(self, gpu: DisguisedGPU) -> None:
+        super().__init__()
+        self.gpu = gpu
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = {name: self._numbered(value) for name, value in (kwargs or {}).items()}
+        if func is Tensor.to:
+            args = tuple(map(self._numbered, args))
+        device = kwargs.get("device")
+        if device is None and func in _device_constructors():
+            device = torch.get_default_device()
+        self.gpu.means_meta = device is not None and torch.device(device).type == "meta"
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.gpu.means_meta = False
+
+    def _numbered(self, value: Any) -> Any:
+        """The device, where `value` names its kind without a number."""
+        is_kind = isinstance(value, (str, torch.device)) and str(value) == self.gpu.device.type
+        return self.gpu.device if is_kind else value
+
+
+@contextmanager
+def disguised_gpu(kind: Kind = "cuda", *, triton: bool = False) -> Iterator[DisguisedGPU]:
+    """Inside the block tensors on the device `kind` are those of a disguised GPU, which it yields.
+
+    Args:
+        kind: `cuda` or `mps`.
+        triton: run the Triton kernels, by Triton's interpreter; else those in PyTorch.
+    """
+    gpu, settings = DisguisedGPU(kind), torch.__future__
+    with ExitStack() as stack:
+        # torch.tensor(…, device=…) must not ask for a driver.
+        stack.enter_context(mock.patch.object(torch.cuda, "_lazy_init", lambda: None))
+        stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
+        torch._C._set_only_lift_cpu_tensors(True)
+        # A parameter that moves to the device must remain the same object, with all its users.
+        swaps = settings.get_swap_module_params_on_conversion()
+        stack.callback(settings.set_swap_module_params_on_conversion, swaps)
+        settings.set_swap_module_params_on_conversion(True)
+        stack.enter_context(mock.patch.object(torch, "Event", mock.MagicMock()))
+        stack.enter_context(interpreted_triton(gpu) if triton else no_triton())
+        stack.enter_context(NamedDevices(gpu))
+        stack.enter_context(gpu)
+        yield gpu
+
+
+def no_triton() -> Any:
+    """Inside the block the kernels in PyTorch run on the GPU."""
+    return mock.patch("rlhf.kernels._wants_triton", lambda tensor: False)
+
+
+@contextmanager
+def interpreted_triton(gpu: DisguisedGPU) -> Iterator[None]:
+    """Inside the block Triton's interpreter, which must be on, takes tensors of the GPU only."""
+    grid: Any = import_module("triton.runtime.interpreter").GridExecutor
+    launch: Callable[..., Any] = grid.__call__
+
+    def launch_on_gpu(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for tensor in tensors_in((args, kwargs)):
+            if not isinstance(tensor, DeviceTensor):
+                raise ValueError("Pointer argument cannot be accessed from Triton (cpu tensor?)")
+        gpu.operators[self.fn.__name__] += 1
+        return launch(self, *with_tensors(args, on_host), **with_tensors(kwargs, on_host))
+
+    device_of = mock.patch.object(torch.cuda, "device_of", lambda tensor: nullcontext())
+    with device_of, mock.patch.object(grid, "__call__", launch_on_gpu):
+        yield
