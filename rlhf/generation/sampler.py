@@ -9,7 +9,7 @@ from torch import Tensor
 from rlhf.config.schema import SamplingConfig
 from rlhf.functional import filtered_logits, inverse_cdf_tokens, keyed_uniforms
 from rlhf.generation.checkpoint_options import say_unused_options
-from rlhf.kernels.prepacked_gemm import prepacked_gemm
+from rlhf.kernels.prepacked_gemm import output_logits
 from rlhf.models.encoding import check_positions
 from rlhf.models.llava import Llava
 from rlhf.models.packed.kv_cache import DecodeState
@@ -210,7 +210,7 @@ def decode_loop(
         hidden_states = hidden.new_zeros(*uniforms.shape, hidden.shape[1])
     lengths = torch.full((len(hidden),), max_len)
     rows = torch.arange(len(hidden))  # rows that are still in the batch
-    lm_head = prepacked_gemm(llava.output_weight, len(rows), llava.precision)
+    lm_head = output_logits(llava.output_weight, len(rows), llava.precision)
     for position in range(max_len):
         logits = lm_head(hidden)
         next_tokens, next_logprobs = sample_tokens(

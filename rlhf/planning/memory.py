@@ -102,7 +102,7 @@ def _prepacked_weights(dims: ModelDims, workload: Workload) -> Parts:
         return {}
     width = frozen_width(workload)
     layers = width * dims.linear_params if workload.quantization == "none" else 0
-    head = width * (dims.lm_head_params or dims.embedding_params)
+    head = 4 * (dims.lm_head_params or dims.embedding_params)  # float32 logits
     return {"weights to decode by": head + (layers if layers <= LIMIT else 0)}
 
 

@@ -40,6 +40,20 @@ def test_seed_iteration_and_sample_index_each_change_what_is_sampled(
     assert generate(llava, prompts, sampling, samples=ones)[0].rows() != base
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_log_probabilities_are_those_that_training_gives_the_hidden_states(
+    tiny: Path, dtype: str
+) -> None:
+    llava = tiny_models.load(tiny, dtype)
+    prompts, sampling = tiny_models.prompts_of(llava, tiny), SamplingConfig(max_new_tokens=12)
+    responses, sampled = generate(llava, prompts, sampling, return_hidden_states=True)
+    hidden, weight = sampled.hidden_states, llava.output_weight
+    assert hidden is not None and hidden.dtype == getattr(torch, dtype)
+    tokens, banned = responses.tokens, llava.banned_ids
+    logprobs, _ = token_logprobs(hidden, weight, tokens, banned_ids=banned)
+    torch.testing.assert_close(sampled.logprobs, logprobs, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("lora_type", ["lora", "alora"])
 def test_finished_rows_leave_the_batch_without_changing_the_others(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, lora_type: str

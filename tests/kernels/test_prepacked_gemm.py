@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlhf.kernels import prepacked_gemm as module
-from rlhf.kernels.prepacked_gemm import prepacked_gemm
+from rlhf.kernels.prepacked_gemm import output_logits, prepacked_gemm
 
 
 @pytest.mark.parametrize("blocks", [True, False])
@@ -36,3 +36,20 @@ def test_a_wider_weight_multiplies_in_the_dtype(
     out = prepacked_gemm(weight, 1, torch.bfloat16)(torch.tensor([[1.0, 1.0]]))
     assert out.tolist() == [[1.0, 2.0]]  # 1 + 2^-10 has no place in seven bits
     assert not out.requires_grad
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float64])
+def test_sums_of_logits_are_not_rounded_to_half_precision(precision: torch.dtype) -> None:
+    numbers = torch.Generator().manual_seed(0)
+    weight = torch.randn(70, 24, generator=numbers, dtype=torch.float64).to(precision)
+    x = torch.randn(5, 24, generator=numbers, dtype=torch.float64).to(precision)
+    logits = output_logits(weight, 5, precision)(x)
+    assert logits.dtype == torch.promote_types(precision, torch.float32)
+    expected = x.double() @ weight.double().T
+    torch.testing.assert_close(logits.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_factors_of_logits_are_rounded_as_those_of_the_layers() -> None:
+    weight = torch.tensor([[1 + 2**-10, 2**-10]])
+    logits = output_logits(weight, 1, torch.bfloat16)(torch.tensor([[1.0, 1.0]]))
+    assert logits.tolist() == [[1 + 2**-10]]
