@@ -216,7 +216,8 @@ def decode_loop(
         next_tokens, next_logprobs = sample_tokens(
             llava, logits, sampling, uniforms[rows, position]
         )
-        tokens[rows, position], logprobs[rows, position] = next_tokens.cpu(), next_logprobs.cpu()
+        sampled = to_host(next_tokens, next_logprobs)
+        tokens[rows, position], logprobs[rows, position] = sampled
         if hidden_states is not None:
             hidden_states[rows.to(hidden_states.device), position] = hidden
         running = lengths[rows] > position
@@ -226,13 +227,15 @@ def decode_loop(
         if not running.any():
             break
         if running.float().mean() <= COMPACT_BELOW:
-            rows, next_tokens = rows[running], next_tokens[running.to(next_tokens.device)]
-            state = state.select(running.nonzero().squeeze(1))
+            kept = running.nonzero().squeeze(1)
+            rows, next_tokens = rows[kept], next_tokens[kept.to(next_tokens.device)]
+            state = state.select(kept)
         hidden, state = llava.decode(next_tokens, state)
         count("decode_steps", 1)
     mask = torch.arange(max_len) < lengths[:, None]
     if hidden_states is not None:
-        hidden_states = hidden_states[mask.to(hidden_states.device)]
+        index = mask.flatten().nonzero().squeeze(1)
+        hidden_states = hidden_states.flatten(0, 1)[index.to(hidden_states.device)]
     flat = tokens[mask]
     return list(flat.split(lengths.tolist())), SampledTokens(logprobs[mask], hidden_states)
 
@@ -249,8 +252,11 @@ def sample_tokens(
         uniforms: [B] float64 in [0, 1).
 
     Returns:
-        Tokens [B] int64, and their log-probabilities [B] float32, nats.
+        Tokens [B] int64, and their log-probabilities [B] float32, nats: NaN where a row has no
+        distribution, see `check_distributions`; on MPS both are on the host.
     """
+    if logits.device.type == "mps":  # it has no float64, which the filters and the CDF need
+        logits = logits.cpu()
     filtered = filtered_logits(
         logits,
         temperature=sampling.temperature or 1.0,
@@ -258,9 +264,37 @@ def sample_tokens(
         top_p=sampling.top_p,
         banned_ids=llava.banned_ids,
     )
-    if filtered.device.type == "mps":  # it has no float64, which the inverse CDF needs
-        filtered = filtered.cpu()
     if sampling.temperature == 0:
         best = filtered.max(-1)
         return best.indices, best.values - filtered.logsumexp(-1)
     return inverse_cdf_tokens(filtered, uniforms.to(filtered.device))
+
+
+def to_host(tokens: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor]:
+    """Copy sampled tokens and their log-probabilities to the host, which waits for them once.
+
+    Args:
+        tokens: [B] int64.
+        logprobs: [B] float32, nats.
+
+    Raises:
+        ValueError: a token was sampled from no distribution.
+    """
+    if tokens.device.type != "cpu":
+        both = torch.stack([tokens.double(), logprobs.double()]).cpu()
+        tokens, logprobs = both[0].long(), both[1].float()
+    check_distributions(logprobs)
+    return tokens, logprobs
+
+
+def check_distributions(logprobs: Tensor) -> None:
+    """Refuse tokens that were sampled from no distribution.
+
+    Args:
+        logprobs: [N] of the tokens, from `sample_tokens`, on the host.
+
+    Raises:
+        ValueError: one is NaN.
+    """
+    if logprobs.isnan().any():
+        raise ValueError("logits: got a row without a distribution, wanted finite values or -inf")

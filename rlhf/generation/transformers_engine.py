@@ -11,7 +11,7 @@ from rlhf.config.schema import SamplingConfig
 from rlhf.data.images import load_image
 from rlhf.errors import UsageError
 from rlhf.generation.checkpoint_options import blank_generation_config, say_unused_options
-from rlhf.generation.sampler import sample_tokens, to_responses
+from rlhf.generation.sampler import check_distributions, sample_tokens, to_responses
 from rlhf.models.encoding import check_positions
 from rlhf.models.llava import Llava
 from rlhf.types import PromptBatch, Responses, SampledTokens
@@ -21,7 +21,8 @@ class KeyedSampling(LogitsProcessor):  # type: ignore[misc]
     """Picks each row's token by a uniform number and sets the logits of all other tokens to -inf.
 
     Attributes:
-        logprobs: a tensor [B] float32 for each position so far, of the picked tokens, nats.
+        logprobs: a tensor [B] float32 for each position so far, of the picked tokens, nats; NaN
+            where there was no distribution.
 
     Args:
         llava: the model.
@@ -42,8 +43,9 @@ class KeyedSampling(LogitsProcessor):  # type: ignore[misc]
         """
         uniforms = self.uniforms[:, len(self.logprobs)]
         tokens, logprobs = sample_tokens(self.llava, scores, self.sampling, uniforms)
-        self.logprobs.append(logprobs.cpu())
-        return torch.full_like(scores, -torch.inf).scatter_(1, tokens.unsqueeze(1), 0)
+        self.logprobs.append(logprobs)
+        picked = tokens.unsqueeze(1).to(scores.device)
+        return torch.full_like(scores, -torch.inf).scatter_(1, picked, 0)
 
 
 @torch.no_grad()
@@ -66,6 +68,9 @@ def hf_generate_batch(
 
     Returns:
         The tokens [n] of each response, and the log-probabilities [N] of all tokens, end to end.
+
+    Raises:
+        ValueError: logits are not finite.
     """
     inputs = _inputs(llava, prompts)
     if llava.adapters.lora_type == "alora":
@@ -75,8 +80,9 @@ def hf_generate_batch(
     with blank_generation_config(llava.model):
         output = llava.model.generate(**inputs, generation_config=config, logits_processor=[picks])
     rows = truncate_at_eos(llava, output[:, prompts.spans.max_len :].cpu())
-    logprobs = torch.stack(picks.logprobs, dim=1)
+    logprobs = torch.stack(picks.logprobs, dim=1).cpu()
     flat = torch.cat([row[: len(tokens)] for row, tokens in zip(logprobs, rows, strict=True)])
+    check_distributions(flat)
     return rows, SampledTokens(flat)
 
 

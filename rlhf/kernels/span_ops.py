@@ -147,7 +147,10 @@ def span_sum(flat: Tensor, spans: Spans) -> Tensor:
         ValueError: flat is not [N].
     """
     check_rows("flat", flat, spans.num_tokens)
-    return torch.segment_reduce(at_least_float32(flat), "sum", offsets=spans.offsets)
+    flat = at_least_float32(flat)
+    if flat.device.type == "mps":  # which has no kernel of segment_reduce
+        return flat.new_zeros(len(spans)).index_add(0, spans.segment_ids, flat)
+    return torch.segment_reduce(flat, "sum", offsets=spans.offsets)
 
 
 def span_mean(flat: Tensor, spans: Spans) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from tests.support.disguised_gpu import DisguisedGPU, Kind, disguised_gpu
+from tests.support.mps_operators import mps_operators
 
 MIXED = "Expected all tensors to be on the same device"
 HOST = torch.arange(1.0, 4.0)
@@ -92,6 +93,28 @@ def test_float64_is_counted_and_refused_on_mps(double: Callable[[DisguisedGPU], 
     assert sum(gpu.float64.values()) == 1
     with disguised_gpu("mps") as gpu, pytest.raises(TypeError, match="doesn't support float64"):
         double(gpu)
+
+
+def test_an_operator_without_a_kernel_is_refused_on_mps() -> None:
+    def sums(device: str) -> list[float]:
+        lengths = torch.tensor([1, 2], device=device)
+        return torch.segment_reduce(HOST.to(device), "sum", lengths=lengths).tolist()
+
+    with disguised_gpu("cuda"):
+        assert sums("cuda") == [1, 5]
+    with disguised_gpu("mps"), pytest.raises(NotImplementedError, match="aten::segment_reduce'"):
+        sums("mps")
+
+
+def test_mps_has_what_it_has() -> None:
+    """Kernels, structured and composite operators are told apart from those of others."""
+    has = {name for name in ("mm", "add_.Tensor", "linalg_eigh", "_fused_adamw_") if on_mps(name)}
+    assert has == {"mm", "add_.Tensor", "linalg_eigh", "_fused_adamw_"}
+    assert not any(map(on_mps, ("segment_reduce", "_linalg_eigh", "_linalg_svd", "_ctc_loss")))
+
+
+def on_mps(name: str) -> bool:
+    return f"aten::{name}" in mps_operators()
 
 
 def network() -> nn.Sequential:

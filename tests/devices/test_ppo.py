@@ -68,3 +68,8 @@ def check_equal_to_cpu(
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
 def test_cuda_trains_the_weights_of_the_cpu(tiny: Path, options: dict[str, Any]) -> None:
     check_equal_to_cpu(tiny, "cuda", options)
+
+
+@pytest.mark.parametrize("name", ["defaults", "full, exact KL, bootstrap", "rloo by transformers"])
+def test_mps_trains_the_weights_of_the_cpu(tiny: Path, name: str) -> None:
+    check_equal_to_cpu(tiny, "mps", RUNS[name])

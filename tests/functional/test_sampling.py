@@ -148,9 +148,11 @@ def test_sampled_frequencies_match_the_probabilities() -> None:
 
 
 @pytest.mark.parametrize("row", [[math.nan, 0.0], [math.inf, 0.0], [-math.inf, -math.inf]])
-def test_inverse_cdf_refuses_rows_without_a_distribution(row: list[float]) -> None:
-    with pytest.raises(ValueError, match="logits: got a row without a distribution"):
-        inverse_cdf_tokens(torch.tensor([[0.0, 0.0], row]), torch.tensor([0.5, 0.5]))
+def test_a_row_without_a_distribution_has_no_logprob(row: list[float]) -> None:
+    logits, uniforms = torch.tensor([[0.0, 0.0], row]), torch.tensor([0.5, 0.5])
+    tokens, logprobs = inverse_cdf_tokens(logits, uniforms)
+    assert logprobs.isnan().tolist() == [False, True]
+    assert all(token in (0, 1) for token in tokens.tolist())
 
 
 def test_filtered_logits_literals() -> None:

@@ -8,8 +8,9 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from rlhf.config.schema import SamplingConfig
+from rlhf.config.schema import EngineKind, SamplingConfig
 from rlhf.data.images import load_image
+from rlhf.generation.engines import ENGINES
 from rlhf.generation.sampler import generate
 from rlhf.kernels import token_logprobs
 from rlhf.models.llava import Llava
@@ -165,3 +166,15 @@ def test_eos_belongs_to_the_response_when_it_is_also_the_pad(llava: Llava, tiny:
     assert responses.finished.any()
     assert [row[-1] == eos for row in responses.rows()] == responses.finished.tolist()
     assert len(sampled.logprobs) == responses.spans.num_tokens
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_logits_that_are_not_finite_are_refused(
+    llava: Llava, tiny: Path, engine: EngineKind, temperature: float
+) -> None:
+    prompts = tiny_models.prompts_of(llava, tiny)
+    torch.nn.init.constant_(llava.model.lm_head.weight[-1:], torch.inf)
+    sampling = SamplingConfig(temperature=temperature, max_new_tokens=3)
+    with pytest.raises(ValueError, match="logits: got a row without a distribution"):
+        generate(llava, prompts, sampling, batch_generator=ENGINES[engine])

@@ -25,6 +25,7 @@ from tests.support.device_rules import (
     tensors_in,
     with_tensors,
 )
+from tests.support.mps_operators import check_on_mps
 
 Kind = Literal["cuda", "mps"]
 
@@ -87,7 +88,7 @@ class DisguisedGPU(TorchDispatchMode):
     """Runs operators on tensors of a disguised GPU, and records them.
 
     Args:
-        kind: of its device, `cuda` or `mps`; on `mps` there is no float64.
+        kind: of its device, `cuda` or `mps`; on `mps` operators and float64 are missing.
 
     Attributes:
         device: cuda:0 or mps:0.
@@ -114,12 +115,15 @@ class DisguisedGPU(TorchDispatchMode):
 
         Raises:
             RuntimeError: tensors of host and device meet.
+            NotImplementedError: MPS does not have the operator.
             TypeError: a float64 tensor would be on mps.
         """
         tensors = tensors_in((args, kwargs))
         target = self._target(func, args, kwargs, tensors)
         if any(isinstance(x, DeviceTensor) for x in tensors):
             check_devices(func, args, tensors)
+            if self.device.type == "mps":
+                check_on_mps(func.name())
             self.operators[func.name()] += 1
             if host_waits(func, args, target):
                 self.host_reads[func.name(), call_site()] += 1
