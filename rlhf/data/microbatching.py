@@ -143,7 +143,12 @@ def map_own_microbatches(
 def _to_cpu(output: Output) -> Output:
     if isinstance(output, Tensor):
         return output.cpu()
-    return PolicyOutputs(**{name: value.cpu() for name, value in _tensors(output).items()})
+    tensors = _tensors(output)
+    if output.logprobs.device.type != "cpu":  # in one copy, so that the host waits once
+        names = [name for name, value in tensors.items() if value.dim() == 1]
+        rows = torch.stack([tensors[name] for name in names]).cpu()
+        tensors |= dict(zip(names, rows, strict=True))
+    return PolicyOutputs(**{name: value.cpu() for name, value in tensors.items()})
 
 
 def _tensors(outputs: PolicyOutputs) -> dict[str, Tensor]:

@@ -78,19 +78,19 @@ def checked_arguments(
     temperature: float,
     banned_ids: Sequence[int] | None,
     chunk_tokens: int | None,
-) -> tuple[Tensor, Options]:
+) -> tuple[Tensor, Tensor, Options]:
     """Check the arguments of a call with tokens and derive its options.
 
     Args:
         hidden: [N, D].
         weight: [V, D].
-        tokens: [N] int64.
+        tokens: [N] int64, checked on their device.
         temperature: above 0, divides the logits.
         banned_ids: ids of probability 0; None: none.
         chunk_tokens: tokens per chunk of logits; None: chosen automatically.
 
     Returns:
-        Banned ids [K] int64, unique and increasing, and the options.
+        Tokens [N] and banned ids [K] int64 on the device of `hidden`, and the options.
 
     Raises:
         ValueError: see `checked_options`; or a token is banned or outside the vocabulary.
@@ -100,9 +100,11 @@ def checked_arguments(
         raise ValueError(f"tokens: got {tokens.dtype}, wanted int64 ids")
     banned, options = checked_options(hidden, weight, temperature, banned_ids, chunk_tokens)
     out_of_range = ((tokens < 0) | (tokens >= len(weight))).any()
-    if bool(out_of_range | torch.isin(tokens, banned).any()):
+    ids = [] if banned_ids is None else [int(i) for i in banned_ids]
+    listed = torch.tensor(ids, dtype=torch.int64, device=tokens.device)
+    if bool(out_of_range | torch.isin(tokens, listed).any()):
         raise ValueError(f"tokens: got a banned id, or one outside the {len(weight)} ids")
-    return banned, options
+    return tokens.to(hidden.device), banned, options
 
 
 def matmul(left: Tensor, right: Tensor, options: Options) -> Tensor:
@@ -213,7 +215,7 @@ def token_logprobs(
     Args:
         hidden: [N, D], hidden states before the output layer.
         weight: [V, D], output embedding.
-        tokens: [N] int64.
+        tokens: [N] int64, on any device; on the host their check does not wait for a GPU.
         temperature: above 0, divides the logits.
         banned_ids: ids of probability 0; None: none.
         chunk_tokens: tokens per chunk of logits, also in backward; None: chosen automatically.
@@ -224,7 +226,7 @@ def token_logprobs(
     Raises:
         ValueError: shapes disagree, a token is banned, or an id or option is out of range.
     """
-    banned, options = checked_arguments(
+    tokens, banned, options = checked_arguments(
         hidden, weight, tokens, temperature, banned_ids, chunk_tokens
     )
     return _TokenLogprobs.apply(hidden, weight, tokens, banned, options)  # type: ignore[no-any-return, no-untyped-call]

@@ -244,7 +244,7 @@ def token_logprobs(
     Args:
         hidden: [N, D], hidden states before the output layer.
         weight: [V, D], output embedding.
-        tokens: [N] int64.
+        tokens: [N] int64, on any device; on the host their check does not wait for the GPU.
         temperature: above 0, divides the logits.
         banned_ids: ids of probability 0.
         chunk_tokens: tokens per chunk of logits; None: 1,024.
@@ -255,7 +255,9 @@ def token_logprobs(
     Raises:
         ValueError: shapes disagree, a token is banned, or an id or option is out of range.
     """
-    ids, options = checked_arguments(hidden, weight, tokens, temperature, banned_ids, chunk_tokens)
+    tokens, ids, options = checked_arguments(
+        hidden, weight, tokens, temperature, banned_ids, chunk_tokens
+    )
     if chunk_tokens is None:
         options = options._replace(chunks=_slices(len(tokens), CHUNK_TOKENS))
     banned = torch.zeros(len(weight), dtype=torch.int8, device=hidden.device)

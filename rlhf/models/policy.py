@@ -215,7 +215,7 @@ class Policy:
         logprobs, entropy = token_logprobs(
             hidden_states,
             llava.output_weight,
-            responses.tokens.to(hidden_states.device),
+            responses.tokens,
             temperature=self.temperature,
             banned_ids=llava.banned_ids,
         )

@@ -128,7 +128,7 @@ class Updater:
         means = dict(zip(TOKEN_MEANS, statistics.sums.tolist(), strict=True))
         return StepMetrics(
             **means,
-            ratio_gap=statistics.maximum,
+            ratio_gap=float(statistics.maximum),
             grad_norm_policy=policy_norm,
             grad_norm_critic=critic_norm,
             num_tokens=minibatch.responses.spans.num_tokens,
@@ -211,7 +211,7 @@ class Updater:
         ratio_gap = (outputs.logprobs.detach() - batch.old_logprobs).exp().sub(1).abs().max()
         means = [metrics.get(name, torch.zeros_like(loss)) for name in TOKEN_MEANS]
         sums = torch.stack([value.detach().float() for value in means])
-        return Statistics(sums, float(ratio_gap))
+        return Statistics(sums, ratio_gap)
 
     def _backward(self, loss: Tensor) -> Tensor:
         """Backpropagate a loss if it requires a gradient, and return it detached."""

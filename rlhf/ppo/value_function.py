@@ -79,7 +79,8 @@ class ValueFunction:
     @torch.no_grad()
     def feature_values(self, features: ValueFeatures) -> tuple[Tensor, Tensor]:
         """Return what standardized value features add to the values: [N] and [B] float32."""
-        tokens, ends = (self.head.feature_values(rows).cpu() for rows in features)
+        values = [self.head.feature_values(rows) for rows in features]
+        tokens, ends = torch.cat(values).cpu().split([len(rows) for rows in features])
         return tokens, ends
 
     def learn(self, rollout: LearningRollout) -> None:

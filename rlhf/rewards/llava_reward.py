@@ -68,7 +68,7 @@ class LlavaReward(RewardModel):
         logprobs, _ = token_logprobs(
             hidden_states,
             self.llava.output_weight,
-            responses.tokens.to(hidden_states.device),
+            responses.tokens,
             temperature=1.0,
             banned_ids=self.llava.banned_ids,
         )

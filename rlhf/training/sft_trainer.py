@@ -147,8 +147,7 @@ class SFTTrainer(Trainer):
         """Add the gradient of a microbatch; return its share of the loss, [1]."""
         responses = self.responses.select(rows)
         hidden_states = self.llava.response_hidden_states(self.prompts.select(rows), responses)
-        tokens = responses.tokens.to(hidden_states.device)
-        logprobs, _ = token_logprobs(hidden_states, self.llava.output_weight, tokens)
+        logprobs, _ = token_logprobs(hidden_states, self.llava.output_weight, responses.tokens)
         loss = -logprobs.sum() / num_tokens
         loss.backward()
         return loss.detach().reshape(1)

@@ -66,8 +66,8 @@ BUGS = (
         "models/policy.py",
         (
             (
-                "tokens.to(hidden_states.device),\n            temperature=self.temperature,",
-                "tokens.to(hidden_states.device),\n            temperature=1.0,",
+                "responses.tokens,\n            temperature=self.temperature,",
+                "responses.tokens,\n            temperature=1.0,",
             ),
         ),
         POLICY + "test_log_probabilities_are_those_of_the_sampled_temperature",
