@@ -17,6 +17,7 @@ from rlhf.errors import DataError, UsageError
 from rlhf.models.locations import locate_model
 from rlhf.rewards.held_out import not_held_out, refuse_same_model
 from rlhf.rewards.reward_card import RewardCard
+from rlhf.tracking.activity import working
 
 INPUT_FILES = (
     "data.demonstrations",
@@ -34,7 +35,9 @@ def load_function(command: str) -> CommandFunction:
 
     def run(job: Job) -> dict[str, Any]:
         check_inputs(command, job.config, job.files, job.scorer, job.judge)
-        return import_function(command)(job)
+        with working("loading libraries"):
+            function = import_function(command)
+        return function(job)
 
     return run
 

@@ -22,7 +22,9 @@ from rlhf.errors import UsageError
 from rlhf.parallel.environment import num_processes
 from rlhf.storage.atomic import replaced_file
 from rlhf.storage.run_directory import RunDirectory, new_run_directory, run_directory_of
+from rlhf.tracking.activity import working
 from rlhf.tracking.console import say, stage, table
+from rlhf.tracking.heartbeat import heartbeat
 
 if TYPE_CHECKING:  # imports torch
     from rlhf.parallel.world import World
@@ -93,6 +95,14 @@ def run_job(
         scorer=expand_home(scorer, "--scorer"),
         judge=expand_home(judge, "--judge"),
     )
+    with heartbeat(), working(f"rlhf {command}"):
+        return _run(command, config, directory, job, load)
+
+
+def _run(
+    command: str, config: Config, directory: Path, job: Any, load: LoadFunction
+) -> tuple[Path, dict[str, Any]]:
+    """Load the function of a command and run it, in its run directory if it has one."""
     function = load(command)
     if not COMMANDS[command].has_run_dir:
         summary = function(job(run_dir=Path()))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rlhf.parallel.world import ALONE, World
+from rlhf.tracking.activity import working
 from rlhf.types import PolicyOutputs, PromptBatch, Responses
 
 Output = TypeVar("Output", Tensor, PolicyOutputs)
@@ -126,17 +127,13 @@ def map_own_microbatches(
     """
     groups = microbatches(prompts, responses, max_tokens)
     tokens = [responses.spans.token_indices(rows) for rows in groups]
-    own = world.share(len(groups))
-    outputs = [
-        _to_cpu(
-            function(
-                prompts.select(groups[n]),
-                responses.select(groups[n]),
-                **{name: value[tokens[n].to(value.device)] for name, value in per_token.items()},
-            )
-        )
-        for n in own or range(1)
-    ]
+    own, outputs = world.share(len(groups)), []
+    with working("micro-batches", len(own)) as part:
+        for n in own or range(1):
+            batch = prompts.select(groups[n]), responses.select(groups[n])
+            rows = {name: value[tokens[n].to(value.device)] for name, value in per_token.items()}
+            outputs.append(_to_cpu(function(*batch, **rows)))
+            part.advance()
     return MicrobatchOutputs(outputs, not own, groups, tokens)
 
 

@@ -15,6 +15,7 @@ from rlhf.models.llava import Llava
 from rlhf.models.packed.kv_cache import DecodeState
 from rlhf.parallel.world import World
 from rlhf.spans import Spans
+from rlhf.tracking.activity import working
 from rlhf.tracking.profiler import count, phase
 from rlhf.types import PromptBatch, Responses, SampledTokens
 
@@ -61,9 +62,20 @@ def generate_batch(
     with llava.autocast():  # around all steps, so that each weight is cast once
         with phase("prefill"):
             hidden, state = llava.prefill(prompts, sampling.max_new_tokens)
-        with phase("decode"), llava.prepacked(len(prompts), sampling.max_new_tokens):
+        steps = sampling.max_new_tokens
+        with (
+            phase("decode"),
+            working("tokens", steps) as progress,
+            llava.prepacked(len(prompts), steps),
+        ):
             return decode_loop(
-                llava, hidden, state, sampling, uniforms, return_hidden_states=return_hidden_states
+                llava,
+                hidden,
+                state,
+                sampling,
+                uniforms,
+                return_hidden_states=return_hidden_states,
+                on_token=progress.advance,
             )
 
 
@@ -105,19 +117,21 @@ def generate(
     samples = torch.zeros(len(prompts), dtype=torch.int64) if samples is None else samples
     rows: list[Tensor] = []
     sampled: list[SampledTokens] = []
-    for chunk in torch.arange(len(prompts)).split(sampling.batch_size):
-        keys = prompts.sampling_keys[chunk, None], samples[chunk, None]
-        uniforms = keyed_uniforms(seed, iteration, *keys, torch.arange(sampling.max_new_tokens))
-        tokens, batch_sampled = batch_generator(
-            llava,
-            prompts.select(chunk),
-            sampling,
-            uniforms,
-            return_hidden_states=return_hidden_states,
-        )
-        rows += tokens
-        sampled.append(batch_sampled)
-        on_chunk(len(chunk))
+    with working("responses", len(prompts)) as progress:
+        for chunk in torch.arange(len(prompts)).split(sampling.batch_size):
+            keys = prompts.sampling_keys[chunk, None], samples[chunk, None]
+            uniforms = keyed_uniforms(seed, iteration, *keys, torch.arange(sampling.max_new_tokens))
+            tokens, batch_sampled = batch_generator(
+                llava,
+                prompts.select(chunk),
+                sampling,
+                uniforms,
+                return_hidden_states=return_hidden_states,
+            )
+            rows += tokens
+            sampled.append(batch_sampled)
+            progress.advance(len(chunk))
+            on_chunk(len(chunk))
     return to_responses(llava, rows), _concatenate(sampled)
 
 
@@ -185,6 +199,7 @@ def decode_loop(
     uniforms: Tensor,
     *,
     return_hidden_states: bool = False,
+    on_token: Callable[[], None] = lambda: None,
 ) -> tuple[list[Tensor], SampledTokens]:
     """Sample tokens until every response has ended or has reached the longest length.
 
@@ -197,6 +212,7 @@ def decode_loop(
         sampling: temperature (0 is greedy), filters, longest response T.
         uniforms: [B, T] float64 in [0, 1), the number that picks each token.
         return_hidden_states: return the hidden states that the tokens were sampled from.
+        on_token: called after each token of all responses.
 
     Returns:
         The tokens [n] of each response, and the log-probabilities [N] and (optional) hidden
@@ -232,6 +248,7 @@ def decode_loop(
             state = state.select(kept)
         hidden, state = llava.decode(next_tokens, state)
         count("decode_steps", 1)
+        on_token()
     mask = torch.arange(max_len) < lengths[:, None]
     if hidden_states is not None:
         index = mask.flatten().nonzero().squeeze(1)

@@ -13,6 +13,7 @@ from rlhf.models.fixed_options import stored_quantization
 from rlhf.models.llava import Llava
 from rlhf.models.locations import ModelLocation, locate_model
 from rlhf.models.policy import POLICY
+from rlhf.tracking.activity import working
 
 
 def load_model(
@@ -70,9 +71,9 @@ def load_base_model(
     """
     device = find_device(config.device)
     dtype = weights_dtype(config, device.type, trains_fully=trains_fully)
-    llava = Llava.load(
-        location.base, device=device, dtype=getattr(torch, dtype), quantization=quantization
-    )
+    weights = {"dtype": getattr(torch, dtype), "quantization": quantization}
+    with working(f"loading {location.base}"):
+        llava = Llava.load(location.base, device=device, **weights)
     llava.max_prefill_tokens = config.model.max_prefill_tokens
     llava.prefix_cache.limit = config.model.prefix_cache_gib
     llava.vision.cache.limit = config.model.vision_cache_gib

@@ -8,6 +8,7 @@ from rlhf.config.schema import PPOConfig
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.step_metrics import StepMetrics
 from rlhf.ppo.updater import Updater
+from rlhf.tracking.activity import working
 from rlhf.tracking.profiler import count
 from rlhf.types import Minibatch
 
@@ -35,13 +36,16 @@ def run_epochs(
         Metrics of each optimizer step.
     """
     steps: list[StepMetrics] = []
-    for _ in range(config.ppo_epochs):
-        for minibatch in buffer.minibatches(config.minibatch_size, generator):
-            step = updater.step(minibatch, train_policy=train_policy, parts=buffer.parts)
-            steps.append(step)
-            count("updated_responses", len(minibatch.responses))
-            if steps[-1].outcome == "stopped":
-                return steps
-            if steps[-1].outcome == "skipped":
-                on_skip(minibatch)
+    planned = config.ppo_epochs * -(-len(buffer.responses) // config.minibatch_size)
+    with working("optimizer steps", planned) as progress:
+        for _ in range(config.ppo_epochs):
+            for minibatch in buffer.minibatches(config.minibatch_size, generator):
+                step = updater.step(minibatch, train_policy=train_policy, parts=buffer.parts)
+                steps.append(step)
+                progress.advance()
+                count("updated_responses", len(minibatch.responses))
+                if step.outcome == "stopped":
+                    return steps
+                if step.outcome == "skipped":
+                    on_skip(minibatch)
     return steps

@@ -38,6 +38,7 @@ from rlhf.ppo.value_function import ValueFunction
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.reward import Reward, as_judge, as_scorer
 from rlhf.storage.checkpoint import Checkpoint
+from rlhf.tracking.activity import working
 from rlhf.tracking.live_view import RunView, watch
 from rlhf.tracking.profiler import end_iteration, phase
 from rlhf.tracking.tracker import Tracker
@@ -160,7 +161,8 @@ class PPOTrainer(Trainer):
         self._check_same()
         with watch(self.config.iterations, self.iteration) as view:
             while not self.finished:
-                metrics = self.metrics = self.step(self.iteration)
+                with working(f"iteration {self.iteration + 1}"):
+                    metrics = self.metrics = self.step(self.iteration)
                 self.iteration += 1
                 view.advance(metrics)
                 self._check_health(metrics, view)
@@ -265,7 +267,7 @@ class PPOTrainer(Trainer):
 
     def frozen_hash(self) -> str:
         """Hash of the weights that must not change: frozen parameters and the reward's heads."""
-        with self.sharding.whole():
+        with self.sharding.whole(), working("hashing the weights"):
             return frozen_hash(self.policy, self.scorers)
 
     @cached_property
@@ -284,7 +286,9 @@ class PPOTrainer(Trainer):
         check_finite(rollout, iteration, self.checkpoints.path(self.checkpoints.saved))
         if iteration == 0 and self.config.sanity_checks:
             check = partial(run_sanity_checks, self.policy, self.reward, rollout)
-            self.updater.oom_retry.run("sanity checks", lambda: check(self._options_after_oom()[0]))
+            options = self._options_after_oom
+            with working("checks before the first step"):
+                self.updater.oom_retry.run("sanity checks", lambda: check(options()[0]))
 
     def _split_prefill(self) -> None:
         split = self.updater.oom_retry.split(self._max_prefill_tokens)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from time import monotonic
+from typing import Any
 
 from rich import progress as rp
 from rich.console import Console
@@ -11,12 +12,28 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf.errors import RlhfError
+from rlhf.tracking.activity import activity
+
+
+class TimedConsole(Console):
+    """A console that knows when it has printed last, a live view included.
+
+    Attributes:
+        last_output: seconds of `time.monotonic`; 0: never.
+    """
+
+    last_output = 0.0
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as `rich` does."""
+        super().print(*objects, **options)
+        self.last_output = monotonic()
 
 
 @cache
-def console() -> Console:
+def console() -> TimedConsole:
     """Return the one console, on stdout; `console().quiet = True` silences all but errors."""
-    return Console(highlight=False)
+    return TimedConsole(highlight=False)
 
 
 def stage(title: str) -> None:
@@ -72,6 +89,14 @@ class Track:
             console().print(Text(line.rstrip()), soft_wrap=True)
 
 
+class ActivityColumn(rp.ProgressColumn):
+    """What is in progress at this moment."""
+
+    def render(self, task: rp.Task) -> Text:
+        """Return the text of the column; a bar that is done has none."""
+        return Text("" if task.finished else activity(), style="dim")
+
+
 @contextmanager
 def track(title: str, total: int, done: int = 0) -> Iterator[Track]:
     """Show the progress of a loop.
@@ -93,7 +118,8 @@ def track(title: str, total: int, done: int = 0) -> Iterator[Track]:
         rp.TextColumn(f"{{task.{x}}}", markup=False) for x in ("description", "fields[metrics]")
     )
     times = rp.MofNCompleteColumn(), rp.TimeElapsedColumn(), rp.TimeRemainingColumn()
-    with rp.Progress(name, rp.BarColumn(), *times, metrics, console=console()) as bar:
+    columns = name, rp.BarColumn(), *times, metrics, ActivityColumn()
+    with rp.Progress(*columns, console=console()) as bar:
         yield Track(title, total, done, bar)
 
 

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from rlhf.tracking.activity import activity
 from rlhf.tracking.console import console, say
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -64,7 +65,8 @@ class RunView:
     def __rich__(self) -> Group:
         progress, metrics = self.lines()
         rows = [Text(progress, style="bold"), Text(metrics), Text(sparkline(self._rewards), "cyan")]
-        return Group(*rows, *([Text(self._warning, "yellow")] if self._warning else []))
+        rows += [Text(self._warning, "yellow")] if self._warning else []
+        return Group(*rows, Text(activity(), "dim"))
 
 
 class PlainView(RunView):

@@ -3,13 +3,14 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Self
 
 from torch.profiler import record_function
 
+from rlhf.tracking.activity import working
 from rlhf.types import PromptBatch, Responses
 
 OTHER = "other"  # the time outside all phases
@@ -27,6 +28,15 @@ PHASES = {  # phase: metric
     "optimizer": "time/optimizer",
     "save": "time/save",
     OTHER: "time/other",
+}
+TITLES = {  # of phases whose name does not say enough
+    "prefill": "reading prompts",
+    "decode": "sampling",
+    "vision": "vision tower",
+    "old_logprobs": "log-probabilities of the policy",
+    "ref_logprobs": "log-probabilities of the reference",
+    OTHER: "logging",
+    "save": "saving",
 }
 
 
@@ -124,18 +134,20 @@ class Profile:
 
 
 _ACTIVE: ContextVar[Profile | None] = ContextVar("profile", default=None)
-_NOTHING = nullcontext()
 
 
-def phase(name: str, *, opaque: bool = False) -> AbstractContextManager[None]:
-    """Charge the time of the block to a phase of the active profile; do nothing without one.
+@contextmanager
+def phase(name: str, *, opaque: bool = False) -> Iterator[None]:
+    """Name what the block does, and charge its time to a phase of the active profile, if any.
 
     Args:
         name: one of PHASES.
         opaque: phases inside the block are charged to this one, and their counts are dropped.
     """
     profile = _ACTIVE.get()
-    return profile.phase(name, opaque=opaque) if profile else _NOTHING
+    timed = profile.phase(name, opaque=opaque) if profile else nullcontext()
+    with working(TITLES.get(name, name)), timed:
+        yield
 
 
 def count(name: str, amount: int = 1) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.models.sharding import ShardedModels, is_sharded
+from rlhf.tracking.activity import working
 from rlhf.training.gradient_sum import GradientSum
 from rlhf.training.oom_retry import OOMRetry
 
@@ -127,8 +128,11 @@ class GradientAccumulator(Generic[Batch]):
         """Compute the gradient of a part; to that of sharded parameters it is added."""
         for parameter in self.replicated:
             parameter.grad = None
-        split = microbatches(part, self.oom_retry.split(self.max_tokens))
-        measured = [_flat(backward(microbatch)) for microbatch in split]
+        split, measured = [*microbatches(part, self.oom_retry.split(self.max_tokens))], []
+        with working("micro-batches", len(split)) as progress:
+            for microbatch in split:
+                measured.append(_flat(backward(microbatch)))
+                progress.advance()
         sums, maximum = torch.zeros(self.num_sums), 0.0
         # read together at the end: a GPU does not wait for the host between microbatches
         for row in torch.stack(measured).cpu() if measured else ():
