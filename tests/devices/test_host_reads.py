@@ -89,9 +89,8 @@ PER_ITERATION = {
 def test_an_iteration_waits_so_often(
     tiny: Path, options: dict[str, Any], changes: dict[str, int]
 ) -> None:
-    quiet = {"sanity_checks": False, "log_samples_every": 9}
     with disguised_gpu() as gpu:
-        run = ppo_run(tiny, device="cuda", **quiet | options)
+        run = ppo_run(tiny, device="cuda", **options)
         run.step(0)  # reads image features into their cache
         gpu.host_reads.clear()
         run.step(1)

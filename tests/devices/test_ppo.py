@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.devices.runs import ppo_run, trained
+from tests.devices.runs import ppo_run, sometimes_scored, trained
 from tests.support.disguised_gpu import DisguisedGPU, Kind, disguised_gpu
 
 BY_GRADIENT: dict[str, Any] = {"critic_fit": "gradient", "value_features": ()}
 RUNS: dict[str, dict[str, Any]] = {
-    "defaults": {},
+    "defaults": {"sanity_checks": True},
     "full, k2 in the loss, pairs": {
         "train": "full",
         "critic": "shared",
@@ -43,6 +43,15 @@ RUNS: dict[str, dict[str, Any]] = {
         "samples_per_prompt": 2,
         "engine": "transformers",
     },
+    "sum of rewards, dropped scores, judge, network as critic": {
+        "reward": sometimes_scored(),
+        "critic_head": "mlp",
+        "critic_warmup_iterations": 1,
+        "clip_range_value": 0.2,
+        "normalize_scores": True,
+        "ent_coef": 0.01,
+        **BY_GRADIENT,
+    },
     "grpo in groups of 4": {"advantage_estimator": "grpo", "samples_per_prompt": 4},
 }
 
@@ -73,3 +82,12 @@ def test_cuda_trains_the_weights_of_the_cpu(tiny: Path, options: dict[str, Any])
 @pytest.mark.parametrize("name", ["defaults", "full, exact KL, bootstrap", "rloo by transformers"])
 def test_mps_trains_the_weights_of_the_cpu(tiny: Path, name: str) -> None:
     check_equal_to_cpu(tiny, "mps", RUNS[name])
+
+
+@pytest.mark.parametrize("train", ["lora", "full"])
+def test_bfloat16_mixes_no_devices(tiny: Path, train: str) -> None:
+    """Its rounding is not that of the CPU, and autocast is not in disguise: it only has to run."""
+    with disguised_gpu():
+        run = ppo_run(tiny, device="cuda", dtype="bfloat16", train=train)
+        run.run()
+    assert run.updater.skipped_steps == 0 and run.iteration == 2

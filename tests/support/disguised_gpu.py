@@ -67,6 +67,9 @@ class DeviceTensor(Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.host.untyped_storage()
+
     def __repr__(self) -> str:  # type: ignore[override]
         return f"{self.host!r} on {self.device}"
 
@@ -119,8 +122,11 @@ class DisguisedGPU(TorchDispatchMode):
             TypeError: a float64 tensor would be on mps.
         """
         tensors = tensors_in((args, kwargs))
+        uses_device = any(isinstance(x, DeviceTensor) for x in tensors)
+        if not uses_device and kwargs.get("device") is None:
+            return func(*args, **kwargs)
         target = self._target(func, args, kwargs, tensors)
-        if any(isinstance(x, DeviceTensor) for x in tensors):
+        if uses_device:
             check_devices(func, args, tensors)
             if self.device.type == "mps":
                 check_on_mps(func.name())
@@ -129,7 +135,10 @@ class DisguisedGPU(TorchDispatchMode):
                 self.host_reads[func.name(), call_site()] += 1
         if kwargs.get("device") is not None and target == self.device:
             kwargs = {**kwargs, "device": torch.device("cpu")}
-        output = func(*with_tensors(args, on_host), **with_tensors(kwargs, on_host))
+        if kwargs.get("pin_memory"):
+            kwargs = {**kwargs, "pin_memory": False}
+        compute = mm_of_halves if func is torch.ops.aten.mm.dtype else func
+        output = compute(*with_tensors(args, on_host), **with_tensors(kwargs, on_host))
         if target != self.device:
             return output
         output = with_tensors(output, lambda x: self._put(x, func))
@@ -164,6 +173,11 @@ def on_host(tensor: Tensor) -> Tensor:
     return tensor.host if isinstance(tensor, DeviceTensor) else tensor
 
 
+def mm_of_halves(left: Tensor, right: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """Product whose sums are of another dtype than its factors, which a CPU does not have."""
+    return left.to(out_dtype) @ right.to(out_dtype)
+
+
 class NamedDevices(TorchFunctionMode):
     """Notes which device a call of torch from Python names, before torch asks for its driver.
 
@@ -178,10 +192,12 @@ class NamedDevices(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = {name: self._numbered(value) for name, value in (kwargs or {}).items()}
+        kwargs = dict(kwargs or {})
         if func is Tensor.to:
             args = tuple(map(self._numbered, args))
         device = kwargs.get("device")
+        if device is not None:
+            device = kwargs["device"] = self._numbered(device)
         if device is None and func in _device_constructors():
             device = torch.get_default_device()
         self.gpu.means_meta = device is not None and torch.device(device).type == "meta"
