@@ -40,8 +40,9 @@ from rlhf.models.policy import POLICY, build_policy
 from rlhf.models.scalar_head import ScalarHead
 from rlhf.planning.devices import local_device
 from rlhf.planning.ideal_time import ideal_seconds
-from rlhf.planning.memory import CUDA_CONTEXT_BYTES, estimate_memory
+from rlhf.planning.memory import estimate_memory
 from rlhf.planning.model_dims import read_dims
+from rlhf.planning.resident_memory import PROCESS_BYTES
 from rlhf.planning.workload import Workload
 from rlhf.ppo.buffer import RolloutBuffer
 from rlhf.ppo.updater import Updater
@@ -182,7 +183,7 @@ def measure(case: str, directory: Path, sizes: Sizes, device: torch.device) -> d
     )
     plan, peak = planned(str(directory), workload), max(meter.allocated.values(), default=0)
     # The allocator does not see the CUDA context.
-    planned_peak = max(plan["planned_gib"].values()) * GIB - CUDA_CONTEXT_BYTES
+    planned_peak = max(plan["planned_gib"].values()) * GIB - PROCESS_BYTES
     return {
         "case": case,
         "seconds": meter.seconds,

@@ -8,7 +8,7 @@ import torch
 
 from baselines.clock import Clock, print_report
 from baselines.image_lookup import load_llava
-from baselines.native_generate import fixed_lengths, prompts_of
+from baselines.ours import fixed_lengths, prompts_of
 from baselines.spec import CaseFiles
 from rlhf.config.schema import SamplingConfig
 from rlhf.generation.sampler import generate
