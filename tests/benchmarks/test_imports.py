@@ -4,6 +4,7 @@ Benchmarks need environments that tests do not have, so that few of them are imp
 """
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ SOURCES = package_sources() | benchmark_sources()
 OWN = {name.partition(".")[0] for name in SOURCES}
 
 
+@cache
 def defined(source: str) -> set[str]:
     """Names that a module binds at its top level, also inside `if` and `try`."""
     names = set[str]()
