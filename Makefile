@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test cases coverage browser-test parallel reliability families fuzz audit wheel check format tensorboard clean
+.PHONY: demo test cases coverage browser-test parallel reliability families devices fuzz audit wheel check format tensorboard clean
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
@@ -42,6 +42,10 @@ cases: $(STAMP)
 # Some of them: ONLY="Gemma Phi"
 families: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.families.table $(ONLY)
+
+# Every PPO run and family of LLaVA on GPUs in disguise, some minutes: tests/support/disguised_gpu.py
+devices: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/devices/*.py
 
 # Command lines that nobody means, 10,000 take 10 minutes and more: make fuzz COUNT=500 SEED=3
 COUNT ?= 10000

@@ -28,6 +28,10 @@ from tests.support.device_rules import (
 from tests.support.mps_operators import check_on_mps
 
 Kind = Literal["cuda", "mps"]
+ONLY_ON_GPU: dict[Any, Callable[..., Tensor]] = {  # a CPU lacks these combinations of dtypes
+    torch.ops.aten.mm.dtype: lambda left, right, dtype: left.to(dtype) @ right.to(dtype),
+    torch.ops.aten.histc.default: lambda x, *bins: torch.histc(x.float(), *bins).to(x.dtype),
+}
 
 
 class DeviceTensor(Tensor):
@@ -137,7 +141,7 @@ class DisguisedGPU(TorchDispatchMode):
             kwargs = {**kwargs, "device": torch.device("cpu")}
         if kwargs.get("pin_memory"):
             kwargs = {**kwargs, "pin_memory": False}
-        compute = mm_of_halves if func is torch.ops.aten.mm.dtype else func
+        compute = ONLY_ON_GPU.get(func, func)
         output = compute(*with_tensors(args, on_host), **with_tensors(kwargs, on_host))
         if target != self.device:
             return output
@@ -171,11 +175,6 @@ class DisguisedGPU(TorchDispatchMode):
 def on_host(tensor: Tensor) -> Tensor:
     """Return the numbers of a device tensor; others as they are."""
     return tensor.host if isinstance(tensor, DeviceTensor) else tensor
-
-
-def mm_of_halves(left: Tensor, right: Tensor, out_dtype: torch.dtype) -> Tensor:
-    """Product whose sums are of another dtype than its factors, which a CPU does not have."""
-    return left.to(out_dtype) @ right.to(out_dtype)
 
 
 class NamedDevices(TorchFunctionMode):
@@ -231,6 +230,8 @@ def disguised_gpu(kind: Kind = "cuda", *, triton: bool = False) -> Iterator[Disg
         stack.callback(settings.set_swap_module_params_on_conversion, swaps)
         settings.set_swap_module_params_on_conversion(True)
         stack.enter_context(mock.patch.object(torch, "Event", mock.MagicMock()))
+        volta = mock.patch.object(torch.cuda, "get_device_capability", lambda device: (7, 0))
+        stack.enter_context(volta)  # for transformers: it has no grouped products of experts
         stack.enter_context(interpreted_triton(gpu) if triton else no_triton())
         stack.enter_context(NamedDevices(gpu))
         stack.enter_context(gpu)
