@@ -1,5 +1,7 @@
 """LLaVA-1.5-7B with random weights, images of noise and prompts of a given length."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -33,9 +35,20 @@ def write_model(directory: Path, *, tiny: bool) -> None:
     tiny_config = AutoConfig.from_pretrained(directory)
     text = LlamaConfig(vocab_size=32064, eos_token_id=tiny_config.text_config.eos_token_id)
     config = LlavaConfig(text_config=text, image_token_index=tiny_config.image_token_id)
-    with torch.device("cuda"):
-        model = LlavaForConditionalGeneration(config).to(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"), bfloat16_weights():
+        model = LlavaForConditionalGeneration(config)
     model.save_pretrained(directory)
+
+
+@contextmanager
+def bfloat16_weights() -> Iterator[None]:
+    """Inside the block new weights are bfloat16, so that a 7B takes 14 GB."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def images(directory: Path, count: int) -> list[Path]:

@@ -10,6 +10,7 @@ from rlhf.config.schema import RewardConfig, SFTConfig
 from rlhf.errors import DivergedError
 from rlhf.models.sharding import ShardedModels, shard_like
 from rlhf.storage.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from rlhf.tracking.activity import working
 from rlhf.training.checkpoint_manager import by_index, restore_parameters
 from rlhf.training.data_order import shuffled_batches
 from rlhf.training.gradient_accumulation import GradientAccumulator, Statistics
@@ -111,9 +112,10 @@ class OptimizerLoop:
         """
         parts = rows.tensor_split(self.parts)
         own = [parts[number] for number in self.oom_retry.world.share(self.parts)]
-        result = self.accumulator.run(
-            own, microbatches, lambda part: Statistics(backward(part)), rows
-        )
+        with working("optimizer step"):
+            result = self.accumulator.run(
+                own, microbatches, lambda part: Statistics(backward(part)), rows
+            )
         with self.sharding.world.collectives():
             norm = clip_gradients(self.parameters, self.options.max_grad_norm)
         sums: list[float] = result.sums.tolist()
