@@ -1,7 +1,8 @@
 """The mathematics of PPO: pure functions of tensors and numbers.
 
 Results are float32, or float64 where an input is. Shapes that disagree and options out of range
-raise ValueError.
+raise ValueError. Statistics and advantages are computed in float64, which Apple's MPS does not
+have: there, give them tensors on the CPU, as the trainers do.
 """
 
 from rlhf.functional.advantage_estimators import ADVANTAGE_ESTIMATORS as ADVANTAGE_ESTIMATORS

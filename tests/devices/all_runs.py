@@ -7,7 +7,7 @@ import pytest
 import tests.support.interpreted_triton  # noqa: F401
 from tests.devices.test_families import BY_NAME, check_family
 from tests.devices.test_ppo import RUNS, check_equal_to_cpu
-from tests.support.disguised_gpu import Kind
+from tests.support.device_tensor import Kind
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from tests.support.disguised_gpu import DisguisedGPU, Kind, disguised_gpu
+from tests.support.device_tensor import DisguisedGPU, Kind
+from tests.support.disguised_gpu import disguised_gpu
 from tests.support.mps_operators import mps_operators
 
 MIXED = "Expected all tensors to be on the same device"

@@ -17,7 +17,8 @@ from rlhf.generation.sampler import generate
 from rlhf.models.llava import Llava
 from tests.families.comparison import batch, packed_logits
 from tests.families.configurations import EXACT, Configuration, build
-from tests.support.disguised_gpu import Kind, disguised_gpu
+from tests.support.device_tensor import Kind
+from tests.support.disguised_gpu import disguised_gpu
 
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=6)
 BY_NAME = {configuration.name: configuration for configuration in EXACT}

@@ -13,7 +13,8 @@ from rlhf.models.llava import Llava
 from tests.devices.runs import ppo_run
 from tests.devices.test_ppo import BY_GRADIENT
 from tests.support import tiny_models
-from tests.support.disguised_gpu import DisguisedGPU, Kind, disguised_gpu
+from tests.support.device_tensor import DisguisedGPU, Kind
+from tests.support.disguised_gpu import disguised_gpu
 
 
 def by_operator(gpu: DisguisedGPU) -> Counter[str]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.devices.runs import ppo_run, sometimes_scored, trained
-from tests.support.disguised_gpu import DisguisedGPU, Kind, disguised_gpu
+from tests.support.device_tensor import DisguisedGPU, Kind
+from tests.support.disguised_gpu import disguised_gpu
 
 BY_GRADIENT: dict[str, Any] = {"critic_fit": "gradient", "value_features": ()}
 RUNS: dict[str, dict[str, Any]] = {

@@ -24,7 +24,8 @@ from rlhf.training.sft_trainer import SFTTrainer
 from tests.devices.runs import ppo_run, trained
 from tests.support import reward_models as kit
 from tests.support import tiny_models
-from tests.support.disguised_gpu import Kind, disguised_gpu
+from tests.support.device_tensor import Kind
+from tests.support.disguised_gpu import disguised_gpu
 
 
 def sft_losses(tiny: Path, device: str, train: Any) -> list[float]:
