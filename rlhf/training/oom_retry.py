@@ -58,6 +58,8 @@ class OOMRetry:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            if torch.backends.mps.is_available():
+                torch.mps.empty_cache()
             say(f"out of memory in the {name}: trying again in {self.num_splits} parts", "yellow")
 
     def _attempt(self, work: Callable[[], Result]) -> tuple[list[Result], ResourceError | None]:

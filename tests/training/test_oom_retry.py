@@ -36,6 +36,28 @@ def test_the_smallest_parts_are_the_limit() -> None:
     assert error.value.where == "CUDA out of memory. Tried to allocate 2.00 GiB"
 
 
+@pytest.mark.parametrize(
+    ("has", "frees"),
+    [
+        ("torch.cuda.is_available", "torch.cuda.empty_cache"),
+        ("torch.backends.mps.is_available", "torch.mps.empty_cache"),
+    ],
+)
+def test_a_gpu_gives_back_what_it_keeps(
+    monkeypatch: pytest.MonkeyPatch, has: str, frees: str
+) -> None:
+    freed, errors = [], [OOM]
+    monkeypatch.setattr(has, lambda: True)
+    monkeypatch.setattr(frees, lambda: freed.append(frees))
+
+    def work() -> None:
+        if errors:
+            raise errors.pop()
+
+    OOMRetry(max_splits=4).run("update", work)
+    assert freed == [frees]
+
+
 def test_another_error_is_not_repeated() -> None:
     attempts = []
 
@@ -53,6 +75,7 @@ def test_another_error_is_not_repeated() -> None:
     [
         (MemoryError(), True),
         (OOM, True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GiB"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), True),
         (RuntimeError("shapes"), False),
         (ValueError("out of memory"), False),
