@@ -52,7 +52,10 @@ def test_pieces_are_run_once_and_failures_again(
 
 
 def test_a_piece_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "LIMIT", 0.01)
+    def run(command: list[str], *, timeout: float, **_: Any) -> None:
+        raise gpu.subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
     outcome = gpu.run("x", gpu.Piece(("-c", "print()"), (), ""), tmp_path, tiny=False)
     assert outcome["exit code"] == 124 and not (tmp_path / "x.done").exists()
 

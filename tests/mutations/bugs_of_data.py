@@ -97,7 +97,7 @@ BUGS = (
             (
                 "rows += tokens",
                 "pad = llava.processor.tokenizer.pad_token_id\n"
-                "        rows += [row[row != pad] for row in tokens]",
+                "            rows += [row[row != pad] for row in tokens]",
             ),
         ),
         GENERATION + "test_eos_belongs_to_the_response_when_it_is_also_the_pad",
