@@ -7,7 +7,6 @@ from statistics import median
 
 from baselines.learning_metrics import draw
 
-from frontier_study.contenders import CONTENDERS
 from frontier_study.measures import Curve, at_kl, frontier, reached
 from frontier_study.results import Result
 from frontier_study.tasks import TASKS, FrontierTask
@@ -15,7 +14,7 @@ from rlhf.functional.intervals import mean_interval
 
 BUDGETS = (1 / 3, 2 / 3, 1.0)  # of the KL that every contender reaches
 PLOTTED = {"scores": "score", "accuracy": "accuracy, by a judge that nobody optimises"}
-Runs = Mapping[str, Sequence[Result]]  # by contender, over seeds
+Runs = Mapping[str, Sequence[Result]]  # by title of the contender, over seeds
 
 
 def write_report(runs: Mapping[str, Runs], path: Path) -> str:
@@ -30,8 +29,8 @@ def write_report(runs: Mapping[str, Runs], path: Path) -> str:
         task = TASKS[name]
         texts.append(f"**{task.name}**: {task.title}\n\n{table(task, by_contender)}\n")
         curves = {
-            CONTENDERS[contender].title: [lines_of(result.curve) for result in results]
-            for contender, results in by_contender.items()
+            title: [lines_of(result.curve) for result in results]
+            for title, results in by_contender.items()
         }
         draw(curves, PLOTTED).savefig(path.with_name(f"{path.stem}_{task.name}.png"), dpi=110)
     path.with_suffix(".md").write_text("\n".join(texts))
@@ -45,7 +44,7 @@ def table(task: FrontierTask, runs: Runs) -> str:
     names += [f"samples to {task.target:g}", f"seconds to {task.target:g}"]
     names += [f"score at KL {x:g}" for x in budgets] + [f"accuracy at KL {budgets[-1]:g}"]
     names += ["last score", "KL", "accuracy", "held-out accuracy", "tokens", "collapsed"]
-    rows = [_cells(task, name, results, budgets) for name, results in runs.items()]
+    rows = [_cells(task, title, results, budgets) for title, results in runs.items()]
     lines = [names, ["---"] * len(names), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -64,12 +63,12 @@ def kl_budgets(runs: Runs) -> list[float]:
 
 
 def _cells(
-    task: FrontierTask, name: str, results: Sequence[Result], budgets: Sequence[float]
+    task: FrontierTask, title: str, results: Sequence[Result], budgets: Sequence[float]
 ) -> list[str]:
     points = [[at_kl(result.curve, budget) for result in results] for budget in budgets]
     setting = results[0].setting
     return [
-        CONTENDERS[name].title,
+        title,
         f"{setting['ppo.lr']:g}",
         f"{setting['ppo.kl_coef']:g}",
         f"{len(results)}",

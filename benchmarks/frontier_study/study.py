@@ -173,22 +173,27 @@ def chosen(results: Results, task: FrontierTask, contender: Baseline) -> Options
 
 
 def finished_runs(results: Results, options: Options) -> dict[str, dict[str, list[Result]]]:
-    """Return the finished runs with the setting that each contender chose, but for the sweep's.
+    """Return the finished runs, but for the sweep's, with the settings that are reported.
+
+    These are the one that a contender chose and, under the title with ` ×1`, the task's own one.
 
     Args:
         results: finished runs.
         options: that were set by hand.
 
     Returns:
-        Runs by the name of their task, then of their contender, both in the order of the study.
+        Runs by the name of their task, then by title, both in the order of the study.
     """
     runs: dict[str, dict[str, list[Result]]] = {}
     for task, contender in product(TASKS.values(), CONTENDERS.values()):
-        one = Planned(task, contender, 0, chosen(results, task, contender), options).expected
-        identity = (one.task, one.contender, one.key)
-        found = [x for x in results if (x.task, x.contender, x.key) == identity]
-        if kept := [x for x in found if x.seed not in SWEEP_SEEDS]:
-            runs.setdefault(task.name, {})[contender.name] = kept
+        title, setting = contender.title, chosen(results, task, contender)
+        titles = {title: setting} | ({} if setting == SETTINGS[0] else {f"{title} ×1": SETTINGS[0]})
+        for name, shown in titles.items():
+            one = Planned(task, contender, 0, shown, options).expected
+            identity = (one.task, one.contender, one.key)
+            found = [x for x in results if (x.task, x.contender, x.key) == identity]
+            if kept := [x for x in found if x.seed not in SWEEP_SEEDS]:
+                runs.setdefault(task.name, {})[name] = kept
     return runs
 
 

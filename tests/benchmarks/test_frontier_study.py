@@ -261,9 +261,21 @@ def test_the_report_has_every_finished_run_in_the_order_of_the_study(bench: Any)
         made_by.results.add(result_of(planned, [1.0] * 11, [0.0] * 11))
     found = study.finished_runs(made_by.results, {})
     assert [(task, [*runs]) for task, runs in found.items()] == [
-        ("demo", ["ppo", "rloo"]),
-        ("scenes", ["ppo"]),
+        ("demo", ["PPO", "RLOO"]),
+        ("scenes", ["PPO"]),
     ]
+    chosen = {"ppo.lr": 2, "ppo.kl_coef": 1}
+    for one in study.sweep(tasks.TASKS["demo"], PPO):
+        score = 3.0 if one.setting == chosen else 2.0
+        made_by.results.add(result_of(one, [score] * 11, [0.0] * 11))
+    one = study.Planned(tasks.TASKS["demo"], PPO, 0, chosen)
+    made_by.results.add(result_of(one, [1.0] * 11, [0.0] * 11))
+    found = study.finished_runs(made_by.results, {})["demo"]
+    assert {title: runs[0].setting["ppo.lr"] for title, runs in found.items()} == {
+        "PPO": 2,
+        "PPO ×1": 1,
+        "RLOO": 1,
+    }
     assert study.finished_runs(made_by.results, {"ppo.gae_lambda": 0.5}) == {}
 
 
