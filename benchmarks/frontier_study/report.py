@@ -28,9 +28,10 @@ def write_report(runs: Mapping[str, Runs], path: Path) -> str:
     for name, by_contender in runs.items():
         task = TASKS[name]
         texts.append(f"**{task.name}**: {task.title}\n\n{table(task, by_contender)}\n")
-        curves = {
+        curves = {  # of the chosen settings
             title: [lines_of(result.curve) for result in results]
             for title, results in by_contender.items()
+            if title.removesuffix(" ×1") == title or title.removesuffix(" ×1") not in by_contender
         }
         draw(curves, PLOTTED).savefig(path.with_name(f"{path.stem}_{task.name}.png"), dpi=110)
     path.with_suffix(".md").write_text("\n".join(texts))
