@@ -44,6 +44,15 @@ def working(title: str, total: int = 0) -> Iterator[Part]:
         _PARTS.remove(part)
 
 
-def activity() -> str:
-    """Return what is in progress, such as `scores, micro-batches 3/8`; empty: nothing is named."""
-    return ", ".join(map(str, [*_PARTS]))
+def activity(skip: int = 0) -> str:
+    """Return what is in progress, such as `scores, micro-batches 3/8`; empty: nothing is named.
+
+    Args:
+        skip: outermost parts that are left out, see `depth`.
+    """
+    return ", ".join(map(str, _PARTS[skip:]))
+
+
+def depth() -> int:
+    """Number of parts in progress, one inside another."""
+    return len(_PARTS)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf.errors import RlhfError
-from rlhf.tracking.activity import activity
+from rlhf.tracking.activity import activity, depth
 
 
 class TimedConsole(Console):
@@ -90,11 +90,15 @@ class Track:
 
 
 class ActivityColumn(rp.ProgressColumn):
-    """What is in progress at this moment."""
+    """What is in progress at this moment, inside what was when the bar began."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = depth()
 
     def render(self, task: rp.Task) -> Text:
         """Return the text of the column; a bar that is done has none."""
-        return Text("" if task.finished else activity(), style="dim")
+        return Text("" if task.finished else activity(self._depth), style="dim")
 
 
 @contextmanager

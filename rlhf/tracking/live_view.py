@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from rlhf.tracking.activity import activity
+from rlhf.tracking.activity import activity, depth
 from rlhf.tracking.console import console, say
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -36,8 +36,7 @@ class RunView:
     def __init__(self, total: int, done: int = 0) -> None:
         self._total, self._first, self._done = total, done, done
         self._metrics, self._rewards, self._warning = dict[str, float](), list[float](), ""
-        self._start = monotonic()
-        self._elapsed = 0.0
+        self._start, self._elapsed, self._depth = monotonic(), 0.0, depth()
 
     def advance(self, metrics: Mapping[str, float]) -> None:
         """Show the metrics of one more iteration."""
@@ -66,7 +65,7 @@ class RunView:
         progress, metrics = self.lines()
         rows = [Text(progress, style="bold"), Text(metrics), Text(sparkline(self._rewards), "cyan")]
         rows += [Text(self._warning, "yellow")] if self._warning else []
-        return Group(*rows, Text(activity(), "dim"))
+        return Group(*rows, Text(activity(self._depth), "dim"))
 
 
 class PlainView(RunView):

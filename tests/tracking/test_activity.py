@@ -3,16 +3,18 @@
 import re
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.progress import Task, TaskID
 
 from rlhf.config.schema import ModelConfig
 from rlhf.models.policy import build_policy
 from rlhf.tracking import heartbeat as module
 from rlhf.tracking.activity import activity, working
-from rlhf.tracking.console import console, say
+from rlhf.tracking.console import ActivityColumn, console, say
 from rlhf.tracking.heartbeat import Heartbeat, heartbeat
 from rlhf.tracking.live_view import RunView
 from rlhf.tracking.profiler import phase
@@ -82,12 +84,23 @@ def test_printing_is_remembered() -> None:
 
 
 def test_the_live_view_shows_what_is_in_progress() -> None:
-    with working("iteration 1"), working("tokens", 8) as part:
-        part.advance(3)
-        screen = Console(width=60)
-        with screen.capture() as shown:
-            screen.print(RunView(4))
-    assert "iteration 1, tokens 3/8" in shown.get()
+    screen = Console(width=60)
+    with working("rlhf ppo"):
+        view = RunView(4)
+        with working("iteration 1"), working("tokens", 8) as part, screen.capture() as shown:
+            part.advance(3)
+            screen.print(view)
+    assert "\niteration 1, tokens 3/8\n" in shown.get()  # without what encloses the view
+
+
+def test_a_bar_shows_what_is_in_progress_inside_it() -> None:
+    with working("rlhf reward"):
+        column = ActivityColumn()
+        task = Task(TaskID(0), "pairs", total=2, completed=1, _get_time=lambda: 0.0)
+        with working("optimizer step"):
+            assert str(column.render(task)) == "optimizer step"
+            assert str(column.render(replace(task, completed=2, finished_time=1.0))) == ""
+        assert str(column.render(task)) == ""
 
 
 def test_every_part_of_an_iteration_is_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
