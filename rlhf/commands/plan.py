@@ -12,16 +12,14 @@ from rlhf.commands.model_setup import resolve_model
 from rlhf.config.resolve import recommended_parts, with_parts
 from rlhf.config.schema import GIB, Config
 from rlhf.errors import UsageError
-from rlhf.models.locations import ModelLocation
 from rlhf.planning.devices import Device, select_devices
 from rlhf.planning.exchange import sent_bytes
-from rlhf.planning.fit import changed_options, smallest_change, with_checkpointing_if_needed
+from rlhf.planning.fit import changed_options, smallest_change, workload_on
 from rlhf.planning.ideal_time import ideal_seconds
 from rlhf.planning.memory import MemoryEstimate, estimate_memory
 from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.roofline import calibrate
 from rlhf.planning.workload import Stage, Workload
-from rlhf.planning.workload_options import workload_of
 from rlhf.tracking.console import say, stage, table
 
 
@@ -38,7 +36,7 @@ def plan(job: Job) -> dict[str, Any]:
     processes = config.parallel.processes
     with_parts(config, processes, command)  # refuses parts that cannot be shared
     dims, devices = read_dims(location.base), select_devices(config.plan.device)
-    runs = {x.name: _workload(config, dims, location, command, x) for x in devices}
+    runs = {x.name: workload_on(x, config, dims, location, command) for x in devices}
     if len(devices) == 1:
         devices = [_with_rates(devices[0], runs[devices[0].name])]
     workload = runs[devices[-1].name]
@@ -80,17 +78,6 @@ def _planned_command(words: Sequence[Path], config: Config) -> Stage:
         fix = "plan reward.kind=llava_head; a small text model needs little beside it"
         raise UsageError("a reward model on captions is not planned", "reward.kind", fix)
     return names[name]
-
-
-def _workload(
-    config: Config, dims: ModelDims, location: ModelLocation, command: Stage, device: Device
-) -> Workload:
-    """Return the workload of a command on a device, with the checkpointing that it would choose."""
-    adapter = location.adapter is not None
-    run = workload_of(config, dims, starts_from_adapter=adapter, stage=command, device=device.kind)
-    if config.model.gradient_checkpointing != "auto":
-        return run
-    return with_checkpointing_if_needed(dims, run, device.gib)
 
 
 def _with_rates(device: Device, workload: Workload) -> Device:

@@ -11,7 +11,8 @@ from rlhf.config.schema import SamplingConfig
 from rlhf.data.images import load_image
 from rlhf.errors import UsageError
 from rlhf.generation.checkpoint_options import blank_generation_config, say_unused_options
-from rlhf.generation.sampler import check_distributions, sample_tokens, to_responses
+from rlhf.generation.sampler import to_responses
+from rlhf.generation.token_sampling import check_distributions, sample_tokens
 from rlhf.models.encoding import check_positions
 from rlhf.models.llava import Llava
 from rlhf.types import PromptBatch, Responses, SampledTokens

@@ -6,7 +6,7 @@ from typing import Any
 
 from rlhf.config.schema import GIB, Config
 from rlhf.models.locations import ModelLocation
-from rlhf.planning.devices import local_device
+from rlhf.planning.devices import Device, local_device
 from rlhf.planning.memory import estimate_memory
 from rlhf.planning.model_dims import ModelDims, read_dims
 from rlhf.planning.workload import Stage, Workload
@@ -38,22 +38,27 @@ def uses_gradient_checkpointing(config: Config, location: ModelLocation, stage: 
     if option != "auto":
         return option
     device, dims = local_device(config.device), read_dims(location.base)
-    adapter = location.adapter is not None
-    options: dict[str, Any] = {"stage": stage, "device": device.kind}
-    workload = workload_of(config, dims, starts_from_adapter=adapter, **options)
-    return with_checkpointing_if_needed(dims, workload, device.gib).gradient_checkpointing
+    return workload_on(device, config, dims, location, stage).gradient_checkpointing
 
 
-def with_checkpointing_if_needed(dims: ModelDims, workload: Workload, gib: float) -> Workload:
-    """The workload, with gradient checkpointing where it needs more than `gib` GiB without.
+def workload_on(
+    device: Device, config: Config, dims: ModelDims, location: ModelLocation, stage: Stage
+) -> Workload:
+    """The workload of a command on a device, with the gradient checkpointing that it would choose.
 
     Args:
+        device: its memory counts.
+        config: the options of the run.
         dims: sizes of the model.
-        workload: what the run does, without gradient checkpointing.
-        gib: memory of the device, GiB.
+        location: where the model's files are.
+        stage: the command.
     """
-    fits = estimate_memory(dims, workload).peak <= gib * GIB
-    return workload if fits else replace(workload, gradient_checkpointing=True)
+    adapter = location.adapter is not None
+    options: dict[str, Any] = {"stage": stage, "device": device.kind}
+    run = workload_of(config, dims, starts_from_adapter=adapter, **options)
+    is_open = config.model.gradient_checkpointing == "auto"
+    fits = not is_open or estimate_memory(dims, run).peak <= device.gib * GIB
+    return run if fits else replace(run, gradient_checkpointing=True)
 
 
 def smallest_change(dims: ModelDims, workload: Workload, limit: float) -> Workload:

@@ -13,6 +13,7 @@ from rlhf.errors import UsageError
 from rlhf.models.policy import Policy
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.combined import reward_parts
+from rlhf.tracking.activity import working
 from rlhf.tracking.console import say
 from rlhf.types import Rollout
 
@@ -48,6 +49,7 @@ class SanityCheck:
         return self.value <= self.limit
 
 
+@working("checks before the first step")
 def run_sanity_checks(policy: Policy, reward: Scorer, rollout: Rollout, config: PPOConfig) -> None:
     """Measure and print every sanity check; raise an error if one fails.
 

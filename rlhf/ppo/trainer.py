@@ -286,9 +286,7 @@ class PPOTrainer(Trainer):
         check_finite(rollout, iteration, self.checkpoints.path(self.checkpoints.saved))
         if iteration == 0 and self.config.sanity_checks:
             check = partial(run_sanity_checks, self.policy, self.reward, rollout)
-            options = self._options_after_oom
-            with working("checks before the first step"):
-                self.updater.oom_retry.run("sanity checks", lambda: check(options()[0]))
+            self.updater.oom_retry.run("sanity checks", lambda: check(self._options_after_oom()[0]))
 
     def _split_prefill(self) -> None:
         split = self.updater.oom_retry.split(self._max_prefill_tokens)

@@ -66,7 +66,7 @@ def test_the_transformers_engine_is_read_at_its_end(tiny: Path) -> None:
 
 
 PER_ITERATION = {
-    "generation/sampler.py": 6,  # one a token
+    "generation/token_sampling.py": 6,  # one a token
     "data/microbatching.py": 4,  # scores, two of the policy, one of the reference; a microbatch
     "rewards/base.py": 1,
     "ppo/value_function.py": 1,

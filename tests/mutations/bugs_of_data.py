@@ -47,14 +47,14 @@ BUGS = (
     Bug(
         "the end is sampled too late",
         ("trl #2069",),
-        "generation/sampler.py",
+        "generation/token_sampling.py",
         (("banned_ids=llava.banned_ids,", "banned_ids=[*llava.banned_ids, *llava.eos_ids],"),),
         GENERATION + "test_the_sampled_logprobs_are_those_of_the_training_forward",
     ),
     Bug(
         "sampling allows ids that scoring bans",
         ("EasyR1 #110", "verl #5817"),
-        "generation/sampler.py",
+        "generation/token_sampling.py",
         (("banned_ids=llava.banned_ids,", "banned_ids=(),"),),
         GENERATION + "test_the_sampled_logprobs_are_those_of_the_training_forward",
     ),

@@ -24,7 +24,7 @@ from rlhf.planning.workload import Workload
 from rlhf.ppo.updater import Updater
 from tests.support import tiny_models
 from tests.support.live_bytes import LiveBytes
-from tests.support.planned import WORKLOAD, wide_model
+from tests.support.planned import WORKLOAD
 
 CASES = [
     ("lora", "lora", "float32"),
@@ -57,11 +57,6 @@ class Pass:
             if workload.uses_alora
             else 0
         )
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return wide_model(tmp_path_factory.mktemp("wide"))
 
 
 def prepare_pass(path: Path, train: Any, lora_type: Any, dtype: Any, checkpointing: bool) -> Pass:

@@ -19,7 +19,7 @@ from rlhf.planning.fit import (
     uses_gradient_checkpointing,
 )
 from rlhf.planning.memory import estimate_memory
-from rlhf.planning.model_dims import ModelDims, read_dims
+from rlhf.planning.model_dims import ModelDims
 from rlhf.planning.workload import Stage, Workload
 from rlhf.planning.workload_options import workload_of
 from tests.support.planned import WORKLOAD
@@ -31,11 +31,6 @@ WORKLOADS = {
     "alora": replace(WORKLOAD, lora_type="alora", gradient_checkpointing=True),
     "full": replace(WORKLOAD, train="full", dtype="float32", reward="base_model"),
 }
-
-
-@pytest.fixture(scope="module")
-def llava_7b() -> ModelDims:
-    return read_dims("llava-hf/llava-1.5-7b-hf")
 
 
 def change(dims: ModelDims, workload: Workload, gib: float) -> dict[str, Any]:

@@ -13,13 +13,8 @@ from rlhf.planning.ideal_time import (
     lm_head_flops,
     vision_flops,
 )
-from rlhf.planning.model_dims import ModelDims, read_dims
+from rlhf.planning.model_dims import ModelDims
 from tests.support.planned import WORKLOAD
-
-
-@pytest.fixture(scope="module")
-def llava_7b() -> ModelDims:
-    return read_dims("llava-hf/llava-1.5-7b-hf")
 
 
 def test_the_time_of_the_7b_by_hand(llava_7b: ModelDims) -> None:

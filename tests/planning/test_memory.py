@@ -1,6 +1,5 @@
 """Memory estimates against real models, and against numbers computed by hand."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
-from torch import Tensor
 from transformers import LlavaConfig, MistralConfig, Qwen2Config
 
 from rlhf.config.schema import ModelConfig
@@ -33,22 +31,7 @@ from rlhf.planning.resident_memory import (
     trainable_parameters,
 )
 from tests.support import tiny_models
-from tests.support.planned import WORKLOAD, wide_model
-
-
-@pytest.fixture(scope="module")
-def llava_7b() -> ModelDims:
-    return read_dims("llava-hf/llava-1.5-7b-hf")
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wider and deeper model than `tiny`, with its images."""
-    return wide_model(tmp_path_factory.mktemp("wide"))
-
-
-def num_bytes(values: Iterable[Tensor]) -> int:
-    return sum(value.numel() * value.element_size() for value in values)
+from tests.support.planned import WORKLOAD, num_bytes
 
 
 def test_the_parts_of_the_7b_are_the_published_ones(llava_7b: ModelDims) -> None:

@@ -9,7 +9,7 @@ import torch
 from rlhf.planning import roofline as module
 from rlhf.planning.devices import Device
 from rlhf.planning.ideal_time import ideal_seconds
-from rlhf.planning.model_dims import ModelDims, read_dims
+from rlhf.planning.model_dims import ModelDims
 from rlhf.planning.roofline import calibrate, measure_roofline, synchronizer
 from rlhf.tracking.profiler import IterationTimes
 from tests.support.planned import WORKLOAD
@@ -27,11 +27,6 @@ COUNTS = {
     "updated_responses": 4 * 64,
     "images": 64,
 }
-
-
-@pytest.fixture(scope="module")
-def llava_7b() -> ModelDims:
-    return read_dims("llava-hf/llava-1.5-7b-hf")
 
 
 def times_of(counts: dict[str, int], **seconds: float) -> IterationTimes:

@@ -13,7 +13,7 @@ from rlhf.planning.ideal_time import ideal_seconds
 from rlhf.planning.memory import (
     estimate_memory,
 )
-from rlhf.planning.model_dims import ModelDims, read_dims
+from rlhf.planning.model_dims import ModelDims
 from rlhf.planning.resident_memory import (
     base_model_bytes,
     lora_parameters,
@@ -23,11 +23,6 @@ from tests.support.planned import WORKLOAD
 FOUR = replace(WORKLOAD, processes=4, parts=4)
 SHARDED = replace(FOUR, shard=True)
 FULL = replace(SHARDED, train="full", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def llava_7b() -> ModelDims:
-    return read_dims("llava-hf/llava-1.5-7b-hf")
 
 
 def test_a_process_computes_its_share(llava_7b: ModelDims) -> None:

@@ -1,6 +1,6 @@
 """The plans of `rlhf sft` and `rlhf reward`, against the tensors of real steps and by hand."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rlhf.config.schema import GIB, Config, ModelConfig, RewardConfig, SFTConfig
 from rlhf.models.llava import Llava
@@ -26,21 +26,11 @@ from rlhf.training.sft_trainer import SFTTrainer
 from rlhf.types import PreferenceBatch, PromptBatch, Responses
 from tests.support import tiny_models
 from tests.support.live_bytes import LiveBytes
-from tests.support.planned import wide_model
+from tests.support.planned import num_bytes
 
 ROWS = torch.arange(4)
 RESPONSE_TOKENS = 8
 Step = Callable[[], object]
-
-
-@pytest.fixture(scope="module")
-def llava_7b() -> ModelDims:
-    return read_dims("llava-hf/llava-1.5-7b-hf")
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return wide_model(tmp_path_factory.mktemp("wide"))
 
 
 def rows_of(llava: Llava, directory: Path) -> tuple[PromptBatch, Responses]:
@@ -91,10 +81,6 @@ def prepared(
         gradient_checkpointing=checkpointing,
     )
     return step, parameters, workload, llava
-
-
-def num_bytes(values: Iterable[Tensor]) -> int:
-    return sum(value.numel() * value.element_size() for value in values)
 
 
 CASES = [

@@ -1,6 +1,9 @@
 """A second tiny model and the workload of a 7B run, for the tests of `rlhf.planning`."""
 
+from collections.abc import Iterable
 from pathlib import Path
+
+from torch import Tensor
 
 from rlhf.demo.scenes import write_images
 from rlhf.demo.tiny_llava import build_tiny_llava
@@ -15,6 +18,11 @@ WORKLOAD = Workload(
     sampling_batch_size=64,
     lora_rank=64,
 )
+
+
+def num_bytes(values: Iterable[Tensor]) -> int:
+    """Bytes of tensors."""
+    return sum(value.numel() * value.element_size() for value in values)
 
 
 def wide_model(directory: Path) -> Path:
