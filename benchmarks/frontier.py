@@ -25,10 +25,12 @@ from typing import Any
 import torch
 from baselines.environments import DIRECTORY, ROOT, install
 from baselines.learning_runs import Baseline, installed
+from frontier_study.choice import chosen
 from frontier_study.contenders import CONTENDERS
+from frontier_study.planned import Planned, sweep
 from frontier_study.report import write_report
 from frontier_study.results import Results, read_results
-from frontier_study.study import Planned, Study, chosen, finished_runs, sweep
+from frontier_study.study import Study, finished_runs
 from frontier_study.tasks import TASKS, FrontierTask
 from rich.console import Console
 

@@ -5,13 +5,12 @@ Demonstrations place some things wrongly and leave some out, so that there is so
 """
 
 import random
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from baselines.learning_task import StartingPoint
 
+from frontier_study.starts import Models
 from rlhf.cli.job_runner import run_command
 from rlhf.data.records import DemonstrationRecord, PromptRecord, write_records
 from rlhf.demo.scenes import COLOURS, SHAPES, SIDE, Scene, Shape, draw_scene
@@ -23,7 +22,8 @@ GRID = tuple(
     f"{row} {column}" for row in ("top", "bottom") for column in ("left", "middle", "right")
 )
 PATCH = 8  # pixels: three by two places do not divide the demo's four by four patches
-IMAGES = {"sft": 5000, "preference": 1000, "evaluation": 256}
+IMAGES = {"preference": 1000, "evaluation": 256}
+DEMONSTRATIONS = 5000  # images
 TOWER_STEPS = 600
 MISTAKEN, LEFT_OUT = 0.15, 0.05  # share of the things of a demonstration
 INSTRUCTION = "Describe everything in the picture."
@@ -36,22 +36,22 @@ OPENINGS = ("", "In this picture there are several shapes. ", "Let me look at th
 SFT = ("sft.epochs=5", "sft.batch_size=32")
 
 
-def make(directory: Path) -> StartingPoint:
-    """Draw images, write demonstrations and prompts, build and train the model.
+def draw(data: Path) -> None:
+    """Draw images of five and six shapes, and write prompts for descriptions of them."""
+    for name, count in IMAGES.items():
+        write_split(data, name, count)
 
-    Args:
-        directory: what an interrupted call left there is removed.
-    """
-    shutil.rmtree(directory, ignore_errors=True)
+
+def train(directory: Path) -> Models:
+    """Write demonstrations; build a model and train it on them."""
     data, untrained = directory / "data", directory / "untrained"
     stage("drawing images of five and six shapes")
-    scenes = {name: write_split(data, name, count) for name, count in IMAGES.items()}
-    build_model(untrained, scenes["sft"])
+    build_model(untrained, write_split(data, "sft", DEMONSTRATIONS))
     options = ["experiment=demo", "name=scenes", f"output_dir={directory / 'runs'}", *SFT]
     options += ["model.train=full", f"model.path={untrained}"]
     options += [f"data.demonstrations={data / 'sft.jsonl'}"]
     run, _ = run_command("sft", [], options)
-    return StartingPoint(model=str(run / "model"), reward="", data=str(data))
+    return Models(str((run / "model").relative_to(directory)))
 
 
 def sample_grid_scene(rng: random.Random) -> Scene:
@@ -75,7 +75,7 @@ def _placed(rng: random.Random, shape: str, colour: str, place: str) -> Shape:
 
 def write_split(data: Path, name: str, count: int) -> list[Scene]:
     """Draw images to `data/pictures/name` and write their prompts, or demonstrations for `sft`."""
-    (data / "pictures" / name).mkdir(parents=True)
+    (data / "pictures" / name).mkdir(parents=True, exist_ok=True)
     scenes, records = [], []
     for number in range(count):
         rng = random.Random(f"{name}/{number}")

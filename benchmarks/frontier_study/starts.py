@@ -1,38 +1,86 @@
-"""Starting points that are made once and read by every run."""
+"""Starting points: data that is drawn, and models that are unpacked from an archive.
+
+The archives lie beside the results, so that runs made later, and elsewhere, begin as the others
+did: trained again on another processor, models have other weights. Without an archive models are
+trained, and archived.
+"""
 
 import hashlib
 import json
-import sys
+import tarfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
-import yaml
-from baselines.learning_runs import child_output, create_starting_point, find_starting_point
 from baselines.learning_task import StartingPoint
-from baselines.runs import BENCHMARKS
 
-from rlhf.cli.job_runner import run_command
-from rlhf.demo.stamps.package import INSTALLED, PACKAGE
-from rlhf.errors import UsageError
-
+ARCHIVES = Path(__file__).parents[1] / "results" / "starts"
 SCORERS = Path(__file__).with_name("scorers.py")
-MADE = ("model", "reward", "data", "preferences")  # of a starting point
+NOTE = "models.json"
+TEXTS = (".json", ".yaml", ".md")  # of files that may name the directory
 
 
-def made_once(directory: Path, make: Callable[[Path], StartingPoint]) -> StartingPoint:
-    """Return models and data that an earlier call made, or make them.
+@dataclass(frozen=True)
+class Models:
+    """What is trained for a task, as paths from the directory of its starting point.
+
+    Attributes:
+        model: the supervised LLaVA.
+        reward: run of the reward model; empty: there is none.
+        preferences: the pairs that it was trained on; empty: there are none.
+    """
+
+    model: str
+    reward: str = ""
+    preferences: str = ""
+
+    def files(self, directory: Path) -> list[Path]:
+        """Return the files that are read of them, in order."""
+        parts = (self.model, self.reward and f"{self.reward}/reward", self.preferences)
+        found = [directory / part for part in parts if part]
+        inner = [file for path in found if path.is_dir() for file in path.rglob("*")]
+        return sorted(path for path in (*found, *inner) if path.is_file())
+
+
+def starting_point(
+    directory: Path, train: Callable[[Path], Models], draw: Callable[[Path], None]
+) -> StartingPoint:
+    """Return the starting point in a directory, made by the first call.
 
     Args:
-        directory: where they are made.
-        make: makes them there, whatever an interrupted call left.
+        directory: its name is the task's, in ARCHIVES too.
+        train: trains the models there, whatever an interrupted call left; they are then archived.
+        draw: writes the data to a directory.
     """
-    note = directory / "start.json"
+    archive, note, data = (
+        ARCHIVES / f"{directory.name}.tar.xz",
+        directory / NOTE,
+        directory / "data",
+    )
     if not note.exists():
-        start = make(directory)
-        made = {name: getattr(start, name) for name in MADE}
-        note.write_text(json.dumps(made, indent=2) + "\n")
-    return StartingPoint(**json.loads(note.read_text()))
+        directory.mkdir(parents=True, exist_ok=True)
+        if not archive.exists():
+            pack(archive, directory, train(directory))
+        draw(data)
+        with tarfile.open(archive) as packed:
+            packed.extractall(directory, filter="data")
+    models = {k: v and str(directory / v) for k, v in json.loads(note.read_text()).items()}
+    return StartingPoint(**models, data=str(data))
+
+
+def pack(archive: Path, directory: Path, models: Models) -> None:
+    """Write models to an archive; their texts no longer name the directory."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    contents = [(path, path.read_bytes()) for path in models.files(directory)]
+    note = (directory / NOTE, json.dumps(asdict(models), indent=2).encode() + b"\n")
+    with tarfile.open(archive, "w:xz") as packed:
+        for path, content in (*contents, note):
+            if path.suffix in TEXTS:
+                content = content.replace(f"{directory}/".encode(), b"")
+            entry = tarfile.TarInfo(str(path.relative_to(directory)))
+            entry.size = len(content)
+            packed.addfile(entry, BytesIO(content))
 
 
 def fingerprint(start: StartingPoint) -> str:
@@ -53,51 +101,3 @@ def described(start: StartingPoint) -> StartingPoint:
     """Return a starting point whose responses are scored and judged as descriptions."""
     judges = {"accuracy": f"{SCORERS}:things_right", "whole": f"{SCORERS}:description_right"}
     return replace(start, scorer=f"{SCORERS}:things_score", judges=judges)
-
-
-def demo(directory: Path) -> StartingPoint:
-    """Return the models, prompts and pairs of an `rlhf demo` in a directory; run it if need be."""
-    try:
-        start = find_starting_point(directory)
-    except FileNotFoundError:
-        create_starting_point(directory)
-        start = find_starting_point(directory)
-    return replace(start, preferences=pairs_of(Path(start.reward)))
-
-
-def stamps(directory: Path) -> StartingPoint:
-    """Make a model that knows 32 photographs, pairs of its responses, and a reward model.
-
-    Raises:
-        UsageError: the photographs are not on this machine.
-    """
-    if not (directory / "summary.json").exists():
-        arguments = [BENCHMARKS / "stamp_pairs.py", "--stamps", _photographs(directory)]
-        child_output([sys.executable, *map(str, arguments), "--out", str(directory)])
-    model = json.loads((directory / "summary.json").read_text())["model"]
-    data = directory / "data"
-    options = ["experiment=demo", "name=reward", f"output_dir={directory / 'runs'}"]
-    options += [f"model.path={model}", f"data.root={data}"]
-    run, _ = run_command("reward", [], [*options, f"data.preferences={data}/preferences.jsonl"])
-    model, pairs = f"{model}/model", pairs_of(run)
-    return StartingPoint(model=model, reward=str(run), data=str(data), preferences=pairs)
-
-
-def pairs_of(reward_run: Path) -> str:
-    """Return the file of the pairs that a reward model was trained on."""
-    options = yaml.safe_load((reward_run / "config.yaml").read_text())
-    return str(options["data"]["preferences"])
-
-
-def _photographs(directory: Path) -> Path:
-    """Return the output of `rlhf stamps`, made of a package in the directory or installed."""
-    stamps_dir = directory / "stamps"
-    if not stamps_dir.exists():
-        packages = sorted(directory.glob(f"{PACKAGE}*.deb"))
-        if not packages and not INSTALLED.exists():
-            what = "the photographs of the task stamps are not on this machine"
-            fix = f"put the .deb there (apt-get download {PACKAGE}), or install {PACKAGE}"
-            raise UsageError(what, str(directory), fix)
-        words = [*map(str, packages[:1]), f"output={stamps_dir}", "data.validation_fraction=0"]
-        child_output([sys.executable, "-m", "rlhf", "stamps", *words])
-    return stamps_dir

@@ -1,76 +1,32 @@
 """Runs what the results do not hold yet, one process of one thread each."""
 
 import json
-import platform
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
-from math import inf
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import torch
-from baselines.learning_runs import Baseline, Run, child_output, run
+from baselines.learning_runs import Run, child_output, run
 from baselines.learning_task import StartingPoint, Task
 
+from frontier_study.choice import chosen
 from frontier_study.contenders import (
     CONTENDERS,
     SETTINGS,
     SWEEP_SEEDS,
     Options,
-    multiplied,
-    options_key,
-    options_read,
 )
 from frontier_study.measures import collapsed, end
+from frontier_study.planned import Planned
 from frontier_study.results import Result, Results, rounded
 from frontier_study.starts import fingerprint
-from frontier_study.tasks import TASKS, FrontierTask, swept
+from frontier_study.tasks import TASKS, FrontierTask
 from rlhf.errors import UsageError
-
-NO_START = StartingPoint(model="", reward="", data="")  # options do not depend on it
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A run of the study.
-
-    Attributes:
-        frontier_task: what is learned.
-        contender: what learns.
-        seed: of prompts, weights and sampling.
-        setting: multiples of the task's learning rate and KL weight.
-        options: set by hand.
-    """
-
-    frontier_task: FrontierTask
-    contender: Baseline
-    seed: int
-    setting: Options
-    options: Options = field(default_factory=dict)
-
-    def task(self, start: StartingPoint = NO_START) -> Task:
-        """Return its models and options."""
-        changes = {**self.frontier_task.options, **self.contender.changes}
-        task = Task(start=start, seed=self.seed, changes=changes)
-        return replace(task, changes={**changes, **multiplied(task, self.setting), **self.options})
-
-    @property
-    def expected(self) -> Result:
-        """The result of the run, without its metrics."""
-        return Result(
-            task=self.frontier_task.name,
-            contender=self.contender.name,
-            seed=self.seed,
-            setting=self.setting,
-            key=options_key(options_read(self.contender, self.task())),
-            machine=f"torch {torch.__version__}, {platform.processor() or platform.machine()}",
-        )
 
 
 @dataclass(frozen=True)
@@ -141,35 +97,6 @@ def measured(result: Result, finished: Run) -> Result:
     kept = {} if result.seed in SWEEP_SEEDS else curve
     means = dict(zip(means, rounded(means.values()), strict=True))
     return replace(result, curve=kept, end=means, held_out=finished.metrics)
-
-
-def sweep(task: FrontierTask, contender: Baseline) -> list[Planned]:
-    """Return the runs among which the setting of a contender is chosen."""
-    return [Planned(swept(task), contender, seed, x) for x in SETTINGS for seed in SWEEP_SEEDS]
-
-
-def chosen(results: Results, task: FrontierTask, contender: Baseline) -> Options:
-    """Return the setting with the greatest mean of score - KL weight × KL at the end of its runs.
-
-    The KL weight is the task's, the same for all. A setting one of whose runs collapsed, or is
-    missing, is not chosen while there is another. Without a sweep it is the task's own setting.
-
-    Args:
-        results: finished runs.
-        task: what is learned.
-        contender: what learns.
-    """
-    weight = Task(start=NO_START, seed=0, changes=dict(task.options)).config.ppo.kl_coef
-    swept_runs = sweep(task, contender)
-
-    def merit(setting: Options) -> tuple[bool, float]:
-        runs = [one.expected for one in swept_runs if one.setting == setting]
-        found = [result for result in map(results.find, runs) if result]
-        means = [result.end["scores"] - weight * result.end["kl"] for result in found]
-        is_sound = len(found) == len(runs) and not any(x.end["collapsed"] for x in found)
-        return is_sound, fmean(means) if means else -inf
-
-    return max(SETTINGS, key=merit)
 
 
 def finished_runs(results: Results, options: Options) -> dict[str, dict[str, list[Result]]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from baselines.learning_task import StartingPoint
 
-from frontier_study import describe, scenes, starts
+from frontier_study import answers, describe, scenes, starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,20 +37,25 @@ class FrontierTask:
 
 
 def _demo(root: Path) -> StartingPoint:
-    return starts.judged(starts.made_once(root / "demo", starts.demo))
+    start = starts.starting_point(root / "demo", answers.train_demo, answers.draw_shapes)
+    return starts.judged(start)
 
 
 def _describe(root: Path) -> StartingPoint:
-    start = starts.made_once(root / "describe", lambda path: describe.make(path, _demo(root)))
-    return starts.described(start)
+    data = root / "describe" / "data"
+    if not (data / describe.LAST).exists():
+        describe.draw(data)
+    return starts.described(StartingPoint(model=_demo(root).model, reward="", data=str(data)))
 
 
 def _scenes(root: Path) -> StartingPoint:
-    return starts.described(starts.made_once(root / "scenes", scenes.make))
+    start = starts.starting_point(root / "scenes", scenes.train, scenes.draw)
+    return starts.described(start)
 
 
 def _stamps(root: Path) -> StartingPoint:
-    return starts.judged(starts.made_once(root / "stamps", starts.stamps))
+    start = starts.starting_point(root / "stamps", answers.train_stamps, answers.draw_stamps)
+    return starts.judged(start)
 
 
 def swept(task: FrontierTask) -> FrontierTask:

@@ -12,26 +12,25 @@ from rlhf.cli.hydra_compose import compose_options
 from rlhf.config.schema import PPOConfig
 from rlhf.config.validation import load_config
 from rlhf.errors import UsageError
-from tests.benchmarks.frontier import contenders, measures, report, results, script, study, tasks
+from tests.benchmarks.frontier import (
+    choice,
+    contenders,
+    curve,
+    planned,
+    report,
+    results,
+    script,
+    study,
+    tasks,
+)
 from tests.benchmarks.learning import runs, task_
+
+Planned, sweep, choose = planned.Planned, planned.sweep, choice.chosen
 
 START = task_.StartingPoint(model="m", reward="r", data="d")
 TASK = replace(tasks.TASKS["describe"], start=lambda _: START)
 PPO, RLOO = contenders.CONTENDERS["ppo"], contenders.CONTENDERS["rloo"]
 OWN = contenders.SETTINGS[0]  # the task's own learning rate and KL weight
-
-
-def curve(scores: Sequence[float], kl: Sequence[float], accuracy: float = 0.5) -> dict[str, Any]:
-    """Return a curve of iterations of 64 samples and two seconds."""
-    count = len(scores)
-    return {
-        "samples": [64.0 * n for n in range(1, count + 1)],
-        "seconds": [2.0 * n for n in range(1, count + 1)],
-        "scores": [*scores],
-        "kl": [*kl],
-        "length": [7.0] * count,
-        "accuracy": [accuracy] * count,
-    }
 
 
 def result_of(
@@ -42,68 +41,14 @@ def result_of(
     return study.measured(planned.expected, runs.Run(lines, {"accuracy": accuracy}))
 
 
-def test_a_score_is_reached_by_the_mean_of_three_iterations() -> None:
-    scores = curve([0, 3, 0, 0, 3, 3, 3], [0] * 7)
-    assert measures.reached(scores, 1.0) == 2
-    assert measures.reached(scores, 2.0) == 5
-    assert measures.reached(scores, 3.1) is None
-    assert measures.reached(curve([9, 9], [0, 0]), 1.0) is None
-
-
-@pytest.fixture
-def unsmoothed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measures, "SMOOTHED", 1)
-
-
-@pytest.mark.usefixtures("unsmoothed")
-def test_the_score_at_a_kl_is_interpolated_and_the_best_within_it() -> None:
-    straight = curve([0, 1, 3], [0, 1, 2])
-    assert measures.at_kl(straight, 0.5) == measures.Point(0.5, 0.5, 0.5)
-    assert measures.at_kl(straight, 1.5) == measures.Point(1.5, 2.0, 0.5)
-    assert measures.at_kl(straight, 9.0) == measures.Point(2.0, 3.0, 0.5)
-    falling = curve([0, 4, 1], [0, 1, 2])
-    assert measures.at_kl(falling, 2.0).score == 4.0
-    back = curve([0, 1, 5], [0, 2, 1])  # it returns to less KL with a greater score
-    assert measures.at_kl(back, 1.0) == measures.Point(1.0, 5.0, 0.5)
-    assert measures.at_kl(curve([2, 3], [1, 1]), 0.5).score == 2.0  # none is within the budget
-
-
-@pytest.mark.usefixtures("unsmoothed")
-def test_the_accuracy_at_a_kl_is_that_of_the_best_scored_point() -> None:
-    hacked = {**curve([0, 1, 2], [0, 1, 2]), "accuracy": [0.5, 0.9, 0.4]}
-    assert measures.at_kl(hacked, 2.0).accuracy == 0.4
-    assert measures.at_kl(hacked, 1.5).accuracy == pytest.approx(0.65)
-
-
-def test_points_are_means_of_five_iterations() -> None:
-    points = measures.frontier(curve([0, 1, 2, 3, 4, 10], [0, 0, 0, 0, 5, 5]))
-    assert (points[4].score, points[4].kl) == (2.0, 1.0)
-    assert (points[5].score, points[5].kl) == (4.0, 2.0)
-
-
-@pytest.mark.parametrize(
-    ("scores", "kl", "is_collapsed"),
-    [
-        ([1.0] * 10 + [2.0] * 10, 1.0, False),
-        ([1.0] * 10 + [4.0] * 10 + [1.9] * 10, 1.0, True),  # below half of its best
-        ([1.0] * 10 + [4.0] * 10 + [2.1] * 10, 1.0, False),
-        ([1.0] * 10 + [0.9] * 10, 1.0, True),  # below its start
-        ([-3.0] * 10 + [-1.0] * 10, 1.0, False),
-        ([1.0] * 10 + [2.0] * 10, 26.0, True),  # too far away
-    ],
-)
-def test_collapse(scores: Sequence[float], kl: float, is_collapsed: bool) -> None:
-    assert measures.collapsed(curve(scores, [kl] * len(scores))) == is_collapsed
-
-
 def test_settings_multiply_the_options_of_the_task() -> None:
-    planned = study.Planned(TASK, PPO, 0, {"ppo.lr": 2, "ppo.kl_coef": 0.5})
-    config, own = planned.task().config, study.Planned(TASK, PPO, 0, OWN).task().config
+    planned = Planned(TASK, PPO, 0, {"ppo.lr": 2, "ppo.kl_coef": 0.5})
+    config, own = planned.task().config, Planned(TASK, PPO, 0, OWN).task().config
     assert config.ppo.lr == 2 * own.ppo.lr and config.ppo.kl_coef == own.ppo.kl_coef / 2
     assert own.ppo.iterations == 40
     by_hand = replace(planned, options={"ppo.lr": 1.0, "ppo.gae_lambda": 0.5}).task().config
     assert (by_hand.ppo.lr, by_hand.ppo.gae_lambda) == (1.0, 0.5)
-    assert study.Planned(TASK, RLOO, 0, OWN).task().config.ppo.samples_per_prompt == 4
+    assert Planned(TASK, RLOO, 0, OWN).task().config.ppo.samples_per_prompt == 4
 
 
 def test_options_reach_the_command_line_as_they_are() -> None:
@@ -112,7 +57,7 @@ def test_options_reach_the_command_line_as_they_are() -> None:
         "ppo.value_features": ["position"],
         "ppo.whiten_advantages": False,
     }
-    task = study.Planned(TASK, PPO, 0, OWN, options).task()
+    task = Planned(TASK, PPO, 0, OWN, options).task()
     config = load_config(compose_options("ppo", task.overrides()))
     assert config.ppo == task.config.ppo
     assert config.ppo.value_features == ("position",) and not config.ppo.whiten_advantages
@@ -122,7 +67,7 @@ def test_options_reach_the_command_line_as_they_are() -> None:
 def test_options_of_contenders_are_valid_on_every_task(contender: Any) -> None:
     for task in tasks.TASKS.values():
         for setting in contenders.SETTINGS:
-            assert study.Planned(task, contender, 0, setting).task().config
+            assert Planned(task, contender, 0, setting).task().config
 
 
 def key_of(contender: Any, **ppo: Any) -> str:
@@ -160,7 +105,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_finished_runs_are_not_made_again(bench: Any, tmp_path: Path) -> None:
     made_by, made = bench
-    planned = [study.Planned(TASK, PPO, seed, OWN) for seed in (0, 1)]
+    planned = [Planned(TASK, PPO, seed, OWN) for seed in (0, 1)]
     made_by.make(planned[:1])
     made_by.make(planned)
     assert made == ["ppo-0", "ppo-1"]
@@ -172,9 +117,9 @@ def test_finished_runs_are_not_made_again(bench: Any, tmp_path: Path) -> None:
 
 def test_a_failed_run_is_tried_again_and_others_go_on(bench: Any) -> None:
     made_by, made = bench
-    failing = study.Planned(TASK, PPO, 0, OWN, {"ppo.clip_range": 0.5})
+    failing = Planned(TASK, PPO, 0, OWN, {"ppo.clip_range": 0.5})
     for _ in range(2):
-        made_by.make([failing, study.Planned(TASK, PPO, 1, OWN)])
+        made_by.make([failing, Planned(TASK, PPO, 1, OWN)])
     assert sorted(made) == ["ppo-0", "ppo-0", "ppo-1"]
 
 
@@ -186,7 +131,7 @@ def test_a_task_that_cannot_begin_is_left_out_and_others_go_on(bench: Any) -> No
         raise UsageError("the photographs are missing", "here", "put them there")
 
     absent = replace(tasks.TASKS["stamps"], start=no_start)
-    planned = [study.Planned(task, PPO, 0, OWN) for task in (absent, TASK)]
+    planned = [Planned(task, PPO, 0, OWN) for task in (absent, TASK)]
     replace(made_by, log=lines.append).make(planned)
     assert made == ["ppo-0"] and lines[0].startswith("stamps is left out\n")
     assert "put them there" in lines[0]
@@ -194,27 +139,47 @@ def test_a_task_that_cannot_begin_is_left_out_and_others_go_on(bench: Any) -> No
 
 def test_after_the_deadline_no_run_starts(bench: Any) -> None:
     made_by, made = bench
-    replace(made_by, deadline=0.0).make([study.Planned(TASK, PPO, 0, OWN)])
+    replace(made_by, deadline=0.0).make([Planned(TASK, PPO, 0, OWN)])
     assert made == []
+
+
+def swept_with(made_by: Any, ends: dict[tuple[float, float], Any]) -> None:
+    """Add the sweep's runs of PPO: by learning rate and KL weight, a score a seed, and the KL."""
+    for one in sweep(TASK, PPO):
+        scores, kl = ends[one.setting["ppo.lr"], one.setting["ppo.kl_coef"]]
+        score = scores[one.seed - 100]
+        made_by.results.add(result_of(one, [1.0] + [score] * 10, [kl] * 11))
 
 
 def test_the_sweep_chooses_by_score_minus_weighted_kl(bench: Any) -> None:
     made_by, _ = bench
-    assert study.chosen(made_by.results, TASK, PPO) == OWN
-    swept = study.sweep(TASK, PPO)
-    assert len(swept) == 8 and {one.seed for one in swept} == {100, 101}
-    far, collapsed = (2.2, 9.0), (9.0, 30.0)
-    ends = {(1, 1): (2.0, 1.0), (1, 0.5): far, (2, 1): (2.1, 1.0), (2, 0.5): collapsed}
-    for one in swept:
-        score, kl = ends[one.setting["ppo.lr"], one.setting["ppo.kl_coef"]]
-        made_by.results.add(result_of(one, [1.0] + [score] * 10, [kl] * 11))
-    assert study.chosen(made_by.results, TASK, PPO) == {"ppo.lr": 2, "ppo.kl_coef": 1}
-    assert study.chosen(made_by.results, TASK, RLOO) == OWN
+    assert choose(made_by.results, TASK, PPO) == OWN
+    assert len(sweep(TASK, PPO)) == 8 and {one.seed for one in sweep(TASK, PPO)} == {100, 101}
+    far, collapsed = ((2.2, 2.2), 9.0), ((9.0, 9.0), 30.0)
+    own, twice = ((2.0, 2.0), 0.5), ((2.1, 2.1), 1.0)
+    swept_with(made_by, {(1, 1): own, (1, 0.5): far, (2, 1): twice, (2, 0.5): collapsed})
+    assert choose(made_by.results, TASK, PPO) == {"ppo.lr": 2, "ppo.kl_coef": 1}
+    assert choose(made_by.results, TASK, RLOO) == OWN
     assert all(result.curve == {} and result.end for result in made_by.results)
 
 
+@pytest.mark.parametrize(("lower", "best"), [(0.09, (1, 1)), (0.11, (2, 1))])
+def test_of_settings_within_a_standard_error_the_one_of_least_kl_is_chosen(
+    bench: Any, lower: float, best: tuple[float, float]
+) -> None:
+    """Two runs a setting, 0.2 apart: variance 0.02, of the mean of two 0.01, its root is 0.1."""
+    made_by, _ = bench
+
+    def end(mean: float, kl: float) -> Any:  # the mean of score - 0.05 KL
+        return (mean + 0.05 * kl - 0.1, mean + 0.05 * kl + 0.1), kl
+
+    ends = {(1, 1): end(2.0 - lower, 0.5), (2, 1): end(2.0, 1.0), (1, 0.5): end(1.99, 2.0)}
+    swept_with(made_by, {**ends, (2, 0.5): end(1.5, 0.1)})
+    assert choose(made_by.results, TASK, PPO) == dict(zip(OWN, best, strict=True))
+
+
 def test_files_of_different_days_are_merged(tmp_path: Path) -> None:
-    planned = [study.Planned(TASK, x, seed, OWN) for x in (PPO, RLOO) for seed in (0, 1)]
+    planned = [Planned(TASK, x, seed, OWN) for x in (PPO, RLOO) for seed in (0, 1)]
     finished = [result_of(one, [1, 2, 3], [0, 1, 2]) for one in planned]
     first, second = (results.Results(tmp_path / f"{n}.json") for n in range(2))
     first.add(*finished[:3])
@@ -229,7 +194,7 @@ def test_files_of_different_days_are_merged(tmp_path: Path) -> None:
 
 def test_runs_of_other_models_are_not_mixed(bench: Any, tmp_path: Path) -> None:
     made_by, made = bench
-    ours, theirs = (study.Planned(TASK, PPO, seed, OWN).expected for seed in (0, 1))
+    ours, theirs = (Planned(TASK, PPO, seed, OWN).expected for seed in (0, 1))
     kept = results.Results(tmp_path / "kept.json")
     kept.add(replace(ours, start="a"), replace(theirs, task="demo", start="b"))
     with pytest.raises(
@@ -239,25 +204,25 @@ def test_runs_of_other_models_are_not_mixed(bench: Any, tmp_path: Path) -> None:
     assert len([*kept]) == 2
     lines: list[str] = []
     study_of = replace(made_by, results=kept, log=lines.append)
-    study_of.make([study.Planned(TASK, PPO, 1, OWN)])
+    study_of.make([Planned(TASK, PPO, 1, OWN)])
     assert made == [] and "began with other models" in lines[0]
 
 
 def test_settings_of_long_tasks_are_those_of_short_ones(bench: Any) -> None:
     made_by, _ = bench
     scenes = tasks.TASKS["scenes"]
-    swept = study.sweep(scenes, PPO)
+    swept = sweep(scenes, PPO)
     assert {one.frontier_task.name for one in swept} == {"describe"}
     for one in swept:
         score = 3.0 if one.setting == {"ppo.lr": 2, "ppo.kl_coef": 0.5} else 2.0
         made_by.results.add(result_of(one, [score] * 11, [0.0] * 11))
-    assert study.chosen(made_by.results, scenes, PPO) == {"ppo.lr": 2, "ppo.kl_coef": 0.5}
+    assert choose(made_by.results, scenes, PPO) == {"ppo.lr": 2, "ppo.kl_coef": 0.5}
 
 
 def test_the_report_has_every_finished_run_in_the_order_of_the_study(bench: Any) -> None:
     made_by, _ = bench
     for name, contender in (("scenes", PPO), ("demo", RLOO), ("demo", PPO)):
-        planned = study.Planned(tasks.TASKS[name], contender, 0, OWN)
+        planned = Planned(tasks.TASKS[name], contender, 0, OWN)
         made_by.results.add(result_of(planned, [1.0] * 11, [0.0] * 11))
     found = study.finished_runs(made_by.results, {})
     assert [(task, [*runs]) for task, runs in found.items()] == [
@@ -265,10 +230,10 @@ def test_the_report_has_every_finished_run_in_the_order_of_the_study(bench: Any)
         ("scenes", ["PPO"]),
     ]
     chosen = {"ppo.lr": 2, "ppo.kl_coef": 1}
-    for one in study.sweep(tasks.TASKS["demo"], PPO):
+    for one in sweep(tasks.TASKS["demo"], PPO):
         score = 3.0 if one.setting == chosen else 2.0
         made_by.results.add(result_of(one, [score] * 11, [0.0] * 11))
-    one = study.Planned(tasks.TASKS["demo"], PPO, 0, chosen)
+    one = Planned(tasks.TASKS["demo"], PPO, 0, chosen)
     made_by.results.add(result_of(one, [1.0] * 11, [0.0] * 11))
     found = study.finished_runs(made_by.results, {})["demo"]
     assert {title: runs[0].setting["ppo.lr"] for title, runs in found.items()} == {
@@ -290,7 +255,7 @@ def test_a_run_of_the_sweep_is_not_evaluated(bench: Any) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "run", run)
-        planned = [study.Planned(TASK, PPO, seed, OWN) for seed in (100, 0)]
+        planned = [Planned(TASK, PPO, seed, OWN) for seed in (100, 0)]
         replace(made_by, jobs=1).make(planned)
     assert evaluated == [study.not_evaluated, study.held_out]
 
@@ -300,7 +265,7 @@ def test_values_have_four_digits() -> None:
 
 
 def test_table_and_chart_have_each_contender(tmp_path: Path) -> None:
-    planned = [study.Planned(TASK, x, seed, OWN) for x in (PPO, RLOO) for seed in (0, 1)]
+    planned = [Planned(TASK, x, seed, OWN) for x in (PPO, RLOO) for seed in (0, 1)]
     kept = results.Results(tmp_path / "results.json")
     for one, last in zip(planned, (3.0, 3.0, 1.5, 2.5), strict=True):
         kept.add(result_of(one, [1.0] * 5 + [last] * 10, [0.0] * 5 + [2.0] * 10, 0.75))

@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from rlhf.data.records import PromptRecord, read_records, write_records
 from rlhf.demo.scenes import COLOURS, SHAPES
 from rlhf.errors import UsageError
 from rlhf.rewards.external.python_function import load_function
-from tests.benchmarks.frontier import describe, scenes, scorers, starts
+from tests.benchmarks.frontier import answers, describe, scenes, scorers, starts
 from tests.benchmarks.learning import task_
 
 OBJECTS = [
@@ -65,16 +66,13 @@ def test_prompts_of_describe_are_images_of_three_shapes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(describe, "IMAGES", {"preference": 8, "evaluation": 3})
-    demo = task_.StartingPoint(model="m", reward="r", data="d", preferences="p")
-    start = describe.make(tmp_path / "describe", demo)
-    assert (start.model, start.reward, start.preferences) == ("m", "", "")
-    data = Path(start.data)
+    describe.draw(tmp_path)
     for name, count in describe.IMAGES.items():
-        records = read_records(data / f"{name}.jsonl", PromptRecord)
-        assert len({(data / record.image_path).read_bytes() for record in records}) == count
+        records = read_records(tmp_path / f"{name}.jsonl", PromptRecord)
+        assert len({(tmp_path / record.image_path).read_bytes() for record in records}) == count
         assert all(len(record.meta["objects"]) == 3 for record in records)
         assert {record.instruction for record in records} == {"Describe the picture."}
-        images = [data / record.image_path for record in records]
+        images = [tmp_path / record.image_path for record in records]
         asked, right = zip(*((x.instruction, x.meta["answer"]) for x in records), strict=True)
         assert scorers.things_score(images, asked, right) == [3.0] * count
 
@@ -122,17 +120,37 @@ def test_a_mistake_changes_one_attribute() -> None:
         assert sum(wrong[key] != value for key, value in thing.items()) == 1
 
 
-def test_a_starting_point_is_made_once(tmp_path: Path) -> None:
+def test_models_are_trained_once_and_then_come_from_their_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starts, "ARCHIVES", tmp_path / "archives")
     made: list[Path] = []
 
-    def make(directory: Path) -> object:
+    def train(directory: Path) -> Any:
         made.append(directory)
-        directory.mkdir(exist_ok=True)
-        return task_.StartingPoint(model="m", reward="r", data="d", judges={"accuracy": "f"})
+        for name in ("1/model", "2/reward"):
+            (directory / name).mkdir(parents=True)
+            (directory / name / "w.safetensors").write_bytes(name.encode())
+        (directory / "2/reward/reward.json").write_text(f'{{"base": "{directory}/1/model"}}')
+        (directory / "2/metrics.jsonl").write_text("is not read")
+        (directory / "pairs.jsonl").write_text("{}\n")
+        return starts.Models("1/model", "2", "pairs.jsonl")
 
-    starting_points = [starts.made_once(tmp_path / "x", make) for _ in range(2)]
-    assert starting_points[0] == starting_points[1] and made == [tmp_path / "x"]
-    assert starting_points[0].judges == {}  # code of this checkout, not of the one that made it
+    def draw(data: Path) -> None:
+        data.mkdir(exist_ok=True)
+
+    here, there = tmp_path / "here/demo", tmp_path / "there/demo"
+    found = [starts.starting_point(path, train, draw) for path in (here, here, there)]
+    assert made == [here] and found[0] == found[1]
+    assert found[2] == task_.StartingPoint(
+        model=f"{there}/1/model",
+        reward=f"{there}/2",
+        data=f"{there}/data",
+        preferences=f"{there}/pairs.jsonl",
+    )
+    assert starts.fingerprint(found[2]) == starts.fingerprint(found[0])
+    assert (there / "2/reward/reward.json").read_text() == '{"base": "1/model"}'
+    assert not (there / "2/metrics.jsonl").exists() and (there / "data").is_dir()
 
 
 def test_a_fingerprint_is_that_of_the_weights(tmp_path: Path) -> None:
@@ -157,13 +175,16 @@ def test_a_fingerprint_is_that_of_the_weights(tmp_path: Path) -> None:
 def test_missing_photographs_get_three_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starts, "INSTALLED", tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="photographs of the task stamps") as caught:
-        starts.stamps(tmp_path)
-    assert "apt-get download tuxpaint-stamps-default" in str(caught.value)
+    monkeypatch.setattr(answers, "INSTALLED", tmp_path / "nowhere")
+    for make in (answers.train_stamps, lambda path: answers.draw_stamps(path / "data")):
+        with pytest.raises(UsageError, match="photographs of the task stamps") as caught:
+            make(tmp_path)
+        assert "apt-get download tuxpaint-stamps-default" in str(caught.value)
 
 
 def test_the_pairs_are_those_of_the_reward_model(tmp_path: Path) -> None:
-    options = {"data": {"preferences": "pairs.jsonl"}}
-    (tmp_path / "config.yaml").write_text(json.dumps(options))
-    assert starts.pairs_of(tmp_path) == "pairs.jsonl"
+    model, run = tmp_path / "model", tmp_path / "run"
+    run.mkdir()
+    options = {"data": {"preferences": str(tmp_path / "pairs.jsonl")}}
+    (run / "config.yaml").write_text(json.dumps(options))
+    assert answers.models_of(tmp_path, model, run) == starts.Models("model", "run", "pairs.jsonl")
