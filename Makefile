@@ -6,10 +6,12 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test cases coverage browser-test parallel reliability families devices fuzz audit wheel check format tensorboard clean
+.PHONY: demo install docs test cases coverage browser-test parallel reliability families devices fuzz audit wheel check format tensorboard clean
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
+
+install: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m "not processes"
@@ -25,12 +27,12 @@ browser-test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser
 
 # One run on 1, 2 and 4 processes, every critic, estimator and storage; then processes killed, told
-# to stop, and ending, 45 minutes: docs/parallel.md
+# to stop, and ending, 45 minutes: docs/pages/guides/parallel.md
 parallel: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.table process_kills process_signals process_exits
 
-# Every promise at full count, half an hour: docs/reliability.md. One of them: ONLY=kills
+# Every promise at full count, half an hour: docs/pages/results/reliability.md. One of them: ONLY=kills
 reliability: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.table $(ONLY)
 
@@ -38,7 +40,7 @@ reliability: $(STAMP)
 cases: $(STAMP)
 	COLUMNS=180 $(BIN)/python -m tests.cases.table $(ONLY)
 
-# Tiny LLaVAs of 51 configurations against transformers and peft, 2 minutes: docs/families.md.
+# Tiny LLaVAs of 51 configurations against transformers and peft, 2 minutes: docs/pages/results/families.md.
 # Some of them: ONLY="Gemma Phi"
 families: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.families.table $(ONLY)
@@ -80,6 +82,11 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The documentation, in build/site; a broken link or reference fails.
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml
 
 tensorboard: $(STAMP)
 	$(BIN)/tensorboard --logdir runs

@@ -11,7 +11,7 @@
 All contenders of a task begin with one supervised model and have one reward, one file of prompts
 and as many samples. Each chooses its learning rate and KL weight by the same sweep on seeds of its
 own. A finished run is written to results/frontier.json and not made again while its options,
-defaults included, are the same. docs/frontier.md says what is measured.
+defaults included, are the same. docs/pages/results/frontier.md says what is measured.
 """
 
 import argparse

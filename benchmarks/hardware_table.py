@@ -1,4 +1,4 @@
-"""Print the README's table of the memory LLaVA-1.5-7B needs, planned without weights or GPU.
+"""Print the table of the memory LLaVA-1.5-7B needs, planned without weights or GPU.
 
     python benchmarks/hardware_table.py
 
@@ -7,6 +7,7 @@ responses generated together, or of `rlhf reward` or `rlhf sft`; each column is 
 does not fit, the cell names the options to change.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from typing import get_args
@@ -37,8 +38,7 @@ WORKLOAD = Workload(
     lora_rank=64,
     gradient_checkpointing=True,
 )
-
-
+STORED = ("nf4", "int8", "none")
 SUPERVISED = {  # batches of 32 pairs and of 32 demonstrations
     "reward": replace(WORKLOAD, stage="reward", samples_per_prompt=2, rollout_batch_size=64),
     "sft": replace(WORKLOAD, stage="sft", rollout_batch_size=32),
@@ -55,28 +55,32 @@ def cell(dims: ModelDims, workload: Workload, gigabytes: int) -> str:
     return ", ".join(SHORT[name].format(value) for name, value in changes) or "fits"
 
 
-def main() -> None:
+def markdown() -> str:
+    """Return the table: the peak of each run, GiB, and what to change on each GPU."""
     dims = read_dims("llava-hf/llava-1.5-7b-hf")
-    print("| weights, `lora_type`, `sampling.batch_size`, or command | peak |", end="")
-    print("".join(f" {gb} GB |" for gb in GPU_GB))
-    print("|---|---|" + "---|" * len(GPU_GB))
-    for stored, lora_type, rows in product(("nf4", "int8", "none"), ("lora", "alora"), (16, 32)):
-        workload = replace(
-            WORKLOAD, quantization=stored, lora_type=lora_type, sampling_batch_size=rows
-        )  # type: ignore[arg-type]
-        print_row(dims, workload, f"{lora_type}, {rows}")
-    for stored, (name, run) in product(("nf4", "int8", "none"), SUPERVISED.items()):
-        run = replace(run, quantization=stored, minibatch_size=run.rollout_batch_size)  # type: ignore[arg-type]
-        print_row(dims, replace(run, reward="none"), f"`rlhf {name}`")
+    header = ["weights, `lora_type`, `sampling.batch_size`, or command", "peak"]
+    header += [f"{gb} GB" for gb in GPU_GB]
+    rows = [f"| {' | '.join(header)} |", "|---|---:|" + "---|" * len(GPU_GB)]
+    return "\n".join([*rows, *(row(dims, name, run) for name, run in runs())])
 
 
-def print_row(dims: ModelDims, workload: Workload, name: str) -> None:
-    """Print the peak of a run, GiB, and what to change on each GPU."""
+def runs() -> Iterator[tuple[str, Workload]]:
+    """Yield the runs with their names, without how the weights are stored."""
+    for stored, lora_type, count in product(STORED, ("lora", "alora"), (16, 32)):
+        options = {"quantization": stored, "lora_type": lora_type, "sampling_batch_size": count}
+        yield f"{lora_type}, {count}", replace(WORKLOAD, **options)  # type: ignore[arg-type]
+    for stored, (name, run) in product(STORED, SUPERVISED.items()):
+        options = {"quantization": stored, "minibatch_size": run.rollout_batch_size}
+        yield f"`rlhf {name}`", replace(run, reward="none", **options)  # type: ignore[arg-type]
+
+
+def row(dims: ModelDims, name: str, workload: Workload) -> str:
+    """Return the line of a run."""
     stored = "bf16" if workload.quantization == "none" else workload.quantization
     peak = estimate_memory(dims, workload).peak / GIB
     cells = [cell(dims, workload, gb) for gb in GPU_GB]
-    print(f"| {stored}, {name} | {peak:.1f} | {' | '.join(cells)} |")
+    return f"| {stored}, {name} | {peak:.1f} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
-    main()
+    print(markdown())

@@ -223,7 +223,7 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Both tables of docs/parallel.md."""
+    """Both tables of docs/pages/guides/parallel.md."""
     lines = [
         "| processes | CPU seconds of the slowest | against one | seconds of exchange |",
         "|---:|---:|---:|---:|",

@@ -1,7 +1,7 @@
 """Reinforcement learning from human preferences for vision-language models.
 
-The names of `__all__` are the interface for Python: docs/python.md. They are imported when they are
-first used, so that `import rlhf` loads no model library.
+The names of `__all__` are the interface for Python: docs/pages/guides/python.md. They are imported
+when they are first used, so that `import rlhf` loads no model library.
 """
 
 from importlib import import_module

@@ -111,7 +111,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_the_page_names_what_there_is() -> None:
-    pages = [ROOT / "docs/python.md", ROOT / "README.md"]
+    pages = [ROOT / "docs/pages/guides/python.md", ROOT / "README.md"]
     named = {x for page in pages for x in re.findall(r"\brlhf\.([a-zA-Z]\w+)", page.read_text())}
     assert named - {*rlhf.__all__} <= {"__all__"}, "a name that is not public"
     text = pages[0].read_text()

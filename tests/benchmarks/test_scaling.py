@@ -35,7 +35,7 @@ def test_the_plan_of_512_gpus_by_hand() -> None:
 
 def test_the_page_has_the_results_and_they_are_within_the_bars() -> None:
     result = json.loads(scaling.RESULTS.read_text())
-    page = Path(__file__).parents[2] / "docs/parallel.md"
+    page = Path(__file__).parents[2] / "docs/pages/guides/parallel.md"
     assert scaling.markdown(result) in page.read_text()
     for count, bar in scaling.BARS.items():
         assert result["processes"][str(count)]["ratio"] <= bar

@@ -1,4 +1,6 @@
-"""Every configuration against the stock classes: `make families`. Writes docs/families.md.
+"""Every configuration against the stock classes: `make families`.
+
+Writes docs/pages/results/families.md.
 
 With words on the command line only the configurations that have one in their name are compared,
 and the page is left as it is.
@@ -21,7 +23,7 @@ from rlhf.tracking.console import say, table
 from tests.families.comparison import TOLERANCE, Agreement, compare
 from tests.families.configurations import EXACT, REFUSED, Configuration, build
 
-PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+PAGE = Path(__file__).parents[2] / "docs/pages/results/families.md"
 TEXTS = ("What colour is the circle? red", "There are two shapes in this picture.")
 INTRO = """# Models that are computed exactly
 

@@ -1,4 +1,4 @@
-"""Write `docs/historical_bugs.md`: each bug, where it happened and the test that kills it."""
+"""Write docs/pages/results/historical_bugs.md: each bug, where it happened, what kills it."""
 
 from itertools import chain
 from pathlib import Path
@@ -28,7 +28,7 @@ BUGS: tuple[Bug, ...] = (
     *bugs_of_architectures.BUGS,
     *bugs_of_records.BUGS,
 )
-FILE = Path(__file__).parents[2] / "docs" / "historical_bugs.md"
+FILE = Path(__file__).parents[2] / "docs/pages/results/historical_bugs.md"
 INTRO = """# Historical bugs
 
 {bugs} bugs that trainers of language models had, from {threads} threads, codes and measurements (a
@@ -69,12 +69,12 @@ def _links(sources: tuple[str, ...]) -> str:
 
 
 def _file(bug: Bug) -> str:
-    return f"[{bug.file}](../rlhf/{bug.file})"
+    return f"[{bug.file}](../../../rlhf/{bug.file})"
 
 
 def _test(bug: Bug) -> str:
     file, _, name = bug.killer.partition("::")
-    return f"[{name}](../{file})"
+    return f"[{name}](../../../{file})"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The promises of the README, each tried at full count: `make reliability`.
+"""The promises of the documentation, each tried at full count: `make reliability`.
 
-Writes docs/reliability.md and benchmarks/results/reliability.json. With names of scenarios, as in
-`make reliability ONLY="kills signals"`, only these are run and replaced there. `--part FILE` tries
-a part of each and writes the metrics to a file, for the tests.
+Writes docs/pages/results/reliability.md and benchmarks/results/reliability.json. With names of
+scenarios, as in `make reliability ONLY="kills signals"`, only these are run and replaced there.
+`--part FILE` tries a part of each and writes the metrics to a file, for the tests.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.reliability.scenarios import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "reliability.json"
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs/pages/results/reliability.md"
 INTRO = """# Reliability
 
 Each promise is tried by doing the damage: real trainings of a tiny model, killed, cut, starved and

@@ -46,7 +46,7 @@ def check_supported(model: Any) -> None:
     use_attention(language_model, PROBE_ATTENTION, probe_attention, visible_keys)
     config = language_model.config
     what = f"{config.model_type} cannot run over packed tokens"
-    fix = "use a LLaVA whose text model docs/families.md lists as exact"
+    fix = "use a LLaVA whose text model the documentation of families lists"
     with as_usage_error(what, "model.path", fix):
         hidden_states, calls = call_language_model(
             language_model,

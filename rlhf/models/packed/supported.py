@@ -38,7 +38,7 @@ def unsupported(config: Any, what: str) -> UsageError:
     return UsageError(
         f"{config.model_type} {what}",
         f"model.path: its {type(config).__name__}",
-        "use a LLaVA whose text model and vision tower docs/families.md lists as exact",
+        "use a LLaVA whose text model and vision tower the documentation of families lists",
     )
 
 
