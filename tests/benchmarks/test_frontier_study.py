@@ -143,7 +143,7 @@ def test_after_the_deadline_no_run_starts(bench: Any) -> None:
     assert made == []
 
 
-def swept_with(made_by: Any, ends: dict[tuple[float, float], Any]) -> None:
+def swept_with(made_by: Any, ends: dict[Any, Any]) -> None:
     """Add the sweep's runs of PPO: by learning rate and KL weight, a score a seed, and the KL."""
     for one in sweep(TASK, PPO):
         scores, kl = ends[one.setting["ppo.lr"], one.setting["ppo.kl_coef"]]
