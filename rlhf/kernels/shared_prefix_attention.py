@@ -1,43 +1,24 @@
 """Shared-prefix attention: the keys and values of a prompt are stored once for all responses.
 
-Shapes: B responses ("suffixes") of T tokens, the last R of which are queries; g prompts
-("prefixes") of up to P tokens, at most G responses to one; H query heads and K key heads, K
-dividing H, of D channels.
+Shapes are named in `shared_prefix_inputs`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention, softplus
 
+from rlhf.kernels.decode_attention import decode_attention
 from rlhf.kernels.flash_cpu import flash_attention, flash_attention_backward, has_flash
 from rlhf.kernels.prefix_groups import PrefixGroups
-
-
-class SharedPrefixInputs(NamedTuple):
-    """Arguments of all implementations of the attention.
-
-    Attributes:
-        query: [B, H, R, D].
-        key: [B, K, T, D].
-        value: [B, K, T, D].
-        prefix_key: [g, K, P, D].
-        prefix_value: [g, K, P, D].
-        groups: which prefix each response continues.
-        prefix_lens: [g] int64, tokens of each prefix; None: P for all.
-        scale: factor of the logits before the softmax.
-    """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    prefix_key: Tensor
-    prefix_value: Tensor
-    groups: PrefixGroups
-    prefix_lens: Tensor | None
-    scale: float
+from rlhf.kernels.shared_prefix_inputs import (
+    SharedPrefixInputs,
+    fold_heads,
+    repeat_heads,
+    unfold_heads,
+)
 
 
 def shared_prefix_attention(
@@ -51,6 +32,7 @@ def shared_prefix_attention(
     *,
     scale: float,
     window: int | None = None,
+    column: Tensor | None = None,
 ) -> Tensor:
     """Attention of each response to its prompt and, causally, to itself; differentiable.
 
@@ -68,6 +50,8 @@ def shared_prefix_attention(
         prefix_lens: [g] int64, tokens of each prefix, later ones are masked; None: P for all.
         scale: factor of the logits before the softmax.
         window: sliding window, tokens that a query attends to, itself included; None: no limit.
+        column: [1] int64, column of the query's own key among T, where R is 1 and the keys have no
+            values yet in later columns; None: the last one.
 
     Returns:
         [B, H, R, D], in the dtype of the query.
@@ -78,16 +62,16 @@ def shared_prefix_attention(
     if window is not None and window >= prefix_key.shape[2] + key.shape[2]:
         window = None
     if query.shape[2] > 1:
-        key, value = (_repeat_heads(x, query.shape[1]) for x in (key, value))
+        key, value = (repeat_heads(x, query.shape[1]) for x in (key, value))
     prefix_lens = None if prefix_lens is None else prefix_lens.to(query.device)
     inputs = SharedPrefixInputs(
         query, key, value, prefix_key, prefix_value, groups, prefix_lens, scale
     )
-    if window is not None or (not has_flash(query) and query.shape[2] > 1):
-        return masked_attention(inputs, window)
     if query.shape[2] == 1:
         with torch.autocast(query.device.type, enabled=False):  # it would cast all keys
-            return decode_attention(inputs)
+            return decode_attention(inputs, window, column)
+    if window is not None or not has_flash(query):
+        return masked_attention(inputs, window)
     if not torch.is_grad_enabled():
         return merged_attention(inputs)[0]
     return _MergedAttention.apply(*inputs)  # type: ignore[no-any-return, no-untyped-call]
@@ -147,9 +131,9 @@ def merged_attention(inputs: SharedPrefixInputs) -> tuple[Tensor, Tensor]:
     """
     query, key, value, prefix_key, prefix_value, groups, _, scale = inputs
     heads, causal = query.shape[1], query.shape[2] > 1
-    suffix = flash_attention(_fold_heads(query, key), key, value, causal=causal, scale=scale)
-    suffix_out, suffix_lse = (_unfold_heads(x, heads) for x in (suffix[0], suffix[1].unsqueeze(-1)))
-    grouped = _fold_heads(groups.group(query), prefix_key)
+    suffix = flash_attention(fold_heads(query, key), key, value, causal=causal, scale=scale)
+    suffix_out, suffix_lse = (unfold_heads(x, heads) for x in (suffix[0], suffix[1].unsqueeze(-1)))
+    grouped = fold_heads(groups.group(query), prefix_key)
     prefix = flash_attention(
         grouped,
         prefix_key,
@@ -159,7 +143,7 @@ def merged_attention(inputs: SharedPrefixInputs) -> tuple[Tensor, Tensor]:
         mask=_expanded_mask(inputs, grouped),
     )
     prefix_out, prefix_lse = (
-        groups.ungroup(_unfold_heads(x, heads)) for x in (prefix[0], prefix[1].unsqueeze(-1))
+        groups.ungroup(unfold_heads(x, heads)) for x in (prefix[0], prefix[1].unsqueeze(-1))
     )
     return merge_attn_states(prefix_out, prefix_lse, suffix_out, suffix_lse)
 
@@ -190,17 +174,17 @@ class _MergedAttention(torch.autograd.Function):
         )
         heads, causal = query.shape[1], query.shape[2] > 1
         rows = (grad_out, query, out, lse)
-        suffix_rows = [_fold_heads(x, key) for x in rows]
+        suffix_rows = [fold_heads(x, key) for x in rows]
         suffix_grad, grad_key, grad_value = _flash_backward(
             suffix_rows, key, value, causal=causal, scale=scale, mask=None
         )
-        prefix_rows = [_fold_heads(groups.group(x), prefix_key) for x in rows]
+        prefix_rows = [fold_heads(groups.group(x), prefix_key) for x in rows]
         mask = _expanded_mask(inputs, prefix_rows[1])
         prefix_grad, grad_prefix_key, grad_prefix_value = _flash_backward(
             prefix_rows, prefix_key, prefix_value, causal=False, scale=scale, mask=mask
         )
-        prefix_grad = groups.ungroup(_unfold_heads(prefix_grad, heads))
-        grad_query = _unfold_heads(suffix_grad, heads) + prefix_grad
+        prefix_grad = groups.ungroup(unfold_heads(prefix_grad, heads))
+        grad_query = unfold_heads(suffix_grad, heads) + prefix_grad
         return grad_query, grad_key, grad_value, grad_prefix_key, grad_prefix_value, *[None] * 3
 
 
@@ -218,25 +202,6 @@ def _expanded_mask(inputs: SharedPrefixInputs, grouped: Tensor) -> Tensor | None
     return None if mask is None else mask.expand(*grouped.shape[:3], -1)
 
 
-def decode_attention(inputs: SharedPrefixInputs) -> Tensor:
-    """Compute the attention of one token per response, on any device, without copying the keys.
-
-    Returns:
-        [B, H, 1, D].
-    """
-    query, key, value, prefix_key, prefix_value, groups, _, scale = inputs
-    heads, width, mask = query.shape[1], prefix_key.shape[2], prefix_padding_mask(inputs)
-    prefix_logits = _fold_heads(groups.group(query), prefix_key) @ prefix_key.mT * scale
-    prefix_logits = prefix_logits if mask is None else prefix_logits + mask
-    prefix_logits = groups.ungroup(_unfold_heads(prefix_logits, heads))
-    suffix_logits = _unfold_heads(_fold_heads(query, key) @ key.mT * scale, heads)
-    logits = torch.cat([prefix_logits, suffix_logits], dim=3)
-    weights = logits.softmax(3, dtype=torch.float32).to(value.dtype)
-    prefix_out = _fold_heads(groups.group(weights[..., :width]), prefix_key) @ prefix_value
-    suffix_out = _fold_heads(weights[..., width:], key) @ value
-    return groups.ungroup(_unfold_heads(prefix_out, heads)) + _unfold_heads(suffix_out, heads)
-
-
 def masked_attention(inputs: SharedPrefixInputs, window: int | None) -> Tensor:
     """Compute the attention by one SDPA call with a mask, on any device and with any window.
 
@@ -248,7 +213,7 @@ def masked_attention(inputs: SharedPrefixInputs, window: int | None) -> Tensor:
         [B, H, R, D].
     """
     query, groups, heads = inputs.query, inputs.groups, inputs.query.shape[1]
-    key, value, prefix_key, prefix_value = (_repeat_heads(x, heads) for x in inputs[1:5])
+    key, value, prefix_key, prefix_value = (repeat_heads(x, heads) for x in inputs[1:5])
     out = scaled_dot_product_attention(
         groups.group(query),
         torch.cat([prefix_key, groups.group(key)], dim=2),
@@ -276,24 +241,3 @@ def _grouped_mask(inputs: SharedPrefixInputs, window: int | None) -> Tensor:
         prefix_mask = prefix_mask & (distance < window)
     prefix_mask = prefix_mask.expand(-1, len(suffix_mask), -1)
     return torch.cat([prefix_mask, suffix_mask.expand(groups.num_prefixes, -1, -1)], dim=2)
-
-
-# Not einops: these run for each decoded token in every layer, and with `rearrange` here and in
-# PrefixGroups a small decode_attention takes 25 % longer.
-def _fold_heads(rows: Tensor, key: Tensor) -> Tensor:
-    """Concatenate the queries of one key head: [·, H, R, D] to [·, K, H/K·R, D]."""
-    if rows.shape[1] == key.shape[1]:
-        return rows
-    return rows.reshape(len(rows), key.shape[1], -1, rows.shape[3])
-
-
-def _unfold_heads(folded: Tensor, heads: int) -> Tensor:
-    """Undo `_fold_heads`: [·, K, H/K·R, D] to [·, H, R, D], H = `heads`."""
-    if folded.shape[1] == heads:
-        return folded
-    return folded.reshape(len(folded), heads, -1, folded.shape[3])
-
-
-def _repeat_heads(rows: Tensor, heads: int) -> Tensor:
-    """[·, K, T, D] with each head repeated to [·, H, T, D]; unchanged where K is H."""
-    return rows if rows.shape[1] == heads else rows.repeat_interleave(heads // rows.shape[1], dim=1)

@@ -20,6 +20,7 @@ from tests.support.mps_operators import check_on_mps
 Kind = Literal["cuda", "mps"]
 ONLY_ON_GPU: dict[Any, Callable[..., Tensor]] = {  # a CPU lacks these combinations of dtypes
     torch.ops.aten.mm.dtype: lambda left, right, dtype: left.to(dtype) @ right.to(dtype),
+    torch.ops.aten.bmm.dtype: lambda left, right, dtype: left.to(dtype) @ right.to(dtype),
     torch.ops.aten.histc.default: lambda x, *bins: torch.histc(x.float(), *bins).to(x.dtype),
 }
 
