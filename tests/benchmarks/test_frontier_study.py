@@ -173,8 +173,8 @@ def test_of_settings_within_a_standard_error_the_one_of_least_kl_is_chosen(
     def end(mean: float, kl: float) -> Any:  # the mean of score - 0.05 KL
         return (mean + 0.05 * kl - 0.1, mean + 0.05 * kl + 0.1), kl
 
-    ends = {(1, 1): end(2.0 - lower, 0.5), (2, 1): end(2.0, 1.0), (1, 0.5): end(1.99, 2.0)}
-    swept_with(made_by, {**ends, (2, 0.5): end(1.5, 0.1)})
+    ends = {(1.0, 1.0): end(2.0 - lower, 0.5), (2.0, 1.0): end(2.0, 1.0)}
+    swept_with(made_by, {**ends, (1.0, 0.5): end(1.99, 2.0), (2.0, 0.5): end(1.5, 0.1)})
     assert choose(made_by.results, TASK, PPO) == dict(zip(OWN, best, strict=True))
 
 
