@@ -71,7 +71,16 @@ KNOWN_BY = {
 # modules of rlhf.commands that are no command: what several of them share
 COMMAND_HELPERS = {
     f"rlhf.commands.{name}"
-    for name in ("fitting", "job", "merge", "model_setup", "ppo_profile", "resume")
+    for name in (
+        "command_line",
+        "fitting",
+        "job",
+        "merge",
+        "model_setup",
+        "ppo_profile",
+        "resume",
+        "training_run",
+    )
 }
 
 

@@ -30,7 +30,8 @@ class Command:
         root_options: options that it reads besides: without a section, or single ones of one.
         required: options that it cannot do without; its help lists them first.
         optional_files: options that name a file which must be there if one is named.
-        next_step: the command that usually follows; `{run}`, `{model}`, `{output}` are filled in.
+        next_step: the command that usually follows; `{run}`, `{model}`, `{output}`, `{reward}` are
+            filled in.
         objective: the metric that the members of a sweep are compared by; empty for none.
         takes_files: whether it takes words without `=`: files or run directories.
         takes_scorer: whether it takes `--scorer=`.
@@ -128,7 +129,7 @@ COMMANDS = {
         root_options=("resume", "resume_allow"),
         required=("model.path", "data.prompts", "reward.path"),
         optional_files=("reward.captions",),
-        next_step="rlhf evaluate {model} {run} data.prompts=FILE.jsonl",
+        next_step="rlhf evaluate {model} {run} data.prompts=FILE.jsonl {reward}",
         objective="objective/rlhf_reward",
     ),
     "evaluate": Command(

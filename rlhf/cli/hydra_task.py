@@ -17,6 +17,7 @@ from rlhf.cli.notes import unused_options
 from rlhf.cli.overrides import override_name
 from rlhf.cli.processes import is_quiet
 from rlhf.cli.sweep import end_sweep, run_member, update_member
+from rlhf.commands.command_line import command_line
 from rlhf.config.schema import Config
 from rlhf.config.validation import load_config
 from rlhf.errors import UsageError
@@ -55,7 +56,9 @@ def _check_sweep(call: Call) -> None:
     """Refuse to resume in a sweep: its members would all write to one directory."""
     resumed = [word for word in call.overrides if override_name(word) == "resume"]
     if resumed and "--multirun" in call.flags:
-        fix = f"continue one member at a time: rlhf {call.command} resume=SWEEP/MEMBER"
+        words = [*call.files, "resume=SWEEP/MEMBER"]
+        again = command_line(call.command, words, scorer=call.scorer, judge=call.judge)
+        fix = f"continue one member at a time: {again}"
         raise UsageError("a sweep resumes no run", resumed[0], fix)
 
 
@@ -124,7 +127,8 @@ class HydraTask:
         check_restarts(call.command, config)
         if starts_processes(call.command, config):
             return self._launch(config, directory)
-        stage(" ".join(["rlhf", call.command, *call.files, *words]))
+        typed = [*call.files, *words]
+        stage(command_line(call.command, typed, scorer=call.scorer, judge=call.judge))
         unused_options(call.command, words)
         _, summary = run_job(
             call.command,

@@ -13,6 +13,7 @@ from rlhf.cli.hydra_compose import compose_options, to_yaml
 from rlhf.cli.input_checks import load_function
 from rlhf.cli.notes import is_read, next_step, option_changes
 from rlhf.cli.processes import takes_processes
+from rlhf.commands.command_line import command_line
 from rlhf.commands.job import Job
 from rlhf.config.paths import expand_home
 from rlhf.config.resolve import with_parts
@@ -47,7 +48,7 @@ def run_command(
         The run directory (`.` for a command without one) and the metrics.
     """
     config = load_config(compose_options(command, list(overrides)))
-    stage(" ".join(["rlhf", command, *files, *overrides]))
+    stage(command_line(command, [*files, *overrides], scorer=scorer))
     directory = run_directory_of(config.resume) if config.resume else None
     if not directory and COMMANDS[command].has_run_dir:
         directory = new_run_directory(Path(config.output_dir), config.name)
@@ -96,7 +97,9 @@ def run_job(
         judge=expand_home(judge, "--judge"),
     )
     with heartbeat(), working(f"rlhf {command}"):
-        return _run(command, config, directory, job, load)
+        directory, summary = _run(command, config, directory, job, load)
+    next_step(command, directory, config, summary, scorer)
+    return directory, summary
 
 
 def _run(
@@ -105,9 +108,7 @@ def _run(
     """Load the function of a command and run it, in its run directory if it has one."""
     function = load(command)
     if not COMMANDS[command].has_run_dir:
-        summary = function(job(run_dir=Path()))
-        next_step(command, directory, config, summary)
-        return Path(), summary
+        return Path(), function(job(run_dir=Path()))
     with _world(config) as world:
         if world:
             directory = Path(world.tell(str(directory)))
@@ -117,7 +118,6 @@ def _run(
                 summary = _run_in_directory(command, function, job, config, run)
             else:
                 summary = function(job())
-    next_step(command, directory, config, summary)
     return directory, summary
 
 

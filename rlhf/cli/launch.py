@@ -13,6 +13,7 @@ from rlhf.cli.input_checks import check_inputs
 from rlhf.cli.notes import is_read
 from rlhf.cli.overrides import override_name, quote
 from rlhf.cli.processes import takes_processes
+from rlhf.commands.command_line import command_line
 from rlhf.config.paths import expand_home
 from rlhf.config.resolve import with_parts
 from rlhf.config.schema import Config
@@ -106,7 +107,9 @@ def _failure(code: int, codes: Mapping[int, int], call: Call, directory: Path) -
     """Return the error that ends the run, printed only if no process has printed its own."""
     ranks = ", ".join(str(rank) for rank, ended in codes.items() if ended == code)
     what, where = f"process {ranks} of the run ended with exit code {code}", str(directory)
-    fix = f"continue it: rlhf {' '.join([call.command, *call.files])} resume={directory}"
+    words = [*call.files, f"resume={directory}"]
+    again = command_line(call.command, words, scorer=call.scorer, judge=call.judge)
+    fix = f"continue with: {again}"
     if code < 0:
         return ResourceError(f"{Signals(-code).name} killed process {ranks} of the run", where, fix)
     if code == 1:

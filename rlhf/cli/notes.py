@@ -1,5 +1,6 @@
 """What a command prints about its options at the start, and about the next step at the end."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from rlhf.cli.commands import COMMANDS
 from rlhf.cli.overrides import override_name
+from rlhf.commands.command_line import command_line
 from rlhf.config.option_types import defaults, leaves
 from rlhf.config.schema import Config
 from rlhf.tracking.console import say
@@ -61,7 +63,9 @@ def is_read(command: str, option: str) -> bool:
     return option in _COMMON or section in row.sections or option in row.root_options
 
 
-def next_step(command: str, run_dir: Path, config: Config, summary: Mapping[str, Any]) -> None:
+def next_step(
+    command: str, run_dir: Path, config: Config, summary: Mapping[str, Any], scorer: str = ""
+) -> None:
     """Print the command that usually follows.
 
     Args:
@@ -69,11 +73,28 @@ def next_step(command: str, run_dir: Path, config: Config, summary: Mapping[str,
         run_dir: its run directory.
         config: its options.
         summary: its metrics.
+        scorer: what its `--scorer=` names; that of the next command, if it takes one.
     """
     output = config.output or summary.get("output") or summary.get("page")
-    values = {"run": run_dir, "model": config.model.path or "MODEL", "output": output}
-    if text := COMMANDS[command].next_step.format(**values):
-        say(f"next: {text}")
+    reward = "" if scorer else f"reward.path={config.reward.path}"
+    values = {
+        "run": run_dir,
+        "model": config.model.path or "MODEL",
+        "output": output,
+        "reward": reward,
+    }
+    words = [word.format(**values) for word in COMMANDS[command].next_step.split()]
+    if words:
+        say(f"next: {_typed([word for word in words if word], scorer)}")
+
+
+def _typed(words: Sequence[str], scorer: str) -> str:
+    """Return words quoted for the shell, with the scorer if they are a command that takes one."""
+    program, command, *rest = words
+    if program != "rlhf":
+        return shlex.join(words)
+    takes_scorer = COMMANDS[command].takes_scorer
+    return command_line(command, rest, scorer=scorer if takes_scorer else "")
 
 
 def _shown(value: object) -> str:

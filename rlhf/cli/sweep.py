@@ -1,5 +1,6 @@
 """A sweep: run its members, go on when one fails, and print a table of all at the end."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rlhf.cli.commands import COMMANDS
 from rlhf.cli.overrides import override_name, quote
 from rlhf.cli.resolvers import swept_overrides
+from rlhf.commands.command_line import command_line
 from rlhf.errors import StoppedError, UsageError, expected_error
 from rlhf.storage.run_directory import SWEEP_FILE, remove_if_empty
 from rlhf.storage.sweep import (
@@ -170,7 +172,8 @@ def end_sweep() -> int:
         return 0
     columns, rows = sweep_table(sweep)
     table(f"{len(sweep.members)} runs in {directory}", columns, rows)
-    say(f"next: rlhf compare {directory} · tensorboard --logdir {directory}")
+    curves = shlex.join(["tensorboard", "--logdir", str(directory)])
+    say(f"next: {command_line('compare', [directory])} · {curves}")
     return next((x.exit_code for x in sweep.members if x.exit_code), 0)
 
 

@@ -3,7 +3,6 @@
 import getpass
 import os
 import secrets
-import shlex
 from contextlib import closing, suppress
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -20,6 +19,7 @@ from rlhf.annotation.event_log import (
 from rlhf.annotation.pairs import Pair, candidate_pairs
 from rlhf.annotation.queue import AnnotationQueue
 from rlhf.annotation.served_images import ServedImages
+from rlhf.commands.command_line import command_line
 from rlhf.commands.job import Job
 from rlhf.config.schema import AnnotateConfig
 from rlhf.data.input_files import input_file, read_with_images
@@ -106,8 +106,8 @@ def _write_preferences(log: Path, output: str) -> dict[str, Any]:
         write_records(Path(output), records)
         say(f"{len(records)} judgments in {output}")
     elif records:
-        words = ["rlhf", "annotate", str(log), "annotate.output=preferences.jsonl"]
-        say(f"{shlex.join(words)} writes them for `rlhf reward`")
+        words = [log, "annotate.output=preferences.jsonl"]
+        say(f"{command_line('annotate', words)} writes them for `rlhf reward`")
     return {**summary, "log": str(log), "preferences": output}
 
 

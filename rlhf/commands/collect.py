@@ -1,6 +1,5 @@
 """`rlhf collect`: sample candidate responses, and select the pairs that people rank."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from rlhf.commands.command_line import command_line
 from rlhf.commands.fitting import fitting, fitting_scorer, token_limits
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import build_scorer, load_adapted
@@ -90,8 +90,8 @@ def _say_how_to_rank(config: Config, directory: Path, root: Path) -> None:
     if config.output:
         path = _copy(path, Path(config.output))
     beside_images = path.parent.resolve() == root.resolve()
-    words = ["rlhf", "annotate", str(path), *([] if beside_images else [f"data.root={root}"])]
-    say(f"next: {shlex.join(words)}")
+    words = [path, *([] if beside_images else [f"data.root={root}"])]
+    say(f"next: {command_line('annotate', words)}")
 
 
 def _copy(path: Path, output: Path) -> Path:

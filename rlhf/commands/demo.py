@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from rlhf.commands.command_line import command_line
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import load_model
 from rlhf.data.records import DemonstrationRecord, read_records
@@ -60,7 +61,8 @@ def demo(job: Job) -> dict[str, Any]:
     summary = {**metrics, "reward_model_accuracy": accuracy, "seconds": seconds}
     (data.parents[1] / "summary.json").write_text(json_text(summary, indent=2) + "\n")
     _print_comparison(summary, evaluation_run, ppo_run)
-    say(f"your own images: rlhf collect model.path={model} data.prompts=FOLDER …")
+    words = [f"model.path={model}", "data.prompts=FOLDER"]
+    say(f"your own images: {command_line('collect', words)} …")
     return summary
 
 

@@ -1,12 +1,12 @@
 """`rlhf evaluate`: compare models on prompts with images not used in training."""
 
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rlhf.commands.command_line import command_line
 from rlhf.commands.fitting import fitting_all, fitting_scorer
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import build_scorer, load_adapted
@@ -158,8 +158,8 @@ def _write_pairs(path: Path, pairs: Sequence[CandidatesRecord], root: Path) -> N
     """Write the pairs that nobody judged, and say how people judge them."""
     if pairs:
         write_records(path, pairs)
-        words = ["annotate", str(path), f"data.root={root}", "annotate.output=judgments.jsonl"]
-        say(f"{len(pairs)} pairs wait for a person: {shlex.join(['rlhf', *words])}")
+        words = [path, f"data.root={root}", "annotate.output=judgments.jsonl"]
+        say(f"{len(pairs)} pairs wait for a person: {command_line('annotate', words)}")
         say("then run this command again with evaluation.judgments=judgments.jsonl")
 
 

@@ -1,15 +1,13 @@
-"""Steps shared by commands with a model: load it, build its scorer, log metrics, save it."""
+"""Steps shared by commands with a model: load it, build its scorer, print it."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
 from rlhf.commands.job import Job
-from rlhf.config.option_types import leaves, path_options
+from rlhf.config.option_types import leaves
 from rlhf.config.schema import Config
 from rlhf.data.images import image_digest
 from rlhf.data.input_files import input_file
@@ -28,11 +26,8 @@ from rlhf.planning.workload import Stage
 from rlhf.rewards.base import Scorer
 from rlhf.rewards.external.loader import load_scorer
 from rlhf.rewards.reward import Reward, SavedReward, as_scorer
-from rlhf.storage.checkpoint import Checkpoint
 from rlhf.storage.hashing import hash_tensors
-from rlhf.storage.sweep import read_member
 from rlhf.tracking.console import say, table
-from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.malloc import tune_malloc
 
 
@@ -177,48 +172,6 @@ def read_captions(file: str, data_root: str) -> dict[str, str] | None:
         image_digest(resolve_image(record.image_path, root)): record.response
         for record in read_records(path, DemonstrationRecord)
     }
-
-
-def metrics_writer(
-    job: Job,
-    directory: Path | None,
-    checkpoint: Checkpoint | None,
-    final_metrics: Sequence[str],
-    *,
-    first_step: int = 0,
-) -> MetricsWriter:
-    """Open the writer of a directory's metrics and log the resolved options as text.
-
-    Args:
-        job: the call of the command.
-        directory: where metrics.jsonl and the TensorBoard events are written; None: nowhere.
-        checkpoint: the run is resumed from it, and metrics logged after it are dropped; None: from
-            the start.
-        final_metrics: names of the metrics whose last values stand in TensorBoard's table of runs.
-        first_step: the number under which the first step is logged.
-    """
-    done = checkpoint.step if checkpoint else 0
-    resume_step = first_step + done if job.config.resume else None
-    writer = MetricsWriter(directory, resume_step, final_metrics)
-    options = msgspec.json.format(msgspec.json.encode(job.config), indent=2).decode()
-    writer.text("config", f"```json\n{options}\n```", resume_step or 0)
-    if checkpoint is None:
-        writer.hparams(hyperparameters(job))
-    return writer
-
-
-def hyperparameters(job: Job) -> dict[str, Any]:
-    """Return the options in TensorBoard's table of runs: seed, command line, and what a sweep sets.
-
-    Paths and the name of the run are left out unless they are swept. They differ from command to
-    command, and TensorBoard shows only the first five options that differ without being asked.
-    """
-    member = read_member(job.run_dir)
-    swept = member.overrides if member else {}
-    others = path_options() | {"name", "resume_allow"}
-    named = {k: x for k, x in command_line_options(job).items() if k not in others}
-    values = dict(leaves(asdict(job.config)))
-    return named | {name: values.get(name, text) for name, text in swept.items()}
 
 
 def command_line_options(job: Job) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import (
     load_trainable,
-    metrics_writer,
     named_judge,
     named_reward,
     print_model_summary,
@@ -14,6 +13,7 @@ from rlhf.commands.model_setup import (
 )
 from rlhf.commands.ppo_profile import profiled
 from rlhf.commands.resume import resume_checkpoint
+from rlhf.commands.training_run import training_run
 from rlhf.config.schema import Config
 from rlhf.data.input_files import read_prompts
 from rlhf.data.record_set import Prompts
@@ -21,7 +21,6 @@ from rlhf.diagnostics.report import check_quick
 from rlhf.errors import UsageError
 from rlhf.models.policy import build_policy
 from rlhf.parallel.world import ALONE, World
-from rlhf.ppo.metrics import SUMMARY_METRICS
 from rlhf.ppo.options import check_training_options
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.reward_card import RewardCard
@@ -67,10 +66,7 @@ def ppo(job: Job) -> dict[str, Any]:
         run_config=config,
         world=world,
     )
-    directory = world.owned(job.run_dir)
-    with metrics_writer(job, directory, checkpoint, SUMMARY_METRICS) as trainer.writer:
-        if checkpoint:
-            trainer.restore(checkpoint)
+    with training_run(job, trainer, checkpoint):
         print_model_summary(llava, steps=trainer.planned_steps)
         with profiled(job, location, trainer) as profile:
             trainer.run()

@@ -14,12 +14,12 @@ from rlhf.commands.fitting import fitting, fitting_scorer
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import (
     load_trainable,
-    metrics_writer,
     print_model_summary,
     read_captions,
     resolve_model,
 )
 from rlhf.commands.resume import delete_checkpoints, resume_checkpoint
+from rlhf.commands.training_run import training_run
 from rlhf.data.collate import preference_batch
 from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.records import PreferenceRecord
@@ -164,12 +164,7 @@ class _RewardStudy:
         checkpoint = resume_checkpoint(
             self.job, directory, required=not self.config.reward.cv_folds
         )
-        final, first = trainer.final_metrics, trainer.first_step
-        owned = self.world.owned(directory)
-        with metrics_writer(self.job, owned, checkpoint, final, first_step=first) as writer:
-            trainer.writer = writer
-            if checkpoint:
-                trainer.restore(checkpoint)
+        with training_run(self.job, trainer, checkpoint):
             count = sum(value.numel() for value in trainer.parameters)
             print_model_summary(self.llava, steps=trainer.steps)
             say(f"{count:,} parameters of the reward model train")

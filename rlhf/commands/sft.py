@@ -6,11 +6,11 @@ from typing import Any
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import (
     load_trainable,
-    metrics_writer,
     print_model_summary,
     resolve_model,
 )
 from rlhf.commands.resume import delete_checkpoints, resume_checkpoint
+from rlhf.commands.training_run import training_run
 from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.record_set import Demonstrations
 from rlhf.data.records import DemonstrationRecord
@@ -45,10 +45,8 @@ def sft(job: Job) -> dict[str, Any]:
         run_config=config,
         world=world,
     )
-    checkpoint, directory = resume_checkpoint(job, job.run_dir), world.owned(job.run_dir)
-    with metrics_writer(job, directory, checkpoint, trainer.final_metrics) as trainer.writer:
-        if checkpoint:
-            trainer.restore(checkpoint)
+    checkpoint = resume_checkpoint(job, job.run_dir)
+    with training_run(job, trainer, checkpoint):
         print_model_summary(llava, steps=trainer.steps)
         trainer.run()
     trainer.save()

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from rlhf.commands.command_line import command_line
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import load_model
 from rlhf.data.records import DemonstrationRecord, read_records, write_records
@@ -54,7 +55,8 @@ def smol(job: Job) -> dict[str, Any]:
     )
     run("export", "export.merge=true", f"output={output}", files=(sft_run,))
     prompts = f"data.prompts={data / 'preference.jsonl'}"
-    say(f"next: rlhf collect experiment=smol model.path={output} {prompts}")
+    words = ["experiment=smol", f"model.path={output}", prompts]
+    say(f"next: {command_line('collect', words)}")
     return {
         **{name: sft_metrics[name] for name in ("loss", "demonstrations")},
         "quarters_told": tower_accuracy,

@@ -10,6 +10,7 @@ from rlhf.ppo.updater import Updater
 from rlhf.tracking.console import say
 from rlhf.tracking.live_view import RunView
 from rlhf.tracking.writer import MetricsWriter
+from rlhf.training.checkpoint_manager import CheckpointManager
 from rlhf.types import Minibatch, Rollout
 
 
@@ -72,15 +73,15 @@ def report_warning(warning: HealthWarning, view: RunView, writer: MetricsWriter)
     writer.text("health", str(warning), warning.step)
 
 
-def stopped_by_warning(
-    warning: HealthWarning, directory: Path | None, last_healthy: str
-) -> DivergedError:
+def stopped_by_warning(warning: HealthWarning, checkpoints: CheckpointManager) -> DivergedError:
     """Build the error that ends a run at a warning if ppo.on_warning=stop.
 
     Args:
         warning: the warning at which the run stops.
-        directory: run directory; None: there is none.
-        last_healthy: path of the last checkpoint saved while the run was healthy, or "none".
+        checkpoints: those of the run; the error names the last one saved while it was healthy.
     """
-    fix = f"last healthy checkpoint: {last_healthy} (continue with resume={last_healthy})"
-    return DivergedError(str(warning), str(directory or ""), fix)
+    healthy = checkpoints.path(checkpoints.last_healthy_step)
+    fix = f"last healthy checkpoint: {healthy}"
+    if checkpoints.resume_command and checkpoints.last_healthy_step is not None:
+        fix += f"; continue with: {checkpoints.resume_command(healthy)}"
+    return DivergedError(str(warning), str(checkpoints.directory or ""), fix)

@@ -297,5 +297,4 @@ class PPOTrainer(Trainer):
             self.warnings.append((self.iteration, warning.name))
             report_warning(warning, view, self.writer)
             if self.config.on_warning == "stop":
-                last_healthy = self.checkpoints.path(self.checkpoints.last_healthy_step)
-                raise stopped_by_warning(warning, self.run_dir, last_healthy)
+                raise stopped_by_warning(warning, self.checkpoints)

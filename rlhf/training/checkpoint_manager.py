@@ -63,6 +63,8 @@ class CheckpointManager:
     Attributes:
         last_healthy_step: step of the last checkpoint saved as healthy, which is never pruned.
         saved: step of the newest checkpoint.
+        resume_command: builds the command line that continues the run, from a checkpoint or, given
+            no path, from the newest; None: the run was set up in Python.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class CheckpointManager:
         self.world = world
         self.last_healthy_step: int | None = None
         self.saved: int | None = None
+        self.resume_command: Callable[[str], str] | None = None
         self._stop_request, self._failed_saves = StopRequest(), 0
 
     @contextmanager
@@ -110,8 +113,7 @@ class CheckpointManager:
             saved = self._try_to_save(done, must=last or bool(signal))
             self.last_healthy_step = done if saved and healthy else self.last_healthy_step
         if signal:
-            fix = f"continue with: rlhf {self.command} resume={self.directory}"
-            raise told_once(stopped_error(signal, str(self.directory), fix))
+            raise told_once(stopped_error(signal, str(self.directory), self.how_to_continue()))
 
     def save(self, done: int) -> Path:
         """Write a checkpoint, all processes together, and return its path.
@@ -162,6 +164,12 @@ class CheckpointManager:
         self.last_healthy_step = checkpoint.state["last_healthy_step"]
         self.saved = checkpoint.step
         restore_random_state(checkpoint.tensors["random"], checkpoint.state["random"])
+
+    def how_to_continue(self) -> str:
+        """Say how the run is continued from its newest checkpoint: a command line, or a method."""
+        if self.resume_command:
+            return f"continue with: {self.resume_command('')}"
+        return "continue with: trainer.resume(), before trainer.run()"
 
     def path(self, step: int | None) -> str:
         """Path of the checkpoint of a step; "none" for None."""

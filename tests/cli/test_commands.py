@@ -58,5 +58,5 @@ def test_a_scorer_has_its_options_in_the_help() -> None:
 def test_every_command_says_what_comes_next() -> None:
     without = {name for name, command in COMMANDS.items() if not command.next_step}
     assert without == {"demo", "collect", "smol"}  # they print it themselves, with their paths
-    values = {"run": "RUN", "model": "MODEL", "output": "OUTPUT"}
+    values = {"run": "RUN", "model": "MODEL", "output": "OUTPUT", "reward": "reward.path=RUN"}
     assert all(command.next_step.format(**values) is not None for command in COMMANDS.values())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.commands.job import Job
-from rlhf.commands.model_setup import metrics_writer
+from rlhf.commands.training_run import metrics_writer
 from rlhf.config.schema import Config
 from rlhf.config.validation import load_config
 from rlhf.errors import StoppedError

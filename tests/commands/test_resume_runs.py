@@ -1,5 +1,6 @@
 """`rlhf sft`, `reward` and `ppo` stopped in the middle and continued: as if nothing had been."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,7 @@ def data(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_records(tmp_path / "asked.jsonl", prompts)
     write_records(tmp_path / "pairs.jsonl", pairs(24))
     scorer = "def score(images, asked, said):\n    return [float(len(x)) for x in said]\n"
+    scorer += "def other(images, asked, said):\n    return [float(len(x)) for x in asked]\n"
     (tmp_path / "judge.py").write_text(scorer)
     return tmp_path
 
@@ -115,6 +117,25 @@ def test_an_interrupted_run_resumes_with_the_same_command_line(
         for name in uninterrupted_weights
     )
     assert bool(list(resumed.rglob("checkpoints"))) == (kind == "ppo")  # which may be made longer
+
+
+@pytest.mark.parametrize(("kind", "flags"), [("ppo", ["--judge=judge.py:other"]), ("folds", [])])
+def test_an_interrupted_run_continues_with_the_command_line_that_it_prints(
+    tiny: Path,
+    data: Path,
+    interruption: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    flags: list[str],
+) -> None:
+    interruption["at"] = 4  # of the folds it is the second
+    assert run(tiny, kind, "a b", *flags) == 143
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    _, told, words = told.partition("continue with: rlhf ")
+    assert told and main(shlex.split(words)) == 0
+    _, told, words = capsys.readouterr().out.rpartition("next: rlhf ")
+    assert told and ("--scorer=judge.py:score" in shlex.split(words)) == (kind == "ppo")
+    assert (directory_of(data, "a b") / "summary.json").exists()
 
 
 def test_a_refused_resume_changes_nothing(

@@ -47,7 +47,7 @@ def test_a_signal_is_handled_after_the_step(
         manager.maybe_save(3, last=False)
     assert saved(tmp_path) == [3]
     assert error.value.exit_code == {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75}[name]
-    assert error.value.fix == f"continue with: rlhf ppo resume={tmp_path}"
+    assert error.value.fix == "continue with: trainer.resume(), before trainer.run()"
     assert f"{name}: this step is finished and saved first" in capfd.readouterr().err
     assert signal.getsignal(getattr(signal, name)) == before
 
