@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Literal
 
-from rlhf.annotation.event_log import Event, EventLog, Judgment, Skip, Undo, active_events
+from rlhf.annotation.event_log import Event, EventLog, Judgment, Skip, Undo
 from rlhf.annotation.pairs import Pair, short_hash
+from rlhf.annotation.reservations import Reservations
 
 Choice = Literal["left", "right", "tie", "skip"]
 
@@ -38,6 +39,9 @@ class Submission:
 class AnnotationQueue:
     """Assigns pairs to annotators and records their submissions.
 
+    A request takes a time that does not depend on the number of pairs, but for an annotator's
+    first one.
+
     Args:
         pairs: by key, in the order in which they are shown.
         log: holds the earlier events; new ones are appended.
@@ -55,15 +59,20 @@ class AnnotationQueue:
         lease: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pairs, self._log = pairs, log
-        self._overlap, self._lease, self._clock = overlap, lease, clock
+        self.pairs, self._log, self._overlap = pairs, log, overlap
+        self._reservations = Reservations(lease, clock)
         self._event_by_key = {event.key: event for event in log.events}
-        # by pair and annotator
-        self._judgments = defaultdict[str, dict[str, Judgment | Skip]](dict)
-        # by pair and page: annotator and end of the reservation
-        self._leases = defaultdict[str, dict[str, tuple[str, float]]](dict)
-        for event in active_events(log.events):
-            self._judgments[event.pair][event.annotator] = event
+        # judgments and skips that are not undone, in order, by annotator
+        self._events = defaultdict[str, list[Judgment | Skip]](list)
+        # the newest of them, by pair and annotator
+        self._latest = defaultdict[str, dict[str, Judgment | Skip]](dict)
+        self._done = defaultdict[str, set[str]](set)  # pairs with one of them, by annotator
+        # pairs that an annotator has not seen and that lack judgments, in order
+        self._todo = dict[str, dict[str, None]]()
+        undone = {event.undoes for event in log.events if isinstance(event, Undo)}
+        for event in log.events:
+            if not isinstance(event, Undo) and event.key not in undone:
+                self._add(event)
 
     def assign(self, annotator: str, page: str, held: Collection[str], count: int) -> list[Pair]:
         """Assign more pairs to a page and reserve them for its annotator.
@@ -77,19 +86,17 @@ class AnnotationQueue:
         Returns:
             The new pairs.
         """
-        for key, pages in self._leases.items():
-            if key not in held:
-                pages.pop(page, None)
+        self._reservations.release_others(held, page)
         available = (
             key
-            for key in self.pairs
+            for key in self._todo_of(annotator)
             if key not in held
-            and annotator not in self._holders(key)
-            and self._is_open(key, annotator)
+            and annotator not in self._reservations.holders(key)
+            and self._is_free(key, annotator)
         )
         assigned = list(islice(available, count))
-        for key in [*self.pairs.keys() & held, *assigned]:
-            self._leases[key][page] = annotator, self._clock() + self._lease
+        known = [key for key in held if key in self.pairs]
+        self._reservations.reserve([*known, *assigned], annotator, page)
         return [self.pairs[key] for key in assigned]
 
     def record(self, submission: Submission) -> None:
@@ -103,7 +110,7 @@ class AnnotationQueue:
         if submission.key not in self._event_by_key:
             event = _to_event(submission, pair)
             self._write(event)
-            self._judgments[submission.pair][submission.annotator] = event
+            self._add(event)
 
     def undo(self, annotator: str, page: str, key: str) -> Pair | None:
         """Undo an annotator's last judgment or skip and reserve its pair for the page.
@@ -120,54 +127,71 @@ class AnnotationQueue:
             ResourceError: it cannot be written.
         """
         logged = self._event_by_key.get(key)
-        last = (
-            self._event_by_key[logged.undoes]
-            if isinstance(logged, Undo)
-            else self._last_event(annotator)
-        )
-        if last is None or isinstance(last, Undo):
-            return None
-        self._leases[last.pair][page] = annotator, self._clock() + self._lease
-        if logged is None:
+        if isinstance(logged, Undo):
+            last = self._event_by_key[logged.undoes]
+        elif self._events[annotator]:
+            last = self._events[annotator][-1]
             self._write(Undo(key, annotator, _now(), undoes=last.key))
-            self._reload_judgments(last.pair)
+            self._remove_last(annotator)
+        else:
+            return None
+        assert not isinstance(last, Undo)
+        self._reservations.reserve([last.pair], annotator, page)
         return self.pairs.get(last.pair)
 
     def progress(self, annotator: str) -> dict[str, int]:
         """Count an annotator's pairs: `done` (judged or skipped), `total` with open ones."""
-        done = sum(annotator in self._judgments[key] for key in self.pairs)
-        remaining = sum(self._is_open(key, annotator) for key in self.pairs)
+        todo = self._todo_of(annotator)
+        taken = (key for key in self._reservations.reserved() if key in todo)
+        remaining = len(todo) - sum(not self._is_free(key, annotator) for key in taken)
+        done = len(self._done[annotator])
         return {"done": done, "total": done + remaining}
 
-    def _reload_judgments(self, pair: str) -> None:
-        """Read a pair's judgments from the log: after an undo, an earlier one is in force again."""
-        self._judgments[pair] = {
-            event.annotator: event
-            for event in active_events(self._log.events)
-            if event.pair == pair
-        }
+    def _todo_of(self, annotator: str) -> dict[str, None]:
+        if annotator not in self._todo:
+            self._todo[annotator] = {key: None for key in self.pairs if self._lacks(key, annotator)}
+        return self._todo[annotator]
 
-    def _is_open(self, key: str, annotator: str) -> bool:
-        """Tell whether a pair still needs this annotator: fewer than `overlap` others have it."""
-        events = self._judgments[key]
-        if annotator in events:
-            return False
-        judges = {name for name, event in events.items() if isinstance(event, Judgment)}
-        return len((judges | self._holders(key)) - {annotator}) < self._overlap
+    def _lacks(self, key: str, annotator: str) -> bool:
+        """Whether a pair lacks this annotator's judgment: fewer than `overlap` others gave one."""
+        return annotator not in self._latest[key] and len(self._judges(key)) < self._overlap
 
-    def _holders(self, key: str) -> set[str]:
-        """Return the annotators that the pair is reserved for."""
-        now = self._clock()
-        return {name for name, until in self._leases[key].values() if until > now}
+    def _is_free(self, key: str, annotator: str) -> bool:
+        """Whether so few others have judged or hold a pair that this annotator may."""
+        others = self._judges(key) | self._reservations.holders(key)
+        return len(others - {annotator}) < self._overlap
 
-    def _last_event(self, annotator: str) -> Event | None:
-        """Return an annotator's last judgment or skip that is not undone."""
-        undone = {event.undoes for event in self._log.events if isinstance(event, Undo)}
-        for event in reversed(self._log.events):
-            is_candidate = event.annotator == annotator and not isinstance(event, Undo)
-            if is_candidate and event.key not in undone:
-                return event
-        return None
+    def _judges(self, key: str) -> set[str]:
+        events = self._latest[key].items()
+        return {name for name, event in events if isinstance(event, Judgment)}
+
+    def _add(self, event: Judgment | Skip) -> None:
+        self._events[event.annotator].append(event)
+        self._latest[event.pair][event.annotator] = event
+        self._renew_todo(event.pair, event.annotator)
+
+    def _remove_last(self, annotator: str) -> None:
+        """Take an annotator's last event back; an earlier one on its pair is in force again."""
+        pair = self._events[annotator].pop().pair
+        del self._latest[pair][annotator]
+        earlier = (event for event in reversed(self._events[annotator]) if event.pair == pair)
+        if before := next(earlier, None):
+            self._latest[pair][annotator] = before
+        self._renew_todo(pair, annotator)
+
+    def _renew_todo(self, key: str, changed_by: str) -> None:
+        """Note everywhere that one annotator's judgment of a pair has come or gone."""
+        if key not in self.pairs:
+            return
+        if changed_by in self._latest[key]:
+            self._done[changed_by].add(key)
+        else:
+            self._done[changed_by].discard(key)
+        for annotator, todo in self._todo.items():
+            if self._lacks(key, annotator):
+                todo.setdefault(key)
+            else:
+                todo.pop(key, None)
 
     def _write(self, event: Event) -> None:
         self._log.append(event)

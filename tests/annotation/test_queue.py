@@ -1,6 +1,7 @@
 """Pairs are assigned to one annotator at a time, and no judgment is lost, doubled or mirrored."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,3 +170,40 @@ def test_a_pair_of_another_file_is_refused(queue: AnnotationQueue, tmp_path: Pat
     with pytest.raises(KeyError):
         queue.record(submission("no such pair"))
     assert not (tmp_path / "log.jsonl").exists()
+
+
+class CountedPairs(dict[str, Pair]):
+    """Pairs that count how often somebody walks through all of them."""
+
+    walks = 0
+
+    def __iter__(self) -> Any:
+        self.walks += 1
+        return super().__iter__()
+
+
+def test_a_request_walks_through_all_pairs_only_once_for_each_person(
+    tmp_path: Path, clock: Clock
+) -> None:
+    pairs = CountedPairs(PAIRS)
+    queue = AnnotationQueue(pairs, EventLog(tmp_path / "log.jsonl"), clock=clock)
+    for name in ("eva", "udo"):
+        for key in keys(queue.assign(name, f"page of {name}", [], 3)):
+            queue.record(submission(key, by=name))
+            queue.progress(name)
+        queue.undo(name, f"page of {name}", f"undo of {name}")
+    assert pairs.walks == 2
+    assert [queue.progress(name)["done"] for name in ("eva", "udo")] == [2, 2]
+
+
+def test_a_pair_that_is_taken_back_is_open_again_for_others(
+    queue: AnnotationQueue, clock: Clock
+) -> None:
+    assert queue.progress("udo") == {"done": 0, "total": 6}
+    queue.record(submission(KEYS[1]))
+    assert queue.progress("udo") == {"done": 0, "total": 5}
+    queue.undo("eva", "page of eva", "undo of eva")
+    assert queue.progress("udo") == {"done": 0, "total": 5}  # she sees it again
+    clock.now = 99.0
+    assert queue.progress("udo") == {"done": 0, "total": 6}
+    assert KEYS[1] in keys(queue.assign("udo", "page of udo", [], 6))
