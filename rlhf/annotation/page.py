@@ -18,6 +18,10 @@ class UnknownPairError(LookupError):
     """A page submits a choice on a pair that is not in the file."""
 
 
+class NamelessError(ValueError):
+    """An annotator without a name submits a choice."""
+
+
 class NextRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A page asks for more pairs.
 
@@ -76,25 +80,30 @@ class Page:
         queue: assigns pairs and records choices.
         images: the images of the pairs.
         token: the secret that a request must bring.
-        annotator: the name of annotators who give none.
+        annotator: the name of annotators who give none; empty: they are asked for one.
+        next_step: what to do when all pairs are judged.
     """
 
     queue: AnnotationQueue
     images: ServedImages
     token: str
     annotator: str
+    next_step: str = ""
 
     def next_pairs(self, request: NextRequest) -> dict[str, Any]:
-        """Assign more pairs to a page."""
-        name = self._name(request)
-        pairs = self.queue.assign(name, request.page, request.held, request.count)
-        return {"annotator": name, "pairs": [self._view(pair, name) for pair in pairs]}
+        """Assign more pairs to a page; none to an annotator without a name, who is then asked."""
+        name = request.annotator.strip() or self.annotator
+        count = request.count if name else 0
+        pairs = self.queue.assign(name, request.page, request.held, count)
+        views = [self._view(pair, name) for pair in pairs]
+        return {"annotator": name, "pairs": views, "next_step": self.next_step}
 
     def submit(self, request: JudgmentRequest) -> dict[str, Any]:
         """Record a choice.
 
         Raises:
             UnknownPairError: there is no such pair.
+            NamelessError: nobody's name is given.
             ResourceError: it cannot be written.
         """
         name = self._name(request)
@@ -116,23 +125,27 @@ class Page:
         """Undo an annotator's last choice and return its pair, null if there is none.
 
         Raises:
+            NamelessError: nobody's name is given.
             ResourceError: it cannot be written.
         """
         name = self._name(request)
         pair = self.queue.undo(name, request.page, request.key)
         return {"annotator": name, "pair": None if pair is None else self._view(pair, name)}
 
-    def _name(self, request: NextRequest | JudgmentRequest | UndoRequest) -> str:
-        return request.annotator.strip() or self.annotator
+    def _name(self, request: JudgmentRequest | UndoRequest) -> str:
+        if name := request.annotator.strip() or self.annotator:
+            return name
+        raise NamelessError("a judgment needs the name of who judges")
 
     def _view(self, pair: Pair, annotator: str) -> dict[str, Any]:
         """Describe a pair as an annotator sees it: not its source, nor which is response_a."""
         texts = pair.response_a, pair.response_b
         left, right = texts if left_side(pair, annotator) == "response_a" else texts[::-1]
-        image = f"/images/{self.images.names[pair.image_path]}"
+        name = self.images.names[pair.image_path]
         return {
             "key": pair.key,
-            "image": image,
+            "image": f"/images/whole/{name}",
+            "seen": f"/images/seen/{name}" if self.images.shows_seen else "",
             "history": msgspec.to_builtins(pair.history),
             "instruction": pair.instruction,
             "left": left,

@@ -25,6 +25,7 @@ from starlette.staticfiles import StaticFiles
 
 from rlhf.annotation.page import (
     JudgmentRequest,
+    NamelessError,
     NextRequest,
     Page,
     UndoRequest,
@@ -59,16 +60,17 @@ def application(page: Page, hosts: Sequence[str]) -> Starlette:
         return Response((_STATIC / "index.html").read_bytes(), media_type="text/html")
 
     async def image(request: Request) -> Response:
+        kind, name = request.path_params["kind"], request.path_params["name"]
         try:
-            png = await run_in_threadpool(page.images.png, request.path_params["name"])
+            data, media_type = await run_in_threadpool(page.images.encoded, name, kind)
         except (KeyError, DataError):
             raise HTTPException(404, "there is no such image") from None
         headers = {"Cache-Control": "private, max-age=86400, immutable"}
-        return Response(png, media_type="image/png", headers=headers)
+        return Response(data, media_type=media_type, headers=headers)
 
     routes = [
         Route("/", index),
-        Route("/images/{name}", image),
+        Route("/images/{kind}/{name}", image),
         _action("/api/pairs", page, NextRequest, page.next_pairs),
         _action("/api/judgments", page, JudgmentRequest, page.submit),
         _action("/api/undo", page, UndoRequest, page.undo),
@@ -152,12 +154,16 @@ def _error_handlers() -> dict[Any, Callable[[Request, Any], Awaitable[Response]]
     async def not_written(request: Request, error: ResourceError) -> Response:
         return JSONResponse({"error": str(error)}, 507)
 
+    async def nameless(request: Request, error: NamelessError) -> Response:
+        return JSONResponse({"error": str(error)}, 422)
+
     async def unknown_pair(request: Request, error: UnknownPairError) -> Response:
         return JSONResponse({"error": str(error)}, 404)
 
     return {
         HTTPException: refused,
         ResourceError: not_written,
+        NamelessError: nameless,
         UnknownPairError: unknown_pair,
     }
 

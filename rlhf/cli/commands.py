@@ -99,7 +99,7 @@ COMMANDS = {
         usage="rlhf annotate CANDIDATES.jsonl (or LOG.jsonl annotate.output=PREFERENCES.jsonl)",
         sections=("data", "annotate"),
         writes_output=True,
-        root_options=("output",),
+        root_options=("output", "model.path", "model.base"),
         next_step="rlhf reward model.path=MODEL data.preferences=PREFERENCES.jsonl",
     ),
     "reward": Command(

@@ -1,13 +1,16 @@
 """`rlhf annotate`: a local page on which people rank responses, and their preference file."""
 
-import getpass
 import os
 import secrets
+from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+
+from PIL.Image import Image
 
 from rlhf.annotation.event_log import (
     EventLog,
@@ -16,12 +19,13 @@ from rlhf.annotation.event_log import (
     preference_records,
     read_events,
 )
-from rlhf.annotation.pairs import Pair, candidate_pairs
+from rlhf.annotation.page import Page
+from rlhf.annotation.pairs import candidate_pairs
 from rlhf.annotation.queue import AnnotationQueue
 from rlhf.annotation.served_images import ServedImages
 from rlhf.commands.command_line import command_line
 from rlhf.commands.job import Job
-from rlhf.config.schema import AnnotateConfig
+from rlhf.config.schema import AnnotateConfig, ModelConfig
 from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.records import CandidatesRecord, record_kind, write_records
 from rlhf.errors import DataError, UsageError
@@ -29,6 +33,7 @@ from rlhf.storage.atomic import unwritable
 from rlhf.tracking.console import say
 
 DEFAULT_LOG = "judgments.jsonl"  # beside the candidates
+COMPACT = "preferences.jsonl"  # proposed name of the preference file
 
 
 def annotate(job: Job) -> dict[str, Any]:
@@ -77,18 +82,16 @@ def _collect_judgments(job: Job, path: Path, output: Path) -> None:
         queue = AnnotationQueue(pairs, log, overlap=options.overlap, lease=options.lease)
         count = sum(isinstance(event, Judgment) for event in active_events(log.events))
         say(f"{len(pairs)} pairs of {len(records)} prompts, {count} judgments so far in {output}")
-        _serve(options, queue, pairs, root, _token(output))
+        token, as_seen = _token(output), _as_seen(job.config.model)
+        images = ServedImages((x.image_path for x in pairs.values()), root, token, as_seen)
+        next_step = _next_step(output, options.output)
+        _serve(options, Page(queue, images, token, options.annotator, next_step))
 
 
-def _serve(
-    options: AnnotateConfig, queue: AnnotationQueue, pairs: dict[str, Pair], root: Path, token: str
-) -> None:
-    from rlhf.annotation.page import Page
+def _serve(options: AnnotateConfig, page: Page) -> None:
     from rlhf.annotation.server import application, serve
 
-    images = ServedImages((pair.image_path for pair in pairs.values()), root, token)
-    page = Page(queue, images, token, options.annotator or _login_name())
-    hosts = [options.host, "localhost"]
+    token, hosts = page.token, [options.host, "localhost"]
 
     def ready(port: int) -> None:
         say(f"open http://{options.host}:{port}/#token={token}")
@@ -106,9 +109,20 @@ def _write_preferences(log: Path, output: str) -> dict[str, Any]:
         write_records(Path(output), records)
         say(f"{len(records)} judgments in {output}")
     elif records:
-        words = [log, "annotate.output=preferences.jsonl"]
-        say(f"{command_line('annotate', words)} writes them for `rlhf reward`")
+        say(f"{_compact_command(log)} writes them for `rlhf reward`")
     return {**summary, "log": str(log), "preferences": output}
+
+
+def _next_step(log: Path, output: str) -> str:
+    """Return what the page says when all pairs are judged."""
+    words = ["model.path=MODEL", f"data.preferences={output or COMPACT}"]
+    reward = command_line("reward", words)
+    compact = "" if output else f"{_compact_command(log)}\n"
+    return f"Next, in the terminal: Ctrl-C, then\n{compact}{reward}"
+
+
+def _compact_command(log: Path) -> str:
+    return command_line("annotate", [log, f"annotate.output={COMPACT}"])
 
 
 def _token(log: Path) -> str:
@@ -141,7 +155,13 @@ def _check_installed() -> None:
         raise UsageError("the ranking page needs starlette and uvicorn", "rlhf annotate", fix)
 
 
-def _login_name() -> str:
-    with suppress(OSError, KeyError, ImportError):
-        return getpass.getuser()
-    return "someone"
+def _as_seen(model: ModelConfig) -> Callable[[Image], Image | None] | None:
+    """Return what shows an image as the model that is named sees it; None without a model."""
+    if not model.path:
+        return None
+    from rlhf.models.encoding import load_encoding  # imports torch, which is slow
+    from rlhf.models.locations import locate_model
+    from rlhf.models.vision.seen_image import seen_image
+
+    encoding = load_encoding(locate_model(model.path, model.base).base)
+    return partial(seen_image, encoding.builder.processor.image_processor)

@@ -159,7 +159,7 @@ class CollectConfig(Section):
 class AnnotateConfig(Section):
     """The ranking page."""
 
-    annotator: str = ""  # annotator if the page names none; empty: the login name
+    annotator: str = ""  # name of who judges; empty: the page asks for it
     overlap: Count = 1  # people who judge each pair
     lease: Positive = 600.0  # seconds a shown pair is reserved for its annotator
     host: str = "127.0.0.1"  # address to listen on; other machines need another one

@@ -1,6 +1,7 @@
 """What the server answers, and which requests it refuses."""
 
 import re
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def test_a_pair_is_shown_judged_and_taken_back(client: TestClient, tmp_path: Pat
     assert [view["instruction"] for view in result["pairs"]] == ["What 0?", "What 1?"]
     assert result["progress"] == {"done": 0, "total": 3}
     first, second = result["pairs"]
-    assert set(first) == {"key", "image", "history", "instruction", "left", "right"}  # no model
+    shown = {"key", "image", "seen", "history", "instruction", "left", "right"}
+    assert set(first) == shown and not first["seen"]  # no model is known
     earlier = [{"instruction": "Where?", "response": "<b>Here.</b>"}]
     assert (first["history"], second["history"]) == ([], earlier)
     assert submit(client, first).json()["progress"] == {"done": 1, "total": 3}
@@ -82,9 +84,52 @@ def test_an_image_is_the_rgb_that_the_model_is_given(client: TestClient, tmp_pat
         assert list(served.getdata()) == list(load_image(tmp_path / "1.png").getdata())
 
 
+def test_a_photograph_is_sent_as_a_small_jpeg_and_encoded_once(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = Image.effect_noise((3000, 2000), 40).convert("RGB")
+    noise.save(tmp_path / "0.png")
+    view = client.post("/api/pairs", json=ASK).json()["pairs"][0]
+    response = client.get(view["image"])
+    assert response.headers["content-type"] == "image/jpeg" and len(response.content) < 2_000_000
+    with Image.open(BytesIO(response.content)) as served:
+        assert served.size == (1600, 1067)
+    (tmp_path / "0.png").unlink()
+    assert client.get(view["image"]).content == response.content
+
+
+def test_an_image_is_also_shown_as_the_model_sees_it(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "0.png")
+
+    def middle(image: Image.Image) -> Image.Image | None:
+        return image.crop((10, 0, 30, 20))
+
+    images = ServedImages(["0.png"], tmp_path, "secret", middle)
+    sizes = {}
+    for kind in ("whole", "seen"):
+        with Image.open(BytesIO(images.encoded(images.names["0.png"], kind).data)) as served:
+            sizes[kind] = served.size
+    assert sizes == {"whole": (40, 20), "seen": (20, 20)}
+    tiled = ServedImages(["0.png"], tmp_path, "secret", lambda image: None)  # it sees all of it
+    name = tiled.names["0.png"]
+    assert tiled.encoded(name, "seen") == tiled.encoded(name, "whole")
+
+
+def test_who_judges_is_asked_for_a_name(page: Page, tmp_path: Path) -> None:
+    site = application(replace(page, annotator=""), ["127.0.0.1"])
+    client = TestClient(site, base_url=HOST, headers={"X-Token": TOKEN})
+    result = client.post("/api/pairs", json={**ASK, "annotator": " "}).json()
+    assert (result["annotator"], result["pairs"]) == ("", [])
+    assert submit(client, {"key": next(iter(PAIRS))}, annotator="").status_code == 422
+    undo = {"annotator": "", "page": "some page", "key": "abcdefgh"}
+    assert client.post("/api/undo", json=undo).status_code == 422
+    assert not (tmp_path / "log.jsonl").exists()
+
+
 @pytest.mark.parametrize("name", ["0.png", "../0.png", "%2e%2e%2fsecret.png", "0" * 16])
 def test_other_images_have_no_name(client: TestClient, name: str) -> None:
-    assert client.get(f"/images/{name}").status_code == 404
+    for kind in ("whole", "seen", "other"):
+        assert client.get(f"/images/{kind}/{name}").status_code == 404
 
 
 def test_names_of_images_follow_from_the_secret(tmp_path: Path) -> None:
@@ -118,7 +163,7 @@ def test_requests_without_token_origin_or_json_are_refused(
     assert not (tmp_path / "log.jsonl").exists()
 
 
-@pytest.mark.parametrize("path", ["/", "/static/annotate.js", "/images/x"])
+@pytest.mark.parametrize("path", ["/", "/static/annotate.js", "/images/whole/x"])
 def test_a_foreign_host_sees_nothing(client: TestClient, path: str) -> None:
     assert client.get(path, headers={"Host": "evil.example"}).status_code == 400
 

@@ -20,6 +20,10 @@ ROOT = Path(__file__).parents[2]
 class Server:
     """`rlhf annotate candidates.jsonl` in a directory; may be killed and started again.
 
+    Args:
+        directory: of candidates.jsonl.
+        options: of the command; without one the name of who judges is asked for.
+
     Attributes:
         url: the link that it printed, with the token.
     """
@@ -84,7 +88,7 @@ def wait_until(page: Page, expression: str, *, seconds: float = 30) -> None:
 
 def key_of(page: Page) -> str:
     """The pair that is shown; waits until there is one."""
-    wait_until(page, "current !== null && !locked")
+    wait_until(page, "current !== null && current.state !== 'loading' && !locked")
     key: str = page.evaluate("current.key")
     return key
 

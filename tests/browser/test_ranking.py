@@ -20,13 +20,14 @@ from tests.browser.pages import (
 
 KEYS = {"1": "left", "a": "left", "ArrowLeft": "left", "2": "right", "b": "right"}
 KEYS |= {"ArrowRight": "right", "0": "tie", "t": "tie"}
+NAMED = "annotate.annotator=someone"
 XSS = Path(__file__).with_name("xss.txt").read_text().splitlines()
 
 
 @pytest.fixture
 def server(tmp_path: Path, servers: list[Server]) -> Server:
     write_candidates(tmp_path, prompts=12, responses=3)
-    servers.append(Server(tmp_path))
+    servers.append(Server(tmp_path, NAMED))
     return servers[0]
 
 
@@ -40,7 +41,7 @@ def test_a_thousand_judgments_and_fifty_kills_lose_nothing(
 ) -> None:
     draw = random.Random(0)
     assert write_candidates(tmp_path, prompts=25, responses=10) >= 1000
-    server = Server(tmp_path)
+    server = Server(tmp_path, NAMED)
     servers.append(server)
     acknowledged: list[str] = []
 
@@ -82,7 +83,7 @@ def test_fifty_strings_that_would_be_code_are_text(
     rows = [{**row, "responses": [row["instruction"], f"no: {n}"]} for n, row in enumerate(prompts)]
     write_candidates(tmp_path, prompts=1, responses=2)
     (tmp_path / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    servers.append(Server(tmp_path))
+    servers.append(Server(tmp_path, NAMED))
     alarms = list[str]()
     page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))  # type: ignore[call-overload]
     page.on("console", lambda message: alarms.append(message.text))
@@ -106,7 +107,7 @@ def test_fifty_strings_that_would_be_code_are_text(
     wait_until_saved(page)
     assert alarms == [] and page.evaluate("window.hacked") is None
     assert page.locator("#main img").count() <= 1
-    assert page.evaluate("document.querySelectorAll('script').length") == 1
+    assert page.evaluate("document.querySelectorAll('script').length") == 2
 
 
 def has_ended(page: Page) -> bool:
@@ -205,7 +206,7 @@ def test_another_site_cannot_judge(page: Page, server: Server, servers: list[Ser
     other_site = server.directory / "other"
     other_site.mkdir()
     write_candidates(other_site, prompts=1, responses=2)
-    servers.append(Server(other_site))  # another port is another origin
+    servers.append(Server(other_site, NAMED))  # another port is another origin
     page.goto(servers[1].url)
     key_of(page)
     token = server.url.partition("token=")[2]

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from rlhf.annotation import server
 from rlhf.cli.main import main
+from rlhf.commands import annotate
 from rlhf.data.records import PreferenceRecord, read_records
 
 CANDIDATES = [
@@ -39,16 +40,16 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def person(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Says what someone answers, and what the page was given, in place of a browser."""
 
-    def responses(*choices: str) -> None:
+    def responses(*choices: str, by: str = "udo") -> None:
         def served(site: Any, host: str, port: int, ready: Callable[[int], None]) -> None:
             ready(port)
             token = next(Path().glob("*.token")).read_text()
             client = TestClient(site, f"http://{host}:{port}", headers={"X-Token": token})
             for number, choice in enumerate(choices):
-                ask = {"annotator": "", "page": "some page", "held": [], "count": 1}
+                ask = {"annotator": by, "page": "some page", "held": [], "count": 1}
                 (pair,) = client.post("/api/pairs", json=ask).json()["pairs"]
                 assert "secret" not in json.dumps(pair)
-                judgment = {"annotator": "", "pair": pair["key"], "choice": choice, "seconds": 1.0}
+                judgment = {"annotator": by, "pair": pair["key"], "choice": choice, "seconds": 1.0}
                 key = f"request-{number}-{pair['key']}"
                 assert (
                     client.post("/api/judgments", json={**judgment, "key": key}).status_code == 200
@@ -62,7 +63,7 @@ def person(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_ranking_resumes_and_writes_the_preferences(
     directory: Path, person: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    person("left", "skip")
+    person("left", "skip", by="")
     assert main(["annotate", "candidates.jsonl", "annotate.annotator=eva"]) == 0
     output = capsys.readouterr().out
     assert "4 pairs of 2 prompts, 0 judgments so far" in output
@@ -75,6 +76,25 @@ def test_ranking_resumes_and_writes_the_preferences(
     assert len(records) == 3
     assert [record.image_path for record in records] == ["a.png", "b.png", "b.png"]
     assert main(["validate", "pairs.jsonl"]) == 0
+
+
+def test_the_last_page_says_what_to_do_next() -> None:
+    log, reward = Path("my log.jsonl"), "rlhf reward model.path=MODEL data.preferences="
+    compact = "rlhf annotate 'my log.jsonl' annotate.output=preferences.jsonl"
+    assert annotate._next_step(log, "").splitlines()[1:] == [compact, f"{reward}preferences.jsonl"]
+    assert annotate._next_step(log, "a b.jsonl").splitlines()[1:] == [f"{reward}'a b.jsonl'"]
+
+
+def test_a_model_that_is_named_shows_what_it_sees(
+    directory: Path, person: Callable[..., None], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[Any] = []
+    monkeypatch.setattr(annotate, "_serve", lambda options, page: pages.append(page))
+    for words in ([], [f"model.path={tiny / 'model'}"]):
+        assert main(["annotate", "candidates.jsonl", *words]) == 0
+    assert [page.images.shows_seen for page in pages] == [False, True]
+    name = pages[1].images.names["a.png"]
+    assert pages[1].images.encoded(name, "seen") != pages[1].images.encoded(name, "whole")
 
 
 def test_a_log_is_compacted_by_itself(

@@ -6,7 +6,7 @@ const PREFETCH = 4; // pairs on this page, the shown one included
 const RETRY_AFTER = 400; // milliseconds
 const KEYS = {
   1: "left", a: "left", ArrowLeft: "left", 2: "right", b: "right", ArrowRight: "right",
-  0: "tie", t: "tie", s: "skip", z: "undo", "+": "zoom", "=": "zoom", "?": "help",
+  0: "tie", t: "tie", s: "skip", z: "undo", m: "seen", "+": "zoom", "=": "zoom", "?": "help",
 };
 const $ = (id) => document.getElementById(id);
 const token = new URLSearchParams(location.hash.slice(1)).get("token") || "";
@@ -74,25 +74,16 @@ function showProgress(result) {
   $("bar").value = done;
   $("count").textContent = `${done} of ${total}`;
   if (document.activeElement !== $("name")) $("name").value = result.annotator;
-  $("rate").textContent = finished ? `${Math.round((3600 * finished) / seconds)} pairs/h` : "";
+  $("rate").textContent = finished >= 5 ? `${Math.round((3600 * finished) / seconds)} pairs/h` : "";
 }
 
-function notice(text) {
+function notice(text, commands = "") {
   current = null;
   $("main").hidden = true;
   $("notice").hidden = false;
-  $("notice").textContent = text;
-}
-
-function preload(pair) {
-  const image = new Image();
-  image.alt = "the image that the answers are about";
-  image.addEventListener("load", () => {
-    image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) <= 160);
-  });
-  image.src = pair.image;
-  image.decode().catch(() => {});
-  return { ...pair, image };
+  $("words").textContent = text;
+  $("commands").textContent = commands;
+  for (const button of document.querySelectorAll(".needs-image")) button.disabled = true;
 }
 
 // The question and the answer of an earlier turn, as two paragraphs.
@@ -109,7 +100,6 @@ function show(pair) {
   current = pair;
   $("notice").hidden = true;
   $("main").hidden = false;
-  $("image").replaceChildren(pair.image);
   $("history").replaceChildren(...pair.history.flatMap(earlierTurn));
   $("instruction").textContent = pair.instruction;
   $("left").textContent = pair.left;
@@ -117,7 +107,7 @@ function show(pair) {
   for (const response of document.querySelectorAll(".response")) response.scrollTop = 0;
   $("history").scrollTop = $("history").scrollHeight; // the turn before the instruction
   if (document.activeElement instanceof HTMLButtonElement) document.activeElement.blur();
-  shownAt = performance.now();
+  showImage();
 }
 
 function next() {
@@ -135,23 +125,22 @@ async function refill() {
   const result = await post("/api/pairs", { annotator: name, page, held, count: PREFETCH - pairs.length });
   requesting = false;
   if (!result) return;
+  if (!result.annotator) return $("who").open || $("who").showModal();
   queue.push(...result.pairs.map(preload));
   if (!outbox.length) say("saved", "saved");
   if (current) return;
   if (queue.length) next();
-  else finish(result.progress);
+  else finish(result.progress, result.next_step);
 }
 
-function finish(progress) {
-  notice(
-    progress.total
-      ? "That was the last pair. Thank you!\nZ takes back your last answer. You may close the page."
-      : "There is nothing to judge here: other people have these pairs, or the file holds none.",
-  );
+function finish(progress, nextStep) {
+  if (progress.total)
+    notice("That was the last pair. Thank you!\nZ takes back your last answer. You may close the page.", nextStep);
+  else notice("There is nothing to judge here: other people have these pairs, or the file holds none.");
 }
 
 function submit(choice, reason = "") {
-  if (!current || locked) return;
+  if (!current || locked || (choice !== "skip" && current.state !== "ready")) return;
   const spent = Math.min((performance.now() - shownAt) / 1000, 86400);
   outbox.push({ annotator: name, key: newKey(), pair: current.key, choice, seconds: spent, reason });
   finished += 1;
@@ -204,13 +193,12 @@ function release() {
   return { annotator: name, page, held: [], count: 0 };
 }
 
-async function rename() {
+async function rename(wanted) {
   if (locked) return;
-  const wanted = $("name").value.trim();
   locked = true;
   await outboxEmpty();
   await post("/api/pairs", release());
-  name = wanted;
+  name = wanted.trim();
   localStorage.setItem(store.name, name);
   queue = [];
   notice("…");
@@ -218,15 +206,8 @@ async function rename() {
   next();
 }
 
-function zoom() {
-  if ($("zoom").open) return $("zoom").close();
-  if (!current) return;
-  $("zoom").replaceChildren(current.image.cloneNode());
-  $("zoom").showModal();
-}
-
 const actions = {
-  left: () => submit("left"), right: () => submit("right"), tie: () => submit("tie"), undo, zoom,
+  left: () => submit("left"), right: () => submit("right"), tie: () => submit("tie"), undo, zoom, seen,
   skip: () => current && !locked && $("skip").showModal(), help: () => $("help").showModal(),
 };
 
@@ -263,10 +244,17 @@ $("skip").querySelector("form").addEventListener("submit", (event) => {
   event.preventDefault();
   if ($("reason").value.trim()) skipFor($("reason").value.trim());
 });
+$("who").addEventListener("cancel", (event) => event.preventDefault()); // a name is needed
+$("who").querySelector("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (!$("asked").value.trim()) return;
+  $("who").close();
+  rename($("asked").value);
+});
 $("image").addEventListener("click", zoom);
 $("zoom").addEventListener("click", zoom);
 $("help").addEventListener("click", () => $("help").close());
-$("name").addEventListener("change", rename);
+$("name").addEventListener("change", () => rename($("name").value));
 $("name").addEventListener("keydown", (event) => event.key === "Enter" && $("name").blur());
 
 window.addEventListener("pagehide", () => fetch("/api/pairs", request(release())));
