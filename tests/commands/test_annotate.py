@@ -79,10 +79,12 @@ def test_ranking_resumes_and_writes_the_preferences(
 
 
 def test_the_last_page_says_what_to_do_next() -> None:
-    log, reward = Path("my log.jsonl"), "rlhf reward model.path=MODEL data.preferences="
-    compact = "rlhf annotate 'my log.jsonl' annotate.output=preferences.jsonl"
-    assert annotate._next_step(log, "").splitlines()[1:] == [compact, f"{reward}preferences.jsonl"]
-    assert annotate._next_step(log, "a b.jsonl").splitlines()[1:] == [f"{reward}'a b.jsonl'"]
+    log, reward = Path("my log.jsonl"), "rlhf reward model.path=MODEL"
+    lines = annotate._next_step(log, "").splitlines()
+    assert lines[1] == "rlhf annotate 'my log.jsonl' annotate.output=preferences.jsonl"
+    assert lines[2:] == [f"{reward} data.preferences=preferences.jsonl"]
+    named = annotate._next_step(log, "a b.jsonl").splitlines()
+    assert named[1:] == [f"{reward} 'data.preferences=a b.jsonl'"]
 
 
 def test_a_model_that_is_named_shows_what_it_sees(
