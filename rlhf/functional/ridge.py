@@ -52,7 +52,7 @@ class RidgeRegression:
             ValueError: shapes disagree.
         """
         check_rows("targets", targets, len(inputs))
-        inputs, targets = inputs.double(), self._clipped(targets.double())
+        targets = self._clipped(targets.double())  # float64, and with them the rows
         rows = torch.cat([inputs, torch.ones_like(targets)[:, None], targets[:, None]], 1)
         products = rows.T @ rows
         old = 0 if self.moments is None else self.decay * self.moments

@@ -194,5 +194,8 @@ class RolloutBuffer:
 
 
 def _concatenate_optional(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Join tensors; one alone is not copied, since it may hold a state of every token."""
     tensors = [part for part in parts if part is not None]
+    if len(tensors) == 1:
+        return tensors[0]
     return torch.cat(tensors) if tensors else None
