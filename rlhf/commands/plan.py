@@ -125,6 +125,8 @@ def _print_memory(memory: MemoryEstimate, workload: Workload) -> None:
             f"{_gib(plain)} GiB, with gradient checkpointing {_gib(checkpointed)} GiB"
         )
     say(f"cached features on the CPU: {memory.image_feature_bytes / 2**20:.2f} MiB an image")
+    if memory.rollout_bytes:
+        say(f"a rollout on the CPU: {memory.rollout_bytes / 2**20:.2f} MiB")
 
 
 def _print_processes(config: Config, dims: ModelDims, workload: Workload) -> None:

@@ -9,6 +9,8 @@ from torch.nn.functional import gelu
 
 from rlhf.errors import as_usage_error
 
+MAX_MLP_WIDTH = 1024  # units of the hidden layer of an `MLPHead`, at most
+
 
 class ScalarHead(nn.Module):
     """A linear layer w·h + b in float32, initialized to w = b = 0.
@@ -83,7 +85,7 @@ class MLPHead(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        width = min(hidden_size, 1024)
+        width = min(hidden_size, MAX_MLP_WIDTH)
         self.hidden = nn.Linear(hidden_size, width)
         self.linear = nn.Linear(width, 1)
         nn.init.zeros_(self.linear.weight)

@@ -6,11 +6,9 @@ from rlhf.planning.resident_memory import (
     sharded_models,
     trainable_parameters,
 )
+from rlhf.planning.stored_rollout import rollout_bytes
 from rlhf.planning.workload import Workload
 
-# Of a response token: its id, and five float32 numbers (log-probabilities of policy, sampler and
-# reference, value, entropy).
-ROLLOUT_TOKEN_BYTES = 8 + 5 * 4
 GIGA = 1e9
 GLOO_RATE = 1.0 * GIGA  # bytes a second, assumed: of host memory over a network of 10 Gbit/s
 NCCL_RATE = 20.0 * GIGA  # bytes a second, assumed: of GPUs on PCIe 4.0 ×16 (31.5 GB/s at its peak)
@@ -31,7 +29,7 @@ def exchange_seconds(dims: ModelDims, workload: Workload, nccl_rate: float = NCC
 def sent_bytes(dims: ModelDims, workload: Workload) -> dict[str, float]:
     """Bytes that a process sends in one iteration or supervised step, by what is sent.
 
-        rollout     28 bytes a response token of all processes, once
+        rollout     `rollout_token_bytes` a response token of all processes, once
         gradients   2 · 4 bytes a replicated trainable parameter, each optimizer step
         layers      if sharded: their bytes, once for the rollout, twice a microbatch; in full
                     training also 4 bytes a parameter for the gradient of each microbatch
@@ -44,7 +42,6 @@ def sent_bytes(dims: ModelDims, workload: Workload) -> dict[str, float]:
     """
     others = (workload.processes - 1) / workload.processes
     is_sampled = workload.stage == "ppo"
-    tokens = is_sampled * workload.rollout_batch_size * workload.max_new_tokens
     steps = workload.ppo_epochs * workload.rollout_batch_size // workload.minibatch_size
     full = workload.train == "full"
     trained = trainable_parameters(dims, workload)
@@ -54,7 +51,7 @@ def sent_bytes(dims: ModelDims, workload: Workload) -> dict[str, float]:
     part_rows = workload.rows_of_part(workload.minibatch_size)
     passes = steps * workload.own_parts * -(-part_rows // workload.microbatch_rows(part_rows))
     return {
-        "rollout": others * ROLLOUT_TOKEN_BYTES * tokens,
+        "rollout": others * is_sampled * rollout_bytes(dims, workload),
         "gradients": others * 2 * 4 * replicated * steps,
         "layers": others * (sharded_models(workload) * layers + passes * (2 * layers + reduced)),
     }

@@ -24,6 +24,7 @@ from rlhf.planning.resident_memory import (
     sharded_models,
     trainable_parameters,
 )
+from rlhf.planning.stored_rollout import critic_fit_bytes, rollout_bytes
 from rlhf.planning.workload import Workload
 
 
@@ -33,15 +34,18 @@ class MemoryEstimate:
 
     Attributes:
         resident: what stays allocated all the time.
-        phases: what each phase allocates on top at its peak: rollout, scoring and update of PPO,
-            scoring and update of a reward model, update of supervised training.
+        phases: what each phase allocates on top at its peak: rollout, scoring, on a CPU the
+            critic's fit, and update of PPO; scoring and update of a reward model; update of
+            supervised training.
         image_feature_bytes: cached features of one image, in CPU memory.
+        rollout_bytes: what PPO holds of a rollout, in CPU memory.
         activations: of one micro-batch of an update, without and with gradient checkpointing.
     """
 
     resident: Parts
     phases: dict[str, Parts]
     image_feature_bytes: int
+    rollout_bytes: int
     activations: tuple[int, int]
 
     def peaks(self) -> Parts:
@@ -66,6 +70,7 @@ def estimate_memory(dims: ModelDims, workload: Workload) -> MemoryEstimate:
         resident=resident_bytes(dims, workload),
         phases=_phases(dims, workload),
         image_feature_bytes=features_per_image * frozen_width(workload),
+        rollout_bytes=rollout_bytes(dims, workload) if workload.stage == "ppo" else 0,
         activations=(
             saved_activation_bytes(dims, workload, checkpointing=False),
             saved_activation_bytes(dims, workload, checkpointing=True),
@@ -77,13 +82,22 @@ def _phases(dims: ModelDims, workload: Workload) -> dict[str, Parts]:
     """What each phase of the stage allocates at its peak; a frozen backbone has no update."""
     whole, layer = _gathered_layers(dims, workload)
     phases = {}
+    stored = _stored_rollout(dims, workload)
     if workload.stage == "ppo":
         phases["rollout"] = _rollout_bytes(dims, workload) | whole
     if workload.stage != "sft":
-        phases["scoring"] = _scoring_bytes(dims, workload) | whole
+        phases["scoring"] = _scoring_bytes(dims, workload) | whole | stored
+    if stored and workload.fits_critic:
+        phases["critic fit"] = stored | {"inputs of the fit": critic_fit_bytes(dims, workload)}
     if workload.trains_backbone:
-        phases["update"] = _update_bytes(dims, workload) | layer
+        phases["update"] = _update_bytes(dims, workload) | layer | stored
     return phases
+
+
+def _stored_rollout(dims: ModelDims, workload: Workload) -> Parts:
+    """The rollout, from scoring to the update; a GPU's memory holds none of it."""
+    is_here = workload.stage == "ppo" and workload.device == "cpu"
+    return {"stored rollout": rollout_bytes(dims, workload)} if is_here else {}
 
 
 def _rollout_bytes(dims: ModelDims, workload: Workload) -> Parts:

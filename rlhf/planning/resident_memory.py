@@ -1,6 +1,8 @@
 """What stays allocated through a run: weights, adapters, gradients, optimizer state."""
 
 from rlhf.functional import VALUE_FEATURES
+from rlhf.models.scalar_head import MAX_MLP_WIDTH
+from rlhf.models.value_head import MAX_FIT_WIDTH
 from rlhf.planning.model_dims import ModelDims
 from rlhf.planning.workload import Workload
 
@@ -24,6 +26,7 @@ def resident_bytes(dims: ModelDims, workload: Workload) -> Parts:
         "second base model: reward": whole if workload.reward == "base_model" else 0,
         "second base model: judge": whole if workload.judge == "base_model" else 0,
         "second base model: critic": whole if workload.critic == "separate" else 0,
+        "value head": _value_head_bytes(dims, workload),
         "gradients": 4 * trainable // trained_by,
         "optimizer": state * trainable // trained_by,
         "CUDA" if workload.device == "cuda" else "process": PROCESS_BYTES,
@@ -91,7 +94,22 @@ def trainable_parameters(dims: ModelDims, workload: Workload) -> int:
         return (policy if workload.trains_backbone else 0) + dims.hidden_size + 2
     critic_trains_as_much = workload.critic == "separate" or (workload.critic == "adapter" and lora)
     critic = policy if critic_trains_as_much else 0
-    return policy + critic + dims.hidden_size + 1 + len(VALUE_FEATURES)
+    return policy + critic + value_head_parameters(dims, workload)
+
+
+def value_head_parameters(dims: ModelDims, workload: Workload) -> int:
+    """Parameters of the critic's head, `ValueHead`, on hidden states and value features."""
+    h, width = dims.hidden_size, min(dims.hidden_size, MAX_MLP_WIDTH)
+    states = h + 1 if workload.critic_head == "linear" else (h + 1) * width + width + 1
+    return states + len(VALUE_FEATURES)
+
+
+def _value_head_bytes(dims: ModelDims, workload: Workload) -> int:
+    """Bytes of the critic's head, and of the matrix by which a fit reads wide hidden states."""
+    if workload.stage != "ppo":
+        return 0
+    projection = dims.hidden_size * MAX_FIT_WIDTH if dims.hidden_size > MAX_FIT_WIDTH else 0
+    return 4 * (value_head_parameters(dims, workload) + projection)
 
 
 def sharded_models(workload: Workload) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from rlhf.config.choices import CriticHead, CriticKind
 from rlhf.planning.devices import Kind
 
 RewardPlacement = Literal["adapter", "base_model", "none"]
@@ -30,6 +31,9 @@ class Workload:
         lora_rank: rank of the adapters.
         lora_type: LoRA on all tokens, or aLoRA on response tokens only.
         critic: how the critic shares the policy's model.
+        critic_head: what reads the hidden states of the critic.
+        fits_critic: the critic's head is fitted in closed form to states kept in the rollout.
+        exact_kl: the rollout keeps the reference's hidden states, for the KL in the loss.
         gradient_checkpointing: whether layers are recomputed in the backward pass.
         optimizer: its state is 8 bytes per parameter in float32, 2 in 8 bits.
         starts_from_adapter: the reference is a frozen second copy of the adapter.
@@ -61,7 +65,10 @@ class Workload:
     train: Literal["lora", "full"] = "lora"
     lora_rank: int = 16
     lora_type: Literal["lora", "alora"] = "lora"
-    critic: Literal["shared_detached", "shared", "adapter", "separate"] = "shared_detached"
+    critic: CriticKind = "shared_detached"
+    critic_head: CriticHead = "linear"
+    fits_critic: bool = False
+    exact_kl: bool = False
     gradient_checkpointing: bool = False
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     starts_from_adapter: bool = False

@@ -3,8 +3,9 @@
 from importlib.util import find_spec
 from typing import Any
 
-from rlhf.config.resolve import weights_dtype
+from rlhf.config.resolve import kl_choice, weights_dtype
 from rlhf.config.schema import Config
+from rlhf.functional import ADVANTAGE_ESTIMATORS
 from rlhf.models.locations import locate_model
 from rlhf.planning.devices import Kind
 from rlhf.planning.model_dims import ModelDims
@@ -57,6 +58,7 @@ def workload_of(
 
 def _ppo_fields(config: Config) -> dict[str, Any]:
     ppo = config.ppo
+    needs_critic = ADVANTAGE_ESTIMATORS[ppo.advantage_estimator].needs_critic
     return {
         "rollout_batch_size": ppo.rollout_batch_size,
         "minibatch_size": ppo.minibatch_size,
@@ -64,6 +66,9 @@ def _ppo_fields(config: Config) -> dict[str, Any]:
         "sampling_batch_size": config.sampling.batch_size,
         "ppo_epochs": ppo.ppo_epochs,
         "critic": ppo.critic,
+        "critic_head": ppo.critic_head,
+        "fits_critic": needs_critic and ppo.critic_fit == "ridge",
+        "exact_kl": kl_choice(ppo)[1] == "exact",
         "optimizer": ppo.optimizer,
         "reward": _placement(config, "reward.path", config.reward.path),
         "judge": _judge_placement(config),
