@@ -7,7 +7,7 @@ from baselines.train_job import TrainJob
 from rlhf.config.schema import Config
 from rlhf.config.validation import suggest_name
 from rlhf.errors import UsageError
-from rlhf.models.load_model import find_device
+from rlhf.models.torch_device import find_torch_device
 
 T = TypeVar("T")
 NO_CLIP = 1e9  # a range of values that never clips, since ours has none by default
@@ -21,7 +21,7 @@ def steps_per_iteration(config: Config) -> int:
 
 def shared_options(job: TrainJob) -> dict[str, Any]:
     """Return the options that all of trl's configurations share."""
-    ppo, on_cpu = job.config.ppo, find_device(job.config.device).type == "cpu"
+    ppo, on_cpu = job.config.ppo, find_torch_device(job.config.device).type == "cpu"
     return {
         "output_dir": str(job.run_dir / "trl"),
         "seed": job.config.seed,

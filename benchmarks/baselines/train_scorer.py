@@ -15,9 +15,9 @@ from rlhf.data.input_files import read_prompts
 from rlhf.data.record_set import Prompts
 from rlhf.data.tokenization import flat_ids
 from rlhf.functional import missing_eos_scores
-from rlhf.models.load_model import find_device
 from rlhf.models.locations import locate_model, write_relative_base
 from rlhf.models.lora import LANGUAGE_LINEARS
+from rlhf.models.torch_device import find_torch_device
 from rlhf.ppo.options import encoded_prompts
 from rlhf.spans import Spans
 from rlhf.tracking.text_metrics import text_statistics
@@ -104,7 +104,7 @@ def kl_metrics(scores: float, kl: float, kl_coef: float) -> dict[str, float]:
 def load_llava(job: TrainJob, banned: list[int]) -> Any:
     """Return the model that trl trains, frozen, with the logits of banned ids masked."""
     location = locate_model(job.config.model.path, job.config.model.base)
-    on_cpu = find_device(job.config.device).type == "cpu"
+    on_cpu = find_torch_device(job.config.device).type == "cpu"
     auto = "float32" if on_cpu else "bfloat16"
     dtype = auto if job.config.dtype == "auto" else job.config.dtype
     model = AutoModelForImageTextToText.from_pretrained(location.base, dtype=getattr(torch, dtype))

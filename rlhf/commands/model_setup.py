@@ -15,11 +15,12 @@ from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
 from rlhf.errors import UsageError
 from rlhf.models.fixed_options import fixed_options
 from rlhf.models.llava import Llava
-from rlhf.models.load_model import find_device, load_base_model
+from rlhf.models.load_model import load_base_model
 from rlhf.models.locations import ModelLocation, locate_model
 from rlhf.models.lora import refuse_full_training
 from rlhf.models.parameter_summary import summarize_parameters
 from rlhf.models.policy import POLICY
+from rlhf.models.torch_device import find_torch_device
 from rlhf.parallel.world import ALONE, World
 from rlhf.planning.fit import uses_gradient_checkpointing
 from rlhf.planning.workload import Stage
@@ -69,7 +70,7 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
         trains_fully: every layer of the language model trains; its weights are float32 then.
     """
     torch.manual_seed(config.seed)
-    if find_device(config.device).type == "cpu":
+    if find_torch_device(config.device).type == "cpu":
         tune_malloc()
     quantization = config.model.quantization
     return load_base_model(config, location, quantization=quantization, trains_fully=trains_fully)

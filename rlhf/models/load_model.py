@@ -13,6 +13,7 @@ from rlhf.models.fixed_options import stored_quantization
 from rlhf.models.llava import Llava
 from rlhf.models.locations import ModelLocation, locate_model
 from rlhf.models.policy import POLICY
+from rlhf.models.torch_device import find_torch_device
 from rlhf.tracking.activity import working
 
 
@@ -69,7 +70,7 @@ def load_base_model(
     Raises:
         UsageError: its files are not those of a LLaVA, or there is no such device.
     """
-    device = find_device(config.device)
+    device = find_torch_device(config.device)
     dtype = weights_dtype(config, device.type, trains_fully=trains_fully)
     weights = {"dtype": getattr(torch, dtype), "quantization": quantization}
     with working(f"loading {location.base}"):
@@ -80,20 +81,6 @@ def load_base_model(
     if directory := config.model.vision_cache_dir:
         llava.vision.use_disk_cache(Path(directory))
     return llava
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device of that name; `auto`: the fastest kind that is here.
-
-    Raises:
-        UsageError: it is not here.
-    """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    here = [kind for kind, found in (("cuda", cuda), ("mps", mps), ("cpu", True)) if found]
-    if name not in (*here, "auto"):
-        fix = f"set device={here[0]}, or see what is missing: rlhf doctor device={name}"
-        raise UsageError(f"there is no {name} device that torch can use", f"device={name}", fix)
-    return torch.device(here[0] if name == "auto" else name)
 
 
 def _quantization(config: Config, location: ModelLocation) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from rlhf.config.schema import GIB
 from rlhf.errors import UsageError
+from rlhf.models.torch_device import find_torch_device
 
 # Share of the nominal memory that a program can use: error correction takes 1/16 of GDDR memory.
 USABLE_SHARE = 15 / 16
@@ -141,16 +142,20 @@ def select_devices(name: str) -> list[Device]:
     return [device] if device.kind != "cpu" else [device, *GPUS.values()]
 
 
-def local_device(kind: str = "auto") -> Device:
-    """Return the first GPU of this machine with its real memory; its CPU if it has none.
+def local_device(name: str = "auto") -> Device:
+    """Return the device that a run on this machine uses, a GPU with its real memory.
 
     Args:
-        kind: cpu, cuda or mps; `auto` as torch finds them.
+        name: cpu, cuda, mps, or auto; see `find_torch_device`.
+
+    Raises:
+        UsageError: it is not here.
     """
-    if kind in ("auto", "cuda") and torch.cuda.is_available():
+    kind = find_torch_device(name).type
+    if kind == "cuda":
         properties = torch.cuda.get_device_properties(0)
         return match_gpu(properties.name, properties.total_memory / GIB)
-    if kind in ("auto", "mps") and torch.backends.mps.is_available():
+    if kind == "mps":
         return Device("this Mac", torch.mps.recommended_max_memory() / GIB, 0, 0, 0, "mps", True)
     return local_cpu()
 
