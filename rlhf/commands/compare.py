@@ -6,13 +6,13 @@ from typing import Any
 
 from rlhf.commands.job import Job
 from rlhf.errors import UsageError
+from rlhf.evaluation.comparison_page import write_run_comparison
 from rlhf.evaluation.run_comparison import (
     Run,
-    distinct_names,
     run_values,
     table_rows,
-    write_run_comparison,
 )
+from rlhf.evaluation.run_names import run_names
 from rlhf.evaluation.sweep_comparison import (
     read_runs,
     seed_intervals,
@@ -64,7 +64,7 @@ def _tables(runs: Sequence[Run]) -> Tables:
 
 
 def _write(output: Path, runs: Sequence[Run], paths: Sequence[Path]) -> None:
-    names = distinct_names(paths)
+    names = run_names(paths)
     notes = [f"{name}: {path}" for name, path in zip(names, paths, strict=True)]
     try:
         write_run_comparison(output, runs, _tables(runs), notes, unfinished_rows(runs))

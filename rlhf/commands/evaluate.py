@@ -41,7 +41,7 @@ from rlhf.evaluation.model_comparison import (
     win_metrics_by_kind,
 )
 from rlhf.evaluation.model_report import ReportItem, write_model_report
-from rlhf.evaluation.run_comparison import distinct_names
+from rlhf.evaluation.run_names import model_names
 from rlhf.models.llava import Llava
 from rlhf.parallel.world import ALONE
 from rlhf.storage.run_directory import json_text, run_directories
@@ -113,7 +113,7 @@ def _evaluate_models(
 ) -> tuple[list[PromptRecord], list[ModelResult], list[Judge]]:
     """Let every model respond and judge its responses; return prompts, results and judges."""
     config, world = job.config, job.world or ALONE
-    names = distinct_names(job.files)
+    names = model_names(job.files)
     baseline = load_adapted(config, str(job.files[0]), world)
     judges = _judges(job, baseline)
     scorers = [judge for judge in judges if isinstance(judge, ScorerJudge)]
@@ -254,7 +254,7 @@ def _results_with_paths(
     results: Sequence[ModelResult], files: Sequence[Path]
 ) -> list[tuple[ModelResult, Path]]:
     """Pair each result with the path of its model; leave out best-of-n, which has none."""
-    paths = dict(zip(distinct_names(files), files, strict=True))
+    paths = dict(zip(model_names(files), files, strict=True))
     return [(result, paths[result.name]) for result in results if result.name in paths]
 
 

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
+from statistics import fmean
 
 WIDTH, HEIGHT = 340, 206  # of the drawing, SVG units; y grows downwards
 LEFT, RIGHT, TOP, BOTTOM = 52, 324, 12, 164  # of the plotting area
 PADDING = 10  # between the plotting area and its outermost dots, in a scatter chart
+MIN_SMOOTHED = 20  # points of a curve that is smoothed
+SMOOTHED_SHARE = 0.1  # of a curve's points in a mean
 SERIES_COLORS = 6  # that the style sheet defines, for light and dark
 
 Point = tuple[float, float]
@@ -53,12 +56,14 @@ class Line:
         points: positions in SVG units, at least one.
         color: a CSS color.
         last: its last value.
+        smooth: positions of its moving mean, drawn over it; empty for a short line.
     """
 
     label: str
     points: Sequence[Point]
     color: str
     last: float
+    smooth: Sequence[Point] = ()
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class Chart:
         bars: of a histogram.
         diagonal: ends of a dashed line to compare with, or None.
         legend: whether the lines are named below.
+        scales: of x and y, by which a page tells values from positions; None: it does not.
     """
 
     title: str
@@ -128,6 +134,7 @@ class Chart:
     bars: Sequence[Bar] = ()
     diagonal: tuple[Point, Point] | None = None
     legend: bool = False
+    scales: tuple[Scale, Scale] | None = None
 
 
 def series_color(number: int) -> str:
@@ -170,13 +177,29 @@ def line_chart(
     x = Scale(min(steps), max(steps), LEFT, RIGHT)
     y = Scale(min(values), max(values), BOTTOM, TOP)
     numbers = series or {name: number for number, name in enumerate(curves)}
+
+    def placed(curve: Curve) -> list[Point]:
+        return [(x(step), y(value)) for step, value in curve]
+
     lines = [
-        Line(name, [(x(p[0]), y(p[1])) for p in curve], series_color(numbers[name]), curve[-1][1])
+        Line(
+            name, placed(curve), series_color(numbers[name]), curve[-1][1], placed(smoothed(curve))
+        )
         for name, curve in finite.items()
         if curve
     ]
-    x_ticks = ticks(x, whole=True)
-    return Chart(title, subtitle, x_label, x_ticks, ticks(y), lines=lines, legend=legend)
+    axes = {"x_label": x_label, "x_ticks": ticks(x, whole=True), "y_ticks": ticks(y)}
+    return Chart(title, subtitle, **axes, lines=lines, legend=legend, scales=(x, y))  # type: ignore[arg-type]
+
+
+def smoothed(curve: Curve) -> Curve:
+    """Return the moving mean of a curve, centred, shorter at its ends; nothing of a short curve."""
+    if len(curve) < MIN_SMOOTHED:
+        return []
+    half = max(1, round(SMOOTHED_SHARE * len(curve) / 2))
+    values = [value for _, value in curve]
+    windows = (values[max(0, n - half) : n + half + 1] for n in range(len(values)))
+    return [(step, fmean(window)) for (step, _), window in zip(curve, windows, strict=True)]
 
 
 def scatter_chart(title: str, subtitle: str, x_label: str, points: Mapping[str, Point]) -> Chart:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from rlhf.evaluation import charts
@@ -20,28 +21,33 @@ _LIMITS = ("low", "high")  # interval of the win rate, shown in its column
 
 
 def write_page(
-    path: Path, template: str, *, title: str, notes: Sequence[str], script: str = "", **values: Any
+    path: Path,
+    template: str,
+    *,
+    title: str,
+    notes: Sequence[str],
+    scripts: Sequence[str] = ("charts.js",),
+    **values: Any,
 ) -> None:
     """Fill in a template and write the page.
 
-    Every text is escaped. The page may load no other file and run no script but `script`.
+    Every text is escaped. The page may load no other file and run no script but `scripts`.
 
     Args:
         path: the file to write; its directory is made when missing.
         template: the name of a template, which extends `base.html.j2`.
         title: the heading of the page.
         notes: lines below the heading.
-        script: the name of a file beside the templates; "" for none.
+        scripts: names of files beside the templates.
         values: the variables of the template.
 
     Raises:
         OSError: the file cannot be written.
     """
     environment = _environment()
-    values |= {"title": title, "notes": notes, "script": script}
-    if script:
-        source = environment.get_template(script).render()
-        values["script_hash"] = b64encode(sha256(source.encode()).digest()).decode()
+    script = "\n".join(environment.get_template(name).render() for name in scripts)
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    values |= {"title": title, "notes": notes, "script": Markup(script), "script_hash": digest}
     page = environment.get_template(template).render(values)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, "utf-8", errors="xmlcharrefreplace")  # a lone surrogate is not UTF-8

@@ -99,7 +99,7 @@ def write_model_report(
         "model_report.html.j2",
         title=title,
         notes=notes,
-        script="model_report.js",
+        scripts=("charts.js", "model_report.js"),
         models=metric_table("model", models),
         kinds=metric_table("begins with", kinds),
         plots=_score_over_kl(models, scores) + curve_charts,

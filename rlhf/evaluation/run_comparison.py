@@ -1,17 +1,13 @@
-"""Compare runs: a table of last and best metrics, and a page with a chart for each metric."""
+"""Compare runs by their last and best metrics."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from pathlib import Path
 
 from rlhf.errors import DataError
-from rlhf.evaluation.charts import Chart, line_chart, series_color
-from rlhf.evaluation.html import MetricTable, format_metric, write_page
 from rlhf.storage.run_directory import SWEEP_FILE, run_directories
-from rlhf.tracking.metrics import METRICS
 from rlhf.tracking.reader import Curves, read_events, read_metrics
 
 _TIMES = ("time/rollout", "time/update")  # their sum is the time of a PPO run
@@ -105,20 +101,6 @@ def _refuse_sweeps(directory: Path) -> None:
         raise DataError(what, str(directory), fix)
 
 
-def distinct_names(directories: Sequence[Path]) -> list[str]:
-    """Return the shortest distinct suffix of each path; equal paths get a number."""
-    paths = [path.resolve().parts for path in directories]
-    ends = {parts: parts[-1:] for parts in paths}
-    for length in range(2, max(map(len, paths)) + 1):
-        uses = Counter(ends.values())
-        ends = {k: k[-length:] if uses[end] > 1 else end for k, end in ends.items()}
-    names = ["/".join(ends[parts]) for parts in paths]
-    return [
-        name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
-        for place, name in enumerate(names)
-    ]
-
-
 def last_and_best(run: Run) -> dict[str, float]:
     """Return the last and best values of a run by heading, its win rate and its seconds.
 
@@ -130,96 +112,6 @@ def last_and_best(run: Run) -> dict[str, float]:
             metrics[heading] = statistic(values)
     run_values = {"win rate": run.win_rate, "seconds": run.seconds}
     return metrics | {name: value for name, value in run_values.items() if isfinite(value)}
-
-
-def by_episode(runs: Sequence[Run]) -> tuple[str, list[Curves]]:
-    """Put the curves of all runs on a common x axis.
-
-    Returns:
-        The label of the axis and the curves of each run: over the responses sampled if every run
-        counted them (`episode`), else over steps.
-    """
-    if not all("episode" in run.curves for run in runs if run.curves):
-        return "step", [run.curves for run in runs]
-    aligned = []
-    for run in runs:
-        responses_at = {
-            step: int(count) for step, count in run.curves.get("episode", []) if isfinite(count)
-        }
-        aligned.append(
-            {
-                name: [
-                    (responses_at[step], value) for step, value in points if step in responses_at
-                ]
-                for name, points in run.curves.items()
-            }
-        )
-    return "responses sampled", aligned
-
-
-def metric_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Build a chart for each metric, with a line for each run, in the colour of its series.
-
-    Returns:
-        Charts in the order of METRICS, then those of other metrics by name.
-    """
-    numbers = series_numbers(runs)
-    x_label, curves = by_episode(runs)
-    metrics = {name for by_metric in curves for name in by_metric} - {"episode"}
-    names = [name for name in METRICS if name in metrics] + sorted(metrics - METRICS.keys())
-    return [
-        line_chart(
-            name,
-            METRICS.get(name, ""),
-            {
-                run.name: by_metric.get(name, [])
-                for run, by_metric in zip(runs, curves, strict=True)
-            },
-            x_label=x_label,
-            legend=False,
-            series={run.name: numbers[run.series] for run in runs},
-        )
-        for name in names
-    ]
-
-
-def series_numbers(runs: Sequence[Run]) -> dict[str, int]:
-    """Number the series of runs, in the order of their first runs."""
-    return {name: number for number, name in enumerate(dict.fromkeys(x.series for x in runs))}
-
-
-def write_run_comparison(
-    path: Path,
-    runs: Sequence[Run],
-    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[object]]]],
-    notes: Sequence[str],
-    unfinished: Sequence[Sequence[object]] = (),
-) -> None:
-    """Write the page as one self-contained HTML file; every text is escaped.
-
-    Args:
-        path: the file to write.
-        runs: in the order of their colours.
-        tables: title to headings and rows, above the curves.
-        notes: lines below the heading.
-        unfinished: name and reason of each run that failed or did not end.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    write_page(
-        path,
-        "run_comparison.html.j2",
-        title=f"{len(runs)} runs compared",
-        notes=notes,
-        tables={
-            title: MetricTable(list(columns), [list(map(format_metric, row)) for row in rows])
-            for title, (columns, rows) in tables.items()
-        },
-        unfinished=unfinished,
-        legend=[(name, series_color(number)) for name, number in series_numbers(runs).items()],
-        plots=metric_charts(runs),
-    )
 
 
 def run_values(run: Run) -> dict[str, float]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from rlhf.errors import DataError
 from rlhf.evaluation.run_comparison import (
     Run,
-    distinct_names,
     of_one_sweep,
     read_run,
     run_values,
     value_columns,
 )
+from rlhf.evaluation.run_names import run_names
 from rlhf.functional.intervals import MeanInterval, mean_interval
 from rlhf.storage.sweep import Member, Sweep, is_sweep, outcome, read_sweep
 
@@ -32,7 +32,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     Raises:
         DataError: a directory is neither, or cannot be read.
     """
-    names = distinct_names(paths)
+    names = run_names(paths)
     found = [
         _sweep_runs(path, name, alone=len(paths) == 1) if is_sweep(path) else [read_run(path, name)]
         for path, name in zip(paths, names, strict=True)

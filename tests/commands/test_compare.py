@@ -43,7 +43,7 @@ def test_ours_and_trl_in_one_table_and_page(
     scores = page[page.index("<h3>objective/scores</h3>") :].split("</svg>")[0]
     assert scores.count("<polyline") == 2 and "responses sampled" in scores
     assert "&lt;b&gt;theirs" in page and "<b>theirs" not in page
-    assert not re.search(r"<script|https?://", page)
+    assert page.count("<script") == 1 and not re.search(r"https?://", page)
 
 
 def test_the_page_goes_where_output_says(

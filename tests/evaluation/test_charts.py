@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.evaluation.charts import BOTTOM, LEFT, RIGHT, TOP, Scale, line_chart, scatter_chart, ticks
+from rlhf.evaluation.charts import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    Scale,
+    line_chart,
+    scatter_chart,
+    smoothed,
+    ticks,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +77,15 @@ def test_dots_keep_away_from_the_edges() -> None:
     chart = scatter_chart("score", "", "KL", {"a": (0.0, 1.0), "b": (2.0, -1.0)})
     assert all(LEFT < dot.x < RIGHT and TOP < dot.y < BOTTOM for dot in chart.dots)
     assert [dot.label for dot in chart.dots] == ["a", "b"]
+
+
+def test_a_long_line_has_its_moving_mean_over_it() -> None:
+    values = [0.0, 1.0] * 10  # 20 points: windows of 3, of 2 at the ends
+    (line,) = line_chart("loss", "", {"a": list(enumerate(values))}).lines
+    means = [0.5, *[1 / 3, 2 / 3] * 9, 0.5]
+    assert [value for _, value in smoothed(list(enumerate(values)))] == pytest.approx(means)
+    heights = [round(BOTTOM - (BOTTOM - TOP) * mean, 1) for mean in means]
+    assert [y for _, y in line.smooth] == heights
+    assert [x for x, _ in line.smooth] == [x for x, _ in line.points]
+    (short,) = line_chart("loss", "", {"a": list(enumerate(values[:19]))}).lines
+    assert not short.smooth

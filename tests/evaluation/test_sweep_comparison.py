@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import DataError
-from rlhf.evaluation.run_comparison import metric_charts, series_numbers, table_rows
+from rlhf.evaluation.comparison_page import metric_charts, metric_names, series_numbers
+from rlhf.evaluation.run_comparison import table_rows
 from rlhf.evaluation.sweep_comparison import (
     read_runs,
     seed_intervals,
@@ -70,7 +71,9 @@ def test_the_least_is_first_where_less_is_better(tmp_path: Path) -> None:
 
 def test_seeds_of_a_setting_share_a_colour(sweep: Path) -> None:
     runs = read_runs([sweep])
-    chart = next(chart for chart in metric_charts(runs) if chart.title == OBJECTIVE)
+    chart = next(
+        chart for chart in metric_charts(runs, metric_names(runs)) if chart.title == OBJECTIVE
+    )
     assert chart.x_label == "responses sampled" and len(chart.lines) == 8
     colors = dict[str, set[str]]()
     for line in chart.lines:
@@ -126,7 +129,7 @@ def test_members_without_curves_are_compared_by_their_summaries(tmp_path: Path) 
         ["sampling.temperature", "done", "win_rate"],
         [("1", "1 of 1", "0.5 (1)")],
     )
-    assert metric_charts(runs) == []
+    assert metric_names(runs) == []
 
 
 @pytest.mark.parametrize(
