@@ -73,6 +73,7 @@ COMMAND_HELPERS = {
     f"rlhf.commands.{name}"
     for name in (
         "command_line",
+        "evaluation_report",
         "fitting",
         "job",
         "merge",

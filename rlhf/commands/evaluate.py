@@ -1,29 +1,28 @@
 """`rlhf evaluate`: compare models on prompts with images not used in training."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlhf.commands.command_line import command_line
+from rlhf.commands.evaluation_report import write_report
 from rlhf.commands.fitting import fitting_all, fitting_scorer
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import build_scorer, load_adapted
 from rlhf.config.schema import Config
 from rlhf.data.collate import Record, prompt_batch
-from rlhf.data.images import load_image
 from rlhf.data.input_files import input_file, read_prompts
 from rlhf.data.records import (
     CandidatesRecord,
     PreferenceRecord,
     PromptRecord,
     read_records,
-    resolve_image,
     write_records,
 )
 from rlhf.errors import UsageError
 from rlhf.evaluation.evaluate import metrics_by_model, outcomes_of
+from rlhf.evaluation.html import metric_table
 from rlhf.evaluation.judges import (
     Judge,
     JudgeOutputs,
@@ -34,29 +33,15 @@ from rlhf.evaluation.judges import (
 from rlhf.evaluation.model_comparison import (
     Comparison,
     ModelResult,
-    instruction_kind,
     model_metrics,
     person_outputs,
     unjudged_pairs,
     win_metrics_by_kind,
 )
-from rlhf.evaluation.model_report import ReportItem, write_model_report
 from rlhf.evaluation.run_names import model_names
 from rlhf.models.llava import Llava
 from rlhf.parallel.world import ALONE
-from rlhf.storage.run_directory import json_text, run_directories
 from rlhf.tracking.console import say, table
-from rlhf.tracking.reader import read_metrics
-
-CURVES = (
-    "objective/scores",
-    "objective/kl",
-    "objective/rlhf_reward",
-    "policy/entropy_avg",
-    "val/explained_variance",
-    "val/explained_variance_pooled",
-    "tokens/responses_len_mean",
-)
 
 
 def evaluate(job: Job) -> dict[str, Any]:
@@ -82,9 +67,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     _print_models(models)
     metrics = {"models": models, "kinds": win_metrics_by_kind(records, outcomes[-1])}
     outputs = [model_outputs for _, model_outputs in output_pairs]
-    world.first(
-        partial(_write_results, job, records, root, results, outputs, outcomes[-1], metrics)
-    )
+    world.first(partial(write_report, job, records, root, results, outputs, outcomes[-1], metrics))
     report = {"report": str(job.run_dir / "report.html")}
     if len(results) > 2 or not judges:
         return metrics | report
@@ -193,75 +176,10 @@ def _before_and_after(results: Sequence[ModelResult], judges: Sequence[Judge]) -
 
 
 def _print_models(models: dict[str, dict[str, Any]]) -> None:
-    names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
-    rows = [
-        (name, *("–" if metrics.get(key) is None else metrics[key] for metrics in models.values()))
-        for name, key in ((key.replace("_", " "), key) for key in names)
-    ]
-    table("models", ("metric", *models), rows)
-
-
-def _write_results(
-    job: Job,
-    records: Sequence[PromptRecord],
-    root: Path,
-    results: Sequence[ModelResult],
-    outputs: Sequence[JudgeOutputs],
-    outcomes: Sequence[str],
-    metrics: dict[str, Any],
-) -> None:
-    """Write metrics.json and report.html, in which prompts whose responses differ come first."""
-    (job.run_dir / "metrics.json").write_text(json_text(metrics, indent=2) + "\n")
-    first, last = results[0].texts, results[-1].texts
-    order = sorted(range(len(records)), key=lambda row: first[row] == last[row])
-    items = [
-        ReportItem(
-            image=load_image(resolve_image(records[row].image_path, root)),
-            instruction=records[row].instruction,
-            history=records[row].history,
-            kind=instruction_kind(records[row]),
-            responses=[result.texts[row] for result in results],
-            scores=[output.scores[row] for output in outputs],
-            outcome=outcomes[row],
-        )
-        for row in order[: job.config.evaluation.max_report_images]
-    ]
-    curves = {
-        result.name: _curves(path) for result, path in _results_with_paths(results, job.files)
-    }
-    mean_scores = {name: _first_score(row) for name, row in metrics["models"].items()}
-    write_model_report(
-        job.run_dir / "report.html",
-        title=f"{job.config.name}: {len(results)} models compared",
-        notes=[
-            *(f"{x.name}: {path}" for x, path in _results_with_paths(results, job.files)),
-            f"{len(records)} prompts of {job.config.data.prompts}; outcomes are those of "
-            f"{results[-1].name} against {results[0].name}",
-        ],
-        models=metrics["models"],
-        scores={name: score for name, score in mean_scores.items() if score is not None},
-        kinds=metrics["kinds"],
-        items=items,
-        curves={
-            metric: {name: lines[metric] for name, lines in curves.items() if metric in lines}
-            for metric in CURVES
-            if any(metric in lines for lines in curves.values())
-        },
-    )
-
-
-def _results_with_paths(
-    results: Sequence[ModelResult], files: Sequence[Path]
-) -> list[tuple[ModelResult, Path]]:
-    """Pair each result with the path of its model; leave out best-of-n, which has none."""
-    paths = dict(zip(model_names(files), files, strict=True))
-    return [(result, paths[result.name]) for result in results if result.name in paths]
-
-
-def _first_score(metrics: dict[str, Any]) -> float | None:
-    """Return the mean score by the first judge, which decides; None if there is no judge."""
-    scores = (value for name, value in metrics.items() if name.startswith("score_"))
-    return next(scores, None)
+    """Print the table of the report, a column for each model."""
+    sheet = metric_table("metric", models)
+    columns, *rows = zip(sheet.columns, *sheet.rows, strict=True)
+    table("models", columns, rows)
 
 
 def _judges(job: Job, llava: Llava) -> list[Judge]:
@@ -272,14 +190,3 @@ def _judges(job: Job, llava: Llava) -> list[Judge]:
         scorer = build_scorer(job, llava, share_base_model=True, world=job.world or ALONE)
         judges.append(ScorerJudge(scorer, max_tokens=job.config.ppo.microbatch_tokens))
     return judges
-
-
-def _curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Read training curves, metric to (step, value); empty if the model is no run with metrics."""
-    metrics: dict[str, list[tuple[int, float]]] = {}
-    with suppress(StopIteration):
-        directory = next(
-            path for path in run_directories(run) if (path / "metrics.jsonl").is_file()
-        )
-        metrics = read_metrics(directory)
-    return {name: metrics[name] for name in CURVES if name in metrics}

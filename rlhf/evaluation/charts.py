@@ -75,7 +75,8 @@ class Dot:
         y: position of the centre.
         radius: in SVG units.
         title: its tooltip.
-        label: written beside it; "" for none.
+        label: its name below the chart; "" for none.
+        color: a CSS color.
     """
 
     x: float
@@ -83,6 +84,7 @@ class Dot:
     radius: float
     title: str = ""
     label: str = ""
+    color: str = "var(--accent)"
 
 
 @dataclass(frozen=True)
@@ -212,13 +214,14 @@ def scatter_chart(title: str, subtitle: str, x_label: str, points: Mapping[str, 
         points: name to finite (x, y), at least one.
 
     Returns:
-        A chart with a dot and a label for each point.
+        A chart with a dot for each point, each in a colour, named below.
     """
     xs, ys = zip(*points.values(), strict=True)
     x = Scale(min(xs), max(xs), LEFT + PADDING, RIGHT - PADDING)
     y = Scale(min(ys), max(ys), BOTTOM - PADDING, TOP + PADDING)
     dots = [
-        Dot(x(point[0]), y(point[1]), 4, title=name, label=name) for name, point in points.items()
+        Dot(x(point[0]), y(point[1]), 5, name, name, series_color(number))
+        for number, (name, point) in enumerate(points.items())
     ]
     return Chart(title, subtitle, x_label, ticks(x), ticks(y), dots=dots)
 

@@ -18,6 +18,16 @@ from rlhf.evaluation import charts
 
 PIXELATED_SIDE = 160  # pixels; images up to this size are embedded as they are
 _LIMITS = ("low", "high")  # interval of the win rate, shown in its column
+_HEADINGS = {  # metric: what a reader calls it, with its unit
+    "win_rate": "win rate, 95 % interval",
+    "kl": "KL, nats a response",
+    "words": "words a response",
+    "rep4": "repetition, 0 to 1",
+    "distinct": "different responses",
+    "accuracy": "accuracy",
+    "blind_accuracy": "accuracy with another image",
+}
+_BEGINNINGS = {"blind_score_": "score by {}, with another image", "score_": "score by {}"}
 
 
 def write_page(
@@ -101,7 +111,15 @@ def metric_table(heading: str, rows: Mapping[str, Mapping[str, Any]]) -> MetricT
     """
     columns = list(dict.fromkeys(x for row in rows.values() for x in row if x not in _LIMITS))
     cells = [[name, *(_cell(row, column) for column in columns)] for name, row in rows.items()]
-    return MetricTable([name.replace("_", " ") for name in (heading, *columns)], cells)
+    return MetricTable([heading, *map(metric_heading, columns)], cells)
+
+
+def metric_heading(name: str) -> str:
+    """Return what a reader calls a metric of a model, with its unit."""
+    for beginning, words in _BEGINNINGS.items():
+        if name.startswith(beginning):
+            return words.format(name.removeprefix(beginning).replace("_", " "))
+    return _HEADINGS.get(name, name.replace("_", " "))
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from math import isfinite, nan
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from PIL import Image
@@ -18,7 +19,8 @@ from rlhf.tracking.metrics import METRICS
 MIN_SIMILARITY = 0.3  # share of equal words; below it, differences are not marked
 LARGE_SIDE, SMALL_SIDE, MANY_ITEMS = 640, 320, 60  # pixels of an image; small if many items
 _ORDERS = {  # of the responses: key in the page's script, text of the button
-    "first": "original order",
+    "random": "random order",
+    "first": "differing first",
     "best": "best change",
     "worst": "worst change",
     "length": "length change",
@@ -74,6 +76,8 @@ def write_model_report(
     kinds: Mapping[str, Mapping[str, Any]],
     items: Sequence[ReportItem],
     curves: Mapping[str, Mapping[str, Curve]],
+    cautions: Sequence[str] = (),
+    seed: int = 0,
 ) -> None:
     """Write the page as one self-contained HTML file; every text is escaped.
 
@@ -86,6 +90,8 @@ def write_model_report(
         kinds: kind of instruction to metrics by name.
         items: the prompts that are shown, in this order.
         curves: metric to the curve of each model that has it, by name of the model.
+        cautions: what a reader should know before believing it.
+        seed: of the order in which the prompts are shown at first.
 
     Raises:
         OSError: the file cannot be written.
@@ -104,6 +110,8 @@ def write_model_report(
         kinds=metric_table("begins with", kinds),
         plots=_score_over_kl(models, scores) + curve_charts,
         orders=_ORDERS,
+        cautions=cautions,
+        places=Random(seed).sample(range(len(items)), len(items)),
         outcomes=("win", "loss", "tie", "unscored"),
         kind_names=sorted({item.kind for item in items}),
         cards=[_card(item, list(models), side) for item in items],

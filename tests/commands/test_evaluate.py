@@ -45,7 +45,7 @@ def test_three_models_and_the_best_of_some_samples(directory: Path) -> None:
     assert run("one", "two", judge, temperature, "evaluation.best_of=6") == 0
     metrics: dict[str, Any] = json.loads((newest(directory) / "metrics.json").read_text())
     base_model, best_of_6, other_model = metrics["models"].values()
-    assert list(metrics["models"]) == ["one", "one, best of 6", "two"]
+    assert list(metrics["models"]) == ["before: one", "before: one, best of 6", "after: two"]
     score = next(name for name in base_model if name.startswith("score_"))
     assert best_of_6[score] > base_model[score] and best_of_6["wins"] > best_of_6["losses"]
     assert best_of_6["kl"] == pytest.approx(0.958426, abs=1e-6)  # log 6 - 5/6
@@ -84,7 +84,9 @@ def test_people_judge_blind_and_decide(directory: Path, capsys: pytest.CaptureFi
     assert run(*args, "evaluation.judgments=judgments.jsonl") == 0
     unjudged_pairs = read_records(newest(directory) / "blind.jsonl", CandidatesRecord)
     assert len(unjudged_pairs) == 1 and unjudged_pairs[0].responses[0] in texts
-    model_metrics = json.loads((newest(directory) / "metrics.json").read_text())["models"]["two"]
+    model_metrics = json.loads((newest(directory) / "metrics.json").read_text())["models"][
+        "after: two"
+    ]
     assert model_metrics["wins"] + model_metrics["losses"] == len(judged_pairs)
 
 
