@@ -67,7 +67,7 @@ def write_report(
         curves={
             metric: {name: lines[metric] for name, lines in curves.items() if metric in lines}
             for metric in CURVES
-            if any(metric in lines for lines in curves.values())
+            if any(len(lines.get(metric, ())) > 1 for lines in curves.values())
         },
         seed=job.config.seed,
     )

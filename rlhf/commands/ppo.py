@@ -1,5 +1,7 @@
 """`rlhf ppo`: train a policy with PPO against a reward model."""
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from rlhf.parallel.world import ALONE, World
 from rlhf.ppo.options import check_training_options
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.reward_card import RewardCard
+from rlhf.tracking.console import say
 
 
 def ppo(job: Job) -> dict[str, Any]:
@@ -40,7 +43,7 @@ def ppo(job: Job) -> dict[str, Any]:
     check_training_options(config.ppo, config.sampling)
     records, root = read_prompts(config)
     if not job.scorer:
-        RewardCard.read(config.reward.path)  # fails before a model loads
+        _say_verdict(RewardCard.read(config.reward.path)[0])  # fails before a model loads
     (resolved, location), full = resolve_model(job), config.model.train == "full"
     checkpoint = resume_checkpoint(job, job.run_dir)
     llava = load_trainable(resolved, location, fully=full, stage="ppo")
@@ -72,6 +75,18 @@ def ppo(job: Job) -> dict[str, Any]:
             trainer.run()
     trainer.save()
     return trainer.summary() | profile | {"warnings": trainer.warnings}
+
+
+def _say_verdict(reward_model: Path) -> None:
+    """Repeat what `rlhf reward` found out about the reward model, if its run has it."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((reward_model.parent / "summary.json").read_text())
+        share, low, high = (
+            100 * found[name] for name in ("reward_model_accuracy", "accuracy_low", "accuracy_high")
+        )
+        interval = f"95 %: {low:.1f} to {high:.1f}"
+        verdict = f"blindness test: {found['blindness']}"
+        say(f"reward model: right in {share:.1f} % of held-out pairs ({interval}); {verdict}")
 
 
 def _check_profile(config: Config, world: World) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -247,6 +248,17 @@ class _RewardStudy:
         return preference_batch(records, self.llava.builder, root, max_tokens=max_tokens)
 
 
+def _notes(job: Job) -> list[str]:
+    """Return what the report is of: model, pairs, seed and day."""
+    config = job.config
+    day = datetime.now(UTC).date().isoformat()
+    kind = f"{config.reward.kind}, reward.train={config.reward.train}"
+    return [
+        f"model {config.model.path} ({kind})",
+        f"pairs {config.data.preferences}; seed {config.seed}; {day}",
+    ]
+
+
 def _report(
     job: Job, test: BlindTest, folds: Sequence[RewardMetrics], root: Path, step: int
 ) -> dict[str, Any]:
@@ -282,6 +294,7 @@ def _report(
     write_reward_report(
         job.run_dir / "report.html",
         title=f"{job.config.name}: the reward model",
+        notes=_notes(job),
         metrics=metrics,
         blindness=blind,
         mistakes=wrong,

@@ -77,6 +77,7 @@ class Dot:
         title: its tooltip.
         label: its name below the chart; "" for none.
         color: a CSS color.
+        note: written above it; "" for none.
     """
 
     x: float
@@ -85,6 +86,7 @@ class Dot:
     title: str = ""
     label: str = ""
     color: str = "var(--accent)"
+    note: str = ""
 
 
 @dataclass(frozen=True)

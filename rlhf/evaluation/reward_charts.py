@@ -29,12 +29,14 @@ def calibration_chart(metrics: RewardMetrics) -> Chart:
             round(2 + 5 * (part.pairs / largest) ** 0.5, 1),
             f"predicted {format_percent(part.predicted)}, right {format_percent(part.observed)}, "
             f"{part.pairs:,} pairs",
+            note=f"{part.pairs:,}",
         )
         for part in metrics.calibration
     ]
     return Chart(
         "Calibration",
-        "confidence of the model, and its accuracy at that confidence; equal on the dashed line",
+        "confidence of the model, and its accuracy at that confidence, with the number of pairs; "
+        "equal on the dashed line",
         "confidence: σ of |margin|",
         [Tick(x(share), f"{share:.0%}") for share in (0.5, 0.6, 0.7, 0.8, 0.9, 1)],
         [Tick(y(share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)],

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, nan
+from math import ceil, log, nan
 from statistics import fmean, stdev
 from typing import Any
 
@@ -124,6 +124,19 @@ class Blindness:
     high: float
     images: int
     verdict: str
+
+    @property
+    def images_needed(self) -> int | None:
+        """About how many images would tell, if the gap stays; None if it is told, or none would.
+
+        The ends of the interval come nearer to the gap as one over the root of the images.
+        """
+        shares = [(self.gap - self.low) / self.gap] if self.gap > 0 else []
+        if self.gap < MIN_GAP:
+            shares.append((self.high - self.gap) / (MIN_GAP - self.gap))
+        if self.verdict != CANNOT_TELL or not self.images or not shares:
+            return None
+        return max(MIN_IMAGES, ceil(self.images * min(shares) ** 2))
 
     def scalars(self) -> dict[str, float]:
         """Return the metrics to log, by their names in METRICS."""

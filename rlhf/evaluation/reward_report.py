@@ -96,6 +96,7 @@ def write_reward_report(
     path: Path,
     *,
     title: str,
+    notes: Sequence[str] = (),
     metrics: RewardMetrics,
     blindness: Blindness | None,
     mistakes: Sequence[ReportPair],
@@ -103,11 +104,12 @@ def write_reward_report(
     curves: Mapping[str, Mapping[str, Curve]] | None = None,
     folds: Sequence[RewardMetrics] | None = None,
 ) -> None:
-    """Write the page as one self-contained HTML file without scripts; every text is escaped.
+    """Write the page as one self-contained HTML file; every text is escaped.
 
     Args:
         path: the file to write.
         title: the heading of the page.
+        notes: lines below the heading.
         metrics: of the held-out pairs.
         blindness: result of the blindness test; None if it was not run.
         mistakes: pairs scored wrong, shown in this order.
@@ -124,7 +126,7 @@ def write_reward_report(
         path,
         "reward_report.html.j2",
         title=title,
-        notes=(),
+        notes=notes,
         tiles=_tiles(metrics),
         verdict=_verdict(blindness) if blindness else None,
         plots=plots,
@@ -175,6 +177,8 @@ def _verdict(blindness: Blindness) -> _Verdict:
             f"95 % interval {100 * blindness.low:+.1f} to {100 * blindness.high:+.1f}, "
             f"over {blindness.images:,} images."
         )
+    if needed := blindness.images_needed:
+        gap += f" If the gap stays, about {needed:,} images would tell."
     return _Verdict(
         {LOOKS: "win", CANNOT_TELL: "tie"}.get(blindness.verdict, "loss"),
         headline[0].upper() + headline[1:],

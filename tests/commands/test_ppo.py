@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from rlhf.commands.job import Job
-from rlhf.commands.ppo import ppo
+from rlhf.commands.ppo import _say_verdict, ppo
 from rlhf.config.schema import Config, DataConfig, ModelConfig, PPOConfig, SamplingConfig
 
 LINEAR = {"features", "states.linear.weight", "states.linear.bias"}
@@ -39,3 +39,20 @@ def test_the_saved_head_is_of_the_kind_of_the_options(
     ppo(Job(config, tmp_path, [], [], lambda *_: (Path(), {}), f"{judge}:score"))
     head = load_file(tmp_path / "value_head.safetensors")
     assert head.keys() == names and bool(head["states.linear.weight"].any())
+
+
+def test_the_verdict_on_the_reward_model_is_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _say_verdict(tmp_path / "reward")
+    (tmp_path / "summary.json").write_text('{"reward_model_accuracy": null}')
+    _say_verdict(tmp_path / "reward")
+    assert capsys.readouterr().out == ""
+    accuracy = {"reward_model_accuracy": 0.868, "accuracy_low": 0.842, "accuracy_high": 0.8914}
+    found = {**accuracy, "blindness": "looks at the image"}
+    (tmp_path / "summary.json").write_text(json.dumps(found))
+    _say_verdict(tmp_path / "reward")
+    assert " ".join(capsys.readouterr().out.split()) == (
+        "reward model: right in 86.8 % of held-out pairs (95 %: 84.2 to 89.1); "
+        "blindness test: looks at the image"
+    )

@@ -12,11 +12,12 @@ from rlhf.evaluation.reward_metrics import (
     CANNOT_TELL,
     IGNORES,
     LOOKS,
+    Blindness,
     accuracy_spread,
     blindness,
     reward_metrics,
 )
-from rlhf.evaluation.scored_pairs import ScoredPairs, confident_rows
+from rlhf.evaluation.scored_pairs import Accuracy, ScoredPairs, confident_rows
 
 
 def scored(differences, labels=None, images=None, kinds=None, lengths=None) -> ScoredPairs:  # noqa: ANN001
@@ -223,3 +224,22 @@ def test_the_spread_of_folds() -> None:
     assert [spread.mean, spread.std] == pytest.approx([0.7, 0.1])
     assert [spread.low, spread.high] == pytest.approx([0.6, 0.8])
     assert accuracy_spread(folds[:1]).std == 0
+
+
+@pytest.mark.parametrize(
+    ("gap", "low", "high", "images", "needed"),
+    [
+        (0.04, -0.02, 0.10, 30, 68),  # to exclude 0: the interval ends 1.5 times too far away
+        (-0.01, -0.08, 0.06, 40, 55),  # to exclude 0.05: 7 / 6 times, 54.4 images
+        (0.04, -0.02, 0.05, 50, 50),  # the nearer of both ends
+        (0.20, 0.10, 0.30, 8, 20),  # the interval would do, but of fewer than 20 it is not believed
+        (0.04, -0.02, 0.10, 0, None),
+    ],
+)
+def test_how_many_images_would_tell(
+    gap: float, low: float, high: float, images: int, needed: int | None
+) -> None:
+    accuracy = Accuracy("", 10, 0.5, 0.4, 0.6)
+    result = Blindness(accuracy, accuracy, accuracy, gap, low, high, images, CANNOT_TELL)
+    assert result.images_needed == needed
+    assert replace(result, verdict=LOOKS).images_needed is None
