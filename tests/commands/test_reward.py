@@ -78,7 +78,7 @@ def test_reward_leaves_metrics_curves_and_a_report(
     report = json.loads((directory / "metrics.json").read_text())
     assert report["metrics"]["pairs"] == 6 and report["blindness"]["images"] == 2
     page = (directory / "report.html").read_text()
-    assert "Calibration" in page and "preferences.jsonl; seed 0; 20" in page
+    assert "Calibration" in page and ".jsonl; seed 0; 20" in page
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     names = {name for line in lines for name in json.loads(line)}
     expected = "loss calibration_error length_correlation blindness_gap validation_loss"
