@@ -9,15 +9,15 @@ coefficient is not in reward units. What else they do is trl's default, unless `
 
 from typing import Any
 
-from datasets import Dataset
-from transformers import AutoProcessor, PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from baselines.train_job import TrainJob
 from baselines.train_metrics import NAMES, Recorder, means, renamed
 from baselines.train_options import group_options, steps_per_iteration, trl_config
-from baselines.train_rows import chat_rows, check_prompt_ids, check_special_tokens, repeated
-from baselines.train_scorer import PromptScorer, kl_metrics, load_llava, lora, save_adapter
+from baselines.train_rows import check_prompt_ids
+from baselines.train_sampled import build_sampled, train_sampled
+from baselines.train_scorer import PromptScorer, kl_metrics
 
 TRAINERS: dict[str, Any] = {
     "trl_rloo": (RLOOTrainer, RLOOConfig),
@@ -85,29 +85,14 @@ def watch_rollouts(trainer: Any, callback: IterationCallback) -> None:
 def build(job: TrainJob, recorder: Recorder) -> Any:
     trainer_class, config_class = TRAINERS[job.trainer]
     options = trl_config(config_class, group_options(job), job.settings)
-    scorer = PromptScorer(job)
-    check_special_tokens(scorer.prompts, scorer.llava.processor)
-    callback, ppo = IterationCallback(job, scorer, recorder), job.config.ppo
-    rows = repeated(chat_rows(scorer.prompts), ppo.rollout_batch_size // ppo.samples_per_prompt)
-    trainer = trainer_class(
-        model=load_llava(job, scorer.llava.banned_ids),
-        reward_funcs=reward_function(scorer),
-        args=options,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=AutoProcessor.from_pretrained(scorer.llava.base),
-        callbacks=[callback],
-        peft_config=lora(job),
-    )
-    trainer.remove_callback(PrinterCallback)
+    scorer, ppo = PromptScorer(job), job.config.ppo
+    callback = IterationCallback(job, scorer, recorder)
+    reward, prompts = reward_function(scorer), ppo.rollout_batch_size // ppo.samples_per_prompt
+    trainer = build_sampled(trainer_class, options, job, scorer, reward, callback, prompts)
     watch_rollouts(trainer, callback)
     return trainer
 
 
 def train(job: TrainJob) -> None:
     """Train and write metrics and adapter/ to the run."""
-    ppo = job.config.ppo
-    recorder = Recorder(job.run_dir, ppo.rollout_batch_size, ppo.iterations)
-    trainer = build(job, recorder)
-    trainer.train()
-    save_adapter(trainer.model, job)
-    recorder.close()
+    train_sampled(job, build)

@@ -8,16 +8,16 @@ each response.
 
 from typing import Any
 
-from datasets import Dataset
 from torch import Tensor
-from transformers import AutoProcessor, PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from baselines.train_job import TrainJob
 from baselines.train_metrics import NAMES, Recorder, means, renamed
 from baselines.train_options import online_dpo_options, trl_config
-from baselines.train_rows import chat_rows, check_prompt_ids, check_special_tokens, repeated
-from baselines.train_scorer import PromptScorer, kl_metrics, load_llava, lora, save_adapter
+from baselines.train_rows import check_prompt_ids
+from baselines.train_sampled import build_sampled, train_sampled
+from baselines.train_scorer import PromptScorer, kl_metrics
 
 
 class OnlineCallback(TrainerCallback):
@@ -83,28 +83,14 @@ def watch(trainer: Any, callback: OnlineCallback) -> None:
 def build(job: TrainJob, recorder: Recorder) -> Any:
     options = trl_config(OnlineDPOConfig, online_dpo_options(job), job.settings)
     scorer = PromptScorer(job)
-    check_special_tokens(scorer.prompts, scorer.llava.processor)
-    callback = OnlineCallback(job, scorer, recorder)
-    rows = repeated(chat_rows(scorer.prompts), job.config.ppo.minibatch_size // 2)
-    trainer = OnlineDPOTrainer(
-        model=load_llava(job, scorer.llava.banned_ids),
-        reward_funcs=callback.score,
-        args=options,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=AutoProcessor.from_pretrained(scorer.llava.base),
-        callbacks=[callback],
-        peft_config=lora(job),
+    callback, prompts = OnlineCallback(job, scorer, recorder), job.config.ppo.minibatch_size // 2
+    trainer = build_sampled(
+        OnlineDPOTrainer, options, job, scorer, callback.score, callback, prompts
     )
-    trainer.remove_callback(PrinterCallback)
     watch(trainer, callback)
     return trainer
 
 
 def train(job: TrainJob) -> None:
     """Train and write metrics and adapter/ to the run."""
-    ppo = job.config.ppo
-    recorder = Recorder(job.run_dir, ppo.rollout_batch_size, ppo.iterations)
-    trainer = build(job, recorder)
-    trainer.train()
-    save_adapter(trainer.model, job)
-    recorder.close()
+    train_sampled(job, build)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from rlhf.commands.job import Job
 from rlhf.parallel.environment import num_restarts
-from rlhf.storage.checkpoint import Checkpoint, load_checkpoint
+from rlhf.storage.checkpoint import Checkpoint
 from rlhf.storage.run_directory import is_step_directory
 from rlhf.tracking.console import say
-from rlhf.training.resume_options import check_options
+from rlhf.training.run_files import load_run_checkpoint
 
 
 def resume_checkpoint(job: Job, directory: Path, *, required: bool = True) -> Checkpoint | None:
@@ -33,8 +33,7 @@ def resume_checkpoint(job: Job, directory: Path, *, required: bool = True) -> Ch
     if not (required or from_step or any(root.glob("step-*"))):
         job.write_options()
         return None
-    checkpoint = load_checkpoint(resume if from_step else root)
-    check_options(checkpoint.state["config"], job.config)
+    checkpoint = load_run_checkpoint(resume if from_step else root, job.config)
     job.write_options()
     if from_step and (job.world is None or job.world.is_first):
         _rename_later_checkpoints(root, checkpoint.step)

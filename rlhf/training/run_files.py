@@ -44,21 +44,19 @@ def open_writer(
     return writer
 
 
-def load_run_checkpoint(run_dir: Path | None, config: Config) -> Checkpoint:
-    """Load the newest checkpoint of a run that is whole.
+def load_run_checkpoint(path: Path, config: Config) -> Checkpoint:
+    """Load a checkpoint of a run that goes on with the options that it began with.
 
     Args:
-        run_dir: the run directory.
+        path: one checkpoint, or a directory of them, of which the newest that is whole is loaded.
         config: the options now.
 
     Raises:
-        UsageError: there is no run directory, or the options differ from those the run began with.
+        UsageError: the options differ from those the run began with.
         NoCheckpointError: there is no checkpoint.
-        DataError: every checkpoint is damaged.
+        DataError: it is damaged, or every one is.
     """
-    if run_dir is None:
-        raise UsageError("a run without files cannot be resumed", "run_dir=None", "name a run_dir")
-    checkpoint = load_checkpoint(run_dir / "checkpoints")
+    checkpoint = load_checkpoint(path)
     check_options(checkpoint.state["config"], config)
     return checkpoint
 

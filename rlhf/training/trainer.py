@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from rlhf.config.schema import Config
+from rlhf.errors import UsageError
 from rlhf.models.sharding import ShardedModels, is_sharded
 from rlhf.parallel.world import ALONE, World
 from rlhf.storage.checkpoint import Checkpoint
@@ -186,7 +187,10 @@ class Trainer(ABC):
             NoCheckpointError: there is no checkpoint.
             DataError: every checkpoint is damaged.
         """
-        self.restore(load_run_checkpoint(self.run_dir, self.run_config))
+        if self.run_dir is None:
+            what, fix = "a run without files cannot be resumed", "name a run_dir"
+            raise UsageError(what, "run_dir=None", fix)
+        self.restore(load_run_checkpoint(self.run_dir / "checkpoints", self.run_config))
 
     def _check_processes(self, named_tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Refuse processes whose weights or training data differ.
