@@ -85,26 +85,25 @@ USER_METRICS: dict[str, str] = {  # beginnings of names that a user chooses
     "user/": "what a callback hands to `log`",
 }
 
-_PAGES: dict[str, dict[str, tuple[str, ...]]] = {  # of custom scalars: page, chart, metrics
+# Of custom scalars: page, chart, metrics. Those of one chart have one scale.
+_PAGES: dict[str, dict[str, tuple[str, ...]]] = {
     "PPO health": {
         "Reward": ("objective/scores", "objective/rlhf_reward", "objective/non_score_reward"),
         "Judge": ("objective/scores", "val/judge_scores"),
-        "Distance": (
-            "objective/kl",
-            "policy/kl_spent",
-            "policy/approxkl_avg",
-            "policy/clipfrac_avg",
+        "KL to the reference, nats a response": ("objective/kl",),
+        "KL of an update, nats a response": ("policy/kl_spent",),
+        "Share of tokens clipped": ("policy/clipfrac_avg",),
+        "Critic: explained variance": ("val/explained_variance_pooled", "val/explained_variance"),
+        "Response length, tokens": ("tokens/responses_len_mean",),
+        "Responses: ended, different, repetitive": (
+            "tokens/eos_rate",
+            "text/distinct",
+            "text/rep4",
         ),
-        "Critic": (
-            "val/explained_variance",
-            "val/explained_variance_pooled",
-            "loss/value_avg",
-        ),
-        "Responses": ("tokens/responses_len_mean", "tokens/eos_rate", "text/rep4", "text/distinct"),
     },
     "Reward": {
         "Scores": ("objective/scores", "objective/scores_std"),
-        "Penalty": ("objective/kl", "objective/kl_coef", "objective/non_score_reward"),
+        "KL weight": ("objective/kl_coef",),
         "Reward model": ("reward/loss", "reward/validation_loss"),
         "Accuracy": ("reward/accuracy", "reward/validation_accuracy"),
         "Images": ("vision/grounding_gap", "reward/blindness_gap"),
