@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from rlhf.data.records import PromptRecord, read_records, write_records
 from rlhf.demo.scenes import COLOURS, SHAPES
 from rlhf.errors import UsageError
 from rlhf.rewards.external.python_function import load_function
-from tests.benchmarks.frontier import answers, describe, scenes, scorers, starts
+from tests.benchmarks.frontier import (
+    answers,
+    describe,
+    results,
+    scenes,
+    scorers,
+    script,
+    starts,
+)
 from tests.benchmarks.learning import task_
 
 OBJECTS = [
@@ -188,3 +197,22 @@ def test_the_pairs_are_those_of_the_reward_model(tmp_path: Path) -> None:
     options = {"data": {"preferences": str(tmp_path / "pairs.jsonl")}}
     (run / "config.yaml").write_text(json.dumps(options))
     assert answers.models_of(tmp_path, model, run) == starts.Models("model", "run", "pairs.jsonl")
+
+
+def test_the_archives_hold_the_models_that_the_results_began_with(tmp_path: Path) -> None:
+    def untrained(_: Path) -> Any:
+        raise AssertionError("there is no archive")
+
+    begun: dict[str, set[str]] = {}
+    for result in results.read_results(script.RESULTS):
+        begun.setdefault(result.task, set()).add(result.start)
+    made = {
+        name: starts.starting_point(tmp_path / name, untrained, lambda data: None)
+        for name in ("demo", "scenes", "stamps")
+    }
+    made["describe"] = replace(made["demo"], reward="")
+    assert begun and begun == {name: {starts.fingerprint(made[name])} for name in begun}
+    assert all(Path(start.model, "config.json").is_file() for start in made.values())
+    for name in ("demo", "stamps"):
+        assert Path(made[name].preferences).is_file()
+        assert Path(made[name].reward, "reward/reward.json").is_file()
