@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo install docs test cases coverage browser-test parallel reliability families devices fuzz audit wheel check format tensorboard clean
+.PHONY: demo install docs screenshots test cases coverage browser-test parallel reliability families devices fuzz audit wheel check format tensorboard clean
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
@@ -87,6 +87,11 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml
+
+# The documentation's pictures of pages, from the newest `make demo`.
+screenshots: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[annotate,browser]'
+	$(BIN)/python docs/screenshots.py
 
 tensorboard: $(STAMP)
 	$(BIN)/tensorboard --logdir runs
