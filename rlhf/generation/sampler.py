@@ -1,4 +1,4 @@
-"""Sample responses by a decode loop in which a keyed uniform number picks each token."""
+"""Sample responses batch by batch; a keyed uniform number picks each token."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -9,18 +9,14 @@ from torch import Tensor
 from rlhf.config.schema import SamplingConfig
 from rlhf.functional import keyed_uniforms
 from rlhf.generation.checkpoint_options import say_unused_options
-from rlhf.generation.token_sampling import sample_tokens, to_host
-from rlhf.kernels.prepacked_gemm import output_logits
+from rlhf.generation.decode_loop import decode_loop
 from rlhf.models.encoding import check_positions
 from rlhf.models.llava import Llava
-from rlhf.models.packed.kv_cache import DecodeState
 from rlhf.parallel.world import World
 from rlhf.spans import Spans
 from rlhf.tracking.activity import working
-from rlhf.tracking.profiler import count, phase
+from rlhf.tracking.profiler import phase
 from rlhf.types import PromptBatch, Responses, SampledTokens
-
-COMPACT_BELOW = 0.75  # share of unfinished rows at which the finished ones leave the batch
 
 
 class BatchGenerator(Protocol):
@@ -190,69 +186,3 @@ def _concatenate(parts: list[SampledTokens]) -> SampledTokens:
     logprobs = torch.cat([part.logprobs for part in parts])
     hidden = [part.hidden_states for part in parts if part.hidden_states is not None]
     return SampledTokens(logprobs, torch.cat(hidden) if hidden else None)
-
-
-def decode_loop(
-    llava: Llava,
-    hidden: Tensor,
-    state: DecodeState,
-    sampling: SamplingConfig,
-    uniforms: Tensor,
-    *,
-    return_hidden_states: bool = False,
-    on_token: Callable[[], None] = lambda: None,
-) -> tuple[list[Tensor], SampledTokens]:
-    """Sample tokens until every response has ended or has reached the longest length.
-
-    Finished rows leave the batch when at most `COMPACT_BELOW` of its rows are unfinished.
-
-    Args:
-        llava: the model.
-        hidden: [B, D], the hidden states after the prompts.
-        state: the KV cache after the prompts.
-        sampling: temperature (0 is greedy), filters, longest response T.
-        uniforms: [B, T] float64 in [0, 1), the number that picks each token.
-        return_hidden_states: return the hidden states that the tokens were sampled from.
-        on_token: called after each token of all responses.
-
-    Returns:
-        The tokens [n] of each response, and the log-probabilities [N] and (optional) hidden
-        states [N, D] of all tokens, end to end.
-    """
-    eos, max_len = torch.tensor(llava.eos_ids), sampling.max_new_tokens
-    tokens = torch.zeros(uniforms.shape, dtype=torch.int64)
-    logprobs = torch.zeros(uniforms.shape)
-    hidden_states: Tensor | None = None
-    if return_hidden_states:
-        hidden_states = hidden.new_zeros(*uniforms.shape, hidden.shape[1])
-    lengths = torch.full((len(hidden),), max_len)
-    rows = torch.arange(len(hidden))  # rows that are still in the batch
-    lm_head = output_logits(llava.output_weight, len(rows), llava.precision)
-    for position in range(max_len):
-        logits = lm_head(hidden)
-        next_tokens, next_logprobs = sample_tokens(
-            llava, logits, sampling, uniforms[rows, position]
-        )
-        sampled = to_host(next_tokens, next_logprobs)
-        tokens[rows, position], logprobs[rows, position] = sampled
-        if hidden_states is not None:
-            hidden_states[rows.to(hidden_states.device), position] = hidden
-        running = lengths[rows] > position
-        ended = rows[running & torch.isin(tokens[rows, position], eos)]
-        lengths[ended] = position + 1
-        running = lengths[rows] > position + 1
-        if not running.any():
-            break
-        if running.float().mean() <= COMPACT_BELOW:
-            kept = running.nonzero().squeeze(1)
-            rows, next_tokens = rows[kept], next_tokens[kept.to(next_tokens.device)]
-            state = state.select(kept)
-        hidden, state = llava.decode(next_tokens, state)
-        count("decode_steps", 1)
-        on_token()
-    mask = torch.arange(max_len) < lengths[:, None]
-    if hidden_states is not None:
-        index = mask.flatten().nonzero().squeeze(1)
-        hidden_states = hidden_states.flatten(0, 1)[index.to(hidden_states.device)]
-    flat = tokens[mask]
-    return list(flat.split(lengths.tolist())), SampledTokens(logprobs[mask], hidden_states)

@@ -69,11 +69,11 @@ def test_finished_rows_leave_the_batch_without_changing_the_others(
         return decode(tokens, state)
 
     monkeypatch.setattr(llava, "decode", counting)
-    monkeypatch.setattr("rlhf.generation.sampler.COMPACT_BELOW", 0)
+    monkeypatch.setattr("rlhf.generation.decode_loop.COMPACT_BELOW", 0)
     uncompacted, expected = generate(llava, prompts, sampling, seed=2)
     assert set(computed) == {8}
     computed.clear()
-    monkeypatch.setattr("rlhf.generation.sampler.COMPACT_BELOW", 0.75)
+    monkeypatch.setattr("rlhf.generation.decode_loop.COMPACT_BELOW", 0.75)
     compacted, sampled = generate(llava, prompts, sampling, seed=2)
     assert compacted.rows() == uncompacted.rows()
     torch.testing.assert_close(sampled.logprobs, expected.logprobs, atol=1e-4, rtol=0)

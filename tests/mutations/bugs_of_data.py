@@ -61,18 +61,18 @@ BUGS = (
     Bug(
         "the response ends one token too late",
         ("DeepSpeedExamples #672",),
-        "generation/sampler.py",
-        (("lengths[ended] = position + 1", "lengths[ended] = position + 2"),),
+        "generation/decode_loop.py",
+        (("self._lengths[ended] = position + 1", "self._lengths[ended] = position + 2"),),
         ALIGNMENT + "test_every_eos_id_of_the_generation_config_ends_a_response",
     ),
     Bug(
         "what follows the end counts",
         ("verl #3805", "trl #6121", "trl #2022"),
-        "generation/sampler.py",
+        "generation/decode_loop.py",
         (
             (
-                "lengths[ended] = position + 1",
-                "lengths[ended] = max_len",
+                "self._lengths[ended] = position + 1",
+                "self._lengths[ended] = self._max_len",
             ),
         ),
         ALIGNMENT + "test_every_eos_id_of_the_generation_config_ends_a_response",
@@ -105,11 +105,11 @@ BUGS = (
     Bug(
         "a slice from minus zero takes the wrong tokens",
         ("align-anything: slice from -0",),
-        "generation/sampler.py",
+        "generation/decode_loop.py",
         (
             (
                 "list(flat.split(lengths.tolist()))",
-                "[row[: n - max_len] for row, n in zip(tokens, lengths.tolist())]",
+                "[row[: n - self._max_len] for row, n in zip(self._tokens, lengths.tolist())]",
             ),
         ),
         ALIGNMENT + "test_every_eos_id_of_the_generation_config_ends_a_response",
