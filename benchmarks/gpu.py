@@ -4,10 +4,10 @@
     sh benchmarks/gpu.sh tests kernels          these alone, again
     sh benchmarks/gpu.sh --tiny                 a quick check on a CPU
 
-Compiled Triton kernels against their references and beside torch.compile and Liger-Kernel, memory
-and time of LLaVA-1.5-7B by phase beside the plan, whole iterations beside the ideal. Each piece
-leaves a log and its results in results/gpu/DEVICE/; a table says what fell short. The exit code is
-1 if something did.
+Compiled Triton kernels against their references and beside torch.compile and Liger-Kernel, decoding
+by CUDA graphs beside eager decoding, memory and time of LLaVA-1.5-7B by phase beside the plan,
+whole iterations beside the ideal. Each piece leaves a log and its results in results/gpu/DEVICE/; a
+table says what fell short. The exit code is 1 if something did.
 """
 
 import argparse
@@ -80,6 +80,13 @@ def slow_iterations(results: Any) -> Iterator[str]:
                 yield f"{row['case']}: {row[name]:.0%} {what}, at least {share:.0%}"
 
 
+def slow_graphs(results: Any) -> Iterator[str]:
+    """Yield the cases of `decode_graphs` in which graphs are no faster than eager decoding."""
+    for row in results["cases"]:
+        if row["ratio"] is not None and row["ratio"] <= 1:
+            yield f"{row['case']}: {row['ratio']:.2f} of the eager tokens/s"
+
+
 def pieces() -> dict[str, Piece]:
     """Return all pieces by name, the cheap ones first."""
     script = {name: str(BENCHMARKS / f"{name}.py") for name in ("llava_7b", "iteration_7b")}
@@ -87,6 +94,7 @@ def pieces() -> dict[str, Piece]:
     found = {
         "tests": Piece(("-m", "pytest", "-q", "tests/kernels"), ("-m", "not slow"), ""),
         "kernels": Piece((kernels,), ("--quick",), "--out", slow_kernels),
+        "decode": Piece((str(BENCHMARKS / "decode_graphs.py"),), shortfalls=slow_graphs),
     }
     for case in iteration_7b.CASES:
         command = (script["iteration_7b"], "--cases", case)

@@ -47,7 +47,7 @@ SURFACE = {
     "SFTTrainer": "model demonstrations config training seed callbacks run_dir trackers "
     "run_config world",
     "Sample": "image instruction response score",
-    "SamplingConfig": "temperature top_k top_p max_new_tokens batch_size",
+    "SamplingConfig": "temperature top_k top_p max_new_tokens batch_size cuda_graphs",
     "Scorer": ...,
     "TensorBoardTracker": "directory purge_step",
     "Tracker": ...,

@@ -44,6 +44,8 @@ SETTINGS: tuple[Options, ...] = tuple(
     {"ppo.lr": lr, "ppo.kl_coef": kl} for lr, kl in product((1, 2), (1, 0.5))
 )
 
+SPEED_ONLY = ("cuda_graphs",)  # options of sampling that do not change what a run learns
+
 
 def multiplied(task: Task, setting: Options) -> dict[str, float]:
     """Return a setting as options, e.g. `{"ppo.lr": 2}` as twice the learning rate of a task."""
@@ -52,12 +54,13 @@ def multiplied(task: Task, setting: Options) -> dict[str, float]:
 
 
 def options_read(contender: Baseline, task: Task) -> dict[str, Any]:
-    """Return every option that a run depends on, defaults included.
+    """Return every option that a run depends on, defaults included, but for `SPEED_ONLY`.
 
     Of a trainer of trl these are the options that it reads and its release.
     """
     config = task.config
     options = {name: asdict(getattr(config, name)) for name in ("ppo", "sampling", "model")}
+    options["sampling"] = {x: y for x, y in options["sampling"].items() if x not in SPEED_ONLY}
     if contender.module == "train":
         options["ppo"] = {x: y for x, y in options["ppo"].items() if x in READ[contender.name]}
         options["model"] = {x: options["model"][x] for x in ("lora_rank", "lora_alpha")}

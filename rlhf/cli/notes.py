@@ -18,7 +18,10 @@ _COMMON = {"seed", "name", "output_dir", "device", "dtype"}
 _COMMON |= {"ppo.microbatch_tokens", "sweep.objective", "sweep.direction"}
 
 # Options that only some of the commands read that read their section.
-_READ_BY = {"reward.judge_path": ("demo", "plan", "ppo")}
+_READ_BY = {
+    "reward.judge_path": ("demo", "plan", "ppo"),
+    "sampling.cuda_graphs": ("demo", "collect", "ppo", "evaluate", "generate"),
+}
 
 
 def option_changes(command: str, config: Config) -> None:

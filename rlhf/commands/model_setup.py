@@ -13,6 +13,7 @@ from rlhf.data.images import image_digest
 from rlhf.data.input_files import input_file
 from rlhf.data.records import DemonstrationRecord, read_records, resolve_image
 from rlhf.errors import UsageError
+from rlhf.generation.decode_graph import check_graph_device
 from rlhf.models.fixed_options import fixed_options
 from rlhf.models.llava import Llava
 from rlhf.models.load_model import load_base_model
@@ -68,9 +69,14 @@ def load_model(config: Config, location: ModelLocation, *, trains_fully: bool = 
         config: the options of the run.
         location: where the model's files are.
         trains_fully: every layer of the language model trains; its weights are float32 then.
+
+    Raises:
+        UsageError: there is no such device, or it lacks the CUDA graphs that are asked for.
     """
     torch.manual_seed(config.seed)
-    if find_torch_device(config.device).type == "cpu":
+    device = find_torch_device(config.device)
+    check_graph_device(config.sampling, device)
+    if device.type == "cpu":
         tune_malloc()
     quantization = config.model.quantization
     return load_base_model(config, location, quantization=quantization, trains_fully=trains_fully)

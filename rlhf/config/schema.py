@@ -64,6 +64,7 @@ class SamplingConfig(Section):
     top_p: Annotated[float, Range(ge=1e-9, le=1)] = 1.0  # nucleus probability (in training: 1)
     max_new_tokens: Count = 64  # most tokens of a response
     batch_size: Count = 64  # responses generated together
+    cuda_graphs: bool = False  # on CUDA: replay a decode step as a graph, without Python
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,6 +122,7 @@ def _check_conflicts(config: Config) -> None:
             "ppo.samples_per_prompt",
             "choose a number of samples that divides the rollout",
         )
+    _check_cuda_graphs(config)
     _check_folds(config)
     _check_critic(ppo)
     if (
@@ -145,6 +146,24 @@ def _check_conflicts(config: Config) -> None:
             "whitened advantages with the KL in the loss change the unit of ppo.kl_coef",
             "ppo.whiten_minibatches=true ppo.kl_placement=loss",
             "set ppo.whiten_minibatches=false",
+        )
+
+
+def _check_cuda_graphs(config: Config) -> None:
+    """Refuse CUDA graphs where something else decodes, or where layers are gathered to decode."""
+    if not config.sampling.cuda_graphs:
+        return
+    if config.ppo.engine != "native":
+        raise UsageError(
+            "only the native engine decodes by CUDA graphs",
+            f"sampling.cuda_graphs=true ppo.engine={config.ppo.engine}",
+            "set ppo.engine=native, or leave sampling.cuda_graphs out",
+        )
+    if config.parallel.shard:
+        raise UsageError(
+            "sharded layers cannot be captured as a CUDA graph",
+            "sampling.cuda_graphs=true parallel.shard=true",
+            "leave one of them out",
         )
 
 

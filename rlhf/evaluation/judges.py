@@ -1,7 +1,7 @@
 """Judges that score responses, and the comparison of two models by a judge's outputs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from typing import Protocol
 
@@ -156,14 +156,12 @@ def kl_divergence(
         llava: the model π.
         baseline: the model π₀; it has the same vocabulary.
         prompts: B prompts.
-        sampling: its max_new_tokens and batch_size apply.
+        sampling: its temperature and filters do not apply.
         seed: of the samples.
         max_tokens: tokens evaluated at once.
         world: the processes that share out the batches.
     """
-    unmodified = SamplingConfig(
-        max_new_tokens=sampling.max_new_tokens, batch_size=sampling.batch_size
-    )
+    unmodified = replace(sampling, temperature=1.0, top_k=0, top_p=1.0)
     responses = generate_shared(llava, prompts, unmodified, world, seed=seed)
     logprobs, baseline_logprobs = (
         map_microbatches(

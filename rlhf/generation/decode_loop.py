@@ -1,11 +1,13 @@
 """The decode loop: sample a token of every response, read it, and go on until all have ended."""
 
 from collections.abc import Callable
+from contextlib import closing
 
 import torch
 from torch import Tensor
 
 from rlhf.config.schema import SamplingConfig
+from rlhf.generation.decode_graph import DecodeGraph
 from rlhf.generation.token_sampling import sample_tokens, to_host
 from rlhf.kernels.prepacked_gemm import output_logits
 from rlhf.models.llava import Llava
@@ -14,6 +16,34 @@ from rlhf.tracking.profiler import count
 from rlhf.types import SampledTokens
 
 COMPACT_BELOW = 0.75  # share of unfinished rows at which the finished ones leave the batch
+
+
+class EagerDecoder:
+    """Reads one more token of every sequence, kernel by kernel.
+
+    Args:
+        llava: the model; its active adapter is used.
+        state: KV caches and positions of the sequences so far; it is used up.
+    """
+
+    def __init__(self, llava: Llava, state: DecodeState) -> None:
+        self._llava, self._state = llava, state
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Hidden states [B, D] of the next tokens [B] int64."""
+        hidden, self._state = self._llava.decode(tokens, self._state)
+        return hidden
+
+    def selection_pays(self, finished: int, steps: int) -> bool:
+        """Whether it is worth while to drop finished rows: it always is."""
+        return True
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the sequences `rows` [K] only."""
+        self._state = self._state.select(rows)
+
+    def close(self) -> None:
+        """Do nothing: there is no graph to free."""
 
 
 class ResponseBuffer:
@@ -32,7 +62,8 @@ class ResponseBuffer:
     def __init__(
         self, rows: int, max_len: int, eos_ids: list[int], hidden: Tensor | None = None
     ) -> None:
-        self.rows, self._max_len, self._eos = torch.arange(rows), max_len, torch.tensor(eos_ids)
+        self.rows = torch.arange(rows)
+        self._max_len, self._eos = max_len, torch.tensor(eos_ids)
         self._tokens = torch.zeros(rows, max_len, dtype=torch.int64)
         self._logprobs = torch.zeros(rows, max_len)
         self._lengths = torch.full((rows,), max_len)
@@ -85,13 +116,14 @@ def decode_loop(
 ) -> tuple[list[Tensor], SampledTokens]:
     """Sample tokens until every response has ended or has reached the longest length.
 
-    Finished rows leave the batch when at most `COMPACT_BELOW` of its rows are unfinished.
+    Finished rows leave the batch when at most `COMPACT_BELOW` of its rows are unfinished; with
+    `sampling.cuda_graphs` only if that pays for another capture.
 
     Args:
         llava: the model.
         hidden: [B, D], the hidden states after the prompts.
         state: the KV cache after the prompts.
-        sampling: temperature (0 is greedy), filters, longest response T.
+        sampling: temperature (0 is greedy), filters, longest response T, CUDA graphs.
         uniforms: [B, T] float64 in [0, 1), the number that picks each token.
         return_hidden_states: return the hidden states that the tokens were sampled from.
         on_token: called after each token of all responses.
@@ -101,19 +133,28 @@ def decode_loop(
         states [N, D] of all tokens, end to end.
     """
     kept_hidden = hidden if return_hidden_states else None
-    responses = ResponseBuffer(*uniforms.shape, llava.eos_ids, kept_hidden)
+    max_len = sampling.max_new_tokens
+    responses = ResponseBuffer(len(hidden), max_len, llava.eos_ids, kept_hidden)
     lm_head = output_logits(llava.output_weight, len(hidden), llava.precision)
-    for position in range(sampling.max_new_tokens):
-        picks = uniforms[responses.rows, position]
-        tokens, logprobs = sample_tokens(llava, lm_head(hidden), sampling, picks)
-        running = responses.write(position, *to_host(tokens, logprobs), hidden)
-        if not running.any():
-            break
-        if running.float().mean() <= COMPACT_BELOW:
-            kept = running.nonzero().squeeze(1)
-            responses.rows, tokens = responses.rows[kept], tokens[kept.to(tokens.device)]
-            state = state.select(kept)
-        hidden, state = llava.decode(tokens, state)
-        count("decode_steps", 1)
-        on_token()
+    decoder = DecodeGraph if sampling.cuda_graphs else EagerDecoder
+    with closing(decoder(llava, state)) as decode:
+        for position in range(max_len):
+            picks = uniforms[responses.rows, position]
+            tokens, logprobs = sample_tokens(llava, lm_head(hidden), sampling, picks)
+            running = responses.write(position, *to_host(tokens, logprobs), hidden)
+            if not running.any():
+                break
+            steps = max_len - position - 1
+            if _compacts(running) and decode.selection_pays(int((~running).sum()), steps):
+                kept = running.nonzero().squeeze(1)
+                responses.rows, tokens = responses.rows[kept], tokens[kept.to(tokens.device)]
+                decode.select(kept)
+            hidden = decode(tokens)
+            count("decode_steps", 1)
+            on_token()
     return responses.finished()
+
+
+def _compacts(running: Tensor) -> bool:
+    """Whether so few of the rows of a batch are running that the others may leave it."""
+    return bool(running.float().mean() <= COMPACT_BELOW)

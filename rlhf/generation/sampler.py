@@ -9,6 +9,7 @@ from torch import Tensor
 from rlhf.config.schema import SamplingConfig
 from rlhf.functional import keyed_uniforms
 from rlhf.generation.checkpoint_options import say_unused_options
+from rlhf.generation.decode_graph import check_cuda_graphs
 from rlhf.generation.decode_loop import decode_loop
 from rlhf.models.encoding import check_positions
 from rlhf.models.llava import Llava
@@ -55,7 +56,11 @@ def generate_batch(
     Returns:
         The tokens [n] of each response, and the log-probabilities [N] and (optional) hidden
         states [N, D] of all tokens, end to end.
+
+    Raises:
+        UsageError: `sampling.cuda_graphs` asks for what this model or its device cannot do.
     """
+    check_cuda_graphs(sampling, llava)
     with llava.autocast():  # around all steps, so that each weight is cast once
         with phase("prefill"):
             hidden, state = llava.prefill(prompts, sampling.max_new_tokens)

@@ -71,8 +71,12 @@ def hf_generate_batch(
         The tokens [n] of each response, and the log-probabilities [N] of all tokens, end to end.
 
     Raises:
+        UsageError: `sampling.cuda_graphs` is set.
         ValueError: logits are not finite.
     """
+    if sampling.cuda_graphs:
+        where, fix = "sampling.cuda_graphs=true", "sample by the native engine, or leave it out"
+        raise UsageError("generate of transformers does not use CUDA graphs here", where, fix)
     inputs = _inputs(llava, prompts)
     if llava.adapters.lora_type == "alora":
         inputs = prefill_prefix(llava, inputs)

@@ -42,6 +42,16 @@ class PrefixGroups:
         """Whether every prefix has G responses and they are consecutive rows."""
         return self.slots.tolist() == list(range(self.num_prefixes * self.max_size))
 
+    def slots_on(self, device: torch.device) -> Tensor:
+        """`slots` on a device, copied there once: a CUDA graph may not copy from the host."""
+        if device not in self._copied_slots:
+            self._copied_slots[device] = self.slots.to(device)
+        return self._copied_slots[device]
+
+    @cached_property
+    def _copied_slots(self) -> dict[torch.device, Tensor]:
+        return {}
+
     def group(self, rows: Tensor) -> Tensor:
         """Concatenate the rows of responses to one prefix.
 
@@ -55,7 +65,7 @@ class PrefixGroups:
             return rows
         if not self.in_order:
             slots = rows.new_zeros(self.num_prefixes * self.max_size, *rows.shape[1:])
-            rows = slots.index_copy(0, self.slots.to(rows.device), rows)
+            rows = slots.index_copy(0, self.slots_on(rows.device), rows)
         grouped: Tensor = rows.unflatten(0, (-1, self.max_size)).transpose(1, 2).flatten(2, 3)
         return grouped
 
@@ -64,7 +74,7 @@ class PrefixGroups:
         if self.in_order and self.max_size == 1:
             return grouped
         rows: Tensor = grouped.unflatten(2, (self.max_size, -1)).transpose(1, 2).flatten(0, 1)
-        return rows if self.in_order else rows.index_select(0, self.slots.to(rows.device))
+        return rows if self.in_order else rows.index_select(0, self.slots_on(rows.device))
 
     def select(self, rows: Tensor) -> tuple["PrefixGroups", Tensor]:
         """Keep some responses, and the prefixes that they continue.

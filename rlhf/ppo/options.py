@@ -9,6 +9,7 @@ from rlhf.data.collate import prompt_batch
 from rlhf.data.record_set import Prompts
 from rlhf.errors import UsageError
 from rlhf.functional import check_kl_choice
+from rlhf.generation.decode_graph import check_cuda_graphs
 from rlhf.models.llava import Llava
 from rlhf.models.policy import Policy
 from rlhf.rewards.base import Scorer
@@ -76,8 +77,9 @@ def check_policy(policy: Policy, config: PPOConfig, sampling: SamplingConfig) ->
         sampling: its `temperature` must be the policy's.
 
     Raises:
-        UsageError: they differ.
+        UsageError: they differ, or the policy cannot decode by the CUDA graphs that are asked for.
     """
+    check_cuda_graphs(sampling, policy.llava)
     fix = "give Policy.from_model and PPOTrainer the same PPOConfig"
     if policy.critic.kind != config.critic:
         what = f"the policy has a critic of kind {policy.critic.kind}, the options say another"

@@ -85,6 +85,14 @@ def test_runs_are_the_same_while_the_options_that_they_read_are() -> None:
     assert len({key_of(contender) for contender in (PPO, RLOO, dpo)}) == 3
 
 
+def test_stored_runs_are_those_of_today() -> None:
+    """The key in results/frontier.json, from before there was an option of speed alone."""
+    demo, contender = tasks.TASKS["demo"], contenders.CONTENDERS["group_critic"]
+    assert Planned(demo, contender, 0, OWN).expected.key == "f3a0e9d7b4"
+    fast = Planned(demo, contender, 0, OWN, {"sampling.cuda_graphs": True})
+    assert fast.task().config.sampling.cuda_graphs and fast.expected.key == "f3a0e9d7b4"
+
+
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a study whose runs take no time; `made` lists them."""

@@ -67,7 +67,7 @@ def test_an_unknown_piece_is_refused(pieces: dict[str, Any], tmp_path: Path) -> 
 
 def test_every_script_is_there_and_every_case_is_a_piece() -> None:
     found = gpu.pieces()
-    assert {"tests", "kernels", "iteration-shared", "memory-nf4-64-alora"} <= {*found}
+    assert {"tests", "kernels", "decode", "iteration-shared", "memory-nf4-64-alora"} <= {*found}
     scripts = {Path(piece.command[0]) for name, piece in found.items() if name != "tests"}
     assert all(script.exists() for script in scripts)
 
@@ -91,3 +91,5 @@ def test_what_misses_its_bar_is_told() -> None:
         "shared: 50% of decode bandwidth, at least 80%",
     ]
     assert len([*gpu.slow_iterations({**on_h200, "device": "NVIDIA T4"})]) == 1
+    ratios = [{"case": "8 rows", "ratio": 0.9}, {"case": "64 rows", "ratio": 2.0}, {"ratio": None}]
+    assert [*gpu.slow_graphs({"cases": ratios})] == ["8 rows: 0.90 of the eager tokens/s"]

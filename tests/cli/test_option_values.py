@@ -14,6 +14,8 @@ from tests.support.option_values import TEXTS, admitted_values
 # Options that are checked beyond their type: words, and what the first of them means.
 WITH_OTHERS: dict[str, object] = {
     "resume=auto": "",  # there is no unfinished run
+    "sampling.cuda_graphs=true": True,
+    "sampling.cuda_graphs=FALSE ppo.engine=transformers parallel.shard=true": False,
     "reward.cv_folds=0": 0,
     "reward.cv_folds=10": 10,
     "ppo.rollout_batch_size=1 ppo.minibatch_size=1": 1,

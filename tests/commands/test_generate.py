@@ -85,3 +85,13 @@ def test_a_device_that_is_not_here_is_refused(
     assert main(["generate", *words]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 3 and f"there is no {missing} device that torch can use" in lines[0]
+
+
+def test_cuda_graphs_without_cuda_are_refused_before_weights_are_read(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf.commands.model_setup.load_base_model", lambda *_, **__: 1 / 0)
+    words = [str(tiny / "model"), str(tiny / "pictures"), "device=cpu", "sampling.cuda_graphs=true"]
+    assert main(["generate", *words]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 3 and "only CUDA devices have graphs" in lines[0]

@@ -143,6 +143,18 @@ def test_a_gradient_below_a_fitted_head_takes_its_options() -> None:
     assert load_config(values).ppo.critic_head == "mlp"
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("ppo.engine", "transformers"), ("parallel.shard", True)]
+)
+def test_cuda_graphs_are_refused_where_something_else_decodes(option: str, value: object) -> None:
+    values = changed(option, value)
+    load_config(values)
+    values["sampling"] |= {"cuda_graphs": True}  # type: ignore[operator]
+    with pytest.raises(UsageError, match="CUDA graph") as refusal:
+        load_config(values)
+    assert option in refusal.value.where and refusal.value.fix
+
+
 def test_the_estimator_of_the_kl_follows_its_place() -> None:
     assert kl_choice(PPOConfig()) == ("reward", "k1")
     assert kl_choice(PPOConfig(kl_placement="loss")) == ("loss", "k2")

@@ -32,6 +32,7 @@ def ppo_run(
     *,
     dtype: str = "float32",
     temperature: float = 1.0,
+    cuda_graphs: bool = False,
     reward: Reward | None = None,
     **options: Any,
 ) -> PPOTrainer:
@@ -43,6 +44,7 @@ def ppo_run(
         device: of all models.
         dtype: of their weights.
         temperature: of sampling.
+        cuda_graphs: of sampling.
         reward: in its place, and the head becomes the judge.
         options: of `PPOConfig` and `ModelConfig`.
     """
@@ -64,7 +66,7 @@ def ppo_run(
         tiny_models.prompts_of(llava, tiny),
         ppo,
         judge=scorer if reward else None,
-        sampling=SamplingConfig(max_new_tokens=6, temperature=temperature),
+        sampling=SamplingConfig(max_new_tokens=6, temperature=temperature, cuda_graphs=cuda_graphs),
         run_dir=directory,
     )
 

@@ -15,6 +15,7 @@ from tests.devices.test_ppo import BY_GRADIENT
 from tests.support import tiny_models
 from tests.support.device_tensor import DisguisedGPU, Kind
 from tests.support.disguised_gpu import disguised_gpu
+from tests.support.fake_graphs import fake_graphs
 
 
 def by_operator(gpu: DisguisedGPU) -> Counter[str]:
@@ -33,16 +34,21 @@ def by_file(gpu: DisguisedGPU) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("kind", ["cuda", "mps"])
+@pytest.mark.parametrize(("kind", "graphs"), [("cuda", False), ("mps", False), ("cuda", True)])
 @pytest.mark.parametrize("return_hidden_states", [False, True])
 def test_a_decoded_token_is_read_once(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, return_hidden_states: bool
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Kind,
+    graphs: bool,
+    return_hidden_states: bool,
 ) -> None:
     monkeypatch.setattr(Llava, "eos_ids", property(lambda self: list(range(1, 300, 11))))
-    with disguised_gpu(kind) as gpu:
+    monkeypatch.setattr("rlhf.generation.decode_graph.CAPTURE_COST", 0)
+    with disguised_gpu(kind) as gpu, fake_graphs(gpu):
         llava = tiny_models.load(tiny, device=kind)
         prompts = tiny_models.prompts_of(llava, tiny, 8)
-        sampling = SamplingConfig(max_new_tokens=12, top_p=0.9)
+        sampling = SamplingConfig(max_new_tokens=12, top_p=0.9, cuda_graphs=graphs)
         generate(llava, prompts, sampling)  # reads image features into their cache
         gpu.host_reads.clear()
         responses, _ = generate(

@@ -72,6 +72,20 @@ def host_waits(func: Any, args: Any, target: torch.device) -> bool:
     return packet in WAITING
 
 
+def host_sends(func: Any, args: Any, kwargs: Any, target: torch.device) -> bool:
+    """Whether an operator copies memory of the host to a GPU; numbers [] go along with a kernel.
+
+    Args:
+        func: the operator.
+        args: its arguments.
+        kwargs: its arguments by name.
+        target: device of what it returns.
+    """
+    if target.type == "cpu" or torch.Tag.pointwise in func.tags:
+        return False
+    return any(x.device.type == "cpu" for x in tensors_in((args, kwargs)))
+
+
 def tensors_in(value: Any) -> list[Tensor]:
     """All tensors among arguments of an operator."""
     found: list[Tensor] = []

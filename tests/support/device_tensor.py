@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from tests.support.device_rules import (
     call_site,
     check_devices,
+    host_sends,
     host_waits,
     tensors_in,
     with_tensors,
@@ -93,6 +94,7 @@ class DisguisedGPU(TorchDispatchMode):
         operators: calls of each operator or Triton kernel with a tensor of the device.
         host_reads: operator, and line of the package, where the host waited for the device.
         float64: float64 tensors on the device that each operator returned.
+        is_capturing: a CUDA graph is captured: no numbers may pass between host and device.
     """
 
     def __init__(self, kind: Kind) -> None:
@@ -101,6 +103,7 @@ class DisguisedGPU(TorchDispatchMode):
         self.operators: Counter[str] = Counter()
         self.host_reads: Counter[tuple[str, str]] = Counter()
         self.float64: Counter[str] = Counter()
+        self.is_capturing = False
         self.means_meta = False  # torch's C++ calls our device `meta`, too
 
     def __torch_dispatch__(
@@ -112,7 +115,7 @@ class DisguisedGPU(TorchDispatchMode):
         """Run an operator on the numbers of its tensors.
 
         Raises:
-            RuntimeError: tensors of host and device meet.
+            RuntimeError: tensors of host and device meet; in a capture, also where they are copied.
             NotImplementedError: MPS does not have the operator.
             TypeError: a float64 tensor would be on mps.
         """
@@ -121,12 +124,15 @@ class DisguisedGPU(TorchDispatchMode):
         if not uses_device and kwargs.get("device") is None:
             return func(*args, **kwargs)
         target = self._target(func, args, kwargs, tensors)
+        waits = uses_device and host_waits(func, args, target)
+        if self.is_capturing and (waits or host_sends(func, args, kwargs, target)):
+            raise RuntimeError(f"operation not permitted when stream is capturing: {func.name()}")
         if uses_device:
             check_devices(func, args, tensors)
             if self.device.type == "mps":
                 check_on_mps(func.name())
             self.operators[func.name()] += 1
-            if host_waits(func, args, target):
+            if waits:
                 self.host_reads[func.name(), call_site()] += 1
         if kwargs.get("device") is not None and target == self.device:
             kwargs = {**kwargs, "device": torch.device("cpu")}

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -73,7 +74,7 @@ def run_language_model(
         embeds: [S, D], input embeddings.
         positions: [S] int64, position of each token in its own sequence.
         layout: which tokens attend to which.
-        output_idx: [N] int64, the tokens whose hidden states are returned.
+        output_idx: [N] int64 on the host, the tokens whose hidden states are returned.
         every_token: compute the last layer for all tokens, not only for `output_idx`. Gradient
             checkpointing needs it, since it runs the last layer again outside of this call.
 
@@ -91,6 +92,8 @@ def run_language_model(
         attention_mask=embeds.new_empty(1, 1, 1, 1),  # 4-D: transformers builds no mask
     )
     check_calls(language_model, calls)
+    if torch.equal(output_idx, torch.arange(len(embeds))):  # as in decoding: nothing is copied
+        return hidden_states
     return hidden_states[output_idx.to(embeds.device)]
 
 

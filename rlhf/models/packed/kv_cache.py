@@ -22,6 +22,9 @@ class KVCache:
         lengths: [B] int64, tokens of each row, later columns are masked; None: all rows are full.
         upcast: store keys and values in float32 at least. Attention of a single query on a CPU then
             takes a quarter of the time, and its products are not rounded.
+
+    Attributes:
+        column: [1] int64 on the device, the column that `append` writes to; None: the next one.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class KVCache:
         self.source_dtype: torch.dtype | None = None  # of the keys and values before upcasting
         self.layers: list[tuple[Tensor, Tensor] | None] = [None] * num_layers
         self.filled = [0] * num_layers
+        self.column: Tensor | None = None
 
     @staticmethod
     def for_rows(num_layers: int, spans: Spans, device: torch.device, *, upcast: bool) -> "KVCache":
@@ -77,15 +81,20 @@ class KVCache:
 
         Args:
             layer: index of the layer.
-            keys: [B, K, t, Dh].
+            keys: [B, K, t, Dh]; t is 1 after `fix_shapes`.
             values: [B, K, t, Dh].
 
         Returns:
-            Keys and values of the layer so far, each [B, K, T', Dh], as views.
+            Keys and values of the layer so far, each [B, K, T', Dh], as views; after `fix_shapes`
+            of all T columns.
 
         Raises:
             ValueError: the rows would be longer than `size`.
         """
+        if self.column is not None:
+            for target, tokens in zip(self.layer(layer), (keys, values), strict=True):
+                target.index_copy_(2, self.column, tokens.to(target.dtype))
+            return self.layer(layer)
         start, end = self.filled[layer], self.filled[layer] + keys.shape[2]
         if end > self.size:
             raise ValueError(f"keys: got {end} tokens a row, wanted at most {self.size}")
@@ -94,6 +103,13 @@ class KVCache:
             target[:, :, start:end] = tokens
         self.filled[layer] = end
         return targets[0][:, :, :end], targets[1][:, :, :end]
+
+    def fix_shapes(self) -> None:
+        """Let `append` write to `column`, which the caller moves on, at the same shapes each time.
+
+        The column is the next one at first. Every layer must have been written to.
+        """
+        self.column = self.layer(0)[0].new_full((1,), self.filled[0], dtype=torch.int64)
 
     def _allocated(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer, allocated at first use with the heads and dtype of `like`."""
@@ -131,6 +147,7 @@ class KVCache:
         lengths = None if self.lengths is None else self.lengths[rows]
         selected = KVCache(len(self.layers), len(rows), self.size, lengths, upcast=self.upcast)
         selected.filled, selected.source_dtype = [*self.filled], self.source_dtype
+        selected.column = self.column
         for layer, pair in enumerate(self.layers):
             if pair is not None:
                 index = rows.to(pair[0].device)

@@ -220,6 +220,7 @@ class CachedPrefix(Layout):
             self.prefix.lengths,
             scale=params.scale,
             window=params.window,
+            column=None if self.suffix is None else self.suffix.column,
         )
         return self.rows.flatten(output.to(query.dtype))
 
