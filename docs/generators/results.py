@@ -172,6 +172,23 @@ def _milliseconds(seconds: float) -> str:
     return f"{value:,.0f} ms" if value >= 1000 else f"{value:.3g} ms"
 
 
+def few_pairs() -> str:
+    """Return what a reward model learns of 150 pairs, by multiples of the preset learning rate."""
+    found = {tuple(key.split("/")): values for key, values in read("few_pairs").items()}
+    names = {"demo": "drawn shapes", "stamps": "photographs"}
+    tasks = [name for name in names if any(key[0] == name for key in found)]
+    rates = sorted({key[2] for key in found if key[1] == "150"}, key=float)
+    rows = [
+        (f"× {rate}", *(_shares(found.get((task, "150", rate), [])) for task in tasks))
+        for rate in rates
+    ]
+    return table(("learning rate", *(names[task] for task in tasks)), rows, numbers=len(tasks))
+
+
+def _shares(values: Sequence[float]) -> str:
+    return _spread([100 * value for value in values], "{:.1f}", " %") if values else ""
+
+
 def crash_safety() -> str:
     """Return what kills cost other ways to save."""
     rows = ((name, row["kills"], row["lost"]) for name, row in read("crash_safety").items())
@@ -206,6 +223,7 @@ TABLES: Iterable[Callable[[], str]] = (
     ablation,
     reward_models,
     kernels,
+    few_pairs,
     crash_safety,
     sampling_gap,
     validate,
