@@ -13,7 +13,9 @@ from rlhf.models.packed.supported import position_limit
 from rlhf.models.quantization import model_quantization
 
 WARM_UPS = 3  # steps before a capture, on a side stream
-CAPTURE_COST = 20  # replays that take about as long as warm-ups and capture
+# Replays that take about as long as warm-ups and capture: four steps from Python, each of which may
+# take as long as five replays. An estimate, not measured.
+CAPTURE_COST = 20
 FIX = "leave sampling.cuda_graphs out"
 
 
@@ -99,10 +101,11 @@ class DecodeGraph:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._hidden = self._step()
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
+            cause = error.__context__ or error  # the end of a capture that failed raises, too
+            if is_out_of_memory(cause):
+                raise cause from None
             what = "a decode step of this model cannot be captured as a CUDA graph"
-            where = f"sampling.cuda_graphs=true {self._llava.base}: {str(error).splitlines()[0]}"
+            where = f"sampling.cuda_graphs=true {self._llava.base}: {str(cause).splitlines()[0]}"
             raise UsageError(what, where, FIX) from error
         return graph
 

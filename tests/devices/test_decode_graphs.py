@@ -134,6 +134,23 @@ def test_a_model_that_cannot_be_captured_is_refused(
     assert "operation not permitted when stream is capturing" in error.value.where
 
 
+def test_memory_that_runs_out_in_a_capture_is_said_as_such(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the batch is tried again in parts."""
+    decode, calls = Llava.decode, list[int]()
+
+    def failing(self: Llava, tokens: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState]:
+        calls.append(len(tokens))
+        if len(calls) > decode_graph.WARM_UPS:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return decode(self, tokens, state)
+
+    monkeypatch.setattr(Llava, "decode", failing)
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        sampled_by_graphs(tiny)
+
+
 def check_family(configuration: Configuration, tiny: Path, directory: Path) -> None:
     """Compare greedy tokens by graphs with those of the CPU, or demand a refusal."""
     model, processor = build(configuration, AutoTokenizer.from_pretrained(tiny / "model"))

@@ -115,6 +115,8 @@ class FakeCUDA:
         try:
             with graph:
                 yield
+        except Exception:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
         finally:
             if self.gpu is not None:
                 self.gpu.is_capturing = False
