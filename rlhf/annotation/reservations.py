@@ -19,7 +19,13 @@ class Reservations:
         self._by_page = defaultdict[str, set[str]](set)
 
     def reserve(self, keys: Iterable[str], annotator: str, page: str) -> None:
-        """Reserve pairs for a page, or renew their reservations."""
+        """Reserve pairs for a page, or renew their reservations.
+
+        Args:
+            keys: of the pairs.
+            annotator: who judges at the page.
+            page: id of the browser page.
+        """
         for key in keys:
             self._by_pair[key][page] = annotator, self._clock() + self._lease
             self._by_page[page].add(key)
