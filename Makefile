@@ -86,7 +86,7 @@ format: $(STAMP)
 # The documentation, in build/site; a broken link or reference fails.
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file docs/mkdocs.yml
 
 # The documentation's pictures of pages, from the newest `make demo`.
 screenshots: $(STAMP)
