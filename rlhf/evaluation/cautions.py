@@ -5,10 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlhf.data.records import PromptRecord
-from rlhf.storage.run_directory import run_directories
+from rlhf.storage.run_directory import run_directories, stored_options
 
 FILES = ("prompts", "preferences", "demonstrations")  # options of `data` that name what is learned
 
@@ -24,9 +22,9 @@ def cautions(
         root: the directory that their image paths start in.
         judge: run of the reward model that judges; empty: another judge.
     """
-    runs = [config for path in models if (config := _config(path))]
+    runs = [config for path in models if (config := stored_options(path))]
     found = []
-    if judge and any(_same(judge, run.get("reward", {}).get("path", "")) for run in runs):
+    if judge and any(_same(judge, (run.get("reward") or {}).get("path", "")) for run in runs):
         found.append(
             "The judge is the reward model that was optimised: it says how well PPO did, not "
             "whether the answers are better. Let a person judge, or a reward model of other pairs."
@@ -40,18 +38,6 @@ def cautions(
             "training has seen."
         )
     return found
-
-
-def _config(model: Path) -> dict[str, Any]:
-    """Return the stored options of a run; nothing of another model."""
-    for path in (model, *run_directories(model)):
-        if (file := path / "config.yaml").is_file():
-            try:
-                values = yaml.safe_load(file.read_text())
-            except (OSError, yaml.YAMLError):
-                return {}
-            return values if isinstance(values, dict) else {}
-    return {}
 
 
 def _training_images(run: dict[str, Any]) -> Iterator[Path]:

@@ -111,10 +111,12 @@ def arranged(runs: Sequence[Run]) -> tuple[list[Chart], list[Group]]:
     groups: dict[str, list[str]] = {}
     for name in (name for name in names if name not in first):
         groups.setdefault(name.partition("/")[0], []).append(name)
-    return metric_charts(runs, first), [
+    changing = [name for name in names if name not in constants]
+    charts = dict(zip(changing, metric_charts(runs, changing), strict=True))
+    return [charts[name] for name in first], [
         Group(
             group,
-            metric_charts(runs, [name for name in members if name not in constants]),
+            [charts[name] for name in members if name in charts],
             [(name, constants[name]) for name in members if name in constants],
         )
         for group, members in groups.items()

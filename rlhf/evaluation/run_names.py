@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from rlhf.storage.run_directory import run_directories
+from rlhf.config.option_types import leaves
+from rlhf.storage.run_directory import run_directories, stored_options
 from rlhf.storage.sweep import is_sweep
 
 MAX_OPTIONS, MAX_LENGTH = 3, 48  # options and characters of a name
@@ -26,10 +25,10 @@ def run_names(directories: Sequence[Path]) -> list[str]:
     """
     if any(is_sweep(path) for path in directories):
         return distinct_names(directories)
-    options = [_stored_options(path) for path in directories]
-    if any(values is None for values in options):
+    stored = [stored_options(path) for path in directories]
+    found = [_told_by(options) for options in stored if options is not None]
+    if len(found) < len(directories):
         return distinct_names(directories)
-    found = [values for values in options if values is not None]
     differing = [x for x in dict.fromkeys(x for y in found for x in y) if _differs(x, found)]
     names = [", ".join(f"{x}={values.get(x)}" for x in differing) for values in found]
     are_short = len(differing) <= MAX_OPTIONS and max(map(len, names)) <= MAX_LENGTH
@@ -74,27 +73,9 @@ def _differs(option: str, runs: Sequence[Mapping[str, Any]]) -> bool:
     return len({str(values.get(option)) for values in runs}) > 1
 
 
-def _stored_options(directory: Path) -> dict[str, Any] | None:
-    """Return the options of a run by dotted name; None where they are not stored."""
-    for path in (directory, *run_directories(directory)):
-        file = path / "config.yaml"
-        if file.is_file():
-            try:
-                values = yaml.safe_load(file.read_text())
-            except (OSError, yaml.YAMLError):
-                return None
-            return dict(_leaves(values)) if isinstance(values, dict) else None
-    return None
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found += _leaves(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" not in SKIPPED:
-            found.append((f"{prefix}{key}", value))
-    return found
+def _told_by(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a run by dotted name, but for those that say where it is."""
+    return {name: value for name, value in leaves(stored) if name not in SKIPPED}
 
 
 def distinct_names(directories: Sequence[Path]) -> list[str]:

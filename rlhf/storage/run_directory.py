@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from rlhf.errors import DirectoryInUseError
@@ -113,6 +114,25 @@ def _largest_counter(parent: Path, *, reserved: bool = False) -> int:
 
 def _utc_time() -> str:
     return datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+
+
+def stored_options(directory: Path) -> dict[str, Any] | None:
+    """Return the options that a run was started with, nested by section, read as data.
+
+    Args:
+        directory: of a run, or one that holds runs, of which the newest with options counts.
+
+    Returns:
+        None where no options are stored, or they cannot be read.
+    """
+    for path in (directory, *run_directories(directory)):
+        if (file := path / "config.yaml").is_file():
+            try:
+                values = yaml.safe_load(file.read_text())
+            except (OSError, yaml.YAMLError):
+                return None
+            return values if isinstance(values, dict) else None
+    return None
 
 
 def run_directories(path: Path) -> list[Path]:
