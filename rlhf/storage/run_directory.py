@@ -37,16 +37,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = make_directory(path)
-        self._lock = FileLock(path / ".lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise DirectoryInUseError(
-                "another run is writing to this directory",
-                str(path),
-                "wait for it or start a new run",
-            ) from None
+        self.path, self._lock = path, lock_directory(path)
 
     @classmethod
     def create(cls, output_dir: Path, name: str) -> "RunDirectory":
@@ -63,6 +54,25 @@ class RunDirectory:
         with suppress(FileNotFoundError):  # another process of the run removes it at this moment
             if {item.name for item in self.path.iterdir()} <= {"config.yaml", ".lock"}:
                 shutil.rmtree(self.path)
+
+
+def lock_directory(path: Path) -> FileLock:
+    """Keep other runs out of a directory, in this process too, until the lock is released.
+
+    Args:
+        path: the directory; made when missing.
+
+    Raises:
+        DirectoryInUseError: another run writes there.
+        ResourceError: it cannot be made.
+    """
+    lock = FileLock(make_directory(path) / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        what, fix = "another run is writing to this directory", "wait for it or start a new run"
+        raise DirectoryInUseError(what, str(path), fix) from None
+    return lock
 
 
 def remove_if_empty(directory: Path) -> None:

@@ -2,9 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+from filelock import FileLock
 from torch import Tensor
 
 from rlhf.config.schema import Config
@@ -13,6 +15,7 @@ from rlhf.models.sharding import ShardedModels, is_sharded
 from rlhf.parallel.world import ALONE, World
 from rlhf.storage.checkpoint import Checkpoint
 from rlhf.storage.hashing import hash_tensors, text_hash
+from rlhf.storage.run_directory import lock_directory
 from rlhf.tracking.metrics import check_user_names
 from rlhf.tracking.tracker import Tracker
 from rlhf.tracking.writer import MetricsWriter
@@ -131,18 +134,22 @@ class Trainer(ABC):
     def __iter__(self) -> Iterator[dict[str, float]]:
         """Take the remaining iterations, and yield the metrics of each.
 
+        The run directory is locked meanwhile.
+
         Raises:
+            DirectoryInUseError: another run writes to the run directory.
             DivergedError: losses or weights are not finite.
             StoppedError: a signal stopped the run; a checkpoint is saved first.
         """
         self._stops = False
-        with self.checkpoints.catch_signals():
-            yield from self.iterations()
-        with self.sharding.whole(bool(self.callbacks)):
-            call(self.callbacks, "on_end", self)
-        if self._closes:
-            self.writer.finish()
-            self.writer.close()
+        with self._locked_run_dir():
+            with self.checkpoints.catch_signals():
+                yield from self.iterations()
+            with self.sharding.whole(bool(self.callbacks)):
+                call(self.callbacks, "on_end", self)
+            if self._closes:
+                self.writer.finish()
+                self.writer.close()
 
     def run(self) -> dict[str, float]:
         """Take all remaining iterations, save a checkpoint at the end and every `save_every`.
@@ -151,12 +158,25 @@ class Trainer(ABC):
             The metrics of the last iteration.
 
         Raises:
+            DirectoryInUseError: another run writes to the run directory.
             DivergedError: losses or weights are not finite.
             StoppedError: a signal stopped the run; a checkpoint is saved first.
         """
         for _ in self:
             pass
         return self.metrics
+
+    @contextmanager
+    def _locked_run_dir(self) -> Iterator[None]:
+        """Keep other runs out of the run directory, unless the command that runs this does so."""
+        locks, directory = list[FileLock](), self.run_dir
+        if directory and self.checkpoints.resume_command is None:
+            self.world.first(lambda: locks.append(lock_directory(directory)))
+        try:
+            yield
+        finally:
+            for lock in locks:
+                lock.release()
 
     def log(self, values: Mapping[str, float]) -> None:
         """Write metrics of one's own with those of the iteration that runs.

@@ -127,6 +127,6 @@ def test_vlfeedback_compares_mean_ratings(tmp_path: Path, completions: object, s
 
 
 def test_the_documentation_lists_every_source() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "importing.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "pages" / "guides" / "importing.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE)
     assert sorted(rows) == sorted((name, dataset.kind) for name, dataset in DATASETS.items())
