@@ -29,8 +29,10 @@ from rlhf.config.schema import RewardConfig
 from rlhf.data.collate import preference_batch
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, read_records
 from rlhf.demo.rule_judge import label_pairs
-from rlhf.evaluation.reward_metrics import blindness, reward_metrics
-from rlhf.evaluation.reward_scoring import BlindTest, run_blind_test, write_blank_image
+from rlhf.evaluation.prompt_changes import EvaluatedPairs, evaluate_pairs, write_blank_image
+from rlhf.evaluation.prompt_tests import BLINDNESS, prompt_test_metrics
+from rlhf.evaluation.reward_metrics import reward_metrics
+from rlhf.evaluation.scored_pairs import ChangedPairs
 from rlhf.models.llava import Llava
 from rlhf.rewards.loading import build_reward_model
 from rlhf.tracking.console import console
@@ -65,7 +67,7 @@ def split(candidates: Path, seed: int) -> tuple[list[PreferenceRecord], list[Pre
 
 def train(
     reward_model: str, candidates: Path, model: str, root: Path, size: int, seed: int
-) -> tuple[BlindTest, float]:
+) -> tuple[EvaluatedPairs, float]:
     """Train and test a reward model; also return the seconds of training, captions included."""
     pairs, held_out = split(candidates, seed)
     llava = Llava.load(model, device=torch.device("cpu"), dtype=torch.float32)
@@ -90,10 +92,8 @@ def train(
     RewardTrainer(scorer, batches[0], reward, **options).run()
     seconds = time.perf_counter() - started
     blank = write_blank_image(directory / "blank.png")
-    blind_test = run_blind_test(
-        scorer, held_out, batches[1], llava.builder, blank, max_tokens=MAX_TOKENS
-    )
-    return blind_test, seconds
+    evaluated = evaluate_pairs(scorer, held_out, batches[1], blank, max_tokens=MAX_TOKENS)
+    return evaluated, seconds
 
 
 def write_text_model(directory: Path, llava: str) -> str:
@@ -112,16 +112,13 @@ def measure(reward_model: str, *task: Any) -> dict[str, float]:
     """Return the metrics of one training; peak_mb is the peak memory of this process."""
     torch.set_num_threads(1)
     console().quiet = True
-    blind_test, seconds = train(reward_model, *task)
+    evaluated, seconds = train(reward_model, *task)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    metrics = reward_metrics(blind_test.own_images)
+    metrics = reward_metrics(evaluated.scored)
     values = {"accuracy": metrics.accuracy.value, "seconds": seconds, "peak_mb": peak}
     values |= {kind.name: kind.value for kind in metrics.by_kind}
-    right_wrong = [
-        part.of_kind("right-wrong")
-        for part in (blind_test.own_images, blind_test.shuffled_images, blind_test.blank_images)
-    ]
-    gap = blindness(*right_wrong)
+    own, *changed = [x.of_kind("right-wrong") for x in evaluated.tests[BLINDNESS].all]
+    gap = prompt_test_metrics(BLINDNESS, ChangedPairs(own, tuple(changed)))
     return values | {"gap": gap.gap, "gap_low": gap.low, "log_loss": metrics.log_loss}
 
 

@@ -80,6 +80,7 @@ COMMAND_HELPERS = {
         "model_setup",
         "ppo_profile",
         "resume",
+        "reward_report",
         "training_run",
     )
 }

@@ -21,6 +21,7 @@ from rlhf.data.input_files import read_prompts
 from rlhf.data.record_set import Prompts
 from rlhf.diagnostics.report import check_quick
 from rlhf.errors import UsageError
+from rlhf.evaluation.prompt_tests import PROMPT_TESTS
 from rlhf.models.policy import build_policy
 from rlhf.parallel.world import ALONE, World
 from rlhf.ppo.options import check_training_options
@@ -85,8 +86,10 @@ def _say_verdict(reward_model: Path) -> None:
             100 * found[name] for name in ("reward_model_accuracy", "accuracy_low", "accuracy_high")
         )
         interval = f"95 %: {low:.1f} to {high:.1f}"
-        verdict = f"blindness test: {found['blindness']}"
-        say(f"reward model: right in {share:.1f} % of held-out pairs ({interval}); {verdict}")
+        verdicts = "; ".join(
+            f"{test.title.lower()}: {found[test.key]}" for test in PROMPT_TESTS if test.key in found
+        )
+        say(f"reward model: right in {share:.1f} % of held-out pairs ({interval}); {verdicts}")
 
 
 def _check_profile(config: Config, world: World) -> None:

@@ -1,9 +1,7 @@
 """`rlhf reward`: train a reward model, and measure it on held-out pairs."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,57 +18,32 @@ from rlhf.commands.model_setup import (
     resolve_model,
 )
 from rlhf.commands.resume import delete_checkpoints, resume_checkpoint
+from rlhf.commands.reward_report import write_report
 from rlhf.commands.training_run import training_run
 from rlhf.data.collate import preference_batch
 from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.records import PreferenceRecord
 from rlhf.data.splits import Split, fold_splits, split_from_config
-from rlhf.evaluation.reward_metrics import (
-    RewardMetrics,
-    accuracy_spread,
-    blindness,
-    reward_metrics,
-)
-from rlhf.evaluation.reward_report import write_reward_report
-from rlhf.evaluation.reward_scoring import (
-    BlindTest,
-    most_confident_pairs,
-    run_blind_test,
-    score_pairs,
-    write_blank_image,
-)
-from rlhf.evaluation.reward_tables import (
-    CALIBRATION_COLUMNS,
-    METRIC_COLUMNS,
-    blindness_rows,
-    calibration_rows,
-    metric_rows,
-)
+from rlhf.evaluation.prompt_changes import EvaluatedPairs, evaluate_pairs, write_blank_image
+from rlhf.evaluation.reward_metrics import RewardMetrics, reward_metrics
+from rlhf.evaluation.reward_scoring import score_pairs
 from rlhf.parallel.world import ALONE
 from rlhf.rewards.caption_reward import CaptionReward
 from rlhf.rewards.loading import build_reward_model, save_reward
 from rlhf.storage.hashing import file_hash
 from rlhf.storage.model_card import write_model_card
-from rlhf.tracking.console import say, stage, table
-from rlhf.tracking.reader import read_metrics
-from rlhf.tracking.writer import MetricsWriter
+from rlhf.tracking.console import say, stage
 from rlhf.training.reward_trainer import RewardTrainer
 from rlhf.training.sharding import check_shardable_kind
 from rlhf.types import PreferenceBatch
-
-REPORTED_PAIRS = 6  # most confident wrong pairs in the report, and as many right ones
-CURVES = {
-    "loss": {"training": "reward/loss", "held out": "reward/validation_loss"},
-    "accuracy": {"training": "reward/accuracy", "held out": "reward/validation_accuracy"},
-}
 
 
 def reward(job: Job) -> dict[str, Any]:
     """Train a reward model on ranked pairs; write reward/ and report.html to the run directory.
 
     Returns:
-        Accuracy with its interval, calibration and blindness test on held-out pairs; accuracy on
-        the training pairs; counts of pairs and steps; the path of the report.
+        Accuracy with its interval, calibration and tests of what is read on held-out pairs;
+        accuracy on the training pairs; counts of pairs and steps; the path of the report.
     """
     config = job.config
     path = input_file(config.data.preferences, "data.preferences")
@@ -80,7 +53,7 @@ def reward(job: Job) -> dict[str, Any]:
     folds: list[RewardMetrics] = []
     if config.reward.cv_folds:
         split = Split(records, [], root, root)
-        blind_test, folds, steps = study.cross_validate(split)
+        evaluated, folds, steps = study.cross_validate(split)
         study.train(split, job.run_dir, steps=steps)
     else:
         split = split_from_config(config, records, root)
@@ -90,11 +63,11 @@ def reward(job: Job) -> dict[str, Any]:
         steps = study.train(split, job.run_dir)
         if not split.held_out:
             say("no pair is held out: the metrics are of the training pairs")
-        blind_test = study.evaluate(split)
+        evaluated = study.evaluate(split)
     facts = study.training_facts(path, split)
     study.save(facts)
     study.world.first(partial(delete_checkpoints, job.run_dir))
-    report = partial(_report, job, blind_test, folds, split.held_out_root, steps)
+    report = partial(write_report, job, evaluated, folds, split.held_out_root, steps)
     return {
         **study.world.first(report),
         "training_accuracy": facts["accuracy"],
@@ -177,7 +150,7 @@ class _RewardStudy:
         for value, initial in self._initial:
             value.copy_(initial)
 
-    def cross_validate(self, split: Split) -> tuple[BlindTest, list[RewardMetrics], int]:
+    def cross_validate(self, split: Split) -> tuple[EvaluatedPairs, list[RewardMetrics], int]:
         """Train and evaluate on each fold.
 
         Args:
@@ -187,28 +160,28 @@ class _RewardStudy:
             Every pair scored by the model that was not trained on it, the metrics of each fold, and
             the median of their optimizer steps.
         """
-        tests, steps, config = [], [], self.config
+        parts, steps, config = [], [], self.config
         folds = fold_splits(
             split.training, split.root, folds=config.reward.cv_folds, seed=config.seed
         )
         for number, fold in enumerate(folds, 1):
             stage(f"fold {number} of {len(folds)}")
             steps.append(self.train(fold, self.job.run_dir / f"fold-{number}"))
-            tests.append(self.evaluate(fold))
-        metrics = [reward_metrics(test.own_images, seed=config.seed) for test in tests]
-        return BlindTest.concatenate(tests), metrics, round(median(steps))
+            parts.append(self.evaluate(fold))
+        metrics = [reward_metrics(part.scored, seed=config.seed) for part in parts]
+        return EvaluatedPairs.concatenate(parts), metrics, round(median(steps))
 
-    def evaluate(self, split: Split) -> BlindTest:
-        """Score the held-out pairs, or the training pairs if none are, with and without images."""
+    def evaluate(self, split: Split) -> EvaluatedPairs:
+        """Score the held-out pairs, or the training pairs if none are, and test what is read."""
         held_out = split.held_out, split.held_out_root
         records, root = held_out if split.held_out else (split.training, split.root)
-        return run_blind_test(
+        return evaluate_pairs(
             self.model,
             records,
             self._batch(records, root),
-            self.llava.builder,
             self.blank,
             max_tokens=self._max_tokens,
+            seed=self.config.seed,
         )
 
     def training_facts(self, path: Path, split: Split) -> dict[str, Any]:
@@ -246,63 +219,3 @@ class _RewardStudy:
     def _batch(self, records: Sequence[PreferenceRecord], root: Path) -> PreferenceBatch:
         max_tokens = self.config.data.max_prompt_tokens
         return preference_batch(records, self.llava.builder, root, max_tokens=max_tokens)
-
-
-def _notes(job: Job) -> list[str]:
-    """Return what the report is of: model, pairs, seed and day."""
-    config = job.config
-    day = datetime.now(UTC).date().isoformat()
-    kind = f"{config.reward.kind}, reward.train={config.reward.train}"
-    return [
-        f"model {config.model.path} ({kind})",
-        f"pairs {config.data.preferences}; seed {config.seed}; {day}",
-    ]
-
-
-def _report(
-    job: Job, test: BlindTest, folds: Sequence[RewardMetrics], root: Path, step: int
-) -> dict[str, Any]:
-    """Write metrics.json, TensorBoard and report.html; return metrics for the summary."""
-    metrics = reward_metrics(test.own_images, seed=job.config.seed)
-    blind = blindness(
-        test.own_images, test.shuffled_images, test.blank_images, seed=job.config.seed
-    )
-    rows = [*metric_rows(metrics), *blindness_rows(blind)]
-    table("evaluated pairs", METRIC_COLUMNS, rows)
-    say(f"blindness test, with and without the right images: {blind.verdict}")
-    report = {"metrics": metrics.as_dict(), "blindness": blind.as_dict()}
-    summary = {
-        "reward_model_accuracy": metrics.accuracy.value,
-        "accuracy_low": metrics.accuracy.low,
-        "accuracy_high": metrics.accuracy.high,
-        **{f"accuracy_{kind.name}": kind.value for kind in metrics.by_kind if kind.name},
-        **(metrics.scalars() | blind.scalars()),
-        "blindness": blind.verdict,
-    }
-    if folds:
-        spread = accuracy_spread(folds)
-        summary |= {"fold_accuracy_mean": spread.mean, "fold_accuracy_std": spread.std}
-        report["folds"] = {str(n): fold.as_dict() for n, fold in enumerate(folds, 1)}
-    (job.run_dir / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
-    with MetricsWriter(job.run_dir) as writer:
-        writer.scalars(metrics.scalars() | blind.scalars(), step)
-        writer.histograms({"reward/margins": test.own_images.margins}, step)
-        writer.table("metrics", METRIC_COLUMNS, rows, step)
-        writer.table("calibration", CALIBRATION_COLUMNS, calibration_rows(metrics), step)
-    wrong, right = most_confident_pairs(test, root, REPORTED_PAIRS)
-    logged = read_metrics(job.run_dir)
-    write_reward_report(
-        job.run_dir / "report.html",
-        title=f"{job.config.name}: the reward model",
-        notes=_notes(job),
-        metrics=metrics,
-        blindness=blind,
-        mistakes=wrong,
-        right=right,
-        folds=folds,
-        curves={
-            name: {label: logged[key] for label, key in lines.items() if key in logged}
-            for name, lines in CURVES.items()
-        },
-    )
-    return summary

@@ -1,4 +1,4 @@
-"""The HTML page about a reward model: its metrics on held-out pairs and its blindness test."""
+"""The HTML page about a reward model: its metrics on held-out pairs, and what it reads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,26 +9,16 @@ from PIL import Image
 
 from rlhf.evaluation.charts import Curve, line_chart
 from rlhf.evaluation.html import EmbeddedImage, embed_image, format_percent, write_page
+from rlhf.evaluation.prompt_tests import PromptTestMetrics
 from rlhf.evaluation.reward_charts import calibration_chart, margin_chart
-from rlhf.evaluation.reward_metrics import (
-    CANNOT_TELL,
-    CHANCE_LOSS,
-    LOOKS,
-    Blindness,
-    RewardMetrics,
-    accuracy_spread,
-)
-from rlhf.evaluation.scored_pairs import Accuracy
+from rlhf.evaluation.reward_metrics import CHANCE_LOSS, RewardMetrics, accuracy_spread
+from rlhf.evaluation.scored_pairs import Estimate
 from rlhf.history import History
 from rlhf.tracking.metrics import METRICS
 
-_MEANINGS = {
-    LOOKS: "It prefers the better response more often with the right image than without.",
-    CANNOT_TELL: "The interval allows a gap of 0 and a large one: rank more pairs, of more images.",
-}
-_MEANS_IGNORED = "It is as accurate without the right image: it judges the text, not the image."
+_TOO_FEW = "The interval allows a gap of 0 and a large one: rank more pairs, of more images."
 
-NamedAccuracies = list[tuple[str, Accuracy]]
+NamedEstimates = list[tuple[str, Estimate]]
 
 
 @dataclass(frozen=True)
@@ -60,13 +50,14 @@ class ReportPair:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """The texts and bars about the blindness test."""
+    """The texts and bars about a test of what the model reads."""
 
+    title: str
     color: str
     headline: str
     meaning: str
-    gap: str
-    groups: NamedAccuracies
+    notes: Sequence[str] = ()
+    groups: Sequence[tuple[str, Estimate]] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +89,7 @@ def write_reward_report(
     title: str,
     notes: Sequence[str] = (),
     metrics: RewardMetrics,
-    blindness: Blindness | None,
+    tests: Sequence[PromptTestMetrics] = (),
     mistakes: Sequence[ReportPair],
     right: Sequence[ReportPair] = (),
     curves: Mapping[str, Mapping[str, Curve]] | None = None,
@@ -111,7 +102,7 @@ def write_reward_report(
         title: the heading of the page.
         notes: lines below the heading.
         metrics: of the held-out pairs.
-        blindness: result of the blindness test; None if it was not run.
+        tests: results of the tests of what the model reads.
         mistakes: pairs scored wrong, shown in this order.
         right: pairs scored right, shown in this order.
         curves: name of the chart to its curves by name.
@@ -128,7 +119,7 @@ def write_reward_report(
         title=title,
         notes=notes,
         tiles=_tiles(metrics),
-        verdict=_verdict(blindness) if blindness else None,
+        verdicts=[*map(_verdict, tests)],
         plots=plots,
         accuracies=_accuracies(metrics, folds or ()),
         mistakes=[_card(pair) for pair in mistakes],
@@ -167,30 +158,38 @@ def _tiles(metrics: RewardMetrics) -> list[tuple[str, str, str]]:
     ]
 
 
-def _verdict(blindness: Blindness) -> _Verdict:
-    subject = "" if blindness.verdict == CANNOT_TELL else "This model "
-    headline = f"{subject}{blindness.verdict}."
-    gap = "No pair is decided."
-    if blindness.images:
-        gap = (
-            f"Own image minus the better of the other two: {100 * blindness.gap:+.1f} points, "
-            f"95 % interval {100 * blindness.low:+.1f} to {100 * blindness.high:+.1f}, "
-            f"over {blindness.images:,} images."
-        )
-    if needed := blindness.images_needed:
-        gap += f" If the gap stays, about {needed:,} images would tell."
-    return _Verdict(
-        {LOOKS: "win", CANNOT_TELL: "tie"}.get(blindness.verdict, "loss"),
-        headline[0].upper() + headline[1:],
-        _MEANINGS.get(blindness.verdict, _MEANS_IGNORED),
-        gap,
-        _by_name((blindness.own_images, blindness.shuffled_images, blindness.blank_images)),
+def _verdict(metrics: PromptTestMetrics) -> _Verdict:
+    test = metrics.test
+    if not metrics.accuracies:
+        return _Verdict(test.title, "tie", "", metrics.verdict)
+    color, subject, meaning = {
+        True: ("win", "This model ", test.passed_means),
+        False: ("loss", "This model ", test.failed_means),
+        None: ("tie", "", _TOO_FEW),
+    }[metrics.passed]
+    headline = f"{subject}{metrics.verdict}."
+    notes = _verdict_notes(metrics) if metrics.images else ["No pair is decided."]
+    headline = headline[0].upper() + headline[1:]
+    return _Verdict(test.title, color, headline, meaning, notes, _by_name(metrics.accuracies))
+
+
+def _verdict_notes(metrics: PromptTestMetrics) -> list[str]:
+    """The gap with its interval, and the mean margins with theirs."""
+    others = "the other" if len(metrics.test.changes) == 1 else "the better of the others"
+    gap = (
+        f"{metrics.test.own.capitalize()} minus {others}: {100 * metrics.gap:+.1f} points, "
+        f"95 % interval {100 * metrics.low:+.1f} to {100 * metrics.high:+.1f}, "
+        f"over {metrics.images:,} images."
     )
+    if needed := metrics.images_needed:
+        gap += f" If the gap stays, about {needed:,} images would tell."
+    margins = [f"{x.name} {x.value:+.2f} ({x.low:+.2f} to {x.high:+.2f})" for x in metrics.margins]
+    return [gap, f"Mean margin, score units: {', '.join(margins)}."]
 
 
 def _accuracies(
     metrics: RewardMetrics, folds: Sequence[RewardMetrics]
-) -> list[tuple[str, str, NamedAccuracies]]:
+) -> list[tuple[str, str, NamedEstimates]]:
     """The title, note and bars of each card about accuracy."""
     note = "words of the preferred response relative to the other; much: at least twice, or half"
     cards = [("Accuracy by length", note, _by_name(metrics.by_length))]
@@ -208,7 +207,7 @@ def _accuracies(
     return cards
 
 
-def _by_name(groups: Sequence[Accuracy]) -> NamedAccuracies:
+def _by_name(groups: Sequence[Estimate]) -> NamedEstimates:
     return [(group.name, group) for group in groups]
 
 

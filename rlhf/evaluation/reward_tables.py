@@ -2,8 +2,9 @@
 
 from math import isnan
 
-from rlhf.evaluation.reward_metrics import CHANCE_LOSS, Blindness, RewardMetrics
-from rlhf.evaluation.scored_pairs import Accuracy
+from rlhf.evaluation.prompt_tests import PromptTestMetrics
+from rlhf.evaluation.reward_metrics import CHANCE_LOSS, RewardMetrics
+from rlhf.evaluation.scored_pairs import Estimate
 
 METRIC_COLUMNS = ("metric", "value", "95 % interval", "pairs")
 CALIBRATION_COLUMNS = ("σ of the margin", "share right", "pairs")
@@ -31,15 +32,19 @@ def calibration_rows(metrics: RewardMetrics) -> list[tuple[object, ...]]:
     return [(x.predicted, x.observed, x.pairs) for x in metrics.calibration]
 
 
-def blindness_rows(result: Blindness) -> list[tuple[object, ...]]:
-    """Lay out the result of a blindness test for a table under METRIC_COLUMNS."""
-    accuracies = result.own_images, result.shuffled_images, result.blank_images
-    gap = "gap, own minus the better blinded", result.gap, _interval(result.low, result.high)
-    rows = [_row(f"accuracy, {accuracy.name}", accuracy) for accuracy in accuracies]
-    return [*rows, (*gap, result.own_images.pairs)]
+def prompt_test_rows(metrics: PromptTestMetrics) -> list[tuple[object, ...]]:
+    """Lay out the result of a test for a table under METRIC_COLUMNS; none if it was not made."""
+    if not metrics.accuracies:
+        return []
+    gap = metrics.gap, _interval(metrics.low, metrics.high), metrics.accuracies[0].pairs
+    return [
+        *(_row(f"accuracy, {x.name}", x) for x in metrics.accuracies),
+        (f"gap, {metrics.test.own} minus the best other", *gap),
+        *(_row(f"mean margin, {x.name}", x) for x in metrics.margins),
+    ]
 
 
-def _row(name: str, x: Accuracy) -> tuple[object, ...]:
+def _row(name: str, x: Estimate) -> tuple[object, ...]:
     return name, x.value, _interval(x.low, x.high), x.pairs
 
 

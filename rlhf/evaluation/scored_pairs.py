@@ -1,4 +1,4 @@
-"""Preference pairs with a model's scores, and its accuracy with a confidence interval."""
+"""Preference pairs with a model's scores, and means over them with confidence intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +11,7 @@ from torch import Tensor
 from rlhf.functional.preference_metrics import pair_credit, percentile_interval, resampled_means
 
 RESAMPLES = 2000  # of whole images: pairs of one image are not independent
+MIN_IMAGES = 20  # distinct images of decided pairs: an interval over fewer is unreliable
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,14 @@ class ScoredPairs:
 
     @property
     def margins(self) -> Tensor:
-        """Score of the preferred response minus that of the other, [m] float64, without ties."""
+        """Score of the preferred response minus that of the other, [n] float64; NaN for a tie."""
         sides = 2 * self.labels.double() - 1
-        return (sides * self.differences)[sides != 0]
+        return (sides * self.differences).where(sides != 0, nan)
+
+    @property
+    def decided_images(self) -> int:
+        """Number of distinct images of the pairs that are no tie."""
+        return len(self.image_ids[self.labels != 0.5].unique())
 
     @property
     def credit(self) -> Tensor:
@@ -85,22 +91,61 @@ class ScoredPairs:
         Raises:
             ValueError: there is none.
         """
-        rows = [row for row, name in enumerate(self.kinds) if name == kind]
+        return self.select(torch.tensor([name == kind for name in self.kinds]).nonzero()[:, 0])
+
+    def select(self, rows: Tensor) -> "ScoredPairs":
+        """Return the pairs at `rows` [m] int64, in that order.
+
+        Raises:
+            ValueError: there is no row.
+        """
         selected = {name: tensor[rows] for name, tensor in self._tensors().items()}
-        return replace(self, **selected, kinds=tuple(kind for _ in rows))
+        return replace(self, **selected, kinds=tuple(self.kinds[row] for row in rows.tolist()))
 
     def _tensors(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "kinds"}
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Share of the decided pairs that are scored right, with its 95 % interval.
+class ChangedPairs:
+    """n pairs, scored with their own prompts and again with changed ones.
 
     Attributes:
-        name: of the group of pairs.
+        own: scored with their own prompts.
+        changed: scored under each change of their prompts.
+
+    Raises:
+        ValueError: the labels differ.
+    """
+
+    own: ScoredPairs
+    changed: tuple[ScoredPairs, ...]
+
+    def __post_init__(self) -> None:
+        if not all(torch.equal(self.own.labels, part.labels) for part in self.changed):
+            raise ValueError("pairs: wanted the same pairs in the same order each time")
+
+    @property
+    def all(self) -> tuple[ScoredPairs, ...]:
+        """The pairs as they are, then those under each change."""
+        return self.own, *self.changed
+
+    @staticmethod
+    def concatenate(parts: Sequence["ChangedPairs"]) -> "ChangedPairs":
+        """Return the pairs of all parts, in order; no image may be in two of them."""
+        columns = zip(*(part.all for part in parts), strict=True)
+        own, *changed = map(ScoredPairs.concatenate, columns)
+        return ChangedPairs(own, tuple(changed))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean of a quantity over the decided pairs of a group, with its 95 % interval.
+
+    Attributes:
+        name: of the group.
         pairs: decided pairs in the group.
-        value: the share, equal scores counted half; NaN without a pair.
+        value: the mean; NaN without a pair.
         low: lower end of the interval over resampled images; NaN without a pair.
         high: upper end of that interval.
     """
@@ -112,31 +157,51 @@ class Accuracy:
     high: float
 
 
-def resampled_accuracies(credit: Tensor, image_ids: Tensor, seed: int) -> Tensor:
-    """Compute accuracies over bootstrap samples of whole images.
+def resampled(values: Tensor, image_ids: Tensor, seed: int) -> Tensor:
+    """Compute means over bootstrap samples of whole images, the same samples for every column.
 
     Args:
-        credit: [n, K] float64, for K groups of pairs; NaN where a pair is not in the group.
+        values: [n, K] float64, K quantities or groups of pairs; NaN where a pair is left out.
         image_ids: [n] int64.
         seed: of the samples.
 
     Returns:
-        [2000, K] float64, the accuracy in each sample.
+        [2000, K] float64, the mean in each sample.
     """
     generator = torch.Generator().manual_seed(seed)
-    return resampled_means(credit, image_ids, resamples=RESAMPLES, generator=generator)
+    return resampled_means(values, image_ids, resamples=RESAMPLES, generator=generator)
 
 
-def accuracies(names: Sequence[str], credit: Tensor, means: Tensor) -> tuple[Accuracy, ...]:
-    """Compute the accuracy of each group of pairs, with its 95 % interval.
+def estimates(names: Sequence[str], values: Tensor, means: Tensor) -> tuple[Estimate, ...]:
+    """Compute the mean of each column of values, with its 95 % interval.
 
     Args:
-        names: of the K groups.
-        credit: [n, K] float64; NaN where a pair is not in the group.
-        means: [R, K] float64, the accuracies of `resampled_accuracies`.
+        names: of the K columns.
+        values: [n, K] float64; NaN where a pair is left out.
+        means: [R, K] float64, what `resampled` returns for them.
     """
-    columns = (~credit.isnan()).sum(dim=0), credit.nanmean(dim=0), *percentile_interval(means)
-    return tuple(map(Accuracy, names, *(column.tolist() for column in columns)))
+    columns = (~values.isnan()).sum(dim=0), values.nanmean(dim=0), *percentile_interval(means)
+    return tuple(map(Estimate, names, *(column.tolist() for column in columns)))
+
+
+def exceeds_zero(low: float, high: float, images: int, *, negligible: float) -> bool | None:
+    """Decide from the interval of a difference whether it is above 0.
+
+    Args:
+        low: lower end of the interval.
+        high: upper end.
+        images: distinct images that it is over; of fewer than 20 it is unreliable.
+        negligible: a difference below this counts as none.
+
+    Returns:
+        True if the interval lies above 0, False if it ends below `negligible`, None if it holds
+        both or is unreliable: too few pairs.
+    """
+    if images < MIN_IMAGES:
+        return None
+    if low > 0:
+        return True
+    return False if high < negligible else None
 
 
 def confident_rows(pairs: ScoredPairs, count: int) -> tuple[list[int], list[int]]:

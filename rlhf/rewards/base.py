@@ -96,6 +96,18 @@ class RewardModel(ABC):
             log-likelihood of the response is its last column.
         """
 
+    @abstractmethod
+    def fits(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """Find the responses that are short enough, with their prompts, to be scored.
+
+        Args:
+            prompts: B prompts.
+            responses: B responses, one to each prompt.
+
+        Returns:
+            [B] bool.
+        """
+
     @property
     def has_adapter(self) -> bool:
         """Whether the base model runs with an adapter of the reward model."""

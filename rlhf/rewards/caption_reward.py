@@ -77,6 +77,15 @@ class CaptionReward(RewardModel):
         hidden: Tensor = output.last_hidden_state
         return hidden[torch.arange(len(ids), device=device), last]
 
+    def fits(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """Find the texts that are short enough for the text model.
+
+        Returns:
+            [B] bool.
+        """
+        lengths = [len(self.token_ids(text)) for text in self.texts(prompts, responses)]
+        return torch.tensor(lengths) <= self.max_tokens
+
     def texts(self, prompts: PromptBatch, responses: Responses) -> list[str]:
         """Texts of caption, prompt with its earlier turns, and response: what the model reads."""
         captions = self.captioner.captions([row[0] for row in prompts.images])

@@ -53,15 +53,31 @@ class LlavaReward(RewardModel):
         Returns:
             [B, D] in the dtype of the hidden states, or with `uses_logprob` [B, D + 1] float32.
         """
-        if self._reencodes:
-            prompts = reencode_prompts(prompts, self.llava.builder)
-            responses = reencode_responses(responses, self.encoder, self.llava.builder)
+        prompts, responses = self._encoded(prompts, responses)
         with self.adapters.use(self.adapter if self.has_adapter else None):
             hidden_states, final = self.llava.response_and_final_hidden_states(prompts, responses)
         if not self.uses_logprob:
             return final
         likelihood = self._log_likelihood(hidden_states, responses)
         return torch.cat([final.float(), likelihood.unsqueeze(1)], dim=1)
+
+    def fits(self, prompts: PromptBatch, responses: Responses) -> Tensor:
+        """Find the responses that have, with their prompts, no more tokens than LLaVA positions.
+
+        Returns:
+            [B] bool.
+        """
+        prompts, responses = self._encoded(prompts, responses)
+        return prompts.spans.lengths + responses.spans.lengths <= self.llava.max_positions
+
+    def _encoded(self, prompts: PromptBatch, responses: Responses) -> tuple[PromptBatch, Responses]:
+        """Return prompts and responses as the prompt builder of the LLaVA encodes them."""
+        if not self._reencodes:
+            return prompts, responses
+        return (
+            reencode_prompts(prompts, self.llava.builder),
+            reencode_responses(responses, self.encoder, self.llava.builder),
+        )
 
     def _log_likelihood(self, hidden_states: Tensor, responses: Responses) -> Tensor:
         """Sum of clamped log-probabilities [B] of the tokens that hidden states [N, D] predict."""

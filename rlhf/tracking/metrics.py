@@ -78,6 +78,8 @@ METRICS: dict[str, str] = {
     "reward/blind_accuracy_shuffled": "validation_accuracy with the images of others, 0 to 1",
     "reward/blind_accuracy_blank": "validation_accuracy with a blank image, 0 to 1",
     "reward/blindness_gap": "validation_accuracy minus the better blinded one; 0: no image read",
+    "reward/wrong_instruction_accuracy": "validation_accuracy with others' instructions, 0 to 1",
+    "reward/instruction_gap": "validation_accuracy minus the wrong-instruction one; 0: unread",
 }
 
 USER_METRICS: dict[str, str] = {  # beginnings of names that a user chooses
@@ -107,6 +109,7 @@ _PAGES: dict[str, dict[str, tuple[str, ...]]] = {
         "Reward model": ("reward/loss", "reward/validation_loss"),
         "Accuracy": ("reward/accuracy", "reward/validation_accuracy"),
         "Images": ("vision/grounding_gap", "reward/blindness_gap"),
+        "Instructions": ("reward/instruction_gap",),
     },
     "Speed": {
         "Iteration": ("time/rollout", "time/update"),

@@ -136,8 +136,7 @@ def test_the_pairs_of_a_report_keep_them(tiny: Path) -> None:
     )
     row = torch.zeros(1)
     scored = SimpleNamespace(scores_a=row, scores_b=row, labels=row, kinds=[""])
-    test = SimpleNamespace(records=[record], own_images=scored)
-    assert _report_pair(test, 0, tiny).history == HISTORY  # type: ignore[arg-type]
+    assert _report_pair(record, scored, 0, tiny).history == HISTORY  # type: ignore[arg-type]
 
 
 def test_markers_of_images_in_them_are_said(

@@ -49,10 +49,10 @@ def test_the_verdict_on_the_reward_model_is_repeated(
     _say_verdict(tmp_path / "reward")
     assert capsys.readouterr().out == ""
     accuracy = {"reward_model_accuracy": 0.868, "accuracy_low": 0.842, "accuracy_high": 0.8914}
-    found = {**accuracy, "blindness": "looks at the image"}
+    found = {**accuracy, "blindness": "looks at the image", "instruction_test": "reads it"}
     (tmp_path / "summary.json").write_text(json.dumps(found))
     _say_verdict(tmp_path / "reward")
     assert " ".join(capsys.readouterr().out.split()) == (
         "reward model: right in 86.8 % of held-out pairs (95 %: 84.2 to 89.1); "
-        "blindness test: looks at the image"
+        "blindness test: looks at the image; wrong-instruction test: reads it"
     )

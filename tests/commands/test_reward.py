@@ -73,7 +73,8 @@ def test_reward_leaves_metrics_curves_and_a_report(
     assert metrics["reward_model_accuracy"] == 1.0
     assert (metrics["pairs"], metrics["held_out_pairs"]) == (18, 6)
     assert metrics["accuracy_style"] == 1.0 and metrics["training_accuracy"] == 1.0
-    assert metrics["blindness"] == "cannot tell: too few pairs"
+    assert metrics["blindness"] == "cannot be told from 6 pairs"
+    assert metrics["instruction_test"].startswith("Every pair has the same instruction")
     directory = run_directory(metrics)
     report = json.loads((directory / "metrics.json").read_text())
     assert report["metrics"]["pairs"] == 6 and report["blindness"]["images"] == 2

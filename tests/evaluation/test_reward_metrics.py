@@ -1,23 +1,16 @@
-"""Metrics of held-out pairs by hand, their intervals, and the verdict on blindness."""
+"""Metrics of held-out pairs by hand, and their intervals."""
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 import torch
 
-from rlhf.evaluation.reward_metrics import (
-    CANNOT_TELL,
-    IGNORES,
-    LOOKS,
-    Blindness,
-    accuracy_spread,
-    blindness,
-    reward_metrics,
-)
-from rlhf.evaluation.scored_pairs import Accuracy, ScoredPairs, confident_rows
+from rlhf.evaluation.reward_metrics import accuracy_spread, reward_metrics
+from rlhf.evaluation.scored_pairs import ScoredPairs, confident_rows
+from rlhf.storage.run_directory import json_text
 
 
 def scored(differences, labels=None, images=None, kinds=None, lengths=None) -> ScoredPairs:  # noqa: ANN001
@@ -102,7 +95,7 @@ def test_scores_that_follow_length_have_a_length_correlation() -> None:
 def test_metrics_are_json_whatever_is_missing() -> None:
     only_ties = reward_metrics(scored([1.0, 0.0], [0.5, 0.5]))
     assert math.isnan(only_ties.accuracy.value) and only_ties.length_correlation == 0
-    values = json.loads(json.dumps(only_ties.as_dict(), allow_nan=False))
+    values = json.loads(json_text(asdict(only_ties)))
     assert values["accuracy"] == {
         "name": "all pairs",
         "pairs": 0,
@@ -112,8 +105,6 @@ def test_metrics_are_json_whatever_is_missing() -> None:
     }
     assert (values["ties"], values["equal_scores"], values["longer_preferred"]) == (2, 0, None)
     assert all(name.startswith("reward/") for name in only_ties.scalars())
-    values = json.loads(json.dumps(blindness(*[scored([1.0], [0.5])] * 3).as_dict()))
-    assert values["gap"] is None and values["verdict"] == CANNOT_TELL
 
 
 def test_scalars_are_the_metrics() -> None:
@@ -125,65 +116,6 @@ def test_scalars_are_the_metrics() -> None:
         "reward/length_correlation": metrics.length_correlation,
         "reward/longer_scored_higher": metrics.longer_scored_higher,
     }
-    blind = blindness(with_accuracy(0.9), with_accuracy(0.5), with_accuracy(0.6))
-    assert blind.scalars() == {
-        "reward/blind_accuracy_shuffled": 0.5,
-        "reward/blind_accuracy_blank": pytest.approx(0.6),
-        "reward/blindness_gap": pytest.approx(0.3),
-    }
-
-
-@pytest.mark.parametrize(
-    "own_share, shuffled_share, blank_share, images, verdict",
-    [
-        (0.9, 0.5, 0.6, 100, LOOKS),
-        (0.9, 0.5, 0.9, 100, IGNORES),  # one blinded model as good as the seeing one is enough
-        (0.9, 0.9, 0.5, 100, IGNORES),
-        (0.7, 0.9, 0.9, 100, IGNORES),
-        (1.0, 0.0, 0.0, 19, CANNOT_TELL),  # too few, however clear
-        (1.0, 0.0, 0.0, 20, LOOKS),
-    ],
-)
-def test_the_verdict(
-    own_share: float, shuffled_share: float, blank_share: float, images: int, verdict: str
-):  # noqa: ANN201
-    blind = blindness(
-        *(with_accuracy(share, images) for share in (own_share, shuffled_share, blank_share))
-    )
-    assert blind.verdict == verdict and blind.images == images
-
-
-def test_images_are_counted_not_pairs() -> None:
-    ten_images = [replace(with_accuracy(x), image_ids=torch.arange(100) // 10) for x in (1, 0, 0)]
-    assert blindness(*ten_images).images == 10 and blindness(*ten_images).verdict == CANNOT_TELL
-
-
-def test_a_wide_interval_about_0_gives_no_verdict() -> None:
-    """11 of 20 right with the image, and without it another 10: no verdict on so few."""
-    own_images, without_images = scored([1.0] * 11 + [-1.0] * 9), scored([-1.0] * 10 + [1.0] * 10)
-    blind = blindness(own_images, without_images, without_images)
-    assert blind.gap == pytest.approx(0.05) and blind.low < -0.1 and blind.high > 0.1
-    assert blind.verdict == CANNOT_TELL
-
-
-def test_the_gap_is_paired() -> None:
-    """90 and 70 of 100 right, the same 70 among them: each differs on a fifth of the images."""
-    blind = blindness(with_accuracy(0.9), with_accuracy(0.7), with_accuracy(0.1))
-    assert blind.gap == pytest.approx(0.2)
-    # ± 1.96·√(0.2·0.8 / 100) = 0.078; unpaired it would be 0.108
-    assert blind.low == pytest.approx(0.122, abs=0.015)
-    assert blind.high == pytest.approx(0.278, abs=0.015)
-
-
-def test_blinded_scores_must_be_of_the_same_pairs() -> None:
-    own_images, other_labels = scored([1.0, 1.0], [1, 0]), scored([1.0, 1.0], [0, 1])
-    for mismatched in (other_labels, scored([1.0])):
-        for arguments in (
-            (own_images, mismatched, own_images),
-            (own_images, own_images, mismatched),
-        ):
-            with pytest.raises(ValueError, match="same pairs"):
-                blindness(*arguments)
 
 
 def test_the_most_confident_rows_are_one_per_image() -> None:
@@ -224,22 +156,3 @@ def test_the_spread_of_folds() -> None:
     assert [spread.mean, spread.std] == pytest.approx([0.7, 0.1])
     assert [spread.low, spread.high] == pytest.approx([0.6, 0.8])
     assert accuracy_spread(folds[:1]).std == 0
-
-
-@pytest.mark.parametrize(
-    ("gap", "low", "high", "images", "needed"),
-    [
-        (0.04, -0.02, 0.10, 30, 68),  # to exclude 0: the interval ends 1.5 times too far away
-        (-0.01, -0.08, 0.06, 40, 55),  # to exclude 0.05: 7 / 6 times, 54.4 images
-        (0.04, -0.02, 0.05, 50, 50),  # the nearer of both ends
-        (0.20, 0.10, 0.30, 8, 20),  # the interval would do, but of fewer than 20 it is not believed
-        (0.04, -0.02, 0.10, 0, None),
-    ],
-)
-def test_how_many_images_would_tell(
-    gap: float, low: float, high: float, images: int, needed: int | None
-) -> None:
-    accuracy = Accuracy("", 10, 0.5, 0.4, 0.6)
-    result = Blindness(accuracy, accuracy, accuracy, gap, low, high, images, CANNOT_TELL)
-    assert result.images_needed == needed
-    assert replace(result, verdict=LOOKS).images_needed is None

@@ -8,15 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
-from rlhf.evaluation.reward_metrics import blindness, reward_metrics
+from rlhf.evaluation.prompt_tests import INSTRUCTION_TEST, PromptTestMetrics
+from rlhf.evaluation.reward_metrics import reward_metrics
 from rlhf.evaluation.reward_report import ReportPair, write_reward_report
 from rlhf.history import Exchange
 from tests.evaluation.test_model_report import NASTY, Page
+from tests.evaluation.test_prompt_tests import blindness, instruction_test
 from tests.evaluation.test_reward_metrics import SIX, scored, with_accuracy
 
 LOOKING = blindness(with_accuracy(0.9), with_accuracy(0.5), with_accuracy(0.6))
 BLIND = blindness(*[with_accuracy(0.9)] * 3)
 FEW = blindness(*[with_accuracy(0.9, 10)] * 3)
+READING = instruction_test(with_accuracy(0.9), with_accuracy(0.5))
+NOT_READING = instruction_test(with_accuracy(0.9), with_accuracy(0.9))
 
 
 def report_pair(text="a red star", kind="style", scores=(2.0, -1.0), label=0.0) -> ReportPair:  # noqa: ANN001
@@ -24,7 +28,7 @@ def report_pair(text="a red star", kind="style", scores=(2.0, -1.0), label=0.0) 
 
 
 def report_page(path, metrics=None, **parts) -> Page:  # noqa: ANN001, ANN003
-    defaults = {"title": "Reward", "blindness": None, "mistakes": [], **parts}
+    defaults = {"title": "Reward", "mistakes": [], **parts}
     file = path / "deep" / "report.html"
     write_reward_report(file, metrics=metrics or reward_metrics(SIX), **defaults)
     return Page(file.read_text("utf-8"))
@@ -35,7 +39,7 @@ def every_section(text="plain") -> dict:  # noqa: ANN001, D103
     return {
         "metrics": reward_metrics(pairs),
         "title": text,
-        "blindness": LOOKING,
+        "tests": [LOOKING, READING],
         "mistakes": [report_pair(text, kind=text)],
         "right": [report_pair(text, kind=text)],
         "curves": {text: {text: [(0, 1.0), (5, 0.5)], "held out": [(0, 1.0)]}},
@@ -84,28 +88,48 @@ def test_the_report_shows_the_metrics(tmp_path) -> None:  # noqa: ANN001
 
 
 @pytest.mark.parametrize(
-    "blind, color, sentence",
+    "test, color, sentence",
     [
         (LOOKING, "win", "This model looks at the image."),
         (BLIND, "loss", "This model ignores the image."),
-        (FEW, "tie", "Cannot tell: too few pairs."),
+        (FEW, "tie", "Cannot be told from 10 pairs."),
+        (READING, "win", "This model reads the question."),
+        (NOT_READING, "loss", "This model does not read the question."),
     ],
 )
-def test_the_verdict_is_a_sentence(tmp_path, blind, color, sentence) -> None:  # noqa: ANN001
-    page = report_page(tmp_path, blindness=blind)
+def test_the_verdict_is_a_sentence(tmp_path, test, color, sentence) -> None:  # noqa: ANN001
+    page = report_page(tmp_path, tests=[test])
     (banner,) = [x for x in page.all("div") if x.get("class") == "card banner"]
     assert banner["style"] == f"border-left-color: var(--{color})"
     assert sentence in page.text
     assert "Blindness test" not in report_page(tmp_path).text
 
 
+def test_a_test_shows_accuracies_and_margins_with_their_intervals(tmp_path) -> None:  # noqa: ANN001
+    text = report_page(tmp_path, tests=[READING]).text
+    assert "own instruction 90.0 % of 100 another instruction 50.0 % of 100" in text
+    assert "Own instruction minus the other: +40.0 points, 95 % interval +3" in text
+    own, wrong = READING.margins
+    assert own.value == pytest.approx(0.8) and wrong.value == 0
+    own_interval = f"{own.low:+.2f} to {own.high:+.2f}"
+    margins = f"own instruction +0.80 ({own_interval}), another instruction +0.00 (-"
+    assert f"Mean margin, score units: {margins}" in text
+
+
+def test_a_test_that_cannot_be_made_takes_one_line(tmp_path) -> None:  # noqa: ANN001
+    page = report_page(tmp_path, tests=[PromptTestMetrics(INSTRUCTION_TEST)])
+    line = "Wrong-instruction test Every pair has the same instruction, so there is no wrong one."
+    assert line in page.text and "Cannot be told" not in page.text
+    assert "own instruction" not in page.text
+
+
 def test_bars_lie_where_their_shares_say(tmp_path) -> None:  # noqa: ANN001
-    spans = report_page(tmp_path, blindness=LOOKING).all("span")
+    spans = report_page(tmp_path, tests=[LOOKING]).all("span")
     fills = [style_of(x)["width"] for x in spans if x.get("class") == "fill"]
     dots = [style_of(x)["left"] for x in spans if x.get("class") == "dot"]
     assert fills[:3] == dots[:3] == ["90.0%", "50.0%", "60.0%"]
     interval = style_of(next(x for x in spans if x.get("class") == "interval"))
-    low, high = 100 * LOOKING.own_images.low, 100 * LOOKING.own_images.high
+    low, high = 100 * LOOKING.accuracies[0].low, 100 * LOOKING.accuracies[0].high
     assert interval == {"left": f"{low:.1f}%", "right": f"calc(100% - {high:.1f}%)"}
 
 
@@ -178,6 +202,6 @@ def test_folds_are_shown_with_their_spread(tmp_path) -> None:  # noqa: ANN001
 
 def test_no_decided_pair_still_makes_a_page(tmp_path) -> None:  # noqa: ANN001
     ties = scored([0.0, 1.0], [0.5, 0.5])
-    page = report_page(tmp_path, reward_metrics(ties), blindness=blindness(ties, ties, ties))
+    page = report_page(tmp_path, reward_metrics(ties), tests=[blindness(ties, ties, ties)])
     assert "accuracy –" in page.text and "nan" not in page.text.lower()
     assert not any("nan" in value for _, attributes in page.tags for value in attributes.values())

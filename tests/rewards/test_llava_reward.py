@@ -1,5 +1,6 @@
 """Reward models of every kind: what they read, and that nothing else changes a score."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,6 +189,30 @@ def test_a_text_too_long_for_the_text_model_is_refused(
     model.backbone().config.rope_parameters = rope  # a longer text would change the others' scores
     with pytest.raises(DataError, match="the text model reads 6"):
         scores(model, tiny_models.prompts_of(llava, tiny), tiny_models.responses_of(llava))
+
+
+@pytest.mark.parametrize("kind", ["llava_head", "caption_text"])
+def test_what_fits_is_what_can_be_scored(
+    llava: Llava, tiny: Path, text_model: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is the shortest text: it fits, and each longer one is refused."""
+    model = kit.build(llava, kit.options(kind, text_model))
+    prompts, responses = tiny_models.prompts_of(llava, tiny, 8), tiny_models.responses_of(llava, 8)
+    assert model.fits(prompts, responses).all()
+    lengths = prompts.spans.lengths + responses.spans.lengths
+    limited, name = llava, "max_positions"
+    if isinstance(model, CaptionReward):
+        lengths = torch.tensor([len(model._ids(x)) for x in model.texts(prompts, responses)])
+        limited, name = model.backbone().config, "max_position_embeddings"
+    shortest = int(lengths.min())
+    monkeypatch.setattr(limited, name, shortest - 1)
+    assert not model.fits(prompts, responses).any()
+    monkeypatch.setattr(limited, name, shortest)
+    assert torch.equal(model.fits(prompts, responses), lengths == shortest)
+    for row, fits in enumerate((lengths == shortest).tolist()):
+        batch = prompts.select(torch.tensor([row])), responses.select(torch.tensor([row]))
+        with nullcontext() if fits else pytest.raises(DataError):
+            scores(model, *batch)
 
 
 def test_a_text_ends_with_one_end_token(llava: Llava, tiny: Path, tmp_path: Path) -> None:

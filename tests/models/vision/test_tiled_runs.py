@@ -21,7 +21,8 @@ from rlhf.config.schema import LoraType, ModelConfig
 from rlhf.data.records import PreferenceRecord
 from rlhf.data.tokenization import response_batch
 from rlhf.errors import UsageError
-from rlhf.evaluation.reward_scoring import run_blind_test, write_blank_image
+from rlhf.evaluation.prompt_changes import evaluate_pairs, write_blank_image
+from rlhf.evaluation.prompt_tests import BLINDNESS
 from rlhf.models.fingerprints import same_encoding
 from rlhf.models.llava import Llava
 from rlhf.models.loading import fingerprints
@@ -119,10 +120,8 @@ def test_the_blind_test_scores_with_other_images_and_a_blank_one(
     }
     records = [PreferenceRecord("a.png", text, **items) for text in anyres.QUESTIONS]
     blank = write_blank_image(tmp_path / "blank.png")
-    result = run_blind_test(model, records, pairs, llava.builder, blank, max_tokens=400)
-    own_scores, shuffled, blank_scores = (
-        x.scores_a for x in (result.own_images, result.shuffled_images, result.blank_images)
-    )
+    result = evaluate_pairs(model, records, pairs, blank, max_tokens=400)
+    own_scores, shuffled, blank_scores = (x.scores_a for x in result.tests[BLINDNESS].all)
     assert not torch.equal(own_scores, shuffled) and not torch.equal(own_scores, blank_scores)
 
 
