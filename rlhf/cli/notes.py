@@ -19,6 +19,7 @@ _COMMON |= {"ppo.microbatch_tokens", "sweep.objective", "sweep.direction"}
 
 # Options that only some of the commands read that read their section.
 _READ_BY = {
+    "data.evaluation_fraction": ("collect", "ppo", "evaluate"),
     "reward.judge_path": ("demo", "plan", "ppo"),
     "sampling.cuda_graphs": ("demo", "collect", "ppo", "evaluate", "generate"),
 }

@@ -16,7 +16,7 @@ from rlhf.commands.job import Job
 from rlhf.commands.model_setup import build_scorer, load_adapted
 from rlhf.config.schema import CollectConfig, Config, SamplingConfig
 from rlhf.data.collate import prompt_batch
-from rlhf.data.input_files import read_prompts
+from rlhf.data.evaluation_split import read_training_prompts
 from rlhf.data.pair_selection import SelectedPair, select_pairs
 from rlhf.data.prompt_keys import prompt_content
 from rlhf.data.records import CandidatesRecord, PromptRecord, read_records, write_records
@@ -47,7 +47,7 @@ def collect(job: Job) -> dict[str, Any]:
     """
     config, output, world = job.config, job.run_dir / "candidates.jsonl", job.world or ALONE
     world.first(partial(_check_options, config))
-    records, root = read_prompts(config)
+    records, root = read_training_prompts(config)
     llava = load_adapted(config, config.model.path, world)
     records = fitting(config, llava, records, root)
     world.same("data.prompts", lambda: repr(records))

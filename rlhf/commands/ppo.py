@@ -17,7 +17,7 @@ from rlhf.commands.ppo_profile import profiled
 from rlhf.commands.resume import resume_checkpoint
 from rlhf.commands.training_run import training_run
 from rlhf.config.schema import Config
-from rlhf.data.input_files import read_prompts
+from rlhf.data.evaluation_split import read_training_prompts
 from rlhf.data.record_set import Prompts
 from rlhf.diagnostics.report import check_quick
 from rlhf.errors import UsageError
@@ -42,7 +42,7 @@ def ppo(job: Job) -> dict[str, Any]:
     world = job.world or ALONE
     _check_profile(config, world)
     check_training_options(config.ppo, config.sampling)
-    records, root = read_prompts(config)
+    records, root = read_training_prompts(config)
     if not job.scorer:
         _say_verdict(RewardCard.read(config.reward.path)[0])  # fails before a model loads
     (resolved, location), full = resolve_model(job), config.model.train == "full"

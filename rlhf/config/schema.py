@@ -48,6 +48,7 @@ class DataConfig(Section):
     preferences: PathText = ""  # JSONL: image_path, instruction, response_a, response_b, preference
     validation_preferences: PathText = ""  # JSONL of held-out pairs; empty: validation_fraction
     validation_fraction: Fraction = 0.1  # share of the images that is held out
+    evaluation_fraction: Fraction | None = None  # share kept for evaluate; null: folder 0.1, file 0
     recursive: bool = False  # a folder of images: also the images of the folders inside it
     on_bad_image: Literal["error", "skip"] = "error"  # skip: drop the record, print how many
     on_too_long: Literal["error", "skip"] = "error"  # skip: drop the record, print how many

@@ -13,6 +13,8 @@ from rlhf.commands import collect
 from rlhf.commands.collect import _samples_by_temperature, _without_duplicates
 from rlhf.config.schema import CollectConfig, SamplingConfig
 from rlhf.data.collate import prompt_batch
+from rlhf.data.evaluation_split import is_held_out
+from rlhf.data.images import image_digest
 from rlhf.data.records import PromptRecord
 from rlhf.generation.sampler import generate
 from rlhf.generation.transformers_engine import beam_search
@@ -123,9 +125,13 @@ def test_a_directory_of_images_is_asked_one_instruction(
     args = ["data.prompts=photos", "instruction=What is it?", "output=photos/candidates.jsonl"]
     assert main(["collect", f"model.path={tiny / 'model'}", *SMALL, *args]) == 0
     rows = rows_of(photos / "candidates.jsonl")
-    assert [row["image_path"] for row in rows] == [f"{n:05}.png" for n in range(len(rows))]
+    images = {path.name: image_digest(path) for path in photos.glob("*.png")}
+    held_out = {name for name, digest in images.items() if is_held_out(digest, 0.1)}
+    assert [row["image_path"] for row in rows] == sorted(images.keys() - held_out)
     assert {row["instruction"] for row in rows} == {"What is it?"}
-    assert "next: rlhf annotate photos/candidates.jsonl\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{len(held_out)} of 8 images are held out for rlhf evaluate" in printed
+    assert "next: rlhf annotate photos/candidates.jsonl\n" in printed
     (directory / "empty").mkdir()
     assert main(["collect", f"model.path={tiny / 'model'}", "data.prompts=empty"]) == 3
     assert "the folder has no images" in capsys.readouterr().err

@@ -10,6 +10,9 @@ from safetensors.torch import load_file
 from rlhf.commands.job import Job
 from rlhf.commands.ppo import _say_verdict, ppo
 from rlhf.config.schema import Config, DataConfig, ModelConfig, PPOConfig, SamplingConfig
+from rlhf.data.evaluation_split import is_held_out
+from rlhf.data.images import image_digest
+from rlhf.data.records import PromptRecord
 
 LINEAR = {"features", "states.linear.weight", "states.linear.bias"}
 HIDDEN = {"states.hidden.weight", "states.hidden.bias"}
@@ -39,6 +42,26 @@ def test_the_saved_head_is_of_the_kind_of_the_options(
     ppo(Job(config, tmp_path, [], [], lambda *_: (Path(), {}), f"{judge}:score"))
     head = load_file(tmp_path / "value_head.safetensors")
     assert head.keys() == names and bool(head["states.linear.weight"].any())
+
+
+def test_images_that_are_held_out_are_not_trained_on(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(records: list[PromptRecord], root: Path, **_: Any) -> None:
+        raise LookupError({record.image_path for record in records}, root)
+
+    monkeypatch.setattr("rlhf.commands.ppo.Prompts", stop)
+    monkeypatch.setattr("rlhf.commands.ppo.named_reward", lambda *_: None)
+    photos = tiny / "pictures"
+    config = Config(
+        model=ModelConfig(path=str(tiny / "model")),
+        data=DataConfig(prompts=str(photos), evaluation_fraction=0.5),
+    )
+    with pytest.raises(LookupError) as caught:
+        ppo(Job(config, tmp_path, [], [], lambda *_: (Path(), {}), "judge.py:score"))
+    digests = {path.name: image_digest(path) for path in photos.iterdir()}
+    trained_on = {name for name, digest in digests.items() if not is_held_out(digest, 0.5)}
+    assert caught.value.args == (trained_on, photos)
 
 
 def test_the_verdict_on_the_reward_model_is_repeated(

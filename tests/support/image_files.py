@@ -49,6 +49,17 @@ def tiff(tags: list[tuple[int, int, int, int]], data: bytes) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
 
 
+def write_shades(directory: Path, *shades: int, prefix: str = "") -> Path:
+    """Write BMPs of 2 by 2 pixels, named by their shade of red, the same bytes everywhere."""
+    directory.mkdir(parents=True, exist_ok=True)
+    info = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 24, 0, 16, 3780, 3780, 0, 0)
+    for shade in shades:
+        rows = 2 * (2 * bytes([0, 0, shade]) + bytes(2))
+        content = struct.pack("<2sIII", b"BM", 70, 0, 54) + info + rows
+        (directory / f"{prefix}{shade:02}.bmp").write_bytes(content)
+    return directory
+
+
 def bmp_rle8(width: int, height: int, codes: bytes) -> bytes:
     """A BMP of 256 greys in run-length code."""
     palette = b"".join(bytes([level, level, level, 0]) for level in range(256))
