@@ -22,6 +22,7 @@ from rlhf.data.records import (
 )
 from rlhf.errors import UsageError
 from rlhf.evaluation.evaluate import metrics_by_model, outcomes_of
+from rlhf.evaluation.evaluation_prompts import evaluation_prompts
 from rlhf.evaluation.html import metric_table
 from rlhf.evaluation.judges import (
     Judge,
@@ -54,6 +55,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     config, world = job.config, job.world or ALONE
     world.first(partial(_check_options, job))
     records, root = read_prompts(config)
+    records = evaluation_prompts(job.files, records, root, config.data.evaluation_fraction)
     records = fitting_all(config, job.files, records[: config.evaluation.limit or None], root)
     judgments = _judgments(config)
     records, results, judges = _evaluate_models(job, records, root)

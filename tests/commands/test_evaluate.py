@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from rlhf.cli.main import main
+from rlhf.data.evaluation_split import is_held_out
+from rlhf.data.images import image_digest
 from rlhf.data.records import CandidatesRecord, PreferenceRecord, read_records, write_records
 
 SMALL = ["sampling.max_new_tokens=4", "sampling.batch_size=8", "instruction=What is it?"]
@@ -56,6 +58,27 @@ def test_three_models_and_the_best_of_some_samples(directory: Path) -> None:
     )
     assert sum(kind["prompts"] for kind in metrics["kinds"].values()) == 8
     assert (newest(directory) / "report.html").read_text().count("<article") == 8
+
+
+def test_the_images_that_a_run_held_out_are_evaluated(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"data": {"prompts": "photos", "evaluation_fraction": 0.5}}
+    (directory / "two" / "config.yaml").write_text(json.dumps(options))
+    digests = [image_digest(path) for path in (directory / "photos").iterdir()]
+    held_out = sum(is_held_out(digest, 0.5) for digest in digests)
+    judge = "--scorer=length.py:length"
+    assert run("one", "two", judge) == 0
+    report = (newest(directory) / "report.html").read_text()
+    assert f"evaluating on the {held_out} images" in capsys.readouterr().out
+    assert report.count("<article") == held_out and "were trained on" not in report
+    assert run("one", "two", judge, "data.evaluation_fraction=0") == 0
+    report = (newest(directory) / "report.html").read_text()
+    assert "evaluating on" not in capsys.readouterr().out
+    assert report.count("<article") == 8
+    assert f"{8 - held_out} of 8 images were trained on" in report
+    assert run("one", "two", judge, "evaluation.limit=1") == 0  # the first of those held out
+    assert (newest(directory) / "report.html").read_text().count("<article") == 1
 
 
 def test_the_same_model_ties_with_itself(directory: Path) -> None:
