@@ -31,7 +31,7 @@ class Command:
         required: options that it cannot do without; its help lists them first.
         optional_files: options that name a file which must be there if one is named.
         next_step: the command that usually follows; `{run}`, `{model}`, `{output}`, `{reward}` are
-            filled in.
+            filled in, and for data.prompts=FILE.jsonl the folder of images that was read.
         objective: the metric that the members of a sweep are compared by; empty for none.
         takes_files: whether it takes words without `=`: files or run directories.
         takes_scorer: whether it takes `--scorer=`.
@@ -126,7 +126,7 @@ COMMANDS = {
         takes_judge=True,
         has_run_dir=True,
         has_checkpoints=True,
-        root_options=("resume", "resume_allow"),
+        root_options=("instruction", "resume", "resume_allow"),
         required=("model.path", "data.prompts", "reward.path"),
         optional_files=("reward.captions",),
         next_step="rlhf evaluate {model} {run} data.prompts=FILE.jsonl {reward}",

@@ -16,6 +16,7 @@ from rlhf.tracking.console import say
 # Options that every command may read, and those that commands read from sections of others.
 _COMMON = {"seed", "name", "output_dir", "device", "dtype"}
 _COMMON |= {"ppo.microbatch_tokens", "sweep.objective", "sweep.direction"}
+_PROMPTS_FILE = "data.prompts=FILE.jsonl"  # in the command that usually follows
 
 # Options that only some of the commands read that read their section.
 _READ_BY = {
@@ -87,9 +88,24 @@ def next_step(
         "output": output,
         "reward": reward,
     }
-    words = [word.format(**values) for word in COMMANDS[command].next_step.split()]
+    words = [
+        filled
+        for word in COMMANDS[command].next_step.split()
+        for filled in (_prompts(config) if word == _PROMPTS_FILE else [word.format(**values)])
+    ]
     if words:
         say(f"next: {_typed([word for word in words if word], scorer)}")
+
+
+def _prompts(config: Config) -> list[str]:
+    """Return the words that name the folder of prompts, or what stands for a file of them."""
+    data = config.data
+    if not data.prompts or not Path(data.prompts).is_dir():
+        return [_PROMPTS_FILE]
+    recursive = "true" if data.recursive else ""
+    values = {"data.prompts": data.prompts, "data.root": data.root, "data.recursive": recursive}
+    values["instruction"] = config.instruction
+    return [f"{name}={value}" for name, value in values.items() if value]
 
 
 def _typed(words: Sequence[str], scorer: str) -> str:

@@ -9,10 +9,10 @@ import pytest
 from rlhf.cli.call import Call, parse
 from rlhf.cli.launch import _failure
 from rlhf.cli.main import main
-from rlhf.cli.notes import next_step
+from rlhf.cli.notes import is_read, next_step
 from rlhf.commands.command_line import command_line, resume_command
 from rlhf.commands.job import Job
-from rlhf.config.schema import Config, ModelConfig, RewardConfig
+from rlhf.config.schema import Config, DataConfig, ModelConfig, RewardConfig
 from rlhf.ppo.divergence import stopped_by_warning
 from rlhf.ppo.health import HealthWarning
 from rlhf.training.checkpoint_manager import CheckpointManager, State
@@ -95,6 +95,19 @@ def test_after_ppo_models_are_compared_by_its_reward(
     call = parsed(capsys.readouterr().out.strip())
     assert (call.command, call.files, call.scorer) == ("evaluate", ["m", "runs/a b"], scorer)
     assert call.overrides == ["data.prompts=FILE.jsonl", *reward]
+
+
+def test_a_directory_of_images_is_evaluated_as_it_was_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = DataConfig(prompts=str(tmp_path), root="/", recursive=True)
+    config = Config(data=data, instruction="What is it?")
+    next_step("ppo", Path("run"), config, {}, "judge.py:score")
+    assert parsed(capsys.readouterr().out.strip()).overrides == [
+        *(f"data.prompts={tmp_path}", "data.root=/", "data.recursive=true"),
+        "instruction=What is it?",
+    ]
+    assert is_read("ppo", "instruction") and not is_read("generate", "data.evaluation_fraction")
 
 
 def test_what_follows_a_score_takes_no_scorer(capsys: pytest.CaptureFixture[str]) -> None:
