@@ -77,7 +77,7 @@ class DirectoryInUseError(RlhfError):
 
 
 class StoppedError(RlhfError):
-    """A signal ended the run: 130 SIGINT, 143 SIGTERM, 75 SIGUSR1 (saved, please requeue)."""
+    """A signal ended the run: 130 SIGINT, 143 SIGTERM or SIGHUP, 75 SIGUSR1."""
 
     def __init__(self, what: str, where: str, fix: str, exit_code: int) -> None:
         """Build the error from its three lines and the exit code of the signal.

@@ -1,5 +1,6 @@
 """One thread and one seed for every test, and the tiny models they share."""
 
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow machine a line about what is in progress would stand among those of a test."""
+    monkeypatch.setattr("rlhf.tracking.heartbeat.FIRST", inf)
 
 
 @pytest.fixture

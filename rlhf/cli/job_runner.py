@@ -12,6 +12,7 @@ from rlhf.cli.commands import COMMANDS, CommandFunction
 from rlhf.cli.hydra_compose import compose_options, to_yaml
 from rlhf.cli.input_checks import load_function
 from rlhf.cli.notes import is_read, next_step, option_changes
+from rlhf.cli.output_checks import check_outputs
 from rlhf.cli.processes import takes_processes
 from rlhf.commands.command_line import command_line
 from rlhf.commands.job import Job
@@ -81,7 +82,7 @@ def run_job(
     Returns:
         The run directory (`.` for a command without one) and the metrics.
     """
-    _check_output(command, config)
+    check_outputs(command, config, files, scorer, judge)
     _silence_libraries()
     option_changes(command, config)
     if takes_processes(command) and is_read(command, "parallel.parts"):
@@ -181,14 +182,6 @@ def _lock(directory: Path, *, is_new: bool) -> RunDirectory:
         fix = "set resume= to continue it, or choose another hydra.run.dir or hydra.sweep.dir"
         raise UsageError("this directory holds a run already", str(directory), fix)
     return RunDirectory(directory)
-
-
-def _check_output(command: str, config: Config) -> None:
-    """Refuse an output of a command that writes to its run directory, or nothing, instead."""
-    if config.output and not COMMANDS[command].writes_output:
-        commands = ", ".join(sorted(name for name, row in COMMANDS.items() if row.writes_output))
-        what, fix = f"{command} writes no output", f"leave it out; output= is for {commands}"
-        raise UsageError(what, f"output={config.output}", fix)
 
 
 def _silence_libraries() -> None:

@@ -31,6 +31,7 @@ from rlhf.storage.sweep import (
     write_sweep,
 )
 from rlhf.tracking.console import say, stage, table
+from rlhf.training.signals import EXIT_CODES, SignalInterrupt
 
 Run = Callable[[Sequence[str]], dict[str, Any]]
 
@@ -116,8 +117,9 @@ def run_member(
     try:
         fixed = [word for word in typed if override_name(word) not in swept]
         summary = run([*fixed, *(f"{name}={value}" for name, value in swept.items())])
-    except KeyboardInterrupt:
-        write_member(directory, replace(started, status="interrupted", exit_code=130))
+    except (KeyboardInterrupt, SignalInterrupt) as stop:
+        code = EXIT_CODES[getattr(stop, "name", "SIGINT")]
+        write_member(directory, replace(started, status="interrupted", exit_code=code))
         raise
     except StoppedError as error:
         code = report(error)

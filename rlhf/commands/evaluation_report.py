@@ -13,6 +13,7 @@ from rlhf.evaluation.judges import JudgeOutputs
 from rlhf.evaluation.model_comparison import ModelResult, instruction_kind
 from rlhf.evaluation.model_report import ReportItem, write_model_report
 from rlhf.evaluation.run_names import model_names
+from rlhf.storage.atomic import replace_text
 from rlhf.storage.run_directory import json_text, run_directories
 from rlhf.tracking.reader import read_metrics
 
@@ -47,7 +48,7 @@ def write_report(
         outcomes: of each prompt, of the last model against the first.
         metrics: by model and by kind of instruction.
     """
-    (job.run_dir / "metrics.json").write_text(json_text(metrics, indent=2) + "\n")
+    replace_text(job.run_dir / "metrics.json", json_text(metrics, indent=2) + "\n")
     paths = dict(zip(model_names(job.files), job.files, strict=True))  # without best-of-n
     curves = {name: _curves(path) for name, path in paths.items()}
     mean_scores = {name: _first_score(row) for name, row in metrics["models"].items()}

@@ -14,6 +14,7 @@ from rlhf.models.loading import stored_dtype
 from rlhf.models.locations import locate_model
 from rlhf.models.policy import POLICY
 from rlhf.storage.atomic import make_directory
+from rlhf.storage.directories import replaced_directory
 from rlhf.storage.model_card import write_model_card
 from rlhf.tracking.console import say
 
@@ -38,7 +39,7 @@ def merge(job: Job) -> dict[str, Any]:
     if kind := stored_quantization(location.base):
         fix = "name the original weights: model.base=DIRECTORY_OR_HUB_ID"
         raise UsageError(f"an adapter cannot be merged into {kind} weights", location.base, fix)
-    output = make_directory(Path(job.config.output) if job.config.output else run / "merged")
+    output = _new_directory(Path(job.config.output) if job.config.output else run / "merged")
     model = replace(job.config.model, quantization="none")
     config = replace(job.config, device="cpu", dtype="float32", model=model)
     llava = load_model(config, location)
@@ -48,8 +49,22 @@ def merge(job: Job) -> dict[str, Any]:
     llava.adapters.load(POLICY, location.adapter, trains=False)
     llava.adapters.merge(POLICY)
     llava.model.to(dtype)
-    llava.save(output)
     metrics = {"adapter": str(location.adapter), "dtype": str(dtype).removeprefix("torch.")}
-    write_model_card(output, location.base, command="export", metrics=metrics)
+    with replaced_directory(output) as new:
+        llava.save(new)
+        write_model_card(new, location.base, command="export", metrics=metrics)
     say(f"merged into {output}")
     return {"base": location.base, **metrics, "output": str(output)}
+
+
+def _new_directory(path: Path) -> Path:
+    """Return an empty directory, made if missing.
+
+    Raises:
+        UsageError: it holds files, which are never replaced.
+        ResourceError: it cannot be made.
+    """
+    if any(make_directory(path).iterdir()):
+        fix = "name a new directory: output=DIRECTORY"
+        raise UsageError("the output directory holds files", str(path), fix)
+    return path

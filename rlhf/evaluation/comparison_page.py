@@ -145,7 +145,7 @@ def write_run_comparison(
         unfinished: name and reason of each run that failed or did not end.
 
     Raises:
-        OSError: the file cannot be written.
+        ResourceError: the file cannot be written.
     """
     plots, groups = arranged(runs)
     write_page(

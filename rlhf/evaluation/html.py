@@ -15,6 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from rlhf.evaluation import charts
+from rlhf.storage.atomic import make_directory, replace_text
 
 PIXELATED_SIDE = 160  # pixels; images up to this size are embedded as they are
 _LIMITS = ("low", "high")  # interval of the win rate, shown in its column
@@ -52,15 +53,15 @@ def write_page(
         values: the variables of the template.
 
     Raises:
-        OSError: the file cannot be written.
+        ResourceError: the file cannot be written.
     """
     environment = _environment()
     script = "\n".join(environment.get_template(name).render() for name in scripts)
     digest = b64encode(sha256(script.encode()).digest()).decode()
     values |= {"title": title, "notes": notes, "script": Markup(script), "script_hash": digest}
     page = environment.get_template(template).render(values)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, "utf-8", errors="xmlcharrefreplace")  # a lone surrogate is not UTF-8
+    make_directory(path.parent)
+    replace_text(path, page, errors="xmlcharrefreplace")  # a lone surrogate is not UTF-8
 
 
 @cache

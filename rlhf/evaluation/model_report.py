@@ -94,7 +94,7 @@ def write_model_report(
         seed: of the order in which the prompts are shown at first.
 
     Raises:
-        OSError: the file cannot be written.
+        ResourceError: the file cannot be written.
     """
     side = LARGE_SIDE if len(items) <= MANY_ITEMS else SMALL_SIDE
     curve_charts = [

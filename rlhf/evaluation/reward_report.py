@@ -109,7 +109,7 @@ def write_reward_report(
         folds: metrics of the held-out pairs of each fold.
 
     Raises:
-        OSError: the file cannot be written.
+        ResourceError: the file cannot be written.
     """
     plots = [calibration_chart(metrics), margin_chart(metrics)]
     plots += [line_chart(name, METRICS.get(name, ""), x) for name, x in (curves or {}).items()]

@@ -10,6 +10,7 @@ from rlhf.config.schema import CriticHead, CriticKind, ModelConfig
 from rlhf.models.llava import Llava
 from rlhf.models.lora import add_adapter
 from rlhf.models.value_head import ValueHead
+from rlhf.storage.directories import replaced_directory
 from rlhf.tracking.profiler import phase
 from rlhf.types import PromptBatch, Responses
 
@@ -113,10 +114,14 @@ class Critic:
     def save(self, directory: Path) -> None:
         """Write value_head.safetensors, and the critic's own adapter or model to critic/."""
         self.head.save(directory / "value_head.safetensors")
-        if CRITIC in self.llava.adapters.names:
-            self.llava.adapters.save(CRITIC, directory / "critic", self.llava.base)
-        elif self.kind == "separate":
-            self.llava.save(directory / "critic")
+        has_adapter = CRITIC in self.llava.adapters.names
+        if not has_adapter and self.kind != "separate":
+            return
+        with replaced_directory(directory / "critic") as new:
+            if has_adapter:
+                self.llava.adapters.save(CRITIC, new, self.llava.base)
+            else:
+                self.llava.save(new)
 
 
 def build_lora_critic(

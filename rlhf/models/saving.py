@@ -6,6 +6,7 @@ from typing import Any
 
 from rlhf.models.llava import Llava
 from rlhf.models.policy import POLICY
+from rlhf.storage.directories import replaced_directory
 from rlhf.storage.model_card import write_model_card
 
 
@@ -16,14 +17,15 @@ def save_trained(
 
     Args:
         llava: the model.
-        directory: gets adapter/ or model/.
+        directory: gets adapter/ or model/, whole or not at all.
         command: what trained it, for the card.
         metrics: shown on the card, by name.
     """
     has_adapter = POLICY in llava.adapters.names
     place = directory / ("adapter" if has_adapter else "model")
-    if has_adapter:
-        llava.adapters.save(POLICY, place, llava.base)
-    else:
-        llava.save(place)
-    write_model_card(place, llava.base, command=command, metrics=metrics)
+    with replaced_directory(place) as new:
+        if has_adapter:
+            llava.adapters.save(POLICY, new, llava.base)
+        else:
+            llava.save(new)
+        write_model_card(new, llava.base, command=command, metrics=metrics)

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from rlhf.errors import as_usage_error
+from rlhf.storage.atomic import replaced_file
 
 MAX_MLP_WIDTH = 1024  # units of the hidden layer of an `MLPHead`, at most
 
@@ -106,4 +107,6 @@ class MLPHead(nn.Module):
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write the weights of a module to the safetensors file `path`."""
-    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, path)
+    state = {name: value.contiguous() for name, value in module.state_dict().items()}
+    with replaced_file(path) as file:
+        file.write(save(state))

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from rlhf.errors import DivergedError
 from rlhf.ppo.health import HealthWarning
 from rlhf.ppo.updater import Updater
+from rlhf.storage.atomic import replaced_file
 from rlhf.tracking.console import say
 from rlhf.tracking.live_view import RunView
 from rlhf.tracking.writer import MetricsWriter
@@ -51,7 +52,8 @@ def check_skipped_steps(
         return
     place = f"iteration {iteration}"
     if directory:
-        save_file(minibatch.tensors(), directory / "diverged.safetensors")
+        with replaced_file(directory / "diverged.safetensors") as file:
+            file.write(save(minibatch.tensors()))
         place += f"; the batch is in {directory / 'diverged.safetensors'}"
     raise DivergedError(
         f"{updater.skipped_steps} optimizer steps were not finite and were skipped",

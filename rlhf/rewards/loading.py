@@ -25,6 +25,7 @@ from rlhf.rewards.reward_card import (
     differs_in_storage_only,
     fingerprint_mismatches,
 )
+from rlhf.storage.directories import replaced_directory
 from rlhf.storage.hashing import file_hash, hash_tensors, text_hash
 from rlhf.tracking.console import say
 
@@ -114,25 +115,31 @@ def _train_backbone(reward: RewardModel, init_adapter: Path | None) -> None:
 def save_reward(
     reward: RewardModel, directory: Path, training: dict[str, Any], world: World = ALONE
 ) -> None:
-    """Write head, captions and adapter (or the fully trained backbone), and last the card.
+    """Write head, captions, adapter (or the fully trained backbone) and card, or nothing.
 
     Args:
         reward: the trained reward model.
-        directory: created if missing.
+        directory: created if missing; an earlier reward model there is replaced.
         training: file, split and metrics of the training pairs, stored in the card.
         world: the processes, which call this together; process 0 writes.
     """
     with reward.sharding.whole():
         weights = world.first(reward.weights_fingerprint)
     with reward.sharding.saving():
-        world.first(partial(_write_reward, reward, directory, training, weights))
+        world.first(partial(_replace_reward, reward, directory, training, weights))
+
+
+def _replace_reward(
+    reward: RewardModel, directory: Path, training: dict[str, Any], weights: dict[str, str]
+) -> None:
+    with replaced_directory(directory) as new:
+        _write_reward(reward, new, training, weights)
 
 
 def _write_reward(
     reward: RewardModel, directory: Path, training: dict[str, Any], weights: dict[str, str]
 ) -> None:
     """Write a reward model whose base model has this `weights_fingerprint`."""
-    directory.mkdir(parents=True, exist_ok=True)
     if reward.has_adapter:
         reward.adapters.save(reward.adapter, directory / "adapter", reward.base)
     elif any(value.requires_grad for value in reward.backbone().parameters()):

@@ -5,36 +5,96 @@ A crash, a full disk or a kill at any instant leaves the old content or the new 
 
 import errno
 import os
+import secrets
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape as glob_escape
 from pathlib import Path
 from typing import BinaryIO
 
-from rlhf.errors import ResourceError
+from rlhf.errors import ResourceError, UsageError
+
+STALE_SECONDS = 24 * 3600  # age of a temporary file after which nobody writes it any more
 
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of `path` when the block ends without an error.
 
-    If the block fails, `path` stays as it was and the new file is deleted.
+    If the block fails, `path` stays as it was and the new file is deleted. An existing file's mode
+    is kept, and where `path` is a symbolic link the file behind it is replaced.
 
     Raises:
         ResourceError: it cannot be written.
+        UsageError: it is a device, a pipe or a socket.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    target = output_file(path)
+    temporary = temporary_path(target)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if target.exists():
+            temporary.chmod(target.stat().st_mode & 0o777)
+        temporary.replace(target)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         with suppress(OSError):  # it was renamed, or `path.parent` is no directory
             temporary.unlink()
+
+
+def replace_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write a text in UTF-8 as the whole content of a file; see `replaced_file`.
+
+    Args:
+        path: the file.
+        text: its new content.
+        errors: how characters are written that UTF-8 does not have; see `str.encode`.
+
+    Raises:
+        ResourceError: it cannot be written; the file is as before.
+    """
+    with replaced_file(path) as file:
+        file.write(text.encode(errors=errors))
+
+
+def output_file(path: Path) -> Path:
+    """Return the file that is written under a path: where that is a symbolic link, its target.
+
+    Raises:
+        UsageError: a device, a pipe or a socket is there, which cannot be replaced.
+    """
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        fix = "name a file; a pipe or a device is read from a finished file"
+        raise UsageError("an output is written whole, to a file", str(path), fix)
+    return target
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a hidden path beside another one that no process on any machine uses.
+
+    Temporary files and directories of that path which are a day old are left over, and deleted.
+    """
+    with suppress(OSError):
+        for old in path.parent.glob(f".{glob_escape(path.name)}.tmp-*"):
+            if time.time() - old.lstat().st_mtime > STALE_SECONDS:
+                remove_tree(old)
+    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(6)}")
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a file or a directory with all that is in it, as far as the system allows."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def make_directory(path: Path) -> Path:
@@ -55,11 +115,13 @@ def check_writable(path: Path) -> None:
 
     Raises:
         ResourceError: its directory is missing or may not be written, or it is a directory.
+        UsageError: it is a device, a pipe or a socket.
     """
+    target = output_file(path)
     try:
-        if path.is_dir():
+        if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}."):
             pass
     except OSError as error:
         raise unwritable(path, error) from error

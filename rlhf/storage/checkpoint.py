@@ -1,7 +1,6 @@
 """Save and load checkpoints: written completely or not at all, verified by hash, bit-exact."""
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,6 +19,8 @@ from torch.optim import Optimizer
 
 from rlhf.config.option_types import leaves
 from rlhf.errors import DataError, ResourceError
+from rlhf.storage.atomic import temporary_path
+from rlhf.storage.directories import flush
 
 Tensors = Mapping[str, Tensor]
 Json = Mapping[str, Any]
@@ -226,22 +227,16 @@ def _delete_older(root: Path, newest: Path, keep: int, protect: int | None) -> N
 
 def _write_directory(files: Mapping[str, bytes], final: Path) -> None:
     """Write files into a temporary directory, wait for the disk, and rename it to `final`."""
-    temp = final.with_name(f".{final.name}.tmp-{os.getpid()}")
-    temp.mkdir(parents=True, exist_ok=True)
+    temp = temporary_path(final)
+    temp.mkdir(parents=True)
     for name, data in files.items():
         (temp / name).write_bytes(data)
-        _fsync(temp / name)
-    _fsync(temp)
+        flush(temp / name)
+    flush(temp)
     if final.exists():
-        final.rename(f"{temp}-old")
+        final.rename(temporary_path(final))
     temp.rename(final)
-    _fsync(final.parent)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    flush(final.parent)
 
 
 def _read_verified(directory: Path) -> Checkpoint:

@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from rlhf.errors import DirectoryInUseError
-from rlhf.storage.atomic import make_directory, unwritable
+from rlhf.storage.atomic import make_directory, replace_text, unwritable
 
 RUN_NAME = re.compile(r"(\d{4,})-\d{8}-\d{6}")  # counter, date and time
 OLD_RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # without a counter, by the local clock
@@ -46,7 +46,7 @@ class RunDirectory:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the metrics of the run to summary.json."""
-        (self.path / "summary.json").write_text(json_text(summary, indent=2) + "\n")
+        replace_text(self.path / "summary.json", json_text(summary, indent=2) + "\n")
 
     def close(self) -> None:
         """Release the lock; delete the directory if it holds nothing but its configuration."""

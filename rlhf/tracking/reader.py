@@ -1,13 +1,15 @@
 """Read metrics: from `metrics.jsonl`, and from TensorBoard events, also those of trl."""
 
-import json
 from math import nan
 from pathlib import Path
 
+import msgspec
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlhf.errors import DataError
+from rlhf.tracking.console import say
 
+MetricsLine = dict[str, float | None]  # of one step: metrics by name, and "step"
 Curves = dict[str, list[tuple[int, float]]]  # metric: (step, value) in written order
 
 
@@ -27,11 +29,32 @@ def read_metrics(directory: Path) -> Curves:
     if not path.exists():
         raise DataError("there are no metrics here", str(path), "name the directory of a run")
     curves: Curves = {}
-    for record in map(json.loads, complete_lines(path)):
-        step = record.pop("step")
-        for name, value in record.items():
+    for line in read_lines(path):
+        step = int(line.pop("step") or 0)
+        for name, value in line.items():
             curves.setdefault(name, []).append((step, nan if value is None else value))
     return curves
+
+
+def read_lines(path: Path) -> list[MetricsLine]:
+    """Read the lines of a `metrics.jsonl`; damaged ones are left out, with a warning.
+
+    Args:
+        path: the file; there are no lines where there is none.
+    """
+    lines = [*map(_decode, complete_lines(path))]
+    sound = [line for line in lines if line is not None]
+    if damaged := len(lines) - len(sound):
+        say(f"{damaged} damaged lines of {path} are left out", "yellow")
+    return sound
+
+
+def _decode(line: str) -> MetricsLine | None:
+    try:
+        values = msgspec.json.decode(line, type=dict[str, int | float | None])
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+    return values if isinstance(values.get("step"), int) else None
 
 
 def read_events(directory: Path) -> tuple[Curves, float]:
@@ -68,4 +91,4 @@ def complete_lines(path: Path) -> list[str]:
     Returns:
         The lines; none where there is no file.
     """
-    return path.read_text().split("\n")[:-1] if path.exists() else []
+    return path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []

@@ -12,7 +12,7 @@ from torch import Tensor
 from rlhf.storage.atomic import write_whole
 from rlhf.tracking.console import say
 from rlhf.tracking.metrics import check_names
-from rlhf.tracking.reader import complete_lines
+from rlhf.tracking.reader import MetricsLine, read_lines
 from rlhf.tracking.tensorboard import TensorBoardTracker, markdown_table
 from rlhf.tracking.tracker import Sample, Tracker
 
@@ -42,7 +42,7 @@ class MetricsWriter:
         self._last, self._step = dict.fromkeys(final_metrics, nan), 0
         lines = _earlier_lines(directory, purge_step) if directory else []
         for line in lines if final_metrics else []:
-            self._remember(json.loads(line))
+            self._remember(line)
         self._jsonl, self._complete = directory and _open_lines(directory, lines), True
         if trackers is None:
             trackers = [TensorBoardTracker(directory, purge_step)] if directory else []
@@ -158,15 +158,15 @@ class MetricsWriter:
             self._complete = False
 
 
-def _earlier_lines(directory: Path, purge_step: int | None) -> list[str]:
-    """Read the complete lines of metrics.jsonl, without those from `purge_step` on."""
-    lines = complete_lines(directory / "metrics.jsonl")
-    return [x for x in lines if purge_step is None or json.loads(x)["step"] < purge_step]
+def _earlier_lines(directory: Path, purge_step: int | None) -> list[MetricsLine]:
+    """Read the sound lines of metrics.jsonl, without those from `purge_step` on."""
+    lines = read_lines(directory / "metrics.jsonl")
+    return [x for x in lines if purge_step is None or (x["step"] or 0) < purge_step]
 
 
-def _open_lines(directory: Path, lines: Sequence[str]) -> BinaryIO:
+def _open_lines(directory: Path, lines: Sequence[MetricsLine]) -> BinaryIO:
     """Open metrics.jsonl to append to these lines."""
     directory.mkdir(parents=True, exist_ok=True)
     path, temporary = directory / "metrics.jsonl", directory / "metrics.tmp"
-    temporary.write_text("".join(f"{line}\n" for line in lines))
+    temporary.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return temporary.replace(path).open("ab", buffering=0)

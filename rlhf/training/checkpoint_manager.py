@@ -110,16 +110,16 @@ class CheckpointManager:
                 raise told_once(stopped_error(signal))
             return
         if last or signal or (self.every and done % self.every == 0):
-            saved = self._try_to_save(done, must=last or bool(signal))
-            self.last_healthy_step = done if saved and healthy else self.last_healthy_step
+            self._try_to_save(done, must=last or bool(signal), healthy=healthy)
         if signal:
             raise told_once(stopped_error(signal, str(self.directory), self.how_to_continue()))
 
-    def save(self, done: int) -> Path:
+    def save(self, done: int, *, healthy: bool = False) -> Path:
         """Write a checkpoint, all processes together, and return its path.
 
         Args:
             done: steps done.
+            healthy: whether the run has no health warning; the checkpoint says so itself.
 
         Raises:
             ResourceError: it could not be written.
@@ -127,23 +127,26 @@ class CheckpointManager:
         """
         with phase("save"):
             state = self.capture()
-        return Path(self.world.first(lambda: str(self._write(done, state))))
+        healthy_step = done if healthy else self.last_healthy_step
+        path = Path(self.world.first(lambda: str(self._write(done, state, healthy_step))))
+        self.last_healthy_step = healthy_step
+        return path
 
-    def _write(self, done: int, state: State) -> Path:
+    def _write(self, done: int, state: State, healthy_step: int | None) -> Path:
         if self.directory is None:
             fix = "name a run_dir"
             raise UsageError("a run without files saves no checkpoints", "run_dir=None", fix)
         with phase("save"):
             tensors, values = random_state()
             common: dict[str, Any] = {"config": asdict(self.config), "data": self.data}
-            common |= {"last_healthy_step": self.last_healthy_step, "random": values}
+            common |= {"last_healthy_step": healthy_step, "random": values}
             path = save_checkpoint(
                 self.directory / "checkpoints",
                 done,
                 tensors={**state.tensors, "random": tensors},
                 state={**state.values, **common},
                 facts={"command": self.command},
-                protect=self.last_healthy_step,
+                protect=healthy_step,
             )
         self.on_save(path)
         return path
@@ -177,11 +180,10 @@ class CheckpointManager:
             return "none"
         return str(self.directory / "checkpoints" / step_name(step))
 
-    def _try_to_save(self, done: int, *, must: bool) -> bool:
+    def _try_to_save(self, done: int, *, must: bool, healthy: bool) -> None:
         try:
-            self.save(done)
+            self.save(done, healthy=healthy)
             self.saved, self._failed_saves = done, 0
-            return True
         except LostProcessError:
             raise
         except (ResourceError, OtherProcessError) as error:
@@ -189,7 +191,6 @@ class CheckpointManager:
             if must or self._failed_saves == FAILED_SAVES:
                 raise
             say(f"{error.what} Step {done} is not saved, training goes on. {error.fix}", "yellow")
-            return False
 
     def _agreed_signal(self) -> str:
         """Return the signal that came to this process, or to another one; empty for none."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf.errors import StoppedError
 
-EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75}  # 75: saved, please requeue
+EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75, "SIGHUP": 143}  # 75: requeue me
 Handler = Callable[[int, FrameType | None], Any]
 
 
@@ -25,6 +25,21 @@ class StopRequest:
     """
 
     signal: str = ""
+
+
+class SignalInterrupt(BaseException):
+    """A signal that ends a command came; no `except Exception` of a library stops it.
+
+    Args:
+        name: of the signal, a key of EXIT_CODES.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+_received: list[StopRequest] = []  # of each `raise_on_signal` that is open, the innermost last
 
 
 def stopped_error(name: str, where: str = "", fix: str = "") -> StoppedError:
@@ -40,17 +55,33 @@ def stopped_error(name: str, where: str = "", fix: str = "") -> StoppedError:
 
 @contextmanager
 def raise_on_signal() -> Iterator[None]:
-    """Inside the block SIGTERM and SIGUSR1 raise StoppedError; SIGINT stays KeyboardInterrupt.
+    """End the block at SIGTERM, SIGUSR1 or SIGHUP; SIGINT stays KeyboardInterrupt.
+
+    Inside the block the signal raises SignalInterrupt. Where Python or a library drops even that,
+    as in a callback, the end of the block or the next training loop remembers the signal.
 
     Raises:
         StoppedError: a signal came.
     """
+    _received.append(StopRequest())
 
     def stop(number: int, _: FrameType | None) -> None:
-        raise stopped_error(signal.Signals(number).name)
+        _received[-1].signal = signal.Signals(number).name
+        raise SignalInterrupt(_received[-1].signal)
 
-    with _handled(stop, ("SIGTERM", "SIGUSR1")):
-        yield
+    try:
+        with _handled(stop, ("SIGTERM", "SIGUSR1", "SIGHUP")):
+            yield
+            _raise_if_received()
+    except SignalInterrupt as interrupt:
+        raise stopped_error(interrupt.name) from None
+    finally:
+        _received.pop()
+
+
+def _raise_if_received() -> None:
+    if _received and (name := _received[-1].signal):
+        raise SignalInterrupt(name)
 
 
 @contextmanager
@@ -65,10 +96,13 @@ def defer_signals(*, announce: bool = True) -> Iterator[StopRequest]:
     Yields:
         The request, in which the first signal is recorded.
     """
+    _raise_if_received()
     request = StopRequest()
 
     def record(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
+        if request.signal and name == "SIGHUP":
+            return  # the loss of a terminal may be reported several times
         if request.signal and callable(previous.get(name)):
             previous[name](number, frame)
         request.signal = name
@@ -90,11 +124,16 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _handled(handler: Handler, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Handle signals inside the block, in the main thread only; yield the previous handlers."""
+    """Handle signals inside the block, in the main thread only; yield the previous handlers.
+
+    A SIGHUP that is ignored, as below `nohup`, stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield {}
         return
     numbers = {name: getattr(signal, name) for name in names if hasattr(signal, name)}
+    if signal.getsignal(numbers.get("SIGHUP", signal.SIGTERM)) == signal.SIG_IGN:
+        numbers.pop("SIGHUP", None)
     previous = {name: signal.signal(number, handler) for name, number in numbers.items()}
     try:
         yield previous

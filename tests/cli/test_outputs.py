@@ -1,6 +1,7 @@
 """A place that cannot be written is refused in three lines, before work begins."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
@@ -113,6 +114,41 @@ def test_an_output_of_another_kind_is_refused(
     directory: Path, capsys: pytest.CaptureFixture[str], words: list[str], place: str
 ) -> None:
     assert_refused(words, place, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["collect", *WRITES_OUTPUT["collect"], "output=./prompts.jsonl"], "data.prompts"),
+        (["annotate", "candidates.jsonl", "annotate.output=link.jsonl"], "FILE"),
+        (["score", "pairs.jsonl", "--scorer=score.py:score", "output=score.py"], "--scorer"),
+        (["score", "pairs.jsonl", "--scorer=score.py:score", "output=pairs.jsonl"], "FILE"),
+        (["export", "trl", "pairs.jsonl", "output=pairs.jsonl"], "FILE"),
+        (["validate", "pairs.jsonl", "validate.fix_output=pairs.jsonl"], "FILE"),
+    ],
+)
+def test_no_input_is_replaced_by_an_output(
+    directory: Path, capsys: pytest.CaptureFixture[str], words: list[str], name: str
+) -> None:
+    (directory / "score.py").write_text("def score(*_): return []\n")
+    (directory / "link.jsonl").symlink_to("candidates.jsonl")
+    before = {path: path.read_bytes() for path in directory.glob("*.*")}
+    assert main(words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 3 and lines[0].endswith(f"an input of this command, {name}")
+    assert {path: path.read_bytes() for path in directory.glob("*.*")} == before
+
+
+@pytest.mark.parametrize("output", ["/dev/null", "pipe"])
+@pytest.mark.parametrize("command", ["score", "export trl", "compare", "collect"])
+def test_a_device_or_a_pipe_stays_one(
+    directory: Path, capsys: pytest.CaptureFixture[str], command: str, output: str
+) -> None:
+    os.mkfifo("pipe")
+    words = WRITES_OUTPUT.get(command, ["pairs.jsonl"])
+    assert main([*command.split(), *words, f"output={output}"]) == 2
+    assert output in capsys.readouterr().err
+    assert not Path(output).is_file()
 
 
 def test_the_system_may_refuse_later_too(

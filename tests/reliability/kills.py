@@ -35,9 +35,9 @@ def run_acknowledged(run: PPOTrainer, connection: Connection) -> None:
     """Train; say when a save begins, and what was saved."""
     save = run.checkpoints.save
 
-    def acknowledged(done: int) -> Path:
+    def acknowledged(done: int, *, healthy: bool = False) -> Path:
         connection.send((done, ""))
-        path = save(done)
+        path = save(done, healthy=healthy)
         connection.send((done, state_hash(run.state())))
         return path
 

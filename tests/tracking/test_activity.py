@@ -21,6 +21,11 @@ from rlhf.tracking.profiler import phase
 from tests.support import tiny_models
 
 
+@pytest.fixture(autouse=True)
+def no_heartbeat() -> None:
+    """These tests are of the heartbeat, which all others are spared."""
+
+
 def test_parts_are_named_inside_one_another() -> None:
     assert activity() == ""
     with working("iteration 3"), phase("decode"), working("tokens", 128) as part:

@@ -70,6 +70,18 @@ def test_reopening_appends_purging_cuts_and_a_torn_line_is_dropped(tmp_path, mon
     assert [(x.step, x.value) for x in events(tmp_path).Scalars("lr")] == [(0, 0), (1, 1), (2, 9)]
 
 
+@pytest.mark.parametrize("line", ["", "{", "[]", '"x"', "{}", '{"step": null}', '{"step": "1"}'])
+def test_a_damaged_line_is_left_out_and_said(tmp_path, line, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 0, "lr": 1.5}}\n{line}\n{{"step": 1, "lr": null}}\n')
+    (first, value), (second, missing) = read_metrics(tmp_path)["lr"]
+    assert (first, value, second) == (0, 1.5, 1) and isnan(missing)
+    assert f"1 damaged lines of {path}" in capsys.readouterr().out
+    with MetricsWriter(tmp_path, purge_step=2):
+        pass
+    assert path.read_text() == '{"step": 0, "lr": 1.5}\n{"step": 1, "lr": null}\n'
+
+
 def test_no_metrics_is_an_error_naming_the_file(tmp_path):
     with pytest.raises(DataError) as caught:
         read_metrics(tmp_path)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def test_a_signal_is_handled_after_the_step(
         assert not saved(tmp_path)
         manager.maybe_save(3, last=False)
     assert saved(tmp_path) == [3]
-    assert error.value.exit_code == {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75}[name]
+    assert (
+        error.value.exit_code == {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75, "SIGHUP": 143}[name]
+    )
     assert error.value.fix == "continue with: trainer.resume(), before trainer.run()"
     assert f"{name}: this step is finished and saved first" in capfd.readouterr().err
     assert signal.getsignal(getattr(signal, name)) == before
@@ -64,6 +67,48 @@ def test_outside_a_loop_the_first_signal_stops() -> None:
     with pytest.raises(StoppedError, match="SIGUSR1") as error, signals.raise_on_signal():
         os.kill(os.getpid(), signal.SIGUSR1)
     assert error.value.exit_code == 75
+
+
+def test_a_library_that_drops_errors_does_not_drop_a_signal() -> None:
+    with pytest.raises(StoppedError, match="SIGTERM"), signals.raise_on_signal():
+        with suppress(Exception):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was dropped")
+
+
+def test_a_signal_that_was_dropped_ends_the_block_and_keeps_a_loop_from_starting(
+    tmp_path: Path,
+) -> None:
+    def drop(name: int) -> None:
+        with suppress(BaseException):
+            os.kill(os.getpid(), name)
+
+    with pytest.raises(StoppedError, match="SIGHUP"), signals.raise_on_signal():
+        drop(signal.SIGHUP)
+    with pytest.raises(StoppedError, match="SIGTERM"), signals.raise_on_signal():
+        drop(signal.SIGTERM)
+        with checkpoint_manager(tmp_path).catch_signals():
+            raise AssertionError("the loop began")
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.raise_on_signal(), signals.defer_signals() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert request.signal == ""
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_hangup_does_not_stop_at_once(tmp_path: Path) -> None:
+    manager = checkpoint_manager(tmp_path)
+    with pytest.raises(StoppedError), signals.raise_on_signal(), manager.catch_signals():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+        manager.maybe_save(3, last=False)
+    assert saved(tmp_path) == [3]
 
 
 def test_failed_saves_are_warned_of_twice(
@@ -95,6 +140,10 @@ def test_a_good_state_is_kept_and_known_after_a_resume(tmp_path: Path) -> None:
     resumed.resume(load_checkpoint(tmp_path / "checkpoints"))
     assert (resumed.last_healthy_step, resumed.saved) == (2, 6)
     assert resumed.path(None) == "none"
+    resumed.maybe_save(7, last=False, healthy=True)
+    killed = checkpoint_manager(tmp_path, every=1)
+    killed.resume(load_checkpoint(tmp_path / "checkpoints"))  # that saved nothing after step 7
+    assert killed.last_healthy_step == 7
 
 
 def test_other_data_are_refused_unless_resume_allow_names_data(tmp_path: Path) -> None:

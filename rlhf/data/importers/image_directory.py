@@ -10,6 +10,7 @@ from pathlib import Path
 from rlhf.data.images import MAX_BYTES, image_digest, load_image
 from rlhf.data.records import resolve_image
 from rlhf.errors import DataError, ResourceError
+from rlhf.storage.atomic import temporary_path
 
 # First bytes of the formats load_image reads.
 _MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif"}
@@ -63,7 +64,7 @@ class ImageDirectory:
         digest = hashlib.sha256(content).hexdigest()
         if digest in self._results:
             return self._add_once(digest, Path())
-        temporary = self.directory / f".{digest[:16]}.tmp-{os.getpid()}"
+        temporary = temporary_path(self.directory / digest[:16])
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(content)
@@ -104,7 +105,7 @@ def _link(path: Path, target: Path) -> None:
     try:
         os.link(path, target)
     except OSError:  # another disk, or a file system or owner that allows no second name
-        temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+        temporary = temporary_path(target)
         try:
             shutil.copyfile(path, temporary)
             temporary.replace(target)

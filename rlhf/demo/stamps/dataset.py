@@ -6,7 +6,6 @@ The package's licence and credits stay beside what is written.
 import gzip
 import hashlib
 import io
-import os
 import random
 import re
 import shutil
@@ -22,6 +21,7 @@ from rlhf.data.images import load_image
 from rlhf.data.records import DemonstrationRecord, PromptRecord, Record, write_records
 from rlhf.demo.stamps.package import DOCS, PACKAGE, STAMPS, read_package, unreadable_package
 from rlhf.errors import DataError, ResourceError, UsageError
+from rlhf.storage.atomic import temporary_path
 
 INSTRUCTIONS = (
     "What is this?",
@@ -76,7 +76,7 @@ def write_stamps(source: Path, output: Path, *, seed: int, held_out: float) -> d
     if output.exists():
         raise UsageError("the output exists already", str(output), "name a new directory: output=…")
     files = read_package(source)
-    part = output.with_name(f".{output.name}.tmp-{os.getpid()}")
+    part = temporary_path(output)
     try:
         _write_licence(part, files, source)
         stamps, skipped = _write_images(part / "pictures", files)

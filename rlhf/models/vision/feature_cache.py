@@ -1,20 +1,20 @@
 """Caches of vision tower features: in memory, and on disk for later runs."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from rlhf.config.schema import GIB
 from rlhf.errors import ResourceError
+from rlhf.storage.atomic import make_directory, replaced_file
 from rlhf.storage.hashing import file_hash, hash_tensors
+from rlhf.tracking.console import say
 
 
 class ImageFeatures(NamedTuple):
@@ -35,7 +35,8 @@ Encode = Callable[[Path], ImageFeatures]
 class DiskFeatureCache:
     """Features on disk: a directory for each encoder, in it one file for each image content.
 
-    A damaged file is replaced. Several runs may share a directory.
+    A damaged file is replaced. Several runs may share a directory. Where a file cannot be written,
+    a warning says so once, and no more are.
 
     Args:
         directory: created if missing.
@@ -44,19 +45,26 @@ class DiskFeatureCache:
 
     def __init__(self, directory: Path, encoder_hash: str) -> None:
         self.root, self.directory = directory, directory / encoder_hash[:16]
+        self._writes = True
 
     def get(self, path: Path, encode: Encode) -> ImageFeatures:
-        """Return the features of the image at `path`; encode and store them if they are missing.
-
-        Raises:
-            ResourceError: the features cannot be written.
-        """
+        """Return the features of the image at `path`; encode and store them if they are missing."""
         file = self.directory / f"{file_hash(path)}.safetensors"
         features = _read(file)
         if features is None:
             features = encode(path)
-            _write(features, file)
+            self._try_to_write(features, file)
         return features
+
+    def _try_to_write(self, features: ImageFeatures, file: Path) -> None:
+        if not self._writes:
+            return
+        try:
+            _write(features, file)
+        except ResourceError as error:
+            self._writes = False
+            fix = "free disk space, or leave model.vision_cache_dir empty"
+            say(f"{error.what} {file.parent}: images are encoded anew; {fix}", "yellow")
 
 
 class FeatureCache:
@@ -109,18 +117,12 @@ def _read(file: Path) -> ImageFeatures | None:
 
 
 def _write(features: ImageFeatures, file: Path) -> None:
-    """Write the features atomically: under a temporary name, then renamed."""
+    """Write the features whole or not at all.
+
+    Raises:
+        ResourceError: they cannot be written.
+    """
     tensors = {"tiles": features.tiles.contiguous(), "size": torch.tensor(features.size)}
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, {"sha256": hash_tensors(tensors.items())})
-        temporary.replace(file)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise ResourceError(
-            "the features of an image cannot be written",
-            f"{file.parent}: {error}",
-            "free disk space, or leave model.vision_cache_dir empty",
-        ) from error
+    make_directory(file.parent)
+    with replaced_file(file) as stored:
+        stored.write(save(tensors, {"sha256": hash_tensors(tensors.items())}))
