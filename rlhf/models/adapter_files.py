@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rlhf.errors import UsageError, as_usage_error
+from rlhf.models.finite_weights import check_finite
 from rlhf.models.locations import ADAPTER_CONFIG, read_json_object
 from rlhf.tracking.console import say
 
@@ -52,12 +53,14 @@ def read_adapter(directory: Path, model: nn.Module) -> AdapterFiles:
         model: the base model that it is for; other adapters may be on it already.
 
     Raises:
-        UsageError: it cannot be read, was trained on another model, or reaches further.
+        UsageError: it cannot be read, was trained on another model, reaches further, or is not
+            finite.
     """
     _check_options(directory, read_json_object(directory / ADAPTER_CONFIG))
     with as_usage_error("the adapter cannot be read", directory, "name a directory of a run"):
         config = LoraConfig.from_pretrained(str(directory))
         weights = load_file(directory / "adapter_model.safetensors")
+    check_finite(weights.items(), directory)
     weights = _with_current_names(config, weights)
     _choose_layers(config, {_layer_of(key, directory) for key in weights}, model, directory)
     if config.lora_dropout:

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from rlhf.errors import UsageError, as_usage_error
+from rlhf.models.finite_weights import check_finite
 from rlhf.models.quantization import misshapen_layers
 from rlhf.models.vision.families import FAMILIES
 
@@ -76,7 +77,7 @@ def load_whole(model_class: Any, base: str, *, headless: bool = False, **options
         options: further arguments of `from_pretrained`.
 
     Raises:
-        UsageError: a tensor is missing, of another shape, or unknown.
+        UsageError: a tensor is missing, of another shape, unknown, or not finite.
     """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it prints a table of the tensors that are refused below
@@ -102,6 +103,7 @@ def load_whole(model_class: Any, base: str, *, headless: bool = False, **options
     if headless:
         faults = _without_head(model, faults)
     _check_faults(base, faults)
+    check_finite(model.named_parameters(), base)
     return model
 
 

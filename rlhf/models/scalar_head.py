@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from rlhf.errors import as_usage_error
+from rlhf.models.finite_weights import check_finite
 from rlhf.storage.atomic import replaced_file
 
 MAX_MLP_WIDTH = 1024  # units of the hidden layer of an `MLPHead`, at most
@@ -66,7 +67,7 @@ class ScalarHead(nn.Module):
         """Load a head from the safetensors file `path`.
 
         Raises:
-            UsageError: the file is missing or damaged, or holds other tensors.
+            UsageError: the file is missing or damaged, or holds other tensors, or NaN.
         """
         with as_usage_error(
             "the scalar head cannot be read", path, "name a directory written by a run"
@@ -74,6 +75,7 @@ class ScalarHead(nn.Module):
             state = load_file(path, device=str(device))
             head = cls(state["linear.weight"].shape[1]).to(device)
             head.load_state_dict(state, strict=True)
+        check_finite(state.items(), path)
         return head
 
 

@@ -255,7 +255,7 @@ def _load_captioner(
 ) -> Captioner:
     """Load the captioner of training with its captions, so that none is generated twice."""
     captions = {**load_captions(directory / CAPTIONS), **(captions or {})}
-    if card.fingerprint["captions"] == GIVEN:
+    if card.fingerprint.get("captions") == GIVEN:
         return Captioner(None, card.caption_instruction, captions)
     base = card.captioner_path(directory, base_override)
     shared = share_base_model and base == policy.base
@@ -286,9 +286,9 @@ def _check_fingerprint(reward: RewardModel, directory: Path, card: RewardCard, e
         say(f"the reward model's weights are stored otherwise than in training ({names[0]})")
     elif names:
         differences = "; ".join(
-            f"{name}: {value[:24]} in training, {fingerprint.get(name, 'none')[:24]} here"
-            for name, value in card.fingerprint.items()
-            if name in names
+            f"{name}: {card.fingerprint.get(name, 'none')[:24]} in training, "
+            f"{fingerprint.get(name, 'none')[:24]} here"
+            for name in names
         )
         raise UsageError(
             "the reward model would not read what it was trained to read",

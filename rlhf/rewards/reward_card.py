@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -45,7 +45,7 @@ class RewardCard:
     base: str
     adapter: bool
     mean: float
-    std: float
+    std: Annotated[float, msgspec.Meta(gt=0)]  # 0 or less would turn every reward round
     captioner: str
     caption_instruction: str
     fingerprint: dict[str, str]
@@ -117,8 +117,9 @@ class RewardCard:
                 try:
                     return directory, msgspec.json.decode(card.read_bytes(), type=cls)
                 except msgspec.MsgspecError as error:
-                    where, fix = str(card), "train it again with `rlhf reward`"
-                    raise UsageError("the card is of another version", where, fix) from error
+                    what = "the card is damaged, or of another version"
+                    where, fix = f"{card}: {error}", "train it again with `rlhf reward`"
+                    raise UsageError(what, where, fix) from error
         raise UsageError(
             f"no reward model at {path or '(empty)'}",
             option,
@@ -147,7 +148,8 @@ def fingerprint_mismatches(stored: Mapping[str, str], loaded: Mapping[str, str])
         stored: fingerprint of training.
         loaded: fingerprint of the reward model as loaded.
     """
-    names = [name for name in stored if stored[name] != loaded.get(name)]
+    both = {*stored} | {*loaded}
+    names = sorted(name for name in both if stored.get(name) != loaded.get(name))
     for part in ("", CAPTIONER):
         incomparable = {f"{part}weights"} if f"{part}dtype" in names else set()
         if f"{part}quantization" in names:

@@ -255,6 +255,7 @@ def test_mismatches_of_a_fingerprint() -> None:
     assert fingerprint_mismatches(stored, {**stored, "weights": "b"}) == ["weights"]
     dtype = fingerprint_mismatches(stored, {**stored, "weights": "b", "dtype": "bfloat16"})
     assert dtype == ["dtype"] and differs_in_storage_only(dtype)
+    assert fingerprint_mismatches({}, stored) == ["dtype", "template"]  # an empty card fits nothing
     mismatches = fingerprint_mismatches(stored, {"weights": "b", "dtype": "bfloat16"})
     assert mismatches == ["dtype", "template"] and not differs_in_storage_only(mismatches)
     rounded = {"dtype": "float32", "weights": "a", "weights_rounded": "r", "quantization": "none"}
@@ -275,7 +276,13 @@ def test_a_directory_without_a_reward_model_is_refused(llava: Llava, tmp_path: P
     with pytest.raises(UsageError, match="another version"):
         load_reward_model(str(tmp_path), llava, share_base_model=True)
     texts = ("kind", "base", "captioner", "caption_instruction")
-    card = {**dict.fromkeys(texts, ""), "adapter": True, "mean": 0, "std": 1, "fingerprint": []}
-    (tmp_path / REWARD_CARD).write_text(json.dumps(card))
-    with pytest.raises(UsageError, match="another version"):
-        RewardCard.read(str(tmp_path))
+    card = {**dict.fromkeys(texts, ""), "adapter": True, "mean": 0, "std": 1, "fingerprint": {}}
+    for name, value in {"fingerprint": [], "std": 0, "adapter": 1, "mean": "0"}.items():
+        (tmp_path / REWARD_CARD).write_text(json.dumps({**card, name: value}))
+        with pytest.raises(UsageError, match="another version") as error:
+            RewardCard.read(str(tmp_path))
+        assert f"$.{name}" in error.value.where
+    for std in ("-1.0", "1e-400", "NaN", "Infinity"):
+        (tmp_path / REWARD_CARD).write_text(json.dumps(card).replace('"std": 1', f'"std": {std}'))
+        with pytest.raises(UsageError, match="another version"):
+            RewardCard.read(str(tmp_path))
