@@ -1,6 +1,5 @@
 """`rlhf COMMAND parallel.processes=4`: start the command line once more, on several processes."""
 
-import json
 import sys
 from collections.abc import Mapping
 from contextlib import chdir
@@ -19,6 +18,7 @@ from rlhf.config.resolve import with_parts
 from rlhf.config.schema import Config
 from rlhf.errors import OtherProcessError, ResourceError, RlhfError, UsageError
 from rlhf.parallel.environment import num_processes, num_restarts
+from rlhf.storage.json_files import JsonObject, read_json
 from rlhf.tracking.console import say
 from rlhf.training.signals import EXIT_CODES
 
@@ -88,8 +88,7 @@ def run_on_processes(call: Call, config: Config, directory: Path, working: str) 
             raise failure
         count = f"{restart + 1} of {parallel.restarts}"
         say(f"{failure.what}: it starts again, {count}", "yellow")
-    summary: dict[str, Any] = json.loads((directory / "summary.json").read_bytes())
-    return summary
+    return read_json(directory / "summary.json", JsonObject)
 
 
 def _command_line(call: Call, directory: Path, restart: int) -> list[str]:

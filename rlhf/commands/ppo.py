@@ -1,6 +1,5 @@
 """`rlhf ppo`: train a policy with PPO against a reward model."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from rlhf.parallel.world import ALONE, World
 from rlhf.ppo.options import check_training_options
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.rewards.reward_card import RewardCard
+from rlhf.storage.json_files import JsonObject, read_json_or
 from rlhf.tracking.console import say
 
 
@@ -80,8 +80,8 @@ def ppo(job: Job) -> dict[str, Any]:
 
 def _say_verdict(reward_model: Path) -> None:
     """Repeat what `rlhf reward` found out about the reward model, if its run has it."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads((reward_model.parent / "summary.json").read_text())
+    with suppress(KeyError, TypeError):
+        found = read_json_or(reward_model.parent / "summary.json", JsonObject())
         share, low, high = (
             100 * found[name] for name in ("reward_model_accuracy", "accuracy_low", "accuracy_high")
         )

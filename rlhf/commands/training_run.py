@@ -13,7 +13,7 @@ from rlhf.commands.command_line import resume_command
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import command_line_options
 from rlhf.config.option_types import leaves, path_options
-from rlhf.storage.checkpoint import Checkpoint
+from rlhf.storage.checkpoint import Checkpoint, restoring
 from rlhf.storage.sweep import read_member
 from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.trainer import Trainer
@@ -33,7 +33,8 @@ def training_run(job: Job, trainer: Trainer, checkpoint: Checkpoint | None) -> I
     final, first = trainer.final_metrics, trainer.first_step
     with metrics_writer(job, directory, checkpoint, final, first_step=first) as trainer.writer:
         if checkpoint:
-            trainer.restore(checkpoint)
+            with restoring(checkpoint):
+                trainer.restore(checkpoint)
         yield
 
 

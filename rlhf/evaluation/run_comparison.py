@@ -1,12 +1,12 @@
 """Compare runs by their last and best metrics."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from pathlib import Path
 
 from rlhf.errors import DataError
+from rlhf.storage.json_files import read_json
 from rlhf.storage.run_directory import SWEEP_FILE, run_directories
 from rlhf.tracking.reader import Curves, read_events, read_metrics
 
@@ -66,6 +66,13 @@ class Run:
         return self.setting or self.name
 
 
+@dataclass(frozen=True)
+class _Summary:
+    """What is read of a run's summary.json."""
+
+    win_rate: float | None = None
+
+
 def read_run(directory: Path, name: str) -> Run:
     """Read the metrics of a run of this project, or of trl by its TensorBoard events.
 
@@ -83,12 +90,10 @@ def read_run(directory: Path, name: str) -> Run:
             return Run(name, *read_events(directory))
         curves = read_metrics(run_dirs[0])
         summary_file = run_dirs[0] / "summary.json"
-        summary = json.loads(summary_file.read_text()) if summary_file.is_file() else {}
+        summary = read_json(summary_file, _Summary) if summary_file.is_file() else _Summary()
         seconds = [value for metric in _TIMES for _, value in curves.get(metric, [])]
-        win_rate = summary.get("win_rate")
-        return Run(
-            name, curves, sum(seconds) if seconds else nan, nan if win_rate is None else win_rate
-        )
+        win_rate = nan if summary.win_rate is None else summary.win_rate
+        return Run(name, curves, sum(seconds) if seconds else nan, win_rate)
     except (ValueError, KeyError, AttributeError) as error:
         fix = "name a run directory whose metrics.jsonl and summary.json are as they were written"
         raise DataError(f"the metrics cannot be read: {error}", str(directory), fix) from None

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlhf.errors import UsageError
 from rlhf.storage.atomic import replaced_file
+from rlhf.storage.json_files import JsonObject, read_json
 from rlhf.storage.run_directory import REWARD_CARD, run_directories
 
 ADAPTER_CONFIG, RELATIVE_BASE = "adapter_config.json", "base_model.json"
@@ -97,15 +98,9 @@ def read_json_object(file: Path) -> dict[str, Any]:
     Raises:
         UsageError: it holds something else.
     """
-    try:
-        values = json.loads(file.read_bytes()) if file.exists() else {}
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            "the file cannot be read", f"{file}: {error}", "save the model again"
-        ) from error
-    if not isinstance(values, dict):
-        raise UsageError("the file holds no JSON object", str(file), "save the model again")
-    return values
+    if not file.exists():
+        return {}
+    return read_json(file, JsonObject, "save the model again", UsageError)
 
 
 def _candidates(directory: Path) -> Iterator[Path]:

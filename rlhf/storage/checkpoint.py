@@ -3,7 +3,8 @@
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from rlhf.storage.directories import flush
 Tensors = Mapping[str, Tensor]
 Json = Mapping[str, Any]
 _SCHEMA = 1
+_ODD = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of JSON values
 
 
 class NoCheckpointError(DataError, FileNotFoundError):
@@ -107,13 +109,31 @@ def load_checkpoint(path: Path) -> Checkpoint:
     for directory in directories:
         try:
             return _read_verified(directory)
-        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        except (*_ODD, OSError, SafetensorError) as error:
             warnings.warn(f"{directory} is damaged and skipped: {error}", stacklevel=2)
     if directories:
         raise DataError(
             "Every checkpoint here is damaged.", str(path), "Restore one from a backup."
         )
     raise NoCheckpointError("There is no checkpoint here.", str(path), "Name a run directory.")
+
+
+@contextmanager
+def restoring(checkpoint: Checkpoint) -> Iterator[None]:
+    """Inside the block, what is missing in a checkpoint or of another kind is said in three lines.
+
+    Args:
+        checkpoint: the one that the block restores.
+
+    Raises:
+        DataError: the block met values that a trainer does not save.
+    """
+    try:
+        yield
+    except _ODD as error:
+        what = f"the checkpoint is not one of this version: {type(error).__name__}: {error}"
+        fix = "resume with the version that saved it, or start a new run"
+        raise DataError(what, str(checkpoint.path), fix) from error
 
 
 def step_name(step: int) -> str:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from rlhf.errors import DirectoryInUseError
 from rlhf.storage.atomic import make_directory, replace_text, unwritable
+from rlhf.storage.json_files import JsonObject, read_json_or
 
 RUN_NAME = re.compile(r"(\d{4,})-\d{8}-\d{6}")  # counter, date and time
 OLD_RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # without a counter, by the local clock
@@ -198,10 +199,7 @@ def unfinished_run(directory: Path, command: str) -> Path | None:
 
 def _command(file: Path) -> str:
     """Read the command that wrote a summary or a checkpoint's manifest; "" when unreadable."""
-    try:
-        return str(json.loads(file.read_bytes()).get("command", ""))
-    except (OSError, ValueError):
-        return ""
+    return str(read_json_or(file, JsonObject()).get("command", ""))
 
 
 def json_text(metrics: Mapping[str, Any], *, indent: int | None = None) -> str:

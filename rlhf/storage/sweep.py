@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
 from rlhf.errors import DataError
 from rlhf.storage.atomic import replaced_file
+from rlhf.storage.json_files import read_json
 from rlhf.storage.run_directory import SWEEP_FILE
 
 MEMBER_FILE = "member.json"
 Status = Literal["running", "done", "failed", "interrupted"]
 Direction = Literal["maximize", "minimize"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def read_member(directory: Path) -> Member | None:
         DataError: its file cannot be read.
     """
     file = directory / MEMBER_FILE
-    return replace(_read(file, Member), directory=directory.name) if file.is_file() else None
+    return replace(read_json(file, Member), directory=directory.name) if file.is_file() else None
 
 
 def read_sweep_file(path: Path) -> Sweep:
@@ -117,7 +117,7 @@ def read_sweep_file(path: Path) -> Sweep:
     if not is_sweep(path):
         fix = "name the directory of a sweep, runs/NAME/COUNTER-TIME"
         raise DataError("this is no sweep", str(path), fix)
-    return _read(path / SWEEP_FILE, Sweep)
+    return read_json(path / SWEEP_FILE, Sweep)
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -202,11 +202,3 @@ def _rank(member: Member, direction: Direction) -> tuple[bool, float]:
 def _write(path: Path, content: Sweep | Member) -> None:
     with replaced_file(path) as file:
         file.write(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
-
-
-def _read(path: Path, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.MsgspecError) as error:
-        what, fix = f"the file cannot be read: {error}", "put it back as it was written"
-        raise DataError(what, str(path), fix) from error

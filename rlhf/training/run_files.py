@@ -8,7 +8,7 @@ from rlhf.config.option_types import leaves
 from rlhf.config.schema import Config
 from rlhf.errors import UsageError
 from rlhf.storage.atomic import make_directory
-from rlhf.storage.checkpoint import Checkpoint, load_checkpoint
+from rlhf.storage.checkpoint import Checkpoint, load_checkpoint, restoring
 from rlhf.tracking.tracker import Tracker
 from rlhf.tracking.writer import MetricsWriter
 from rlhf.training.resume_options import check_options
@@ -57,7 +57,8 @@ def load_run_checkpoint(path: Path, config: Config) -> Checkpoint:
         DataError: it is damaged, or every one is.
     """
     checkpoint = load_checkpoint(path)
-    check_options(checkpoint.state["config"], config)
+    with restoring(checkpoint):
+        check_options(checkpoint.state["config"], config)
     return checkpoint
 
 

@@ -13,7 +13,7 @@ from rlhf.config.schema import Config
 from rlhf.errors import UsageError
 from rlhf.models.sharding import ShardedModels, is_sharded
 from rlhf.parallel.world import ALONE, World
-from rlhf.storage.checkpoint import Checkpoint
+from rlhf.storage.checkpoint import Checkpoint, restoring
 from rlhf.storage.hashing import hash_tensors, text_hash
 from rlhf.storage.run_directory import lock_directory
 from rlhf.tracking.metrics import check_user_names
@@ -210,7 +210,9 @@ class Trainer(ABC):
         if self.run_dir is None:
             what, fix = "a run without files cannot be resumed", "name a run_dir"
             raise UsageError(what, "run_dir=None", fix)
-        self.restore(load_run_checkpoint(self.run_dir / "checkpoints", self.run_config))
+        checkpoint = load_run_checkpoint(self.run_dir / "checkpoints", self.run_config)
+        with restoring(checkpoint):
+            self.restore(checkpoint)
 
     def _check_processes(self, named_tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Refuse processes whose weights or training data differ.

@@ -8,9 +8,11 @@ import warnings
 import pytest
 import torch
 
+from rlhf.config.schema import Config
 from rlhf.errors import DataError, ResourceError
 from rlhf.storage.checkpoint import NoCheckpointError, load_checkpoint, save_checkpoint
 from rlhf.storage.hashing import hash_tensors
+from rlhf.training.run_files import load_run_checkpoint
 
 TENSORS = {
     "policy": {
@@ -204,3 +206,11 @@ def test_a_full_disk_is_a_clear_error_and_costs_nothing(tmp_path, monkeypatch):
     assert caught.value.where.endswith("step-000002")
     assert [x.name for x in tmp_path.iterdir()] == ["step-000001"]
     assert load_checkpoint(tmp_path).step == 1
+
+
+@pytest.mark.parametrize("state", [{}, {"config": []}, {"config": None}])
+def test_a_sound_checkpoint_of_other_values_is_refused_in_three_lines(tmp_path, state):
+    save_checkpoint(tmp_path, 1, tensors={}, state=state)
+    with pytest.raises(DataError, match="not one of this version") as error:
+        load_run_checkpoint(tmp_path, Config())
+    assert error.value.where.endswith("step-000001") and error.value.fix
