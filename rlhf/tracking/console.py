@@ -7,22 +7,38 @@ from time import monotonic
 from typing import Any
 
 from rich import progress as rp
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from rlhf.errors import RlhfError
 from rlhf.tracking.activity import activity, depth
 
+# Characters that command a terminal, but for newline and tab, by what is shown instead of them:
+# ESC as ␛, those of the second set as �. Texts of a data set could else write anywhere (CWE-150).
+CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
+CONTROLS |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
+
 
 class TimedConsole(Console):
-    """A console that knows when it has printed last, a live view included.
+    """A console that shows control characters, and knows when it has printed last.
 
     Attributes:
-        last_output: seconds of `time.monotonic`; 0: never.
+        last_output: seconds of `time.monotonic`, a live view included; 0: never.
     """
 
     last_output = 0.0
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Yield the segments of an object; what commands the terminal in its text is shown."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(segment.text.translate(CONTROLS), segment.style)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as `rich` does."""
@@ -147,7 +163,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 def print_error(error: RlhfError) -> None:
     """Print an error on stderr in three lines: what, where, what to do."""
-    stderr = Console(stderr=True, highlight=False)
+    stderr = TimedConsole(stderr=True, highlight=False)
     stderr.print(Text(f"error: {error.what}", style="bold red"), soft_wrap=True)
     for label, line in (("where", error.where), ("to do", error.fix)):
         if line:

@@ -7,7 +7,7 @@ from threading import Event, Thread
 from time import monotonic
 
 from rlhf.tracking.activity import activity
-from rlhf.tracking.console import console
+from rlhf.tracking.console import CONTROLS, console
 
 FIRST, LONGEST = 2.0, 60.0  # seconds of silence before a line, and at most between two lines
 TICK = 0.5  # seconds between two looks
@@ -67,4 +67,4 @@ def _beat(ended: Event) -> None:
         printed = max(begun, console().last_output)
         line = beat.line(monotonic(), printed, activity())
         if line and not console().quiet:
-            print(line, file=sys.stderr, flush=True)
+            print(line.translate(CONTROLS), file=sys.stderr, flush=True)

@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -81,6 +82,32 @@ def test_a_table_shows_its_cells_as_they_are(capsys):
     assert "[t]" in out and "[red]rule" in out and "0.1235" in out
     widths = [line.rstrip(" │").rfind("5") for line in out.splitlines() if "5" in line]
     assert len(widths) == 2 and widths[0] == widths[1], "numbers end in one column"
+
+
+# Title, colour, cursor, clipboard, a bell, a line that overwrites another, and 8-bit CSI and OSC.
+HOSTILE = "\x1b]0;t\x07 \x1b[31m \x1b[2J \x1b]52;c;eA==\x1b\\ \a \r \b \x9b31m \x9d0;t\x9c \x7f"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_commands_a_terminal_is_shown_not_sent(monkeypatch, terminal):
+    file = io.StringIO()
+    fake = module.TimedConsole(file=file, force_terminal=terminal, width=200, color_system=None)
+    monkeypatch.setattr(module, "console", lambda: fake)
+    module.say(HOSTILE)
+    stage(HOSTILE)
+    table(HOSTILE, (HOSTILE,), [(HOSTILE,)])
+    fake.print(HOSTILE, markup=False)
+    with track(HOSTILE, 2) as progress:
+        progress.advance(2)
+    own = re.sub(r"\x1b\[(\?25[lh]|2K|1A)|\r", "", file.getvalue())  # of the live bar
+    assert not set(own) & {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))}
+    assert own.count("␛[31m") >= 5 and "␡" in own and "\ufffd31m" in own
+
+
+def test_an_error_does_not_command_a_terminal_either(capsys):
+    print_error(DataError(HOSTILE, HOSTILE, HOSTILE))
+    text = capsys.readouterr().err
+    assert "\x1b" not in text and text.count("␛[31m") == 3
 
 
 def test_on_a_terminal_a_bar_shows_count_and_metrics(monkeypatch):
