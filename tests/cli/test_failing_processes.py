@@ -182,11 +182,21 @@ def test_a_silent_process_is_named(words: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_all_processes_find_is_printed_once(words: list[str], tiny: Path) -> None:
+    check_printed_once(words, tiny, RLHF, "line")
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize("program", [[*RLHF], [*TORCHRUN, "-m", "rlhf"]], ids=["rlhf", "torchrun"])
 @pytest.mark.parametrize("kind", ["line", "image", "option"])
-def test_what_all_processes_find_is_printed_once(
+def test_it_is_printed_once_by_every_launcher(
     words: list[str], tiny: Path, program: list[str], kind: str
 ) -> None:
+    check_printed_once(words, tiny, program, kind)
+
+
+def check_printed_once(words: list[str], tiny: Path, program: list[str], kind: str) -> None:
+    """Run two processes on input of which a line, an image or an option is wrong."""
     if kind == "line":
         Path("prompts.jsonl").write_text(Path("prompts.jsonl").read_text() + '{"instruction": 3}\n')
     elif kind == "image":

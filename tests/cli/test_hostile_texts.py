@@ -1,4 +1,8 @@
-"""A text arrives as typed: as an option, in a sweep, from an experiment file."""
+"""A text arrives as typed: as an option, in a sweep, from an experiment file.
+
+Every text goes through Hydra's grammar and through one sweep, and some through each other way in: a
+command line takes a second.
+"""
 
 import json
 import re
@@ -29,9 +33,9 @@ def test_there_are_sixty() -> None:
 
 
 def test_each_as_an_option(jobs: list[Job]) -> None:
-    for text in HOSTILE_TEXTS:
+    for text in HOSTILE_TEXTS[::3]:
         assert main(["generate", f"instruction={as_option(text)}"]) == 0
-    assert [job.config.instruction for job in jobs] == HOSTILE_TEXTS
+    assert [job.config.instruction for job in jobs] == HOSTILE_TEXTS[::3]
 
 
 def test_all_in_one_sweep(jobs: list[Job]) -> None:
@@ -46,22 +50,22 @@ def test_all_in_one_sweep(jobs: list[Job]) -> None:
 
 
 def test_each_beside_a_sweep_of_another_option(jobs: list[Job]) -> None:
-    for text in HOSTILE_TEXTS[:20]:
+    for text in HOSTILE_TEXTS[2::6]:
         assert main(["generate", "seed=1,2", f"instruction={typed(text)}", "-m"]) == 0
-    assert [job.config.instruction for job in jobs[::2]] == HOSTILE_TEXTS[:20]
+    assert [job.config.instruction for job in jobs[::2]] == HOSTILE_TEXTS[2::6]
     assert [job.config.seed for job in jobs[:2]] == [1, 2]
 
 
 def test_each_from_an_experiment_file(jobs: list[Job], tmp_path: Path) -> None:
     (tmp_path / "own" / "experiment").mkdir(parents=True)
-    for text in HOSTILE_TEXTS:
+    for text in HOSTILE_TEXTS[1::3]:
         escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # `${` is an interpolation there
         content = "# @package _global_\n" + yaml.safe_dump(
             {"instruction": escaped}, default_style='"'
         )
         (tmp_path / "own" / "experiment" / "mine.yaml").write_text(content)
         assert main(["generate", "experiment=mine", "--config-dir=own"]) == 0
-    assert [job.config.instruction for job in jobs] == HOSTILE_TEXTS
+    assert [job.config.instruction for job in jobs] == HOSTILE_TEXTS[1::3]
 
 
 def test_a_yaml_word_that_is_no_text_is_refused(

@@ -38,13 +38,19 @@ def outcome(name: str) -> tuple[str, list[dict[str, str]]]:
 
 
 @pytest.mark.slow
-def test_own_processes_and_those_of_torchrun_run_what_one_runs(words: list[str]) -> None:
+def test_two_processes_run_what_one_runs(words: list[str]) -> None:
     call(RLHF, words, "one")
     call(RLHF, [*words, "parallel.processes=2"], "two")
+    assert outcome("one") == outcome("two")
+    assert json.loads((run_directory("two") / "summary.json").read_text())["iterations"] == 4
+
+
+@pytest.mark.processes
+def test_shards_and_the_processes_of_torchrun_run_what_one_runs(words: list[str]) -> None:
+    call(RLHF, words, "one")
     call(RLHF, [*words, "parallel.processes=2", "parallel.shard=true"], "sharded")
     call(TORCHRUN, words, "four")
-    assert outcome("one") == outcome("two") == outcome("sharded") == outcome("four")
-    assert json.loads((run_directory("two") / "summary.json").read_text())["iterations"] == 4
+    assert outcome("one") == outcome("sharded") == outcome("four")
 
 
 def results(name: str) -> dict[str, str]:
