@@ -59,11 +59,11 @@ def flush_directory(directory: Path) -> None:
         OSError: the disk refuses a file.
     """
     mode = _file_mode(directory)
-    for folder, _, names in os.walk(directory, topdown=False):
+    for parent, _, names in os.walk(directory, topdown=False):
         for name in names:
-            Path(folder, name).chmod(mode)
-            flush(Path(folder, name))
-        flush(Path(folder))
+            Path(parent, name).chmod(mode)
+            flush(Path(parent, name))
+        flush(Path(parent))
 
 
 def flush(path: Path) -> None:

@@ -23,13 +23,16 @@ def read_metrics(directory: Path) -> Curves:
         Metric to (step, value) in written order; NaN where a value was not finite.
 
     Raises:
-        DataError: there is no `metrics.jsonl`.
+        DataError: there is no `metrics.jsonl`, or no sound line in it.
     """
     path = directory / "metrics.jsonl"
     if not path.exists():
         raise DataError("there are no metrics here", str(path), "name the directory of a run")
     curves: Curves = {}
-    for line in read_lines(path):
+    lines = read_lines(path)
+    if not lines and path.stat().st_size:
+        raise DataError("no line of it can be read", str(path), "name a run with metrics")
+    for line in lines:
         step = int(line.pop("step") or 0)
         for name, value in line.items():
             curves.setdefault(name, []).append((step, nan if value is None else value))

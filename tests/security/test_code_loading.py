@@ -53,9 +53,8 @@ def _is_banned(name: str) -> bool:
 
 
 def _faults_of(node: ast.AST) -> Iterator[str]:
-    renames = isinstance(node, ast.alias) and node.asname not in (None, "np", "pd")
-    if renames and node.name in LIBRARIES:
-        yield f"renames {node.name}"
+    if isinstance(node, ast.alias) and node.asname and node.asname not in ("np", "pd"):
+        yield from (f"renames {name}" for name in LIBRARIES if name == node.name)
     if isinstance(node, ast.Attribute) and _is_banned(name := ast.unparse(node)):
         yield name
     if isinstance(node, ast.Attribute) and node.attr in METHODS:
@@ -67,11 +66,9 @@ def _faults_of(node: ast.AST) -> Iterator[str]:
 
 
 def _call_faults(call: ast.Call) -> Iterator[str]:
-    name, texts = (
-        ast.unparse(call.func),
-        [x.value for x in call.args if isinstance(x, ast.Constant)],
-    )
-    if name.endswith("import_module") and any(_is_banned(str(text)) for text in texts):
+    name = ast.unparse(call.func)
+    texts = [str(x.value) for x in call.args if isinstance(x, ast.Constant)]
+    if name.endswith("import_module") and any(map(_is_banned, texts)):
         yield f"{name} of {texts[0]}"
     if name == "getattr" and {"load", "exec", "eval", "__import__"} & {*texts}:
         yield f"getattr of {texts[-1]}"

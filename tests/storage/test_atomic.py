@@ -74,13 +74,13 @@ def test_a_device_or_a_pipe_is_never_replaced(tmp_path: Path) -> None:
 def test_temporary_names_are_never_shared_and_old_ones_are_swept(tmp_path: Path) -> None:
     path = tmp_path / "file[1]"
     assert temporary_path(path) != temporary_path(path)
-    kept, stale, folder = (tmp_path / f".file[1].tmp-{n}" for n in range(3))
+    kept, stale, directory = (tmp_path / f".file[1].tmp-{n}" for n in range(3))
     other = tmp_path / ".file1.tmp-0"
     for file in (kept, stale, other):
         file.touch()
-    folder.mkdir()
-    (folder / "inside").touch()
-    for old in (stale, folder, other):
+    directory.mkdir()
+    (directory / "inside").touch()
+    for old in (stale, directory, other):
         os.utime(old, (0, 0))
     with replaced_file(path):
         pass
