@@ -19,6 +19,7 @@ from rlhf.evaluation.reward_tables import (
     metric_rows,
     prompt_test_rows,
 )
+from rlhf.storage.atomic import replace_text
 from rlhf.storage.run_directory import json_text
 from rlhf.tracking.console import say, table
 from rlhf.tracking.reader import read_metrics
@@ -75,7 +76,7 @@ def _write_json(
     report = {"metrics": asdict(metrics)} | {test.test.key: test.as_dict() for test in tests}
     if folds:
         report["folds"] = {str(n): asdict(fold) for n, fold in enumerate(folds, 1)}
-    (job.run_dir / "metrics.json").write_text(json_text(report, indent=2) + "\n")
+    replace_text(job.run_dir / "metrics.json", json_text(report, indent=2) + "\n")
 
 
 def _write_page(
