@@ -1,5 +1,6 @@
 """Log judgments, skips and undos as JSON lines that are only appended."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -91,7 +92,7 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(f"{path}.lock")
+        self._lock = FileLock(f"{os.path.realpath(path)}.lock")  # one for all links to the file
         try:
             self._lock.acquire(timeout=0)
         except Timeout:

@@ -3,10 +3,12 @@
 This is the only module that imports starlette and uvicorn.
 """
 
+import asyncio
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,11 +19,11 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rlhf.annotation.page import (
     JudgmentRequest,
@@ -31,9 +33,12 @@ from rlhf.annotation.page import (
     UndoRequest,
     UnknownPairError,
 )
+from rlhf.data.jsonl import decode_object
 from rlhf.errors import DataError, ResourceError
 
 MAX_BODY = 64 * 1024  # bytes of a request
+MAX_CONNECTIONS = 200  # open at once
+PATIENCE = 10.0  # seconds in which the head of a request has to come, and as many for its body
 _STATIC = Path(__file__).parent / "static"
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -78,7 +83,7 @@ def application(page: Page, hosts: Sequence[str]) -> Starlette:
     ]
     middleware = [
         Middleware(_SecurityHeaders),
-        Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts], www_redirect=False),
+        Middleware(_OwnHosts, hosts=hosts),
     ]
     return Starlette(routes=routes, middleware=middleware, exception_handlers=_error_handlers())
 
@@ -88,7 +93,7 @@ def serve(site: Starlette, host: str, port: int, ready: Callable[[int], None]) -
 
     Args:
         site: the web application.
-        host: address to listen on.
+        host: address to listen on, of IPv4 or IPv6, or a name.
         port: port to listen on; 0 for any free port.
         ready: called with the port as soon as it listens.
 
@@ -96,7 +101,8 @@ def serve(site: Starlette, host: str, port: int, ready: Callable[[int], None]) -
         ResourceError: the port is taken, or the address is not this machine's.
     """
     try:
-        listening = socket.create_server((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
     except OSError as error:
         fix = "choose annotate.port=0 for any free port, and an address of this machine"
         raise ResourceError(
@@ -104,7 +110,7 @@ def serve(site: Starlette, host: str, port: int, ready: Callable[[int], None]) -
         ) from error
     with listening:
         ready(listening.getsockname()[1])
-        config = uvicorn.Config(site, log_level="error", access_log=False)
+        config = uvicorn.Config(site, log_level="error", access_log=False, http=_Protocol)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has shut down
             uvicorn.Server(config).run(sockets=[listening])
 
@@ -122,8 +128,8 @@ def _action(
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             raise HTTPException(415, "a request is JSON")
         try:
-            content = msgspec.json.decode(await _body(request), type=kind)
-        except (msgspec.MsgspecError, ValueError) as error:
+            content = decode_object(await _body(request), kind)
+        except (msgspec.MsgspecError, ValueError, DataError) as error:
             raise HTTPException(422, str(error)) from None
         result = answer(content)  # in the event loop: one request after the other
         return JSONResponse(result | {"progress": page.queue.progress(result["annotator"])})
@@ -140,10 +146,14 @@ def _check_origin(request: Request) -> None:
 
 async def _body(request: Request) -> bytes:
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY:
-            raise HTTPException(413, f"a request has at most {MAX_BODY} bytes")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY:
+                    raise HTTPException(413, f"a request has at most {MAX_BODY} bytes")
+    except TimeoutError:
+        raise HTTPException(408, "the request did not come in time") from None
     return body
 
 
@@ -166,6 +176,57 @@ def _error_handlers() -> dict[Any, Callable[[Request, Any], Awaitable[Response]]
         NamelessError: nameless,
         UnknownPairError: unknown_pair,
     }
+
+
+class _Protocol(H11Protocol):
+    """HTTP that closes connections which send nothing, or which are too many."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.close()
+        self._wait_for_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait_for_head()
+
+    def _wait_for_head(self) -> None:
+        self.loop.call_later(PATIENCE, self._close_without_head, self.cycle)
+
+    def _close_without_head(self, last: Any) -> None:
+        """Close the connection if no request came since the last one."""
+        if self.cycle is last:
+            self.transport.close()
+
+
+class _OwnHosts:
+    """Middleware that refuses requests for other hosts, as of a page whose name leads here."""
+
+    def __init__(self, app: Any, hosts: Sequence[str]) -> None:
+        self._app, self._hosts = app, {*map(_canonical, hosts)}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        host = dict(scope.get("headers", ())).get(b"host", b"").decode("latin-1")
+        if scope["type"] == "http" and _hostname(host) not in self._hosts:
+            refused = PlainTextResponse("the page has another address", 400)
+            await refused(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _hostname(host: str) -> str:
+    """Return the name or address in a Host header, without its port; empty if there is none."""
+    with suppress(ValueError):
+        return _canonical(urlsplit(f"//{host}").hostname or "")
+    return ""
+
+
+def _canonical(host: str) -> str:
+    """Return one way to write a host: `::1` for `0:0::1`, names in small letters."""
+    with suppress(ValueError):
+        return ip_address(host).compressed
+    return host.lower()
 
 
 class _SecurityHeaders:

@@ -8,6 +8,7 @@ from functools import partial
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
+from socket import getaddrinfo
 from typing import Any
 
 from PIL.Image import Image
@@ -94,7 +95,8 @@ def _serve(options: AnnotateConfig, page: Page) -> None:
     token, hosts = page.token, [options.host, "localhost"]
 
     def ready(port: int) -> None:
-        say(f"open http://{options.host}:{port}/#token={token}")
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        say(f"open http://{host}:{port}/#token={token}")
         say("Ctrl-C stops the page; a judgment is on disk as soon as the page says saved")
 
     serve(application(page, hosts), options.host, options.port, ready)
@@ -142,11 +144,13 @@ def _token(log: Path) -> str:
 
 
 def _check_host(host: str) -> None:
-    """Refuse an unspecified address: the page answers only requests that name its address."""
-    with suppress(ValueError):
-        if ip_address(host).is_unspecified:
-            fix = "name the address that people will type, such as 192.168.1.20"
-            raise UsageError(f"{host} stands for every address", "annotate.host", fix)
+    """Refuse what stands for every address: the page answers only requests that name its own."""
+    addresses = {""}
+    with suppress(OSError, UnicodeError):  # it is no address, which is said when it is listened to
+        addresses = {str(info[4][0]).partition("%")[0] for info in getaddrinfo(host or "::", None)}
+    if any(address and ip_address(address).is_unspecified for address in addresses):
+        fix = "name the address that people will type, such as 192.168.1.20"
+        raise UsageError("this stands for every address", f"annotate.host={host}", fix)
 
 
 def _check_installed() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ from rlhf.errors import DataError
 
 MAX_LINE_BYTES = 16_000_000
 _MAX_DOCUMENT_BYTES = 1_000_000  # of a file that is looked through for a list of records
+T = TypeVar("T")
 _BOM = b"\xef\xbb\xbf"
 _BLANKS = b" \t\r\n"  # what JSON allows between a key and its colon
 _decoder = msgspec.json.Decoder()
@@ -135,6 +136,22 @@ def _is_json(line: bytes) -> bool:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return False
     return True
+
+
+def decode_object(content: bytes, kind: type[T]) -> T:
+    """Decode a JSON object as a value of a type.
+
+    Args:
+        content: the object; no key may occur twice in it.
+        kind: a type that msgspec checks.
+
+    Raises:
+        DataError: a key is repeated, of which one value would be dropped.
+        msgspec.MsgspecError: it is no such object.
+    """
+    value = msgspec.json.decode(content, type=kind)
+    json.loads(content, object_pairs_hook=_without_repeats)
+    return value
 
 
 def _encoding_hint(line: bytes) -> str:

@@ -99,6 +99,14 @@ def test_one_process_writes_a_log(log: EventLog) -> None:
     EventLog(log.path)
 
 
+def test_a_link_to_a_log_is_that_log(log: EventLog, tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(log.path.parent)
+    (tmp_path / "link.jsonl").symlink_to(log.path)
+    for path in (tmp_path / "linked" / log.path.name, tmp_path / "link.jsonl"):
+        with pytest.raises(DirectoryInUseError):
+            EventLog(path)
+
+
 def test_a_line_that_is_no_event_is_named(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"image_path": "a.png"}\n')

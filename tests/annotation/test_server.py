@@ -1,5 +1,6 @@
 """What the server answers, and which requests it refuses."""
 
+import asyncio
 import re
 from dataclasses import replace
 from io import BytesIO
@@ -7,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
+from uvicorn.server import ServerState
 
 from rlhf.annotation import server
 from rlhf.annotation.event_log import EventLog, Judgment, read_events
@@ -16,7 +19,7 @@ from rlhf.annotation.page import Page
 from rlhf.annotation.pairs import Pair
 from rlhf.annotation.queue import AnnotationQueue
 from rlhf.annotation.served_images import ServedImages
-from rlhf.annotation.server import MAX_BODY, application
+from rlhf.annotation.server import MAX_BODY, _Protocol, application
 from rlhf.data.images import load_image
 from rlhf.history import Exchange
 
@@ -185,6 +188,67 @@ def test_a_malformed_response_is_refused(
 ) -> None:
     assert submit(client, {"key": next(iter(PAIRS))}, **changes).status_code == 422
     assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_a_repeated_key_is_refused(client: TestClient, tmp_path: Path) -> None:
+    pair = next(iter(PAIRS))
+    body = f'{{"annotator": "eva", "key": "12345678", "pair": "{pair}", "seconds": 1.5, '
+    body += '"choice": "left", "choice": "right"}'
+    headers = {"Content-Type": "application/json"}
+    reply = client.post("/api/judgments", content=body, headers=headers)
+    assert reply.status_code == 422 and "twice" in reply.json()["error"]
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("host", ["[::1]", "[::1]:8000", "[0:0::1]:80", "LOCALHOST", "localhost:1"])
+def test_an_address_of_ipv6_and_a_name_are_known_however_written(page: Page, host: str) -> None:
+    client = TestClient(application(page, ["::1", "localhost"]), base_url=HOST)
+    assert client.get("/", headers={"Host": host}).status_code == 200
+    for foreign in ("[::2]", "[::1", "::1", "", "localhost.evil.example", "a@localhost.x"):
+        assert client.get("/", headers={"Host": foreign}).status_code == 400
+
+
+async def closed(count: int, sent: bytes, page: Page) -> list[bytes]:
+    """Open connections, send something on each, and return what comes until each is closed."""
+    config = uvicorn.Config(application(page, ["localhost"]), log_level="error")
+    loop, state = asyncio.get_running_loop(), ServerState()
+    server = await loop.create_server(lambda: _Protocol(config, state, {}, loop), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    streams = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
+    for _, writer in streams:
+        writer.write(sent)
+    replies = [await asyncio.wait_for(reader.read(), 5) for reader, _ in streams]
+    server.close()
+    return replies
+
+
+HEAD = b"POST /api/undo HTTP/1.1\r\nHost: localhost\r\nX-Token: " + TOKEN.encode()
+HEAD += b"\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"", b""),
+        (b"GET / HTTP/1.1\r\nHost: loc", b""),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET /", b"HTTP/1.1 200 OK"),
+        (HEAD + b"\r\n{", b"HTTP/1.1 408 Request Timeout"),
+    ],
+    ids=["nothing", "half a head", "half a second head", "half a body"],
+)
+def test_a_request_that_does_not_come_in_time_frees_its_connection(
+    page: Page, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: bytes
+) -> None:
+    monkeypatch.setattr(server, "PATIENCE", 0.1)
+    [reply] = asyncio.run(closed(1, sent, page))
+    assert reply.partition(b"\r\n")[0] == status
+
+
+def test_connections_are_limited(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
+    sent = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    replies = asyncio.run(closed(4, sent, page))
+    assert [reply[:15] for reply in replies] == 2 * [b"HTTP/1.1 200 OK"] + 2 * [b""]
 
 
 def test_an_unknown_pair_and_a_long_body_are_refused(client: TestClient) -> None:

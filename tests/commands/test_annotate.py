@@ -134,6 +134,9 @@ def test_the_link_stays_valid_and_only_its_owner_reads_the_token(
         (["equal.jsonl"], 3, "no prompt has two different responses"),
         (["lost.jsonl"], 3, "image cannot be read"),
         (["candidates.jsonl", "annotate.host=0.0.0.0"], 2, "stands for every address"),
+        (["candidates.jsonl", "annotate.host="], 2, "stands for every address"),
+        (["candidates.jsonl", "annotate.host=0"], 2, "stands for every address"),
+        (["candidates.jsonl", "annotate.host=::"], 2, "stands for every address"),
         (["candidates.jsonl", "annotate.port=70000"], 2, "annotate.port"),
         (["candidates.jsonl", "output=a.png/log.jsonl"], 5, "Cannot write"),
     ],
@@ -175,5 +178,5 @@ def test_preferences_never_overwrite_candidates_or_judgments(
     log = "log.jsonl" if output == "log.jsonl" else "judgments.jsonl"
     words = ["annotate", "candidates.jsonl", f"output={log}", f"annotate.output={output}"]
     assert main(words) == 2
-    assert "the preferences would overwrite" in capsys.readouterr().err
+    assert f"where: annotate.output={output}" in capsys.readouterr().err
     assert (directory / "candidates.jsonl").read_bytes() == before
