@@ -13,7 +13,6 @@ import shutil
 import time
 from collections import Counter
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -21,19 +20,15 @@ import torch
 from rlhf.cli.job_runner import run_command
 from rlhf.config.schema import SamplingConfig
 from rlhf.data.collate import prompt_batch
-from rlhf.data.records import DemonstrationRecord, PreferenceRecord, PromptRecord, read_records
+from rlhf.data.records import PreferenceRecord, PromptRecord, read_records
+from rlhf.demo import settings
 from rlhf.demo.rule_judge import is_right
+from rlhf.demo.settings import Setting
 from rlhf.demo.stamps.dataset import write_stamps
-from rlhf.demo.stamps.scenes import (
-    CLASSES,
-    draw_stamp_scene,
-    sample_stamp_scene,
-    write_stamp_split,
-)
-from rlhf.demo.tiny_llava import build_tiny_llava, train_vision_tower
+from rlhf.demo.untrained import build_untrained
 from rlhf.evaluation.judges import generate_responses
 from rlhf.models.llava import Llava
-from rlhf.tracking.console import say, stage, track
+from rlhf.tracking.console import stage
 
 # Split: images, questions about each.
 SPLITS = {"sft": (4000, 4), "preference": (1000, 2), "held_out": (400, 2), "evaluation": (256, 2)}
@@ -50,13 +45,17 @@ def build(stamps: Path, out: Path, *, seed: int, noise: float) -> dict[str, Any]
         noise: share of the labels of preferences.jsonl flipped, in [0, 0.5).
     """
     data, untrained, started = out / "data", out / "untrained", time.perf_counter()
-    write_splits(data, stamps, seed)
-    tower = build_model(data, untrained, stamps, seed)
+    setting = settings.stamps(stamps)
+    write_splits(data, setting, seed)
+    stage("building a tiny LLaVA and teaching its vision tower to see")
+    lessons = setting.lessons(TOWER_IMAGES, seed)
+    options: Any = {"steps": TOWER_STEPS, "seed": seed}
+    tower = build_untrained(untrained, data / "sft.jsonl", lessons, load, **options)
     common = ["experiment=demo", "name=stamps", f"seed={seed}"]
     common += [f"output_dir={out / 'runs'}", f"data.root={data}"]
     demonstrations = f"data.demonstrations={data / 'sft.jsonl'}"
-    options = ["model.train=full", f"model.path={untrained}", demonstrations]
-    model, _ = run_command("sft", [], [*common, *options])
+    words = ["model.train=full", f"model.path={untrained}", demonstrations]
+    model, _ = run_command("sft", [], [*common, *words])
     right = accuracy(model / "model", data, seed)
     common += [f"model.path={model}"]
     summary = {
@@ -71,45 +70,14 @@ def build(stamps: Path, out: Path, *, seed: int, noise: float) -> dict[str, Any]
     return summary
 
 
-def write_splits(data: Path, stamps: Path, seed: int) -> None:
+def write_splits(data: Path, setting: Setting, seed: int) -> None:
     """Write images, and demonstrations or prompts about them."""
-    stage("composing scenes of stamps, asking questions about them")
+    stage(f"{setting.title}, asking questions about them")
     for name, (images, questions) in SPLITS.items():
-        write_stamp_split(
-            data,
-            name,
-            images,
-            stamps_directory=stamps,
-            seed=seed,
-            per_image=questions,
-            demonstrate=name == "sft",
+        demonstrate = name == "sft"
+        setting.write_split(
+            data, name, images, per_image=questions, seed=seed, demonstrate=demonstrate
         )
-
-
-def build_model(data: Path, directory: Path, stamps: Path, seed: int) -> float:
-    """Write a tiny LLaVA whose vision tower knows the stamps; return its accuracy by quarter."""
-    stage("building a tiny LLaVA and teaching its vision tower to see")
-    records = read_records(data / "sft.jsonl", DemonstrationRecord)
-    texts = [text for record in records for text in (record.instruction, record.response)]
-    build_tiny_llava(directory, texts, seed=seed)
-    llava = load(directory)
-    llava.model.requires_grad_(True)
-    random = Random(f"tower/{seed}")
-    scenes = [sample_stamp_scene(random) for _ in range(TOWER_IMAGES)]
-    with track("vision tower", TOWER_STEPS) as progress:
-        tower_accuracy = train_vision_tower(
-            llava.model,
-            llava.processor,
-            [draw_stamp_scene(scene, stamps) for scene in scenes],
-            torch.tensor([scene.quarters() for scene in scenes]),
-            CLASSES,
-            steps=TOWER_STEPS,
-            seed=seed,
-            on_step=lambda done, total, loss: progress.advance(1, loss=loss),
-        )
-    say(f"the tower names {tower_accuracy:.1%} of the quarters of an image")
-    llava.save(directory)
-    return tower_accuracy
 
 
 def accuracy(directory: Path, data: Path, seed: int) -> float:

@@ -11,9 +11,8 @@ from baselines.runs import BENCHMARKS
 from frontier_study.starts import Models
 from rlhf.cli.job_runner import run_command
 from rlhf.config.schema import DemoConfig
-from rlhf.demo.questions import write_split
+from rlhf.demo import settings
 from rlhf.demo.stamps.package import INSTALLED, PACKAGE
-from rlhf.demo.stamps.scenes import write_stamp_split
 from rlhf.errors import UsageError
 
 STAMP_IMAGES = {"preference": 1000, "evaluation": 256}
@@ -23,8 +22,8 @@ DRAWN = {"per_image": 2, "seed": 0}
 def draw_shapes(data: Path) -> None:
     """Draw the images that `rlhf demo` asks its policy about, and write the questions."""
     demo = DemoConfig()
-    write_split(data, "preference", demo.preference_images, **DRAWN)
-    write_split(data, "evaluation", demo.evaluation_images, **DRAWN)
+    settings.SHAPES.write_split(data, "preference", demo.preference_images, **DRAWN)
+    settings.SHAPES.write_split(data, "evaluation", demo.evaluation_images, **DRAWN)
 
 
 def train_demo(directory: Path) -> Models:
@@ -39,9 +38,9 @@ def train_demo(directory: Path) -> Models:
 
 def draw_stamps(data: Path) -> None:
     """Compose the images of the task `stamps`, and write the questions."""
-    photographs = _photographs(data.parent)
+    setting = settings.stamps(_photographs(data.parent))
     for name, images in STAMP_IMAGES.items():
-        write_stamp_split(data, name, images, stamps_directory=photographs, **DRAWN)
+        setting.write_split(data, name, images, **DRAWN)
 
 
 def train_stamps(directory: Path) -> Models:

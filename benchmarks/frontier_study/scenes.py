@@ -13,8 +13,8 @@ import torch
 from frontier_study.starts import Models
 from rlhf.cli.job_runner import run_command
 from rlhf.data.records import DemonstrationRecord, PromptRecord, write_records
-from rlhf.demo.scenes import COLOURS, SHAPES, SIDE, Scene, Shape, draw_scene
-from rlhf.demo.tiny_llava import SHAPE_CLASSES, build_tiny_llava, train_vision_tower
+from rlhf.demo.scenes import CLASSES, COLOURS, SHAPES, SIDE, Scene, Shape, draw_scene
+from rlhf.demo.tiny_llava import build_tiny_llava, train_vision_tower
 from rlhf.models.llava import Llava
 from rlhf.tracking.console import say, stage, track
 
@@ -122,7 +122,7 @@ def build_model(directory: Path, scenes: Sequence[Scene]) -> None:
             llava.processor,
             [draw_scene(scene) for scene in scenes],
             torch.tensor([classes(scene) for scene in scenes]),
-            SHAPE_CLASSES,
+            CLASSES,
             steps=TOWER_STEPS,
             seed=0,
             on_step=lambda done, total, loss: progress.advance(1, loss=loss),

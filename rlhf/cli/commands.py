@@ -61,7 +61,7 @@ class Command:
 COMMANDS = {
     "demo": Command(
         function="demo:demo",
-        help="run every stage on images that it draws itself",
+        help="run every stage on images of drawn shapes, or of photographs",
         usage="rlhf demo",
         sections=("demo", "sft", "collect", "reward", "sampling", "ppo", "sweep"),
         takes_files=False,

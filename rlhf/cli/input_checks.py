@@ -13,6 +13,7 @@ from rlhf.config.validation import check_training_sampling
 from rlhf.data.image_listing import IMAGE_SUFFIXES
 from rlhf.data.images import load_image
 from rlhf.data.input_files import data_root, input_file
+from rlhf.demo.stamps.photographs import find_photographs
 from rlhf.errors import DataError, UsageError
 from rlhf.models.locations import locate_model
 from rlhf.rewards.held_out import not_held_out, refuse_same_model
@@ -119,8 +120,13 @@ def _check_runs(config: Config, files: Sequence[Path], scorer: str) -> None:
             raise DataError("there is no such directory", str(path), "name runs, sweeps or both")
 
 
+def _check_photographs(config: Config, files: Sequence[Path], scorer: str) -> None:
+    find_photographs(config.demo)
+
+
 _FILE_CHECKS: dict[str, FileCheck] = {
     "compare": _check_runs,
+    "demo": _check_photographs,
     "evaluate": _check_models,
     "generate": _check_models_and_images,
     "score": _check_reward_model_and_file,

@@ -1,10 +1,10 @@
-"""`rlhf demo`: the whole loop on drawn images, as a sequence of the other commands."""
+"""`rlhf demo`: the whole loop on images it makes, as a sequence of the other commands."""
 
 import hashlib
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import msgspec
@@ -12,13 +12,15 @@ import msgspec
 from rlhf.commands.command_line import command_line
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import load_model
-from rlhf.data.records import DemonstrationRecord, read_records
-from rlhf.demo.questions import write_split
-from rlhf.demo.scenes import sample_scene
-from rlhf.demo.tiny_llava import build_tiny_llava, train_tower_on_scenes
+from rlhf.config.schema import Config
+from rlhf.demo.settings import SHAPES, stamps
+from rlhf.demo.stamps.photographs import find_photographs, unpack_photographs
+from rlhf.demo.stamps.scenes import NAMES, stamp_path
+from rlhf.demo.untrained import build_untrained
 from rlhf.models.locations import locate_model
+from rlhf.storage.hashing import file_hash
 from rlhf.storage.run_directory import json_text
-from rlhf.tracking.console import say, stage, table, track
+from rlhf.tracking.console import say, stage, table
 
 COMPARISON_ROWS = (  # label, metric before PPO, metric after it
     ("accuracy of the responses", "accuracy_before", "accuracy_after"),
@@ -31,9 +33,9 @@ COMPARISON_ROWS = (  # label, metric before PPO, metric after it
 
 
 def demo(job: Job) -> dict[str, Any]:
-    """Draw images, build and train a tiny LLaVA, rank its responses, run PPO, compare.
+    """Make images, build and train a tiny LLaVA, rank its responses, run PPO, compare.
 
-    Each stage after drawing is another command of rlhf, run on files.
+    Each stage after the images is another command of rlhf, run on files.
 
     Returns:
         The metrics of the comparison, the accuracy of the reward model and the seconds taken.
@@ -74,23 +76,15 @@ def _shared_overrides(job: Job) -> list[str]:
 
 def _sft_model(job: Job) -> tuple[Path, Path]:
     """Return the data directory and the run of `rlhf sft`, made once for each seed and options."""
-    config = job.config
-    key = msgspec.json.encode([config.seed, config.demo, config.sft])
-    name = f"base-{config.seed}-{hashlib.sha256(key).hexdigest()[:8]}"
-    directory = job.run_dir.parent / name
+    photographs = find_photographs(job.config.demo)
+    directory = job.run_dir.parent / _base_name(job.config, photographs)
     data, marker = directory / "data", directory / "supervised.json"
     if marker.is_file():
         model = Path(json.loads(marker.read_text())["run"])
         if (model / "model" / "config.json").is_file():
             say(f"using the model built before, {model}")
             return data, model
-    stage("drawing images of coloured shapes, and writing questions about them")
-    demo, seed = config.demo, config.seed
-    write_split(data, "sft", demo.sft_images, per_image=4, seed=seed, demonstrate=True)
-    write_split(data, "preference", demo.preference_images, per_image=2, seed=seed)
-    write_split(data, "evaluation", demo.evaluation_images, per_image=2, seed=seed)
-    stage("building a tiny LLaVA and training its vision tower")
-    _build_untrained(job, data, directory / "untrained")
+    _build(job, directory, photographs)
     model, _ = job.run_command(
         "sft",
         [],
@@ -105,27 +99,35 @@ def _sft_model(job: Job) -> tuple[Path, Path]:
     return data, model
 
 
-def _build_untrained(job: Job, data: Path, directory: Path) -> None:
-    """Write the LLaVA before SFT; its vision tower is trained to name shapes and colours."""
-    seed, steps = job.config.seed, job.config.demo.tower_steps
-    records = read_records(data / "sft.jsonl", DemonstrationRecord)
-    texts = [text for record in records for text in (record.instruction, record.response)]
-    build_tiny_llava(directory, texts, seed=seed)
-    llava = load_model(job.config, locate_model(str(directory)), trains_fully=True)
-    llava.model.requires_grad_(True)
-    random = Random(f"tower/{seed}")
-    scenes = [sample_scene(random) for _ in range(job.config.demo.sft_images)]
-    with track("vision tower", steps) as progress:
-        accuracy = train_tower_on_scenes(
-            llava.model,
-            llava.processor,
-            scenes,
-            steps=steps,
-            seed=seed,
-            on_step=lambda done, total, loss: progress.advance(1, loss=loss),
-        )
-    say(f"the vision tower names {accuracy:.1%} of the quarters of its images")
-    llava.save(directory)
+def _build(job: Job, directory: Path, photographs: Path | None) -> None:
+    """Write images and questions, and the LLaVA before SFT, which has learned to see."""
+    demo, seed, data, setting = job.config.demo, job.config.seed, directory / "data", SHAPES
+    if photographs:
+        setting = stamps(unpack_photographs(photographs, directory / "stamps"))
+    stage(f"{setting.title}, and writing questions about them")
+    setting.write_split(data, "sft", demo.sft_images, per_image=4, seed=seed, demonstrate=True)
+    setting.write_split(data, "preference", demo.preference_images, per_image=2, seed=seed)
+    setting.write_split(data, "evaluation", demo.evaluation_images, per_image=2, seed=seed)
+    stage("building a tiny LLaVA and training its vision tower")
+    build_untrained(
+        directory / "untrained",
+        data / "sft.jsonl",
+        setting.lessons(demo.sft_images, seed),
+        lambda path: load_model(job.config, locate_model(str(path)), trains_fully=True),
+        steps=demo.tower_steps,
+        seed=seed,
+    )
+
+
+def _base_name(config: Config, photographs: Path | None) -> str:
+    """Return the name of the directory of data and model: by seed, options and photographs."""
+    counts = asdict(config.demo)
+    del counts["kind"], counts["photographs"]
+    key: list[Any] = [config.seed, counts, config.sft]
+    if photographs:
+        files = [stamp_path(photographs, name) for name in NAMES]
+        key += map(file_hash, files if photographs.is_dir() else [photographs])
+    return f"base-{config.seed}-{hashlib.sha256(msgspec.json.encode(key)).hexdigest()[:8]}"
 
 
 def _print_comparison(summary: dict[str, Any], evaluation_run: Path, ppo_run: Path) -> None:

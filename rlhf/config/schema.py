@@ -186,8 +186,10 @@ class ExportConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig(Section):
-    """The demo: numbers of images and steps."""
+    """The demo: what its images show, numbers of images and steps."""
 
+    kind: Literal["shapes", "stamps"] = "shapes"  # drawn shapes, or photographs
+    photographs: PathText = ""  # stamps: tuxpaint-stamps-default, as a .deb; or a folder of images
     sft_images: Count = 4000  # drawn for supervised training
     preference_images: Count = 1500  # drawn for preference pairs and PPO prompts
     evaluation_images: Count = 256  # not used in training

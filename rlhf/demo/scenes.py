@@ -14,6 +14,7 @@ PLACES = ("top left", "top right", "bottom left", "bottom right")
 _OUTLINES = {"circle": (48, 0, 1.0), "square": (4, 45, 1.0)}
 _OUTLINES |= {"triangle": (3, -90, 1.0), "star": (10, -90, 0.45)}
 SHAPES = tuple(_OUTLINES)
+CLASSES = (len(COLOURS) + 1, len(SHAPES) + 1)  # of a quarter; the last of each means empty
 _SUPERSAMPLING = 3
 
 
@@ -53,6 +54,11 @@ class Scene:
     def facts(self) -> list[dict[str, str]]:
         """Shape, colour and place of each shape, in reading order."""
         return [{key: asdict(s)[key] for key in ("shape", "colour", "place")} for s in self.shapes]
+
+    def quarters(self) -> list[tuple[int, int]]:
+        """Classes of colour and shape at each of PLACES; the last of each means empty."""
+        labels = {s.place: (COLOURS.index(s.colour), SHAPES.index(s.shape)) for s in self.shapes}
+        return [labels.get(place, (len(COLOURS), len(SHAPES))) for place in PLACES]
 
 
 def sample_scene(rng: random.Random) -> Scene:

@@ -21,11 +21,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rlhf.demo.scenes import COLOURS, PLACES, SHAPES, SIDE, Scene, draw_scene
+from rlhf.demo.scenes import SIDE
 
 PATCH = 12
 GRID = SIDE // PATCH  # patches on a side of the image
-SHAPE_CLASSES = (len(COLOURS) + 1, len(SHAPES) + 1)  # the last of each means empty
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ 'USER: ' if m.role == 'user' else ' ASSISTANT: ' }}"
     "{% for p in m.content %}{{ '<image>\n' if p.type == 'image' else p.text }}{% endfor %}"
@@ -80,35 +79,6 @@ def build_processor(tokenizer: Any, template: str, patch: int = PATCH) -> Any:
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=template,
-    )
-
-
-def train_tower_on_scenes(
-    model: Any,
-    processor: Any,
-    scenes: Sequence[Scene],
-    *,
-    steps: int,
-    seed: int,
-    on_step: Callable[[int, int, float], None] | None = None,
-) -> float:
-    """Train the vision tower on drawn scenes to tell each quarter's colour and shape, or empty.
-
-    Args:
-        model: a tiny LLaVA, changed in place.
-        processor: its processor.
-        scenes: scenes to draw and learn from.
-        steps: optimizer steps of 64 images.
-        seed: of the batches and of the classifier.
-        on_step: called with steps done, steps in all and loss.
-
-    Returns:
-        Share of quarters whose colour and shape are both right.
-    """
-    images = [draw_scene(scene) for scene in scenes]
-    labels = torch.tensor([_quarters(scene) for scene in scenes])
-    return train_vision_tower(
-        model, processor, images, labels, SHAPE_CLASSES, steps=steps, seed=seed, on_step=on_step
     )
 
 
@@ -169,12 +139,6 @@ def train_vision_tower(
         return _part_loss(head(features), labels[:512], classes, parts)[1]
 
 
-def _quarters(scene: Scene) -> list[tuple[int, int]]:
-    """Classes of colour and shape at each of PLACES; the last class means empty."""
-    labels = {s.place: (COLOURS.index(s.colour), SHAPES.index(s.shape)) for s in scene.shapes}
-    return [labels.get(place, (len(COLOURS), len(SHAPES))) for place in PLACES]
-
-
 def _patch_features(model: Any, pixels: Tensor) -> Tensor:
     """Patch features of the layer that LLaVA reads, [B, I, H]."""
     hidden_states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
@@ -185,7 +149,7 @@ def _patch_features(model: Any, pixels: Tensor) -> Tensor:
 def _part_loss(
     logits: Tensor,
     labels: Tensor,
-    classes: Sequence[int] = SHAPE_CLASSES,
+    classes: Sequence[int],
     parts: tuple[int, int] = (2, 2),
 ) -> tuple[Tensor, float]:
     """Cross-entropy of logits [B, I, C] averaged over parts, and the share predicted right."""

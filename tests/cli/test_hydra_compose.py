@@ -29,7 +29,7 @@ def test_every_experiment_composes_with_every_command(command: str, experiment: 
 
 
 def test_every_group_file_composes() -> None:
-    for group in ("model", "data", "reward", "ppo"):
+    for group in ("model", "data", "reward", "ppo", "demo"):
         for path in (config_directory() / group).glob("*.yaml"):
             load_config(compose_options("ppo", [f"{group}={path.stem}"]))
 

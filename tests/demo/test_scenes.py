@@ -7,7 +7,7 @@ from PIL import Image
 from rlhf.data.records import DemonstrationRecord, PromptRecord, read_records
 from rlhf.demo.questions import demonstration, prompt_records, write_split
 from rlhf.demo.rule_judge import is_right
-from rlhf.demo.scenes import Scene, Shape, draw_scene, sample_scene, write_images
+from rlhf.demo.scenes import CLASSES, Scene, Shape, draw_scene, sample_scene, write_images
 
 RED = (255, 0, 0)
 SCENE = Scene(
@@ -56,6 +56,11 @@ def test_scenes_are_distinct_in_every_fact_and_shapes_stay_in_their_quarter() ->
             assert shape.radius <= shape.x % 24 <= 24 - shape.radius
             assert shape.radius <= shape.y % 24 <= 24 - shape.radius
     assert counts == {1, 2, 3}
+
+
+def test_quarters_number_colour_and_shape_by_place() -> None:
+    assert SCENE.quarters() == [(0, 0), (8, 4), (8, 4), (2, 1)]
+    assert CLASSES == (9, 5)
 
 
 def test_images_are_png_files_fixed_by_their_seed(tmp_path: Path) -> None:

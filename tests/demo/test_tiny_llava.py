@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from rlhf.demo import tiny_llava
-from rlhf.demo.scenes import COLOURS, PLACES, SHAPES, draw_scene, sample_scene
+from rlhf.demo.scenes import CLASSES, draw_scene, sample_scene
 
 TEXTS = ["What colour is the circle?", "In this picture the circle is red.", "red circle", "red"]
 SCENES = [sample_scene(random.Random(i)) for i in range(256)]
@@ -74,15 +74,6 @@ def test_template_and_tokens(directory: Path) -> None:
     assert len(tokenizer(" red").input_ids) == 1
 
 
-def test_quarters_number_colour_and_shape_by_place(directory: Path) -> None:
-    one_shape_scene = next(scene for scene in SCENES if len(scene.shapes) == 1)
-    shape, quarter = one_shape_scene.shapes[0], PLACES.index(one_shape_scene.shapes[0].place)
-    labels = tiny_llava._quarters(one_shape_scene)
-    expected = (COLOURS.index(shape.colour), SHAPES.index(shape.shape))
-    assert labels[quarter] == expected
-    assert [labels[i] for i in range(4) if i != quarter] == [(8, 4)] * 3
-
-
 def test_part_loss_reads_three_by_two_parts_from_their_own_patches() -> None:
     labels = torch.tensor([[[n, n % 3] for n in range(6)]])
     logits = torch.zeros(1, 6, 6, 9)
@@ -103,10 +94,10 @@ def test_part_loss_reads_each_quarter_from_its_own_patches() -> None:
         rows, columns = 2 * (quarter // 2), 2 * (quarter % 2)
         for part in (colour, 9 + shape):
             logits[0, rows : rows + 2, columns : columns + 2, part] = 50.0
-    loss, accuracy = tiny_llava._part_loss(logits.view(1, 16, 14), labels)
+    loss, accuracy = tiny_llava._part_loss(logits.view(1, 16, 14), labels, CLASSES)
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
     assert accuracy == 1.0
-    _, swapped = tiny_llava._part_loss(logits.view(1, 16, 14), labels[:, [0, 1, 3, 2]])
+    _, swapped = tiny_llava._part_loss(logits.view(1, 16, 14), labels[:, [0, 1, 3, 2]], CLASSES)
     assert swapped == 0.5
 
 
@@ -125,10 +116,14 @@ def test_bootstrap_teaches_the_layer_that_is_read_and_nothing_else(directory: Pa
     language = {k: v.clone() for k, v in model.model.language_model.state_dict().items()}
     losses: list[float] = []
     state = torch.get_rng_state()
-    accuracy = tiny_llava.train_tower_on_scenes(
+    images = [draw_scene(scene) for scene in SCENES]
+    labels = torch.tensor([scene.quarters() for scene in SCENES])
+    accuracy = tiny_llava.train_vision_tower(
         model,
         processor,
-        SCENES,
+        images,
+        labels,
+        CLASSES,
         steps=40,
         seed=0,
         on_step=lambda done, total, loss: losses.append(loss),

@@ -19,7 +19,7 @@ FILES += [f"{name}.jsonl" for name in ("prompts", "demonstrations", "pairs", "ca
 FILES += ["broken.jsonl", "empty.jsonl", "binary.jsonl", "config.yaml", "model/config.json"]
 HOSTILE = NUMBERS + TEXTS + PLACES + FILES
 SCORERS = ["score.py:score", "score.py:none", "none.py:f", "http://[", "http://localhost:1", ""]
-GROUPS = ["model=", "reward=", "experiment=", "ppo="]
+GROUPS = ["model=", "reward=", "experiment=", "ppo=", "demo="]
 
 # What gets a command past its first checks.
 SOUND = {

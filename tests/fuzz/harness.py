@@ -20,7 +20,7 @@ UNCUT = 0.1  # share of the lines that may load the tiny model and run to the en
 CUT_AT = (
     "rlhf.models.llava.Llava.load",
     "rlhf.commands.annotate._serve",
-    "rlhf.commands.demo.write_split",
+    "rlhf.commands.demo._build",
     "rlhf.rewards.external.http.HTTPScorer",
 )
 

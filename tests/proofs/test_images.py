@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import pytest
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor
 from rlhf.config.schema import ModelConfig, PPOConfig, SamplingConfig
 from rlhf.data.collate import prompt_batch
 from rlhf.data.records import PromptRecord
-from rlhf.demo.scenes import sample_scene
-from rlhf.demo.tiny_llava import train_tower_on_scenes
+from rlhf.demo.settings import SHAPES
+from rlhf.demo.tiny_llava import train_vision_tower
 from rlhf.models.llava import Llava
 from rlhf.models.policy import build_policy
 from rlhf.models.scalar_head import ScalarHead
@@ -61,9 +60,8 @@ def coloured_prompts(llava: Llava, directory: Path) -> PromptBatch:
 def trainer(tiny: Path, directory: Path) -> PPOTrainer:
     """Return a trainer at temperature 0.2, at which the model's small logits can become certain."""
     sampling = SamplingConfig(max_new_tokens=1, temperature=0.2)
-    llava, random = tiny_models.load(tiny), Random(0)
-    scenes = [sample_scene(random) for _ in range(64)]
-    train_tower_on_scenes(llava.model, llava.processor, scenes, steps=2, seed=0)
+    llava, lessons = tiny_models.load(tiny), SHAPES.lessons(64, 0)
+    train_vision_tower(llava.model, llava.processor, *lessons, steps=2, seed=0)
     policy = build_policy(llava, ModelConfig(train="full"), temperature=0.2)
     reward = ColourReward(llava, ScalarHead(llava.hidden_size), llava.builder)
     prompts = coloured_prompts(llava, directory)

@@ -11,7 +11,7 @@ import re
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,9 @@ class Stamp:
         return self.path.partition("/")[0]
 
 
-def write_stamps(source: Path, output: Path, *, seed: int, held_out: float) -> dict[str, Any]:
+def write_stamps(
+    source: Path, output: Path, *, seed: int, held_out: float, only: Collection[str] = ()
+) -> dict[str, Any]:
     """Write images, prompts, captions and licence to `output`, all or nothing.
 
     `images/…` holds the PNG files as they are; `prompts.jsonl` one question an image,
@@ -64,6 +66,7 @@ def write_stamps(source: Path, output: Path, *, seed: int, held_out: float) -> d
         output: a directory that does not exist yet.
         seed: of the questions and of which images are held out, by content.
         held_out: share of the images, in [0, 1).
+        only: the stamps wanted, such as `animals/birds/crow`; empty: all.
 
     Returns:
         Counts of images, categories, prompts, held-out prompts, and of skipped stamps by reason.
@@ -79,7 +82,7 @@ def write_stamps(source: Path, output: Path, *, seed: int, held_out: float) -> d
     part = temporary_path(output)
     try:
         _write_licence(part, files, source)
-        stamps, skipped = _write_images(part / "pictures", files)
+        stamps, skipped = _write_images(part / "pictures", files, only)
         if not stamps:
             raise unreadable_package("no image with a caption is in it", source)
         metrics = _write_files(part, stamps, seed, held_out)
@@ -92,10 +95,14 @@ def write_stamps(source: Path, output: Path, *, seed: int, held_out: float) -> d
     return {**metrics, "skipped": dict(skipped)}
 
 
-def _write_images(directory: Path, files: dict[str, bytes]) -> tuple[list[Stamp], Counter[str]]:
+def _write_images(
+    directory: Path, files: dict[str, bytes], only: Collection[str]
+) -> tuple[list[Stamp], Counter[str]]:
     """The images with captions, and how many stamps were skipped for which reason."""
     stamps, skipped = [], Counter[str]()
     for stem in sorted({name.rpartition(".")[0] for name in files if name.startswith(STAMPS)}):
+        if only and stem.removeprefix(STAMPS) not in only:
+            continue
         path, image = stem.removeprefix(STAMPS) + ".png", files.get(f"{stem}.png")
         caption = _caption(files.get(f"{stem}.txt", b""))
         if image is None:

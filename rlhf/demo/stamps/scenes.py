@@ -1,7 +1,7 @@
 """Seeded images of one or two of 32 stamps, real photographs, with their questions.
 
 The images are those of Debian's `tuxpaint-stamps-default`, which are not part of this project:
-`rlhf stamps` makes the directory that is read here.
+`rlhf stamps` makes such a directory as is read here.
 """
 
 import random
@@ -11,11 +11,13 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
+from rlhf.data.image_listing import IMAGE_SUFFIXES
 from rlhf.data.images import load_image
 from rlhf.demo.questions import COUNTS, QuestionTemplates, write_questions
 from rlhf.demo.scenes import PLACES, SIDE
+from rlhf.demo.stamps import package
 
-# Photographs whose caption is one noun ("A banana."), with their path below images/.
+# Photographs whose caption is one noun ("A banana."), with their path in the package.
 STAMPS = {
     "banana": "food/fruit/banana",
     "basketball": "sports/basketball",
@@ -119,20 +121,32 @@ def draw_stamp_scene(scene: StampScene, stamps_directory: Path) -> Image.Image:
 
     Args:
         scene: what to show.
-        stamps_directory: the output of `rlhf stamps`.
+        stamps_directory: of the photographs, see `stamp_path`.
 
     Raises:
         DataError: a stamp is missing there or cannot be read.
     """
     image = Image.new("RGB", (SIDE, SIDE), "white")
     for stamp in scene.stamps:
-        stamp_image = _crop_stamp(
-            stamps_directory / "pictures" / f"{STAMPS[stamp.name]}.png"
-        ).copy()
+        stamp_image = _crop_stamp(stamp_path(stamps_directory, stamp.name)).copy()
         stamp_image.thumbnail((round(stamp.side),) * 2, Image.Resampling.BOX)
         corner = round(stamp.x - stamp_image.width / 2), round(stamp.y - stamp_image.height / 2)
         image.paste(stamp_image, corner)
     return ImageChops.multiply(image, Image.new("RGB", image.size, scene.light))
+
+
+def stamp_path(directory: Path, name: str) -> Path:
+    """Return the path of a photograph in a directory; if it is not there, where it should be.
+
+    Args:
+        directory: the output of `rlhf stamps`, the package's `stamps` directory, the root that it
+            is unpacked to, or a folder of images named after what they show, as banana.jpg.
+        name: one of NAMES.
+    """
+    places = [directory / part for part in ("pictures", "", package.STAMPS)]
+    paths = [place / f"{STAMPS[name]}.png" for place in places]
+    paths += [directory / f"{name}{suffix}" for suffix in sorted(IMAGE_SUFFIXES)]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def write_stamp_images(
@@ -144,7 +158,7 @@ def write_stamp_images(
         directory: made if needed.
         count: number of images.
         seed: of the scenes.
-        stamps_directory: the output of `rlhf stamps`.
+        stamps_directory: of the photographs, see `stamp_path`.
 
     Returns:
         Path and scene of each image.
@@ -176,7 +190,7 @@ def write_stamp_split(
         root: directory of the data set.
         name: name of the split; it is part of the seed.
         images: number of images.
-        stamps_directory: the output of `rlhf stamps`.
+        stamps_directory: of the photographs, see `stamp_path`.
         seed: of images and questions.
         per_image: questions about each image.
         demonstrate: write demonstrations instead of prompts.

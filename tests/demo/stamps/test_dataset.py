@@ -118,6 +118,15 @@ def test_a_deb_becomes_images_prompts_captions_and_its_licence(package: Path) ->
     assert load_image(crow).mode == "RGB"
 
 
+def test_only_the_stamps_that_are_wanted_are_written(package: Path) -> None:
+    out = package.with_name("out")
+    metrics = write_stamps(package, out, seed=0, held_out=0.0, only=["plants/rose", "plants/tree"])
+    assert (metrics["images"], metrics["skipped"]) == (1, {"no PNG": 1})
+    images = [path.relative_to(out).as_posix() for path in out.rglob("*.png")]
+    assert images == ["pictures/plants/rose.png"]
+    assert (out / "licence/copyright").is_file() and (out / "SOURCE.txt").is_file()
+
+
 def test_the_records_name_image_question_category_and_caption(package: Path) -> None:
     out = package.with_name("out")
     write_stamps(package, out, seed=0, held_out=0.0)

@@ -21,6 +21,7 @@ from rlhf.demo.stamps.scenes import (
     StampScene,
     draw_stamp_scene,
     sample_stamp_scene,
+    stamp_path,
     write_stamp_images,
     write_stamp_split,
 )
@@ -103,6 +104,28 @@ def test_scenes_are_distinct_in_every_fact_and_stamps_stay_in_their_quarter() ->
 def test_quarters_number_the_stamps_by_place() -> None:
     assert SCENE.quarters() == [(0,), (32,), (32,), (31,)]
     assert CLASSES == (33,)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "pictures/food/fruit/banana.png",  # `rlhf stamps`
+        "food/fruit/banana.png",  # the package's directory `stamps`
+        "usr/share/tuxpaint/stamps/food/fruit/banana.png",  # the package, unpacked
+        "banana.png",
+        "banana.jpg",
+    ],
+)
+def test_a_photograph_is_found_as_the_package_or_its_name_has_it(
+    place: str, tmp_path: Path
+) -> None:
+    assert stamp_path(tmp_path, "banana") == tmp_path / "pictures/food/fruit/banana.png"
+    for other in ("bananas.png", "food/banana.png", "zebra.png"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).touch()
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).touch()
+    assert stamp_path(tmp_path, "banana") == tmp_path / place
 
 
 def test_a_missing_stamp_is_named(tmp_path: Path) -> None:
