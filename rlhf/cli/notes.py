@@ -44,15 +44,19 @@ def option_changes(command: str, config: Config) -> None:
 
 
 def unused_options(command: str, overrides: Sequence[str]) -> None:
-    """Print the options named on the command line that the command does not read."""
-    known = {name for name, _ in leaves(defaults())}
-    unused = [
-        word
-        for word in overrides
-        if (name := override_name(word)) in known and not is_read(command, name)
-    ]
+    """Print the options and groups named on the command line that the command does not read."""
+    read = {name: is_read(command, name) for name, _ in leaves(defaults())}
+    read |= {name: _reads_group(command, name) for name in defaults() if name not in read}
+    unused = [word for word in overrides if not read.get(override_name(word), True)]
     if unused:
         say(f"rlhf {command} does not read {' '.join(unused)}", "yellow")
+
+
+def _reads_group(command: str, section: str) -> bool:
+    """Tell whether a command reads a section, of which a group of the same name has files."""
+    row = COMMANDS[command]
+    single = [option.partition(".")[0] for option in row.root_options if "." in option]
+    return section in row.sections or section in single
 
 
 def is_read(command: str, option: str) -> bool:

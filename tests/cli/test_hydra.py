@@ -84,6 +84,15 @@ def test_options_that_a_command_does_not_read_are_named(
     assert "does not read" not in printed(capsys, "ppo", "ppo.lr=0.5", "resume=")
 
 
+def test_groups_that_a_command_does_not_read_are_named(
+    jobs: list[Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = printed(capsys, "score", "ppo=rloo", "demo=stamps", "reward=llava_head")
+    assert "rlhf score does not read ppo=rloo demo=stamps" in output.splitlines()
+    reading = ("annotate", "model=llava_1_5_7b", "experiment=demo")  # it reads model.path alone
+    assert "does not read" not in printed(capsys, *reading)
+
+
 def test_what_differs_from_the_defaults_and_what_comes_next_are_printed(
     jobs: list[Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
