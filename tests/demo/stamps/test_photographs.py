@@ -46,6 +46,17 @@ def test_a_package_without_one_of_them_is_refused(tmp_path: Path) -> None:
     assert caught.value.where == str(tmp_path / "stamps")
 
 
+def test_a_file_that_is_no_package_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.deb").write_text("no archive")
+    demo = DemoConfig(kind="stamps", photographs=str(tmp_path / "bad.deb"))
+    source = find_photographs(demo)
+    assert source is not None
+    with pytest.raises(DataError, match="it is no .deb") as caught:
+        unpack_photographs(source, tmp_path / "stamps")
+    assert "apt-get download tuxpaint-stamps-default" in caught.value.fix
+    assert not (tmp_path / "stamps").exists()
+
+
 def test_named_images_are_read_where_they_are(tmp_path: Path) -> None:
     directory = write_photographs(tmp_path / "photographs", ".jpg")
     demo = DemoConfig(kind="stamps", photographs=str(directory))
