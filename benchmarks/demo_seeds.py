@@ -2,8 +2,9 @@
 
     python benchmarks/demo_seeds.py 0 1 2 3 4 5          runs the demo with each seed, minutes each
     python benchmarks/demo_seeds.py --from runs/seeds    reads the summaries of finished runs
+    python benchmarks/demo_seeds.py 0 1 2 --photographs FILE.deb       the same for demo=stamps
 
-Prints a table and writes benchmarks/results/demo_seeds.json.
+Prints a table and writes benchmarks/results/demo_seeds.json, or demo_stamps.json for photographs.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results" / "demo_seeds.json"
+RESULTS = Path(__file__).parent / "results"
 COLUMNS = {
     "win_rate": "win rate",
     "wins_by_correctness": "won by correctness",
@@ -33,10 +34,12 @@ COLUMNS = {
 }
 
 
-def run(seed: int, directory: Path) -> None:
+def run(seed: int, directory: Path, photographs: Path | None) -> None:
     """Run a demo in a directory of its own."""
-    arguments = ("demo", f"seed={seed}", f"output_dir={directory / str(seed)}")
-    subprocess.run([sys.executable, "-m", "rlhf", *arguments], check=True)
+    words = ["demo", f"seed={seed}", f"output_dir={directory / str(seed)}"]
+    if photographs:
+        words += ["demo=stamps", f"demo.photographs={photographs}"]
+    subprocess.run([sys.executable, "-m", "rlhf", *words], check=True)
 
 
 def passes(summary: dict[str, Any]) -> bool:
@@ -61,17 +64,20 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seeds", nargs="*", type=int)
-    parser.add_argument("--from", dest="directory", type=Path, default=Path("runs/seeds"))
+    parser.add_argument("--from", dest="directory", type=Path)
+    parser.add_argument("--photographs", type=Path, help="a .deb or a folder, for demo=stamps")
     args = parser.parse_args()
+    setting = "stamps" if args.photographs else "seeds"
+    directory = args.directory or Path("runs", setting)
     for seed in args.seeds:
-        run(seed, args.directory)
-    summaries = sorted(args.directory.glob("*/demo/summary.json"))
+        run(seed, directory, args.photographs)
+    summaries = sorted(directory.glob("*/demo/summary.json"))
     rows = {path.parents[1].name: json.loads(path.read_text()) for path in summaries}
     for summary in rows.values():
         summary.pop("report", None)
     device = f"{platform.machine()} CPU, torch {torch.__version__}"
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"device": device, "seeds": rows}, indent=2) + "\n")
+    results = json.dumps({"device": device, "seeds": rows}, indent=2)
+    (RESULTS / f"demo_{setting}.json").write_text(results + "\n")
     print(table(rows))
 
 

@@ -39,7 +39,15 @@ def read(name: str) -> Any:
 
 def demo() -> str:
     """Return the demo's default seed, before and after."""
-    summary = read("demo_seeds")["seeds"]["0"]
+    return _before_after(read("demo_seeds")["seeds"]["0"])
+
+
+def stamps() -> str:
+    """Return the default seed of the demo on photographs, before and after."""
+    return _before_after(read("demo_stamps")["seeds"]["0"])
+
+
+def _before_after(summary: Mapping[str, Any]) -> str:
     rows = [
         (row, *(_shown(name, summary[f"{name}_{when}"]) for when in ("before", "after")))
         for name, row in BEFORE_AFTER.items()
@@ -61,8 +69,17 @@ def _percent(share: float) -> str:
 
 def demo_seeds() -> str:
     """Return each seed of the demo."""
+    return _by_seed(read("demo_seeds"))
+
+
+def stamps_seeds() -> str:
+    """Return each seed of the demo on photographs."""
+    return _by_seed(read("demo_stamps"))
+
+
+def _by_seed(results: Mapping[str, Any]) -> str:
     header = ("seed", "win rate", "became right", "wrong", "accuracy", "KL, nats", "reward model")
-    return table(header, map(_demo_seed, read("demo_seeds")["seeds"].items()), numbers=6)
+    return table(header, map(_demo_seed, results["seeds"].items()), numbers=6)
 
 
 def _demo_seed(item: tuple[str, Mapping[str, float]]) -> tuple[object, ...]:
@@ -218,6 +235,8 @@ def validate() -> str:
 TABLES: Iterable[Callable[[], str]] = (
     demo,
     demo_seeds,
+    stamps,
+    stamps_seeds,
     compare_trl,
     learning,
     ablation,
