@@ -56,8 +56,8 @@ def _inputs(
 def _refuse_input(option: str, output: str, inputs: Sequence[tuple[str, str]]) -> None:
     for name, path in inputs:
         if path and _same(path, output):
-            what = f"the output is an input of this command, {name}"
-            raise UsageError(what, f"{option}={output}", "name another file")
+            what = f"an input of this command would be overwritten: {name}"
+            raise UsageError(what, f"{option}={output}", "choose a new name")
 
 
 def _same(one: str, other: str) -> bool:

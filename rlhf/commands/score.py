@@ -76,19 +76,17 @@ def _checked_file(job: Job) -> Path:
         raise UsageError(f"this takes {expected} words, got {len(job.files)}", "rlhf score", usage)
     path = input_file(str(job.files[-1]), "FILE.jsonl")
     if job.config.output:
-        _check_output(Path(job.config.output), path)
+        _check_output(Path(job.config.output))
     return path
 
 
-def _check_output(output: Path, path: Path) -> None:
-    """Refuse an output that would destroy the input or cannot be written."""
+def _check_output(output: Path) -> None:
+    """Refuse an output that cannot be written."""
     where = f"output={output}"
     if not output.parent.is_dir():
         raise ResourceError("the directory of the output does not exist", where, "make it first")
     if output.exists() and not output.is_file():
         raise ResourceError("the output is no regular file", where, "choose a new name")
-    if output.exists() and output.samefile(path):
-        raise UsageError("the input would be overwritten", where, "choose a new name")
 
 
 def _record_scorer(job: Job) -> RecordScorer:

@@ -135,7 +135,7 @@ def test_no_input_is_replaced_by_an_output(
     before = {path: path.read_bytes() for path in directory.glob("*.*")}
     assert main(words) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 3 and lines[0].endswith(f"an input of this command, {name}")
+    assert len(lines) == 3 and lines[0].endswith(f"would be overwritten: {name}")
     assert {path: path.read_bytes() for path in directory.glob("*.*")} == before
 
 

@@ -116,7 +116,7 @@ def test_the_prompt_token_limit_does_not_apply_to_a_custom_scorer(
 REFUSED = {
     "no directory": ("pairs.jsonl", "output=no/where.jsonl", 5, "the directory of the output"),
     "a folder": ("pairs.jsonl", "output=taken", 5, "no regular file"),
-    "a device": ("pairs.jsonl", "output=/dev/null", 5, "no regular file"),
+    "a device": ("pairs.jsonl", "output=/dev/null", 2, "written whole, to a file"),
     "the input": ("pairs.jsonl", "output=./pairs.jsonl", 2, "would be overwritten"),
     "the input by a link": ("pairs.jsonl", "output=link.jsonl", 2, "would be overwritten"),
     "no input": ("none.jsonl", "output=scores.jsonl", 3, "there is no such file"),
