@@ -119,13 +119,13 @@ def train_vision_tower(
     tower = model.model.vision_tower
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = nn.Linear(tower.config.hidden_size, sum(classes))
+        head = nn.Linear(tower.config.hidden_size, sum(classes)).to(tower.device)
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, cycle_momentum=False)
     for step in range(steps):
         rows = torch.randint(len(images), (64,), generator=generator)
-        logits = head(_patch_features(model, pixels[rows]))
-        loss, _ = _part_loss(logits, labels[rows], classes, parts)
+        logits = head(_patch_features(model, pixels[rows].to(tower.device)))
+        loss, _ = _part_loss(logits, labels[rows].to(tower.device), classes, parts)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
@@ -134,9 +134,9 @@ def train_vision_tower(
         if on_step is not None:
             on_step(step + 1, steps, loss.item())
     with torch.no_grad():
-        features = _patch_features(model, pixels[:512])
+        features = _patch_features(model, pixels[:512].to(tower.device))
         _fold_statistics(model.model.multi_modal_projector.linear_1, features.flatten(0, 1))
-        return _part_loss(head(features), labels[:512], classes, parts)[1]
+        return _part_loss(head(features), labels[:512].to(tower.device), classes, parts)[1]
 
 
 def _patch_features(model: Any, pixels: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ It is mostly MPS, which lacks more than cuda; generation has a branch for each.
 """
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 
 from rlhf.config.schema import ModelConfig, SamplingConfig, SFTConfig
 from rlhf.data.record_set import Prompts
+from rlhf.demo.scenes import CLASSES, draw_scene, sample_scene
+from rlhf.demo.tiny_llava import train_vision_tower
 from rlhf.evaluation.evaluate import evaluate
 from rlhf.generation.engines import ENGINES
 from rlhf.generation.sampler import generate
@@ -43,6 +46,31 @@ def test_supervised_training(tiny: Path, train: str) -> None:
     with disguised_gpu("mps"):
         losses = sft_losses(tiny, "mps", train)
     assert losses == pytest.approx(expected, abs=1e-5)
+
+
+def tower_losses(tiny: Path, device: str) -> list[float]:
+    """Losses of the vision tower that the demo trains, and the share that it names right."""
+    llava, losses = tiny_models.load(tiny, device=device), list[float]()
+    llava.model.requires_grad_(True)
+    scenes = [sample_scene(Random(n)) for n in range(8)]
+    share = train_vision_tower(
+        llava.model,
+        llava.processor,
+        [draw_scene(scene) for scene in scenes],
+        torch.tensor([scene.quarters() for scene in scenes]),
+        CLASSES,
+        steps=3,
+        seed=0,
+        on_step=lambda done, total, loss: losses.append(loss),
+    )
+    return [*losses, share]
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_the_demo_trains_its_vision_tower(tiny: Path, kind: Kind) -> None:
+    expected = tower_losses(tiny, "cpu")
+    with disguised_gpu(kind):
+        assert tower_losses(tiny, kind) == pytest.approx(expected, abs=1e-5)
 
 
 def reward_scores(
