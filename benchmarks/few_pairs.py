@@ -56,6 +56,7 @@ def accuracy(start: StartingPoint, task: str, pairs: int, rate: float, seed: int
     lr = load_config(compose_options("reward", ["experiment=author_150"])).reward.lr
     words = ["experiment=author_150", f"seed={seed}", f"model.path={start.model}", "--json"]
     words += [f"data.root={start.data}", f"output_dir={directory}", "reward.cv_folds=0"]
+    words += ["reward.learning_curve=false"]
     words += [f"data.preferences={directory}/pairs.jsonl"]
     words += [f"data.validation_preferences={directory}/held_out.jsonl"]
     words += [f"reward.lr={lr * rate}"] if rate else ["reward.lr=1e-12"]

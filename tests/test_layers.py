@@ -80,6 +80,7 @@ COMMAND_HELPERS = {
         "ppo_profile",
         "resume",
         "reward_report",
+        "reward_study",
         "training_run",
     )
 }

@@ -44,7 +44,7 @@ def ppo(job: Job) -> dict[str, Any]:
     check_training_options(config.ppo, config.sampling)
     records, root = read_training_prompts(config)
     if not job.scorer:
-        _say_verdict(RewardCard.read(config.reward.path)[0])  # fails before a model loads
+        _say_verdict(*RewardCard.read(config.reward.path))  # fails before a model loads
     (resolved, location), full = resolve_model(job), config.model.train == "full"
     checkpoint = resume_checkpoint(job, job.run_dir)
     llava = load_trainable(resolved, location, fully=full, stage="ppo")
@@ -78,8 +78,8 @@ def ppo(job: Job) -> dict[str, Any]:
     return trainer.summary() | profile | {"warnings": trainer.warnings}
 
 
-def _say_verdict(reward_model: Path) -> None:
-    """Repeat what `rlhf reward` found out about the reward model, if its run has it."""
+def _say_verdict(reward_model: Path, card: RewardCard) -> None:
+    """Repeat what `rlhf reward` found out about the reward model, if its run or its card has it."""
     with suppress(KeyError, TypeError):
         found = read_json_or(reward_model.parent / "summary.json", JsonObject())
         share, low, high = (
@@ -90,6 +90,8 @@ def _say_verdict(reward_model: Path) -> None:
             f"{test.title.lower()}: {found[test.key]}" for test in PROMPT_TESTS if test.key in found
         )
         say(f"reward model: right in {share:.1f} % of held-out pairs ({interval}); {verdicts}")
+    if learnt := card.training.get("learnt"):
+        say(f"reward model: {learnt}")
 
 
 def _check_profile(config: Config, world: World) -> None:

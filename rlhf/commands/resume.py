@@ -10,15 +10,17 @@ from rlhf.storage.run_directory import is_step_directory
 from rlhf.tracking.console import say
 from rlhf.training.run_files import load_run_checkpoint
 
+TRAININGS = "fold-*", "part-*", "fold-*/part-*"  # directories of trainings inside that of a run
+
 
 def resume_checkpoint(job: Job, directory: Path, *, required: bool = True) -> Checkpoint | None:
     """Load the checkpoint that a run resumes from; return None for a new run.
 
     Args:
         job: the call of the command.
-        directory: the run directory, or the directory of one fold.
+        directory: the run directory, or that of one of its trainings.
         required: raise if there is no checkpoint, unless a crash came before the first one; else
-            a fold without one starts anew.
+            a training without one starts anew.
 
     Raises:
         NoCheckpointError: there is no checkpoint.
@@ -42,8 +44,9 @@ def resume_checkpoint(job: Job, directory: Path, *, required: bool = True) -> Ch
 
 
 def delete_checkpoints(directory: Path) -> None:
-    """Delete the checkpoints of a finished run and of its folds."""
-    for checkpoints in (directory / "checkpoints", *directory.glob("fold-*/checkpoints")):
+    """Delete the checkpoints of a finished run, of its folds and of their parts."""
+    trainings = directory, *(x for part in TRAININGS for x in directory.glob(part))
+    for checkpoints in (training / "checkpoints" for training in trainings):
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 

@@ -111,6 +111,7 @@ class RewardConfig(Section):
     evaluate_every: CountOrZero = 0  # steps between held-out evaluations; 0: each epoch
     early_stopping_patience: CountOrZero = 0  # evaluations without improvement; 0: off
     cv_folds: CountOrZero = 0  # number of cross-validation folds; 0: no cross-validation
+    learning_curve: bool = False  # train also on a third and two thirds of the pairs
 
 
 @dataclass(frozen=True, kw_only=True)

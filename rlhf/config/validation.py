@@ -196,6 +196,9 @@ def _check_folds(config: Config) -> None:
             f"reward.cv_folds={folds} data.validation_preferences={held_out}",
             "leave one of them empty",
         )
+    if config.reward.learning_curve and config.reward.train == "none":
+        where = "reward.learning_curve=true reward.train=none"
+        raise UsageError("nothing is trained, so nothing is learnt", where, "leave one of them out")
 
 
 def _check_advantage_estimator(ppo: PPOConfig) -> None:

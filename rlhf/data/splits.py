@@ -1,8 +1,11 @@
 """Split preference pairs into training and held-out pairs without common images (by content)."""
 
 import random
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from rlhf.config.schema import Config
@@ -114,6 +117,41 @@ def fold_splits(
             )
         splits.append(Split(*sides, root, root))
     return splits
+
+
+def growing_parts(
+    records: Sequence[PreferenceRecord], root: Path, *, count: int, seed: int
+) -> list[list[PreferenceRecord]]:
+    """Return growing parts of pairs, each with all pairs of its images; the last part is all.
+
+    Part k of n has the fewest images, in an order by the seed, with k/n of the decided pairs.
+
+    Args:
+        records: the pairs.
+        root: the directory that their image paths start in.
+        count: number of parts.
+        seed: decides which images come first.
+
+    Raises:
+        DataError: one part has no more decided pairs than the one before.
+    """
+    images = _images(records, root)
+    order = _shuffled(set(images), seed)
+    decided = Counter(
+        image for image, record in zip(images, records, strict=True) if record.preference != "tie"
+    )
+    totals = [*accumulate(decided[image] for image in order)]
+    ends = [bisect_left(totals, totals[-1] * part / count) for part in range(1, count)]
+    if len({0, *(totals[end] for end in ends), totals[-1]}) <= count:
+        raise DataError(
+            f"the pairs cannot be trained on in {count} growing parts",
+            f"reward.learning_curve=true: {totals[-1]} decided pairs of {len(order)} images",
+            "rank pairs of more images, or leave reward.learning_curve out",
+        )
+    place = {image: number for number, image in enumerate(order)}
+    rows = [*zip(images, records, strict=True)]
+    parts = [[record for image, record in rows if place[image] <= end] for end in ends]
+    return [*parts, list(records)]
 
 
 def _images(records: Sequence[PreferenceRecord], root: Path) -> list[str]:

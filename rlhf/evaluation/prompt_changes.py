@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlhf.data.records import PreferenceRecord
 from rlhf.data.tokenization import TextEncoder, reencode_prompts
+from rlhf.evaluation.learning import Trainings
 from rlhf.evaluation.prompt_tests import BLINDNESS, INSTRUCTION_TEST, PROMPT_TESTS, PromptTest
 from rlhf.evaluation.reward_scoring import score_pairs
 from rlhf.evaluation.scored_pairs import ChangedPairs, ScoredPairs
@@ -31,11 +32,13 @@ class EvaluatedPairs:
         scored: the n pairs with their scores.
         tests: the pairs of each test, without those that are too long under a change; a test
             without pairs is left out.
+        trainings: the n pairs, scored before and after training; None if nothing was trained.
     """
 
     records: list[PreferenceRecord]
     scored: ScoredPairs
     tests: dict[PromptTest, ChangedPairs]
+    trainings: Trainings | None = None
 
     @staticmethod
     def concatenate(parts: Sequence["EvaluatedPairs"]) -> "EvaluatedPairs":
@@ -44,10 +47,12 @@ class EvaluatedPairs:
             test: [part.tests[test] for part in parts if test in part.tests]
             for test in PROMPT_TESTS
         }
+        trainings = [part.trainings for part in parts if part.trainings]
         return EvaluatedPairs(
             [record for part in parts for record in part.records],
             ScoredPairs.concatenate([part.scored for part in parts]),
             {test: ChangedPairs.concatenate(found) for test, found in tests.items() if found},
+            Trainings.concatenate(trainings) if trainings else None,
         )
 
 

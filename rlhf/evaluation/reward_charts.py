@@ -1,8 +1,12 @@
-"""Charts of a reward model's metrics: its calibration, and the margins of its scores."""
+"""Charts of a reward model's metrics: its calibration, its margins, and its learning curve."""
+
+from collections.abc import Iterable
+from math import log2
 
 from rlhf.evaluation.charts import (
     BOTTOM,
     LEFT,
+    PADDING,
     RIGHT,
     TOP,
     Bar,
@@ -15,7 +19,11 @@ from rlhf.evaluation.charts import (
     ticks,
 )
 from rlhf.evaluation.html import format_percent
+from rlhf.evaluation.learning_curve import LearningCurve
 from rlhf.evaluation.reward_metrics import RewardMetrics
+from rlhf.evaluation.scored_pairs import Estimate
+
+LABEL_WIDTH = 36  # SVG units between the numbers of pairs below a chart, at least
 
 
 def calibration_chart(metrics: RewardMetrics) -> Chart:
@@ -46,6 +54,45 @@ def calibration_chart(metrics: RewardMetrics) -> Chart:
     )
 
 
+def learning_chart(curve: LearningCurve, start: Estimate) -> Chart:
+    """Chart accuracy over the logarithm of the training pairs, with what to expect of twice them.
+
+    Args:
+        curve: accuracies of trainings on growing parts of the pairs.
+        start: accuracy before training.
+    """
+    measured, expected = curve.accuracies, curve.expected
+    points = [*zip(curve.sizes, measured, strict=True), (2 * curve.sizes[-1], expected)]
+    steps = [log2(size / curve.sizes[-1]) for size in curve.sizes]
+    fit = [*(min(1, curve.level + curve.slope * step) for step in steps), expected.value]
+    lowest = min(0.5, start.value, *fit, *(x.low for _, x in points))
+    x = Scale(log2(points[0][0]), log2(points[-1][0]), LEFT + PADDING, RIGHT - PADDING)
+    y = Scale(100 * lowest, 100, BOTTOM, TOP)
+    places = [x(log2(size)) for size, _ in points]
+    colors = [series_color(0)] * len(measured) + [series_color(1)]
+    intervals = [
+        Line("", [(place, y(100 * part.low)), (place, y(100 * part.high))], color, part.value)
+        for place, (_, part), color in zip(places, points, colors, strict=True)
+    ]
+    fitted = [(place, y(100 * value)) for place, value in zip(places, fit, strict=True)]
+    dots = [
+        Dot(place, y(100 * part.value), 4, _about(part), color=color)
+        for place, (_, part), color in zip(places, points, colors, strict=True)
+    ]
+    begin = y(100 * start.value)
+    return Chart(
+        "Learning curve",
+        "accuracy on the held-out pairs, %, with 95 % intervals; the last point is expected, "
+        "not measured; dashed: before training",
+        "decided pairs trained on, on a logarithmic scale",
+        _apart(Tick(place, f"{size:,}") for place, (size, _) in zip(places, points, strict=True)),
+        ticks(y),
+        lines=[Line("", fitted, series_color(0), expected.value), *intervals],
+        dots=dots,
+        diagonal=((LEFT, begin), (RIGHT, begin)),
+    )
+
+
 def margin_chart(metrics: RewardMetrics) -> Chart:
     """Chart a histogram of the preferred response's margin: pairs left of 0 are scored wrong."""
     edges, counts = metrics.margin_edges, metrics.margin_counts
@@ -73,3 +120,17 @@ def margin_chart(metrics: RewardMetrics) -> Chart:
         ticks(y, count=4, whole=True),
         bars=bars,
     )
+
+
+def _about(estimate: Estimate) -> str:
+    low, high = 100 * estimate.low, 100 * estimate.high
+    return f"{estimate.name}: {format_percent(estimate.value)}, 95 %: {low:.1f} to {high:.1f} %"
+
+
+def _apart(labels: Iterable[Tick]) -> list[Tick]:
+    """Leave out labels that would touch the next one; the last stays."""
+    kept: list[Tick] = []
+    for tick in reversed([*labels]):
+        if not kept or kept[-1].position - tick.position >= LABEL_WIDTH:
+            kept.append(tick)
+    return kept[::-1]

@@ -1,7 +1,7 @@
 """The HTML page about a reward model: its metrics on held-out pairs, and what it reads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from pathlib import Path
 
@@ -9,16 +9,15 @@ from PIL import Image
 
 from rlhf.evaluation.charts import Curve, line_chart
 from rlhf.evaluation.html import EmbeddedImage, embed_image, format_percent, write_page
+from rlhf.evaluation.learning import TrainingGain
+from rlhf.evaluation.learning_curve import LearningCurve
 from rlhf.evaluation.prompt_tests import PromptTestMetrics
 from rlhf.evaluation.reward_charts import calibration_chart, margin_chart
 from rlhf.evaluation.reward_metrics import CHANCE_LOSS, RewardMetrics, accuracy_spread
+from rlhf.evaluation.reward_verdicts import learning_section, prompt_test_banner, training_banner
 from rlhf.evaluation.scored_pairs import Estimate
 from rlhf.history import History
 from rlhf.tracking.metrics import METRICS
-
-_TOO_FEW = "The interval allows a gap of 0 and a large one: rank more pairs, of more images."
-
-NamedEstimates = list[tuple[str, Estimate]]
 
 
 @dataclass(frozen=True)
@@ -46,18 +45,6 @@ class ReportPair:
     label: float
     kind: str = ""
     history: History = ()
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """The texts and bars about a test of what the model reads."""
-
-    title: str
-    color: str
-    headline: str
-    meaning: str
-    notes: Sequence[str] = ()
-    groups: Sequence[tuple[str, Estimate]] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +76,8 @@ def write_reward_report(
     title: str,
     notes: Sequence[str] = (),
     metrics: RewardMetrics,
+    gain: TrainingGain | None = None,
+    curve: LearningCurve | None = None,
     tests: Sequence[PromptTestMetrics] = (),
     mistakes: Sequence[ReportPair],
     right: Sequence[ReportPair] = (),
@@ -102,6 +91,8 @@ def write_reward_report(
         title: the heading of the page.
         notes: lines below the heading.
         metrics: of the held-out pairs.
+        gain: accuracy before and after training; None if it was not measured.
+        curve: accuracies of trainings on parts of the pairs; None if there were none.
         tests: results of the tests of what the model reads.
         mistakes: pairs scored wrong, shown in this order.
         right: pairs scored right, shown in this order.
@@ -119,7 +110,9 @@ def write_reward_report(
         title=title,
         notes=notes,
         tiles=_tiles(metrics),
-        verdicts=[*map(_verdict, tests)],
+        training=training_banner(gain) if gain else None,
+        learning=learning_section(curve, gain.before) if curve and gain else None,
+        verdicts=[*map(prompt_test_banner, tests)],
         plots=plots,
         accuracies=_accuracies(metrics, folds or ()),
         mistakes=[_card(pair) for pair in mistakes],
@@ -158,57 +151,25 @@ def _tiles(metrics: RewardMetrics) -> list[tuple[str, str, str]]:
     ]
 
 
-def _verdict(metrics: PromptTestMetrics) -> _Verdict:
-    test = metrics.test
-    if not metrics.accuracies:
-        return _Verdict(test.title, "tie", "", metrics.verdict)
-    color, subject, meaning = {
-        True: ("win", "This model ", test.passed_means),
-        False: ("loss", "This model ", test.failed_means),
-        None: ("tie", "", _TOO_FEW),
-    }[metrics.passed]
-    headline = f"{subject}{metrics.verdict}."
-    notes = _verdict_notes(metrics) if metrics.images else ["No pair is decided."]
-    headline = headline[0].upper() + headline[1:]
-    return _Verdict(test.title, color, headline, meaning, notes, _by_name(metrics.accuracies))
-
-
-def _verdict_notes(metrics: PromptTestMetrics) -> list[str]:
-    """The gap with its interval, and the mean margins with theirs."""
-    others = "the other" if len(metrics.test.changes) == 1 else "the better of the others"
-    gap = (
-        f"{metrics.test.own.capitalize()} minus {others}: {100 * metrics.gap:+.1f} points, "
-        f"95 % interval {100 * metrics.low:+.1f} to {100 * metrics.high:+.1f}, "
-        f"over {metrics.images:,} images."
-    )
-    if needed := metrics.images_needed:
-        gap += f" If the gap stays, about {needed:,} images would tell."
-    margins = [f"{x.name} {x.value:+.2f} ({x.low:+.2f} to {x.high:+.2f})" for x in metrics.margins]
-    return [gap, f"Mean margin, score units: {', '.join(margins)}."]
-
-
 def _accuracies(
     metrics: RewardMetrics, folds: Sequence[RewardMetrics]
-) -> list[tuple[str, str, NamedEstimates]]:
+) -> list[tuple[str, str, Sequence[Estimate]]]:
     """The title, note and bars of each card about accuracy."""
     note = "words of the preferred response relative to the other; much: at least twice, or half"
-    cards = [("Accuracy by length", note, _by_name(metrics.by_length))]
+    cards: list[tuple[str, str, Sequence[Estimate]]] = []
+    cards.append(("Accuracy by length", note, metrics.by_length))
     if named := [group for group in metrics.by_kind if group.name]:
         note = "of decided pairs; equal scores count half"
-        cards.append(("Accuracy by kind of pair", note, _by_name(named)))
+        cards.append(("Accuracy by kind of pair", note, named))
     if folds:
         spread = accuracy_spread(folds)
         note = (
             f"mean {format_percent(spread.mean)}, standard deviation {100 * spread.std:.1f} "
             f"points, {format_percent(spread.low)} to {format_percent(spread.high)}"
         )
-        bars = [(f"fold {number}", fold.accuracy) for number, fold in enumerate(folds, 1)]
+        bars = [replace(fold.accuracy, name=f"fold {n}") for n, fold in enumerate(folds, 1)]
         cards.append(("Accuracy by fold", note, bars))
     return cards
-
-
-def _by_name(groups: Sequence[Estimate]) -> NamedEstimates:
-    return [(group.name, group) for group in groups]
 
 
 def _card(pair: ReportPair) -> _Card:

@@ -2,6 +2,8 @@
 
 from math import isnan
 
+from rlhf.evaluation.learning import TrainingGain
+from rlhf.evaluation.learning_curve import LearningCurve
 from rlhf.evaluation.prompt_tests import PromptTestMetrics
 from rlhf.evaluation.reward_metrics import CHANCE_LOSS, RewardMetrics
 from rlhf.evaluation.scored_pairs import Estimate
@@ -41,6 +43,21 @@ def prompt_test_rows(metrics: PromptTestMetrics) -> list[tuple[object, ...]]:
         *(_row(f"accuracy, {x.name}", x) for x in metrics.accuracies),
         (f"gap, {metrics.test.own} minus the best other", *gap),
         *(_row(f"mean margin, {x.name}", x) for x in metrics.margins),
+    ]
+
+
+def training_rows(gain: TrainingGain, curve: LearningCurve | None) -> list[tuple[object, ...]]:
+    """Lay out what training taught, and what more pairs might, for a table under METRIC_COLUMNS."""
+    added = gain.gain, _interval(gain.low, gain.high), gain.after.pairs
+    rows = [_row("accuracy, before training", gain.before), ("gain of training", *added)]
+    if curve is None:
+        return rows
+    slope = curve.slope, _interval(curve.slope_low, curve.slope_high), curve.expected.pairs
+    return [
+        *rows,
+        *(_row(f"accuracy, trained on {x.name}", x) for x in curve.accuracies),
+        ("gain of twice the pairs, by the fit", *slope),
+        _row(f"to expect of {curve.expected.name}", curve.expected),
     ]
 
 

@@ -18,6 +18,8 @@ WITH_OTHERS: dict[str, object] = {
     "sampling.cuda_graphs=FALSE ppo.engine=transformers parallel.shard=true": False,
     "reward.cv_folds=0": 0,
     "reward.cv_folds=10": 10,
+    "reward.learning_curve=true reward.train=lora": True,
+    "reward.learning_curve=FALSE reward.train=none": False,
     "ppo.rollout_batch_size=1 ppo.minibatch_size=1": 1,
     "ppo.rollout_batch_size=60 ppo.minibatch_size=20": 60,
     "ppo.minibatch_size=2": 2,

@@ -1,6 +1,7 @@
 """`rlhf ppo` builds the critic that its options name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rlhf.config.schema import Config, DataConfig, ModelConfig, PPOConfig, Sampl
 from rlhf.data.evaluation_split import is_held_out
 from rlhf.data.images import image_digest
 from rlhf.data.records import PromptRecord
+from rlhf.rewards.reward_card import RewardCard
 
 LINEAR = {"features", "states.linear.weight", "states.linear.bias"}
 HIDDEN = {"states.hidden.weight", "states.hidden.bias"}
@@ -67,15 +69,17 @@ def test_images_that_are_held_out_are_not_trained_on(
 def test_the_verdict_on_the_reward_model_is_repeated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _say_verdict(tmp_path / "reward")
+    card = RewardCard("llava_head", "base", True, 0.0, 1.0, "", "", {})
+    _say_verdict(tmp_path / "reward", card)
     (tmp_path / "summary.json").write_text('{"reward_model_accuracy": null}')
-    _say_verdict(tmp_path / "reward")
+    _say_verdict(tmp_path / "reward", card)
     assert capsys.readouterr().out == ""
     accuracy = {"reward_model_accuracy": 0.868, "accuracy_low": 0.842, "accuracy_high": 0.8914}
     found = {**accuracy, "blindness": "looks at the image", "instruction_test": "reads it"}
     (tmp_path / "summary.json").write_text(json.dumps(found))
-    _say_verdict(tmp_path / "reward")
+    _say_verdict(tmp_path / "reward", replace(card, training={"learnt": "has not learnt: 52.1 %"}))
     assert " ".join(capsys.readouterr().out.split()) == (
         "reward model: right in 86.8 % of held-out pairs (95 %: 84.2 to 89.1); "
-        "blindness test: looks at the image; wrong-instruction test: reads it"
+        "blindness test: looks at the image; wrong-instruction test: reads it "
+        "reward model: has not learnt: 52.1 %"
     )

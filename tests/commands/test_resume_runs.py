@@ -30,6 +30,20 @@ COMMAND_ARGS = {
         "reward.evaluate_every=2",
     ],
     "folds": ["data.preferences=pairs.jsonl", "reward.cv_folds=2", "reward.batch_size=8"],
+    "curve": [
+        "data.preferences=pairs.jsonl",
+        "reward.learning_curve=true",
+        "reward.epochs=2",
+        "reward.batch_size=4",
+        "reward.early_stopping_patience=3",
+        "reward.evaluate_every=1",
+    ],
+    "curve of folds": [
+        "data.preferences=pairs.jsonl",
+        "reward.learning_curve=true",
+        "reward.cv_folds=2",
+        "reward.batch_size=4",
+    ],
     "ppo": [
         "data.prompts=asked.jsonl",
         "--scorer=judge.py:score",
@@ -74,10 +88,13 @@ def interruption(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     yield schedule
 
 
+def command_of(kind: str) -> str:
+    return kind if kind in ("sft", "ppo") else "reward"
+
+
 def run(tiny: Path, kind: str, name: str, *overrides: str) -> int:
-    command = "reward" if kind == "folds" else kind
     base_args = [f"model.path={tiny / 'model'}", f"data.root={tiny}", f"name={name}", *SMALL]
-    return main([command, *base_args, *COMMAND_ARGS[kind], *overrides])
+    return main([command_of(kind), *base_args, *COMMAND_ARGS[kind], *overrides])
 
 
 def directory_of(data: Path, name: str) -> Path:
@@ -97,7 +114,17 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("kind", "stop_step"),
-    [("sft", 4), ("reward", 3), ("reward", 5), ("folds", 4), ("ppo", 3), ("ppo", 6)],
+    [
+        ("sft", 4),
+        ("reward", 3),
+        ("reward", 5),
+        ("folds", 4),
+        ("curve", 6),
+        ("curve of folds", 3),
+        ("curve of folds", 8),
+        ("ppo", 3),
+        ("ppo", 6),
+    ],
 )
 def test_an_interrupted_run_resumes_with_the_same_command_line(
     tiny: Path, data: Path, interruption: dict[str, Any], kind: str, stop_step: int
@@ -107,7 +134,7 @@ def test_an_interrupted_run_resumes_with_the_same_command_line(
     assert run(tiny, kind, "cut", "resume=auto") == 143
     assert not (directory_of(data, "cut") / "summary.json").exists()
     assert run(tiny, kind, "cut", "resume=auto") == 0
-    assert unfinished_run(data / "runs" / "cut", "reward" if kind == "folds" else kind) is None
+    assert unfinished_run(data / "runs" / "cut", command_of(kind)) is None
     uninterrupted, resumed = directory_of(data, "whole"), directory_of(data, "cut")
     assert curves(resumed) == curves(uninterrupted) and curves(uninterrupted)
     uninterrupted_weights, resumed_weights = weights(uninterrupted), weights(resumed)
@@ -117,6 +144,9 @@ def test_an_interrupted_run_resumes_with_the_same_command_line(
         for name in uninterrupted_weights
     )
     assert bool(list(resumed.rglob("checkpoints"))) == (kind == "ppo")  # which may be made longer
+    if command_of(kind) == "reward":
+        found = [(run / "metrics.json").read_bytes() for run in (uninterrupted, resumed)]
+        assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(("kind", "flags"), [("ppo", ["--judge=judge.py:other"]), ("folds", [])])

@@ -26,7 +26,7 @@ def command(world: World, tiny: Path, directory: Path, train: str, folds: int, s
     config = Config(
         model=ModelConfig(path=str(tiny / "model"), lora_rank=4),
         data=DataConfig(preferences=str(directory.parent / "pairs.jsonl"), root=str(tiny)),
-        reward=replace(options, cv_folds=folds, microbatch_tokens=100),
+        reward=replace(options, cv_folds=folds, learning_curve=folds > 0, microbatch_tokens=100),
         parallel=ParallelConfig(parts=4, shard=shard),
     )
     directory.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def test_a_text_model_is_refused_before_any_model_loads(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rlhf.commands.reward.load_trainable", None)
+    monkeypatch.setattr("rlhf.commands.reward_study.load_trainable", None)
     write_records(tmp_path / "pairs.jsonl", pairs(4))
     words = f"model.path={tiny}/model data.preferences=pairs.jsonl data.root={tiny}".split()
     options = ["reward.kind=caption_text", "reward.text_model=x", "parallel.shard=true"]

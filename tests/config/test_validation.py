@@ -100,6 +100,14 @@ def test_folds_hold_out_parts_of_one_file() -> None:
         load_config(values)
 
 
+def test_a_learning_curve_needs_training() -> None:
+    values = changed("reward.learning_curve", True)
+    assert load_config(values).reward.learning_curve
+    values["reward"] |= {"train": "none"}  # type: ignore[operator]
+    with pytest.raises(UsageError, match="nothing is trained, so nothing is learnt"):
+        load_config(values)
+
+
 def test_whitened_minibatches_and_a_kl_in_the_loss_exclude_each_other() -> None:
     values = changed("ppo.whiten_minibatches", True)
     assert load_config(values).ppo.whiten_minibatches

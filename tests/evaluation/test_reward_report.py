@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from rlhf.evaluation.learning import Trainings, training_gain
+from rlhf.evaluation.learning_curve import learning_curve
 from rlhf.evaluation.prompt_tests import INSTRUCTION_TEST, PromptTestMetrics
 from rlhf.evaluation.reward_metrics import reward_metrics
 from rlhf.evaluation.reward_report import ReportPair, write_reward_report
@@ -200,8 +202,36 @@ def test_folds_are_shown_with_their_spread(tmp_path) -> None:  # noqa: ANN001
     assert "fold" not in report_page(tmp_path).text
 
 
+TRAININGS = Trainings(
+    with_accuracy(0.5), tuple(map(with_accuracy, (0.5, 0.65, 0.8))), (50, 100, 150)
+)
+
+
+def test_what_training_taught_is_a_verdict_with_bars(tmp_path) -> None:  # noqa: ANN001
+    page = report_page(tmp_path, gain=training_gain(TRAININGS))
+    (banner,) = [x for x in page.all("div") if x.get("class") == "card banner"]
+    assert banner["style"] == "border-left-color: var(--win)"
+    assert "Training This model has learnt." in page.text
+    assert "After minus before training: 30.0 points, 95 % interval 2" in page.text
+    assert "before training 50.0 % of 100 after training 80.0 % of 100" in page.text
+    assert "More pairs" not in page.text
+
+
+def test_a_learning_curve_is_a_chart_a_sentence_and_a_table(tmp_path) -> None:  # noqa: ANN001
+    curve = learning_curve(TRAININGS)
+    page = report_page(tmp_path, gain=training_gain(TRAININGS), curve=curve)
+    assert f"With 300 pairs you might expect {100 * curve.expected.value:.0f} % (" in page.text
+    assert "pairs accuracy 95 % 0 50.0 % 40 to 60 50 50.0 %" in page.text
+    last, expected = curve.accuracies[2], curve.expected
+    assert f"150 80.0 % {100 * last.low:.0f} to {100 * last.high:.0f}" in page.text
+    assert f"300, expected {100 * expected.value:.1f} %" in page.text
+    assert len(page.all("tr")) == 6 and page.text.count("Learning curve") == 1
+
+
 def test_no_decided_pair_still_makes_a_page(tmp_path) -> None:  # noqa: ANN001
     ties = scored([0.0, 1.0], [0.5, 0.5])
-    page = report_page(tmp_path, reward_metrics(ties), tests=[blindness(ties, ties, ties)])
+    gain = training_gain(Trainings(ties, (ties,), (3,)))
+    tests = [blindness(ties, ties, ties)]
+    page = report_page(tmp_path, reward_metrics(ties), gain=gain, tests=tests)
     assert "accuracy –" in page.text and "nan" not in page.text.lower()
     assert not any("nan" in value for _, attributes in page.tags for value in attributes.values())
