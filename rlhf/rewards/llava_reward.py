@@ -72,12 +72,10 @@ class LlavaReward(RewardModel):
 
     def _encoded(self, prompts: PromptBatch, responses: Responses) -> tuple[PromptBatch, Responses]:
         """Return prompts and responses as the prompt builder of the LLaVA encodes them."""
-        if not self._reencodes:
-            return prompts, responses
-        return (
-            reencode_prompts(prompts, self.llava.builder),
-            reencode_responses(responses, self.encoder, self.llava.builder),
-        )
+        if self._reencodes:
+            prompts = reencode_prompts(prompts, self.llava.builder)
+            responses = reencode_responses(responses, self.encoder, self.llava.builder)
+        return prompts, responses
 
     def _log_likelihood(self, hidden_states: Tensor, responses: Responses) -> Tensor:
         """Sum of clamped log-probabilities [B] of the tokens that hidden states [N, D] predict."""
