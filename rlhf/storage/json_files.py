@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
 from rlhf.errors import DataError, RlhfError
 
 T = TypeVar("T")
@@ -29,6 +27,8 @@ def read_json(
         RlhfError: of the class `error`: the file cannot be read, is no JSON, is nested too deeply,
             or holds something else.
     """
+    import msgspec  # a bare GPU machine runs the benchmarks of models without it
+
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError, UnicodeError, RecursionError) as cause:

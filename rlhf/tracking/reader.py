@@ -3,7 +3,6 @@
 from math import nan
 from pathlib import Path
 
-import msgspec
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlhf.errors import DataError
@@ -53,6 +52,8 @@ def read_lines(path: Path) -> list[MetricsLine]:
 
 
 def _decode(line: str) -> MetricsLine | None:
+    import msgspec  # a bare GPU machine runs the benchmarks of models without it
+
     try:
         values = msgspec.json.decode(line, type=dict[str, int | float | None])
     except (msgspec.MsgspecError, UnicodeError):
