@@ -14,11 +14,11 @@ demo: $(STAMP)
 install: $(STAMP)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m "not processes"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not processes"
 
 # Lines that the quick tests run; commands that tests start as processes of their own count not.
 coverage: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m "not slow" --cov=rlhf --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow" --cov=rlhf --cov-report=term:skip-covered
 
 # The ranking page in headless Chromium; installs both, the browser as root by apt.
 browser-test: $(STAMP)

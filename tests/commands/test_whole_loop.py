@@ -48,7 +48,6 @@ def single_match(directory: Path, pattern: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("loop")
 def test_the_demo_leaves_every_promised_metric_and_file(demo: Path) -> None:
     summary = json.loads((demo / "runs/demo/summary.json").read_text())
     promised = (
@@ -68,7 +67,6 @@ def test_the_demo_leaves_every_promised_metric_and_file(demo: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("loop")
 def test_a_run_is_continued_by_its_directory(demo: Path) -> None:
     run = single_match(demo, "runs/demo/*/adapter").parent
     longer = (f"resume={run}", "ppo.iterations=6")
@@ -80,7 +78,6 @@ def test_a_run_is_continued_by_its_directory(demo: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("loop")
 def test_two_runs_with_one_seed_give_the_same_curves(demo: Path) -> None:
     model = single_match(demo, "runs/demo/*/model").parent
     pairs = single_match(demo, "runs/demo/*/preferences.jsonl")
@@ -93,7 +90,6 @@ def test_two_runs_with_one_seed_give_the_same_curves(demo: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("loop")
 def test_the_loop_with_a_text_reward_model_and_full_training(demo: Path) -> None:
     """The tiny model describes the images, a small text model reads and scores."""
     model = single_match(demo, "runs/demo/*/model").parent
@@ -129,7 +125,6 @@ def test_the_loop_with_a_text_reward_model_and_full_training(demo: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("loop")
 def test_generate_on_a_given_image_and_instruction(demo: Path) -> None:
     model = single_match(demo, "runs/demo/*/model").parent
     image = single_match(demo, "runs/demo/base-*/data/pictures/evaluation/00000.png")

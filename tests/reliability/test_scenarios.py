@@ -41,7 +41,6 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("reliability")
 @pytest.mark.parametrize("name", NAMES)
 def test_each_scenario_at_reduced_count(name: str, rows: dict[str, Any]) -> None:
     assert sorted(rows) == sorted(NAMES)
