@@ -1,8 +1,9 @@
 """Check where a command writes, before it reads anything: no input is replaced by an output."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rlhf.cli.commands import COMMANDS
 from rlhf.config.option_types import leaves, path_options
@@ -35,7 +36,7 @@ def check_outputs(
         what, fix = f"{command} writes no output", f"leave it out; output= is for {commands}"
         raise UsageError(what, f"output={config.output}", fix)
     values = dict(leaves(asdict(config)))
-    inputs = [*_inputs(config, files, scorer, judge)]
+    inputs = [*_inputs(values, files, scorer, judge)]
     for option in OUTPUT_OPTIONS:
         if output := values[option]:
             output_file(Path(output))
@@ -43,10 +44,9 @@ def check_outputs(
 
 
 def _inputs(
-    config: Config, files: Sequence[str], scorer: str, judge: str
+    values: Mapping[str, Any], files: Sequence[str], scorer: str, judge: str
 ) -> Iterator[tuple[str, str]]:
     """Yield the inputs of a command: what names each of them, and its path."""
-    values = dict(leaves(asdict(config)))
     yield from (("FILE", expand_home(word, "FILE")) for word in files)
     yield from ((name, str(values[name])) for name in path_options() if name not in NO_INPUTS)
     for flag, source in (("--scorer", scorer), ("--judge", judge)):

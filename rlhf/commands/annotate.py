@@ -55,18 +55,17 @@ def annotate(job: Job) -> dict[str, Any]:
         fix = "give candidates to rank, or a log and annotate.output=PREFERENCES.jsonl"
         raise UsageError("the file holds no candidates", str(path), fix)
     log = Path(job.config.output or path.parent / DEFAULT_LOG) if candidates else path
-    _check_output(job.config.annotate.output, path, log)
+    _check_output(job.config.annotate.output, log)
     if candidates:
         _collect_judgments(job, path, log)
     return _write_preferences(log, job.config.annotate.output)
 
 
-def _check_output(output: str, *inputs: Path) -> None:
-    """Refuse a preference file that would overwrite the candidates or the log of judgments."""
-    for path in inputs:
-        if output and Path(output).resolve() == path.resolve():
-            where, fix = f"annotate.output={output}", "choose a new name"
-            raise UsageError(f"the preferences would overwrite {path}", where, fix)
+def _check_output(output: str, log: Path) -> None:
+    """Refuse a preference file that would overwrite the log of judgments."""
+    if output and Path(output).resolve() == log.resolve():
+        where, fix = f"annotate.output={output}", "choose a new name"
+        raise UsageError(f"the preferences would overwrite {log}", where, fix)
 
 
 def _collect_judgments(job: Job, path: Path, output: Path) -> None:
@@ -145,10 +144,10 @@ def _token(log: Path) -> str:
 
 def _check_host(host: str) -> None:
     """Refuse what stands for every address: the page answers only requests that name its own."""
-    addresses = {""}
+    addresses = set[str]()
     with suppress(OSError, UnicodeError):  # it is no address, which is said when it is listened to
         addresses = {str(info[4][0]).partition("%")[0] for info in getaddrinfo(host or "::", None)}
-    if any(address and ip_address(address).is_unspecified for address in addresses):
+    if any(ip_address(address).is_unspecified for address in addresses):
         fix = "name the address that people will type, such as 192.168.1.20"
         raise UsageError("this stands for every address", f"annotate.host={host}", fix)
 

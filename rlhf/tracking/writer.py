@@ -9,7 +9,7 @@ from typing import BinaryIO, Self
 
 from torch import Tensor
 
-from rlhf.storage.atomic import write_whole
+from rlhf.storage.atomic import make_directory, replace_text, write_whole
 from rlhf.tracking.console import say
 from rlhf.tracking.metrics import check_names
 from rlhf.tracking.reader import MetricsLine, read_lines
@@ -166,7 +166,6 @@ def _earlier_lines(directory: Path, purge_step: int | None) -> list[MetricsLine]
 
 def _open_lines(directory: Path, lines: Sequence[MetricsLine]) -> BinaryIO:
     """Open metrics.jsonl to append to these lines."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path, temporary = directory / "metrics.jsonl", directory / "metrics.tmp"
-    temporary.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    return temporary.replace(path).open("ab", buffering=0)
+    path = make_directory(directory) / "metrics.jsonl"
+    replace_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+    return path.open("ab", buffering=0)

@@ -132,8 +132,8 @@ def _handled(handler: Handler, names: Iterable[str]) -> Iterator[dict[str, Any]]
         yield {}
         return
     numbers = {name: getattr(signal, name) for name in names if hasattr(signal, name)}
-    if signal.getsignal(numbers.get("SIGHUP", signal.SIGTERM)) == signal.SIG_IGN:
-        numbers.pop("SIGHUP", None)
+    if "SIGHUP" in numbers and signal.getsignal(numbers["SIGHUP"]) == signal.SIG_IGN:
+        del numbers["SIGHUP"]
     previous = {name: signal.signal(number, handler) for name, number in numbers.items()}
     try:
         yield previous
