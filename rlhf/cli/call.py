@@ -45,6 +45,7 @@ VALUES = (
     "--shell-completion",
 )  # flags that take a word
 SCORERS = ("--scorer", "--judge")  # flags that name a function or a service
+PRINTING = {"--debug", "--json"}  # flags that change what is printed, not what is done
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _OVERRIDE = r"[+~]{0,2}[A-Za-z_][\w./@:-]*="
 _DELETION = r"~[A-Za-z_][\w/@]*"
@@ -81,6 +82,13 @@ class Call:
     def _named_by(self, flag: str) -> str:
         values = [word.removeprefix(flag) for word in self.flags if word.startswith(flag)]
         return values[0] if values else ""
+
+    @property
+    def sweep_words(self) -> tuple[str, ...]:
+        """The words by which a sweep is found again: all but `resume=` and how to print."""
+        options = [word for word in self.overrides if not word.lstrip("+").startswith("resume=")]
+        flags = [*sorted(self.flags - PRINTING), *map("=".join, sorted(self.values.items()))]
+        return (*self.files, *options, *flags)
 
     @property
     def hydra_flags(self) -> list[str]:

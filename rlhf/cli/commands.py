@@ -39,6 +39,7 @@ class Command:
         writes_output: whether it writes what `output=` names.
         has_run_dir: whether it writes to a run directory: a new one, or the one `resume=` names.
         has_checkpoints: whether `resume=` continues it from a checkpoint, with its stored options.
+        deletes_checkpoints: whether they are deleted when the run has ended.
     """
 
     function: str
@@ -56,6 +57,7 @@ class Command:
     writes_output: bool = False
     has_run_dir: bool = False
     has_checkpoints: bool = False
+    deletes_checkpoints: bool = False
 
 
 COMMANDS = {
@@ -77,6 +79,7 @@ COMMANDS = {
         takes_files=False,
         has_run_dir=True,
         has_checkpoints=True,
+        deletes_checkpoints=True,
         root_options=("resume", "resume_allow"),
         required=("model.path", "data.demonstrations"),
         next_step="rlhf collect model.path={run} data.prompts=FILE.jsonl",
@@ -110,6 +113,7 @@ COMMANDS = {
         takes_files=False,
         has_run_dir=True,
         has_checkpoints=True,
+        deletes_checkpoints=True,
         root_options=("resume", "resume_allow"),
         required=("model.path", "data.preferences"),
         optional_files=("data.validation_preferences", "reward.captions"),

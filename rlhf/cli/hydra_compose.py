@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf.cli.call import Call
 from rlhf.cli.composition_errors import usage_error
 from rlhf.cli.directories import config_directory, root_config
 from rlhf.cli.overrides import hydra_overrides, override_name, swept_names
@@ -36,21 +37,21 @@ from rlhf.storage.run_directory import run_directory_of, unfinished_run
 Task = Callable[[DictConfig], float | None]
 
 
-def run_hydra(command: str, words: Sequence[str], flags: Sequence[str], task: Task) -> None:
+def run_hydra(call: Call, task: Task) -> None:
     """Start a command as a Hydra application: run the task once, or sweep, or print options.
 
     Args:
-        command: its name; the root is `conf/NAME.yaml` if it exists, else `conf/files.yaml`.
-        words: overrides as typed.
-        flags: Hydra's own, such as `--multirun` or `--cfg job`.
+        call: the command line; the root is `conf/COMMAND.yaml` if it exists, else
+            `conf/files.yaml`.
         task: called with the composed options, in a sweep for each member.
 
     Raises:
         UsageError: an option does not exist, or Hydra refuses an override, a config or a flag.
     """
+    command, words, flags = call.command, call.overrides, call.hydra_flags
     shows = any(flag.startswith(("--cfg=", "--info=")) for flag in flags)
     overrides = _job_overrides(command, words, flags)
-    _prepare(command, reserves=not shows)
+    _prepare(command, call.sweep_words, reserves=not shows)
     application = hydra.main(
         version_base="1.3", config_path=str(config_directory()), config_name=root_config(command)
     )
@@ -117,9 +118,9 @@ def to_yaml(config: Config) -> str:
     return str(yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
 
 
-def _prepare(command: str, *, reserves: bool) -> None:
+def _prepare(command: str, sweep_words: tuple[str, ...] = (), *, reserves: bool) -> None:
     ConfigStore.instance().store(name="options", node=structured_config())
-    RunDirectories(command, reserves).register()
+    RunDirectories(command, reserves, sweep_words).register()
 
 
 def _job_overrides(command: str, words: Sequence[str], flags: Sequence[str]) -> list[str]:

@@ -16,14 +16,22 @@ from rlhf.cli.launch import check_restarts, run_on_processes, starts_processes
 from rlhf.cli.notes import unused_options
 from rlhf.cli.overrides import override_name
 from rlhf.cli.processes import is_quiet
-from rlhf.cli.sweep import end_sweep, run_member, update_member
+from rlhf.cli.resolvers import swept_overrides
+from rlhf.cli.sweep import (
+    SweepStart,
+    done_member,
+    end_sweep,
+    resumable_run,
+    run_member,
+    update_member,
+)
 from rlhf.commands.command_line import command_line
 from rlhf.config.schema import Config
 from rlhf.config.validation import load_config
 from rlhf.errors import UsageError
 from rlhf.parallel.environment import process_rank
 from rlhf.storage.run_directory import json_text, remove_if_empty
-from rlhf.tracking.console import console, stage
+from rlhf.tracking.console import console, say, stage
 
 Report = Callable[[Exception], int]
 
@@ -42,24 +50,32 @@ def run_call(call: Call, load: LoadFunction, report: Report) -> int:
     _check_sweep(call)
     task, code = HydraTask(call, load, report), 0
     try:
-        run_hydra(call.command, call.overrides, call.hydra_flags, task)
+        SweepStart.words, SweepStart.error = call.sweep_words, None
+        run_hydra(call, task)
     except SystemExit as stopped:  # by a signal, in a sweep
         code = int(stopped.code or 0)
     finally:
-        code = end_sweep() or code
-    if task.error:
-        raise task.error
+        code = end_sweep(_resume_line(call)) or code
+    if error := task.error or SweepStart.error:
+        raise error
     return code
 
 
 def _check_sweep(call: Call) -> None:
-    """Refuse to resume in a sweep: its members would all write to one directory."""
+    """Refuse to resume one run in a sweep: its members would all write to one directory."""
     resumed = [word for word in call.overrides if override_name(word) == "resume"]
-    if resumed and "--multirun" in call.flags:
+    if "--multirun" in call.flags and resumed not in ([], ["resume=auto"]):
         words = [*call.files, "resume=SWEEP/MEMBER"]
         again = command_line(call.command, words, scorer=call.scorer, judge=call.judge)
-        fix = f"continue one member at a time: {again}"
-        raise UsageError("a sweep resumes no run", resumed[0], fix)
+        fix = f"resume=auto goes on with the whole sweep; with one member: {again}"
+        raise UsageError("a sweep resumes no single run", " ".join(resumed), fix)
+
+
+def _resume_line(call: Call) -> str:
+    """Return the command line that goes on with a sweep."""
+    words = [word for word in call.overrides if override_name(word) != "resume"]
+    words = [*call.files, *words, "resume=auto", "--multirun"]
+    return command_line(call.command, words, scorer=call.scorer, judge=call.judge)
 
 
 def absolute_if_moved(settings: Any, directory: str) -> Path:
@@ -88,15 +104,27 @@ class HydraTask:
         settings: Any = HydraConfig.get()
         console().quiet = is_quiet(self.call)
         if settings.mode == RunMode.MULTIRUN:
-            sweep = absolute_if_moved(settings, settings.sweep.dir)
-            run_in = self._runner(composed, sweep / settings.sweep.subdir)
-            return run_member(settings, sweep, self.call.overrides, run_in, self.report)
+            return self._run_member(composed, settings)
         try:
             directory = absolute_if_moved(settings, settings.run.dir)
             update_member(directory, self._runner(composed, directory)(self.call.overrides))
         except Exception as error:
             self.error = error
         return None
+
+    def _run_member(self, composed: DictConfig, settings: Any) -> float | None:
+        """Run a member of a sweep; one that is done already gives its value again."""
+        sweep, words = absolute_if_moved(settings, settings.sweep.dir), self.call.overrides
+        directory = sweep / settings.sweep.subdir
+        if composed.resume == "auto":
+            if done := done_member(directory, swept_overrides(settings)):
+                say(f"{directory.name} is done")
+                return done.objective
+            composed.resume = resumable_run(directory, self.call.command)
+            words = [word for word in words if override_name(word) != "resume"]
+            words += [f"resume={composed.resume}"] if composed.resume else []
+        run_in = self._runner(composed, directory)
+        return run_member(settings, sweep, words, run_in, self.report)
 
     def _runner(
         self, composed: DictConfig, directory: Path

@@ -154,6 +154,8 @@ def _run_in_directory(
     say(f"run directory {run.path}")
     summary = function(job(write_options=write_options))
     run.write_summary({"command": command, **summary})
+    if COMMANDS[command].deletes_checkpoints:  # not before: without a summary the run goes on
+        run.delete_checkpoints()
     if command != "demo":  # it prints its own comparison
         _print_summary(summary)
     return summary

@@ -15,6 +15,7 @@ from rlhf.config.paths import expand_home
 from rlhf.errors import RlhfError, UsageError
 from rlhf.parallel.environment import process_rank
 from rlhf.storage.run_directory import new_run_directory, run_directory_of, unfinished_run
+from rlhf.storage.sweep import unfinished_sweep
 
 LONGEST_NAME = 150  # characters of a member's directory; file systems allow 255 bytes
 
@@ -28,17 +29,19 @@ class RunDirectories:
     Attributes:
         command: the name of the command.
         reserves: make the directory of a new run or sweep, once; else only say where it would be.
+        sweep_words: the words by which a sweep is found again.
         made: the directories made so far, by their parent; Hydra composes, and asks, many times.
     """
 
     command: str
     reserves: bool
+    sweep_words: tuple[str, ...] = ()
     made: dict[Path, str] = field(default_factory=dict)
 
     def register(self) -> None:
         """Make `${run_dir:…}` and `${sweep_dir:…}` of conf/base.yaml resolve to them."""
         OmegaConf.register_new_resolver("run_dir", self.run, replace=True)
-        OmegaConf.register_new_resolver("sweep_dir", self.new, replace=True)
+        OmegaConf.register_new_resolver("sweep_dir", self.sweep, replace=True)
 
     def run(self, output_dir: str, name: str, resume: str) -> str:
         """Return the directory of the run.
@@ -55,6 +58,19 @@ class RunDirectories:
         if run:
             return str(run_directory_of(expand_home(str(run), "resume")))
         return self.new(output_dir, name)
+
+    def sweep(self, output_dir: str, name: str, resume: str) -> str:
+        """Return the directory of the sweep.
+
+        Args:
+            output_dir: the option of this name.
+            name: the option of this name.
+            resume: `auto` for the newest sweep of this command line, if it is not done.
+        """
+        parent = Path(expand_home(str(output_dir), "output_dir")) / str(name)
+        auto = resume == "auto"
+        found = unfinished_sweep(parent, self.command, self.sweep_words) if auto else None
+        return str(found or self.new(output_dir, name))
 
     def new(self, output_dir: str, name: str) -> str:
         """Return the directory of the new run or sweep."""

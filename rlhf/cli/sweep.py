@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -16,8 +17,14 @@ from rlhf.cli.commands import COMMANDS
 from rlhf.cli.overrides import override_name, quote
 from rlhf.cli.resolvers import swept_overrides
 from rlhf.commands.command_line import command_line
-from rlhf.errors import StoppedError, UsageError, expected_error
-from rlhf.storage.run_directory import SWEEP_FILE, remove_if_empty
+from rlhf.errors import RlhfError, StoppedError, UsageError, expected_error
+from rlhf.storage.directories import empty_directory
+from rlhf.storage.run_directory import (
+    SWEEP_FILE,
+    has_checkpoint,
+    lock_directory,
+    remove_if_empty,
+)
 from rlhf.storage.sweep import (
     Member,
     Sweep,
@@ -40,20 +47,47 @@ class SweepStart(Callback):
     """Writes sweep.json when Hydra starts a sweep; conf/base.yaml names it as a callback.
 
     Attributes:
+        words: of the command line, by which the sweep is found again.
         directory: of the sweep that this process started; None before.
+        lock: of that directory, kept while the sweep runs.
+        error: why the sweep cannot start.
     """
 
+    words: tuple[str, ...] = ()
     directory: Path | None = None
+    lock: FileLock | None = None
+    error: RlhfError | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write what the sweep is: its command, objective and planned number of members."""
-        SweepStart.directory = directory = Path(config.hydra.sweep.dir)
+        """Lock the directory, and write what the sweep is: its command, objective, planned members.
+
+        Raises:
+            SystemExit: the sweep cannot start; of another exception Hydra would only warn.
+        """
+        try:
+            self._start(config)
+        except RlhfError as error:
+            SweepStart.error = error
+            raise SystemExit(error.exit_code) from error
+
+    def _start(self, config: DictConfig) -> None:
+        directory = Path(config.hydra.sweep.dir)
+        if config.resume == "auto" and is_sweep(directory):
+            _check_words(directory, self.words)
+        SweepStart.lock = lock_directory(directory)
+        SweepStart.directory = directory
         with read_write(config), open_dict(config):  # members, elsewhere too, take this very one
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote(str(directory))}")
-        directory.mkdir(parents=True, exist_ok=True)
         command = str(config.hydra.job.name)
         name, direction = objective(command, config)
-        write_sweep(directory, Sweep(command, name, direction, planned=planned_members(config)))
+        planned, words = planned_members(config), self.words
+        write_sweep(directory, Sweep(command, name, direction, planned=planned, words=words))
+
+
+def _check_words(directory: Path, words: tuple[str, ...]) -> None:
+    if read_sweep_file(directory).words != words:
+        fix = "choose another hydra.sweep.dir, or give the words that the sweep began with"
+        raise UsageError("this directory holds a sweep of other options", str(directory), fix)
 
 
 def objective(command: str, config: DictConfig) -> tuple[str, Any]:
@@ -159,8 +193,27 @@ def _done(member: Member, summary: Mapping[str, Any], objective: str) -> Member:
     return replace(member, status="done", exit_code=0, objective=value, metrics=metrics, error=None)
 
 
-def end_sweep() -> int:
+def done_member(directory: Path, swept: Mapping[str, str]) -> Member | None:
+    """Return the member of a sweep that a directory holds, if it has these options and is done."""
+    member = read_member(directory)
+    return member if member and (member.status, member.overrides) == ("done", swept) else None
+
+
+def resumable_run(directory: Path, command: str) -> str:
+    """Return the directory if the run in it can go on, else an empty text.
+
+    A member that was stopped before its first checkpoint begins anew: its directory is emptied.
+    """
+    if COMMANDS[command].has_checkpoints and not has_checkpoint(directory, command):
+        empty_directory(directory)
+    return str(directory) if (directory / "config.yaml").is_file() else ""
+
+
+def end_sweep(again: str) -> int:
     """Write sweep.json and print a table of all members, if this process started a sweep.
+
+    Args:
+        again: the command line that continues it.
 
     Returns:
         The exit code of the first member that failed; 0 if none did.
@@ -169,6 +222,8 @@ def end_sweep() -> int:
     if directory is None:
         return 0
     sweep = finish_sweep(directory)
+    assert SweepStart.lock
+    SweepStart.lock.release()
     if not sweep.members:
         _remove(directory)
         return 0
@@ -176,6 +231,8 @@ def end_sweep() -> int:
     table(f"{len(sweep.members)} runs in {directory}", columns, rows)
     curves = shlex.join(["tensorboard", "--logdir", str(directory)])
     say(f"next: {command_line('compare', [directory])} · {curves}")
+    if not sweep.done:
+        say(f"continue with: {again}")
     return next((x.exit_code for x in sweep.members if x.exit_code), 0)
 
 
@@ -187,6 +244,6 @@ def _failed(member: Member, error: Exception, exit_code: int) -> Member:
 
 def _remove(directory: Path) -> None:
     """Remove the directory of a sweep that was refused before any member began."""
-    for name in (SWEEP_FILE, "multirun.yaml"):
+    for name in (SWEEP_FILE, "multirun.yaml", ".lock"):
         (directory / name).unlink(missing_ok=True)
     remove_if_empty(directory)

@@ -1,6 +1,5 @@
 """Resume a run: load its checkpoint, and refuse options that differ from its own."""
 
-import shutil
 from pathlib import Path
 
 from rlhf.commands.job import Job
@@ -9,8 +8,6 @@ from rlhf.storage.checkpoint import Checkpoint
 from rlhf.storage.run_directory import is_step_directory
 from rlhf.tracking.console import say
 from rlhf.training.run_files import load_run_checkpoint
-
-TRAININGS = "fold-*", "part-*", "fold-*/part-*"  # directories of trainings inside that of a run
 
 
 def resume_checkpoint(job: Job, directory: Path, *, required: bool = True) -> Checkpoint | None:
@@ -41,13 +38,6 @@ def resume_checkpoint(job: Job, directory: Path, *, required: bool = True) -> Ch
         _rename_later_checkpoints(root, checkpoint.step)
     say(f"resuming after step {checkpoint.step}")
     return checkpoint
-
-
-def delete_checkpoints(directory: Path) -> None:
-    """Delete the checkpoints of a finished run, of its folds and of their parts."""
-    trainings = directory, *(x for part in TRAININGS for x in directory.glob(part))
-    for checkpoints in (training / "checkpoints" for training in trainings):
-        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _rename_later_checkpoints(root: Path, step: int) -> None:

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 from rlhf.commands.job import Job
-from rlhf.commands.resume import delete_checkpoints
 from rlhf.commands.reward_report import write_report
 from rlhf.commands.reward_study import RewardStudy
 from rlhf.data.input_files import input_file, read_with_images
@@ -45,7 +44,6 @@ def reward(job: Job) -> dict[str, Any]:
     found = reward_findings(evaluated, folds, seed=config.seed)
     facts = study.training_facts(path, split) | (found.gain.facts() if found.gain else {})
     study.save(facts)
-    study.world.first(partial(delete_checkpoints, job.run_dir))
     study.world.first(partial(write_report, job, evaluated, found, split.held_out_root, steps))
     return {
         **found.summary(),

@@ -1,6 +1,5 @@
 """`rlhf sft`: supervised training on demonstrations."""
 
-from functools import partial
 from typing import Any
 
 from rlhf.commands.job import Job
@@ -9,7 +8,7 @@ from rlhf.commands.model_setup import (
     print_model_summary,
     resolve_model,
 )
-from rlhf.commands.resume import delete_checkpoints, resume_checkpoint
+from rlhf.commands.resume import resume_checkpoint
 from rlhf.commands.training_run import training_run
 from rlhf.data.input_files import input_file, read_with_images
 from rlhf.data.record_set import Demonstrations
@@ -50,5 +49,4 @@ def sft(job: Job) -> dict[str, Any]:
         print_model_summary(llava, steps=trainer.steps)
         trainer.run()
     trainer.save()
-    world.first(partial(delete_checkpoints, job.run_dir))
     return trainer.summary()

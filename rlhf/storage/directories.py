@@ -1,6 +1,7 @@
 """Write directories whole or not at all, such as that of a trained model."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,22 @@ def _rename(new: Path, path: Path, old: Path) -> None:
     except OSError:
         old.rename(path)
         raise
+
+
+def empty_directory(path: Path) -> None:
+    """Delete what a directory holds, but not the directory.
+
+    Raises:
+        ResourceError: something cannot be deleted.
+    """
+    try:
+        for item in path.iterdir():
+            if item.is_dir() and not item.is_symlink():
+                shutil.rmtree(item)
+            else:
+                item.unlink()
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def flush_directory(directory: Path) -> None:

@@ -20,6 +20,7 @@ from rlhf.storage.json_files import JsonObject, read_json_or
 RUN_NAME = re.compile(r"(\d{4,})-\d{8}-\d{6}")  # counter, date and time
 OLD_RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # without a counter, by the local clock
 REWARD_CARD = "reward.json"  # beside the head of a reward model
+TRAININGS = "fold-*", "part-*", "fold-*/part-*"  # directories of trainings inside that of a run
 SWEEP_FILE = "sweep.json"  # in a sweep's directory, whose runs are its members
 
 
@@ -48,6 +49,12 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the metrics of the run to summary.json."""
         replace_text(self.path / "summary.json", json_text(summary, indent=2) + "\n")
+
+    def delete_checkpoints(self) -> None:
+        """Delete the checkpoints of the run, of its folds and of their parts."""
+        trainings = self.path, *(x for part in TRAININGS for x in self.path.glob(part))
+        for training in trainings:
+            shutil.rmtree(training / "checkpoints", ignore_errors=True)
 
     def close(self) -> None:
         """Release the lock; delete the directory if it holds nothing but its configuration."""
@@ -152,7 +159,7 @@ def run_directories(path: Path) -> list[Path]:
     Runs are ordered by their counters. Those named by time alone are older than all others.
     """
     runs = [item for item in path.glob("*-*-*") if _is_run(item)]
-    return [path, *sorted(runs, key=_age, reverse=True)]
+    return [path, *sorted(runs, key=run_age, reverse=True)]
 
 
 def _is_run(path: Path) -> bool:
@@ -161,7 +168,7 @@ def _is_run(path: Path) -> bool:
     return bool(named) and not (path / SWEEP_FILE).exists()
 
 
-def _age(run: Path) -> tuple[int, str]:
+def run_age(run: Path) -> tuple[int, str]:
     """Return what orders runs from old to new: the counter, 0 for a name without, and the name."""
     found = RUN_NAME.fullmatch(run.name)
     return (int(found[1]) if found else 0), run.name
@@ -191,10 +198,15 @@ def unfinished_run(directory: Path, command: str) -> Path | None:
     for run in run_directories(directory)[1:]:
         if _command(run / "summary.json") == command:
             return None
-        manifests = run.glob("**/checkpoints/step-*/manifest.json")
-        if any(_command(path) == command for path in manifests):
+        if has_checkpoint(run, command):
             return run
     return None
+
+
+def has_checkpoint(run: Path, command: str) -> bool:
+    """Tell whether a run directory holds a checkpoint of a command."""
+    manifests = run.glob("**/checkpoints/step-*/manifest.json")
+    return any(_command(path) == command for path in manifests)
 
 
 def _command(file: Path) -> str:

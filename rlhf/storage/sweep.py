@@ -16,7 +16,7 @@ import msgspec
 from rlhf.errors import DataError
 from rlhf.storage.atomic import replaced_file
 from rlhf.storage.json_files import read_json
-from rlhf.storage.run_directory import SWEEP_FILE
+from rlhf.storage.run_directory import SWEEP_FILE, run_age
 
 MEMBER_FILE = "member.json"
 Status = Literal["running", "done", "failed", "interrupted"]
@@ -60,6 +60,7 @@ class Sweep:
         planned: how many members there will be; None if that is not known.
         finished: whether the sweep ended, rather than its members one by one.
         members: in the order in which they started.
+        words: of the command line, by which the sweep is found again.
     """
 
     command: str
@@ -69,6 +70,13 @@ class Sweep:
     planned: int | None = None
     finished: bool = False
     members: tuple[Member, ...] = ()
+    words: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether every member ended without an error."""
+        done = sum(member.status == "done" for member in self.members)
+        return self.finished and done == max(len(self.members), self.planned or 0)
 
 
 def is_sweep(path: Path) -> bool:
@@ -134,6 +142,28 @@ def read_sweep(path: Path) -> Sweep:
     members = sorted(by_directory.values(), key=lambda member: (member.number, member.directory))
     options = dict.fromkeys([*sweep.options, *(name for x in members for name in x.overrides)])
     return replace(sweep, options=tuple(options), members=tuple(members))
+
+
+def unfinished_sweep(directory: Path, command: str, words: tuple[str, ...]) -> Path | None:
+    """Find the newest sweep of a command line, if a member of it is not done.
+
+    Args:
+        directory: holds the sweeps of an experiment.
+        command: e.g. ppo.
+        words: those of the command line.
+
+    Returns:
+        The sweep's directory; None if the newest sweep of these words is done, or there is none.
+
+    Raises:
+        DataError: a file of a sweep cannot be read.
+    """
+    paths = (file.parent for file in directory.glob(f"*/{SWEEP_FILE}"))
+    for path in sorted(paths, key=run_age, reverse=True):
+        sweep = read_sweep(path)
+        if (sweep.command, sweep.words) == (command, words):
+            return None if sweep.done else path
+    return None
 
 
 def finish_sweep(path: Path) -> Sweep:

@@ -127,7 +127,7 @@ def test_help_lists_the_options_of_the_command_only(capsys: pytest.CaptureFixtur
         (["sft", "learning_rate=1"], "did you mean sft.lr?"),
         (["ppo", "ppo.clip_rang=1"], "did you mean ppo.clip_range?"),
         (["ppo", "ppo.kl_estimator=k9"], "ppo.kl_estimator takes"),
-        (["ppo", "resume=x", "-m", "seed=1,2"], "a sweep resumes no run"),
+        (["ppo", "resume=x", "-m", "seed=1,2"], "a sweep resumes no single run"),
         (["ppo", "-m", "ppo.lr=interval(0,1)"], "sweep"),
         (["ppo", "seed=1,2"], "add -m to run each of the values"),
     ],

@@ -12,6 +12,7 @@ from rlhf.cli.main import main
 from rlhf.cli.resolvers import member_directory
 from rlhf.commands.job import Job
 from rlhf.errors import DataError, DivergedError
+from rlhf.storage.run_directory import lock_directory
 from rlhf.storage.sweep import Sweep, read_sweep
 from rlhf.tracking.console import console
 
@@ -138,6 +139,119 @@ def test_a_member_that_is_resumed_later_counts(during: list[Run]) -> None:
     assert main(["ppo", f"resume={directory / 'seed=2'}"]) == 0
     member = read_sweep(directory).members[1]
     assert (member.status, member.objective, member.error) == ("done", 1.5, None)
+
+
+def interrupt_at(seed: int) -> Run:
+    """Return an action that is interrupted in the first run with this seed."""
+    left = [seed]
+
+    def interrupt(job: Job) -> None:
+        if job.config.seed in left:
+            left.remove(seed)
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def runs_of(during: list[Run]) -> list[tuple[int, str]]:
+    """Record the seed of each run, and the name of the directory that it resumes."""
+    runs = list[tuple[int, str]]()
+    during.insert(0, lambda job: runs.append((job.config.seed, Path(job.config.resume).name)))
+    return runs
+
+
+SWEEP = ["ppo", "--multirun", "seed=1,2,3", "ppo.kl_coef=0.02"]
+
+
+def test_an_interrupted_sweep_goes_on_and_runs_no_member_twice(
+    during: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    during.append(interrupt_at(2))
+    runs = runs_of(during)
+    assert main([*SWEEP, "resume=auto"]) == 130  # no sweep to go on with: a new one
+    again = "continue with: rlhf ppo seed=1,2,3 ppo.kl_coef=0.02 resume=auto --multirun"
+    assert again in capsys.readouterr().out
+    assert main([*SWEEP, "resume=auto"]) == 0
+    assert "seed=1 is done" in capsys.readouterr().out
+    assert runs == [(1, ""), (2, ""), (2, ""), (3, "")]
+    _, sweep = the_sweep()
+    assert [x.objective for x in sweep.members] == [0.8, 1.8, 2.8] and sweep.done
+    assert main([*SWEEP, "resume=auto"]) == 0  # all are done: another new one
+    assert len([*Path("runs/ppo").glob("*/sweep.json")]) == 2
+
+
+def test_a_member_with_a_checkpoint_is_resumed(during: list[Run]) -> None:
+    def save(job: Job) -> None:
+        manifest = job.run_dir / "checkpoints/step-000001/manifest.json"
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        manifest.write_text('{"command": "ppo"}')
+
+    during += [save, interrupt_at(2)]
+    runs = runs_of(during)
+    assert main(SWEEP) == 130
+    assert main([*SWEEP, "resume=auto"]) == 0
+    assert runs == [(1, ""), (2, ""), (2, "seed=2"), (3, "")]
+
+
+def test_a_command_without_checkpoints_goes_on_in_its_directory(during: list[Run]) -> None:
+    during.append(lambda job: (job.run_dir / "candidates.jsonl").touch())
+    during.append(interrupt_at(1))
+    runs = runs_of(during)
+    words = ["collect", "-m", "seed=1,2", "model.path=m", "data.prompts=p"]
+    assert main(words) == 130
+    assert main([*words, "resume=auto"]) == 0
+    assert runs == [(1, ""), (1, "seed=1"), (2, "")]
+
+
+def test_a_member_that_failed_is_tried_again(during: list[Run]) -> None:
+    failures = [DataError("bad", "x.jsonl:1", "")]
+
+    def fail(job: Job) -> None:
+        if job.config.seed == 2 and failures:
+            raise failures.pop()
+
+    during.append(fail)
+    runs = runs_of(during)
+    assert main(SWEEP) == 3
+    assert main([*SWEEP, "resume=auto"]) == 0
+    assert runs == [(1, ""), (2, ""), (3, ""), (2, "")]
+
+
+def test_a_sweep_of_other_words_is_not_resumed(during: list[Run]) -> None:
+    during.append(interrupt_at(2))
+    runs = runs_of(during)
+    assert main(SWEEP) == 130
+    assert main([*SWEEP[:-1], "ppo.kl_coef=0.1", "resume=auto"]) == 0
+    assert main([*SWEEP, "--scorer=other.py:score", "resume=auto"]) == 0
+    assert [seed for seed, _ in runs[2:]] == [1, 2, 3, 1, 2, 3]
+    assert main([*SWEEP, "--json", "resume=auto"]) == 0  # the first one, which is not done
+    assert [seed for seed, _ in runs[8:]] == [2, 3]
+
+
+def test_a_named_directory_keeps_its_sweep(
+    during: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["ppo", "-m", "hydra.sweep.dir=here"]
+    during.append(interrupt_at(2))
+    assert main([*words, "seed=1,2"]) == 130
+    before = Path("here/sweep.json").read_bytes()
+    assert main([*words, "seed=3,4", "resume=auto"]) == 2
+    assert "this directory holds a sweep of other options" in capsys.readouterr().err
+    assert Path("here/sweep.json").read_bytes() == before
+    assert main([*words, "seed=1,2", "resume=auto"]) == 0
+    assert read_sweep(Path("here")).done
+
+
+def test_a_sweep_that_runs_is_not_resumed(
+    during: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    during.append(interrupt_at(2))
+    assert main(SWEEP) == 130
+    directory, _ = the_sweep()
+    with lock_directory(directory):
+        assert main([*SWEEP, "resume=auto"]) == 6
+    assert "another run is writing to this directory" in capsys.readouterr().err
+    assert main([*SWEEP, "resume=auto"]) == 0
 
 
 def test_the_objective_may_be_chosen(during: list[Run], capsys: pytest.CaptureFixture[str]) -> None:

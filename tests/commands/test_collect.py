@@ -167,6 +167,34 @@ def test_chosen_pairs_are_two_responses_each(
 
 
 @pytest.mark.parametrize(
+    "stopped_at",
+    [
+        "rlhf.commands.collect._select_pairs",
+        "rlhf.commands.collect._say_how_to_rank",
+        "rlhf.storage.run_directory.RunDirectory.write_summary",
+    ],
+)
+def test_a_run_that_stops_after_its_last_response_goes_on(
+    tiny: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(collect, "build_scorer", lambda *a, **b: Lengths())
+    options = ["collect.pair_selection=uncertain", "collect.limit=5", "reward.path=some"]
+    assert run(tiny, *options, "output=whole.jsonl") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(stopped_at, stop)
+        assert run(tiny, *options, "output=cut.jsonl") == 130
+    uninterrupted, stopped = runs(directory)
+    monkeypatch.setattr(collect, "generate", None)  # nothing is sampled again
+    assert main(["collect", f"resume={stopped}"]) == 0
+    for name in ("candidates.jsonl", "pairs.jsonl", "summary.json"):
+        assert (stopped / name).read_bytes() == (uninterrupted / name).read_bytes()
+    assert Path("cut.jsonl").read_bytes() == Path("whole.jsonl").read_bytes() != b""
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("collect.pair_selection=closest", "none is named"),

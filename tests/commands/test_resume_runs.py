@@ -13,8 +13,12 @@ from safetensors.torch import load_file
 from rlhf.cli.main import main
 from rlhf.data.records import DemonstrationRecord, PromptRecord, write_records
 from rlhf.errors import DivergedError
-from rlhf.storage.run_directory import unfinished_run
+from rlhf.ppo.trainer import PPOTrainer
+from rlhf.storage.run_directory import RunDirectory, unfinished_run
 from rlhf.training.checkpoint_manager import CheckpointManager
+from rlhf.training.reward_trainer import RewardTrainer
+from rlhf.training.sft_trainer import SFTTrainer
+from rlhf.training.signals import SignalInterrupt
 from tests.commands.test_reward import pairs
 from tests.ppo.test_trainer import PPO, trainer
 from tests.support.tiny_models import timeless_curves
@@ -147,6 +151,32 @@ def test_an_interrupted_run_resumes_with_the_same_command_line(
     if command_of(kind) == "reward":
         found = [(run / "metrics.json").read_bytes() for run in (uninterrupted, resumed)]
         assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "folds", "ppo"])
+def test_a_run_that_is_killed_before_its_summary_trains_nothing_anew(
+    tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    assert run(tiny, kind, "whole") == 0
+
+    def stop(*_: object) -> None:
+        raise SignalInterrupt("SIGTERM")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "write_summary", stop)
+        assert run(tiny, kind, "cut", "resume=auto") == 143
+    directory = directory_of(data, "cut")
+    with monkeypatch.context() as patch:
+        for trainer_class in (SFTTrainer, RewardTrainer, PPOTrainer):
+            patch.setattr(trainer_class, "step", None)
+        assert run(tiny, kind, "cut", "resume=auto") == 0
+    for name, expected_lines in curves(directory_of(data, "whole")).items():
+        lines = curves(directory)[name]  # those of a reward report may be there twice
+        assert [x for i, x in enumerate(lines) if x not in lines[:i]] == expected_lines
+    expected, resumed = weights(directory_of(data, "whole")), weights(directory)
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(value, resumed[name]) for name, value in expected.items())
+    assert bool(list(directory.rglob("checkpoints"))) == (kind == "ppo")
 
 
 @pytest.mark.parametrize(("kind", "flags"), [("ppo", ["--judge=judge.py:other"]), ("folds", [])])

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from rlhf.errors import ResourceError
-from rlhf.storage.directories import replaced_directory
+from rlhf.storage.directories import empty_directory, replaced_directory
 
 
 def test_a_directory_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
@@ -57,6 +57,20 @@ def test_what_cannot_be_renamed_comes_back(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ResourceError), replaced_directory(model):
         pass
     assert len(calls) == 3 and [*tmp_path.iterdir()] == [model]
+
+
+def test_an_emptied_directory_keeps_its_place_and_what_a_link_leads_to(tmp_path: Path) -> None:
+    kept, emptied = tmp_path / "kept", tmp_path / "emptied"
+    for path in (kept / "a", emptied / "b", emptied / "c/d"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (emptied / "link").symlink_to(kept)
+    inode = emptied.stat().st_ino
+    empty_directory(emptied)
+    assert not [*emptied.iterdir()] and emptied.stat().st_ino == inode
+    assert (kept / "a").is_file()
+    with pytest.raises(ResourceError):
+        empty_directory(tmp_path / "missing")
 
 
 def test_files_get_the_usual_mode_and_are_on_the_disk_before_the_name(
