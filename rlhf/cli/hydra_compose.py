@@ -26,13 +26,13 @@ from rlhf.cli.call import Call
 from rlhf.cli.composition_errors import usage_error
 from rlhf.cli.directories import config_directory, root_config
 from rlhf.cli.overrides import hydra_overrides, override_name, swept_names
-from rlhf.cli.resolvers import RunDirectories
+from rlhf.cli.resolvers import RunDirectories, run_to_resume
 from rlhf.cli.structured_config import structured_config
 from rlhf.config.option_types import leaves, path_options
 from rlhf.config.paths import expand_home
 from rlhf.config.schema import Config
 from rlhf.errors import UsageError
-from rlhf.storage.run_directory import run_directory_of, unfinished_run
+from rlhf.storage.run_directory import run_directory_of
 
 Task = Callable[[DictConfig], float | None]
 
@@ -185,7 +185,7 @@ def _with_stored_options(
     """
     resume = composed.get("resume")
     if resume == "auto":
-        run = unfinished_run(Path(composed["output_dir"]) / composed["name"], command)
+        run = run_to_resume(Path(composed["output_dir"]) / composed["name"], command)
         return {**composed, "resume": str(run or "")}
     values = dict(leaves(composed))
     names = [name for name in map(override_name, words) if not name.startswith("hydra")]

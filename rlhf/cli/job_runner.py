@@ -22,8 +22,13 @@ from rlhf.config.schema import Config
 from rlhf.config.validation import load_config
 from rlhf.errors import UsageError
 from rlhf.parallel.environment import num_processes
-from rlhf.storage.atomic import replaced_file
-from rlhf.storage.run_directory import RunDirectory, new_run_directory, run_directory_of
+from rlhf.storage.atomic import replace_text
+from rlhf.storage.run_directory import (
+    CONFIG_TITLE,
+    RunDirectory,
+    new_run_directory,
+    run_directory_of,
+)
 from rlhf.tracking.activity import working
 from rlhf.tracking.console import say, stage, table
 from rlhf.tracking.heartbeat import heartbeat
@@ -148,7 +153,7 @@ def _run_in_directory(
     command: str, function: CommandFunction, job: Any, config: Config, run: RunDirectory
 ) -> dict[str, Any]:
     """Run a command, and write its options and its summary to its run directory."""
-    write_options = partial(_write_options, config, run.path)
+    write_options = partial(_write_options, command, config, run.path)
     if not config.resume or not COMMANDS[command].has_checkpoints:
         write_options()
     say(f"run directory {run.path}")
@@ -192,9 +197,8 @@ def _silence_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def _write_options(config: Config, directory: Path) -> None:
-    with replaced_file(directory / "config.yaml") as file:
-        file.write(to_yaml(config).encode())
+def _write_options(command: str, config: Config, directory: Path) -> None:
+    replace_text(directory / "config.yaml", f"{CONFIG_TITLE}{command}\n{to_yaml(config)}")
 
 
 def _print_summary(summary: Mapping[str, Any]) -> None:

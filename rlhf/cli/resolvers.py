@@ -54,7 +54,7 @@ class RunDirectories:
         if not COMMANDS[self.command].has_run_dir:
             return "."
         parent = Path(expand_home(str(output_dir), "output_dir")) / str(name)
-        run = unfinished_run(parent, self.command) if resume == "auto" else resume
+        run = run_to_resume(parent, self.command) if resume == "auto" else resume
         if run:
             return str(run_directory_of(expand_home(str(run), "resume")))
         return self.new(output_dir, name)
@@ -84,6 +84,12 @@ class RunDirectories:
             except RlhfError:  # says what is wrong when the directory is made
                 return str(parent / "new")
         return self.made[parent]
+
+
+def run_to_resume(directory: Path, command: str) -> Path | None:
+    """Return the run of a directory that `resume=auto` continues; None: a new one begins."""
+    needs_checkpoint = COMMANDS[command].has_checkpoints
+    return unfinished_run(directory, command, needs_checkpoint=needs_checkpoint)
 
 
 def swept_overrides(settings: Any) -> dict[str, str]:

@@ -233,9 +233,7 @@ class Config(Section):
     output_dir: PathText = "runs"  # directory of run directories
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, then mps, then cpu
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of frozen weights; auto: by device
-    resume: PathText = (
-        ""  # run directory to resume; auto: the newest run, or sweep, that did not end
-    )
+    resume: PathText = ""  # run directory to resume; auto: the newest unfinished run or sweep
     resume_allow: tuple[str, ...] = ()  # options that may differ from those of the resumed run
     instruction: str = "Describe the picture."  # for generate, and for each image of a folder
     kind: RecordKind = ""  # import: what the records are; empty: what the files hold

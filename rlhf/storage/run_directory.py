@@ -21,6 +21,7 @@ RUN_NAME = re.compile(r"(\d{4,})-\d{8}-\d{6}")  # counter, date and time
 OLD_RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # without a counter, by the local clock
 REWARD_CARD = "reward.json"  # beside the head of a reward model
 TRAININGS = "fold-*", "part-*", "fold-*/part-*"  # directories of trainings inside that of a run
+CONFIG_TITLE = "# rlhf "  # begins config.yaml, before the name of the command
 SWEEP_FILE = "sweep.json"  # in a sweep's directory, whose runs are its members
 
 
@@ -185,12 +186,13 @@ def run_directory_of(resume: str) -> Path:
     return path.parents[1] if is_step_directory(path) else path
 
 
-def unfinished_run(directory: Path, command: str) -> Path | None:
-    """Find the newest run of a command, if it has a checkpoint and did not finish.
+def unfinished_run(directory: Path, command: str, *, needs_checkpoint: bool = True) -> Path | None:
+    """Find the newest run of a command that can go on, if it did not finish.
 
     Args:
         directory: holds the runs of an experiment.
         command: e.g. ppo.
+        needs_checkpoint: whether a run of the command goes on from a checkpoint only.
 
     Returns:
         The run's directory; None if the newest run of the command finished, or there is none.
@@ -198,9 +200,16 @@ def unfinished_run(directory: Path, command: str) -> Path | None:
     for run in run_directories(directory)[1:]:
         if _command(run / "summary.json") == command:
             return None
-        if has_checkpoint(run, command):
+        if has_checkpoint(run, command) or (not needs_checkpoint and _begun_by(run) == command):
             return run
     return None
+
+
+def _begun_by(run: Path) -> str:
+    """Return the command whose options a run directory holds; "" where that is not known."""
+    file = run / "config.yaml"
+    first = file.read_text(errors="replace").partition("\n")[0] if file.is_file() else ""
+    return first.removeprefix(CONFIG_TITLE) if first.startswith(CONFIG_TITLE) else ""
 
 
 def has_checkpoint(run: Path, command: str) -> bool:

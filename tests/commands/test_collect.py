@@ -188,7 +188,7 @@ def test_a_run_that_stops_after_its_last_response_goes_on(
         assert run(tiny, *options, "output=cut.jsonl") == 130
     uninterrupted, stopped = runs(directory)
     monkeypatch.setattr(collect, "generate", None)  # nothing is sampled again
-    assert main(["collect", f"resume={stopped}"]) == 0
+    assert run(tiny, *options, "output=cut.jsonl", "resume=auto") == 0
     for name in ("candidates.jsonl", "pairs.jsonl", "summary.json"):
         assert (stopped / name).read_bytes() == (uninterrupted / name).read_bytes()
     assert Path("cut.jsonl").read_bytes() == Path("whole.jsonl").read_bytes() != b""

@@ -1,6 +1,7 @@
 """Every promise and how many times it is tried."""
 
 from tests.reliability.broken_numbers import memory, not_finite
+from tests.reliability.command_kills import command_kills
 from tests.reliability.disk import full_disk, soak
 from tests.reliability.hostile_input import images, prompts, records
 from tests.reliability.kills import crash_points, damage, kills
@@ -15,6 +16,12 @@ SCENARIOS = {
         kills,
         full=1000,
         reduced=12,
+    ),
+    "command_kills": Scenario(
+        "a command that writes, killed before a file operation and given again, leaves the same",
+        command_kills,
+        full=2200,  # 200 of each command
+        reduced=5,
     ),
     "crash_points": Scenario(
         "an exit before any file operation of a save leaves a checkpoint that loads",

@@ -10,6 +10,7 @@ import pytest
 
 NAMES = [
     "kills",
+    "command_kills",
     "crash_points",
     "damage",
     "signals",
