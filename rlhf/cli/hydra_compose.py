@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf.cli.call import Call
 from rlhf.cli.composition_errors import usage_error
 from rlhf.cli.directories import config_directory, root_config
+from rlhf.cli.option_files import bound_option_files
 from rlhf.cli.overrides import hydra_overrides, override_name, swept_names
 from rlhf.cli.resolvers import RunDirectories, run_to_resume
 from rlhf.cli.structured_config import structured_config
@@ -33,6 +34,7 @@ from rlhf.config.paths import expand_home
 from rlhf.config.schema import Config
 from rlhf.errors import UsageError
 from rlhf.storage.run_directory import run_directory_of
+from rlhf.storage.yaml_files import read_yaml
 
 Task = Callable[[DictConfig], float | None]
 
@@ -59,7 +61,7 @@ def run_hydra(call: Call, task: Task) -> None:
     try:
         with _arguments([*flags, *overrides]), redirect_stderr(printed if shows else sys.stderr):
             application(task)()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise usage_error(error, words) from None
     except SystemExit:
         if not shows:
@@ -87,7 +89,7 @@ def compose_options(command: str, words: list[str]) -> dict[str, Any]:
     try:
         with _own_hydra(), initialize_config_dir(str(config_directory()), version_base="1.3"):
             return plain_options(compose(root_config(command), overrides), command, words)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise usage_error(error, words) from None
 
 
@@ -119,6 +121,7 @@ def to_yaml(config: Config) -> str:
 
 
 def _prepare(command: str, sweep_words: tuple[str, ...] = (), *, reserves: bool) -> None:
+    bound_option_files()
     ConfigStore.instance().store(name="options", node=structured_config())
     RunDirectories(command, reserves, sweep_words).register()
 
@@ -203,8 +206,8 @@ def _read_stored_options(run: str) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError("there is no run to resume", run, "set resume=RUN")
     try:
-        return _mapping(yaml.safe_load(path.read_bytes()))
-    except (yaml.YAMLError, OSError, ValueError) as error:
+        return _mapping(read_yaml(path))
+    except (OSError, ValueError) as error:
         fix = "give the options anew, with a configuration group"
         raise UsageError("the stored options cannot be read", str(path), fix) from error
 

@@ -14,7 +14,9 @@ from rlhf.data.file_kinds import kind_of
 from rlhf.errors import DataError
 
 MAX_LINE_BYTES = 16_000_000
+_MAX_SKIPPED_BYTES = 250_000_000  # of a longer line; a file with holes may have one without end
 _MAX_DOCUMENT_BYTES = 1_000_000  # of a file that is looked through for a list of records
+_MAX_COUNTED_BYTES = 4_000_000_000  # of a file whose lines are counted to show progress
 T = TypeVar("T")
 _BOM = b"\xef\xbb\xbf"
 _BLANKS = b" \t\r\n"  # what JSON allows between a key and its colon
@@ -27,7 +29,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     A line longer than `MAX_LINE_BYTES` is cut after `MAX_LINE_BYTES` + 1 bytes.
 
     Raises:
-        OSError: it is no regular file, or cannot be read.
+        OSError: it is no regular file, cannot be read, or has a line of over 250 MB.
     """
     if path.exists() and not path.is_file():  # a FIFO would block for ever
         raise OSError(0, "not a regular file")
@@ -39,16 +41,20 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             chunk = line = file.readline(limit)
             if not line:
                 return
+            skipped = 0
             while len(chunk) == limit and not chunk.endswith(b"\n"):
                 chunk = file.readline(limit)
+                skipped += len(chunk)
+                if skipped > _MAX_SKIPPED_BYTES:
+                    raise OSError(0, f"line {number} is over {_MAX_SKIPPED_BYTES // 10**6} MB")
             if len(line) == limit or not line.isspace():
                 yield number, line
 
 
 def count_lines(path: Path) -> int:
-    """Count the lines of a file, blank ones included; 0 when it cannot be read."""
+    """Count the lines of a file, blank ones included; 0 when it cannot be read, or is over 4 GB."""
     with suppress(OSError):
-        if path.is_file():
+        if path.is_file() and path.stat().st_size <= _MAX_COUNTED_BYTES:
             with path.open("rb") as file:
                 return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
     return 0

@@ -9,6 +9,8 @@ from rlhf.config.option_types import leaves
 from rlhf.storage.run_directory import run_directories, stored_options
 from rlhf.storage.sweep import is_sweep
 
+_MAX_LINE = 1_000_000  # characters
+
 MAX_OPTIONS, MAX_LENGTH = 3, 48  # options and characters of a name
 SKIPPED = ("name", "output_dir", "resume", "resume_allow")  # they say where, not what
 
@@ -61,7 +63,7 @@ def _trained_by(path: Path) -> str:
     for run in run_directories(path):
         if (file := run / "metrics.jsonl").is_file():
             with file.open(encoding="utf-8", errors="replace") as lines:
-                first = lines.readline()
+                first = lines.readline(_MAX_LINE)
             return next((kind for metric, kind in _KINDS.items() if metric in first), "")
     return ""
 

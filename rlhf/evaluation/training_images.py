@@ -1,6 +1,5 @@
 """Which images trained the models of a comparison, and which were held out, by content."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from rlhf.data.evaluation_split import evaluation_fraction, is_held_out
 from rlhf.data.image_listing import list_images
 from rlhf.data.images import image_digest
+from rlhf.data.jsonl import json_object, read_lines
 from rlhf.data.records import PromptRecord, resolve_image
 from rlhf.errors import DataError
 from rlhf.storage.run_directory import stored_options
@@ -108,14 +108,14 @@ def _listed(run: Options, name: str) -> Iterator[Path]:
         yield from list_images(path, recursive=bool(option(run, "data", "recursive"))).images
     elif path and path.is_file():
         root = Path(option(run, "data", "root") or path.parent)
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            yield from (root / image for line in lines if (image := _image_of(line)))
+        with suppress(OSError):
+            yield from (root / image for _, line in read_lines(path) if (image := _image_of(line)))
 
 
-def _image_of(line: str) -> str:
+def _image_of(line: bytes) -> str:
     """Return the image path in a line of JSON; empty where there is none."""
     try:
-        row = json.loads(line)
-    except ValueError:
+        row = json_object(line)
+    except DataError:
         return ""
-    return str(row.get("image_path", "")) if isinstance(row, dict) else ""
+    return str(row.get("image_path", ""))

@@ -10,6 +10,9 @@ from torch.nn.functional import gelu
 from rlhf.errors import as_usage_error
 from rlhf.models.finite_weights import check_finite
 from rlhf.storage.atomic import replaced_file
+from rlhf.storage.bounded import check_size
+
+MAX_HEAD_BYTES = 500_000_000  # also of a network of one hidden layer
 
 MAX_MLP_WIDTH = 1024  # units of the hidden layer of an `MLPHead`, at most
 
@@ -72,6 +75,7 @@ class ScalarHead(nn.Module):
         with as_usage_error(
             "the scalar head cannot be read", path, "name a directory written by a run"
         ):
+            check_size(path, MAX_HEAD_BYTES)
             state = load_file(path, device=str(device))
             head = cls(state["linear.weight"].shape[1]).to(device)
             head.load_state_dict(state, strict=True)

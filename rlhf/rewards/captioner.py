@@ -15,8 +15,11 @@ from rlhf.models.loading import fingerprints
 from rlhf.parallel.world import ALONE, World
 from rlhf.spans import Spans
 from rlhf.storage.atomic import replaced_file
+from rlhf.storage.bounded import read_bytes
 from rlhf.storage.hashing import text_hash
 from rlhf.types import PromptBatch
+
+MAX_CAPTION_BYTES = 300_000_000
 
 GIVEN = "given"  # fingerprint if all captions come from a file
 
@@ -121,7 +124,7 @@ def load_captions(path: Path) -> dict[str, str]:
     Raises:
         DataError: a line is damaged.
     """
-    lines = path.read_bytes().splitlines() if path.is_file() else []
+    lines = read_bytes(path, MAX_CAPTION_BYTES).splitlines() if path.is_file() else []
     try:
         rows = [msgspec.json.decode(line, type=_CaptionLine) for line in lines]
     except msgspec.MsgspecError as error:

@@ -11,6 +11,8 @@ import msgspec
 from rlhf.errors import UsageError
 from rlhf.models.locations import locate_base
 from rlhf.storage.atomic import replaced_file
+from rlhf.storage.bounded import read_bytes
+from rlhf.storage.json_files import MAX_JSON_BYTES
 from rlhf.storage.run_directory import REWARD_CARD, run_directories
 
 CAPTIONER = "captioner_"  # prefix of fingerprint entries about the captioning LLaVA
@@ -115,7 +117,9 @@ class RewardCard:
             card = directory / REWARD_CARD
             if path and card.is_file():
                 try:
-                    return directory, msgspec.json.decode(card.read_bytes(), type=cls)
+                    return directory, msgspec.json.decode(
+                        read_bytes(card, MAX_JSON_BYTES), type=cls
+                    )
                 except msgspec.MsgspecError as error:
                     what = "the card is damaged, or of another version"
                     where, fix = f"{card}: {error}", "train it again with `rlhf reward`"

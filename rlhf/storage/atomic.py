@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rlhf.errors import ResourceError, UsageError
+from rlhf.storage.bounded import read_bytes
 
+MAX_LOG_BYTES = 500_000_000  # of an annotation log: 500,000 judgments
 STALE_SECONDS = 24 * 3600  # age of a temporary file after which nobody writes it any more
 
 
@@ -154,7 +156,7 @@ def set_torn_line_aside(path: Path) -> None:
         ResourceError: the file cannot be changed.
     """
     try:
-        data = path.read_bytes() if path.is_file() else b""
+        data = read_bytes(path, MAX_LOG_BYTES) if path.is_file() else b""
         end = data.rfind(b"\n") + 1
         if end < len(data):
             append_line(Path(f"{path}.torn"), data[end:] + b"\n")

@@ -21,7 +21,9 @@ from torch.optim import Optimizer
 from rlhf.config.option_types import leaves
 from rlhf.errors import DataError, ResourceError
 from rlhf.storage.atomic import temporary_path
+from rlhf.storage.bounded import read_bytes
 from rlhf.storage.directories import flush
+from rlhf.storage.json_files import MAX_JSON_BYTES
 
 Tensors = Mapping[str, Tensor]
 Json = Mapping[str, Any]
@@ -109,7 +111,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     for directory in directories:
         try:
             return _read_verified(directory)
-        except (*_ODD, OSError, SafetensorError) as error:
+        except (*_ODD, DataError, OSError, SafetensorError) as error:
             warnings.warn(f"{directory} is damaged and skipped: {error}", stacklevel=2)
     if directories:
         raise DataError(
@@ -261,7 +263,7 @@ def _write_directory(files: Mapping[str, bytes], final: Path) -> None:
 
 def _read_verified(directory: Path) -> Checkpoint:
     """Read one checkpoint; ValueError when a file is not what was written."""
-    written = (directory / "manifest.json").read_bytes()
+    written = read_bytes(directory / "manifest.json", MAX_JSON_BYTES)
     manifest = json.loads(written)
     if _manifest_bytes(manifest) != written:
         raise ValueError("manifest.json is not what was written")

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf.errors import DataError, RlhfError
+from rlhf.storage.bounded import read_bytes
 
 T = TypeVar("T")
 JsonObject = dict[str, Any]
+MAX_JSON_BYTES = 32_000_000
 
 
 def read_json(
@@ -26,11 +28,12 @@ def read_json(
     Raises:
         RlhfError: of the class `error`: the file cannot be read, is no JSON, is nested too deeply,
             or holds something else.
+        DataError: it is over `MAX_JSON_BYTES`, or no regular file.
     """
     import msgspec  # a bare GPU machine runs the benchmarks of models without it
 
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(read_bytes(path, MAX_JSON_BYTES), type=kind)
     except (OSError, msgspec.MsgspecError, UnicodeError, RecursionError) as cause:
         raise error(f"the file cannot be read: {cause}", str(path), fix) from cause
 

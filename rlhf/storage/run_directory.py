@@ -10,12 +10,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
-from rlhf.errors import DirectoryInUseError
+from rlhf.errors import DataError, DirectoryInUseError
 from rlhf.storage.atomic import make_directory, replace_text, unwritable
 from rlhf.storage.json_files import JsonObject, read_json_or
+from rlhf.storage.yaml_files import read_yaml
 
 RUN_NAME = re.compile(r"(\d{4,})-\d{8}-\d{6}")  # counter, date and time
 OLD_RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # without a counter, by the local clock
@@ -147,8 +147,8 @@ def stored_options(directory: Path) -> dict[str, Any] | None:
     for path in (directory, *run_directories(directory)):
         if (file := path / "config.yaml").is_file():
             try:
-                values = yaml.safe_load(file.read_text())
-            except (OSError, yaml.YAMLError):
+                values = read_yaml(file)
+            except (OSError, DataError):
                 return None
             return values if isinstance(values, dict) else None
     return None

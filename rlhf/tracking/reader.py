@@ -6,7 +6,10 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlhf.errors import DataError
+from rlhf.storage.bounded import read_bytes
 from rlhf.tracking.console import say
+
+MAX_METRICS_BYTES = 300_000_000  # 100,000 iterations
 
 MetricsLine = dict[str, float | None]  # of one step: metrics by name, and "step"
 Curves = dict[str, list[tuple[int, float]]]  # metric: (step, value) in written order
@@ -95,4 +98,6 @@ def complete_lines(path: Path) -> list[str]:
     Returns:
         The lines; none where there is no file.
     """
-    return path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []
+    if not path.exists():
+        return []
+    return read_bytes(path, MAX_METRICS_BYTES).decode(errors="replace").split("\n")[:-1]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from rlhf.data.importers.fields import Row, Skip
+from rlhf.data.importers.json_values import decode_values
 from rlhf.data.importers.turns import Turn
 from rlhf.data.record_faults import check_history
 from rlhf.errors import DataError
@@ -113,7 +114,7 @@ def read_history(row: Row) -> History:
     if not value:
         return ()
     try:
-        value = msgspec.json.decode(value) if isinstance(value, str) else value
+        value = decode_values(value, object) if isinstance(value, str) else value
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
             check_history({"history": value})
             return msgspec.convert(value, History)

@@ -19,6 +19,7 @@ from rlhf.data.importers.fields import (
     read_text,
 )
 from rlhf.data.importers.items import ImportedPair, ItemIterator
+from rlhf.data.importers.json_values import decode_values
 
 _LOCAL_FILES = "/data/local-files/?d="
 
@@ -141,7 +142,7 @@ def _label(name: str, value: object) -> str:
         return "tie"
     if isinstance(value, str) and '"selected"' in value:
         with suppress(msgspec.MsgspecError):
-            value = msgspec.json.decode(value)
+            value = decode_values(value, object)
     items = value if isinstance(value, list) else [value]
     sides = [item.get("selected") for item in items if isinstance(item, Mapping)]
     return sides[0] if len(sides) == 1 and isinstance(sides[0], str) else ""

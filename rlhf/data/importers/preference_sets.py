@@ -20,6 +20,7 @@ from rlhf.data.importers.fields import (
     read_text,
 )
 from rlhf.data.importers.items import ImportedPair, ItemIterator
+from rlhf.data.importers.json_values import decode_values
 from rlhf.data.importers.turns import read_message, read_turns
 
 ORIGIN_COLUMNS = ("ds_name", "origin_dataset", "origin_split", "image_path")
@@ -40,7 +41,7 @@ def rlaif_v(row: Row) -> ItemIterator:
 def rlhf_v(row: Row) -> ItemIterator:
     """Read openbmb/RLHF-V-Dataset: question and responses are JSON in the column `text`."""
     try:
-        inner = msgspec.json.decode(read_text(row, "text"), type=dict[str, Any])
+        inner = decode_values(read_text(row, "text"), dict[str, Any])
     except msgspec.MsgspecError as error:
         raise Skip("unexpected form", "text", error) from error
     fields = {f"text.{name}": value for name, value in inner.items()}

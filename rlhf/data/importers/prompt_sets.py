@@ -8,6 +8,7 @@ import msgspec
 from rlhf.data.importers.conversations import read_open_conversation
 from rlhf.data.importers.fields import IMAGE_COLUMNS, Row, Skip, present, read_id, read_text
 from rlhf.data.importers.items import ImportedPrompt, ItemIterator
+from rlhf.data.importers.json_values import decode_values
 from rlhf.data.importers.turns import Turn, image_of, read_turns
 
 
@@ -34,7 +35,7 @@ def openrlhf_m(row: Row) -> ItemIterator:
     """Read OpenRLHF-M's format: a conversation as JSON text in `message` or `prompt`, answer."""
     name = present(row, "message", "prompt")
     try:
-        turns = msgspec.json.decode(read_text(row, name), type=list[Any])
+        turns = decode_values(read_text(row, name), list[Any])
     except msgspec.MsgspecError as error:
         raise Skip("unexpected form", name, error) from error
     yield _prompt(row, read_turns({name: turns}, name), name, _answer(row, "answer"))

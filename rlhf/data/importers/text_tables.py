@@ -4,10 +4,12 @@ import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from rlhf.data.importers.fields import Row, Skip
 
-MAX_CELL = 64_000_000  # characters; an image of 20 MB in base64 fits
+MAX_ROW = 64_000_000  # characters, and of its first cells; an image of 20 MB in base64 fits
+MAX_HEADER, MAX_COLUMNS = 1_000_000, 1000  # characters of the first line, and its cells
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -28,15 +30,20 @@ class TextTable:
 
     def __init__(self, path: Path) -> None:
         self._path, self._encoding = path, _encoding(path)
-        csv.field_size_limit(MAX_CELL)
+        csv.field_size_limit(MAX_ROW)
         with self._open() as lines:
             first = next(lines)
+        if len(first) > MAX_HEADER:
+            raise ValueError(f"its first line is over {MAX_HEADER // 10**6} MB")
         self._has_hint = first.lower().startswith("sep=") and len(first.strip()) <= 5
         if self._has_hint:  # Excel's own line, which names the delimiter
             self._delimiter = first[4:5]
         else:
             self._delimiter = max(_DELIMITERS, key=lambda mark: len(_cells(first, mark)))
-        names = enumerate(next(self._cell_rows())[1], 1)
+        first_cells = next(self._cell_rows())[1]
+        if len(first_cells) > MAX_COLUMNS:
+            raise ValueError(f"it has over {MAX_COLUMNS:,} columns")
+        names = enumerate(first_cells, 1)
         self.columns = [name.strip() or f"column {number}" for number, name in names]
         self._check_columns()
 
@@ -79,15 +86,39 @@ class TextTable:
             reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
             try:
                 for cells in reader:
+                    lines.in_row = 0
                     if any(cells):
                         yield reader.line_num + self._has_hint, cells
             except csv.Error as error:
                 raise ValueError(f"line {reader.line_num + self._has_hint}: {error}") from error
 
     @contextmanager
-    def _open(self) -> Iterator[Iterator[str]]:
+    def _open(self) -> Iterator["_BoundedLines"]:
         with self._path.open(encoding=self._encoding, newline="") as file:
-            yield file
+            yield _BoundedLines(file)
+
+
+class _BoundedLines:
+    """Iterates over the lines of a file, and refuses a row, of one line or several, without end.
+
+    Attributes:
+        in_row: characters since a row ended, which the reader of rows sets to 0.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file, self.in_row = file, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(MAX_ROW + 1 - self.in_row)
+        if not line:
+            raise StopIteration
+        self.in_row += len(line)
+        if self.in_row > MAX_ROW:
+            raise ValueError(f"a row is over {MAX_ROW // 10**6} MB")
+        return line
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -104,10 +135,9 @@ def _encoding(path: Path) -> str:
     for encoding in ("utf-8", "cp1252"):
         try:
             with path.open(encoding=encoding, newline="") as text:
-                if "\0" in "".join(text.readlines(1)):
-                    raise ValueError("it is no text")
-                for _ in text:
-                    pass
+                while block := text.read(1 << 20):
+                    if "\0" in block:
+                        raise ValueError("it is no text")
             return encoding
         except UnicodeDecodeError:
             continue

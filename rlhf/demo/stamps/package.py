@@ -20,6 +20,8 @@ _WANTED = re.compile(
     rf"(?:\./)?({STAMPS}(?:[\w-]+/)*[\w-][\w.-]*\.(?:png|txt)|{DOCS}[\w-][\w.-]*)", re.ASCII
 )
 _MAX_NAME, _MAX_TOTAL = 200, 500_000_000  # characters; bytes of all files together
+_MAX_UNPACKED, _MAX_MEMBERS = 1_000_000_000, 50_000  # of data.tar.xz, wanted or not
+_MAX_LONG_NAME = 4096
 _AR_MAGIC, _AR_HEADER = b"!<arch>\n", 60  # ar(5): name 16, …, size 10 at byte 48, "`\n"
 _DAMAGE = (OSError, EOFError, ValueError, MemoryError, lzma.LZMAError, tarfile.TarError)
 
@@ -75,14 +77,46 @@ def _deb_files(package: Path) -> Iterator[tuple[str, bytes]]:
         raise ValueError("it is no regular file")
     with package.open("rb") as file:
         _seek_data(file)
-        with lzma.open(file) as data, tarfile.open(fileobj=data, mode="r|") as archive:
-            for member in archive:
-                match = _WANTED.fullmatch(member.name) if len(member.name) <= _MAX_NAME else None
-                content = archive.extractfile(member) if match and member.isreg() else None
-                if match and content and member.size <= MAX_BYTES:
-                    yield match[1], content.read()
+        with _BoundedXz(file) as data:
+            yield from _tar_files(data)
             while data.read(1 << 20):  # its end holds the checksums
                 pass
+
+
+class _BoundedXz(lzma.LZMAFile):
+    """An xz file that stops where it has unpacked to more than any package holds."""
+
+    unpacked = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.unpacked += len(data)
+        if self.unpacked > _MAX_UNPACKED:
+            raise ValueError(f"it unpacks to over {_MAX_UNPACKED // 10**6} MB")
+        return data
+
+
+class _Member(tarfile.TarInfo):
+    """A header of a tar archive; one that stands for a longer header must be as short as dpkg's."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        is_pax = self.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        is_name = self.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        if is_pax or (is_name and self.size > _MAX_LONG_NAME):
+            raise ValueError("it holds headers that no package has")
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return member
+
+
+def _tar_files(data: _BoundedXz) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=data, mode="r|", tarinfo=_Member) as archive:
+        for number, member in enumerate(archive):
+            if number > _MAX_MEMBERS:
+                raise ValueError(f"it holds over {_MAX_MEMBERS:,} files")
+            match = _WANTED.fullmatch(member.name) if len(member.name) <= _MAX_NAME else None
+            content = archive.extractfile(member) if match and member.isreg() else None
+            if match and content and member.size <= MAX_BYTES:
+                yield match[1], content.read()
 
 
 def _seek_data(file: BinaryIO) -> None:
@@ -96,5 +130,7 @@ def _seek_data(file: BinaryIO) -> None:
         if name.startswith("data.tar"):
             raise ValueError(f"it holds {name}; `dpkg -x FILE.deb DIRECTORY`, then name DIRECTORY")
         size = int(header[48:58])
+        if size < 0:
+            raise ValueError(f"its part {name} has {size} bytes")
         file.seek(size + size % 2, os.SEEK_CUR)
     raise ValueError("it holds no data.tar.xz, or is cut short")

@@ -51,7 +51,7 @@ FILES = {
 
 def archive(files: dict[str, bytes], *extra: tarfile.TarInfo) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for name, data in files.items():
             member = tarfile.TarInfo(f"./{name}")
             member.size = len(data)
