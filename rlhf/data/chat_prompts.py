@@ -25,7 +25,18 @@ from rlhf.data.chat_template import ChatTemplate, Turns
 from rlhf.data.image_token_counts import ImageTokenCounter
 from rlhf.errors import DataError, UsageError
 from rlhf.history import History, history_texts
+from rlhf.parallel.trial import try_in_child
 from rlhf.tracking.console import say_once
+
+# All letters, a word without end, digits, blanks and lines: what patterns of tokenizers tell apart.
+_PROBE = (
+    f"The quick brown fox jumps over the lazy dog!?\n\n {'a' * 200}b {'1' * 99}.0 {' ' * 99}é 図 🦊"
+)
+_ENDLESS = (
+    "the model's chat template or tokenizer cannot be used",
+    "chat_template.jinja, tokenizer.json",
+    "use those of a published LLaVA, e.g. llava-hf/llava-1.5-7b-hf",
+)
 
 
 class PromptBuilder:
@@ -54,6 +65,7 @@ class PromptBuilder:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_tokens = image_tokens
+        try_in_child(lambda: _probe(processor), *_ENDLESS)
         self._template = ChatTemplate(processor)
         specials = self._special_names()
         self._special_ids = {self.tokenizer.convert_tokens_to_ids(name) for name in specials}
@@ -210,3 +222,12 @@ class PromptBuilder:
             token = self._original_ids.get(token, token)
             ids += [token] * (next(counts, 1) if token == image else 1)
         return ids
+
+
+def _probe(processor: Any) -> None:
+    """Use a chat template and a tokenizer in every way, on texts that patterns may stumble on."""
+    ids = processor.tokenizer(_PROBE).input_ids
+    processor.tokenizer.decode(ids)
+    template = ChatTemplate(processor)
+    template.turns(2, 2)
+    template.between_turns()

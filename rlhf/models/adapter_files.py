@@ -13,9 +13,15 @@ from torch import Tensor, nn
 from rlhf.errors import UsageError, as_usage_error
 from rlhf.models.finite_weights import check_finite
 from rlhf.models.locations import ADAPTER_CONFIG, read_json_object
+from rlhf.parallel.trial import try_in_child
 from rlhf.tracking.console import say
 
 MERGE = "merge it into the model first, with the tools that it was trained with"
+# Linear layers of the language model only: bare names would also match the vision tower.
+LANGUAGE_LINEARS = (
+    r"(?!.*(vision_tower|shared_expert)).*\."  # peft's aLoRA does not work in shared experts
+    r"((q|k|v|qkv|o|gate|up|gate_up|down|c)_proj|dense|fc1|fc2|c_fc)"  # the latter: Phi, StarCoder2
+)
 # Linear layers of a decoder's layers; vision tower, projector, embeddings and heads are not.
 DECODER_LAYERS = r"(?!.*vision_tower)(.*\.)?layers\.\d+\..+"
 # Options that need not have their default: they choose layers and scales, or only matter before
@@ -26,6 +32,7 @@ _UNDERSTOOD = """
     init_lora_weights layers_to_transform layers_pattern rank_pattern alpha_pattern
     alora_invocation_tokens
 """
+_PATTERN = re.compile(r"[^\w.-]")  # in what is more than the name of a layer
 _INITS = (True, False, "gaussian", "orthogonal")  # the others change the base model's weights
 # Names of layers before transformers 4.52, as most adapters on the hub have them.
 _OLD_PREFIX, _NEW_PREFIX = "language_model.model.", "model.language_model."
@@ -62,6 +69,7 @@ def read_adapter(directory: Path, model: nn.Module) -> AdapterFiles:
         weights = load_file(directory / "adapter_model.safetensors")
     check_finite(weights.items(), directory)
     weights = _with_current_names(config, weights)
+    _try_patterns(config, model, directory)
     _choose_layers(config, {_layer_of(key, directory) for key in weights}, model, directory)
     if config.lora_dropout:
         say(f"{directory}: its dropout {config.lora_dropout} is not applied, also not in training")
@@ -69,6 +77,34 @@ def read_adapter(directory: Path, model: nn.Module) -> AdapterFiles:
     config.lora_dropout, config.alora_invocation_tokens = 0.0, None
     config.init_lora_weights = True  # of weights that are replaced at once
     return AdapterFiles(config, weights, invocation)
+
+
+def _try_patterns(config: LoraConfig, model: nn.Module, directory: Path) -> None:
+    """Refuse regular expressions, of which peft makes layers and scales, that match for ever.
+
+    The model's own expression and plain names need no trial.
+    """
+    scales = [*config.rank_pattern, *config.alpha_pattern]
+    named = config.layers_pattern or ()
+    chosen = (
+        config.target_modules,
+        config.exclude_modules,
+        *([named] if isinstance(named, str) else named),
+    )
+    foreign = [x for x in chosen if isinstance(x, str) and x != LANGUAGE_LINEARS]
+    if not any(map(_PATTERN.search, [*foreign, *scales])):
+        return
+
+    def match() -> None:
+        for name in _linear_layers(model):
+            check_target_module_exists(config, name)
+            for pattern in scales:
+                re.match(rf"(.*\.)?({pattern})$", name)
+
+    what, fix = "the adapter's patterns of layers cannot be used", "name the layers one by one"
+    try_in_child(match, what, str(directory / ADAPTER_CONFIG), fix)
+    with as_usage_error(what, directory / ADAPTER_CONFIG, fix):
+        match()
 
 
 def _check_options(directory: Path, options: dict[str, Any]) -> None:

@@ -9,12 +9,14 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from rlhf.errors import UsageError, as_usage_error
+from rlhf.errors import DataError, UsageError, as_usage_error
 from rlhf.models.finite_weights import check_finite
 from rlhf.models.quantization import misshapen_layers
 from rlhf.models.vision.families import FAMILIES
 
 WEIGHTS, SHARDS = "model.safetensors", "model.safetensors.index.json"
+_MAX_NUMBERS_PER_BYTE = 8  # nf4 stores two
+_SMALL = 50_000_000  # numbers; models of tests are checked by their tensors only
 _SHOWN = 3  # tensors named in a message
 
 
@@ -62,6 +64,28 @@ def reading_llava(base: str) -> Iterator[None]:
     with as_usage_error(f"{base} does not load as a LLaVA", "its files", fix):
         check_files(base)
         yield
+
+
+def check_weights_size(model: Any, base: str) -> None:
+    """Refuse a configuration that describes far more weights than the files hold.
+
+    transformers would make what is missing, of any size, before it is found to be missing.
+
+    Args:
+        model: the model on the meta device.
+        base: directory of its files; nothing is checked for a hub id.
+
+    Raises:
+        DataError: it has over eight times as many numbers as the files have bytes.
+    """
+    stored = sum(path.stat().st_size for path in Path(base).glob("[!.]*.safetensors"))
+    described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if stored and described > _MAX_NUMBERS_PER_BYTE * stored + _SMALL:
+        raise DataError(
+            f"config.json describes {described:,} weights, the files hold {stored:,} bytes",
+            base,
+            "put the configuration back that the weights were saved with",
+        )
 
 
 def load_whole(model_class: Any, base: str, *, headless: bool = False, **options: Any) -> Any:

@@ -8,7 +8,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from rlhf.data.chat_prompts import PromptBuilder
 from rlhf.errors import UsageError, as_usage_error
-from rlhf.models.checkpoint_files import check_processor, load_whole, reading_llava
+from rlhf.models.checkpoint_files import (
+    check_processor,
+    check_weights_size,
+    load_whole,
+    reading_llava,
+)
 from rlhf.models.fingerprints import tokenizer_hash
 from rlhf.models.fixed_options import stored_quantization
 from rlhf.models.packed.supported import check_structure
@@ -52,7 +57,8 @@ def load_hf(
     transformers.utils.logging.disable_progress_bar()  # it would garble the progress lines
     with reading_llava(base):
         stored, model_class = stored_quantization(base), hf_class(base)
-        empty_model(AutoConfig.from_pretrained(base, trust_remote_code=False))
+        empty = empty_model(AutoConfig.from_pretrained(base, trust_remote_code=False))
+        check_weights_size(empty, base)
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
         model = load_whole(
             model_class,

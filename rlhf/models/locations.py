@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import UsageError
+from rlhf.models.file_sizes import check_model_files
 from rlhf.storage.atomic import replaced_file
 from rlhf.storage.json_files import JsonObject, read_json
 from rlhf.storage.run_directory import REWARD_CARD, run_directories
@@ -41,6 +42,7 @@ def locate_model(path: str, base: str = "") -> ModelLocation:
 
     Raises:
         UsageError: no model there, a reward model or critic, or an adapter without base model.
+        DataError: a file is larger than any honest one.
     """
     if not path:
         raise UsageError("no model is given", "model.path", "set model.path=DIRECTORY_OR_HUB_ID")
@@ -48,8 +50,10 @@ def locate_model(path: str, base: str = "") -> ModelLocation:
     for candidate in _candidates(directory):
         _check_role(candidate)
         if (candidate / ADAPTER_CONFIG).is_file():
+            check_model_files(candidate)
             return ModelLocation(_adapter_base(candidate, base), candidate)
         if (candidate / "config.json").is_file():
+            check_model_files(candidate)
             return ModelLocation(str(candidate.resolve()))
     return ModelLocation(_model_path_or_hub_id(path))
 
@@ -65,10 +69,12 @@ def locate_base(stored: str, relative: str, directory: Path, override: str = "")
 
     Raises:
         UsageError: there is no model at any of them.
+        DataError: a file of the model is larger than any honest one.
     """
     moved = str(directory / relative) if relative else ""
     for path in (override, stored, moved):
         if path and (Path(path) / "config.json").is_file():
+            check_model_files(Path(path))
             return str(Path(path).resolve())
     named = override or stored
     if _is_hub_id(named):

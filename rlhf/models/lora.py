@@ -14,14 +14,8 @@ from torch.nn import functional
 
 from rlhf.config.schema import LoraType, ModelConfig
 from rlhf.errors import UsageError, as_usage_error
-from rlhf.models.adapter_files import read_adapter
+from rlhf.models.adapter_files import LANGUAGE_LINEARS, read_adapter
 from rlhf.models.locations import write_relative_base
-
-# Linear layers of the language model only: bare names would also match the vision tower.
-LANGUAGE_LINEARS = (
-    r"(?!.*(vision_tower|shared_expert)).*\."  # peft's aLoRA does not work in shared experts
-    r"((q|k|v|qkv|o|gate|up|gate_up|down|c)_proj|dense|fc1|fc2|c_fc)"  # the latter: Phi, StarCoder2
-)
 
 
 class Adapters:

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import AutoConfig, LlamaConfig, LlavaConfig
 
 from rlhf.errors import UsageError
+from rlhf.models.adapter_files import LANGUAGE_LINEARS
 from rlhf.models.loading import empty_model
-from rlhf.models.lora import LANGUAGE_LINEARS
 from rlhf.models.vision.families import FAMILIES, max_image_tokens, tile_tokens
 
 # Configurations of published models, which thus need no network; other fields are LlamaConfig's.

@@ -12,6 +12,7 @@ from rlhf.errors import DataError, UsageError, as_usage_error
 from rlhf.history import transcript
 from rlhf.models.checkpoint_files import load_whole
 from rlhf.models.encoding import max_positions
+from rlhf.models.file_sizes import check_model_files
 from rlhf.models.fingerprints import stored_weights, tokenizer_hash
 from rlhf.models.llava import Llava
 from rlhf.models.lora import Adapters
@@ -166,6 +167,8 @@ def load_caption_reward(
     with as_usage_error(
         f"{base} does not load as a text model", "its files", "check reward.text_model"
     ):
+        if Path(base).is_dir():
+            check_model_files(Path(base))
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         names = config.architectures or [""]

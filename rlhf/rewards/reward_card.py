@@ -116,10 +116,9 @@ class RewardCard:
         ):
             card = directory / REWARD_CARD
             if path and card.is_file():
+                content = read_bytes(card, MAX_JSON_BYTES)
                 try:
-                    return directory, msgspec.json.decode(
-                        read_bytes(card, MAX_JSON_BYTES), type=cls
-                    )
+                    return directory, msgspec.json.decode(content, type=cls)
                 except msgspec.MsgspecError as error:
                     what = "the card is damaged, or of another version"
                     where, fix = f"{card}: {error}", "train it again with `rlhf reward`"
