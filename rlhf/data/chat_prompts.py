@@ -28,10 +28,9 @@ from rlhf.history import History, history_texts
 from rlhf.parallel.trial import try_in_child
 from rlhf.tracking.console import say_once
 
-# All letters, a word without end, digits, blanks and lines: what patterns of tokenizers tell apart.
-_PROBE = (
-    f"The quick brown fox jumps over the lazy dog!?\n\n {'a' * 200}b {'1' * 99}.0 {' ' * 99}é 図 🦊"
-)
+# All letters, long words, numbers and blanks, other scripts: what patterns of tokenizers read.
+_PROBE = "The quick brown fox jumps over the lazy dog!?\n\n é 図 🦊 "
+_PROBE += f"{'a' * 200}b {'1' * 99}.0 {' ' * 99}"
 _ENDLESS = (
     "the model's chat template or tokenizer cannot be used",
     "chat_template.jinja, tokenizer.json",

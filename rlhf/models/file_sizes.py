@@ -20,8 +20,9 @@ _READ = """
 _READ_WHOLE = ("config.json", "preprocessor_config.json", "processor_config.json")
 _LAYERS = re.compile(r".*(layers?|depth|experts)")  # each is built, one after the other
 _MAX_LAYERS = 1000
-_SIDES = ("size", "crop_size", "height", "width", "shortest_edge", "longest_edge", "image_size")
-_SIDES += ("image_grid_pinpoints",)
+_SIDES = """
+    size crop_size height width shortest_edge longest_edge image_size image_grid_pinpoints
+"""
 _MAX_SIDE = 5000  # pixels that a processor scales every image to
 _FIX = "use the files of a published LLaVA, e.g. llava-hf/llava-1.5-7b-hf"
 
@@ -64,6 +65,6 @@ def _check_sizes(values: Any, path: Path, name: str = "") -> None:
         for value in values:
             _check_sizes(value, path, name)
     elif isinstance(values, int):
-        limits = (_MAX_LAYERS, _LAYERS.fullmatch(name)), (_MAX_SIDE, name in _SIDES)
+        limits = (_MAX_LAYERS, _LAYERS.fullmatch(name)), (_MAX_SIDE, name in _SIDES.split())
         if any(values > limit for limit, counts in limits if counts):
             raise DataError(f"no model has {name}={values}", str(path), _FIX)
