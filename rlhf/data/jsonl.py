@@ -14,6 +14,7 @@ from rlhf.data.file_kinds import kind_of
 from rlhf.errors import DataError
 
 MAX_LINE_BYTES = 16_000_000
+MAX_LINE_VALUES = 200_000  # each takes 100 bytes and more, however few it has in the file
 _MAX_SKIPPED_BYTES = 250_000_000  # of a longer line; a file with holes may have one without end
 _MAX_DOCUMENT_BYTES = 1_000_000  # of a file that is looked through for a list of records
 _MAX_COUNTED_BYTES = 4_000_000_000  # of a file whose lines are counted to show progress
@@ -73,10 +74,13 @@ def json_object(line: bytes) -> dict[str, Any]:
     """Decode a line as one JSON object.
 
     Raises:
-        DataError: it is no JSON object in UTF-8, is too long, holds a NUL, or repeats a key.
+        DataError: it is no JSON object in UTF-8, is too long, holds too many values or a NUL, or
+            repeats a key.
     """
     if len(line) > MAX_LINE_BYTES:
         raise DataError(f"a line is at most {MAX_LINE_BYTES} bytes")
+    if count_values(line) > MAX_LINE_VALUES:
+        raise DataError(f"a line holds at most {MAX_LINE_VALUES} values")
     try:
         fields = _decoder.decode(line)  # refuses what json lets pass: NaN, lone surrogates
         if not isinstance(fields, dict):
@@ -86,6 +90,11 @@ def json_object(line: bytes) -> dict[str, Any]:
         reason = "it holds a NUL" if b"\0" in line else f"{error}{_encoding_hint(line)}"
         raise DataError(f"a line is one JSON object in UTF-8: {reason}") from error
     return fields
+
+
+def count_values(content: bytes) -> int:
+    """Count what separates values in JSON, which is no less than their number, before decoding."""
+    return sum(content.count(mark) for mark in (b",", b"[", b"{"))
 
 
 def layout_fault(path: Path) -> str:

@@ -85,12 +85,9 @@ def _try_patterns(config: LoraConfig, model: nn.Module, directory: Path) -> None
     The model's own expression and plain names need no trial.
     """
     scales = [*config.rank_pattern, *config.alpha_pattern]
-    named = [config.layers_pattern] if isinstance(config.layers_pattern, str) else None
-    chosen = (
-        config.target_modules,
-        config.exclude_modules,
-        *(named or config.layers_pattern or ()),
-    )
+    named = config.layers_pattern or []
+    named = [named] if isinstance(named, str) else named
+    chosen = (config.target_modules, config.exclude_modules, *named)
     foreign = [x for x in chosen if isinstance(x, str) and x != LANGUAGE_LINEARS]
     if not any(map(_PATTERN.search, [*foreign, *scales])):
         return

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from rlhf.data.jsonl import count_values
+
 MAX_ELEMENT = 64_000_000  # characters of one row; an image of 20 MB in base64 fits
 MAX_VALUES = 8_000_000  # decoded at once: each takes 100 bytes, however few it has in the file
 _BLOCK = 1_000_000  # characters
@@ -87,5 +89,5 @@ def _skip_blanks(text: str, at: int) -> int:
 
 
 def _check_number(content: bytes) -> None:
-    if sum(content.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+    if count_values(content) > MAX_VALUES:
         raise msgspec.DecodeError(f"it holds over {MAX_VALUES:,} values")

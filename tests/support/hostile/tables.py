@@ -19,7 +19,10 @@ def _parquet(place: Place, **columns: pa.Array) -> list[str]:
 def _one_row(values: pa.Array) -> dict[str, pa.Array]:
     """A column of one list of all values, beside those of a table."""
     rows = {name: pa.array(["x"]) for name in ("image", "instruction", "chosen", "rejected")}
-    return {**rows, "more": pa.ListArray.from_arrays(pa.array([0, len(values)]).cast("int32"), values)}
+    return {
+        **rows,
+        "more": pa.ListArray.from_arrays(pa.array([0, len(values)]).cast("int32"), values),
+    }
 
 
 @hostile
