@@ -103,7 +103,7 @@ def _check_models_and_images(config: Config, files: Sequence[Path], scorer: str)
     for path in files:
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.exists():
             load_image(path)
-        elif not path.exists():
+        elif not path.exists() or (path / "config.json").is_file():
             locate_model(str(path), config.model.base)
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from rlhf.errors import DataError
 from rlhf.storage.bounded import mapped_bytes
 
-CPU_SECONDS = 2  # what is tried takes milliseconds with honest files
+CPU_SECONDS = 1  # what is tried takes milliseconds with honest files
 MORE_MEMORY = 1_000_000_000  # bytes
 _PATIENCE = 60  # seconds; a child may hang that was forked while a lock was held: no one's fault
 _OUT_OF_MEMORY, _PANIC = 80, 81

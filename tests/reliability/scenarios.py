@@ -3,12 +3,13 @@
 from tests.reliability.broken_numbers import memory, not_finite
 from tests.reliability.command_kills import command_kills
 from tests.reliability.disk import full_disk, soak
-from tests.reliability.hostile_input import images, prompts, records
+from tests.reliability.hostile_input import hostile_files, images, prompts, records
 from tests.reliability.kills import crash_points, damage, kills
 from tests.reliability.outcome import Scenario
 from tests.reliability.own_tests import tests_of
 from tests.reliability.processes import process_exits, process_kills, process_signals
 from tests.reliability.stops import resumes, signals, starts
+from tests.support.hostile.attack import HOSTILE
 
 SCENARIOS = {
     "kills": Scenario(
@@ -106,6 +107,11 @@ SCENARIOS = {
         images,
         full=10_000,
         reduced=200,
+    ),
+    "hostile_files": Scenario(
+        "hostile files end with exit 3 and three lines within 10 s and 2 GB",
+        hostile_files,
+        full=len(HOSTILE),
     ),
     "prompts": Scenario(
         "no text of a user becomes a special token or reads another row's image",

@@ -124,11 +124,6 @@ def chat_template_of_a_power(place: Place) -> list[str]:
     return _template(place, "{{ (7 ** (10 ** 9)) % 2 }}")
 
 
-@hostile
-def chat_template_that_calls_itself(place: Place) -> list[str]:
-    return _template(place, "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}")
-
-
 def _tokenizer(place: Place, **values: Any) -> list[str]:
     path = place.model() / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
@@ -148,7 +143,7 @@ def tokenizer_whose_pattern_backtracks(place: Place) -> list[str]:
 @hostile
 def tokenizer_whose_pattern_backtracks_at_each_letter(place: Place) -> list[str]:
     """Each search stays below the limit of the library; there are a thousand of them."""
-    return _tokenizer(place, **_split(r"(?:\w|\s|[^\w\s])*?(?:\w|\s)*?(?:\w|\s)*?\x00"))
+    return _tokenizer(place, **_split(r"(?:a|a){22}\d"))
 
 
 def _replace(text: str, content: str) -> dict[str, Any]:
