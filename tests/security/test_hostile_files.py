@@ -21,10 +21,11 @@ SLOW = """
 """
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(x, marks=[pytest.mark.slow] if x in SLOW.split() else []) for x in HOSTILE],
-)
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if name in SLOW.split() else []
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in HOSTILE])
 def test_a_hostile_file_is_refused_in_time(name: str, tiny: Path, tmp_path: Path) -> None:
     assert not attack_forked(name, tiny, tmp_path / "at").fault()
 

@@ -13,16 +13,8 @@ from rlhf.storage.bounded import mapped_bytes
 from tests.support.hostile import images, models, options, packages, tables
 from tests.support.hostile.place import HOSTILE, Place
 
-__all__ = [
-    "HOSTILE",
-    "attack",
-    "attack_forked",
-    "images",
-    "models",
-    "options",
-    "packages",
-    "tables",
-]
+__all__ = ["HOSTILE", "attack", "attack_forked", "run"]
+_REGISTERING = (images, models, options, packages, tables)  # by being imported
 MAX_SECONDS, MAX_MB = 10, 2000
 _ADDRESS_SPACE = 12 * 10**9  # bytes; libraries map far more than they use
 
@@ -105,9 +97,8 @@ def attack_forked(name: str, tiny: Path, directory: Path) -> Ending:
             os._exit(main(words))
         finally:
             os._exit(1)
-    return replace(
-        _ending(pid, words[0], directory), mb=0.0
-    )  # it would count what it was forked from
+    ending = _ending(pid, words[0], directory)
+    return replace(ending, mb=0.0)  # which would count what it was forked from
 
 
 def _ending(pid: int, command: str, directory: Path) -> Ending:
