@@ -43,7 +43,7 @@ BUGS = (
     Bug(
         "LoRA misses fused projections",
         ("torchtitan #4283", "peft #1375"),
-        "models/lora.py",
+        "models/adapter_files.py",
         (("q|k|v|qkv|o|gate|up|gate_up", "q|k|v|o|gate|up"),),
         FAMILIES + "test_lora_is_on_every_linear_layer_of_a_decoder_layer",
     ),

@@ -154,7 +154,7 @@ BUGS = (
     Bug(
         "LoRA lands in the vision tower too",
         ("measured: LoRA by bare names",),
-        "models/lora.py",
+        "models/adapter_files.py",
         (("(vision_tower|shared_expert)", "(shared_expert)"),),
         LLAVA + "test_adapters_are_on_the_language_model_only_and_float32",
     ),

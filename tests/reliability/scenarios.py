@@ -109,7 +109,7 @@ SCENARIOS = {
         reduced=200,
     ),
     "hostile_files": Scenario(
-        "hostile files end with exit 3 and three lines within 10 s and 2 GB",
+        "hostile files end with exit 3 and three lines within 10 s, beside loading, and 2 GB",
         hostile_files,
         full=len(HOSTILE),
     ),
