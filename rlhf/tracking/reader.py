@@ -6,7 +6,7 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlhf.errors import DataError
-from rlhf.storage.bounded import read_bytes
+from rlhf.storage.bounded import check_size, read_bytes
 from rlhf.tracking.console import say
 
 MAX_METRICS_BYTES = 300_000_000  # 100,000 iterations
@@ -25,7 +25,7 @@ def read_metrics(directory: Path) -> Curves:
         Metric to (step, value) in written order; NaN where a value was not finite.
 
     Raises:
-        DataError: there is no `metrics.jsonl`, or no sound line in it.
+        DataError: there is no `metrics.jsonl`, no sound line in it, or it is too large.
     """
     path = directory / "metrics.jsonl"
     if not path.exists():
@@ -75,12 +75,14 @@ def read_events(directory: Path) -> tuple[Curves, float]:
         the seconds between the first and the last event.
 
     Raises:
-        DataError: there are no scalars.
+        DataError: there are no scalars, or a file is over `MAX_METRICS_BYTES`.
     """
     files = sorted(directory.rglob("events.out.tfevents.*"), key=lambda path: path.name)
     curves: Curves = {}
     times: list[float] = []
     if files:
+        for path in files[-1].parent.glob("events.out.tfevents.*"):
+            check_size(path, MAX_METRICS_BYTES)  # one record may have the length of the file
         board = EventAccumulator(str(files[-1].parent), size_guidance={"scalars": 0}).Reload()
         for tag in board.Tags()["scalars"]:
             events = board.Scalars(tag)
