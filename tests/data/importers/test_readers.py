@@ -3,8 +3,10 @@
 import base64
 import os
 import shutil
+import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -264,3 +266,17 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UsageError) as caught:
         import_dataset("table", [path], tmp_path / "out")
     assert caught.value.fix == "pip install 'rlhf-llava[data]'"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+def test_rows_of_parquet_that_swell_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One text of 1 MB, 1000 times in a row: 1 GB of which the file holds 1 kB."""
+    indices = pa.array([0] * 1000, pa.int32())
+    texts = pa.DictionaryArray.from_arrays(indices, pa.array(["x" * 2**20]))
+    rows = pa.table({"a": pa.ListArray.from_arrays(pa.array([0, 1000], pa.int32()), texts)})
+    pq.write_table(rows, tmp_path / "a.parquet", compression="zstd", store_schema=False)
+    monkeypatch.setattr(readers, "_BATCH_MEMORY", 200_000_000)
+    with pytest.raises(DataError, match="after row 0: 16 rows take over 0.2 GB"):
+        next(readers.open_rows(tmp_path / "a.parquet").rows)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from rlhf.data.importers import text_tables
 from rlhf.data.importers.fields import Skip
 from rlhf.data.importers.importer import import_dataset
 from rlhf.data.importers.readers import open_rows
@@ -95,3 +96,15 @@ def test_a_table_is_imported_and_its_reading_reported(tmp_path: Path) -> None:
     assert {record.response_a, record.response_b} == {ROW["chosen"], ROW["rejected"]}
     said = "read as a table separated by semicolons, in Windows-1252"
     assert report.notes == [f"{tmp_path / 't.csv'}: {said}"]
+
+
+def test_a_row_of_many_lines_is_bounded_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_tables, "MAX_ROW", 100)
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n" + '"x\ny",z\n' * 50)  # long, but each row is short
+    assert open_rows(path).total == 50
+    path.write_text("a,b\n" + '"x\ny",' * 50)
+    with pytest.raises(DataError, match="a row is over"):
+        open_rows(path)
