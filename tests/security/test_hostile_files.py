@@ -10,7 +10,7 @@ from tests.support.hostile.attack import HOSTILE, attack_forked
 SLOW = """
     csv_with_a_row_of_lines json_list_of_20_million_lists_in_a_row deb_with_a_file_of_64_gb
     parquet_of_one_row_with_100_million_nulls deb_that_goes_on_after_its_end
-    parquet_of_a_billion_empty_rows deb_with_a_million_files png_with_a_text_of_1_gb
+    parquet_of_a_hundred_million_empty_rows deb_with_a_million_files png_with_a_text_of_1_gb
     png_with_a_profile_of_1_gb json_list_of_8_gb adapter_whose_ranks_are_a_pattern_that_backtracks
     csv_with_a_cell_without_end tsv_of_8_gb_in_utf_16
     tokenizer_that_makes_a_text_a_billion_times_as_long chat_template_of_a_power

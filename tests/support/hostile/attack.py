@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from tests.support.hostile.place import HOSTILE, Place
 __all__ = ["HOSTILE", "attack", "attack_forked", "run"]
 _REGISTERING = (images, models, options, packages, tables)  # by being imported
 MAX_SECONDS, MAX_MB = 10, 2000
+_PATIENCE = 120  # seconds of the clock, for what waits and computes nothing
 _ADDRESS_SPACE = 12 * 10**9  # bytes; libraries map far more than they use
 
 
@@ -67,7 +69,16 @@ def run(words: list[str], directory: Path) -> Ending:
     root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     limits = f"ulimit -v {_ADDRESS_SPACE // 1024}; ulimit -t {4 * MAX_SECONDS}; "
-    command = ["sh", "-c", f'{limits}exec "$@"', "sh", sys.executable, "-m", "rlhf", *words]
+    command = [
+        "sh",
+        "-c",
+        f'{limits}exec timeout {_PATIENCE} "$@"',
+        "sh",
+        sys.executable,
+        "-m",
+        "rlhf",
+        *words,
+    ]
     with (directory / "stderr.txt").open("w") as error:
         child = subprocess.Popen(
             command, cwd=directory, env=environment, stdout=subprocess.DEVNULL, stderr=error
@@ -91,6 +102,7 @@ def attack_forked(name: str, tiny: Path, directory: Path) -> Ending:
             os.chdir(directory)
             os.dup2(os.open("stderr.txt", os.O_WRONLY | os.O_CREAT), 2)
             sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115 the process ends with it
+            signal.alarm(_PATIENCE)
             resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
             limit = mapped_bytes() + MAX_MB * 10**6
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -38,7 +38,7 @@ def parquet_of_one_row_with_100_million_nulls(place: Place) -> list[str]:
 
 
 @hostile
-def parquet_of_a_billion_empty_rows(place: Place) -> list[str]:
+def parquet_of_a_hundred_million_empty_rows(place: Place) -> list[str]:
     path, names = place.directory / "rows.parquet", ("image", "instruction", "chosen", "rejected")
     nothing = pa.table({name: pa.nulls(5_000_000, pa.string()) for name in names})
     with parquet.ParquetWriter(path, nothing.schema, compression="zstd") as writer:
@@ -76,7 +76,7 @@ def csv_with_a_row_of_lines(place: Place) -> list[str]:
 
 
 @hostile
-def csv_with_a_million_columns(place: Place) -> list[str]:
+def csv_with_a_hundred_thousand_columns(place: Place) -> list[str]:
     names = ",".join(map(str, range(100_000)))
     return _import(place.write("rows.csv", f"image,instruction,chosen,rejected,{names}\na,b,c,d\n"))
 
