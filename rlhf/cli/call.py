@@ -45,7 +45,7 @@ VALUES = (
     "--shell-completion",
 )  # flags that take a word
 SCORERS = ("--scorer", "--judge")  # flags that name a function or a service
-PRINTING = {"--debug", "--json"}  # flags that change what is printed, not what is done
+SAME_RUNS = {"--debug", "--json", "--multirun"}  # flags that change nothing about a sweep's runs
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _OVERRIDE = r"[+~]{0,2}[A-Za-z_][\w./@:-]*="
 _DELETION = r"~[A-Za-z_][\w/@]*"
@@ -85,9 +85,9 @@ class Call:
 
     @property
     def sweep_words(self) -> tuple[str, ...]:
-        """The words by which a sweep is found again: all but `resume=` and how to print."""
+        """The words by which a sweep is found again: all but `resume=` and what changes no run."""
         options = [word for word in self.overrides if not word.lstrip("+").startswith("resume=")]
-        flags = [*sorted(self.flags - PRINTING), *map("=".join, sorted(self.values.items()))]
+        flags = [*sorted(self.flags - SAME_RUNS), *map("=".join, sorted(self.values.items()))]
         return (*self.files, *options, *flags)
 
     @property

@@ -74,7 +74,8 @@ def _check_sweep(call: Call) -> None:
 def _resume_line(call: Call) -> str:
     """Return the command line that goes on with a sweep."""
     words = [word for word in call.overrides if override_name(word) != "resume"]
-    words = [*call.files, *words, "resume=auto", "--multirun"]
+    flags = ["--multirun", *map("=".join, call.values.items())]
+    words = [*call.files, *words, "resume=auto", *flags]
     return command_line(call.command, words, scorer=call.scorer, judge=call.judge)
 
 

@@ -271,6 +271,20 @@ def test_an_own_config_may_name_the_swept_values(during: list[Run]) -> None:
     assert len(the_sweep()[1].members) == 4
 
 
+def test_a_sweep_of_an_own_config_goes_on(
+    during: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own").mkdir()
+    text = "defaults: [ppo, _self_]\nhydra:\n  mode: MULTIRUN\n  sweeper: {params: {seed: '1,2'}}\n"
+    Path("own/mine.yaml").write_text(text)
+    during.append(interrupt_at(2))
+    runs = runs_of(during)
+    assert main(["ppo", "-cd", "own", "-cn", "mine"]) == 130
+    again = capsys.readouterr().out.partition("continue with: rlhf ")[2].split()
+    assert main(again) == 0
+    assert runs == [(1, ""), (2, ""), (2, "")]
+
+
 def test_hydra_keys_place_a_sweep(during: list[Run]) -> None:
     words = ["hydra.sweep.dir=here", "hydra.sweep.subdir=${hydra.job.num}"]
     assert main(["ppo", "-m", "seed=5,6", *words]) == 0
