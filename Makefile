@@ -33,6 +33,7 @@ parallel: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.table process_kills process_signals process_exits
 
 # Every promise at full count, half an hour: docs/pages/results/reliability.md. One of them: ONLY=kills
+# The last, outbox, needs what browser-test installs.
 reliability: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.table $(ONLY)
 

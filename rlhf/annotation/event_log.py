@@ -1,17 +1,19 @@
 """Log judgments, skips and undos as JSON lines that are only appended."""
 
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 from filelock import FileLock, Timeout
 
+from rlhf.annotation.pairs import short_hash
 from rlhf.data.jsonl import read_lines
 from rlhf.data.records import PreferenceRecord
 from rlhf.errors import DataError, DirectoryInUseError
 from rlhf.history import History
-from rlhf.storage.atomic import append_line, set_torn_line_aside, unwritable
+from rlhf.storage.atomic import append_line, replace_text, set_torn_line_aside, unwritable
 
 
 class _Event(
@@ -84,6 +86,11 @@ class EventLog:
     Args:
         path: the file; made when the first event is appended.
 
+    Attributes:
+        events: all events, in the order they were written.
+        id: identifies the log to browsers, which send an answer to no other one.
+        name: the file and its directory, for people.
+
     Raises:
         DirectoryInUseError: another process writes it.
         DataError: a line is not an event.
@@ -92,7 +99,9 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(f"{os.path.realpath(path)}.lock")  # one for all links to the file
+        real = Path(os.path.realpath(path))  # one for all links to the file
+        self.name = f"{real.parent.name}/{real.name}"
+        self._lock = FileLock(f"{real}.lock")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -102,6 +111,7 @@ class EventLog:
             raise unwritable(path, error) from error
         set_torn_line_aside(path)
         self.events = read_events(path) if path.is_file() else []
+        self.id = _log_id(real)
 
     def append(self, event: Event) -> None:
         """Append an event; it is on the disk when this returns.
@@ -115,6 +125,21 @@ class EventLog:
     def close(self) -> None:
         """Release the lock."""
         self._lock.release()
+
+
+def _log_id(path: Path) -> str:
+    """Return the id of a log: a hash of its path and of a random text that is kept beside it.
+
+    The path tells a copied directory from its original, the random text tells two machines or
+    containers apart on which logs have the same path.
+    """
+    beside = Path(f"{path}.id")
+    try:
+        if not beside.exists():
+            replace_text(beside, secrets.token_hex(16))
+        return short_hash(beside.read_text(), str(path))
+    except OSError as error:
+        raise unwritable(beside, error) from error
 
 
 def read_events(path: Path) -> list[Event]:

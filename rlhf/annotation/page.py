@@ -118,7 +118,8 @@ class Page:
         try:
             self.queue.record(submission)
         except KeyError:
-            raise UnknownPairError("there is no such pair in this file") from None
+            words = "its pair is not in the candidates that are served; serve those that have it"
+            raise UnknownPairError(words) from None
         return {"annotator": name}
 
     def undo(self, request: UndoRequest) -> dict[str, Any]:

@@ -48,6 +48,10 @@ class AnnotationQueue:
         overlap: how many annotators judge each pair.
         lease: seconds for which an assigned pair is reserved.
         clock: returns monotonic seconds.
+
+    Attributes:
+        pairs: as given.
+        log: as given.
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class AnnotationQueue:
         lease: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pairs, self._log, self._overlap = pairs, log, overlap
+        self.pairs, self.log, self._overlap = pairs, log, overlap
         self._reservations = Reservations(lease, clock)
         self._event_by_key = {event.key: event for event in log.events}
         # judgments and skips that are not undone, in order, by annotator
@@ -106,9 +110,8 @@ class AnnotationQueue:
             KeyError: there is no such pair.
             ResourceError: it cannot be written.
         """
-        pair = self.pairs[submission.pair]
         if submission.key not in self._event_by_key:
-            event = _to_event(submission, pair)
+            event = _to_event(submission, self.pairs[submission.pair])
             self._write(event)
             self._add(event)
 
@@ -194,7 +197,7 @@ class AnnotationQueue:
                 todo.pop(key, None)
 
     def _write(self, event: Event) -> None:
-        self._log.append(event)
+        self.log.append(event)
         self._event_by_key[event.key] = event
 
 

@@ -6,7 +6,7 @@ This is the only module that imports starlette and uvicorn.
 import asyncio
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -40,7 +40,7 @@ MAX_BODY = 64 * 1024  # bytes of a request
 MAX_CONNECTIONS = 200  # open at once
 PATIENCE = 10.0  # seconds in which the head of a request has to come, and as many for its body
 _STATIC = Path(__file__).parent / "static"
-_HEADERS = {
+_SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -50,7 +50,6 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_ENCODED_HEADERS = {name.lower().encode(): value.encode() for name, value in _HEADERS.items()}
 
 
 def application(page: Page, hosts: Sequence[str]) -> Starlette:
@@ -60,9 +59,11 @@ def application(page: Page, hosts: Sequence[str]) -> Starlette:
         page: answers the requests.
         hosts: host names without port; requests for others are refused.
     """
+    log_id = page.queue.log.id
+    html = (_STATIC / "index.html").read_bytes().replace(b"LOG_ID", log_id.encode())
 
     async def index(request: Request) -> Response:
-        return Response((_STATIC / "index.html").read_bytes(), media_type="text/html")
+        return Response(html, media_type="text/html")
 
     async def image(request: Request) -> Response:
         kind, name = request.path_params["kind"], request.path_params["name"]
@@ -82,8 +83,9 @@ def application(page: Page, hosts: Sequence[str]) -> Starlette:
         Mount("/static", StaticFiles(directory=_STATIC)),
     ]
     middleware = [
-        Middleware(_SecurityHeaders),
+        Middleware(_AddHeaders, headers=_SECURITY_HEADERS),
         Middleware(_OwnHosts, hosts=hosts),
+        Middleware(_AddHeaders, headers={"X-Log": log_id}),
     ]
     return Starlette(routes=routes, middleware=middleware, exception_handlers=_error_handlers())
 
@@ -118,13 +120,16 @@ def serve(site: Starlette, host: str, port: int, ready: Callable[[int], None]) -
 def _action(
     path: str, page: Page, kind: type[Any], answer: Callable[[Any], dict[str, Any]]
 ) -> Route:
-    """Route a POST of JSON that must bring the token; the progress is added to its answer."""
+    """Route a POST of JSON that must bring the log's id and the token; its answer has progress."""
+    log = page.queue.log
 
     async def endpoint(request: Request) -> Response:
         _check_origin(request)
+        if request.headers.get("x-log") != log.id:
+            raise HTTPException(409, "another log is served here than that of this page")
         token = request.headers.get("x-token", "")
         if not secrets.compare_digest(token.encode(), page.token.encode()):
-            raise HTTPException(403, "open the link that the terminal shows: the token is wrong")
+            raise HTTPException(403, "the token is wrong: open the link that the terminal shows")
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             raise HTTPException(415, "a request is JSON")
         try:
@@ -132,7 +137,8 @@ def _action(
         except (msgspec.MsgspecError, ValueError, DataError) as error:
             raise HTTPException(422, str(error)) from None
         result = answer(content)  # in the event loop: one request after the other
-        return JSONResponse(result | {"progress": page.queue.progress(result["annotator"])})
+        progress = page.queue.progress(result["annotator"])
+        return JSONResponse(result | {"progress": progress, "log": log.name})
 
     return Route(path, endpoint, methods=["POST"])
 
@@ -229,18 +235,17 @@ def _canonical(host: str) -> str:
     return host.lower()
 
 
-class _SecurityHeaders:
-    """Middleware that adds the security headers to every response, also to errors."""
+class _AddHeaders:
+    """Middleware that adds headers to every response, also to errors."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, headers: Mapping[str, str]) -> None:
         self._app = app
+        self._headers = {name.lower().encode(): text.encode() for name, text in headers.items()}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = list(
-                    (_ENCODED_HEADERS | dict(message.get("headers", ()))).items()
-                )
+                message["headers"] = [*(self._headers | dict(message.get("headers", ()))).items()]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,33 @@ def test_a_link_to_a_log_is_that_log(log: EventLog, tmp_path: Path) -> None:
     for path in (tmp_path / "linked" / log.path.name, tmp_path / "link.jsonl"):
         with pytest.raises(DirectoryInUseError):
             EventLog(path)
+
+
+def test_the_id_of_a_log_stays_and_is_that_of_its_links(log: EventLog, tmp_path: Path) -> None:
+    log.append(make_judgment("1"))
+    log.close()
+    (tmp_path / "link.jsonl").symlink_to(log.path)
+    for path in (log.path, tmp_path / "link.jsonl"):
+        reopened = EventLog(path)
+        assert (reopened.id, reopened.name) == (log.id, f"{tmp_path.name}/log.jsonl")
+        reopened.close()
+
+
+def test_a_copied_log_and_another_one_at_the_same_path_have_other_ids(
+    log: EventLog, tmp_path: Path
+) -> None:
+    log.close()
+    (tmp_path / "copy").mkdir()
+    shutil.copy(f"{log.path}.id", tmp_path / "copy")
+    copied = EventLog(tmp_path / "copy" / log.path.name)
+    (tmp_path / "log.jsonl.id").unlink()  # as on another machine
+    assert len({log.id, copied.id, EventLog(log.path).id}) == 3
+
+
+def test_an_id_that_cannot_be_read_is_a_resource_error(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl.id").mkdir()
+    with pytest.raises(ResourceError, match="Is a directory"):
+        EventLog(tmp_path / "log.jsonl")
 
 
 def test_a_line_that_is_no_event_is_named(tmp_path: Path) -> None:

@@ -108,6 +108,15 @@ def test_a_submission_that_comes_again_is_written_once(
     assert len(read_events(tmp_path / "log.jsonl")) == 1
 
 
+def test_a_submission_that_comes_again_is_acknowledged_also_when_its_pair_is_gone(
+    queue: AnnotationQueue, tmp_path: Path
+) -> None:
+    queue.record(submission(KEYS[0]))
+    reopened = AnnotationQueue({}, EventLog(tmp_path / "log.jsonl"))  # of other candidates
+    reopened.record(submission(KEYS[0]))
+    assert len(read_events(tmp_path / "log.jsonl")) == 1
+
+
 def test_the_state_is_that_of_the_log(queue: AnnotationQueue, tmp_path: Path, clock: Clock) -> None:
     queue.record(submission(KEYS[0]))
     queue.record(submission(KEYS[1], "skip"))

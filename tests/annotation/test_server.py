@@ -45,7 +45,11 @@ def page(tmp_path: Path) -> Page:
 @pytest.fixture
 def client(page: Page) -> TestClient:
     site = application(page, ["127.0.0.1", "localhost"])
-    return TestClient(site, base_url=HOST, headers={"X-Token": TOKEN})
+    return TestClient(site, base_url=HOST, headers=headers_of(page))
+
+
+def headers_of(page: Page) -> dict[str, str]:
+    return {"X-Token": TOKEN, "X-Log": page.queue.log.id}
 
 
 def submit(client: TestClient, view: dict[str, Any], **changes: Any) -> Any:
@@ -120,7 +124,7 @@ def test_an_image_is_also_shown_as_the_model_sees_it(tmp_path: Path) -> None:
 
 def test_who_judges_is_asked_for_a_name(page: Page, tmp_path: Path) -> None:
     site = application(replace(page, annotator=""), ["127.0.0.1"])
-    client = TestClient(site, base_url=HOST, headers={"X-Token": TOKEN})
+    client = TestClient(site, base_url=HOST, headers=headers_of(page))
     result = client.post("/api/pairs", json={**ASK, "annotator": " "}).json()
     assert (result["annotator"], result["pairs"]) == ("", [])
     assert submit(client, {"key": next(iter(PAIRS))}, annotator="").status_code == 422
@@ -147,6 +151,8 @@ def test_names_of_images_follow_from_the_secret(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
+        ({"X-Log": ""}, 409),
+        ({"X-Log": "0" * 16, "X-Token": "wrong"}, 409),
         ({"X-Token": ""}, 403),
         ({"X-Token": TOKEN[:-1]}, 403),
         ({"X-Token": TOKEN + "x"}, 403),
@@ -223,7 +229,7 @@ async def closed(count: int, sent: bytes, page: Page) -> list[bytes]:
 
 
 HEAD = b"POST /api/undo HTTP/1.1\r\nHost: localhost\r\nX-Token: " + TOKEN.encode()
-HEAD += b"\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
+HEAD += b"\r\nX-Log: LOG_ID\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
 
 
 @pytest.mark.parametrize(
@@ -240,6 +246,7 @@ def test_a_request_that_does_not_come_in_time_frees_its_connection(
     page: Page, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: bytes
 ) -> None:
     monkeypatch.setattr(server, "PATIENCE", 0.1)
+    sent = sent.replace(b"LOG_ID", page.queue.log.id.encode())
     [reply] = asyncio.run(closed(1, sent, page))
     assert reply.partition(b"\r\n")[0] == status
 
@@ -267,6 +274,20 @@ def test_a_full_disk_is_reported_and_the_judgment_may_be_sent_again(
         patched.setattr("os.write", lambda handle, data: 0)
         assert submit(client, view).status_code == 507
     assert submit(client, view).json()["progress"]["done"] == 1
+
+
+@pytest.mark.parametrize("path", ["/", "/static/annotate.css", "/nowhere", "/api/judgments"])
+def test_every_response_names_the_log(client: TestClient, page: Page, path: str) -> None:
+    for response in (client.get(path), client.head(path), client.post(path, json={})):
+        assert response.headers["x-log"] == page.queue.log.id
+    foreign = client.get(path, headers={"Host": "evil.example"})
+    assert foreign.status_code == 400 and "x-log" not in foreign.headers
+
+
+def test_the_page_knows_its_log(client: TestClient, page: Page, tmp_path: Path) -> None:
+    assert f'<html lang="en" data-log="{page.queue.log.id}">' in client.get("/").text
+    reply = client.post("/api/pairs", json=ASK).json()
+    assert reply["log"] == f"{tmp_path.name}/log.jsonl"
 
 
 @pytest.mark.parametrize("path", ["/", "/static/annotate.css", "/nowhere", "/api/pairs"])

@@ -1,20 +1,17 @@
 """Headless Chromium."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.browser.pages import Server
+from tests.browser.pages import Server, launch
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    assert program, "`make browser-test` installs Chromium"
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield launch(playwright)
 
 
 @pytest.fixture

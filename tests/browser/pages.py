@@ -3,18 +3,26 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page, Playwright
 
 ROOT = Path(__file__).parents[2]
+
+
+def launch(playwright: Playwright) -> Browser:
+    """Headless Chromium."""
+    program = shutil.which("chromium")
+    assert program, "`make browser-test` installs Chromium"
+    return playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
 
 
 class Server:
@@ -23,18 +31,26 @@ class Server:
     Args:
         directory: of candidates.jsonl.
         options: of the command; without one the name of who judges is asked for.
+        port: "0" for any free one.
 
     Attributes:
         url: the link that it printed, with the token.
+        port: the one that it listens on.
     """
 
-    def __init__(self, directory: Path, *options: str) -> None:
-        self.directory, self._options, self._port = directory, options, "0"
+    def __init__(self, directory: Path, *options: str, port: str = "0") -> None:
+        self.directory, self._options, self.port = directory, options, port
         self.url = ""
         self.start()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
     def start(self, *, wait: bool = True) -> None:
-        args = ["annotate", "candidates.jsonl", f"annotate.port={self._port}", *self._options]
+        args = ["annotate", "candidates.jsonl", f"annotate.port={self.port}", *self._options]
         # a session of its own: no output of it may end up in a pipe that nobody reads
         self.process = subprocess.Popen(
             [sys.executable, "-m", "rlhf", *args],
@@ -47,15 +63,15 @@ class Server:
             link = re.search(r"open (\S+)", "".join(_until_ready(self.process.stdout)))
             assert link, "the page did not start"
             self.url = link[1]
-            self._port = self.url.split(":")[2].partition("/")[0]
+            self.port = self.url.split(":")[2].partition("/")[0]
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
     def events(self) -> list[dict[str, Any]]:
-        lines = (self.directory / "judgments.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        log = self.directory / "judgments.jsonl"
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def _until_ready(output: Any) -> Iterator[str]:
@@ -102,4 +118,4 @@ def shown_pair(page: Page) -> dict[str, str]:
 
 def wait_until_saved(page: Page) -> None:
     """Wait until the server has written all answers."""
-    wait_until(page, "outbox.length === 0 && !sending && $('state').dataset.kind === 'saved'")
+    wait_until(page, "!waiting(log).length && !sending && $('state').dataset.kind === 'saved'")

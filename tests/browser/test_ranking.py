@@ -4,11 +4,11 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, Response
 
+from tests.browser.outbox import KEYS, NAMED, preferred_text
 from tests.browser.pages import (
     Server,
     key_of,
@@ -18,9 +18,6 @@ from tests.browser.pages import (
     write_candidates,
 )
 
-KEYS = {"1": "left", "a": "left", "ArrowLeft": "left", "2": "right", "b": "right"}
-KEYS |= {"ArrowRight": "right", "0": "tie", "t": "tie"}
-NAMED = "annotate.annotator=someone"
 XSS = Path(__file__).with_name("xss.txt").read_text().splitlines()
 
 
@@ -29,11 +26,6 @@ def server(tmp_path: Path, servers: list[Server]) -> Server:
     write_candidates(tmp_path, prompts=12, responses=3)
     servers.append(Server(tmp_path, NAMED))
     return servers[0]
-
-
-def preferred_text(event: dict[str, Any]) -> str:
-    """The text that won, or tie."""
-    return "tie" if event["preference"] == "tie" else str(event[event["preference"]])
 
 
 def test_a_thousand_judgments_and_fifty_kills_lose_nothing(
@@ -107,7 +99,7 @@ def test_fifty_strings_that_would_be_code_are_text(
     wait_until_saved(page)
     assert alarms == [] and page.evaluate("window.hacked") is None
     assert page.locator("#main img").count() <= 1
-    assert page.evaluate("document.querySelectorAll('script').length") == 2
+    assert page.evaluate("document.querySelectorAll('script').length") == 4
 
 
 def has_ended(page: Page) -> bool:
@@ -198,7 +190,7 @@ def test_no_request_leaves_the_machine_and_a_wrong_token_sees_no_pair(
     assert len(requests) > 20 and all(request.url.startswith(site) for request in requests)
     page.goto("about:blank")
     page.goto(site + "#token=wrong")
-    wait_until(page, "$('notice').textContent.includes('token is wrong')")
+    wait_until(page, "$('trouble').textContent.includes('token is wrong')")
     assert page.locator("#main").is_hidden()
 
 

@@ -45,6 +45,7 @@ def person(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             ready(port)
             token = next(Path().glob("*.token")).read_text()
             client = TestClient(site, f"http://{host}:{port}", headers={"X-Token": token})
+            client.headers["X-Log"] = client.get("/").headers["X-Log"]
             for number, choice in enumerate(choices):
                 ask = {"annotator": by, "page": "some page", "held": [], "count": 1}
                 (pair,) = client.post("/api/pairs", json=ask).json()["pairs"]

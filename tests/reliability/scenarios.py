@@ -9,6 +9,7 @@ from tests.reliability.outcome import Scenario
 from tests.reliability.own_tests import tests_of
 from tests.reliability.processes import process_exits, process_kills, process_signals
 from tests.reliability.stops import resumes, signals, starts
+from tests.reliability.waiting_answers import outbox
 from tests.support.hostile.attack import HOSTILE
 
 SCENARIOS = {
@@ -134,5 +135,10 @@ SCENARIOS = {
     "payloads": Scenario(
         "32 payloads (pickles, adapters, configurations, templates, paths): none runs",
         tests_of("security"),
+    ),
+    "outbox": Scenario(
+        "answers that wait in the browser reach their own log, once",
+        outbox,
+        full=40,
     ),
 }

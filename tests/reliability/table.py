@@ -27,7 +27,8 @@ INTRO = """# Reliability
 
 Each promise is tried by doing the damage: real trainings of a tiny model, killed, cut, starved and
 lied to. `make reliability` runs every row at full count and writes this page; the tests run a part
-of each. One row again: `make reliability ONLY=kills`.
+of each. One row again: `make reliability ONLY=kills`. The row `outbox` needs Chromium, which
+`make browser-test` installs.
 
 | name | promise | trials | losses | seconds | on the way |
 |---|---|---:|---:|---:|---|

@@ -1,22 +1,17 @@
 "use strict";
-// Choices wait in an outbox in the browser's local storage until the server has written them, so
-// that the page never waits for the server. All text is set with textContent, never as HTML.
+// The page of pairs: what is shown and chosen. Choices wait in the outbox until the server has written
+// them, so that the page never waits for the server. All text is set with textContent, never as HTML.
 
 const PREFETCH = 4; // pairs on this page, the shown one included
-const RETRY_AFTER = 400; // milliseconds
 const KEYS = {
   1: "left", a: "left", ArrowLeft: "left", 2: "right", b: "right", ArrowRight: "right",
   0: "tie", t: "tie", s: "skip", z: "undo", m: "seen", "+": "zoom", "=": "zoom", "?": "help",
 };
-const $ = (id) => document.getElementById(id);
-const token = new URLSearchParams(location.hash.slice(1)).get("token") || "";
-const store = { name: "rlhf.name", outbox: `rlhf.outbox.${token}` };
 
 const page = newKey(); // identifies this page: the server gives a pair to one page at a time
 let current = null; // the pair that is shown
 let queue = []; // the next pairs; their images are loading
-let outbox = JSON.parse(localStorage.getItem(store.outbox) || "[]");
-let name = localStorage.getItem(store.name) || "";
+let name = localStorage.getItem("rlhf.name") || "";
 let shownAt = 0;
 let sending = false;
 let requesting = false;
@@ -24,52 +19,9 @@ let locked = false; // while an undo or a change of name is under way
 let finished = 0; // choices made since the page was opened, for the rate
 let seconds = 0; // that they took
 
-function say(kind, text) {
-  $("state").dataset.kind = kind;
-  $("state").textContent = text;
-}
-
-function pause() {
-  return new Promise((resolve) => setTimeout(resolve, RETRY_AFTER));
-}
-
-function newKey() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-function request(body) {
-  const headers = { "Content-Type": "application/json", "X-Token": token };
-  return { method: "POST", headers, body: JSON.stringify(body), keepalive: true };
-}
-
-// Return the server's response, retried until it can be reached; null if it refuses.
-async function post(path, body) {
-  for (;;) {
-    let response, result;
-    try {
-      response = await fetch(path, request(body));
-      result = await response.json();
-    } catch {
-      say("bad", outbox.length ? `no connection, ${outbox.length} waiting` : "no connection");
-      await pause();
-      continue;
-    }
-    if (response.ok) {
-      showProgress(result);
-      return result;
-    }
-    say("bad", result.error || `refused (${response.status})`);
-    if (response.status < 500) {
-      if (response.status === 403) notice(result.error);
-      return null;
-    }
-    await pause(); // e.g. a full disk, which may be freed
-  }
-}
-
 function showProgress(result) {
   const { done, total } = result.progress;
+  store(`rlhf.log.${log}`, result.log);
   $("bar").max = Math.max(total, 1);
   $("bar").value = done;
   $("count").textContent = `${done} of ${total}`;
@@ -112,22 +64,31 @@ function show(pair) {
 
 function next() {
   if (queue.length) show(queue.shift());
-  else if (requesting || outbox.length) notice("…");
+  else notice("…");
   refill();
+}
+
+function held() {
+  return current ? [current, ...queue] : queue;
+}
+
+// What the page asks for: pairs besides those that it has, or whose answers wait in any tab.
+async function wanted() {
+  if (trouble) await allSent(); // the server may be a new one, which hands out their pairs again
+  const keys = [...held().map((pair) => pair.key), ...waiting(log).map((slot) => read(slot).pair)];
+  return { annotator: name, page, held: keys, count: PREFETCH - held().length };
 }
 
 // Request pairs until the page has enough.
 async function refill() {
-  const pairs = current ? [current, ...queue] : queue;
-  if (requesting || pairs.length >= PREFETCH) return;
+  if (requesting || held().length >= PREFETCH) return;
   requesting = true;
-  const held = [...pairs.map((pair) => pair.key), ...outbox.map((choice) => choice.pair)];
-  const result = await post("/api/pairs", { annotator: name, page, held, count: PREFETCH - pairs.length });
+  const result = await post("/api/pairs", wanted);
   requesting = false;
-  if (!result) return;
+  if (result.error) return;
   if (!result.annotator) return $("who").open || $("who").showModal();
   queue.push(...result.pairs.map(preload));
-  if (!outbox.length) say("saved", "saved");
+  if (!unsent().length) saySaved();
   if (current) return;
   if (queue.length) next();
   else finish(result.progress, result.next_step);
@@ -142,46 +103,52 @@ function finish(progress, nextStep) {
 function submit(choice, reason = "") {
   if (!current || locked || (choice !== "skip" && current.state !== "ready")) return;
   const spent = Math.min((performance.now() - shownAt) / 1000, 86400);
-  outbox.push({ annotator: name, key: newKey(), pair: current.key, choice, seconds: spent, reason });
+  const answer = { annotator: name, key: newKey(), pair: current.key, choice, seconds: spent, reason };
+  if (!keep(answer)) return say("bad", "not taken: this browser's storage is full");
   finished += 1;
   seconds += spent;
-  storeOutbox();
   current = null;
+  showTrouble();
   next();
   send();
 }
 
-function storeOutbox() {
-  localStorage.setItem(store.outbox, JSON.stringify(outbox));
-}
-
-// Send the choices in the outbox, one after the other, until each is written.
+// Send the choices in the outbox, one after the other, until each is written or refused.
 async function send() {
   if (sending) return;
   sending = true;
-  while (outbox.length) {
-    say("busy", outbox.length > 1 ? `saving ${outbox.length}` : "saving");
-    const result = await post("/api/judgments", outbox[0]);
-    outbox.shift();
-    storeOutbox();
-    if (result && !outbox.length) say("saved", "saved");
+  for (let slot; (slot = unsent()[0]); ) {
+    if (!trouble) say("busy", unsent().length > 1 ? `saving ${unsent().length}` : "saving");
+    const answer = read(slot);
+    const result = await post("/api/judgments", () => answer);
+    if (result.error) refused.set(slot, result.error);
+    else localStorage.removeItem(slot);
+    showTrouble();
+    if (!unsent().length) saySaved();
   }
   sending = false;
 }
 
-// Wait until the outbox is empty and no request is under way.
-async function outboxEmpty() {
+// Wait until every choice in the outbox is written or refused.
+async function allSent() {
   send();
-  while (outbox.length || sending || requesting) await new Promise((resolve) => setTimeout(resolve, 5));
+  while (sending) await pause(5);
+}
+
+// Wait until no request is under way either.
+async function idle() {
+  send();
+  while (sending || requesting) await pause(5);
 }
 
 async function undo() {
   if (locked) return;
   locked = true;
-  await outboxEmpty();
-  const result = await post("/api/undo", { annotator: name, page, key: newKey() });
+  await idle();
+  const body = { annotator: name, page, key: newKey() };
+  const result = await post("/api/undo", () => body);
   locked = false;
-  if (!result) return;
+  if (result.error) return;
   if (!result.pair) return say("saved", "nothing to undo");
   if (current) queue.unshift(current);
   show(preload(result.pair));
@@ -193,13 +160,13 @@ function release() {
   return { annotator: name, page, held: [], count: 0 };
 }
 
-async function rename(wanted) {
+async function rename(newName) {
   if (locked) return;
   locked = true;
-  await outboxEmpty();
-  await post("/api/pairs", release());
-  name = wanted.trim();
-  localStorage.setItem(store.name, name);
+  await idle();
+  await post("/api/pairs", release);
+  name = newName.trim();
+  store("rlhf.name", name);
   queue = [];
   notice("…");
   locked = false;
@@ -257,8 +224,12 @@ $("help").addEventListener("click", () => $("help").close());
 $("name").addEventListener("change", () => rename($("name").value));
 $("name").addEventListener("keydown", (event) => event.key === "Enter" && $("name").blur());
 
-window.addEventListener("pagehide", () => fetch("/api/pairs", request(release())));
+window.addEventListener("pagehide", () => trouble || fetch("/api/pairs", request(release())));
+window.addEventListener("hashchange", () => location.reload()); // a new link, with another token
+window.addEventListener("storage", showTrouble);
+window.addEventListener("focus", send); // also what a tab left that was closed
 
 $("name").value = name;
+showTrouble();
 send();
 next();
