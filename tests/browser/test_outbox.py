@@ -63,9 +63,11 @@ def test_a_refused_answer_is_kept_and_blocks_no_other(page: Page, server: Server
     assert said.startswith("1 answer stays in this browser, refused by the server: its pair is not")
     page.keyboard.press("z")  # waits for nothing that is refused
     wait_until(page, "$('state').textContent === 'taken back'")
-    page.reload()
-    wait_until(page, "$('state').textContent === '1 refused'")
-    assert page.evaluate(WAITING) == 1
+    for again in ("window.dispatchEvent(new Event('focus'))", "location.reload()"):
+        with page.expect_response("**/api/judgments") as sent:
+            page.evaluate(again)
+        assert sent.value.status == 404
+        wait_until(page, f"{WAITING} === 1 && $('state').textContent === '1 refused'")
 
 
 def test_a_refused_answer_is_sent_when_its_candidates_are_served(
@@ -82,9 +84,10 @@ def test_a_refused_answer_is_sent_when_its_candidates_are_served(
     server.start()
     wait_until(page, "$('state').textContent === '2 refused'")  # the first is in both files
     server.kill()
+    page.keyboard.press("z")
+    wait_until(page, "$('state').textContent === 'no connection'")
     candidates.write_text(rows)
     server.start()
-    page.keyboard.press("z")  # asks the server
     wait_until(page, f"!{WAITING} && !locked")
     assert len([event for event in server.events() if event["event"] == "judgment"]) == 3
 

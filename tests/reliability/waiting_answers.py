@@ -7,7 +7,7 @@ from tests.reliability.outcome import Outcome
 
 
 def outbox(trials: int, tiny: Path, directory: Path) -> Outcome:
-    """Each scenario of the ranking page in turn, in headless Chromium; needs the extra `browser`."""
+    """Each scenario of the ranking page in turn; needs Chromium and the extra `browser`."""
     from playwright.sync_api import sync_playwright
 
     from tests.browser.outbox import SCENARIOS

@@ -129,6 +129,12 @@ async function send() {
   sending = false;
 }
 
+// Send also what was refused: the server may be a new one, of other candidates.
+function sendAgain() {
+  refused.clear();
+  send();
+}
+
 // Wait until every choice in the outbox is written or refused.
 async function allSent() {
   send();
@@ -227,7 +233,7 @@ $("name").addEventListener("keydown", (event) => event.key === "Enter" && $("nam
 window.addEventListener("pagehide", () => trouble || fetch("/api/pairs", request(release())));
 window.addEventListener("hashchange", () => location.reload()); // a new link, with another token
 window.addEventListener("storage", showTrouble);
-window.addEventListener("focus", send); // also what a tab left that was closed
+window.addEventListener("focus", sendAgain); // what a closed tab left, too
 
 $("name").value = name;
 showTrouble();

@@ -77,8 +77,7 @@ async function serverOfLog() {
 function setTrouble(reason) {
   const isOver = trouble && !reason;
   trouble = reason;
-  if (isOver) refused.clear(); // the server may be a new one, of other candidates
-  if (isOver) send();
+  if (isOver) sendAgain();
   showTrouble();
 }
 
