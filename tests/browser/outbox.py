@@ -99,8 +99,8 @@ def killed(browser: Browser, directory: Path, draw: random.Random) -> list[str]:
             judge(page, 1 + draw.randrange(2), draw, answers)
             page.wait_for_timeout(draw.randrange(20))
             server.kill()
-            server.start(wait=False)
-        judge(page, 2, draw, answers)
+            judge(page, draw.randrange(2), draw, answers)
+            server.start()
         wait_until_saved(page)
         return faults(server, answers)
 

@@ -31,10 +31,10 @@ def test_every_answer_reaches_its_own_log_once(
 def test_what_another_server_answers_keeps_answers_and_is_said(
     page: Page, server: Server, status: int
 ) -> None:
-    answers, posts = Answers(), list[str]()
+    answers, methods = Answers(), list[str]()
     page.goto(server.url)
     ready(page)
-    page.on("request", lambda request: posts.append(request.method))
+    page.on("request", lambda request: methods.append(request.method))
     page.route("**/*", lambda route: route.fulfill(status=status, body="{}"))
     judge(page, 2, random.Random(0), answers)
     wait_until(page, "$('state').textContent === 'not sent, 2 waiting'")
@@ -43,10 +43,47 @@ def test_what_another_server_answers_keeps_answers_and_is_said(
         f"Another server answers at {host}: start rlhf annotate for {log} there again.",
         f"2 answers wait in this browser for {log}, and will be sent then.",
     ]
-    assert page.evaluate(WAITING) == 2 and posts.count("POST") <= 2  # an answer, and more pairs
+    while methods.count("HEAD") < 5:
+        page.wait_for_timeout(2)
+    assert page.evaluate(WAITING) == 2 and methods.count("POST") <= 2  # an answer, and more pairs
     page.unroute_all()
     wait_until_saved(page)
     assert page.locator("#trouble").is_hidden() and faults(server, answers) == []
+
+
+def test_a_wrong_token_stops_sending_and_is_said(page: Page, server: Server) -> None:
+    page.goto(server.url)
+    ready(page)
+    server.kill()
+    judge(page, 1, random.Random(0), Answers())
+    (server.directory / "judgments.jsonl.token").unlink()
+    server.start()
+    wait_until(page, "$('state').textContent === 'not sent, 1 waiting'")
+    assert page.inner_text("#trouble").splitlines() == [
+        "The token is wrong: open the link that the terminal shows.",
+        f"1 answer waits in this browser for {server.directory.name}/judgments.jsonl, "
+        "and will be sent then.",
+    ]
+
+
+def test_while_the_disk_is_full_no_more_pairs_are_asked_for(page: Page, server: Server) -> None:
+    answers = Answers()
+    page.goto(server.url)
+    ready(page)
+    full = {"status": 507, "json": {"error": "Cannot write: No space left on device."}}
+    log = {"X-Log": page.evaluate("log")}
+    page.route("**/api/judgments", lambda route: route.fulfill(**full, headers=log))
+    judge(page, 1, random.Random(0), answers)
+    wait_until(page, "trouble")
+    ready(page)
+    judge(page, 4, random.Random(0), answers)
+    with page.expect_response("**/api/judgments"):  # another attempt
+        pass
+    assert page.evaluate("held().length") == 0
+    assert page.inner_text("#trouble").startswith("Cannot write: No space left on device.\n")
+    page.unroute_all()
+    wait_until_saved(page)
+    assert faults(server, answers) == []
 
 
 def test_a_refused_answer_is_kept_and_blocks_no_other(page: Page, server: Server) -> None:

@@ -74,7 +74,7 @@ function held() {
 
 // What the page asks for: pairs besides those that it has, or whose answers wait in any tab.
 async function wanted() {
-  if (trouble) await allSent(); // the server may be a new one, which hands out their pairs again
+  if (trouble) await allSent(); // nobody is to judge much that cannot be written
   const keys = [...held().map((pair) => pair.key), ...waiting(log).map((slot) => read(slot).pair)];
   return { annotator: name, page, held: keys, count: PREFETCH - held().length };
 }
