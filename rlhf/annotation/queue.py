@@ -63,7 +63,9 @@ class AnnotationQueue:
         lease: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pairs, self.log, self._overlap = pairs, log, overlap
+        self.pairs = pairs
+        self.log = log
+        self._overlap = overlap
         self._reservations = Reservations(lease, clock)
         self._event_by_key = {event.key: event for event in log.events}
         # judgments and skips that are not undone, in order, by annotator
