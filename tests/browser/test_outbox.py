@@ -74,7 +74,7 @@ def test_while_the_disk_is_full_no_more_pairs_are_asked_for(page: Page, server: 
     log = {"X-Log": page.evaluate("log")}
     page.route("**/api/judgments", lambda route: route.fulfill(**full, headers=log))
     judge(page, 1, random.Random(0), answers)
-    wait_until(page, "trouble")
+    wait_until(page, "trouble()")
     ready(page)
     judge(page, 4, random.Random(0), answers)
     with page.expect_response("**/api/judgments"):  # another attempt

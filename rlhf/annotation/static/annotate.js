@@ -74,7 +74,7 @@ function held() {
 
 // What the page asks for: pairs besides those that it has, or whose answers wait in any tab.
 async function wanted() {
-  if (trouble) await allSent(); // nobody is to judge much that cannot be written
+  if (trouble()) await allSent(); // nobody is to judge much that cannot be written
   const keys = [...held().map((pair) => pair.key), ...waiting(log).map((slot) => read(slot).pair)];
   return { annotator: name, page, held: keys, count: PREFETCH - held().length };
 }
@@ -88,7 +88,7 @@ async function refill() {
   if (result.error) return;
   if (!result.annotator) return $("who").open || $("who").showModal();
   queue.push(...result.pairs.map(preload));
-  if (!unsent().length) saySaved();
+  saySaved();
   if (current) return;
   if (queue.length) next();
   else finish(result.progress, result.next_step);
@@ -118,13 +118,13 @@ async function send() {
   if (sending) return;
   sending = true;
   for (let slot; (slot = unsent()[0]); ) {
-    if (!trouble) say("busy", unsent().length > 1 ? `saving ${unsent().length}` : "saving");
+    if (!trouble()) say("busy", unsent().length > 1 ? `saving ${unsent().length}` : "saving");
     const answer = read(slot);
     const result = await post("/api/judgments", () => answer);
     if (result.error) refused.set(slot, result.error);
     else localStorage.removeItem(slot);
     showTrouble();
-    if (!unsent().length) saySaved();
+    saySaved();
   }
   sending = false;
 }
@@ -230,7 +230,7 @@ $("help").addEventListener("click", () => $("help").close());
 $("name").addEventListener("change", () => rename($("name").value));
 $("name").addEventListener("keydown", (event) => event.key === "Enter" && $("name").blur());
 
-window.addEventListener("pagehide", () => trouble || fetch("/api/pairs", request(release())));
+window.addEventListener("pagehide", () => trouble() || fetch("/api/pairs", request(release())));
 window.addEventListener("hashchange", () => location.reload()); // a new link, with another token
 window.addEventListener("storage", showTrouble);
 window.addEventListener("focus", sendAgain); // what a closed tab left, too

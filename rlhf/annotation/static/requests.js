@@ -6,14 +6,16 @@ const LOOK_AFTER = 1000; // milliseconds until a server that does not take reque
 const AWAY = "no connection";
 const $ = (id) => document.getElementById(id);
 const token = new URLSearchParams(location.hash.slice(1)).get("token") || "";
-let trouble = ""; // why nothing is sent
+const troubles = new Map(); // why a request waits, by path
 
 function say(kind, text) {
   $("state").dataset.kind = kind;
   $("state").textContent = text;
 }
 
+// Say that all is saved, if nothing waits to be.
 function saySaved() {
+  if (trouble() || unsent().length) return;
   const aside = waiting(log).length - unsent().length;
   if (aside) say("bad", `${aside} refused`);
   else say("saved", "saved");
@@ -34,13 +36,13 @@ async function post(path, body) {
   for (;;) {
     const result = await attempt(path, await body());
     if (!result.trouble) {
-      setTrouble("");
+      setTrouble(path, "");
       if (result.error) say("bad", result.error);
       else showProgress(result);
       return result;
     }
-    setTrouble(result.trouble);
-    await serverOfLog();
+    setTrouble(path, result.trouble);
+    await serverOfLog(path);
   }
 }
 
@@ -65,19 +67,25 @@ function whyForeign(response) {
 }
 
 // Wait until the log's server answers here; others see neither answers nor the token meanwhile.
-async function serverOfLog() {
+async function serverOfLog(path) {
   let foreign;
   do {
-    await pause(trouble === AWAY ? RETRY_AFTER : LOOK_AFTER);
+    await pause(troubles.get(path) === AWAY ? RETRY_AFTER : LOOK_AFTER);
     foreign = await fetch("/", { method: "HEAD" }).then(whyForeign, () => AWAY);
-    if (foreign) setTrouble(foreign);
+    if (foreign) setTrouble(path, foreign);
   } while (foreign);
 }
 
-function setTrouble(reason) {
-  const isOver = trouble && !reason;
-  trouble = reason;
-  if (isOver) sendAgain();
+// Why nothing is sent; "" if nothing waits. Other requests may be waiting for the judgments only.
+function trouble() {
+  return troubles.get("/api/judgments") || [...troubles.values()][0] || "";
+}
+
+function setTrouble(path, reason) {
+  const before = trouble();
+  if (reason) troubles.set(path, reason);
+  else troubles.delete(path);
+  if (before && !trouble()) sendAgain();
   showTrouble();
 }
 
@@ -87,9 +95,9 @@ function sentence(words) {
 
 // Say what keeps answers in this browser, how many they are, and what to do.
 function showTrouble() {
-  const count = unsent().length;
-  if (trouble) say("bad", (trouble === AWAY ? AWAY : "not sent") + (count ? `, ${count} waiting` : ""));
-  const stopped = trouble && trouble !== AWAY ? sentence(trouble) : "";
+  const count = unsent().length, reason = trouble();
+  if (reason) say("bad", (reason === AWAY ? AWAY : "not sent") + (count ? `, ${count} waiting` : ""));
+  const stopped = reason && reason !== AWAY ? sentence(reason) : "";
   const then = stopped && count ? `${answers(count, "wait")} in this browser for ${logName(log)}, and will be sent then.` : "";
   const text = [stopped, then, setAside(), ...elsewhere()].filter(Boolean).join("\n");
   if ($("trouble").textContent !== text) $("trouble").textContent = text;
