@@ -4,6 +4,7 @@ Code in C or Rust sees no signal of Python and no limit of ours; a process has l
 system keeps. What a trial survives is then done in this process.
 """
 
+import faulthandler
 import gc
 import os
 import resource
@@ -70,6 +71,7 @@ def _end_with(function: Callable[[], object]) -> None:
 
 
 def _set_limits() -> None:
+    faulthandler.disable()  # an abort is told by its exit code
     gc.disable()  # a collection would touch, and so copy, all memory of this fork
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)

@@ -23,7 +23,7 @@ SCENARIOS = {
         "a command that writes, killed before a file operation and given again, leaves the same",
         command_kills,
         full=2200,  # 200 of each command
-        reduced=5,
+        reduced=2,
     ),
     "crash_points": Scenario(
         "an exit before any file operation of a save leaves a checkpoint that loads",
@@ -71,7 +71,7 @@ SCENARIOS = {
         "of 8 processes that want one run directory one gets it, the others exit with 6",
         starts,
         full=50,
-        reduced=5,
+        reduced=2,
     ),
     "soak": Scenario(
         "memory stays within 2 %, no file and no thread is left over, in one long PPO run",
