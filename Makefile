@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo install docs screenshots test cases coverage browser-test parallel reliability families devices fuzz audit wheel check format tensorboard clean
+.PHONY: demo install docs screenshots test cases coverage browser-test parallel reliability families devices fuzz audit lowest newest wheel check format tensorboard clean
 
 demo: $(STAMP)
 	$(BIN)/rlhf demo
@@ -32,7 +32,7 @@ parallel: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.table process_kills process_signals process_exits
 
-# Every promise at full count, half an hour: docs/pages/results/reliability.md. One of them: ONLY=kills
+# Every promise at full count, hours: docs/pages/results/reliability.md. One of them: ONLY=kills
 # The last, outbox, needs what browser-test installs.
 reliability: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.table $(ONLY)
@@ -63,6 +63,15 @@ audit: $(STAMP)
 	mkdir -p build
 	$(BIN)/python -m pip list --format=freeze --exclude-editable | sed 's/+.*//' >build/installed.txt
 	$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -r build/installed.txt
+
+# The quick tests with the lowest versions that pyproject.toml allows, and with the newest there are,
+# each in an environment of its own; torch is that of constraints.txt.
+lowest newest: $(STAMP)
+	$(PYTHON) -m venv build/$@
+	build/$@/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m tests.support.bounds $@ >build/$@.txt
+	build/$@/bin/python -m pip install --quiet -c build/$@.txt -e '.[test]'
+	OMP_NUM_THREADS=1 build/$@/bin/pytest -n 2 --dist loadfile -m "not slow and not processes" --ignore tests/browser
 
 # The wheel in an environment of its own, outside the checkout: install, compose, a short demo.
 SHORT_DEMO := demo.sft_images=40 demo.preference_images=20 demo.evaluation_images=8 demo.tower_steps=5 \

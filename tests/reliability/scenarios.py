@@ -71,7 +71,7 @@ SCENARIOS = {
         "of 8 processes that want one run directory one gets it, the others exit with 6",
         starts,
         full=50,
-        reduced=2,
+        reduced=5,
     ),
     "soak": Scenario(
         "memory stays within 2 %, no file and no thread is left over, in one long PPO run",
