@@ -31,7 +31,12 @@ PPO = [
     "ppo.sanity_checks=false",
 ]
 REWARD = ["data.preferences=../pairs.jsonl", "reward.batch_size=8", "reward.save_every=1"]
-EVALUATE = ["../tiny/model", "data.prompts=../asked.jsonl", "--scorer=../judge.py:score"]
+EVALUATE = [
+    "../tiny/model",
+    "evaluation.best_of=4",
+    "data.prompts=../asked.jsonl",
+    "--scorer=../judge.py:score",
+]
 DEMO = [
     "demo.sft_images=24",
     "demo.preference_images=16",
