@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from rlhf.demo.stamps.photographs import find_photographs, unpack_photographs
 from rlhf.demo.stamps.scenes import NAMES, stamp_path
 from rlhf.demo.untrained import build_untrained
 from rlhf.models.locations import locate_model
+from rlhf.storage.atomic import replace_text
 from rlhf.storage.hashing import file_hash
+from rlhf.storage.json_files import JsonObject, read_json, read_json_or
 from rlhf.storage.run_directory import json_text
 from rlhf.tracking.console import say, stage, table
 
@@ -45,7 +48,7 @@ def demo(job: Job) -> dict[str, Any]:
     shared = [*_shared_overrides(job), f"data.root={data}"]
 
     def run(command: str, *overrides: str, files: tuple[Path, ...] = ()) -> tuple[Path, Any]:
-        return job.run_command(command, list(map(str, files)), [*shared, *overrides])
+        return _run_stage(job, command, [*shared, *overrides], files)
 
     prompts = f"data.prompts={data / 'preference.jsonl'}"
     collected, _ = run("collect", f"model.path={model}", prompts)
@@ -69,9 +72,33 @@ def demo(job: Job) -> dict[str, Any]:
 
 
 def _shared_overrides(job: Job) -> list[str]:
-    """Return the overrides of every stage: this call's, after experiment=demo if none is chosen."""
+    """Return the overrides of every stage: this call's, after experiment=demo if none is chosen.
+
+    If the demo is resumed, so is the stage that did not end.
+    """
     chosen = any(word.startswith("experiment=") for word in job.overrides)
-    return [*([] if chosen else ["experiment=demo"]), *job.overrides]
+    words = [word for word in job.overrides if not word.lstrip("+").startswith("resume=")]
+    resume = ["resume=auto"] if job.config.resume else []
+    return [*([] if chosen else ["experiment=demo"]), *words, *resume]
+
+
+def _run_stage(
+    job: Job, command: str, overrides: Sequence[str], files: Sequence[Path]
+) -> tuple[Path, Mapping[str, Any]]:
+    """Run a stage and record its directory; a resumed demo takes those that ended as they are.
+
+    Returns:
+        The run directory of the stage, and its metrics.
+    """
+    record = job.run_dir / "stages.json"
+    ended = read_json_or(record, JsonObject())
+    if command in ended:
+        directory = Path(str(ended[command]))
+        say(f"using {directory}, made before by rlhf {command}")
+        return directory, read_json(directory / "summary.json", JsonObject)
+    directory, metrics = job.run_command(command, [str(file) for file in files], [*overrides])
+    replace_text(record, json.dumps({**ended, command: str(directory)}))
+    return directory, metrics
 
 
 def _sft_model(job: Job) -> tuple[Path, Path]:
