@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf.cli.commands import COMMANDS
+from rlhf.commands.command_line import without_resume
 from rlhf.config.validation import suggest_name
 from rlhf.errors import UsageError
 
@@ -86,9 +87,8 @@ class Call:
     @property
     def sweep_words(self) -> tuple[str, ...]:
         """The words by which a sweep is found again: all but `resume=` and what changes no run."""
-        options = [word for word in self.overrides if not word.lstrip("+").startswith("resume=")]
         flags = [*sorted(self.flags - SAME_RUNS), *map("=".join, sorted(self.values.items()))]
-        return (*self.files, *options, *flags)
+        return (*self.files, *without_resume(self.overrides), *flags)
 
     @property
     def hydra_flags(self) -> list[str]:

@@ -25,7 +25,7 @@ from rlhf.cli.sweep import (
     run_member,
     update_member,
 )
-from rlhf.commands.command_line import command_line
+from rlhf.commands.command_line import command_line, without_resume
 from rlhf.config.schema import Config
 from rlhf.config.validation import load_config
 from rlhf.errors import UsageError
@@ -73,9 +73,8 @@ def _check_sweep(call: Call) -> None:
 
 def _resume_line(call: Call) -> str:
     """Return the command line that goes on with a sweep."""
-    words = [word for word in call.overrides if override_name(word) != "resume"]
     flags = ["--multirun", *map("=".join, call.values.items())]
-    words = [*call.files, *words, "resume=auto", *flags]
+    words = [*call.files, *without_resume(call.overrides), "resume=auto", *flags]
     return command_line(call.command, words, scorer=call.scorer, judge=call.judge)
 
 
@@ -122,7 +121,7 @@ class HydraTask:
                 say(f"{directory.name} is done")
                 return done.objective
             composed.resume = resumable_run(directory, self.call.command)
-            words = [word for word in words if override_name(word) != "resume"]
+            words = without_resume(words)
             words += [f"resume={composed.resume}"] if composed.resume else []
         run_in = self._runner(composed, directory)
         return run_member(settings, sweep, words, run_in, self.report)

@@ -10,9 +10,9 @@ from typing import Any
 from rlhf.cli.call import Call
 from rlhf.cli.input_checks import check_inputs
 from rlhf.cli.notes import is_read
-from rlhf.cli.overrides import override_name, quote
+from rlhf.cli.overrides import quote
 from rlhf.cli.processes import takes_processes
-from rlhf.commands.command_line import command_line
+from rlhf.commands.command_line import command_line, without_resume
 from rlhf.config.paths import expand_home
 from rlhf.config.resolve import with_parts
 from rlhf.config.schema import Config
@@ -95,8 +95,7 @@ def _command_line(call: Call, directory: Path, restart: int) -> list[str]:
     """Return the words that start a process of the run, or start it again."""
     overrides = call.overrides
     if restart and (directory / "config.yaml").exists():
-        overrides = [word for word in overrides if override_name(word) != "resume"]
-        overrides.append(f"resume={directory}")
+        overrides = [*without_resume(overrides), f"resume={directory}"]
     words = [*call.files, *overrides, f"hydra.run.dir={quote(str(directory))}", *call.flags]
     words += [f"{flag}={value}" for flag, value in call.values.items()]
     return [sys.executable, "-m", "rlhf", call.command, *words]

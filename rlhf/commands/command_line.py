@@ -41,3 +41,8 @@ def _without_secrets(name: str) -> str:
         return name
     without_key = re.sub(r"(?<=[?#]).*", "…", name)
     return re.sub(r"(?<=://).*@", "…@", without_key)
+
+
+def without_resume(words: Iterable[str]) -> list[str]:
+    """Return the overrides but the one that names the run to resume."""
+    return [word for word in words if word.partition("=")[0].lstrip("+~") != "resume"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from rlhf.commands.command_line import command_line
+from rlhf.commands.command_line import command_line, without_resume
 from rlhf.commands.job import Job
 from rlhf.commands.model_setup import load_model
 from rlhf.config.schema import Config
@@ -77,9 +77,8 @@ def _shared_overrides(job: Job) -> list[str]:
     If the demo is resumed, so is the stage that did not end.
     """
     chosen = any(word.startswith("experiment=") for word in job.overrides)
-    words = [word for word in job.overrides if not word.lstrip("+").startswith("resume=")]
     resume = ["resume=auto"] if job.config.resume else []
-    return [*([] if chosen else ["experiment=demo"]), *words, *resume]
+    return [*([] if chosen else ["experiment=demo"]), *without_resume(job.overrides), *resume]
 
 
 def _run_stage(

@@ -42,11 +42,7 @@ def stored_quantization(base: str) -> str:
     """
     try:
         config, _ = PreTrainedConfig.get_config_dict(base, local_files_only=True)
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ):  # a hub id that is not downloaded yet, or said when it is loaded
+    except (OSError, ValueError, RecursionError):  # not downloaded yet, or said when it is loaded
         return ""
     stored = config.get("quantization_config")
     if not stored:

@@ -21,6 +21,7 @@ RUN_NAME = re.compile(r"(\d{4,})-\d{8}-\d{6}")  # counter, date and time
 OLD_RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # without a counter, by the local clock
 REWARD_CARD = "reward.json"  # beside the head of a reward model
 TRAININGS = "fold-*", "part-*", "fold-*/part-*"  # directories of trainings inside that of a run
+_LONGEST_TITLE = 100  # characters that are read of the first line of config.yaml
 CONFIG_TITLE = "# rlhf "  # begins config.yaml, before the name of the command
 SWEEP_FILE = "sweep.json"  # in a sweep's directory, whose runs are its members
 
@@ -208,7 +209,10 @@ def unfinished_run(directory: Path, command: str, *, needs_checkpoint: bool = Tr
 def _begun_by(run: Path) -> str:
     """Return the command whose options a run directory holds; "" where that is not known."""
     file = run / "config.yaml"
-    first = file.read_text(errors="replace").partition("\n")[0] if file.is_file() else ""
+    if not file.is_file():
+        return ""
+    with file.open(errors="replace") as lines:
+        first = lines.readline(_LONGEST_TITLE).rstrip("\n")
     return first.removeprefix(CONFIG_TITLE) if first.startswith(CONFIG_TITLE) else ""
 
 
